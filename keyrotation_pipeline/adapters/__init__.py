@@ -1,1 +1,1 @@
-"""One file a vendor, each behind a port."""
+"""The adapters, each behind a port; one file per vendor."""

@@ -1,6 +1,6 @@
-"""Clients of AWS, each with a session of its own: sessions are not made for several threads.
+"""Creates clients of AWS, each with a separate session: sessions are not thread-safe.
 
-What botocore knows of AWS (megabytes of JSON, a fifth of a second to read) is read once a process for all of them.
+botocore's data about AWS (megabytes of JSON, a fifth of a second to read) is read once per process for all clients.
 """
 
 from functools import cache
@@ -13,7 +13,7 @@ from botocore.loaders import Loader
 
 
 def client(service: str, *, region_name: str | None, endpoint_url: str | None, config: Config) -> Any:  # noqa: ANN401
-    """A client, as ``boto3.client`` gives it: boto3 makes its methods at run time, so that no type tells of them.
+    """Returns a client as ``boto3.client`` does; boto3 creates its methods at run time, so it has no static type.
 
     Credentials come from where boto3 looks for them.
     """

@@ -1,4 +1,4 @@
-"""The checkpoint of the audit: a file in the home."""
+"""Stores the checkpoint of the audit in a file of the home."""
 
 import os
 from contextlib import suppress
@@ -8,13 +8,13 @@ from pathlib import Path
 from keyrotation_pipeline.audit.checkpoint import Checkpoint
 from keyrotation_pipeline.ports.clock import Clock
 
-# After that the audit is read from its first event again, as a process notices only then that an old event that
-# changed nothing is another one.
+# After this the audit is replayed from its first event again: only a full replay notices that an old event without
+# effect was replaced.
 _KEPT_FOR = timedelta(days=1)
 
 
 class FileCheckpoints:
-    """`Checkpoints` in a file; one that cannot be read counts as none, and one that cannot be written is not kept."""
+    """`Checkpoints` in a file; an unreadable one counts as none, and a failed write is ignored."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self._path = path

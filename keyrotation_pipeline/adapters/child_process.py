@@ -1,8 +1,8 @@
-"""Children that do not outlive us: the kernel ends them with the thread that started them, however that ends.
+"""Makes child processes die with their parent: the kernel ends them with the thread that started them.
 
 Linux has PR_SET_PDEATHSIG (prctl(2)); `setpriv` of util-linux sets it and then becomes the program itself. A child
-cannot be told so from here: code of ours between fork and exec is not safe beside threads. Elsewhere nothing is done.
-Beside that, how much children work, by which they are known to be alive.
+A child cannot be set up so from here: our own code between fork and exec is not safe with threads. On other systems
+nothing is done. Also measures the CPU time of children, which shows that they are alive.
 """
 
 import shutil
@@ -16,14 +16,14 @@ _PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 def die_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]:
-    """A command line whose process gets `signal` when we end."""
+    """Returns a command line whose process gets `signal` when this process ends."""
     setpriv = _setpriv()
     return list(command) if setpriv is None else [setpriv, "--pdeathsig", signal, "--", *command]
 
 
 @cache
 def _setpriv() -> str | None:
-    """Path of a setpriv that can do it; that of busybox cannot."""
+    """Returns the path of a setpriv that supports this; busybox's does not."""
     if (found := shutil.which("setpriv", path=_PATH)) is None:
         return None
     probe = [found, "--pdeathsig", "KILL", "--", "true"]
@@ -32,11 +32,11 @@ def _setpriv() -> str | None:
 
 
 def cpu_ticks(sessions: Container[int]) -> int:
-    """Processor time of all processes of these sessions, in the kernel's ticks (proc(5)); 0 where there is no /proc."""
+    """Returns the CPU time of all processes of these sessions, in kernel ticks (proc(5)); 0 without /proc."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has just ended
-            # What stands before is the name, which may hold anything.
+        with suppress(OSError):  # the process has just ended
+            # The name before it may hold anything.
             _, _, _, session, *more = file.read_text().rpartition(")")[2].split()
             ticks += sum(map(int, more[7:11])) if int(session) in sessions else 0
     return ticks

@@ -1,4 +1,4 @@
-"""The system clock, the one place that asks for the time and that waits."""
+"""The system clock: the only place that reads the time and that waits."""
 
 import time
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ class SystemClock:
     """`Clock` over the operating system."""
 
     def now(self) -> datetime:
-        """The current instant, aware, UTC."""
+        """Returns the current time, aware, UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:

@@ -1,10 +1,10 @@
-"""The calls to a Kubernetes API server: objects as plain JSON, and two kinds of failure.
+"""Calls a Kubernetes API server: objects as plain JSON, and two kinds of failure.
 
-Credentials come from where kubectl and Pods have them. Retries are urllib3's, bounded: a call goes out again after a
-broken connection, a time-out, a throttle or a server's failure, although the first one may have taken effect. So a
-caller guards each change by a resource version, or makes one that may happen twice.
+Credentials come from where kubectl and Pods have them. urllib3 retries a bounded number of times: after a broken
+connection, a time-out, throttling or a server error a call is sent again, although the first one may have taken
+effect. So a caller guards each change by a resource version, or makes one that is idempotent.
 
-An object may hold keys. No text of the server and no cause of a failure goes on, since both may repeat what was sent.
+An object may hold keys. Neither the server's text nor a failure's cause is passed on: both may repeat what was sent.
 """
 
 import json
@@ -39,7 +39,7 @@ _RETRIES = urllib3.Retry(
     allowed_methods=None,
     backoff_factor=0.2,
     raise_on_status=False,
-    respect_retry_after_header=False,  # it may ask for an hour
+    respect_retry_after_header=False,  # it may request an hour
 )
 
 
@@ -47,7 +47,7 @@ class RefusalError(Exception):
     """The API server refuses a call.
 
     Args:
-        status: of HTTP.
+        status: HTTP status.
     """
 
     def __init__(self, status: int) -> None:
@@ -56,12 +56,12 @@ class RefusalError(Exception):
 
 
 class UnreachableError(Exception):
-    """There is no API server, or it does not answer. The text says why, and what to look at."""
+    """There is no API server, or it does not answer. The text says why, and what to check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of object, and where the API has it.
+    """A kind of object, and its path in the API.
 
     Args:
         group: ``api/v1`` or ``apis/<group>/<version>``.
@@ -83,7 +83,7 @@ WORKLOADS = {
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Which cluster, and as whom: as kubectl takes them. With neither: in the cluster, else as KUBECONFIG says."""
+    """The cluster and the account, as kubectl takes them. With neither: in the cluster, else as KUBECONFIG says."""
 
     kubeconfig: Path | None = None
     context: str | None = None
@@ -93,8 +93,8 @@ class Cluster:
     """A Kubernetes API server.
 
     Every method raises:
-        RefusalError: the server says no.
-        UnreachableError: it cannot be asked.
+        RefusalError: the server refuses.
+        UnreachableError: it cannot be reached.
     """
 
     def __init__(self, access: Access) -> None:
@@ -102,15 +102,15 @@ class Cluster:
         self._opened: client.ApiClient | None = None
 
     def get(self, kind: Kind, namespace: str, name: str) -> Json:
-        """One object."""
+        """Returns one object."""
         return self._call("GET", _path(kind, namespace, name))
 
     def every(self, kind: Kind, namespace: str) -> list[Json]:
-        """Every object of a kind in a namespace, as they are together at one moment."""
+        """Returns every object of a kind in a namespace, from one list call."""
         return list(self._call("GET", _path(kind, namespace)).get("items") or ())
 
     def create(self, kind: Kind, namespace: str, name: str, content: Mapping[str, Any]) -> bool:
-        """Make an object; False if there is one of that name."""
+        """Creates an object; returns False if the name exists."""
         body = {"metadata": {"name": name, "namespace": namespace}, **content}
         try:
             self._call("POST", _path(kind, namespace), body)
@@ -121,9 +121,9 @@ class Cluster:
         return True
 
     def patch(self, kind: Kind, namespace: str, name: str, difference: Mapping[str, Any]) -> Json:
-        """Merge a difference into an object (None: without that entry); gives back the object.
+        """Merges a difference into an object (None: removes that entry); returns the object.
 
-        Where the difference names a resource version, another one is refused with 409.
+        If the difference names a resource version and the object has another, the call is refused with 409.
         """
         return self._call("PATCH", _path(kind, namespace, name), difference)
 
@@ -142,11 +142,11 @@ class Cluster:
                 "Pod with a ServiceAccount"
             )
         except (TypeError, ValueError):
-            failure = UnreachableError("what answers is no API server; check the address in the kubeconfig")
+            failure = UnreachableError("the answer is not from an API server; check the address in the kubeconfig")
         raise failure from None
 
     def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> Json:
-        # As it came: what the client parses it also writes to its log.
+        # Raw: the client also logs what it parses.
         answer = self._client().call_api(
             f"/{path}",
             method,
@@ -185,7 +185,7 @@ class Cluster:
 
 
 def _path(kind: Kind, namespace: str, name: str = "") -> str:
-    # Names were checked by the settings: they hold no slash.
+    # The settings have checked the names: they contain no slash.
     return f"{kind.group}/namespaces/{namespace}/{kind.plural}/{name}".rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""Dagster's code server, web server and daemon as child processes that never outlive us."""
+"""Runs Dagster's code server, web server and daemon as child processes that never outlive this one."""
 
 import contextlib
 import ctypes
@@ -23,13 +23,13 @@ from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 
 LOOPBACK = "127.0.0.1"
-IDLE_SECONDS = 180  # without any work of theirs, services that do not answer are given up
+IDLE_SECONDS = 180  # services that use no CPU for so long and do not answer have failed
 TELL_SECONDS = 30
 STOP_SECONDS = 20
 LOOK_SECONDS = 0.2
 PR_SET_PDEATHSIG = 1
 INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
-SOCKET_VARIABLE = "KEYROTATION_CODE_SERVER"  # as our workspace.yaml has it
+SOCKET_VARIABLE = "KEYROTATION_CODE_SERVER"  # as in our workspace.yaml
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
 LOCATION = ("--module-name", "keyrotation_pipeline.definitions", "--location-name", "keyrotation_pipeline")
@@ -37,7 +37,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def random_token() -> str:
-    """256 bits, as text that an address can hold."""
+    """Returns 256 random bits as text that is valid in a URL."""
     return secrets.token_urlsafe(32)
 
 
@@ -47,7 +47,7 @@ class UiAccess:
 
     Args:
         port: of the loopback interface.
-        token: asked of every request; None: a proxy in front knows who somebody is.
+        token: required of every request; None: a proxy in front authenticates users.
         read_only: nobody can start, stop or record anything in the UI.
         hosts: further host names under which a proxy serves the UI.
     """
@@ -59,32 +59,33 @@ class UiAccess:
 
     @property
     def url(self) -> str:
-        """Without the token."""
+        """The UI's address without the token."""
         return f"http://{LOOPBACK}:{self.port}"
 
     @property
     def address(self) -> str:
-        """What a browser is to open."""
+        """The address to open in a browser."""
         page = f"{self.url}/asset-groups"
         return page if self.token is None else f"{page}?token={self.token}"
 
 
 class DagsterServices:
-    """Dagster's code server, its daemon, and its UI on loopback behind a door.
+    """Dagster's code server, its daemon, and its UI on loopback behind access control.
 
     Args:
         home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, the services' log, and the address.
         folder: where the services look for a `keyrotation.toml` that is not there yet.
-        environment: of the code server and its runs, with what `dagster.yaml` refers to; it must hold no key.
-        bare: of web server and daemon, which open nothing that the configuration names: without its secrets, too.
-        keep_storage: starts the server of Dagster's storage again if it has ended; asked several times a second.
+        environment: of the code server and its runs, with the variables that `dagster.yaml` refers to; it must hold no
+            key.
+        bare: of web server and daemon, which open nothing that the configuration names: also without its secrets.
+        keep_storage: restarts the server of Dagster's storage if it has ended; called several times a second.
     """
 
     def __init__(
         self,
         home: Path,
         folder: Path,
-        door: UiAccess,
+        access: UiAccess,
         environment: Mapping[str, str],
         bare: Mapping[str, str],
         keep_storage: Callable[[], None],
@@ -92,7 +93,7 @@ class DagsterServices:
         self.log = home / "services.log"
         self._home = home
         self._folder = folder
-        self._door = door
+        self._access = access
         self._environment = {**environment, "DAGSTER_HOME": str(home)}
         self._bare = {**bare, "DAGSTER_HOME": str(home)}
         self._keep_storage = keep_storage
@@ -103,7 +104,7 @@ class DagsterServices:
         self._socket = home / "code.sock"
 
     def start(self) -> None:
-        """Start the code server; `wait_until_served` starts the others, which are its clients, when it answers.
+        """Starts the code server; `wait_until_served` starts the others, its clients, when it answers.
 
         Raises:
             HomeError: the port is taken.
@@ -113,33 +114,33 @@ class DagsterServices:
         self._home.chmod(0o700)  # whoever reaches the socket runs code as us
         for name in ("dagster.yaml", "workspace.yaml"):
             shutil.copyfile(INSTANCE_FILES / name, self._home / name)
-        self._keep_address()
+        self._write_address()
         self._choose_socket()
         self.log.write_bytes(b"")
         self._start_code_server()
 
-    def wait_until_served(self, stopped: Callable[[], bool], tell: Callable[[str], None]) -> bool:
-        """Start what is left, and wait for the web server; False when `stopped` came first.
+    def wait_until_served(self, stopped: Callable[[], bool], announce: Callable[[str], None]) -> bool:
+        """Starts the others, and waits for the web server; returns False if `stopped` came first.
 
         Args:
-            tell: gets a sentence now and then of what is waited for.
+            announce: called now and then with a sentence on what is waited for.
 
         Raises:
-            HomeError: the services ended, or do nothing and do not answer.
+            HomeError: the services ended, or hang.
         """
-        if not self._wait_for("the code server", self._code_is_served, stopped, tell):
+        if not self._wait_for("the code server", self._code_is_served, stopped, announce):
             return False
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
         self._start(["dagster._daemon", "run", "--log-level", "warning", *workspace], self._bare)
-        webserver = ["keyrotation_pipeline.defs.webserver", *self._door_options(), *workspace]
-        self._start(webserver, self._bare, line=self._door.token)
-        return self._wait_for("the web server", self._page_is_served, stopped, tell)
+        webserver = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *workspace]
+        self._start(webserver, self._bare, line=self._access.token)
+        return self._wait_for("the web server", self._page_is_served, stopped, announce)
 
-    def wait_while_running(self, stopped: Callable[[], bool], tell: Callable[[str], None]) -> None:
-        """Wait until `stopped`; a code server or a storage that ends meanwhile is started again.
+    def wait_while_running(self, stopped: Callable[[], bool], announce: Callable[[str], None]) -> None:
+        """Waits until `stopped`; restarts a code server or a storage that ends meanwhile.
 
         Raises:
-            HomeError: another service ended by itself, or one of these does not come back.
+            HomeError: another service ended by itself, or one of these cannot be restarted.
         """
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
@@ -147,14 +148,14 @@ class DagsterServices:
             self._keep_storage()
             if self._code_server_is_lost():
                 self._start_code_server()
-                self._wait_for("the code server", self._code_is_served, stopped, tell)
+                self._wait_for("the code server", self._code_is_served, stopped, announce)
             elif not self._run():
                 raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
 
     def _code_server_is_lost(self) -> bool:
-        """Whether it has ended, or is alone: it hands on to a child, the one that has the code loaded.
+        """Returns whether it has ended, or lost its child, which has loaded the code and serves it.
 
-        It never had one where the code does not load, which the UI tells; and none is seen where there is no /proc.
+        It never had one if the code does not load, which the UI shows; and none is visible without /proc.
         """
         if self._code_server is None or self._code_server.poll() is not None:
             return self._code_server is not None
@@ -163,11 +164,11 @@ class DagsterServices:
         return lost
 
     def _wait_for(
-        self, what: str, served: Callable[[], bool], stopped: Callable[[], bool], tell: Callable[[str], None]
+        self, what: str, served: Callable[[], bool], stopped: Callable[[], bool], announce: Callable[[str], None]
     ) -> bool:
-        """As long as the services live and work: on a busy machine that takes minutes."""
+        """Waits as long as the services are alive and use CPU: on a busy machine that takes minutes."""
         looked_at = worked_at = 0.0
-        spent = self._spent()
+        spent = self._cpu_ticks()
         for waited in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
                 return False
@@ -176,32 +177,32 @@ class DagsterServices:
             if served():
                 return True
             if waited - looked_at > TELL_SECONDS:
-                looked_at, before, spent = waited, spent, self._spent()
+                looked_at, before, spent = waited, spent, self._cpu_ticks()
                 worked_at = waited if spent != before else worked_at
-                tell(f"waiting for {what} of Dagster for {waited:.0f} s; its log is {self.log}")
-        raise HomeError(f"Dagster does not start; read {self.log} and mend what it says")
+                announce(f"waiting for {what} of Dagster for {waited:.0f} s; its log is {self.log}")
+        raise HomeError(f"Dagster does not start; read {self.log} and fix the error in it")
 
     def _code_is_served(self) -> bool:
-        """Whether the code is loaded: the code server listens only then."""
+        """Returns whether the code is loaded: the code server listens only then."""
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(self._socket)) == 0
 
     def _page_is_served(self) -> bool:
-        headers = {} if self._door.token is None else {"Authorization": f"Bearer {self._door.token}"}
-        question = urllib.request.Request(f"{self._door.url}/server_info", headers=headers)  # noqa: S310  loopback
+        headers = {} if self._access.token is None else {"Authorization": f"Bearer {self._access.token}"}
+        question = urllib.request.Request(f"{self._access.url}/server_info", headers=headers)  # noqa: S310  loopback
         with contextlib.suppress(urllib.error.URLError, OSError):
             urllib.request.urlopen(question, timeout=5).close()  # noqa: S310  loopback
             return True
         return False
 
-    def _spent(self) -> int:
+    def _cpu_ticks(self) -> int:
         return cpu_ticks({process.pid for process in self._processes})
 
     def _run(self) -> bool:
         return all(process.poll() is None for process in self._processes)
 
     def stop(self) -> None:
-        """Stop the services and whatever runs they have started; a run that is cut off goes on at the next start."""
+        """Stops the services and the runs that they started; an interrupted run continues at the next start."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
@@ -215,7 +216,7 @@ class DagsterServices:
         self._cleanup.close()
 
     def _start_code_server(self) -> None:
-        """As `dagster dev` does: one that loads the code anew when the UI asks for it."""
+        """Starts it as `dagster dev` does: it reloads the code when the UI asks for that."""
         if self._code_server is not None:
             self._processes.remove(self._code_server)
             _end_group(self._code_server)
@@ -239,43 +240,43 @@ class DagsterServices:
                 preexec_fn=_stop_with_parent,  # noqa: PLW1509  there is one thread
             )
         self._processes.append(started)
-        # By a pipe: arguments and environments of processes can be read by others, and go on to runs. If it has ended
-        # already, `wait_until_served` says so.
+        # Through a pipe: arguments and environments of processes are visible to others, and are inherited by runs. If
+        # it has already ended, `wait_until_served` says so.
         with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", started.stdin) as stdin:
             stdin.write(f"{line or ''}\n".encode())
         return started
 
     def _choose_socket(self) -> None:
-        """In the home, which nobody else can enter; where its path is too long, in a directory made for it."""
+        """Chooses a socket in the home, which only its owner can enter; else, if its path is too long, elsewhere."""
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH_BYTES:
             made = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="keyrotation-"))
             self._socket = Path(made) / self._socket.name
         self._environment[SOCKET_VARIABLE] = self._bare[SOCKET_VARIABLE] = str(self._socket)
 
-    def _door_options(self) -> list[str]:
-        hosts = [option for host in self._door.hosts for option in ("--host", host)]
-        flags = [("--read-only", self._door.read_only), ("--no-token", self._door.token is None)]
-        return ["--port", str(self._door.port), *hosts, *(flag for flag, wanted in flags if wanted)]
+    def _ui_options(self) -> list[str]:
+        hosts = [option for host in self._access.hosts for option in ("--host", host)]
+        flags = [("--read-only", self._access.read_only), ("--no-token", self._access.token is None)]
+        return ["--port", str(self._access.port), *hosts, *(flag for flag, wanted in flags if wanted)]
 
     @property
     def _address_file(self) -> Path:
         return self._home / "address"
 
-    def _keep_address(self) -> None:
-        """For a person whose terminal is gone: readable by the user alone, and removed at the end."""
+    def _write_address(self) -> None:
+        """Writes the address for a user who lost the terminal: readable only by that user, and removed at the end."""
         self._address_file.unlink(missing_ok=True)
         descriptor = os.open(self._address_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{self._door.address}\n")
+            file.write(f"{self._access.address}\n")
 
     def _refuse_taken_port(self) -> None:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((LOOPBACK, self._door.port))
+                probe.bind((LOOPBACK, self._access.port))
             except OSError:
                 raise HomeError(
-                    f"port {self._door.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
+                    f"port {self._access.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
                     "--port"
                 ) from None
 
@@ -289,7 +290,7 @@ def _has_children(pid: int) -> bool:
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End whatever a process has started, and wait for it itself."""
+    """Ends whatever a process has started, and waits for the process itself."""
     for force in (signal.SIGTERM, signal.SIGKILL):
         if _group_ends(process.pid, force):
             break
@@ -307,9 +308,9 @@ def _group_ends(group: int, force: signal.Signals, seconds: float = 5) -> bool:
 
 
 def _stop_with_parent() -> None:
-    """In the child: end when the parent dies, however it dies, and listen to SIGINT even if the parent ignores it."""
+    """Runs in the child: makes it end when the parent dies, and handle SIGINT even if the parent ignores it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # The sockets that Dagster itself makes take orders from whoever may write to them.
+    # The sockets that Dagster creates accept commands from whoever may write to them.
     os.umask(os.umask(0o077) | 0o022)
     if sys.platform == "linux":
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGINT)

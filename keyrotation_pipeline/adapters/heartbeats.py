@@ -1,4 +1,4 @@
-"""The last look of every sensor and schedule: a small file each, in the home."""
+"""Stores the last heartbeat of every sensor and schedule: a small file each, in the home."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from keyrotation_pipeline.model.status import Heartbeat
 
 
 class FileHeartbeats:
-    """`Ticks` in a directory; a file that cannot be read counts as none."""
+    """`Heartbeats` in a directory; a file that cannot be read counts as none."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -23,7 +23,7 @@ class FileHeartbeats:
         expected: Iterable[str] = (),
         gone: Iterable[str] = (),
     ) -> None:
-        """See `Ticks.record`."""
+        """See `Heartbeats.record`."""
         self._directory.mkdir(mode=0o700, exist_ok=True)
         for each in gone:
             self._path(each).unlink(missing_ok=True)
@@ -35,7 +35,7 @@ class FileHeartbeats:
         self._write(Heartbeat(name, at, {each: since.get(each, at) for each in stopped}))
 
     def forget(self, name: str) -> None:
-        """Its last look is no evidence any more, since Dagster has been stopped."""
+        """Deletes its heartbeat: once Dagster has been stopped, it proves nothing."""
         self._path(name).unlink(missing_ok=True)
 
     def _path(self, name: str) -> Path:
@@ -48,7 +48,7 @@ class FileHeartbeats:
         unfinished.replace(self._path(tick.name))
 
     def last(self) -> tuple[Heartbeat, ...]:
-        """See `Ticks.last`."""
+        """See `Heartbeats.last`."""
         found = (_read(path) for path in sorted(self._directory.glob("[!.]*.json")))
         return tuple(tick for tick in found if tick is not None)
 

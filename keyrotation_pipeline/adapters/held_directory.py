@@ -1,6 +1,6 @@
-"""Directories of secrets that are held by a lock while they are used: an unlocked one was left by a killed process.
+"""Locks directories of secrets while they are used: an unlocked one was left by a killed process.
 
-The lock is `flock`, which ends with its process, however that ends; no child inherits it.
+The lock is `flock`, which ends with its process in any case; no child inherits it.
 """
 
 import fcntl
@@ -18,13 +18,13 @@ _TRIES = 20
 
 @contextmanager
 def held(make: Callable[[], Path]) -> Iterator[Path]:
-    """A new private directory, held until the context ends, and wiped then.
+    """Yields a new private directory, locked until the context ends, and then wiped.
 
     Args:
-        make: makes it, empty; again if somebody took it for an abandoned one before it was locked.
+        make: creates it, empty; called again if another process wiped it before it was locked.
 
     Raises:
-        HomeError: it cannot be held.
+        HomeError: it cannot be locked.
     """
     directory, descriptor = _made(make)
     try:
@@ -35,13 +35,13 @@ def held(make: Callable[[], Path]) -> Iterator[Path]:
 
 
 def wipe_abandoned(directories: Iterable[Path], end: Callable[[Path], None] = lambda _directory: None) -> None:
-    """Wipe those directories of ours that nobody holds.
+    """Wipes those directories of ours that no process has locked.
 
     Args:
-        end: ends what still works in a directory, before it is wiped.
+        end: ends what still runs in a directory, before it is wiped.
     """
     for directory in directories:
-        # Others come and go meanwhile, or belong to somebody else.
+        # Others may appear, disappear or belong to another user.
         with suppress(OSError):
             _wipe_unheld(directory, end)
 

@@ -1,8 +1,8 @@
-"""Throw-away GnuPG homes of secret keys; on their own, since every command wipes those that a killed one left.
+"""Creates throw-away GnuPG homes for secret keys, and wipes those that a killed process left.
 
-gpg starts an agent for an imported key, which detaches itself, and would live on when we are killed. So a guard, a
-small shell, waits for the end of a pipe that we hold: when we end, however that may be, it ends the agent and wipes the
-home. Where even the guard is killed, the home is found unlocked by the next command, which does the same.
+gpg starts an agent for an imported key; the agent detaches itself and would survive if we are killed. So a guard, a
+small shell, waits for the end of a pipe that we hold: when this process ends for any reason, the guard ends the agent
+and wipes the home. If even the guard is killed, the next command finds the home unlocked and does the same.
 """
 
 import os
@@ -15,12 +15,12 @@ from pathlib import Path
 
 from keyrotation_pipeline.adapters.held_directory import held, wipe_abandoned
 
-# Memory where the machine has it: an imported key may have no passphrase.
+# In memory if the machine supports it: an imported key may have no passphrase.
 _MEMORY = Path("/dev/shm")  # noqa: S108  a directory of mode 0700 is made in it
-# Of the homes of imported keys; nothing else has such a name.
+# Prefix of the homes of imported keys; nothing else has such a name.
 _PREFIX = "keyrotation-key-"
 _ENVIRONMENT = {"LC_ALL": "C"}
-# It outlives signals that are for us; `cat` ends when the last process that holds the pipe's other end does.
+# It ignores signals meant for us; `cat` ends when the last holder of the pipe's other end does.
 _GUARD = """
 trap '' HUP INT TERM
 cat
@@ -34,18 +34,18 @@ _GUARD_ENVIRONMENT = {"LC_ALL": "C", "PATH": "/usr/local/bin:/usr/bin:/bin"}
 
 @contextmanager
 def secret_home() -> Iterator[Path]:
-    """An empty GnuPG home, in memory if there is any; it is wiped, and its agent ended, with the block or with us."""
+    """Yields an empty GnuPG home, in memory if possible; wiped, and its agent ended, with the block or this process."""
     with held(_new_home) as home, _guarded(home):
         yield home
 
 
 def has_memory() -> bool:
-    """Whether `secret_home` never touches a disk, unless the machine swaps."""
+    """Returns whether `secret_home` never touches a disk, unless the machine swaps."""
     return _homes() == _MEMORY
 
 
 def wipe_abandoned_keys() -> None:
-    """Wipe the homes of imported keys whose processes were killed, and end their agents."""
+    """Wipes the homes of imported keys whose processes were killed, and ends their agents."""
     wipe_abandoned(_homes().glob(f"{_PREFIX}*"), _end_agent)
 
 
@@ -59,7 +59,7 @@ def _new_home() -> Path:
 
 @contextmanager
 def _guarded(home: Path) -> Iterator[None]:
-    """A home that is wiped, after its agent was ended, when the block or this process ends."""
+    """Yields a home that is wiped, after its agent was ended, when the block or this process ends."""
     command = ["/bin/sh", "-c", _GUARD, "guard", str(home), shutil.which("gpgconf") or ""]
     with subprocess.Popen(  # noqa: S603  arguments of our own
         command,
@@ -76,6 +76,6 @@ def _guarded(home: Path) -> Iterator[None]:
 def _end_agent(home: Path) -> None:
     if (gpgconf := shutil.which("gpgconf")) is not None:
         kill = [gpgconf, "--homedir", str(home), "--kill", "all"]
-        # One that does not answer ends when it finds its socket gone, and has no key then.
+        # An agent that does not answer ends when it finds its socket gone, and no longer has the key.
         with suppress(subprocess.TimeoutExpired):
             subprocess.run(kill, capture_output=True, check=False, env=_ENVIRONMENT, timeout=_KILL_SECONDS)  # noqa: S603

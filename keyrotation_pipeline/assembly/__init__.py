@@ -1,4 +1,4 @@
-"""From settings to opened ports: the one place that knows which adapter stands behind which port."""
+"""Opens ports from settings: the only place that knows which adapter implements which port."""
 
 from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys

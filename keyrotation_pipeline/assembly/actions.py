@@ -1,4 +1,4 @@
-"""Every action that a request can ask for, put together from the procedures that carry them out."""
+"""Lists every action that a request can ask for, with the procedures that carry them out."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""From settings to the ways to tell people, and to what raises flags elsewhere."""
+"""Opens alert channels and flag sources from settings."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -19,7 +19,7 @@ from keyrotation_pipeline.settings.alerts import SmtpSettings
 
 
 def alert_channels(settings: Settings) -> Channels:
-    """Every way to tell people; nothing is connected yet."""
+    """Returns every alert channel; connects to nothing yet."""
     by_role: dict[ContactRole, tuple[AlertChannel, ...]] = {}
     for contact in settings.contacts:
         if contact.email is not None and settings.alerts.smtp is not None:
@@ -29,7 +29,7 @@ def alert_channels(settings: Settings) -> Channels:
 
 
 def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
-    """What raises flags besides `keyrotation.incident_flag`."""
+    """Returns the sources of flags besides `keyrotation.incident_flag`."""
     declared = settings.incidents
     if not declared.alarms:
         return ()
@@ -40,16 +40,16 @@ def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
 
 
 def access_audit(settings: Settings, incident: Incident, pipeline: Pipeline) -> AccessAudit:
-    """Who read the key and the records while an incident lasted, as far as `[incidents]` says where to look.
+    """Returns who read the key and the records during an incident, as far as `[incidents]` names logs.
 
     Raises:
-        IncidentError: one of the two cannot be read.
+        IncidentError: one of the logs cannot be read.
     """
     return accesses(settings, *span_of(incident, pipeline.ledger.requests(), pipeline.clock.now()))
 
 
 def accesses(settings: Settings, since: datetime, until: datetime) -> AccessAudit:
-    """Who read the key and the records in a span of time; raises as `access_audit`."""
+    """Returns who read the key and the records in a span of time; raises as `access_audit`."""
     declared, keys, records = settings.incidents, None, None
     if declared.cloudtrail_bucket is not None:
         from keyrotation_pipeline.adapters.access_logs.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415  as above
@@ -65,7 +65,7 @@ def accesses(settings: Settings, since: datetime, until: datetime) -> AccessAudi
 
 
 def _secrets(settings: Settings) -> list[str]:
-    """The live secret, and whatever is named like an archived one."""
+    """Lists the live secret, and all secrets named like an archived one."""
     if settings.keys.aws is None:
         raise IncidentError(
             "[incidents] cloudtrail_bucket is for keys in AWS; name the secret in [keys.aws-secrets-manager]"

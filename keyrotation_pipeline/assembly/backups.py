@@ -1,4 +1,4 @@
-"""From settings to what backups and recovery need: the ports of a rotation, and these besides."""
+"""Opens what backups and recovery need from settings: the ports of a rotation, and more."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,24 +31,24 @@ S3_SCHEME = "s3://"
 
 @contextmanager
 def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = ()) -> Iterator[BackupSite]:
-    """Every port, and what backups and recovery need besides, until the context ends; raises as `open_pipeline`.
+    """Yields every port, and what backups and recovery need in addition; raises as `open_pipeline`.
 
     Args:
-        vouching: officers' signatures over manifests that they take for ours in a disaster.
+        vouching: officers' signatures over manifests that they accept as ours in a disaster.
     """
     with database_url(settings) as url, open_pipeline(settings, actor=actor) as pipeline:
         yield backup_site(settings, url, pipeline, vouching)
 
 
 def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequence[bytes] = ()) -> BackupSite:
-    """Everything that a backup, a recovery test and a restored key take.
+    """Returns everything that a backup, a recovery test and a restored key need.
 
     Args:
         url: of the application's database.
         vouching: see `Seals`.
     """
     local = BackupDirectory(settings.backup_directory)
-    # One officer's certificate that expired must not keep the others from a backup; that it did is told all the same.
+    # One officer's expired certificate must not prevent a backup for the others; it is reported all the same.
     readers = recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
     source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
     return BackupSite(
@@ -72,7 +72,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
 
 
 def has_recovery_key(settings: Settings) -> bool:
-    """Whether a recovery test can run without an officer."""
+    """Returns whether a recovery test can run without an officer."""
     return settings.recovery.secret_key is not None or settings.recovery.gnupg_home is not None
 
 
@@ -80,15 +80,15 @@ def has_recovery_key(settings: Settings) -> bool:
 def recovery_key(
     settings: Settings, file: Path | None = None, passphrase: bytes | None = None
 ) -> Iterator[RecoveryKey]:
-    """The key that opens backups, until the context ends.
+    """Yields the key that decrypts backups.
 
     Args:
-        file: an officer's exported secret key, used this once; None: the one of `[recovery]`.
+        file: an officer's exported secret key, used only this time; None: the one of `[recovery]`.
         passphrase: None: the one of `[recovery]`, if it names one.
 
     Raises:
         RecoveryKeyError: there is none, or one that cannot or must not be used.
-        ConfigurationError: `[recovery]` names a place where it is not.
+        ConfigurationError: `[recovery]` names a place where no key is.
     """
     recovery = settings.recovery
     if passphrase is None and recovery.passphrase is not None:
@@ -111,10 +111,10 @@ def recovery_key(
 
 
 def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, bytes]:
-    """An encrypted file that somebody names by path or as ``s3://bucket/key``: its name, and what is in it.
+    """Reads an encrypted file named by path or as ``s3://bucket/key``; returns its name and content.
 
     Raises:
-        BackupError: it is not there.
+        BackupError: there is no such file.
     """
     if not source.startswith(S3_SCHEME):
         return Path(source).name, _read(Path(source))
@@ -125,9 +125,9 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
 
 
 def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
-    """`keyrotation.toml`, the public certificates that it names, and the public half of the key that signs manifests.
+    """Returns `keyrotation.toml`, the public certificates that it names, and the public key that verifies manifests.
 
-    What lies beside the configuration keeps its place; what lies elsewhere goes under ``elsewhere/`` with its path.
+    Files next to the configuration keep their relative path; others go under ``elsewhere/`` with their path.
     """
     gpg = GnuPG(settings.home / "gnupg", clock)
     certificates = {*settings.recipients, *(officer.certificate for officer in settings.approvals.officers)}
@@ -137,8 +137,8 @@ def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
     return {settings.path.name: _read(settings.path), **found, "backup-key.txt": public}
 
 
-def _place(beside: Path, path: Path) -> str:
-    folder, absolute = beside.resolve().parent, path.resolve()
+def _place(configuration: Path, path: Path) -> str:
+    folder, absolute = configuration.resolve().parent, path.resolve()
     if absolute.is_relative_to(folder):
         return str(absolute.relative_to(folder))
     return f"elsewhere/{str(absolute).lstrip('/')}"
@@ -152,7 +152,7 @@ def _read(path: Path) -> bytes:
 
 
 @contextmanager
-def side_databases(settings: Settings) -> Iterator[RestoreToNewDatabase]:
-    """What makes databases beside the configured one, on the same server."""
+def new_databases(settings: Settings) -> Iterator[RestoreToNewDatabase]:
+    """Returns what creates databases next to the configured one, on the same server."""
     with database_url(settings) as url:
         yield RestoreToNewDatabase(url, settings.backup.postgres_binaries, settings.recovery.longest_restore_seconds)

@@ -1,4 +1,4 @@
-"""What a shell offers for an id: quickly, in silence, and without starting anything."""
+"""Completes ids in a shell: fast, silently, and without starting anything."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,12 +11,12 @@ Offered = list[tuple[str, str]]
 
 
 def offered_requests(config: Path | None, beginning: str) -> Offered:
-    """Ids of requests, each with what it is; none where anything is amiss."""
+    """Lists ids of requests with a description; none if anything fails."""
     return _offered(request_ids, config, beginning)
 
 
 def offered_incidents(config: Path | None, beginning: str) -> Offered:
-    """Ids of incidents; none where anything is amiss."""
+    """Lists ids of incidents; none if anything fails."""
     return _offered(incident_ids, config, beginning)
 
 
@@ -25,7 +25,7 @@ def _offered(ids: Callable[[str, str], Offered], config: Path | None, beginning:
         declared = settings.load(config)
         if declared.database.url is not None:
             return ids(declared.database.url.get_secret_value(), beginning)
-        # As it runs now, for `up` perhaps: the key of a shell starts no server.
+        # Only if it already runs, such as for `up`: pressing Tab must not start a server.
         return ids(EmbeddedServer(declared.home / "postgres").url(), beginning)
-    except Exception:  # noqa: BLE001  whatever it is, a word between two keys is no place to tell of it
+    except Exception:  # noqa: BLE001  whatever it is, pressing Tab is no place for errors
         return []

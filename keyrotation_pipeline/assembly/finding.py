@@ -1,4 +1,4 @@
-"""What is there before anything is set up: tables with values of ours."""
+"""Searches a database before anything is set up, for tables with values of ours."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -14,12 +14,12 @@ from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A database without a configuration.
+    """What was found in a database without a configuration.
 
     Args:
         name: without user and password.
-        tables: with columns that hold values of ours, as they can be declared.
-        rest: what holds such values and cannot be declared.
+        tables: tables with columns that hold values of ours, as declarations.
+        rest: places that hold such values and cannot be declared.
     """
 
     name: str
@@ -28,15 +28,15 @@ class Found:
 
 
 def search_database(home: Path, url: str | None, report: Report) -> Found:
-    """Search every column of a database, without `url` the home's embedded one; of large relations only a part.
+    """Searches every column of a database (the home's embedded one without `url`); of large relations only a sample.
 
     Raises:
         HomeError, DatabaseUnavailableError: it cannot be reached.
     """
     with server_url(home, url) as found, closing(connect(found)) as connection:
 
-        def tell(label: str) -> None:
+        def announce(label: str) -> None:
             report(Progress(None, label, 0, 0, note="searched for encrypted values"))
 
-        tables, rest = declarable(connection, discover(connection, (), tell=tell, sampled=True))
+        tables, rest = declarable(connection, discover(connection, (), announce=announce, sampled=True))
         return Found(display_name(found), tables, rest)

@@ -1,4 +1,4 @@
-"""The home: the directory of our own, and the embedded server in it."""
+"""Creates and checks the home, our own directory, and runs the embedded server in it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,10 +17,10 @@ SIGNING_KEY = "backup-signing-key.pem"
 
 @contextmanager
 def database_url(settings: Settings) -> Iterator[str]:
-    """URL of the application's database; the embedded server, if it is that, runs meanwhile.
+    """Yields the URL of the application's database; runs the embedded server meanwhile, if that is the database.
 
     Raises:
-        HomeError: the embedded server has no home yet, or cannot run.
+        HomeError: there is no home for the embedded server yet, or it cannot run.
     """
     with server_url(settings.home, settings.database.url.get_secret_value() if settings.database.url else None) as url:
         yield url
@@ -28,7 +28,7 @@ def database_url(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def server_url(home: Path, url: str | None) -> Iterator[str]:
-    """`url`, or without one that of the home's embedded server.
+    """Yields `url`, or without one that of the home's embedded server.
 
     Raises:
         HomeError: see `database_url`.
@@ -42,7 +42,7 @@ def server_url(home: Path, url: str | None) -> Iterator[str]:
 
 
 def create_home(home: Path) -> None:
-    """Make the home, mode 0700, and note when; an existing one is made private again.
+    """Creates the home, mode 0700, and records when; makes an existing one private again.
 
     Raises:
         HomeError: the operating system refuses.
@@ -54,12 +54,12 @@ def create_home(home: Path) -> None:
             (home / INSTALLED).write_text(f"{SystemClock().now().isoformat()}\n")
     except OSError as error:
         raise HomeError(
-            f"{home} cannot be used ({error.strerror}); mend that, or name another in KEYROTATION_HOME"
+            f"{home} cannot be used ({error.strerror}); fix that, or name another in KEYROTATION_HOME"
         ) from None
 
 
 def installed_at(home: Path) -> datetime:
-    """When the home was made; now if there is none."""
+    """Returns when the home was created; now if there is none."""
     with suppress(OSError, ValueError):
         noted = datetime.fromisoformat((home / INSTALLED).read_text().strip())
         if noted.tzinfo is not None:
@@ -68,7 +68,7 @@ def installed_at(home: Path) -> datetime:
 
 
 def require_home(home: Path) -> None:
-    """Refuse to go on without a home.
+    """Refuses to continue without a home.
 
     Raises:
         HomeError: there is none, or it may not be entered.
@@ -82,17 +82,17 @@ def require_home(home: Path) -> None:
 
 
 def system_time() -> datetime:
-    """What time it is, for what only shows it."""
+    """Returns the current time, for display only."""
     return SystemClock().now()
 
 
 def wait(seconds: float) -> None:
-    """Do nothing for a while, where no pipeline is open."""
+    """Sleeps where no pipeline is open."""
     SystemClock().sleep(seconds)
 
 
 def ui_address(home: Path) -> str | None:
-    """Where `up` serves Dagster's UI, without the token; None: it does not, as far as this home knows."""
+    """Returns the address where `up` serves Dagster's UI, without the token; None: not known to this home."""
     try:
         return (home / "dagster" / "address").read_text().partition("?")[0].strip() or None
     except OSError:
@@ -100,5 +100,5 @@ def ui_address(home: Path) -> str | None:
 
 
 def heartbeat_store(settings: Settings) -> FileHeartbeats:
-    """The last looks of Dagster's sensors; needs no database."""
+    """Returns the store of the last heartbeats of Dagster's sensors; needs no database."""
     return FileHeartbeats(settings.home / "heartbeats")

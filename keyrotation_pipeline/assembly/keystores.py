@@ -1,4 +1,4 @@
-"""From settings to the key store."""
+"""Opens the key store from settings."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def open_key_store(settings: Settings) -> KeyStore:
-    """The key store of `[keys]`; nothing is asked of it yet."""
+    """Returns the key store of `[keys]`; connects to nothing yet."""
     return _remote(settings.keys) or FileKeyStore(settings.keys_directory)
 
 
 def create_key_store(settings: Settings) -> None:
-    """Make the key store where it is lost, or was never made; an existing one is left as it is."""
+    """Creates the key store if it is lost or was never created; an existing one is left unchanged."""
     if (remote := _remote(settings.keys)) is not None:
         remote.create()
     else:
@@ -33,28 +33,28 @@ def create_key_store(settings: Settings) -> None:
 
 
 def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
-    """The keys that the application's store holds already; None if it holds none, or is not there yet.
+    """Returns the keys that the application's store already holds; None if it holds none or does not exist yet.
 
-    In AWS also those in secrets of their own, as the source procedure makes them (``pazpaz/encryption-key-v2``).
+    In AWS this includes keys in separate secrets, as the source procedure creates them (``pazpaz/encryption-key-v2``).
 
     Args:
         environment: where the store names no primary, `PRIMARY_VARIABLE` in it does.
 
     Raises:
-        KeyStoreError: it cannot be read, or holds several keys and nothing names the one that writes use.
+        KeyStoreError: it cannot be read, or holds several keys and nothing names the primary.
     """
     in_aws, remote = settings.keys.store == "aws-secrets-manager", _remote(settings.keys)
     if not in_aws and not (remote.exists() if remote is not None else settings.keys_directory.is_dir()):
         return None
     if remote is not None:
-        remote.create()  # of several secrets, some may not be there yet
+        remote.create()  # of several secrets, some may not exist yet
     store = open_key_store(settings)
     stored = store.read()
     places: Mapping[KeyVersion, str] = {}
     keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
     if in_aws and settings.keys.aws is not None:
-        found = _aws(settings.keys.aws).as_made_by_hand()
-        # Once the live secret names its primary, it holds what applications use: no other secret adds a key to it.
+        found = _aws(settings.keys.aws).manual_secrets()
+        # Once the live secret names its primary, it holds all that applications use: ignore other secrets.
         if found.plain or primary is None:
             keys, places = {**found.keys, **keys}, found.places
             primary = None if len(keys) > 1 else primary
@@ -79,7 +79,7 @@ def _named_primary(keys: Mapping[KeyVersion, KeyMaterial], environment: Mapping[
 
 
 def convert_key_store(settings: Settings, ring: KeyRing) -> None:
-    """Turn one plain key in AWS into the versioned form with these keys; again is no change.
+    """Converts one plain key in AWS to the versioned form with these keys; repeating it changes nothing.
 
     Raises:
         ConfigurationError: the keys are not in AWS.
@@ -90,7 +90,7 @@ def convert_key_store(settings: Settings, ring: KeyRing) -> None:
 
 
 def _remote(keys: KeysSettings) -> "AwsKeyStore | KubernetesKeyStore | None":
-    """The store that is a service; None: the keys are in files."""
+    """Returns the store that is a service; None: the keys are in files."""
     if keys.store == "aws-secrets-manager" and keys.aws is not None:
         return _aws(keys.aws)
     if keys.store == "kubernetes-secret" and keys.kubernetes is not None:

@@ -1,10 +1,10 @@
-"""The ports of a rotation, opened from settings."""
+"""Opens the ports of a rotation from settings."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
 
-from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
+from keyrotation_pipeline.adapters.backups.anchors import FileAnchors
 from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.hardening import harden_process
@@ -24,7 +24,7 @@ from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.home import create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
 from keyrotation_pipeline.assembly.rollouts import open_rollout
-from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_what_killed_tests_left
+from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_leftovers
 from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -42,19 +42,19 @@ from keyrotation_pipeline.settings.loading import bare_environment
 
 @contextmanager
 def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
-    """Every port, opened on the configured database, until the context ends.
+    """Yields every port, opened on the configured database.
 
     Args:
-        actor: who acts, as the audit names them.
+        actor: the name of whoever acts, for the audit.
 
     Raises:
         HomeError: there is no home yet.
         DatabaseUnavailableError: the database does not answer.
-        PreflightError: it has no schema `keyrotation` yet, or one of another version.
+        PreflightError: the schema `keyrotation` is missing, or of another version.
     """
     harden_process()
     require_home(settings.home)
-    wipe_what_killed_tests_left(settings)
+    wipe_leftovers(settings)
     with database_url(settings) as url:
         with opening(url) as connection:
             require_migrated(connection)
@@ -67,26 +67,27 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
 def initialise(
     settings: Settings, ring: KeyRing | None, *, actor: str, place_of: PlaceOf | None = None, convert: bool = False
 ) -> KeyTrial | None:
-    """Make what a home and a database need before the first rotation; again is no change.
+    """Creates what a home and a database need before the first rotation; repeating it changes nothing.
 
-    Home, key store, the schema `keyrotation`, the pinned roster, and the existing keys, in that order: a key is
-    imported only when its backup can be encrypted to known recipients, and when it opens the values under its version.
+    In this order: home, key store, the schema `keyrotation`, the pinned roster, and the existing keys. A key is
+    imported only when its backup can be encrypted to known recipients, and when it decrypts the values under its
+    version.
 
     Args:
         ring: the keys in use today; None imports none.
-        place_of: where the key of a version is given, in words; None: in the key store.
-        convert: turn one plain key in AWS into the versioned form.
+        place_of: names the place where the key of a version was given; None: the key store.
+        convert: convert one plain key in AWS to the versioned form.
 
     Returns:
-        What the trial of the keys showed; None where there are none.
+        The result of trying the keys; None where there are none.
 
     Raises:
         ApprovalError: the configured roster is wrong, or differs from the pinned one.
-        WrongKeyError: values do not open with the key of their version, or there is none; no key was imported.
+        WrongKeyError: values cannot be decrypted with the key of their version, or it is missing; no key was imported.
         KeyStoreError: another key is registered or stored under one of the versions.
-        PreflightError, BlockedError: a declared table is not there, or cannot be read.
+        PreflightError, BlockedError: a declared table does not exist, or cannot be read.
     """
-    # Alembic and SQLAlchemy take as long to import as all else together, and no other command needs them.
+    # Alembic and SQLAlchemy take as long to import as everything else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
 
     create_home(settings.home)
@@ -99,7 +100,7 @@ def initialise(
                 require_known_to_store(pipeline, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
-            pinned_roster(pipeline)  # which keeps it in the home
+            pinned_roster(pipeline)  # which also stores it in the home
             pin_roster_in_store(pipeline, pipeline.keys.read())
             trial = None
             if ring is not None:
@@ -113,10 +114,10 @@ def initialise(
 
 
 def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
-    """The given keys, and those that the store has besides, tried on the values.
+    """Tries the given keys, and those that the store holds in addition, on the values.
 
     Raises:
-        WrongKeyError: names what is wrong with which key, and how to give it.
+        WrongKeyError: names what is wrong with which key, and how to provide it.
     """
     keys.require_as_registered(pipeline, ring)
     stored = pipeline.keys.read()
@@ -159,7 +160,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         hours=settings.allowed_hours,
     )
     store = open_key_store(settings)
-    # They read the keys themselves; a kubeconfig may call `aws` for its token.
+    # Workers read the keys themselves; a kubeconfig may call `aws` for its token.
     workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
     replicas = _replicas(settings)
     surroundings = PostgresSurroundings(url, connection, replicas)
@@ -186,7 +187,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         rollout=open_rollout(settings, connection, store, clock),
         signatures=signatures,
         clock=clock,
-        anchors=KeptAnchors(settings.home / "anchors", settings.backup_directory, seals),
+        anchors=FileAnchors(settings.home / "anchors", settings.backup_directory, seals),
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings),

@@ -1,4 +1,4 @@
-"""From settings to a stage: the whole pipeline over a restored database, with keys and officers that nobody keeps."""
+"""Opens rehearsal stages from settings: a pipeline over a restored database, with throw-away keys and officers."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -32,7 +32,7 @@ ACTOR = "rehearsal"
 
 @dataclass(frozen=True, slots=True)
 class RestoredStages:
-    """`Stages` that follow a configuration in everything that costs time: tables, shards, workers, throttles."""
+    """`Stages` that follow a configuration in everything that affects duration: tables, shards, workers, throttles."""
 
     settings: Settings
 
@@ -60,16 +60,16 @@ class RestoredStages:
         try:
             yield
         except psycopg.Error as error:
-            # Names of the catalogue only: the message could quote a row.
+            # Only names from the catalog: the message could quote a row.
             where = ", ".join(filter(None, (error.diag.table_name, error.diag.column_name, error.diag.constraint_name)))
             raise RehearsalError(
                 f"the database refuses with {type(error).__name__} (SQLSTATE {error.sqlstate or 'none'}"
-                f"{f': {where}' if where else ''}); mend that before the rotation"
+                f"{f': {where}' if where else ''}); fix that before the rotation"
             ) from None
 
 
 def _for_rehearsal(settings: Settings, url: str, home: Path, officers: ThrowAwayOfficers) -> Settings:
-    """The configuration, with nothing in it that reaches anything real; hours of the day are not waited for."""
+    """Returns the configuration with nothing in it that reaches anything real, and without hours to wait for."""
     roster = tuple(OfficerSettings(name=name, certificate=file) for name, file in officers.certificates)
     return settings.model_copy(
         update={
@@ -87,9 +87,9 @@ def _for_rehearsal(settings: Settings, url: str, home: Path, officers: ThrowAway
 
 
 def _forget(url: str) -> None:
-    """Drop what the restored database remembers: its requests were signed for another database, by other officers.
+    """Drops what the restored database holds of requests: they were signed for another database, by other officers.
 
-    Statistics and visibility are as in a database that has been in use for a while.
+    Updates statistics and visibility, as in a database that has been in use for a while.
     """
     with closing(connect(url)) as connection:
         connection.execute("DROP SCHEMA IF EXISTS keyrotation CASCADE")

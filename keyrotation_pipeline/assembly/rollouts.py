@@ -1,4 +1,4 @@
-"""From settings to how applications come by the keys."""
+"""Opens the rollout from settings: how applications get the keys."""
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
@@ -10,7 +10,7 @@ from keyrotation_pipeline.settings import Settings
 
 
 def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clock: Clock) -> Rollout:
-    """What `[rollout]` says; no cluster is asked yet."""
+    """Returns the rollout of `[rollout]`; connects to no cluster yet."""
     declared, secret = settings.rollout, settings.keys.kubernetes
     reported = ReportedInstances(
         connection, declared.mode, declared.instance_ttl_seconds, declared.timeout_seconds, clock

@@ -1,4 +1,4 @@
-"""Dagster's services over a configuration, or over none yet."""
+"""Prepares Dagster's services for a configuration, or before there is one."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,16 +18,16 @@ __all__ = ["UiAccess", "dagster_services", "random_token"]
 
 @contextmanager
 def dagster_services(
-    path: Path, declared: Settings | None, door: UiAccess
+    path: Path, declared: Settings | None, access: UiAccess
 ) -> Iterator[tuple[DagsterServices, str | None]]:
-    """The services, not started yet, on the servers that they need, and the name of the database; stopped with it.
+    """Yields the services, not yet started, with their servers and the name of the database; stops them at the end.
 
     Args:
-        path: of the configuration, be it there or not.
-        declared: None while there is no configuration.
+        path: of the configuration, whether it exists or not.
+        declared: None if there is no configuration yet.
 
     Raises:
-        HomeError: the home cannot be made, or the embedded server cannot run.
+        HomeError: the home cannot be created, or the embedded server cannot run.
     """
     home = home_of(path)
     create_home(home)
@@ -35,21 +35,21 @@ def dagster_services(
         storage, keep_storage = _storage(stack, home)
         variables = {"KEYROTATION_HOME": str(home), "DAGSTER_PG_URL": storage}
         if declared is not None:
-            url = stack.enter_context(database_url(declared))  # an embedded server stays up for the runs
+            url = stack.enter_context(database_url(declared))  # an embedded server must run as long as the runs do
             variables["KEYROTATION_CONFIG"] = str(path)
         bare = bare_environment(None if declared is None else path, variables)
         services = DagsterServices(
-            home / "dagster", path.parent, door, child_environment(**variables), bare, keep_storage
+            home / "dagster", path.parent, access, child_environment(**variables), bare, keep_storage
         )
-        stack.callback(FileHeartbeats(home / "heartbeats").forget, CONDUCTOR)  # when they have stopped
+        stack.callback(FileHeartbeats(home / "heartbeats").forget, CONDUCTOR)  # after they have stopped
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)
 
 
 def _storage(stack: ExitStack, home: Path) -> tuple[str, Callable[[], None]]:
-    """SQLAlchemy URL of Dagster's storage, and what keeps its server running.
+    """Returns the SQLAlchemy URL of Dagster's storage, and a function that restarts its server if needed.
 
-    Without another one it is the database `dagster` on the home's server; dagster-postgres speaks psycopg2.
+    The default is the database `dagster` on the home's server; dagster-postgres uses psycopg2.
     """
     if (url := dagster_storage_url()) is not None:
         return url, lambda: None

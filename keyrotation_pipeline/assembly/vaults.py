@@ -1,4 +1,4 @@
-"""From settings to where backups are: what opens with every pipeline, so that a rotation can back its new key up."""
+"""Opens the places of backups from settings; every pipeline opens them, so that a rotation can back up its new key."""
 
 from pathlib import Path
 
@@ -21,15 +21,15 @@ from keyrotation_pipeline.settings.backups import S3Settings
 
 
 def signing_key(settings: Settings) -> SigningKey:
-    """The pipeline's own key, which signs manifests."""
+    """Returns the pipeline's own key, which signs manifests."""
     return SigningKey(settings.home / SIGNING_KEY)
 
 
 def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, seals: Seals) -> BackupVault:
-    """Where a rotation backs its new key up: the local directory, and the bucket if there is one.
+    """Returns the vault in which a rotation backs up its new key: the local directory, and the bucket if there is one.
 
     Args:
-        ledger: has the pinned roster.
+        ledger: holds the pinned roster.
         database: name and system identifier.
     """
     local = BackupDirectory(settings.backup_directory)
@@ -37,30 +37,30 @@ def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock
     return KeyVault(database, local, offsite(settings, clock), key_files, clock, seals, ledger.pinned_roster)
 
 
-def wipe_what_killed_tests_left(settings: Settings) -> None:
-    """Recovery keys with their agents, and restored databases, of processes that were killed."""
+def wipe_leftovers(settings: Settings) -> None:
+    """Wipes what killed processes left: recovery keys with their agents, and restored databases."""
     wipe_abandoned_keys()
     wipe_abandoned([scratch(settings)])
 
 
 def scratch(settings: Settings) -> Path:
-    """Where databases are restored for a while."""
+    """Returns the directory in which databases are restored temporarily."""
     return settings.home / "recovery"
 
 
 def recipients(settings: Settings, ledger: Ledger, clock: Clock, *, needs_all: bool = True) -> BackupRecipients:
-    """To whom backups are encrypted; `needs_all`: see `BackupRecipients`."""
+    """Returns the recipients that backups are encrypted to; `needs_all`: see `BackupRecipients`."""
     gpg = GnuPG(settings.home / "gnupg", clock)
     return BackupRecipients(gpg, settings.recipients, ledger.pinned_roster, needs_all=needs_all)
 
 
 def offsite(settings: Settings, clock: Clock) -> tuple[BackupPlace, ...]:
-    """The bucket, if there is one."""
+    """Returns the bucket, if there is one."""
     return () if settings.backup.s3 is None else (opened_bucket(settings.backup.s3, clock),)
 
 
 def opened_bucket(s3: S3Settings, clock: Clock) -> BackupPlace:
-    """A bucket; nothing is asked of it yet."""
+    """Returns a bucket; connects to nothing yet."""
     from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = s3.prefix.strip("/")

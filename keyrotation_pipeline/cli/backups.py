@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.backups import open_backups, recovery_key, side_databases
+from keyrotation_pipeline.assembly.backups import new_databases, open_backups, recovery_key
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
@@ -190,7 +190,7 @@ def restore_database_command(
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
-        side_databases(declared) as databases,
+        new_databases(declared) as databases,
         open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
         recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,

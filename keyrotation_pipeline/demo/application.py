@@ -1,9 +1,8 @@
-"""The demo's application: one instance that reads and writes without a pause, and keeps a ledger of its own.
+"""The demo's application: one instance that reads and writes continuously and keeps a ledger of its own.
 
-It runs in a process of its own and knows nothing of the pipeline but what any application does: the key files, and
-the one line by which it reads them again and says which versions it reads and writes. Its ledger (plaintexts) stays in
-its memory. On end of standard input it stops, compares the whole database with the ledger, and prints one line of JSON:
-numbers only.
+It runs in a separate process and knows of the pipeline only what any application does: the key files, and the one line
+that reloads them and reports which versions it reads and writes. Its ledger (plaintexts) stays in memory. When standard
+input ends, it stops, compares the whole database with the ledger, and prints one line of JSON that holds only numbers.
 """
 
 import json
@@ -33,7 +32,7 @@ Row = dict[str, str | None]
 
 @dataclass
 class Tally:
-    """What the application did. `reads` are reads compared with the ledger on the spot."""
+    """Counts what the application did. `reads` are reads that were compared with the ledger at once."""
 
     writes: int = 0
     reads: int = 0
@@ -44,7 +43,7 @@ class Tally:
 
 
 class Application:
-    """One instance of the clinic's API, at work."""
+    """One running instance of the clinic's API."""
 
     def __init__(self, url: str, keys: Path) -> None:
         self.keys = MountedKeyRing(keys)
@@ -58,7 +57,7 @@ class Application:
         self.admitted: list[uuid.UUID] = []
 
     def work(self, stop: threading.Event) -> None:
-        """Insert, update, delete and read until `stop`."""
+        """Inserts, updates, deletes and reads until `stop`."""
         tasks = (self._update_client, self._update_client, self._update_visit, self._read, self._admit, self._discharge)
         while not stop.wait(PAUSE_SECONDS):
             started = time.monotonic()
@@ -71,7 +70,7 @@ class Application:
             self.tally.slowest_milliseconds = max(self.tally.slowest_milliseconds, elapsed)
 
     def compare(self) -> None:
-        """Count every value of the database that is not what the ledger says."""
+        """Counts every value of the database that differs from the ledger."""
         self.keys.reload()
         actual = self._everything()
         for table, rows in self.expected.items():
@@ -114,7 +113,7 @@ class Application:
         self.tally.writes += 1
 
     def _discharge(self) -> None:
-        # Only patients admitted by this process: they have no appointments that a cascade would take along.
+        # Only patients admitted by this process: they have no appointments that a cascade would delete.
         if not self.admitted:
             return
         key = self.admitted.pop()
@@ -147,7 +146,7 @@ def _engine(url: str) -> Engine:
 
 
 def main() -> None:
-    """Run until standard input ends; its first line is ``{"url": …, "keys": …}``, since arguments can be seen."""
+    """Runs until standard input ends; its first line is ``{"url": …, "keys": …}``, since others can see arguments."""
     setup = json.loads(sys.stdin.readline())
     application = Application(setup["url"], Path(setup["keys"]))
     stop = threading.Event()

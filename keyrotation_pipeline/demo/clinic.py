@@ -1,4 +1,4 @@
-"""The demo's application schema and its patients: invented, and written as any user of `EncryptedType` would."""
+"""The demo's application schema and invented patients, written as any user of `EncryptedType` would write them."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ from keyrotation_pipeline.encrypted_type import EncryptedType
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
-# The declared columns, as they stand in the demo's keyrotation.toml.
+# The declared columns, as the demo's keyrotation.toml lists them.
 ENCRYPTED_COLUMNS = {
     "clients": ("first_name", "last_name", "email", "phone", "medical_history"),
     "appointments": ("notes",),
@@ -46,11 +46,11 @@ CREATE INDEX ON appointments (client_id);
 
 
 class Base(DeclarativeBase):
-    """Declarative base of the demo's application."""
+    """The declarative base of the demo's application."""
 
 
 def mapped_clinic(ring: Callable[[], KeyRing]) -> tuple[type[Base], type[Base]]:
-    """The application's two mapped classes, reading and writing through `ring`."""
+    """Returns the application's two mapped classes, which read and write through `ring`."""
     encrypted = EncryptedType(ring)
 
     class Client(Base):
@@ -75,13 +75,13 @@ def mapped_clinic(ring: Callable[[], KeyRing]) -> tuple[type[Base], type[Base]]:
 
 
 def exists(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
-    """Whether the clinic has been set up in this database, wholly."""
+    """Returns whether the clinic has been set up completely in this database."""
     row = connection.execute("SELECT to_regclass('public.appointments') IS NOT NULL").fetchone()
     return bool(row and row[0])
 
 
 def admit(connection: psycopg.Connection[tuple[object, ...]], ring: KeyRing, clients: int) -> None:
-    """Create the tables and `clients` patients with two appointments each, in one transaction.
+    """Creates the tables and `clients` patients with two appointments each, in one transaction.
 
     Args:
         ring: what the values are encrypted with, under its primary.
@@ -96,7 +96,7 @@ def admit(connection: psycopg.Connection[tuple[object, ...]], ring: KeyRing, cli
 
 
 def forget_applications(connection: psycopg.Connection[tuple[object, ...]]) -> None:
-    """Take away what applications of earlier demos reported: each ended with its demo, killed perhaps."""
+    """Deletes what applications of earlier demos reported: each ended with its demo, though it may have been killed."""
     connection.execute("DELETE FROM keyrotation.application_instances")
 
 

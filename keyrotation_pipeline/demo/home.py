@@ -1,4 +1,4 @@
-"""The demo's home: configuration, officers, and a first key, made once and used again by the next demo."""
+"""Creates the demo's home: configuration, officers and a first key, which later demos use again."""
 
 import json
 from pathlib import Path
@@ -10,23 +10,23 @@ from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.settings import DEMO_MARKER, Settings, config_path, home_of, load
 
 ROLLOUT = """\
-# The demo's application reports itself while it runs, and withdraws itself when it ends.
+# The demo's application reports itself while it runs, and withdraws its report when it ends.
 [rollout]
 mode = "{mode}"
 
 """
 OFFICERS = ("Security Officer", "Privacy Officer")
 HEADING = """\
-# Made by `keyrotation demo`: an invented clinic in an embedded PostgreSQL. Delete this file and its home to begin anew.
+# Made by `keyrotation demo`: an invented clinic in an embedded PostgreSQL. Delete this file and its home to start over.
 """
 
 
 def prepare(option: Path | None, rollout: RolloutMode = RolloutMode.ATTEST) -> tuple[Settings, tuple[DemoOfficer, ...]]:
-    """Make the demo's home and configuration, or find those of an earlier demo.
+    """Creates the demo's home and configuration, or finds those of an earlier demo.
 
     Args:
         option: `--config`.
-        rollout: how a new configuration has rollouts seen; without an application nothing would be reported.
+        rollout: how a new configuration observes rollouts; without an application nothing would be reported.
 
     Raises:
         HomeError: the home, or the configuration, is not a demo's; nothing was changed.

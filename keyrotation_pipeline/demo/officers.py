@@ -1,4 +1,4 @@
-"""Officers of the demo: made-up people with real OpenPGP keys, which sign with the same gpg that real officers use."""
+"""Creates the demo's officers: invented people with real OpenPGP keys, who sign with the same gpg as real officers."""
 
 import shutil
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.errors import OpenPGPError
 
-# `%no-protection`: the demo signs while nobody is there to type a passphrase. Real officers have one.
+# `%no-protection`: the demo signs unattended, so nobody can type a passphrase. Real officers have one.
 _PARAMETERS = """
 %no-protection
 Key-Type: EDDSA
@@ -29,7 +29,7 @@ Expire-Date: {expires}
 
 @dataclass(frozen=True, slots=True)
 class DemoOfficer:
-    """One made-up officer.
+    """One invented officer.
 
     Args:
         home: a GnuPG home with the secret key, mode 0700; its path may be of any length.
@@ -42,7 +42,7 @@ class DemoOfficer:
 
     @classmethod
     def create(cls, directory: Path, name: str, expires: str = "0", extra: Sequence[str] = ()) -> "DemoOfficer":
-        """Make an officer in `directory`, or give back the one who is there.
+        """Creates an officer in `directory`, or returns the existing one.
 
         Args:
             directory: gets ``<slug>.asc`` and ``<slug>.gnupg``, the slug being the name in lower case with hyphens.
@@ -57,7 +57,7 @@ class DemoOfficer:
         officer = cls(name, directory / f"{slug}.gnupg", directory / f"{slug}.asc")
         if officer.certificate.exists():
             return officer
-        # A home without a certificate is one that was not finished: begin again.
+        # A home without a certificate was never finished: start over.
         shutil.rmtree(officer.home, ignore_errors=True)
         officer.home.mkdir(mode=0o700, parents=True)
         parameters = _PARAMETERS.format(name=name, email=f"{slug}@clinic.invalid", expires=expires)
@@ -66,23 +66,23 @@ class DemoOfficer:
         return officer
 
     def sign(self, text: bytes, *extra: str) -> bytes:
-        """An armored detached signature over exactly `text`, as ``gpg -ab`` makes it."""
+        """Signs exactly `text`; returns an armored detached signature, as ``gpg -ab`` makes it."""
         return self.gpg(*extra, "--armor", "--detach-sign", text=text)
 
     def export(self) -> Path:
-        """Write the certificate as it is now; gives back its path."""
+        """Writes the certificate as it is now; returns its path."""
         exported = self.gpg("--armor", "--export")
-        beside = self.certificate.with_suffix(".tmp")
-        beside.write_bytes(exported)
-        beside.replace(self.certificate)
+        temporary = self.certificate.with_suffix(".tmp")
+        temporary.write_bytes(exported)
+        temporary.replace(self.certificate)
         return self.certificate
 
     def decrypt(self, message: bytes) -> bytes:
-        """What a message to this officer says."""
+        """Decrypts a message to this officer."""
         return self.gpg("--decrypt", text=message)
 
     def gpg(self, *arguments: str, text: bytes = b"") -> bytes:
-        """Run gpg in this officer's home, without questions; gives back its output.
+        """Runs gpg non-interactively in this officer's home; returns its output.
 
         Raises:
             OpenPGPError: gpg is missing or refuses.
@@ -98,7 +98,7 @@ class DemoOfficer:
 
 @contextmanager
 def short_path(home: Path) -> Iterator[Path]:
-    """The home under a short name: a secret key takes gpg-agent, whose socket's path has at most 107 characters."""
+    """Yields the home under a short name: gpg-agent needs one, since its socket path has at most 107 characters."""
     with tempfile.TemporaryDirectory(prefix="kr-") as directory:
         short = Path(directory) / "g"
         short.symlink_to(home.resolve())

@@ -1,4 +1,4 @@
-"""The whole walk on the embedded default, with an application writing all the while."""
+"""Runs a whole rotation on the embedded default, while an application writes."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ STOP_SECONDS = 120
 
 @dataclass
 class DemoOutcome:
-    """What the demo shows at its end; `holds` only if every claim does."""
+    """The result that the demo prints; `holds` is true only if every claim is."""
 
     rotation: Walk
     counts: tuple[TableCount, ...]
@@ -62,7 +62,7 @@ class DemoOutcome:
         )
 
     def as_facts(self) -> dict[str, Any]:
-        """The outcome as one JSON object."""
+        """Returns the outcome as one JSON object."""
         return {
             "id": self.rotation.id,
             "from": str(self.rotation.source),
@@ -76,7 +76,7 @@ class DemoOutcome:
 
     @property
     def holds(self) -> bool:
-        """Zero old values, the old key archived, and an application that met no error and lost no write."""
+        """Zero old values, the old key archived, and an application that saw no error and lost no write."""
         clean = self.application["errors"] == 0 and self.application["lost_writes"] == 0
         worked = self.application["writes"] > 0
         return self.old_values == 0 and self.rotation.source in self.archived and clean and worked
@@ -89,13 +89,13 @@ def run_demo(
     say: Callable[[str], None],
     finished: Callable[[StepRecord, float], None],
 ) -> DemoOutcome:
-    """Set everything up, rotate once, and compare.
+    """Sets everything up, rotates once, and compares.
 
     Args:
         option: `--config`.
-        clients: how many patients a new clinic has; an existing one keeps its own.
-        say: takes one line that tells what goes on.
-        finished: told of each finished step, and the seconds that it took.
+        clients: how many patients a new clinic has; an existing one is not changed.
+        say: called with one line at a time on what happens.
+        finished: called with each finished step and its duration in seconds.
     """
     settings, officers = prepare(option)
     with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
@@ -127,7 +127,7 @@ def run_demo(
 
 
 def _wait_for_report(pipeline: Pipeline, rotation: Walk) -> None:
-    """Wait for the application's first report, without which no key is made."""
+    """Waits for the application's first report; without it no key is made."""
     for _ in attempts(pipeline.clock, pause_seconds=0.1, patience_seconds=REPORT_SECONDS):
         if unnamed_primary(pipeline, rotation) is None:
             return
@@ -135,7 +135,7 @@ def _wait_for_report(pipeline: Pipeline, rotation: Walk) -> None:
 
 @contextmanager
 def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> Iterator[Pipeline]:
-    """The demo's pipeline, initialised, over a clinic that has patients."""
+    """Yields the initialised pipeline of the demo, over a clinic that has patients."""
     initialise(settings, None, actor=ACTOR)
     with open_pipeline(settings, actor=ACTOR) as pipeline:
         if not pipeline.keys.read().live:
@@ -149,7 +149,7 @@ def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> I
 
 
 def approve(pipeline: Pipeline, request: Request, officers: Sequence[DemoOfficer], say: Callable[[str], None]) -> None:
-    """Have each officer sign the canonical text."""
+    """Has each officer sign the canonical text."""
     text = pipeline.ledger.approval_text(request.id)
     for officer in officers:
         add_approval(pipeline, request, officer.sign(text))
@@ -157,46 +157,46 @@ def approve(pipeline: Pipeline, request: Request, officers: Sequence[DemoOfficer
 
 
 class RunningApplication:
-    """The application's process; `stop` gives its tally."""
+    """The application's process; `stop` returns its tally."""
 
     def __init__(self, settings: Settings, url: str) -> None:
         command = [sys.executable, "-m", "keyrotation_pipeline.demo.application"]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
         )
-        self._tell(json.dumps({"url": url, "keys": str(settings.keys_directory)}))
-        if self._hear() != "ready":
+        self._send(json.dumps({"url": url, "keys": str(settings.keys_directory)}))
+        if self._read_line() != "ready":
             raise KeyRotationError("the demo's application did not start; run `keyrotation demo` again")
 
     def stop(self) -> dict[str, Any]:
-        """Let it stop writing and compare the database with its ledger."""
+        """Lets it stop writing and compare the database with its ledger."""
         if self._process.stdin is not None:
             self._process.stdin.close()
-        tally: dict[str, Any] = json.loads(self._hear() or '{"writes": 0, "errors": 1, "lost_writes": 0}')
+        tally: dict[str, Any] = json.loads(self._read_line() or '{"writes": 0, "errors": 1, "lost_writes": 0}')
         self._process.wait(STOP_SECONDS)
         return tally
 
     def kill(self) -> None:
-        """End it, whatever it does."""
+        """Kills the process, whatever it is doing."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         if self._process.stdin is not None:
             self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
 
-    def _hear(self) -> str:
+    def _read_line(self) -> str:
         return self._process.stdout.readline().strip() if self._process.stdout is not None else ""
 
 
 @contextmanager
 def working_application(pipeline: Pipeline, settings: Settings) -> Iterator[RunningApplication]:
-    """An application at work."""
-    del pipeline  # it must be open: the application needs the database that it keeps running
+    """Starts an application; the context yields it while it works."""
+    del pipeline  # it must stay open: the application needs its embedded database
     with database_url(settings) as url:
         with connect(url) as connection:
             clinic.forget_applications(connection)

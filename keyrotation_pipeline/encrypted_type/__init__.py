@@ -1,4 +1,4 @@
-"""What applications import: a SQLAlchemy column type that encrypts, its key ring, and the report of who uses which key.
+"""The public interface for applications: an encrypting SQLAlchemy column type, its key ring, and the usage report.
 
     keys = EnvironmentKeyRing()  # or MountedKeyRing("/run/secrets/pazpaz"), or SecretsManagerKeyRing(client, "name")
     attest(engine, keys)
@@ -7,13 +7,14 @@
         first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
         email: Mapped[str | None] = mapped_column(EncryptedType(keys, length=ciphertext_length(320)))
 
-After the environment has changed, `keys.reload()` lets the running application read new keys and write with the new
-primary. Errors of this module hold no content of a row, and SQLAlchemy hands them through as they are. It prints the
-parameters of a statement, before encryption, when *another* column's value cannot be converted: create the engine with
-``hide_parameters=True``.
+After the environment has changed, `keys.reload()` makes the running application read new keys and write with the new
+primary. Errors of this module hold no content of a row, and SQLAlchemy passes them through unchanged. SQLAlchemy itself
+prints the parameters of a statement, before encryption, when *another* column's value cannot be converted: create the
+engine with ``hide_parameters=True``.
 
-A SQL expression is computed by the database, which sees only ciphertext: one that reads or fills an encrypted column is
-refused before the statement is sent, on every engine of the process. Hand-written SQL (``text()``) cannot be looked at.
+The database computes SQL expressions, and it sees only ciphertext: an expression that reads or fills an encrypted
+column is refused before the statement is sent, on every engine of the process. Hand-written SQL (``text()``) cannot be
+checked.
 """
 
 from keyrotation_pipeline.encrypted_type.attestation import Attestation, attest
@@ -21,7 +22,7 @@ from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing
 from keyrotation_pipeline.encrypted_type.mounted import MountedKeyRing
 from keyrotation_pipeline.encrypted_type.secrets_manager import SecretsManagerKeyRing
-from keyrotation_pipeline.encrypted_type.statements import look as _look_at_every_statement  # noqa: F401
+from keyrotation_pipeline.encrypted_type.statements import check as _check_every_statement  # noqa: F401
 from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 

@@ -1,4 +1,4 @@
-"""Finds where a statement has the database compute what an encrypted column is to store."""
+"""Finds statements in which the database computes the value to store in an encrypted column."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NoReturn
@@ -34,12 +34,12 @@ from keyrotation_pipeline.encrypted_type.expressions import encrypted, name_of
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
-# Column or its name, value, and whether a parameter without a type takes the type of the column.
+# Column or its name, value, and whether an untyped parameter takes the type of the column.
 Assignment = tuple[Any, Any, bool]
 
 
 def refuse_assigning(compiled: SQLCompiler) -> None:
-    """Refuse to store the result of an expression in an encrypted column; of a compiled INSERT or UPDATE.
+    """Refuses a compiled INSERT or UPDATE that stores the result of an expression in an encrypted column.
 
     Strings, parameters, NULL and columns under the same key ring pass.
 
@@ -61,7 +61,7 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
 
 
 def refuse_sharing(compiled: SQLCompiler) -> None:
-    """Refuse one parameter in two places, of which one encrypts: SQLAlchemy would send one value to both.
+    """Refuses one parameter in two places of which only one encrypts: SQLAlchemy would send one value to both.
 
     Raises:
         EncryptedExpressionError: names the parameter.
@@ -89,27 +89,27 @@ def _assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401
 
 
 def _selected(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
-    """Of INSERT … SELECT."""
+    """Yields the assignments of INSERT … SELECT."""
     names = insert._select_names or ()  # noqa: SLF001
     for select in _simple_selects(insert.select) if names else ():
         columns = list(select.selected_columns) if isinstance(select, Select) else []
-        # Hand-written SQL, or columns that cannot be told apart: nobody can say what is stored.
+        # Hand-written SQL, or columns that cannot be told apart: what is stored is unknown.
         values = columns if len(columns) == len(names) else [select] * len(names)
         yield from ((name, value, False) for name, value in zip(names, values, strict=True))
 
 
 def _on_conflict(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
-    """Of INSERT … ON CONFLICT DO UPDATE (PostgreSQL, SQLite) or ON DUPLICATE KEY UPDATE (MySQL)."""
+    """Yields those of INSERT … ON CONFLICT DO UPDATE (PostgreSQL, SQLite) or ON DUPLICATE KEY UPDATE (MySQL)."""
     clause = insert._post_values_clause  # noqa: SLF001
     pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
     for key, value in pairs.items() if isinstance(pairs, Mapping) else pairs:
-        # SQLAlchemy renders a key that it does not know with a warning, and whatever its value is without a type.
+        # SQLAlchemy renders an unknown key with a warning, and its value without a type.
         known = key in insert.table.c if isinstance(key, str) else insert.table.c.contains_column(key)
         yield key, value if known else clause, True
 
 
 def _simple_selects(select: object) -> Iterator[object]:
-    """The SELECTs of a UNION."""
+    """Yields the SELECTs of a UNION."""
     if isinstance(select, CompoundSelect):
         for each in select.selects:
             yield from _simple_selects(each)
@@ -124,7 +124,7 @@ def _column(table: Any, key: Any) -> Any:  # noqa: ANN401
 
 
 def _is_filled_in(column: Any, state: Any) -> bool:  # noqa: ANN401
-    """Whether the database computes the value of a column that a statement leaves out."""
+    """Returns whether the database computes the value of a column that a statement leaves out."""
     if state.isupdate:
         default = getattr(column, "onupdate", None)
     else:
@@ -135,11 +135,11 @@ def _is_filled_in(column: Any, state: Any) -> bool:  # noqa: ANN401
 
 
 def _storable(value: Any, wanted: EncryptedType, dialect: Dialect, *, takes_type: bool = False) -> bool:  # noqa: ANN401
-    """Whether what the database stores for `value` is encrypted under the ring of `wanted`."""
+    """Returns whether what the database stores for `value` is encrypted under the ring of `wanted`."""
     if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
         value = value.__clause_element__()
     if not isinstance(value, ClauseElement) or isinstance(value, Null):
-        return True  # a value of Python's gets the type of the column
+        return True  # a Python value gets the type of the column
     if isinstance(value, ScalarSelect):
         return all(_all_storable(select, wanted, dialect) for select in _simple_selects(value.element))
     if isinstance(value, Label | Grouping):
@@ -156,7 +156,7 @@ def _all_storable(select: object, wanted: EncryptedType, dialect: Dialect) -> bo
 
 
 def _has_origin(column: ColumnClause[Any], wanted: EncryptedType, dialect: Dialect) -> bool:
-    """Whether a column is one of a table, or of a subquery that selects such a one."""
+    """Returns whether a column belongs to a table, or to a subquery that selects such a column."""
     if isinstance(column.table, TableClause):
         return not column.is_literal
     if column.table is None or any(isinstance(part, TextualSelect) for part in iterate(column.table)):

@@ -1,13 +1,13 @@
-"""By one line, an application says which key versions each of its instances uses, and a rotation waits for it.
+"""Reports which key versions each application instance uses, so that a rotation can wait for it; takes one line.
 
     engine = create_engine(URL)
     keys = EnvironmentKeyRing()
     attest(engine, keys)
 
-An instance that reports is waited for until it reads a new key, before any other writes under it; a fleet of which no
-instance reports has to be confirmed by an officer. What is reported: the versions that are read, the one that is
-written, whether that one was named as the primary, how often a value of an older version was still decrypted and when
-last, and how often one could not be decrypted; never a key, never content.
+A rotation waits until every instance that reports can read a new key, before any other instance writes under it. If
+no instance of a fleet reports, an officer has to confirm the rollout. A report holds the versions that are read, the
+one that is written, whether that one was named as the primary, how often and when last a value of an older version was
+decrypted, and how many could not be decrypted; never a key, never content.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ STOP_SECONDS = 5.0
 LOG = logging.getLogger(__name__)
 _Send = Callable[[TextClause, Mapping[str, str]], None]
 
-# One statement, so that it goes through any pooler. What an earlier process of this name decrypted stays to be seen.
+# One statement, so that it goes through any pooler. Counts of an earlier process of this name stay visible.
 _REPORT = text("""
 INSERT INTO keyrotation.application_instances AS known
     (instance, reads, writes, names_primary, decrypted, failed, reported_at)
@@ -61,18 +61,18 @@ def attest(
     every_seconds: float = EVERY_SECONDS,
     reload: bool = True,
 ) -> "Attestation":
-    """Report this process from now on, on a thread and a connection of its own, until it ends.
+    """Starts reporting this process, on a thread and a connection of its own, until the process ends.
 
-    Call it once a process; after a fork the child reports itself as well.
+    Call it once per process; after a fork the child reports itself too.
 
     Args:
         engine: of the application; its role needs USAGE on the schema `keyrotation` and SELECT, INSERT, UPDATE and
             DELETE on `keyrotation.application_instances`.
-        key_ring: the very one that `EncryptedType` was given.
-        instance: what people call it, such as the pod's name; default: the host's name. Process and chance follow it.
+        key_ring: the same object that `EncryptedType` was given.
+        instance: a readable name, such as the pod's; default: the host's. Process id and a random part are added.
         every_seconds: between two reports; well below `[rollout] instance_ttl_seconds`.
         reload: read the key ring again before each report, if it can (`EnvironmentKeyRing`, `MountedKeyRing`), so that
-            new keys need no restart. A ring that cannot be read leaves the former one in use.
+            new keys need no restart. If that fails, the previous ring stays in use.
     """
     attestation = Attestation(engine, key_ring, instance or socket.gethostname(), every_seconds, reload=reload)
     attestation.start()
@@ -80,7 +80,7 @@ def attest(
 
 
 class Attestation:
-    """The reports of one process; made by `attest`."""
+    """Sends the reports of one process; made by `attest`."""
 
     def __init__(
         self,
@@ -100,8 +100,8 @@ class Attestation:
         self.instance = ""
 
     def start(self) -> None:
-        """Begin to report; in the child of a fork, begin anew."""
-        # Two processes of one name would hide each other, so that one that lags could pass for one that does not.
+        """Starts reporting; in the child of a fork, starts afresh under a new name."""
+        # Two processes of one name would hide each other: one that lags could pass for one that does not.
         self.instance = f"{self._label}/{os.getpid()}-{os.urandom(3).hex()}"
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="keyrotation-attestation", daemon=True)
@@ -109,7 +109,7 @@ class Attestation:
         _running.add(self)
 
     def stop(self) -> None:
-        """Report no more, and say that this instance has ended; the end of the process does so by itself."""
+        """Stops reporting, and withdraws this instance; called automatically when the process ends."""
         _running.discard(self)
         self._stopped.set()
         self._thread.join(STOP_SECONDS)
@@ -118,16 +118,16 @@ class Attestation:
         with _connected(self._of_application) as send:
             while True:
                 with _reporting:
-                    self._attempt(lambda: send(_REPORT, self._said()))
+                    self._attempt(lambda: send(_REPORT, self._report_parameters()))
                 if self._stopped.wait(self._every_seconds):
                     break
             self._attempt(lambda: send(_WITHDRAW, {"instance": self.instance}))
 
-    def _said(self) -> dict[str, str]:
+    def _report_parameters(self) -> dict[str, str]:
         ring = self._current_ring()
         reads = {
             str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
-            for each in old_reads_of(self._key_ring).so_far()
+            for each in old_reads_of(self._key_ring).by_version()
         }
         failures = {
             each.version: {
@@ -135,7 +135,7 @@ class Attestation:
                 "last_at": _instant(each.last_at),
                 "minutes": {_instant(minute): values for minute, values in each.by_minute.items()},
             }
-            for each in failed_reads_of(self._key_ring).so_far()
+            for each in failed_reads_of(self._key_ring).by_version()
         }
         return {
             "instance": self.instance,
@@ -157,7 +157,7 @@ class Attestation:
         return self._key_ring()
 
     def _attempt(self, action: Callable[[], None]) -> None:
-        """Do it, and say when it begins to fail and when it works again: the application runs on in any case."""
+        """Runs an action, and logs when it begins to fail and when it works again; never stops the application."""
         try:
             action()
             failing = ""
@@ -172,9 +172,9 @@ class Attestation:
 
 @contextmanager
 def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
-    """A way to the engine's database that shares no connection with the application, nor with a parent process."""
+    """Yields a sender on the engine's database that shares no connection with the application or a parent process."""
     if isinstance(engine, Engine):
-        own = _of_its_own(engine)
+        own = _separate_engine(engine)
 
         def send(statement: TextClause, parameters: Mapping[str, str]) -> None:
             with own.begin() as connection:
@@ -184,13 +184,13 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
         own.dispose()
         return
 
-    asynchronous = type(engine)(_of_its_own(engine.sync_engine))
+    asynchronous = type(engine)(_separate_engine(engine.sync_engine))
 
     async def sent(statement: TextClause, parameters: Mapping[str, str]) -> None:
         async with asynchronous.begin() as connection:
             await connection.execute(statement, parameters)
 
-    # A loop of this thread: the application's may be busy, or not run yet.
+    # An event loop of this thread: the application's may be busy or not running yet.
     with asyncio.Runner() as runner:
         yield lambda statement, parameters: runner.run(sent(statement, parameters))
         runner.run(asynchronous.dispose())
@@ -200,15 +200,15 @@ def _instant(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat()
 
 
-def _of_its_own(engine: Engine) -> Engine:
+def _separate_engine(engine: Engine) -> Engine:
     return Engine(engine.pool.recreate(), engine.dialect, engine.url, hide_parameters=True)
 
 
 _running: weakref.WeakSet[Attestation] = weakref.WeakSet()
 
-# Held by the thread that reports, and by one that forks: what locks the reporting thread holds in the moment of a fork
-# (of the key ring, of SQLAlchemy), nobody would ever release in the child. A database that does not answer delays a
-# fork by so many seconds at most.
+# Held by the thread that reports, and by one that forks: locks that the reporting thread holds at the moment of a fork
+# (of the key ring, of SQLAlchemy) would never be released in the child. A database that does not answer delays a fork
+# by at most this many seconds.
 _reporting = threading.RLock()
 _FORK_PATIENCE_SECONDS = 5.0
 _forking = threading.local()

@@ -1,4 +1,4 @@
-"""The SQLAlchemy column type."""
+"""Defines the SQLAlchemy column type."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
@@ -28,12 +28,12 @@ _failed_reads: dict[KeyRing | Callable[[], KeyRing], FailedReads] = {}
 
 
 def old_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> OldReads:
-    """What this process decrypted under versions that were not the primary, with what one key ring or provider gave."""
+    """Returns the counts of what this process decrypted under non-primary versions, for one key ring or provider."""
     return _old_reads.setdefault(key_ring, OldReads())
 
 
 def failed_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> FailedReads:
-    """What this process could not decrypt with what one key ring or provider gave."""
+    """Returns the counts of what this process could not decrypt, for one key ring or provider."""
     return _failed_reads.setdefault(key_ring, FailedReads())
 
 
@@ -45,7 +45,7 @@ def _is_null(operand: object) -> bool:
 
 
 class _NullOnly(TypeDecorator.Comparator[Any]):
-    """Lets a query ask whether an encrypted column is NULL, and nothing else."""
+    """Allows a query to ask whether an encrypted column is NULL, and nothing else."""
 
     __slots__ = ()
 
@@ -59,7 +59,7 @@ class _NullOnly(TypeDecorator.Comparator[Any]):
         self._refuse(op)
 
     def _is_self(self, other: object) -> bool:
-        # SQLAlchemy keeps columns in dictionaries, where a column meets annotated forms of itself.
+        # SQLAlchemy stores columns in dictionaries, where a column is compared with annotated forms of itself.
         return isinstance(other, ColumnElement) and hash(other) == hash(self.expr)
 
     def _refuse(self, op: operators.OperatorType) -> NoReturn:
@@ -77,16 +77,16 @@ class EncryptedType(TypeDecorator[str]):
     and DISTINCT on such a column see only ciphertext; ``cast(column, Text)`` selects the stored value.
 
     Args:
-        key_ring: a ring, or what gives the current one (called for every value, so that a reload takes effect).
-        legacy: ``"passthrough"`` reads values that were never encrypted as they are, during a first migration. What
-            looks like a damaged value of ours still raises.
-        length: for a ``varchar`` of this width (see `ciphertext_length`); absent: ``text``.
+        key_ring: a ring, or a function that returns the current one (called for every value, so a reload takes effect).
+        legacy: ``"passthrough"`` returns values that were never encrypted unchanged, during a first migration. A
+            damaged value of ours still raises.
+        length: width of a ``varchar`` (see `ciphertext_length`); absent: ``text``.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
-        UnencryptedValueError, MalformedCiphertextError: what is stored is not a value of ours.
+        UnencryptedValueError, MalformedCiphertextError: the stored text is not a value of ours.
         UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
-        KeyRingUnavailableError: `key_ring` raised something of its own.
+        KeyRingUnavailableError: `key_ring` raised an error of its own.
     """
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
@@ -114,7 +114,7 @@ class EncryptedType(TypeDecorator[str]):
         self.length = length
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Encrypt one value on its way to the database."""
+        """Encrypts one value on its way to the database."""
         if value is None:
             return None
         try:
@@ -123,7 +123,7 @@ class EncryptedType(TypeDecorator[str]):
             raise unwrapped(error) from None
 
     def process_result_value(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Decrypt one value on its way from the database."""
+        """Decrypts one value on its way from the database."""
         if value is None or value == "":
             return value
         try:
@@ -142,7 +142,7 @@ class EncryptedType(TypeDecorator[str]):
         return stored if plaintext is None else plaintext
 
     def _decrypted(self, ring: KeyRing, stored: str) -> str | None:
-        """The plaintext; None for a value that may pass as it is."""
+        """Returns the plaintext; None for a value that may pass unchanged."""
         try:
             plaintext = decrypt(ring, stored)
         except MalformedCiphertextError:

@@ -1,4 +1,4 @@
-"""The application's key ring from its environment, reloadable while it runs."""
+"""Reads the application's key ring from its environment, reloadable while it runs."""
 
 import os
 import threading
@@ -22,10 +22,10 @@ class EnvironmentKeyRing:
         self._reading = threading.Lock()
 
     def __call__(self) -> KeyRing:
-        """The current ring.
+        """Returns the current ring.
 
         Raises:
-            InvalidKeyError: the first reading failed; names the variable.
+            InvalidKeyError: the first read failed; names the variable.
         """
         ring = self._ring
         if ring is None:
@@ -34,7 +34,7 @@ class EnvironmentKeyRing:
         return ring
 
     def reload(self) -> KeyRing:
-        """Read the variables again and use their ring from now on; a statement under way ends with the old one.
+        """Reads the variables again and uses their ring from now on; a statement in progress finishes with the old one.
 
         Raises:
             InvalidKeyError: a variable is missing or wrong; names it. The old ring stays in use.

@@ -27,12 +27,12 @@ from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
-# They stand for what is in them.
+# Transparent wrappers: they stand for the expression inside.
 _TRANSPARENT = (Label, Grouping)
 
 
 def encrypted(type_: TypeEngine[Any], dialect: Dialect) -> EncryptedType | None:
-    """The encrypting type that values of this type go through, also as a variant or inside another decorator."""
+    """Returns the encrypting type behind a column type, also as a variant or inside another decorator."""
     found: TypeEngine[Any] = type_.dialect_impl(dialect)
     while isinstance(found, TypeDecorator):
         if isinstance(found, EncryptedType):
@@ -42,21 +42,21 @@ def encrypted(type_: TypeEngine[Any], dialect: Dialect) -> EncryptedType | None:
 
 
 def name_of(element: ClauseElement) -> str:
-    """How an error names a column; anything else could hold content and goes without a name."""
+    """Returns the name of a column for an error; anything else could hold content and stays unnamed."""
     return str(element) if isinstance(element, ColumnClause) and not element.is_literal else "a value"
 
 
 def refuse_computing(statement: Any, dialect: Dialect) -> Iterator[Insert | Update]:  # noqa: ANN401
-    """Refuse expressions over encrypted columns anywhere in a statement; give every INSERT and UPDATE in it.
+    """Refuses expressions over encrypted columns anywhere in a statement; yields every INSERT and UPDATE in it.
 
-    What makes sense on ciphertext passes: selecting, IS NULL, EXISTS, count(), and a cast, which stands for the stored
-    text. So does a bare column to group or sort by.
+    What makes sense on ciphertext is allowed: selecting, IS NULL, EXISTS, count(), a bare column to group or sort by,
+    and a cast, which yields the stored text.
 
     Raises:
-        EncryptedExpressionError: names the column and what was made of it.
+        EncryptedExpressionError: names the column and how it was used.
     """
     waiting: list[tuple[Any, ColumnElement[Any] | None]] = [(statement, None)]
-    seen: dict[int, Any] = {}  # holds them, since an id may be used again
+    seen: dict[int, Any] = {}  # keeps the objects alive, since an id may be reused
     while waiting:
         element, owner = waiting.pop()
         if isinstance(element, ColumnElement):
@@ -69,16 +69,16 @@ def refuse_computing(statement: Any, dialect: Dialect) -> Iterator[Insert | Upda
         if isinstance(element, Insert | Update):
             yield element
         waiting += [(below, _owner_below(element, owner)) for below in element.get_children()]
-        waiting += [(beside, None) for beside in _not_among_children(element)]
+        waiting += [(other, None) for other in _not_among_children(element)]
 
 
 def _not_among_children(element: object) -> Iterator[Any]:
-    """The subquery that a column is of, an upsert's condition, and what the ORM will select with a class."""
+    """Yields the subquery that a column is of, an upsert's condition, and what the ORM will select with a class."""
     if isinstance(element, ColumnClause) and not isinstance(element.table, TableClause | None):
         yield element.table
     condition = getattr(getattr(element, "_post_values_clause", None), "update_whereclause", None)
     if condition is not None:
-        yield condition  # SQLAlchemy 2.0 counts it among the children of nothing
+        yield condition  # SQLAlchemy 2.0 does not list it as a child
     if isinstance(element, Select):
         for described in element.column_descriptions:
             if described.get("entity") is not None and described["expr"] is described["entity"]:
@@ -87,7 +87,7 @@ def _not_among_children(element: object) -> Iterator[Any]:
 
 
 def _owner_below(element: object, owner: ColumnElement[Any] | None) -> ColumnElement[Any] | None:
-    """The expression that what is directly below `element` is an operand of."""
+    """Returns the expression that has what is directly below `element` as an operand."""
     if isinstance(element, _TRANSPARENT) or (
         isinstance(element, ClauseList) and not isinstance(element, ColumnElement)
     ):

@@ -1,4 +1,4 @@
-"""Our errors in the form that SQLAlchemy hands through, instead of printing them with a statement's parameters."""
+"""Makes our errors pass through SQLAlchemy unchanged, instead of being printed with a statement's parameters."""
 
 from functools import cache
 from typing import Any
@@ -8,8 +8,8 @@ from sqlalchemy.exc import DontWrapMixin
 from keyrotation_pipeline.errors import KeyRotationError, restored
 
 
-class _HandedThrough(DontWrapMixin):
-    """Keeps SQLAlchemy from wrapping an error together with the statement's parameters."""
+class _PassedThrough(DontWrapMixin):
+    """Prevents SQLAlchemy from wrapping an error together with the statement's parameters."""
 
     plain: type[KeyRotationError]
     args: tuple[object, ...]
@@ -19,18 +19,18 @@ class _HandedThrough(DontWrapMixin):
 
 
 @cache
-def _handed_through(kind: type[KeyRotationError]) -> type[KeyRotationError]:
-    """The same class of error, in the form that SQLAlchemy hands through (`errors` itself knows no SQLAlchemy)."""
+def _passed_through(kind: type[KeyRotationError]) -> type[KeyRotationError]:
+    """Returns the same error class in the form that SQLAlchemy passes through (`errors` itself does not import it)."""
     namespace = {
         "plain": kind,
         "__module__": kind.__module__,
         "__qualname__": kind.__qualname__,
         "__doc__": kind.__doc__,
     }
-    return type(kind.__name__, (_HandedThrough, kind), namespace)
+    return type(kind.__name__, (_PassedThrough, kind), namespace)
 
 
 def unwrapped(error: KeyRotationError) -> KeyRotationError:
-    """The same error, which SQLAlchemy raises as it is."""
-    kind = _handed_through(type(error))  # type: ignore[arg-type]  # mypy takes a class for unhashable
+    """Converts an error to one that SQLAlchemy raises unchanged."""
+    kind = _passed_through(type(error))  # type: ignore[arg-type]  # mypy takes a class for unhashable
     return restored(kind, error.args, error.__dict__)

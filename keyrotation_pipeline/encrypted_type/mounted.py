@@ -1,11 +1,11 @@
-"""A key ring from files that change while the application runs: a mounted Secret, a sidecar's file, a key directory.
+"""Reads a key ring from files that change while the application runs: a mounted Secret, a sidecar's file, a directory.
 
     keys = MountedKeyRing("/run/secrets/pazpaz")
 
     class Client(Base):
         first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
 
-`attest(engine, keys)` reloads it before each report, so that a rotation needs no restart.
+`attest(engine, keys)` reloads it before each report, so a rotation needs no restart.
 """
 
 import os
@@ -26,16 +26,16 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 
 __all__ = ["MountedKeyRing"]
 
-# In a mounted Secret or ConfigMap this link is what Kubernetes swaps: behind it, all files are of one moment.
+# Kubernetes swaps this link in a mounted Secret or ConfigMap: the files behind it all belong to one update.
 KUBERNETES_LINK = "..data"
 _NAMED = {"primary": PRIMARY_VARIABLE, "compromised": COMPROMISED_VARIABLE}
 _KEY_FILE = re.compile(r"(v[1-9][0-9]{0,5})\.key", re.ASCII)
 
 
 class MountedKeyRing:
-    """The application's keys, from a directory or a file that somebody else keeps up to date.
+    """The application's keys, from a directory or a file that something else updates.
 
-    Call it for the current ring; it reads at the first call and at each `reload`. Safe between threads.
+    Call it for the current ring; the files are read at the first call and at each `reload`. Safe between threads.
 
     Args:
         path: a directory with a file per variable (a mounted Secret: ``ENCRYPTION_MASTER_KEY``,
@@ -49,7 +49,7 @@ class MountedKeyRing:
         self._reading = threading.Lock()
 
     def __call__(self) -> KeyRing:
-        """The current ring.
+        """Returns the current ring.
 
         Raises:
             InvalidKeyError: the first reading failed; names the path and the variable, never what it holds.
@@ -57,7 +57,7 @@ class MountedKeyRing:
         return self._ring or self.reload()
 
     def reload(self) -> KeyRing:
-        """Read the files again and use their ring from now on; a statement under way ends with the old one.
+        """Reads the files again and uses their ring from now on; a statement in progress finishes with the old one.
 
         Raises:
             InvalidKeyError: a key is missing or wrong. The old ring stays in use.
@@ -77,22 +77,22 @@ def _of_directory(path: Path) -> Mapping[str, str]:
     link = path / KUBERNETES_LINK
     directory = link.resolve() if link.is_dir() else path
     variables = {}
-    # The primary before the keys: a version is stored before it is named, and withdrawn after another is. What is
-    # compromised before that: it is named after another version became the primary.
-    for file in sorted(directory.iterdir(), key=_turn):
+    # The primary before the keys: a version is stored before it is named, and withdrawn after another is. The
+    # compromised versions first of all: they are named after another version became the primary.
+    for file in sorted(directory.iterdir(), key=_reading_order):
         variable = _variable(file.name)
         if variable is not None and (content := _content(file)) is not None:
             variables[variable] = content
     return variables
 
 
-def _turn(file: Path) -> int:
+def _reading_order(file: Path) -> int:
     name = file.name.lower()
     return 0 if "compromised" in name else 1 if "primary" in name else 2
 
 
 def _variable(name: str) -> str | None:
-    """The variable that a file stands for; None for one that is not ours."""
+    """Returns the variable that a file stands for; None for a file that is not ours."""
     if (key_file := _KEY_FILE.fullmatch(name)) is not None:
         return variable_of(KeyVersion.parse(key_file[1]))
     if name in _NAMED:
@@ -101,7 +101,7 @@ def _variable(name: str) -> str | None:
 
 
 def _content(file: Path) -> str | None:
-    """None: it has just been taken away."""
+    """Reads a file; returns None if it has just been removed."""
     try:
         return file.read_text(encoding="utf-8").strip()
     except FileNotFoundError:

@@ -1,10 +1,10 @@
-"""A key ring from AWS Secrets Manager, for applications that read their keys there themselves.
+"""Reads a key ring from AWS Secrets Manager, for applications that fetch their keys there themselves.
 
     keys = SecretsManagerKeyRing(boto3.client("secretsmanager"), "pazpaz/encryption-key")
     attest(engine, keys)
 
-`attest` has it read again, so that a rotation needs no restart. It takes the client of the application, so that this
-package needs no boto3.
+`attest` reloads it, so a rotation needs no restart. It takes the application's own client, so this package does not
+need boto3.
 """
 
 import json
@@ -26,7 +26,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 
 __all__ = ["SecretsManagerKeyRing"]
 
-# Twelve calls an hour and process. The procedure's alarm goes off at a hundred of all processes.
+# Twelve calls per hour and process. The source procedure's alarm fires at a hundred over all processes.
 EVERY_SECONDS = 300.0
 PRIMARY = "primary"
 COMPROMISED = "compromised"
@@ -37,16 +37,16 @@ class _Client(Protocol):
 
 
 class SecretsManagerKeyRing:
-    """The application's keys, from the secret that the key store ``aws-secrets-manager`` keeps.
+    """The application's keys, from the secret that the key store ``aws-secrets-manager`` maintains.
 
-    Call it for the current ring; only the first call reads, and `reload` where the last reading is long enough ago.
+    Call it for the current ring; only the first call reads, and `reload` if the last read is long enough ago.
     Safe between threads.
 
     Args:
         client: boto3's client of Secrets Manager.
         secret_id: name or ARN of a secret with ``{"v1": "<base64>", "v2": "<base64>", "primary": "v2"}``, after a
             compromise with ``"compromised": "v1"`` too; or with one plain base64 key, which is v1.
-        every_seconds: the least time between two readings, failed ones included.
+        every_seconds: the least time between two reads, including failed ones.
     """
 
     def __init__(self, client: _Client, secret_id: str, *, every_seconds: float = EVERY_SECONDS) -> None:
@@ -58,7 +58,7 @@ class SecretsManagerKeyRing:
         self._reading = threading.Lock()
 
     def __call__(self) -> KeyRing:
-        """The current ring.
+        """Returns the current ring.
 
         Raises:
             InvalidKeyError: the first reading failed; names the secret and the entry, never what it holds.
@@ -66,7 +66,7 @@ class SecretsManagerKeyRing:
         return self._ring or self.reload()
 
     def reload(self) -> KeyRing:
-        """Read the secret again if `every_seconds` have passed, and use its ring from now on; the present ring if not.
+        """Reads the secret again after `every_seconds`, and uses its ring from now on; else returns the present one.
 
         Raises:
             InvalidKeyError: it cannot be read, or a key is missing or wrong. The old ring stays in use.
@@ -81,7 +81,7 @@ class SecretsManagerKeyRing:
 
     def _read(self) -> KeyRing:
         try:
-            # Without a label AWS gives the same, but the application's policy allows this call alone.
+            # Without a label AWS returns the same, but the application's policy allows only this call.
             answer = self._client.get_secret_value(SecretId=self._secret_id, VersionStage="AWSCURRENT")
             text = answer["SecretString"]
         except Exception as error:  # noqa: BLE001  botocore's errors, which are not imported here; they may hold anything
@@ -93,7 +93,7 @@ class SecretsManagerKeyRing:
         )
 
     def _variables(self, text: str) -> dict[str, str]:
-        """The secret as the variables in which other applications get their keys."""
+        """Converts the secret to the variables in which other applications get their keys."""
         if _is_key(text):
             return {FIRST_KEY_VARIABLE: text}
         try:
@@ -112,7 +112,7 @@ class SecretsManagerKeyRing:
             try:
                 variable = variable_of(KeyVersion.parse(name))
             except InvalidKeyError:
-                continue  # an entry of somebody else
+                continue  # an entry that is not ours
             if not _is_key(key):
                 raise InvalidKeyError(
                     f"entry {name} of secret {self._secret_id} is not the base64 of 32 bytes; correct it"

@@ -1,4 +1,4 @@
-"""Stored values brought from whatever key version they are under to the target version: pure, a batch at a time."""
+"""Re-encrypts stored values from any key version to the target version: pure, a batch at a time."""
 
 import os
 from binascii import Error as Base64Error
@@ -30,7 +30,7 @@ FAULTY_MACHINE = (
 
 
 class UnusableValueError(KeyRotationError):
-    """A stored value that cannot be decrypted, and what is wrong with it."""
+    """A stored value cannot be decrypted; says what is wrong with it."""
 
     def __init__(self, defect: Defect) -> None:
         self.defect = defect
@@ -39,7 +39,7 @@ class UnusableValueError(KeyRotationError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A value that was left as it is: its row and column in the batch, and why."""
+    """A value that was left unchanged: its row and column in the batch, and the reason."""
 
     row: int
     column: int
@@ -48,20 +48,20 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class RewrittenBatch:
-    """New stored values by column, None where the value stays as it is; and what could not be rewritten."""
+    """New stored values by column, None where the value is unchanged; and the values that could not be rewritten."""
 
     columns: list[list[Value]]
     failures: list[Failure]
 
 
 class Rewriter:
-    """Re-encrypts stored values to one key version, each under the key that it names.
+    """Re-encrypts stored values to one key version, reading each under the key that it names.
 
-    Values under the target, empty strings and NULLs stay as they are. Every new value is decrypted again and compared
-    before it is given out.
+    Values under the target, empty strings and NULLs are left unchanged. Every new value is decrypted again and compared
+    before it is returned.
 
     Args:
-        ring: holds `target` and every version that is to be read.
+        ring: holds `target` and every version to read.
     """
 
     def __init__(self, ring: KeyRing, target: KeyVersion) -> None:
@@ -70,12 +70,12 @@ class Rewriter:
         self._prefix = target.prefix.encode()
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypt one batch.
+        """Re-encrypts one batch.
 
         Args:
             columns: stored values as the database's bytes, one sequence a column, all of the same length.
         """
-        # One call for the whole batch; the buffer is used once, whatever becomes of the batch.
+        # One call for the whole batch; the buffer is used once, whether the batch succeeds or not.
         sizes = [len(values) * NONCE_BYTES for values in columns]
         buffer = os.urandom(sum(sizes))
         failures: list[Failure] = []
@@ -86,7 +86,7 @@ class Rewriter:
         return RewrittenBatch(rewritten, failures)
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypt every value, keeping nothing: what each column holds, and which values do not decrypt."""
+        """Decrypts every value: returns what each column holds, and which values do not decrypt."""
         failures: list[Failure] = []
         return [self._check_column(number, column, failures) for number, column in enumerate(columns)], failures
 
@@ -103,7 +103,7 @@ class Rewriter:
     def _rewrite_column(
         self, number: int, values: Sequence[Value], nonces: bytes, failures: list[Failure]
     ) -> list[Value]:
-        if new := self._rewrite_all(values, nonces):  # as nearly always
+        if new := self._rewrite_all(values, nonces):  # the usual case
             return new
         rows = [row for row, value in enumerate(values) if value and not value.startswith(self._prefix)]
         chosen = [values[row] or b"" for row in rows]
@@ -112,32 +112,32 @@ class Rewriter:
             opened = [self._try_to_open(value, row, number, failures) for row, value in zip(rows, chosen, strict=True)]
             rows = [row for row, plaintext in zip(rows, opened, strict=True) if plaintext is not None]
             plaintexts = [plaintext for plaintext in opened if plaintext is not None]
-            new = self._sealed(plaintexts, nonces[: len(rows) * NONCE_BYTES])
+            new = self._encrypt_all(plaintexts, nonces[: len(rows) * NONCE_BYTES])
         rewritten: list[Value] = [None] * len(values)
         for row, value in zip(rows, new, strict=True):
             rewritten[row] = value
         return rewritten
 
     def _rewrite_all(self, values: Sequence[Value], nonces: bytes) -> list[Value] | None:
-        """Every value of a column re-encrypted; None if some are to stay as they are, or one cannot be opened so."""
+        """Re-encrypts every value of a column; None if some stay unchanged or the fast path cannot open one."""
         if None in values or b"" in values:
             return None
         if values and values[0] and values[0].startswith(self._prefix):
             return None
         plaintexts = self._open_all(cast("Sequence[bytes]", values))
-        return None if plaintexts is None else self._sealed(plaintexts, nonces)
+        return None if plaintexts is None else self._encrypt_all(plaintexts, nonces)
 
     def _open_all(self, values: Sequence[bytes]) -> list[bytes] | None:
-        """Plaintexts, if all values are under one version, of the value grammar and authentic; else None.
+        """Returns the plaintexts if all values are well-formed, authentic and under one version; else None.
 
-        The hot loop, in which each step is one call over all values: as long as they are all good, a value costs three
-        quarters of what `_open` takes for it, and most of that is AES. It accepts nothing that `_open` does not.
+        The hot loop, in which each step is one call over all values. While all of them are good, a value costs three
+        quarters of what `_open` takes, and most of that is AES. It accepts nothing that `_open` does not.
         """
         if not values:
             return []
         version = values[0].partition(b":")[0]
         decrypt = self._decrypt.get(version)
-        parts = _taken_apart(values, version) if decrypt else None
+        parts = _split_values(values, version) if decrypt else None
         if decrypt is None or parts is None:
             return None
         try:
@@ -145,14 +145,14 @@ class Rewriter:
         except InvalidTag:
             return None
 
-    def _sealed(self, plaintexts: list[bytes], nonces: bytes) -> list[Value]:
-        """New stored values, each decrypted again and compared."""
+    def _encrypt_all(self, plaintexts: list[bytes], nonces: bytes) -> list[Value]:
+        """Encrypts plaintexts to stored values, each decrypted again and compared."""
         each_nonce = _cut(nonces, NONCE_BYTES)
         bodies = list(map(self._target.encrypt, each_nonce, plaintexts, repeat(None)))
         if not self._is_intact(each_nonce, bodies, plaintexts):
             raise KeyRotationError(FAULTY_MACHINE)
         prefix = self._prefix
-        # A nonce fills its base64 characters, so that all of them can be encoded as one.
+        # A nonce fills its base64 characters exactly, so all nonces can be encoded in one call.
         encoded_nonces = _cut(b2a_base64(nonces, newline=False), NONCE_CHARS)
         return [
             b"".join((prefix, nonce, b":", b2a_base64(body, newline=False)))
@@ -173,12 +173,12 @@ class Rewriter:
             return None
 
     def _open(self, value: bytes) -> bytes:
-        """Decrypt a stored value under the version that it names, accepting exactly the value grammar."""
+        """Decrypts a stored value under the version that it names, accepting exactly the value grammar."""
         version, _, encoded = value.partition(b":")
-        # A nonce of 12 bytes fills its 16 characters, so that both parts are one base64 text but for the colon.
+        # A nonce of 12 bytes fills its 16 characters exactly, so without the colon both parts are one base64 text.
         joined = encoded.replace(b":", b"", 1)
         raw = _decoded(joined)
-        # Encoded again, it is the same only if it was canonical: no white space, other alphabet or stray bits.
+        # Encoding it again gives the same text only if it was canonical: no white space, other alphabet or stray bits.
         if len(raw) < _SHORTEST_BYTES or encoded[NONCE_CHARS] != _COLON or b2a_base64(raw, newline=False) != joined:
             raise UnusableValueError(NOT_A_VALUE)
         decrypt = self._decrypt.get(version)
@@ -191,8 +191,8 @@ class Rewriter:
         raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, KeyVersion.parse(version.decode())))
 
 
-def _taken_apart(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], list[bytes]] | None:
-    """Nonces and bodies, if every value is of the value grammar and under `version`; else None."""
+def _split_values(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], list[bytes]] | None:
+    """Splits values into nonces and bodies; returns None unless all are well-formed and under `version`."""
     head = len(version) + NONCE_CHARS + 2
     parts = b"".join([value[:head] for value in values]).split(b":")
     encoded_nonces, encoded_bodies = parts[1::2], [value[head:] for value in values]
@@ -202,7 +202,7 @@ def _taken_apart(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], 
         nonces, bodies = a2b_base64(b"".join(encoded_nonces)), list(map(a2b_base64, encoded_bodies))
     except Base64Error:
         return None
-    # Encoded again they are the same only if they were canonical: no white space, stray bits or other alphabet.
+    # Encoding them again gives the same text only if they were canonical: no white space, other alphabet or stray bits.
     canonical = b2a_base64(nonces, newline=False) == b"".join(encoded_nonces)
     canonical = canonical and b"".join(map(b2a_base64, bodies)) == b"\n".join([*encoded_bodies, b""])
     return (_cut(nonces, NONCE_BYTES), bodies) if canonical else None

@@ -10,7 +10,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 
 def encrypt(ring: KeyRing, plaintext: str) -> str:
-    """Encrypt a text (the empty one too) under the ring's primary.
+    """Encrypts a text (also the empty one) under the ring's primary.
 
     Returns:
         The stored form, ``v<N>:<nonce>:<ciphertext ‖ tag>``.
@@ -24,13 +24,13 @@ def encrypt(ring: KeyRing, plaintext: str) -> str:
 
 
 def decrypt(ring: KeyRing, stored: str) -> str:
-    """Decrypt a stored value under the version that it names.
+    """Decrypts a stored value under the version that it names.
 
     Raises:
-        MalformedCiphertextError: not of the value grammar.
+        MalformedCiphertextError: it does not match the value grammar.
         UnknownKeyVersionError: the ring does not hold its version.
         DecryptionError: it fails authentication.
-        PlaintextEncodingError: what was encrypted is not UTF-8.
+        PlaintextEncodingError: the plaintext is not UTF-8.
     """
     value = parse(stored)
     return _text(_opened(ring, value), value)
@@ -44,8 +44,8 @@ def _opened(ring: KeyRing, value: Ciphertext) -> bytes:
         raise DecryptionError(str(value.version)) from None
 
 
-# Python's own Unicode errors carry the whole text, and stay reachable as `__context__` of an error raised while they
-# are handled: so ours are raised afterwards.
+# Python's own Unicode errors carry the whole text, and would stay reachable as `__context__` of an error raised while
+# handling them: so ours are raised afterwards.
 
 
 def _utf8(plaintext: str) -> bytes:
@@ -69,13 +69,13 @@ def _text(plaintext: bytes, value: Ciphertext) -> str:
 
 
 def opened_by(ring: KeyRing, value: Ciphertext) -> KeyVersion | None:
-    """The version whose key authenticates a value: the one that it names, else any other of the ring; None: no key."""
+    """Returns the version whose key authenticates a value: the one it names, else any other in the ring, else None."""
     candidates = sorted(ring.versions, key=lambda each: each != value.version)
     return next((version for version in candidates if _authenticates(ring, version, value)), None)
 
 
 def parsed(stored: str) -> Ciphertext | None:
-    """A stored value in its parts; None where it is not of the value grammar."""
+    """Splits a stored value into its parts; returns None where it does not match the value grammar."""
     try:
         return parse(stored)
     except MalformedCiphertextError:

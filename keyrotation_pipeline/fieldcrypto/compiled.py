@@ -1,4 +1,4 @@
-"""The compiled codec, if this installation has it. Imports nothing else, as `--version` asks here."""
+"""Loads the compiled codec where it was built. Imports nothing else, since `--version` uses this module."""
 
 from importlib import import_module
 from types import ModuleType
@@ -15,7 +15,7 @@ MODULE = _loaded()
 
 
 def codec_in_use() -> str:
-    """Which codec re-encrypts rows, and whose AES-GCM it uses."""
+    """Names the codec that re-encrypts rows, and whose AES-GCM it uses."""
     if MODULE is not None:
         return f"native codec, {MODULE.LIBRARY}"
     return (
@@ -25,5 +25,5 @@ def codec_in_use() -> str:
 
 
 def is_native() -> bool:
-    """Whether this installation has the native codec."""
+    """Returns whether this installation has the native codec."""
     return MODULE is not None

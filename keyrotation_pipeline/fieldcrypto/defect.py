@@ -1,4 +1,4 @@
-"""Why a stored value cannot be decrypted, without anything of its content."""
+"""Names the reason why a stored value cannot be decrypted, without any of its content."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,10 +23,10 @@ _SENTENCES = {
 
 @dataclass(frozen=True, order=True, slots=True)
 class Defect:
-    """What is wrong with a value; `str()` gives the reason that people read.
+    """What is wrong with a value; `str()` gives the reason in words.
 
     Args:
-        version: the key version that the value names; None where it names none that could be.
+        version: the key version that the value names; None where it names no possible version.
     """
 
     kind: DefectKind

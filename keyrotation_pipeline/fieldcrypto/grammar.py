@@ -1,4 +1,4 @@
-"""The value format as text, in one place: parser, inventory, engine and fence all take it from here.
+"""Defines the value format as text, in one place: parser, inventory, engine and fence all take it from here.
 
 A stored value is ``v<N>:<nonce>:<ciphertext>``: ASCII, N without leading zeros and at most six digits, then 16 base64
 characters (a nonce of 12 bytes), then the canonical base64 of ciphertext ‖ 16-byte tag.
@@ -33,11 +33,11 @@ BASE64_PATTERN = (
     rf"(?:[A-Za-z0-9+/]{{4}}|[A-Za-z0-9+/]{{2}}{_LAST_OF_THREE}|[A-Za-z0-9+/]{_LAST_OF_TWO})"
 )
 VALUE_PATTERN = rf"{HEAD_PATTERN}{BASE64_PATTERN}"
-# Where the length of what follows the head is known to be a multiple of four, and enough for a tag, this accepts
-# exactly what VALUE_PATTERN accepts, in two thirds of the time.
+# Where the text after the head is known to have a length divisible by four and enough for a tag, this accepts exactly
+# what VALUE_PATTERN accepts, in two thirds of the time.
 BASE64_OF_GOOD_LENGTH_PATTERN = rf"[A-Za-z0-9+/]+(?:{_LAST_OF_THREE}|{_LAST_OF_TWO})?"
 VALUE_OF_GOOD_LENGTH_PATTERN = rf"{HEAD_PATTERN}{BASE64_OF_GOOD_LENGTH_PATTERN}"
-# How something begins that somebody meant to be one of our values: `v01:`, ` v1:`, `V1:`. Ours begin like this too.
+# How text begins that was meant to be one of our values: `v01:`, ` v1:`, `V1:`. Valid values match as well.
 NEAR_MISS_PATTERN = r"[ \t\n\r\f\v]*[vV][0-9]+[ \t\n\r\f\v]*:"
 
 # In characters: the longest prefix; the base64 of a tag alone, with its padding and without.
@@ -52,7 +52,7 @@ _NEAR_MISS = re.compile(NEAR_MISS_PATTERN)
 
 @dataclass(frozen=True, order=True, slots=True)
 class KeyVersion:
-    """The number of a key. Numbers only grow and are never used again, whatever becomes of the key.
+    """The number of a key. Numbers only grow and are never reused, whatever happens to the key.
 
     Args:
         number: 1 to 999999.
@@ -68,7 +68,7 @@ class KeyVersion:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Read ``v2``.
+        """Parses ``v2``.
 
         Raises:
             InvalidKeyError: anything else, also ``v02``, ``V2`` and `` v2``.
@@ -79,11 +79,11 @@ class KeyVersion:
 
     @property
     def prefix(self) -> str:
-        """What every value under this version begins with, ``v2:``."""
+        """Returns the text that every value under this version begins with, ``v2:``."""
         return f"v{self.number}:"
 
     def next(self) -> Self:
-        """The version with the next higher number."""
+        """Returns the version with the next higher number."""
         return type(self)(self.number + 1)
 
     def __str__(self) -> str:
@@ -92,7 +92,7 @@ class KeyVersion:
 
 @dataclass(frozen=True, slots=True)
 class Ciphertext:
-    """A stored value in its parts; `str()` gives the stored form back, `repr` only its version and size.
+    """A stored value split into its parts; `str()` gives the stored form, `repr` only its version and size.
 
     Args:
         version: the key that encrypted it.
@@ -112,7 +112,7 @@ class Ciphertext:
 
 
 def parse(stored: str) -> Ciphertext:
-    """Split a stored value into version, nonce and ciphertext, without decrypting it.
+    """Splits a stored value into version, nonce and ciphertext, without decrypting it.
 
     Accepts exactly what `grammar.VALUE_PATTERN` matches, in time and memory linear in the length.
 
@@ -122,7 +122,8 @@ def parse(stored: str) -> Ciphertext:
     Raises:
         MalformedCiphertextError: any other shape; the message holds no part of `stored`.
 
-    Source: the seed procedure, section 4.2; NIST SP 800-38D (96-bit IV, 128-bit tag); RFC 4648 section 3.5 (canonical).
+    Source: the source procedure, section 4.2; NIST SP 800-38D (96-bit IV, 128-bit tag); RFC 4648 section 3.5
+    (canonical).
     """
     head = _HEAD.match(stored)
     if head is None:
@@ -131,17 +132,17 @@ def parse(stored: str) -> Ciphertext:
 
 
 def looks_encrypted(stored: str) -> bool:
-    """Whether somebody meant this to be one of our values, however damaged (``v01:``, `` v1:``, a truncated one)."""
+    """Returns whether a text looks like one of our values, however damaged (``v01:``, `` v1:``, a truncated one)."""
     return _NEAR_MISS.match(stored) is not None
 
 
 def ciphertext_length(characters: int, *, bytes_per_character: int = 4, version_digits: int = 6) -> int:
-    """The width that a column needs for the encrypted form of a text, in characters (all ASCII, so in bytes too).
+    """Returns the column width that the encrypted form of a text needs, in characters (all ASCII, so also in bytes).
 
     Args:
         characters: the longest plaintext, in Unicode code points, as ``varchar(n)`` counts them.
         bytes_per_character: UTF-8 takes 1 (ASCII only) to 4 (the worst case, the default) for each.
-        version_digits: digits of the highest key version to come. The default holds every version there can be; a
+        version_digits: digits of the highest key version to come. The default allows for every possible version; a
             narrower column must be widened before, say, v9 is followed by v10.
     """
     body = characters * bytes_per_character + TAG_BYTES
@@ -149,7 +150,7 @@ def ciphertext_length(characters: int, *, bytes_per_character: int = 4, version_
 
 
 def _body(text: str) -> bytes:
-    """Decode canonical base64 of a tag or more: no other alphabet, no white space, no stray bits in the last byte."""
+    """Decodes canonical base64 of at least a tag: no other alphabet, white space or stray bits in the last byte."""
     body = _decoded(text)
     last_group = body[(len(body) - 1) // 3 * 3 :]
     if len(body) < TAG_BYTES or not text.endswith(_base64(last_group)):

@@ -1,6 +1,6 @@
-"""Where the bytes of a key are read and written: whoever needs them imports this module, which few may do.
+"""Reads and writes the bytes of a key. The import contracts allow only a few modules to use it.
 
-The rest of the house passes `KeyMaterial` on, knows it by its fingerprint, and never sees what is in it.
+The rest of the code passes `KeyMaterial` on, identifies it by its fingerprint, and never sees its bytes.
 """
 
 import base64
@@ -11,17 +11,17 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 
 def raw_of(material: KeyMaterial) -> bytes:
-    """The 32 bytes, for a cipher object and nothing else."""
+    """Returns the 32 bytes, for a cipher object and nothing else."""
     return material._raw  # noqa: SLF001  the one place
 
 
 def base64_of(material: KeyMaterial) -> str:
-    """The form in which stores and backups hold a key."""
+    """Returns a key in the form that stores and backups hold."""
     return base64.b64encode(raw_of(material)).decode()
 
 
 def key_from_base64(text: str) -> KeyMaterial:
-    """Read standard base64 (white space around it is ignored, as the seed's files may end with a newline).
+    """Parses standard base64 (ignoring white space around it: the source procedure's files may end in a newline).
 
     Raises:
         InvalidKeyError: not base64, or not 32 bytes.

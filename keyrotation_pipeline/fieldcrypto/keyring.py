@@ -15,17 +15,17 @@ FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
 PRIMARY_VARIABLE = "ENCRYPTION_PRIMARY_VERSION"
 COMPROMISED_VARIABLE = "ENCRYPTION_COMPROMISED_VERSIONS"
 
-# Also what was meant to be such a name, so that a key is never passed over because of a slip.
+# Also matches near misses of such a name, so that a key is never ignored because of a typing error.
 _NUMBERED = re.compile(rf"{FIRST_KEY_VARIABLE}_?V?_?0*([0-9]+)", re.ASCII | re.IGNORECASE)
 
 
 def variable_of(version: KeyVersion) -> str:
-    """The variable that holds a version: ``ENCRYPTION_MASTER_KEY`` for v1, ``ENCRYPTION_MASTER_KEY_V2`` for v2."""
+    """Names the variable of a version: ``ENCRYPTION_MASTER_KEY`` for v1, ``ENCRYPTION_MASTER_KEY_V2`` for v2."""
     return FIRST_KEY_VARIABLE if version.number == 1 else f"{FIRST_KEY_VARIABLE}_V{version.number}"
 
 
 def version_in(name: str) -> KeyVersion | None:
-    """The version that a variable holds; None for a variable that is not about keys.
+    """Returns the version that a variable holds; None for a variable that is not about keys.
 
     Raises:
         InvalidKeyError: the variable is misnamed.
@@ -45,7 +45,7 @@ def version_in(name: str) -> KeyVersion | None:
 
 
 def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
-    """Every key that is set.
+    """Reads every key that is set.
 
     Raises:
         InvalidKeyError: none is set, one is not a key, or a variable is misnamed (``…_V1``, ``…_V02``); names it.
@@ -61,10 +61,10 @@ def keys_in(environment: Mapping[str, str]) -> dict[KeyVersion, KeyMaterial]:
 
 
 def primary_in(environment: Mapping[str, str], keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVersion:
-    """The version that writes use: the named one, else the only one.
+    """Returns the version that writes use: the named one, else the only one.
 
     Raises:
-        InvalidKeyError: several keys and none named, or what is named is no version or not set.
+        InvalidKeyError: several keys and none named, or the named one is not a version or has no key.
     """
     name = environment.get(PRIMARY_VARIABLE, "").strip()
     if name:
@@ -76,15 +76,15 @@ def primary_in(environment: Mapping[str, str], keys: Mapping[KeyVersion, KeyMate
 
 
 def is_primary_named(environment: Mapping[str, str]) -> bool:
-    """Whether the version that writes use is named, and not only the one key that is set."""
+    """Returns whether the version that writes use is named, rather than being the only key that is set."""
     return bool(environment.get(PRIMARY_VARIABLE, "").strip())
 
 
 def compromised_in(environment: Mapping[str, str]) -> frozenset[KeyVersion]:
-    """The versions that must never be the primary again; keys of them may be set, for reading.
+    """Returns the versions that must never be the primary again; their keys may be set, for reading.
 
     Raises:
-        InvalidKeyError: what is there is no list of versions.
+        InvalidKeyError: the variable does not hold a list of versions.
     """
     try:
         return versions_in(environment.get(COMPROMISED_VARIABLE, ""))
@@ -93,16 +93,16 @@ def compromised_in(environment: Mapping[str, str]) -> frozenset[KeyVersion]:
 
 
 def versions_in(text: str) -> frozenset[KeyVersion]:
-    """Versions from ``v1,v2``; none from an empty text.
+    """Parses versions from ``v1,v2``; an empty text names none.
 
     Raises:
-        InvalidKeyError: one of them is no version.
+        InvalidKeyError: one of them is not a version.
     """
     return frozenset(KeyVersion.parse(each.strip()) for each in text.split(",")) if text.strip() else frozenset()
 
 
 def versions_as_text(versions: Iterable[KeyVersion]) -> str:
-    """``v1,v2``, in order."""
+    """Formats versions as ``v1,v2``, in order."""
     return ",".join(map(str, sorted(versions)))
 
 
@@ -110,7 +110,7 @@ def _named_primary(name: str, keys: Mapping[KeyVersion, KeyMaterial]) -> KeyVers
     try:
         primary = KeyVersion.parse(name)
     except InvalidKeyError:
-        # Without what it holds: somebody may have put a key there.
+        # Does not print the value: somebody may have put a key there.
         raise InvalidKeyError(f"{PRIMARY_VARIABLE} does not name a key version; write it as v1, v2, …") from None
     if primary not in keys:
         raise InvalidKeyError(
@@ -127,12 +127,12 @@ def _material(name: str, text: str) -> KeyMaterial:
 
 
 class KeyRing:
-    """Immutable key versions with a named primary; safe to share between threads.
+    """Holds immutable key versions with a named primary; safe to share between threads.
 
     Args:
         keys: at least one.
         primary: the version that `encrypt` uses; named, never inferred from the numbers.
-        compromised: versions that are read, and never again encrypted under.
+        compromised: versions that may be read but never used for encryption again.
 
     Raises:
         InvalidKeyError: the primary is not among the keys, or is compromised.
@@ -162,9 +162,9 @@ class KeyRing:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """The ring of ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2`` … and ``ENCRYPTION_PRIMARY_VERSION``.
+        """Builds a ring from ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2``, … and the named primary.
 
-        ``ENCRYPTION_COMPROMISED_VERSIONS``, where it is set, names versions that are not encrypted under again.
+        ``ENCRYPTION_COMPROMISED_VERSIONS``, if set, names versions that are never used for encryption again.
 
         Args:
             environment: variables by name, such as a copy of the process environment; empty ones count as unset.
@@ -179,21 +179,21 @@ class KeyRing:
 
     @property
     def primary(self) -> KeyVersion:
-        """The version that writes use."""
+        """Returns the version that writes use."""
         return self._primary
 
     @property
     def names_primary(self) -> bool:
-        """Whether the primary was named; false: it is the only key, and a second one needs a primary named with it."""
+        """Returns whether the primary was named; if not, it is the only key, and a second one requires a name."""
         return self._names_primary
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
-        """The versions that this ring reads, in order."""
+        """Returns the versions that this ring reads, in order."""
         return tuple(sorted(self._keys))
 
     def material(self, version: KeyVersion) -> KeyMaterial:
-        """The key of one version.
+        """Returns the key of one version.
 
         Raises:
             UnknownKeyVersionError: the ring does not hold it.
@@ -204,7 +204,7 @@ class KeyRing:
             raise UnknownKeyVersionError(str(version)) from None
 
     def cipher(self, version: KeyVersion) -> AESGCM:
-        """The cipher of one version: the same object each time, made once, usable by several threads at once.
+        """Returns the cipher of one version: always the same object, made once, safe between threads.
 
         Raises:
             UnknownKeyVersionError: the ring does not hold it.

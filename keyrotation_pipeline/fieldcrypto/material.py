@@ -1,4 +1,4 @@
-"""Key material: 32 bytes that never show themselves. Only `key_bytes` looks inside."""
+"""Key material: 32 bytes that are never printed. Only `key_bytes` reads them."""
 
 import hashlib
 import hmac
@@ -30,12 +30,12 @@ class KeyMaterial:
 
     @classmethod
     def generate(cls) -> Self:
-        """A new key from the operating system's CSPRNG."""
+        """Generates a new key from the operating system's CSPRNG."""
         return cls(os.urandom(KEY_BYTES))
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over a fixed label and the key, 64 hex digits: names the key without telling of it."""
+        """Returns SHA-256 over a fixed label and the key, 64 hex digits: names the key without revealing it."""
         return hashlib.sha256(FINGERPRINT_LABEL + self._raw).hexdigest()
 
     def __eq__(self, other: object) -> bool:

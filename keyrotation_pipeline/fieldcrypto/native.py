@@ -1,4 +1,4 @@
-"""The native batch codec (`codec.c`), where it was built. `batch.Rewriter` is its reference."""
+"""Wraps the native batch codec (`codec.c`), where it was built. `batch.Rewriter` is its reference."""
 
 import os
 from collections import Counter
@@ -16,10 +16,10 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Arrays in PostgreSQL's binary form: those that were passed on, then one of new values a column.
+    """Arrays in PostgreSQL's binary form: first those passed through, then one array of new values per column.
 
     Args:
-        changed: new values in all columns together; every other element is NULL.
+        changed: how many new values all columns hold; every other element is NULL.
     """
 
     arrays: Sequence[bytes]
@@ -27,12 +27,12 @@ class Packed:
 
 
 class NativeCodec:
-    """Does what `Rewriter` does for a batch in which every value is good, in one call, and packs it.
+    """Rewrites a batch in which every value is good, as `Rewriter` does, in one call, and packs the result.
 
-    Not for several threads at once. The interpreter's lock is released meanwhile.
+    Not thread-safe. The interpreter's lock is released during the call.
 
     Args:
-        ring: holds `target` and every version that is to be read.
+        ring: holds `target` and every version to read.
     """
 
     def __init__(self, ring: KeyRing, target: KeyVersion) -> None:
@@ -46,15 +46,15 @@ class NativeCodec:
     def rewrite(
         self, rows: Sequence[tuple[Any, ...]], first: int, columns: int, passed: Sequence[tuple[int, int]] = ()
     ) -> Packed | None:
-        """Re-encrypt a batch; None if a value of it is not good, and nothing is given.
+        """Re-encrypts a batch; returns None if any value of it is not good.
 
-        NULLs, empty strings and values under the target stay as they are, and become NULL. Each new value was parsed
-        and decrypted again from the packed bytes.
+        NULLs, empty strings and values under the target are not rewritten: their element is NULL. Each new value was
+        parsed and decrypted again from the packed bytes.
 
         Args:
-            rows: as they were read, values as bytes.
-            first: place of the first value in a row; `columns` follow each other.
-            passed: places in a row, and the type's oid, of bytes that are packed as they are.
+            rows: as read, values as bytes.
+            first: position of the first value in a row; the columns are consecutive.
+            passed: positions in a row, and type OIDs, of bytes that are packed unchanged.
 
         Raises:
             KeyRotationError: a packed value does not decrypt to what was encrypted.
@@ -69,7 +69,7 @@ class NativeCodec:
         return None if packed is None else Packed(*packed)
 
     def check(self, rows: Sequence[tuple[Any, ...]], first: int, columns: int) -> list[Held] | None:
-        """Decrypt every value, keeping nothing: what each column holds; None if a value does not decrypt."""
+        """Decrypts every value and counts what each column holds; returns None if a value does not decrypt."""
         counts: tuple[int, ...] | None = self._codec.check(rows, first, columns)
         if counts is None:
             return None
@@ -81,7 +81,7 @@ class NativeCodec:
 
 
 def native_codec(ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
-    """The native codec; None where it was not built.
+    """Returns the native codec, or None where it was not built.
 
     Raises:
         UnknownKeyVersionError: the ring does not hold the target.

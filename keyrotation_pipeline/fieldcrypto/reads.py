@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 MINUTE_SECONDS = 60
-# Whoever can store values must not fill the memory of the application, nor its report.
+# Bounded: somebody who can store values must not be able to fill the application's memory or its report.
 MINUTES_KEPT = 60
 VERSIONS_KEPT = 16
 NO_VERSION = "none"
@@ -18,10 +18,10 @@ NO_VERSION = "none"
 
 @dataclass(frozen=True, slots=True)
 class FailedRead:
-    """What could not be decrypted under one version.
+    """Counts what could not be decrypted under one version.
 
     Args:
-        version: such as v1; `NO_VERSION`: the value names none, or there are too many of them.
+        version: such as v1; `NO_VERSION`: the value names none, or too many versions were seen.
         values: since this process began.
         last_at: seconds since the epoch, by the clock of this machine.
         by_minute: how many in each of the last minutes that had any, by the seconds since the epoch at its beginning.
@@ -41,14 +41,14 @@ class _Count:
 
 
 class FailedReads:
-    """The counts of one process; safe between threads."""
+    """Counts failed reads of one process; safe between threads."""
 
     def __init__(self) -> None:
         self._counts: dict[str, _Count] = {}
         self._counting = threading.Lock()
 
     def note(self, stored: str) -> None:
-        """One stored value could not be decrypted; no more is kept of it than the version that it names."""
+        """Counts one stored value that could not be decrypted; only the version that it names is stored."""
         now, version = time.time(), _version(stored)
         with self._counting:
             if version not in self._counts and len(self._counts) >= VERSIONS_KEPT:
@@ -59,8 +59,8 @@ class FailedReads:
             while len(count.by_minute) > MINUTES_KEPT:
                 del count.by_minute[min(count.by_minute)]
 
-    def so_far(self) -> tuple[FailedRead, ...]:
-        """The counts by version, in order."""
+    def by_version(self) -> tuple[FailedRead, ...]:
+        """Returns the counts by version, in order."""
         with self._counting:
             return tuple(
                 FailedRead(version, count.values, count.last_at, dict(count.by_minute))
@@ -77,7 +77,7 @@ def _version(stored: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class OldRead:
-    """What was decrypted under one version while another was the primary.
+    """Counts what was decrypted under one version while another was the primary.
 
     Args:
         values: since this process began.
@@ -90,21 +90,21 @@ class OldRead:
 
 
 class OldReads:
-    """The counts of one process; safe between threads."""
+    """Counts reads under older versions in one process; safe between threads."""
 
     def __init__(self) -> None:
         self._counts: dict[KeyVersion, tuple[int, float]] = {}
         self._counting = threading.Lock()
 
     def note(self, version: KeyVersion) -> None:
-        """One value was decrypted."""
+        """Counts one decrypted value."""
         now = time.time()
         with self._counting:
             values, _ = self._counts.get(version, (0, now))
             self._counts[version] = values + 1, now
 
-    def so_far(self) -> tuple[OldRead, ...]:
-        """The counts by version, in order."""
+    def by_version(self) -> tuple[OldRead, ...]:
+        """Returns the counts by version, in order."""
         with self._counting:
             counts = dict(self._counts)
         return tuple(OldRead(version, *counts[version]) for version in sorted(counts))

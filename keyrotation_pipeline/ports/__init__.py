@@ -1,4 +1,4 @@
-"""What the procedure needs of the world, as protocols: a file per question.
+"""The protocols through which the procedure reaches the outside world, one file per question.
 
 Each adapter passes the suite of its port in `keyrotation_pipeline_tests/contract/`.
 """

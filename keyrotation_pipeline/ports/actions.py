@@ -14,31 +14,31 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Wa
 
 Ports = TypeVar("Ports")  # what an action works with; the pipeline holds its actions, so they cannot name it
 
-# What is read back later is a record; the rest is free JSON.
+# Details that are read back later are records; the rest is free JSON.
 StepFacts = KeyMade | Proven | KeyRetired | Mapping[str, Any]
 StepFunction = Callable[[Ports, Walk, Report], StepFacts]
 
 
 @dataclass(frozen=True, slots=True)
 class Action(Generic[Ports]):
-    """One kind of request. Rotation, rollback, reconciliation, destruction and policy each hand theirs in.
+    """Describes one kind of request: rotation, rollback, reconciliation, destruction and policy each provide one.
 
-    Whatever officers sign is rebuilt from the facts as they are now, whenever it matters.
+    The text that officers sign is rebuilt from the current facts whenever it matters.
 
     Args:
         authorises: what may be done, in one sentence of the signed text.
         source: the line `From` of the signed text.
         target: the line `To`.
         authority: the roster whose signatures count; raises ApprovalError where none can count now.
-        start_within: by when it must start, unless whoever asks says another date.
-        finish_within: by when it must be finished; no signature counts any longer.
+        start_within: deadline for the start, unless the requester names another.
+        finish_within: deadline for the end; signatures do not count after it.
         command: what carries an approved request out.
-        renewal: how to go on when its signatures no longer count, as the rest of a sentence.
-        withdraw: takes back what a walk that was opened has done, when it is cancelled; raises RequestError where it
-            can only go on. None: such a request changes nothing before it is carried out.
-        is_one_way: whether a walk that has begun can only go on.
-        approved: what follows at once when enough officers have signed; it may be done again when the walk starts.
-        steps: what each step of the walk does; empty: it does not walk.
+        renewal: how to continue when its signatures no longer count, as the rest of a sentence.
+        withdraw: undoes what an opened rotation or rollback has done, when it is cancelled; raises RequestError where
+            it can only continue. None: such a request changes nothing before it is carried out.
+        is_one_way: whether it can only continue once it has begun.
+        approved: called as soon as enough officers have signed, and possibly again at the start.
+        steps: what each step does; empty: it has no steps.
     """
 
     name: RequestAction

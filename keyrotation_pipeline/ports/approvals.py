@@ -9,41 +9,41 @@ from keyrotation_pipeline.model.backups import CertificateStanding
 
 
 class SignatureVerifier(Protocol):
-    """Checks OpenPGP signatures by officers, and reads who the configuration says that they are."""
+    """Verifies signatures by officers, and reads the officers from the configuration."""
 
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
     ) -> VerifiedSignature:
-        """Check one detached signature by one of these officers.
+        """Verifies one detached signature by one of these officers.
 
-        An officer's certificate is what was pinned of it together with what the configuration has under the same
-        fingerprint: so no revocation is overlooked, and whoever left the configuration can still be verified.
+        An officer's certificate is the pinned one merged with the configured one of the same fingerprint: so no
+        revocation is missed, and an officer who was removed from the configuration can still be verified.
 
         Args:
-            at: as of when certificates must be valid, for what was carried out then; None: now.
+            at: when certificates must be valid, for something carried out then; None: now.
 
         Raises:
-            ApprovalError: bad, over another text, or by an unknown, expired or revoked certificate. Each has its own
+            ApprovalError: bad, over another text, or by an unknown, expired or revoked certificate, each with its own
                 sentence.
         """
 
     def verify_as_of(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
     ) -> VerifiedSignature:
-        """The same of what was verified and recorded at a time: a revocation that became known since is left out.
+        """Verifies a signature that was recorded at a time, ignoring revocations that became known since.
 
-        Nothing is allowed by it: whoever acts on a signature asks `verify`.
+        It authorises nothing: whoever acts on a signature calls `verify`.
 
         Raises:
             ApprovalError: as `verify`; revoked only where the officer was pinned so.
         """
 
     def roster(self) -> Roster:
-        """The roster that the configuration names, with its certificates as they are now.
+        """Returns the roster that the configuration names, with its certificates as they are now.
 
         Raises:
             ApprovalError: one certificate under two names, an expired or revoked one, fewer officers than required.
         """
 
     def certificates(self) -> tuple[CertificateStanding, ...]:
-        """Every certificate that the configuration names, as it stands now; refuses none."""
+        """Returns the current state of every certificate that the configuration names; refuses none."""

@@ -27,24 +27,24 @@ from keyrotation_pipeline.ports.rewriting import TableRewriting
 
 
 class BackupVault(Protocol):
-    """Encrypted copies of keys, outside the key store."""
+    """Stores encrypted copies of keys, outside the key store."""
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
-        """Back up one key: a set of its own, in every place, whose manifest names the audit's head.
+        """Backs up one key as a set of its own, in every place, whose manifest names the audit's head.
 
         Raises:
             BackupError, OpenPGPError: it is not safe in every place.
         """
 
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
-        """The newest backup of exactly this key that is, in every place, there with the hash that its manifest gives.
+        """Returns the newest backup of exactly this key that every place holds with the hash that its manifest gives.
 
         Raises:
             BackupError: a place does not answer.
         """
 
     def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
-        """The newest set of all these keys and the database that every place holds.
+        """Returns the newest set of all these keys and the database that every place holds.
 
         Raises:
             BackupError: a place does not answer.
@@ -52,10 +52,10 @@ class BackupVault(Protocol):
 
 
 class KeyFiles(Protocol):
-    """Encrypted files of keys, in the local place."""
+    """Makes encrypted files of keys, in the local place."""
 
     def make(self, version: KeyVersion, material: KeyMaterial, stamp: str) -> KeyCopy:
-        """Encrypt the base64 of one key to every recipient, write it durably and check what was written.
+        """Encrypts the base64 of one key to every recipient, writes it durably and checks what was written.
 
         Raises:
             BackupError, OpenPGPError: it cannot be encrypted or written; no file is left.
@@ -63,10 +63,10 @@ class KeyFiles(Protocol):
 
 
 class ConfigurationFiles(Protocol):
-    """What an empty machine needs besides keys and database, in encrypted files in the local place."""
+    """Makes encrypted files of what an empty machine needs besides keys and database, in the local place."""
 
     def make(self, stamp: str) -> StoredFile:
-        """Encrypt the configuration, which holds no secret, and the public certificates that it names.
+        """Encrypts the configuration, which holds no secret, and the public certificates that it names.
 
         Raises:
             BackupError, OpenPGPError: one of them cannot be read, or it cannot be encrypted; no file is left.
@@ -74,10 +74,10 @@ class ConfigurationFiles(Protocol):
 
 
 class Encryptor(Protocol):
-    """Encryption to the recipients of backups, and to nobody else."""
+    """Encrypts to the recipients of backups, and to nobody else."""
 
     def recipients(self) -> tuple[str, ...]:
-        """Primary-key fingerprints.
+        """Returns primary-key fingerprints.
 
         Raises:
             ApprovalError: they are not those that the pinned roster names.
@@ -85,21 +85,21 @@ class Encryptor(Protocol):
         """
 
     def encrypt(self, plaintext: bytes) -> bytes:
-        """The encrypted form of a few bytes.
+        """Encrypts a few bytes.
 
         Raises:
             ApprovalError, OpenPGPError: as `recipients`, or gpg refuses.
         """
 
     def encrypting(self, plaintext: IO[bytes]) -> AbstractContextManager[IO[bytes]]:
-        """The encrypted form of a pipe or file, as a stream; complete only if the context ends well.
+        """Encrypts a pipe or file as a stream; complete only if the context ends without an error.
 
         Raises:
             ApprovalError, OpenPGPError: as `encrypt`.
         """
 
     def require_addressed(self, name: str, message: bytes) -> None:
-        """Refuse a message that a recipient cannot read, or that somebody else can.
+        """Refuses a message that a recipient cannot read, or that somebody else can.
 
         Args:
             name: of its file, for the sentence.
@@ -111,7 +111,7 @@ class Encryptor(Protocol):
 
 
 class ManifestSigner(Protocol):
-    """The pipeline's own key, by which a backup is known to be ours."""
+    """The pipeline's own key, which identifies a backup as ours."""
 
     @property
     def public(self) -> str:
@@ -122,49 +122,49 @@ class ManifestSigner(Protocol):
         """
 
     def sign(self, manifest: bytes) -> bytes:
-        """A detached signature; raises as `public`."""
+        """Returns a detached signature; raises as `public`."""
 
     def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
-        """Whether a signature is over exactly this, by this key; needs no key here."""
+        """Returns whether a signature is over exactly this, by this key; needs no private key."""
 
 
 class Anchors(Protocol):
-    """What was written down outside the database: audit heads, by which one that was restored is known, and the roster.
+    """Stores outside the database what reveals a restored or rewritten one: audit heads, and the roster.
 
-    Whoever owns the database can write all of it anew, but not what is here.
+    The owner of the database can rewrite all of it, but not what is stored here.
     """
 
     def heads(self) -> tuple[AuditHead, ...]:
-        """Every head that can be found, in order of seq."""
+        """Returns every head that can be found, in order of seq."""
 
     def keep(self, head: AuditHead) -> None:
-        """Write down the newest head.
+        """Writes down the newest head.
 
         Raises:
             BackupError: the operating system refuses.
         """
 
     def roster(self) -> PinnedRoster | None:
-        """The newest roster that was written down here; None: none was.
+        """Returns the newest roster that was stored here; None: none was.
 
         Raises:
             AuditError: what is here is damaged.
         """
 
     def keep_roster(self, pinned: PinnedRoster) -> None:
-        """Write down the newest roster, whole, in place of the one before.
+        """Stores the newest roster as a whole, replacing the previous one.
 
         Raises:
             BackupError: the operating system refuses.
         """
 
     def roster_digests(self) -> frozenset[str]:
-        """Digests of rosters that backups name."""
+        """Returns digests of rosters that backups name."""
 
 
 @dataclass(frozen=True, slots=True)
 class DumpUnderWay:
-    """A dump's stream in pg_dump's custom format, what was counted in its snapshot, and the server's major version."""
+    """A dump's stream in pg_dump's custom format, the counts of its snapshot, and the server's major version."""
 
     stream: IO[bytes]
     tables: tuple[TableContent, ...]
@@ -173,10 +173,10 @@ class DumpUnderWay:
 
 
 class DumpSource(Protocol):
-    """The application's database, dumped."""
+    """Dumps the application's database."""
 
     def dumping(self, tables: Sequence[EncryptedTable]) -> AbstractContextManager[DumpUnderWay]:
-        """Dump the whole database, and count `tables` in the same snapshot; complete only if the context ends well.
+        """Dumps the whole database, and counts `tables` in the same snapshot; complete only if the context ends well.
 
         Raises:
             BackupError: pg_dump is missing, too old, or ends badly.
@@ -184,10 +184,10 @@ class DumpSource(Protocol):
 
 
 class DatabaseDumps(Protocol):
-    """Dumps of the application's database that never touch a disk unencrypted."""
+    """Makes dumps of the application's database that never touch a disk unencrypted."""
 
     def make(self, name: str, tables: Sequence[EncryptedTable], source: DumpSource | None = None) -> DatabaseCopy:
-        """Dump the whole database into an encrypted file in the local place, and count `tables` in the same snapshot.
+        """Dumps the whole database into an encrypted file in the local place, and counts `tables` in the same snapshot.
 
         Args:
             source: another database than the application's.
@@ -198,31 +198,31 @@ class DatabaseDumps(Protocol):
 
 
 class RecoveryKey(Protocol):
-    """The private key that opens backups."""
+    """The private key that decrypts backups."""
 
     @property
     def label(self) -> str:
-        """The key's fingerprint, shortened, or what stands in for it."""
+        """The key's fingerprint, shortened, or a substitute."""
 
     def decrypt(self, name: str, message: bytes) -> bytes:
-        """What a small message says.
+        """Decrypts a small message.
 
         Raises:
             WrongRecipientError, DamagedBackupError, RecoveryKeyError: each naming the file.
         """
 
     def decrypting(self, name: str, path: Path) -> AbstractContextManager[IO[bytes]]:
-        """What a file of any size says, as a stream; only after the context ended well is it known to be authentic."""
+        """Decrypts a file of any size as a stream; authenticated only after the context ended without an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadRows:
-    """What all rows of a table say, decrypted, in one number that no order of theirs changes.
+    """One digest over all decrypted rows of a table, independent of their order.
 
     Args:
         values: decrypted.
         failures: values of our grammar that do not decrypt.
-        digest: equal, within one restored dump, for equal rows only; it tells nothing of them.
+        digest: equal, within one restored dump, only for equal rows; it reveals nothing about them.
     """
 
     rows: int
@@ -232,35 +232,35 @@ class ReadRows:
 
 
 class RekeyableDump(Protocol):
-    """A dump restored for its rows to be brought under another key and dumped again."""
+    """A restored dump, to be re-encrypted under another key and dumped again."""
 
     @property
     def source(self) -> DumpSource:
-        """What dumps it again."""
+        """Returns what dumps it again."""
 
     def prepare(self) -> None:
-        """Bring the schema `keyrotation` that the dump holds up to date, as the engine needs it.
+        """Upgrades the schema `keyrotation` that the dump holds, as the engine needs it.
 
         Raises:
             PreflightError: it is of a newer version of this program.
         """
 
     def read(self, table: EncryptedTable, ring: KeyRing) -> ReadRows:
-        """Read every row whole and decrypt every value of the declared columns."""
+        """Reads every row whole and decrypts every value of the declared columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredDump:
-    """A dump restored into a database of its own.
+    """A dump restored into a separate database.
 
     Args:
-        url: of the role without power that restored it.
+        url: of the unprivileged role that restored it.
         content: everything in it, counted.
-        failures: what pg_restore could not restore: a phrase each, without content.
-        left_out: what it was told to leave out: a phrase each.
-        server: into which it was restored, in one plain phrase.
-        warning: what is to be said of that server; None: nothing.
-        rekeyable: None where nothing but looking is meant.
+        failures: what pg_restore could not restore, one phrase each, without content.
+        left_out: what was excluded from the restore, one phrase each.
+        server: the server it was restored into, in one plain phrase.
+        warning: a warning about that server; None: nothing.
+        rekeyable: None if the restore is read-only.
     """
 
     inventory: TableInventory
@@ -275,20 +275,20 @@ class RestoredDump:
 
 
 class DumpRestorer(Protocol):
-    """Throw-away servers and directories."""
+    """Restores dumps into throw-away servers and directories."""
 
     def workspace(self) -> AbstractContextManager[Path]:
-        """An empty private directory, wiped when the context ends, and those that a killed process left, before."""
+        """Yields an empty private directory, wiped at the end; first wipes those that killed processes left."""
 
     def restored(
         self, dump: DatabaseCopy, file: Path, key: RecoveryKey, *, durable: bool = False
     ) -> AbstractContextManager[RestoredDump]:
-        """The dump, which lies in `file`, in a scratch server, which is wiped when the context ends.
+        """Restores the dump in `file` into a scratch server, which is wiped when the context ends.
 
-        What the dump says runs there as a role without power.
+        SQL in the dump runs there as an unprivileged role.
 
         Args:
-            durable: the server waits for its disk as one in use does, so that times can be taken there.
+            durable: the server syncs to disk like a production one, so that durations can be measured there.
 
         Raises:
             DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.
@@ -297,13 +297,13 @@ class DumpRestorer(Protocol):
 
 
 class NewDatabases(Protocol):
-    """New databases beside the application's own."""
+    """Creates new databases next to the application's own."""
 
     def restored(self, database: str, name: str, dump: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
-        """Create `database` and restore the dump into it; it stays when the context ends.
+        """Creates `database` and restores the dump into it; it stays when the context ends.
 
         Raises:
-            RequestError: there is one of that name, or the name cannot be one.
+            RequestError: the name is taken or not valid.
             PreflightError: the role may not create databases.
             DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.
         """

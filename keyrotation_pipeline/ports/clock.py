@@ -1,4 +1,4 @@
-"""What time is it, and how does anybody wait?"""
+"""What time is it, and how does a caller wait?"""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,20 +9,20 @@ class Clock(Protocol):
     """The one source of time, and the one place that waits."""
 
     def now(self) -> datetime:
-        """The current instant, aware, UTC; it jumps when somebody sets the clock."""
+        """Returns the current time, aware, UTC; it jumps when somebody sets the clock."""
 
     def monotonic(self) -> float:
-        """Seconds that only grow, from anywhere: for how long something takes or is waited for."""
+        """Returns seconds that never decrease, from an arbitrary start: for measuring durations and time-outs."""
 
     def sleep(self, seconds: float) -> None:
-        """Do nothing for a while."""
+        """Sleeps."""
 
 
 def attempts(clock: Clock, *, pause_seconds: float, patience_seconds: float = float("inf")) -> Iterator[float]:
-    """Yield the seconds waited so far, at once and after each pause, until the patience is used up.
+    """Yields the seconds waited so far, at once and after each pause, until the patience is used up.
 
-    The loop over it tries once each time and leaves when it succeeds; what stands after the loop is the failure. The
-    last attempt comes when the patience has passed, so that no time at all still gives one.
+    The loop body tries once and leaves the loop when it succeeds; code after the loop handles the failure. The last
+    attempt comes when the patience has passed, so a patience of zero still allows one.
     """
     began = clock.monotonic()
     while True:

@@ -1,4 +1,4 @@
-"""Does Dagster still look after things here?"""
+"""Are Dagster's sensors and schedules still running?"""
 
 from collections.abc import Iterable
 from datetime import datetime
@@ -8,7 +8,7 @@ from keyrotation_pipeline.model.status import Heartbeat
 
 
 class Heartbeats(Protocol):
-    """The last look of every sensor and schedule, kept where no Dagster is needed to read it."""
+    """Stores the last heartbeat of every sensor and schedule, where it can be read without Dagster."""
 
     def record(
         self,
@@ -18,15 +18,15 @@ class Heartbeats(Protocol):
         expected: Iterable[str] = (),
         gone: Iterable[str] = (),
     ) -> None:
-        """Keep a look.
+        """Records a heartbeat.
 
         Args:
-            name: of the sensor or schedule that looks.
-            stopped: what it found switched off; so since the first of the looks that found it so.
-            expected: what will look by itself, in its own time; counted from `at` where it never did, or was switched
-                off until now.
-            gone: what Dagster no longer has, because the configuration no longer asks for it; its look is forgotten.
+            name: of the sensor or schedule that runs.
+            stopped: sensors and schedules that it found switched off; recorded since the first such heartbeat.
+            expected: those that will run by themselves, each at its own time; counted from `at` if one never ran or was
+                switched off until now.
+            gone: those that the configuration no longer defines; their heartbeats are deleted.
         """
 
     def last(self) -> tuple[Heartbeat, ...]:
-        """The last look of each, by name; none where Dagster never ran."""
+        """Returns the last heartbeat of each, by name; none where Dagster never ran."""

@@ -1,4 +1,4 @@
-"""Ports for incidents: flags raised elsewhere, access logs, and alert channels."""
+"""Where do incidents show, and how are people alerted: flags raised elsewhere, access logs, alert channels."""
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime
@@ -8,48 +8,47 @@ from keyrotation_pipeline.model.incidents import Alert, Flag, RecordReads
 
 
 class CloudTrail(Protocol):
-    """The records of AWS CloudTrail."""
+    """Reads the records of AWS CloudTrail."""
 
     def records(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
-        """Every record delivered for this time, and others; in no order, and some twice.
+        """Yields every record delivered for this time, and others; unordered, and some twice.
 
         Raises:
-            IncidentError: the logs cannot be read, or one of them is none.
+            IncidentError: the logs cannot be read, or a file is not a log.
         """
 
 
 class ApplicationAudit(Protocol):
-    """The audit that the application keeps of reads."""
+    """Reads the application's own audit of reads."""
 
     def reads(self, since: datetime, until: datetime) -> tuple[RecordReads, ...]:
-        """Reads in this time, by who, from where and of what.
+        """Returns reads in this time: by whom, from where and of what.
 
         Raises:
-            IncidentError: the table is not there, or is none that can be asked safely.
+            IncidentError: the table does not exist, or cannot be queried safely.
         """
 
 
 class AlertChannel(Protocol):
-    """One way to tell people: a topic, a webhook, mail."""
+    """Alerts people in one way: a topic, a webhook, mail."""
 
     @property
     def name(self) -> str:
-        """The channel in one plain line; no secret in it."""
+        """The channel in one plain line, without secrets."""
 
     def deliver(self, alert: Alert) -> None:
-        """Hand one alert over.
+        """Delivers one alert.
 
         Raises:
-            AlertError: it was not accepted, or nobody answered within ten seconds; never shows an address that is
-                a secret.
+            AlertError: it was not accepted, or there was no answer within ten seconds; never shows a secret address.
         """
 
 
 class FlagSource(Protocol):
-    """Something outside that raises flags."""
+    """Reads flags that something outside raises."""
 
     def raised(self) -> tuple[Flag, ...]:
-        """Every flag that is up now; the same one each time, by its key, until it is taken down there.
+        """Returns every flag that is raised now; the same key each time, until it is cleared there.
 
         Raises:
             IncidentError: the source does not answer.

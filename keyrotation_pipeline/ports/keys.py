@@ -8,19 +8,19 @@ from keyrotation_pipeline.model.keys import StoredKeys
 
 
 class KeyStore(Protocol):
-    """Where keys live: the live ones, which applications get, and the archived ones, which they do not get.
+    """Stores keys: the live ones, which applications get, and the archived ones, which they do not get.
 
-    Each change names the revision that it was decided from. If the store was changed since, the change is refused
-    and nothing is done. If the store is as asked for already, nothing changes, whatever the revision. A process may
-    die within a change: a key is then still in at least one place, and the same change again completes it. Each
-    change gives back the store as it reads afterwards.
+    Each change names the revision that it was decided from. If the store was changed since, the change is refused and
+    nothing is done. If the store is already as requested, nothing changes, whatever the revision. A process may die
+    during a change: a key is then still in at least one place, and repeating the change completes it. Each change
+    returns the store as it reads afterwards.
 
-    A store can be pickled: what travels is how to open it, never a key.
+    A store can be pickled: the pickle says how to open it and holds no key.
 
     Every method raises:
         KeyStoreUnavailableError: the store does not answer or does not let us in; try again later.
-        KeyStoreDamagedError: the store is lost, or holds something else than it must; stop.
-    Every change raises besides:
+        KeyStoreDamagedError: the store is lost, or holds something else than it should; stop.
+    Every change also raises:
         KeyStoreConflictError: the store was changed since the revision.
         KeyStoreError: the change is never allowed; says why.
     """
@@ -34,13 +34,13 @@ class KeyStore(Protocol):
         """What of a destroyed key can still be read, and how that ends, as officers sign it; None: nothing is known."""
 
     def place_of(self, version: KeyVersion) -> str:
-        """Where the live key of a version is, or is to be put, as somebody would look for it."""
+        """Returns where the live key of a version is, or will be stored, as somebody would look for it."""
 
     def read(self) -> StoredKeys:
-        """Everything in the store, afresh, as it stands together at one moment."""
+        """Reads the whole store as it is at one moment, without a cache."""
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
-        """Store a live key. An archived one stays archived: only `restore` brings it back.
+        """Stores a live key. An archived one stays archived: only `restore` brings it back.
 
         Args:
             archived: store it in the archive alone, where no application ever reads it; a live one stays live.
@@ -50,48 +50,49 @@ class KeyStore(Protocol):
         """
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Put another key in the place of a live one, which is then nowhere in the store.
+        """Replaces a live key by another; the old one is then nowhere in the store.
 
-        For one that was imported by mistake and opens nothing: `rotation.replace_key` asks for evidence of that first.
+        For a key that was imported by mistake and decrypts nothing: `rotation.replace_key` asks for evidence of that
+        first.
 
         Raises:
             KeyStoreError: the version is not live.
         """
 
     def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Name the version that writes use; it must be live, and not told to be compromised.
+        """Names the version that writes use; it must be live, and not published as compromised.
 
         Args:
             description: one plain line for people who look at the store, where it has room for one. Nothing depends on
-                it: a store that does not take it is no failure.
+                it: a store that does not accept it is no failure.
         """
 
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Take a key from the applications and keep it in the archive; never the primary.
+        """Withdraws a key from the applications and stores it in the archive; never the primary.
 
         Args:
             description: as in `set_primary`, for the archived key.
         """
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Give an archived key to the applications again."""
+        """Gives an archived key to the applications again."""
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Remove a key from the archive for good; one that is not in the store is no change.
+        """Removes a key from the archive for good; a key that is not in the store is no change.
 
         Raises:
             KeyStoreError: the version is live or the primary; the key is then still there.
         """
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
-        """Tell applications never to encrypt under these versions again, besides those that they were told of before.
+        """Publishes to applications never to encrypt under these versions again, in addition to those published before.
 
         Raises:
             KeyStoreError: one of them is the primary: applications would stop.
         """
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Keep the digest of the pinned roster (`Roster.digest`), in place of the one before.
+        """Stores the digest of the pinned roster (`Roster.digest`), replacing the previous one.
 
-        Whoever owns the database can write all of it anew, but not what is kept here.
+        The owner of the database can rewrite all of it, but not what is stored here.
         """

@@ -1,4 +1,4 @@
-"""Every port that a step of the procedure gets, opened."""
+"""Holds every port that a step of the procedure needs, opened."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,9 +28,9 @@ class Pipeline:
 
     Args:
         shards: per table.
-        parallel_shards: runs of Dagster that take shards of a routine rotation at a time.
-        timestamps: None: nobody outside is asked, and no time stamp can be verified.
-        verification: within how many days, and at which hours, every value is read.
+        parallel_shards: how many Dagster runs work on shards of a routine rotation at a time.
+        timestamps: None: no authority is asked, and no time stamp can be verified.
+        verification: the number of days within which, and the hours at which, every value is read.
     """
 
     tables: tuple[EncryptedTable, ...]

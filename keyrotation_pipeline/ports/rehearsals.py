@@ -1,4 +1,4 @@
-"""Where can a whole rotation be carried out that touches nothing real?"""
+"""Where can a whole rotation be rehearsed without touching anything real?"""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 class Signing(Protocol):
-    """The throw-away officers."""
+    """Signs for the throw-away officers."""
 
     def __call__(self, text: bytes) -> tuple[bytes, ...]:
-        """As many detached signatures as a request needs."""
+        """Returns as many detached signatures as a request needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class RehearsalStage:
-    """A pipeline of its own over a restored database, and officers who sign whatever is to be rehearsed."""
+    """A separate pipeline over a restored database, and officers who sign whatever is rehearsed."""
 
     pipeline: Pipeline
     sign: Signing
 
 
 class Stages(Protocol):
-    """Makes stages."""
+    """Opens rehearsal stages."""
 
     def opened(self, url: str, ring: KeyRing) -> AbstractContextManager[RehearsalStage]:
-        """A stage over the restored database at `url`, until the context ends; nothing of it stays.
+        """Yields a stage over the restored database at `url`; nothing of it remains when the context ends.
 
-        What the restored database remembers of rotations is dropped: the stage begins with `ring` and a memory of its
-        own. Keys are held in memory only.
+        The restored database's own requests and keys are dropped: the stage starts with `ring` and an empty ledger.
+        Keys are held in memory only.
 
         Raises:
-            HomeError: this machine has no memory for files.
+            HomeError: this machine has no in-memory file system.
         """
 
     def plainly(self) -> AbstractContextManager[None]:
-        """Whatever the database refuses inside is a RehearsalError that says which error it was, without content."""
+        """Converts whatever the database refuses inside to a RehearsalError that names the error, without content."""

@@ -1,4 +1,4 @@
-"""Who outside of this system has seen the audit, and when?"""
+"""Who outside of this system has witnessed the audit, and when?"""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,21 +21,21 @@ class TimeStamp:
 
 
 class TimestampAuthority(Protocol):
-    """One authority, and the certificates by which its time stamps are believed."""
+    """One authority, and the certificates that verify its time stamps."""
 
     @property
     def name(self) -> str | None:
         """Its host; None: none is configured, and time stamps are only verified."""
 
     def stamp(self, message: bytes) -> TimeStamp:
-        """A time stamp over the SHA-256 of a message, verified.
+        """Requests and verifies a time stamp over the SHA-256 of a message.
 
         Raises:
-            TimestampError: it does not answer, refuses, or answers with what does not verify.
+            TimestampError: it does not answer, refuses, or its answer does not verify.
         """
 
     def stamped_at(self, digest: bytes, response: bytes) -> datetime:
-        """When a digest was stamped, by an answer that verifies offline; its certificates may have expired since.
+        """Returns when a digest was stamped, by an answer that verifies offline; certificates may have expired since.
 
         Raises:
             TimestampError: it is over something else, or no certificate of the configuration vouches for it.

@@ -1,7 +1,7 @@
-"""`keyrotation.toml`, parsed once into frozen values; with `encrypted_type` the only place that reads the environment.
+"""Parses `keyrotation.toml` once into frozen values; with `encrypted_type`, the only place that reads the environment.
 
-Every wrong setting is one `ConfigurationError` whose sentence names the setting, and for a misspelt one the nearest
-that is known. Relative paths are relative to the file.
+Every wrong setting is one `ConfigurationError` whose sentence names the setting and, for a misspelt one, the nearest
+known setting. Relative paths are relative to the file.
 """
 
 from keyrotation_pipeline.settings.loading import (

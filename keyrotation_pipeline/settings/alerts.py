@@ -1,4 +1,4 @@
-"""The sections about incidents: who is told, and where flags rise besides our own table."""
+"""Defines the sections about incidents: who is alerted, and which sources raise flags besides our own table."""
 
 import re
 from typing import Annotated
@@ -16,19 +16,19 @@ _ADDRESS = re.compile(r"[^\s@,;<>\"]{1,64}@[^\s@,;<>\"]{1,255}")
 def _topic(arn: str) -> str:
     if not _ARN.fullmatch(arn):
         raise ConfigurationError(
-            '[alerts] sns_topic_arn is no ARN of a topic; write "arn:aws:sns:<region>:<account>:<name>"'
+            '[alerts] sns_topic_arn is not the ARN of a topic; write "arn:aws:sns:<region>:<account>:<name>"'
         )
     return arn
 
 
 def _address(text: str) -> str:
     if not _ADDRESS.fullmatch(text):
-        raise ConfigurationError(f'"{text}" is no mail address; write one plain address')
+        raise ConfigurationError(f'"{text}" is not a mail address; write one plain address')
     return text
 
 
 def _role(name: object) -> object:
-    """A role as the seed's contact list writes it, too: ``HIPAA Compliance Officer``, ``On-Call Engineer``."""
+    """Parses a role, also as the source procedure writes it: ``HIPAA Compliance Officer``, ``On-Call Engineer``."""
     if not isinstance(name, str):
         return name
     plain = name.strip().lower().replace(" ", "-").replace("_", "-")
@@ -44,7 +44,7 @@ SmtpSecret = Annotated[SecretStr, secret_in("alerts.smtp")]
 
 
 class SmtpSettings(Section):
-    """`[alerts.smtp]`: the server by which contacts get mail. `starttls = false` is for this machine's own server."""
+    """`[alerts.smtp]`: the server that sends mail to contacts. `starttls = false` is for a server on this machine."""
 
     host: Text
     sender: Address
@@ -55,7 +55,7 @@ class SmtpSettings(Section):
 
 
 class AlertsSettings(Section):
-    """`[alerts]`: the common channels, which take every alert."""
+    """`[alerts]`: the common channels, which receive every alert."""
 
     sns_topic_arn: Annotated[str, AfterValidator(_topic)] | None = None
     endpoint_url: Text | None = None
@@ -64,7 +64,7 @@ class AlertsSettings(Section):
 
 
 class ContactSettings(Section):
-    """One `[[contacts]]` of the emergency contact list; where `[alerts.smtp]` is there, an address gets mail."""
+    """One `[[contacts]]` of the emergency contact list; with `[alerts.smtp]`, its address gets mail."""
 
     role: Annotated[ContactRole, BeforeValidator(_role)]
     name: Text
@@ -73,22 +73,22 @@ class ContactSettings(Section):
 
     @property
     def contact(self) -> Contact:
-        """As a value."""
+        """Returns the contact as a value."""
         return Contact(self.role, self.name, self.email, self.phone)
 
 
 class AlarmSettings(Section):
-    """One `[[incidents.alarms]]`: a CloudWatch alarm, and the type of the incident that it tells of."""
+    """One `[[incidents.alarms]]`: a CloudWatch alarm, and the type of incident that it reports."""
 
     name: Text
     type: IncidentType
 
 
 class IncidentsSettings(Section):
-    """`[incidents]`: where flags rise besides our own table, and where it is written who read what.
+    """`[incidents]`: sources that raise flags besides our own table, and logs of who read what.
 
     Args:
-        audit_events_table: the application's audit of reads, with the seed's columns.
+        audit_events_table: the application's audit of reads, with the source procedure's columns.
         cloudtrail_prefix: what comes before ``AWSLogs/`` in that bucket, with its ``/``.
         region_name, endpoint_url: as boto3 takes them.
     """

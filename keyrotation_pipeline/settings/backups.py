@@ -1,4 +1,4 @@
-"""The sections about backups and recovery."""
+"""Defines the sections about backups and recovery."""
 
 import os
 from pathlib import Path
@@ -23,7 +23,7 @@ class S3Settings(Section):
 
 
 class BackupSettings(Section):
-    """`[backup]`: where encrypted copies of keys go, and who can read them (default: the officers).
+    """`[backup]`: where encrypted copies of keys are stored, and who can read them (default: the officers).
 
     `postgres_binaries` is the directory of `pg_dump` and `pg_restore`; default: those of the embedded PostgreSQL.
     """
@@ -36,7 +36,7 @@ class BackupSettings(Section):
 
 
 class SecretPlace(Section):
-    """Where a secret is that is looked up only when it is used: it may lie on a medium that is seldom there."""
+    """The place of a secret that is read only when it is used: it may be on a medium that is rarely connected."""
 
     env: Text | None = None
     file: SettingPath | None = None
@@ -45,12 +45,12 @@ class SecretPlace(Section):
     def _one_place(self) -> Self:
         if (self.env is None) == (self.file is None):
             raise ConfigurationError(
-                '[recovery] says where a secret is by { env = "NAME" } or by { file = "PATH" }; write one of the two'
+                '[recovery] says where a secret is by { env = "NAME" } or { file = "PATH" }; write one of them'
             )
         return self
 
     def read(self, setting: str) -> bytes:
-        """The secret.
+        """Reads the secret.
 
         Raises:
             ConfigurationError: it is not there; names `setting` and the place.
@@ -76,12 +76,12 @@ class RecoverySettings(Section):
         secret_key: an exported OpenPGP secret key that can decrypt and nothing else.
         passphrase: of that key.
         gnupg_home: instead of `secret_key`: a GnuPG home whose agent or smartcard decrypts.
-        rehearse_nightly: rehearse the next rotation on each night's backup, with that key.
-        superuser_extensions: those of other makers that a recovery test's server has its superuser create.
-        longest_restore_seconds: then the restore of a dump is ended, and any one statement of a test or rehearsal over
-            it, since SQL in it may never end.
-        rto_seconds: objective: how long a recovery may take.
-        rpo_seconds: objective: how old the newest backup may be.
+        rehearse_nightly: rehearse the next rotation on every nightly backup, with that key.
+        superuser_extensions: third-party extensions that a recovery test's server lets its superuser create.
+        longest_restore_seconds: limit for restoring a dump, and for any one statement of a test or rehearsal on it,
+            since SQL in the dump may never end.
+        rto_seconds: recovery time objective.
+        rpo_seconds: recovery point objective: how old the newest backup may be.
     """
 
     secret_key: SecretPlace | None = None
@@ -96,16 +96,16 @@ class RecoverySettings(Section):
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.secret_key is not None and self.gnupg_home is not None:
-            raise ConfigurationError("[recovery] names both secret_key and gnupg_home; keep one")
+            raise ConfigurationError("[recovery] names both secret_key and gnupg_home; remove one")
         if self.rehearse_nightly and self.secret_key is None and self.gnupg_home is None:
             raise ConfigurationError(
-                "[recovery] rehearse_nightly takes a key that opens backups; name it in secret_key or gnupg_home"
+                "[recovery] rehearse_nightly needs a key that decrypts backups; name it in secret_key or gnupg_home"
             )
         return self
 
 
 def known_time_zone(name: str) -> str:
-    """Refuse a name that is no time zone."""
+    """Refuses a name that is not a time zone."""
     try:
         ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

@@ -16,7 +16,7 @@ from keyrotation_pipeline.settings.sections import FILE_NAME, File, Settings
 
 
 def sentence_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> str:
-    """One plain sentence for the first error, a misspelt name before all others: it often causes them."""
+    """Writes one plain sentence for the first error; a misspelt name comes first, since it often causes the others."""
     first = min(errors, key=lambda error: error["type"] != "extra_forbidden")
     *parents, last = first["loc"]
     if isinstance(last, int):  # an item of a list is named by the list
@@ -33,7 +33,7 @@ def sentence_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> 
 
 
 def _place(parents: Sequence[int | str], content: Mapping[str, Any]) -> str:
-    """The TOML heading of a location: ``[keys.file]``, ``[[tables]] clients``; the file itself for the top level."""
+    """Returns the TOML heading of a location: ``[keys.file]``, ``[[tables]] clients``; for the top level the file."""
     names = ".".join(str(part) for part in parents if isinstance(part, str))
     index = next((part for part in parents if isinstance(part, int)), None)
     if not names:
@@ -48,7 +48,7 @@ def _place(parents: Sequence[int | str], content: Mapping[str, Any]) -> str:
 
 
 def _known(parents: Sequence[int | str]) -> list[str]:
-    """The settings that a location knows."""
+    """Lists the settings that a location knows."""
     model: type[BaseModel] = File
     for part in parents:
         if isinstance(part, str):
@@ -69,31 +69,31 @@ MINIMUM_APPROVALS = 2
 
 
 def config_path(option: Path | None = None) -> Path:
-    """Which file is meant: `--config`, else `KEYROTATION_CONFIG`, else the one in the current directory."""
+    """Returns the configuration's path: `--config`, else `KEYROTATION_CONFIG`, else the current directory's file."""
     return Path(os.path.abspath(option or os.environ.get("KEYROTATION_CONFIG") or FILE_NAME))  # noqa: PTH100  keeps symlinks
 
 
 def home_of(path: Path) -> Path:
-    """The home that belongs to a configuration file."""
+    """Returns the home that belongs to a configuration file."""
     named = os.environ.get("KEYROTATION_HOME")
     return Path(os.path.abspath(named)) if named else path.parent / HOME_NAME  # noqa: PTH100
 
 
 def process_environment() -> dict[str, str]:
-    """A copy of the process environment, for `init` alone: it imports keys from there."""
+    """Returns a copy of the process environment, for `init` alone: it imports keys from there."""
     return dict(os.environ)
 
 
 def database_variable() -> str | None:
-    """The database URL in `KEYROTATION_DATABASE_URL`, which `init` uses before there is a file."""
+    """Returns the database URL in `KEYROTATION_DATABASE_URL`, which `init` uses before there is a file."""
     return os.environ.get(DATABASE_VARIABLE) or None
 
 
 def load(option: Path | None = None) -> Settings:
-    """Read and check the configuration.
+    """Reads and checks the configuration.
 
     Raises:
-        HomeError: there is no file, and none was asked for by name.
+        HomeError: there is no file, and none was named explicitly.
         ConfigurationError: anything in it is wrong; one sentence that names the setting.
     """
     path = config_path(option)
@@ -111,7 +111,7 @@ def load(option: Path | None = None) -> Settings:
 
 
 def parse(text: str, path: Path) -> Settings:
-    """Check the text of a configuration file that stands, or will stand, at `path`.
+    """Checks the text of a configuration file that is, or will be, at `path`.
 
     Raises:
         ConfigurationError: see `load`.
@@ -144,7 +144,7 @@ DAGSTER_STORAGE_VARIABLE = "DAGSTER_PG_URL"
 
 
 def child_environment(**variables: str) -> dict[str, str]:
-    """Our environment without any `ENCRYPTION_*`, and with `variables`."""
+    """Returns our environment without any `ENCRYPTION_*`, plus `variables`."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(KEY_VARIABLES)}
     return {**kept, **variables}
 
@@ -152,11 +152,11 @@ def child_environment(**variables: str) -> dict[str, str]:
 def bare_environment(
     path: Path | None, variables: Mapping[str, str] = NO_VARIABLES, *, aws: bool = False
 ) -> dict[str, str]:
-    """The same without the secrets that a configuration names, for children that look none of them up.
+    """Returns the same without the secrets that a configuration names, for children that need none of them.
 
     Args:
         path: of the configuration; None: there is none.
-        aws: leave the credentials of AWS.
+        aws: keep the AWS credentials.
     """
     secret = {DATABASE_VARIABLE, *(_secret_variables(path) if path else ())}
     gone = () if aws else (AWS_VARIABLES,)
@@ -165,7 +165,7 @@ def bare_environment(
 
 
 def _secret_variables(path: Path) -> Iterator[str]:
-    """Each NAME that stands as ``{ env = "NAME" }`` in a configuration; `init` has not written it yet."""
+    """Yields each NAME that occurs as ``{ env = "NAME" }`` in a configuration; `init` has not written it yet."""
     if path.exists():
         yield from _named(tomllib.loads(path.read_text(encoding="utf-8")))
 
@@ -183,5 +183,5 @@ def _named(value: object) -> Iterator[str]:
 
 
 def dagster_storage_url() -> str | None:
-    """SQLAlchemy URL of Dagster's own storage, where it is not to be the embedded server."""
+    """Returns the SQLAlchemy URL of Dagster's own storage, if it is not the embedded server."""
     return os.environ.get(DAGSTER_STORAGE_VARIABLE) or None

@@ -1,4 +1,4 @@
-"""The sections of `keyrotation.toml`, a class each, with the checks that need more than one value."""
+"""Defines the sections of `keyrotation.toml`, one class each, with the checks that need more than one value."""
 
 import re
 from datetime import UTC, date, datetime, time
@@ -31,11 +31,11 @@ TimestampUrl = Annotated[SecretStr, secret_in("audit")]
 
 
 class AuditSettings(Section):
-    """`[audit]`: an RFC 3161 authority, and the certificates by which its time stamps are believed.
+    """`[audit]`: an RFC 3161 authority, and the certificates that verify its time stamps.
 
     Args:
-        timestamp_url: who is asked. Without it nobody is, and earlier time stamps are still verified.
-        timestamp_certificates: its root, and roots of authorities that were asked before. Never fetched from anywhere.
+        timestamp_url: the authority to ask. Without it none is asked; earlier time stamps are still verified.
+        timestamp_certificates: its root, and roots of authorities used before. Never fetched from anywhere.
     """
 
     timestamp_url: TimestampUrl | None = None
@@ -50,10 +50,12 @@ class AuditSettings(Section):
         except ValueError:
             url = urlsplit("")
         if url.scheme not in {"http", "https"} or not url.hostname:
-            raise ConfigurationError("[audit] timestamp_url is no address of an authority; write http://… or https://…")
+            raise ConfigurationError(
+                "[audit] timestamp_url is not the address of an authority; write http://… or https://…"
+            )
         if not self.timestamp_certificates:
             raise ConfigurationError(
-                "[audit] timestamp_url needs to know whom to believe; add timestamp_certificates with the file of the "
+                "[audit] timestamp_url needs to know whom to trust; add timestamp_certificates with the file of the "
                 "authority's root certificate, which you got from somewhere you trust"
             )
         return self
@@ -68,10 +70,10 @@ class DatabaseSettings(Section):
     """`[database]`: without a url the embedded PostgreSQL is used.
 
     Args:
-        standbys: URLs of standbys that the primary cannot see (cascaded ones), which are asked themselves.
-        gone_replicas: names, as a refusal prints them, of standbys, subscribers and slots that exist no more.
-        delayed_standbys: names, as a pause prints them, of standbys that may be late while rows are re-encrypted.
-            Before a key is retired they must have replayed everything, as all others.
+        standbys: URLs of standbys that the primary cannot see (cascaded ones); they are queried directly.
+        gone_replicas: names, as a refusal prints them, of standbys, subscribers and slots that no longer exist.
+        delayed_standbys: names, as a pause prints them, of standbys that may lag while rows are re-encrypted.
+            Before a key is retired they must have replayed everything, like all others.
     """
 
     url: Secret | None = None
@@ -81,13 +83,13 @@ class DatabaseSettings(Section):
 
 
 class FileStoreSettings(Section):
-    """`[keys.file]`: a directory with a file a version; default ``keys`` in the home."""
+    """`[keys.file]`: a directory with one file per version; default ``keys`` in the home."""
 
     directory: SettingPath | None = None
 
 
 class AwsStoreSettings(Section):
-    """`[keys.aws-secrets-manager]`: the secret, how archived ones are named, and the rest as boto3 takes it."""
+    """`[keys.aws-secrets-manager]`: the secret, and how archived ones are named; the rest as boto3 takes it."""
 
     secret_id: Text
     archive_prefix: Text | None = None
@@ -96,11 +98,9 @@ class AwsStoreSettings(Section):
 
 
 def kubernetes_name(text: str) -> str:
-    """Check the name of an object or a namespace."""
+    """Checks the name of an object or a namespace."""
     if not _KUBERNETES_NAME.fullmatch(text):
-        raise ConfigurationError(
-            f"{text!r} cannot be the name of anything in Kubernetes; write small letters, digits, - and ."
-        )
+        raise ConfigurationError(f"{text!r} cannot be a name in Kubernetes; write lower-case letters, digits, - and .")
     return text
 
 
@@ -108,7 +108,7 @@ KubernetesName = Annotated[Text, AfterValidator(kubernetes_name)]
 
 
 class AwsArchiveSettings(Section):
-    """`[keys.kubernetes-secret.aws-archive]`: archived keys go to AWS; how their names begin, the rest as for boto3."""
+    """`[keys.kubernetes-secret.aws-archive]`: archives keys in AWS; prefix of their names, the rest as for boto3."""
 
     prefix: Text
     region_name: Text | None = None
@@ -150,7 +150,7 @@ class KubernetesStoreSettings(Section):
 
 
 class KeysSettings(Section):
-    """`[keys]`: where the keys live that applications get; since when the one is in use that `init` imports."""
+    """`[keys]`: the key store of the applications, and since when the key that `init` imports has been in use."""
 
     store: Literal["file", "aws-secrets-manager", "kubernetes-secret"] = "file"
     activated_at: date | None = None
@@ -184,22 +184,22 @@ class TableSettings(Section):
         if not all(self.name.split(".")) or self.name.count(".") > 1:
             raise ConfigurationError(f'[[tables]] {self.name} is not a table\'s name; write "name" or "schema.name"')
         if twice := repeated(self.columns):
-            raise ConfigurationError(f"column {twice} stands twice in [[tables]] {self.name}; keep one")
+            raise ConfigurationError(f"column {twice} is listed twice in [[tables]] {self.name}; remove one")
         return self
 
 
 def known_hours(text: str) -> str:
-    """Check a span of hours."""
+    """Checks a span of hours."""
     AllowedHours.parse(text, "UTC")
     return text
 
 
 class ReencryptionSettings(Section):
-    """`[reencryption]`: shards a table, how many at a time by Dagster, processes a shard, and throttles (0: no cap).
+    """`[reencryption]`: shards per table, Dagster runs at a time, processes per shard, and throttles (0: no cap).
 
-    `duty_cycle` is the share of the time in which a worker keeps the database busy; `hours` (``22:00-06:00``, say, in
-    `time_zone`) are those in which rows are rewritten. Neither holds in an emergency rotation, in which at least four
-    shards run at a time.
+    `duty_cycle` is the share of time in which a worker keeps the database busy; `hours` (such as ``22:00-06:00``, in
+    `time_zone`) are those in which rows are rewritten. Both are ignored in an emergency rotation, in which at least
+    four shards run at a time.
     """
 
     shards: Annotated[StrictInt, Field(ge=1, le=100)] = 4
@@ -212,30 +212,30 @@ class ReencryptionSettings(Section):
 
 
 class VerificationSettings(Section):
-    """`[verification]`: within how many days every value is decrypted once, so that damage is found; 1: every day.
+    """`[verification]`: the number of days within which every value is decrypted once, to find damage; 1: every day.
 
-    It happens within `hours` of `[reencryption]`, at its `duty_cycle`, by as many threads as it has `workers`.
+    It runs within `hours` of `[reencryption]`, at its `duty_cycle`, with as many threads as it has `workers`.
     """
 
     every_days: Annotated[StrictInt, Field(ge=1, le=366)] = 90
 
 
 class OfficerSettings(Section):
-    """One `[[approvals.officers]]`: a name to show and an OpenPGP public certificate."""
+    """One `[[approvals.officers]]`: a display name and an OpenPGP public certificate."""
 
     name: Text
     certificate: SettingPath
 
 
 class ApprovalsSettings(Section):
-    """`[approvals]`: how many of which officers must sign."""
+    """`[approvals]`: the officers, and how many of them must sign."""
 
     required: Positive = 2
     officers: tuple[OfficerSettings, ...] = ()
 
 
 class WorkloadSettings(Section):
-    """One `[[rollout.workloads]]`: what runs the application in Kubernetes, and the container that gets the keys."""
+    """One `[[rollout.workloads]]`: a Kubernetes workload of the application, and the container that gets the keys."""
 
     kind: Literal["Deployment", "StatefulSet", "DaemonSet"]
     name: KubernetesName
@@ -243,7 +243,7 @@ class WorkloadSettings(Section):
 
 
 class RolloutSettings(Section):
-    """`[rollout]`: by what a rollout is seen to be done, when an instance counts as silent, how long one may take."""
+    """`[rollout]`: how a rollout is observed, when an instance counts as silent, and how long a rollout may take."""
 
     mode: RolloutMode = RolloutMode.ATTEST
     instance_ttl_seconds: Positive = 60
@@ -258,7 +258,7 @@ class RolloutSettings(Section):
                 "out"
             )
         if twice := repeated(f"{each.kind}/{each.name}" for each in self.workloads):
-            raise ConfigurationError(f"{twice} stands in two [[rollout.workloads]]; keep one")
+            raise ConfigurationError(f"{twice} is listed in two [[rollout.workloads]]; remove one")
         return self
 
 
@@ -284,7 +284,7 @@ class File(Section):
     def _rollout_of_a_secret(self) -> Self:
         if self.rollout.workloads and self.keys.store != "kubernetes-secret":
             raise ConfigurationError(
-                '[rollout] mode = "kubernetes" brings Pods what is in a Kubernetes Secret; write [keys] store = '
+                '[rollout] mode = "kubernetes" gives Pods the keys of a Kubernetes Secret; write [keys] store = '
                 '"kubernetes-secret", or [rollout] mode = "attest"'
             )
         return self
@@ -297,16 +297,16 @@ class File(Section):
                 "or move it away and let `keyrotation init` write one from the database"
             )
         if twice := repeated(str(TableName.parse(table.name)) for table in self.tables):
-            raise ConfigurationError(f"table {twice} stands in two [[tables]]; put its columns into one")
+            raise ConfigurationError(f"table {twice} is listed in two [[tables]]; put its columns into one")
         return self
 
 
 class Settings(File):
-    """The whole configuration, every path absolute, every secret looked up.
+    """The whole configuration, with every path absolute and every secret read.
 
     Args:
         path: the file it came from.
-        home: `KEYROTATION_HOME`, else ``.keyrotation`` beside the file.
+        home: `KEYROTATION_HOME`, else ``.keyrotation`` next to the file.
     """
 
     path: Path
@@ -319,7 +319,7 @@ class Settings(File):
 
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
-        """The declared tables as the procedure knows them."""
+        """The declared tables as values of the procedure."""
         return tuple(EncryptedTable(TableName.parse(table.name), table.columns) for table in self.tables)
 
     @property
@@ -330,26 +330,26 @@ class Settings(File):
 
     @property
     def activated_at(self) -> datetime | None:
-        """The beginning of the day since which the imported primary is in use."""
+        """The start of the day since which the imported primary has been in use."""
         day = self.keys.activated_at
         return None if day is None else datetime.combine(day, time(), tzinfo=ZoneInfo(self.time_zone)).astimezone(UTC)
 
     @property
     def keys_directory(self) -> Path:
-        """Where the file key store is."""
+        """The directory of the file key store."""
         return self.keys.file.directory or self.home / "keys"
 
     @property
     def backup_directory(self) -> Path:
-        """Where key backups are."""
+        """The local directory of backups."""
         return self.backup.directory or self.home / "backups"
 
     @property
     def recipients(self) -> tuple[Path, ...]:
-        """Certificates of who can read backups."""
+        """The certificates that backups are encrypted to."""
         return self.backup.recipients or tuple(officer.certificate for officer in self.approvals.officers)
 
     @property
     def is_demo(self) -> bool:
-        """Whether the home is one that `keyrotation demo` made."""
+        """Whether `keyrotation demo` created the home."""
         return (self.home / DEMO_MARKER).is_file()

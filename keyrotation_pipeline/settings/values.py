@@ -1,4 +1,4 @@
-"""What settings are made of: paths relative to the file, secrets that are only named, numbers, sections."""
+"""The building blocks of settings: paths relative to the file, secrets named by their place, numbers, sections."""
 
 import os
 from collections import Counter
@@ -17,7 +17,7 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 
 
 def _secret(value: object, info: ValidationInfo, section: str) -> SecretStr:
-    """Follow ``{ env = "NAME" }`` or ``{ file = "PATH" }`` to the secret; a bare string may stand only without one."""
+    """Reads the secret behind ``{ env = "NAME" }`` or ``{ file = "PATH" }``; a bare string must not hold a secret."""
     setting = f"[{section}] {info.field_name}"
     match value:
         case {"env": str(name), **rest} if not rest:
@@ -52,12 +52,12 @@ def _read_secret(setting: str, path: Path) -> str:
 
 
 def repeated(names: Iterable[str]) -> str | None:
-    """The first of the names that stands more than once."""
+    """Returns the first of the names that occurs more than once."""
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
 def secret_in(section: str) -> BeforeValidator:
-    """What looks a secret of this section up."""
+    """Returns a validator that reads a secret of this section."""
 
     def look_up(value: object, info: ValidationInfo) -> SecretStr:
         return _secret(value, info, section)
@@ -73,6 +73,6 @@ Positive = Annotated[StrictInt, Field(ge=1)]
 
 
 class Section(BaseModel):
-    """One section: frozen, and unknown settings are errors."""
+    """One section: frozen; unknown settings are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=False)

@@ -291,7 +291,7 @@ def misses_lost_keys_and_restores_them(clinic: Clinic) -> None:
         (
             place.lose_everything,
             (V1, V2, V3),
-            "there is no [Ss]ecret .* put its keys back with `keyrotation restore-key",
+            "there is no [Ss]ecret .* restore its keys with `keyrotation restore-key",
         ),
     ]
     for lose, versions, sentence in losses:

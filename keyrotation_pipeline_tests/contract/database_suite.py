@@ -326,7 +326,7 @@ class RetirementEvidenceSuite(_Rows):
         moment = self.moment(fenced)
         fenced.fencing.unfence(CLIENTS, V1)
         fenced.fencing.fence(CLIENTS, [V1, V2])
-        with pytest.raises(FenceError, match=r"fence of table clients .*made anew after the proof"):
+        with pytest.raises(FenceError, match=r"fence of table clients .*recreated after the proof"):
             self.prove(fenced, moment)
         assert self.prove(fenced, self.moment(fenced)).values == 3
 

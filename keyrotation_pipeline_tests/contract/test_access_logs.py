@@ -38,7 +38,7 @@ def test_log_files_of_the_days_are_read_and_delivered_twice_counts_once(bucket: 
     found = key_reads(trail.records(SINCE, UNTIL), SECRETS, SINCE, UNTIL)
     assert [each.event_id for each in found] == ["id-1", "id-2", "id-3"]
     put(bucket, f"{DAY}/05/b.json.gz", b"not compressed")
-    with pytest.raises(IncidentError, match=r"05/b.json.gz in .* is no log file of CloudTrail"):
+    with pytest.raises(IncidentError, match=r"05/b.json.gz in .* is not a CloudTrail log file"):
         list(trail.records(SINCE, UNTIL))
     missing = CloudTrailFiles("no-such-bucket", region_name=REGION, endpoint_url=bucket.url)
     with pytest.raises(IncidentError, match=r"cannot be read \(NoSuchBucket\)"):
@@ -68,7 +68,7 @@ def test_the_seeds_query_over_the_applications_audit(connection: Connection) -> 
 @pytest.mark.parametrize(
     ("statement", "sentence"),
     [
-        pytest.param("SELECT 1", "cannot be asked", id="no such table"),
+        pytest.param("SELECT 1", "cannot be queried", id="no such table"),
         pytest.param("CREATE TABLE audit_events (id int)", "no column event_type of a built-in type", id="columns"),
         pytest.param(f"{TABLE.replace('audit_events', 'real')}; CREATE VIEW audit_events AS SELECT * FROM real",
                      "could run code", id="a view"),

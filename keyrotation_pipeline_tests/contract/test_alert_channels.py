@@ -210,7 +210,7 @@ def test_a_mail_server_that_cannot_encrypt_gets_nothing() -> None:
 def test_a_topic_that_is_not_there_is_one_sentence(topic: tuple[AlertChannel, Callable[[], Told]], s3_url: str) -> None:  # noqa: F811
     from keyrotation_pipeline.adapters.alerts.sns import SnsTopic  # noqa: PLC0415
 
-    with pytest.raises(AlertError, match=r"does not take alerts \(NotFound"):
+    with pytest.raises(AlertError, match=r"does not accept alerts \(NotFound"):
         SnsTopic(f"arn:aws:sns:{REGION}:123456789012:gone", s3_url).deliver(ALERT)
 
 

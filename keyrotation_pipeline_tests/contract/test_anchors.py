@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.backups.anchors import KeptAnchors
+from keyrotation_pipeline.adapters.backups.anchors import FileAnchors
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import AuditError
@@ -51,8 +51,8 @@ class FileStage:
         self.seals = fake_seals(self.ledger, self.signatures)
         self.numbers = count()
 
-    def anchors(self) -> KeptAnchors:
-        return KeptAnchors(self.own, self.own.parent / "backups", fake_seals(self.ledger, self.signatures))
+    def anchors(self) -> FileAnchors:
+        return FileAnchors(self.own, self.own.parent / "backups", fake_seals(self.ledger, self.signatures))
 
     def back_up(self, head: AuditHead, roster: PinnedRoster | None) -> None:
         self.seals.write(self.backups, self.made(head, roster))

@@ -89,7 +89,7 @@ def test_a_policy_that_grants_no_description_keeps_no_key_from_being_promoted(
 
     def denied(operation: str, *arguments: object, **options: object) -> object:
         if operation == "update_secret":
-            raise KeyStoreUnavailableError("AWS refuses update_secret (AccessDeniedException); see to its cause")
+            raise KeyStoreUnavailableError("AWS refuses update_secret (AccessDeniedException); find out why")
         return call(operation, *arguments, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(store._aws, "_call", denied)
@@ -195,7 +195,7 @@ def binary(secret: TestSecret) -> None:
         pytest.param(
             to_be_deleted, "scheduled for deletion; run `aws secretsmanager restore-secret", id="to be deleted"
         ),
-        pytest.param(binary, "holds bytes and no text", id="bytes"),
+        pytest.param(binary, "holds bytes instead of text", id="bytes"),
         pytest.param(lambda s: s.overwrite("[1]"), "is not JSON of the form", id="a list"),
         pytest.param(lambda s: s.overwrite("half a ke"), "is not JSON of the form", id="no JSON"),
         pytest.param(lambda s: s.overwrite('{"primary": "2"}'), "does not name a key version", id="primary"),

@@ -185,7 +185,7 @@ def test_a_full_disk_is_said_to_be_full_and_not_the_place_to_be_wrong(place: Bac
     with (
         full_disk(tmp_path / "small") as small,
         pytest.raises(
-            BackupError, match=r"a\.gpg cannot be copied to .*small \(No space left on device\); make room there"
+            BackupError, match=r"a\.gpg cannot be copied to .*small \(No space left on device\); free space there"
         ),
     ):
         place.fetch("a.gpg", small / "a.gpg")

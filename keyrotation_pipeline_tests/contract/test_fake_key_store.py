@@ -37,7 +37,7 @@ class FakePlace:
         self.store.broken.add(version)
 
     def spoil(self) -> None:
-        self.store.damaged = "the fake key store is damaged; mend it"
+        self.store.damaged = "the fake key store is damaged; fix it"
 
 
 class TestFakeKeyStore(KeyStoreContract):

@@ -241,7 +241,7 @@ def test_two_different_keys_under_one_version_are_never_merged(store: FileKeySto
 
 def test_a_refusal_by_the_operating_system_is_a_sentence(store: FileKeyStore, directory: Path) -> None:
     (directory / "archive").symlink_to("nowhere")
-    with pytest.raises(KeyStoreError, match=r"archive.* cannot be written .*; mend that"):
+    with pytest.raises(KeyStoreError, match=r"archive.* cannot be written .*; fix that"):
         archive(store, V1)
     assert tuple(store.read().live) == (V1, V2)
 

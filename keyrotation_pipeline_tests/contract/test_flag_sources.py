@@ -51,5 +51,5 @@ def test_one_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatc
 
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(IncidentError, match=r"CloudWatch does not tell its alarms \(EndpointConnectionError\)"):
+    with pytest.raises(IncidentError, match=r"CloudWatch does not report its alarms \(EndpointConnectionError\)"):
         CloudWatchAlarms([WatchedAlarm("a", "insider")], REGION, "http://127.0.0.1:9").raised()

@@ -125,7 +125,7 @@ def test_the_archive_keeps_a_restored_key_and_loses_a_destroyed_one(secrets: Tes
 def test_a_live_key_whose_archive_holds_another_one_is_neither_archived_nor_added(secrets: TestKeySecrets) -> None:
     store = filled(secrets.open())
     secrets.overwrite({"v1": base64_of(key(9))}, secrets.archive)
-    with pytest.raises(KeyStoreDamagedError, match="holds something else as v1 than the key that is to be archived"):
+    with pytest.raises(KeyStoreDamagedError, match="holds something else as v1 than the key to be archived"):
         archive(store, V1)
     with pytest.raises(KeyStoreError, match="different key under v1"):
         add(store, V1, key(1))

@@ -195,7 +195,7 @@ def test_a_rollout_that_fails_stops_before_the_next_workload_and_goes_on_after_t
         ),
         pytest.param(
             {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "exceeded quota: small"},
-            r"its Pods cannot be made \(quota small is used up\)",
+            r"its Pods cannot be created \(quota small is used up\)",
             id="quota",
         ),
     ],

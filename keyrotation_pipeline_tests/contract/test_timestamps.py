@@ -97,11 +97,11 @@ def lost_its_root(authority: Authority) -> None:
 
 @pytest.mark.parametrize(("does", "sentence"), [
     (refuses, "127.0.0.1 answers with HTTP status 503; check"),
-    (talks_nonsense, "is no time stamp"),
+    (talks_nonsense, "is not a time stamp"),
     (talks_without_end, "answers with more than a time stamp"),
     (gives_an_old_one_again, "does not verify .Nonce mismatch"),
     (stamps_something_else, "is over something else"),
-    (lost_its_root, "root.pem holds no certificate that can be read; correct"),
+    (lost_its_root, "root.pem holds no readable certificate; correct"),
 ])  # fmt: skip
 def test_an_answer_that_is_no_time_stamp_is_one_sentence(
     authority: Authority, does: Callable[[Authority], None], sentence: str

@@ -108,7 +108,7 @@ class FakeAnchors:
 
     def roster(self) -> PinnedRoster | None:
         if self.is_damaged:
-            raise AuditError("the roster that was kept is damaged; put it back from a backup")
+            raise AuditError("the roster that was stored is damaged; restore it from a backup")
         return self.kept_roster
 
     def keep_roster(self, pinned: PinnedRoster) -> None:

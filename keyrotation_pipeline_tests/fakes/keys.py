@@ -105,7 +105,7 @@ class FakeKeyStore:
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
-            if changes.needs_telling(stored, versions, decided):
+            if changes.needs_publishing(stored, versions, decided):
                 self.journal.note("keys.publish_compromised")
                 self.compromised |= versions
         return self._stored()

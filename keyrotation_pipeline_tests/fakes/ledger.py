@@ -128,7 +128,7 @@ class FakeLedger(FakeChain):
     def walk(self, request: str) -> Walk:
         found = self.request(request)
         if not isinstance(found, Walk):
-            raise RequestError(f"request {request} is no rotation; run `keyrotation {found.action}`")
+            raise RequestError(f"request {request} is not a rotation; run `keyrotation {found.action}`")
         return found
 
     def current(self) -> Walk | None:

@@ -109,7 +109,7 @@ class FakeEvidence:
             if missing := sorted(versions - set(self.database.fenced_against(table))):
                 raise FenceError(f"table {table.name} is not fenced against {missing[0]}; run it again")
             if self.database.fence_made.get(str(table.name), 0) >= moment.xid:
-                raise FenceError(f"the fence of table {table.name} was made anew after the proof; run it again")
+                raise FenceError(f"the fence of table {table.name} was recreated after the proof; run it again")
         for entry in self.database.quarantined(tables):
             raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; mend them")
         if found := self.snapshot_blockers(moment):

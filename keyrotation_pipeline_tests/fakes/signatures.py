@@ -52,7 +52,7 @@ class FakeSignatures:
         for officer in officers:
             self._require_valid(officer, None)
         if len({officer.fingerprint for officer in officers}) < len(officers):
-            raise ApprovalError("two officers have the same certificate; give each one of their own")
+            raise ApprovalError("two officers have the same certificate; give each their own")
         if required < (1 if self.lone_officer_allowed else 2):
             raise ApprovalError(f"[approvals] required is {required}; two people must agree, so set it to 2 or more")
         if len(officers) < required:

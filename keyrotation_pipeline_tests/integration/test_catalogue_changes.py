@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
@@ -105,22 +105,22 @@ def test_the_digest_changes_with_the_catalogue_and_not_with_the_rows(
     cases: Cases, change: str, changes_digest: bool
 ) -> None:
     cases.sweep()
-    before = catalogue_digest(cases.connection, tree(cases.connection, CASES))
+    before = catalog_digest(cases.connection, tree(cases.connection, CASES))
     cases.connection.execute(change.encode())
     cases.connection.execute("SET search_path = pg_catalog")
-    after = catalogue_digest(cases.connection, tree(cases.connection, CASES))
+    after = catalog_digest(cases.connection, tree(cases.connection, CASES))
     assert (after != before) is changes_digest
 
 
 def test_our_own_fence_does_not_change_the_digest(cases: Cases) -> None:
     cases.sweep()
-    before = catalogue_digest(cases.connection, tree(cases.connection, CASES))
+    before = catalog_digest(cases.connection, tree(cases.connection, CASES))
     fence.fence(cases.connection, CASES, [KeyVersion(1)])
-    assert catalogue_digest(cases.connection, tree(cases.connection, CASES)) == before
+    assert catalog_digest(cases.connection, tree(cases.connection, CASES)) == before
 
 
 def test_the_digest_changes_when_a_schema_is_added_to_a_publication(cases: Cases) -> None:
     cases.connection.execute("CREATE PUBLICATION p WITH (publish = 'insert')")
-    before = catalogue_digest(cases.connection, tree(cases.connection, CASES))
+    before = catalog_digest(cases.connection, tree(cases.connection, CASES))
     cases.connection.execute("ALTER PUBLICATION p ADD TABLES IN SCHEMA public")
-    assert catalogue_digest(cases.connection, tree(cases.connection, CASES)) != before
+    assert catalog_digest(cases.connection, tree(cases.connection, CASES)) != before

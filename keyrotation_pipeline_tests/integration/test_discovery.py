@@ -396,7 +396,7 @@ def test_of_a_large_table_a_part_is_read_where_a_sample_is_wanted(
     either.execute("CREATE TABLE public.small (c text); CREATE TABLE public.empty (c text)")
     either.execute("INSERT INTO public.small VALUES (%s)", (value,))
     told: list[str] = []
-    large, small = discover(either, (), tell=told.append, sampled=True)
+    large, small = discover(either, (), announce=told.append, sampled=True)
 
     assert (large.relation, small.relation, small.values) == ("large", "small", 1)
     assert 0 < large.values < rows

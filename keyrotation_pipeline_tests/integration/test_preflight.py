@@ -186,12 +186,12 @@ REFUSED = [
     pytest.param(
         f"{TOUCH} CREATE TABLE notes (c text, updated_at timestamptz);"
         "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW EXECUTE FUNCTION touch()",
-        f"trigger touch of notes would fire for every re-encrypted row; create it anew with {QUIET}",
+        f"trigger touch of notes would fire for every re-encrypted row; recreate it with {QUIET}",
         id="row trigger",
     ),
     pytest.param(
         f"{TOUCH} CREATE TABLE notes (c text); CREATE TRIGGER log AFTER UPDATE ON notes EXECUTE FUNCTION touch()",
-        f"trigger log of notes would fire for every re-encrypted row; create it anew with {QUIET}",
+        f"trigger log of notes would fire for every re-encrypted row; recreate it with {QUIET}",
         id="statement trigger",
     ),
     pytest.param(
@@ -209,7 +209,7 @@ REFUSED = [
     pytest.param(
         f"{TOUCH} CREATE TABLE notes (c text, d int);"
         "CREATE TRIGGER touch BEFORE UPDATE ON notes FOR EACH ROW WHEN (NEW.d > 1) EXECUTE FUNCTION touch()",
-        f"create it anew with {QUIET}, joined by AND to the condition that it has",
+        f"recreate it with {QUIET}, joined by AND to the condition that it has",
         id="trigger with another condition",
     ),
     pytest.param(
@@ -324,7 +324,7 @@ def test_a_column_too_narrow_for_the_longer_prefix_is_refused(
     assert fatal(either, target=KeyVersion(8)) == []
     (sentence,) = fatal(either, target=V10)
     assert (
-        f"notes.c takes {len(value)} characters, but its longest value needs {len(value) + needed} under v10"
+        f"notes.c holds {len(value)} characters, but its longest value needs {len(value) + needed} under v10"
         in sentence
     )
     run(either, "DROP TABLE notes")
@@ -546,7 +546,7 @@ def standby(server: Server, connection: Connection) -> Iterator[Connection]:
 
 def test_a_standby_is_refused_and_the_primary_is_warned_of_it(connection: Connection, standby: Connection) -> None:
     (sentence,) = fatal(standby)
-    assert "the server is a standby and takes no writes" in sentence
+    assert "the server is a standby and accepts no writes" in sentence
     assert any("1 standby(s) or subscriber(s) replicate from here" in each for each in warnings(connection))
 
 
@@ -599,12 +599,12 @@ def test_lost_session_settings_are_refused(connection: Connection) -> None:
     ("number", "is_fatal", "words"),
     [
         pytest.param(130022, True, "PostgreSQL 13 is too old", id="13.22"),
-        pytest.param(140019, False, "14.20 mends", id="14.19"),
+        pytest.param(140019, False, "14.20 fixes", id="14.19"),
         pytest.param(150015, None, "", id="15.15"),
         pytest.param(160002, False, "PostgreSQL 16.2 has defects", id="16.2"),
-        pytest.param(180000, False, "18.1 mends", id="18.0"),
+        pytest.param(180000, False, "18.1 fixes", id="18.0"),
         pytest.param(180001, None, "", id="18.1"),
-        pytest.param(190000, False, "newer than what this was tried with", id="19.0"),
+        pytest.param(190000, False, "newer than what this was tested with", id="19.0"),
     ],
 )
 def test_a_server_version_is_judged(number: int, is_fatal: bool | None, words: str) -> None:
@@ -648,7 +648,7 @@ def test_a_replication_slot_nobody_reads_is_warned_of(connection: Connection) ->
     slot = f"slot_{connection.info.dbname}"
     connection.execute("SELECT pg_create_physical_replication_slot(%s, true)", (slot,))
     try:
-        assert any(f"replication slot {slot} is read by nobody" in each for each in warnings(connection))
+        assert any(f"replication slot {slot} has no reader" in each for each in warnings(connection))
     finally:
         connection.execute("SELECT pg_drop_replication_slot(%s)", (slot,))
 

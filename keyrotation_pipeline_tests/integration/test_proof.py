@@ -166,7 +166,7 @@ def test_an_old_value_in_an_unfenced_table_is_counted(clinic: Clinic) -> None:
 def test_a_fence_made_anew_after_the_proof_is_not_the_one_proven(clinic: Clinic) -> None:
     fence.unfence(clinic.connection, CLIENTS, V1)
     fence.fence(clinic.connection, CLIENTS, [V1])
-    with pytest.raises(FenceError, match=r"fence of table clients .* was made anew after the proof"):
+    with pytest.raises(FenceError, match=r"fence of table clients .* was recreated after the proof"):
         clinic.prove()
     clinic.fence_both()
     clinic.prove()
@@ -475,6 +475,6 @@ def test_while_the_tables_are_held_autovacuum_is_waited_for_once_and_not_at_ever
     at_work = "SELECT FROM pg_stat_progress_vacuum WHERE relid = 'public.visits_0'::regclass"
     assert eventually(lambda: connection.execute(at_work).fetchone() is not None)
     with connection.transaction():
-        proof._hold_still(connection, tables)
+        proof._lock_tables(connection, tables)
     evicted = (server.directory / "log").read_text().count("canceling autovacuum task")
     assert 0 < evicted < 3

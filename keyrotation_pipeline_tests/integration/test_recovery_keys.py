@@ -62,7 +62,7 @@ def test_a_machine_without_gpgs_agent_is_told_to_install_it(
     secret = recovery_officer.gpg("--export-secret-keys")
     install_gpg(tmp_path / "bin", 'exec gpg --agent-program /nonexistent/gpg-agent "$@"', monkeypatch)
     with (
-        pytest.raises(RecoveryKeyError, match=r"agent does not take it; .*apt install gpg-agent"),
+        pytest.raises(RecoveryKeyError, match=r"agent refuses it; .*apt install gpg-agent"),
         imported_key(secret, None),
     ):
         pass

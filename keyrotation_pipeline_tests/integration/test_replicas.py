@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.retirement import snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, accounted, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -290,9 +290,9 @@ def test_a_subscriber_of_inserts_alone_keeps_the_old_value_and_is_refused_before
     # Where the rows arrive they cannot be rotated: the publisher would bring old values back.
     with connect(subscriber.info.dsn) as receiving:
         found = [each.sentence for each in preflight(receiving, [CLIENTS], KeyVersion(2)) if each.fatal]
-        before = catalogue_digest(receiving, heaps(receiving, CLIENTS))
+        before = catalog_digest(receiving, heaps(receiving, CLIENTS))
         subscriber.execute("DROP SUBSCRIPTION nightly")
-        assert catalogue_digest(receiving, heaps(receiving, CLIENTS)) != before
+        assert catalog_digest(receiving, heaps(receiving, CLIENTS)) != before
     assert any("table clients receives rows by subscription nightly" in each for each in found)
 
 

@@ -152,10 +152,10 @@ def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server
             latin.execute("INSERT INTO public.clients VALUES ('é', %s)", (sealed(ring, 1, "x")[:-8] + "AAAAAAA=",))
             ports = PostgresPorts(url, connection)
             assert [each for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal] == []
-            with pytest.raises(PreflightError, match="the key of a row that has to be named is a text that is not"):
+            with pytest.raises(PreflightError, match="the key of a row to be named is not"):
                 ports.rewriting.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
             latin.execute('CREATE TABLE public."größe" (a text)')
-            told = "the catalogue cannot be read, since it has a name or a text that is not valid UTF-8"
+            told = "the catalog cannot be read, since it has a name or a text that is not valid UTF-8"
             assert any(told in each.sentence for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal)
             with pytest.raises(PreflightError, match=told):
                 ports.inventory.discover([CLIENTS])

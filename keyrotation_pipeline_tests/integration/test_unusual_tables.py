@@ -149,7 +149,7 @@ def test_a_table_dropped_and_made_anew_in_the_middle_is_told_and_then_rotated(
         "sweep": lambda: ports.rewriting.sweep(REQUEST, CASES, ring, V2, wait=False),
     }
     remake = between_read_and_write(lambda batch: application(database_url, *REMADE) if batch == 0 else None)
-    with remake, pytest.raises(BlockedError, match="cases was dropped, or dropped and made anew"):
+    with remake, pytest.raises(BlockedError, match="cases was dropped, or dropped and recreated"):
         steps[write]()
     steps[write]()
     stored = ports.connection.execute("SELECT a FROM public.cases").fetchall()

@@ -1,1 +1,1 @@
-"""Access logs, by where they come from."""
+"""Access logs, by source."""

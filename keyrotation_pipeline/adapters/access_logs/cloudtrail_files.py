@@ -1,4 +1,4 @@
-"""CloudTrail's log files in S3: gzip-compressed JSON, a folder a day, as AWS writes them."""
+"""Reads CloudTrail's log files in S3: gzip-compressed JSON, one folder per day, as AWS writes them."""
 
 import gzip
 import io
@@ -15,9 +15,9 @@ from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import IncidentError
 
 _CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
-# AWS writes files of a few megabytes; one that unpacks to more is none of its.
+# AWS writes files of a few megabytes; one that unpacks to more is not from AWS.
 LARGEST_BYTES = 256 * 1024 * 1024
-# A file is filed under the day of its delivery, which comes some minutes after the events.
+# A file lies under the day of its delivery, which is some minutes after the events.
 DELIVERED_WITHIN = timedelta(days=1)
 _TRAIL = "CloudTrail/"
 _DEEPEST = 6
@@ -27,7 +27,7 @@ class CloudTrailFiles:
     """`CloudTrail` over a bucket.
 
     Args:
-        prefix: what comes before ``AWSLogs/``, with its ``/``; mostly nothing.
+        prefix: the part before ``AWSLogs/``, with its ``/``; usually empty.
         region_name, endpoint_url: as boto3 takes them.
     """
 
@@ -39,7 +39,7 @@ class CloudTrailFiles:
         self._client = aws.client("s3", region_name=region_name, endpoint_url=endpoint_url, config=_CONFIG)
 
     def records(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
-        """See `CloudTrail.records`; every account and region of the bucket."""
+        """See `CloudTrail.records`; covers every account and region of the bucket."""
         try:
             regions = [region for trail in self._trails(f"{self._prefix}AWSLogs/") for region in self._folders(trail)]
             for region in regions:
@@ -54,7 +54,7 @@ class CloudTrailFiles:
             ) from None
 
     def _trails(self, folder: str, depth: int = 0) -> Iterator[str]:
-        """Folders of trails: below ``AWSLogs/`` lie accounts, perhaps below an organisation's."""
+        """Yields folders of trails: ``AWSLogs/`` contains accounts, possibly below an organisation's folder."""
         for each in self._folders(folder):
             if each.endswith(f"/{_TRAIL}"):
                 yield each
@@ -79,7 +79,7 @@ class CloudTrailFiles:
         except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
             records = None
         if not isinstance(records, list):
-            raise IncidentError(f"{key} in {self._bucket} is no log file of CloudTrail; find out who wrote it")
+            raise IncidentError(f"{key} in {self._bucket} is not a CloudTrail log file; find out who wrote it")
         return [each for each in records if isinstance(each, dict)]
 
 

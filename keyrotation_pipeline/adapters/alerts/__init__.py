@@ -1,3 +1,3 @@
-"""Ways to tell people, one a file; none is asked twice within one delivery, and each gives up after ten seconds."""
+"""Alert channels, one per file; none is called twice for one delivery, and each times out after ten seconds."""
 
 TIMEOUT_SECONDS = 10

@@ -1,4 +1,4 @@
-"""Alerts by mail, over SMTP."""
+"""Sends alerts by mail, over SMTP."""
 
 import smtplib
 import ssl
@@ -14,11 +14,11 @@ from keyrotation_pipeline.model.incidents import Alert, Severity
 
 @dataclass(frozen=True, slots=True)
 class SmtpServer:
-    """The server that takes our mail.
+    """The server that accepts our mail.
 
     Args:
-        starttls: whether the connection is encrypted before anything is said; off only on this machine's own server.
-        password: of `user`; None: the server asks for none.
+        starttls: whether the connection is encrypted first; off only for a server on this machine.
+        password: of `user`; None: the server needs none.
     """
 
     host: str
@@ -35,8 +35,8 @@ class Mail:
     """`AlertChannel` over SMTP.
 
     Args:
-        sender: address of the pipeline.
-        recipients: addresses of the people to tell.
+        sender: the pipeline's address.
+        recipients: addresses of the people to alert.
     """
 
     def __init__(self, server: SmtpServer, sender: str, recipients: Sequence[str]) -> None:
@@ -50,7 +50,7 @@ class Mail:
         return f"mail by {self._server.host} to {', '.join(self._recipients)}"
 
     def deliver(self, alert: Alert) -> None:
-        """See `AlertChannel.deliver`; one mail to everybody."""
+        """See `AlertChannel.deliver`; one mail to all recipients."""
         try:
             self._send(self._message(alert))
         except (smtplib.SMTPException, OSError) as error:
@@ -65,7 +65,7 @@ class Mail:
         message["Subject"] = f"[keyrotation] {alert.subject}"
         message["Date"] = format_datetime(alert.at)
         message["Message-ID"] = make_msgid(domain="keyrotation")
-        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: no vacation notes, please
+        message["Auto-Submitted"] = "auto-generated"  # RFC 3834: suppresses vacation replies
         if alert.severity is Severity.CRITICAL:
             message["Importance"] = "high"
         message.set_content(f"{alert.text}\n\n{alert.database}, {alert.at:%Y-%m-%d %H:%M:%S} UTC\n")

@@ -1,4 +1,4 @@
-"""Alerts to an Amazon SNS topic, to which people and machines subscribe."""
+"""Sends alerts to an Amazon SNS topic, to which people and machines subscribe."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ class SnsTopic:
         return f"SNS topic {self._topic_arn}"
 
     def deliver(self, alert: Alert) -> None:
-        """See `AlertChannel.deliver`; severity, key and database are message attributes, to filter by."""
+        """See `AlertChannel.deliver`; severity, key and database are message attributes, for filters."""
         region = self._topic_arn.split(":")[3]
         attributes: Any = {
             name: {"DataType": "String", "StringValue": value}
@@ -42,7 +42,7 @@ class SnsTopic:
         try:
             aws.client("sns", region_name=region, endpoint_url=self._endpoint_url, config=_CONFIG).publish(
                 TopicArn=self._topic_arn,
-                # SNS takes ASCII only in a subject.
+                # SNS accepts only ASCII in a subject.
                 Subject=alert.subject.encode("ascii", "replace").decode(),
                 Message=f"{alert.text}\n\n{alert.database}, {alert.at:%Y-%m-%d %H:%M:%S} UTC",
                 MessageAttributes=attributes,
@@ -50,5 +50,5 @@ class SnsTopic:
         except (ClientError, BotoCoreError) as error:
             code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
             raise AlertError(
-                f"{self.name} does not take alerts ({code}); check [alerts] sns_topic_arn and the right sns:Publish"
+                f"{self.name} does not accept alerts ({code}); check [alerts] sns_topic_arn and the right sns:Publish"
             ) from None

@@ -1,4 +1,4 @@
-"""Alerts to a webhook, as one JSON object per POST."""
+"""Sends alerts to a webhook, one JSON object per POST."""
 
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ class Webhook:
     and `at` for programs.
 
     Args:
-        url: ``https://…``. Whoever knows it may post there, so only its host is ever shown.
+        url: ``https://…``. Whoever knows it can post there, so only its host is ever shown.
     """
 
     def __init__(self, url: str) -> None:
@@ -28,7 +28,7 @@ class Webhook:
         return f"webhook at {urlsplit(self._url).hostname}"
 
     def deliver(self, alert: Alert) -> None:
-        """See `AlertChannel.deliver`; a redirect is a refusal, since it would carry the alert elsewhere."""
+        """See `AlertChannel.deliver`; a redirect counts as a refusal, since it would send the alert elsewhere."""
         content = {
             "text": f"{alert.subject}\n{alert.text}",
             "key": alert.key,
@@ -39,7 +39,7 @@ class Webhook:
         }
         try:
             answer = requests.post(self._url, json=content, timeout=TIMEOUT_SECONDS, allow_redirects=False)
-        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, of a host like a..b
+        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, for a host like a..b
             raise AlertError(
                 f"the {self.name} does not answer ({type(error).__name__}); check [alerts] webhook_url"
             ) from None

@@ -1,1 +1,1 @@
-"""Where backups are kept, and the keys and dumps in them."""
+"""Places of backups, and the keys and dumps in them."""

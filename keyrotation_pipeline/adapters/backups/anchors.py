@@ -1,4 +1,4 @@
-"""What is kept outside the database: the newest audit head and the roster in the home, and what manifests name."""
+"""Stores outside the database the newest audit head and the roster, in the home, and reads what manifests name."""
 
 import json
 from collections.abc import Iterator
@@ -20,12 +20,13 @@ ROSTER = "roster.json"
 _PINNED = TypeAdapter(PinnedRoster)
 
 
-class KeptAnchors:
+class FileAnchors:
     """`Anchors` in files.
 
     Args:
-        directory: of our own; holds the newest head and the newest roster that this home has seen.
-        backups: the local directory of backups, whose manifests each name the head and the roster of their moment.
+        directory: our own; holds the newest head and the newest roster that this home has seen.
+        backups: the local directory of backups, whose manifests each name the head and the roster at the time of the
+            backup.
     """
 
     def __init__(self, directory: Path, backups: Path, seals: Seals) -> None:
@@ -35,7 +36,7 @@ class KeptAnchors:
         self._backups = BackupDirectory(backups)
 
     def heads(self) -> tuple[AuditHead, ...]:
-        """See `Anchors.heads`; a damaged file vouches for nothing."""
+        """See `Anchors.heads`; a damaged file yields none."""
         found = {*_heads_in(self._own), *_heads_in(self._backups)}
         return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
 
@@ -52,7 +53,7 @@ class KeptAnchors:
             return _PINNED.validate_json(self._own.read(ROSTER))
         except ValidationError:
             raise AuditError(
-                f"{self._directory / ROSTER}, which says who may approve, is damaged; put it back from a backup of the "
+                f"{self._directory / ROSTER}, which says who may approve, is damaged; restore it from a backup of the "
                 "home, or remove it if you know that the roster in the database is the right one"
             ) from None
 
@@ -61,7 +62,7 @@ class KeptAnchors:
         self._own.write(ROSTER, _PINNED.dump_json(pinned, indent=2) + b"\n")
 
     def roster_digests(self) -> frozenset[str]:
-        """See `Anchors.roster_digests`; a damaged manifest vouches for nothing."""
+        """See `Anchors.roster_digests`; a damaged manifest yields none."""
         return frozenset(made.roster for made in sets_of(self._backups, self._seals) if made.roster is not None)
 
 

@@ -1,4 +1,4 @@
-"""Backups in a local directory: each file complete whenever it is there, mode 0600, in a directory of mode 0700."""
+"""Stores backups in a local directory, atomically: files of mode 0600, in a directory of mode 0700."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ _ABANDONED_SECONDS = 3600
 
 
 class BackupDirectory:
-    """`LocalPlace` in a directory, which is made when first written to."""
+    """`LocalPlace` in a directory, which is created on the first write."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -72,7 +72,7 @@ class BackupDirectory:
             return False
 
     def probably_holds(self, file: StoredFile) -> bool:
-        """See `BackupPlace.seems`."""
+        """See `BackupPlace.probably_holds`."""
         try:
             size_bytes = self.path(file.name).stat().st_size
         except OSError:
@@ -94,17 +94,17 @@ class BackupDirectory:
     @contextmanager
     def receiving(self, name: str) -> Iterator[IO[bytes]]:
         """See `LocalPlace.receiving`."""
-        beside = self._directory / f".{name}{_UNFINISHED}"
+        temporary = self._directory / f".{name}{_UNFINISHED}"
         with self._failing_plainly(name):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             try:
-                with private_file(beside) as file:
+                with private_file(temporary) as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
-                beside.replace(self.path(name))
+                temporary.replace(self.path(name))
             finally:
-                beside.unlink(missing_ok=True)
+                temporary.unlink(missing_ok=True)
             self._sync()
 
     def remove(self, name: str) -> None:
@@ -118,11 +118,11 @@ class BackupDirectory:
         return None
 
     def versions(self, prefix: str) -> tuple[StoredVersion, ...]:
-        """See `BackupPlace.versions`: a directory has one of each."""
+        """See `BackupPlace.versions`: a directory has one version of each file."""
         return tuple(StoredVersion(name) for name in self.names() if name.startswith(prefix))
 
     def _remove_abandoned(self) -> None:
-        """Remove what processes that were killed had not finished; nobody pauses for an hour while writing."""
+        """Removes unfinished files of killed processes; a write in progress never pauses for an hour."""
         now = time.time()
         for unfinished in self._directory.glob(f".*{_UNFINISHED}"):
             with suppress(FileNotFoundError):
@@ -155,13 +155,13 @@ class BackupDirectory:
             yield
         except OSError as error:
             raise BackupError(
-                f"backup {name} cannot be written to {self._directory} ({error.strerror}); mend that and run it again"
+                f"backup {name} cannot be written to {self._directory} ({error.strerror}); fix that and run it again"
             ) from None
 
 
 @contextmanager
 def private_file(path: Path) -> Iterator[IO[bytes]]:
-    """A new or emptied file of mode 0600, open for writing."""
+    """Yields a new or emptied file of mode 0600, open for writing."""
     with suppress(FileNotFoundError):
         path.unlink()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -171,7 +171,7 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def fetched_file(name: str, target: Path) -> Iterator[IO[bytes]]:
-    """`private_file` for what comes from a place; that it cannot be written is not the place's fault.
+    """`private_file` for content from a place; blames the local disk, not the place, if it cannot be written.
 
     Raises:
         BackupError: names the directory and why.
@@ -181,16 +181,16 @@ def fetched_file(name: str, target: Path) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         raise BackupError(
-            f"{name} cannot be copied to {target.parent} ({error.strerror}); make room there, and run it again"
+            f"{name} cannot be copied to {target.parent} ({error.strerror}); free space there, and run it again"
         ) from None
 
 
 def require_small(name: str, place: str, size_bytes: int) -> None:
-    """Refuse to read a file into memory that is larger than anything of ours that is read whole.
+    """Refuses to read into memory a file that is larger than any of ours that is read whole.
 
     Raises:
-        ManifestError: it is, under the name of a manifest, so that the place's other sets can still be read.
-        BackupError: it is.
+        ManifestError: it is too large and named like a manifest, so that the place's other sets can still be read.
+        BackupError: it is too large.
     """
     if size_bytes > LARGEST_BYTES and is_manifest(name):
         raise ManifestError(name, f"it has {size_bytes:,} bytes")

@@ -1,4 +1,4 @@
-"""Encrypted files of the backup directory: keys and dumps; plaintext exists in pipes only."""
+"""Writes the encrypted files of the backup directory: keys and dumps; plaintext exists only in pipes."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ _HEAD_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class EncryptedKeys:
-    """`KeyFiles`: each holds the base64 of a key and a newline, as the seed's do, and opens with ``gpg --decrypt``."""
+    """`KeyFiles`: each holds the base64 of a key and a newline, for ``gpg --decrypt``."""
 
     place: LocalPlace
     encryptor: Encryptor
@@ -39,10 +39,10 @@ class EncryptedKeys:
 
 @dataclass(frozen=True, slots=True)
 class EncryptedConfiguration:
-    """`ConfigurationFiles`: a tar, so that ``gpg --decrypt FILE | tar x`` puts everything where it was.
+    """`ConfigurationFiles`: a tar, so that ``gpg --decrypt FILE | tar x`` restores every file to its place.
 
     Args:
-        files: what belongs into it, by its name there.
+        files: the content by its name in the tar.
     """
 
     place: LocalPlace
@@ -72,7 +72,7 @@ class EncryptedDumps:
         """See `DatabaseDumps.make`."""
         recipients = self.encryptor.recipients()
         with (
-            # Innermost ends first: gpg, then pg_dump, and only when both ended well does the file get its name.
+            # The innermost ends first: gpg, then pg_dump; only if both succeed does the file get its name.
             self.place.receiving(name) as file,
             (source or self.source).dumping(tables) as dump,
             self.encryptor.encrypting(dump.stream) as message,
@@ -93,7 +93,7 @@ def _small(place: LocalPlace, encryptor: Encryptor, name: str, content: bytes) -
 
 
 def _require_as_written(place: LocalPlace, encryptor: Encryptor, file: StoredFile) -> None:
-    """Read back what was written: the same bytes, for every recipient and for nobody else; else the file goes."""
+    """Reads back what was written: the same bytes, for every recipient and nobody else; deletes the file otherwise."""
     try:
         _require_same(place, file)
         with place.path(file.name).open("rb") as content:
@@ -118,6 +118,6 @@ def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+    """Returns the SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

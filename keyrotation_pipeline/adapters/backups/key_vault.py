@@ -1,7 +1,7 @@
-"""Backups of single keys, as a rotation makes them: sets of one key, made in the local directory and copied from there.
+"""Backs up single keys during a rotation: sets of one key, made in the local directory and copied from there.
 
-``encryption-key-v2-20261124-153000.bin.gpg`` holds the key, ``backup-20261124-153000.json`` says what it is. A key
-counts as backed up only where every place has it.
+``encryption-key-v2-20261124-153000.bin.gpg`` holds the key, ``backup-20261124-153000.json`` describes it. A key
+counts as backed up only if every place has it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,7 +50,7 @@ class KeyVault:
         return key_backup_in(made, copy)
 
     def key_backup(self, version: KeyVersion, fingerprint: str) -> KeyBackup | None:
-        """See `BackupVault.key_backup`: where there is a place elsewhere, the local one does not count."""
+        """See `BackupVault.key_backup`; if there is a remote place, the local one does not count."""
         needed = self.offsite or (self.local,)
         for backup in self._backups(version, fingerprint):
             if all(place.holds(backup.name, backup.sha256) for place in needed):
@@ -62,7 +62,7 @@ class KeyVault:
         return standing((*self.offsite, self.local), self.seals, records)
 
     def _backups(self, version: KeyVersion, fingerprint: str) -> Iterator[KeyBackup]:
-        """By the manifests of each place, newest first; the local ones cost nothing to read."""
+        """Yields backups by the manifests of each place, newest first; the local ones cost nothing to read."""
         for place in (self.local, *self.offsite):
             for made in sets_of(place, self.seals):
                 for copy in made.keys:

@@ -1,6 +1,6 @@
-"""Backups in a versioned S3 bucket: each file uploaded with its SHA-256, then downloaded again and compared.
+"""Stores backups in a versioned S3 bucket: uploads each file with its SHA-256, then downloads it and compares.
 
-Credentials come from where boto3 looks for them. Source: the seed procedure, section 7.2.
+Credentials come from where boto3 looks for them. Source: the source procedure, section 7.2.
 """
 
 import base64
@@ -33,7 +33,7 @@ _NO_LOCK = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockC
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Which bucket, and how files are stored in it; `prefix` ends with ``/``, or is empty."""
+    """The bucket, and how files are stored in it; `prefix` ends with ``/``, or is empty."""
 
     name: str
     prefix: str = "encryption-keys/"
@@ -46,7 +46,7 @@ class Bucket:
 class S3Bucket:
     """`BackupPlace` in a bucket.
 
-    Where the bucket has object lock but no rule of its own, each file is locked (GOVERNANCE) for `object_lock_days`.
+    If the bucket has object lock but no default rule, each file is locked (GOVERNANCE) for `object_lock_days`.
     """
 
     def __init__(self, bucket: Bucket, clock: Clock) -> None:
@@ -67,7 +67,7 @@ class S3Bucket:
         return f"s3://{self._bucket.name}/{self._bucket.prefix}"
 
     def require_usable(self) -> None:
-        """See `BackupPlace.require_usable`: versioning must be on, since whoever may write may otherwise destroy."""
+        """See `BackupPlace.require_usable`: versioning must be on, or whoever may write could destroy backups."""
         with self._failing_plainly("asked for its versioning"):
             status = self._client.get_bucket_versioning(Bucket=self._bucket.name).get("Status")
         if status != "Enabled":
@@ -108,21 +108,21 @@ class S3Bucket:
                 ExtraArgs={"ChecksumAlgorithm": "SHA256", **(storage := self._storage())},
                 Config=_TRANSFER,
             )
-            if "ObjectLockMode" in storage and self.locked_until(name) is None:  # not every server heeds it for parts
+            if "ObjectLockMode" in storage and self.locked_until(name) is None:  # some servers ignore it for parts
                 until = {"Mode": storage["ObjectLockMode"], "RetainUntilDate": storage["ObjectLockRetainUntilDate"]}
                 self._client.put_object_retention(**self._at(name), Retention=until)
         self._require_same(name, sha256_of(source))
 
     def holds(self, name: str, sha256: str) -> bool:
-        """See `BackupPlace.holds`: by the checksum that S3 keeps, else by downloading."""
+        """See `BackupPlace.holds`: by the checksum that S3 stores, else by downloading."""
         found = self._head(name)
         if found is None or _has_checksum(found, sha256):
             return found is not None
-        # What came in parts has a checksum of the checksums of its parts.
+        # A multipart upload has a checksum of the checksums of its parts.
         return self.digest(name) == sha256
 
     def probably_holds(self, file: StoredFile) -> bool:
-        """See `BackupPlace.seems`: by size, and where it came in one part by the checksum that S3 made of it."""
+        """See `BackupPlace.probably_holds`: by size and, unless uploaded in parts, by S3's own checksum."""
         found = self._head(file.name)
         if found is None or found["ContentLength"] != file.size_bytes:
             return False
@@ -159,7 +159,7 @@ class S3Bucket:
             )
 
     def _retained_until(self, entry: Mapping[str, Any]) -> datetime | None:
-        """S3 leaves a lock out of the head of an object where s3:GetObjectRetention is not granted."""
+        """Reads the lock's end; S3 leaves it out of an object's head without the right s3:GetObjectRetention."""
         at = {"Bucket": self._bucket.name, "Key": entry["Key"], "VersionId": entry["VersionId"]}
         found = self._client.head_object(**at).get("ObjectLockRetainUntilDate")
         return found if isinstance(found, datetime) else None
@@ -176,13 +176,13 @@ class S3Bucket:
         return {"StorageClass": self._bucket.storage_class, **lock}
 
     def _object_lock(self) -> dict[str, Any]:
-        """The lock to ask for: none where the bucket has no object lock, or a rule that locks without being asked."""
+        """Returns the lock to request: none if the bucket has no object lock, or a default rule."""
         found = self._lock_configuration()
         locks = found.get("ObjectLockEnabled") == "Enabled" and "Rule" not in found
         return {"ObjectLockMode": "GOVERNANCE"} if locks else {}
 
     def _lock_configuration(self) -> Mapping[str, Any]:
-        """Empty where the bucket has no object lock."""
+        """Returns the bucket's lock configuration; empty where it has no object lock."""
         try:
             found = self._client.get_object_lock_configuration(Bucket=self._bucket.name)
         except ClientError as error:
@@ -221,10 +221,10 @@ class S3Bucket:
             yield
         except ClientError as error:
             if (code := _code(error)) in _ABSENT:
-                raise _AbsentError(f"what was asked for is not in {self.description}; check [backup.s3]") from None
+                raise _AbsentError(f"the requested file is not in {self.description}; check [backup.s3]") from None
             if code == "NoSuchBucket":
                 raise BackupError(
-                    f"bucket {self._bucket.name} is not there; create it, or correct [backup.s3] bucket"
+                    f"bucket {self._bucket.name} does not exist; create it, or correct [backup.s3] bucket"
                 ) from None
             raise self._refused(doing, code) from None
         except (BotoCoreError, Boto3Error) as error:

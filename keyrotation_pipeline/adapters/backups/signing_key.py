@@ -1,6 +1,6 @@
 """The pipeline's own key, which signs manifests: Ed25519 in a file of the home, made by `init`.
 
-A signature is the plain 64 bytes over the manifest's bytes, so that a machine with nothing but openssl can check it
+A signature is the plain 64 bytes over the manifest's bytes, so a machine with only openssl can verify it
 (``openssl pkeyutl -verify -pubin -inkey backup.pub -rawin -in MANIFEST -sigfile MANIFEST.sig``). Source: RFC 8032.
 """
 
@@ -32,7 +32,7 @@ class SigningKey:
         self._path = path
 
     def create(self) -> None:
-        """Make the key, if there is none.
+        """Creates the key, if there is none.
 
         Raises:
             BackupError: the operating system refuses.
@@ -46,12 +46,12 @@ class SigningKey:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            # A link fails if somebody has made a key meanwhile, where a rename would replace it.
+            # A link fails if somebody has created a key meanwhile; a rename would replace it.
             with suppress(FileExistsError):
                 self._path.hardlink_to(unfinished)
             unfinished.unlink()
         except OSError as error:
-            raise BackupError(f"{self._path} cannot be made ({error.strerror}); mend that and run it again") from None
+            raise BackupError(f"{self._path} cannot be created ({error.strerror}); fix that and run it again") from None
 
     @property
     def public(self) -> str:
@@ -84,5 +84,5 @@ class SigningKey:
         except (ValueError, TypeError, UnsupportedAlgorithm):
             key = None
         if not isinstance(key, Ed25519PrivateKey):
-            raise BackupError(f"{self._path} is no Ed25519 key; move it away and run `keyrotation init`")
+            raise BackupError(f"{self._path} is not an Ed25519 key; move it away and run `keyrotation init`")
         return key

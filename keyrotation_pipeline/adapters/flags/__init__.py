@@ -1,1 +1,1 @@
-"""Where flags of incidents rise besides our own table."""
+"""Sources of incident flags besides our own table."""

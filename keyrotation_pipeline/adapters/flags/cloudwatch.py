@@ -1,4 +1,4 @@
-"""CloudWatch alarms: each change of one into the state ALARM is a flag."""
+"""Reads CloudWatch alarms: each change of one into the state ALARM is a flag."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +12,13 @@ from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.model.incidents import Flag
 
 _CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"mode": "standard", "total_max_attempts": 2})
-# DescribeAlarms takes so many names at once.
+# DescribeAlarms accepts so many names at once.
 _AT_ONCE = 100
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedAlarm:
-    """One alarm by its name, and the type of the incident that it tells of."""
+    """One alarm by its name, and the type of incident that it reports."""
 
     name: str
     type: str
@@ -39,13 +39,13 @@ class CloudWatchAlarms:
         self._endpoint_url = endpoint_url
 
     def raised(self) -> tuple[Flag, ...]:
-        """See `FlagSource.raised`; an alarm that goes back and comes again is another flag."""
+        """See `FlagSource.raised`; an alarm that clears and fires again is another flag."""
         try:
             found = [alarm for names in self._pages() for alarm in self._alarms(names)]
         except (ClientError, BotoCoreError) as error:
             code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
             raise IncidentError(
-                f"CloudWatch does not tell its alarms ({code}); check [incidents] and the right "
+                f"CloudWatch does not report its alarms ({code}); check [incidents] and the right "
                 "cloudwatch:DescribeAlarms"
             ) from None
         return tuple(self._flag(alarm) for alarm in sorted(found, key=lambda each: str(each["AlarmName"])))
@@ -63,7 +63,7 @@ class CloudWatchAlarms:
         return [alarm for alarm in found if alarm["StateValue"] == "ALARM" and alarm["AlarmName"] in self._types]
 
     def _flag(self, alarm: Mapping[str, Any]) -> Flag:
-        # The reason of an alarm is made of metrics, and may hold anything; its name is ours.
+        # An alarm's reason is built from metrics and may hold anything; its name is ours.
         name, since = alarm["AlarmName"], alarm.get("StateTransitionedTimestamp") or alarm["StateUpdatedTimestamp"]
         return Flag(
             key=f"alarm {name} {since.isoformat()}",

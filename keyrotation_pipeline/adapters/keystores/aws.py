@@ -1,4 +1,4 @@
-"""Keys in AWS Secrets Manager: the key store of a production on AWS.
+"""Stores keys in AWS Secrets Manager: the key store of a production on AWS.
 
     <secret_id>                             {"v2": "<base64>", "v3": "<base64>", "primary": "v3"}
                                             after a compromise also "compromised": "v1,v2"
@@ -7,10 +7,10 @@
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
                                             description: Archived key v1 (rotated 2026-01-05), authorised by …
 
-A change puts the new text as AWSPENDING, reads it back, and moves AWSCURRENT from the version that was read to it: AWS
-does this only if AWSCURRENT is still there, which is the compare-and-swap. An archived key is in its own secret before
-it leaves the live one. Nothing is ever deleted: a destroyed key's secret gets another text, and AWS drops the old
-version, which no label names any longer, in its own time.
+A change puts the new text as AWSPENDING, reads it back, and moves AWSCURRENT from the version that was read to it. AWS
+does this only if AWSCURRENT is still there: that is the compare-and-swap. An archived key is stored in its own secret
+before it leaves the live one. Nothing is ever deleted: the secret of a destroyed key gets another text, and AWS drops
+the old version, which has no label any longer, at some later time.
 """
 
 import json
@@ -40,13 +40,13 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 from keyrotation_pipeline.ports.clock import Clock
 
-_LOOKS = 5
+_ATTEMPTS = 5
 _ROSTER = "keyrotation-roster"
 
 
 @dataclass(frozen=True, slots=True)
 class AwsSecret:
-    """Which secret, and how archived ones are named; the rest as boto3 takes it."""
+    """The secret, and how archived ones are named; the rest as boto3 takes it."""
 
     secret_id: str
     archive_prefix: str
@@ -55,8 +55,8 @@ class AwsSecret:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One look: the live secret, the names of the archives of each version, and what is in them."""
+class _Snapshot:
+    """One snapshot: the live secret, the names of the archives of each version, and their content."""
 
     live: LiveSecret
     archives: Archives
@@ -76,11 +76,11 @@ class AwsKeyStore:
         return type(self), (self._secret, self._clock)
 
     def create(self) -> None:
-        """Make the secret, with no key in it, unless it is there."""
+        """Creates the secret without a key, unless it exists."""
         self._aws.create(self._id, "{}", request_token("new", self._id), {})
 
     def exists(self) -> bool:
-        """Whether the secret is there."""
+        """Returns whether the secret exists."""
         try:
             self._aws.read(self._id)
         except MissingSecretError:
@@ -88,14 +88,14 @@ class AwsKeyStore:
         return True
 
     def convert(self, ring: KeyRing) -> bool:
-        """Turn one plain key into versioned JSON with these keys and their primary; False if it is that already."""
+        """Converts one plain key to versioned JSON with these keys and their primary; returns False if already done."""
         live = self._live()
         if live.plain:
             keys = {str(version): base64_of(ring.material(version)) for version in ring.versions}
             self._put(live, {**keys, PRIMARY: str(ring.primary)})
         return live.plain
 
-    def as_made_by_hand(self) -> ManualSecrets:
+    def manual_secrets(self) -> ManualSecrets:
         """See `manual_secrets`."""
         return manual_secrets(self._aws, self._live())
 
@@ -111,16 +111,16 @@ class AwsKeyStore:
         return self._archive.residual_copies
 
     def place_of(self, version: KeyVersion) -> str:
-        """The entry of the live secret."""
+        """Returns the entry of the live secret."""
         return f"entry {version} of secret {self._id}"
 
     def read(self) -> StoredKeys:
-        """The live secret and every archived one; looked at again if it was changed meanwhile."""
-        return self._look().stored
+        """Reads the live secret and every archived one; retries if the live one changed meanwhile."""
+        return self._read_snapshot().stored
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
-        """Store a live key, or one that is archived from its beginning."""
-        seen = self._look()
+        """Stores a live key, or one that is archived from the start."""
+        seen = self._read_snapshot()
         if changes.needs_adding(seen.stored, version, material, revision):
             if archived:
                 self._archive.keep(version, material, seen.archives.get(version, ()))
@@ -129,25 +129,25 @@ class AwsKeyStore:
         return self.read()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Put another key in the place of a live one."""
-        seen = self._look()
+        """Replaces a live key by another."""
+        seen = self._read_snapshot()
         if changes.needs_replacing(seen.stored, version, material, revision):
             self._replace(seen.live, {str(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Name the version that writes use; it must be live."""
-        seen = self._look()
+        """Names the version that writes use; it must be live."""
+        seen = self._read_snapshot()
         if changes.needs_promoting(seen.stored, version, revision):
             self._replace(seen.live, {PRIMARY: str(version)})
         if description:
-            with suppress(KeyStoreUnavailableError):  # an older policy does not grant it, and nothing depends on it
+            with suppress(KeyStoreUnavailableError):  # an older policy may not grant it, and nothing depends on it
                 self._aws.set_description(self._id, description)
         return self.read()
 
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Keep a key in a secret of its own, take it from the live one, and from what AWS keeps as the previous one."""
-        seen = self._look()
+        """Stores a key in its own secret, and removes it from the live one and from AWS's previous version of that."""
+        seen = self._read_snapshot()
         if changes.needs_archiving(seen.stored, version, revision):
             known = seen.archives.get(version, ())
             self._archive.keep(version, seen.stored.material(version), known, description)
@@ -156,15 +156,15 @@ class AwsKeyStore:
         return self.read()
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Give an archived key to the applications again; its archive stays, and is used again when it is archived."""
-        seen = self._look()
+        """Gives an archived key to the applications again; its archive stays for when it is archived again."""
+        seen = self._read_snapshot()
         if changes.needs_restoring(seen.stored, version, revision):
             self._replace(seen.live, {str(version): base64_of(seen.stored.material(version))})
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Put another text in the place of an archived key, and take every label off the version that holds it."""
-        seen = self._look()
+        """Overwrites the text of an archived key, and removes every label from the version that holds it."""
+        seen = self._read_snapshot()
         changes.needs_destroying(seen.stored, version, revision)
         self._archive.destroy(version, seen.archives.get(version, ()))
         self._aws.forget_previous(self._id)
@@ -172,21 +172,21 @@ class AwsKeyStore:
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
         """See `KeyStore.publish_compromised`."""
-        seen = self._look()
-        if changes.needs_telling(seen.stored, versions, revision):
+        seen = self._read_snapshot()
+        if changes.needs_publishing(seen.stored, versions, revision):
             self._replace(seen.live, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})
         return self.read()
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Keep the digest of the pinned roster in a tag of the live secret.
+        """Stores the digest of the pinned roster in a tag of the live secret.
 
-        AWS sets a tag whatever it was before, so a version with the same text comes first: of all who decide from one
-        revision, one makes it, and the others set no tag. The seed's plain key gets none, since it is no text of ours.
+        AWS sets a tag unconditionally, so a version with the same text is put first: of all who decide from one
+        revision, only one succeeds, and the others set no tag. A plain key gets none, since its text is not ours.
 
         Raises:
-            KeyStoreConflictError: also where somebody else set the tag in the same moment.
+            KeyStoreConflictError: also if somebody else set the tag at the same time.
         """
-        seen = self._look()
+        seen = self._read_snapshot()
         if changes.needs_pinning(seen.stored, digest, revision):
             if not seen.live.plain:
                 self._put(seen.live, seen.live.entries, digest)
@@ -200,9 +200,9 @@ class AwsKeyStore:
     def _id(self) -> str:
         return self._secret.secret_id
 
-    def _look(self) -> _Seen:
-        for _ in range(_LOOKS):
-            # In this order a key that is just being moved is seen in at least one place.
+    def _read_snapshot(self) -> _Snapshot:
+        for _ in range(_ATTEMPTS):
+            # In this order a key that is being moved is seen in at least one place.
             live = self._live()
             tags, stages = self._aws.describe(self._id)
             if CURRENT in stages.get(live.version, ()):
@@ -210,7 +210,7 @@ class AwsKeyStore:
                 archived = self._archive.read(archives)
                 pending = next((each for each, labels in stages.items() if PENDING in labels), live.version)
                 stored = self._stored(live, archived, self._pending(live, pending), tags.get(_ROSTER))
-                return _Seen(live, archives, stored)
+                return _Snapshot(live, archives, stored)
         raise changes.conflict()
 
     def _live(self) -> LiveSecret:
@@ -223,12 +223,13 @@ class AwsKeyStore:
         pending: dict[KeyVersion, KeyMaterial],
         roster: str | None,
     ) -> StoredKeys:
-        # The archives are part of the state, but whoever changes them changes the live secret too, or destroys.
+        # The archives are part of the state, but every change of them changes the live secret too, except a
+        # destruction.
         revision = " ".join([live.version, *map(str, sorted(archived)), *([roster] if roster else [])])
         return StoredKeys.of(live.keys(), archived, live.primary(), revision, pending, roster, live.compromised())
 
     def _pending(self, live: LiveSecret, version: str) -> dict[KeyVersion, KeyMaterial]:
-        """Keys in a version that was put and never made the current one; none where its text is not ours."""
+        """Returns keys in a version that was put but never became current; none if its text is not ours."""
         if version == live.version:
             return {}
         try:
@@ -239,7 +240,7 @@ class AwsKeyStore:
         return {each: key for each, key in keys.items() if each not in known and isinstance(key, KeyMaterial)}
 
     def _replace(self, live: LiveSecret, difference: dict[str, str | None]) -> None:
-        """Put the live text with a difference (None: without the entry), read it back, and make it the current one."""
+        """Changes the live text by a difference (None: removes the entry), reads it back, and makes it current."""
         if live.plain:
             raise KeyStoreError(
                 f"secret {self._id} holds one key without a version; run `keyrotation init --convert` when every "
@@ -248,20 +249,20 @@ class AwsKeyStore:
         self._put(live, {**live.entries, **difference})
 
     def _put(self, live: LiveSecret, entries: dict[str, Any], *about: str) -> None:
-        """Make a version with these entries the current one; `about` tells apart what has the same text."""
+        """Makes a version with these entries current; `about` distinguishes versions of the same text."""
         text = json.dumps({name: value for name, value in entries.items() if value is not None})
         if len(text.encode()) > MOST_BYTES:
             raise KeyStoreError(
-                f"secret {self._id} would hold more than {MOST_BYTES:,} bytes; move what is no key elsewhere"
+                f"secret {self._id} would hold more than {MOST_BYTES:,} bytes; move whatever is not a key elsewhere"
             )
         token = request_token(live.version, text, *about)
         self._aws.put(self._id, text, token, PENDING)
         if self._aws.read(self._id, token).text != text:
-            raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; look at its versions")
+            raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; check its versions")
         try:
             self._aws.move(self._id, CURRENT, source=live.version, target=token)
         except StaleVersionError:
-            # Our own move, whose answer was lost, or somebody else's.
+            # Either our own move, whose answer was lost, or somebody else's.
             if self._live().version != token:
                 raise changes.conflict() from None
         self._aws.take_off(self._id, PENDING, token)

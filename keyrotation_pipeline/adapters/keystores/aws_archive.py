@@ -1,4 +1,4 @@
-"""Archived keys in AWS, each in a secret of its own; and keys that somebody put there manually."""
+"""Archives keys in AWS, each in a secret of its own; and finds keys that somebody put there manually."""
 
 import re
 from collections.abc import Mapping
@@ -26,11 +26,11 @@ Archives = Mapping[KeyVersion, tuple[str, ...]]
 
 
 class AwsArchive:
-    """The archive of one live secret, whether that is in AWS or not.
+    """The archive of one live secret, which may itself be in AWS or elsewhere.
 
     Args:
-        index: name of the secret whose tags tell of archives.
-        prefix: with which names of archives begin.
+        index: name of the secret whose tags name the archives.
+        prefix: prefix of the names of archives.
     """
 
     def __init__(self, aws: SecretsManager, index: str, prefix: str, clock: Clock) -> None:
@@ -49,21 +49,21 @@ class AwsArchive:
         )
 
     def names(self, tags: Mapping[str, str]) -> Archives:
-        """The names of the secrets in which each version was archived.
+        """Returns the names of the secrets in which each version was archived.
 
         Args:
             tags: of the index.
         """
         pattern = re.compile(rf"{re.escape(self._prefix)}({VERSION_PATTERN})-archived-[0-9]{{8}}")
-        told = [name for tag, name in tags.items() if tag.startswith(_INDEX)]
+        indexed = [name for tag, name in tags.items() if tag.startswith(_INDEX)]
         found: dict[KeyVersion, set[str]] = {}
-        for name in (*told, *self._aws.names(self._prefix)):
+        for name in (*indexed, *self._aws.names(self._prefix)):
             if (match := pattern.fullmatch(name)) is not None:
                 found.setdefault(KeyVersion.parse(match[1]), set()).add(name)
         return {version: tuple(sorted(names)) for version, names in found.items()}
 
     def read(self, archives: Archives) -> dict[KeyVersion, KeyEntry]:
-        """What is in the archives; nothing of a version whose key is gone for good."""
+        """Reads the archives; leaves out versions whose key was destroyed."""
         entries: dict[KeyVersion, KeyEntry] = {}
         for version, names in archives.items():
             for name in names:
@@ -73,11 +73,11 @@ class AwsArchive:
         return entries
 
     def keep(self, version: KeyVersion, material: KeyMaterial, known: tuple[str, ...], description: str = "") -> None:
-        """Make sure that a key is in an archive and reads back from there; then say in a tag where it is.
+        """Ensures that a key is in an archive and reads back from there; then records in a tag where it is.
 
         Args:
-            known: archives of this version that there are.
-            description: of a secret that is made; empty: version and day alone.
+            known: the existing archives of this version.
+            description: of a new secret; empty: only version and day.
 
         Raises:
             KeyStoreDamagedError: it does not read back.
@@ -87,23 +87,23 @@ class AwsArchive:
         held = {each: self._entry(version, each) for each in known}
         if others := [each for each, found in held.items() if isinstance(found, KeyMaterial) and found != material]:
             raise KeyStoreDamagedError(
-                f"secret {others[0]} holds something else as {version} than the key that is to be archived; find out "
-                f"which one encrypted the values under {version}, and take the other away"
+                f"secret {others[0]} holds something else as {version} than the key to be archived; find out "
+                f"which one encrypted the values under {version}, and remove the other"
             )
-        if kept := [each for each, found in held.items() if found == material]:
-            name = kept[0]
+        if matching := [each for each, found in held.items() if found == material]:
+            name = matching[0]
         else:
             about = {"Status": "Archived", "RotationDate": day.isoformat()}
             text = description or f"Archived key {version} ({day.isoformat()})"
             self._aws.create(name, base64_of(material), request_token(name, material.fingerprint), about, text)
         if self._entry(version, name) != material:
             raise KeyStoreDamagedError(
-                f"secret {name} does not hold the key that is to be archived there; find out what it holds"
+                f"secret {name} does not hold the key to be archived there; find out what it holds"
             )
         self._aws.tag(self._index, {f"{_INDEX}{version}": name})
 
     def destroy(self, version: KeyVersion, known: tuple[str, ...]) -> None:
-        """Put another text in the place of an archived key, and take every label off the version that holds it."""
+        """Overwrites the text of an archived key, and removes every label from the version that holds it."""
         for name in known:
             if self._aws.read(name).text != DESTROYED:
                 self._aws.put(name, DESTROYED, request_token(DESTROYED, name), CURRENT)
@@ -111,7 +111,7 @@ class AwsArchive:
         self._aws.untag(self._index, f"{_INDEX}{version}")
 
     def _entry(self, version: KeyVersion, name: str) -> KeyEntry | None:
-        """The key in an archive; None where it is gone for good, by us or by whoever deleted the secret."""
+        """Returns the key in an archive; None if we destroyed it or somebody deleted the secret."""
         try:
             text = self._aws.read(name).text
         except MissingSecretError:
@@ -123,11 +123,11 @@ class AwsArchive:
 
 @dataclass(frozen=True, slots=True)
 class ManualSecrets:
-    """What was found.
+    """The keys that were found in separate secrets.
 
     Args:
         plain: the live secret is one key without a version, which counts as v1.
-        keys: those in secrets of their own that the live one does not hold.
+        keys: those in separate secrets that the live one does not hold.
         places: where they are, in words.
     """
 
@@ -137,11 +137,11 @@ class ManualSecrets:
 
 
 def manual_secrets(aws: SecretsManager, live: LiveSecret) -> ManualSecrets:
-    """Look for secrets of single versions beside the live one.
+    """Searches for secrets of single versions next to the live one.
 
     Raises:
         KeyStoreError: one holds another key than the live secret, or than another one, for its version.
-        KeyStoreDamagedError: one holds no key.
+        KeyStoreDamagedError: one of them holds no key.
     """
     pattern = re.compile(rf"{re.escape(live.name)}-({VERSION_PATTERN})(?:-emergency)?")
     keys: dict[KeyVersion, KeyMaterial] = {}

@@ -1,7 +1,7 @@
-"""Which changes a key store takes: the same rules for every store, whatever holds its keys.
+"""Decides which changes a key store accepts: the same rules for every store.
 
-Each function says whether there is anything to do, or refuses. The order matters: first what is never allowed, then
-whether the store already is as asked for, and only then whether it was changed since the decision.
+Each function returns whether there is anything to do, or refuses. The order matters: first what is never allowed, then
+whether the store is already as requested, and only then whether it was changed since the decision.
 """
 
 from keyrotation_pipeline.errors import KeyStoreConflictError, KeyStoreError
@@ -11,7 +11,7 @@ from keyrotation_pipeline.model.keys import StoredKeys
 
 
 def needs_adding(stored: StoredKeys, version: KeyVersion, material: KeyMaterial, revision: str) -> bool:
-    """Whether the key is to be stored.
+    """Returns whether the key must be stored.
 
     Raises:
         KeyStoreError: a different key is there.
@@ -24,7 +24,7 @@ def needs_adding(stored: StoredKeys, version: KeyVersion, material: KeyMaterial,
 
 
 def needs_replacing(stored: StoredKeys, version: KeyVersion, material: KeyMaterial, revision: str) -> bool:
-    """Whether another key is to be put in the place of a live one.
+    """Returns whether a live key must be replaced.
 
     Raises:
         KeyStoreError: the version is not live.
@@ -37,7 +37,7 @@ def needs_replacing(stored: StoredKeys, version: KeyVersion, material: KeyMateri
 
 
 def needs_promoting(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
-    """Whether the primary is to be named.
+    """Returns whether the primary must be named.
 
     Raises:
         KeyStoreError: the version is not live, or compromised.
@@ -50,7 +50,7 @@ def needs_promoting(stored: StoredKeys, version: KeyVersion, revision: str) -> b
 
 
 def needs_archiving(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
-    """Whether the key is to be taken from the applications.
+    """Returns whether the key must be withdrawn from the applications.
 
     Raises:
         KeyStoreError: it is the primary, or not in the store.
@@ -62,7 +62,7 @@ def needs_archiving(stored: StoredKeys, version: KeyVersion, revision: str) -> b
 
 
 def needs_restoring(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
-    """Whether the key is to be given to the applications again.
+    """Returns whether the key must be given to the applications again.
 
     Raises:
         KeyStoreError: it is not in the store.
@@ -72,7 +72,7 @@ def needs_restoring(stored: StoredKeys, version: KeyVersion, revision: str) -> b
 
 
 def needs_destroying(stored: StoredKeys, version: KeyVersion, revision: str) -> bool:
-    """Whether the key is to go from the archive.
+    """Returns whether the key must be removed from the archive.
 
     Raises:
         KeyStoreError: it is live.
@@ -82,8 +82,8 @@ def needs_destroying(stored: StoredKeys, version: KeyVersion, revision: str) -> 
     return version in stored.archived and _unless_changed(stored, revision)
 
 
-def needs_telling(stored: StoredKeys, versions: frozenset[KeyVersion], revision: str) -> bool:
-    """Whether applications are to be told that versions are compromised.
+def needs_publishing(stored: StoredKeys, versions: frozenset[KeyVersion], revision: str) -> bool:
+    """Returns whether versions must be published as compromised.
 
     Raises:
         KeyStoreError: one of them is the primary.
@@ -94,19 +94,19 @@ def needs_telling(stored: StoredKeys, versions: frozenset[KeyVersion], revision:
 
 
 def needs_pinning(stored: StoredKeys, digest: str, revision: str) -> bool:
-    """Whether the digest of the roster is to be kept."""
+    """Returns whether the digest of the roster must be stored."""
     return stored.roster != digest and _unless_changed(stored, revision)
 
 
 def different(version: KeyVersion) -> KeyStoreError:
-    """The refusal to overwrite a key."""
+    """Returns the refusal to overwrite a key."""
     return KeyStoreError(
-        f"the key store holds a different key under {version}; no version is used again, so give this key another one"
+        f"the key store holds a different key under {version}; versions are never reused, so give this key another one"
     )
 
 
 def conflict() -> KeyStoreConflictError:
-    """The refusal of a change that was decided from an older state."""
+    """Returns the refusal of a change that was decided from an older state."""
     return KeyStoreConflictError(
         "somebody changed the key store in the meantime, so nothing was changed in it; run the same again"
     )

@@ -1,4 +1,4 @@
-"""Keys in files: the key store of the embedded default and of single machines.
+"""Stores keys in files: the key store of the embedded default and of single machines.
 
     keys/            mode 0700
       v2.key         base64 of 32 bytes, mode 0600
@@ -8,8 +8,8 @@
       archive/       keys that applications no longer get
         v1.key
 
-A version that a crash left in both places is live, since nothing says yet that its move had been completed; the same
-step again completes it.
+A version that a crash left in both places is live, since nothing says yet that its move was completed; repeating the
+step completes it.
 """
 
 import re
@@ -30,10 +30,10 @@ _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
 
 class FileKeyStore:
-    """`ports.KeyStore` in a directory. Processes may share it: each read sees one state, each change happens at once.
+    """`ports.KeyStore` in a directory. Processes may share it: each read sees one state, each change is atomic.
 
-    A directory that is missing or open to others than its owner is damaged; one that the operating system does not let
-    us into, or write to, is unavailable.
+    A directory that is missing or open to other users is damaged; one that the operating system does not let us enter
+    or write to is unavailable.
 
     Args:
         directory: as `create` made it. It may itself be a symbolic link; the files in it may not.
@@ -48,7 +48,7 @@ class FileKeyStore:
 
     @classmethod
     def create(cls, directory: Path) -> Self:
-        """Make the directory, unless it is there, and open it."""
+        """Creates the directory unless it exists, and opens it."""
         owner_only.make_directory(directory.absolute())
         return cls(directory)
 
@@ -67,15 +67,15 @@ class FileKeyStore:
         return f"file {_file(self._live, version)}"
 
     def read(self) -> StoredKeys:
-        """Everything in the directory, under one lock. A key file that holds no key hides none of the others."""
+        """Reads everything in the directory, under one lock. A key file that holds no key does not hide the others."""
         with owner_only.locked(self._live, exclusive=False):
             return self._stored()
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
-        """Store a live key, or one that is archived from its beginning."""
+        """Stores a live key, or one that is archived from the start."""
         with self._changing() as stored:
-            # Of one that is in both places, the archived one may still be another.
-            if (kept := self._key(self._archive, version)) is not None and kept != material:
+            # If it is in both places, the archived one may still differ.
+            if (archived_key := self._key(self._archive, version)) is not None and archived_key != material:
                 raise changes.different(version)
             if changes.needs_adding(stored, version, material, revision):
                 place = self._archive if archived else self._live
@@ -84,40 +84,40 @@ class FileKeyStore:
             return self._stored()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Put another key in the place of a live one, by one rename."""
+        """Replaces a live key by another, with one rename."""
         with self._changing() as stored:
             if changes.needs_replacing(stored, version, material, revision):
                 self._put(self._live, version, material)
             return self._stored()
 
     def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:  # noqa: ARG002
-        """Name the version that writes use; it must be live."""
+        """Names the version that writes use; it must be live."""
         with self._changing() as stored:
             if changes.needs_promoting(stored, version, revision):
                 owner_only.write(self._primary_file, str(version))
             return self._stored()
 
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:  # noqa: ARG002
-        """Take a key from the applications and keep it in the archive; never the primary."""
+        """Withdraws a key from the applications and stores it in the archive; never the primary."""
         with self._changing() as stored:
             if changes.needs_archiving(stored, version, revision):
                 self._move(version, self._live, self._archive)
             return self._stored()
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Give an archived key to the applications again."""
+        """Gives an archived key to the applications again."""
         with self._changing() as stored:
-            # A copy of a live key is what a restore that died has left.
+            # An archived copy of a live key was left by an interrupted restore.
             left = self._key(self._archive, version) is not None
             if changes.needs_restoring(stored, version, revision) or left:
                 self._move(version, self._archive, self._live)
             return self._stored()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Remove a key from the archive durably; again, or one that was never here, is no change.
+        """Removes a key from the archive durably; repeating it, or removing one that was never here, changes nothing.
 
         The file is unlinked and not overwritten: journals, snapshots and the wear levelling of flash keep old blocks
-        whatever is written over them. Only an encrypted disk makes what may be left of it unreadable.
+        whatever is written over them. Only an encrypted disk makes the remains unreadable.
         """
         with self._changing() as stored:
             wanted = changes.needs_destroying(stored, version, revision)
@@ -130,12 +130,12 @@ class FileKeyStore:
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
         """See `KeyStore.publish_compromised`."""
         with self._changing() as stored:
-            if changes.needs_telling(stored, versions, revision):
+            if changes.needs_publishing(stored, versions, revision):
                 owner_only.write(self._compromised_file, versions_as_text(stored.compromised | versions))
             return self._stored()
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Keep the digest of the pinned roster."""
+        """Stores the digest of the pinned roster."""
         with self._changing() as stored:
             if changes.needs_pinning(stored, digest, revision):
                 owner_only.write(self._roster_file, digest)
@@ -166,7 +166,7 @@ class FileKeyStore:
             return DamagedKey(str(error))
 
     def _move(self, version: KeyVersion, source: Path, target: Path) -> None:
-        """Copy, read back, and only then remove the source: the key is whole in one place at every moment."""
+        """Copies, reads back, and only then removes the source: the key is complete in one place at every moment."""
         material, existing = self._require(source, version), self._key(target, version)
         if existing is not None and existing != material:
             raise KeyStoreDamagedError(
@@ -187,7 +187,7 @@ class FileKeyStore:
         material = self._key(place, version)
         if material is None:
             raise KeyStoreDamagedError(
-                f"{_file(place, version)} is not there; put it back with `keyrotation restore-key {version}`"
+                f"{_file(place, version)} is missing; restore it with `keyrotation restore-key {version}`"
             )
         return material
 

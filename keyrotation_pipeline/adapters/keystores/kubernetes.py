@@ -1,4 +1,4 @@
-"""Keys in a Kubernetes Secret: the key store of a production on Kubernetes.
+"""Stores keys in a Kubernetes Secret: the key store of a production on Kubernetes.
 
     Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION,
                              after a compromise ENCRYPTION_COMPROMISED_VERSIONS
@@ -6,7 +6,7 @@
     Secret <archive_name>    v1, v2 …: keys that applications no longer get; or AWS Secrets Manager (`InAws`)
 
 The live Secret is what Pods get as their environment or as a mounted volume. A change is a merge patch of our own
-entries under the resource version that was read, which is the compare-and-swap; what others keep there stays. A key
+entries under the resource version that was read: that is the compare-and-swap. Entries of others are not changed. A key
 is in the archive, read back, before it leaves the live Secret, and stays in the archive until it is destroyed.
 """
 
@@ -37,14 +37,14 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 
-_LOOKS = 5
+_ATTEMPTS = 5
 ROSTER = "keyrotation/roster"
 DESCRIPTION = "keyrotation/description"
 
 
 @dataclass(frozen=True, slots=True)
 class KeySecrets:
-    """Which Secret, where its archive is, and where the cluster is."""
+    """The Secret, its archive, and the cluster."""
 
     live: SecretName
     archive: SecretName | InAws
@@ -52,8 +52,8 @@ class KeySecrets:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
-    """One look: the live Secret, the archive, and what they are as a store."""
+class _Snapshot:
+    """One snapshot: the live Secret, the archive, and their state as a store."""
 
     live: Secret
     archive: Archived
@@ -61,7 +61,7 @@ class _Seen:
 
 
 class KubernetesKeyStore:
-    """`ports.KeyStore` in a Secret and its archive; the revision is that of each."""
+    """`ports.KeyStore` in a Secret and its archive; the revision combines those of both."""
 
     def __init__(self, secrets: KeySecrets) -> None:
         self._secrets = secrets
@@ -72,13 +72,13 @@ class KubernetesKeyStore:
         return type(self), (self._secrets,)
 
     def create(self) -> None:
-        """Make the Secret and the archive, with no key in them, unless they are there."""
+        """Creates the Secret and the archive without a key, unless they exist."""
         if not self.exists():
             self._api.make(self._secrets.live)
         self._archive.create()
 
     def exists(self) -> bool:
-        """Whether the live Secret is there."""
+        """Returns whether the live Secret exists."""
         try:
             self._api.read(self._secrets.live)
         except MissingSecretError:
@@ -98,18 +98,18 @@ class KubernetesKeyStore:
         return f"{here}; {there}" if (there := self._archive.residual_copies) else here
 
     def place_of(self, version: KeyVersion) -> str:
-        """The entry of the live Secret."""
+        """Returns the entry of the live Secret."""
         return f"entry {variable_of(version)} of {self._secrets.live}"
 
     def read(self) -> StoredKeys:
-        """The Secret and its archive; looked at again if the Secret was changed meanwhile."""
-        return self._look().stored
+        """Reads the Secret and its archive; retries if the Secret changed meanwhile."""
+        return self._read_snapshot().stored
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
-        """Store a live key, or one that is archived from its beginning."""
-        seen = self._look()
-        # Of one that is in both places, the archived one may still be another.
-        if isinstance(kept := seen.archive.entries.get(version), KeyMaterial) and kept != material:
+        """Stores a live key, or one that is archived from the start."""
+        seen = self._read_snapshot()
+        # If it is in both places, the archived one may still differ.
+        if isinstance(archived_key := seen.archive.entries.get(version), KeyMaterial) and archived_key != material:
             raise changes.different(version)
         if changes.needs_adding(seen.stored, version, material, revision):
             if archived:
@@ -119,22 +119,22 @@ class KubernetesKeyStore:
         return self.read()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
-        """Put another key in the place of a live one."""
-        seen = self._look()
+        """Replaces a live key by another."""
+        seen = self._read_snapshot()
         if changes.needs_replacing(seen.stored, version, material, revision):
             self._change(seen, {variable_of(version): base64_of(material)})
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Name the version that writes use; it must be live."""
-        seen = self._look()
+        """Names the version that writes use; it must be live."""
+        seen = self._read_snapshot()
         if changes.needs_promoting(seen.stored, version, revision):
             self._change(seen, {PRIMARY_VARIABLE: str(version)}, {DESCRIPTION: description} if description else {})
         return self.read()
 
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Keep a key in the archive, then take it from the live Secret, and from what kubectl keeps of its text."""
-        seen = self._look()
+        """Stores a key in the archive, then removes it from the live Secret and from kubectl's copy of its text."""
+        seen = self._read_snapshot()
         entry = variable_of(version)
         if changes.needs_archiving(seen.stored, version, revision):
             seen.archive.keep(version, seen.stored.material(version), description)
@@ -144,38 +144,38 @@ class KubernetesKeyStore:
         return self.read()
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Give an archived key to the applications again; its copy in the archive stays."""
-        seen = self._look()
+        """Gives an archived key to the applications again; its copy in the archive stays."""
+        seen = self._read_snapshot()
         if changes.needs_restoring(seen.stored, version, revision):
             self._change(seen, {variable_of(version): base64_of(seen.stored.material(version))})
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Remove a key from the archive."""
-        seen = self._look()
+        """Removes a key from the archive."""
+        seen = self._read_snapshot()
         changes.needs_destroying(seen.stored, version, revision)
         seen.archive.destroy(version)
         return self.read()
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
         """See `KeyStore.publish_compromised`."""
-        seen = self._look()
-        if changes.needs_telling(seen.stored, versions, revision):
-            told = versions_as_text(seen.stored.compromised | versions)
-            self._change(seen, {COMPROMISED_VARIABLE: told})
+        seen = self._read_snapshot()
+        if changes.needs_publishing(seen.stored, versions, revision):
+            published = versions_as_text(seen.stored.compromised | versions)
+            self._change(seen, {COMPROMISED_VARIABLE: published})
         return self.read()
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
-        """Keep the digest of the pinned roster in an annotation of the live Secret."""
-        seen = self._look()
+        """Stores the digest of the pinned roster in an annotation of the live Secret."""
+        seen = self._read_snapshot()
         if changes.needs_pinning(seen.stored, digest, revision):
             self._change(seen, {}, {ROSTER: digest})
         return self.read()
 
-    def _look(self) -> _Seen:
-        for _ in range(_LOOKS):
+    def _read_snapshot(self) -> _Snapshot:
+        for _ in range(_ATTEMPTS):
             live, archive = self._api.read(self._secrets.live), self._archive.read()
-            # While the live one stayed as it was, the archive was as it was read: so they stood together.
+            # The live one did not change while the archive was read, so both belong to one moment.
             if self._api.read(self._secrets.live).revision == live.revision:
                 revision, roster = f"{live.revision} {archive.revision}", live.annotations.get(ROSTER)
                 stored = StoredKeys.of(
@@ -186,16 +186,16 @@ class KubernetesKeyStore:
                     roster=roster,
                     compromised=_compromised(live),
                 )
-                return _Seen(live, archive, stored)
+                return _Snapshot(live, archive, stored)
         raise changes.conflict()
 
     def _change(
         self,
-        seen: _Seen,
+        seen: _Snapshot,
         entries: Mapping[str, str | None],
         annotations: Mapping[str, str] | None = None,
     ) -> None:
-        # Both before the first change: that the archive takes none must not be found out at the retirement.
+        # Checks both before the first change: an immutable archive must not be discovered only at the retirement.
         require_mutable(seen.live)
         seen.archive.require_mutable()
         self._api.patch(seen.live, entries, annotations or {})
@@ -225,7 +225,7 @@ def _live(secret: Secret) -> dict[KeyVersion, KeyEntry]:
 
 
 def _primary(secret: Secret) -> KeyVersion | None:
-    """The named version. None where nothing names one, also not a key that stands alone: another may be added to it."""
+    """Returns the named version; None if none is named, even for a single key: another may be added to it."""
     if PRIMARY_VARIABLE not in secret.data:
         return None
     try:

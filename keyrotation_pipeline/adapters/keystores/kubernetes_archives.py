@@ -1,4 +1,4 @@
-"""Where the archived keys of a Kubernetes Secret are: in a second Secret, or in AWS Secrets Manager."""
+"""The archives for keys of a Kubernetes Secret: a second Secret, or AWS Secrets Manager."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ _ABOUT = "keyrotation/description-"
 
 
 class Archived(Protocol):
-    """The archive as it was read, and the changes of it that are decided from there."""
+    """The archive as it was read, and the changes that are decided from that state."""
 
     @property
     def revision(self) -> str:
-        """Another one for every other content."""
+        """Differs for every other content."""
 
     @property
     def entries(self) -> Mapping[KeyVersion, KeyEntry]:
-        """Every archived key, also one that is live besides."""
+        """Every archived key, including those that are also live."""
 
     def require_mutable(self) -> None:
-        """Refuse an archive that takes no change."""
+        """Refuses an archive that cannot be changed."""
 
     def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
-        """Make sure that a key is in the archive and reads back from there; with a line for people."""
+        """Ensures that a key is in the archive and reads back from there; `description` is for people."""
 
     def destroy(self, version: KeyVersion) -> None:
-        """Remove a key; again is no change."""
+        """Removes a key; repeating it changes nothing."""
 
 
 class ArchivePlace(Protocol):
@@ -50,22 +50,22 @@ class ArchivePlace(Protocol):
 
     @property
     def description(self) -> str:
-        """Where it is, in plain words."""
+        """The place in plain words."""
 
     @property
     def residual_copies(self) -> str | None:
-        """See `KeyStore.residual_copies`; None: no more than Kubernetes itself."""
+        """See `KeyStore.residual_copies`; None: no more than in Kubernetes itself."""
 
     def create(self) -> None:
-        """Make it, with no key in it, unless it is there."""
+        """Creates it without a key, unless it exists."""
 
     def read(self) -> Archived:
-        """The archive as it is now."""
+        """Reads the archive as it is now."""
 
 
 @dataclass(frozen=True, slots=True)
 class InAws:
-    """An archive in AWS: how the names of its secrets begin, and the rest as boto3 takes it."""
+    """An archive in AWS: the prefix of its secrets' names, and the rest as boto3 takes it."""
 
     prefix: str
     clock: Clock
@@ -74,7 +74,7 @@ class InAws:
 
 
 def open_archive(place: SecretName | InAws, secrets: Secrets) -> ArchivePlace:
-    """The archive of a place; nothing is asked of it yet."""
+    """Returns the archive of a place; connects to nothing yet."""
     return _SecretArchive(place, secrets) if isinstance(place, SecretName) else _AwsArchive(place)
 
 
@@ -122,8 +122,8 @@ class _SecretArchived:
             self._secrets.patch(self._secret, {str(version): base64_of(material)}, about)
         if _entries(self._secrets.read(name)).get(version) != material:
             raise KeyStoreDamagedError(
-                f"{name} holds something else as {version} than the key that is to be archived; find out which one "
-                f"encrypted the values under {version}, and take the other away"
+                f"{name} holds something else as {version} than the key to be archived; find out which one "
+                f"encrypted the values under {version}, and remove the other"
             )
 
     def destroy(self, version: KeyVersion) -> None:
@@ -133,9 +133,9 @@ class _SecretArchived:
 
 
 class _AwsArchive:
-    """Secrets of AWS, each with one key, as `AwsArchive` keeps them for a live secret in AWS.
+    """Secrets of AWS, each with one key, as `AwsArchive` stores them for a live secret in AWS.
 
-    There is none here, so the tags that tell of them are those of a secret ``<prefix>index``, which holds no key.
+    Since there is no live secret here, a secret ``<prefix>index``, which holds no key, has the tags that name them.
     """
 
     def __init__(self, place: InAws) -> None:
@@ -173,7 +173,7 @@ class _AwsArchived:
         return " ".join(map(str, sorted(self.entries)))
 
     def require_mutable(self) -> None:
-        """AWS has nothing of the kind."""
+        """Does nothing: a secret in AWS cannot be immutable."""
 
     def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
         self._archive.keep(version, material, self._archives.get(version, ()), description)

@@ -1,4 +1,4 @@
-"""The calls to Kubernetes Secrets, each failing with one of our sentences."""
+"""Calls Kubernetes Secrets; every failure becomes one of our sentences."""
 
 import base64
 import binascii
@@ -15,13 +15,13 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 
-# Where `kubectl apply` keeps the whole text that it was given, keys among it.
+# `kubectl apply` stores the whole text that it was given here, including keys.
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 @dataclass(frozen=True, slots=True)
 class SecretName:
-    """A Secret."""
+    """The namespace and name of a Secret."""
 
     namespace: str
     name: str
@@ -31,12 +31,12 @@ class SecretName:
 
 
 class MissingSecretError(KeyStoreDamagedError):
-    """There is no such Secret."""
+    """The Secret does not exist."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Secret:
-    """A Secret as it was read. It holds keys, and is never shown."""
+    """A Secret as it was read. It holds keys, and is never printed."""
 
     name: SecretName
     revision: str
@@ -46,7 +46,7 @@ class Secret:
 
     @classmethod
     def of(cls, name: SecretName, answer: Json) -> "Secret":
-        """From what the API answers."""
+        """Reads the API's answer."""
         metadata = answer.get("metadata") or {}
         return cls(
             name,
@@ -57,24 +57,24 @@ class Secret:
         )
 
     def text(self, entry: str) -> str:
-        """What an entry holds; not the text of a key where it is not even base64."""
+        """Returns the text of an entry; a placeholder that is not a key if it is not even base64."""
         try:
             return base64.b64decode(self.data[entry], validate=True).decode("ascii")
         except (binascii.Error, ValueError):
             return ""
 
     def key(self, entry: str, version: KeyVersion) -> KeyEntry:
-        """The key that an entry holds, or that it is none."""
+        """Returns the key that an entry holds, or the error that it holds none."""
         try:
             return key_from_base64(self.text(entry))
         except InvalidKeyError:
             return DamagedKey(
-                f"entry {entry} of {self.name} does not hold the base64 of 32 bytes; take it away, then run "
+                f"entry {entry} of {self.name} does not hold the base64 of 32 bytes; remove it, then run "
                 f"`keyrotation restore-key {version}`"
             )
 
     def last_applied(self, entry: str) -> bool:
-        """Whether kubectl's copy of the text holds an entry, or cannot be read."""
+        """Returns whether kubectl's copy of the text holds an entry, or cannot be read."""
         try:
             applied = json.loads(self.annotations.get(LAST_APPLIED, "{}"))
             return any(entry in (applied.get(part) or ()) for part in ("data", "stringData"))
@@ -83,13 +83,13 @@ class Secret:
 
 
 class Secrets:
-    """Secrets of one cluster."""
+    """The Secrets of one cluster."""
 
     def __init__(self, access: Access) -> None:
         self._cluster = Cluster(access)
 
     def read(self, name: SecretName) -> Secret:
-        """A Secret as it is now.
+        """Reads a Secret as it is now.
 
         Raises:
             MissingSecretError: there is none of that name.
@@ -103,7 +103,7 @@ class Secrets:
         raise failure from None
 
     def make(self, name: SecretName) -> None:
-        """Make a Secret without an entry, unless there is one of that name."""
+        """Creates a Secret without an entry, unless it exists."""
         try:
             self._cluster.create(SECRET, name.namespace, name.name, {"type": "Opaque"})
         except RefusalError as refusal:
@@ -115,9 +115,9 @@ class Secrets:
         raise failure from None
 
     def patch(self, secret: Secret, entries: Mapping[str, str | None], annotations: Mapping[str, str]) -> None:
-        """Change entries (None: take away) and set annotations if the Secret is still as it was read.
+        """Changes entries (None: removes) and sets annotations if the Secret has not changed since it was read.
 
-        What kubectl keeps of its text goes with an entry that is taken away.
+        When an entry is removed, kubectl's copy of the text is removed with it.
         """
         coded = {name: None if text is None else _coded(text) for name, text in entries.items()}
         metadata: dict[str, Any] = {"resourceVersion": secret.revision, "annotations": dict(annotations)}
@@ -127,7 +127,7 @@ class Secrets:
         try:
             self._cluster.patch(SECRET, name.namespace, name.name, {"metadata": metadata, "data": coded})
         except RefusalError as refusal:
-            # Our own patch, whose answer was lost, or somebody else's.
+            # Either our own patch, whose answer was lost, or somebody else's.
             if refusal.status == HTTPStatus.CONFLICT and self._holds(name, coded, annotations):
                 return
             failure = _refused("patch", name, refusal.status)
@@ -152,10 +152,10 @@ def _coded(text: str) -> str:
 
 
 def require_mutable(secret: Secret) -> None:
-    """Refuse one that can never be changed."""
+    """Refuses an immutable one."""
     if secret.immutable:
         raise KeyStoreError(
-            f"{secret.name} is immutable, so no key can be added or taken away; make it again from its own content "
+            f"{secret.name} is immutable, so no key can be added or removed; create it again from its own content "
             "without `immutable: true`"
         )
 
@@ -164,14 +164,14 @@ def _refused(verb: str, name: SecretName, status: int) -> KeyStoreError:
     match status:
         case HTTPStatus.NOT_FOUND:
             return MissingSecretError(
-                f"there is no {name}; if it was deleted, put its keys back with `keyrotation restore-key`, else check "
-                "[keys.kubernetes-secret], or have `keyrotation init` make it"
+                f"there is no {name}; if it was deleted, restore its keys with `keyrotation restore-key`, else check "
+                "[keys.kubernetes-secret], or let `keyrotation init` create it"
             )
         case HTTPStatus.CONFLICT:
             return changes.conflict()
         case HTTPStatus.UNPROCESSABLE_ENTITY | HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
             return KeyStoreError(
-                f"the cluster takes no such change of {name} (HTTP {status}); see whether it became immutable, or "
+                f"the cluster refuses this change of {name} (HTTP {status}); check whether it became immutable, or "
                 "holds nearly 1 MiB"
             )
     return KeyStoreUnavailableError(f"{_why(verb, name, status)}, and try again")
@@ -189,14 +189,14 @@ def _why(verb: str, name: SecretName, status: int) -> str:
         case HTTPStatus.TOO_MANY_REQUESTS:
             return f"the cluster throttles calls that {verb} {name}; wait a minute"
         case _:
-            return f"the cluster fails to {verb} {name} (HTTP {status}); see to its cause"
+            return f"the cluster fails to {verb} {name} (HTTP {status}); find out why"
 
 
 def _not_made(name: SecretName, status: int) -> KeyStoreError:
     if status == HTTPStatus.NOT_FOUND:
         return KeyStoreDamagedError(f"there is no namespace {name.namespace}; correct [keys.kubernetes-secret]")
     return KeyStoreUnavailableError(
-        f"there is no {name}, and this account cannot make it (HTTP {status}); run "
+        f"there is no {name}, and this account cannot create it (HTTP {status}); run "
         f"`kubectl create secret generic {name.name} --namespace {name.namespace}`, and try again"
     )
 

@@ -1,7 +1,7 @@
-"""Small secret files that only their owner can read, each replaced at once and durably.
+"""Reads and writes small secret files that only their owner can read; each write is atomic and durable.
 
-A process may die anywhere: a reader sees the old content or the new one, and a temporary file that stays behind is
-never read and goes with the next write.
+A process may die at any point: a reader sees the old content or the new one, and a temporary file that is left behind
+is never read and is removed by the next write.
 """
 
 import errno
@@ -17,16 +17,16 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailabl
 
 DIRECTORY_MODE = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-# A key or a version name is far shorter; more than this is neither.
+# A key or a version name is far shorter; anything longer is neither.
 _MOST_BYTES = 4096
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".writing-", ".tmp"
 
 
 def make_directory(directory: Path) -> None:
-    """Make a directory with mode 0700 (its parents with the usual one), durably; an existing one is left as it is.
+    """Creates a directory with mode 0700 (its parents with the usual one), durably; leaves an existing one unchanged.
 
     Raises:
-        KeyStoreUnavailableError: it cannot be made.
+        KeyStoreUnavailableError: it cannot be created.
     """
     if directory.is_dir():
         return
@@ -38,10 +38,10 @@ def make_directory(directory: Path) -> None:
 
 @contextmanager
 def locked(directory: Path, *, exclusive: bool) -> Iterator[None]:
-    """Hold the directory against writers (shared) or against everybody (exclusive); the lock dies with the process.
+    """Locks the directory against writers (shared) or everybody (exclusive); the lock ends with the process.
 
     Raises:
-        KeyStoreDamagedError: the directory is missing, is none, or others than its owner may enter it.
+        KeyStoreDamagedError: it is missing, not a directory, or open to other users.
         KeyStoreUnavailableError: we may not enter it.
     """
     descriptor = _open_directory(directory)
@@ -57,7 +57,7 @@ def locked(directory: Path, *, exclusive: bool) -> Iterator[None]:
 
 
 def names(directory: Path) -> tuple[str, ...]:
-    """The names in a directory; none if there is no such directory.
+    """Returns the names in a directory; none if it does not exist.
 
     Raises:
         KeyStoreUnavailableError: the operating system refuses; says why.
@@ -71,7 +71,7 @@ def names(directory: Path) -> tuple[str, ...]:
 
 
 def read(path: Path) -> str | None:
-    """The content of a file, without white space around it; None if there is no such file.
+    """Returns the content of a file, without white space around it; None if it does not exist.
 
     Raises:
         KeyStoreDamagedError: not a regular file of reasonable size that only its owner can read; the message never
@@ -83,7 +83,7 @@ def read(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        # A link is refused: what it points to is not covered by this directory's mode, nor replaced by the rename.
+        # Refuses a link: its target is not covered by this directory's mode, nor replaced by the rename.
         if error.errno == errno.ELOOP:
             raise KeyStoreDamagedError(f"{path} is a symbolic link; put the file itself there") from None
         raise _refused(path, "opened", error) from None
@@ -95,12 +95,12 @@ def read(path: Path) -> str | None:
     finally:
         os.close(descriptor)
     if len(content) > _MOST_BYTES or not content.isascii():
-        raise KeyStoreDamagedError(f"{path} holds something else than a key or a version; restore it from a backup")
+        raise KeyStoreDamagedError(f"{path} holds something other than a key or a version; restore it from a backup")
     return content.decode("ascii").strip()
 
 
 def write(path: Path, text: str) -> None:
-    """Replace a file's content at once and durably. Only under the exclusive lock of its directory.
+    """Replaces a file's content atomically and durably. Only under the exclusive lock of its directory.
 
     Raises:
         KeyStoreUnavailableError: the operating system refuses; says why.
@@ -117,7 +117,7 @@ def write(path: Path, text: str) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file durably.
+    """Removes a file durably.
 
     Raises:
         KeyStoreUnavailableError: the operating system refuses; says why.
@@ -128,7 +128,7 @@ def remove(path: Path) -> None:
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Remove, durably, what a writer that died left: under the exclusive lock, no other writer is alive.
+    """Removes, durably, the leftovers of killed writers: under the exclusive lock, no other writer is alive.
 
     Raises:
         KeyStoreUnavailableError: the operating system refuses; says why.
@@ -147,7 +147,7 @@ def _failing_plainly(path: Path) -> Iterator[None]:
 
 
 def _refused(path: Path, what: str, error: OSError) -> KeyStoreUnavailableError:
-    return KeyStoreUnavailableError(f"{path} cannot be {what} ({error.strerror}); mend that and try again")
+    return KeyStoreUnavailableError(f"{path} cannot be {what} ({error.strerror}); fix that and try again")
 
 
 def _open_directory(directory: Path) -> int:

@@ -1,4 +1,4 @@
-"""Calls to AWS Secrets Manager with errors as sentences, and the texts of the secrets."""
+"""Calls AWS Secrets Manager, with errors as sentences, and parses the texts of the secrets."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import versions_in
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
-# What AWS takes at most in one secret.
+# The most that AWS accepts in one secret.
 MOST_BYTES = 65_536
 LONGEST_DESCRIPTION_CHARS = 2048
 _CONFIG = Config(connect_timeout=5, read_timeout=10, retries={"mode": "adaptive", "total_max_attempts": 4})
@@ -28,16 +28,16 @@ _THROTTLED = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsExc
 
 
 class MissingSecretError(KeyStoreDamagedError):
-    """There is no such secret, or it has no version under that label."""
+    """The secret does not exist, or it has no version under that label."""
 
 
 class StaleVersionError(KeyStoreError):
-    """The label is no longer where the call said that it is."""
+    """The label has moved from the version that the call named."""
 
 
 @dataclass(frozen=True, slots=True)
 class SecretVersion:
-    """One version of a secret. Its text may hold keys, and is never shown."""
+    """One version of a secret. Its text may hold keys, and is never printed."""
 
     id: str
     text: str
@@ -59,7 +59,7 @@ class SecretsManager:
         self._opened: Any = None
 
     def read(self, secret: str, version: str | None = None) -> SecretVersion:
-        """The version under AWSCURRENT, or the given one whatever labels it has.
+        """Reads the version under AWSCURRENT, or the given one regardless of its labels.
 
         Raises:
             MissingSecretError: there is no such secret or version.
@@ -67,17 +67,17 @@ class SecretsManager:
         which = {"VersionId": version} if version else {"VersionStage": CURRENT}
         answer = self._call("get_secret_value", secret, which)
         if "SecretString" not in answer:
-            raise KeyStoreDamagedError(f"secret {secret} holds bytes and no text; put the keys there as JSON text")
+            raise KeyStoreDamagedError(f"secret {secret} holds bytes instead of text; put the keys there as JSON text")
         return SecretVersion(str(answer["VersionId"]), str(answer["SecretString"]))
 
     def describe(self, secret: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """The tags of a secret, and the labels of each of its versions."""
+        """Returns the tags of a secret, and the labels of each of its versions."""
         answer = self._call("describe_secret", secret)
         tags = {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("Tags", ())}
         return tags, {str(version): list(stages) for version, stages in answer["VersionIdsToStages"].items()}
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Secrets whose names begin so; AWS may leave out those of the last five minutes."""
+        """Yields secrets with a prefix; AWS may leave out those of the last five minutes."""
         token: dict[str, str] = {}
         while True:
             request = {"Filters": [{"Key": "name", "Values": [prefix]}], **token}
@@ -88,7 +88,7 @@ class SecretsManager:
             token = {"NextToken": str(answer["NextToken"])}
 
     def create(self, secret: str, text: str, token: str, tags: Mapping[str, str], description: str = "") -> bool:
-        """Make a secret; False if there is one of that name."""
+        """Creates a secret; returns False if the name exists."""
         about = {"Description": description[:LONGEST_DESCRIPTION_CHARS]} if description else {}
         request = {"SecretString": text, "ClientRequestToken": token, "Tags": _tags(tags), **about}
         try:
@@ -98,12 +98,12 @@ class SecretsManager:
         return True
 
     def put(self, secret: str, text: str, token: str, stage: str) -> None:
-        """Put a version under a label, which leaves the version that had it."""
+        """Puts a version under a label, which the version that had it loses."""
         request = {"SecretString": text, "ClientRequestToken": token, "VersionStages": [stage]}
         self._call("put_secret_value", secret, request)
 
     def move(self, secret: str, stage: str, *, source: str, target: str | None = None) -> None:
-        """Move a label from one version to another, or take it off: only if it is where `source` says.
+        """Moves a label from one version to another, or removes it: only if it is where `source` says.
 
         Raises:
             StaleVersionError: it is not.
@@ -112,27 +112,27 @@ class SecretsManager:
         self._call("update_secret_version_stage", secret, request | ({"MoveToVersionId": target} if target else {}))
 
     def take_off(self, secret: str, stage: str, version: str) -> None:
-        """Take a label off a version; where it is not, an earlier attempt or somebody else has taken it off."""
+        """Removes a label from a version; it is no error if the label has already been removed."""
         with suppress(StaleVersionError):
             self.move(secret, stage, source=version)
 
     def forget_previous(self, secret: str) -> None:
-        """Take AWSPREVIOUS off: AWS leaves the old text readable under it."""
+        """Removes AWSPREVIOUS: AWS leaves the old text readable under it."""
         _, stages = self.describe(secret)
         for version, labels in stages.items():
             if PREVIOUS in labels:
                 self.take_off(secret, PREVIOUS, version)
 
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:
-        """Set tags, and leave the others."""
+        """Sets tags, and leaves the others unchanged."""
         self._call("tag_resource", secret, {"Tags": _tags(tags)})
 
     def set_description(self, secret: str, description: str) -> None:
-        """Describe a secret for people; its text and its versions stay as they are."""
+        """Sets a secret's description for people; its text and its versions do not change."""
         self._call("update_secret", secret, {"Description": description[:LONGEST_DESCRIPTION_CHARS]})
 
     def untag(self, secret: str, name: str) -> None:
-        """Take a tag off; again is no change."""
+        """Removes a tag; repeating it changes nothing."""
         self._call("untag_resource", secret, {"TagKeys": [name]})
 
     def _call(
@@ -153,7 +153,7 @@ class SecretsManager:
 
 
 class _ExistsError(KeyStoreError):
-    """There is a secret of that name."""
+    """A secret of that name exists."""
 
 
 def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
@@ -162,14 +162,14 @@ def _tags(tags: Mapping[str, str]) -> list[dict[str, str]]:
 
 @contextmanager
 def _failing_plainly(operation: str, secret: str) -> Iterator[None]:
-    """Neither the text of AWS's errors nor their causes go on: they may repeat what was sent."""
+    """Drops the text of AWS's errors and their causes: they may repeat what was sent."""
     try:
         yield
     except ClientError as error:
         failure = _refusal(operation, secret, error)
     except BotoCoreError as error:
         failure = KeyStoreUnavailableError(
-            f"AWS Secrets Manager cannot be asked for {secret} ({type(error).__name__}); check network, region and "
+            f"AWS Secrets Manager cannot be reached for {secret} ({type(error).__name__}); check network, region and "
             "credentials, and try again"
         )
     else:
@@ -182,7 +182,7 @@ def _refusal(operation: str, secret: str, error: ClientError) -> KeyStoreError:
     message = str(error.response["Error"].get("Message", ""))
     if code == "ResourceNotFoundException":
         return MissingSecretError(
-            f"there is no secret {secret}; if it was deleted, put its keys back with `keyrotation restore-key`, "
+            f"there is no secret {secret}; if it was deleted, restore its keys with `keyrotation restore-key`, "
             "else check [keys.aws-secrets-manager]"
         )
     if code == "ResourceExistsException":
@@ -196,26 +196,25 @@ def _refusal(operation: str, secret: str, error: ClientError) -> KeyStoreError:
     if code in _THROTTLED:
         return KeyStoreUnavailableError(f"AWS throttles calls to secret {secret}; wait a minute and try again")
     return KeyStoreUnavailableError(
-        f"AWS refuses {operation} on secret {secret} ({code}); see to its cause (rights, KMS key, limits), "
-        "and try again"
+        f"AWS refuses {operation} on secret {secret} ({code}); find out why (rights, KMS key, limits), and try again"
     )
 
 
 PRIMARY = "primary"
 COMPROMISED = "compromised"
-# What stands in an archive in the place of a key that is gone for good.
+# Replaces a destroyed key in an archive.
 DESTROYED = "destroyed"
 _VERSION = re.compile(VERSION_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
 class LiveSecret:
-    """The live secret as it is: its version, and the entries of its text, also those that are not ours.
+    """The live secret as it is: its version, and the entries of its text, including those that are not ours.
 
     Args:
         name: of the secret, for messages.
         version: its id in AWS.
-        plain: it is the seed's form, one key without a version.
+        plain: the source procedure's form, one key without a version.
     """
 
     name: str
@@ -225,10 +224,10 @@ class LiveSecret:
 
     @classmethod
     def of(cls, name: str, current: SecretVersion) -> "LiveSecret":
-        """Read a version's text in either form.
+        """Parses a version's text in either form.
 
         Raises:
-            KeyStoreDamagedError: it has neither.
+            KeyStoreDamagedError: it has neither form.
         """
         if not isinstance(entry(name, "v1", current.text), DamagedKey):
             return cls(name, current.id, {"v1": current.text.strip(), PRIMARY: "v1"}, plain=True)
@@ -236,10 +235,10 @@ class LiveSecret:
 
     @classmethod
     def of_json(cls, name: str, current: SecretVersion) -> "LiveSecret":
-        """Read a version's text as JSON.
+        """Parses a version's text as JSON.
 
         Raises:
-            KeyStoreDamagedError: it is none.
+            KeyStoreDamagedError: it is not JSON.
         """
         try:
             entries = json.loads(current.text)
@@ -252,7 +251,7 @@ class LiveSecret:
         return cls(name, current.id, entries, plain=False)
 
     def keys(self) -> dict[KeyVersion, KeyEntry]:
-        """The key of each version, or that its entry is no key."""
+        """Returns the key of each version, or the error that its entry is not a key."""
         return {
             KeyVersion.parse(name): entry(f"entry {name} of secret {self.name}", name, text)
             for name, text in self.entries.items()
@@ -260,10 +259,10 @@ class LiveSecret:
         }
 
     def primary(self) -> KeyVersion | None:
-        """The version that is named as the primary.
+        """Returns the version that is named as the primary.
 
         Raises:
-            KeyStoreDamagedError: what is named is no version.
+            KeyStoreDamagedError: the named one is not a version.
         """
         named = self.entries.get(PRIMARY)
         try:
@@ -274,10 +273,10 @@ class LiveSecret:
             ) from None
 
     def compromised(self) -> frozenset[KeyVersion]:
-        """The versions that applications never encrypt under again.
+        """Returns the versions that applications never encrypt under again.
 
         Raises:
-            KeyStoreDamagedError: what is named are no versions.
+            KeyStoreDamagedError: the named ones are not versions.
         """
         try:
             return versions_in(str(self.entries.get(COMPROMISED, "")))
@@ -288,15 +287,15 @@ class LiveSecret:
 
 
 def entry(place: str, version: str, text: object) -> KeyEntry:
-    """The key that a text is; a sentence about the place if it is none."""
+    """Returns the key that a text holds, or an error that names the place."""
     try:
         return key_from_base64(str(text))
     except InvalidKeyError:
         return DamagedKey(
-            f"{place} is not the base64 of 32 bytes; take it away, then run `keyrotation restore-key {version}`"
+            f"{place} is not the base64 of 32 bytes; remove it, then run `keyrotation restore-key {version}`"
         )
 
 
 def request_token(*parts: str) -> str:
-    """A client request token: the same for the same request. Keys have 256 random bits, so it tells nothing of them."""
+    """Derives a client request token from the request. It reveals nothing of keys, which have 256 random bits."""
     return str(UUID(bytes=hashlib.sha256("\n".join(parts).encode()).digest()[:16]))

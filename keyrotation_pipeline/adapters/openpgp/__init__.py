@@ -1,4 +1,4 @@
-"""OpenPGP is gpg: certificates, officers' signatures, and encryption to recipients. It never holds a secret key."""
+"""OpenPGP by gpg: certificates, officers' signatures, and encryption to recipients."""
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
 from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG

@@ -1,4 +1,4 @@
-"""One public certificate, as gpg lists it."""
+"""Reads one public certificate from gpg's listing."""
 
 import re
 import unicodedata
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.errors import OpenPGPError
 
-# Of a colon listing (doc/DETAILS of GnuPG): kinds of lines, and where in a line things stand.
+# Colon listing (doc/DETAILS of GnuPG): kinds of lines, and positions of fields.
 _PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE = b"pub", b"sub", b"uid", b"uat"
 _EXPIRING = frozenset({_PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE})
 _VALIDITY, _KEY_ID, _EXPIRES_AT, _CONTENT, _CAPABILITIES = 1, 4, 6, 9, 11
@@ -22,17 +22,17 @@ _HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """One public certificate, as it stands now.
+    """One public certificate, as it is now.
 
     Args:
         path: the file that it was read from, for messages.
-        fingerprint: of the primary key, upper-case hex; this is who somebody is.
-        can_sign: some key of it, neither expired nor revoked, may sign.
+        fingerprint: of the primary key, upper-case hex; this identifies a person.
+        can_sign: it has a key for signing that is neither expired nor revoked.
         can_encrypt: the same for encryption.
         signs_until: when the last of those for signing expires; None: never.
         encrypts_until: the same for encryption.
         encryption_keys: long key ids (16 hex digits) of its keys for encryption, which a message names.
-        expiries: when each of its keys and user ids expires, past dates too.
+        expiries: when each of its keys and user ids expires, including past dates.
         content: the file's bytes.
     """
 
@@ -52,14 +52,14 @@ class Certificate:
 
     @property
     def label(self) -> str:
-        """As messages name it; a user id could hold anything."""
+        """The name for messages; without the user id, which could hold anything."""
         return f"certificate {self.path.name} ({self.fingerprint[-16:]})"
 
     def require_valid(self) -> None:
-        """Refuse an expired or revoked certificate.
+        """Refuses an expired or revoked certificate.
 
         Raises:
-            OpenPGPError: it is one.
+            OpenPGPError: it is expired or revoked.
         """
         if self.revoked:
             raise OpenPGPError(f"{self.label} is revoked; name a new one in keyrotation.toml")
@@ -68,11 +68,11 @@ class Certificate:
 
     @property
     def is_recipient(self) -> bool:
-        """Whether something can be encrypted to it."""
+        """Whether it can be encrypted to."""
         return self.can_encrypt and not self.expired and not self.revoked
 
     def require_recipient(self) -> None:
-        """Refuse a certificate that nothing can be encrypted to.
+        """Refuses a certificate that cannot be encrypted to.
 
         Raises:
             OpenPGPError: it is expired, revoked, or has no usable key for encryption.
@@ -88,29 +88,29 @@ Listing = Sequence[Sequence[bytes]]
 
 
 def listing(output: bytes) -> Listing:
-    """The lines of a colon listing, in fields; gpg escapes newlines and colons in what users wrote."""
+    """Splits a colon listing into lines and fields; gpg escapes newlines and colons in what users wrote."""
     return [line.split(b":") for line in output.split(b"\n") if line]
 
 
 def date_of(text: str) -> datetime | None:
-    """A date as gpg writes it, in seconds since 1970 or as ``20260105T120000``; None: it is never."""
+    """Parses a date as gpg writes it, in seconds since 1970 or as ``20260105T120000``; None: never."""
     if "T" in text:
         return datetime.strptime(text, "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
     return datetime.fromtimestamp(int(text), UTC) if text not in {"", "0"} else None
 
 
 def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificate:
-    """A certificate from its colon listing: validity ``r`` or ``e``; capitals among the capabilities are usable ones.
+    """Parses a certificate's colon listing: validity ``r`` or ``e``; upper-case capabilities are usable ones.
 
     Raises:
-        OpenPGPError: a user id holds what could make a line read differently from what it says.
+        OpenPGPError: a user id holds characters that could make it display as something else.
     """
     primary = next(line for line in lines if line[0] == _PRIMARY_KEY)
     usable = primary[_CAPABILITIES].decode()
     keys = [line for line in lines if line[0] in {_PRIMARY_KEY, _SUBKEY}]
     return Certificate(
         path=path,
-        # That of the primary key comes first.
+        # The primary key's comes first.
         fingerprint=next(line[_CONTENT].decode() for line in lines if line[0] == b"fpr"),
         user_ids=tuple(_user_id(path, line[_CONTENT]) for line in lines if line[0] == _USER_ID),
         expires_at=date_of(primary[_EXPIRES_AT].decode()),
@@ -131,7 +131,7 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
 
 
 def _until(primary: Sequence[bytes], keys: Listing, capability: bytes) -> datetime | None:
-    """When the last usable key for this ends; none outlives the primary key."""
+    """Returns when the last usable key for this expires; none outlives the primary key."""
     usable = [line for line in keys if capability in line[_CAPABILITIES] and line[_VALIDITY] not in _ENDED]
     ends = [date_of(line[_EXPIRES_AT].decode()) for line in usable]
     last = None if not ends or None in ends else max(end for end in ends if end is not None)

@@ -24,18 +24,18 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.model.approval import Roster
 
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
-# libgpg-error: the low 16 bits of what `ERROR pkdecrypt_failed` gives.
+# libgpg-error: the low 16 bits of the code in `ERROR pkdecrypt_failed`.
 _BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
-# Where in `IMPORT_RES` (doc/DETAILS of GnuPG) the number of secret keys in what was given stands.
+# The field of `IMPORT_RES` (doc/DETAILS of GnuPG) that counts the given secret keys.
 _SECRET_KEYS_READ = 9
 
 
 class GpgRecoveryKey:
-    """`RecoveryKey` over a GnuPG home that has the secret key or reaches it.
+    """`RecoveryKey` over a GnuPG home that has the secret key or can reach it.
 
     Args:
         home: path short enough for an agent's socket.
-        passphrase: given to gpg through a pipe; None lets the agent ask, where there is one to ask.
+        passphrase: given to gpg through a pipe; None lets the agent ask, if somebody is there.
     """
 
     def __init__(self, home: Path, label: str, passphrase: bytes | None, *, ask: bool) -> None:
@@ -81,7 +81,7 @@ class GpgRecoveryKey:
 
     @contextmanager
     def _passphrase_pipe(self) -> Iterator[tuple[int, ...]]:
-        """A pipe that holds the passphrase (an empty one where nobody can be asked): it is in no argument, no file."""
+        """Yields a pipe that holds the passphrase (empty if nobody can be asked): never in an argument or a file."""
         if self._passphrase is None and self._ask:
             yield ()
             return
@@ -108,7 +108,7 @@ class GpgRecoveryKey:
                 "which its manifest lists"
             )
         return DamagedBackupError(
-            f"{name} cannot be decrypted: it is damaged, or no OpenPGP message; use another copy or an older backup"
+            f"{name} cannot be decrypted: it is damaged, or not an OpenPGP message; use another copy or an older backup"
         )
 
 
@@ -116,7 +116,7 @@ class GpgRecoveryKey:
 def imported_key(
     secret: bytes, passphrase: bytes | None, *, officers: Sequence[str] = (), decrypts_only: bool = False
 ) -> Iterator[GpgRecoveryKey]:
-    """A secret key in a home of its own, which is wiped when the context ends.
+    """Yields a secret key in a home of its own, which is wiped when the context ends.
 
     Args:
         secret: as ``gpg --export-secret-keys`` (or ``--export-secret-subkeys``) gives it.
@@ -124,9 +124,9 @@ def imported_key(
         decrypts_only: refuse a key that can sign, as one that stays on this machine must not.
 
     Raises:
-        RecoveryKeyError: it is no secret key, or gpg has no agent.
-        SigningRecoveryKeyError: it is one that must not be here.
-        OpenPGPError: gpg is missing, or has no room.
+        RecoveryKeyError: it is not a secret key, or gpg has no agent.
+        SigningRecoveryKeyError: it is one that must not be on this machine.
+        OpenPGPError: gpg is missing, or the disk is full.
     """
     with secret_home() as home:
         _import(home, secret)
@@ -137,10 +137,10 @@ def imported_key(
 
 
 def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
-    """The key that a GnuPG home's agent or smartcard holds.
+    """Returns the key that a GnuPG home's agent or smartcard holds.
 
     Raises:
-        RecoveryKeyError: there is no such home.
+        RecoveryKeyError: the home does not exist.
     """
     if not home.is_dir():
         raise RecoveryKeyError(f"there is no GnuPG home {home}; correct [recovery] gnupg_home")
@@ -149,13 +149,13 @@ def agent_key(home: Path, passphrase: bytes | None) -> GpgRecoveryKey:
 
 def _import(home: Path, secret: bytes) -> None:
     imported = run(home, ["--import"], secret)
-    # The exit code tells also of things that do not matter.
+    # The exit code also reflects things that do not matter.
     if imported.says("IMPORT_OK") and _secret_keys(home):
         return
     require_room(home)
     if any(int(numbers[_SECRET_KEYS_READ]) for numbers in imported.all("IMPORT_RES")):
         raise RecoveryKeyError(
-            "gpg has read the recovery key, but its agent does not take it; see that gpg-agent is there and starts "
+            "gpg has read the recovery key, but its agent refuses it; check that gpg-agent is installed and starts "
             "(on Debian: apt install gpg-agent), then run this again"
         )
     raise RecoveryKeyError("the recovery key is not an OpenPGP secret key; export it with `gpg --export-secret-keys`")
@@ -166,14 +166,14 @@ def _secret_keys(home: Path) -> Listing:
 
 
 def _described(home: Path) -> tuple[str, Mapping[str, str]]:
-    """Fingerprint of the one secret key, and by fingerprint what each of its keys that are here can be used for."""
+    """Returns the fingerprint of the one secret key, and the usable capabilities of each key by fingerprint."""
     lines = _secret_keys(home)
     primary = [line for line in lines if line[0] == b"sec"]
     if len(primary) != 1:
         raise RecoveryKeyError(f"the recovery key file holds {len(primary)} secret keys; export exactly one")
     fingerprints = [line[9].decode() for line in lines if line[0] == b"fpr"]
     keys = zip(fingerprints, (line for line in lines if line[0] in {b"sec", b"ssb"}), strict=True)
-    # `#`: a stub, whose secret part is not here. Capitals are those of the key as a whole.
+    # `#`: a stub without its secret part. Upper-case letters describe the key as a whole.
     usable = {each: "".join(filter(str.islower, line[11].decode())) for each, line in keys if line[14] != b"#"}
     return fingerprints[0], usable
 
@@ -204,7 +204,7 @@ def _passphrase_options(descriptors: Sequence[int]) -> list[str]:
 
 
 def _terminal() -> dict[str, str]:
-    """Where to ask for a PIN."""
+    """Returns variables that tell gpg where to ask for a PIN."""
     try:
         return {"GPG_TTY": os.ttyname(sys.stdin.fileno())}
     except (OSError, ValueError):
@@ -215,13 +215,13 @@ _RESTORE = "restore [backup] recipients in keyrotation.toml, or let officers sig
 
 
 class BackupRecipients:
-    """`Encryptor` over certificate files, which are read anew, and compared with the pinned roster, at each use.
+    """`Encryptor` over certificate files, which are read and compared with the pinned roster at each use.
 
     Args:
-        certificates: a file of each recipient.
-        pinned: reads the pinned roster; None is that there is none.
-        needs_all: otherwise a recipient that expired, was revoked, or has no key for encryption is left out, as long
-            as there is another one.
+        certificates: one file per recipient.
+        pinned: reads the pinned roster; None: there is none.
+        needs_all: otherwise a recipient that is expired, revoked, or has no key for encryption is left out, as long as
+            there is another one.
     """
 
     def __init__(
@@ -257,11 +257,11 @@ class BackupRecipients:
         missing = [each for each in recipients if named.isdisjoint(each.encryption_keys)]
         if missing:
             raise BackupError(f"backup {name} cannot be decrypted with {missing[0].label}; export it again")
-        if strangers := named.difference(*(each.encryption_keys for each in recipients)):
-            raise BackupError(f"backup {name} is encrypted to the unknown key {min(strangers)}; look into gpg")
+        if unknown := named.difference(*(each.encryption_keys for each in recipients)):
+            raise BackupError(f"backup {name} is encrypted to the unknown key {min(unknown)}; check gpg's options")
 
     def _read(self) -> list[Certificate]:
-        """The recipients: exactly those that are pinned, whatever the configuration says by now."""
+        """Returns the recipients: exactly the pinned ones, whatever the configuration says now."""
         recipients = [self._gpg.read_certificate(path) for path in self._certificates]
         self._require_pinned(recipients)
         usable = [recipient for recipient in recipients if recipient.is_recipient]
@@ -276,8 +276,8 @@ class BackupRecipients:
             raise ApprovalError("no recipients of backups are pinned yet; run `keyrotation init`")
         for recipient in recipients:
             if recipient.fingerprint not in roster.recipients:
-                raise ApprovalError(f"{recipient.label} is no pinned recipient of backups; {_RESTORE}")
+                raise ApprovalError(f"{recipient.label} is not a pinned recipient of backups; {_RESTORE}")
         if lost := set(roster.recipients).difference(recipient.fingerprint for recipient in recipients):
             raise ApprovalError(
-                f"the pinned recipient {min(lost)[-16:]} is not among [backup] recipients any more; {_RESTORE}"
+                f"the pinned recipient {min(lost)[-16:]} is no longer among [backup] recipients; {_RESTORE}"
             )

@@ -1,4 +1,4 @@
-"""gpg with a home of its own: reads certificates, encrypts to them, and caches what gpg answered."""
+"""Runs gpg with a home of its own: reads certificates, encrypts to them, and caches gpg's answers."""
 
 import shutil
 import tempfile
@@ -14,45 +14,46 @@ from keyrotation_pipeline.adapters.openpgp.runner import Status, gpg_binary, req
 from keyrotation_pipeline.errors import OpenPGPError
 from keyrotation_pipeline.ports.clock import Clock
 
-# The dates are what gpg lists. Should it judge by one that it does not list, the answer is wrong for so long at most.
+# The dates are those that gpg lists. If it judges by a date that it does not list, an answer is wrong at most this
+# long.
 LONGEST = timedelta(minutes=1)
 
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept(Generic[Answer]):
+class _Cached(Generic[Answer]):
     answer: Answer
     since: datetime
     until: datetime
 
-    def holds(self, now: datetime) -> bool:
+    def is_valid(self, now: datetime) -> bool:
         return self.since <= now < self.until
 
 
-class Memory(Generic[Answer]):
-    """Answers of gpg, each for as long as it cannot have changed."""
+class OutputCache(Generic[Answer]):
+    """Caches answers of gpg, each for as long as it cannot have changed."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._kept: dict[Hashable, _Kept[Answer]] = {}
+        self._cache: dict[Hashable, _Cached[Answer]] = {}
 
     def answer(self, question: Hashable, ask: Callable[[], tuple[Answer, Iterable[datetime]]]) -> Answer:
-        """The answer to a question: a remembered one, or a new one.
+        """Returns the cached answer to a question, or a new one.
 
         Args:
-            question: everything that the answer follows from, the time aside.
-            ask: gives the answer and the dates on which something in it expires; what it raises is passed on.
+            question: everything that the answer depends on, except the time.
+            ask: returns the answer and the dates on which something in it expires; its errors are passed on.
         """
         now = self._clock.now()
-        self._kept = {each: kept for each, kept in self._kept.items() if kept.holds(now)}
-        if question in self._kept:
-            return self._kept[question].answer
+        self._cache = {each: cached for each, cached in self._cache.items() if cached.is_valid(now)}
+        if question in self._cache:
+            return self._cache[question].answer
         answer, dates = ask()
-        # gpg counts whole seconds, and what expires in this one is still valid: such an answer is not kept.
+        # gpg counts whole seconds, and what expires in this one is still valid: such an answer is not cached.
         this_second = now.replace(microsecond=0)
         until = min((date for date in dates if date >= this_second), default=now + LONGEST)
-        self._kept[question] = _Kept(answer, now, min(until, now + LONGEST))
+        self._cache[question] = _Cached(answer, now, min(until, now + LONGEST))
         return answer
 
 
@@ -69,10 +70,10 @@ _ABANDONED_SECONDS = 3600
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """A gpg that knows exactly the certificates that it was made of.
+    """A gpg that knows exactly the certificates that it was created with.
 
     Args:
-        at: what time it believes to be; None: the present.
+        at: the time that it assumes; None: now.
     """
 
     home: Path
@@ -84,28 +85,28 @@ class Keyring:
         return run(self.home, [*_OPTIONS, *clock, *arguments], stdin)
 
     def certificate(self, fingerprint: str) -> Certificate:
-        """One of them as it stands now, made of everything that was imported of it."""
+        """Returns one of them as it is now, merged from everything that was imported for it."""
         shown = self.run("--with-colons", "--with-fingerprint", "--list-keys", fingerprint)
         return listed_certificate(Path(f"of {fingerprint[-16:]}"), b"", listing(shown.output))
 
 
 class GnuPG:
-    """gpg with a home of our own.
+    """Runs gpg with a home of our own.
 
     Args:
         home: created when needed, mode 0700, a path of any length; holds public certificates only, and only while
             they are used.
-        clock: by which what was read of a certificate is judged again.
+        clock: decides when a cached certificate is read again.
     """
 
     def __init__(self, home: Path, clock: Clock) -> None:
         self._home = home
         self.clock = clock
-        self._read: Memory[Certificate] = Memory(clock)
+        self._read: OutputCache[Certificate] = OutputCache(clock)
 
     @contextmanager
     def keyring(self, certificates: Sequence[Certificate] = (), at: datetime | None = None) -> Iterator[Keyring]:
-        """A gpg that knows exactly these certificates, and believes that it is `at`.
+        """Yields a gpg that knows exactly these certificates, and assumes that the time is `at`.
 
         Raises:
             OpenPGPError: gpg is missing or cannot work, or refuses a certificate.
@@ -127,21 +128,21 @@ class GnuPG:
             self._remove_abandoned(directory)
         except OSError as error:
             raise OpenPGPError(
-                f"gpg ({binary}) cannot work in {self._home} ({error.strerror}); mend that and run this again"
+                f"gpg ({binary}) cannot work in {self._home} ({error.strerror}); fix that and run this again"
             ) from None
         return directory
 
     def _remove_abandoned(self, newest: Path) -> None:
-        """Remove the rings of processes that were killed."""
+        """Removes the keyrings of killed processes."""
         now = newest.stat().st_mtime
         for ring in self._home.glob("ring-*"):
-            # Others come and go meanwhile.
+            # Others may appear and disappear.
             with suppress(FileNotFoundError):
                 if now - ring.stat().st_mtime > _ABANDONED_SECONDS:
                     shutil.rmtree(ring, ignore_errors=True)
 
     def read_certificate(self, path: Path) -> Certificate:
-        """Read one public certificate, armored or binary.
+        """Reads one public certificate, armored or binary.
 
         Raises:
             OpenPGPError: no such file, not a certificate, several of them, a secret key, or a user id that hides text.
@@ -155,10 +156,10 @@ class GnuPG:
         return self.certificate(content, path)
 
     def certificate(self, content: bytes, path: Path) -> Certificate:
-        """One public certificate from its bytes.
+        """Reads one public certificate from its bytes.
 
         Args:
-            path: where it is from, for messages.
+            path: its origin, for messages.
 
         Raises:
             OpenPGPError: not a certificate, several of them, a secret key, or a user id that hides text.
@@ -182,7 +183,7 @@ class GnuPG:
         return certificate, certificate.expiries
 
     def encrypt(self, plaintext: bytes, recipients: Sequence[Certificate]) -> bytes:
-        """Encrypt to every recipient; the plaintext goes to gpg through a pipe and nowhere else.
+        """Encrypts to every recipient; the plaintext goes to gpg through a pipe and nowhere else.
 
         Raises:
             OpenPGPError: no recipient, one who is expired, revoked or has no key for encryption, or gpg refuses.
@@ -195,7 +196,7 @@ class GnuPG:
 
     @contextmanager
     def encrypting(self, plaintext: IO[bytes], recipients: Sequence[Certificate]) -> Iterator[IO[bytes]]:
-        """The encrypted form of a stream, as a stream; complete only if the context ends well.
+        """Yields the encrypted form of a stream, as a stream; complete only if the context ends without an error.
 
         Args:
             plaintext: an open pipe or file, which gpg reads itself.
@@ -212,7 +213,7 @@ class GnuPG:
         _require_encrypted(stream.status)
 
     def recipient_keys(self, message: bytes) -> tuple[str, ...]:
-        """Long key ids of the keys that a message is encrypted to, as the message itself says."""
+        """Returns long key ids of the keys that a message is encrypted to, as the message itself says."""
         with self.keyring() as ring:
             named = ring.run("--list-only", "--decrypt", stdin=message)
         return tuple(key for key, *_ in named.all("ENC_TO"))
@@ -220,7 +221,7 @@ class GnuPG:
 
 def _import(ring: Keyring, certificate: Certificate) -> None:
     imported = ring.run("--import", stdin=certificate.content)
-    # The exit code tells of a missing agent; that the certificate is in is what counts.
+    # The exit code also reflects a missing agent; what counts is that the certificate was imported.
     if certificate.fingerprint not in {fingerprint for _, fingerprint in imported.all("IMPORT_OK")}:
         require_room(ring.home)
         raise OpenPGPError(f"gpg refuses {certificate.label}; have its owner export it again")
@@ -235,7 +236,7 @@ def _require_recipients(recipients: Sequence[Certificate]) -> None:
 
 def _encrypt_to(recipients: Sequence[Certificate]) -> list[str]:
     named = [option for each in recipients for option in ("--recipient", each.fingerprint)]
-    # Dumps are compressed already; of a key, its compressed size would tell.
+    # Dumps are already compressed, and a compressed size would reveal something of a key.
     return ["--compress-algo=none", *named, "--encrypt"]
 
 

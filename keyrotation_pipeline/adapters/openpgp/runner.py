@@ -1,8 +1,8 @@
-"""gpg as a child process. What it says for programs comes by a descriptor of its own, and in lines of bytes.
+"""Runs gpg as a child process and reads its machine-readable status from a separate descriptor, as bytes.
 
-What gpg prints for people is thrown away: it holds user ids, which anybody may write as they like. Its status lines
-(doc/DETAILS of GnuPG) hold them too, but there every byte below 32 is escaped: so a line ends at a newline byte and
-nowhere else. Python's `splitlines` would also cut inside of a user id.
+What gpg prints for people is discarded: it holds user ids, which anybody may choose freely. Its status lines
+(doc/DETAILS of GnuPG) hold them too, but with every byte below 32 escaped: a line ends at a newline byte and nowhere
+else. Python's `splitlines` would also split inside a user id.
 """
 
 import os
@@ -19,19 +19,19 @@ from typing import IO
 from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.errors import OpenPGPError
 
-# No settings and no terminal of the person who runs this.
+# Neither the user's gpg settings nor the terminal.
 _OPTIONS = ("--batch", "--no-tty", "--no-options", "--exit-on-status-write-error")
-# The environment of the caller may hold keys; gpg gets none of it. C: no translations.
+# The caller's environment may hold keys, so gpg gets none of it. C: no translations.
 _ENVIRONMENT = {"LC_ALL": "C"}
 _PREFIX = b"[GNUPG:] "
-# A signature or a message gives some dozen lines.
+# A signature or a message produces some dozen lines.
 _LARGEST_STATUS_BYTES = 1 << 20
-# More than gpg takes for a certificate: its keyring, a copy of that, and locks.
+# More than gpg needs for a certificate: its keyring, a copy of that, and locks.
 _ROOM_BYTES = 1 << 18
 
 
 def gpg_binary() -> str:
-    """Path of gpg.
+    """Returns the path of gpg.
 
     Raises:
         OpenPGPError: it is not installed.
@@ -43,7 +43,7 @@ def gpg_binary() -> str:
 
 @dataclass(frozen=True, slots=True)
 class StatusLine:
-    """One status line: its keyword and what follows; a user id at the end is cut at its spaces, too."""
+    """One status line: its keyword and arguments; a user id at the end is also split at its spaces."""
 
     keyword: str
     arguments: tuple[str, ...]
@@ -54,7 +54,7 @@ class Status:
     """How a gpg process ended.
 
     Args:
-        output: what it wrote to its standard output; empty where that was read as a stream.
+        output: what it wrote to its standard output; empty if that was read as a stream.
     """
 
     exit_code: int
@@ -62,16 +62,16 @@ class Status:
     output: bytes = b""
 
     def all(self, keyword: str) -> list[tuple[str, ...]]:
-        """Arguments of each line with this keyword, in order."""
+        """Returns the arguments of each line with this keyword, in order."""
         return [line.arguments for line in self.lines if line.keyword == keyword]
 
     def says(self, keyword: str) -> bool:
-        """Whether there is such a line."""
+        """Returns whether there is such a line."""
         return bool(self.all(keyword))
 
 
 def run(home: Path, arguments: Sequence[str], stdin: bytes = b"") -> Status:
-    """Run gpg to its end.
+    """Runs gpg to its end.
 
     Args:
         home: its GnuPG home.
@@ -79,7 +79,7 @@ def run(home: Path, arguments: Sequence[str], stdin: bytes = b"") -> Status:
         stdin: given to it through a pipe.
 
     Raises:
-        OpenPGPError: gpg is missing, cannot be started, or its status lines are not as gpg writes them.
+        OpenPGPError: gpg is missing, cannot be started, or its status lines are malformed.
     """
     with _started(home, arguments, subprocess.PIPE) as (process, status):
         output, _ = process.communicate(stdin)
@@ -87,19 +87,19 @@ def run(home: Path, arguments: Sequence[str], stdin: bytes = b"") -> Status:
 
 
 def require_room(home: Path) -> None:
-    """For when gpg has failed: of a full disk its status says different things, by where it ran out, or nothing.
+    """Explains a failure of gpg by a full disk, which its status reports inconsistently or not at all.
 
     Raises:
-        OpenPGPError: what gpg writes of one certificate has no room in `home`.
+        OpenPGPError: there is no room in `home` for what gpg writes for one certificate.
     """
     try:
         (home / "room").write_bytes(bytes(_ROOM_BYTES))
     except OSError as error:
-        raise OpenPGPError(f"gpg cannot write in {home} ({error.strerror}); mend that and run this again") from None
+        raise OpenPGPError(f"gpg cannot write in {home} ({error.strerror}); fix that and run this again") from None
 
 
 class Stream:
-    """A gpg process in the middle of a pipe: its output while it runs; its status when it has ended."""
+    """A running gpg process in a pipe: its output now, its status when it has ended."""
 
     def __init__(self, output: IO[bytes]) -> None:
         self.output = output
@@ -115,12 +115,12 @@ def streaming(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Stream]:
-    """Run gpg over a stream; when the block ends the rest of its output is thrown away and it is waited for.
+    """Runs gpg over a stream; when the block ends, discards the rest of its output and waits for it.
 
     Args:
         source: an open pipe or file, which gpg reads itself.
-        pass_fds: further descriptors that it may use.
-        environment: variables that it gets besides ours.
+        pass_fds: additional descriptors that it may use.
+        environment: variables in addition to ours.
 
     Raises:
         OpenPGPError: as `run`.
@@ -143,7 +143,7 @@ def _started(
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[tuple["subprocess.Popen[bytes]", bytearray]]:
-    """A gpg process and its status bytes, complete when the block ends; killed where the block fails."""
+    """Yields a gpg process and its status bytes, complete when the block ends; kills it if the block fails."""
     reading, writing = os.pipe()
     with FileIO(reading) as status:
         command = [gpg_binary(), "--homedir", str(home), *_OPTIONS, "--status-fd", str(writing), *arguments]
@@ -157,16 +157,16 @@ def _started(
                 pass_fds=(writing, *pass_fds),
             )
         except OSError as error:
-            raise OpenPGPError(f"gpg cannot be started ({error.strerror}); mend that and run this again") from None
+            raise OpenPGPError(f"gpg cannot be started ({error.strerror}); fix that and run this again") from None
         finally:
             os.close(writing)
-        told = bytearray()
-        reader = Thread(target=_collect, args=(status, told), daemon=True)
+        collected = bytearray()
+        reader = Thread(target=_collect, args=(status, collected), daemon=True)
         reader.start()
         try:
             with process:
                 try:
-                    yield process, told
+                    yield process, collected
                 except BaseException:
                     process.kill()
                     raise
@@ -174,17 +174,17 @@ def _started(
             reader.join()
 
 
-def _collect(status: FileIO, told: bytearray) -> None:
-    """Read to the end, so that gpg never waits for us; keep what a gpg that is well would say, and a little more."""
+def _collect(status: FileIO, collected: bytearray) -> None:
+    """Reads to the end, so that gpg never blocks; stores what a well-behaved gpg would say, and a little more."""
     while chunk := status.read(1 << 16):
-        if len(told) <= _LARGEST_STATUS_BYTES:
-            told += chunk
+        if len(collected) <= _LARGEST_STATUS_BYTES:
+            collected += chunk
 
 
-def _parsed(told: bytearray) -> tuple[StatusLine, ...]:
-    # After the last newline there is nothing, or the beginning of what a killed gpg was about to say.
-    lines = bytes(told).split(b"\n")[:-1]
-    if len(told) > _LARGEST_STATUS_BYTES or not all(line.startswith(_PREFIX) for line in lines):
-        raise OpenPGPError("gpg's status is not as gpg writes it; see which gpg comes first in PATH")
+def _parsed(collected: bytearray) -> tuple[StatusLine, ...]:
+    # After the last newline there is nothing, or the incomplete line of a killed gpg.
+    lines = bytes(collected).split(b"\n")[:-1]
+    if len(collected) > _LARGEST_STATUS_BYTES or not all(line.startswith(_PREFIX) for line in lines):
+        raise OpenPGPError("gpg's status is malformed; check which gpg comes first in PATH")
     words = (line.removeprefix(_PREFIX).decode("ascii", "backslashreplace").split(" ") for line in lines)
     return tuple(StatusLine(keyword, tuple(arguments)) for keyword, *arguments in words)

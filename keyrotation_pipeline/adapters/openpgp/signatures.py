@@ -1,4 +1,4 @@
-"""Officers' signatures: detached, over exactly the text, by a certificate of the roster that is valid now."""
+"""Verifies officers' signatures: detached, over exactly the text, by a certificate of the roster that is valid now."""
 
 import re
 from base64 import b64decode, b64encode
@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, date_of
-from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring, Memory
+from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG, Keyring, OutputCache
 from keyrotation_pipeline.adapters.openpgp.runner import Status
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 from keyrotation_pipeline.model.approval import Officer, Roster, VerifiedSignature
@@ -28,9 +28,9 @@ class OfficerSignatures:
     """`SignatureVerifier` over gpg.
 
     Args:
-        officers: name and certificate file of each.
-        required: signatures of different officers that an action takes.
-        recipients: certificate files of who can decrypt backups.
+        officers: each one's name and certificate file.
+        required: how many different officers must sign an action.
+        recipients: certificate files of those who can decrypt backups.
         lone_officer_allowed: a demo home may ask for one signature only.
     """
 
@@ -48,7 +48,7 @@ class OfficerSignatures:
         self._required = required
         self._recipients = tuple(recipients)
         self._lone_officer_allowed = lone_officer_allowed
-        self._verified: Memory[VerifiedSignature] = Memory(gpg.clock)
+        self._verified: OutputCache[VerifiedSignature] = OutputCache(gpg.clock)
 
     def roster(self) -> Roster:
         """See `SignatureVerifier.roster`."""
@@ -57,9 +57,7 @@ class OfficerSignatures:
             certificate = self._gpg.read_certificate(path)
             _require_officer(name, certificate)
             if (other := named.get(certificate.fingerprint)) is not None:
-                raise ApprovalError(
-                    f"officers {other.name} and {name} have the same certificate; give each one of their own"
-                )
+                raise ApprovalError(f"officers {other.name} and {name} have the same certificate; give each their own")
             named[certificate.fingerprint] = Officer(
                 name, certificate.fingerprint, b64encode(certificate.content).decode()
             )
@@ -83,7 +81,7 @@ class OfficerSignatures:
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
     ) -> VerifiedSignature:
-        """See `SignatureVerifier.verify`; what counts now is not verified anew while nothing changes."""
+        """See `SignatureVerifier.verify`; a good signature is not verified again while nothing changes."""
         certificates = self._certificates(officers)
         if at is not None:
             return self._verify(text, signature, officers, certificates, at)[0]
@@ -93,10 +91,11 @@ class OfficerSignatures:
     def verify_as_of(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
     ) -> VerifiedSignature:
-        """See `SignatureVerifier.verify_as_of`: by the certificates as they are now, else as they were pinned.
+        """See `SignatureVerifier.verify_as_of`: by the certificates as they are now, else as pinned.
 
-        When one, or a key of it, was revoked cannot be told: gpg makes revocations in advance, dated with the key.
-        What was good at that time is not verified anew while none of the bytes change, as in `verify`.
+        gpg does not say when a certificate or key was revoked: revocations can be created in advance, dated with the
+        key. A signature that was good at that time is not verified again while none of the bytes change, as in
+        `verify`.
         """
         now, pinned = self._certificates(officers), self._pinned(officers)
         known = tuple((each.fingerprint, each.content) for each in (*now, *pinned))
@@ -121,13 +120,13 @@ class OfficerSignatures:
         certificates: Sequence[Certificate],
         at: datetime | None = None,
     ) -> tuple[VerifiedSignature, list[datetime]]:
-        """Have gpg verify a signature; gives back also the dates on which its answer may change."""
+        """Has gpg verify a signature; also returns the dates on which its answer may change."""
         expiries: list[datetime] = []
         with self._gpg.keyring(certificates, at=at) as ring:
             _require_one_detached_signature(ring, signature)
-            beside = ring.home / "signature"
-            beside.write_bytes(signature)
-            status = ring.run("--verify", str(beside), "-", stdin=text)
+            signature_file = ring.home / "signature"
+            signature_file.write_bytes(signature)
+            status = ring.run("--verify", str(signature_file), "-", stdin=text)
             for officer in officers:
                 if officer.fingerprint in _claimed(status):
                     certificate = ring.certificate(officer.fingerprint)
@@ -138,7 +137,7 @@ class OfficerSignatures:
         if digest not in _STRONG_DIGESTS:
             raise ApprovalError("the signature uses a weak digest; sign again with `gpg --digest-algo SHA512`")
         if kind != _BINARY_SIGNATURE:
-            raise ApprovalError(f"the signature is one in text mode, which other bytes would match too; {_SIGN_AGAIN}")
+            raise ApprovalError(f"the signature is in text mode, which other bytes would match too; {_SIGN_AGAIN}")
         expiries += [expiry for expiry in [date_of(expires_at)] if expiry is not None]
         address = _address(status.all("GOODSIG")[0][1:])
         return VerifiedSignature(signer, datetime.fromtimestamp(int(signed_at), UTC), address), expiries
@@ -149,11 +148,11 @@ class OfficerSignatures:
         return officers + tuple(_standing(self._gpg, path, encrypts=True) for path in self._recipients)
 
     def _certificates(self, officers: Sequence[Officer]) -> tuple[Certificate, ...]:
-        """What was pinned of these officers, then what the configuration has of them; gpg makes one of both."""
+        """Returns the pinned and the configured certificates of these officers, merged by gpg."""
         fingerprints = {officer.fingerprint for officer in officers}
         configured = [self._gpg.read_certificate(path) for _, path in self._officers]
         pinned = self._pinned(officers)
-        # Where nothing has changed since, both are the same bytes, and once is enough.
+        # If nothing has changed since, both have the same bytes, and one is enough.
         of_officers = {each.content: each for each in (*pinned, *configured) if each.fingerprint in fingerprints}
         return tuple(of_officers.values())
 
@@ -191,41 +190,39 @@ def _require_officer(name: str, certificate: Certificate) -> None:
 
 
 def _require_one_detached_signature(ring: Keyring, signature: bytes) -> None:
-    """Look at the packets first: gpg itself would also take a message that brings its own text along."""
+    """Checks the packets first: gpg itself would also accept a message that contains its own text."""
     if not signature.strip():
         raise ApprovalError(f"the signature is empty; {_SIGN_AGAIN}")
     if len(signature) > _LARGEST_SIGNATURE_BYTES:
-        raise ApprovalError(f"the signature has {len(signature)} bytes, so it is no detached signature; {_SIGN_AGAIN}")
+        raise ApprovalError(f"the signature has {len(signature)} bytes, so it is not a detached one; {_SIGN_AGAIN}")
     packets = _packets(ring, signature)
     if not packets:
-        raise ApprovalError(f"what was given is not an OpenPGP signature; {_SIGN_AGAIN}")
+        raise ApprovalError(f"the input is not an OpenPGP signature; {_SIGN_AGAIN}")
     if set(packets) != {"signature"}:
-        raise ApprovalError(f"what was given is not a detached signature; {_SIGN_AGAIN}")
+        raise ApprovalError(f"the input is not a detached signature; {_SIGN_AGAIN}")
     if len(packets) > 1:
-        raise ApprovalError(
-            f"what was given holds {len(packets)} signatures; give those of one officer at a time, one each"
-        )
+        raise ApprovalError(f"the input holds {len(packets)} signatures; give one signature at a time")
 
 
 def _packets(ring: Keyring, message: bytes) -> list[str]:
-    """Kinds of the packets in a message, in order."""
+    """Returns the kinds of the packets in a message, in order."""
     lines = ring.run("--list-packets", stdin=message).output.split(b"\n")
     return [found[1].decode("ascii", "backslashreplace") for line in lines if (found := _PACKET.match(line))]
 
 
 def _address(user_id: Sequence[str]) -> str | None:
-    """The mail address in a user id, as the words of gpg's status have it: ``Name <address>``, or the address alone."""
+    """Returns the mail address in a user id as gpg's status splits it: ``Name <address>``, or the address alone."""
     found = _ADDRESS.fullmatch(unquote(" ".join(user_id)))
     return None if found is None else found["bracketed"] or found["alone"]
 
 
 def _claimed(status: Status) -> set[str]:
-    """Primary-key fingerprints that a signature names, valid or not: these are only looked at to refuse."""
+    """Returns primary-key fingerprints that a signature names, valid or not: used only to refuse."""
     return {arguments[-1] for arguments in status.all("VALIDSIG")}
 
 
 def _require_one_good_signature(status: Status) -> None:
-    """Refuse all but one good signature of which gpg says nothing else, and that gpg ends well.
+    """Refuses anything but one good signature without any other remark of gpg, and an exit code of zero.
 
     Every line about a signature ends in SIG: NEWSIG, GOODSIG, VALIDSIG, BADSIG, ERRSIG, EXPSIG, EXPKEYSIG, REVKEYSIG.
     """
@@ -246,7 +243,7 @@ _REFUSALS = {
 
 
 def _refusal(status: Status) -> str:
-    """What is wrong with a signature that is not good."""
+    """Says what is wrong with a signature that is not good."""
     for keyword, sentence in _REFUSALS.items():
         if status.says(keyword):
             return sentence.format(key=status.all(keyword)[0][0])

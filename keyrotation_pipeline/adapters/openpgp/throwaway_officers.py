@@ -1,4 +1,4 @@
-"""Officers who exist for one rehearsal: two OpenPGP keys in a home that is wiped when it ends."""
+"""Creates officers for one rehearsal: two OpenPGP keys in a home that is wiped afterwards."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.errors import OpenPGPError
 
 NAMES = ("First throw-away officer", "Second throw-away officer")
-# Nobody is there to type a passphrase, and what they sign is worth nothing elsewhere.
+# Nobody is there to type a passphrase, and their signatures are worthless elsewhere.
 _PARAMETERS = """
 %no-protection
 Key-Type: EDDSA
@@ -38,7 +38,7 @@ class ThrowAwayOfficers:
         self.certificates = tuple((name, self._exported(name, directory)) for name in NAMES)
 
     def sign(self, text: bytes) -> tuple[bytes, ...]:
-        """One detached signature of each."""
+        """Returns one detached signature of each."""
         return tuple(self._gpg("--local-user", f"={name}", "--detach-sign", text=text) for name in NAMES)
 
     def _exported(self, name: str, directory: Path) -> Path:

@@ -1,1 +1,1 @@
-"""PostgreSQL: the encrypted columns, their fences and proofs, the ledger, the embedded server."""
+"""The PostgreSQL adapter: encrypted columns, their fences and proofs, the ledger, the embedded server."""

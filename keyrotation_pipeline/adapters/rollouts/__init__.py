@@ -1,1 +1,1 @@
-"""How applications come by the keys, one way a file."""
+"""Ways in which applications get the keys, one per file."""

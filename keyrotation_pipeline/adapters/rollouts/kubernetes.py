@@ -1,8 +1,8 @@
-"""Applications that get their keys from a Kubernetes Secret: a new Pod template for each rollout, until it is seen.
+"""Rolls out keys from a Kubernetes Secret: gives workloads a new Pod template and waits until Pods run it.
 
 An annotation of the template names the keys that the Secret held when the template was made, by their fingerprints, and
-the primary. Kubernetes copies it to each Pod that it starts from that template, so that a Pod tells what it was started
-with. A Pod that gets the Secret and has no such annotation is one of which nobody knows what it reads.
+the primary. Kubernetes copies it to each Pod that it starts from that template, so a Pod shows the keys that it was
+started with. Nobody knows what a Pod reads that gets the Secret but has no such annotation.
 """
 
 import re
@@ -27,7 +27,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 
 ANNOTATION = "keyrotation/keys"
-POLL_SECONDS = 1.0  # each look lists the Pods of a namespace
+POLL_SECONDS = 1.0  # each poll lists the Pods of a namespace
 _NAMED_AT_MOST = 3
 _POD_NAMES = {"Deployment": "-[a-z0-9]{1,10}-[a-z0-9]{5}", "StatefulSet": "-[0-9]+", "DaemonSet": "-[a-z0-9]{5}"}
 Json = dict[str, Any]
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """Which workloads get their keys from which Secret."""
+    """The workloads that get their keys from a Secret."""
 
     namespace: str
     secret: str
@@ -44,11 +44,11 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class _Snapshot:
     """The namespace at one moment.
 
     Args:
-        pods: that have not ended, and get the Secret or are of a workload.
+        pods: those that have not ended, and get the Secret or belong to a workload.
     """
 
     keys: StoredKeys
@@ -66,11 +66,11 @@ class _Look:
 
 
 class KubernetesRollout:
-    """`Rollout` over workloads of one namespace, and over what reports itself from anywhere else.
+    """`Rollout` over workloads of one namespace, and over other instances that report themselves.
 
     Args:
-        keys: that the Secret holds.
-        reported: instances that call `attest`, in Pods or not; one that lags is believed.
+        keys: the store over the Secret.
+        reported: instances that call `attest`, in Pods or not; a lagging one counts.
     """
 
     def __init__(
@@ -101,45 +101,45 @@ class KubernetesRollout:
 
     def preflight(self, target: KeyVersion) -> tuple[Problem, ...]:
         """See `Rollout.preflight`."""
-        return tuple(Problem(sentence, fatal=True) for sentence in self._problems(self._look(), (target,)))
+        return tuple(Problem(sentence, fatal=True) for sentence in self._problems(self._take_snapshot(), (target,)))
 
     def waiting(self) -> Mapping[str, str]:
         """See `Rollout.waiting`."""
-        look = self._look()
-        return {str(each): waits for each in self._fleet.workloads if (waits := _unfinished(look, each))}
+        snapshot = self._take_snapshot()
+        return {str(each): waits for each in self._fleet.workloads if (waits := _unfinished(snapshot, each))}
 
     def instances(self) -> tuple[Instance, ...]:
-        """See `Rollout.instances`: every Pod that gets the Secret, and what reports itself."""
-        return self._instances(self._look())
+        """See `Rollout.instances`: every Pod that gets the Secret, and every instance that reports itself."""
+        return self._instances(self._take_snapshot())
 
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
-        """See `Rollout.roll_out`. Workloads are changed one after another, so that a bad template stops at once."""
+        """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self._reported.forget()
         sentence: str | None = None
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
-            look = self._look()
-            if problems := self._problems(look, () if goal.aim is TargetKind.WITHOUT else goal.versions):
+            snapshot = self._take_snapshot()
+            if problems := self._problems(snapshot, () if goal.aim is TargetKind.WITHOUT else goal.versions):
                 raise BlockedError(problems[0])
-            instances = self._instances(look)
-            lacks = lacking(instances)  # which ends the wait of a request that was paused
-            sentence = self._roll(look) or lacks
+            instances = self._instances(snapshot)
+            lacks = lacking(instances)  # raises to end the wait of a paused request
+            sentence = self._roll(snapshot) or lacks
             report(sum(goal.met_by(each) for each in instances if not each.silent), len(instances), sentence or "")
             if sentence is None:
                 return instances
         raise BlockedError(sentence)
 
-    def _roll(self, look: _Look) -> str | None:
-        """Give the first workload that has it not its new template; gives back what it waits for, None: nothing."""
-        wanted = _described(look.keys)
+    def _roll(self, snapshot: _Snapshot) -> str | None:
+        """Gives the first workload without it its new template; returns what that waits for, None: nothing is left."""
+        wanted = _described(snapshot.keys)
         for workload in self._fleet.workloads:
-            template = look.found[workload]["spec"]["template"]
+            template = snapshot.found[workload]["spec"]["template"]
             if (template["metadata"].get("annotations") or {}).get(ANNOTATION) != wanted:
                 self._annotate(workload, wanted)
                 return f"{workload}: its new template has not been observed yet; wait, and run the rotation again"
-            newest = look.newest_of(workload)
-            if why := progress.failed(look.found[workload], newest):
+            newest = snapshot.newest_of(workload)
+            if why := progress.failed(snapshot.found[workload], newest):
                 raise BlockedError(f"the rollout of {workload} failed: {why}; repair it, and run the rotation again")
-            if waits := _unfinished(look, workload):
+            if waits := _unfinished(snapshot, workload):
                 return f"{workload}: {waits}; see `kubectl rollout status {str(workload).lower()}`, and run it again"
         return None
 
@@ -151,13 +151,13 @@ class KubernetesRollout:
             try:
                 self._cluster.patch(kind, namespace, workload.name, difference)
             except RefusalError as refusal:
-                if refusal.status != HTTPStatus.CONFLICT:  # a controller was faster; the next look tries again
+                if refusal.status != HTTPStatus.CONFLICT:  # a controller was faster; the next poll tries again
                     raise
 
         _called(f"patch {workload}", patch)
 
-    def _look(self) -> _Look:
-        # The keys first: a template must not promise more than Pods get that start from it.
+    def _take_snapshot(self) -> _Snapshot:
+        # Reads the keys first: a template must not promise more than the Pods started from it get.
         keys, namespace = self._keys.read(), self._fleet.namespace
         found = {each: self._found(each) for each in self._fleet.workloads}
         replica_sets = _called("list ReplicaSets", lambda: self._cluster.every(REPLICA_SET, namespace))
@@ -171,79 +171,79 @@ class KubernetesRollout:
                 or any(progress.selects(selector, progress.labels_of(pod)) for selector in selectors)
             )
         )
-        return _Look(keys, found, pods, replica_sets)
+        return _Snapshot(keys, found, pods, replica_sets)
 
     def _found(self, workload: Workload) -> Json:
         kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
         return _called(f"get {workload}", lambda: self._cluster.get(kind, namespace, workload.name))
 
-    def _problems(self, look: _Look, versions: Sequence[KeyVersion]) -> list[str]:
-        needed = sorted({*look.keys.live, *versions})
+    def _problems(self, snapshot: _Snapshot, versions: Sequence[KeyVersion]) -> list[str]:
+        needed = sorted({*snapshot.keys.live, *versions})
         sentences = [
             sentence
             for workload in self._fleet.workloads
-            for sentence in templates.problems(workload, look.found[workload], self._fleet.secret, needed)
+            for sentence in templates.problems(workload, snapshot.found[workload], self._fleet.secret, needed)
         ]
-        return [*sentences, *self._undeclared(look)]
+        return [*sentences, *self._undeclared(snapshot)]
 
-    def _undeclared(self, look: _Look) -> list[str]:
-        """Pods that get the Secret, will be made again, and are of no declared workload. One of a Job only ends."""
-        declared = {str(pod["metadata"]["uid"]) for each in look.found for pod in look.pods_of(each)}
+    def _undeclared(self, snapshot: _Snapshot) -> list[str]:
+        """Lists Pods that get the Secret, will restart, and belong to no declared workload. Those of a Job just end."""
+        declared = {str(pod["metadata"]["uid"]) for each in snapshot.found for pod in snapshot.pods_of(each)}
         kinds = {"ReplicaSet", "ReplicationController", *WORKLOADS}
         return [
             f"Pod {pod['metadata']['name']} gets Secret {self._fleet.secret}, and {owner['kind']} {owner['name']} is "
             "of no workload in [[rollout.workloads]]; add that there, or take the Secret from it"
-            for pod in look.pods
+            for pod in snapshot.pods
             if str(pod["metadata"]["uid"]) not in declared
             for owner in pod["metadata"].get("ownerReferences") or ()
             if owner.get("controller") and owner["kind"] in kinds
         ]
 
-    def _instances(self, look: _Look) -> tuple[Instance, ...]:
+    def _instances(self, snapshot: _Snapshot) -> tuple[Instance, ...]:
         now = self._clock.now()
-        pods = tuple(_instance(pod, look.keys, now) for pod in look.pods)
-        return (*pods, *(each for each in self._reported.instances() if not self._has_ended(each, look)))
+        pods = tuple(_instance(pod, snapshot.keys, now) for pod in snapshot.pods)
+        return (*pods, *(each for each in self._reported.instances() if not self._has_ended(each, snapshot)))
 
-    def _has_ended(self, instance: Instance, look: _Look) -> bool:
-        """Whether a silent instance was a process of a Pod that is gone, or was made again since."""
+    def _has_ended(self, instance: Instance, snapshot: _Snapshot) -> bool:
+        """Returns whether a silent instance was a process of a Pod that is gone, or was restarted since."""
         name = instance.name.partition("/")[0]
         ours = (re.escape(each.name) + _POD_NAMES[each.kind] for each in self._fleet.workloads)
         if not instance.silent or not any(re.fullmatch(each, name) for each in ours):
             return False
         started = (
             datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
-            for pod in look.pods
+            for pod in snapshot.pods
             if pod["metadata"]["name"] == name
         )
         return all(at > instance.reported_at for at in started)
 
 
-def _unfinished(look: _Look, workload: Workload) -> str | None:
-    """What keeps a workload from running its newest template and nothing else."""
-    pods = look.newest_of(workload)
-    if waits := progress.pending(look.found[workload]):
+def _unfinished(snapshot: _Snapshot, workload: Workload) -> str | None:
+    """Returns what prevents a workload from running only its newest template; None: nothing."""
+    pods = snapshot.newest_of(workload)
+    if waits := progress.pending(snapshot.found[workload]):
         late = progress.not_ready(pods)
         return f"{waits} ({late})" if late else waits
     newest = {pod["metadata"]["uid"] for pod in pods}
-    old = [str(pod["metadata"]["name"]) for pod in look.pods_of(workload) if pod["metadata"]["uid"] not in newest]
+    old = [str(pod["metadata"]["name"]) for pod in snapshot.pods_of(workload) if pod["metadata"]["uid"] not in newest]
     return f"of an older template is {', '.join(old[:_NAMED_AT_MOST])}, which has not ended" if old else None
 
 
 def _described(keys: StoredKeys) -> str:
-    """The text of the annotation."""
+    """Returns the text of the annotation."""
     live = (f"{each}={key.fingerprint[:16]}" for each, key in keys.live.items() if isinstance(key, KeyMaterial))
     return " ".join((*live, f"primary={keys.primary}"))
 
 
 def _instance(pod: Json, keys: StoredKeys, now: datetime) -> Instance:
     name = str(pod["metadata"]["name"])
-    # What a Pod was started with says nothing of how its processes choose their primary.
+    # What a Pod was started with does not show how its processes choose their primary.
     unknown = Instance(name, (), None, now, names_primary=False)
-    told = (pod["metadata"].get("annotations") or {}).get(ANNOTATION)
-    if not told:
+    annotation = (pod["metadata"].get("annotations") or {}).get(ANNOTATION)
+    if not annotation:
         return unknown
     try:
-        named = dict(part.split("=", 1) for part in told.split())
+        named = dict(part.split("=", 1) for part in annotation.split())
         primary = KeyVersion.parse(named.pop("primary"))
         prints = {KeyVersion.parse(version): fingerprint for version, fingerprint in named.items()}
     except (InvalidKeyError, KeyError, ValueError):
@@ -253,7 +253,7 @@ def _instance(pod: Json, keys: StoredKeys, now: datetime) -> Instance:
 
 
 def _is_another(keys: StoredKeys, version: KeyVersion, fingerprint: str) -> bool:
-    """Whether the store holds another key under a version than the Pod was started with."""
+    """Returns whether the store holds another key under a version than the Pod was started with."""
     entry = keys.live.get(version)
     return isinstance(entry, KeyMaterial) and entry.fingerprint[:16] != fingerprint
 
@@ -268,8 +268,8 @@ def _called(what: str, call: Callable[[], _T]) -> _T:
             case HTTPStatus.FORBIDDEN | HTTPStatus.UNAUTHORIZED:
                 why = f"HTTP {refusal.status}: this account may not; give it the Role in deploy/kubernetes"
             case _:
-                why = f"HTTP {refusal.status}; see to its cause"
+                why = f"HTTP {refusal.status}; find out why"
         failure = f"the cluster refuses to {what} ({why}), and run the rotation again"
     except UnreachableError as error:
-        failure = f"the cluster cannot be asked to {what}: {error}, and run the rotation again"
+        failure = f"the cluster cannot {what}: {error}, and run the rotation again"
     raise BlockedError(failure) from None

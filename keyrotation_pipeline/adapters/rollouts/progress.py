@@ -1,4 +1,4 @@
-"""How far a rollout is, by what the API says of a workload and its Pods: the rules of `kubectl rollout status`."""
+"""Judges a rollout by the API's status of a workload and its Pods: the rules of `kubectl rollout status`."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from typing import Any
 
 Json = dict[str, Any]
 
-# A container that waits for one of these reasons does not start by itself; ContainerCreating, PodInitializing do.
+# A container that waits for one of these reasons will not start by itself.
 _STUCK = frozenset(
     {
         "CrashLoopBackOff",
@@ -24,7 +24,7 @@ _QUOTA = re.compile(r"exceeded quota: ([-a-z0-9.]+)")
 
 
 def pending(found: Json) -> str | None:
-    """What a workload's rollout still waits for; None: it is complete."""
+    """Returns what a workload's rollout still waits for; None: it is complete."""
     status = found.get("status") or {}
     if status.get("observedGeneration", 0) < found["metadata"].get("generation", 0):
         return "its new template has not been observed yet"
@@ -38,21 +38,21 @@ def pending(found: Json) -> str | None:
 
 
 def failed(found: Json, pods: Sequence[Json]) -> str | None:
-    """Why a rollout will not complete by itself; None: nothing says so.
+    """Returns why a rollout will not complete by itself; None: no sign of that.
 
     Args:
-        pods: of the newest template.
+        pods: those of the newest template.
     """
     if stuck := trouble(pods):
         return stuck
     if (found.get("status") or {}).get("observedGeneration", 0) < found["metadata"].get("generation", 0):
-        return None  # what its conditions say is of an older template
+        return None  # its conditions belong to an older template
     conditions = {each["type"]: each for each in (found.get("status") or {}).get("conditions") or ()}
     failure, progress = conditions.get("ReplicaFailure") or {}, conditions.get("Progressing") or {}
     if failure.get("status") == "True":
         quota = _QUOTA.search(str(failure.get("message")))
         why = f"quota {quota[1]} is used up" if quota else str(failure.get("reason"))
-        return f"its Pods cannot be made ({why})"
+        return f"its Pods cannot be created ({why})"
     if progress.get("reason") == "ProgressDeadlineExceeded":
         waits = ", ".join(str(pod["metadata"]["name"]) for pod in pods if not _is_ready(pod))
         return f"its progress deadline has passed, and not ready is {waits or 'one of its Pods'}"
@@ -60,7 +60,7 @@ def failed(found: Json, pods: Sequence[Json]) -> str | None:
 
 
 def trouble(pods: Iterable[Json]) -> str | None:
-    """The first container that does not start, with the reason and, of one that ended, how; never what it printed."""
+    """Returns the first container that does not start, with the reason and its last exit code; never its output."""
     for pod in pods:
         status = pod.get("status") or {}
         for each in (*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())):
@@ -73,7 +73,7 @@ def trouble(pods: Iterable[Json]) -> str | None:
 
 
 def not_ready(pods: Iterable[Json]) -> str | None:
-    """The first Pod that is not ready, and why, as far as the API says it."""
+    """Returns the first Pod that is not ready, and why, as far as the API says."""
     pod = next((each for each in pods if not _is_ready(each)), None)
     if pod is None:
         return None
@@ -88,10 +88,10 @@ def not_ready(pods: Iterable[Json]) -> str | None:
 
 
 def is_newest(found: Json, replica_sets: Sequence[Json], pod: Json) -> bool:
-    """Whether a Pod is of a workload's present template, as its controller has made it.
+    """Returns whether a Pod belongs to a workload's present template, as its controller made it.
 
     Args:
-        replica_sets: of the namespace; a Deployment's Pods belong to these.
+        replica_sets: those of the namespace; a Deployment's Pods belong to these.
     """
     match found["kind"]:
         case "Deployment":
@@ -107,7 +107,7 @@ def is_newest(found: Json, replica_sets: Sequence[Json], pod: Json) -> bool:
 
 
 def labels_of(thing: Json) -> Json:
-    """Its labels."""
+    """Returns an object's labels."""
     return thing["metadata"].get("labels") or {}
 
 
@@ -117,19 +117,19 @@ def _owns(owner: Json, thing: Json) -> bool:
 
 
 def _template(owner: Json) -> Json:
-    """The Pod template without the label by which a Deployment tells its ReplicaSets apart."""
+    """Returns the Pod template without the label by which a Deployment distinguishes its ReplicaSets."""
     template = owner["spec"]["template"]
     labels = {name: value for name, value in labels_of(template).items() if name != "pod-template-hash"}
     return {**template, "metadata": {**template["metadata"], "labels": labels}}
 
 
 def is_over(pod: Json) -> bool:
-    """Whether every container of a Pod has ended for good."""
+    """Returns whether every container of a Pod has ended for good."""
     return (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
 
 
 def selects(selector: Json, labels: Json) -> bool:
-    """Whether a workload's selector takes a Pod with these labels."""
+    """Returns whether a workload's selector matches these labels."""
     wanted = (selector.get("matchLabels") or {}).items()
     return all(labels.get(name) == value for name, value in wanted) and all(
         _holds(each, labels) for each in selector.get("matchExpressions") or ()

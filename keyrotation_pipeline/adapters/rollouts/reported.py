@@ -1,4 +1,4 @@
-"""Application instances that report themselves in the database: which key versions they read, and which they write."""
+"""Reads instances that report themselves in the database: which key versions they read, and which they write."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -17,12 +17,12 @@ from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 
 Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
-# Whoever was there within a day, and neither withdrew nor reports, may still be there.
+# An instance that reported within a day and has not withdrawn may still be running.
 KNOWN_SECONDS = 24 * 3600
 FORGOTTEN_SECONDS = 30 * KNOWN_SECONDS
 
-# By the server's clock on both sides, so that no other clock can make an instance look alive, silent or gone.
-_HEARD_OF = """
+# Both times are the server's, so no other clock can make an instance look alive, silent or gone.
+_REPORTED = """
 SELECT instance, reads, writes, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %(ttl)s),
        decrypted, failed, names_primary
 FROM keyrotation.application_instances
@@ -35,12 +35,12 @@ DELETE FROM keyrotation.application_instances WHERE reported_at < clock_timestam
 
 
 class ReportedInstances:
-    """`Rollout` over what instances report; applications come by the keys by themselves.
+    """`Rollout` over what instances report; applications get the keys by themselves.
 
     Args:
-        mode: by what a rollout is seen to be done.
-        ttl_seconds: an instance that was not heard of for as long is silent.
-        timeout_seconds: how long `roll_out` waits for instances; for an officer it does not wait.
+        mode: how a rollout is observed.
+        ttl_seconds: an instance that has not reported for so long is silent.
+        timeout_seconds: how long `roll_out` waits for instances; it does not wait for an officer.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ReportedInstances:
 
     @property
     def workloads(self) -> tuple[str, ...]:
-        """See `Rollout.workloads`: applications are started by others."""
+        """See `Rollout.workloads`: something else starts the applications."""
         return ()
 
     def preflight(self, _target: KeyVersion) -> tuple[Problem, ...]:
@@ -71,12 +71,12 @@ class ReportedInstances:
         return {}
 
     def forget(self) -> None:
-        """Forget what was not heard of for a month."""
+        """Deletes instances that have not reported for a month."""
         self._connection.execute(_FORGET, (FORGOTTEN_SECONDS,))
 
     def instances(self) -> tuple[Instance, ...]:
-        """See `Rollout.instances`; one that has not reported for a day is gone, unless it comes back."""
-        rows = self._connection.execute(_HEARD_OF, {"ttl": self._ttl_seconds, "known": KNOWN_SECONDS}).fetchall()
+        """See `Rollout.instances`; one that has not reported for a day is gone, unless it reports again."""
+        rows = self._connection.execute(_REPORTED, {"ttl": self._ttl_seconds, "known": KNOWN_SECONDS}).fetchall()
         return tuple(_instance(*row) for row in rows)
 
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
@@ -116,7 +116,7 @@ def _instance(
 
 def _decrypted(counts: Mapping[str, Any]) -> Iterator[Decrypted]:
     for version, count in sorted(counts.items()):
-        # Written by an application: what is of another form tells nothing.
+        # Written by an application: ignores whatever is malformed.
         with suppress(InvalidKeyError, KeyError, TypeError, ValueError):
             last_at = datetime.fromisoformat(count["last_at"])
             yield Decrypted(KeyVersion.parse(version), int(count["values"]), last_at.astimezone(UTC))

@@ -1,4 +1,4 @@
-"""What a Pod template must be like, so that its Pods see a new key, and still start when an old one is gone."""
+"""Checks that a Pod template gives its Pods a new key, and lets them start when an old one is gone."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One of `[[rollout.workloads]]`: what runs instances of the application, and in which container."""
+    """One of `[[rollout.workloads]]`: what runs instances of the application, and the container that gets the keys."""
 
     kind: str
     name: str
@@ -23,11 +23,11 @@ class Workload:
 
 
 def problems(workload: Workload, found: Json, secret: str, versions: Iterable[KeyVersion]) -> list[str]:
-    """Why a rollout of a workload could not bring it to these versions, a sentence each.
+    """Returns why a rollout of a workload could not bring it to these versions, one sentence each.
 
     Args:
-        found: the workload as the API has it.
-        secret: the name of the one that holds the keys.
+        found: the workload as the API returns it.
+        secret: the name of the Secret that holds the keys.
     """
     keys = [variable_of(version) for version in versions]
     pod = found["spec"]["template"]["spec"]
@@ -35,7 +35,7 @@ def problems(workload: Workload, found: Json, secret: str, versions: Iterable[Ke
 
 
 def uses(pod: Json, secret: str) -> bool:
-    """Whether a Pod gets anything from a Secret.
+    """Returns whether a Pod gets anything from a Secret.
 
     Args:
         pod: the ``spec`` of a Pod or of a template.
@@ -57,7 +57,7 @@ def _strategy(spec: Json) -> Iterator[str]:
 
 
 def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> Iterator[str]:
-    # Most of the time the Secret does not hold the marker either, so it may not be needed to start.
+    # Usually the Secret does not hold the marker, so Pods must be able to start without it.
     yield from _required(pod, secret, (*keys, COMPROMISED_VARIABLE))
     container = next((each for each in _containers(pod) if each["name"] == workload.container), None)
     if container is None:
@@ -70,7 +70,7 @@ def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> 
         yield f"container {workload.container} sets {foreign[0]} itself; take it from entry {foreign[0]} of {secret}"
     if any(_is_whole(source, secret) for source in container.get("envFrom") or ()):
         return
-    # Each file or each variable: an application reads its keys in one of the two ways.
+    # All as files or all as variables: an application reads its keys in one of the two ways.
     given = max((own, *_mounted(pod, container, secret, wanted)), key=len)
     if missing := [name for name in wanted if name not in given]:
         yield (
@@ -80,7 +80,7 @@ def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> 
 
 
 def _required(pod: Json, secret: str, keys: Sequence[str]) -> Iterator[str]:
-    """Entries without which its Pods do not start, in whatever container."""
+    """Yields entries without which its Pods do not start, in any container."""
     for container in _containers(pod):
         for _, ref in _references(container):
             if ref["name"] == secret and ref.get("key") in keys and not ref.get("optional"):
@@ -99,7 +99,7 @@ def _required(pod: Json, secret: str, keys: Sequence[str]) -> Iterator[str]:
 
 
 def _mounted(pod: Json, container: Json, secret: str, wanted: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Of each volume that a container has of the Secret, the entries that are wanted and there as files."""
+    """Yields, for each volume that a container has of the Secret, the wanted entries that it has as files."""
     whole = {mount["name"] for mount in container.get("volumeMounts") or () if not _is_part(mount)}
     for volume in pod.get("volumes") or ():
         items = _items_of(volume, secret)
@@ -112,7 +112,7 @@ def _is_part(mount: Json) -> bool:
 
 
 def _items_of(volume: Json, secret: str) -> set[str] | None:
-    """The entries of a Secret that a volume has; empty: every one; None: it has nothing of it."""
+    """Returns the entries of a Secret that a volume has; empty: all; None: none."""
     sources = list(_sources(volume, secret))
     if not sources:
         return None
@@ -136,7 +136,7 @@ def _is_whole(source: Json, secret: str, *, prefixed: bool = False) -> bool:
 
 
 def _references(container: Json) -> Iterator[tuple[str, Json]]:
-    """Each variable that is an entry of a Secret, with the reference."""
+    """Yields each variable that is an entry of a Secret, with the reference."""
     for each in container.get("env") or ():
         ref = (each.get("valueFrom") or {}).get("secretKeyRef")
         if ref and ref.get("name"):

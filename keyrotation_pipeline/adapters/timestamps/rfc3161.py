@@ -1,4 +1,4 @@
-"""Time stamps by RFC 3161, requested over HTTP and verified with configured certificates."""
+"""Requests RFC 3161 time stamps over HTTP, and verifies them with configured certificates."""
 
 import re
 import threading
@@ -22,7 +22,7 @@ _CERTIFICATES = 0xA0  # [0] IMPLICIT
 
 
 def with_ordered_certificates(response: bytes) -> bytes:
-    """A TimeStampResp with its certificates in order; as it is where it has none, or is none."""
+    """Returns a TimeStampResp with its certificates sorted; unchanged if it has none or is malformed."""
     try:
         _, token = _elements(response, *_content(response, 0))
         _, explicit = _elements(response, *_content(response, token))
@@ -33,12 +33,12 @@ def with_ordered_certificates(response: bytes) -> bytes:
                 listed = [response[at : _content(response, at)[1]] for at in _elements(response, start, end)]
                 return response[:start] + b"".join(sorted(listed)) + response[end:]
     except (IndexError, ValueError):
-        pass  # whoever parses it says what is wrong with it
+        pass  # the parser reports what is wrong with it
     return response
 
 
 def _elements(data: bytes, start: int, end: int) -> Iterator[int]:
-    """Where each element between two places begins."""
+    """Yields where each element between two positions begins."""
     while start < end:
         yield start
         start = _content(data, start)[1]
@@ -47,7 +47,7 @@ def _elements(data: bytes, start: int, end: int) -> Iterator[int]:
 
 
 def _content(data: bytes, at: int) -> tuple[int, int]:
-    """Where the content of the element at a place begins, and where it ends."""
+    """Returns where the content of the element at a position begins and ends."""
     length, start = data[at + 1], at + 2
     if length >= _LONG_FORM:
         size = length - _LONG_FORM
@@ -58,7 +58,7 @@ def _content(data: bytes, at: int) -> tuple[int, int]:
 
 
 TIMEOUT_SECONDS = 10
-# For all of it: an authority that sends a byte now and then must not hold up a rotation.
+# For the whole request: an authority that sends a byte now and then must not delay a rotation.
 LONGEST_SECONDS = 20.0
 LONGEST_ANSWER_BYTES = 100_000
 SHA256 = "2.16.840.1.101.3.4.2.1"
@@ -67,11 +67,11 @@ _SETTING = "check [audit] timestamp_url"
 
 @dataclass(frozen=True)
 class Rfc3161Authority:
-    """`TimestampAuthority` over HTTP. Nothing is imported or read before it is used.
+    """`TimestampAuthority` over HTTP. Imports and reads nothing before it is used.
 
     Args:
-        url: None: no time stamp is asked for.
-        certificates: PEM or DER files of the authority's root, and of what stands between if its answers lack that.
+        url: None: no time stamp is requested.
+        certificates: PEM or DER files of the authority's root, and of intermediates if its answers lack them.
     """
 
     url: str | None = field(repr=False)
@@ -83,11 +83,11 @@ class Rfc3161Authority:
         return None if self.url is None else urlsplit(self.url).hostname
 
     def stamp(self, message: bytes) -> TimeStamp:
-        """See `TimestampAuthority.stamp`; a redirect is a refusal."""
+        """See `TimestampAuthority.stamp`; a redirect counts as a refusal."""
         from cryptography.hazmat.primitives.serialization import Encoding  # noqa: PLC0415  only where it is used
         from rfc3161_client import HashAlgorithm, TimestampRequestBuilder  # noqa: PLC0415  likewise
 
-        _ = self._trusted  # a file that holds no certificate is told before anybody is asked
+        _ = self._trusted  # reports a file without a certificate before sending anything
         request = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
         response = _within(LONGEST_SECONDS, lambda: self._ask(request.as_bytes()), f"{self.name} takes too long")
         at = self._verified(request.message_imprint.message, response, request)
@@ -125,11 +125,11 @@ class Rfc3161Authority:
                     if len(content) > LONGEST_ANSWER_BYTES:
                         raise TimestampError(f"{self.name} answers with more than a time stamp; {_SETTING}")
                 return content
-        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, of a host like a..b
+        except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, for a host like a..b
             raise TimestampError(f"{self.name} does not answer ({type(error).__name__}); {_SETTING}") from None
 
     def _verified(self, digest: bytes, response: bytes, request: "TimeStampRequest | None") -> datetime:
-        """The time of an answer, if it is over this digest, and by an authority that is trusted."""
+        """Returns the time of an answer, if it is over this digest and by a trusted authority."""
         from rfc3161_client import VerificationError, VerifierBuilder, decode_timestamp_response  # noqa: PLC0415
 
         try:
@@ -148,7 +148,7 @@ class Rfc3161Authority:
                 "trusted, name its root in [audit] timestamp_certificates"
             ) from None
         except (ValueError, TypeError) as error:
-            raise TimestampError(f"what {self._who} answers is no time stamp ({type(error).__name__})") from None
+            raise TimestampError(f"the answer of {self._who} is not a time stamp ({type(error).__name__})") from None
         return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
     @property
@@ -165,20 +165,18 @@ def _certificates_in(path: Path) -> list["Certificate"]:
             return x509.load_pem_x509_certificates(content)
         return [x509.load_der_x509_certificate(content)]
     except (OSError, ValueError):
-        raise TimestampError(
-            f"{path} holds no certificate that can be read; correct [audit] timestamp_certificates"
-        ) from None
+        raise TimestampError(f"{path} holds no readable certificate; correct [audit] timestamp_certificates") from None
 
 
 def _plain(error: Exception) -> str:
-    """The library's words, on one line; of what OpenSSL says through it, the reason."""
+    """Returns the library's message on one line; for an OpenSSL error, the reason."""
     text = " ".join(str(error).split())
     said = re.findall(r'[Vv]erify error: ?([^"]+)"', text) or re.findall(r'reason: "([^"]+)"', text)
     return (said[-1] if said else text)[:200].rstrip(".")
 
 
 def _within(seconds: float, work: Callable[[], bytes], late: str) -> bytes:
-    """What the work gives, unless it takes longer; then it is left alone, and ends with the process."""
+    """Returns what the work gives, unless it takes longer; then it is abandoned, and ends with the process."""
     done: list[bytes] = []
     failed: list[Exception] = []
 

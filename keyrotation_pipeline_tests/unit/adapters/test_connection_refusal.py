@@ -40,8 +40,8 @@ def test_what_is_no_connection_string_is_refused_by_its_scheme_alone(url: str, s
         ("connection timeout expired", "start it"),
         ("FATAL:  the database system is starting up", "is starting up; wait"),
         ("FATAL:  sorry, too many clients already", "max_connections"),
-        ("FATAL:  etwas auf Deutsch: hunter2", "etwas auf Deutsch: ***; mend that"),
-        ("", "OperationalError; mend that"),
+        ("FATAL:  etwas auf Deutsch: hunter2", "etwas auf Deutsch: ***; fix that"),
+        ("", "OperationalError; fix that"),
     ],
 )
 def test_a_refusal_says_what_to_do(said: str, do: str) -> None:
@@ -78,8 +78,8 @@ REFUSES = b"E" + struct.pack("!I", 4 + len(FIELDS)) + FIELDS
 @pytest.mark.parametrize(
     ("answers", "says"),
     [
-        pytest.param((ASKS_FOR_PASSWORD, REFUSES), "when it had the password; correct user, password or", id="later"),
-        pytest.param((REFUSES,), "; mend that, or correct [database] url", id="at once"),
+        pytest.param((ASKS_FOR_PASSWORD, REFUSES), "after it got the password; correct user, password or", id="later"),
+        pytest.param((REFUSES,), "; fix that, or correct [database] url", id="at once"),
     ],
 )
 def test_a_server_of_another_language_is_quoted_and_what_to_correct_follows_from_the_password(

@@ -86,11 +86,11 @@ def condition(kind: str, status: str, reason: str, message: str = "SECRET-TEXT")
         pytest.param(
             condition("ReplicaFailure", "True", "FailedCreate", 'pods "x" is forbidden: exceeded quota: small, used 1'),
             [],
-            "its Pods cannot be made (quota small is used up)",
+            "its Pods cannot be created (quota small is used up)",
             id="quota",
         ),
         pytest.param(
-            condition("ReplicaFailure", "True", "FailedCreate"), [], "cannot be made (FailedCreate)", id="refused"
+            condition("ReplicaFailure", "True", "FailedCreate"), [], "cannot be created (FailedCreate)", id="refused"
         ),
         pytest.param(
             condition("Progressing", "False", "ProgressDeadlineExceeded") | {"metadata": {"generation": 3}},

@@ -277,7 +277,7 @@ def test_a_reason_is_asked_for_only_where_there_is_something_to_destroy(
 
 
 def test_rotate_says_which_command_carries_it_out(clinic: Clinic) -> None:
-    with pytest.raises(RequestError, match="is no rotation; run `keyrotation destroy"):
+    with pytest.raises(RequestError, match="is not a rotation; run `keyrotation destroy"):
         clinic.world.ledger.walk(clinic.signed().id)
 
 

@@ -27,12 +27,12 @@ def test_failures_are_counted_by_version_and_minute(clock: list[float]) -> None:
     ):
         clock[0] = START + seconds
         reads.note(stored)
-    assert [(each.version, each.values, each.last_at - START, dict(each.by_minute)) for each in reads.so_far()] == [
+    assert [(each.version, each.values, each.last_at - START, dict(each.by_minute)) for each in reads.by_version()] == [
         ("none", 1, 62, {START + 60: 1}),
         ("v1", 3, 60, {START: 2, START + 60: 1}),
         ("v2", 1, 61, {START + 60: 1}),
     ]
-    assert "Zoe" not in repr(reads.so_far())
+    assert "Zoe" not in repr(reads.by_version())
 
 
 def test_whoever_can_store_values_does_not_fill_the_memory(clock: list[float]) -> None:
@@ -41,7 +41,7 @@ def test_whoever_can_store_values_does_not_fill_the_memory(clock: list[float]) -
         clock[0] = START + 60 * number
         reads.note(f"v{number}:x")
         reads.note("v1:x")
-    counted = reads.so_far()
+    counted = reads.by_version()
     assert len(counted) <= VERSIONS_KEPT + 1
     assert sum(each.values for each in counted) == 2 * 199
     assert max(len(each.by_minute) for each in counted) == MINUTES_KEPT

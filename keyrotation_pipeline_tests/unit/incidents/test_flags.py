@@ -99,7 +99,7 @@ class Alarms:
 
     def raised(self) -> tuple[Flag, ...]:
         if not self.flags:
-            raise IncidentError("CloudWatch does not tell its alarms")
+            raise IncidentError("CloudWatch does not report its alarms")
         return self.flags
 
 
@@ -108,5 +108,5 @@ def test_an_alarm_that_stays_up_is_taken_once_and_a_dead_source_hides_no_other(w
     alarm = raised(2, key="alarm key-access 2026-01-05T08:00:00+00:00")
     first = poll_flags(world.pipeline, (Alarms(), Alarms(alarm)), "sensor")
     assert [each.incident for each in first.taken] == ["INC-2026-001", "INC-2026-002"]
-    assert first.trouble == ("CloudWatch does not tell its alarms",)
+    assert first.trouble == ("CloudWatch does not report its alarms",)
     assert poll_flags(world.pipeline, (Alarms(alarm),), "sensor").taken == ()

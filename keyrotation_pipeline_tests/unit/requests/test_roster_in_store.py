@@ -123,7 +123,7 @@ def test_a_new_home_believes_what_the_key_store_vouches_for_and_not_an_audit_tha
     assert world.anchors.kept_roster is None
     with pytest.raises(AuditError, match="is not the one that the key store has seen"):
         pinned_roster(world.pipeline)
-    world.keys.damaged = "the fake key store is damaged; mend it"
+    world.keys.damaged = "the fake key store is damaged; fix it"
     assert pinned_roster(world.pipeline) == ROSTER  # so that `status` can still say what is wrong with the store
 
 

@@ -256,7 +256,7 @@ def test_a_request_to_reconcile_is_withdrawn_without_touching_a_key(world: FakeW
 def test_a_request_to_reconcile_is_no_rotation(world: FakeWorld) -> None:
     restored_after_a_rotation(world, None)
     opened = signed(world)
-    with pytest.raises(RequestError, match="is no rotation"):
+    with pytest.raises(RequestError, match="is not a rotation"):
         run(world, opened)
 
 

@@ -55,14 +55,14 @@ def test_without_the_sections_nobody_is_told_and_nothing_is_watched(tmp_path: Pa
     ("text", "sentence"),
     [
         pytest.param('[alerts]\nsns_topic = "x"', "did you mean 'sns_topic_arn'", id="misspelt"),
-        pytest.param('[alerts]\nsns_topic_arn = "security"', "is no ARN of a topic", id="no ARN"),
+        pytest.param('[alerts]\nsns_topic_arn = "security"', "is not the ARN of a topic", id="no ARN"),
         pytest.param('[alerts]\nwebhook_url = { env = "UNSET" }', r"\[alerts\] webhook_url names .* UNSET", id="unset"),
         pytest.param(
             f'{SMTP}[[contacts]]\nrole = "boss"\nname = "A"', r"role = \"boss\" is not known; write one of", id="role"
         ),
         pytest.param(
             f'{SMTP}[[contacts]]\nrole = "on-call"\nname = "A"\nemail = "a@b, c@d"',
-            "no mail address",
+            "not a mail address",
             id="two addresses",
         ),
         pytest.param('[[incidents.alarms]]\nname = "a"\ntype = "fire"', "type", id="type of an alarm"),

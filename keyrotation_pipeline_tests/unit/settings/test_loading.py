@@ -110,15 +110,15 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     [
         pytest.param("x = = 1", "not valid TOML: invalid value (at line 1, column 5)", id="bad TOML names the line"),
         pytest.param("", "names no table; add [[tables]]", id="no tables"),
-        pytest.param(TABLE + TABLE, "table clients stands in two [[tables]]", id="a table twice"),
+        pytest.param(TABLE + TABLE, "table clients is listed in two [[tables]]", id="a table twice"),
         pytest.param(
             TABLE + TABLE.replace('"clients"', '"public.clients"'),
-            "table clients stands in two",
+            "table clients is listed in two",
             id="a table twice, once with its schema",
         ),
         pytest.param(
             '[[tables]]\nname = "c"\ncolumns = ["a", "b", "a"]',
-            "column a stands twice in [[tables]] c",
+            "column a is listed twice in [[tables]] c",
             id="a column twice",
         ),
         pytest.param('[[tables]]\nname = "c"\ncolumns = []', "[[tables]] c columns: the list", id="no columns"),
@@ -171,7 +171,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         pytest.param(
             TABLE + '[rollout]\nmode = "kubernetes"' + WORKLOAD * 2,
-            "Deployment/api stands in two [[rollout.workloads]]",
+            "Deployment/api is listed in two [[rollout.workloads]]",
             id="a workload twice",
         ),
         pytest.param(
@@ -188,7 +188,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         pytest.param(
             TABLE + '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "a/b"',
-            "'a/b' cannot be the name of anything in Kubernetes",
+            "'a/b' cannot be a name in Kubernetes",
             id="a name that is none in Kubernetes",
         ),
         pytest.param(
@@ -322,18 +322,18 @@ def test_a_recovery_key_is_looked_up_only_when_it_is_used(tmp_path: Path) -> Non
         pytest.param('time_zone = "Europe/Atlantis"\n' + TABLE, "is not a time zone", id="unknown time zone"),
         pytest.param(TABLE + "[backup.s3]\nbuckets = 'b'", "did you mean 'bucket'?", id="misspelt bucket"),
         pytest.param(TABLE + "[backup.s3]\nprefix = 'b'", "[backup.s3] lacks 'bucket'", id="no bucket"),
-        pytest.param(TABLE + "[recovery]\nsecret_key = {}", "write one of the two", id="key nowhere"),
+        pytest.param(TABLE + "[recovery]\nsecret_key = {}", "write one of them", id="key nowhere"),
         pytest.param(
             TABLE + "[recovery]\nrehearse_nightly = true",
             "name it in secret_key or gnupg_home",
             id="nights without a key",
         ),
         pytest.param(
-            TABLE + "[recovery]\ngnupg_home = 'g'\nsecret_key = { file = 'k' }", "keep one", id="key in two places"
+            TABLE + "[recovery]\ngnupg_home = 'g'\nsecret_key = { file = 'k' }", "remove one", id="key in two places"
         ),
         pytest.param(
             TABLE + "[audit]\ntimestamp_url = 'https://tsa.example.org'",
-            "needs to know whom to believe; add timestamp_certificates",
+            "needs to know whom to trust; add timestamp_certificates",
             id="an authority without a root",
         ),
         pytest.param(

@@ -1,4 +1,4 @@
-"""One batch: rows as they were read and the new values; and the context of the relation it belongs to."""
+"""Holds one batch: rows as read and their new values; and the context of its relation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import native_codec
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# Where a row, as it was read, has its position, its version and its first value.
+# The indexes of position, version and first value in a row as read.
 _POSITION, _VERSION, _FIRST = 2, 3, 4
 _PASSED = ((_POSITION, TidArray.element_oid), (_VERSION, XidArray.element_oid))
 
@@ -35,8 +35,8 @@ class Batch:
     """Rows as one statement read them.
 
     Args:
-        filenode: of the relation, in that same statement.
-        size_bytes: of all values in the pages that were read. If it is over the limit, there are no rows.
+        filenode: the relation's, read in that same statement.
+        size_bytes: size of all values in the pages that were read. If it exceeds the limit, there are no rows.
         rows: each with filenode, size, `ctid`, `xmin`, and the value of each declared column.
     """
 
@@ -46,7 +46,7 @@ class Batch:
 
     @classmethod
     def of(cls, rows: Sequence[tuple[Any, ...]]) -> "Batch":
-        """Make a batch of the rows that `read_pages` or `read_rows` gave."""
+        """Makes a batch of the rows that `read_pages` or `read_rows` returned."""
         if not rows:
             return cls(None, 0, ())
         filenode, size_bytes, position, *_ = rows[0]
@@ -54,12 +54,12 @@ class Batch:
 
     @property
     def positions(self) -> list[bytes]:
-        """`ctid` of each row."""
+        """The `ctid` of each row."""
         return [row[_POSITION] for row in self.rows]
 
     @property
     def versions(self) -> list[bytes]:
-        """`xmin` of each row."""
+        """The `xmin` of each row."""
         return [row[_VERSION] for row in self.rows]
 
     @property
@@ -70,12 +70,12 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class NewValues:
-    """The outcome of encrypting a batch.
+    """The result of encrypting a batch.
 
     Args:
-        parameters: of the write.
-        rows: that they name.
-        whole: whether each of their values is new, none NULL.
+        parameters: parameters of the write.
+        rows: how many rows they name.
+        whole: whether every value is new, none NULL.
     """
 
     parameters: dict[str, Any]
@@ -85,11 +85,11 @@ class NewValues:
 
 
 class Codec:
-    """Re-encrypts and checks batches: the native codec those that hold only good values, Python all others.
+    """Re-encrypts and checks batches: natively if all values are good, else in Python.
 
     Args:
-        ring: holds `target` and every version that is to be read.
-        native: whether the native codec is used, where it was built.
+        ring: holds `target` and every version to read.
+        native: whether to use the native codec, where it was built.
     """
 
     def __init__(self, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
@@ -97,7 +97,7 @@ class Codec:
         self._native = native_codec(ring, target) if native else None
 
     def rewrite(self, batch: Batch) -> NewValues:
-        """Re-encrypt a batch; if some values failed, rows without a new value are left out of the parameters."""
+        """Re-encrypts a batch; rows without a new value, because of failures, are left out of the parameters."""
         if self._native and batch.rows:
             columns = len(batch.rows[0]) - _FIRST
             if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED):
@@ -112,7 +112,7 @@ class Codec:
         return self._by_python(batch)
 
     def check(self, batch: Batch) -> tuple[list[Held], list[Failure]]:
-        """Decrypt every value, keeping nothing: what each column holds, and which values do not decrypt."""
+        """Decrypts every value: returns what each column holds, and which values do not decrypt."""
         if not batch.rows:
             return [], []
         if self._native:
@@ -135,11 +135,11 @@ class Codec:
 
 
 # enable_seqscan: for a large batch the planner would read the whole table instead of single rows by their TID.
-# plan_cache_mode: planning each statement anew costs as much as a small batch. default_transaction_isolation: the
+# plan_cache_mode: planning each statement again costs as much as a small batch. default_transaction_isolation: the
 # guards of the write need READ COMMITTED, whatever the database's default is. jit: a plan with disabled nodes looks so
-# expensive that it would be compiled. synchronous_commit: a crash of the server loses the end of the WAL. So it never
-# loses rows and keeps their progress, which is written later; and the record that a shard is done is committed
-# synchronously. Until then no commit of others has to wait until ours has reached the disk.
+# expensive that it would be compiled. synchronous_commit: a server crash loses only the end of the WAL, so it never
+# loses rows whose progress, which is written later, survives; and the record that a shard is done is committed
+# synchronously. Meanwhile no commit of others has to wait until ours has reached the disk.
 _SETTINGS = (
     "SET enable_seqscan = off; SET plan_cache_mode = force_generic_plan; SET jit = off; "
     "SET default_transaction_isolation = 'read committed'; SET synchronous_commit = off"
@@ -147,7 +147,7 @@ _SETTINGS = (
 
 
 def open_connection(connect: Callable[[], Connection]) -> Connection:
-    """Open a connection that reads and writes rows as bytes."""
+    """Opens a connection that reads and writes rows as bytes."""
     connection = connect()
     connection.execute(_SETTINGS)
     pass_bytes_through(connection)
@@ -156,12 +156,12 @@ def open_connection(connect: Callable[[], Connection]) -> Connection:
 
 @dataclass(frozen=True)
 class RewriteContext:
-    """The relation that is re-encrypted, and everything that this takes.
+    """The relation that is re-encrypted, and everything that this needs.
 
     Args:
-        connection: for rows.
+        connection: reads and writes rows.
         housekeeping: a second connection, for the quarantine.
-        hot_order: whether the statements were made for it.
+        hot_order: whether the statements were composed for it.
     """
 
     connection: Connection
@@ -174,18 +174,18 @@ class RewriteContext:
     hot_order: bool = False
 
     def run(self, statement: bytes, parameters: dict[str, Any]) -> list[Row]:
-        """Run a statement and return its rows."""
+        """Runs a statement and returns its rows."""
         return self.connection.cursor(binary=True).execute(statement, parameters, prepare=True).fetchall()
 
     def positions(self, key: RowKey, named: str) -> list[bytes]:
-        """Where the row with a key is now, if it is still there."""
+        """Returns where the row with a key is now, if it still exists."""
         held = key.matches("held", sql.Literal(named))
         query = sql.SQL("SELECT ctid FROM ONLY {} AS held WHERE {}").format(self.relation.identifier, held)
         found: list[Any] = self.connection.cursor(binary=True).execute(query).fetchall()
         return [position for (position,) in found]
 
     def quarantine(self, batch: Batch, failures: list[Failure], reader: Connection) -> int:
-        """Record values that do not decrypt, and return their number.
+        """Records values that do not decrypt, and returns how many.
 
         Args:
             reader: the connection that reads the keys of the rows. A row that has changed meanwhile is not recorded.

@@ -1,37 +1,37 @@
-"""How many pages to read and how many rows to write at once, and how long to rest in between."""
+"""Decides how many pages to read and rows to write at once, and how long to rest between writes."""
 
 from time import monotonic
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 
-# Under a cap, the rows of so many seconds may be written without a pause.
+# Under a cap on rows, so many seconds' worth may be written without a pause.
 _BURST_SECONDS = 0.1
-# So long it works before it rests. After each sleep a core and its caches are cold: to rest after each statement of
-# 0.2 ms cost 1.6 times as much CPU a row. Between two statements others get the core all the same.
+# How long to work before a rest. After each sleep a core and its caches are cold: resting after each statement of
+# 0.2 ms cost 1.6 times as much CPU per row. Others get the core between two statements all the same.
 _WORK_SECONDS = 0.002
-# Rows of the first batch, before any write was timed.
+# Rows in the first batch, before any write has been timed.
 _ROWS, _GENTLE_ROWS = 128, 16
-# So many pages are read at once. Few fit into the buffers of a socket, so that the server is done with them and keeps
-# no snapshot while we compute, and nobody's statement waits long for a core. To begin a reading costs as much as
-# reading four rows, so more are read where speed is all.
+# Pages to read at once. Few fit into the buffers of a socket, so that the server finishes and holds no snapshot while
+# we compute, and no statement waits long for a core. Starting a read costs as much as reading four rows, so more are
+# read when only speed counts.
 READING_PAGES, GENTLE_READING_PAGES = 64, 16
-# In HOT order so many batches make a pass. After a short pass the next one would begin while statements of others,
+# Batches per pass in HOT order. After a short pass the next one would begin while statements of others,
 # older than it, still run, and nothing could be pruned: with four batches tables grew to 1.23 with two workers.
 _BATCHES_PER_PASS = 16
-# To be timed costs a small write a tenth of its time: each of the first writes is, then one in so many.
+# Timing costs a tenth of a small write: each of the first writes is timed, then one in so many.
 _FIRST_TIMED, _WRITES_PER_TIMED = 32, 8
-# The first stretch, before it is known how many rows stand in a page.
+# Pages in the first stretch, before the number of rows per page is known.
 _STRETCH_PAGES, _GENTLE_STRETCH_PAGES = 256, 16
 
 
 class BatchSize:
-    """Sizes batches by the time that writing them takes, and says how long to rest, or to wait for the cap on rows.
+    """Sizes batches by how long writing them takes, and computes rests and waits for the cap on rows.
 
     Args:
-        limits: the bounds; others may take their place at any time.
+        limits: the bounds, which may be replaced at any time.
 
     Attributes:
-        slowdown: how many times longer than by the duty cycle alone a piece of work takes with its rest.
+        slowdown: the factor by which work and its rest take longer than by the duty cycle alone.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -54,20 +54,20 @@ class BatchSize:
 
     @property
     def writes_ahead(self) -> int:
-        """How many writes may be under way at once; beside an application the next one waits for our rest."""
+        """How many writes may be in flight at once; one if we rest between writes."""
         return 1 if _gently(self.limits) else 2
 
     def pages_for(self, passes: int) -> int:
-        """How many pages to read before their rows are written in so many passes."""
+        """Returns how many pages to read before their rows are written in so many passes."""
         if passes == 1:
             return min(self.pages, self.reading_pages)
         return self.pages if self._learned else max(self.pages, self._stretch_pages)
 
     def read(self, rows: int, pages: int, passes: int = 1) -> None:
-        """Learn from pages that were read how many of them hold the rows of some batches.
+        """Learns from pages that were read how many of them hold the rows of some batches.
 
         Args:
-            rows: that were read and have to be written.
+            rows: rows that were read and must be written.
         """
         if passes > 1 and not self._learned:
             self.pages, self._learned = self.pages_for(passes), True
@@ -75,15 +75,15 @@ class BatchSize:
         self.pages = max(1, min(self.limits.max_pages, int(fitting), 2 * self.pages))
 
     def should_time(self) -> bool:
-        """Whether to time the next write."""
+        """Returns whether to time the next write."""
         self._writes += 1
         return self._writes <= _FIRST_TIMED or self._writes % _WRITES_PER_TIMED == 0
 
     def wrote(self, rows: int, seconds: float) -> None:
-        """Learn from one write how many rows to write at once. A write of no rows teaches nothing."""
+        """Learns from one write how many rows to write at once; ignores a write of no rows."""
         if rows:
             fitting = rows * self.limits.statement_seconds / max(seconds, 1e-6)
-            # Damped: one write that others delayed says little about the next.
+            # Damped: one write delayed by others says little about the next.
             self._fitting = max(1.0, self._fitting * min(2.0, max(0.5, (fitting / self._fitting) ** 0.3)))
             self.rows = self._within_cap(round(self._fitting))
 
@@ -92,7 +92,7 @@ class BatchSize:
         return max(1, min(rows, int(cap * _BURST_SECONDS)) if cap else rows)
 
     def seconds_to_wait(self, rows: int) -> float:
-        """How long to pause after `rows` more rows: for the cap on rows, or to rest from work since the last rest."""
+        """Returns how long to pause after `rows` more rows: for the cap on rows, or to rest since the last rest."""
         now = monotonic()
         self._worked += now - self._resumed
         wait = 0.0
@@ -105,13 +105,13 @@ class BatchSize:
         return max(0.0, wait)
 
     def renew(self, limits: Limits) -> None:
-        """Go on within other limits; what was owed under the former cap is forgotten."""
+        """Continues within other limits; drops the debt under the former cap."""
         if limits != self.limits:
             self.limits, self._due = limits, monotonic()
             self.rows = self._within_cap(round(self._fitting))
 
     def resume(self) -> None:
-        """Note that a pause is over."""
+        """Records that a pause is over."""
         self._resumed = monotonic()
 
 

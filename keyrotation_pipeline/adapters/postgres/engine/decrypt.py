@@ -1,4 +1,4 @@
-"""Decrypts every value of a table, or some pages of it, once, and keeps nothing."""
+"""Decrypts every value of a table, or of some pages of it, and stores none."""
 
 import queue
 import threading
@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, position, statements
-from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, obey
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, require_running
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
@@ -31,12 +31,12 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # 64 pages are half a megabyte of rows, so the cost of a statement does not matter. A thread takes so many at once that
-# a large table is not a million tasks, and a small one is still divided.
+# a large table does not become a million tasks, and a small one is still divided.
 _PAGES = 64
 _PAGES_PER_TASK = 1024
 
-# One snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice. All threads have it.
-# A thread that is done waits for the others, which may read large values.
+# All threads share one snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice. A
+# thread that is done waits for the others, which may read large values.
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
 _EXPORT = "SELECT pg_export_snapshot()"
@@ -53,16 +53,16 @@ class Found:
 
     @classmethod
     def nothing(cls, table: EncryptedTable) -> "Found":
-        """For a table, before anything was read."""
+        """Returns a table's result before anything was read."""
         return cls(0, [Counter() for _ in table.columns], 0)
 
     @property
     def values(self) -> int:
-        """Neither NULL nor ``''``; those that did not decrypt too."""
+        """How many values are neither NULL nor ``''``, including those that did not decrypt."""
         return sum(sum(held.values()) - held[None] for held in self.held) + self.failures
 
     def add(self, other: "Found") -> None:
-        """Add what other pages hold."""
+        """Adds what other pages hold."""
         self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
         for mine, more in zip(self.held, other.held, strict=True):
             mine.update(more)
@@ -77,13 +77,13 @@ def decrypt_all(
     limits: Limits,
     request: str = "",
 ) -> DecryptedCount:
-    """Decrypt every value of a table, keeping nothing.
+    """Decrypts every value of a table, and stores none.
 
-    Values that do not decrypt go to the quarantine. Earlier entries of the table that were not found again leave it.
+    Values that do not decrypt go to the quarantine. Earlier entries of the table that were not found again are removed.
 
     Args:
-        limits: with as many workers as threads are to read, if the table is large enough for them.
-        request: id of the rotation whose proof this is: its pausing is obeyed, and in an emergency all cores read.
+        limits: `workers` is the number of threads, if the table is large enough for them.
+        request: id of the rotation whose proof this is: pausing it pauses this, and in an emergency all cores are used.
 
     Raises:
         PreflightError, BlockedError, DatabaseUnavailableError: the table cannot be read to its end.
@@ -120,13 +120,13 @@ def opened(
     limits: Limits,
     request: str = "",
 ) -> Iterator["Decryption"]:
-    """What decrypts the relations of one table, with connections of its own, until the context ends."""
+    """Yields a decryption over the relations of one table, with separate connections."""
     with ExitStack() as stack:
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         if request:
             limits = limits_for(housekeeping, request, limits)
         relations = heaps(housekeeping, table)
-        # To connect takes as long as some hundred pages.
+        # Connecting takes as long as reading some hundred pages.
         worth_it = max((relation.pages for relation in relations), default=0) // limits.pages_per_worker
         readers = [
             _Reader(
@@ -140,7 +140,7 @@ def opened(
 
 @dataclass(frozen=True, slots=True)
 class _Reader:
-    """What one thread needs for itself; a codec is used by one thread at a time."""
+    """The connection and codec of one thread; a codec is not thread-safe."""
 
     connection: Connection
     codec: Codec
@@ -150,8 +150,8 @@ class Decryption:
     """Decrypts one table, relation by relation.
 
     Args:
-        housekeeping: for the quarantine.
-        relations: the table's, as they were when it was opened.
+        housekeeping: connection for the quarantine.
+        relations: the table's relations when it was opened.
         readers: one per thread.
     """
 
@@ -176,7 +176,7 @@ class Decryption:
         self._stopped = threading.Event()
 
     def decrypt(self, relation: Relation, found: Found, pages: tuple[int, int] = ALL_PAGES) -> None:
-        """Add to `found` what a relation holds in some pages: the first, and the first one after them."""
+        """Adds to `found` what some pages of a relation hold; `pages`: the first, and the first one after them."""
         start, stop = pages[0], min(pages[1], self._begin(relation))
         total = max(0, stop - start)
         each = max(_PAGES, min(_PAGES_PER_TASK, -(-total // (4 * len(self._readers)))))
@@ -185,7 +185,7 @@ class Decryption:
             try:
                 for (_, end), some in zip(tasks, threads.map(self._read, tasks), strict=True):
                     found.add(some)
-                    self._tell(end - start, total)
+                    self._report_progress(end - start, total)
             finally:
                 self._stopped.set()
         while not self._idle.empty():
@@ -193,7 +193,7 @@ class Decryption:
         self._stopped.clear()
 
     def _begin(self, relation: Relation) -> int:
-        """Give every reader the same snapshot; returns the number of pages."""
+        """Gives every reader the same snapshot; returns the number of pages."""
         sql = statements(self.housekeeping, relation, row_key(self.housekeeping, relation), None)
         first, *others = [reader.connection for reader in self._readers]
         first.execute(_SNAPSHOT)
@@ -209,7 +209,7 @@ class Decryption:
         return int(str(pages))
 
     def recheck(self, relation: Relation) -> None:
-        """Drop quarantined values that decrypt now, where their rows have keys and are found by these."""
+        """Removes quarantined values that decrypt now, if their rows have keys and are found by these."""
         key = row_key(self.housekeeping, relation)
         named = quarantine.keys_of(self.housekeeping, relation) if key.columns else ()
         if not named:
@@ -247,12 +247,12 @@ class Decryption:
         if held:
             found.add(Found(len(batch.rows), held, len(failed)))
 
-    def _tell(self, done: int, total: int) -> None:
+    def _report_progress(self, done: int, total: int) -> None:
         subject = f"{self._table.name} decrypted"
         step = Step.ZERO_OLD_ROWS_PROOF if self._request else None
         self._report(Progress(step, subject, done, total, "pages"))
         if self._request and CLOCK.monotonic() - self._obeyed >= TICK_SECONDS:
-            obey(self.housekeeping, self._request)
+            require_running(self.housekeeping, self._request)
             self._obeyed = CLOCK.monotonic()
 
 
@@ -277,13 +277,13 @@ def decrypt_spans(
     limits: Limits,
     go_on: Callable[[], bool],
 ) -> int:
-    """Decrypt what some spans of one table hold, keeping nothing; returns the number of values.
+    """Decrypts the values in some spans of one table, and stores none; returns the number of values.
 
-    Values that do not decrypt go to the quarantine. Earlier entries leave it when their row is seen to be fixed.
+    Values that do not decrypt go to the quarantine. Earlier entries are removed when their row is seen to be fixed.
 
     Args:
-        limits: with the duty cycle, and as many workers as threads are to read.
-        go_on: asked before each span, whether it may still be read now.
+        limits: duty cycle, and `workers` as the number of threads.
+        go_on: called before each span: whether it may still be read now.
     """
     found = Found.nothing(table)
     with opened(connect, table, ring, report, limits) as decryption:

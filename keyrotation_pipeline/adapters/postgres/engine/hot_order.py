@@ -1,10 +1,10 @@
-"""The order in which rows are written so that new row versions find room in the page of the old ones.
+"""Orders writes so that new row versions find room in the page of the old ones.
 
 Rows are read once, a stretch of pages at a time, and written in six passes by their line pointers: each pass takes a
-sixth of the rows of every page. From the second pass on, the write first looks at its pages, and the server removes
-what the pass before has replaced (`prune` in `statements`). The new versions then fit into their own pages: no table
-extension, and, as no index holds a written column, no index entries either (PostgreSQL's heap-only tuples, HOT). Only
-the first sixth goes elsewhere, so that the table grows by a sixth and needs no vacuum on the way.
+sixth of the rows of every page. From the second pass on, the write first scans its pages, which makes the server prune
+what the previous pass replaced (`prune` in `statements`). The new versions then fit into their own pages: no table
+extension and, as no index covers a written column, no index entries either (PostgreSQL's heap-only tuples, HOT). Only
+the first sixth goes to other pages, so the table grows by a sixth and needs no vacuum during the rewrite.
 
 With five passes a table grew to 1.23 times its size; eight passes were no better than six.
 """
@@ -17,15 +17,15 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 PASSES = 6
 
-# A page should hold two rows for each pass: a pass with one row more than the pass before has no room for it.
+# A page should hold two rows per pass: a pass with one row more than the previous one has no room for it.
 _ROWS_PER_PAGE = 2 * PASSES
 _SAMPLE_PAGES = 32
 
-# Where `ctid` stands in a row that was read; its bytes are four of the page and two of the line pointer.
+# The index of `ctid` in a row as read: four bytes for the page and two for the line pointer.
 _POSITION = 2
 
-# Expressions and predicates are found by what they depend on; one that names the whole row has a variable without
-# number. Large values lie in TOAST, where nothing is pruned.
+# Expressions and predicates are found by their dependencies; one that names the whole row has a variable without a
+# number. Large values are in TOAST, where nothing is pruned.
 _HOT = """
 SELECT NOT EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = ANY (%(columns)s)
@@ -45,7 +45,7 @@ SELECT NOT EXISTS (
 
 
 def fits_hot_order(connection: Connection, relation: Relation) -> bool:
-    """Whether the new versions of rows can stay in the pages of the old ones, so that no vacuum is needed."""
+    """Returns whether the new versions of rows can stay in the pages of the old ones, so that no vacuum is needed."""
     names = [column.name for column in relation.columns]
     if connection.execute(_HOT, {"oid": relation.oid, "columns": names}).fetchone() != (True,):
         return False
@@ -56,7 +56,7 @@ def fits_hot_order(connection: Connection, relation: Relation) -> bool:
 
 
 def passes(rows: Sequence[Row]) -> list[list[Row]]:
-    """Divide the rows of a stretch; each part in the order of the pages. None is empty."""
+    """Divides the rows of a stretch into passes, each in page order; omits empty passes."""
     parts: list[list[Row]] = [[] for _ in range(PASSES)]
     for row in rows:
         parts[row[_POSITION][5] % PASSES].append(row)
@@ -64,5 +64,5 @@ def passes(rows: Sequence[Row]) -> list[list[Row]]:
 
 
 def page_of(row: Row) -> int:
-    """The page in which a row stands."""
+    """Returns the page that a row is in."""
     return int.from_bytes(row[_POSITION][:4], "big")

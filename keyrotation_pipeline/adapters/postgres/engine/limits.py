@@ -1,4 +1,4 @@
-"""The limits of the engine: duty cycle, workers, and the pace set by an operator."""
+"""Defines the limits of the engine: duty cycle, workers, and the pace set by an operator."""
 
 import json
 import os
@@ -17,33 +17,33 @@ _NEVER = 2**62
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Limits of the engine's speed, memory and waiting. The defaults are those of routine mode.
+    """Limits of the engine's speed, memory and waits. The defaults are those of routine mode.
 
     Args:
         workers: processes that share a shard.
-        threads_per_worker: threads of a full decrypt for each of them.
-        max_rows_per_second: rows that one shard may rewrite in a second; 0 is no cap.
-        max_replica_lag_seconds: pause while a standby lags more than this; 0: standbys are not looked at.
+        threads_per_worker: threads of a full decrypt per worker.
+        max_rows_per_second: rows per second for one shard; 0: no cap.
+        max_replica_lag_seconds: pause while a standby lags more than this; 0: standbys are not checked.
         delayed_standbys: names of standbys that may lag.
         hours: when rows may be rewritten; None: always.
-        duty_cycle: share of the time in which one worker keeps the database busy; it rests in the other.
-        statement_seconds: how long one write should take; the rows per batch follow from it. Nobody waits longer than
+        duty_cycle: share of the time in which one worker keeps the database busy; it rests for the remainder.
+        statement_seconds: how long one write should take, which determines the rows per batch. Nobody waits longer than
             this for the rows of a batch.
-        max_pages: pages whose rows are in memory at once.
-        batch_bytes: stored bytes read at once. A single row that is larger is read alone.
-        largest_row_bytes: a row with more in its encrypted columns stops the walk.
-        lock_retry_seconds: how long a table that others have locked (`VACUUM FULL`, `ALTER TABLE`) is tried again.
-        straggler_attempts: how often one page range is tried again because of rows that others keep writing.
-        vacuum_pages: smaller relations are not vacuumed, and so many pages at least lie between two vacuums.
+        max_pages: how many pages' rows are in memory at once.
+        batch_bytes: stored bytes to read at once; a larger row is read alone.
+        largest_row_bytes: a row with more in its encrypted columns stops the rotation.
+        lock_retry_seconds: how long to retry a table that others have locked (`VACUUM FULL`, `ALTER TABLE`).
+        straggler_attempts: how often to retry a page range because of rows that others keep writing.
+        vacuum_pages: smaller relations are not vacuumed; also the least number of pages between two vacuums.
         vacuum_delay_ms: `vacuum_cost_delay` of our own vacuums.
-        growth: pause while an old snapshot keeps VACUUM from removing rows and the table has grown to so many times
-            its size; 0: growth is not looked at.
-        pages_per_worker: each worker process, and each thread of a full decrypt, should have at least so many pages.
-        sharing: processes that share the cap on rows.
+        growth: pause while an old snapshot prevents VACUUM from removing rows and the table has grown by this factor;
+            0: growth is not checked.
+        pages_per_worker: least pages for each worker process, and for each thread of a full decrypt.
+        sharing: how many processes share the cap on rows.
         slow_commit_seconds: rest longer while a small commit takes more than this, and much longer than it took before;
-            0: commits are not looked at.
-        rests: whether a duty cycle applies at all.
-        native_codec: use it where it was built.
+            0: commits are not checked.
+        rests: whether the duty cycle applies.
+        native_codec: whether to use it, where it was built.
     """
 
     workers: int = 1
@@ -69,10 +69,10 @@ class Limits:
     native_codec: bool = True
 
     def in_an_emergency(self) -> "Limits":
-        """These limits with all cores in use, without rests and without allowed hours. Configured caps stay.
+        """Returns these limits with all cores, no rests and no allowed hours. Configured caps still apply.
 
-        Each worker also keeps about one more core busy in the server, so more workers than half the cores only wait. A
-        thread that decrypts waits for the server instead, and so keeps one core busy.
+        Each worker also keeps about one core of the server busy, so more workers than half the cores would only wait. A
+        thread that decrypts waits for the server instead, so it keeps only one core busy.
         """
         return replace(
             self,
@@ -87,7 +87,7 @@ class Limits:
         )
 
     def of_one_worker(self) -> "Limits":
-        """The limits of one of the workers. The parent process vacuums for them."""
+        """Returns the limits of one worker. The parent process vacuums for all."""
         return replace(
             self,
             workers=1,
@@ -97,7 +97,7 @@ class Limits:
         )
 
     def at_pace(self, pace: PaceSet) -> "Limits":
-        """These limits with what an operator has set in their place."""
+        """Returns these limits with the values that an operator has set."""
         rows, duty = pace.rows_per_second, pace.duty_cycle
         return replace(
             self,
@@ -113,9 +113,9 @@ SELECT body FROM keyrotation.audit_events WHERE event = %s AND request = %s ORDE
 
 
 def pace_override(connection: Connection, request: str, limits: Limits) -> Limits:
-    """The limits at the pace that was set last; as they are where none was, or what was written is none.
+    """Returns the limits at the pace set last; unchanged if none was set or the event is malformed.
 
-    It decides about speed alone, so that it is taken without verifying the chain; `audit verify` does that.
+    It only affects speed, so the event is used without verifying the chain; `audit verify` does that.
     """
     row = connection.execute(_NEWEST, (str(PaceSet.kind), request)).fetchone()
     if row is None:
@@ -129,11 +129,11 @@ def pace_override(connection: Connection, request: str, limits: Limits) -> Limit
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How worker processes are started.
+    """How to start worker processes.
 
     Args:
-        keys: the key store, from which each worker reads the key ring by itself.
-        environment: of the workers. It must hold no key. None: the same as ours.
+        keys: the key store, from which each worker reads the key ring itself.
+        environment: environment of the workers, without keys. None: ours.
     """
 
     keys: KeyStore

@@ -1,4 +1,4 @@
-"""Waiting for a table that others have locked: try again once a second, up to a limit, and report each wait."""
+"""Waits for a table that others have locked: retries once a second, up to a limit, and reports each wait."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,17 +12,17 @@ from keyrotation_pipeline.errors import BlockedError
 
 T = TypeVar("T")
 
-# Others have locked the table, or the server has ended a deadlock: the next attempt may succeed.
+# Another session has locked the table, or the server has resolved a deadlock: a retry may succeed.
 WORTH_ANOTHER_TRY = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
 
 
 @dataclass
 class LockRetry:
-    """Repeats an action that failed because of a lock. Every success starts the limit anew.
+    """Retries an action that failed because of a lock. Every success resets the limit.
 
     Args:
         connection: rolled back after a failure.
-        table: as messages name it.
+        table: its name in messages.
         wait: reports the reason and waits a second.
     """
 
@@ -33,16 +33,16 @@ class LockRetry:
     _since: float | None = None
 
     def succeeded(self) -> None:
-        """Note that some action has succeeded."""
+        """Records that some action has succeeded."""
         self._since = None
 
     def attempt(self, action: Callable[[], T]) -> T:
-        """Repeat an action until it succeeds.
+        """Repeats an action until it succeeds.
 
         Raises:
-            BlockedError: neither this action nor another has succeeded for longer than the limit.
+            BlockedError: no action has succeeded for longer than the limit.
         """
-        # Not by `attempts`: the limit runs since the last success of any action, whichever it was.
+        # Not `attempts`: the limit counts from the last success of any action.
         while True:
             try:
                 return action()
@@ -52,6 +52,6 @@ class LockRetry:
             if monotonic() - self._since > self.limit_seconds:
                 raise BlockedError(
                     f"{self.table} is locked by another session, such as VACUUM FULL or ALTER TABLE; "
-                    "when that has ended, run `keyrotation rotate` again, it goes on from here"
+                    "when that has ended, run `keyrotation rotate` again, it continues from here"
                 )
             self.wait(f"waiting: {self.table} is locked by another session")

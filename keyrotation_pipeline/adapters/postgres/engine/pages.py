@@ -1,13 +1,13 @@
-"""The fast path: whole page ranges; while this process encrypts, the server reads the next rows and writes the last.
+"""The fast path over whole page ranges: while we encrypt, the server reads the next rows and writes the last ones.
 
 The rows of a stretch of pages are written in batches. While the server writes batch k, batch k+1 is encrypted here and,
-where we do not rest, sent, so that the server goes on at once. Each write is sent together with its COMMIT, so no row
-stays locked while we compute or wait, nor when this process is frozen. Of the next stretch a few pages are read before
-each of the last batches: one long reading would keep others from a core, and the server from pruning what another
-worker has replaced meanwhile. Nothing is being read while we pause: it would keep its snapshot and its lock on the
-table all the while. Where we are frozen in the middle of it, the server ends the session after half a minute, but only
-over TCP. Frozen while we send a write, we may keep a lock on the table, but neither a row nor a snapshot: changes of
-the table wait for it, and no reader or writer does.
+unless we rest, sent, so that the server continues at once. Each write is sent together with its COMMIT, so no row stays
+locked while we compute or wait, nor if this process is frozen. A few pages of the next stretch are read before each of
+the last batches: one long read would keep others from a core, and the server from pruning what another worker has
+replaced meanwhile. No read is open while we pause: it would hold its snapshot and its lock on the table all the while.
+If we are frozen during a read, the server ends the session after half a minute, but only over TCP. If we are frozen
+while sending a write, we may hold a lock on the table, but neither a row lock nor a snapshot: changes of the table's
+definition wait for it, but no reader or writer does.
 """
 
 from collections import deque
@@ -41,7 +41,7 @@ class Stop(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """The pages from `first` to before `end`, whose rows are read."""
+    """The pages from `first` to before `end`, whose rows are being read."""
 
     first: int
     end: int
@@ -58,10 +58,10 @@ class _Stretch:
 
 @dataclass(slots=True)
 class _Rows:
-    """Some rows of a stretch. Once they are written, every page before `done_before` is done.
+    """Some rows of a stretch. After they are written, every page before `done_before` is done.
 
     Args:
-        pruned: the pages that are pruned before; none from 0 to before 0.
+        pruned: the pages to prune first; 0 to before 0: none.
     """
 
     rows: list[Row]
@@ -84,7 +84,7 @@ class PageRewrite:
     """One run of the fast path over the rest of a page range.
 
     Args:
-        confirm: called for each batch once it is committed, with the page before which all is done, and what was done.
+        confirm: called for each committed batch with the page before which all is done, and what was done.
     """
 
     def __init__(self, context: RewriteContext, pages: PageRange, size: BatchSize, confirm: Confirm) -> None:
@@ -101,7 +101,7 @@ class PageRewrite:
         self._stop: Stop | None = None
 
     def run(self) -> Stop:
-        """Rewrite until the range is done or a batch cannot be rewritten this way; then no answer is awaited any more.
+        """Rewrites until the range is done or a batch cannot be rewritten this way; then no answer is pending any more.
 
         Raises:
             psycopg.Error: a statement failed, and nothing of its batch was written.
@@ -118,7 +118,7 @@ class PageRewrite:
         encrypted: _Writing | None = None
         while True:
             self._send(exchange, encrypted)
-            if self._size.writes_ahead > 1:  # the rows that are read do not fit into the buffers of a socket
+            if self._size.writes_ahead > 1:  # the rows of a read do not fit into the buffers of a socket
                 self._receive(exchange, writes=self._size.writes_ahead)
             following = self._read.popleft() if self._read else None
             if not (self._sent or following or self._should_read()):
@@ -139,7 +139,7 @@ class PageRewrite:
         exchange.push()
 
     def _receive(self, exchange: Exchange, writes: int) -> None:
-        """Receive answers until nothing is read and at most so many writes are under way; settle those that ended."""
+        """Receives answers until no read and at most so many writes are in flight; settles those that ended."""
         while len(self._sent) > writes or any(isinstance(each, _Reading) for each in self._sent):
             self._receive_one(exchange)
         while self._written:
@@ -153,9 +153,9 @@ class PageRewrite:
                 self._written.append((writing, exchange.receive() if writing.new.rows else []))
 
     def _count_the_rest(self, exchange: Exchange) -> None:
-        """Count the rows of batches that were committed although this path ends before it has settled them.
+        """Counts the rows of batches that were committed, although this path ends before it has settled them.
 
-        Their pages are not done: what is left in them is read again.
+        Their pages are not done: the remaining rows in them are read again.
         """
         while self._sent:
             with suppress(psycopg.Error):
@@ -165,7 +165,7 @@ class PageRewrite:
             self._pages.done += Rewritten(rows, values)
 
     def _should_read(self) -> bool:
-        """Whether to read on beside the next batch, so that the next stretch is there when this one is written."""
+        """Returns whether to read ahead during the next batch, so that the next stretch is ready in time."""
         left = self._stretch.end - self._next if self._stretch else self._size.pages_for(self._passes)
         return self._next < self._pages.end and not self._stop and len(self._read) * self._size.reading_pages < left
 
@@ -181,7 +181,7 @@ class PageRewrite:
         return {"first": first, "end": end, "limit": self._context.limits.batch_bytes}
 
     def _take(self, reading: _Reading, rows: list[Row]) -> None:
-        """Take in a reading, unless it shows that this path has to end, and cut its stretch once that is read."""
+        """Takes a finished read, unless it shows that this path must end, and cuts each complete stretch."""
         head, stretch = Batch.of(rows[:1]), self._stretch
         assert stretch is not None  # noqa: S101  every reading is of one
         if head.filenode != self._pages.filenode:
@@ -217,7 +217,7 @@ class PageRewrite:
         return _Writing(new, quarantined, some.done_before, not new.whole or self._size.should_time())
 
     def _outcome(self, writing: _Writing, written: list[Row]) -> tuple[int, int, float | None]:
-        """How many rows and values were written, and, if it was timed, in how many seconds."""
+        """Returns how many rows and values were written and, if it was timed, in how many seconds."""
         if not written:
             return 0, 0, None
         if writing.timed:

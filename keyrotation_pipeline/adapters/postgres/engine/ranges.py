@@ -1,4 +1,4 @@
-"""Page ranges of a shard, their stored progress, and the ranges that a sweep visits."""
+"""The page ranges of a shard, their stored progress, and the ranges that a sweep visits."""
 
 from dataclasses import dataclass, field
 from time import monotonic
@@ -15,8 +15,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
-# Whoever starts first plans every slice of every shard of a relation: the relation grows while it is rewritten, so
-# slices that were planned later would leave gaps.
+# The first process plans every slice of every shard of a relation: the relation grows while it is rewritten, so slices
+# planned later would leave gaps.
 _PLAN = """
 INSERT INTO keyrotation.shard_walks
     (request, table_name, shard, slice, relation, filenode, first_page, next_page, end_page, updated_at)
@@ -29,7 +29,7 @@ ORDER BY place
 ON CONFLICT (request, table_name, shard, slice, relation) DO NOTHING
 """
 
-# After VACUUM FULL or CLUSTER no page holds what it held before: the slice begins again, and its counts stay.
+# After VACUUM FULL or CLUSTER all pages hold other rows: the slice starts again, and its counts stay.
 _PLAN_AGAIN = """
 UPDATE keyrotation.shard_walks AS stored
 SET filenode = pg_relation_filenode(%(oid)s::oid::regclass), first_page = pages * %(place)s / %(of)s,
@@ -67,7 +67,7 @@ FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s) G
 
 @dataclass
 class PageRange:
-    """Pages of one relation from `first` to before `end`, of which those before `next` are done; and what was done."""
+    """Pages of one relation from `first` to before `end`, of which those before `next` are done; and the results."""
 
     filenode: int
     first: int
@@ -77,13 +77,13 @@ class PageRange:
     started: float = field(default_factory=monotonic)
 
     def so_far(self) -> Rewritten:
-        """What was done, including the time of this process."""
+        """Returns what was done, including the time of this process."""
         return self.done + Rewritten(seconds=monotonic() - self.started)
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of a shard; one worker re-encrypts it at a time."""
+    """A part of a shard; one worker at a time re-encrypts it."""
 
     shard: Shard
     index: int = 0
@@ -107,11 +107,11 @@ class StoredPageRanges:
         }
 
     def ranges(self, relation: Relation) -> list[PageRange]:
-        """The one range of a relation, as `open` gives it."""
+        """Returns the one range of a relation, as `open` does."""
         return [self.open(relation)]
 
     def open(self, relation: Relation) -> PageRange:
-        """The range as it was left; from the beginning of its slice if the relation was rewritten as a whole since."""
+        """Returns the range where it stopped; from the start if the relation was rewritten as a whole since."""
         require_there(self._connection, relation)
         names = {**self._names, "oid": relation.oid, "relation": relation.label}
         self._connection.execute(_PLAN, names)
@@ -120,14 +120,14 @@ class StoredPageRanges:
         return PageRange(filenode, first, following, end, Rewritten(*counts))  # type: ignore[arg-type]
 
     def renewed(self, relation: Relation, pages: PageRange) -> PageRange:
-        """The range again, or a new one if the relation was rewritten as a whole meanwhile."""
+        """Returns the range, or a new one if the relation was rewritten as a whole meanwhile."""
         self.save(relation, pages)
         again = self.open(relation)
         again.done, again.started = pages.done, pages.started
         return again
 
     def save(self, relation: Relation, pages: PageRange) -> None:
-        """Store how far a range is done, in one short statement."""
+        """Stores the progress of a range, in one short statement."""
         done, names = pages.so_far(), self._names
         self._connection.execute(
             _SAVE,
@@ -139,21 +139,21 @@ class StoredPageRanges:
 
 
 def slices_of(connection: Connection, request: str, shard: Shard, wanted: int) -> list[Slice]:
-    """The slices of a shard as they were planned, whatever the number of workers was then; else as many as `wanted`."""
+    """Returns the slices of a shard as planned, whatever the number of workers was then; else as many as `wanted`."""
     (planned,) = connection.execute(_SLICES, (request, str(shard.table.name), shard.index)).fetchall()[0]
     count = int(str(planned)) or wanted
     return [Slice(shard, index, count) for index in range(count)]
 
 
 def last_shard(connection: Connection, request: str, table: EncryptedTable) -> int | None:
-    """The last shard of a table that was planned; 0: its first one is all of it; None: none was planned yet."""
+    """Returns the last planned shard of a table; 0: the first one is all of it; None: none was planned yet."""
     (found,) = connection.execute(_LAST_SHARD, (request, str(table.name))).fetchall()[0]
     return None if found is None else int(str(found))
 
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """How far all slices of a shard are in one relation, as last stored."""
+    """The progress of all slices of a shard in one relation, as last stored."""
 
     done_pages: int
     total_pages: int
@@ -161,13 +161,13 @@ class ShardProgress:
 
 
 def stages(connection: Connection, request: str, shard: Shard) -> dict[str, ShardProgress]:
-    """How far a shard is, by the label of each relation that was begun."""
+    """Returns the progress of a shard by the label of each relation that was begun."""
     rows: list[Any] = connection.execute(_DONE, (request, str(shard.table.name), shard.index)).fetchall()
     return {label: ShardProgress(*counts) for label, *counts in rows}
 
 
 def require_there(connection: Connection, relation: Relation) -> None:
-    """Refuse a relation that is gone.
+    """Refuses a relation that no longer exists.
 
     Raises:
         BlockedError: it was dropped.
@@ -175,12 +175,12 @@ def require_there(connection: Connection, relation: Relation) -> None:
     there = connection.execute("SELECT pg_relation_filenode(%s::oid) IS NOT NULL", (relation.oid,)).fetchone()
     if there != (True,):
         raise BlockedError(
-            f"table {relation.label} was dropped, or dropped and made anew, while it was re-encrypted; "
-            "run `keyrotation rotate` again, it begins with the table that is there now"
+            f"table {relation.label} was dropped, or dropped and recreated, while it was re-encrypted; "
+            "run `keyrotation rotate` again, it starts over with the present table"
         )
 
 
-# A relation is divided into at most so many parts, of at least so many pages: to begin a range takes several queries.
+# At most so many parts per relation, of at least so many pages: starting a range takes several queries.
 _MOST_PARTS = 4096
 _LEAST_PAGES = 64
 
@@ -189,7 +189,7 @@ SELECT pg_relation_filenode(oid), pg_relation_size(oid) / current_setting('block
 FROM (SELECT %s::oid::regclass AS oid) AS relation
 """
 
-# The engine's connections have sequential scans off, which here are wanted.
+# The engine's connections disable sequential scans, which are wanted here.
 _SETTINGS = f"{FROM_THE_HEAP}; SET LOCAL enable_seqscan = on"
 _PARTS = """
 SELECT DISTINCT (ctid::text::point)[0]::bigint / {pages} FROM ONLY {relation} WHERE {wanted} ORDER BY 1
@@ -197,11 +197,11 @@ SELECT DISTINCT (ctid::text::point)[0]::bigint / {pages} FROM ONLY {relation} WH
 
 
 class SweptPageRanges:
-    """The page ranges of one sweep, which are not stored: sweeps are short, and begin anew.
+    """The page ranges of one sweep, which are not stored: sweeps are short, and start over.
 
     Args:
         connection: one of the engine's, in autocommit mode.
-        target: rows are wanted that hold a value under another version, or one outside the grammar.
+        target: finds rows that hold a value under another version, or one outside the grammar.
     """
 
     def __init__(self, connection: Connection, target: KeyVersion) -> None:
@@ -210,7 +210,7 @@ class SweptPageRanges:
         self._renewed: dict[int, int] = {}
 
     def ranges(self, relation: Relation) -> list[PageRange]:
-        """The parts of a relation that hold something to rewrite; adjacent ones as one range.
+        """Returns the parts of a relation that hold something to rewrite; adjacent ones as one range.
 
         Raises:
             BlockedError: the relation was dropped.
@@ -227,7 +227,7 @@ class SweptPageRanges:
         return found
 
     def renewed(self, relation: Relation, pages: PageRange) -> PageRange:
-        """All of a relation that was rewritten as a whole, but once for all its ranges; a range that is done stays."""
+        """Returns all of a relation rewritten as a whole, once for all its ranges; a finished range as it is."""
         if pages.next >= pages.end:
             require_there(self._connection, relation)
             return pages
@@ -237,7 +237,7 @@ class SweptPageRanges:
         return PageRange(filenode, 0, 0, end, pages.done, pages.started)
 
     def save(self, relation: Relation, pages: PageRange) -> None:
-        """Nothing is stored."""
+        """Stores nothing."""
 
     def _file(self, relation: Relation) -> tuple[int, int]:
         require_there(self._connection, relation)

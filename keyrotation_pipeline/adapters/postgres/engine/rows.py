@@ -1,4 +1,4 @@
-"""The careful path, for pages that are too large to read at once and rows that others hold: rows are listed first."""
+"""The careful path, for pages too large to read at once and for rows that others hold: lists rows first."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,17 +13,17 @@ from keyrotation_pipeline.model.progress import Rewritten
 
 
 def rewrite_listed(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
-    """Rewrite the pages from `first` to before `end` in batches of limited bytes; tell of each once it is committed."""
+    """Rewrites the pages from `first` to before `end` in batches of limited bytes; yields what each commits."""
     for positions in by_size(listed(context, first, end), context.limits.batch_bytes):
         yield _rewrite(context, positions)
 
 
 def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Iterator[Rewritten]:
-    """Rewrite each row of the pages in its own transaction; wait up to a second for its lock, and repeat if it changed.
+    """Rewrites each row of the pages in its own transaction; waits up to a second for its lock; retries if it changed.
 
-    SKIP LOCKED would never get a row that others write all the time. Here we wait in the queue for its lock, and write
-    if its encrypted values are still those that were read, whatever else has changed in the row. A row without a key
-    cannot be followed to its new position; it is read again at once, several times.
+    SKIP LOCKED would never get a row that others write all the time. Here we queue for its lock, and write if its
+    encrypted values are still those that were read, whatever else has changed in the row. A row without a key cannot be
+    followed to its new position; it is read again at once, several times.
     """
     busy: set[bytes] = set()
     for _ in range(context.limits.straggler_attempts):
@@ -43,7 +43,7 @@ def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Ite
 
 def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
     batch = Batch.of(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
-    # A row that moved or was deleted since it was listed counts as skipped. The next sweep finds it if it still exists.
+    # A row that moved or was deleted since it was listed counts as skipped; the next sweep finds it if it exists.
     gone = len(positions) - len(batch.rows)
     if not batch.rows:
         return Rewritten(skipped=gone)
@@ -75,7 +75,7 @@ def _written(context: RewriteContext, write: bytes, new: NewValues, quarantined:
 
 
 def listed(context: RewriteContext, first: int, end: int) -> list[tuple[bytes, int]]:
-    """Position and size in bytes of each row that has to be rewritten in the pages from `first` to before `end`.
+    """Returns position and size in bytes of each row to rewrite in the pages from `first` to before `end`.
 
     Raises:
         PreflightError: one is so large that the server might refuse to read or write it at once.
@@ -87,13 +87,13 @@ def listed(context: RewriteContext, first: int, end: int) -> list[tuple[bytes, i
         raise PreflightError(
             f"a row of {context.relation.label} holds {largest // 2**20} MiB in its encrypted columns, and more than "
             f"{limit // 2**20} MiB cannot be re-encrypted at once; move such values out of the table, then run "
-            "`keyrotation rotate` again, it goes on from here"
+            "`keyrotation rotate` again, it continues from here"
         )
     return rows
 
 
 def by_size(rows: Sequence[tuple[bytes, int]], limit_bytes: int) -> Iterator[list[bytes]]:
-    """Cut listed rows into batches of at most `limit_bytes`, or of one row."""
+    """Cuts listed rows into batches of at most `limit_bytes`, or of one row."""
     chosen: list[bytes] = []
     total = 0
     for row, size in rows:

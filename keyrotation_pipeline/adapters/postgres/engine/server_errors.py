@@ -1,7 +1,7 @@
-"""The server's errors as sentences that hold nothing of a row.
+"""Converts the server's errors to sentences that hold nothing of a row.
 
-A message of the server may hold a row: the DETAIL of a violated CHECK is the whole row, with its plaintext columns. So
-we use only the SQLSTATE and the names that come with it, and the error itself is neither cause nor context of ours.
+A server message may hold a row: the DETAIL of a violated CHECK is the whole row, with its plaintext columns. So we use
+only the SQLSTATE and the names that come with it, and the error itself is neither cause nor context of ours.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_AGAIN = "run `keyrotation rotate` again, it goes on from here"
+_AGAIN = "run `keyrotation rotate` again, it continues from here"
 
 _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], str], ...] = (
     (
@@ -35,7 +35,7 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
     (
         (errors.ReadOnlySqlTransaction,),
         PreflightError,
-        "the database is read-only, a standby perhaps; give the primary's address as [database] url",
+        "the database is read-only, perhaps a standby; give the primary's address as [database] url",
     ),
     (
         (errors.UndefinedTable, errors.UndefinedColumn),
@@ -45,7 +45,7 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
     (
         (errors.CharacterNotInRepertoire,),
         PreflightError,
-        "the key of a row that has to be named is a text that is not valid UTF-8{where}; correct the key",
+        "the key of a row to be named is not valid UTF-8{where}; correct the key",
     ),
     ((errors.LockNotAvailable,), BlockedError, "the table is locked by another session; wait until that has ended"),
     ((errors.DiskFull,), BlockedError, "the database server's disk is full; make room"),
@@ -53,7 +53,7 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
 
 
 def without_content(step: Callable[P, T]) -> Callable[P, T]:
-    """Make a function raise a `KeyRotationError` in place of psycopg's errors."""
+    """Makes a function raise a `KeyRotationError` instead of psycopg's errors."""
 
     @wraps(step)
     def translated(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -61,14 +61,14 @@ def without_content(step: Callable[P, T]) -> Callable[P, T]:
             return step(*args, **kwargs)
         except psycopg.Error as error:
             refusal = refusal_of(error)
-        # Raised outside of the handler, or the server's error would be attached as the context.
+        # Raised outside the handler; inside, the server's error would become its context.
         raise refusal
 
     return translated
 
 
 def refusal_of(error: psycopg.Error) -> KeyRotationError:
-    """The error that users see for an error of the server."""
+    """Returns the error that users see for an error of the server."""
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
         return DatabaseUnavailableError(f"the connection to the database was lost; when it is back, {_AGAIN}")
     where = _where(error)

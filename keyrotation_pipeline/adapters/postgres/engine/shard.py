@@ -1,4 +1,4 @@
-"""One shard: by how many processes it is re-encrypted, and under which limits."""
+"""Re-encrypts one shard: decides how many processes and which limits it gets."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -20,7 +20,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
-# Several per worker, so that nobody waits long for the last worker.
+# Several slices per worker, so that none waits long for the last one.
 _SLICES_PER_WORKER = 4
 
 
@@ -35,22 +35,21 @@ def rewrite_shard(
     limits: Limits,
     settings: WorkerSettings | None = None,
 ) -> Rewritten:
-    """Re-encrypt one shard to `target`, from where it was left.
+    """Re-encrypts one shard to `target`, from where it stopped.
 
     Args:
-        connect: opens a connection. Where there are workers, it can be pickled.
-        request: id of the rotation. Progress is stored under it, its pausing is obeyed, and its type decides between
+        connect: opens a connection; picklable if there are workers.
+        request: id of the rotation. Progress is stored under it, pausing it pauses this, and its type decides between
             routine and emergency mode.
-        settings: how worker processes are started. Without it, or if one worker is enough, this process does all the
-            work.
+        settings: how to start worker processes. Without it, or if one worker is enough, this process does all the work.
 
     Returns:
         What this and earlier runs over the same shard did together.
 
     Raises:
         BlockedError: the rotation was paused or cancelled, a table stays locked by others, or a worker has died.
-        PreflightError: a table refuses to be rewritten; names it.
-        KeyStoreError: a worker finds other keys than this process has.
+        PreflightError: a table cannot be rewritten; names it.
+        KeyStoreError: a worker finds keys other than this process has.
         DatabaseUnavailableError: the connection was lost; progress is stored.
     """
     with closing(connect()) as connection:
@@ -60,7 +59,8 @@ def rewrite_shard(
     workers = min(workers, len(slices))
     if settings is None or workers <= 1:
         return at_low_priority(
-            lambda tell, stop: rewrite_slices(connect, request, slices, ring, target, tell, limits, stop), report
+            lambda send, stop: rewrite_slices(connect, request, slices, ring, target, send, limits, stop),
+            report,
         )
     limits = replace(limits, workers=workers)
     job = Job.of(connect, settings.keys, request, slices, ring, target, limits.of_one_worker())
@@ -68,7 +68,7 @@ def rewrite_shard(
 
 
 def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
-    """How many workers a shard is worth; to start a process takes as long as some hundred pages."""
+    """Returns how many workers a shard is worth; starting a process takes as long as some hundred pages."""
     try:
         pages = _pages(connection, shard.table) // shard.of
     except psycopg.errors.LockNotAvailable:
@@ -78,9 +78,10 @@ def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
 
 @without_content
 def is_one_shard(connection: Connection, request: str, table: EncryptedTable, limits: Limits) -> bool:
-    """Whether the first shard of a table is all of it.
+    """Returns whether the first shard of a table is all of it.
 
-    What was begun decides; the size does only before: where to begin a second shard would take longer than its rows.
+    Stored progress decides; before that, the size: for a small table, finding where a second shard starts would take
+    longer than its rows.
     """
     if (last := last_shard(connection, request, table)) is not None:
         return last == 0

@@ -1,7 +1,7 @@
-"""How fast rows of this database are re-encrypted: a small sample, copied, rewritten and rolled back.
+"""Measures how fast rows of this database are re-encrypted: copies, rewrites and rolls back a small sample.
 
-The copy has the table's own indexes. It lies in the schema `keyrotation`, inside one transaction that nobody else sees
-and that never commits. A key that is thrown away takes the part of the new one.
+The copy has the table's own indexes. It is in the schema `keyrotation`, inside one transaction that is invisible to
+others and never commits. A throw-away key takes the place of the new one.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,10 +48,10 @@ def measure(
     target: KeyVersion,
     limits: Limits,
 ) -> tuple[Speed, ...]:
-    """The speed of each table by a sample of its largest heap, under the limits of one worker.
+    """Measures the speed of each table by a sample of its largest heap, under the limits of one worker.
 
     Args:
-        ring: reads every value, and holds a key under `target` that is used for nothing else.
+        ring: reads every value, and holds a throw-away key under `target`.
 
     Raises:
         PreflightError, BlockedError, DatabaseUnavailableError: it cannot be measured now.
@@ -74,7 +74,7 @@ def _limited(rows_per_second: float, limits: Limits) -> float:
 
 
 def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int, float]:
-    """Rows, values that did not decrypt, seconds."""
+    """Returns rows, values that did not decrypt, and seconds."""
     size = sql.SQL(" + ").join(
         sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns
     )

@@ -1,4 +1,4 @@
-"""Sends statements before earlier ones are answered (libpq pipeline mode); arrays of bytes pass in binary form."""
+"""Sends statements before earlier ones are answered (libpq pipeline mode); passes arrays of bytes in binary form."""
 
 import re
 import select
@@ -30,13 +30,13 @@ class Array:
 
     def __init__(self, items: Iterable[bytes | None]) -> None:
         parts = [_NULL if item is None else len(item).to_bytes(4, "big") + item for item in items]
-        # Dimensions, a flag for NULLs (the server finds them by itself), element type, length, lower bound.
+        # Dimensions, a flag for NULLs (the server detects them itself), element type, length, lower bound.
         header = (1, 0, self.element_oid, len(parts), 1) if parts else (0, 0, self.element_oid)
         self.packed = b"".join([*(number.to_bytes(4, "big") for number in header), *parts])
 
     @classmethod
     def of_packed(cls, packed: bytes) -> Self:
-        """An array that is already in binary form."""
+        """Wraps an array that is already in binary form."""
         array = cls.__new__(cls)
         array.packed = packed
         return array
@@ -83,7 +83,7 @@ class _XidArrayDumper(_ArrayDumper):
 
 
 def pass_bytes_through(connection: Connection) -> None:
-    """Load text, row positions and row versions as bytes, and send them back as `Array`."""
+    """Loads text, row positions and row versions as bytes, and sends them back as `Array`."""
     for name in ("text", "tid", "xid"):
         connection.adapters.register_loader(name, ByteaBinaryLoader)
     connection.adapters.register_dumper(TextArray, _TextArrayDumper)
@@ -94,18 +94,18 @@ def pass_bytes_through(connection: Connection) -> None:
 Row = tuple[Any, ...]
 Parameter = Array | str | int
 
-# The statements are written with psycopg's placeholders and its doubled percent sign.
+# The statements use psycopg's placeholders and its doubled percent sign.
 _PLACEHOLDER = re.compile(rb"%(?:%|\((\w+)\)[sbt])")
 
 
 class Exchange:
     """Sends prepared statements to the server and receives their answers in order.
 
-    A context manager. When it is left, no answer is awaited, and the connection is as it was before.
+    A context manager. At its end no answer is pending, and the connection is as it was before.
 
     Args:
-        connection: in autocommit mode, outside of a transaction. Nobody else may use it meanwhile.
-        statements: with psycopg's named placeholders; results come in binary form.
+        connection: in autocommit mode, outside of a transaction. Nothing else may use it meanwhile.
+        statements: with psycopg's named placeholders; results are in binary form.
 
     Raises:
         psycopg.Error: the server refused to prepare one of them.
@@ -122,7 +122,7 @@ class Exchange:
                 self._prepare(b"keyrotation_%d" % number, statement)
         except psycopg.Error:
             with suppress(psycopg.Error):
-                self._deallocate()  # the names are wanted by the next attempt
+                self._deallocate()  # the next attempt uses the same names
             raise
 
     def __enter__(self) -> "Exchange":
@@ -134,7 +134,7 @@ class Exchange:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        # The error that ends the block says more than those that follow from it.
+        # The error that ended the block says more than its consequences.
         with suppress(psycopg.Error):
             while self._ahead:
                 with suppress(errors.DatabaseError):
@@ -143,7 +143,7 @@ class Exchange:
             self._deallocate()
 
     def send(self, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
-        """Send a statement and its COMMIT after those sent before."""
+        """Sends a statement and its COMMIT after those sent before."""
         name, order = self._names[statement]
         values = [parameters[each] for each in order]
         packed = [value.packed if isinstance(value, Array) else str(value).encode() for value in values]
@@ -153,14 +153,14 @@ class Exchange:
         self._ahead += 1
 
     def push(self) -> None:
-        """Hand everything that was sent to the network, so that nothing waits in our own buffer while we compute."""
+        """Flushes everything that was sent to the network, so that nothing waits in our own buffer while we compute."""
         while self._pgconn.flush():
             self._wait(select.POLLIN | select.POLLOUT)
 
     def receive(self) -> list[Row]:
-        """The rows of the oldest statement whose answer was not received yet.
+        """Returns the rows of the oldest statement whose answer was not received yet.
 
-        For a statement that gives none, it is one row: the number of rows that were written.
+        For a statement without result rows, it is one row: the number of rows written.
 
         Raises:
             psycopg.Error: the server refused the statement and did nothing of it. Later statements are not affected.
@@ -169,12 +169,12 @@ class Exchange:
         self.push()
         result, end = self._answer(), self._next()
         if end is not None and end.status != pq.ExecStatus.PIPELINE_SYNC:
-            # The COMMIT was refused: deferred constraints are checked only there.
+            # The COMMIT failed: deferred constraints are checked only there.
             result, end = end, self._next() or self._next()
         if result.status not in {pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK}:
             raise errors.error_from_result(result, self._connection.info.encoding)
         if end is None:
-            raise psycopg.OperationalError("the server did not say that it has committed")
+            raise psycopg.OperationalError("the server did not confirm the commit")
         if result.status == pq.ExecStatus.COMMAND_OK:
             return [(result.command_tuples,)]
         self._adapters.set_pgresult(result)

@@ -1,22 +1,22 @@
-"""The SQL of the engine for one relation.
+"""Composes the engine's SQL for one relation.
 
-Why the write looks as it does (each was measured, none is optional):
+Why the write looks like this (each point was measured, none is optional):
 
 - Nothing is locked between read and write, so the write compares. `ctid` and `xmin` name the row version that was
   read: if another transaction has changed any column, they no longer match. NULL values need no special care.
-- The file node proves that `ctid` still means the same row. After a `VACUUM FULL` or `CLUSTER` another row may stand
+- The file node proves that `ctid` still means the same row. After a `VACUUM FULL` or `CLUSTER` another row may be
   there, with the same `xmin` if the same transaction loaded it, and decryption could not notice.
-- `tableoid`: where two tables have changed their names meanwhile, the statement finds the other one by its name. If one
+- `tableoid`: if two tables have swapped their names meanwhile, the statement finds the other one by its name. If one
   transaction loaded both, as a restore does, position and `xmin` are the same there.
-- The numbers of the columns: a name may be another column's by now, and to rename it changes no row. The reading
-  compares the same, since names may be exchanged before it and back after it.
-- `SKIP LOCKED`: a row that others hold is left to a later sweep; we never wait for a row while we hold one.
+- The column numbers: a name may belong to another column by now, and renaming changes no row. The read compares them
+  too, since names may be swapped before it and back after it.
+- `SKIP LOCKED`: a row locked by others is left to a later sweep; we never wait for a row while holding one.
 - `ONLY`: a child of an inheritance tree has rows with the same `ctid`.
-- NULL in a value array leaves the column as it is. The cast has no length, not even a domain's, so a value that is too
-  long for its column is an error and is never cut. Only where every value of a batch is new, the columns are assigned
-  as they are, and the server's own count of rows is enough: to count and time them in SQL costs as much as writing one
-  row more.
-- `SELECT unnest(…), unnest(…)` gives the rows as they are needed; `FROM unnest(…)` would store them first.
+- NULL in a value array leaves the column unchanged. The cast has no length, not even a domain's, so a value that is too
+  long for its column is an error and is never cut. Only if every value of a batch is new, the columns are assigned
+  directly, and the server's own row count is enough: counting and timing them in SQL costs as much as writing one more
+  row.
+- `SELECT unnest(…), unnest(…)` produces rows as they are needed; `FROM unnest(…)` would store them first.
 - `prune`: a scan of the pages that hold the rows, before any row is written, in which the server removes versions that
   were replaced before (`hot_order`). Its count is never negative, which the planner does not know.
 """
@@ -32,8 +32,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
-# Gives one row (filenode, bytes, NULL, …) if there is nothing to rewrite, or if the pages hold more than `limit` bytes.
-# Without large values in TOAST, pages hold no more than their own size, and nothing is added up.
+# Returns one row (filenode, bytes, NULL, …) if there is nothing to rewrite, or if the pages hold more than `limit`
+# bytes. Without large values in TOAST, pages hold no more than their own size, and nothing is summed.
 _READ_PAGES = """
 WITH range AS MATERIALIZED (
     SELECT pg_relation_filenode({oid}) AS filenode,
@@ -97,7 +97,7 @@ AND (
 """
 
 # A row that others write all the time has moved by the time we get its lock. The server then checks the new version:
-# the same key and the same ciphertexts (each has a random nonce) mean the same values, wherever the row stands now.
+# the same key and the same ciphertexts (each has a random nonce) mean the same values, wherever the row is now.
 _WRITE_ROW = """
 WITH written AS (
     UPDATE ONLY {table} AS t SET {assignments}
@@ -108,7 +108,7 @@ WITH written AS (
 SELECT count(*), coalesce(sum(changed), 0)::bigint FROM written
 """
 
-# Names rows for the quarantine under the guards of the write: a row that has changed is left to the next sweep.
+# Returns keys of rows for the quarantine under the guards of the write: the next sweep gets a row that has changed.
 _NAME_ROWS = """
 SELECT t.ctid, {key}
 FROM unnest(%(positions)b::tid[], %(versions)b::xid[]) AS read (position, version)
@@ -117,20 +117,20 @@ WHERE t.xmin = read.version AND t.tableoid = {oid} AND {as_read}
 """
 
 _SAME_FILE = "pg_relation_filenode({oid}) = %(filenode)s::oid"
-# Every column has its name still. An answer of pg_attribute would be as sure, but costs as much as writing three rows;
-# this one comes from the server's cache.
+# Every column still has its name. A query on pg_attribute would be as reliable, but costs as much as writing three
+# rows; this one comes from the server's cache.
 _SAME_COLUMN = "pg_describe_object('pg_class'::regclass, {oid}, {number}) = {description}"
 _COLUMNS = """
 SELECT attnum, pg_describe_object('pg_class'::regclass, attrelid, attnum)
 FROM pg_attribute WHERE attrelid = %s AND attname = ANY (%s)
 """
 
-# What was read under other names than the write finds must never be written, even if they are back by then. No row has
-# this `xmin`, so it is skipped.
+# Never write rows read under a swapped table or column name, even after the swap is undone. No row has this `xmin`, so
+# such a row is skipped.
 _VERSION = "CASE WHEN t.tableoid = {oid} AND (SELECT {same_columns}) THEN t.xmin ELSE '0'::xid END"
 
-# If a written column stands in a unique index, our UPDATE changes a key of the row and needs the stronger lock. To take
-# the weaker lock first and the stronger one later would deadlock with the application.
+# If a written column is in a unique index, our UPDATE changes a key of the row and needs the stronger lock. Taking the
+# weaker lock first and the stronger one later would deadlock with the application.
 _IN_UNIQUE_INDEX = """
 SELECT EXISTS (
     SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)
@@ -145,13 +145,13 @@ class Statements:
 
     Args:
         read_pages: rows of the pages from `first` to before `end`, if they have at most `limit` bytes.
-        list_rows: positions and sizes of the rows that `read_pages` would give.
+        list_rows: positions and sizes of the rows that `read_pages` would return.
         read_rows: rows at `positions`.
         read_row: the same, with the key of each row as the last column.
         write: the guarded write; takes positions, versions, filenode and one array of new values per column. In HOT
-            order also the pages from `prune_first` to before `prune_end`. Gives how many rows and values it wrote, and
-            its seconds.
-        write_whole: the same for batches in which no new value is NULL, without rows, values and seconds as its answer.
+            order also the pages from `prune_first` to before `prune_end`. Returns how many rows and values it wrote,
+            and its seconds.
+        write_whole: the same for batches without a NULL among the new values; returns no rows, values and seconds.
         write_row: writes one row by its key if its values are still those that were read, and waits up to
             `lock_timeout` for its lock; takes arrays of one element: the key, the new and the old values.
         name_rows: positions and keys of rows, under the guards of the write.
@@ -170,12 +170,12 @@ class Statements:
 def statements(
     connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, *, hot_order: bool = False
 ) -> Statements:
-    """Compose the statements of one relation.
+    """Composes the statements of one relation.
 
     Args:
         key: how the rows of the relation are named.
-        target: rows are wanted that hold a value under another version, or one outside the grammar. None: every row.
-        hot_order: whether the pages of the rows are pruned before they are written.
+        target: selects rows that hold a value under another version, or one outside the grammar. None: every row.
+        hot_order: whether to prune the pages of the rows before writing them.
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
@@ -202,7 +202,7 @@ def statements(
             for number, value in enumerate(values)
         ),
         "values": sql.SQL(", ").join(values),
-        # num_nonnulls() takes a hundred arguments at most.
+        # num_nonnulls() accepts at most a hundred arguments.
         "changed": sql.SQL(" + ").join(sql.SQL("(new.{} IS NOT NULL)::int").format(value) for value in values),
         "olds": sql.SQL(", ").join(olds),
         "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b::text[]") for number in range(len(columns))),
@@ -260,10 +260,10 @@ def _quoted(*names: str) -> sql.Composable:
 
 
 def _sql(text: str) -> sql.Composable:
-    # A percent sign in a name would be taken for a placeholder.
+    # A percent sign in a name would be parsed as a placeholder.
     return sql.SQL(text.replace("%", "%%"))
 
 
 def position(page: int) -> str:
-    """The beginning of a page as a `tid` parameter."""
+    """Returns the start of a page as a `tid` parameter."""
     return f"({page},0)"

@@ -1,6 +1,6 @@
-"""What the engine does besides rewriting rows, about once a second: save progress, obey, pause for others, vacuum.
+"""The engine's periodic work, about once a second: saves progress, checks for pauses, throttles, vacuums.
 
-All of this uses its own connection. What is under way on the other one ends and commits without us.
+All of this uses its own connection. Whatever is in flight on the other one ends and commits independently.
 """
 
 from collections.abc import Callable
@@ -26,19 +26,19 @@ _STATUS = "SELECT status FROM keyrotation.rotations WHERE id = %s"
 _TYPE = "SELECT type FROM keyrotation.rotations WHERE id = %s"
 
 TICK_SECONDS = 1.0
-# More often than that, since the process that gives out slices vacuums by this progress.
+# More often than that, since the process that assigns slices vacuums by this progress.
 SAVE_SECONDS = 0.25
 CLOCK = SystemClock()
 
 
 def limits_for(connection: Connection, request: str, limits: Limits) -> Limits:
-    """The limits as given; for an emergency rotation, those of emergency mode."""
+    """Returns the limits as given; for an emergency rotation, those of emergency mode."""
     row = connection.execute(_TYPE, (request,)).fetchone()
     return limits.in_an_emergency() if row == (RotationType.EMERGENCY.value,) else limits
 
 
-def obey(connection: Connection, request: str) -> None:
-    """Stop if the rotation was paused or cancelled.
+def require_running(connection: Connection, request: str) -> None:
+    """Stops if the rotation was paused or cancelled.
 
     Raises:
         BlockedError: it was.
@@ -52,15 +52,15 @@ def obey(connection: Connection, request: str) -> None:
 
 @dataclass
 class Supervisor:
-    """Accompanies the re-encryption of one shard, slice or sweep.
+    """Supervises the re-encryption of one shard, slice or sweep.
 
     Args:
         connection: in autocommit mode, used only here.
         connect: opens the connections of the vacuums.
-        request: the rotation whose pausing or cancelling is obeyed.
-        subject: what is re-encrypted, as progress names it.
+        request: the rotation whose pausing or cancelling stops this.
+        subject: what is re-encrypted, for progress reports.
         report: called about once a second.
-        told_to_stop: set by another thread when nothing more is to be begun. Looked at after each batch and in waits.
+        stop_requested: set by another thread to start nothing more. Checked after each batch and during waits.
     """
 
     connection: Connection
@@ -70,7 +70,7 @@ class Supervisor:
     batch_size: BatchSize
     subject: str
     report: Report
-    told_to_stop: Event = field(default_factory=Event)
+    stop_requested: Event = field(default_factory=Event)
     total_pages: int = 0
     _earlier_pages: int = 0
     _pages: PageRange | None = None
@@ -85,34 +85,34 @@ class Supervisor:
         self._commits = CommitTimes(self.limits.slow_commit_seconds)
 
     def begin(self, relation: Relation, pages: PageRange, *, hot_order: bool) -> None:
-        """Begin the next relation, or the next slice of one."""
+        """Begins the next relation, or the next slice of one."""
         self._pages = pages
         self._seen_page = pages.next
         if relation.oid not in self._vacuums:
             self._vacuums[relation.oid] = Vacuum(self.connect, relation, self.limits, wanted=not hot_order)
-        self._obey_and_pause(relation)
+        self._pause(relation)
 
     def finish(self, pages: PageRange) -> None:
-        """Leave a relation or slice that is done."""
+        """Ends a relation or slice that is done."""
         self._pages = pages
-        self._go_on()
-        self._tell()
+        self._continue()
+        self._report_progress()
         self._earlier_pages += pages.end - pages.first
         self._pages = None
 
     def close(self) -> None:
-        """Finish the vacuums; everything is re-encrypted."""
+        """Finishes the vacuums; everything is re-encrypted."""
         for vacuum in self._vacuums.values():
             vacuum.finish()
 
     def after_batch(self, relation: Relation, pages: PageRange, rows: int, save: Callable[[], None]) -> None:
-        """Rest, keep to the cap on rows, and do what is due meanwhile."""
+        """Rests, applies the cap on rows, and does what is due meanwhile."""
         self._pages = pages
         pause = self.batch_size.seconds_to_wait(rows)
         limits = self.batch_size.limits
         while pause > 0 and self.batch_size.limits is limits:
-            # In steps, so that a pause, a cancellation or another pace does not wait for a slow cap. Not by `attempts`:
-            # it is known beforehand how long this lasts, and what is due meanwhile does not make it longer.
+            # In steps, so that a pause, a cancellation or another pace does not wait for a slow cap. Not `attempts`:
+            # the duration is known in advance, and what is due meanwhile does not extend it.
             CLOCK.sleep(min(pause, SAVE_SECONDS))
             pause -= SAVE_SECONDS
             self._tick(relation, save)
@@ -122,69 +122,69 @@ class Supervisor:
         self.batch_size.resume()
 
     def wait_a_second(self, note: str) -> None:
-        """Wait for others, and tell the reason."""
+        """Waits for others, and reports the reason."""
         self._wait_for(note)
-        self._stop_if_told()
+        self._stop_if_requested()
         CLOCK.sleep(TICK_SECONDS)
-        self._obey()
+        self._require_running()
 
     def _tick(self, relation: Relation, save: Callable[[], None]) -> None:
-        self._stop_if_told()
+        self._stop_if_requested()
         now = CLOCK.monotonic()
         if now - self._saved >= SAVE_SECONDS:
             save()
             self._saved = now
         if now - self._ticked < TICK_SECONDS:
             return
-        self._obey_and_pause(relation)
-        self._tell()
+        self._pause(relation)
+        self._report_progress()
         self._ticked = CLOCK.monotonic()
 
-    def _obey_and_pause(self, relation: Relation) -> None:
-        """Wait as long as there is a reason to, obeying all the while."""
-        write_down(self.connection)  # a standby that drops out later is missed when the key is to be retired
+    def _pause(self, relation: Relation) -> None:
+        """Waits as long as there is a reason to, checking for a pause or cancellation all the while."""
+        write_down(self.connection)  # so that a standby that drops out later is noticed at the retirement
         for _ in attempts(CLOCK, pause_seconds=TICK_SECONDS):
-            self._obey()
+            self._require_running()
             self.limits = pace_override(self.connection, self.request, self._configured)
             self.batch_size.renew(self.limits)
             reason = reason_to_pause(self.connection, self.request, relation, self.limits)
             if not reason:
-                self._be_considerate()
+                self._slow_down()
                 return
             self._wait_for(f"pausing: {reason}")
 
-    def _obey(self) -> None:
-        self._stop_if_told()
-        obey(self.connection, self.request)
+    def _require_running(self) -> None:
+        self._stop_if_requested()
+        require_running(self.connection, self.request)
 
-    def _stop_if_told(self) -> None:
-        if self.told_to_stop.is_set():
+    def _stop_if_requested(self) -> None:
+        if self.stop_requested.is_set():
             raise BlockedError(
-                "the re-encryption was interrupted; run `keyrotation rotate` again, it goes on from here"
+                "the re-encryption was interrupted; run `keyrotation rotate` again, it continues from here"
             )
 
-    def _be_considerate(self) -> None:
-        """Rest longer while commits take longer than before, ours as well as the application's, and say why."""
-        self._commits.look(self.connection, self.request)
+    def _slow_down(self) -> None:
+        """Rests longer while commits take longer than before, ours and the application's, and reports why."""
+        self._commits.measure(self.connection, self.request)
         self.batch_size.slowdown = self._commits.slowdown
         if self._commits.reason:
             self._wait_for(f"going slower: {self._commits.reason}")
         else:
-            self._go_on()
+            self._continue()
 
     def _wait_for(self, note: str) -> None:
-        """Report why nothing, or little, is rewritten now, and note it for `status`."""
-        self._tell(note)
+        """Reports why nothing, or little, is rewritten now, and records it for `status`."""
+        self._report_progress(note)
         if note != self._waiting_for:
             note_wait(self.connection, self.request, self.subject, note)
             self._waiting_for = note
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         if self._waiting_for:
             end_wait(self.connection, self.request, self.subject)
             self._waiting_for = ""
 
-    def _tell(self, note: str = "") -> None:
+    def _report_progress(self, note: str = "") -> None:
         done = self._earlier_pages + (self._pages.next - self._pages.first if self._pages else 0)
         note = note or self._waiting_for or (_speed(self._pages.so_far()) if self._pages else "")
         self.report(Progress(Step.ROWS, self.subject, done, self.total_pages, "pages", note))

@@ -1,4 +1,4 @@
-"""Reasons to pause now: the allowed hours, a lagging standby, an old snapshot, slow commits."""
+"""Finds reasons to pause now: the allowed hours, a lagging standby, an old snapshot, slow commits."""
 
 from collections import deque
 from statistics import median
@@ -12,10 +12,10 @@ from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import STANDBY_NAME
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
-# What the application feels: a standby that is slow to write or flush keeps WAL here, and one that is named in
-# synchronous_standby_names keeps commits waiting, under remote_apply for its replay too. Replay alone may be late on
-# purpose (recovery_min_apply_delay), and would be so for ever; one that is declared delayed may be late with all of it.
-# Hidden from roles without pg_read_all_stats.
+# What the application notices: a standby that is slow to write or flush retains WAL here, and one that is named in
+# synchronous_standby_names delays commits, under remote_apply for its replay too. Replay alone may lag on purpose
+# (recovery_min_apply_delay), and would do so for ever; one that is declared delayed may lag in all of it. Hidden from
+# roles without pg_read_all_stats.
 _LAG = f"""
 SELECT name, extract(epoch FROM lag)::float8
 FROM (
@@ -27,7 +27,7 @@ FROM (
 WHERE lag > make_interval(secs => %s) AND name <> ALL (%s::text[]) ORDER BY lag DESC LIMIT 1
 """  # noqa: S608  text of our own
 
-# Compared with its size when the rotation began to rewrite it.
+# Compared with the size when the rotation started to rewrite it.
 _GROWTH = """
 SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int > max(end_page) * %s
 FROM keyrotation.shard_walks WHERE request = %s AND relation = %s
@@ -52,7 +52,7 @@ SNAPSHOT_PATIENCE_SECONDS = 10
 
 
 def reason_to_pause(connection: Connection, request: str, relation: Relation, limits: Limits) -> str:
-    """One phrase that names who or what we wait for; empty if there is no reason to pause."""
+    """Returns one phrase that names what we wait for; empty if there is no reason to pause."""
     if limits.hours is not None and not limits.hours.include(SystemClock().now()):
         return f"outside of the allowed hours {limits.hours}"
     patience = (limits.max_replica_lag_seconds, list(limits.delayed_standbys))
@@ -79,28 +79,28 @@ def _first(connection: Connection, query: LiteralString, parameters: Any) -> Any
     return connection.execute(query, parameters).fetchone()
 
 
-# A lock of a row of our own, the event that opened the rotation, is the smallest change whose commit waits for the disk
-# and for synchronous standbys, as the application's do. Nobody waits for it, and no logical replication carries it.
+# Locking a row of our own, the event that opened the rotation, is the smallest change whose commit waits for the disk
+# and for synchronous standbys, as the application's do. Nobody waits for it, and logical replication does not carry it.
 _BEGIN = "SET LOCAL synchronous_commit TO DEFAULT"
 _CHANGE = """
 SELECT FROM keyrotation.audit_events WHERE request = %s AND event = 'request_opened' FOR KEY SHARE SKIP LOCKED
 """
 
-# By so many looks it is judged: one slow commit is none.
+# How many samples decide: one slow commit does not count.
 LOOKS = 3
-# So many times slower than at its best is slow; a disk or a far standby may be slow by nature.
+# Slow is so many times slower than the best; a disk or a distant standby may be slow by nature.
 TIMES_SLOWER = 4.0
 LARGEST_SLOWDOWN = 16.0
 
 
 class CommitTimes:
-    """Looks at a commit now and then, and says how much longer to rest.
+    """Times a commit now and then, and decides how much longer to rest.
 
     Args:
-        slow_seconds: quicker is never slow; 0: never look.
+        slow_seconds: a faster commit is never slow; 0: never measure.
 
     Attributes:
-        slowdown: 1 to 16; it doubles with each look that finds commits slow, and halves with each that does not.
+        slowdown: 1 to 16; doubles with each sample that finds commits slow, and halves with each that does not.
         reason: one phrase while it is above 1; else empty.
     """
 
@@ -111,8 +111,8 @@ class CommitTimes:
         self.slowdown = 1.0
         self.reason = ""
 
-    def look(self, connection: Connection, request: str) -> None:
-        """Time one commit.
+    def measure(self, connection: Connection, request: str) -> None:
+        """Times one commit.
 
         Args:
             connection: in autocommit mode, without a transaction.
@@ -126,7 +126,7 @@ class CommitTimes:
         self.learn(perf_counter() - begun)
 
     def learn(self, seconds: float) -> None:
-        """Take in how long one took."""
+        """Takes one commit's duration into account."""
         self._recent.append(seconds)
         if len(self._recent) < LOOKS:
             return

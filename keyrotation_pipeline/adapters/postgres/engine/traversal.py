@@ -1,4 +1,4 @@
-"""Going through the pages: once over every page of a slice, and in sweeps over those that hold what was skipped."""
+"""Walks the pages: once over every page of a slice, and in sweeps over those that hold what was skipped."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -40,25 +40,25 @@ def rewrite_slices(
     target: KeyVersion,
     report: Report,
     limits: Limits,
-    told_to_stop: Event,
+    stop_requested: Event,
 ) -> Rewritten:
-    """Re-encrypt slices of one shard in this process, each from where it was left.
+    """Re-encrypts slices of one shard in this process, each from where it stopped.
 
     Args:
         connect: opens a connection. Two are used, and one more for each vacuum.
-        request: id of the rotation. Progress is stored under it, and its pausing is obeyed.
-        told_to_stop: once it is set, what is under way is done and progress is stored, soon.
+        request: id of the rotation. Progress is stored under it, and pausing it pauses this.
+        stop_requested: once it is set, this finishes what is in flight and stores the progress, soon.
 
     Returns:
         What this and earlier runs over the same slices did together.
 
     Raises:
-        BlockedError: the rotation was paused or cancelled, a table stays locked by others, or it was told to stop.
-        PreflightError: a table refuses to be rewritten; names it.
+        BlockedError: the rotation was paused or cancelled, a table stays locked by others, or it was asked to stop.
+        PreflightError: a table cannot be rewritten; names it.
         DatabaseUnavailableError: the connection was lost; progress is stored.
     """
     shard = slices[0].shard
-    with rewriting(connect, request, shard, ring, target, report, limits, told_to_stop) as rewrite:
+    with rewriting(connect, request, shard, ring, target, report, limits, stop_requested) as rewrite:
         return rewrite(slices)
 
 
@@ -71,13 +71,13 @@ def rewriting(
     target: KeyVersion,
     report: Report,
     limits: Limits,
-    told_to_stop: Event,
+    stop_requested: Event,
     in_hot_order: frozenset[int] | None = None,
 ) -> Iterator[Callable[[Sequence[Slice]], Rewritten]]:
-    """What re-encrypts slices of one shard: connections, and what was learnt of batches and commits, live across them.
+    """Yields what re-encrypts slices of one shard; connections and learnt batch sizes and commit times span them.
 
     Args:
-        in_hot_order: the relations that are rewritten in this order; None: found out here.
+        in_hot_order: the relations to rewrite in HOT order; None: determined here.
 
     Raises:
         psycopg.Error, KeyRotationError: as `rewrite_slices`.
@@ -87,7 +87,7 @@ def rewriting(
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
-        supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, told_to_stop)
+        supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, stop_requested)
         codec = Codec(ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
         yield lambda slices: traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
@@ -105,10 +105,10 @@ def sweep(
     *,
     wait: bool,
 ) -> Rewritten:
-    """Re-encrypt what is not under `target`, wherever it is in a table.
+    """Re-encrypts what is not under `target`, wherever it is in a table.
 
     Args:
-        wait: rewrite each row in its own transaction, and wait briefly for rows that others hold.
+        wait: rewrite each row in its own transaction, and wait briefly for rows locked by others.
 
     Returns:
         What this sweep did. If it rewrote and skipped no rows, only quarantined values are left.
@@ -120,7 +120,7 @@ def sweep(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         limits = limits_for(housekeeping, request, limits)
-        if wait:  # single rows burden nobody, and after a rest others would be first again
+        if wait:  # single rows burden nobody, and after a rest others would get ahead again
             limits = replace(limits, duty_cycle=1.0, rests=False)
         supervisor = Supervisor(
             housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
@@ -167,7 +167,7 @@ class _Traversal:
         ]
 
     def _context(self, relation: Relation) -> RewriteContext:
-        # Grown since the slice before, it is the same relation.
+        # It may have grown since the previous slice, but it is the same relation.
         same = replace(relation, pages=0)
         if same not in self._contexts:
             self._contexts[same] = self._new_context(relation)
@@ -186,7 +186,7 @@ class _Traversal:
 
 
 class _RelationTraversal:
-    """Goes through the pages of one relation, whatever locks, oversized rows or a VACUUM FULL get in the way."""
+    """Walks the pages of one relation, despite locks, oversized rows or a VACUUM FULL."""
 
     def __init__(
         self,
@@ -213,17 +213,17 @@ class _RelationTraversal:
         finished = False
         try:
             while not finished:
-                finished = self._retry.attempt(self._go_on)
+                finished = self._retry.attempt(self._continue)
         except (KeyRotationError, psycopg.Error):
-            with suppress(psycopg.Error):  # what was still under way is done, too
+            with suppress(psycopg.Error):  # what was still in flight is done, too
                 self._save()
             raise
         self._supervisor.finish(self._pages)
         return self._pages.so_far()
 
-    def _go_on(self) -> bool:
+    def _continue(self) -> bool:
         if self._pages.next >= self._pages.end:
-            # If the relation was rewritten as a whole while its last pages were written, it begins again.
+            # If the relation was rewritten as a whole while its last pages were written, it starts again.
             self._pages = self._stored.renewed(self._context.relation, self._pages)
             return self._pages.next >= self._pages.end
         if self._wait:
@@ -263,4 +263,4 @@ class _RelationTraversal:
 
 
 def _nobody(progress: Progress) -> None:
-    """Sweeps report nothing."""
+    """Discards progress: sweeps report nothing."""

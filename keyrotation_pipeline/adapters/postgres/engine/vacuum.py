@@ -1,4 +1,4 @@
-"""Vacuuming while rows are rewritten, so that the space of replaced rows is used again and the table hardly grows.
+"""Vacuums while rows are rewritten, so that the space of replaced rows is reused and the table hardly grows.
 
 A vacuum runs in a thread with its own connection while rows are rewritten. Only one runs at a time: the engine waits
 for it before it starts the next one, or it would outrun the vacuums.
@@ -28,15 +28,15 @@ FROM pg_class c WHERE c.oid = %s
 # TRUNCATE would take an exclusive lock, and would cancel readers on standbys.
 _VACUUM = "VACUUM (SKIP_LOCKED, TRUNCATE off) {}"
 
-# Between two rests a vacuum does the work of two changed pages, so others do not wait for a core longer than that.
+# A vacuum rests after every two changed pages, so others never wait longer than that for a core.
 _COST_LIMIT = 40
 
-# PostgreSQL 17 remembers dead rows in a tenth of the memory, or less.
+# PostgreSQL 17 stores dead row ids in a tenth of the memory, or less.
 _COMPACT_FROM = 170_000
 _DEAD_ROW_BYTES = 6
 _LARGEST_MEMORY_BYTES = 256 * 2**20
 
-# Of two sixteenths of the pages, since so much may wait for its vacuum. Without statistics, as many as fit.
+# The dead rows of two sixteenths of the pages, the most that may await a vacuum. Without statistics, as many as fit.
 _DEAD_ROWS = """
 SELECT CASE WHEN reltuples > 0 THEN reltuples / 8 ELSE %s / 8.0 * 60 END::bigint FROM pg_class WHERE oid = %s
 """
@@ -47,20 +47,20 @@ WHERE pg_size_bytes(current_setting('maintenance_work_mem')) < %(bytes)s
 
 
 def remembers_six_bytes_a_row(connection: Connection) -> bool:
-    """Whether the server's vacuums need so much memory that it may not be enough for all dead rows at once."""
+    """Returns whether the server's vacuums need so much memory that it may not suffice for all dead rows at once."""
     return connection.info.server_version < _COMPACT_FROM
 
 
 def dead_rows_bytes(connection: Connection, relation: Relation) -> int:
-    """What a vacuum beside the re-encryption has to remember at most, by the server's statistics."""
+    """Estimates the most that a vacuum during the re-encryption has to remember, by the server's statistics."""
     ((rows,),) = connection.execute(_DEAD_ROWS, (relation.pages, relation.oid)).fetchall()
     return int(str(rows)) * _DEAD_ROW_BYTES
 
 
 def in_hot_order(connection: Connection, relations: Sequence[Relation]) -> frozenset[int]:
-    """Which relations are rewritten in HOT order, without vacuums: where it fits, or our role may not vacuum.
+    """Returns which relations are rewritten in HOT order, without vacuums: where it fits, or our role may not vacuum.
 
-    To be asked once, before any row is written: afterwards fewer rows stand in a page.
+    Call this once, before any row is written: afterwards a page holds fewer rows.
     """
 
     def asked(relation: Relation) -> bool:
@@ -71,11 +71,11 @@ def in_hot_order(connection: Connection, relations: Sequence[Relation]) -> froze
 
 
 class Vacuum:
-    """Vacuums one relation after each sixteenth of its pages; up to two sixteenths may wait for their vacuum.
+    """Vacuums one relation after each sixteenth of its pages; at most two sixteenths may await a vacuum.
 
     Args:
         connect: opens the connection of each vacuum.
-        wanted: whether the relation is to be vacuumed at all.
+        wanted: whether to vacuum the relation at all.
     """
 
     def __init__(self, connect: Callable[[], Connection], relation: Relation, limits: Limits, *, wanted: bool) -> None:
@@ -89,7 +89,7 @@ class Vacuum:
         self._wanted = wanted and relation.pages >= limits.vacuum_pages
 
     def rewritten(self, pages: int) -> bool:
-        """Note pages that were rewritten since the last call; return True if a vacuum was started."""
+        """Counts pages that were rewritten since the last call; returns True if a vacuum was started."""
         self._rewritten += pages
         if self._rewritten - self._vacuumed < self._each:
             return False
@@ -97,7 +97,7 @@ class Vacuum:
         return True
 
     def finish(self) -> None:
-        """Vacuum the rest if there is much of it, and wait."""
+        """Vacuums the rest if there is much of it, and waits."""
         if self._rewritten - self._vacuumed >= max(self._smallest, self._each // 2):
             self._start()
         self._wait()
@@ -116,7 +116,7 @@ class Vacuum:
             self._running = None
 
     def _run(self) -> None:
-        # A table that grows is no reason to fail. If the disk is full, say, the next write fails too and tells so.
+        # A growing table is no reason to fail. If the disk is full, for example, the next write fails too and says so.
         with suppress(psycopg.Error, KeyRotationError), closing(self._connect()) as connection:
             delay = sql.SQL("SET vacuum_cost_delay = {}; SET vacuum_cost_limit = {}")
             connection.execute(delay.format(sql.Literal(self._delay_ms), sql.Literal(_COST_LIMIT)))

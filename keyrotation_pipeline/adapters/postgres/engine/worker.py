@@ -1,4 +1,4 @@
-"""A worker: re-encrypts the slices that its job names, as a process of its own or in a background thread."""
+"""A worker: re-encrypts the slices of its job, as a separate process or in a background thread."""
 
 import json
 import os
@@ -26,12 +26,12 @@ from keyrotation_pipeline.ports.keys import KeyStore
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The slices of one shard, and all that is needed to re-encrypt any of them.
+    """The slices of one shard, and everything needed to re-encrypt any of them.
 
     Args:
-        keys: the store, which is pickled as how to open it.
-        fingerprints: of the keys that the worker must find there, by version.
-        in_hot_order: the relations that are rewritten in HOT order.
+        keys: the key store, pickled without keys.
+        fingerprints: fingerprints of the keys that the worker must find there, by version.
+        in_hot_order: the relations to rewrite in HOT order.
     """
 
     connect: Callable[[], Connection] = field(repr=False)  # it holds the password
@@ -54,11 +54,11 @@ class Job:
         target: KeyVersion,
         limits: Limits,
     ) -> Self:
-        """The job of rewriting with the keys of `ring`; it holds their fingerprints only."""
+        """Makes the job for the keys of `ring`; stores only their fingerprints."""
         return cls(connect, keys, request, slices, _fingerprints(ring), target, limits)
 
     def ring(self) -> KeyRing:
-        """The key ring, read from the key store.
+        """Reads the key ring from the key store.
 
         Raises:
             KeyStoreError: the key store holds other keys than when the job was made.
@@ -66,7 +66,7 @@ class Job:
         ring = self.keys.read().ring()
         if _fingerprints(ring) != self.fingerprints:
             raise KeyStoreError(
-                "the keys in the key store have changed while rows were re-encrypted; see what `keyrotation status` "
+                "the keys in the key store have changed while rows were re-encrypted; check what `keyrotation status` "
                 "says of them, then run `keyrotation rotate` again"
             )
         return ring
@@ -76,28 +76,28 @@ def _fingerprints(ring: KeyRing) -> dict[str, str]:
     return {str(version): ring.material(version).fingerprint for version in ring.versions}
 
 
-# Processes that serve users on the same machine go first.
+# Lower than processes that serve users on the same machine.
 NICENESS = 10
-# A server that does not answer must not keep us; what it has not committed stays as it was.
+# Do not wait longer for a server that does not answer; what it has not committed is unchanged.
 _STOP_SECONDS = 5.0
 
 
 def at_low_priority(work: Callable[[Report, threading.Event], Rewritten], report: Report) -> Rewritten:
-    """Do `work` in a thread of low priority; the caller's own thread keeps its priority.
+    """Runs `work` in a thread of low priority; the caller's own thread keeps its priority.
 
     Args:
-        work: is given what it has to report to, about once a second, and an event that tells it to stop: that is set
-            when the caller was interrupted.
+        work: gets a function to report to, about once a second, and an event that asks it to stop, which is set when
+            the caller was interrupted.
         report: called in the caller's thread.
     """
     said: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
-    told_to_stop = threading.Event()
+    stop_requested = threading.Event()
     outcome: list[Rewritten | BaseException] = []
 
     def run() -> None:
         try:
             _lower()
-            outcome.append(work(said.put, told_to_stop))
+            outcome.append(work(said.put, stop_requested))
         except BaseException as error:  # noqa: BLE001  raised again by the caller
             outcome.append(error)
         said.put(None)
@@ -108,7 +108,7 @@ def at_low_priority(work: Callable[[Report, threading.Event], Rewritten], report
         while (progress := said.get()) is not None:
             report(progress)
     finally:
-        told_to_stop.set()
+        stop_requested.set()
         thread.join(_STOP_SECONDS)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
@@ -116,7 +116,7 @@ def at_low_priority(work: Callable[[Report, threading.Event], Rewritten], report
 
 
 def _lower() -> None:
-    # Linux gives each thread a priority of its own. Elsewhere it would be that of the process, for good.
+    # On Linux each thread has its own priority. Elsewhere this would lower the whole process for good.
     if sys.platform == "linux":
         this = threading.get_native_id()
         os.setpriority(os.PRIO_PROCESS, this, min(19, os.getpriority(os.PRIO_PROCESS, this) + NICENESS))
@@ -126,27 +126,27 @@ STOP = b"stop\n"
 
 
 def main() -> None:
-    """Work until told to stop, or until standard input ends."""
+    """Works until asked to stop, or until standard input ends."""
     harden_process()
     os.nice(NICENESS)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and then ends us
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and then ends this process
     slices: queue.Queue[int | None] = queue.Queue()
-    told_to_stop = threading.Event()
+    stop_requested = threading.Event()
     job: Job = pickle.load(sys.stdin.buffer)  # noqa: S301  our parent's pipe
-    threading.Thread(target=_receive, args=(sys.stdin.buffer, slices, told_to_stop), daemon=True).start()
+    threading.Thread(target=_receive, args=(sys.stdin.buffer, slices, stop_requested), daemon=True).start()
     try:
-        _work(job, slices, told_to_stop)
+        _work(job, slices, stop_requested)
     except KeyRotationError as error:
         _send(refusal=[type(error).__name__, str(error)])
-    except Exception as error:  # noqa: BLE001  its text may hold content, so only its type is told
+    except Exception as error:  # noqa: BLE001  its text may hold content, so only its type is reported
         _send(refusal=["KeyRotationError", f"a worker process failed ({type(error).__name__}); report this"])
-    os._exit(0)  # the interpreter's own end would wait a second for the thread that reads, then abort
+    os._exit(0)  # a normal exit would wait a second for the reading thread, then abort
 
 
-def _receive(stream: BinaryIO, slices: "queue.Queue[int | None]", told_to_stop: threading.Event) -> None:
+def _receive(stream: BinaryIO, slices: "queue.Queue[int | None]", stop_requested: threading.Event) -> None:
     for line in stream:
         if line == STOP:
-            told_to_stop.set()
+            stop_requested.set()
             slices.put(None)
         else:
             slices.put(int(line))
@@ -154,13 +154,13 @@ def _receive(stream: BinaryIO, slices: "queue.Queue[int | None]", told_to_stop: 
 
 
 @without_content
-def _work(job: Job, slices: "queue.Queue[int | None]", told_to_stop: threading.Event) -> None:
+def _work(job: Job, slices: "queue.Queue[int | None]", stop_requested: threading.Event) -> None:
     def report(progress: Progress) -> None:
         _send(note=progress.note)
 
     shard = job.slices[0].shard
     with rewriting(
-        job.connect, job.request, shard, job.ring(), job.target, report, job.limits, told_to_stop, job.in_hot_order
+        job.connect, job.request, shard, job.ring(), job.target, report, job.limits, stop_requested, job.in_hot_order
     ) as go:
         while (index := slices.get()) is not None:
             part = job.slices[index]

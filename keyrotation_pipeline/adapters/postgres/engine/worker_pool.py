@@ -1,4 +1,4 @@
-"""Worker processes that share a shard, and the process that gives them slices, vacuums and reports progress."""
+"""Manages worker processes that share a shard: assigns slices, vacuums and reports progress."""
 
 import json
 import pickle
@@ -47,29 +47,29 @@ class _Worker:
         threading.Thread(target=self._receive, args=(messages,), daemon=True).start()
         self._briefed = False
 
-    def brief(self, job: bytes) -> None:
-        """Tell it its job; before that it starts, and does nothing."""
+    def send_job(self, job: bytes) -> None:
+        """Sends it its job; until then it starts up and waits."""
         self._briefed = True
         self._send(job)
 
     def assign(self, number: int) -> None:
-        """Give it a slice to re-encrypt."""
+        """Assigns it a slice to re-encrypt."""
         self._send(b"%d\n" % number)
 
     def stop(self) -> None:
-        """Have it settle what is under way, save its progress and end; one without a job ends at once."""
+        """Has it finish what is in flight, save its progress and end; one without a job ends at once."""
         if self._briefed:
             self._send(STOP)
         else:
             self.close()
 
     def close(self) -> None:
-        """Have it end at once; what it has not committed stays as it was, and what it has not saved is not counted."""
+        """Has it end at once; uncommitted work is undone, and unsaved progress is not counted."""
         with suppress(OSError):
             self._pipe.close()
 
     def await_end(self, patience_seconds: float) -> None:
-        """Wait until it has ended, and end it by force if that takes too long."""
+        """Waits until it has ended, and kills it if that takes too long."""
         try:
             self._process.wait(patience_seconds)
         except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ class _Worker:
             self._process.wait()
 
     @property
-    def fate(self) -> str:
+    def exit_reason(self) -> str:
         """How it ended, in words."""
         code = self._process.wait()
         return f"by signal {-code}" if code < 0 else f"with exit code {code}"
@@ -87,7 +87,7 @@ class _Worker:
         return self._process.stdin
 
     def _send(self, content: bytes) -> None:
-        # The pool notices a dead worker by the end of its output.
+        # The pool notices a dead worker when its output ends.
         with suppress(BrokenPipeError):
             self._pipe.write(content)
             self._pipe.flush()
@@ -106,7 +106,7 @@ class WorkerPool:
     Args:
         job: the slices of the shard.
         connect: opens the connections of the pool itself.
-        limits: of the shard, with the number of workers.
+        limits: the shard's, with the number of workers.
         report: called once a second.
     """
 
@@ -128,10 +128,10 @@ class WorkerPool:
         self._told = time.monotonic()
 
     def work(self) -> Rewritten:
-        """Have every slice re-encrypted.
+        """Has every slice re-encrypted.
 
         Raises:
-            KeyRotationError: what the first worker that refuses says; the others have saved their progress and ended.
+            KeyRotationError: the first worker's error; the others have saved their progress and ended.
             BlockedError: a worker has died.
         """
         workers: list[_Worker] = []
@@ -141,9 +141,9 @@ class WorkerPool:
             with closing(self._connect()) as connection:
                 job = pickle.dumps(self._prepared(connection))  # while they start
                 for worker in workers:
-                    worker.brief(job)
-                done = self._give_out(connection, workers)
-        except BaseException:  # an interruption, too
+                    worker.send_job(job)
+                done = self._assign_slices(connection, workers)
+        except BaseException:  # also an interruption
             for worker in workers:
                 worker.stop()
             _await_end(workers, _SETTLE_SECONDS)
@@ -174,7 +174,7 @@ class WorkerPool:
         stage = self._before.get(relation.label)
         return stage.done_pages if stage else 0
 
-    def _give_out(self, connection: Connection, workers: list[_Worker]) -> Rewritten:
+    def _assign_slices(self, connection: Connection, workers: list[_Worker]) -> Rewritten:
         left = list(range(len(self._job.slices)))
         busy = 0
         for worker in workers:
@@ -184,7 +184,7 @@ class WorkerPool:
         ticked = time.monotonic()
         while busy:
             with suppress(queue.Empty):
-                # No pause but a wait for what the workers say: the next word ends it.
+                # Not a sleep but a wait for messages: the next one ends it.
                 message = self._messages.get(timeout=SAVE_SECONDS)
                 if (finished := self._finished(message)) is not None:
                     done += finished
@@ -193,7 +193,7 @@ class WorkerPool:
                         message.worker.assign(left.pop(0))
                         busy += 1
             if time.monotonic() - ticked >= SAVE_SECONDS:
-                self._look(connection)
+                self._poll(connection)
                 ticked = time.monotonic()
         # Each worker counts its own seconds.
         return Rewritten(done.rows, done.values, done.skipped, done.quarantined, done.seconds / len(workers))
@@ -201,15 +201,15 @@ class WorkerPool:
     def _finished(self, message: _Message) -> Rewritten | None:
         if message.content is None:
             raise BlockedError(
-                f"a worker process ended {message.worker.fate}, and what it had not written is as it was; "
-                "run `keyrotation rotate` again, it goes on from here"
+                f"a worker process ended {message.worker.exit_reason}, and what it had not written is unchanged; "
+                "run `keyrotation rotate` again, it continues from here"
             )
         if refusal := message.content.get("refusal"):
             raise _refused(*refusal)
         self._note = str(message.content.get("note", self._note))
         return Rewritten(*message.content["result"]) if "finished" in message.content else None
 
-    def _look(self, connection: Connection) -> None:
+    def _poll(self, connection: Connection) -> None:
         now = stages(connection, self._job.request, self._shard)
         for label, stage in now.items():
             if label in self._vacuums:
@@ -237,6 +237,6 @@ def _refused(name: str, sentence: str) -> KeyRotationError:
     kind = getattr(errors, name, KeyRotationError)
     try:
         refusal = kind(sentence)
-    except TypeError:  # an error class that takes something else than a sentence
+    except TypeError:  # an error class that does not take a sentence
         refusal = KeyRotationError(sentence)
     return refusal if isinstance(refusal, KeyRotationError) else KeyRotationError(sentence)

@@ -1,4 +1,4 @@
-"""The application's own audit of reads: the seed's query over its table `audit_events`."""
+"""Reads the application's own audit of reads: the source procedure's query over its table `audit_events`."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.incidents import RecordReads
 from keyrotation_pipeline.model.tables import TableName
 
 _COLUMNS = ("event_type", "resource_type", "user_id", "ip_address", "created_at", "action")
-# Whatever runs code of its owner when it is read is refused: a view, a foreign table, row security, a type of theirs.
+# Refuses whatever runs its owner's code when it is read: a view, a foreign table, row security, a custom type.
 _SAFE = """
     WITH RECURSIVE tree AS (
         SELECT %(table)s::regclass::oid AS oid
@@ -40,10 +40,10 @@ _READS: LiteralString = """
 
 
 class AuditEvents:
-    """`ApplicationAudit` over a table with the seed's columns.
+    """`ApplicationAudit` over a table with the source procedure's columns.
 
     Args:
-        connection: in autocommit mode, of its own.
+        connection: a separate one, in autocommit mode.
     """
 
     def __init__(self, connection: Connection, table: TableName) -> None:
@@ -51,14 +51,14 @@ class AuditEvents:
         self._table = table
 
     def reads(self, since: datetime, until: datetime) -> tuple[RecordReads, ...]:
-        """See `ApplicationAudit.reads`; the seldom first, a thousand at most. Times without a zone are UTC."""
+        """See `ApplicationAudit.reads`; the rarest first, a thousand at most. Times without a zone are UTC."""
         name = sql.Identifier(self._table.schema, self._table.table)
         try:
             with self._connection.transaction():
                 self._connection.execute("SET TRANSACTION READ ONLY")
                 self._connection.execute("SET LOCAL statement_timeout = '60s'")
                 self._connection.execute("SET LOCAL timezone = 'UTC'")
-                # Else the planner folds the constraints of children.
+                # Otherwise the planner evaluates the constraints of children.
                 self._connection.execute("SET LOCAL constraint_exclusion = off")
                 self._require_safe(name)
                 with self._connection.cursor(row_factory=dict_row) as cursor:
@@ -66,8 +66,8 @@ class AuditEvents:
                     return tuple(map(_reads, cursor.fetchall()))
         except psycopg.Error as error:
             raise IncidentError(
-                f"the table {self._table} of [incidents] audit_events_table cannot be asked (SQLSTATE "
-                f"{error.sqlstate or 'none'}); see that it is there, and that the role may read it"
+                f"the table {self._table} of [incidents] audit_events_table cannot be queried (SQLSTATE "
+                f"{error.sqlstate or 'none'}); check that it exists, and that the role may read it"
             ) from None
 
     def _require_safe(self, name: sql.Identifier) -> None:
@@ -88,5 +88,5 @@ class AuditEvents:
 
 
 def _reads(row: Mapping[str, Any]) -> RecordReads:
-    # A single address of the type inet has its mask in its text.
+    # The text of a single inet address includes its mask.
     return RecordReads(**{**row, "address": row["address"].removesuffix("/32").removesuffix("/128")})

@@ -1,4 +1,4 @@
-"""Searches large objects and catalog definitions for encrypted values, and names the places that are not searched."""
+"""Searches large objects and catalog definitions for encrypted values, and lists the places that are not searched."""
 
 from collections.abc import Iterator
 
@@ -17,7 +17,7 @@ _READABLE = """
     AND (entry.grantee = 0 OR pg_has_role(entry.grantee, 'USAGE')))
 """
 
-# In pieces that overlap by more than a match can be long. (OFFSET 0: rights are looked at before anything is read.)
+# In pieces that overlap by more than a match can be long. (OFFSET 0: checks rights before reading anything.)
 _IN_LARGE_OBJECTS = """
 SELECT count(*) FROM (SELECT m.oid FROM pg_largeobject_metadata m WHERE {readable} OFFSET 0) AS object, LATERAL (
     WITH RECURSIVE piece(place, data) AS (
@@ -32,8 +32,8 @@ _PIECE_BYTES, _STEP_BYTES = 1024 * 1024, 1024 * 1024 - 1024
 
 _UNREADABLE = "SELECT count(*) FROM pg_largeobject_metadata m WHERE NOT ({readable})"
 
-# Whoever inserts a row without the column writes its default; the others are found by whoever reads the schema.
-# (A view's text is in pg_rewrite too, as rule _RETURN.)
+# Whoever inserts a row without the column writes its default; whoever reads the schema finds the others. (A view's text
+# is in pg_rewrite too, as rule _RETURN.)
 _IN_DEFINITIONS = """
 WITH own(oid) AS (
     SELECT oid FROM pg_namespace WHERE nspname <> 'information_schema' AND nspname !~ '^pg_'
@@ -74,7 +74,7 @@ WHERE text COLLATE "C" ~ %s GROUP BY 1, 2 ORDER BY 1, 2
 
 
 def in_large_objects(connection: Connection) -> Iterator[FoundColumn]:
-    """Large objects that hold a value of ours, and those that cannot be read."""
+    """Yields large objects that hold a value of ours, and those that cannot be read."""
     readable = sql.SQL(_READABLE)
     searched = sql.SQL(_IN_LARGE_OBJECTS).format(
         readable=readable,
@@ -97,14 +97,14 @@ def in_large_objects(connection: Connection) -> Iterator[FoundColumn]:
 
 
 def in_definitions(connection: Connection) -> Iterator[FoundColumn]:
-    """Defaults, constraints, views, functions, indexes, policies and comments with a value of ours in them."""
-    with heap_scan(connection, "the catalogue"):
+    """Yields defaults, constraints, views, functions, indexes, policies and comments that contain a value of ours."""
+    with heap_scan(connection, "the catalog"):
         found = connection.execute(_IN_DEFINITIONS, (ANYWHERE,)).fetchall()
     for place, part, number in found:
         yield FoundColumn(str(place), str(part), int(str(number)), 0, (), "a definition holds an encrypted value")
 
 
-# Types are taken apart, so that a domain over bytea, or an array of it, is not missed. Declared columns are text.
+# Types are resolved, so that a domain over bytea, or an array of it, is not missed. Declared columns are text.
 _COLUMNS = """
 WITH RECURSIVE holding(oid, base) AS (
     SELECT oid, typname::text FROM pg_type WHERE oid IN ('bytea'::regtype, 'bit'::regtype, 'varbit'::regtype)
@@ -132,12 +132,12 @@ _LARGE_OBJECTS = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)"
 
 
 def unsearched(connection: Connection) -> tuple[Unsearched, ...]:
-    """What there is of such places here, by the catalogue alone, and what no search can read anywhere.
+    """Returns the places here that are not searched, by the catalog alone, and what no search can read anywhere.
 
     Raises:
-        PreflightError, BlockedError, DatabaseUnavailableError: the catalogue cannot be read.
+        PreflightError, BlockedError, DatabaseUnavailableError: the catalog cannot be read.
     """
-    with heap_scan(connection, "the catalogue"):
+    with heap_scan(connection, "the catalog"):
         columns = connection.execute(_COLUMNS).fetchall()
         servers = _names(connection.execute(_SERVERS).fetchall())
         databases = _names(connection.execute(_DATABASES).fetchall())

@@ -1,8 +1,8 @@
-"""Everything that a dump of a database restores: every relation, the rows of every table, the large objects.
+"""Counts everything that a dump of a database restores: relations, the rows of every table, the large objects.
 
 To plan a query, the server reads the expressions of a table's indexes and statistics, and calls immutable functions in
 them whose arguments are constant: as our role, whoever owns them. They may also need the application's search path. So
-rows of a table with such functions are counted by COPY, which plans nothing; pg_dump reads tables in the same way.
+rows of a table with such functions are counted by COPY, which needs no planning; pg_dump reads tables in the same way.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.backups import DatabaseContent, RelationContent, RelationKind
 from keyrotation_pipeline.model.tables import TableName
 
-# As pg_dump takes them: no system schemas, no temporary tables, and not what an extension brings along.
+# As in pg_dump: no system schemas, no temporary tables, and no members of extensions.
 # Foreign tables have no rows of their own, and recovery tests leave them out.
 _RELATIONS = """
 SELECT n.nspname, c.relname, c.relkind::text, c.relispopulated,
@@ -48,7 +48,7 @@ _KINDS = {
 
 
 def count(connection: Connection) -> DatabaseContent:
-    """Count everything anew, in the snapshot of the running transaction, if there is one.
+    """Counts everything, in the snapshot of the running transaction, if there is one.
 
     Raises:
         PreflightError: a table cannot be read.
@@ -76,22 +76,22 @@ def _count(connection: Connection, name: TableName) -> int:
     oid = connection.execute("SELECT %s::regclass::oid::bigint", (identifier.as_string(connection),)).fetchall()[0][0]
     with heap_scan(connection, f"table {name}"):
         if foreign_planning(connection, int(str(oid))) is not None:
-            # A backup is made all the same; what is copied is not planned.
+            # The backup must still succeed; COPY is not planned.
             with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(identifier)) as rows:
                 return sum(1 for _ in rows)
         return int(str(connection.execute(query).fetchall()[0][0]))
 
 
 def _copied(connection: Connection, name: TableName, column: str | None) -> int:
-    """As `_count`, by one column of every row, which is counted and thrown away.
+    """Counts as `_count` does, by copying one column of every row and discarding it.
 
     Args:
-        column: the smallest one; None where a table has none.
+        column: the smallest one; None if a table has none.
     """
     columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
     query = sql.SQL("COPY {} {} TO STDOUT").format(sql.Identifier(name.schema, name.table), columns)
     with heap_scan(connection, f"table {name}"), connection.cursor().copy(query) as lines:
-        # A newline inside of a value is written as two other characters.
+        # A newline inside a value is written as two other characters.
         return sum(bytes(block).count(b"\n") for block in lines)
 
 

@@ -1,4 +1,4 @@
-"""Exact counts of what the declared columns hold, by one scan per relation; and rows written since."""
+"""Counts exactly what the declared columns hold, by one scan per relation; and rows written since a promotion."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -30,7 +30,7 @@ _XIDS = 2**32
 
 # A row that this snapshot sees was written by a transaction below the snapshot's xmax. So a row was written since the
 # promotion if the distance from the promotion to its 32-bit xmin is smaller than the distance to the snapshot's xmax.
-# The ids 1 and 2 are marks, not transactions. (A frozen row keeps its xmin, so a row that was frozen about 2^32
+# The ids 1 and 2 are markers, not transactions. (A frozen row keeps its xmin, so a row that was frozen about 2^32
 # transactions ago can be taken for a new one; a new row is never taken for an old one.)
 _WRITTEN_SINCE = """xmin::text::bigint > 2 AND
     (xmin::text::bigint - {promotion} % {xids} + {xids}) % {xids}
@@ -38,12 +38,12 @@ _WRITTEN_SINCE = """xmin::text::bigint > 2 AND
 
 
 def count(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-    """Count every declared column anew.
+    """Counts every declared column.
 
     `by_column` has every declared column, `unencrypted_by_column` those with at least one such value.
 
     Raises:
-        PreflightError: a table is missing, cannot be read, or keeps rows outside heaps.
+        PreflightError: a table is missing, cannot be read, or has rows outside heaps.
         BlockedError: another session has locked it.
     """
     return tuple(_count_table(connection, table) for table in tables)
@@ -52,7 +52,7 @@ def count(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[Tab
 def old_rows(
     connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None
 ) -> OldRows:
-    """Count rows with a value under `versions` in any declared column. As in the fence, the prefix decides.
+    """Counts rows with a value under `versions` in any declared column. As in the fence, the prefix decides.
 
     Args:
         versions: the old versions; without versions the count is zero.
@@ -77,7 +77,7 @@ def old_rows(
 
 
 def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
-    """Count rows with a value under a version, as `old_rows` does; None if that takes longer than so many seconds.
+    """Counts rows with a value under a version, as `old_rows` does; None if that takes longer than so many seconds.
 
     Raises:
         As `count`.
@@ -128,7 +128,7 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
 
 
 def _counted_by_groups(connection: Connection, relation: Relation, table: EncryptedTable) -> Counted:
-    """Count whatever is there, whichever versions it names; twice as dear as by filters, and never in parallel."""
+    """Counts whatever is there, under any version; twice as expensive as by filters, and never parallel."""
     classes: dict[str, Counter[int]] = {column: Counter() for column in table.columns}
     rows = 0
     for *row_classes, row_count in _histogram(connection, relation, table):
@@ -140,7 +140,7 @@ def _counted_by_groups(connection: Connection, relation: Relation, table: Encryp
 
 
 def _histogram(connection: Connection, relation: Relation, table: EncryptedTable) -> list[tuple[int, ...]]:
-    # Rows are grouped by what all their columns hold: there are few groups, however many rows.
+    # Rows are grouped by the classes of all their columns: there are few groups, however many rows.
     classes = [
         sql.SQL("{} AS {}").format(value_class(as_text(column)), sql.Identifier(f"k{number}"))
         for number, column in enumerate(table.columns)
@@ -171,10 +171,9 @@ def _unreadable(connection: Connection, table: EncryptedTable) -> int:
 
 
 def written_rows(connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
-    """Rows inserted and updated in each table since the server's statistics began, by the table's name.
+    """Returns rows inserted and updated in each table since the server's statistics started, by the table's name.
 
-    The statistics begin anew after `pg_stat_reset` and after a crash of the server, so over such an event the
-    numbers are too low.
+    The statistics are reset by `pg_stat_reset` and by a crash of the server; the numbers are then too low.
     """
     return {str(table.name): _written(connection, table) for table in tables}
 

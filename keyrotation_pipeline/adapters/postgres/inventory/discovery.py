@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     pieces,
     value_class,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.relations import look_of
+from keyrotation_pipeline.adapters.postgres.inventory.relations import scope_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, of_a_sample, readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -26,7 +26,7 @@ from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
-# Types that cannot hold text are named, all others are searched: an unknown extension type is no blind spot.
+# Types that cannot hold text are listed, all others are searched: an unknown extension type is not a blind spot.
 # Containers (domains, arrays, composites, ranges) can if what they contain can.
 _COLUMNS = """
 WITH RECURSIVE bearing(oid) AS (
@@ -61,8 +61,8 @@ ORDER BY n.nspname, c.relname
 
 _Row = tuple[int, str, str, str, list[str], list[str] | None, list[str] | None]
 
-# A value that stands alone is told by its class, which is ten times as fast as taking hits apart. The parts of a hit:
-# white space before it at the very beginning, the version, what ends the nonce. (OFFSET 0: each class is judged once.)
+# A value that is the whole text is recognised by its class, which is ten times as fast as splitting hits. The parts of
+# a hit: white space before it at the very beginning, the version, the end of the nonce. (OFFSET 0: one class per text.)
 _HITS = """
 SELECT count(version), count(*) - count(version), array_agg(DISTINCT version) FILTER (WHERE version IS NOT NULL)
 FROM (
@@ -79,7 +79,7 @@ FROM (
 """
 
 _MATERIALIZED = (
-    "materialized view holds encrypted values: REFRESH MATERIALIZED VIEW once the rows beneath it are re-encrypted"
+    "materialized view holds encrypted values: REFRESH MATERIALIZED VIEW once the underlying rows are re-encrypted"
 )
 
 
@@ -88,8 +88,8 @@ class Place:
     """One relation and its columns that could hold our values.
 
     Args:
-        binary: those of type bytea.
-        of_users: those whose type is not PostgreSQL's own, so that somebody may have made casts for it.
+        binary: the columns of type bytea.
+        of_users: the columns of a custom type, for which somebody may have defined casts.
     """
 
     oid: int
@@ -101,49 +101,49 @@ class Place:
 
     @property
     def identifier(self) -> sql.Identifier:
-        """Schema-qualified and quoted."""
+        """The name, schema-qualified and quoted."""
         return sql.Identifier(self.name.schema, self.name.table)
 
     @property
     def label(self) -> str:
-        """As messages name it."""
+        """The name in messages."""
         return str(self.name)
 
     @property
-    def noted_as(self) -> str:
-        """Its number: ``"a.b"`` in public is called as ``b`` in the schema ``a``."""
+    def recorded_as(self) -> str:
+        """Its oid: ``"a.b"`` in public has the same label as ``b`` in the schema ``a``."""
         return str(self.oid)
 
     @property
-    def look(self) -> str:
-        """What of it is searched."""
-        return look_of(self.columns)
+    def scope(self) -> str:
+        """A text that identifies which of its columns are searched."""
+        return scope_of(self.columns)
 
     @property
     def has_pages(self) -> bool:
-        """Whether some of it can be read without the rest; a foreign table is read whole or not."""
+        """Whether parts of it can be read alone; a foreign table is read whole or not at all."""
         return self.kind != "f"
 
     def cell(self, column: str) -> sql.Composed:
-        """What a cell is searched by: its text; for bytea its bytes, which become text piece by piece.
+        """Returns what to search in a cell: its text; for bytea its bytes, which become text piece by piece.
 
-        concat() takes the type's output function: a cast runs code of the type's owner, and could hide what is there.
+        concat() uses the type's output function: a cast runs code of the type's owner, and could hide content.
         """
         form = "{}" if column in self.binary else "concat({})" if column in self.of_users else "{}::text"
         return sql.SQL(form).format(sql.Identifier(column))
 
     def pieces(self, column: str, cell: sql.Composable) -> sql.Composed:
-        """The text of a cell, in pieces where it is large; of bytea with what is not ASCII escaped.
+        """Returns the text of a cell, in pieces if it is large; of bytea with non-ASCII bytes escaped.
 
         Args:
-            cell: a name that the column has not given: it may be called as something is where the pieces are made.
+            cell: an alias other than the column's name, which may collide with one inside the pieces.
         """
         size = sql.SQL("octet_length({})").format(cell)
         piece = sql.SQL("substr({}, start, length)").format(cell)
         return pieces(self._text(column, cell), size, self._text(column, piece))
 
     def may_hold_value(self, column: str) -> sql.Composed:
-        """Whether one of our values stands anywhere in a cell; a large one may hold some."""
+        """Returns whether a cell contains one of our values; a large one may contain some."""
         cell = self.cell(column)
         return may_hold_value(sql.SQL("octet_length({})").format(cell), self._text(column, cell))
 
@@ -155,19 +155,19 @@ def discover(
     connection: Connection,
     tables: Sequence[EncryptedTable],
     first_pages: Mapping[int, int] = MappingProxyType({}),
-    tell: Callable[[str], None] = lambda _: None,
+    announce: Callable[[str], None] = lambda _: None,
     *,
     sampled: bool = False,
 ) -> tuple[FoundColumn, ...]:
-    """Search every column that is not declared in `tables`; a relation that cannot be read is a finding too.
+    """Searches every column that is not declared in `tables`; a relation that cannot be read is a finding too.
 
-    Near-misses are what resembles a value down to its nonce but for the spelling of its version (``v01:``, `` v1:``,
-    ``V1:``); prose such as ``v1: notes`` is none.
+    A near-miss resembles a value down to its nonce except for the spelling of its version (``v01:``, `` v1:``,
+    ``V1:``); prose such as ``v1: notes`` is not one.
 
     Args:
-        first_pages: by oid, from which page on a relation is searched, where not from the first.
-        tell: called with the label of each relation before it is searched.
-        sampled: read only a part of each large relation, and no large objects: what is there, and not what is not.
+        first_pages: by oid, the page at which the search of a relation starts, if not the first.
+        announce: called with the label of each relation before it is searched.
+        sampled: read only a part of each large relation, and no large objects; proves presence, not absence.
 
     Raises:
         PreflightError: a declared table or column is missing.
@@ -176,7 +176,7 @@ def discover(
     """
     findings: list[FoundColumn] = []
     for relation in places(connection, tables):
-        tell(relation.label)
+        announce(relation.label)
         try:
             first = first_pages.get(relation.oid, 0)
             if relation.has_pages or not first:
@@ -184,19 +184,19 @@ def discover(
         except (BlockedError, PreflightError) as error:
             findings.append(FoundColumn(relation.label, "*", 0, 0, (), str(error)))
     if catalog_search.LARGE_OBJECTS not in first_pages and not sampled:
-        tell("large objects")
+        announce("large objects")
         findings += catalog_search.in_large_objects(connection)
     return (*findings, *catalog_search.in_definitions(connection))
 
 
 def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
-    """Oid and label of each relation that `discover` searches."""
+    """Yields oid and label of each relation that `discover` searches."""
     for relation in places(connection, tables):
         yield relation.oid, relation.label
 
 
 def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[str]:
-    """Why `discover` could not search a relation, one sentence each, without searching any."""
+    """Yields why `discover` could not search a relation, one sentence each, without searching any."""
     try:
         _catalog(connection)
     except PreflightError as error:
@@ -212,7 +212,7 @@ def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> It
 
 
 def places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[Place]:
-    """Each relation that `discover` searches, with its columns."""
+    """Returns each relation that `discover` searches, with its columns."""
     declared: dict[int, set[str]] = {}
     for table in tables:
         for relation in readable_tree(connection, table):
@@ -227,18 +227,18 @@ def places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[Pla
 
 
 def _catalog(connection: Connection) -> list[_Row]:
-    with heap_scan(connection, "the catalogue"):
+    with heap_scan(connection, "the catalog"):
         return cast("list[_Row]", connection.execute(_COLUMNS, (list(OWN_TABLES),)).fetchall())
 
 
 def search(
     connection: Connection, relation: Place, pages: sql.Composable, *, sampled: bool = False
 ) -> list[FoundColumn]:
-    """Search one relation.
+    """Searches one relation.
 
     Args:
-        pages: a clause that names some of its pages, or an empty one.
-        sampled: read only a part of a large one.
+        pages: a clause that selects some of its pages, or an empty one.
+        sampled: read only a part of a large relation.
 
     Raises:
         PreflightError, BlockedError: it cannot be read.
@@ -299,7 +299,7 @@ ORDER BY up.depth DESC LIMIT 1
 def declarable(
     connection: Connection, findings: Sequence[FoundColumn]
 ) -> tuple[tuple[EncryptedTable, ...], tuple[FoundColumn, ...]]:
-    """Divide findings into tables with the columns to declare, and findings that cannot be declared."""
+    """Divides findings into tables with the columns to declare, and findings that cannot be declared."""
     columns: defaultdict[TableName, list[str]] = defaultdict(list)
     rest = []
     for finding in findings:
@@ -315,7 +315,7 @@ def _table_of(connection: Connection, finding: FoundColumn) -> TableName | None:
     name = TableName.parse(finding.relation)
     parameters = {"schema": name.schema, "table": name.table, "column": finding.column}
     row = connection.execute(_DECLARABLE, parameters).fetchone()
-    # The file names tables without quotes, so a name with a dot cannot be written there.
+    # The configuration names tables without quotes, so a name with a dot cannot be written there.
     if row is None or any("." in str(part) for part in row):
         return None
     return TableName(str(row[0]), str(row[1]))

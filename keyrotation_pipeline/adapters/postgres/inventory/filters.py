@@ -1,8 +1,8 @@
-"""Counting a relation by FILTER: one scan that the server makes in parallel, where all values are under known versions.
+"""Counts a relation by FILTER, in one parallel scan, if all values are under known versions.
 
-A count that groups by what the values are is planned as one serial aggregate, since the server expects as many groups
-as values. To count by FILTER, the versions must be known beforehand. So this counts those that are registered and those
-of the first rows; and only if that accounts for every value of the very same scan, the count is given.
+A count that groups by the values' classes is planned as one serial aggregate, since the server expects as many groups
+as values. Counting by FILTER requires knowing the versions in advance. So this counts the registered versions and those
+of the first rows; the result is returned only if it accounts for every value of that same scan.
 """
 
 from collections import Counter
@@ -25,23 +25,23 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# PostgreSQL takes 1664 expressions in one SELECT.
+# PostgreSQL allows 1664 expressions in one SELECT.
 _MOST_FIGURES = 1600
-# Each version is one more comparison per value; among more than these, grouping is no dearer.
+# Each version is one more comparison per value; beyond this many, grouping costs no more.
 _MOST_VERSIONS = 8
 _FIRST_ROWS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What one relation holds: rows, and by column how many values of each class (`grammar_sql.value_class`)."""
+    """The rows of one relation and, by column, how many values of each class (`grammar_sql.value_class`)."""
 
     rows: int
     classes: Mapping[str, Counter[int]]
 
 
 def counted_by_filters(connection: Connection, relation: Relation, table: EncryptedTable) -> Counted | None:
-    """Count in one scan; None where a value is not encrypted, or under a version that nobody expected.
+    """Counts in one scan; returns None if a value is not encrypted, or under a version that was not expected.
 
     Raises:
         PreflightError, BlockedError: the relation cannot be read to its end.
@@ -56,7 +56,7 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
     classes: dict[str, Counter[int]] = {}
     for number, column in enumerate(table.columns):
         values, empty, bad, *by_version = figures[number * size : (number + 1) * size]
-        # With no bad value each is empty or whole under one version: so the prefixes tell them apart.
+        # Without bad values each one is empty or well-formed under one version, so prefixes distinguish them.
         if bad or values != empty + sum(by_version):
             return None
         classes[column] = +Counter({EMPTY: empty, **{v.number: n for v, n in zip(versions, by_version, strict=True)}})
@@ -64,7 +64,7 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
 
 
 def filters(relation: Relation, table: EncryptedTable, versions: Sequence[KeyVersion]) -> sql.Composed:
-    """The query: rows, then for each column its values, the empty ones, the bad ones, and those under each version."""
+    """Returns the query: rows, then for each column its values, the empty, the bad, and those under each version."""
     counts = [sql.SQL("count(*)"), *(figure for column in table.columns for figure in _figures(column, versions))]
     return sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
 
@@ -78,7 +78,7 @@ def _figures(column: str, versions: Sequence[KeyVersion]) -> Iterator[sql.Compos
 
 
 def _expected(connection: Connection, relation: Relation, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-    """The registered versions, and those of the first rows."""
+    """Returns the registered versions, and those of the first rows."""
     numbers = sql.SQL(" UNION ").join(
         sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first").format(
             number_in_prefix(column), sql.Identifier(column), relation.identifier, sql.Literal(_FIRST_ROWS)
@@ -92,7 +92,7 @@ def _expected(connection: Connection, relation: Relation, table: EncryptedTable)
 
 
 def registered(connection: Connection) -> tuple[KeyVersion, ...]:
-    """The versions that events have registered: what most values are under, and nothing that is believed."""
+    """Returns the versions that events have registered: a hint at what most values are under, not a trusted fact."""
     ((there,),) = connection.execute("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL").fetchall()
     rows = (
         connection.execute("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999").fetchall()

@@ -1,7 +1,7 @@
-"""Which functions PostgreSQL runs for our reads and writes, and who owns them.
+"""Finds which functions PostgreSQL runs for our reads and writes, and who owns them.
 
-What a function of a trusted role calls itself cannot be known in general (a body in PL/pgSQL is text until it runs). So
-the rule is by owner: a function of a superuser or of our role may call anything, which is its owner's word.
+It cannot be known in general what a trusted role's function calls (a body in PL/pgSQL is text until it runs). So the
+rule is by owner: a function of a superuser or of our role may call anything; its owner is responsible for that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,11 +10,10 @@ from typing import NamedTuple
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import PreflightError
 
-# From each thing that is evaluated for a row that we write, along the catalogue's own dependencies, to the functions in
+# From each thing that is evaluated for a row that we write, along the catalog's own dependencies, to the functions in
 # it: called by name, behind an operator, in the constraint of a domain that is cast to, in the operator class of an
-# index, or to read and write a type. Not followed: what functions themselves depend on. Of a trigger only the condition
-# counts: its own function does not run for us, or the trigger is refused by itself. Defaults are not evaluated by an
-# UPDATE.
+# index, or to read and write a type. Dependencies of functions are not followed. Of a trigger only the condition
+# counts: its function does not run for us, or the trigger itself is refused. Defaults are not evaluated by an UPDATE.
 _FOREIGN = """
 WITH RECURSIVE tree(oid) AS (SELECT unnest(%s::bigint[]::oid[])),
 start(what, relation, classid, objid) AS (
@@ -87,7 +86,7 @@ WHERE evtenabled IN ('O', 'A') AND NOT owner.rolsuper AND owner.rolname <> curre
 ORDER BY 1
 """
 
-# Whoever owns a table of ours, or the schema, can put a trigger on it; so can whoever was granted that.
+# The owner of a table of ours, or of the schema, can put a trigger on it, and so can a role that was granted that.
 _OURS = """
 WITH ours AS (
     SELECT 'schema keyrotation' AS what, nspowner AS owner FROM pg_namespace WHERE nspname = 'keyrotation'
@@ -102,7 +101,7 @@ WHERE NOT rolsuper AND rolname <> current_user ORDER BY 1
 
 
 class ForeignFunction(NamedTuple):
-    """A function that would run as our role, and what calls it."""
+    """A function that would run as our role, and its caller."""
 
     what: str
     relation: str
@@ -111,7 +110,7 @@ class ForeignFunction(NamedTuple):
     root: str
 
 
-# The planner folds what is constant in these expressions, and so runs it for whoever reads the table in any way.
+# The planner evaluates constants in these expressions, and so runs functions for every query on the table.
 _FOLDED = ("index ", "statistics ", "partition key")
 _WITH_EXPRESSIONS = """
 SELECT indrelid::bigint FROM pg_index
@@ -123,14 +122,14 @@ WHERE oid = ANY(%(oids)s::bigint[]::oid[]) AND (relispartition OR relkind = 'p')
 
 
 def foreign_planning(connection: Connection, *oids: int) -> ForeignFunction | None:
-    """A function of another role that the planner would run as our role for any query on these relations."""
+    """Returns a function of another role that the planner would run as our role for any query on these relations."""
     concerned = [int(str(oid)) for (oid,) in connection.execute(_WITH_EXPRESSIONS, {"oids": list(oids)})]
     found = foreign_functions(connection, concerned) if concerned else ()
     return next((each for each in found if each.root.startswith(_FOLDED)), None)
 
 
 def require_own_planning(connection: Connection, *oids: int) -> None:
-    """Refuse to query relations of which the planner itself would run functions of other roles.
+    """Refuses to query relations for which the planner itself would run functions of other roles.
 
     Raises:
         PreflightError: names one.
@@ -145,23 +144,23 @@ def require_own_planning(connection: Connection, *oids: int) -> None:
 
 
 def to_be_ours(connection: Connection, function: str) -> str:
-    """How to go on: the statement as it is typed. The application may still call the function, but not replace it."""
+    """Returns the statement that fixes it. The application may still call the function, but not replace it."""
     return f"run ALTER FUNCTION {function} OWNER TO {quoted(connection, connection.info.user)} as a superuser"
 
 
 def foreign_functions(connection: Connection, oids: Sequence[int]) -> Iterator[ForeignFunction]:
-    """Functions of other roles that a write to these relations would run."""
+    """Yields functions of other roles that a write to these relations would run."""
     for row in connection.execute(_FOREIGN, (list(oids),)):
         yield ForeignFunction(*map(str, row))
 
 
 def foreign_event_triggers(connection: Connection) -> Iterator[tuple[str, str, str]]:
-    """Event triggers whose function is of another role: name, function, owner."""
+    """Yields event triggers whose function belongs to another role: name, function, owner."""
     for name, function, owner in connection.execute(_EVENT_TRIGGERS):
         yield str(name), str(function), str(owner)
 
 
 def foreign_parts_of_ours(connection: Connection) -> Iterator[tuple[str, str]]:
-    """What in the schema `keyrotation` belongs to another role, and to which."""
+    """Yields what in the schema `keyrotation` belongs to another role, and to which."""
     for what, owner in connection.execute(_OURS):
         yield str(what), str(owner)

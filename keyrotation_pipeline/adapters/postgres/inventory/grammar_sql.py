@@ -1,4 +1,4 @@
-"""The value grammar as SQL, composed from the patterns of `fieldcrypto.grammar`: no other SQL knows the format.
+"""Expresses the value grammar as SQL, composed from the patterns of `fieldcrypto.grammar`; no other SQL knows it.
 
 Every value is read under ``COLLATE "C"``: searching fails on nondeterministic collations, and ``[A-Z]`` means ASCII
 only under "C".
@@ -23,44 +23,44 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
     KeyVersion,
 )
 
-# What `value_class` gives instead of a version number.
+# What `value_class` returns instead of a version number.
 EMPTY, UNENCRYPTED, NEAR_MISS = 0, -1, -2
 
-# PostgreSQL needs four bytes a character to match a value, and may take 1 GB at once.
+# PostgreSQL needs four bytes per character to match a value, and can allocate at most 1 GB at once.
 LONGEST_JUDGED_BYTES = 128 * 1024 * 1024
 _NEAR_MISS_CHARS = 64
 
-# Characters as they may stand in JSON, in URLs (%3A, %253A) and in HTML (&#58; &#x3a; &colon;), also escaped twice.
-# Everything is matched as it is, since decoding a text would cost more than searching it.
+# Characters as they may occur in JSON, in URLs (%3A, %253A) and in HTML (&#58; &#x3a; &colon;), also escaped twice.
+# Escapes are matched directly, since decoding a text would cost more than searching it.
 _AND = "&(?:amp;)*"
 _COLON = rf"(?:\\*:|\\+u003[aA]|%(?:25)*3[aA]|{_AND}(?:#0*58|#[xX]0*3[aA]|colon);)"
 _V = rf"(?:[vV]|\\+u00[57]6|%(?:25)*[57]6|{_AND}(?:#0*(?:86|118)|#[xX]0*[57]6);)"
 _DIGIT = rf"(?:[0-9]|\\+u003[0-9]|%(?:25)*3[0-9]|{_AND}(?:#0*(?:4[89]|5[0-7])|#[xX]0*3[0-9]);)"
 _ESCAPES = r"\\%&"
 
-# One of our values anywhere in a text: version, nonce and the characters that a tag has at least. Loose about the
-# version's spelling and white space (near-misses), and about what is escaped.
+# One of our values anywhere in a text: version, nonce and the shortest possible tag. Lenient about the version's
+# spelling and white space (near-misses), and about escapes.
 # Groups: white space at the very beginning, version, end of the nonce.
 ANYWHERE = (
     rf"(^\s+)?({_V}{_DIGIT}+\s*{_COLON}\s*)"
     rf"(?:[A-Za-z0-9+/]{{{NONCE_CHARS}}}|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;]*)"
     rf"(\s*{_COLON}\s*)[A-Za-z0-9+/{_ESCAPES}#;]{{{SHORTEST_UNPADDED_CHARS}}}"
 )
-# What every match of ANYWHERE has near its beginning: how a v may end, digits, how a colon may begin. To look for this
-# alone takes a quarter of the time, and most texts have none of it.
+# What every match of ANYWHERE has near its beginning: how a v may end, digits, how a colon may begin. Searching for
+# this alone takes a quarter of the time, and most texts do not contain it.
 LIKELY = rf"[vV6;](?:[0-9]+|[0-9]*[{_ESCAPES}]\S*[0-9;])\s*[:{_ESCAPES}]"
-# A match has a version, a nonce of one escape at least, the colons, and the characters of a tag.
+# A match has a version, a nonce of at least one escape, the colons, and the characters of a tag.
 _SHORTEST_CHARS = len("v1:%:") + SHORTEST_UNPADDED_CHARS
-# The two groups of a value that is spelt as ours are, whatever is escaped in it.
+# The two groups of a correctly spelt value, whatever is escaped in it.
 EXACT_PREFIX = f"^{VERSION_PATTERN}{_COLON}$"
 EXACT_END = f"^{_COLON}$"
 
-# A text is searched in pieces of so many characters: to match a text takes four bytes per character, and may take no
-# more than 1 GB. Pieces overlap by more than a match can be long, unless white space fills it.
+# A text is searched in pieces of so many characters: matching takes four bytes per character, and at most 1 GB. Pieces
+# overlap by more than a match can be long, unless white space fills it.
 PIECE_CHARS = 4 * 1024 * 1024
 _OVERLAP_CHARS = 1024
 
-# How many characters the prefix of a value has, its colon included; 0 where it has none.
+# The length of a value's prefix in characters, including its colon; 0 if it has none.
 _PREFIX_LENGTH = f"strpos(left({{value}}, {LONGEST_PREFIX_CHARS}), ':')"
 _BODY_LENGTH = f"octet_length({{value}}) - {_PREFIX_LENGTH} - {NONCE_CHARS + len(':')}"
 _VERSION_NUMBER = f"substr(left({{value}}, {LONGEST_PREFIX_CHARS}), 2, {_PREFIX_LENGTH} - 2)::int"
@@ -73,8 +73,8 @@ _VALUE_CLASS = f"""CASE
     WHEN {{value}} IS NOT NULL THEN {UNENCRYPTED} END"""
 
 
-# The same of a value under one known version. LIKE sees to the prefix and to where the nonce ends; so the expression
-# need not count, and has few states. PostgreSQL builds these anew for each value, which is most of what it costs.
+# The same for a value under one known version. LIKE checks the prefix and where the nonce ends; so the expression need
+# not count, and has few states. PostgreSQL builds these again for each value, which is most of the cost.
 _EXPECTED = f"""
     WHEN {{value}} LIKE {{head}} AND octet_length({{value}}) - {{head_bytes}} >= {SHORTEST_BODY_CHARS}
      AND (octet_length({{value}}) - {{head_bytes}}) % 4 = 0 AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES}
@@ -82,14 +82,14 @@ _EXPECTED = f"""
 
 
 def value_class(value: sql.Composed, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
-    """What a value is: its version's number, or `EMPTY`, `UNENCRYPTED`, `NEAR_MISS`; NULL for NULL.
+    """Classifies a value: its version's number, or `EMPTY`, `UNENCRYPTED`, `NEAR_MISS`; NULL for NULL.
 
-    This is the one judgement of a value: every count uses it. A value counts under a version only if all of it follows
-    the grammar, as the parser would say; whether it is authentic only decryption can tell.
+    All counts use this classification. A value counts under a version only if all of it matches the grammar, as in the
+    parser; only decryption can show whether it is authentic.
 
     Args:
-        value: as `as_text` gives it.
-        expected: versions that most values are under: those are judged in a third of the time, and all alike.
+        value: as `as_text` returns it.
+        expected: the versions of most values: these are judged in a third of the time, with the same result.
 
     Measured on 300 000 rows of five short values: 3.5 s with one process, 1.8 s with two; prefixes alone 0.4 s. A value
     of 1 MB takes 9 ms. One of more than `LONGEST_JUDGED_BYTES` is never taken for encrypted.
@@ -114,15 +114,15 @@ def _whole_under(value: sql.Composed, version: KeyVersion) -> sql.Composed:
 
 
 def may_hold_value(size: sql.Composable, text: sql.Composable) -> sql.Composed:
-    """Whether one of our values, or what resembles one, stands anywhere in a text; of a large one it is not known.
+    """Returns whether one of our values, or a near-miss, occurs anywhere in a text; unknown (true) for a large one.
 
     Measured on 100 000 rows of names, notes, JSON, addresses and URLs: a fifth of the time of ANYWHERE alone.
 
     Args:
         size: the text's length in bytes, or a lower bound of it.
-        text: not made where it is large.
+        text: not evaluated if it is large.
     """
-    # The size is taken once: of other types than text, taking it means to make the text.
+    # The size is evaluated once: for types other than text, that means producing the text.
     return sql.SQL(
         "CASE width_bucket({size}, ARRAY[{shortest}, {chars}]) "
         'WHEN 1 THEN {text} COLLATE "C" ~ {likely} AND {text} COLLATE "C" ~ {anywhere} WHEN 2 THEN true END'
@@ -137,7 +137,7 @@ def may_hold_value(size: sql.Composable, text: sql.Composable) -> sql.Composed:
 
 
 def under(column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
-    """Whether a column's value begins with the prefix of one of these versions: as the fence sees it, damaged or not.
+    """Returns whether a column's value begins with the prefix of one of these versions, as the fence does.
 
     Args:
         versions: at least one.
@@ -154,9 +154,9 @@ def under(column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
 
 
 def to_be_rewritten(text: sql.Composable, target: KeyVersion) -> sql.Composed:
-    """Whether a text is neither empty nor under `target`; reads no more of it than the length of the prefix.
+    """Returns whether a text is neither empty nor under `target`; reads no more than the length of the prefix.
 
-    LIKE would fetch a TOASTed value whole.
+    LIKE would detoast the whole value.
     """
     return sql.SQL("left({}, {}) COLLATE \"C\" NOT IN ('', {})").format(
         text, sql.Literal(len(target.prefix)), sql.Literal(target.prefix)
@@ -164,40 +164,40 @@ def to_be_rewritten(text: sql.Composable, target: KeyVersion) -> sql.Composed:
 
 
 def has_prefix(column: str) -> sql.Composed:
-    """Whether a column's value begins with the prefix of any version."""
+    """Returns whether a column's value begins with the prefix of any version."""
     return sql.SQL("left({}, {}) ~ {}").format(
         as_text(column), sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^{PREFIX_PATTERN}")
     )
 
 
 def number_in_prefix(column: str) -> sql.Composed:
-    """The number of the version whose prefix a column's value has; NULL without one."""
+    """Returns the number of the version whose prefix a column's value has; NULL without one."""
     return sql.SQL("substring(left({}, {}) from {})::int").format(
         as_text(column), sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^v({VERSION_PATTERN[1:]}):")
     )
 
 
 def under_another(column: str, version: KeyVersion) -> sql.Composed:
-    """The text of a value that has a prefix, with the prefix of `version` in its place."""
+    """Returns the text of a value that has a prefix, with that prefix replaced by the one of `version`."""
     return sql.SQL(f"({{prefix}} || substr({{value}}, {_PREFIX_LENGTH} + 1))").format(
         value=as_text(column), prefix=sql.Literal(version.prefix)
     )
 
 
 def longest_under(column: str, version: KeyVersion) -> sql.Composed:
-    """Aggregate: how many characters the column's longest value has under `version`; NULL without values."""
+    """Aggregates the length in characters of the column's longest value under `version`; NULL without values."""
     return sql.SQL(
         f"max(octet_length({{value}}) - {_PREFIX_LENGTH} + {{prefix_chars}}) FILTER (WHERE {{has_prefix}})"
     ).format(value=as_text(column), has_prefix=has_prefix(column), prefix_chars=sql.Literal(len(version.prefix)))
 
 
 def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -> sql.Composed:
-    """A subquery of one column `text`: the whole, or where it is large its overlapping pieces.
+    """Returns a subquery of one column `text`: the whole, or if it is large its overlapping pieces.
 
     Args:
         whole: the text.
-        size: its length, in the units that `piece` counts in.
-        piece: the part that begins at `{start}` and has `{length}` units, with these two as names `start` and `length`.
+        size: its length, in the units of `piece`.
+        piece: the part of `{length}` units that begins at `{start}`, with these two as names `start` and `length`.
     """
     return sql.SQL(
         "(SELECT {whole} AS text WHERE {size} <= {chars} UNION ALL "
@@ -213,19 +213,19 @@ def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -
 
 
 def as_text(column: str) -> sql.Composed:
-    """The column as text under "C"; that costs nothing for text, varchar, citext and domains over them."""
+    """Returns the column as text under "C"; that costs nothing for text, varchar, citext and domains over them."""
     return sql.SQL('({}::text COLLATE "C")').format(sql.Identifier(column))
 
 
 def refusal(text: str, versions: Iterable[KeyVersion]) -> str:
-    """A boolean expression that is true, or fails with SQLSTATE 22P02 and a message naming the retired version alone.
+    """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
     Args:
-        text: a column as text, to the letter as PostgreSQL gives it back.
-        versions: the retired ones, at least one.
+        text: a column as text, exactly as PostgreSQL prints it.
+        versions: the retired versions, at least one.
 
     Returns:
-        To the letter as ``pg_get_constraintdef`` of PostgreSQL 14 to 18 gives it back.
+        Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
     """
     tests = [
         f"""(("left"({text}, {length}) COLLATE "C") = ANY (ARRAY[{", ".join(f"'{each}'::text" for each in same)}]))"""
@@ -233,13 +233,13 @@ def refusal(text: str, versions: Iterable[KeyVersion]) -> str:
     ]
     condition = f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
     version = f"""split_part(("left"({text}, {LONGEST_PREFIX_CHARS}) COLLATE "C"), ':'::text, 1)"""
-    # It must depend on the row: a constant would be cast, and fail, when the statement is planned.
+    # It must depend on the row: a constant would be cast, and fail, during planning.
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
     return f"\nCASE\n    WHEN {condition} THEN {failing}\n    ELSE true\nEND"
 
 
 def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
-    """The versions that a constraint made of `refusal` names, in order."""
+    """Returns the versions named in a constraint that `refusal` made, in order."""
     return tuple(sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):'", constraint)}))
 
 

@@ -1,4 +1,4 @@
-"""A count of old values that reads the rows; no constraint can answer it."""
+"""Counts old values by reading the rows; no constraint can answer this count."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,18 +15,18 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# PostgreSQL takes 1664 expressions in one SELECT; what is more needs another scan.
+# PostgreSQL allows 1664 expressions in one SELECT; more need another scan.
 _COUNTS_PER_SCAN = 1600
-# Of the versions that are registered, the newest: nearly all values are under one of them.
+# The newest registered versions: nearly all values are under one of them.
 _MOST_EXPECTED = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """What one table holds, in values: `old` by column and version, `unencrypted` by column; zeros are left out.
+    """Counts of values in one table: `old` by column and version, `unencrypted` by column; zeros are left out.
 
-    `values` counts all that are neither NULL nor ``''``. A damaged value with the prefix of an old version is both old,
-    as the fence judges, and unencrypted.
+    `values` counts all that are neither NULL nor ``''``. A damaged value with the prefix of an old version counts as
+    old, as in the fence, and as unencrypted.
     """
 
     values: int = 0
@@ -36,7 +36,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """One figure: of a column's values, those that are not empty, or unencrypted, or under `version`."""
+    """One figure: how many of a column's values are not empty, or unencrypted, or under `version`."""
 
     column: str
     condition: sql.Composable
@@ -50,15 +50,15 @@ def tally(
     versions: Sequence[KeyVersion],
     first_pages: Mapping[int, int] = MappingProxyType({}),
 ) -> Tally:
-    """Count the values of a table that are under `versions`, and those that are not encrypted, reading every row.
+    """Counts the values of a table that are under `versions`, and those that are not encrypted, by reading every row.
 
-    The conditions stand in FILTER, never in WHERE, so that the planner has nothing to prove from a fence.
+    The conditions are in FILTER, never in WHERE, so that the planner cannot use a fence.
 
     Args:
-        first_pages: by oid, from which page on a relation is read, where not from the first.
+        first_pages: by oid, the page at which reading a relation starts, if not the first.
 
     Raises:
-        PreflightError, BlockedError: the table cannot be read to its end, or keeps rows outside heaps.
+        PreflightError, BlockedError: the table cannot be read to its end, or has rows outside heaps.
     """
     values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
     expected = registered(connection)[-_MOST_EXPECTED:]

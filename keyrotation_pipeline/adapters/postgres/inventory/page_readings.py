@@ -1,9 +1,9 @@
-"""Which pages were read when, in `keyrotation.page_readings`: decrypted in encrypted tables, searched elsewhere.
+"""Records when pages were read, in `keyrotation.page_readings`: decrypted in encrypted tables, searched elsewhere.
 
-A span of pages is written down before it is read, with the time since when something in it may be unread. After it was
+A span of pages is recorded before it is read, with the time since which something in it may be unread. After it was
 read it gets the time at which that began, if its relation is still the same file. Spans are read one at a time, each
-under a short snapshot of its own, with a rest after each. A row that the application moves from pages ahead to pages
-that are done is read in a later round, where it is then.
+under its own short snapshot, with a rest after each. A row that the application moves from pages ahead to pages that
+are done is read in a later round, at its new place.
 """
 
 import json
@@ -21,17 +21,17 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 
 CLOCK = SystemClock()
 
-# In the place of a declared table's name; no table is called so.
+# Stands for a declared table's name; no table has this name.
 ELSEWHERE = ""
 _NO_END = 2**62
 ALL_PAGES = (0, _NO_END)
 
-# The file by which a relation is known: of this very server, since a restored one may use the same numbers; and what of
-# it is looked at, so that all of it is unread where that has changed. A foreign table has no file.
+# Identifies the file of a relation: on this server, since a restored one may use the same numbers; and which of its
+# columns are read, so that all of it is unread when those change. A foreign table has no file.
 _FILE = """(SELECT system_identifier FROM pg_control_system())
-    || '/' || coalesce(pg_relation_filenode(%(oid)s::oid)::text, 'foreign') || %(look)s"""
+    || '/' || coalesce(pg_relation_filenode(%(oid)s::oid)::text, 'foreign') || %(scope)s"""
 
-# A span holds up to 16 MiB with its TOAST, so that its snapshot is short; but 64 pages, or its record costs more.
+# A span has up to 16 MiB with its TOAST, for a short snapshot; but at least 64 pages, or its record costs more.
 _SIZE = f"""
 SELECT pages, bytes, {_FILE} AS file,
        least(2048, greatest(64, pages * 16777216 / greatest(bytes, 1))) AS step
@@ -43,8 +43,8 @@ FROM (SELECT oid,
       FROM pg_class WHERE oid = %(oid)s::oid) AS measured
 """  # noqa: S608  text of our own
 
-# After VACUUM FULL, CLUSTER or TRUNCATE a row may be on any page. All of them are unread then, since the oldest time of
-# the file before. Pages that a relation has grown by came after the last ones were written down.
+# After VACUUM FULL, CLUSTER or TRUNCATE a row may be on any page. Then all pages are unread since the oldest time of
+# the previous file. Pages that a relation has grown by are newer than the last recorded ones.
 _PLAN = f"""
 WITH size AS ({_SIZE}),
 was AS (
@@ -66,8 +66,8 @@ FROM size, generate_series(coalesce((SELECT max(end_page) FROM kept), 0), size.p
 ON CONFLICT (table_name, relation, first_page) DO NOTHING
 """  # noqa: S608  text of our own
 
-# Of what is searched elsewhere, what came to a relation while all of it was one span is unread with that span: a table
-# that was made with one row on Monday, and filled on Tuesday, is new on Tuesday, too.
+# Outside declared tables, whatever was added to a relation while it was one span is unread together with that span: a
+# table created with one row on Monday and filled on Tuesday counts as new on Tuesday.
 _GROWN = f"""
 WITH size AS ({_SIZE})
 UPDATE keyrotation.page_readings AS old
@@ -91,7 +91,7 @@ ORDER BY first_page
 
 _OF_OTHERS = "DELETE FROM keyrotation.page_readings WHERE table_name = %s AND relation <> ALL (%s::text[])"
 
-# Not if it is another file now: then nobody knows what was read.
+# Not if it is another file now: then it is unknown what was read.
 _RECORD = f"""
 UPDATE keyrotation.page_readings SET read_at = %(began_at)s, found = %(found)s,
     end_page = CASE WHEN table_name = '{ELSEWHERE}' AND first_page = 0
@@ -112,60 +112,60 @@ class Readable(Protocol):
 
     @property
     def oid(self) -> int:
-        """Its number in the catalogue."""
+        """Its oid in the catalog."""
 
     @property
     def label(self) -> str:
-        """As messages name it."""
+        """The name in messages."""
 
     @property
-    def noted_as(self) -> str:
-        """What no other relation is noted as."""
+    def recorded_as(self) -> str:
+        """The name under which it is recorded, unique among relations."""
 
     @property
-    def look(self) -> str:
-        """A text that changes with what is looked at."""
+    def scope(self) -> str:
+        """A text that changes with what is read of it."""
 
     @property
     def has_pages(self) -> bool:
-        """Whether some of it can be read without the rest."""
+        """Whether parts of it can be read alone."""
 
 
 _Relation = TypeVar("_Relation", bound=Readable)
 
 
 def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
-    """Write down what is new, and give every span of these tables as it is now."""
+    """Records new spans, and yields every span of these tables as it is now."""
     for table in tables:
         yield from spans_of(connection, str(table.name), heaps(connection, table))
 
 
 def spans_of(connection: Connection, table: str, relations: Sequence[Readable]) -> Iterator[PageSpan]:
-    """The same of these relations, which are all that is read for `table`."""
+    """Records and yields the spans of these relations, which are all that is read for `table`."""
     forget_others(connection, table, relations)
     for relation in relations:
         plan(connection, table, relation)
         rows: list[Any] = connection.execute(_LOAD, _names(table, relation)).fetchall()
         for first, end, pages, size, since, read, found in rows:
-            yield PageSpan(table or relation.label, relation.noted_as, first, end, pages, size, since, read, found)
+            yield PageSpan(table or relation.label, relation.recorded_as, first, end, pages, size, since, read, found)
 
 
 def forget_others(connection: Connection, table: str, relations: Sequence[Readable]) -> None:
-    """Nothing stays noted for `table` of any other relation, as one that was dropped."""
-    connection.execute(_OF_OTHERS, (table, [relation.noted_as for relation in relations]))
+    """Deletes what is recorded for `table` of other relations, such as dropped ones."""
+    connection.execute(_OF_OTHERS, (table, [relation.recorded_as for relation in relations]))
 
 
 def plan(connection: Connection, table: str, relation: Readable) -> None:
-    """Write down the spans of one relation that are not known yet."""
+    """Records the spans of one relation that are not known yet."""
     if table == ELSEWHERE:
         connection.execute(_GROWN, _names(table, relation))
     connection.execute(_PLAN, _names(table, relation))
 
 
 def pages_of(connection: Connection, relation: Readable) -> int:
-    """How many pages it has now."""
+    """Returns how many pages it has now."""
     size = f"SELECT pages FROM ({_SIZE}) AS size"  # noqa: S608  text of our own
-    (row,) = connection.execute(size.encode(), {"oid": relation.oid, "look": relation.look}).fetchall()
+    (row,) = connection.execute(size.encode(), {"oid": relation.oid, "scope": relation.scope}).fetchall()
     return int(str(row[0]))
 
 
@@ -178,15 +178,15 @@ def read_spans(
     go_on: Callable[[], bool],
     duty_cycle: float,
 ) -> int:
-    """Read these spans one after the other and write down each; returns the number of pages.
+    """Reads these spans one after the other and records each; returns the number of pages.
 
     Args:
-        table: for which they are read, or `ELSEWHERE`.
-        read: reads pages of a relation, the first and the first one after them; returns what should not be there.
-        go_on: asked before each span, whether it may still be read now.
-        duty_cycle: the share of the time in which the database is kept busy.
+        table: the table for which they are read, or `ELSEWHERE`.
+        read: reads pages of a relation (the first, and the first one after them); returns unwanted findings.
+        go_on: called before each span: whether it may still be read now.
+        duty_cycle: the share of time in which the database is kept busy.
     """
-    known, pages, whole = {relation.noted_as: relation for relation in relations}, 0, set[str]()
+    known, pages, whole = {relation.recorded_as: relation for relation in relations}, 0, set[str]()
     for span in wanted:
         relation = known.get(span.relation)
         if relation is None or span.relation in whole:
@@ -207,7 +207,7 @@ def read_spans(
 
 @contextmanager
 def whole(connection: Connection, table: str, relation: Readable) -> Iterator[None]:
-    """Write down that all of a relation was read, if what is done within this context succeeds."""
+    """Records that all of a relation was read, if the body of this context succeeds."""
     plan(connection, table, relation)
     file, began_at = file_and_time(connection, relation)
     yield
@@ -215,8 +215,8 @@ def whole(connection: Connection, table: str, relation: Readable) -> Iterator[No
 
 
 def file_and_time(connection: Connection, relation: Readable) -> tuple[str, datetime]:
-    """What `record` has to be given, from before the first page is read."""
-    names = {"oid": relation.oid, "look": relation.look}
+    """Returns what `record` needs from before the first page is read."""
+    names = {"oid": relation.oid, "scope": relation.scope}
     (row,) = connection.execute(f"SELECT {_FILE}, clock_timestamp()".encode(), names).fetchall()
     return cast("tuple[str, datetime]", row)
 
@@ -231,24 +231,24 @@ def record(
     found: Mapping[str, int] = MappingProxyType({}),
     there: int = _NO_END,
 ) -> None:
-    """Write down that pages were read.
+    """Records that pages were read.
 
     Args:
-        file: of the relation before its first page was read.
-        pages: the first, and the first one after them; spans that are only partly among them do not count.
-        began_at: when the snapshot was taken by which they were read.
-        found: what should not be there, by column.
-        there: the first page that the relation did not have when that began, as far as the spans read go.
+        file: the relation's file before its first page was read.
+        pages: the first, and the first one after them; spans only partly inside do not count.
+        began_at: when their snapshot was taken.
+        found: unwanted findings, by column.
+        there: the relation's number of pages when that began, at most up to the spans read.
     """
     read = {"file": file, "first": pages[0], "end": pages[1], "began_at": began_at, "found": json.dumps(dict(found))}
     connection.execute(_RECORD, _names(table, relation) | read | {"there": there})
 
 
 def oldest(connection: Connection, tables: Sequence[str]) -> Mapping[str, datetime]:
-    """Since when something that is read for each table may be unread, by what was last written down; quick."""
+    """Returns the time since which something may be unread for each table, by the stored records; fast."""
     rows = connection.execute(_OLDEST, (list(tables),)).fetchall()
     return cast("dict[str, datetime]", dict(rows))  # type: ignore[arg-type]
 
 
 def _names(table: str, relation: Readable) -> dict[str, Any]:
-    return {"table": table, "relation": relation.noted_as, "oid": relation.oid, "look": relation.look}
+    return {"table": table, "relation": relation.recorded_as, "oid": relation.oid, "scope": relation.scope}

@@ -1,4 +1,4 @@
-"""Values that the engine left as they were. They are named by table, relation, row key and column, never by content."""
+"""Stores values that the engine left unchanged: by table, relation, row key and column, never by content."""
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -31,7 +31,7 @@ _DROP = "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s
 def add(
     connection: Connection, table: EncryptedTable, relation: Relation, values: Sequence[tuple[str, str, Defect]]
 ) -> None:
-    """Record values by (row key, column, defect); one that is recorded already gets the new defect."""
+    """Records values by (row key, column, defect); one that is already recorded gets the new defect."""
     entries = [
         (str(table.name), relation.label, key, column, defect.kind.value, defect.version and defect.version.number)
         for key, column, defect in values
@@ -41,7 +41,7 @@ def add(
 
 
 def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
-    """Drop the entries of a table that are older than `before`: a full decrypt has found all others again."""
+    """Deletes the entries of a table that are older than `before`: a full decrypt has found all others again."""
     connection.execute(
         "DELETE FROM keyrotation.quarantine WHERE table_name = %s AND found_at < %s::timestamptz",
         (str(table.name), before),
@@ -49,7 +49,7 @@ def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
 
 
 def keys_of(connection: Connection, relation: Relation) -> tuple[str, ...]:
-    """The keys of the rows of one relation that have entries."""
+    """Returns the row keys of one relation that have entries."""
     rows = connection.execute(
         "SELECT DISTINCT row_key FROM keyrotation.quarantine WHERE relation = %s ORDER BY row_key", (relation.label,)
     ).fetchall()
@@ -57,7 +57,7 @@ def keys_of(connection: Connection, relation: Relation) -> tuple[str, ...]:
 
 
 def keep_only(connection: Connection, relation: Relation, key: str, columns: Collection[str]) -> None:
-    """Drop the entries of one row but those of `columns`: all its other values decrypt."""
+    """Deletes the entries of one row except those of `columns`: all its other values decrypt."""
     connection.execute(
         "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name <> ALL (%s)",
         (relation.label, key, list(columns)),
@@ -65,11 +65,11 @@ def keep_only(connection: Connection, relation: Relation, key: str, columns: Col
 
 
 def load(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
-    """The values that are still as they were found; entries of values that were mended or deleted are dropped.
+    """Returns the values that are still as they were found; deletes entries of values that were fixed or deleted.
 
-    A value counts as mended if that can be seen without a key: its row is gone, or it is NULL, empty, or under another
-    key version than the entry says. A row without a primary key moves and cannot be found again: as many entries stay
-    as its column has values of that kind.
+    A value counts as fixed if that is visible without a key: its row is gone, or it is NULL, empty, or under another
+    key version than the entry says. A row without a primary key moves and cannot be found again: as many entries are
+    kept as its column has values of that kind.
     """
     return tuple(value for table in tables for value in _still_bad(connection, table))
 
@@ -96,7 +96,7 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
 def _bad_keys(
     connection: Connection, relation: Relation | None, column: str, defect: Defect, keys: list[str]
 ) -> set[str]:
-    """Those of the keys whose value still has the defect, as far as can be seen without a key."""
+    """Returns those keys whose value still has the defect, as far as that is visible without a key."""
     if relation is None or column not in {each.name for each in relation.columns}:
         return set()
     bad: sql.Composable = (
@@ -104,7 +104,7 @@ def _bad_keys(
         if defect.version
         else sql.SQL("{} < 0").format(grammar_sql.value_class(grammar_sql.as_text(column)))
     )
-    # Literals instead of parameters, since names may hold percent signs.
+    # Literals instead of parameters, since names may contain percent signs.
     key = row_key(connection, relation)
     if not key.columns:
         count = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, bad)

@@ -1,4 +1,4 @@
-"""The physical relations of a declared table: the table itself, its partitions and its inheritance children."""
+"""Finds the physical relations of a declared table: the table itself, its partitions and its inheritance children."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ class Column:
     Args:
         type_sql: the type without its modifier, quoted as SQL. A cast to it may cut a value: a domain has a length of
             its own, and ``character`` without one is of one character.
-        base_type: name of the type beneath all domains: ``text``, ``varchar``, …
+        base_type: name of the type below all domains: ``text``, ``varchar``, …
         max_chars: limit of varchar(n), None without one.
-        is_text: it is kept as the text that it is read as (text, varchar, char, citext); of others a cast makes it.
-        uncut_sql: the type beneath all domains without any length. A value that is cast to it is never cut, and what is
+        is_text: it is stored as text (text, varchar, char, citext); others need a cast.
+        uncut_sql: the type below all domains without any length. A value that is cast to it is never cut, and a value
             too long for the column is then an error of the assignment.
     """
 
@@ -38,14 +38,14 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Relation:
-    """One relation of a declared table's tree. Every statement on it says ONLY.
+    """One relation of a declared table's tree. Every statement on it uses ONLY.
 
     Args:
         kind: `relkind`; an ordinary table is ``r``, a partitioned one ``p``.
-        access_method: name of the table access method, None where there is none.
+        access_method: name of the table access method, None if there is none.
         temporary: a temporary table, which only its own session can read.
         partition: it is a partition of another table.
-        detaching: a DETACH CONCURRENTLY of it was begun and is not finished.
+        detaching: a DETACH CONCURRENTLY of it is unfinished.
     """
 
     oid: int
@@ -61,37 +61,37 @@ class Relation:
 
     @property
     def identifier(self) -> sql.Identifier:
-        """Schema-qualified and quoted."""
+        """The name, schema-qualified and quoted."""
         return sql.Identifier(self.schema, self.name)
 
     @property
     def label(self) -> str:
-        """As messages name it."""
+        """The name in messages."""
         return ".".join(self.parts)
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """The parts of the label, each to be quoted where somebody types it in SQL."""
+        """The parts of the label, to be quoted one by one in SQL."""
         return (self.name,) if self.schema == "public" else (self.schema, self.name)
 
     @property
-    def noted_as(self) -> str:
-        """Its name among the relations of its table."""
+    def recorded_as(self) -> str:
+        """The name under which it is recorded among the relations of its table."""
         return self.label
 
     @property
-    def look(self) -> str:
-        """What of it is read: the declared columns."""
-        return look_of(column.name for column in self.columns)
+    def scope(self) -> str:
+        """A text that identifies the declared columns."""
+        return scope_of(column.name for column in self.columns)
 
     @property
     def has_pages(self) -> bool:
-        """Some of it can be read without the rest."""
+        """True: parts of it can be read alone."""
         return True
 
     @property
     def is_heap(self) -> bool:
-        """Whether it keeps rows where we can count, rewrite and fence them."""
+        """Whether its rows are where we can count, rewrite and fence them."""
         return self.kind == "r" and self.access_method == "heap" and not self.temporary and not self.detaching
 
     @property
@@ -100,8 +100,8 @@ class Relation:
         return self.kind == "p" and not self.detaching
 
 
-def look_of(columns: Iterable[str]) -> str:
-    """A short text by which one set of columns is told from another."""
+def scope_of(columns: Iterable[str]) -> str:
+    """Returns a short text that distinguishes sets of columns."""
     return "/" + hashlib.sha256("\0".join(sorted(columns)).encode()).hexdigest()[:16]
 
 
@@ -145,10 +145,10 @@ LEFT JOIN pg_cast k ON k.castsource = bt.oid AND k.casttarget = 'text'::regtype
 
 
 def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """Every relation of the declared table's inheritance or partition tree, the root among them, whatever its kind.
+    """Returns every relation of the declared table's inheritance or partition tree with its root, of any kind.
 
     Raises:
-        PreflightError: the table, or a declared column of a relation in the tree, is not there.
+        PreflightError: the table, or a declared column of a relation in the tree, does not exist.
     """
     found = trees(connection, (table,))[table]
     if isinstance(found, PreflightError):
@@ -159,7 +159,7 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
 def trees(
     connection: Connection, tables: Sequence[EncryptedTable]
 ) -> dict[EncryptedTable, tuple[Relation, ...] | PreflightError]:
-    """The same of many tables by two statements; for each either its relations or why there are none."""
+    """Returns the trees of many tables by two statements; for each either its relations or an error."""
     names = [table.name.schema for table in tables], [table.name.table for table in tables]
     rows: list[Any] = connection.execute(_TREES, names).fetchall()
     wanted = sorted({column for table in tables for column in table.columns})
@@ -173,21 +173,21 @@ def trees(
 
 
 def exists(connection: Connection, name: TableName) -> bool:
-    """Whether there is a relation of that name."""
+    """Returns whether there is a relation of that name."""
     return connection.execute(_EXISTS, (name.schema, name.table)).fetchone() is not None
 
 
 def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The relations of the tree that hold rows; raises as `ordinary_tree`."""
+    """Returns the relations of the tree that hold rows; raises as `ordinary_tree`."""
     return tuple(relation for relation in ordinary_tree(connection, table) if relation.is_heap)
 
 
 def ordinary_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The tree, where all that holds rows is an ordinary heap.
+    """Returns the tree, if everything in it that holds rows is an ordinary heap.
 
     Raises:
-        PreflightError: the table is missing, or the tree holds something else than ordinary heaps, whose rows would be
-            missed silently; a declared column is not of text; or to plan a query on it would run code of another role.
+        PreflightError: the table is missing; the tree holds something other than ordinary heaps, whose rows would be
+            missed silently; a declared column is not of text; or planning a query on it would run code of another role.
     """
     found = tree(connection, table)
     for relation in found:
@@ -199,7 +199,7 @@ def ordinary_tree(connection: Connection, table: EncryptedTable) -> tuple[Relati
         if not (relation.is_heap or relation.holds_no_rows):
             raise PreflightError(
                 f"{relation.label}, declared through {table.name}, is not an ordinary table, so its rows can be "
-                "neither counted nor rotated; declare the table beneath it, or detach it"
+                "neither counted nor rotated; declare the underlying table, or detach it"
             )
     _require_text(found)
     require_own_planning(connection, *(relation.oid for relation in found))
@@ -207,19 +207,19 @@ def ordinary_tree(connection: Connection, table: EncryptedTable) -> tuple[Relati
 
 
 def _require_text(tree: Sequence[Relation]) -> None:
-    """Of another type the text is not what is stored, and a cast of the type's owner would make it, as our role."""
+    """Refuses other types: their text is not what is stored, and a cast by the type's owner would run as our role."""
     for relation in tree:
         for column in relation.columns:
             if not column.is_text:
                 raise PreflightError(
                     f"column {relation.label}.{column.name} is of type {column.type_sql}, whose text is not what is "
                     "stored, so encrypted values in it can be neither counted nor refused; make it text again, or "
-                    "take it out of [[tables]] in keyrotation.toml"
+                    "remove it from [[tables]] in keyrotation.toml"
                 )
 
 
 def root(tree: Sequence[Relation], table: EncryptedTable) -> Relation:
-    """Of its tree the declared table itself, partitioned or not: what a fence is put on."""
+    """Returns the declared table itself from its tree, partitioned or not: the fence is put on it."""
     return next(each for each in tree if (each.schema, each.name) == (table.name.schema, table.name.table))
 
 

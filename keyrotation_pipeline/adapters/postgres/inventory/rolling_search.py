@@ -1,7 +1,7 @@
-"""Searches a part of everything that is not declared, a span of pages at a time.
+"""Searches a part of everything that is not declared, one span of pages at a time.
 
-What was found stays noted with its pages, until these are searched and are without it. Large objects have no pages that
-could be searched each by itself: they are searched all at once. So is a foreign table.
+Findings stay recorded with their pages until these are searched again and contain none. Large objects have no pages
+that could be searched one by one: they are searched all at once, and so is a foreign table.
 """
 
 from collections import Counter
@@ -24,12 +24,12 @@ from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
 @dataclass(frozen=True, slots=True)
 class _LargeObjects:
-    """All large objects, as if they were one relation."""
+    """All large objects, treated as one relation."""
 
     oid: int = catalog_search.LARGE_OBJECTS
     label: str = "large objects"
-    noted_as: str = "large objects"
-    look: str = ""
+    recorded_as: str = "large objects"
+    scope: str = ""
     has_pages: bool = False
 
 
@@ -37,12 +37,12 @@ _Place = discovery.Place | _LargeObjects
 
 
 def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
-    """Write down what is new, and give every span of what is searched as it is now."""
+    """Records new spans, and yields every span of what is searched as it is now."""
     yield from page_readings.spans_of(connection, page_readings.ELSEWHERE, _places(connection, tables))
 
 
 def unsearched_since(connection: Connection) -> datetime | None:
-    """Since when something may not have been searched, by what was last written down; quick."""
+    """Returns the time since which something may not have been searched, by the stored records; fast."""
     return page_readings.oldest(connection, [page_readings.ELSEWHERE]).get(page_readings.ELSEWHERE)
 
 
@@ -53,7 +53,7 @@ def search_spans(
     go_on: Callable[[], bool],
     duty_cycle: float,
 ) -> int:
-    """Search these spans and write down what each holds, as `page_readings.read_spans` does."""
+    """Searches these spans and records what each holds, as `page_readings.read_spans` does."""
 
     def search(place: _Place, pages: tuple[int, int]) -> Mapping[str, int]:
         return _found(_search(connection, place, *pages))
@@ -63,11 +63,11 @@ def search_spans(
 
 
 def search_everything(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
-    """Search everything, and write down that it was searched and what was found where; nothing of what is locked."""
+    """Searches everything, and records that and the findings; skips locked relations."""
     noted, places = [], _places(connection, tables)
     page_readings.forget_others(connection, page_readings.ELSEWHERE, places)
     for place in places:
-        with suppress(psycopg.errors.LockNotAvailable):  # its size is asked
+        with suppress(psycopg.errors.LockNotAvailable):  # its size is queried
             page_readings.plan(connection, page_readings.ELSEWHERE, place)
             there = page_readings.pages_of(connection, place)
             noted.append((place, there, *page_readings.file_and_time(connection, place)))

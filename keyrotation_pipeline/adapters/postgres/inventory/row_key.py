@@ -1,4 +1,4 @@
-"""How the rows of a relation are named: by the columns of a unique index, never by an encrypted column."""
+"""Names the rows of a relation by the columns of a unique index, never by an encrypted column."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +11,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 # The key columns of one unique index, the primary key first. `indkey` holds the columns of INCLUDE too, after the key.
 # Every row needs exactly one entry, so the index is whole, immediate, and on columns that are never NULL. The equality
 # operator is that of the index's operator class, since those of extension types are not in pg_catalog. A key is cast to
-# text and back, and whoever owns a type makes its casts: of a type that belongs neither to a superuser nor to our role,
-# they would run code of its owner as ours.
+# text and back, and a type's owner defines its casts: a type that belongs neither to a superuser nor to our role is
+# left out, since its casts would run its owner's code as our role.
 _KEY_COLUMNS = """
 SELECT a.attname, format_type(a.atttypid, a.atttypmod), n.nspname, o.oprname
 FROM (
@@ -56,17 +56,17 @@ class RowKey:
     columns: tuple[KeyColumn, ...]
 
     def of(self, alias: str) -> sql.Composable:
-        """The key of a row as an SQL expression."""
+        """Returns the key of a row as an SQL expression."""
         if not self.columns:
             return sql.SQL("{}.ctid::text").format(sql.Identifier(alias))
         texts = [sql.SQL("{}::text").format(sql.Identifier(alias, column.name)) for column in self.columns]
         return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))
 
     def matches(self, alias: str, key: sql.Composable) -> sql.Composable:
-        """A condition for the row with this key; the unique index can answer it.
+        """Returns a condition for the row with this key; the unique index can answer it.
 
         Args:
-            key: an expression that gives the text which `of` gave.
+            key: an expression for the text that `of` returned.
         """
         if not self.columns:
             return sql.SQL("{}.ctid = {}::tid").format(sql.Identifier(alias), key)
@@ -85,7 +85,7 @@ class RowKey:
 
 
 def row_key(connection: Connection, relation: Relation) -> RowKey:
-    """The key of a relation: its primary key, or else another unique index without an encrypted column."""
+    """Returns the key of a relation: its primary key, or else another unique index without an encrypted column."""
     encrypted = [column.name for column in relation.columns]
     rows: list[Any] = connection.execute(_KEY_COLUMNS, {"oid": relation.oid, "encrypted": encrypted}).fetchall()
     return RowKey(tuple(KeyColumn(*row) for row in rows))

@@ -1,7 +1,7 @@
-"""A sample of every declared column, decrypted: whether the keys at hand are those that the values were written under.
+"""Decrypts a sample of every declared column, to check whether the given keys are the ones that wrote the values.
 
-Of each table 8 MiB are read, from all over it; of a smaller one all. In these, values are chosen at random, of each
-column under each version. A version that is known to be somewhere, and was not met, is looked for to the table's end.
+8 MiB of each table are read, spread over it; all of a smaller one. In these, values of each column under each version
+are chosen at random. A version that is known to exist and was not met is searched for to the table's end.
 """
 
 from collections import Counter, defaultdict
@@ -21,9 +21,9 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# Of a table; half a second of work, which an emergency waits for before its new key becomes the primary.
+# Per table; half a second of work, for which an emergency waits before its new key becomes the primary.
 SAMPLE_BYTES = 8 * 2**20
-# Read at once for one column and version; a single larger value is read all the same.
+# The most to read at once for one column and version; a single larger value is read all the same.
 _MOST_BYTES = 8 * 2**20
 _NAMED_ROWS = 3
 
@@ -52,10 +52,10 @@ def decrypt_sample(
     values: int,
     wanted: Mapping[str, Collection[KeyVersion]],
 ) -> KeyTrial:
-    """Decrypt up to `values` stored values of each column under each version of each relation, keeping nothing.
+    """Decrypts up to `values` stored values of each column under each version of each relation, and stores none.
 
     Args:
-        wanted: versions by column of which there are values somewhere; those that the sample misses are looked for.
+        wanted: versions by column that are known to exist; those that the sample misses are searched for.
 
     Raises:
         PreflightError, BlockedError: as a count does.
@@ -68,7 +68,7 @@ def decrypt_sample(
         _try(connection, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
     if missed:
-        # One pass, however many versions somebody has written names of.
+        # One pass, however many versions occur.
         of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.number for version in missed)))
         for relation in relations:
             _try(connection, relation, ring, values, trials, sql.SQL(""), of_missed)
@@ -77,7 +77,7 @@ def decrypt_sample(
 
 
 class _Tally:
-    """What the values of one column under one version have shown so far."""
+    """The results so far for the values of one column under one version."""
 
     def __init__(self) -> None:
         self.tried = self.opened = 0
@@ -110,7 +110,7 @@ def _try(
     key = row_key(connection, relation)
     for column, positions in _chosen(connection, relation, values, pages, wanted).items():
         for row, stored in _read(connection, relation, key, column, positions):
-            # What is not of the grammar is told by every count.
+            # Every count reports values outside the grammar.
             if (value := parsed(stored)) is not None:
                 trials[column, value.version].add(value.version, opened_by(ring, value), row)
 
@@ -118,7 +118,7 @@ def _try(
 def _chosen(
     connection: Connection, relation: Relation, values: int, pages: sql.Composable, wanted: sql.Composable
 ) -> dict[str, list[str]]:
-    """Positions by column, of each version up to so many values and bytes."""
+    """Returns positions by column, for each version up to so many values and bytes."""
     cells = sql.SQL(", ").join(
         sql.SQL("({}, {}, octet_length({}))").format(
             sql.Literal(place), number_in_prefix(column.name), as_text(column.name)

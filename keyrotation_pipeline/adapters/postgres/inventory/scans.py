@@ -1,4 +1,4 @@
-"""Reading a relation from its heap alone, with failures as sentences."""
+"""Reads a relation from its heap alone, with failures as sentences."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,17 +12,17 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# The planner must not answer from a fence (a constraint that was marked valid by hand made a count say 0), nor from an
-# index, which may be damaged. To compile the expressions would cost more than it saves. As hex, bytea inside of another
-# type would hide its text. Our expressions cost more per row than the planner thinks, so small relations are read in
-# parallel, too: by default only those of 8 MB.
+# The planner must not answer from a fence (a constraint manually marked valid made a count say 0), nor from an index,
+# which may be damaged. Compiling the expressions would cost more than it saves. As hex, bytea inside another type would
+# hide its text. Our expressions cost more per row than the planner assumes, so small relations are read in parallel
+# too: by default only those of 8 MB.
 FROM_THE_HEAP = (
     "SET LOCAL constraint_exclusion = off; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off; "
     "SET LOCAL enable_bitmapscan = off; SET LOCAL jit = off; SET LOCAL bytea_output = 'escape'; "
     "SET LOCAL min_parallel_table_scan_size = '256kB'"
 )
 
-# With TOAST, since that is where large values are; but at least 64 pages. A foreign table has neither size nor sample.
+# With TOAST, where large values are; but at least 64 pages. A foreign table has neither size nor sample.
 SAMPLE_BYTES = 64 * 2**20
 _SHARE = """
 SELECT 100 * share
@@ -48,19 +48,19 @@ def unless_locked(what: str) -> Iterator[None]:
 
 @contextmanager
 def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Iterator[None]:
-    """A read-only block in which every query scans the heap. The settings end with it, also in a running transaction.
+    """Opens a read-only block in which every query scans the heap; the settings end with it, also inside a transaction.
 
     Args:
-        label: the relation, as messages name it.
+        label: the relation's name in messages.
         oid: the relation whose rows are read, if any are.
 
     Raises:
         BlockedError: another session has locked it.
-        PreflightError: it cannot be read, or to plan that would run code of another role.
+        PreflightError: it cannot be read, or planning that would run code of another role.
         DatabaseUnavailableError: the connection was lost.
     """
     try:
-        # Rolled back: only so does a surrounding transaction get its settings back.
+        # Rolled back: only this restores the settings of a surrounding transaction.
         with connection.transaction(force_rollback=True):
             connection.execute(FROM_THE_HEAP)
             if oid is not None:
@@ -82,24 +82,24 @@ def heap_scan(connection: Connection, label: str, oid: int | None = None) -> Ite
         if connection.closed:
             raise DatabaseUnavailableError(f"the connection was lost while {label} was read; run this again") from None
         raise PreflightError(
-            f"{label} cannot be read (SQLSTATE {error.sqlstate}); see the server's log, and mend it or drop it"
+            f"{label} cannot be read (SQLSTATE {error.sqlstate}); see the server's log, and fix it or drop it"
         ) from None
 
 
 def from_page(first: int) -> sql.Composable:
-    """A WHERE by which a scan begins at a page; nothing for the first one, so that nothing has to be evaluated."""
+    """Returns a WHERE that starts a scan at a page; nothing for the first one, so nothing has to be evaluated."""
     return sql.SQL("WHERE ctid >= {}::tid").format(sql.Literal(f"({first},0)")) if first else sql.SQL("")
 
 
 def between_pages(first: int, end: int) -> sql.Composable:
-    """A WHERE by which a scan reads pages from `first` to before `end`."""
+    """Returns a WHERE that limits a scan to pages from `first` to before `end`."""
     return sql.SQL("WHERE ctid >= {}::tid AND ctid < {}::tid").format(
         sql.Literal(f"({first},0)"), sql.Literal(f"({end},0)")
     )
 
 
 def of_a_sample(connection: Connection, oid: int, most_bytes: int | None = None) -> sql.Composable:
-    """A clause by which a scan reads so much from all over a larger relation, the same pages each time; else none.
+    """Returns a clause that samples so much from all over a larger relation, the same pages each time; else none.
 
     Args:
         most_bytes: None: `SAMPLE_BYTES`.
@@ -110,18 +110,18 @@ def of_a_sample(connection: Connection, oid: int, most_bytes: int | None = None)
 
 
 def readable_tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """`relations.tree`, with a sentence even for a lock that keeps it from reading sizes.
+    """Returns `relations.tree`, with a sentence even for a lock that prevents reading sizes.
 
     Raises:
         BlockedError: another session has locked a relation of the tree.
-        PreflightError: the table, or a declared column, is not there.
+        PreflightError: the table, or a declared column, does not exist.
     """
     with heap_scan(connection, f"table {table.name}"):
         return tree(connection, table)
 
 
 def countable(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
-    """The heaps of a declared table, if all of its rows are in heaps.
+    """Returns the heaps of a declared table, if all of its rows are in heaps.
 
     Raises:
         PreflightError: the tree holds something else, whose rows a count would miss.

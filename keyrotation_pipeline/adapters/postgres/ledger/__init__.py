@@ -1,1 +1,1 @@
-"""The pipeline's own memory: the schema `keyrotation` in the application's database."""
+"""The ledger: the schema `keyrotation` in the application's database."""

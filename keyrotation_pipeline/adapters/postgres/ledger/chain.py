@@ -1,4 +1,4 @@
-"""The audit chain: gapless, append-only, each event hashed with the one before."""
+"""The audit chain: gapless, append-only, each event hashed with the previous one."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,15 +26,15 @@ _IN_ORDER: LiteralString = " ORDER BY seq LIMIT %(page)s"
 
 
 class AuditChain(LedgerSession):
-    """The audit's part of the ledger; the other parts append their events through it, and read its replay."""
+    """The audit part of the ledger; the other parts append their events through it, and read its replay."""
 
     def head(self) -> AuditHead:
         """See `Ledger.head`."""
         rows = self.query("SELECT seq, hash FROM keyrotation.audit_head")
         if not rows:
             raise AuditError(
-                "the audit's head was removed from keyrotation.audit_head; keep this database as it is, and compare it "
-                "with a backup"
+                "the audit's head was removed from keyrotation.audit_head; leave this database as it is, and compare "
+                "it with a backup"
             )
         return AuditHead(rows[0]["seq"], rows[0]["hash"])
 
@@ -58,7 +58,7 @@ class AuditChain(LedgerSession):
         return head
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
-        """See `Ledger.events`; read a page at a time."""
+        """See `Ledger.events`; reads a page at a time."""
         statement = _EVENTS + (_OF_KINDS if kinds else "") + ("" if request is None else _OF_REQUEST) + _IN_ORDER
         asked = {"kinds": [str(kind) for kind in kinds], "request": request, "page": _PAGE_EVENTS}
         is_last = False
@@ -76,34 +76,34 @@ class AuditChain(LedgerSession):
                 after_seq = event.seq
 
     def belief(self) -> LedgerState:
-        """What the ledger knows: the audit, replayed.
+        """Returns the ledger's state: the audit, replayed.
 
         Raises:
-            AuditError: its events do not follow each other.
+            AuditError: its events do not form a chain.
         """
         return ledger_state(self.database, self.events, self.checkpoints)
 
     def _require_unchanged(self, event: AuditEvent) -> None:
-        """Replay the whole audit where an event is not the one that was replayed: it says what was changed."""
+        """Replays the whole audit if an event differs from the replayed one, to find out what was changed."""
         if differs(self.database, event):
             forget(self.database)
             ledger_state(self.database, self.events)
 
     @contextmanager
     def change(self) -> Iterator[None]:
-        """A transaction that is alone in changing the ledger until it ends.
+        """Opens a transaction that is alone in changing the ledger until it ends.
 
         Every change takes this lock before anything else, so that changes can neither deadlock nor miss each other.
 
         Raises:
-            BlockedError: another process kept the lock for half a minute.
+            BlockedError: another process held the lock for half a minute.
         """
         with self.transaction():
             self._take_lock()
             yield
 
     def _require_order(self, previous: AuditHead, at: datetime) -> None:
-        """Refuse an event that would seem older than the one before it: `audit verify` would refuse it for ever."""
+        """Refuses an event that would be older than the previous one: `audit verify` would refuse it for ever."""
         if (newest := next(self.events(after_seq=max(previous.seq - 1, 0)), None)) is not None:
             require_in_order(entry_of(newest).at, at)
 
@@ -116,7 +116,7 @@ class AuditChain(LedgerSession):
             )
         except psycopg.errors.UniqueViolation:
             raise AuditError(
-                f"the audit has an event {event.seq} that its head does not know of, so somebody wrote to it from "
+                f"the audit has an event {event.seq} after its head, so somebody wrote to it from "
                 "outside; run `keyrotation audit verify`"
             ) from None
         self.query("UPDATE keyrotation.audit_head SET seq = %s, hash = %s", (event.seq, event.hash))
@@ -125,12 +125,12 @@ class AuditChain(LedgerSession):
         before = self.one("SELECT current_setting('lock_timeout') AS wait")["wait"]
         try:
             with self.transaction():
-                # Longer than the session's lock_timeout, which is made for tables that applications use.
+                # Longer than the session's lock_timeout, which is meant for tables that applications use.
                 self.query("SET LOCAL lock_timeout = '30s'")
                 self.query("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
                 self.query("SELECT set_config('lock_timeout', %s, true)", (before,))
         except psycopg.errors.LockNotAvailable:
             raise BlockedError(
-                f"{self._holder(_LOCK)} has kept the audit to itself for half a minute; wait for it, or end it and "
+                f"{self._holder(_LOCK)} has locked the audit for half a minute; wait for it, or end it and "
                 "run this again"
             ) from None

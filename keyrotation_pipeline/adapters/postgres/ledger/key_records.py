@@ -10,14 +10,14 @@ from keyrotation_pipeline.model.request_events import RosterPinned
 
 
 class KeyRecords(AuditChain):
-    """What the ledger knows of keys, and of who may approve."""
+    """The part of the ledger on keys, and on who may approve."""
 
     def pinned_roster(self) -> Roster | None:
         """See `Ledger.pinned_roster`."""
         return self.belief().roster
 
     def pin_roster(self, roster: Roster, request: str | None = None) -> None:
-        """See `Ledger.pin_roster`; the same roster again is no change."""
+        """See `Ledger.pin_roster`; pinning the same roster again changes nothing."""
         with self.change():
             pinned = self.pinned_roster()
             if pinned == roster:
@@ -41,7 +41,7 @@ class KeyRecords(AuditChain):
                 self.append(KeyRegistered.of(record), request)
             elif known.fingerprint != record.fingerprint:
                 raise KeyStoreError(
-                    f"{record.version} is registered with the fingerprint {known.fingerprint[:16]}, but the key at hand"
+                    f"{record.version} is registered with the fingerprint {known.fingerprint[:16]}, but this key"
                     f" has {record.fingerprint[:16]}; restore the registered key to the key store"
                 )
 

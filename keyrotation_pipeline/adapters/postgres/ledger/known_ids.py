@@ -1,10 +1,10 @@
-"""Ids for the completion of a shell: read quickly, by one statement, and believed by nobody."""
+"""Reads ids for shell completion: fast, by one statement, and not trusted for anything else."""
 
 from typing import LiteralString
 
 import psycopg
 
-# libpq knows no less; a server that does not answer is not waited for longer.
+# The least that libpq allows; a server that does not answer is not waited for longer.
 _CONNECT_SECONDS = 2
 _STATEMENT_SECONDS = 1
 
@@ -24,19 +24,19 @@ _INCIDENTS: LiteralString = """
 
 
 def request_ids(url: str, beginning: str) -> list[tuple[str, str]]:
-    """Ids of requests that begin so, those that are not over first, each with what it is; raises `psycopg.Error`."""
-    return _asked(url, _REQUESTS, beginning)
+    """Returns ids of requests with a prefix, unfinished ones first, each with a description; raises `psycopg.Error`."""
+    return _query(url, _REQUESTS, beginning)
 
 
 def incident_ids(url: str, beginning: str) -> list[tuple[str, str]]:
-    """Ids of incidents that begin so, newest first; raises `psycopg.Error`."""
-    return _asked(url, _INCIDENTS, beginning)
+    """Returns ids of incidents with a prefix, newest first; raises `psycopg.Error`."""
+    return _query(url, _INCIDENTS, beginning)
 
 
-def _asked(url: str, statement: LiteralString, beginning: str) -> list[tuple[str, str]]:
+def _query(url: str, statement: LiteralString, beginning: str) -> list[tuple[str, str]]:
     with psycopg.connect(url, autocommit=True, connect_timeout=_CONNECT_SECONDS) as connection:
         if connection.info.backend_pid != connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchall()[0][0]:
-            return []  # through a pooler a setting of ours would be left to the application
+            return []  # through a pooler our settings would leak to the application
         connection.execute(f"SET statement_timeout = '{_STATEMENT_SECONDS}s'; SET search_path = pg_catalog")
         asked = {"beginning": beginning, "length": len(beginning)}
         return [(str(name), str(what)) for name, what in connection.execute(statement, asked)]

@@ -1,4 +1,4 @@
-"""The schema `keyrotation`: created and brought up to date by Alembic, in one transaction."""
+"""Creates and upgrades the schema `keyrotation` by Alembic, in one transaction."""
 
 import psycopg
 import sqlalchemy
@@ -15,9 +15,9 @@ _LOCATION = "keyrotation_pipeline.adapters.postgres.ledger:migrations"
 
 
 def migrate(url: str) -> None:
-    """Create the schema `keyrotation` if it is missing and upgrade it to what this package needs; again is no change.
+    """Creates the schema `keyrotation` if it is missing and upgrades it to this package's version; idempotent.
 
-    Two at once are serialised by an advisory lock. The role needs no more than ``CREATE`` on the database.
+    An advisory lock serialises concurrent migrations. The role needs no more than ``CREATE`` on the database.
 
     Args:
         url: libpq connection string or URL, as `connect` takes it.
@@ -45,10 +45,10 @@ def migrate(url: str) -> None:
 
 
 def _upgrade(connection: sqlalchemy.Connection) -> None:
-    # The session's lock_timeout is for the application's tables; here another migration may take its time.
+    # The session's lock_timeout is for the application's tables; another migration may take longer.
     connection.exec_driver_sql("SET LOCAL lock_timeout = '60s'")
     connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (lock_key("migrate"),))
-    # Not CREATE SCHEMA IF NOT EXISTS: that asks for the right to create one even where it exists.
+    # Not CREATE SCHEMA IF NOT EXISTS: that requires the right to create one even if it exists.
     if connection.exec_driver_sql("SELECT to_regnamespace('keyrotation')").scalar() is None:
         connection.exec_driver_sql("CREATE SCHEMA keyrotation")
     config = _config()
@@ -72,11 +72,11 @@ def _refusal(url: str, cause: BaseException | None) -> PreflightError | Database
             )
         case psycopg.errors.ReadOnlySqlTransaction():
             return PreflightError(
-                f"{name} is read-only, a standby perhaps; give the primary's address as [database] url"
+                f"{name} is read-only, perhaps a standby; give the primary's address as [database] url"
             )
         case psycopg.errors.LockNotAvailable():
             return DatabaseUnavailableError(f"another process is migrating {name}; run this again when it has finished")
         case _:
             return DatabaseUnavailableError(
-                f"the schema keyrotation of {name} could not be made ({type(cause).__name__}); look at the server's log"
+                f"the schema keyrotation of {name} could not be created ({type(cause).__name__}); see the server's log"
             )

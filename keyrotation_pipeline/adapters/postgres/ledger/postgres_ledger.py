@@ -1,4 +1,4 @@
-"""The ledger behind its port: keys, requests, counts, and the seed's table, each change with its audit event."""
+"""Implements the ledger: keys, requests, counts, and the rotation audit, each change with its audit event."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -42,7 +42,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
     """`Ledger` in the schema `keyrotation` of the application's database.
 
     Args (of the constructor, see `LedgerSession`): the control connection, a clock, the actor and the database's
-    identity as the audit names them.
+    identity, both as named in the audit.
     """
 
     def shard_progress(self, request: str) -> tuple[ShardProgress, ...]:
@@ -66,7 +66,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
 
     def end_wait(self, request: str, place: str) -> None:
         """See `Ledger.end_wait`."""
-        # A lost connection has ended it already.
+        # A lost connection has already ended it.
         if not self.connection.closed:
             self.query(waits.END, (request, place))
 
@@ -75,7 +75,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
         return tuple(Wait(**row) for row in self.query(waits.LIVE, (request,)))
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
-        """See `Ledger.save_counts`; counts that say the same as the last ones get no audit event."""
+        """See `Ledger.save_counts`; unchanged counts get no audit event."""
         with self.change():
             before = {
                 row["table_name"]: row["counts"]
@@ -88,7 +88,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
                 self.append(Note(EventKind.COUNTED, {"tables": changed}))
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-        """See `Ledger.counts`; counts of other columns than the declared ones do not count."""
+        """See `Ledger.counts`; ignores counts of columns other than the declared ones."""
         rows = self.query("SELECT table_name, counts, counted_at FROM keyrotation.table_counts")
         kept = {row["table_name"]: row for row in rows}
         return tuple(
@@ -108,7 +108,7 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
     def write_rotation_audit(
         self, rotation: Walk, initiated_by: str, records_reencrypted: int, completed_at: datetime | None
     ) -> None:
-        """See `Ledger.write_rotation_audit`; UTC without a zone, as the seed has it; a complete row stays."""
+        """See `Ledger.write_rotation_audit`; UTC without a zone, as the source procedure has it; complete rows stay."""
         row = {
             "started": _seed_time(rotation.started_at or self.clock.now()),
             "old": str(rotation.source),

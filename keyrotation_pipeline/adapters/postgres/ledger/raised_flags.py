@@ -1,4 +1,4 @@
-"""Rows of `keyrotation.incident_flag`: any tool may insert one, so nothing in them is believed to be right."""
+"""Reads rows of `keyrotation.incident_flag`: any tool may insert one, so nothing in them is trusted."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from keyrotation_pipeline.model.incidents import Flag
 
 ROW = "row "
 _AT_ONCE = 200
-# Longer texts are refused, so no more of them is read. A moment that Python cannot hold is none.
+# Longer texts are refused, so no more of them is read. A time that Python cannot represent counts as missing.
 _FLAGS = """
     SELECT id, left(source, 300) AS source, left(type, 100) AS type, left(description, 1000) AS description,
            CASE WHEN discovered_at BETWEEN '1900-01-01' AND '9000-01-01' THEN discovered_at END AS discovered_at,
@@ -18,7 +18,7 @@ _FLAGS = """
 
 
 class RaisedFlags(LedgerSession):
-    """What tools report. Which flags were taken, the audit says and not a row."""
+    """Reads the flags that tools raise. The audit, not a row, says which were taken."""
 
     def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:
         """See `Ledger.raised_flags`."""

@@ -1,4 +1,4 @@
-"""The ledger's requests: requests, signatures, finished steps, and where each stands."""
+"""The ledger's requests: signatures, finished steps, and the status of each."""
 
 import re
 from dataclasses import replace
@@ -30,13 +30,13 @@ _ONE_AT_A_TIME = frozenset({RequestAction.RECONCILE, RequestAction.POLICY})
 
 
 class RequestRecords(AuditChain):
-    """What the ledger knows of requests."""
+    """The part of the ledger on requests."""
 
     def open(self, request: Request, text: bytes) -> None:
         """See `Ledger.open`.
 
         Raises:
-            RequestError: another rotation is unfinished, also one that was opened just now by another process.
+            RequestError: another rotation is unfinished, possibly just opened by another process.
         """
         with self.change():
             if request.id in (known := self.belief().requests):
@@ -47,7 +47,7 @@ class RequestRecords(AuditChain):
             self.append(RequestOpened.of(request, text), request.id)
 
     def request(self, request: str) -> Request:
-        """See `Ledger.request`; a beginning has six digits or more."""
+        """See `Ledger.request`; a prefix has at least six digits."""
         beginning = request.strip().lower()
         if not _ID_BEGINNING.fullmatch(beginning):
             raise RequestError(
@@ -65,7 +65,7 @@ class RequestRecords(AuditChain):
         found = self.request(request)
         if not isinstance(found, Walk):
             raise RequestError(
-                f"request {found.id} is no rotation; run `keyrotation {found.action}`, which carries it out"
+                f"request {found.id} is not a rotation; run `keyrotation {found.action}`, which carries it out"
             )
         return found
 
@@ -90,7 +90,7 @@ class RequestRecords(AuditChain):
         return text
 
     def signatures(self, request: str) -> tuple[Signature, ...]:
-        """See `Ledger.signatures`; in order of time."""
+        """See `Ledger.signatures`, in order of time."""
         return self.belief().signatures.get(request, ())
 
     def add_signature(self, request: str, signature: Signature) -> None:
@@ -108,7 +108,7 @@ class RequestRecords(AuditChain):
             self.append(SignatureAdded.of(signature), stored.id)
 
     def finish_step(self, request: str, record: StepRecord) -> None:
-        """See `Ledger.finish_step`; whatever blocked the rotation does so no longer."""
+        """See `Ledger.finish_step`; clears whatever blocked the rotation."""
         with self.change():
             walk = self.walk(request)
             if walk.done(record.step, record.table, record.shard) is None:
@@ -116,7 +116,7 @@ class RequestRecords(AuditChain):
                 self.append(StepFinished.of(record), walk.id)
 
     def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
-        """See `Ledger.set_status`; the same status again is no change.
+        """See `Ledger.set_status`; setting the same status again changes nothing.
 
         Raises:
             OutOfOrderError: the status may not follow the present one.
@@ -134,14 +134,14 @@ class RequestRecords(AuditChain):
             self.append(StatusChanged(stored.status, status, self.clock.now(), by), stored.id)
 
     def set_promotion(self, request: str, xid: int) -> None:
-        """See `Ledger.set_promotion`; a second time is no change."""
+        """See `Ledger.set_promotion`; a second call changes nothing."""
         with self.change():
             walk = self.walk(request)
             if walk.promotion_xid is None:
                 self.append(PromotionRecorded(xid), walk.id)
 
     def block(self, request: str, sentence: str | None) -> None:
-        """See `Ledger.block`; the same sentence again is no change."""
+        """See `Ledger.block`; the same sentence again changes nothing."""
         with self.change():
             stored = self.request(request)
             if stored.blocked_by != sentence:
@@ -153,7 +153,7 @@ class RequestRecords(AuditChain):
         return next((each for each in walks if each.waits_to_supersede is waiting), None)
 
     def _require_place(self, request: Request, status: RequestStatus) -> None:
-        """Refuse a status in which a request would take the place of another that is not over."""
+        """Refuses a status in which a request would take the place of another that is unfinished."""
         place = _place(replace(request, status=status))
         others = (each for each in self.belief().requests.values() if each.id != request.id)
         if place is not None and place in map(_place, others):
@@ -161,7 +161,7 @@ class RequestRecords(AuditChain):
 
 
 def _place(request: Request) -> str | None:
-    """What only one request may have: to be under way, or to wait as the successor of its type; None: any number."""
+    """Returns what only one request may occupy: being under way, or waiting as its type's successor; None: nothing."""
     if request.is_over:
         return None
     if isinstance(request, Walk):

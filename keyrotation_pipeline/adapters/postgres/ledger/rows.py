@@ -1,4 +1,4 @@
-"""Rows of the schema `keyrotation` ↔ values of `model`."""
+"""Converts between rows of the schema `keyrotation` and values of `model`."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 
 def count_facts(count: TableCount) -> dict[str, Any]:
-    """One table's counts as JSON, without the time."""
+    """Converts one table's counts to JSON, without the time."""
     return {
         "table": str(count.table.name),
         "columns": list(count.table.columns),
@@ -32,7 +32,7 @@ def count_facts(count: TableCount) -> dict[str, Any]:
 
 
 def count_of(table: EncryptedTable, facts: Mapping[str, Any], counted_at: datetime) -> TableCount:
-    """What `count_facts` made."""
+    """Converts the result of `count_facts` back."""
     return TableCount(
         table=table,
         rows=facts["rows"],
@@ -49,7 +49,7 @@ def count_of(table: EncryptedTable, facts: Mapping[str, Any], counted_at: dateti
 
 
 def audit_row_of(row: Row) -> RotationAuditWritten:
-    """A row of `key_rotation_audit`, whose times are UTC without a zone."""
+    """Converts a row of `key_rotation_audit`, whose times are UTC without a zone."""
     completed = row["completion_date"]
     return RotationAuditWritten(
         id=row["id"],
@@ -65,7 +65,7 @@ def audit_row_of(row: Row) -> RotationAuditWritten:
 
 
 def jsonb(facts: Mapping[str, Any]) -> Jsonb:
-    """Facts as a parameter; only what is plain JSON."""
+    """Converts facts to a parameter; accepts only plain JSON."""
     return Jsonb(json_safe(facts), dumps=lambda plain: json.dumps(plain, ensure_ascii=True))
 
 

@@ -1,13 +1,13 @@
-"""Whether a database has the schema `keyrotation` that is needed; every command asks, so Alembic is not asked."""
+"""Checks that a database has the required schema `keyrotation`; without Alembic, since every command does this."""
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 
-# The newest revision in migrations/versions: what `migrate` brings a database to.
+# The newest revision in migrations/versions: what `migrate` upgrades a database to.
 HEAD = "0001"
 
-# Tables of ours that are not searched for values: they hold what people and applications wrote of themselves. Whatever
-# else stands in the schema keyrotation is searched.
+# Tables of ours that are not searched for values: people and applications write text there. Everything else in the
+# schema keyrotation is searched.
 OWN_TABLES = (
     "alembic_version", "application_instances", "audit_events", "audit_head", "checked_tables", "incident_flag",
     "key_rotation_audit", "page_readings", "quarantine", "replicas", "shard_walks", "table_counts", "waits",
@@ -15,7 +15,7 @@ OWN_TABLES = (
 
 
 def require_migrated(connection: Connection) -> None:
-    """Refuse to work on a database whose schema `keyrotation` is missing or not the one that this package needs.
+    """Refuses to work on a database whose schema `keyrotation` is missing or of another version.
 
     Raises:
         PreflightError: says to run `keyrotation init`.

@@ -1,4 +1,4 @@
-"""What every part of the ledger stands on: one connection, its transactions and session locks, and plain errors."""
+"""The base of all parts of the ledger: one connection, its transactions and session locks, and plain errors."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,7 @@ _HOLDER = """
 
 
 def lock_key(name: str) -> int:
-    """The signed 64-bit number by which PostgreSQL knows one of our advisory locks."""
+    """Returns the signed 64-bit number by which PostgreSQL identifies one of our advisory locks."""
     return int.from_bytes(hashlib.sha256(f"keyrotation/{name}".encode()).digest()[:8], signed=True)
 
 
@@ -41,9 +41,9 @@ class LedgerSession:
 
     Args:
         connection: autocommit; shared with the proof, so that evidence and its record commit together.
-        actor: who acts, as the audit names them.
-        database: the database's identity, as the audit names it.
-        checkpoints: where the home keeps what an earlier process has replayed; None: nowhere.
+        actor: the name of whoever acts, for the audit.
+        database: the database's identity, for the audit.
+        checkpoints: where the home stores what an earlier process has replayed; None: nowhere.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class LedgerSession:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """See `Ledger.reading`; between two statements it holds no snapshot, so that it keeps nobody waiting."""
+        """See `Ledger.reading`; between two statements it holds no snapshot, so nobody has to wait for it."""
         if self._is_reading:
             yield
             return
@@ -115,16 +115,16 @@ class LedgerSession:
         """See `Ledger.lock`."""
         key = lock_key(name)
         if not self.one("SELECT pg_try_advisory_lock(%s) AS taken", (key,))["taken"]:
-            raise AtWorkError(f"{self._holder(key)} is at {name} already; wait for it, or end it and run this again")
+            raise AtWorkError(f"{self._holder(key)} is already at {name}; wait for it, or end it and run this again")
         try:
             yield
         finally:
-            # A lost connection has let go of the lock already.
+            # A lost connection has already released the lock.
             if not self.connection.closed:
                 self.query("SELECT pg_advisory_unlock(%s)", (key,))
 
     def query(self, statement: LiteralString, parameters: Parameters = ()) -> list[Row]:
-        """Execute one statement on the schema `keyrotation` and give back its rows, if it has any.
+        """Executes one statement on the schema `keyrotation` and returns its rows, if it has any.
 
         Raises:
             DatabaseUnavailableError: the connection was lost.
@@ -139,7 +139,7 @@ class LedgerSession:
             ) from None
         except psycopg.errors.ReadOnlySqlTransaction:
             raise PreflightError(
-                f"{self._name()} is read-only, a standby perhaps; give the primary's address as [database] url"
+                f"{self._name()} is read-only, perhaps a standby; give the primary's address as [database] url"
             ) from None
         except psycopg.OperationalError as error:
             if self._is_lost(error):
@@ -153,13 +153,13 @@ class LedgerSession:
                 cursor.execute(statement, storable(parameters, codec))
                 return [readable(row, codec) for row in cursor.fetchall()] if cursor.description else []
         except psycopg.Error:
-            if self._is_reading:  # the statement has ended it; what is asked next may well be answered
+            if self._is_reading:  # the error has ended it; the next query may succeed
                 with self._between_readings():
                     pass
             raise
 
     def one(self, statement: LiteralString, parameters: Parameters = ()) -> Row:
-        """The only row of a statement that always has one."""
+        """Returns the only row of a statement that always has one."""
         (row,) = self.query(statement, parameters)
         return row
 
@@ -172,7 +172,7 @@ class LedgerSession:
 
     def _lost(self) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(
-            f"the connection to {self._name()} was lost; see that the server runs, then run this again to go on"
+            f"the connection to {self._name()} was lost; check that the server runs, then run this again to continue"
         )
 
     def _name(self) -> str:

@@ -1,9 +1,9 @@
-"""Why a step waits, noted by whoever waits, for `status` to show. A wait ends with the session that noted it."""
+"""Stores why a step waits, for `status` to show. A wait ends with the session that recorded it."""
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
 
-# What a session that has ended left behind goes when the next wait begins. (Of a session of another role, this one may
-# see no more than that it is there.)
+# Entries of ended sessions are deleted when the next wait begins. (Of another role's session, ours may see only that it
+# exists.)
 FORGET = """
 DELETE FROM keyrotation.waits AS noted WHERE NOT EXISTS (
     SELECT FROM pg_stat_activity a
@@ -28,11 +28,11 @@ GROUP BY place ORDER BY min(since), place
 
 
 def note_wait(connection: Connection, request: str, place: str, waiting_for: str) -> None:
-    """Say that a step waits, or go on waiting for another reason; the age is that of the whole wait."""
+    """Records that a step waits, or now waits for another reason; its age is that of the whole wait."""
     connection.execute(FORGET)
     connection.execute(NOTE, storable((request, place, waiting_for), codec_of(connection)))
 
 
 def end_wait(connection: Connection, request: str, place: str) -> None:
-    """Say that it goes on."""
+    """Records that it continues."""
     connection.execute(END, storable((request, place), codec_of(connection)))

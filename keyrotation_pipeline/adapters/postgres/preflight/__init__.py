@@ -1,4 +1,4 @@
-"""What must be true of server, tables and columns before a rotation: a list of checks, each one function.
+"""Checks server, tables and columns before a rotation: a list of checks, each one function.
 
 A check yields problems, which are fatal or warnings. A new check is one function and one line here.
 """
@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearcha
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight import server, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalogue_digest
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -70,7 +70,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
 
 
 def names() -> CheckNames:
-    """What `preflight` looks at, by names."""
+    """Lists the names of all checks of `preflight`."""
     return CheckNames(
         server=tuple(check.__name__ for check in SERVER_CHECKS),
         tables=(
@@ -83,10 +83,10 @@ def names() -> CheckNames:
 
 
 def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
-    """Run every check and return what was found, fatal problems first. Nothing is changed.
+    """Runs every check and returns what was found, fatal problems first. Changes nothing.
 
     Args:
-        target: the version that values are to be re-encrypted to.
+        target: the version to re-encrypt values to.
 
     Raises:
         DatabaseUnavailableError: the connection was lost.
@@ -107,11 +107,11 @@ def preflight(connection: Connection, tables: Sequence[EncryptedTable], target: 
 
 
 def _unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> list[Problem]:
-    """Retirement searches every relation for undeclared values, and one that it cannot read blocks it."""
+    """Reports relations that cannot be searched: retirement searches every one, and an unreadable one blocks it."""
     try:
         found = list(unsearchable(connection, tables))
     except (PreflightError, BlockedError):
-        return []  # of a declared table, which is told of beside this
+        return []  # other checks report what is wrong with a declared table
     return [
         replace(
             fatal(f"every relation is searched before the old key is retired: {each}"), check=RELATIONS_ARE_SEARCHABLE
@@ -121,7 +121,7 @@ def _unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> l
 
 
 def _overlaps(subject: Subject, seen: dict[int, EncryptedTable]) -> Iterable[Problem]:
-    """A relation belongs to one declared table only: its rows would be counted and its fence be put twice."""
+    """Refuses a relation of two declared tables: its rows would be counted and its fence put on twice."""
     for relation in subject.relations:
         other = seen.setdefault(relation.oid, subject.table)
         if other is not subject.table:
@@ -144,20 +144,20 @@ ON CONFLICT (request, table_name, target_version) DO UPDATE SET digest = exclude
 
 
 def require_unchanged(connection: Connection, request: str, table: EncryptedTable, target: KeyVersion) -> None:
-    """Run a table's fatal checks again, unless the catalogue says of it what it said when they last passed.
+    """Runs a table's fatal checks again, unless its catalog digest is the same as when they last passed.
 
     Args:
         request: the rotation that is about to write to the table.
 
     Raises:
-        PreflightError: what has changed would harm the application or the rotation.
+        PreflightError: a change would harm the application or the rotation.
         BlockedError: another session has locked the table.
     """
     relations = readable_tree(connection, table)
     names = (request, str(table.name), target.number)
-    digest = catalogue_digest(connection, relations)
+    digest = catalog_digest(connection, relations)
     subject = Subject(connection, table, relations, target)
-    # Whose code runs is asked each time: more of the catalogue decides it than the digest holds.
+    # Whose code runs is checked each time: it depends on more of the catalog than the digest covers.
     passed = connection.execute(_CHECKED, names).fetchone() == (digest,)
     checks = (writes.no_foreign_code_runs,) if passed else TABLE_CHECKS
     problems = [problem for check in checks for problem in _outcome(check, subject) if problem.fatal]
@@ -171,6 +171,6 @@ def _outcome(check: Callable[[Subject], Iterable[Problem]], subject: Subject) ->
     try:
         found = list(check(subject))
     except (PreflightError, BlockedError) as error:
-        # A check that could not look has found a problem, too.
+        # A check that could not run counts as a problem.
         found = [fatal(str(error))]
     return [replace(problem, check=check.__name__) for problem in found]

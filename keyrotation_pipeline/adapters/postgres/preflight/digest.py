@@ -1,4 +1,4 @@
-"""A digest of everything in the catalogue that the checks of a table look at: equal digests need no second check."""
+"""Computes a digest of everything in the catalog that the checks of a table depend on, to skip repeated checks."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.retirement.fence import NAME
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
-# One line per thing. Sizes, file nodes and statistics are left out: they change while rows are rewritten. So is our own
-# fence. Functions count with their owners and bodies, and rights with the roles that they come from.
+# One line per object. Sizes, file nodes and statistics are left out: they change while rows are rewritten. So is our
+# own fence. Functions count with their owners and bodies, and rights with the roles that grant them.
 _DIGEST = """
 WITH tree(oid) AS (SELECT unnest(%(oids)s::bigint[]::oid[])),
 index AS (SELECT i.* FROM pg_index i JOIN tree ON i.indrelid = tree.oid),
@@ -56,8 +56,8 @@ SELECT md5(string_agg(text, E'\\n' ORDER BY text COLLATE "C")) FROM line
 """
 
 
-def catalogue_digest(connection: Connection, relations: Sequence[Relation]) -> str:
-    """The digest of a table's whole tree as the catalogue describes it now."""
+def catalog_digest(connection: Connection, relations: Sequence[Relation]) -> str:
+    """Returns the digest of a table's whole tree as the catalog describes it now."""
     parameters = {"oids": [relation.oid for relation in relations], "fence": NAME}
     (digest,) = connection.execute(_DIGEST, parameters).fetchall()[0]
     return str(digest)

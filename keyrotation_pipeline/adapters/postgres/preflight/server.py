@@ -13,8 +13,8 @@ from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.model.tables import Disk, EncryptedTable, Problem, Standby, Surroundings, Wal
 
 OLDEST_MAJOR, NEWEST_MAJOR = 14, 18
-# The minors of November 2025 mended the recheck of TID scans. Before, a concurrent write could be overwritten.
-MENDED_MINOR = {18: 1, 17: 7, 16: 11, 15: 15, 14: 20}
+# The minor releases of November 2025 fixed the recheck of TID scans. Before, a concurrent write could be overwritten.
+FIXED_MINOR = {18: 1, 17: 7, 16: 11, 15: 15, 14: 20}
 LONG_SECONDS = 300
 
 _SESSION = "SELECT pg_backend_pid(), current_setting('keyrotation.engine', true)"
@@ -47,7 +47,7 @@ WHERE (xmin IS NOT NULL OR NOT active) AND (database IS NULL OR database = curre
 """
 
 
-# Without pg_read_all_stats a role sees of another role's session only who it is.
+# Without pg_read_all_stats a role sees only the owner of another role's session.
 _HIDDEN = """
 SELECT count(*), string_agg(DISTINCT usename::text, ', '),
        (SELECT count(*) FROM pg_stat_replication WHERE state IS NULL)
@@ -64,9 +64,9 @@ LATE_SECONDS = 60
 
 
 def is_reached_directly(connection: Connection) -> Iterator[Problem]:
-    """There is no pooler between: our session settings would not hold there, and a count could be wrong.
+    """Requires a connection without a pooler: our session settings would not hold there, and a count could be wrong.
 
-    A pooler answers the login itself, with a process id of its own.
+    A pooler answers the login itself, with its own process id.
     """
     sessions = [connection.execute(_SESSION).fetchone() for _ in range(2)]
     if any(session != (connection.info.backend_pid, "on") for session in sessions):
@@ -77,13 +77,13 @@ def is_reached_directly(connection: Connection) -> Iterator[Problem]:
 
 
 def takes_writes(connection: Connection) -> Iterator[Problem]:
-    """The server is a primary and its transactions may write."""
+    """Requires a primary whose transactions may write."""
     row = connection.execute(
         "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean"
     ).fetchone()
     standby, read_only = row or (True, True)
     if standby:
-        yield fatal("the server is a standby and takes no writes; give the primary's address as [database] url")
+        yield fatal("the server is a standby and accepts no writes; give the primary's address as [database] url")
     elif read_only:
         yield fatal(
             "the database is read-only; set default_transaction_read_only to off for it and for the role that rotates"
@@ -91,66 +91,66 @@ def takes_writes(connection: Connection) -> Iterator[Problem]:
 
 
 def version_is_known(connection: Connection) -> Iterator[Problem]:
-    """The server is a version that this was tested with, and has the fix that matters here."""
+    """Requires a tested server version that has the fix that matters here."""
     yield from version_problems(connection.info.server_version)
 
 
 def version_problems(number: int) -> Iterator[Problem]:
-    """The problems of a server version.
+    """Yields the problems of a server version.
 
     Args:
-        number: as `server_version_num` gives it, 160002 for 16.2.
+        number: `server_version_num`, such as 160002 for 16.2.
     """
     major, minor = divmod(number, 10_000)
     if major < OLDEST_MAJOR:
         yield fatal(f"PostgreSQL {major} is too old; upgrade the server to {OLDEST_MAJOR} or later")
     elif major > NEWEST_MAJOR:
         yield warning(
-            f"PostgreSQL {major} is newer than what this was tried with ({NEWEST_MAJOR}); rehearse on a copy first"
+            f"PostgreSQL {major} is newer than what this was tested with ({NEWEST_MAJOR}); rehearse on a copy first"
         )
-    elif minor < MENDED_MINOR[major]:
+    elif minor < FIXED_MINOR[major]:
         yield warning(
-            f"PostgreSQL {major}.{minor} has defects in concurrent updates that {major}.{MENDED_MINOR[major]} mends; "
+            f"PostgreSQL {major}.{minor} has defects in concurrent updates that {major}.{FIXED_MINOR[major]} fixes; "
             "update the server before you rotate"
         )
 
 
 def transactions_are_read_committed(connection: Connection) -> Iterator[Problem]:
-    """Stricter transactions of the application fail when a row that they read was re-encrypted."""
+    """Warns of stricter isolation: such transactions fail when a row that they read was re-encrypted."""
     if connection.execute(_STRICT_ISOLATION).fetchone() == (True,):
         yield warning(
             "transactions run as REPEATABLE READ or SERIALIZABLE here, and each may fail once with SQLSTATE 40001 when "
-            "its rows are re-encrypted; see that the application tries them again"
+            "its rows are re-encrypted; check that the application retries them"
         )
 
 
 def no_long_transaction(connection: Connection) -> Iterator[Problem]:
-    """An old snapshot keeps VACUUM from making room, and retirement from its proof."""
+    """Warns of long transactions: an old snapshot blocks VACUUM, and the proof at the retirement."""
     for pid, name, seconds in connection.execute(_LONG_TRANSACTIONS, (LONG_SECONDS,)):
         yield warning(
-            f"session {pid} ({name}) has had a transaction open for {_minutes(seconds)}, and old rows take up room as "
+            f"session {pid} ({name}) has had a transaction open for {_minutes(seconds)}, and old rows take up space as "
             "long as it lasts; end it before you rotate"
         )
 
 
 def no_prepared_transaction(connection: Connection) -> Iterator[Problem]:
-    """A prepared transaction holds locks, and may bring old values in when it commits."""
+    """Warns of prepared transactions, which hold locks and may bring old values in when they commit."""
     for gid, seconds in connection.execute(_PREPARED, (LONG_SECONDS,)):
         yield warning(
-            f"the prepared transaction {gid} is {_minutes(seconds)} old and will keep the old key from being retired; "
+            f"the prepared transaction {gid} is {_minutes(seconds)} old and will block the retirement of the old key; "
             "COMMIT PREPARED or ROLLBACK PREPARED it"
         )
 
 
 def no_slot_holds_snapshots(connection: Connection) -> Iterator[Problem]:
-    """A slot that nobody reads keeps WAL; a slot with an xmin keeps old rows."""
+    """Warns of slots: one that nobody reads retains WAL; one with an xmin retains old rows."""
     for slot, active in connection.execute(_SLOTS):
-        trouble = "holds back VACUUM" if active else "is read by nobody and keeps all WAL that the rotation writes"
+        trouble = "holds back VACUUM" if active else "has no reader and retains all WAL that the rotation writes"
         yield warning(f"replication slot {slot} {trouble}; let its reader catch up, or drop it")
 
 
 def standbys_are_known(connection: Connection) -> Iterator[Problem]:
-    """Standbys and subscribers have to replay everything before a key is retired."""
+    """Warns of standbys and subscribers, which must replay everything before a key is retired."""
     row = connection.execute("SELECT count(*) FROM pg_stat_replication").fetchone()
     standbys = cast("tuple[int]", row)[0]
     if standbys:
@@ -160,13 +160,13 @@ def standbys_are_known(connection: Connection) -> Iterator[Problem]:
         )
     for name, seconds in connection.execute(_LATE, (LATE_SECONDS,)):
         yield warning(
-            f"standby {name} replays {_minutes(seconds)} late, on purpose perhaps (recovery_min_apply_delay), and the "
+            f"standby {name} replays {_minutes(seconds)} late, perhaps on purpose (recovery_min_apply_delay), and the "
             "old key cannot be retired before it has replayed everything; shorten its delay before the end"
         )
 
 
 def sessions_are_visible(connection: Connection) -> Iterator[Problem]:
-    """Retirement rules out old snapshots and late standbys, so their owners must not be hidden from this role."""
+    """Warns of hidden sessions and standbys: retirement must rule out old snapshots and replication lag."""
     sessions, roles, standbys = connection.execute(_HIDDEN).fetchone() or (0, "", 0)
     if sessions or standbys:
         whose = f"{sessions} session(s) of {roles}" if sessions else f"what {standbys} standby(s) have replayed"
@@ -193,7 +193,7 @@ WHERE name LIKE 'log\\_%' OR name LIKE 'auto\\_explain.%' OR name LIKE 'pgaudit.
 
 
 def no_ciphertext_is_logged(connection: Connection) -> Iterator[Problem]:
-    """No setting logs the parameters of statements."""
+    """Warns of settings that log the parameters of statements."""
     settings = {str(name): str(value) for name, value in connection.execute(_SETTINGS)}
     if revealing := revealing_settings(settings):
         role = quoted(connection, connection.info.user)
@@ -204,7 +204,7 @@ def no_ciphertext_is_logged(connection: Connection) -> Iterator[Problem]:
 
 
 def revealing_settings(settings: Mapping[str, str]) -> tuple[str, ...]:
-    """The settings, as ``name = value``, that log statements with their parameters."""
+    """Returns the settings, as ``name = value``, that log statements with their parameters."""
     names: list[str] = []
     if settings.get("log_parameter_max_length", "-1") != "0":
         names += [name for name in ("log_statement",) if settings.get(name) in {"mod", "all"}]
@@ -252,7 +252,7 @@ FROM pg_stat_replication ORDER BY 1
 
 
 def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Surroundings:
-    """What is around these tables now.
+    """Returns the disk, WAL and standbys around these tables now.
 
     Raises:
         PreflightError, BlockedError: a table cannot be read.
@@ -271,34 +271,35 @@ def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Su
 
 
 def too_small(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[Problem]:
-    """A disk that is seen, and too small for what the tables grow by, is no place to begin."""
+    """Refuses to start on a visible disk that is too small for the growth of the tables."""
     try:
         seen = surroundings(connection, tables)
     except (PreflightError, BlockedError):
-        return  # a table that cannot be read is told of elsewhere
+        return  # another check reports a table that cannot be read
     if seen.disk is not None and seen.disk.free_bytes < seen.growth_bytes:
         yield fatal(
             f"the disk of {seen.disk.directory} has {seen.disk.free_bytes / 2**20:,.0f} MiB free, and the tables grow "
-            f"by about {seen.growth_bytes / 2**20:,.0f} MiB; make room"
+            f"by about {seen.growth_bytes / 2**20:,.0f} MiB; free some space"
         )
 
 
 def _disk(connection: Connection, oids: Sequence[int]) -> Disk | None:
-    """The server's disk, if it is this host's: the data directory here must have the server's own identifier."""
+    """Returns the server's disk, if it is this host's: the data directory here must have the server's identifier."""
     host = connection.info.host
     if not host.startswith("/") and host not in _LOOPBACK:
         return None
     row = connection.execute(_DIRECTORY).fetchone()
     if row is None or connection.execute(_IN_OTHER_TABLESPACES, (list(oids),)).fetchone() == (True,):
         return None
-    # A server runs in its data directory, and may know that by a name that is good in its own process only.
+    # A server's working directory is its data directory; it may use a path for it that is valid only in its own
+    # process.
     named, own = Path(str(row[0])), Path(f"/proc/{connection.info.backend_pid}/cwd")
     directory, identifier = named if named.is_dir() else own.resolve(), int(str(row[1]))
     try:
         with (directory / "global" / "pg_control").open("rb") as control:
             if int.from_bytes(control.read(_IDENTIFIER_BYTES), sys.byteorder) != identifier:
                 return None
-        # The WAL may lie on another disk: the smaller room counts.
+        # The WAL may be on another disk: the smaller free space counts.
         free = min(shutil.disk_usage(place).free for place in (directory, directory / "pg_wal"))
     except OSError:
         return None

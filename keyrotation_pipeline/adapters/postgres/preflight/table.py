@@ -30,21 +30,21 @@ class Subject:
 
     @property
     def columns(self) -> list[str]:
-        """Declared columns, as a query parameter."""
+        """The declared columns, as a query parameter."""
         return list(self.table.columns)
 
     def quoted(self, *parts: str) -> str:
-        """A name as it is typed in a statement."""
+        """Returns a name as it is typed in a statement."""
         return quoted(self.connection, *parts)
 
 
 def fatal(sentence: str) -> Problem:
-    """A problem that stops the rotation."""
+    """Makes a problem that stops the rotation."""
     return Problem(sentence, fatal=True)
 
 
 def warning(sentence: str) -> Problem:
-    """A problem that should be known before."""
+    """Makes a problem that should be known in advance."""
     return Problem(sentence, fatal=False)
 
 
@@ -52,7 +52,7 @@ SUPPORTED_TYPES = frozenset({"text", "varchar", "citext"})
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
-# A column in a partition key, plain or within an expression, shows as an internal dependency on the table.
+# A column in a partition key, also within an expression, has an internal dependency on the table.
 _IN_PARTITION_KEY = """
 SELECT a.attname FROM pg_attribute a JOIN pg_depend d
   ON d.classid = 'pg_class'::regclass AND d.objid = a.attrelid AND d.objsubid = a.attnum
@@ -68,7 +68,7 @@ WHERE c.contype = 'f' AND c.conparentid = 0 AND a.attrelid = %s::bigint::oid AND
 ORDER BY 1, 2
 """
 
-# A column within an expression or predicate shows as a dependency of the index.
+# A column within an expression or predicate is a dependency of the index.
 _INDEXED = """
 SELECT DISTINCT c.relname, am.amname
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_am am ON am.oid = c.relam
@@ -82,11 +82,11 @@ ORDER BY 1
 
 
 def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
-    """Every relation of the tree is an ordinary table of access method heap, or a partitioned parent."""
+    """Requires every relation of the tree to be an ordinary heap table, or a partitioned parent."""
     for relation in subject.relations:
         if relation.kind in _KINDS:
             place = "" if relation.label == str(subject.table.name) else f" in the tree of {subject.table.name}"
-            advice = "detach it" if place else "declare the table beneath it instead"
+            advice = "detach it" if place else "declare the underlying table instead"
             yield fatal(
                 f"{relation.label} is {_KINDS[relation.kind]}{place}, whose rows cannot be rewritten here; {advice}"
             )
@@ -105,24 +105,24 @@ def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
         elif not (relation.is_heap or relation.holds_no_rows):
             yield fatal(
                 f"table {relation.label} has the access method {relation.access_method}, and only heap is known to "
-                f"keep rows where the engine expects them; ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS "
+                f"store rows where the engine expects them; ALTER TABLE {subject.quoted(*relation.parts)} SET ACCESS "
                 "METHOD heap (PostgreSQL 15 and later), or copy it to a new table"
             )
 
 
 def types_hold_text(subject: Subject) -> Iterator[Problem]:
-    """Declared columns are text, varchar, citext or domains over them."""
+    """Requires declared columns to be text, varchar, citext or domains over them."""
     for relation in subject.relations:
         for column in relation.columns:
             if column.base_type not in SUPPORTED_TYPES:
                 yield fatal(
                     f"column {relation.label}.{column.name} is of type {column.type_sql}, and only text, varchar, "
-                    "citext and domains over them can be rotated; change its type, or take it out of keyrotation.toml"
+                    "citext and domains over them can be rotated; change its type, or remove it from keyrotation.toml"
                 )
 
 
 def none_is_generated(subject: Subject) -> Iterator[Problem]:
-    """A generated column follows from others; those have to be declared instead."""
+    """Refuses generated columns; the columns that they are generated from must be declared instead."""
     for relation in subject.relations:
         for column in relation.columns:
             if column.generated:
@@ -133,7 +133,7 @@ def none_is_generated(subject: Subject) -> Iterator[Problem]:
 
 
 def none_is_in_a_partition_key(subject: Subject) -> Iterator[Problem]:
-    """Re-encryption would move rows between partitions."""
+    """Refuses columns of a partition key: re-encryption would move rows between partitions."""
     for relation in subject.relations:
         if relation.kind != "p":
             continue
@@ -145,7 +145,7 @@ def none_is_in_a_partition_key(subject: Subject) -> Iterator[Problem]:
 
 
 def none_is_in_a_foreign_key(subject: Subject) -> Iterator[Problem]:
-    """Each encryption gives another ciphertext, so it cannot match on the other side."""
+    """Refuses columns of a foreign key: every encryption gives another ciphertext, so it cannot match."""
     for relation in subject.relations:
         found = subject.connection.execute(_IN_FOREIGN_KEY, (relation.oid, subject.columns))
         for column, constraint, owner in found:
@@ -156,7 +156,7 @@ def none_is_in_a_foreign_key(subject: Subject) -> Iterator[Problem]:
 
 
 def indexes_are_known(subject: Subject) -> Iterator[Problem]:
-    """An index on ciphertext finds nothing, and costs time for every row."""
+    """Warns of indexes on ciphertext, which find nothing and cost time for every row."""
     for relation in subject.relations:
         parameters = {"oid": relation.oid, "columns": subject.columns}
         for index, method in subject.connection.execute(_INDEXED, parameters):
@@ -167,7 +167,7 @@ def indexes_are_known(subject: Subject) -> Iterator[Problem]:
             )
 
 
-# Partitions are published by themselves, or by their root.
+# Partitions are published individually, or through their root.
 _WITHOUT_UPDATES = """
 SELECT DISTINCT p.pubname FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
 WHERE NOT p.pubupdate AND to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) = ANY (%s::oid[]::regclass[])
@@ -176,13 +176,13 @@ ORDER BY p.pubname
 
 
 def updates_are_published(subject: Subject) -> Iterator[Problem]:
-    """A publication without updates never carries a re-encrypted value: its subscribers keep the old one for good."""
+    """Refuses a publication without updates: its subscribers would keep the old values for good."""
     relations = [relation.oid for relation in subject.relations]
     for (name,) in subject.connection.execute(_WITHOUT_UPDATES, (relations,)).fetchall():
         yield fatal(
             f"publication {name} does not publish updates of table {subject.table.name}, so its subscribers would "
             f"keep old values for good; ALTER PUBLICATION {subject.quoted(str(name))} SET (publish = 'insert, update, "
-            "delete, truncate'), or take the table out of it"
+            "delete, truncate'), or remove the table from it"
         )
 
 
@@ -193,12 +193,12 @@ WHERE r.srrelid = ANY (%s::oid[]) ORDER BY 1
 
 
 def rows_do_not_come_by_subscription(subject: Subject) -> Iterator[Problem]:
-    """What a publisher sends is under its own key: it would undo the rotation, and stop at the fence for good."""
+    """Refuses tables filled by a subscription: the publisher's values would undo the rotation or fail at the fence."""
     relations = [relation.oid for relation in subject.relations]
     for (name,) in subject.connection.execute(_SUBSCRIBED, (relations,)).fetchall():
         yield fatal(
             f"table {subject.table.name} receives rows by subscription {name}, which would bring old values back and "
-            "stop at the fence; rotate where they come from, or DROP SUBSCRIPTION first"
+            "fail at the fence; rotate at the publisher, or DROP SUBSCRIPTION first"
         )
 
 
@@ -207,14 +207,14 @@ _DISTRIBUTED = "SELECT EXISTS (SELECT FROM pg_catalog.pg_dist_partition WHERE lo
 
 
 def rows_are_on_this_server(subject: Subject) -> Iterator[Problem]:
-    """A table that Citus distributes is an empty heap here: to find nothing in it would mean nothing."""
+    """Refuses a table that Citus distributes: here it is an empty heap, so finding nothing would prove nothing."""
     connection = subject.connection
     if connection.execute(_CITUS).fetchone() != (True,):
         return
     oids = [relation.oid for relation in subject.relations]
     if connection.execute(_DISTRIBUTED, (oids,)).fetchone() == (True,):
         yield fatal(
-            f"table {subject.table.name} is distributed by Citus, so that its rows lie on other servers, where they "
+            f"table {subject.table.name} is distributed by Citus, so its rows are on other servers, where they "
             "would be neither seen nor re-encrypted; rotate a database that holds its rows itself (docs/scaling.md)"
         )
 
@@ -223,7 +223,7 @@ _MEMORY = "SELECT pg_size_bytes(current_setting('maintenance_work_mem'))"
 
 
 def vacuums_read_indexes_once(subject: Subject) -> Iterator[Problem]:
-    """Up to PostgreSQL 16 a vacuum that cannot remember all dead rows at once reads every index again for the rest."""
+    """Warns of vacuums up to PostgreSQL 16 that cannot remember all dead rows at once and scan indexes repeatedly."""
     connection = subject.connection
     if not remembers_six_bytes_a_row(connection):
         return
@@ -233,7 +233,7 @@ def vacuums_read_indexes_once(subject: Subject) -> Iterator[Problem]:
         if need > int(str(memory)) and not in_hot_order(connection, [relation]):
             yield warning(
                 f"a vacuum of {relation.label} may have {need / 2**20:,.0f} MiB of dead rows to remember, and "
-                f"maintenance_work_mem is {int(str(memory)) / 2**20:,.0f} MiB, so that each index is read several "
-                "times; vacuums of ours take more while they run (256 MiB at most), and for the server's own set "
+                f"maintenance_work_mem is {int(str(memory)) / 2**20:,.0f} MiB, so each index is read several "
+                "times; our own vacuums use more while they run (256 MiB at most); for the server's own set "
                 "autovacuum_work_mem to as much"
             )

@@ -1,6 +1,6 @@
 """Checks that read the rows: would each value still be accepted with the prefix of the target version?
 
-Values are changed and tried inside the server; none leaves it. Only tables with a limit or a constraint are scanned.
+Values are changed and tested inside the server; none leaves it. Only tables with a limit or a constraint are scanned.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import Problem
 
-# PostgreSQL builds no message, array or expression of more than 1 GB, and several copies of a row exist at once.
+# PostgreSQL limits messages, arrays and expressions to 1 GB, and several copies of a row exist at once.
 LARGEST_ROW_BYTES = LONGEST_JUDGED_BYTES
 
 _TOASTED = """
@@ -51,7 +51,7 @@ SELECT attname FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attnum > 0
 
 
 def rows_fit(subject: Subject) -> Iterator[Problem]:
-    """No row is so large that it could not be read, judged and written at once."""
+    """Refuses rows too large to be read, checked and written at once."""
     for relation in subject.heaps:
         if subject.connection.execute(_TOASTED, (relation.oid,)).fetchone() != (True,):
             continue
@@ -70,7 +70,7 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
 
 
 def values_fit(subject: Subject) -> Iterator[Problem]:
-    """The longest value of each varchar(n) has room for the target's prefix (``v10:`` is longer than ``v9:``)."""
+    """Requires each varchar(n) to fit its longest value under the target (``v10:`` is longer than ``v9:``)."""
     if len(subject.target.prefix) == _SHORTEST_PREFIX:
         return
     for relation in subject.heaps:
@@ -80,13 +80,13 @@ def values_fit(subject: Subject) -> Iterator[Problem]:
             needed = _longest(subject, relation, column)
             if needed > column.max_chars:
                 yield fatal(
-                    f"column {relation.label}.{column.name} takes {column.max_chars} characters, but its longest value "
+                    f"column {relation.label}.{column.name} holds {column.max_chars} characters, but its longest value "
                     f"needs {needed} under {subject.target}; widen it to {needed} or more, or make it text"
                 )
 
 
 def domains_accept_target(subject: Subject) -> Iterator[Problem]:
-    """The CHECKs of a domain accept every present value under the target version."""
+    """Requires the CHECKs of a domain to accept every present value under the target version."""
     for relation in subject.heaps:
         for column in relation.columns:
             if subject.connection.execute(_IS_DOMAIN, (relation.oid, column.name)).fetchone() != (True,):
@@ -105,7 +105,7 @@ def domains_accept_target(subject: Subject) -> Iterator[Problem]:
 
 
 def checks_accept_target(subject: Subject) -> Iterator[Problem]:
-    """The table's CHECKs on encrypted columns hold for every row under the target version."""
+    """Requires the table's CHECKs on encrypted columns to hold for every row under the target version."""
     for relation in subject.heaps:
         constraints = subject.connection.execute(_CHECKS, (relation.oid, fence.NAME, subject.columns)).fetchall()
         for name, expression in constraints:
@@ -126,8 +126,8 @@ def _try_check(subject: Subject, relation: Relation, name: str, expression: str)
         raise
     except psycopg.Error:
         yield warning(
-            f"the CHECK {name} of {relation.label} could not be tried with values under {subject.target}; "
-            "see for yourself that it accepts them"
+            f"the CHECK {name} of {relation.label} could not be tested with values under {subject.target}; "
+            "check manually that it accepts them"
         )
         return
     if refused := cast("tuple[int]", row)[0]:

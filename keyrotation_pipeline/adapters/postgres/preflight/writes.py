@@ -1,4 +1,4 @@
-"""Preflight checks of what an update by the engine triggers: privileges, rules, row security, whose code runs."""
+"""Preflight checks of what an update by the engine triggers: privileges, rules, row security, foreign code."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.tables import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
 
-# The same as pg_get_triggerdef gives it back, where a function of this name in another schema is written with that.
+# The same as pg_get_triggerdef prints it; it adds the schema to a function of this name in another schema.
 _OURS = "current_setting('keyrotation.engine'::text, true) IS DISTINCT FROM 'on'::text"
 _QUOTED = re.compile(r"\"(?:[^\"]|\"\")*\"|E?'(?:[^']|'')*'")
 _KEPT = frozenset({"'keyrotation.engine'", "'on'"})
@@ -39,7 +39,7 @@ _SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 
 
 def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
-    """No trigger fires on our UPDATE, since it changes nothing that an application can see."""
+    """Refuses triggers that fire on our UPDATE, which changes nothing that an application can see."""
     for relation in subject.relations:
         parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.columns}
         for trigger, conditional, definition in subject.connection.execute(_TRIGGERS, parameters):
@@ -48,12 +48,12 @@ def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
             rest = ", joined by AND to the condition that it has" if conditional else ""
             yield fatal(
                 f"trigger {trigger} of {relation.label} would fire for every re-encrypted row; "
-                f"create it anew with {TRIGGER_CLAUSE}{rest}"
+                f"recreate it with {TRIGGER_CLAUSE}{rest}"
             )
 
 
 def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
-    """Whatever the server evaluates for our writes is owned by a superuser or by our role."""
+    """Requires everything that the server evaluates for our writes to be owned by a superuser or our role."""
     role = subject.connection.info.user
     oids = [relation.oid for relation in subject.relations]
     for what, relation, function, owner, _ in foreign_functions(subject.connection, oids):
@@ -64,7 +64,7 @@ def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
 
 
 def no_foreign_event_trigger_fires(connection: Connection) -> Iterator[Problem]:
-    """No event trigger runs a function of another role when we add a fence."""
+    """Refuses event triggers that run another role's function when we add a fence."""
     role = connection.info.user
     for name, function, owner in foreign_event_triggers(connection):
         yield fatal(
@@ -74,7 +74,7 @@ def no_foreign_event_trigger_fires(connection: Connection) -> Iterator[Problem]:
 
 
 def schema_is_ours(connection: Connection) -> Iterator[Problem]:
-    """Nobody but our role and superusers can put code on the tables that we keep our own records in."""
+    """Requires that only our role and superusers can put code on the tables of our own records."""
     role = connection.info.user
     for what, owner in foreign_parts_of_ours(connection):
         yield fatal(
@@ -84,7 +84,7 @@ def schema_is_ours(connection: Connection) -> Iterator[Problem]:
 
 
 def role_is_no_superuser(connection: Connection) -> Iterator[Problem]:
-    """A role that may do everything lends that to whatever runs as it."""
+    """Warns of a superuser role: any code that runs as it could do anything."""
     if connection.execute(_SUPERUSER).fetchone() == (True,):
         yield warning(
             f"role {connection.info.user} is a superuser, so whatever ran as it could do anything on the server; make "
@@ -94,18 +94,18 @@ def role_is_no_superuser(connection: Connection) -> Iterator[Problem]:
 
 
 def never_fires_for_us(definition: str) -> bool:
-    """Whether a trigger's condition is our clause, or our clause joined to others by AND.
+    """Returns whether a trigger's condition is our clause, or our clause joined to others by AND.
 
     Args:
-        definition: as pg_get_triggerdef gives it with an empty search path.
+        definition: as pg_get_triggerdef prints it with an empty search path.
     """
-    # Without quoted names and texts, which the owner chooses, only the server's own words are left.
+    # Without quoted names and texts, which the owner chooses, only the server's own words remain.
     plain = _QUOTED.sub(lambda quoted: quoted[0] if quoted[0] in _KEPT else "_", definition)
     found = re.fullmatch(r"CREATE .*? WHEN \((.*)\) EXECUTE (?:FUNCTION|PROCEDURE) .*", plain, re.DOTALL)
     if found is None:
         return False
     condition = found[1]
-    # A conjunction comes back flat, each part in parentheses; within another expression it would have a pair more.
+    # A conjunction is printed flat, each part in parentheses; inside another expression it would have one more pair.
     return (
         condition == f"({_OURS})" or condition.startswith(f"(({_OURS}) AND ") or condition.endswith(f" AND ({_OURS}))")
     )
@@ -147,7 +147,7 @@ WHERE c.oid = %s::bigint::oid AND c.relreplident <> 'f'
 
 
 def role_may_read_and_write(subject: Subject) -> Iterator[Problem]:
-    """We may SELECT from each relation and UPDATE those with rows; rights on a parent do not reach its partitions."""
+    """Requires SELECT on each relation and UPDATE on those with rows; rights on a parent do not reach partitions."""
     role = subject.connection.info.user
     to = subject.quoted(role)
     for relation in subject.relations:
@@ -171,7 +171,7 @@ def role_may_read_and_write(subject: Subject) -> Iterator[Problem]:
 
 
 def role_may_fence(subject: Subject) -> Iterator[Problem]:
-    """Only an owner can add a constraint."""
+    """Requires ownership: only an owner can add a constraint."""
     role = subject.connection.info.user
     for relation in subject.relations:
         *_, owns, owner = _rights(subject, relation.oid)
@@ -183,7 +183,7 @@ def role_may_fence(subject: Subject) -> Iterator[Problem]:
 
 
 def fence_name_is_free(subject: Subject) -> Iterator[Problem]:
-    """Nobody else's constraint has the name of our fence."""
+    """Refuses another constraint with the name of our fence."""
     for relation in subject.relations:
         if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, fence.NAME)).fetchone() is not None:
             yield fatal(
@@ -193,7 +193,7 @@ def fence_name_is_free(subject: Subject) -> Iterator[Problem]:
 
 
 def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
-    """Policies would hide rows from counts and from the engine."""
+    """Refuses row security that applies to us: policies would hide rows from counts and from the engine."""
     role = subject.connection.info.user
     for relation in subject.heaps:
         row = subject.connection.execute("SELECT row_security_active(%s::bigint::oid)", (relation.oid,)).fetchone()
@@ -206,18 +206,18 @@ def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
 
 
 def no_rule_rewrites_updates(subject: Subject) -> Iterator[Problem]:
-    """A rule would turn our UPDATE into something else."""
+    """Refuses a rule that would turn our UPDATE into something else."""
     for relation in subject.heaps:
         for (rule,) in subject.connection.execute(_RULES, (relation.oid,)):
             yield fatal(
-                f"rule {rule} of {relation.label} rewrites every UPDATE, ours too; replace it by a trigger with "
+                f"rule {rule} of {relation.label} rewrites every UPDATE, including ours; replace it by a trigger with "
                 f"{TRIGGER_CLAUSE}, or ALTER TABLE {subject.quoted(*relation.parts)} DISABLE RULE "
                 f"{subject.quoted(str(rule))} during the rotation"
             )
 
 
 def replica_identity_is_there(subject: Subject) -> Iterator[Problem]:
-    """A published table without replica identity refuses every UPDATE."""
+    """Requires a replica identity on published tables, which otherwise refuse every UPDATE."""
     for relation in subject.heaps:
         row = subject.connection.execute(_PUBLISHED_WITHOUT_IDENTITY, (relation.oid,)).fetchone()
         if row and row[0]:
@@ -228,14 +228,14 @@ def replica_identity_is_there(subject: Subject) -> Iterator[Problem]:
 
 
 def disk_has_room(subject: Subject) -> Iterator[Problem]:
-    """A forecast for large tables: 1.1 times their size on disk and about 3 times in WAL (measured, with vacuums)."""
+    """Forecasts disk use of large tables: 1.1 times their size and about 3 times in WAL (measured, with vacuums)."""
     block = subject.connection.execute("SELECT current_setting('block_size')::int").fetchone() or (8192,)
     size = sum(relation.pages for relation in subject.heaps) * int(str(block[0]))
     if size >= FORECAST_FROM_BYTES:
         gib = size / 2**30
         yield warning(
             f"re-encrypting {subject.table.name} ({gib:.1f} GiB) writes about {3 * gib:.0f} GiB of WAL and makes the "
-            f"table about {gib / 10:.1f} GiB larger; see that disk and archive have room"
+            f"table about {gib / 10:.1f} GiB larger; check that disk and archive have room"
         )
 
 

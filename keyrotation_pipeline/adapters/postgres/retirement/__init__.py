@@ -1,1 +1,1 @@
-"""What a retirement needs: fences, the proof, and the list of those who could still show an old value."""
+"""The parts of a retirement: fences, the proof, and the list of sessions and replicas that could show an old value."""

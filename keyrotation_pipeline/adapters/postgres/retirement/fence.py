@@ -1,7 +1,7 @@
-"""The fence: one CHECK per table by which the database itself refuses every retired key version.
+"""Manages the fence: one CHECK per table by which the database itself refuses every retired key version.
 
 It refuses by a cast that fails, since a plain violation would print the whole row to the client and the log. We write
-the text that PostgreSQL 14 to 18 give back, so a fence counts only if its text is ours to the letter.
+exactly the text that PostgreSQL 14 to 18 print, and a fence counts only if its text is exactly ours.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,17 +30,17 @@ FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname =
 
 
 def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
-    """Make the table, its partitions and its children refuse exactly `versions`; if they do already, change nothing.
+    """Makes the table, its partitions and its children refuse exactly `versions`; does nothing if they already do.
 
     Args:
-        wait: False: where somebody else is at the table, autovacuum say, leave it as it is.
+        wait: False: if another session, such as autovacuum, holds the table, change nothing.
 
     Returns:
         Whether it refuses them now; False only without `wait`.
 
     Raises:
-        BlockedError: the lock could not be taken; names who holds it.
-        PreflightError: the tree holds something else than ordinary heaps, which a CHECK does not bind.
+        BlockedError: the lock could not be taken; names its holder.
+        PreflightError: the tree holds something other than ordinary heaps, which a CHECK does not bind.
         ProofError: the table holds an old value. The fence then refuses only the versions that it does not hold.
     """
     wanted = tuple(sorted(set(versions)))
@@ -51,20 +51,20 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
         if not _put(connection, table, tree, wanted, wait=wait):
             return False
     except psycopg.errors.InvalidTextRepresentation:
-        _retreat(connection, table, wanted)
+        _fence_absent_versions(connection, table, wanted)
     if fences(connection, table) != wanted:
         raise ProofError(
             f"the fence of table {table.name} does not read back as it was written; "
-            f"look at constraint {NAME} of the table and its partitions, then run this step again"
+            f"check constraint {NAME} of the table and its partitions, then run this step again"
         )
     return True
 
 
 def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
-    """Let the table take values under `version` again, even if its fence was never validated.
+    """Lets the table accept values under `version` again, even if its fence was never validated.
 
     Raises:
-        BlockedError: the lock could not be taken; names who holds it.
+        BlockedError: the lock could not be taken; names its holder.
     """
     tree = relations.tree(connection, table)
     named = {each for definition in _definitions(connection, tree) for each in versions_refused(definition)}
@@ -78,9 +78,9 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
 
 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-    """The versions that the table's fence refuses, in order; none unless it is whole on every relation of the tree.
+    """Returns the versions that the table's fence refuses, in order; none unless it is intact on the whole tree.
 
-    Whole means: validated, enforced, inherited, to the letter what `fence` writes, and on columns of text.
+    Intact means: validated, enforced, inherited, exactly the text that `fence` writes, and on columns of text.
     """
     return _fences(connection, table, relations.tree(connection, table))
 
@@ -95,7 +95,7 @@ def _fences(
 def all_fences(
     connection: Connection, tables: Sequence[EncryptedTable]
 ) -> dict[EncryptedTable, tuple[KeyVersion, ...] | PreflightError]:
-    """The same of many tables, by as many statements as for one; for each its versions, or why it has none to tell."""
+    """Returns the fences of many tables, by as many statements as for one; for each its versions or an error."""
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
     rows = connection.execute(_STANDING, (sorted(oids), NAME)).fetchall()
@@ -114,10 +114,11 @@ def _validated(rows: Iterable[Sequence[object]]) -> dict[int, str]:
 def _whole(
     tree: Sequence[relations.Relation], standing: Mapping[int, str], names: Mapping[str, str]
 ) -> tuple[KeyVersion, ...]:
-    # The server never checks a foreign table against a CHECK that it claims to have.
+    # The server never checks a foreign table against its declared CHECK.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
         return ()
-    # Of another type (jsonb, bytea, an array) the text that the CHECK judges is not the value, but made by a cast.
+    # For another type (jsonb, bytea, an array) the text that the CHECK tests is not the value, but the result of a
+    # cast.
     if not all(column.is_text for relation in tree for column in relation.columns):
         return ()
     named = {versions_refused(standing.get(relation.oid, "")) for relation in tree}
@@ -129,9 +130,9 @@ def _whole(
 
 
 def definition(connection: Connection, relation: relations.Relation, versions: Iterable[KeyVersion]) -> str:
-    """The constraint, to the letter as `pg_get_constraintdef` gives it; NULL passes.
+    """Returns the constraint, exactly as `pg_get_constraintdef` prints it; NULL passes.
 
-    A value under a retired version fails with SQLSTATE 22P02 and a message that names the version alone.
+    A value under a retired version fails with SQLSTATE 22P02 and a message that names only the version.
     """
     return _definition(relation, versions, quoted_names(connection, [column.name for column in relation.columns]))
 
@@ -160,7 +161,7 @@ def _put(
     *,
     wait: bool = True,
 ) -> bool:
-    """Replace the fence in one transaction, so that no version gets in meanwhile, then validate the new fence.
+    """Replaces the fence in one transaction, so that no version gets in meanwhile, then validates the new fence.
 
     Returns:
         As `locks.change`.
@@ -169,7 +170,7 @@ def _put(
     name = sql.Identifier(NAME)
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
     statements: list[sql.Composed] = [drop.format(root.identifier, name)]
-    # A child that was detached and attached again keeps a constraint of its own, which would be in the way.
+    # A child that was detached and attached again has its own copy of the constraint, which would be in the way.
     statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, tree, root)]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
@@ -201,13 +202,13 @@ def _validate(connection: Connection, table: EncryptedTable, root: relations.Rel
         return
     who = "; ".join(locks.lock_holders(connection, table)) or "a passing session"
     raise BlockedError(
-        f"the fence of table {table.name} cannot be validated beside {who}; "
+        f"the fence of table {table.name} cannot be validated while {who} uses it; "
         "wait until that ends, then run this step again"
     )
 
 
-def _retreat(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
-    """Fence only the versions that the table does not hold: a fenced old value would block every update of its row."""
+def _fence_absent_versions(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
+    """Fences only the versions that the table does not hold: a fenced old value would block every update of its row."""
     left = tally(connection, table, versions).old
     present = {version for _, version in left} or set(versions)
     absent = tuple(version for version in versions if version not in present)

@@ -1,8 +1,8 @@
-"""Locks on the application's tables: changing a table without stalling its users, and naming who is in the way.
+"""Locks the application's tables without stalling its users, and names who holds a lock.
 
-Everybody who comes after a waiting ACCESS EXCLUSIVE has to wait behind it. So the lock is tried without waiting first.
-Only if that never succeeds, because somebody holds the table at every moment, do we wait for it a few times, a tenth of
-a second each.
+Every session that comes after a waiting ACCESS EXCLUSIVE queues behind it. So the lock is first tried without waiting.
+Only if that never succeeds, because somebody holds the table at every moment, we wait for it a few times, a tenth of a
+second each.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.clock import attempts
 
 PATIENCE_SECONDS = 30.0
-# The light lock is let go after each spell: somebody's CREATE INDEX may queue behind it, and writers behind that.
+# The light lock is released after each spell: a CREATE INDEX may queue behind it, and writers behind that.
 SPELL_SECONDS = 2.0
 PAUSE_SECONDS = 0.02
 # How often we wait in the queue, and the pause before each time. On a table with partitions each lock is waited for
@@ -28,7 +28,7 @@ QUEUED_PAUSES_SECONDS = (0.0, 0.5, 1.0, 2.0, 4.0)
 _WAIT_IN_QUEUE = "SET LOCAL lock_timeout = '100ms'; SET LOCAL statement_timeout = '120ms'"
 _WAIT_NO_MORE = "SET LOCAL statement_timeout = 0"
 
-# A wait longer than deadlock_timeout is what makes an autovacuum worker give way.
+# A wait longer than deadlock_timeout makes an autovacuum worker yield.
 OUTWAIT_AUTOVACUUM = """
 SELECT set_config('lock_timeout', (1000 * extract(epoch FROM current_setting('deadlock_timeout')::interval))::int + 500
                                   || 'ms', true)
@@ -57,8 +57,8 @@ WHERE l.locktype = 'relation' AND l.granted AND l.relation = ANY(%s::bigint[]::o
 ORDER BY 3 DESC NULLS LAST
 """
 
-# Behind these a short wait is in vain: it would stall the application and not get the lock. A transaction that we may
-# not see counts as a long one.
+# Behind these a short wait is useless: it would stall the application and time out. A transaction that is hidden from
+# us counts as a long one.
 _LONG_HOLDER = """
 SELECT EXISTS (
     SELECT FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
@@ -78,21 +78,21 @@ def change(
     *,
     wait: bool = True,
 ) -> bool:
-    """Run statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE.
+    """Runs statements on a table and its partitions in one transaction under ACCESS EXCLUSIVE.
 
-    First we take SHARE UPDATE EXCLUSIVE, which no reader or writer notices and which autovacuum gives way to. Under it
-    the stronger lock is tried without waiting, again and again, for `PATIENCE_SECONDS`. After that we wait for it in
-    the queue, a few times and briefly, but never behind a long transaction.
+    First we take SHARE UPDATE EXCLUSIVE, which no reader or writer notices and to which autovacuum yields. Under it the
+    stronger lock is tried repeatedly, without waiting, for `PATIENCE_SECONDS`. After that we wait for it in the queue,
+    a few times and briefly, but never behind a long transaction.
 
     Args:
         root: the table itself.
-        wait: False: the stronger lock is tried once, and nothing is waited for.
+        wait: False: try the stronger lock once, and wait for nothing.
 
     Returns:
         Whether they were run; False only without `wait`.
 
     Raises:
-        BlockedError: the lock could not be taken; names who holds one.
+        BlockedError: the lock could not be taken; names a holder.
         PreflightError: the role may not change the table.
     """
     if not wait:
@@ -109,20 +109,20 @@ def change(
 
 
 def is_autovacuumed(connection: Connection, tree: Sequence[relations.Relation]) -> bool:
-    """Whether autovacuum is at one of these relations, as far as this role may see."""
+    """Returns whether autovacuum works on one of these relations, as far as this role may see."""
     oids = [relation.oid for relation in tree]
     return connection.execute(_AUTOVACUUM_AT_WORK, (oids,)).fetchone() == (True,)
 
 
 def lock_holders(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
-    """Who holds a lock on the table or a relation under it, the oldest transaction first; one phrase each."""
+    """Returns who holds a lock on the table or a relation under it, the oldest transaction first; one phrase each."""
     oids = [relation.oid for relation in relations.tree(connection, table)]
     rows = connection.execute(_HOLDERS, (oids,)).fetchall()
     return tuple(_phrase(*row) for row in rows)
 
 
 def age(seconds: object) -> str:
-    """A duration as people say it: ``35 s``, ``12 min``, ``3 h``."""
+    """Formats a duration for people: ``35 s``, ``12 min``, ``3 h``."""
     whole = int(str(seconds or 0))
     for unit, size in (("h", 3600), ("min", 60)):
         if whole >= 2 * size:
@@ -162,7 +162,7 @@ def _seize(connection: Connection, root: relations.Relation, spell_seconds: floa
     _take_light(connection, root)
     for _ in attempts(SystemClock(), pause_seconds=PAUSE_SECONDS, patience_seconds=spell_seconds):
         try:
-            # A savepoint: what was locked of a tree of partitions is let go when one of them is not to be had.
+            # A savepoint: releases the locks on a tree of partitions if one of them is not available.
             with connection.transaction():
                 return _take(connection, root)
         except psycopg.errors.LockNotAvailable:
@@ -186,7 +186,7 @@ def _queue(connection: Connection, table: EncryptedTable, root: relations.Relati
 
 
 def _blocked(connection: Connection, table: EncryptedTable) -> BlockedError:
-    who = "; ".join(lock_holders(connection, table)) or "somebody who has just let it go"
+    who = "; ".join(lock_holders(connection, table)) or "a session that has just released it"
     return BlockedError(
         f"table {table.name} cannot be locked for a moment, since it is in use by {who}; "
         "wait until that ends or end it, then run this step again"

@@ -1,9 +1,9 @@
-"""The evidence that a key may be retired, taken inside the retiring transaction. Any doubt is a refusal.
+"""Collects the evidence that a key may be retired, inside the retiring transaction. Any doubt is a refusal.
 
-The order matters. First the tables are locked until the transaction ends: nobody can ALTER them, and nothing can become
-a part of them. Then they are counted and their fences are read, so that what was read stays true until the key is
-withdrawn. Readers and writers do not notice these locks. Of a large database most was read just before (`search`), so
-that the locks are held for seconds, whatever its size.
+The order matters. First the tables are locked until the transaction ends: nobody can ALTER them or attach anything to
+them. Then they are counted and their fences are read, so the results stay true until the key is withdrawn. Readers and
+writers do not notice these locks. Most of a large database was read just before (`search`), so the locks are held for
+seconds, whatever its size.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,26 +44,26 @@ def zero_old_rows(
     declared: Replicas = NONE_DECLARED,
     searched: Searched | None = None,
 ) -> ZeroOldRows:
-    """Take the evidence that nothing under `version` (or any of `retired`) is left or can be shown by anybody.
+    """Collects the evidence that nothing under `version` (or any of `retired`) is left or can still be shown.
 
     Args:
         connection: inside a READ COMMITTED transaction, which the caller ends.
         tables: all declared tables.
-        version: the one to retire.
+        version: the version to retire.
         retired: every version that the fences must name, `version` among them.
         moment: taken after the fences were validated.
-        declared: what the configuration says of replicas.
-        searched: what was read just before; then only what is small, new or changed is read here. None: everything is.
+        declared: the configured replicas.
+        searched: what was read just before; then only small, new or changed relations are read here. None: all are.
 
     Raises:
-        ProofError: an unencrypted value, a finding, a quarantined value, or a transaction not fit for this.
+        ProofError: an unencrypted value, a finding, a quarantined value, or an unsuitable transaction.
         FenceError: an old value; a fence that is missing, not validated, altered, or younger than the moment.
-        BlockedError: somebody could still show an old value; or what has changed since `searched` is large.
+        BlockedError: something could still show an old value; or a change since `searched` is large.
     """
     _require_read_committed(connection)
     connection.execute("SET LOCAL constraint_exclusion = off")
     versions = tuple(sorted({*retired, version}))
-    _hold_still(connection, tables)
+    _lock_tables(connection, tables)
     first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
     values = sum(_require_zero(connection, table, versions, first, searched) for table in tables)
     _require_fences(connection, tables, versions, moment.xid)
@@ -74,7 +74,7 @@ def zero_old_rows(
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None
     if not isinstance(proven_at, datetime):
-        raise ProofError("the database told no time; run this step again")
+        raise ProofError("the database returned no time; run this step again")
     names = tuple(str(table.name) for table in tables)
     seen = replicas.accounted(connection, declared)
     not_read_again = tuple(sorted(searched.labels[oid] for oid in first)) if searched else ()
@@ -82,20 +82,20 @@ def zero_old_rows(
 
 
 def _require_read_committed(connection: Connection) -> None:
-    # With one snapshot for all statements, a row or fence that has changed since the first one would go unseen.
+    # With one snapshot for all statements, a row or fence changed since the first one would be missed.
     row = connection.execute("SELECT current_setting('transaction_isolation')").fetchone()
     level = row[0] if row else None
     if connection.info.transaction_status is not TransactionStatus.INTRANS or level != "read committed":
         raise ProofError(
-            "the proof was asked for outside a READ COMMITTED transaction, where it would not hold; "
+            "the proof was requested outside a READ COMMITTED transaction, where it would not hold; "
             "set default_transaction_isolation of the role that runs keyrotation to 'read committed'"
         )
 
 
-def _hold_still(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
-    """Keep others from changing the tables and from attaching partitions or children to any part of their trees.
+def _lock_tables(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
+    """Prevents others from changing the tables and from attaching partitions or children to any part of their trees.
 
-    A table that autovacuum is at comes last. It gives way after a second, and goes on with the next table that nobody
+    Tables that autovacuum works on come last. It yields after a second, and continues with the next table that nobody
     holds: if we came to that one next, we would wait for it at each table.
     """
     connection.execute(locks.OUTWAIT_AUTOVACUUM)
@@ -105,12 +105,12 @@ def _hold_still(connection: Connection, tables: Sequence[EncryptedTable]) -> Non
         if locks.is_autovacuumed(connection, tree):
             later.append(table)
         else:
-            _hold(connection, table, tree)
+            _lock_table(connection, table, tree)
     for table in later:
-        _hold(connection, table, relations.tree(connection, table))
+        _lock_table(connection, table, relations.tree(connection, table))
 
 
-def _hold(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> None:
+def _lock_table(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> None:
     root, parents = relations.root(tree, table), [each for each in tree if not (each.partition and each.kind == "r")]
     try:
         connection.execute(sql.SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(root.identifier))
@@ -132,7 +132,7 @@ def _require_zero(
     first: Mapping[int, int],
     searched: Searched | None,
 ) -> int:
-    """The values of a table: as counted here, or where it is too large for that, as counted just before."""
+    """Returns the values of a table: as counted here or, if it is too large for that, just before."""
     counted = require_zero(connection, table, versions, first)
     if searched is None or not any(relation.oid in first for relation in relations.tree(connection, table)):
         return counted
@@ -156,12 +156,12 @@ def _require_fences(
                 f"{', '.join(table.columns)}: constraint {fence.NAME} is missing, altered or not validated; "
                 "find out who changed it"
             )
-        # Only a fence that is older than the moment proves that no old value was written, and replaced, since then.
+        # Only a fence that is older than the moment proves that no old value was written and replaced since then.
         made = snapshot_horizon.widen(xmins.get((table.name.schema, table.name.table)), following)
         # An id beyond the next one is so old that the 32-bit id has wrapped.
         if made is None or xid <= made < following:
             raise FenceError(
-                f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was made anew after the "
+                f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was recreated after the "
                 "proof; find out who changed it"
             )
 
@@ -172,5 +172,5 @@ def _require_empty_quarantine(connection: Connection, tables: Sequence[Encrypted
         number = sum((each.table, each.column) == (entry.table, entry.column) for each in entries)
         raise ProofError(
             f"table {entry.table}, column {entry.column}: {number} value(s) are in quarantine ({entry.reason}); "
-            "mend or remove them (`keyrotation inventory` lists them), then run `keyrotation rotate` again"
+            "fix or remove them (`keyrotation inventory` lists them), then run `keyrotation rotate` again"
         )

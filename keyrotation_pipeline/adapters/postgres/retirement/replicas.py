@@ -1,10 +1,10 @@
-"""Standbys and subscribers: whoever was seen since the request must have *replayed* the moment, or be declared gone.
+"""Tracks standbys and subscribers: each one seen since the request must have *replayed* the moment or be declared gone.
 
 `pg_stat_replication` shows who is connected now: a standby that dropped out a second ago is not in it, and still shows
-old values. So whoever is seen is written down. What a slot has received says nothing of what its standby replayed
-(`recovery_min_apply_delay`). A cascaded standby is seen by nobody upstream: it is declared, and asked itself.
+old values. So every one seen is recorded. What a slot has received says nothing about what its standby has replayed
+(`recovery_min_apply_delay`). A cascaded standby is not visible upstream: it is declared, and queried directly.
 
-Nothing here suggests ending a walsender: that hides a reader, it does not end it.
+Nothing here suggests terminating a walsender: that hides a reader but does not end it.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -19,10 +19,10 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.proof import AccountedReplica
 
-# A standby is named by its slot, else by its application_name and address. Whoever reports no replay shows no rows:
-# base backups and WAL receivers. A logical slot tells what its subscriber has, also without a connection; a process of
-# a database that has no slot (any more) sends nothing and is about to end. Slots that PostgreSQL itself makes while it
-# copies a table are gone again soon.
+# A standby is named by its slot, else by its application_name and address. One that reports no replay shows no rows:
+# base backups and WAL receivers. A logical slot shows what its subscriber has, also without a connection; a walsender
+# of a database without a slot sends nothing and is about to end. Slots that PostgreSQL itself creates while it copies a
+# table disappear soon.
 STANDBY_NAME = """coalesce('slot ' || s.slot_name, coalesce(nullif(r.application_name, ''), 'unnamed') || '@'
     || coalesce(host(r.client_addr), 'local'))"""
 _CONNECTED = f"""
@@ -49,7 +49,7 @@ ON CONFLICT (name) DO UPDATE
 SET last_seen_at = clock_timestamp(), connections = greatest(known.connections, excluded.connections)
 """  # noqa: S608  text of our own
 
-# Whoever was last seen before the open request was accounted for by the one before.
+# One last seen before the open request was accounted for by the previous request.
 _SEEN = f"""
 SELECT known.name, known.kind, known.first_seen_at, known.last_seen_at,
        (known.connections - count(connected.name))::int AS missing, min(connected.replayed)::text AS replayed
@@ -72,11 +72,11 @@ _SYSTEM = "SELECT system_identifier FROM pg_control_system()"
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """What the configuration says of replicas.
+    """The configured replicas.
 
     Args:
-        standbys: URLs of standbys that the primary cannot see, to be asked themselves.
-        gone: names of those that exist no more, as the refusal prints them.
+        standbys: URLs of standbys that the primary cannot see, to be queried directly.
+        gone: names of those that no longer exist, as the refusal prints them.
     """
 
     standbys: tuple[str, ...] = field(default=(), repr=False)
@@ -87,7 +87,7 @@ NONE_DECLARED = Replicas()
 
 
 def write_down(connection: Connection) -> None:
-    """Remember who replicates from here now."""
+    """Records who replicates from here now."""
     if connection.execute(_WRITABLE).fetchone() == (True,):
         connection.execute(_WRITE_DOWN)
 
@@ -97,8 +97,8 @@ class _Seen:
     """A replica that was seen since the request.
 
     Args:
-        missing: how many of its connections are not there.
-        replayed: what those that are there have all replayed; None if none is.
+        missing: how many of its connections are missing.
+        replayed: the position that all present connections have replayed; None without any.
     """
 
     name: str
@@ -119,23 +119,23 @@ class _Seen:
         more = f" ({self.missing} connections of that name are missing)" if self.missing > 1 else ""
         return (
             f"{what}, last seen {self.last_seen_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, is not connected{more}, so it "
-            "may still show old values; start it again and let it catch up, or if it exists no more add "
+            "may still show old values; start it again and let it catch up, or if it no longer exists add "
             f"{self.name!r} to [database] gone_replicas"
         )
 
 
 def absent(connection: Connection, declared: Replicas) -> Iterator[str]:
-    """Who was seen and is not connected, one sentence each; those declared gone are left out."""
+    """Yields replicas that were seen and are not connected, one sentence each; leaves out those declared gone."""
     for each in _seen(connection):
         if each.missing > 0 and each.name not in declared.gone:
             yield each.absence()
 
 
 def accounted(connection: Connection, declared: Replicas) -> tuple[AccountedReplica, ...]:
-    """Everybody who was seen since the request, and what each has replayed; to be asked when nobody holds any more.
+    """Returns all replicas seen since the request, with what each has replayed; call it when nothing blocks any more.
 
     Raises:
-        BlockedError: one has dropped out just now.
+        BlockedError: one has just dropped out.
     """
     found = []
     for each in _seen(connection):
@@ -145,7 +145,7 @@ def accounted(connection: Connection, declared: Replicas) -> tuple[AccountedRepl
             found.append(each.as_gone())
         else:
             raise BlockedError(each.absence())
-    return (*found, *(_asked_itself(url) for url in declared.standbys))
+    return (*found, *(_query_standby(url) for url in declared.standbys))
 
 
 def _seen(connection: Connection) -> list[_Seen]:
@@ -155,7 +155,7 @@ def _seen(connection: Connection) -> list[_Seen]:
     return [_Seen(*row) for row in rows]
 
 
-def _asked_itself(url: str) -> AccountedReplica:
+def _query_standby(url: str) -> AccountedReplica:
     try:
         with closing(connect(url)) as standby:
             (replayed,) = standby.execute("SELECT pg_last_wal_replay_lsn()::text").fetchall()[0]
@@ -167,10 +167,10 @@ def _asked_itself(url: str) -> AccountedReplica:
 def asked(
     connection: Connection, declared: Replicas, lsn: str, look: Callable[[Connection], Iterable[str]]
 ) -> Iterator[str]:
-    """What is wrong with each declared standby, one sentence each.
+    """Yields what is wrong with each declared standby, one sentence each.
 
     Args:
-        look: what sessions of a standby that has replayed `lsn` may still show.
+        look: returns what sessions of a standby that has replayed `lsn` may still show.
     """
     system = connection.execute(_SYSTEM).fetchone()
     for url in declared.standbys:
@@ -187,7 +187,7 @@ def asked(
 def _unanswered(name: str) -> str:
     return (
         f"standby {name} of [database] standbys cannot be asked what it has replayed; start it and let this role "
-        "connect, or if it exists no more take it out of the configuration"
+        "connect, or if it no longer exists remove it from the configuration"
     )
 
 
@@ -195,5 +195,5 @@ def _wrong(name: str, stands: object, same: object, replayed: object, lsn: str) 
     if not same:
         return f"{name} of [database] standbys belongs to another database system; correct its URL"
     if not stands:
-        return f"{name} of [database] standbys is no standby any more; correct its URL, or take it out"
+        return f"{name} of [database] standbys is no longer a standby; correct its URL, or remove it"
     return "" if replayed else f"standby {name} has not replayed {lsn}; wait until it catches up"

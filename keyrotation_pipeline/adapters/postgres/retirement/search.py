@@ -1,15 +1,15 @@
-"""Reading every declared and undeclared place before the retiring transaction, which then looks at what has changed.
+"""Reads every declared and undeclared place before the retiring transaction, which then checks only what has changed.
 
-To read all of a large database takes hours, and the retiring transaction holds locks. So all of it is read before,
-without any lasting lock, by the same counts and searches. What the transaction may take from that:
+Reading all of a large database takes hours, and the retiring transaction holds locks. So all of it is read before,
+without any lasting lock, by the same counts and searches. What the transaction may reuse:
 
-- No old value came into a declared column since: the fence is older than the proof, and so than this search, and it
-  stands unchanged; and each relation of the tree is the very one that was read, its definition untouched. (Whatever
-  loosens a constraint changes `pg_constraint` or `pg_class`, even by hand.)
-- A relation that is new, changed or rewritten since is read again, whole.
-- Every other is read again, whole, as long as that takes seconds; the small ones first. Of those beyond, the pages are
-  read that were added since. A row written since into older pages of such a relation is not seen here: it is what a row
-  is that is written a second after the retirement. The evidence right after the rotation looks for both, and later
+- No old value has come into a declared column since: the fence is older than the proof, and so than this search, and it
+  is unchanged; and each relation of the tree is the same one that was read, its definition unchanged. (Whatever loosens
+  a constraint changes `pg_constraint` or `pg_class`, even manually.)
+- A relation that is new, changed or rewritten since then is read again as a whole.
+- Every other one is read again as a whole, while that takes seconds, the small ones first. Of the larger ones, only the
+  pages added since then are read. A row written since then into older pages of such a relation is not seen here, just
+  like a row written a second after the retirement. The evidence right after the rotation searches for both, and later
   the rolling search.
 """
 
@@ -30,11 +30,11 @@ from keyrotation_pipeline.model.proof import Searched
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
-# Some 64 MB: counted within seconds by one process.
+# About 64 MB: counted within seconds by one process.
 READ_AGAIN_PAGES = 8192
 
-# pg_class changes with whatever changes a relation, but not with VACUUM, ANALYZE or an index, which write in place.
-# A foreign table has no file and no size that we could know; it counts as large.
+# pg_class changes with every change of a relation, but not with VACUUM, ANALYZE or an index, which write in place.
+# A foreign table has no file and no known size; it counts as large.
 _RELATIONS = """
 SELECT c.oid::bigint,
        concat_ws(' ', pg_relation_filenode(c.oid), c.xmin, c.relchecks, c.relkind, n.nspname, c.relname, (
@@ -52,7 +52,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY 
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """What relations were at one moment: an identity, pages and what they are called, by oid."""
+    """The state of relations at one moment: identity, pages and label, by oid."""
 
     identities: Mapping[int, str]
     pages: Mapping[int, int]
@@ -60,10 +60,10 @@ class Relations:
 
     @classmethod
     def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "Relations":
-        """Every relation that holds declared columns, or is searched for others; and where large objects are."""
+        """Reads every relation that holds declared columns or is searched for others, and large objects."""
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
         oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
-        with heap_scan(connection, "the catalogue"):
+        with heap_scan(connection, "the catalog"):
             rows = connection.execute(_RELATIONS, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()
         facts = cast("list[tuple[int, str, int, str]]", rows)
         identities, pages, labels = ({fact[0]: fact[n] for fact in facts} for n in (1, 2, 3))
@@ -77,7 +77,7 @@ def search(
     retired: Sequence[KeyVersion],
     report: Report,
 ) -> Searched:
-    """Count every declared column and search everything else, holding no lock between two relations.
+    """Counts every declared column and searches everything else, holding no lock between two relations.
 
     Raises:
         FenceError: an old value.
@@ -91,7 +91,9 @@ def search(
     for table in tables:
         report(_progress(f"{table.name} counted"))
         values[str(table.name)] = require_zero(connection, table, versions)
-    require_nothing_found(discovery.discover(connection, tables, tell=lambda label: report(_progress(label))), retired)
+    require_nothing_found(
+        discovery.discover(connection, tables, announce=lambda name: report(_progress(name))), retired
+    )
     return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at))
 
 
@@ -101,7 +103,7 @@ def require_zero(
     versions: Sequence[KeyVersion],
     first: Mapping[int, int] = MappingProxyType({}),
 ) -> int:
-    """Refuse old and unencrypted values; returns how many values were counted.
+    """Refuses old and unencrypted values; returns how many values were counted.
 
     Raises:
         As `search`.
@@ -120,7 +122,7 @@ def require_zero(
 
 
 def require_nothing_found(findings: Iterable[FoundColumn], retired: Sequence[KeyVersion]) -> None:
-    """Refuse values of ours in undeclared places.
+    """Refuses values of ours in undeclared places.
 
     Raises:
         ProofError: there is one that needs a retired key.
@@ -139,15 +141,15 @@ def _progress(subject: str) -> Progress:
 
 
 def first_pages(now: Relations, searched: Searched) -> dict[int, int]:
-    """From which page on each relation is to be read again, 0 for all of it; those that are not named, whole.
+    """Returns the page from which each relation must be read again, 0 for all of it; unlisted ones are read whole.
 
     Raises:
-        BlockedError: what was changed is so large that it must be read before.
+        BlockedError: a changed relation is so large that it must be read before.
     """
     changed = {oid for oid, identity in now.identities.items() if searched.identities.get(oid) != identity}
     if sum(now.pages[oid] for oid in changed) > READ_AGAIN_PAGES:
         raise BlockedError(
-            "tables were made or changed while all was searched for old values, and are too large to be searched "
+            "tables were created or changed during the search for old values, and are too large to be searched "
             "while others wait; run this step again, it searches first"
         )
     first, left = {}, READ_AGAIN_PAGES

@@ -1,10 +1,10 @@
-"""The horizon: who could still show, or bring back, a value that was replaced before a given moment.
+"""Finds who could still show, or bring back, a value that was replaced before a given moment: the snapshot horizon.
 
-Zero old rows on the primary is not yet permission to withdraw a key: an open snapshot, a prepared transaction, a
-standby or a subscriber may still need it. The moment is named twice, as a transaction id for everything that works by
-snapshots and as a WAL position for everything that replays.
+Zero old rows on the primary is not enough to withdraw a key: an open snapshot, a prepared transaction, a standby or a
+subscriber may still need it. The moment is given twice, as a transaction id for everything based on snapshots, and as a
+WAL position for everything based on replay.
 
-Not to be seen from here: sessions of a standby that runs without hot_standby_feedback and is not declared, cascaded
+Not visible from here: sessions of a standby that runs without hot_standby_feedback and is not declared, cascaded
 standbys that are not declared, holdable cursors, and copies that left the database (base backups, WAL archives, which
 is why a key is archived, not deleted).
 """
@@ -16,8 +16,8 @@ from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# Sessions of other databases cannot read our rows. VACUUM's snapshots show nobody anything; a parallel worker has its
-# leader's. A standby that feeds its horizon back without a slot shows it as a walsender's backend_xmin.
+# Sessions of other databases cannot read our rows. VACUUM's snapshots show rows to nobody; a parallel worker has its
+# leader's. A standby with feedback but without a slot reports its horizon as a walsender's backend_xmin.
 _SESSIONS = """
 SELECT pid, coalesce(nullif(application_name, ''), backend_type, 'unnamed'),
        extract(epoch FROM clock_timestamp() - coalesce(xact_start, backend_start))::bigint,
@@ -29,7 +29,7 @@ WHERE pid <> pg_backend_pid() AND backend_type NOT IN ('autovacuum worker', 'par
 ORDER BY xact_start
 """
 
-# What a role without pg_read_all_stats gets of another role's session: who it is, and nothing of what it does.
+# What a role without pg_read_all_stats sees of another role's session: its owner, but not its activity.
 _HIDDEN = """
 SELECT count(*), string_agg(DISTINCT usename::text, ', ') FROM pg_stat_activity
 WHERE datname = current_database() AND usesysid IS NOT NULL AND backend_type IS NULL
@@ -40,8 +40,8 @@ SELECT gid, extract(epoch FROM clock_timestamp() - prepared)::bigint, transactio
 FROM pg_prepared_xacts WHERE database = current_database() ORDER BY prepared
 """
 
-# What a physical slot has received says nothing of what its standby has replayed: without a connection nobody knows. A
-# slot that has lost its WAL delivers nothing any more, and its receiver shows what it has.
+# What a physical slot has received says nothing about what its standby has replayed: without a connection that is
+# unknown. A slot that has lost its WAL no longer delivers, and its receiver shows what it has.
 _SLOTS = """
 SELECT slot_name::text, slot_type, active, xmin::text::bigint,
        CASE slot_type WHEN 'logical' THEN coalesce(confirmed_flush_lsn < %(lsn)s::pg_lsn, true)
@@ -51,7 +51,7 @@ WHERE (slot_type = 'physical' OR database = current_database()) AND NOT temporar
 ORDER BY slot_name
 """
 
-# Logical ones are known by their slots. Base backups and WAL receivers report no replay: they show no rows.
+# Logical ones are covered by their slots. Base backups and WAL receivers report no replay: they show no rows.
 _STANDBYS = """
 SELECT r.pid, r.application_name, r.state IS NULL
 FROM pg_stat_replication r LEFT JOIN pg_stat_activity a ON a.pid = r.pid
@@ -61,9 +61,9 @@ WHERE a.datname IS NULL AND (r.state IS NULL OR r.state <> 'backup' AND CASE
 
 
 def barrier(connection: Connection) -> str:
-    """A WAL position, as text, that lies behind everything committed so far; to be called outside a transaction."""
+    """Returns a WAL position, as text, behind everything committed so far; call it outside a transaction."""
     with connection.transaction():
-        # Something to replay and confirm, or an idle standby would stay short of the position for ever.
+        # Writes something to replay and confirm, or an idle standby would never reach the position.
         connection.execute("SET LOCAL synchronous_commit = local")
         connection.execute("SELECT pg_logical_emit_message(true, 'keyrotation', 'barrier')")
     row = connection.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone()
@@ -71,7 +71,7 @@ def barrier(connection: Connection) -> str:
 
 
 def current_xid(connection: Connection) -> int:
-    """A full (64-bit) transaction id later than every committed one."""
+    """Returns a full (64-bit) transaction id later than every committed one."""
     row = connection.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
     return int(str(row[0])) if row else 0
 
@@ -79,14 +79,14 @@ def current_xid(connection: Connection) -> int:
 def blockers(
     connection: Connection, xid: int, lsn: str, declared: replicas.Replicas = replicas.NONE_DECLARED
 ) -> tuple[str, ...]:
-    """Who could still show a value replaced before `xid` / `lsn`, one sentence each, each saying what to do.
+    """Returns who could still show a value replaced before `xid` / `lsn`, one sentence each that says what to do.
 
-    Whoever is connected is written down, so that the next question misses it when it is not. A session whose activity
-    this role may not see is such a holder: it cannot be ruled out.
+    Records who is connected, so that the next call misses it if it has gone. A session whose activity is hidden from
+    this role counts as a blocker: it cannot be ruled out.
     """
 
     def sessions_of(standby: Connection) -> tuple[str, ...]:
-        # They are seen there with or without hot_standby_feedback.
+        # They are visible there with or without hot_standby_feedback.
         return (*_old_sessions(standby, xid, next_xid(standby)), *_hidden_sessions(standby))
 
     replicas.write_down(connection)
@@ -104,7 +104,7 @@ def blockers(
 
 
 def sessions(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
-    """Who holds a lock on `table` now, else every other session of this database; one phrase each."""
+    """Returns who holds a lock on `table` now, else every other session of this database; one phrase each."""
     if found := locks.lock_holders(connection, table):
         return found
     rows = connection.execute(
@@ -116,13 +116,13 @@ def sessions(connection: Connection, table: EncryptedTable) -> tuple[str, ...]:
 
 
 def next_xid(connection: Connection) -> int:
-    """The full transaction id by which 32-bit ones are told apart."""
+    """Returns the full transaction id that is used to widen 32-bit ones."""
     row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
     return int(str(row[0])) if row else 0
 
 
 def widen(short: object, following: int) -> int | None:
-    """The full id of a 32-bit transaction id that is less than 2^31 away from `following`."""
+    """Returns the full id of a 32-bit transaction id that is less than 2^31 away from `following`."""
     if short is None:
         return None
     distance = (int(str(short)) - following + 2**31) % 2**32 - 2**31
@@ -182,7 +182,7 @@ def _old_slots(
         else:
             yield (
                 f"{kind} replication slot {name!r} is inactive, so what its receiver still shows is unknown; start the "
-                f"receiver and let it catch up, or if it exists no more drop the slot and add 'slot {name}' to "
+                f"receiver and let it catch up, or if it no longer exists drop the slot and add 'slot {name}' to "
                 "[database] gone_replicas"
             )
 

@@ -1,4 +1,4 @@
-"""Who may run a PostgreSQL server, and how that account reaches what lies where it may not go by path."""
+"""Chooses the account that runs a PostgreSQL server, and lets it reach directories that it cannot enter by path."""
 
 import contextlib
 import fcntl
@@ -20,7 +20,7 @@ from keyrotation_pipeline.errors import HomeError
 
 SERVER_USER = "pgserver"
 PRIVATE = 0o700
-# Copies of programs that the account cannot reach: everybody's to read, root's to write.
+# Copies of programs that the account cannot reach: readable by all, writable by root.
 PROGRAMS = Path("/var/lib/keyrotation")
 
 
@@ -32,7 +32,7 @@ class _RunAs(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Who the server runs as: ourselves, or as root a system user, since PostgreSQL refuses root."""
+    """The account of the server: the current one, or as root a system user, since PostgreSQL refuses root."""
 
     uid: int
     gid: int
@@ -40,14 +40,14 @@ class Account:
 
     @classmethod
     def of_server(cls) -> Self:
-        """Ourselves; as root the system user `pgserver`, made if it is missing.
+        """Returns the current account; as root the system user `pgserver`, creating it if it is missing.
 
         Raises:
-            HomeError: it cannot be made.
+            HomeError: it cannot be created.
         """
         if os.geteuid() != 0:
             return cls(os.geteuid(), os.getegid(), switch=False)
-        # Another process may be making the user just now: until `useradd` has ended, the user is there and gone again.
+        # Another process may be creating the user: until `useradd` has ended, the user may appear and disappear.
         with _alone():
             if SERVER_USER not in {entry.pw_name for entry in pwd.getpwall()}:
                 _create_user()
@@ -55,20 +55,20 @@ class Account:
         return cls(entry.pw_uid, entry.pw_gid, switch=True)
 
     def as_arguments(self) -> _RunAs:
-        """Arguments of `subprocess.run` that run a program as this account."""
+        """Returns arguments of `subprocess.run` that run a program as this account."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.switch else {}
 
     def own(self, path: Path) -> None:
-        """Give one file or directory to the account."""
+        """Gives one file or directory to the account."""
         if self.switch:
             os.chown(path, self.uid, self.gid)
 
     @contextmanager
     def reaching(self, directory: Path) -> Iterator[tuple[Path, Sequence[int]]]:
-        """A path by which the account's processes reach a directory of theirs, and the descriptors to give to them.
+        """Yields a path by which the account's processes reach their directory, and the descriptors to pass to them.
 
-        As root the directory may lie where the account cannot go, in `/root` for instance. A descriptor that a process
-        inherits leads there all the same, so that no directory on the way has to be opened to anybody.
+        As root the directory may be where the account cannot go, such as in `/root`. An inherited descriptor leads
+        there all the same, so no parent directory has to be opened to anybody.
         """
         if not self.switch:
             yield directory, ()
@@ -80,7 +80,7 @@ class Account:
             os.close(descriptor)
 
     def runnable(self, installation: Installation) -> Installation:
-        """The programs where the account can run them: there, or in a copy, since PostgreSQL resolves its own path.
+        """Returns programs that the account can run: the originals, or a copy, since PostgreSQL resolves its own path.
 
         Raises:
             HomeError: no copy can be made.
@@ -98,10 +98,10 @@ class Account:
         return replace(installation, binaries=copy / installation.binaries.relative_to(installation.root))
 
     def short_directory(self, of: Path) -> Path:
-        """A private directory with a short path that belongs to one long path.
+        """Returns a private directory with a short path that belongs to one long path.
 
         Raises:
-            HomeError: somebody else has made a thing of that name.
+            HomeError: the name is taken by somebody else.
         """
         base = os.environ.get("XDG_RUNTIME_DIR") if not self.switch else None  # noqa: TID251  no setting of ours
         parent = Path(base) if base and Path(base).is_dir() else Path("/tmp")  # noqa: S108  made private below
@@ -121,8 +121,8 @@ def _is_passable(directory: Path) -> bool:
 
 
 def _is_open(tree: Path) -> bool:
-    """Whether everybody can read all of a tree, and run what its owner can; an installer's umask may forbid it."""
-    # Two thousand files, in every command on the embedded server: pathlib would take most of the time.
+    """Returns whether everybody can read a whole tree, and run its programs; an installer's umask may forbid it."""
+    # Two thousand files, in every command on the embedded server: pathlib would be too slow.
     for directory, folders, files in os.walk(tree):
         for name in (".", *folders, *files):
             mode = os.stat(f"{directory}/{name}").st_mode  # noqa: PTH116
@@ -132,7 +132,7 @@ def _is_open(tree: Path) -> bool:
 
 
 def _copy_of(installation: Installation) -> Path:
-    """A copy of an installation's trees as they are now, made once; complete whenever it is there."""
+    """Returns a copy of an installation's trees as they are now, made once and atomically."""
     files = sorted(each for tree in installation.trees for each in tree.rglob("*") if each.is_file())
     found = [(str(each.relative_to(installation.root)), each.stat().st_size, each.stat().st_mtime_ns) for each in files]
     target = PROGRAMS / f"postgresql-{installation.major}-{hashlib.sha256(repr(found).encode()).hexdigest()[:16]}"
@@ -150,14 +150,14 @@ def _copy_of(installation: Installation) -> Path:
         try:
             copy.rename(target)
         except OSError:
-            if not target.is_dir():  # else somebody has made the same one meanwhile
+            if not target.is_dir():  # else another process has made the same one meanwhile
                 raise
     return target
 
 
 @contextmanager
 def _alone() -> Iterator[None]:
-    """One process at a time; without a lock where root cannot even write to `PROGRAMS`."""
+    """Allows one process at a time; without a lock if root cannot even write to `PROGRAMS`."""
     try:
         PROGRAMS.mkdir(mode=0o755, parents=True, exist_ok=True)
         descriptor = os.open(PROGRAMS, os.O_RDONLY | os.O_DIRECTORY)
@@ -181,6 +181,6 @@ def _create_user() -> None:
     )
     if not made or made.returncode != 0:
         raise HomeError(
-            f"PostgreSQL does not run as root, and the system user {SERVER_USER} cannot be made; "
+            f"PostgreSQL does not run as root, and the system user {SERVER_USER} cannot be created; "
             "run as another user, or name a database in [database] url"
         )

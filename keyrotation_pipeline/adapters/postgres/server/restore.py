@@ -21,18 +21,18 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # A line of `pg_restore --list`: number, two oids, and kind, schema (or -), name, owner. Newlines in names are blanks.
 _LISTED = re.compile(r"(\d+); \d+ \d+ (.+)")
-# What pg_restore says of an entry that fails.
+# How pg_restore names an entry that fails.
 _ENTRY = re.compile(r"pg_restore: from TOC entry \d+; \d+ \d+ (.+)")
 _ERROR = re.compile(r"pg_restore: error: ")
 _IGNORED = re.compile(r"pg_restore: warning: errors ignored on restore: (\d+)")
-# The rest of a server's message could quote a row; these say only which object or right is missing.
+# The rest of a server's message could quote a row; these name only the missing object or right.
 _REASON = re.compile(
     r'(?:extension|type|collation|function|operator|language|relation|schema|role|access method) "?[\w.()\[\], -]+"? '
     r'(?:for encoding "\w+" )?(?:does not exist|already exists|is not available)'
     r'|permission denied (?:for|to) [\w "]+|must be (?:superuser|owner|able) [\w "]+|[\w ]+ not supported in this build'
     r'|unrecognized (?:configuration )?parameter "[\w.]+"'
 )
-# A dump may take longer than a recovery should; but a loop in it has to end.
+# A dump may take longer than a recovery should, but an endless loop in it must be stopped.
 LONGEST_RESTORE_SECONDS = 12 * 3600
 _MOST_NAMED = 1000
 _LONGEST = 160
@@ -48,7 +48,7 @@ class ArchiveEntry:
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """How a restore ended: a phrase for each entry that failed, and for each that was left out on purpose."""
+    """The result of a restore: a phrase for each entry that failed, and for each that was left out on purpose."""
 
     failures: tuple[str, ...]
     left_out: tuple[str, ...]
@@ -57,28 +57,28 @@ class Restored:
 class _ReadEnoughError(Exception):
     """The beginning of a dump was read; the rest need not be decrypted."""
 
-    def __init__(self, told: str) -> None:
+    def __init__(self, output: str) -> None:
         super().__init__()
-        self.told = told
+        self.output = output
 
 
 def is_comment_on_extension(entry: ArchiveEntry) -> bool:
-    """Whether only the extension's owner could restore it; it says what the extension itself says."""
+    """Returns whether only the extension's owner could restore it; its text is the extension's own."""
     return entry.text.startswith("COMMENT - EXTENSION ")
 
 
 def entries(programs: Programs, name: str, dump: Path, key: RecoveryKey) -> tuple[ArchiveEntry, ...]:
-    """The table of contents of a dump, of which only the beginning is decrypted: so it is not known to be authentic.
+    """Reads a dump's table of contents, decrypting only the beginning: so it is not known to be authentic.
 
     Raises:
-        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a dump.
+        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or its content is not a dump.
     """
     found = map(_LISTED.fullmatch, beginning(programs, name, dump, key, "--list").split("\n"))
     return tuple(ArchiveEntry(int(line[1]), line[2]) for line in found if line)
 
 
 def beginning(programs: Programs, name: str, dump: Path, key: RecoveryKey, *options: str) -> str:
-    """What pg_restore prints with `options`, for which it must need no more than a dump's table of contents.
+    """Returns what pg_restore prints with `options`, for which it must need no more than a dump's table of contents.
 
     Raises:
         As `entries`.
@@ -87,7 +87,7 @@ def beginning(programs: Programs, name: str, dump: Path, key: RecoveryKey, *opti
         with key.decrypting(name, dump) as plaintext:
             _read_beginning(programs.command("pg_restore", *options), plaintext, programs.environment())
     except _ReadEnoughError as enough:
-        return enough.told
+        return enough.output
     raise _unreadable(name)
 
 
@@ -108,33 +108,33 @@ def restore(
     *,
     longest_seconds: float,
 ) -> Restored:
-    """Decrypt a dump into the empty database at `url`, without owners, privileges, labels and tablespaces.
+    """Decrypts a dump into the empty database at `url`, without owners, privileges, labels and tablespaces.
 
     Args:
         listed: its table of contents.
-        longest_seconds: then pg_restore is killed. What it had asked of the server may go on there: whoever calls ends
-            that, with the database.
+        longest_seconds: then pg_restore is killed. Its statements may continue on the server: the caller ends them,
+            together with the database.
 
     Raises:
-        RestoreTimeoutError: it was.
-        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a dump.
+        RestoreTimeoutError: it took longer.
+        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or its content is not a dump.
     """
-    # gpg tells only at its end whether what it gave was authentic: so nothing is concluded inside the block.
+    # gpg reports only at its end whether its output was authentic, so the block draws no conclusions.
     with tempfile.TemporaryFile() as wanted, key.decrypting(name, dump) as plaintext:
         wanted.write(b"".join(b"%d;\n" % each.number for each in listed if not is_left_out(each)))
         wanted.seek(0)
         try:
-            code, told = _pg_restore(programs, url, wanted, plaintext, longest_seconds)
+            code, output = _pg_restore(programs, url, wanted, plaintext, longest_seconds)
         except subprocess.TimeoutExpired:
             raise RestoreTimeoutError(name, longest_seconds) from None
-    if code and not _IGNORED.search(told):
+    if code and not _IGNORED.search(output):
         raise _unreadable(name)
     left_out = tuple(_shown(each.text) for each in listed if is_left_out(each) and not _is_small(each))
-    return Restored(_failures(code, told), left_out)
+    return Restored(_failures(code, output), left_out)
 
 
 def _is_small(entry: ArchiveEntry) -> bool:
-    """Whether it need not be told: a comment, or a schema that is there already."""
+    """Returns whether it need not be reported: a comment, or a schema that exists already."""
     return entry.text.startswith(("COMMENT ", "SCHEMA "))
 
 
@@ -142,7 +142,7 @@ def _pg_restore(
     programs: Programs, url: str, wanted: IO[bytes], plaintext: IO[bytes], longest_seconds: float
 ) -> tuple[int, str]:
     database = str(conninfo_to_dict(url)["dbname"])
-    # It names the entry of an error only when it is verbose.
+    # It names the entry of an error only in verbose mode.
     options = (
         "--verbose",
         "--no-owner",
@@ -174,16 +174,16 @@ def _run(
     )
 
 
-def _failures(code: int, told: str) -> tuple[str, ...]:
-    """A phrase for each error that pg_restore tells of; at least one if it ended badly."""
+def _failures(code: int, output: str) -> tuple[str, ...]:
+    """Returns a phrase for each error that pg_restore reports; at least one if it failed."""
     failures, entry = [], "an entry"
-    for line in told.split("\n"):
+    for line in output.split("\n"):
         if found := _ENTRY.fullmatch(line):
             entry = _shown(found[1])
         elif _ERROR.match(line):
             reason = _REASON.search(line)
             failures.append(f"{entry} ({_shown(reason[0])})" if reason else entry)
-    total = int(ignored[1]) if (ignored := _IGNORED.search(told)) else len(failures)
+    total = int(ignored[1]) if (ignored := _IGNORED.search(output)) else len(failures)
     more = max(total, len(failures), 1 if code else 0) - len(failures[:_MOST_NAMED])
     return (*failures[:_MOST_NAMED], *([f"{more} more"] if more else []))
 
@@ -202,7 +202,7 @@ def _unreadable(name: str) -> DamagedBackupError:
 
 _LONGEST_PAUSE_SECONDS = 30.0
 _SHARE_OF_LIMIT = 0.1
-# Code that runs as our role can end the session that looks.
+# Code that runs as our role can end the watching session.
 _FAILED_LOOKS = 3
 _LONGEST_SECONDS = """
 SELECT coalesce(max(extract(epoch FROM clock_timestamp() - query_start)), 0)::float8
@@ -211,16 +211,16 @@ FROM pg_stat_activity WHERE state = 'active' AND pid <> pg_backend_pid() AND bac
 
 
 @contextmanager
-def ended_when_overtime(url: str, name: str, seconds: float, stop: Callable[[], None]) -> Iterator[None]:
-    """While the context lasts, let no statement on a server take longer than `seconds`.
+def within_deadline(url: str, name: str, seconds: float, stop: Callable[[], None]) -> Iterator[None]:
+    """Limits every statement on a server to `seconds` while the context lasts.
 
     Args:
-        url: of whoever works there; nobody else's statements are seen.
-        name: the dump's, for the sentence.
+        url: of the role that works there; statements of others are not visible.
+        name: the dump's name, for the sentence.
         stop: ends the server.
 
     Raises:
-        OvertimeError: one took longer, whatever else its end has led to.
+        OvertimeError: a statement took longer; takes precedence over errors that its end caused.
     """
     over, overtime = Event(), Event()
     watch = Thread(target=_watch, args=(url, seconds, over, overtime, stop), daemon=True)
@@ -249,7 +249,7 @@ def _watch(url: str, seconds: float, over: Event, overtime: Event, stop: Callabl
 
 
 def _longest(url: str) -> float | None:
-    """How many seconds the longest present statement has taken; None: nobody lets us see it."""
+    """Returns how many seconds the longest present statement has taken; None: statements are hidden."""
     try:
         with closing(connect(url)) as connection:
             ((found,),) = connection.execute(_LONGEST_SECONDS).fetchall()

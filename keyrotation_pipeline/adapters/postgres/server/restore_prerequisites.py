@@ -1,4 +1,4 @@
-"""What a scratch server must have before an unprivileged role restores a dump there."""
+"""Prepares a scratch server so that an unprivileged role can restore a dump there."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import attempts
 
-# Of contrib: types, indexes, triggers and statistics; none opens a file, a connection or another session.
+# From contrib: types, indexes, triggers and statistics; none opens a file, a connection or another session.
 BY_SUPERUSER = frozenset({
     "amcheck", "autoinc", "bloom", "earthdistance", "insert_username", "moddatetime", "pg_buffercache",
     "pg_freespacemap", "pg_prewarm", "pg_stat_statements", "pg_visibility", "pgrowlocks", "pgstattuple", "refint",
@@ -27,7 +27,7 @@ BY_SUPERUSER = frozenset({
 })  # fmt: skip
 # These reach other servers or files, and hold no rows.
 REACHING_OUT = frozenset({"dblink", "file_fdw", "postgres_fdw"})
-# Others hold no row either, and a role without power cannot create them. Names of kinds end at a blank.
+# Others hold no row either, and an unprivileged role cannot create them. Names of kinds end at a blank.
 _LEFT_OUT = (
     "EVENT TRIGGER - ", "PUBLICATION ", "SUBSCRIPTION ", "FOREIGN DATA WRAPPER - ", "SERVER - ", "USER MAPPING - ",
     "FOREIGN TABLE ",
@@ -36,46 +36,46 @@ _COMMENTED = ("EXTENSION", "EVENT TRIGGER", "PUBLICATION", "SUBSCRIPTION", "FORE
 _EXTENSION = "EXTENSION - "
 _IDENTIFIER = r'(?:"((?:[^"]|"")+)"|([a-z_][a-z0-9_$]*))'
 _CREATE = re.compile(rf"^CREATE EXTENSION IF NOT EXISTS {_IDENTIFIER} WITH SCHEMA {_IDENTIFIER};$", re.MULTILINE)
-# As pg_dump writes policies; `public` is no role.
+# As pg_dump writes policies; `public` is not a role.
 _POLICY = re.compile(
     rf"^CREATE POLICY {_IDENTIFIER} ON {_IDENTIFIER}(?:\.{_IDENTIFIER})?(?: AS RESTRICTIVE)?(?: FOR [A-Z]+)?"
     rf" TO ({_IDENTIFIER}(?:, {_IDENTIFIER})*)(?: USING \(| WITH CHECK \(|;)",
     re.MULTILINE,
 )
-_ROLES = 7  # the group of `_POLICY` that holds them, after two for each name before
+_ROLES = 7  # the group of `_POLICY` with the roles, after two groups for each preceding name
 _BUILT_IN = frozenset({"public", "pg_catalog"})
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """An extension that a dump creates, and the schema that it lies in."""
+    """An extension that a dump creates, and its schema."""
 
     name: str
     schema: str
 
 
 @dataclass(frozen=True, slots=True)
-class Beforehand:
-    """What the superuser creates: extensions, and roles that can do nothing."""
+class Prerequisites:
+    """What the superuser creates: extensions, and roles without any right."""
 
     extensions: tuple[Extension, ...] = ()
     roles: tuple[str, ...] = ()
 
     @property
     def schemas(self) -> frozenset[str]:
-        """Of the extensions, if they are not there in every database."""
+        """The schemas of the extensions, except those that every database has."""
         return frozenset(each.schema for each in self.extensions) - _BUILT_IN
 
 
 def needed(listed: Sequence[ArchiveEntry]) -> frozenset[str]:
-    """Names of the extensions that are to be restored."""
+    """Returns names of the extensions to restore."""
     return frozenset(filter(None, map(_extension, listed))) - REACHING_OUT
 
 
-def beforehand(
+def prerequisites(
     programs: Programs, name: str, dump: Path, key: RecoveryKey, listed: Sequence[ArchiveEntry], allowed: frozenset[str]
-) -> Beforehand:
-    """What a superuser has to create; extensions each in the schema that the dump's text names.
+) -> Prerequisites:
+    """Returns what a superuser has to create; extensions each in the schema that the dump's text names.
 
     Args:
         allowed: names of extensions that a superuser may create.
@@ -84,12 +84,12 @@ def beforehand(
         DamagedBackupError, WrongRecipientError: as `restoring.entries`.
     """
     if not needed(listed) & allowed and not any(each.text.startswith("POLICY ") for each in listed):
-        return Beforehand()
+        return Prerequisites()
     return named_in(beginning(programs, name, dump, key, "--schema-only", "--file=-"), allowed)
 
 
-def named_in(text: str, allowed: frozenset[str]) -> Beforehand:
-    """What the SQL of a dump names."""
+def named_in(text: str, allowed: frozenset[str]) -> Prerequisites:
+    """Returns what the SQL of a dump names."""
     found = {_name(*line[:2]): _name(*line[2:]) for line in reversed(_CREATE.findall(text))}
     roles = {
         _name(*role)
@@ -97,7 +97,7 @@ def named_in(text: str, allowed: frozenset[str]) -> Beforehand:
         for role in re.findall(_IDENTIFIER, policy[_ROLES])
         if role != ("", "public")
     }
-    return Beforehand(
+    return Prerequisites(
         tuple(Extension(each, found[each]) for each in sorted(allowed.intersection(found))), tuple(sorted(roles))
     )
 
@@ -105,7 +105,7 @@ def named_in(text: str, allowed: frozenset[str]) -> Beforehand:
 def require_available(
     connection: Connection, dump: DatabaseCopy, listed: Sequence[ArchiveEntry], server: str, allowed: frozenset[str]
 ) -> None:
-    """Refuse a server that lacks an extension, or could create one only with power that restored SQL must not have.
+    """Refuses a server that lacks an extension, or needs a superuser to create one, which restored SQL must not have.
 
     Raises:
         IncompleteRestoreError: names the extension, and what to install.
@@ -121,13 +121,13 @@ def require_available(
     if refused := sorted(each for each in needed(listed) - allowed if not offered[each]):
         raise IncompleteRestoreError(
             f"{name} needs the extension {', '.join(refused)}, which only a superuser can create, and a recovery test "
-            "restores without power; if what it offers may be used by the dump's own SQL, name it in [recovery] "
+            "restores as an unprivileged role; if the dump's own SQL may use it, name it in [recovery] "
             "superuser_extensions"
         )
 
 
-def create(connection: Connection, wanted: Beforehand, owner: str) -> None:
-    """Create roles, and extensions with their schemas for `owner`, in a database that is empty."""
+def create(connection: Connection, wanted: Prerequisites, owner: str) -> None:
+    """Creates roles, and extensions with their schemas for `owner`, in an empty database."""
     there = {name for (name,) in connection.execute("SELECT rolname FROM pg_roles")}
     for role in wanted.roles:
         if role not in there and not role.startswith("pg_"):
@@ -140,8 +140,8 @@ def create(connection: Connection, wanted: Beforehand, owner: str) -> None:
         connection.execute(statement.format(sql.Identifier(each.name), sql.Identifier(each.schema)))
 
 
-def is_left_out(entry: ArchiveEntry, created: Beforehand) -> bool:
-    """Whether an entry is not restored into a scratch server: it is there already, or needs power and holds no row."""
+def is_left_out(entry: ArchiveEntry, created: Prerequisites) -> bool:
+    """Returns whether an entry is left out of a scratch server: it exists already, or needs rights and holds no row."""
     if (extension := _extension(entry)) is not None:
         return extension in REACHING_OUT
     return entry.text.startswith((*_LEFT_OUT, *_comments(), *(f"SCHEMA - {schema} " for schema in created.schemas)))
@@ -152,7 +152,7 @@ def _comments() -> Iterator[str]:
 
 
 def _extension(entry: ArchiveEntry) -> str | None:
-    # The owner, which comes last, is empty.
+    # The owner, the last part, is empty.
     text = entry.text
     return text.removeprefix(_EXTENSION).rpartition(" ")[0] if text.startswith(_EXTENSION) else None
 
@@ -168,18 +168,18 @@ JOIN pg_available_extensions e ON e.name = v.name AND e.default_version = v.vers
 
 
 RESTORER = "restorer"
-# It owns its database, and so what it restores there. It sees all rows, since policies are restored, too.
+# It owns its database, and so what it restores there. It sees all rows, since policies are restored too.
 _ROLE = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION BYPASSRLS"
-# The only line: every other login is refused. No password is asked for in a directory that nobody else can enter.
+# The only line: every other login is refused. It needs no password, in a directory that nobody else can enter.
 _ACCESS = f"local {APPLICATION_DATABASE} {RESTORER} trust\n"
 _CLOSE_SECONDS, _LOOK_SECONDS = 30, 0.02
 
 
-def hand_over(server: EmbeddedServer, connection: Connection, wanted: Beforehand) -> str:
-    """Give the application's database of a new server to the restorer, and shut the superuser out.
+def hand_over(server: EmbeddedServer, connection: Connection, wanted: Prerequisites) -> str:
+    """Gives the application's database of a new server to the restorer, and locks the superuser out.
 
     Args:
-        connection: the superuser's, to that database, which is empty.
+        connection: the superuser's, to that empty database.
         wanted: what the restorer could not create.
 
     Returns:
@@ -200,11 +200,11 @@ def hand_over(server: EmbeddedServer, connection: Connection, wanted: Beforehand
 
 
 def _require_closed(server: EmbeddedServer) -> None:
-    """Wait until the server refuses the superuser: it reads its configuration a moment after it is told to."""
+    """Waits until the server refuses the superuser: it reloads its configuration a moment after the signal."""
     for _ in attempts(SystemClock(), pause_seconds=_LOOK_SECONDS, patience_seconds=_CLOSE_SECONDS):
         try:
             psycopg.connect(server.url(APPLICATION_DATABASE), connect_timeout=5).close()
         except psycopg.OperationalError as refusal:
             if "pg_hba.conf" in str(refusal):
                 return
-    raise HomeError("the scratch server does not shut its superuser out; see its log, and run this again")
+    raise HomeError("the scratch server does not lock its superuser out; see its log, and run this again")

@@ -1,4 +1,4 @@
-"""A dump restored into a new database of the application's own server, beside the old one."""
+"""Restores a dump into a new database of the application's own server, next to the old one."""
 
 import re
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ class RestoreToNewDatabase:
         """See `NewDatabases.restored`."""
         if not _NAME.fullmatch(database):
             raise RequestError(
-                f"{database!r} is no name for the new database; take letters, digits, _ and -, 63 at most"
+                f"{database!r} is not a valid name for the new database; use letters, digits, _ and -, 63 at most"
             )
         with closing(connect(self._url)) as connection:
             programs = Programs.of_server(self._binaries, connection.info.server_version // 10000)
@@ -52,7 +52,8 @@ class RestoreToNewDatabase:
         try:
             done = restore(programs, url, name, dump, key, listed, longest_seconds=self._longest_seconds)
         except BaseException:
-            # Half a database under a good name is taken for a whole one sooner or later. What still runs there ends.
+            # A partial database under a good name would be mistaken for a complete one. FORCE ends what still runs
+            # there.
             with closing(connect(self._url)) as connection:
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(database)))
             raise
@@ -63,7 +64,7 @@ class RestoreToNewDatabase:
             yield RestoredDump(inventory, rewriting, content, done.failures, done.left_out, display_name(url))
 
     def _create(self, connection: Connection, database: str) -> None:
-        # From template0, as pg_restore wants it: a template of one's own may hold what the dump holds, too.
+        # From template0, as pg_restore requires: a custom template may already contain what the dump contains.
         statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(database))
         try:
             connection.execute(statement)
@@ -71,6 +72,6 @@ class RestoreToNewDatabase:
             raise RequestError(f"there is a database {database} already; name another with --into") from None
         except psycopg.errors.InsufficientPrivilege:
             raise PreflightError(
-                f"the role may not create a database beside {display_name(self._url)}; "
+                f"the role may not create a database next to {display_name(self._url)}; "
                 "as a superuser, ALTER ROLE … CREATEDB"
             ) from None

@@ -1,4 +1,4 @@
-"""Ephemeral servers for recovery tests, rehearsals and re-encrypted backups; nothing of them is kept."""
+"""Runs ephemeral servers for recovery tests, rehearsals and re-encrypted backups; nothing of them remains."""
 
 import hashlib
 import hmac
@@ -26,15 +26,15 @@ from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_D
 from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, Programs, for_dumps_of
 from keyrotation_pipeline.adapters.postgres.server.restore import (
     LONGEST_RESTORE_SECONDS,
-    ended_when_overtime,
     entries,
     restore,
+    within_deadline,
 )
 from keyrotation_pipeline.adapters.postgres.server.restore_prerequisites import (
     BY_SUPERUSER,
-    beforehand,
     hand_over,
     is_left_out,
+    prerequisites,
     require_available,
 )
 from keyrotation_pipeline.errors import KeyRotationError, MalformedCiphertextError
@@ -51,11 +51,11 @@ _END_SECONDS = 30
 _STATUS_LINE = 7
 
 
-class ShortLivedServer(EmbeddedServer):
-    """An `EmbeddedServer` of one process of ours. `pg_ctl` would detach it; so it is started directly.
+class EphemeralServer(EmbeddedServer):
+    """An `EmbeddedServer` of this process alone. Started directly, since `pg_ctl` would detach it.
 
     Args:
-        durable: it waits for its disk, though nothing of it is kept: what takes time there takes it here too.
+        durable: it syncs to disk, although nothing of it remains, so that durations are realistic.
     """
 
     INITDB = ("--no-sync",)
@@ -88,15 +88,15 @@ class ShortLivedServer(EmbeddedServer):
         return self._process is not None and self._process.poll() is None
 
     def _answers(self) -> bool:
-        # The server writes this file line by line while it starts; the last line says how far it is.
+        # The server writes this file line by line while it starts; the last line is its status.
         try:
-            told = (self._data / "postmaster.pid").read_text().splitlines()
+            status = (self._data / "postmaster.pid").read_text().splitlines()
         except OSError:
             return False
-        return [line.strip() for line in told[_STATUS_LINE:]] == ["ready"] and super()._answers()
+        return [line.strip() for line in status[_STATUS_LINE:]] == ["ready"] and super()._answers()
 
     def end(self) -> None:
-        """Have it end at once, with all its sessions; leaving it later is as always."""
+        """Ends it at once, with all its sessions; leaving the context afterwards works as usual."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
 
@@ -114,7 +114,7 @@ class ShortLivedServer(EmbeddedServer):
                 self._account.short_directory(self.directory).rmdir()
 
 
-# Rows are read so many at a time: a row may hold megabytes.
+# How many rows to read at a time: a row may hold megabytes.
 _ROWS = 32
 _MODULUS = 1 << 256
 # Generated columns follow from the others.
@@ -129,8 +129,8 @@ class ScratchDump:
     """`RekeyableDump`.
 
     Args:
-        url: of the role that owns what was restored.
-        connection: of the same.
+        url: of the role that owns the restored objects.
+        connection: a connection of that role.
         binaries: directory of the pg_dump to use; None finds one.
     """
 
@@ -175,7 +175,7 @@ class ScratchDump:
         return ReadRows(rows, values, failures, f"{total:064x}")
 
     def _number(self, rest: str, opened: list[tuple[str, str]]) -> int:
-        """A number for one row, by a secret that ends with us; lengths keep the columns apart."""
+        """Returns a number for one row, by a secret that ends with this process; lengths separate the columns."""
         code = hmac.new(self._secret, digestmod=hashlib.sha256)
         for kind, text in (("rest", rest), *opened):
             content = text.encode(errors="surrogatepass")
@@ -198,10 +198,10 @@ class ScratchServers:
     """`DumpRestorer` over servers of our own.
 
     Args:
-        directory: in which they live, one test at a time: what is found there at the beginning is wiped.
+        directory: where they live, one test at a time: leftovers there are wiped at the start.
         binaries: directory of the PostgreSQL to use; None finds one that fits the dump.
-        extensions: further ones that the superuser creates there.
-        longest_seconds: how long a dump's own SQL may take to be restored, and then one statement, whoever runs it.
+        extensions: additional ones that the superuser creates there.
+        longest_seconds: limit for restoring a dump, and for any one statement afterwards.
     """
 
     def __init__(
@@ -237,27 +237,26 @@ class ScratchServers:
         """See `DumpRestorer.restored`."""
         name = dump.file.name
         installation, warning = for_dumps_of(self._binaries, dump.server_major)
-        # Those that wrote the dump, since an older pg_restore would not read it.
+        # The version that wrote the dump, since an older pg_restore could not read it.
         programs = Programs.of_server(self._binaries, dump.server_major)
         listed = entries(programs, name, file, key)
-        wanted = beforehand(programs, name, file, key, listed, self._allowed)
+        wanted = prerequisites(programs, name, file, key, listed, self._allowed)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
-            ShortLivedServer(Path(home) / "postgres", installation, durable=durable) as server,
+            EphemeralServer(Path(home) / "postgres", installation, durable=durable) as server,
         ):
             with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
                 require_available(superuser, dump, listed, installation.description, self._allowed)
                 url = hand_over(server, superuser, wanted)
             left_out, longest = partial(is_left_out, created=wanted), self._longest_seconds
             done = restore(programs, url, name, file, key, listed, left_out, longest_seconds=longest)
-            # We look at it as the same role: code of the dump's never runs with more power than it was restored with.
-            with ended_when_overtime(url, name, longest, server.end), closing(connect(url)) as connection:
-                # Nobody else works there, so nobody is spared.
-                limits = Limits().in_an_emergency()
-                rewriting = PostgresRewriting(connection, partial(connect, url), limits)
+            # We read it as the same role: the dump's code never runs with more rights than it was restored with.
+            with within_deadline(url, name, longest, server.end), closing(connect(url)) as connection:
+                # Nobody else works there, so no throttling.
+                rewriting = PostgresRewriting(connection, partial(connect, url), Limits().in_an_emergency())
                 rekeyable = ScratchDump(url, connection, self._binaries)
-                content, told = contents.count(connection), installation.description
+                content, used = contents.count(connection), installation.description
                 inventory = PostgresInventory(connection)
                 yield RestoredDump(
-                    inventory, rewriting, content, done.failures, done.left_out, told, warning, rekeyable, url
+                    inventory, rewriting, content, done.failures, done.left_out, used, warning, rekeyable, url
                 )

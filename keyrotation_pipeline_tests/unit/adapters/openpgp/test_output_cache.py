@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.adapters.openpgp.keyring import LONGEST, Memory
+from keyrotation_pipeline.adapters.openpgp.keyring import LONGEST, OutputCache
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline_tests.fakes import START, FakeClock
 
@@ -31,7 +31,7 @@ def test_an_answer_is_remembered_until_it_could_be_another(
     expiries: list[datetime], passed: timedelta, answer: int
 ) -> None:
     clock, answers = FakeClock(), iter([1, 2])
-    memory: Memory[int] = Memory(clock)
+    memory: OutputCache[int] = OutputCache(clock)
     assert memory.answer(b"question", lambda: (next(answers), expiries)) == 1
     clock.at += passed
     assert memory.answer(b"question", lambda: (next(answers), expiries)) == answer
@@ -39,17 +39,17 @@ def test_an_answer_is_remembered_until_it_could_be_another(
 
 def test_an_answer_of_the_second_in_which_something_expires_is_not_kept() -> None:
     clock, answers = FakeClock(START + SECOND / 2), iter([1, 2])
-    memory: Memory[int] = Memory(clock)
+    memory: OutputCache[int] = OutputCache(clock)
     assert [memory.answer(b"question", lambda: (next(answers), [START])) for _ in range(2)] == [1, 2]
 
 
 def test_another_question_is_asked_and_an_answer_that_is_over_goes() -> None:
     clock, answers = FakeClock(), iter(range(9))
-    memory: Memory[int] = Memory(clock)
+    memory: OutputCache[int] = OutputCache(clock)
     assert [memory.answer(each, lambda: (next(answers), ())) for each in (b"a", b"b", b"a")] == [0, 1, 0]
     clock.at += LONGEST
     memory.answer(b"c", lambda: (next(answers), ()))
-    assert len(memory._kept) == 1
+    assert len(memory._cache) == 1
 
 
 def test_a_refusal_is_not_remembered() -> None:
@@ -59,7 +59,7 @@ def test_a_refusal_is_not_remembered() -> None:
         return said, ()
 
     words: Iterator[str] = iter(["no", "yes"])
-    memory: Memory[str] = Memory(FakeClock())
+    memory: OutputCache[str] = OutputCache(FakeClock())
     with pytest.raises(ApprovalError):
         memory.answer(b"question", ask)
     assert memory.answer(b"question", ask) == "yes"

@@ -5,8 +5,8 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.server.restore import ArchiveEntry, _failures
 from keyrotation_pipeline.adapters.postgres.server.restore_prerequisites import (
     BY_SUPERUSER,
-    Beforehand,
     Extension,
+    Prerequisites,
     is_left_out,
     named_in,
 )
@@ -73,7 +73,7 @@ def test_many_failures_are_shown_in_part_and_counted() -> None:
     ],
 )
 def test_only_what_holds_no_row_is_left_out(text: str, *, left_out: bool) -> None:
-    created = Beforehand((Extension("pg_stat_statements", "tools"),))
+    created = Prerequisites((Extension("pg_stat_statements", "tools"),))
     assert is_left_out(ArchiveEntry(1, text), created) is left_out
 
 
@@ -85,6 +85,6 @@ CREATE POLICY seen ON public.clients TO day, "Night ""Nurse" USING ((id > 0));
 CREATE POLICY "x TO y" ON public."Odd.Table" AS RESTRICTIVE FOR UPDATE TO PUBLIC WITH CHECK (true);
 CREATE POLICY kept ON public.clients FOR SELECT TO auditor;
 """
-    assert named_in(text, BY_SUPERUSER) == Beforehand(
+    assert named_in(text, BY_SUPERUSER) == Prerequisites(
         (Extension("pg_stat_statements", 'Odd "tools'),), ('Night "Nurse', "auditor", "day")
     )

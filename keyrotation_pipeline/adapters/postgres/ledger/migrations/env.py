@@ -1,4 +1,4 @@
-"""Alembic's entry point: `migrate.py` hands in a connection with an open transaction, and commits it."""
+"""Alembic's entry point: `migrate.py` passes a connection with an open transaction, and commits it."""
 
 from alembic import context
 

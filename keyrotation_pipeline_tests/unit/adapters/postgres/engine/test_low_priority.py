@@ -44,9 +44,9 @@ def test_what_the_work_raises_is_raised_by_the_caller() -> None:
 def test_it_ends_when_its_caller_was_interrupted() -> None:
     ended = threading.Event()
 
-    def work(report: Report, told_to_stop: threading.Event) -> Rewritten:
+    def work(report: Report, stop_requested: threading.Event) -> Rewritten:
         report(PROGRESS)
-        told_to_stop.wait()
+        stop_requested.wait()
         ended.set()
         return Rewritten()
 

@@ -1,4 +1,4 @@
-"""The schema `keyrotation`: the audit chain, which is the ledger; progress, findings, counts, the seed's table."""
+"""The schema `keyrotation`: the audit chain, which is the ledger; progress, findings, counts, the rotation audit."""
 
 from alembic import op
 
@@ -6,7 +6,7 @@ revision = "0001"
 down_revision = None
 
 STATEMENTS = (
-    # Where each walk is; workers share a shard by its slices.
+    # The progress of each walk; workers share a shard by its slices.
     # A changed filenode (VACUUM FULL, CLUSTER) restarts the walk of that relation.
     """
     CREATE TABLE keyrotation.shard_walks (
@@ -59,11 +59,11 @@ STATEMENTS = (
         request text
     )
     """,
-    # `event` and `request` are an index of the bodies, which stay the truth.
+    # `event` and `request` are an index of the bodies, which remain authoritative.
     "CREATE INDEX audit_events_by_kind ON keyrotation.audit_events (event, seq)",
     "CREATE INDEX audit_events_by_request ON keyrotation.audit_events (request, event, seq) WHERE request IS NOT NULL",
-    # Where the chain ends. The next event is chained to this row, not to the last one found, so that events cut off
-    # leave a gap for ever instead of being quietly overgrown.
+    # The end of the chain. The next event is chained to this row, not to the last one found, so that a truncated chain
+    # has a gap for ever instead of being silently continued.
     """
     CREATE TABLE keyrotation.audit_head (
         single boolean PRIMARY KEY DEFAULT true CHECK (single),
@@ -90,9 +90,9 @@ STATEMENTS = (
     CREATE TRIGGER moves_on_by_one BEFORE UPDATE ON keyrotation.audit_head
         FOR EACH ROW WHEN (NEW.seq <> OLD.seq + 1) EXECUTE FUNCTION keyrotation.refuse_change()
     """,
-    # How an application instance says which versions it reads, which it writes, and whether that one was named as the
-    # primary; and by version, how often it still decrypted, or could not decrypt, a value:
-    # {"v1": {"values": 12, "last_at": "2026-03-01T12:00:31+00:00", "minutes": {"2026-…T12:00…": 7}}}.
+    # Which versions an application instance reads, which it writes, and whether that one was named as the primary; and
+    # by version, how often it still decrypted, or could not decrypt, a value: {"v1": {"values": 12, "last_at":
+    # "2026-03-01T12:00:31+00:00", "minutes": {"2026-…T12:00…": 7}}}.
     r"""
     CREATE TABLE keyrotation.application_instances (
         instance text PRIMARY KEY CHECK (instance ~ '^[^\x01-\x1f\x7f]{1,255}$'),
@@ -104,7 +104,7 @@ STATEMENTS = (
         names_primary boolean NOT NULL DEFAULT false
     )
     """,
-    # What the catalogue said of a table when its pre-flight checks last passed, so that they need not run each time.
+    # The catalog digest of a table when its pre-flight checks last passed, so that they need not run each time.
     """
     CREATE TABLE keyrotation.checked_tables (
         request text NOT NULL,
@@ -115,7 +115,7 @@ STATEMENTS = (
         PRIMARY KEY (request, table_name, target_version)
     )
     """,
-    # Standbys and subscribers that were seen: one that drops out is not forgotten.
+    # Standbys and subscribers that were seen: one that drops out is still known.
     """
     CREATE TABLE keyrotation.replicas (
         name text PRIMARY KEY,
@@ -125,8 +125,8 @@ STATEMENTS = (
         last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
     )
     """,
-    # Flags of incidents, which any tool may raise. Nothing is refused here: a flag that is malformed is put aside with
-    # its reason, and not lost.
+    # Flags of incidents, which any tool may raise. Nothing is refused here: a malformed flag is rejected later with a
+    # reason, and not lost.
     """
     CREATE TABLE keyrotation.incident_flag (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -140,8 +140,8 @@ STATEMENTS = (
         raised_at timestamptz NOT NULL DEFAULT now()
     )
     """,
-    # Why a step waits at this moment. It lasts no longer than the session that noted it, which is known by its process
-    # and when that began.
+    # Why a step waits now. An entry lasts no longer than the session that wrote it, which is identified by its process
+    # id and its start.
     """
     CREATE TABLE keyrotation.waits (
         request text NOT NULL,
@@ -154,7 +154,7 @@ STATEMENTS = (
     )
     """,
     # When which pages of an encrypted table were last decrypted, and what was found in pages that were searched for
-    # undeclared values, until they are seen to be without.
+    # undeclared values, until a later search finds none.
     """
     CREATE TABLE keyrotation.page_readings (
         table_name text NOT NULL,
@@ -168,7 +168,7 @@ STATEMENTS = (
         PRIMARY KEY (table_name, relation, first_page)
     )
     """,
-    # The seed's table (section 8.2), column for column, and the request that each row tells of.
+    # The source procedure's table (section 8.2), column for column, and the request of each row.
     """
     CREATE TABLE keyrotation.key_rotation_audit (
         id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
@@ -183,9 +183,9 @@ STATEMENTS = (
         request text UNIQUE
     )
     """,
-    # What the newest events say: for people, and for the engine, which looks each second whether it is to pause.
-    # Whatever destroys or decides replays the chain instead, and counts only what could happen and was signed.
-    # The facts of an event. An encoding that lacks some characters shows them as \u{2019}.
+    # The newest events: for people, and for the engine, which polls every second whether it must pause. Whatever
+    # destroys or decides replays the chain instead, and counts only events that were possible and signed. `facts`
+    # returns the facts of an event. An encoding that lacks some characters shows them as \u{2019}.
     r"""
     CREATE FUNCTION keyrotation.facts(body text) RETURNS jsonb LANGUAGE sql STABLE AS $$
         SELECT (CASE getdatabaseencoding() WHEN 'UTF8' THEN body ELSE regexp_replace(
@@ -219,10 +219,10 @@ STATEMENTS = (
         SELECT keyrotation.facts(body) AS moved FROM keyrotation.audit_events
         WHERE request = id AND event = 'status_changed' ORDER BY seq DESC LIMIT 1) AS newest ON true
     """,
-    # Never the key. A version number stays registered for ever, so that it is never used again.
+    # Never the key. A version number stays registered for ever, so that it is never reused.
     """
     CREATE VIEW keyrotation.key_versions AS
-    WITH told AS (
+    WITH changes AS (
         SELECT seq, event, (body::json ->> 'at')::timestamptz AS at, keyrotation.facts(body) AS facts,
                substring(keyrotation.facts(body) ->> 'version' FROM '^v([1-9][0-9]{0,5})$')::integer AS version
         FROM keyrotation.audit_events WHERE event IN ('key_registered', 'key_state_changed', 'key_replaced')
@@ -230,17 +230,17 @@ STATEMENTS = (
     SELECT version, coalesce(moved.facts ->> 'to', first.facts ->> 'state') AS state,
            coalesce(replaced.facts ->> 'after', first.facts ->> 'fingerprint') AS fingerprint,
            (first.facts ->> 'created_at')::timestamptz AS created_at, coalesce(moved.at, first.at) AS state_changed_at
-    FROM (SELECT DISTINCT ON (version) * FROM told WHERE event = 'key_registered' AND version IS NOT NULL
+    FROM (SELECT DISTINCT ON (version) * FROM changes WHERE event = 'key_registered' AND version IS NOT NULL
           ORDER BY version, seq) AS first
-    LEFT JOIN LATERAL (SELECT * FROM told WHERE told.version = first.version AND event = 'key_state_changed'
+    LEFT JOIN LATERAL (SELECT * FROM changes WHERE changes.version = first.version AND event = 'key_state_changed'
                        ORDER BY seq DESC LIMIT 1) AS moved USING (version)
-    LEFT JOIN LATERAL (SELECT * FROM told WHERE told.version = first.version AND event = 'key_replaced'
+    LEFT JOIN LATERAL (SELECT * FROM changes WHERE changes.version = first.version AND event = 'key_replaced'
                        ORDER BY seq DESC LIMIT 1) AS replaced USING (version)
     """,
 )
 
 
 def upgrade() -> None:
-    """Create every object of the schema; `env.py` has created the schema itself."""
+    """Creates every object of the schema; `env.py` has created the schema itself."""
     for statement in STATEMENTS:
         op.execute(statement)
