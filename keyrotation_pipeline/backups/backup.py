@@ -196,7 +196,7 @@ def _uncovered(made: BackupSet) -> list[str]:
 
 
 def _not_opened(pipeline: Pipeline, made: BackupSet) -> list[str]:
-    """A sentence for each key that does not open the values under its version: the set could not be read with it."""
+    """A sentence for each key that does not decrypt the values under its version: the set could not be read with it."""
     wanted = {str(each.table.name): each.values for each in (made.dump.tables if made.dump else ())}
     try:
         stored = pipeline.keys.read()

@@ -42,7 +42,7 @@ def rehearse(site: BackupSite, key: RecoveryKey, stages: Stages, request: Reques
 
     Raises:
         RequestError: the request is no rotation, or has begun.
-        WrongKeyError: values do not open with the key of their version.
+        WrongKeyError: values do not decrypt with the key of their version.
         RecoveryError, BackupError: there is no backup that can be restored whole.
         BlockedError: another rehearsal or recovery test is under way.
     """

@@ -79,11 +79,11 @@ class KeyStateChanged(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyReplacementProposed(Fact):
-    """An imported key opens no value, and officers are about to be asked to replace it.
+    """An imported key decrypts no value, and officers are about to be asked to replace it.
 
     Args:
         before, after: fingerprints of the two keys.
-        tried, opened: values under the version that were decrypted with the other key, and how many of them it opens.
+        tried, opened: values under the version that the other key was tried on, and how many of them it decrypts.
     """
 
     kind: ClassVar = EventKind.KEY_REPLACEMENT_PROPOSED

@@ -78,7 +78,7 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key:
 
 
 def _looked_at_values(pipeline: Pipeline) -> tuple[Inventory | None, KeyTrial | None, list[Check]]:
-    """The inventory, what the keys open of it, and a check for each of the two that could not be looked at."""
+    """The inventory, what the keys decrypt of it, and a check for each of the two that could not be looked at."""
     try:
         taken = take_inventory(pipeline)
     except KeyRotationError as error:
@@ -181,7 +181,7 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
             raise WrongKeyError(sentence)
         tried, opened = trial.of_version(record.version)
         return (
-            f"{value}; opens {opened:,} of {tried:,} values that were tried"
+            f"{value}; decrypts {opened:,} of {tried:,} values that were tried"
             if tried
             else f"{value}; no value is under it"
         )

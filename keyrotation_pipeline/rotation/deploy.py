@@ -41,7 +41,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     Raises:
         BlockedError: the target may not become the primary, or an instance does not write under it in time.
         BackupError: the target has no intact backup.
-        WrongKeyError: values do not open with the key of their version, so they could not be re-encrypted.
+        WrongKeyError: values do not decrypt with the key of their version, so they could not be re-encrypted.
     """
     record = _require_registered(pipeline, rotation)
     stored = pipeline.keys.read()

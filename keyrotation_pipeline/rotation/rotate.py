@@ -71,7 +71,7 @@ def open_request(
         RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates cannot be
             right, or an emergency is to be left to people.
         PreflightError: a table cannot be rotated as it is.
-        WrongKeyError: values do not open with the key of their version.
+        WrongKeyError: values do not decrypt with the key of their version.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
     """

@@ -152,7 +152,7 @@ def test_a_report_is_never_written_over_what_is_there(clinic: Clinic) -> None:
 
     file.write_text("of somebody else")
     clinic.folder.run("incident", "report", incident, "--output", str(file), expect=1)
-    refusal = f"{file} is there already; name another one with --output, or remove it first"
+    refusal = f"{file} already exists; name another one with --output, or remove it first"
     assert refusal in clinic.folder.printed[-1]
     assert file.read_text() == "of somebody else"
     assert file.stat().st_mode & 0o777 == 0o600

@@ -108,7 +108,7 @@ def test_a_planned_rotation_waits_for_its_day_and_is_announced(clinic: Clinic) -
         pytest.param(["--not-before", "2026-01-01"], "has passed; give a later one", id="a past day"),
         pytest.param(["--not-before", "2126-01-01"], "is more than 366 days away; give an earlier one", id="absurd"),
         pytest.param(
-            ["--not-before", "soon"], "--not-before is no day or moment; write it as 2026-01-31", id="no date"
+            ["--not-before", "soon"], "--not-before is not a date or time; write it as 2026-01-31", id="no date"
         ),
         pytest.param(
             ["--not-before", f"{local(3):%Y-%m-%d}", "--emergency", "INC-7"],
