@@ -13,7 +13,7 @@ from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
-from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
+from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show
@@ -199,11 +199,11 @@ def restore_database_command(
     ):
         name = site.pipeline.database.identity().name
         new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
-        done = restore_beside(site, databases, opened, new, source, report)
+        done = restore_to_new_database(site, databases, opened, new, source, report)
     show(name, {"beside": name, **done.facts()}, _lines(name, done), as_json=as_json)
 
 
-def _lines(name: str, done: RestoredBeside) -> Iterator[str]:
+def _lines(name: str, done: RestoredDatabase) -> Iterator[str]:
     yield f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}"
     yield f"into      {done.database}; {name} is unchanged"
     for table, rows in done.rows.items():
