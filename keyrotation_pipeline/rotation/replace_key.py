@@ -1,7 +1,7 @@
 """Replaces an imported key that decrypts no value with one that does, for a home that took a wrong key.
 
 Officers sign the fingerprints of both keys. The replaced key stays in the backups that hold it; nothing in the rows
-changes. A process that dies in between does the rest when it runs again.
+changes. A process that dies midway completes it when it runs again.
 """
 
 from datetime import timedelta
@@ -133,11 +133,11 @@ def _require_imported(pipeline: Pipeline, stored: StoredKeys, version: KeyVersio
     replaced = {fact.after for fact in recorded(pipeline.ledger, KeyReplaced) if fact.version == version}
     if record.fingerprint not in imported | replaced:
         raise RequestError(
-            f"{version} was made by this pipeline and not imported, so its key is the right one; look at what does not "
-            "open with `keyrotation verify`"
+            f"{version} was made by this pipeline and not imported, so its key is the right one; find what does not "
+            "decrypt with `keyrotation verify`"
         )
     if record.fingerprint == material.fingerprint:
-        raise RequestError(f"the key given for {version} is the registered one already; nothing is to be replaced")
+        raise RequestError(f"the key given for {version} is the registered one already; there is nothing to replace")
     return record
 
 
@@ -197,7 +197,7 @@ def _command(request: Request) -> str:
 REPLACE_KEY = Action(
     RequestAction.REPLACE_KEY,
     authorises=_authorises,
-    # As it was requested, since the store may hold the other key already.
+    # As requested, since the store may already hold the other key.
     source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
     target=lambda pipeline, request, _stored: f"{request.source} {_proposed(pipeline, request).after}",
     authority=require_roster,

@@ -34,11 +34,11 @@ def planned(world: FakeWorld) -> Walk:
 
 
 def test_it_is_signed_at_once_and_nothing_starts_before_its_date(world: FakeWorld, planned: Walk) -> None:
-    sentence = f"rotation {planned.id} starts not before 2026-01-15 09:00 UTC; wait until then, or take it back with"
+    sentence = f"rotation {planned.id} does not start before 2026-01-15 09:00 UTC; wait until then, or withdraw it with"
     world.clock.at = LATER - timedelta(microseconds=1)
     with pytest.raises(BlockedError, match=sentence):
         list(runner.run(world.pipeline, planned.id, world.report))
-    with pytest.raises(OutOfOrderError, match="starts not before"):
+    with pytest.raises(OutOfOrderError, match="does not start before"):
         runner.run_step(world.pipeline, planned.id, Task(Step.KEY_VERSION), world.report)
     shown = overview(world.pipeline).rotation
     assert shown is not None
