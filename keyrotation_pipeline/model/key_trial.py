@@ -16,7 +16,7 @@ PlaceOf = Callable[[KeyVersion], str]
 
 @dataclass(frozen=True, slots=True)
 class GivenKeys:
-    """The keys that an application uses today, as `init` is given them.
+    """The keys that an application uses today, as given to `init`.
 
     Args:
         place_of: where the key of a version was given, or is to be given, in words.
@@ -28,7 +28,7 @@ class GivenKeys:
 
 @dataclass(frozen=True, slots=True)
 class ColumnTrial:
-    """What decrypting values of one column under one version showed; nothing of their content is kept.
+    """What decrypting values of one column under one version showed; without their content.
 
     Args:
         table: its name.
