@@ -8,21 +8,21 @@ from typing import Any
 
 
 class KeyRotationError(Exception):
-    """Base of every failure that a user can cause, meet or mend."""
+    """Base of every failure that a user can cause, meet or fix."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Travels between processes by its sentence: some subclasses build theirs from other arguments.
+        # Pickled with its message: some subclasses build theirs from other arguments.
         return restored, (type(self), self.args, self.__dict__)
 
 
 def restored(kind: type[KeyRotationError], args: tuple[object, ...], attributes: dict[str, object]) -> KeyRotationError:
-    """An error as it was when another process pickled it."""
+    """Restore an error that another process pickled."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error
 
 
-# --- what applications meet -----------------------------------------------------------------------------------------
+# --- raised in applications -----------------------------------------------------------------------------------------
 
 
 class MalformedCiphertextError(KeyRotationError):
@@ -56,19 +56,19 @@ class DecryptionError(KeyRotationError):
 
 
 class PlaintextEncodingError(KeyRotationError):
-    """A text that UTF-8 cannot carry, or a value that decrypts to something else than UTF-8."""
+    """A text cannot be encoded as UTF-8, or a value does not decrypt to UTF-8."""
 
 
 class PlaintextTypeError(KeyRotationError):
-    """Something other than a string was to be encrypted, or read as a stored value."""
+    """A value to encrypt, or a stored value, is not a string."""
 
 
 class EncryptedComparisonError(KeyRotationError):
-    """A query compares or sorts an encrypted column, which can never find what is meant."""
+    """A query compares or sorts an encrypted column, which never gives the intended result."""
 
 
 class EncryptedExpressionError(KeyRotationError):
-    """A statement has the database compute with, or into, an encrypted column, of which it sees only ciphertext."""
+    """A statement computes with an encrypted column, or into one, in the database, which sees only ciphertext."""
 
 
 class KeyRingUnavailableError(KeyRotationError):
@@ -76,11 +76,11 @@ class KeyRingUnavailableError(KeyRotationError):
 
 
 class InvalidKeyError(KeyRotationError):
-    """Key material, a version name or a key ring that cannot be right."""
+    """Key material, a version name or a key ring is invalid."""
 
 
 class UnencryptedValueError(KeyRotationError):
-    """A column of encrypted values holds one that is not encrypted."""
+    """An encrypted column holds a value that is not encrypted."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -89,7 +89,7 @@ class UnencryptedValueError(KeyRotationError):
         )
 
 
-# --- what operators meet --------------------------------------------------------------------------------------------
+# --- shown to operators ---------------------------------------------------------------------------------------------
 
 
 class ConfigurationError(KeyRotationError):
@@ -105,11 +105,11 @@ class DatabaseUnavailableError(KeyRotationError):
 
 
 class PreflightError(KeyRotationError):
-    """The database or a table cannot be rotated as it is; the message says what to change."""
+    """The database or a table cannot be rotated in its present state; the message says what to change."""
 
 
 class ApprovalError(KeyRotationError):
-    """A signature, a roster or a request that does not authorise what is asked."""
+    """A signature, a roster or a request that does not authorise the requested action."""
 
 
 class RequestError(KeyRotationError):
@@ -117,19 +117,19 @@ class RequestError(KeyRotationError):
 
 
 class LaunchError(KeyRotationError):
-    """A run of Dagster was launched with something that decides."""
+    """A Dagster run was launched with input that would decide something, which no launch may do."""
 
 
 class OutOfOrderError(KeyRotationError):
-    """A step was asked for that the rotation is not at."""
+    """A step was requested that is not the rotation's current one."""
 
 
 class KeyStoreError(KeyRotationError):
-    """The key store does not take a change, or one of the kinds below."""
+    """The key store rejects a change; the subclasses are other failures of it."""
 
 
 class KeyStoreUnavailableError(KeyStoreError):
-    """The key store does not answer or does not let us in; nothing is known to be wrong with the keys. Try again."""
+    """The key store does not answer or denies access; nothing is known to be wrong with the keys. Try again."""
 
 
 class KeyStoreConflictError(KeyStoreError):
@@ -137,7 +137,7 @@ class KeyStoreConflictError(KeyStoreError):
 
 
 class KeyStoreDamagedError(KeyStoreError):
-    """The key store is lost, or holds something else than the keys that must be there. Stop until it is mended."""
+    """The key store is lost, or does not hold the keys that must be there. Stop until it is fixed."""
 
 
 class WrongKeyError(KeyStoreError):
@@ -175,21 +175,21 @@ class FutureBackupError(ManifestError):
         self.name = name
         BackupError.__init__(
             self,
-            f"the manifest {name} is of the future, since this machine's clock says {now}; set the clock, or remove "
+            f"the manifest {name} is dated in the future: this machine's clock says {now}; set the clock, or remove "
             "the set if it was made while a clock was wrong",
         )
 
 
 class RecoveryError(KeyRotationError):
-    """Something does not come back from a backup as it was; each way to fail is a subclass with its own sentence."""
+    """Something cannot be restored from a backup unchanged; each cause is a subclass with its own message."""
 
 
 class DamagedBackupError(RecoveryError):
-    """A backup file is truncated, corrupt, or holds something else than its manifest says."""
+    """A backup file is truncated, corrupt, or differs from its manifest."""
 
 
 class UnsignedBackupError(RecoveryError):
-    """A backup is not known to be ours: its manifest is not signed by the pipeline, or is another than was recorded."""
+    """A backup is not known to be ours: the pipeline did not sign its manifest, or the audit records another."""
 
     def __init__(self, name: str, place: str, reason: str) -> None:
         super().__init__(
@@ -200,7 +200,7 @@ class UnsignedBackupError(RecoveryError):
 
 
 class WrongRecipientError(RecoveryError):
-    """A backup is not encrypted to the recovery key at hand."""
+    """A backup is not encrypted to the recovery key that was given."""
 
 
 class RecoveryKeyError(RecoveryError):
@@ -212,11 +212,11 @@ class SigningRecoveryKeyError(RecoveryKeyError):
 
 
 class MissingVersionError(RecoveryError):
-    """A value or a kept dump needs a key version of which no backup is there."""
+    """A value or a stored dump needs a key version that no backup holds."""
 
 
 class FingerprintMismatchError(RecoveryError):
-    """A backup holds another key than the one that was registered."""
+    """A backup holds a different key from the registered one."""
 
 
 class UnreadableSampleError(RecoveryError):
@@ -224,41 +224,41 @@ class UnreadableSampleError(RecoveryError):
 
 
 class LostRowsError(RecoveryError):
-    """A restored table is empty, or short of rows or values that it held."""
+    """A restored table is empty, or is missing rows or values."""
 
 
 class IncompleteRestoreError(RecoveryError):
-    """A dump cannot be restored whole on this host, or pg_restore could not restore all of it."""
+    """A dump cannot be restored completely on this host, or pg_restore could not restore all of it."""
 
 
 class RestoreTimeoutError(RecoveryError):
-    """A dump's own SQL did not end in the time that a restore may take."""
+    """A dump's own SQL did not finish in the time allowed for a restore."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f"{name} was not restored in the {seconds:,.0f} s that [recovery] longest_restore_seconds allows, and was "
-            "ended; raise that if the database is so large, else find the function, check or view in it that does not "
-            "end, and use an older backup"
+            f"{name} was not restored in the {seconds:,.0f} s that [recovery] longest_restore_seconds allows, so "
+            "the restore was stopped; raise that if the database is that large, else find the function, check or view "
+            "in it that does not finish, and use an older backup"
         )
 
 
 class TimestampError(KeyRotationError):
-    """A time-stamping authority gives no time stamp, or one that does not verify."""
+    """A time-stamping authority returns no time stamp, or one that does not verify."""
 
 
 class OvertimeError(RecoveryError):
-    """A statement over a restored dump did not end in the time that a restore may take."""
+    """A statement over a restored dump did not finish in the time allowed for a restore."""
 
     def __init__(self, name: str, seconds: float) -> None:
         super().__init__(
-            f"{name} was restored, but a statement over it did not end in the {seconds:,.0f} s that [recovery] "
-            "longest_restore_seconds allows, so its server was ended; find the function in its indexes, checks or "
-            "triggers that does not end, or raise that"
+            f"{name} was restored, but a statement over it did not finish in the {seconds:,.0f} s that [recovery] "
+            "longest_restore_seconds allows, so its server was stopped; find the function in its indexes, checks or "
+            "triggers that does not finish, or raise that"
         )
 
 
 class RehearsalError(KeyRotationError):
-    """A rehearsal found what would stop the rotation, or cannot be held."""
+    """A rehearsal found what would stop the rotation, or cannot be run."""
 
 
 class BlockedError(KeyRotationError):
@@ -266,7 +266,7 @@ class BlockedError(KeyRotationError):
 
 
 class AtWorkError(BlockedError):
-    """Another process is at this very thing, and has its lock."""
+    """Another process is doing the same thing and holds its lock."""
 
 
 class StaleWriterError(BlockedError):
@@ -290,8 +290,8 @@ class OpenPGPError(KeyRotationError):
 
 
 class IncidentError(KeyRotationError):
-    """A flag or an incident that cannot be right, or that does not take what is asked."""
+    """A flag or an incident is invalid, or does not allow the requested change."""
 
 
 class AlertError(KeyRotationError):
-    """A channel did not take an alert."""
+    """A channel did not accept an alert."""

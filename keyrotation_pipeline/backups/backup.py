@@ -1,4 +1,4 @@
-"""The daily backup: every key that anything may still need, and the database beside them, at one moment."""
+"""Makes the daily backup: every key that may still be needed, and the database, at one moment."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ BACKUP_LOCK = "backup"
 
 @dataclass(frozen=True, slots=True)
 class BackupMade:
-    """A set that is in every place, read again there.
+    """A set that is in every place, and was read back there.
 
     Args:
         places: where it is.
         uploaded_later: older sets that a place got only now.
-        removed: older local files that went.
-        warnings: one sentence for each thing that should be better.
+        removed: older local files that were removed.
+        warnings: one sentence for each thing to improve.
     """
 
     made: BackupSet
@@ -64,19 +64,19 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     """Back up every key and, with `database`, the database; in the local directory first, then in the other places.
 
     A key that cannot be backed up, a key store that does not answer, a dump that fails, a recipient whose certificate
-    has expired: none of them keeps the rest from being backed up; each is an error all the same.
+    has expired: none of them stops the rest of the backup, but each is an error.
 
     Raises:
-        BackupError: something could not be backed up; says what, and what was.
-        AuditError: the pinned roster is not to be believed, or a key is called destroyed and the signatures on that are
-            not those of officers.
+        BackupError: something could not be backed up; names it.
+        AuditError: the pinned roster cannot be trusted, or a key is recorded as destroyed without valid signatures of
+            officers.
         BlockedError: another backup is under way.
     """
     ledger = site.pipeline.ledger
     with ledger.lock(BACKUP_LOCK):
         _require_usable(site)
         remove_unfinished(site)
-        # First of all: the roster says to whom every key and dump is encrypted.
+        # First, since every key and dump is encrypted to the roster's recipients.
         roster = pinned_roster(site.pipeline)
         _require_signed_destructions(site.pipeline)
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
@@ -92,7 +92,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         )
         site.seals.write(site.local, made)
         places, later, not_copied = copied(site, made)
-        failures += [*left_out, *_uncovered(made), *_not_opened(site.pipeline, made), *not_copied]
+        failures += [*left_out, *_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
         removed = retention.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
@@ -102,7 +102,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
 
 
 def back_up_after_rotation(site: BackupSite) -> BackupMade | None:
-    """The full backup that follows the last rotation; None: no rotation has finished since the newest one.
+    """The full backup that follows the last rotation; None: no rotation has finished since the newest backup.
 
     Raises:
         BackupError, AuditError: as `back_up`; the rotation stays finished.
@@ -132,13 +132,13 @@ def _record(pipeline: Pipeline, done: BackupMade, failures: tuple[str, ...]) -> 
 
 
 def _unusable_recipients(pipeline: Pipeline) -> list[str]:
-    """Who should be able to decrypt the backup, and will not be."""
+    """A sentence for each recipient who will not be able to decrypt the backup."""
     certificates = pipeline.signatures.certificates()
     return [each.unusable for each in certificates if each.encrypts and each.unusable is not None]
 
 
 def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]:
-    """A file of every key that is not destroyed: rows, snapshots and kept dumps may need each of them."""
+    """A file of every key that is not destroyed: rows, snapshots and stored dumps may need each of them."""
     registered = site.pipeline.ledger.keys()
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
     if not records:
@@ -157,7 +157,7 @@ def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]
 
 
 def _require_signed_destructions(pipeline: Pipeline) -> None:
-    """A key is left out only if officers signed its destruction: the database's owner can write everything else."""
+    """Require officers' signatures for each destroyed key left out: the database's owner can write anything else."""
     registered = pipeline.ledger.keys()
     destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
     for request in pipeline.ledger.requests():
@@ -185,7 +185,7 @@ def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]
 
 
 def _uncovered(made: BackupSet) -> list[str]:
-    """A sentence for each version in the dump without which a part of it could never be read."""
+    """A sentence for each version in the dump that no backed-up key can read."""
     held = {copy.version for copy in made.keys}
     return [
         f"the dump holds values under {version}, and no key {version} could be backed up; put it back with "
@@ -195,8 +195,8 @@ def _uncovered(made: BackupSet) -> list[str]:
     ]
 
 
-def _not_opened(pipeline: Pipeline, made: BackupSet) -> list[str]:
-    """A sentence for each key that does not open the values under its version: the set could not be read with it."""
+def _not_decrypted(pipeline: Pipeline, made: BackupSet) -> list[str]:
+    """A sentence for each key that does not decrypt the values under its version: the set could not be read with it."""
     wanted = {str(each.table.name): each.values for each in (made.dump.tables if made.dump else ())}
     try:
         stored = pipeline.keys.read()
@@ -204,13 +204,13 @@ def _not_opened(pipeline: Pipeline, made: BackupSet) -> list[str]:
         trial = try_keys(pipeline, KeyRing(kept, stored.ring().primary), wanted)
     except KeyRotationError as error:
         return [str(error)]
-    # A version without any key is named where it is missing from the set.
+    # A version without a key is reported where it is missing from the set.
     wrong = [version for version in trial.wrong_versions if version in kept]
     return [trial.wrong_key(version, pipeline.keys.place_of) for version in wrong]
 
 
 def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
-    """Copy a set to every place, then what a place has missed before; gives back places, older sets, failures."""
+    """Copy a set to every place, then older sets that a place lacks; returns places, older sets, failures."""
     places, later, failures = [site.local.description], [], []
     for place in site.offsite:
         try:
@@ -226,7 +226,7 @@ def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[st
 
 
 def _missed(site: BackupSite, place: BackupPlace) -> Iterator[BackupSet]:
-    """The local sets that a place does not have; a destroyed key's file is gone, as it should, damaged ones stay."""
+    """The local sets that a place does not have; without files of destroyed keys; damaged sets are not copied."""
     there, here = frozenset(place.names()), frozenset(site.local.names())
     registered = site.pipeline.ledger.keys()
     destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
@@ -245,4 +245,4 @@ def _warnings(site: BackupSite) -> Iterator[str]:
             "name at least two under [backup] recipients"
         )
     if not site.offsite:
-        yield "the backups are on this machine only, and lost with it; name a bucket under [backup.s3]"
+        yield "the backups are on this machine only, and would be lost with it; name a bucket under [backup.s3]"

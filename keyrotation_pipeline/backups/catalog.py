@@ -1,4 +1,4 @@
-"""The backup sets of a place: written, copied, listed by manifest, and what a killed `backup --rekey` left."""
+"""The backup sets of a place: copying and listing them, and removing unfinished ones."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -16,11 +16,11 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class KeptSets:
-    """The sets of one place, and what else lies there under the name of a manifest.
+    """The sets of one place, and its other files that are named like a manifest.
 
     Args:
         sets: newest first, by the audit's sequence.
-        refused: by name, newest first: why it is damaged, cannot be read, or is not known to be ours.
+        refused: by name, newest first: why it is damaged, unreadable, or not known to be ours.
     """
 
     place: BackupPlace
@@ -39,7 +39,7 @@ class KeptSets:
 
 
 def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
-    """What a place keeps, by its manifests.
+    """The stored sets of a place, by its manifests.
 
     Raises:
         BackupError: the place cannot be read.
@@ -48,15 +48,15 @@ def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
     for name in _manifests(place):
         try:
             sets.append(seals.read(place, name))
-        except (BackupError, UnsignedBackupError) as error:  # one that cannot be read hides none of the others
+        except (BackupError, UnsignedBackupError) as error:  # an unreadable one does not hide the others
             refused[name] = error
     return KeptSets(place, tuple(sorted(sets, key=seals.order, reverse=True)), refused)
 
 
 def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
-    """The sets of a place, newest first by name, read as they are asked for.
+    """The sets of a place, newest first by name, read lazily.
 
-    What is damaged, not ours, or of the future is passed over.
+    Sets that are damaged, not ours, or dated in the future are skipped.
 
     Raises:
         BackupError: the place cannot be read.
@@ -67,7 +67,7 @@ def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
 
 
 def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
-    """Put what the local place has of a set into another one, its manifest last there, too.
+    """Copy the local files of a set to another place, its manifest last.
 
     Raises:
         BackupError: a file cannot be written there, or reads back differently.
@@ -81,7 +81,7 @@ def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
 
 
 def is_intact(place: BackupPlace, file: StoredFile) -> bool:
-    """Whether a file is there and reads, to its end, as its manifest says."""
+    """Whether a file exists and its whole content matches its manifest."""
     with suppress(BackupError):
         return place.digest(file.name) == file.sha256
     return False
@@ -95,7 +95,7 @@ def _manifests(place: BackupPlace) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Objectives:
-    """How long a recovery may take, and how old the newest backup may be, both in seconds."""
+    """The recovery objectives: the longest recovery (RTO) and the oldest newest backup (RPO), in seconds."""
 
     rto_seconds: int
     rpo_seconds: int
@@ -108,9 +108,9 @@ class BackupSite:
     Args:
         local: the directory in which sets are made.
         key_files: makes files of keys in it; `dumps` those of the database, `configurations` those of the rest.
-        seals: signs manifests, and tells ours from others.
+        seals: signs manifests, and verifies that they are ours.
         offsite: further places, each of which gets a copy.
-        recipients: how many can decrypt what is made.
+        recipients: how many can decrypt a backup.
         keep_local_days: local files older than this go when a newer one is verified.
     """
 
@@ -128,19 +128,19 @@ class BackupSite:
 
     @property
     def places(self) -> tuple[BackupPlace, ...]:
-        """Every place, in the order in which a disaster would turn to them."""
+        """Every place, in the order that a recovery uses."""
         return (*self.offsite, self.local)
 
 
 def remove_unfinished(site: BackupSite) -> tuple[str, ...]:
-    """Remove local files of sets that were begun and never got a manifest; only under the lock of backups.
+    """Remove local files of sets that never got a manifest; only under the lock of backups.
 
     Returns:
         Their names.
     """
     names = site.local.names()
     begun = {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
-    # A set whose manifest was lost afterwards is still one, by the audit.
+    # A set whose manifest was lost later is still one, by the audit.
     stamps = {stamp_in(manifest) for manifest in begun - {*names, *site.seals.names}}
     gone = tuple(name for name in names if (stamp_in(name.removesuffix(".sig")) or "") in stamps)
     for name in gone:

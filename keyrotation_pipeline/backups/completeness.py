@@ -1,4 +1,4 @@
-"""Which backup counts: the newest set of keys *and* database that every place holds whole; and whether one is due."""
+"""Finds the newest complete backup, of keys *and* database in every place, and whether one is due."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _AGAIN = "run `keyrotation backup`"
 
 
 def standing(places: Sequence[BackupPlace], seals: Seals, records: Sequence[KeyRecord]) -> BackupStanding:
-    """Look for the newest complete set; large files are looked at by name and size only.
+    """Find the newest complete set; large files are checked by name and size only.
 
     Args:
         records: every registered key.
@@ -30,18 +30,18 @@ def standing(places: Sequence[BackupPlace], seals: Seals, records: Sequence[KeyR
     names = [frozenset(place.names()) for place in places]
     amiss: tuple[str, ...] = ()
     for manifest in seals.sealed_with_dump:
-        looks = [_look(place, there, seals, manifest, records) for place, there in zip(places, names, strict=True)]
+        looks = [_check(place, there, seals, manifest, records) for place, there in zip(places, names, strict=True)]
         wanting = tuple(sentence for look in looks for sentence in look.wanting)
         if not wanting:
             held = {copy.version for look in looks if look.made for copy in look.made.keys} - _gone(records)
             return BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, amiss, tuple(sorted(held)))
-        # Only of the newest one: that older ones are no longer everywhere is how retention leaves them.
+        # Only of the newest one: retention removes older ones from some places.
         amiss = amiss or wanting
     return BackupStanding(None, None, amiss)
 
 
 def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
-    """A sentence for each key that a set should hold, and does not."""
+    """A sentence for each key that a set should hold but does not."""
     held = {copy.version: copy.fingerprint for copy in made.keys}
     for record in records:
         was_there = record.state is not KeyState.DESTROYED and record.created_at <= made.made_at
@@ -53,23 +53,23 @@ def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """A set in one place, and why it does not count there."""
+class _Checked:
+    """A set in one place, and why it is not complete there."""
 
     made: BackupSet | None
     wanting: tuple[str, ...]
 
 
-def _look(
+def _check(
     place: BackupPlace, there: frozenset[str], seals: Seals, manifest: str, records: Sequence[KeyRecord]
-) -> _Look:
+) -> _Checked:
     if manifest not in there:
-        return _Look(None, (f"{manifest} is not in {place.description}; {_AGAIN}",))
+        return _Checked(None, (f"{manifest} is not in {place.description}; {_AGAIN}",))
     try:
         made = seals.read(place, manifest)
     except (ManifestError, UnsignedBackupError) as error:
-        return _Look(None, (str(error),))
-    return _Look(made, (*uncovered(made, records), *_missing(place, there, made, records)))
+        return _Checked(None, (str(error),))
+    return _Checked(made, (*uncovered(made, records), *_missing(place, there, made, records)))
 
 
 def _missing(place: BackupPlace, there: frozenset[str], made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
@@ -83,35 +83,35 @@ def _gone(records: Sequence[KeyRecord]) -> set[KeyVersion]:
     return {record.version for record in records if record.state is KeyState.DESTROYED}
 
 
-# By then Dagster, or the process that rotated, has made it.
+# Dagster, or the process that rotated, makes it within this time.
 EXPECTED_WITHIN = timedelta(hours=1)
 
 
 def last_finished(pipeline: Pipeline) -> tuple[Walk, datetime] | None:
-    """The rotation or rollback that finished last, and when."""
+    """The last finished rotation or rollback, and when it finished."""
     walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
     finished = [(each, each.finished_at) for each in walks if each.status is RequestStatus.FINISHED]
     return max(((each, at) for each, at in finished if at is not None), key=lambda pair: pair[1], default=None)
 
 
 def is_covered(finished_at: datetime, begun_at: datetime | None) -> bool:
-    """Whether a backup was begun when the rotation had finished; names of sets know whole seconds only."""
+    """Whether a backup was started after the rotation finished; names of sets have whole seconds only."""
     return begun_at is not None and begun_at >= finished_at.replace(microsecond=0)
 
 
 def was_backed_up(pipeline: Pipeline, finished_at: datetime) -> bool:
-    """Whether the audit has a complete backup that was begun since; no place is asked."""
+    """Whether the audit has a complete backup that was started since; no place is read."""
     made = (each.facts for each in entries(pipeline.ledger, EventKind.BACKUP_MADE))
     return any(facts.get("dump") and is_covered(finished_at, _begun_at(facts.get("made_at"))) for facts in made)
 
 
 def backup_lights(pipeline: Pipeline, last: datetime | None, now: datetime) -> tuple[list[str], list[str]]:
-    """What is red and what is amber, where the backup after the last rotation is not complete in every place.
+    """The red and amber sentences, where the backup after the last rotation is not complete in every place.
 
     It is amber while it is expected, and red once it failed or an hour has passed.
 
     Args:
-        last: when the newest complete set was begun; None: there is none.
+        last: when the newest complete set was started; None: there is none.
     """
     finished = last_finished(pipeline)
     if finished is None or is_covered(finished[1], last):

@@ -1,7 +1,7 @@
-"""Destruction: a key version removed for good, once nothing that is kept can need it.
+"""Destroys a key version permanently, once nothing stored can need it.
 
-The ledger says `destroyed` before the key goes: from then on no backup copies it, no rollback goes back to it, and
-`restore-key` refuses it. A process that dies in between does the rest when it runs again.
+The ledger says `destroyed` before the key is removed: from then on no backup copies it, no rollback uses it, and
+`restore-key` refuses it. A process that dies midway completes it when it runs again.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,12 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
-from keyrotation_pipeline.backups.remaining_copies import HeldCopy, replaced_dumps, told_of, told_of_replaced
+from keyrotation_pipeline.backups.remaining_copies import (
+    HeldCopy,
+    described_copies,
+    described_replaced,
+    replaced_dumps,
+)
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
@@ -29,16 +34,16 @@ from keyrotation_pipeline.rotation.keys import record_of
 
 DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
 LOCK = "destroy"
-# The lock of `backup`: a backup that is under way may be copying the key right now.
+# The lock of `backup`: a running backup may be copying the key right now.
 DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 
 @dataclass(frozen=True, slots=True)
 class Destruction:
-    """What is, or was, to be destroyed.
+    """What will be, or was, destroyed.
 
     Args:
-        local: files of the local directory that go.
+        local: files of the local directory that are removed.
         held: copies that stay.
     """
 
@@ -48,7 +53,7 @@ class Destruction:
     held: tuple[HeldCopy, ...]
 
     def as_fact(self, record: type[DestructionFact]) -> DestructionFact:
-        """What the audit says before and after."""
+        """The audit's record of it, before and after."""
         held = tuple(HeldFile(copy.name, copy.place, copy.locked_until, copy.superseded) for copy in self.held)
         return record(self.version, self.fingerprint, self.local, held)
 
@@ -61,7 +66,7 @@ def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
 def open_destruction(
     site: BackupSite, version: KeyVersion, *, reason: str | None, requested_by: str
 ) -> tuple[Request, Destruction]:
-    """Open a request to destroy a version, for officers to sign; what is kept elsewhere goes into its reason.
+    """Open a request to destroy a version, for officers to sign; copies stored elsewhere are named in its reason.
 
     Raises:
         RequestError: the version is not archived or compromised, such a request is open, or no reason is given.
@@ -78,23 +83,23 @@ def open_destruction(
         if (already := pending(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record = _require_destroyable(site, stored, version)
-        if reason is None:  # asked for last, since there is nothing to say of what is destroyed already
+        if reason is None:  # checked last: a destroyed version needs no reason
             raise RequestError(f"say why with `keyrotation destroy {version} --reason TEXT`, which officers then sign")
         found = _found(site, record)
-        told = f"{told_of(version, found.held)}{told_of_replaced(replaced_dumps(site, version))}"
-        opened = _request(pipeline, record, f"{reason}; {told}", requested_by)
+        copies = f"{described_copies(version, found.held)}{described_replaced(replaced_dumps(site, version))}"
+        opened = _request(pipeline, record, f"{reason}; {copies}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
     return opened, found
 
 
 def destroy(site: BackupSite, rotation: Request) -> Destruction:
-    """Carry out what officers signed; again after a crash.
+    """Carry out what officers signed; repeatable after a crash.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
-        RequestError: the request is over or past its dates, or the version is not what it was.
-        BlockedError: something needs the version after all, or a backup is under way.
-        KeyStoreError: the key store or its archive holds another key, or the key would not go.
+        RequestError: the request is over or past its dates, or the version's state has changed.
+        BlockedError: something needs the version, or a backup is running.
+        KeyStoreError: the key store or its archive holds another key, or the key could not be removed.
     """
     pipeline, version = site.pipeline, rotation.source
     with pipeline.ledger.lock(LOCK), pipeline.ledger.lock(BACKUP_LOCK):
@@ -139,7 +144,7 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
 def _require_destroyable(
     site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
 ) -> KeyRecord:
-    """The version's record, if it may be destroyed. Everything is looked at anew; what cannot be known is a refusal."""
+    """The version's record, if it may be destroyed. Checks everything again; what cannot be determined is refused."""
     record = _require_state(site, stored, version, begun=begun)
     _require_not_in_use(site.pipeline, stored, version)
     if version in stored.archived:
@@ -162,7 +167,7 @@ def _require_state(site: BackupSite, stored: StoredKeys, version: KeyVersion, *,
     if record is None:
         raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
     if record.state is KeyState.DESTROYED:
-        # One that was killed in the middle, and whose request has run out, is asked for again.
+        # One that was interrupted, and whose request has expired, is requested again.
         if not (begun or version in stored.archived or _key_files(site.local, version)):
             raise RequestError(f"{version} is destroyed already; `keyrotation audit log` has the record of it")
     elif record.state not in DESTROYABLE:
@@ -211,7 +216,7 @@ def _found(site: BackupSite, record: KeyRecord) -> Destruction:
 
 
 def _key_files(place: BackupPlace, version: KeyVersion) -> tuple[str, ...]:
-    """By name, so that a damaged manifest hides none."""
+    """Files by name, so that a damaged manifest hides none."""
     return tuple(name for name in place.names() if name.startswith(_prefix(version)))
 
 
@@ -228,7 +233,7 @@ def _remove(site: BackupSite, found: Destruction, revision: str) -> None:
 
 
 def _as_intended(pipeline: Pipeline, found: Destruction, rotation: Request) -> Destruction:
-    """With the files that earlier attempts have removed."""
+    """The destruction, with the files that earlier attempts removed."""
     intended = recorded(pipeline.ledger, KeyDestructionIntended, rotation.id)
     files = sorted({name for each in intended for name in each.files})
     return Destruction(found.version, found.fingerprint, tuple(files), found.held)

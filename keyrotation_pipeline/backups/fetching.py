@@ -1,4 +1,4 @@
-"""Reading backups: files that are what their manifests say, and the keys in them."""
+"""Reads backups: files that match their manifests, and the keys in them."""
 
 import hashlib
 from pathlib import Path
@@ -14,10 +14,10 @@ _USE_ANOTHER = "use another copy or an older backup"
 
 
 def fetch(place: BackupPlace, file: StoredFile, target: Path) -> None:
-    """Copy a file from a place and see that it is the one that the manifest names.
+    """Copy a file from a place and check that it is the one that the manifest names.
 
     Raises:
-        BackupError: it is not there.
+        BackupError: the file is missing.
         DamagedBackupError: it is truncated or corrupt.
     """
     place.fetch(file.name, target)
@@ -27,11 +27,11 @@ def fetch(place: BackupPlace, file: StoredFile, target: Path) -> None:
 
 
 def read_key(place: BackupPlace, copy: KeyCopy, key: RecoveryKey) -> KeyMaterial:
-    """The key in a backup, whose length and fingerprint are as its manifest says.
+    """Read the key in a backup, and check its length and fingerprint against the manifest.
 
     Raises:
-        BackupError: the file is not there.
-        DamagedBackupError, WrongRecipientError, FingerprintMismatchError: it is not what it should be.
+        BackupError: the file is missing.
+        DamagedBackupError, WrongRecipientError, FingerprintMismatchError: it is not the key of the manifest.
     """
     message = place.read(copy.file.name)
     require_same(place, copy.file, len(message), hashlib.sha256(message).hexdigest())
@@ -48,7 +48,7 @@ def key_in(name: str, message: bytes, key: RecoveryKey) -> KeyMaterial:
     """The key that an encrypted file holds, as ``gpg --decrypt`` would print it.
 
     Raises:
-        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or what it says is not a key of 32 bytes.
+        DamagedBackupError, WrongRecipientError: it cannot be decrypted, or the content is not a key of 32 bytes.
     """
     try:
         return key_from_base64(key.decrypt(name, message).decode("ascii"))

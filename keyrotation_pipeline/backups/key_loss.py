@@ -1,4 +1,4 @@
-"""A key is gone from the key store: put it back from a backup."""
+"""Restores a key that the key store has lost from a backup."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromise import tell_applications
+from keyrotation_pipeline.requests.compromise import publish_compromised
 from keyrotation_pipeline.requests.roster import pin_roster_in_store
 from keyrotation_pipeline.rotation.keys import record_of
 
@@ -50,7 +50,7 @@ class KeyRestored:
 
 
 def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
-    """A sentence for each registered key that the key store does not hold, live or archived, or not as it was.
+    """A sentence for each registered key that is missing from the key store, live or archived, or has changed there.
 
     Args:
         stored: read after `records`: a key is stored before it is registered, and nothing but `destroy` removes one.
@@ -68,15 +68,15 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
 
 
 def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
-    """A key from the newest backup that opens, and where it was; S3 first, then the local directory.
+    """The key from the newest readable backup, and where that is; S3 first, then the local directory.
 
     Raises:
         KeyStoreError: the version is destroyed.
         MissingVersionError: no place has a backup of it.
-        RecoveryError, BackupError: there are backups, but none can be used; the sentence is of the first.
+        RecoveryError, BackupError: there are backups, but none can be used; raises the first one's error.
     """
     record = record_of(site.pipeline, version)
-    _require_not_destroyed(record)  # before copies are looked for, which are gone with it
+    _require_not_destroyed(record)  # before searching for copies, which are gone with it
     refused: KeyRotationError | None = None
     for place in site.places:
         try:
@@ -104,13 +104,13 @@ def _copies(place: BackupPlace, seals: Seals, version: KeyVersion, record: KeyRe
 
 
 def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, source: str) -> KeyRestored:
-    """Put a lost key back where the ledger says that it belongs; repeating it changes nothing.
+    """Put a lost key back where it belongs according to the ledger; repeating changes nothing.
 
     Raises:
         FingerprintMismatchError: it is not the key that is registered.
         UnreadableSampleError: it does not decrypt what is stored under its version.
         KeyStoreError: the version is destroyed, or the store holds a different key under it.
-        AuditError: the key is back, but the pinned roster is not to be believed.
+        AuditError: the key is restored, but the pinned roster cannot be trusted.
     """
     record = _require_registered(pipeline, version, material)
     _require_no_other(pipeline.keys.read(), version, material)
@@ -122,16 +122,16 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     pipeline.ledger.append(intent)
     _store(pipeline, record, material, archived=archived)
     if pipeline.keys.read().primary is not None:
-        tell_applications(pipeline, None)  # what the lost store told them
+        publish_compromised(pipeline, None)  # which the lost store had published
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
     _name_roster(pipeline)
     return restored
 
 
 def _name_roster(pipeline: Pipeline) -> None:
-    """Let a key store that was lost name the roster again, so that it stops another one where the home is lost too.
+    """Make a lost key store name the roster again, so that it rejects another roster if the home is lost too.
 
-    Where the database was restored, `reconcile` does so in the end: what is pinned now may be from before a change.
+    Where the database was restored, `reconcile` does so at the end: the present roster may be outdated.
     """
     stored = pipeline.keys.read()
     if stored.roster is None and not divergence(pipeline, stored):
@@ -156,7 +156,7 @@ def _require_registered(pipeline: Pipeline, version: KeyVersion, material: KeyMa
 
 def _require_not_destroyed(record: KeyRecord | None) -> None:
     if record is not None and record.state is KeyState.DESTROYED:
-        raise KeyStoreError(f"{record.version} is destroyed, and stays so; name another version")
+        raise KeyStoreError(f"{record.version} is destroyed permanently; name another version")
 
 
 def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> None:

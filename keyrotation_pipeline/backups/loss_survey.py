@@ -1,4 +1,4 @@
-"""When keys are lost, perhaps all: what can still be read, table by table, and from which backups."""
+"""Surveys a loss of keys: what can still be read, table by table, and from which backups."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class ReadableValues:
-    """Values of one table under one version: where a key for them is; nowhere means that they cannot be read.
+    """Values of one table under one version: where their key is; without one they cannot be read.
 
     Args:
         stored: the key store holds the registered key.
-        backups: ``<file> in <place>`` of every intact backup; nothing was decrypted to see this.
+        backups: ``<file> in <place>`` of every intact backup; nothing was decrypted for this.
     """
 
     table: str
@@ -35,7 +35,7 @@ class ReadableValues:
 
 @dataclass(frozen=True, slots=True)
 class DumpReadable:
-    """A kept database backup, and what of it could be read."""
+    """A stored database backup, and what of it could be read."""
 
     name: str
     place: str
@@ -45,7 +45,7 @@ class DumpReadable:
 
 @dataclass(frozen=True, slots=True)
 class LossSurvey:
-    """What can and what cannot be read: in the database as it is, and in each kept backup of it."""
+    """What can and what cannot be read: in the present database, and in each stored backup of it."""
 
     database: tuple[ReadableValues, ...]
     dumps: tuple[DumpReadable, ...]
@@ -53,7 +53,7 @@ class LossSurvey:
 
 
 def survey(site: BackupSite) -> LossSurvey:
-    """Look, without changing or decrypting anything: rows by version, keys by store and by backup, dumps by place."""
+    """Survey rows by version, keys by store and backup, and dumps by place, without changing or decrypting anything."""
     keys = _Keys(site)
     counts = site.pipeline.inventory.count(site.pipeline.tables)
     database = tuple(
@@ -67,7 +67,7 @@ def survey(site: BackupSite) -> LossSurvey:
 
 
 class _Keys:
-    """Where each version's registered key is; looked up once each."""
+    """Where each version's registered key is; each looked up once."""
 
     def __init__(self, site: BackupSite) -> None:
         self.problems: list[str] = []
@@ -133,7 +133,7 @@ def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:
 
 
 def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ...]:
-    """Every kept database backup that cannot be read whole without a version: while there is one, the key must stay.
+    """Every stored database backup that cannot be read completely without a version: such a key must stay.
 
     Without those whose rows another set of the same place has under another key.
     """
@@ -149,7 +149,7 @@ def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ..
 
 
 def unlisted_dumps(site: BackupSite) -> tuple[str, ...]:
-    """Every kept database backup that no intact manifest names, so that nothing says which keys it needs."""
+    """Every stored database backup that no intact manifest names, so that it is unknown which keys it needs."""
     unlisted = []
     for place in site.places:
         listed = {made.dump.file.name for made in kept_sets(place, site.seals).sets if made.dump is not None}

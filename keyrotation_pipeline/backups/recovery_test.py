@@ -1,7 +1,7 @@
-"""The recovery test: fetch, decrypt, restore and read what a disaster would have to, measure it, and keep nothing.
+"""Runs the recovery test: fetches, decrypts, restores and reads a backup as after a disaster, and measures it.
 
-Everything comes from the place that a disaster would turn to first. Nothing falls back to another place or an older
-set: that would hide what the test is for. Source: the seed procedure, section 7.3.
+Everything comes from the place that a recovery uses first. Nothing falls back to another place or an older set: that
+would hide the problems that the test looks for. Nothing is kept. Source: the source procedure, section 7.3.
 """
 
 import json
@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 
-# The lock of whoever uses the workspace for restoring.
+# The lock on the workspace for restoring.
 LOCK = "recovery-test"
 
 
@@ -38,7 +38,7 @@ class DumpTested:
     Args:
         sampled: values decrypted, per table, column and key version.
         relations: how many were compared with the dump's snapshot, every row counted.
-        left_out: what was left out on purpose, since it holds no row and needs power or another server.
+        left_out: what was left out on purpose, since it holds no row and needs more privileges or another server.
         server: into which it was restored.
         warning: what the server may hide; None: nothing.
     """
@@ -53,7 +53,7 @@ class DumpTested:
     warning: str | None
 
     def facts(self) -> Mapping[str, Any]:
-        """For the record."""
+        """The facts for the audit."""
         return {
             "file": self.name,
             "made_at": self.made_at,
@@ -71,7 +71,7 @@ class RecoveryReport:
     """A passed test.
 
     Args:
-        older: a dump from before, which only an archived key reads; None where no such dump is kept.
+        older: an older dump that only an archived key can read; None if there is none.
         rto_seconds: from the first byte fetched to the last value read, of the newest set.
         rpo_seconds: how old the newest set was when the test began: what would have been lost.
     """
@@ -106,7 +106,7 @@ class RecoveryReport:
         )
 
     def facts(self) -> Mapping[str, Any]:
-        """For the record: names, counts and times, never content."""
+        """The facts for the audit: names, counts and times, never content."""
         return {
             "place": self.place,
             "recovery_key": self.recovery_key,
@@ -122,12 +122,12 @@ class RecoveryReport:
 
 
 def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
-    """Recover from the first place, read what came back, and record the outcome, good or bad.
+    """Recover from the first place, read what was restored, and record the outcome, passed or failed.
 
     Raises:
-        RecoveryError: a subclass and a sentence for each way in which a backup can fail.
+        RecoveryError: a subclass and a sentence for each way that a backup can fail.
         BackupError: there is no backup, or the place cannot be read.
-        BlockedError: another test is under way.
+        BlockedError: another test is running.
     """
     ledger, place = site.pipeline.ledger, site.places[0]
     with ledger.lock(LOCK):
@@ -157,7 +157,7 @@ def recovered_keys(
     keys = {}
     destroyed = _destroyed(registered)
     for copy in made.keys:
-        if copy.version in destroyed:  # its file may be gone, as it should
+        if copy.version in destroyed:  # its file may already be removed
             continue
         keys[copy.version] = read_key(place, copy, key)
         if (wanted := fingerprints.get(copy.version, copy.fingerprint)) != copy.fingerprint:
@@ -165,7 +165,7 @@ def recovered_keys(
                 f"{copy.file.name} holds the key {copy.fingerprint[:16]}, but {copy.version} is registered as "
                 f"{wanted[:16]}; find out which one encrypted the values, and back that one up"
             )
-    for record in registered if made.made_from is None else ():  # else it has the keys that its own dump needs
+    for record in registered if made.made_from is None else ():  # a rekeyed set has only its own dump's keys
         if record.version not in {*keys, *destroyed} and record.created_at <= made.made_at:
             raise MissingVersionError(
                 f"{made.name} in {place.description} has no key {record.version}; put it back into the key store from "
@@ -175,7 +175,7 @@ def recovered_keys(
 
 
 def require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> None:
-    """Refuse a dump that not all of these keys can read.
+    """Refuse a dump that needs a key not among these.
 
     Raises:
         MissingVersionError: names the first that is missing.
@@ -213,7 +213,7 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
 
 
 def newest_dump(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
-    """The newest set with a dump; nothing that is damaged, forged or missing is passed over for an older one.
+    """The newest set with a dump; never skips a damaged, forged or missing one for an older one.
 
     Raises:
         BackupError, RecoveryError: it is missing, damaged, or not ours.
@@ -224,7 +224,7 @@ def newest_dump(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
             raise why
     if made is None or made.dump is None:
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
-    # One that was made from an older set stands where that one does, and is never the newest.
+    # A set made from an older one is sorted with that one, and is never the newest.
     if sealed is not None and (made.made_from is not None or seals.is_after(sealed, made)):
         raise BackupError(
             f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
@@ -239,7 +239,7 @@ def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Seq
     destroyed = _destroyed(registered)
     for each in kept.sets:
         needed = each.dump.versions if each.dump is not None and each.made_at < newest.made_at else ()
-        # A key goes only after every dump that needs it: what is left of such a set is its manifest.
+        # A key is destroyed only after every dump that needs it: only the manifest of such a set is left.
         if archived.intersection(needed) and destroyed.isdisjoint(needed):
             return each
     return None
@@ -282,7 +282,7 @@ def _restored(
 
 
 def _record(site: BackupSite, outcome: Fact | Note) -> None:
-    """Append to the audit, then write the same beside the backups, in every place."""
+    """Append to the audit, then write the same next to the backups, in every place."""
     now = site.pipeline.clock.now()
     head = site.pipeline.ledger.append(outcome)
     name = f"recovery-test-{stamp_of(now)}.json"

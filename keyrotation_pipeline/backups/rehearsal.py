@@ -1,4 +1,4 @@
-"""The rehearsal: the newest backup restored into a scratch server, and the whole rotation carried out there."""
+"""Rehearses a rotation: restores the newest backup into a scratch server and runs the whole rotation there."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -34,17 +34,17 @@ _OUT_OF_USE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 
 def rehearse(site: BackupSite, key: RecoveryKey, stages: Stages, request: Request | None, report: Report) -> Rehearsed:
-    """Carry a rotation out on the newest backup, record what was found, and keep nothing else.
+    """Run a rotation on the newest backup, record the findings, and keep nothing else.
 
     Args:
-        key: opens the backup.
+        key: decrypts the backup.
         request: a rotation that has not begun; None: the next one, from the present primary.
 
     Raises:
-        RequestError: the request is no rotation, or has begun.
-        WrongKeyError: values do not open with the key of their version.
-        RecoveryError, BackupError: there is no backup that can be restored whole.
-        BlockedError: another rehearsal or recovery test is under way.
+        RequestError: the request is not a rotation, or has begun.
+        WrongKeyError: values do not decrypt with the key of their version.
+        RecoveryError, BackupError: there is no backup that can be restored completely.
+        BlockedError: another rehearsal or recovery test is running.
     """
     source = present_key(site.pipeline).version if request is None else _source(request)
     require_keys_open(site.pipeline, site.pipeline.keys.read(), {})
@@ -63,11 +63,11 @@ def rehearse(site: BackupSite, key: RecoveryKey, stages: Stages, request: Reques
 
 def _source(request: Request) -> KeyVersion:
     if request.action is not RequestAction.ROTATE:
-        raise RequestError(f"request {request.id} is no rotation ({request.action}), and only rotations are rehearsed")
+        raise RequestError(f"request {request.id} is not a rotation ({request.action}); rehearse a rotation")
     if request.is_over or request.started_at is not None:
         state = request.status if request.is_over else "under way"
         raise RequestError(
-            f"rotation {request.id} is {state}; a rehearsal shows what would come, so rehearse before it begins"
+            f"rotation {request.id} is {state}; a rehearsal predicts a rotation, so rehearse before it begins"
         )
     return request.source
 
@@ -89,7 +89,7 @@ def _rehearsed(
             require_no_failure(restored, dump)
             require_all_there(restored, dump)
             with stages.opened(restored.url, KeyRing(keys, source)) as stage:
-                _shelve(stage.pipeline, registered, dump)
+                _archive_unused(stage.pipeline, registered, dump)
                 walked = _carried_out(stage, stages, report)
         return _as_fact(walked, restored, made, dump, source, request, rows_now)
 
@@ -99,8 +99,8 @@ def _require_key(source: KeyVersion, keys: Mapping[KeyVersion, KeyMaterial], mad
         raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
 
 
-def _shelve(pipeline: Pipeline, registered: Sequence[KeyRecord], dump: DatabaseCopy) -> None:
-    """Archive what applications no longer have, as in the real key store, unless a value of the dump needs it."""
+def _archive_unused(pipeline: Pipeline, registered: Sequence[KeyRecord], dump: DatabaseCopy) -> None:
+    """Archive keys that applications no longer have, as in the real key store, unless the dump needs them."""
     for record in registered:
         stored = pipeline.keys.read()
         if record.state in _OUT_OF_USE and record.version in stored.live and record.version not in dump.versions:
@@ -112,7 +112,7 @@ def _shelve(pipeline: Pipeline, registered: Sequence[KeyRecord], dump: DatabaseC
 
 @dataclass(slots=True)
 class _Walked:
-    """How far it came: the target, seconds by step, and what stopped it."""
+    """How far the rehearsal got: the target, seconds by step, and what stopped it."""
 
     target: KeyVersion
     seconds: dict[str, float] = field(default_factory=dict)
@@ -156,7 +156,7 @@ def _timed(pipeline: Pipeline, walk: str, seconds: dict[str, float], report: Rep
 
 
 def _inventoried(pipeline: Pipeline, stages: Stages) -> Iterator[RehearsalFinding]:
-    """What the steps that were not reached would have stopped at: the retirement searches everything."""
+    """Findings that would have stopped the steps that were not reached: the retirement searches everything."""
     with suppress(KeyRotationError), stages.plainly():
         for found in take_inventory(pipeline).findings:
             values = found.values + found.near_misses

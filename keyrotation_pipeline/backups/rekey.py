@@ -1,8 +1,8 @@
-"""Old backups after a compromise: a set made anew from an old one, under a key that nobody else knows.
+"""Rekeys old backups after a compromise: makes a set from an old one, under a key that is not compromised.
 
 The old dump is restored in a scratch server, re-encrypted there by the engine of every rotation, proven, and dumped
-again. The new set has the moment of the old one, so that nobody takes it for a fresh backup, and holds no key but the
-one that its dump needs. It adds a set and removes none: the old one goes by its own rules, and the old key by
+again. The new set has the time of the old one, so that it is not mistaken for a fresh backup, and holds only the key
+that its dump needs. It adds a set and removes none: the old one expires by its own rules, and the old key is removed by
 `destroy`, which officers sign.
 """
 
@@ -40,7 +40,7 @@ from keyrotation_pipeline.ports.backups import RecoveryKey, RekeyableDump, Resto
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 
-# What the engine stores its progress under, in the scratch server.
+# The request id of the engine's progress in the scratch server.
 _REQUEST = "rekey"
 _MOST_SWEEPS = 3
 
@@ -50,8 +50,8 @@ class Rekeyed:
     """A set that was made from another one.
 
     Args:
-        record: as the audit has it.
-        left: manifests of sets that a compromised key still opens, and of which there is none that replaces them.
+        record: as in the audit.
+        left: manifests of sets that a compromised key still decrypts and that no other set replaces.
     """
 
     made: BackupSet
@@ -66,11 +66,11 @@ def rekey(site: BackupSite, key: RecoveryKey, wanted: str | None, report: Report
         wanted: manifest or dump of the old set; None takes the newest that needs a compromised version.
 
     Raises:
-        RequestError: there is nothing to do, or nothing to do it with.
+        RequestError: there is nothing to rekey, or no key to do it with.
         MissingVersionError: the key store lacks a key that the old dump needs.
-        RecoveryError: the old dump does not restore whole.
+        RecoveryError: the old dump does not restore completely.
         UnreadableSampleError: a value of it does not decrypt.
-        ProofError: it would not be the same under the new key; names what.
+        ProofError: its content would differ under the new key; names what.
         BackupError: the new set is not safe in every place.
     """
     pipeline = site.pipeline
@@ -114,7 +114,7 @@ def rekey(site: BackupSite, key: RecoveryKey, wanted: str | None, report: Report
         left = tuple(made.name for made in sets_to_rekey(site))
     if failures:
         raise BackupError(
-            f"{made.name} is made, and not in every place yet: {'; '.join(failures)}; the next `keyrotation backup` "
+            f"{made.name} is made, but not in every place yet: {'; '.join(failures)}; the next `keyrotation backup` "
             "uploads it"
         )
     return Rekeyed(made, record, left)
@@ -137,14 +137,14 @@ def _newest_to_rekey(site: BackupSite) -> str:
         return each.name
     raise RequestError(
         "no kept database backup needs a compromised key that no other one replaces; name one that "
-        "`keyrotation backup --list` shows to bring that under the present key"
+        "`keyrotation backup --list` shows to rekey that"
     )
 
 
 def _keys(
     pipeline: Pipeline, stored: StoredKeys, old: BackupSet, dump: DatabaseCopy, target: KeyVersion
 ) -> Mapping[KeyVersion, KeyMaterial]:
-    """Every key that the old dump needs, and the new one; each the registered one."""
+    """Every key that the old dump needs, and the new one; each as registered."""
     if set(dump.versions) <= {target}:
         raise RequestError(f"{old.name} needs no key but {target} already; `keyrotation backup --list` shows others")
     records = pipeline.ledger.keys()
@@ -159,14 +159,14 @@ def _keys(
 
 
 def _stamp(site: BackupSite, place: BackupPlace, old: BackupSet) -> str:
-    """The moment of the old set, with the next number that no set has or had."""
+    """The time stamp of the old set, with the next number that no set has or had."""
     taken = {*site.local.names(), *place.names(), *site.seals.names}
     taken |= {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
     return free_stamp(old.made_at, taken)
 
 
 def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
-    """What was declared then, with the columns that are declared now, so that a column forgotten then is not now."""
+    """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
     columns: dict[TableName, dict[str, None]] = {}
     for table in (*(each.table for each in dump.tables), *pipeline.tables):
@@ -189,7 +189,7 @@ def _reencrypted(
     target: KeyVersion,
     report: Report,
 ) -> dict[str, int]:
-    """Bring every value under the target, and prove that nothing else has changed; gives back values by table."""
+    """Re-encrypt every value under the target, and prove that nothing else has changed; returns values by table."""
     rows = _rekeyable(restored)
     rows.prepare()
     _require_all_declared(restored, old, tables, target)
@@ -199,8 +199,8 @@ def _reencrypted(
         before = rows.read(table, before_ring)
         if before.failures:
             raise UnreadableSampleError(
-                f"{before.failures:,} value(s) of {table.name} in {old.name} do not decrypt, so it cannot be brought "
-                "under another key whole; look for the keys, or for an older backup of the table"
+                f"{before.failures:,} value(s) of {table.name} in {old.name} do not decrypt, so it cannot be rekeyed "
+                "completely; look for the keys, or for an older backup of the table"
             )
         for _ in range(_MOST_SWEEPS):
             if not restored.rewriting.sweep(_REQUEST, table, before_ring, target, wait=False).rows:
@@ -208,9 +208,9 @@ def _reencrypted(
         after = rows.read(table, after_ring)
         if after != before:
             raise ProofError(
-                f"{table.name} of {old.name} does not say the same under {target} ({after.values:,} of "
+                f"{table.name} of {old.name} is not the same under {target} ({after.values:,} of "
                 f"{before.values:,} values decrypt, {after.rows:,} of {before.rows:,} rows are there); nothing was "
-                "kept: see whether a trigger of the table changes rows"
+                "stored: check whether a trigger of the table changes rows"
             )
         report(Progress(Step.ROWS, f"{table.name} rekeyed", after.rows, after.rows))
         values[str(table.name)] = after.values
@@ -236,12 +236,12 @@ def _require_nothing_left(
 ) -> None:
     for count in restored.inventory.count(tables):
         wrong = {str(version): number for version, number in count.values_by_version.items() if version != target}
-        amiss = [*(f"{number:,} under {version}" for version, number in wrong.items() if number)]
-        amiss += [f"{count.near_misses:,} that are nearly of our form"] if count.near_misses else []
-        if amiss:
+        remaining = [*(f"{number:,} under {version}" for version, number in wrong.items() if number)]
+        remaining += [f"{count.near_misses:,} that are nearly in our format"] if count.near_misses else []
+        if remaining:
             raise ProofError(
-                f"{count.table.name} of {old.name} still has values after it was re-encrypted: {', '.join(amiss)}; "
-                "mend them in the database, and rekey a backup of that"
+                f"{count.table.name} of {old.name} still has values after it was re-encrypted: {', '.join(remaining)}; "
+                "fix them in the database, and rekey a backup of that"
             )
     _require_all_declared(restored, old, tables, target)
 

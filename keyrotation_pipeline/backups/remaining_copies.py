@@ -1,4 +1,4 @@
-"""Copies of a key that a destruction leaves, and what of the kept backups they can open."""
+"""Copies of a key that a destruction leaves, and the stored backups that a key decrypts."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.backups import BackupSet, StoredVersion, is_dump
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
-# Of non-current versions in the signed text, which is one line for people to read.
+# The most non-current versions in the signed text, which is one line for people to read.
 MOST_NAMED = 40
 _VERSION_ID = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 
@@ -22,7 +22,7 @@ class HeldCopy:
     """An encrypted copy of the key outside the local directory.
 
     Args:
-        locked_until: None: anybody may remove it.
+        locked_until: None: not locked.
         superseded: id of its version, where it is not the current one of its name.
     """
 
@@ -37,12 +37,12 @@ class HeldCopy:
 
     @property
     def lock(self) -> str:
-        """Until when nobody can remove it."""
+        """Until when it cannot be removed."""
         return "not locked" if self.locked_until is None else f"locked until {_minutes(self.locked_until)}"
 
 
-def told_of(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
-    """What stays, as officers sign it: how many copies where, each that is no longer current by itself, the locks."""
+def described_copies(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
+    """What stays, as officers sign it: how many copies where, each non-current one by itself, the locks."""
     if not held:
         return "no copy is kept elsewhere"
     parts = []
@@ -60,8 +60,8 @@ def told_of(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
     return f"copies that stay: {', '.join(parts)}"
 
 
-def told_of_replaced(pairs: Sequence[tuple[str, str]]) -> str:
-    """Which dumps nobody can read any more, and what has their rows; empty: none.
+def described_replaced(pairs: Sequence[tuple[str, str]]) -> str:
+    """Which dumps can no longer be read, and what has their rows; empty: none.
 
     Args:
         pairs: ``<dump> in <place>``, and the manifest of the set that replaces it.
@@ -74,7 +74,7 @@ def told_of_replaced(pairs: Sequence[tuple[str, str]]) -> str:
 
 
 def _named(version: KeyVersion, copy: HeldCopy) -> str:
-    """A copy in a text that is signed: what others put into the bucket may have any name, which is not repeated."""
+    """A copy in a signed text: foreign objects in the bucket may have any name, which is not repeated."""
     name = copy.name if is_key_file(copy.name, version) else "an object of another name"
     number = copy.superseded if _VERSION_ID.fullmatch(copy.superseded or "") else "?"
     return f"{name} version {number} {copy.lock}"
@@ -91,10 +91,10 @@ def _minutes(at: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ExposedCopy:
-    """One kept file.
+    """One stored file.
 
     Args:
-        why: what it is to somebody who has the key.
+        why: what somebody who has the key can do with it.
         replaced_by: manifest of the set in the same place that has its rows under another key; None: there is none.
     """
 
@@ -112,21 +112,21 @@ class ExposedCopy:
 
 
 def exposed_copies(site: BackupSite, versions: Sequence[KeyVersion]) -> tuple[str, ...]:
-    """A line for each kept file that one of these keys opens or that holds one of them, by place; non-current ones too.
+    """A line for each stored file that one of these keys decrypts or that holds one, by place; non-current ones too.
 
-    A place that does not answer, and a dump of which no intact manifest says what it needs, are lines as well.
+    A place that does not answer, and a dump without an intact manifest, are lines as well.
     """
     lines: list[str] = []
     for place in site.places:
         try:
             lines += map(str, _in_place(site, place, versions))
         except BackupError as error:
-            lines.append(f"not looked at: {error}")
-    return tuple(lines) or ("no kept backup is opened by these keys, or holds them",)
+            lines.append(f"not checked: {error}")
+    return tuple(lines) or ("no stored backup is decrypted by these keys, or holds them",)
 
 
 def sets_to_rekey(site: BackupSite) -> tuple[BackupSet, ...]:
-    """Sets that a compromised key opens and nothing replaces, newest first; each once, wherever it is kept.
+    """Sets that a compromised key decrypts and nothing replaces, newest first; each once, in whatever places.
 
     Raises:
         BackupError: a place does not answer.

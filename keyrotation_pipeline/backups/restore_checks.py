@@ -1,4 +1,4 @@
-"""Is a restored database the one that was dumped? Every row counted, values of every column and version decrypted."""
+"""Checks that a restored database is the one that was dumped: counts every row, decrypts values of every column."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -18,14 +18,14 @@ Sampled = dict[str, dict[str, dict[str, int]]]
 
 
 def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
-    """Refuse a restore in which pg_restore passed anything over that it was not told to leave out.
+    """Refuse a restore in which pg_restore skipped anything that it was not meant to leave out.
 
     Raises:
         IncompleteRestoreError: names what, and the server.
     """
     if restored.failures:
         raise IncompleteRestoreError(
-            f"{dump.file.name} does not restore whole into {restored.server}: {joined(restored.failures)}; "
+            f"{dump.file.name} does not restore completely into {restored.server}: {joined(restored.failures)}; "
             f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions and "
             "ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
         )
@@ -43,7 +43,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
         except PreflightError:
             raise LostRowsError(
                 f"table {content.table.name} is not in what {dump.file.name} restores, but had {content.rows:,} rows; "
-                "use an older backup, and see which statements pg_restore refuses"
+                "use an older backup, and check which statements pg_restore refuses"
             ) from None
         _require_rows(content, count, dump)
         _require_values(content, count, dump)
@@ -51,7 +51,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
 
 
 def sampled(inventory: TableInventory, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
-    """Decrypt a sample of every column under every version in it; gives back how many values.
+    """Decrypt a sample of every column under every version in it; returns how many values.
 
     Raises:
         UnreadableSampleError: a value does not decrypt; names table, column and version.
@@ -64,7 +64,7 @@ def sampled(inventory: TableInventory, dump: DatabaseCopy, ring: KeyRing) -> Sam
 
 
 def sampled_under(inventory: TableInventory, table: EncryptedTable, version: KeyVersion, ring: KeyRing) -> int:
-    """Decrypt a sample of every column of one table under one version; gives back how many values.
+    """Decrypt a sample of every column of one table under one version; returns how many values.
 
     Raises:
         UnreadableSampleError: as `sampled`.
@@ -123,8 +123,8 @@ def _require_relations(wanted: DatabaseContent, found: DatabaseContent, dump: Da
         lost.append(f"{found.large_objects:,} large objects of {wanted.large_objects:,}")
     if lost:
         raise LostRowsError(
-            f"{dump.file.name} restores less than was dumped: {joined(lost)}; use an older backup, and see what "
-            "pg_restore says"
+            f"{dump.file.name} restores less than was dumped: {joined(lost)}; use an older backup, and check "
+            "pg_restore's messages"
         )
 
 
@@ -137,6 +137,6 @@ def _lost(wanted: RelationContent, found: RelationContent | None) -> str | None:
 
 
 def joined(phrases: Sequence[str]) -> str:
-    """The first few, and how many more."""
+    """The first few phrases, and how many more."""
     more = len(phrases) - MOST_SHOWN
     return "; ".join([*phrases[:MOST_SHOWN], *([f"and {more} more"] if more > 0 else [])])

@@ -1,4 +1,4 @@
-"""Restore a dump beside the live database and read all of it. Which of the two is used then, people decide."""
+"""Restores a dump into a new database next to the live one and reads all of it; people decide which one to use."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,12 +26,12 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
-class RestoredBeside:
-    """A database that was restored and read whole.
+class RestoredDatabase:
+    """A database that was restored and read completely.
 
     Args:
-        values: how many decrypted, by table; all of them.
-        failures: what pg_restore could not restore; no row is missing all the same.
+        values: how many decrypted, by table; that is all of them.
+        failures: what pg_restore could not restore; no row is missing.
     """
 
     database: str
@@ -43,7 +43,7 @@ class RestoredBeside:
     failures: tuple[str, ...]
 
     def facts(self) -> Mapping[str, Any]:
-        """As the audit holds it."""
+        """The facts for the audit."""
         return {
             "database": self.database,
             "dump": self.dump,
@@ -55,9 +55,9 @@ class RestoredBeside:
         }
 
 
-def restore_beside(
+def restore_to_new_database(
     site: BackupSite, databases: NewDatabases, key: RecoveryKey, into: str, wanted: str | None, report: Report
-) -> RestoredBeside:
+) -> RestoredDatabase:
     """Restore a dump into the new database `into`, count it and decrypt every value with the key store's keys.
 
     Args:
@@ -66,7 +66,7 @@ def restore_beside(
     Raises:
         BackupError: there is no such dump.
         MissingVersionError: the dump needs a key that the key store does not hold.
-        LostRowsError, UnreadableSampleError: the new database is not what was dumped; it is left to be looked at.
+        LostRowsError, UnreadableSampleError: the new database differs from the dump; it is left for inspection.
         IncompleteRestoreError: every row is there and every value decrypts, but something else could not be restored.
     """
     ledger = site.pipeline.ledger
@@ -85,16 +85,16 @@ def restore_beside(
                 if counted.failures:
                     raise UnreadableSampleError(
                         f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not "
-                        "decrypt; leave the old one in use, and take an older backup"
+                        "decrypt; leave the old one in use, and use an older backup"
                     )
                 values[str(content.table.name)] = counted.values
         rows = {str(content.table.name): content.rows for content in dump.tables}
-        done = RestoredBeside(into, dump.file.name, made.made_at, place.description, rows, values, restored.failures)
+        done = RestoredDatabase(into, dump.file.name, made.made_at, place.description, rows, values, restored.failures)
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
         if restored.failures:
             raise IncompleteRestoreError(
                 f"the new database {into} has every row, and all values decrypt, but pg_restore could not restore "
-                f"{joined(restored.failures)}; add these there by hand before you switch, or mend what stops them, "
+                f"{joined(restored.failures)}; add these there manually before you switch, or fix what stops them, "
                 "then restore again"
             )
         return done
@@ -127,7 +127,7 @@ def find_dump(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, Backup
         raise refused
     places = " or ".join(place.description for place in site.places)
     what = f"{wanted} is not" if wanted else "no backup of the database is"
-    raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists those that there are")
+    raise BackupError(f"{what} in {places}; `keyrotation restore-key --survey` lists the existing ones")
 
 
 def _is_of(manifest: str, wanted: str) -> bool:

@@ -1,7 +1,7 @@
-"""Which local files may go: those older than they need to be kept, when a newer one of the same is verified.
+"""Removes local files that are older than their retention, once a newer one of the same is verified.
 
-Where backups go elsewhere too, a file goes only when it is there, and so is the newer one: what was made while a bucket
-did not answer stays until it is uploaded.
+Where backups also go to other places, a file is removed only when it and the newer one are there: what was made while a
+bucket did not answer stays until it is uploaded.
 """
 
 from collections import defaultdict
@@ -22,7 +22,7 @@ class LocalCopy:
 
     Args:
         copy_of: a key (version and fingerprint), the database, or the configuration.
-        order: what copies of the same sort by, the newest last.
+        order: sort key of copies of the same, the newest last.
     """
 
     copy_of: tuple[str, ...]
@@ -38,11 +38,11 @@ def expired(
     is_whole: Callable[[StoredFile], bool],
     is_elsewhere: Callable[[StoredFile], bool],
 ) -> tuple[str, ...]:
-    """The rule: names of the files that may go.
+    """Apply the rule: names of the files that may be removed.
 
     Args:
-        limit: what was made before it need not be kept.
-        is_whole: whether the local file is what its manifest says.
+        limit: what was made before it may be removed.
+        is_whole: whether the local file matches its manifest.
         is_elsewhere: whether every other configured place has it.
     """
     groups: dict[tuple[str, ...], list[LocalCopy]] = defaultdict(list)
@@ -56,20 +56,20 @@ def expired(
                 if each.made_at < limit and is_elsewhere(each.file):
                     gone.add(each.file.name)
             else:
-                # The newest whole one stays, however old it is; damaged ones before it vouch for nothing.
+                # The newest intact one stays, however old it is; damaged newer ones do not count.
                 is_superseded = is_whole(each.file) and is_elsewhere(each.file)
     return tuple(sorted(gone))
 
 
 def remove_expired(site: BackupSite, now: datetime) -> tuple[str, ...]:
-    """Remove what is expired from the local directory; what other places keep is for their own rules to end.
+    """Remove what is expired from the local directory; other places have lifecycle rules of their own.
 
     Returns:
-        Names of the files that went; none while another place does not answer.
+        Names of the removed files; none while another place does not answer.
     """
     try:
         names = tuple(_expired(site, now - timedelta(days=site.keep_local_days)))
-    except BackupError:  # the copying has told of it
+    except BackupError:  # the copying has reported it
         return ()
     if names:
         facts = {"files": list(names), "place": site.local.description}
@@ -107,7 +107,7 @@ def _local_copies(site: BackupSite, sets: Iterable[BackupSet]) -> Iterator[Local
 def _empty_manifests(
     site: BackupSite, sets: Iterable[BackupSet], limit: datetime, gone: frozenset[str]
 ) -> Iterator[str]:
-    """Old manifests of which no file is left; damaged ones stay, to be seen."""
+    """Old manifests without any file left; damaged ones stay, so that they are noticed."""
     left = set(site.local.names()) - gone
     for made in sets:
         if made.made_at < limit and left.isdisjoint(file.name for file in made.files):

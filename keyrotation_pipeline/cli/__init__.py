@@ -1,4 +1,4 @@
-"""The command `keyrotation`: thin, a file a group of commands; the doing is in `rotation` and `assembly`."""
+"""The `keyrotation` command: a thin shell with a file per group of commands; `rotation` and `assembly` do the work."""
 
 import gc
 import os
@@ -6,16 +6,16 @@ import sys
 import warnings
 
 _INTERRUPTED = 130
-# What is imported stays; by default the garbage collector would look through all of it a dozen times meanwhile.
+# Imported modules stay loaded; by default the garbage collector would scan them all a dozen times during start.
 _OBJECTS_BETWEEN_COLLECTIONS = 200_000
-_STOPPED = "stopped here; whatever was committed stays, and the same command goes on from there\n"
+_STOPPED = "stopped here; whatever was committed stays, and the same command continues from there\n"
 MISSING_EXTRA = "{name} is not installed; the command needs the extra: pip install 'keyrotation-pipeline[pipeline]'\n"
 
 
 def main() -> None:
-    """Entry point: neither Ctrl-C nor an output that nobody reads any more ends in a traceback."""
+    """Run the command line; neither Ctrl-C nor a closed output pipe ends in a traceback."""
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
-    # Of click, about a name that typer imports: nothing that whoever types a command can mend.
+    # A deprecation in click, about a name that typer imports: the user of a command cannot fix it.
     warnings.filterwarnings("ignore", "'click", DeprecationWarning)
     _open_closed_streams()
     try:
@@ -31,18 +31,18 @@ def main() -> None:
         raise
     finally:
         _flush()
-        gc.freeze()  # else the interpreter looks through all that was imported once more, before it forgets it
+        gc.freeze()  # else the interpreter scans every imported object once more at exit
 
 
 def _open_closed_streams() -> None:
-    """Where the shell closed a stream (``>&-``), Python has None."""
+    """Open devnull for a stream that the shell closed (``>&-``), which is None in Python."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  open until the end
 
 
 def _flush() -> None:
-    """Write what is left now; at the interpreter's end a closed pipe would show as a traceback."""
+    """Flush stdout now; at interpreter exit a closed pipe would print a traceback."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -51,7 +51,7 @@ def _flush() -> None:
 
 
 def _run() -> None:
-    """Applications install the distribution without the extra that this needs, so imports are guarded."""
+    """Import and run the commands, or name the missing extra: applications install the distribution without it."""
     try:
         from keyrotation_pipeline.cli.application import run  # noqa: PLC0415
     except ModuleNotFoundError as missing:

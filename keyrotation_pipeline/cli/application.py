@@ -1,4 +1,4 @@
-"""The commands, put together; and what a user sees when one fails."""
+"""Assembles the commands, and prints what a user sees when one fails."""
 
 import sys
 from typing import Annotated, Any, NoReturn
@@ -48,29 +48,30 @@ def run() -> None:
     """Run the command line; an expected failure is one sentence on stderr and exit code 1."""
     assembly.harden_process()
     try:
-        # Whatever the command is; those that open the database wipe restored ones, too.
+        # For every command; those that open the database also wipe restored keys.
         assembly.wipe_abandoned_keys()
         app()
     except KeyRotationError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}; mend that, then run this again")
+        _fail(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}; fix that, then run this again")
     except _database_errors() as error:
         if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
-            # Its first line names a schema, a table or a function, and nothing of a row.
+            # Its first line names a schema, a table or a function, but nothing from a row.
             _fail(
                 f"the database role lacks a right ({error.diag.message_primary}); grant it as "
                 "deploy/sql/pipeline-role.sql does, then run this again"
             )
-        # Its text, and a traceback that shows it, could hold what a row holds.
+        # Its text, and a traceback that shows it, could contain row data.
         _fail(
-            f"the database refused or was lost ({type(error).__name__}, SQLSTATE {error.sqlstate or 'none'}); "
+            f"the database refused, or the connection was lost ({type(error).__name__}, SQLSTATE "
+            f"{error.sqlstate or 'none'}); "
             "see its log, then run this again"
         )
 
 
 def _database_errors() -> Any:  # noqa: ANN401  psycopg.Error, which has a `sqlstate`, or no class at all
-    """Those of psycopg, if the command has imported it."""
+    """Psycopg's errors, if the command has imported it."""
     psycopg = sys.modules.get("psycopg")
     return psycopg.Error if psycopg is not None else ()
 

@@ -1,4 +1,4 @@
-"""`incident assess`: the answers from which the breach decision follows, and officers' signatures on them."""
+"""`incident assess`: the answers that the breach decision follows from, and officers' signatures on them."""
 
 import sys
 import tomllib
@@ -35,7 +35,7 @@ def assess_command(
     name: IncidentId,
     *,
     answers: Annotated[
-        Path | None, typer.Option("--answers", metavar="FILE", help="Answers in TOML; options come after it.")
+        Path | None, typer.Option("--answers", metavar="FILE", help="Answers in TOML; options override it.")
     ] = None,
     role: Annotated[str | None, typer.Option("--role", help=f"{' or '.join(Role)}.")] = None,
     key_breached: Annotated[str | None, typer.Option("--key-breached", help=_KNOWN)] = None,
@@ -59,7 +59,7 @@ def assess_command(
         bool | None, typer.Option("--low-probability/--no-low-probability", help="The judgement over all four.")
     ] = None,
     affected: Annotated[
-        list[str] | None, typer.Option("--affected", metavar="STATE=N", help="People; may be given again.")
+        list[str] | None, typer.Option("--affected", metavar="STATE=N", help="People; may be repeated.")
     ] = None,
     elsewhere_unknown: Annotated[
         int | None, typer.Option("--elsewhere-unknown", metavar="N", help="People whose State is not known.")
@@ -78,7 +78,7 @@ def assess_command(
 ) -> None:
     """Answer what the breach decision needs to know, show the decision, or sign the answers.
 
-    What adds to what is due holds at once. What would lighten it holds when enough officers have signed:
+    Answers that add duties take effect at once. Answers that reduce them take effect when enough officers have signed:
     keyrotation incident assess ID --text | gpg -ab | keyrotation incident assess ID --signature -
     """
     given: dict[str, Any] = {
@@ -114,7 +114,7 @@ def assess_command(
 
 
 def assessed(found: Assessment) -> dict[str, Any]:
-    """What `--json` has of an assessment."""
+    """The fields of an assessment in `--json`."""
     return {
         "breach": {
             "outcome": str(found.in_force.outcome),

@@ -1,4 +1,4 @@
-"""`audit verify`: the chain of events against itself and what was written down elsewhere; `audit log`: what it says."""
+"""`audit verify` checks the chain of events against itself and outside anchors; `audit log` lists its events."""
 
 from collections import deque
 from pathlib import Path
@@ -17,7 +17,7 @@ from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 
 app = typer.Typer(
-    help="The hash-chained audit of all that was done.",
+    help="The hash-chained audit of everything that was done.",
     no_args_is_help=True,
     rich_markup_mode=None,
     suggest_commands=False,
@@ -26,7 +26,7 @@ app = typer.Typer(
 
 @app.callback()
 def audit() -> None:
-    """The hash-chained audit of all that was done."""
+    """The hash-chained audit of everything that was done."""
 
 
 @app.command()
@@ -56,9 +56,9 @@ def verify(
         lines.append(f"{stamped:,} time stamp(s) verified with [audit] timestamp_certificates")
     elif stamped:
         lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
-    lines += [f"signatures that were verified before are those of then, though {sentence}" for sentence in unusable]
+    lines += [f"signatures made before then stay verified, though {sentence}" for sentence in unusable]
     if anchor:
-        lines.append(f"the chain leads through the anchor of {anchor.name}, event {anchors[0].seq:,}")
+        lines.append(f"the chain contains the anchor of {anchor.name}, event {anchors[0].seq:,}")
     output.show(database, value, lines, as_json=as_json)
 
 
@@ -70,7 +70,7 @@ def log(
         typer.Option(
             "--request",
             metavar="ID",
-            help="Only what belongs to this request.",
+            help="Only events of this request.",
             show_default=False,
             autocompletion=offered_requests,
         ),
@@ -84,7 +84,7 @@ def log(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List the events, oldest first; `audit verify` says whether they are to be believed."""
+    """List the events, oldest first; `audit verify` checks whether they are genuine."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None

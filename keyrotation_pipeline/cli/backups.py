@@ -13,7 +13,7 @@ from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
-from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
+from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show
@@ -31,11 +31,11 @@ def backup(
         bool, typer.Option("--keys-only", help="Back up keys, not the database.", show_default=False)
     ] = False,
     listed: Annotated[
-        bool, typer.Option("--list", help="Show what is kept, and which keys each needs.", show_default=False)
+        bool, typer.Option("--list", help="List the stored backups and the keys that each needs.", show_default=False)
     ] = False,
     rekeyed: Annotated[
         bool,
-        typer.Option("--rekey", help="Make an old set anew under the present key instead.", show_default=False),
+        typer.Option("--rekey", help="Make an old set again under the present key instead.", show_default=False),
     ] = False,
     old: Annotated[
         str | None,
@@ -49,7 +49,9 @@ def backup(
 ) -> None:
     """Back up all keys and the database at one moment."""
     if sum((keys_only, listed, rekeyed)) > 1:
-        raise typer.BadParameter("they do different things: take one", param_hint="--keys-only / --list / --rekey")
+        raise typer.BadParameter(
+            "these options exclude each other; give one", param_hint="--keys-only / --list / --rekey"
+        )
     if not rekeyed and (old is not None or key is not None):
         raise typer.BadParameter("a set and its recovery key are for --rekey", param_hint="SET / --key")
     declared = settings.load(config)
@@ -85,12 +87,12 @@ def _rekeyed(done: Rekeyed) -> Iterator[str]:
     under, left = record.target, _needs(record.left_behind)
     yield f"rekeyed   {record.made_from}: every value under {under}, none under {left}"
     for table, values in record.values.items():
-        yield f"table     {table}: all {values:,} values decrypt to what they were, every row as it was"
+        yield f"table     {table}: all {values:,} values decrypt to the same plaintext, and every row is unchanged"
     yield f"manifest  {record.manifest}, whose rows are of {output.minutes(done.made.made_at)} UTC"
     for place in record.places:
-        yield f"kept in   {place}, read again there"
+        yield f"stored in {place}, read back there"
     for each in record.left_out:
-        yield f"left out  {each}: it holds no row, and needs power or another server"
+        yield f"left out  {each}: it holds no row, and needs more privileges or another server"
     if done.left:
         more = f"{len(done.left)} more need a compromised key, {done.left[0]} first"
         yield f"next      keyrotation backup --rekey: {more}"
@@ -105,7 +107,7 @@ def _made(done: BackupMade, site: BackupSite) -> Iterator[str]:
         yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
     yield f"manifest  {made.name}, for {site.recipients} recipient(s)"
     for place in done.places:
-        yield f"kept in   {place}, read again there"
+        yield f"stored in {place}, read back there"
     if done.uploaded_later:
         yield f"caught up {len(done.uploaded_later)} older set(s), made while a place did not answer"
     if done.removed:
@@ -115,10 +117,10 @@ def _made(done: BackupMade, site: BackupSite) -> Iterator[str]:
 
 
 def _kept(site: BackupSite) -> tuple[list[KeptSets], list[str]]:
-    """What each place keeps that answers, and a sentence for each that does not.
+    """The backups in each place that answers, and a sentence for each place that does not.
 
     Raises:
-        BackupError: none does.
+        BackupError: no place answers.
     """
     kept, silent = [], []
     for place in site.places:
@@ -186,7 +188,7 @@ def restore_database_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Restore a backup beside the database, and read every value."""
+    """Restore a backup into a new database, and read every value."""
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
@@ -197,13 +199,13 @@ def restore_database_command(
     ):
         name = site.pipeline.surroundings.identity().name
         new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
-        done = restore_beside(site, databases, opened, new, source, report)
+        done = restore_to_new_database(site, databases, opened, new, source, report)
     show(name, {"beside": name, **done.facts()}, _lines(name, done), as_json=as_json)
 
 
-def _lines(name: str, done: RestoredBeside) -> Iterator[str]:
+def _lines(name: str, done: RestoredDatabase) -> Iterator[str]:
     yield f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}"
-    yield f"into      {done.database}; {name} is as it was"
+    yield f"into      {done.database}; {name} is unchanged"
     for table, rows in done.rows.items():
         yield f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt"
     yield "Owners, privileges and tablespaces are not restored: set them as your application needs them."
@@ -215,9 +217,9 @@ def _lines(name: str, done: RestoredBeside) -> Iterator[str]:
 def rehearse_command(
     request_id: RequestId, *, key: KeyFile = None, config: Config = None, as_json: Json = False
 ) -> None:
-    """Carry a rotation out on the newest backup, in a scratch server.
+    """Run a rotation on the newest backup, in a scratch server.
 
-    Finds what would stop it and how long it would take; touches nothing real. Exit code 1 if it would be stopped.
+    Finds what would stop it and how long it would take, without touching production. Exit code 1 if it would stop.
     """
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
@@ -229,14 +231,14 @@ def rehearse_command(
         database = site.pipeline.surroundings.identity().name
         request = site.pipeline.ledger.request(request_id)
         done = rehearse(site, opened, RestoredStages(declared), request, report)
-    show(database, {"database": database, **_rehearse_document(done)}, _rehearse_lines(done), as_json=as_json)
+    show(database, {"database": database, **_rehearsal_document(done)}, _rehearsal_lines(done), as_json=as_json)
     if done.findings:
         first, *more = done.findings
         others = f" ({len(more)} more finding(s) above)" if more else ""
         raise RehearsalError(f"the rotation would stop at {first.step}: {first.sentence}{others}")
 
 
-def _rehearse_document(done: Rehearsed) -> dict[str, Any]:
+def _rehearsal_document(done: Rehearsed) -> dict[str, Any]:
     predicted = {step: round(seconds, 1) for step, seconds in done.predicted_seconds.items()}
     total = None if done.total_seconds is None else round(done.total_seconds, 1)
     return json_safe(
@@ -249,7 +251,7 @@ def _rehearse_document(done: Rehearsed) -> dict[str, Any]:
     )
 
 
-def _rehearse_lines(done: Rehearsed) -> Iterator[str]:
+def _rehearsal_lines(done: Rehearsed) -> Iterator[str]:
     yield (
         f"rehearsed {done.source} to {done.target} on {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC, "
         f"in {done.server}"
@@ -257,11 +259,11 @@ def _rehearse_lines(done: Rehearsed) -> Iterator[str]:
     yield f"rows      {done.dump_rows:,} in the backup, {done.rows_now:,} in the database now"
     for step, seconds in done.seconds.items():
         predicted = done.predicted_seconds.get(step)
-        told = "up to the applications" if step in ROLLOUTS else f"predicted {predicted:,.1f} s"
-        yield f"  {step:<22}{seconds:>8.1f} s  {told}"
+        expected = "up to the applications" if step in ROLLOUTS else f"predicted {predicted:,.1f} s"
+        yield f"  {step:<22}{seconds:>8.1f} s  {expected}"
     for finding in done.findings:
         yield f"stops at  {finding.step}: {finding.sentence}"
     if done.total_seconds is not None:
-        yield f"nothing stopped it; the real one is predicted to take {done.total_seconds:,.1f} s besides the rollouts"
+        yield f"nothing stopped it; the real one is predicted to take {done.total_seconds:,.1f} s plus the rollouts"
     for each in NOT_REHEARSED:
         yield f"not rehearsed: {each}"

@@ -1,6 +1,6 @@
-"""Every command: where its code is, and what `keyrotation --help` says of it.
+"""Lists every command: where its code is, and its line in `keyrotation --help`.
 
-A module is imported when its command is meant, so that no command waits for what it does not use.
+A command's module is imported only when that command is run, so that start-up stays fast.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class Command:
     Args:
         module: in this package.
         attribute: of the module: a function, or a `typer.Typer`.
-        says: the first paragraph of its docstring, or of the group's help.
+        summary: the first paragraph of its docstring, or of the group's help.
     """
 
     module: str
     attribute: str
-    says: str
+    summary: str
 
     def load(self, name: str) -> click.Command:
-        """Import it."""
+        """Import the command."""
         found = getattr(import_module(f"keyrotation_pipeline.cli.{self.module}"), self.attribute)
         if isinstance(found, typer.Typer):
             group = typer.main.get_group(found)
@@ -43,7 +43,7 @@ COMMANDS = {
     "up": Command(
         "up",
         "up",
-        "Serve Dagster's UI and run its daemon, which carries approved rotations through, until Ctrl-C.",
+        "Serve Dagster's UI and run its daemon, which executes approved rotations, until Ctrl-C.",
     ),
     "init": Command("initialise", "init", "Set up configuration, home, schema, officers and keys."),
     "inventory": Command("inspect", "inventory", "Count values by key version, and search undeclared columns."),
@@ -51,11 +51,9 @@ COMMANDS = {
     "preflight": Command(
         "inspect",
         "preflight",
-        "Check all that a rotation needs: keys, backups, officers, tables, room, time.",
+        "Check everything that a rotation needs: keys, backups, officers, tables, room, time.",
     ),
-    "rehearse": Command(
-        "backups", "rehearse_command", "Carry a rotation out on the newest backup, in a scratch server."
-    ),
+    "rehearse": Command("backups", "rehearse_command", "Run a rotation on the newest backup, in a scratch server."),
     "request": Command("requests", "request", "Open a rotation for officers to sign; prints its id."),
     "approve": Command("requests", "approve", "Print the text to sign, or add an officer's signature."),
     "requests": Command("requests", "requests", "List every pending request, with who has signed it and who has not."),
@@ -67,10 +65,10 @@ COMMANDS = {
         "Print the text that says which rollout is done, or add an officer's signature over it.",
     ),
     "rollout": Command("inspect", "rollout", "Show which application instance reads and writes which key version."),
-    "pause": Command("rollback", "pause", "Stop a rotation where it stands."),
-    "resume": Command("rollback", "resume", "Let a paused rotation go on."),
+    "pause": Command("rollback", "pause", "Pause a rotation."),
+    "resume": Command("rollback", "resume", "Resume a paused rotation."),
     "pace": Command("requests", "pace_command", "Set how fast a running rotation goes; without an option, show it."),
-    "cancel": Command("requests", "cancel", "Give up a rotation that has written nothing yet."),
+    "cancel": Command("requests", "cancel", "Cancel a rotation that has written nothing yet."),
     "policy": Command(
         "policy",
         "policy_command",
@@ -81,7 +79,7 @@ COMMANDS = {
     "report": Command(
         "report",
         "report",
-        "Write the compliance report: policy, keys, approvals verified anew, backups, recovery tests, incidents, "
+        "Write the compliance report: policy, keys, approvals verified again, backups, recovery tests, incidents, "
         "audit.",
     ),
     "backup": Command("backups", "backup", "Back up all keys and the database at one moment."),
@@ -90,37 +88,37 @@ COMMANDS = {
         "recovery_test_command",
         "Restore the newest backup in a scratch server, and read it.",
     ),
-    "restore-key": Command("recovery", "restore_key_command", "Put lost keys back from backups, or say what is lost."),
+    "restore-key": Command("recovery", "restore_key_command", "Restore lost keys from backups, or show what is lost."),
     "restore-database": Command(
         "backups",
         "restore_database_command",
-        "Restore a backup beside the database, and read every value.",
+        "Restore a backup into a new database, and read every value.",
     ),
     "reconcile": Command(
         "reconcile",
         "reconcile_command",
-        "Mend a restored database, or put lost fences back.",
+        "Reconcile a restored database, or restore lost fences.",
     ),
     "replace-key": Command(
-        "replace_key", "replace_key_command", "Replace an imported key that opens no value by one that does."
+        "replace_key", "replace_key_command", "Replace an imported key that decrypts no value with one that does."
     ),
     "destroy": Command("destroy", "destroy_command", "Remove a key that nothing needs any more."),
     "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
-    "audit": Command("audit", "app", "The hash-chained audit of all that was done."),
+    "audit": Command("audit", "app", "The hash-chained audit of everything that was done."),
 }
 
 
 class LazyGroup(TyperGroup):
-    """A group that lists all commands, and imports the one that is typed."""
+    """A group that lists all commands, and imports only the one that is run."""
 
-    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  whatever typer gives
+    def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  what typer passes
         super().__init__(**attributes)
-        self.commands = {name: TyperCommand(name, help=each.says) for name, each in COMMANDS.items()}
+        self.commands = {name: TyperCommand(name, help=each.summary) for name, each in COMMANDS.items()}
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The command that is typed, imported."""
+        """Import the command that is run."""
         name, listed, rest = super().resolve_command(ctx, args)
         if listed is None or listed.name is None:
             return name, listed, rest

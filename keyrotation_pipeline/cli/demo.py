@@ -1,4 +1,4 @@
-"""`demo`: the whole walk on the embedded default, and what it showed."""
+"""`demo`: a whole rotation on the embedded PostgreSQL, and its result."""
 
 from collections.abc import Iterator
 from typing import Annotated
@@ -25,7 +25,8 @@ def demo(
 ) -> None:
     """Rotate the keys of an invented clinic, start to end.
 
-    An embedded PostgreSQL, an application that writes to it all the while, and the proof. Each time once more.
+    Uses an embedded PostgreSQL and an application that keeps writing to it, and ends with the proof. Each run rotates
+    the same demo once more.
     """
     say = output.note if as_json else output.line
     if not is_native():

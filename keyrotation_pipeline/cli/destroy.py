@@ -1,4 +1,4 @@
-"""`destroy`: a key version removed for good, after approval."""
+"""`destroy`: permanently removes a key version, after approval."""
 
 from typing import Annotated, Any
 
@@ -24,7 +24,8 @@ def destroy_command(
 ) -> None:
     """Remove a key that nothing needs any more.
 
-    The first time, with --reason, it prints the id of a request. Once two officers have signed that, it does it.
+    The first time, with --reason, it prints the id of a request. Once two officers have signed that, run it again to
+    remove the key.
     """
     wanted = KeyVersion.parse(version)
     with open_backups(settings.load(config), actor=actor()) as site:
@@ -32,15 +33,15 @@ def destroy_command(
         if (request := pending(pipeline, wanted)) is None:
             request, found = open_destruction(site, wanted, reason=reason, requested_by=actor())
             value = _document(database, request, found, destroyed=False)
-            lines = [f"{database}: {wanted} ({found.fingerprint[:16]}) is to be destroyed for good"]
+            lines = [f"{database}: {wanted} ({found.fingerprint[:16]}) is to be destroyed permanently"]
             lines += _copies(found, "goes      ")
             propose(pipeline, request, value, lines, f"run `keyrotation destroy {wanted}` again", as_json=as_json)
             return
         require_signed(pipeline, request)
         done = destroy(site, request)
-    lines = [f"{wanted} ({done.fingerprint[:16]}) is destroyed: it is in the key store no more"]
+    lines = [f"{wanted} ({done.fingerprint[:16]}) is destroyed: it is no longer in the key store"]
     lines += _copies(done, "removed   ")
-    lines.append("next: keyrotation backup, so that the newest set is whole without it")
+    lines.append("next: keyrotation backup, so that the newest set is complete without it")
     show(database, _document(database, request, done, destroyed=True), lines, as_json=as_json)
 
 

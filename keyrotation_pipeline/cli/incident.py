@@ -1,4 +1,4 @@
-"""`incident`: from the flag to the end of an incident."""
+"""`incident`: handles an incident from its flag until it is closed."""
 
 import sys
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def open_command(
     impact: Impact = None,
     key_version: Annotated[
         list[str] | None,
-        typer.Option("--key-version", metavar="VERSION", help="Compromised version; may be given again."),
+        typer.Option("--key-version", metavar="VERSION", help="Compromised version; may be repeated."),
     ] = None,
     action: Actions = None,
     *,
@@ -85,8 +85,8 @@ def open_command(
 ) -> None:
     """Open an incident and prepare its emergency request; no key changes before officers have signed.
 
-    Prints the incident's id and the request's id. Without --key-version the key that is in use, or being left, is held
-    to be compromised; for unauthorized_access, server_compromise, insider and other every live one.
+    Prints the incident's id and the request's id. Without --key-version the key that is in use, or being rotated
+    out, counts as compromised; for unauthorized_access, server_compromise, insider and other, every live one does.
     """
     declared = settings.load(config)
     require_plain_texts({}, action or (), ())  # before anything is opened
@@ -96,16 +96,16 @@ def open_command(
         opened = open_incident(pipeline, flag)
         if not as_json:
             sys.stdout.write(f"{opened.id}\n")
-            sys.stdout.flush()  # it is open, whatever becomes of its request
+            sys.stdout.flush()  # it is open, even if its request then fails
         if action:
             amend(pipeline, opened.id, actor(), {}, action)
         request = prepare(pipeline, opened, actor())
         channels = alert_channels(declared)
         for failure in deliver(pipeline, channels, notices(pipeline, channels.contacts)):
-            output.note(f"not told: {failure}")
+            output.note(f"alert not delivered: {failure}")
         database, versions = pipeline.surroundings.identity().name, output.names(opened.versions)
         value = {"database": database, "id": opened.id, "request": request.id, "versions": versions}
-        held = f"{', '.join(versions)} is held to be compromised once enough officers have signed"
+        held = f"{', '.join(versions)} counts as compromised once enough officers have signed"
         then = f"run `keyrotation rotate {request.id}`, or let `keyrotation up` do it"
         propose(pipeline, request, value, [f"{database}: {opened.id} is open; {held}"], then, as_json=as_json)
 
@@ -123,11 +123,11 @@ def list_command(*, config: Config = None, as_json: Json = False) -> None:
         for each in known.by_id.values()
     ]  # fmt: skip
     table = output.Table(("Incident", "Type", "Status", "Discovered", "Versions", "Request"), rows)
-    put_aside = [
-        f"put aside  flag {flag}, {output.minutes(at)}: {reason}" for flag, (at, reason) in known.set_aside.items()
+    rejected = [
+        f"rejected   flag {flag}, {output.minutes(at)}: {reason}" for flag, (at, reason) in known.set_aside.items()
     ]
     value = [summary(each, carriers[each.id]) for each in known.by_id.values()]
-    output.show(database, value, [table, *put_aside], as_json=as_json)
+    output.show(database, value, [table, *rejected], as_json=as_json)
 
 
 @app.command()
@@ -161,7 +161,7 @@ app.command("notice")(notice_command)
 
 @app.command()
 def access(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
-    """Show who read the key (CloudTrail) and records (the application's audit) while it lasted, the unusual first."""
+    """Show who read the key (CloudTrail) and records (the application's audit) meanwhile, unusual readers first."""
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
         found = access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
@@ -172,14 +172,14 @@ def access(name: IncidentId, *, config: Config = None, as_json: Json = False) ->
 def _accesses(found: AccessAudit) -> Iterator[output.Line]:
     yield f"from {output.minutes(found.since)} to {output.minutes(found.until)} UTC"
     if found.key_reads is None:
-        yield "reads of the key are not looked at: name [incidents] cloudtrail_bucket"
+        yield "reads of the key are not checked: name [incidents] cloudtrail_bucket"
     else:
         rows = [(output.seconds(each.at), each.who, each.address, each.event, each.refused or "given", each.agent)
                 for each in found.key_reads]  # fmt: skip
         yield output.Table(("Key read at", "By", "From", "Event", "Outcome", "Agent"), rows)
         yield from bars(found)
     if found.record_reads is None:
-        yield "reads of records are not looked at: name [incidents] audit_events_table"
+        yield "reads of records are not checked: name [incidents] audit_events_table"
     else:
         reads = [(each.reads, each.who, each.address, each.resource_type, each.event_type,
                   output.minutes(each.first_at), output.minutes(each.last_at))
@@ -189,7 +189,7 @@ def _accesses(found: AccessAudit) -> Iterator[output.Line]:
 
 @app.command()
 def ack(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
-    """Acknowledge an incident: you have taken it up, and nobody further is called."""
+    """Acknowledge an incident: you are handling it, and nobody else is called."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
 
@@ -214,19 +214,17 @@ def close_command(
 def report(
     name: IncidentId,
     *,
-    number: Annotated[
-        int | None, typer.Option("--version", metavar="N", help="An earlier version as it was kept.")
-    ] = None,
+    number: Annotated[int | None, typer.Option("--version", metavar="N", help="An earlier stored version.")] = None,
     html: Annotated[bool, typer.Option("--html", help="An HTML page instead of Markdown.", show_default=False)] = False,
     file: Annotated[
         Path | None,
-        typer.Option("--output", metavar="FILE", help="Write it there; never over what is there.", show_default=False),
+        typer.Option("--output", metavar="FILE", help="Write it there; never overwrites a file.", show_default=False),
     ] = None,
     config: Config = None,
 ) -> None:
-    """Print the incident report, in the seed's form, from what the audit holds.
+    """Print the incident report, in the source procedure's form, from the audit.
 
-    What it says is kept in the audit under a number; whatever changes gives the next one.
+    Its content is stored in the audit under a number; any change gives the next number.
     """
     require_new(file)
     declared = settings.load(config)
@@ -252,7 +250,7 @@ def _moment(text: str, time_zone: str, now: datetime) -> datetime:
         at = datetime.fromisoformat(text.strip())
     except ValueError:
         raise IncidentError(
-            "--discovered-at is no moment; write it as 2026-11-24T09:30, with an offset or in time_zone, or `now`"
+            "--discovered-at is not a time; write it as 2026-11-24T09:30, with an offset or in time_zone, or `now`"
         ) from None
     return at if at.tzinfo is not None else at.replace(tzinfo=ZoneInfo(time_zone))
 

@@ -1,4 +1,4 @@
-"""Prints an incident; `incident amend` and `incident notice`."""
+"""Prints an incident; holds `incident amend` and `incident notice`."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -22,9 +22,9 @@ from keyrotation_pipeline.requests.conductor import phase_of
 
 Actions = Annotated[
     list[str] | None,
-    typer.Option("--action", metavar="TEXT", help="An action taken; may be given again.", show_default=False),
+    typer.Option("--action", metavar="TEXT", help="An action taken; may be repeated.", show_default=False),
 ]
-Scope = Annotated[str | None, typer.Option("--scope", help="What was reached.", show_default=False)]
+Scope = Annotated[str | None, typer.Option("--scope", help="What was affected.", show_default=False)]
 Impact = Annotated[str | None, typer.Option("--impact", help="Low, medium or high, and why.", show_default=False)]
 RootCause = Annotated[str | None, typer.Option("--root-cause", help="For the report.", show_default=False)]
 Remediation = Annotated[str | None, typer.Option("--remediation", help="For the report.", show_default=False)]
@@ -32,7 +32,7 @@ Lessons = Annotated[str | None, typer.Option("--lessons", help="For the report."
 
 
 def show_changed(pipeline: Pipeline, changed: Incident, more: Sequence[str] = (), *, as_json: bool) -> None:
-    """Print how an incident stands after a change, and `more` lines."""
+    """Print an incident's status after a change, then the `more` lines."""
     value = details(changed, carried_by(changed, pipeline.ledger.requests()))
     lines = [f"{changed.id} is {changed.status}", *more]
     output.show(pipeline.surroundings.identity().name, value, lines, as_json=as_json)
@@ -82,16 +82,16 @@ def amend_command(
     remediation: Remediation = None,
     prevention: Annotated[
         list[str] | None,
-        typer.Option("--prevention", metavar="TEXT", help="A measure against the next one; may be given again."),
+        typer.Option("--prevention", metavar="TEXT", help="A measure against the next one; may be repeated."),
     ] = None,
     lessons: Lessons = None,
     *,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Add what you know and did, for the report; of a closed incident too.
+    """Add facts and actions for the report; works for a closed incident too.
 
-    Actions and prevention measures are added to those there are; any other text takes the place of the one before.
+    Actions and prevention measures are added to the existing ones; any other text replaces the previous one.
     """
     given = {"scope": scope, "impact": impact, "root_cause": root_cause, "remediation": remediation, "lessons": lessons}
     texts = {key: value for key, value in given.items() if value is not None}
@@ -120,4 +120,4 @@ def _day(text: str) -> date:
     try:
         return date.fromisoformat(text.strip())
     except ValueError:
-        raise IncidentError("--sent-on is no day; write it as 2026-11-24") from None
+        raise IncidentError("--sent-on is not a date; write it as 2026-11-24") from None

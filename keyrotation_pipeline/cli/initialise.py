@@ -1,4 +1,4 @@
-"""`init`: the configuration from what is in the database, home, schema, roster and the keys in use."""
+"""`init`: writes the configuration from the database, and sets up home, schema, roster and the keys in use."""
 
 import os
 from collections.abc import Iterator
@@ -44,7 +44,8 @@ def init(
 
     Writes a commented keyrotation.toml from what is found in the database, unless one is there. Then makes the schema
     `keyrotation`, pins the officers, and imports the keys in ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 … with
-    ENCRYPTION_PRIMARY_VERSION. Again is no change, and no key is ever replaced by a different one.
+    ENCRYPTION_PRIMARY_VERSION. Running it again changes nothing, and no key is ever replaced by
+    a different one.
     """
     path = settings.config_path(config)
     if not path.exists():
@@ -67,7 +68,7 @@ def init(
 
 
 def _write_configuration(path: Path, report: Report) -> str:
-    """Write the file from the database; gives back the database's name."""
+    """Write the file from the database; return the database's name."""
     home, url = settings.home_of(path), settings.database_variable()
     if not path.parent.is_dir():
         raise ConfigurationError(f"there is no directory {path.parent}; create it, or correct --config")
@@ -75,7 +76,7 @@ def _write_configuration(path: Path, report: Report) -> str:
     found = search_database(home, url, report)
     unfinished = path.with_name(f".{path.name}.unfinished")
     unfinished.write_text(configuration(found.name, found.tables, found.rest, embedded=url is None), encoding="utf-8")
-    # A link fails if somebody has written the file meanwhile, where a rename would replace it.
+    # A link fails if the file has been written meanwhile, where a rename would replace it.
     try:
         os.link(unfinished, path)
     finally:
@@ -84,7 +85,7 @@ def _write_configuration(path: Path, report: Report) -> str:
 
 
 def _keys_in_use(declared: Settings) -> GivenKeys | None:
-    """The keys in the environment, else those that the application's key store holds already; None if none are."""
+    """The keys in the environment, else those already in the application's key store; None if there are none."""
     environment = settings.process_environment()
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return GivenKeys(KeyRing.from_environment(environment), variable_of)
@@ -127,7 +128,7 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.L
     officers = ", ".join(summary["officers"])
     yield f"officers  {officers}; {summary['approvals_required']} must approve; pinned"
     yield f"backups   are signed by {summary['backup_key']}"
-    yield "          keep this line in the safe: by it an empty machine tells your backups from forged ones"
+    yield "          keep this line in the safe: with it an empty machine can tell your backups from forged ones"
     if not summary["tables"]:
         yield "tables    are large and were not counted; `keyrotation status --count` does, or the first request"
     for table in summary["tables"]:
@@ -139,7 +140,11 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.L
 def _tried(trial: KeyTrial) -> Iterator[output.Line]:
     for version in trial.versions:
         tried, opened = trial.of_version(version)
-        found = f"opens {opened:,} of {tried:,} values, a sample of every column" if tried else "no value of it was met"
+        found = (
+            f"decrypts {opened:,} of {tried:,} values, a sample of every column"
+            if tried
+            else "no value under it was found"
+        )
         yield f"          {version} {found}"
     for phrase in trial.damaged():
-        yield output.Text(f"damaged   {phrase} do not open; `keyrotation verify` names each", output.BAD)
+        yield output.Text(f"damaged   {phrase} do not decrypt; `keyrotation verify` names each", output.BAD)

@@ -156,10 +156,10 @@ _STYLES = {Light.RED: output.BAD, Light.AMBER: "yellow"}
 
 
 def preflight(*, config: Config = None, as_json: Json = False) -> None:
-    """Check all that a rotation needs: keys, backups, officers, tables, room, time.
+    """Check everything that a rotation needs: keys, backups, officers, tables, room, time.
 
-    Red is what `request` would refuse, what would keep its rotation from beginning, and a recovery key here that can
-    sign; amber is to be known before, or could not be seen. Exit code 1 if any is red.
+    Red: `request` would refuse it, its rotation could not start, or a recovery key on this machine can sign. Amber:
+    you should know it before you start, or it could not be checked. Exit code 1 if any is red.
     """
     declared = settings.load(config)
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)
@@ -185,7 +185,8 @@ def _lines(found: Readiness) -> Iterator[output.Line]:
 def rollout(*, config: Config = None, as_json: Json = False) -> None:
     """Show which application instance reads and writes which key version.
 
-    And how many values of an older version each has decrypted, and how many it could not decrypt, since it started.
+    Also shows how many values of an older version each has decrypted, and how many it could not decrypt, since it
+    started.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         content = fleet(pipeline)
@@ -197,7 +198,7 @@ def _rollout_lines(content: dict[str, Any]) -> Iterator[output.Line]:
     for workload, waits in content["workloads"].items():
         yield f"{workload}: {waits or 'rolled out'}"
     if content["instances"]:
-        columns = ("Instance", "Reads", "Writes", "Last heard of", "Still decrypted", "Could not decrypt")
+        columns = ("Instance", "Reads", "Writes", "Last report", "Still decrypted", "Could not decrypt")
         yield output.Table(columns, map(_row, content["instances"]))
     else:
         yield "no application instance reports itself; each does by:"
@@ -234,7 +235,7 @@ def confirm(
 
 
 def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
-    """What the applications have to do for a rotation, or who says that they did, a line each."""
+    """What the applications must do for a rotation, or who confirms that they did, one line each."""
     mode = pipeline.rollout.mode
     yield mode.rule(walk.source, walk.target, pipeline.rollout.workloads)
     match mode:

@@ -1,4 +1,4 @@
-"""What commands have in common: their options, and who types them."""
+"""Options that commands share, and the user who runs them."""
 
 import os
 import pwd
@@ -43,7 +43,7 @@ IncidentId = Annotated[
 
 
 def actor() -> str:
-    """Who acts, as the audit names them: ``user@host`` by the operating system, not by an environment variable."""
+    """The user as the audit names them: ``user@host`` from the operating system, not from an environment variable."""
     try:
         name = pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

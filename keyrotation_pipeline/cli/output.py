@@ -1,4 +1,4 @@
-"""How commands print: text that begins with the database, or one JSON object; progress on stderr."""
+"""Prints the results of commands: text that starts with the database, or one JSON object; progress on stderr."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ class Text:
     """A line with a style, or one that a terminal may break between words.
 
     Args:
-        indent: of the lines after the first, where it is broken; None: it never is.
+        indent: of the lines after the first, where it is wrapped; None: never wrapped.
     """
 
     text: str
@@ -49,8 +49,8 @@ Document = Mapping[str, Any]
 
 
 def console(*, stderr: bool = False) -> "Console":
-    """A console that takes text as it is; into a pipe or file it does not break lines at 80 columns."""
-    from rich.console import Console  # noqa: PLC0415  what prints JSON does without rich
+    """A console that prints text literally; in a pipe or file it does not wrap lines at 80 columns."""
+    from rich.console import Console  # noqa: PLC0415  JSON output does not need rich
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(stderr=stderr, markup=False, highlight=False, width=None if stream.isatty() else PIPE_WIDTH)
@@ -60,7 +60,7 @@ def show(database: str | None, value: Document | Sequence[Document], lines: Iter
     """Print a result: the value as JSON, else the database's name and the lines.
 
     Args:
-        database: which one is talked to; None: its name was printed before.
+        database: the connected one; None: its name was already printed.
     """
     if as_json:
         document(value)
@@ -94,17 +94,17 @@ def line(shown: Line = "") -> None:
 
 
 def field(label: str, text: str, style: str | None = None) -> Text:
-    """``Label     text``; on a terminal broken between words, the rest below the text."""
+    """``Label     text``; on a terminal wrapped between words, aligned with the text."""
     return Text(f"{label:<{LABEL_CHARS}}{text}", style, LABEL_CHARS)
 
 
 def note(text: str) -> None:
-    """One line on stderr, beside the result."""
+    """Print one line on stderr, apart from the result."""
     sys.stderr.write(f"{text}\n")
 
 
 def minutes(at: datetime | None) -> str:
-    """``2026-11-24 15:30``, in UTC, as text has times."""
+    """``2026-11-24 15:30``, in UTC, as times are printed in text."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}" if at else "never"
 
 
@@ -115,7 +115,7 @@ def seconds(at: datetime) -> str:
 
 def _print(text: str, style: str | None) -> None:
     if style is None:
-        # Not by a console, which would write past the bars of `progress` and into them.
+        # Not by a second console, which would write into the bars of `progress`.
         sys.stdout.write(f"{text}\n")
         return
     from rich.text import Text as Styled  # noqa: PLC0415  as above
@@ -126,7 +126,7 @@ def _print(text: str, style: str | None) -> None:
 def _broken(text: str, indent: int) -> list[str]:
     if not sys.stdout.isatty():
         return [text]
-    # A word that is longer than the line, a command's id say, stays whole for whoever copies it.
+    # A word longer than the line, such as an id, is not broken, so that it can be copied.
     return textwrap.wrap(
         text, console().width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
     ) or [""]

@@ -25,12 +25,12 @@ def policy_command(reason: Reason = None, *, config: Config = None, as_json: Jso
             request, after = open_policy(pipeline, reason=reason, requested_by=actor()), pipeline.signatures.roster()
             value = _document(database, request.id, before, after, pinned=False)
             lines = [f"{database}: what is pinned, and what keyrotation.toml says instead", *_changes(before, after)]
-            lines.append("officers of those that are pinned today sign")
+            lines.append("officers who are pinned today must sign")
             propose(pipeline, request, value, lines, "run `keyrotation policy` again", as_json=as_json)
             return
         require_signed(pipeline, request)
         after = change_policy(pipeline, request)
-    lines = [*_changes(before, after), "pinned; whoever is no longer named approves nothing any more"]
+    lines = [*_changes(before, after), "pinned; officers who are no longer named can approve nothing"]
     show(database, _document(database, request.id, before, after, pinned=True), lines, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""Progress of long steps: bars with the time that is left on a terminal, plain lines elsewhere. Always on stderr."""
+"""Progress of long steps: bars with the remaining time on a terminal, plain lines elsewhere. Always on stderr."""
 
 import sys
 import time
@@ -30,10 +30,10 @@ ALL_ROWS = "all rows"
 
 @contextmanager
 def reporting(overall: Overall | None = None, *, quiet: bool = False) -> Iterator[Report]:
-    """What a step reports to while it runs.
+    """Open the callback that a running step reports its progress to.
 
     Args:
-        overall: the rows as a whole, where a walk is carried out.
+        overall: the rows of all tables, for a rotation or rollback.
     """
     if quiet:
         yield lambda _progress: None
@@ -45,7 +45,7 @@ def reporting(overall: Overall | None = None, *, quiet: bool = False) -> Iterato
 
 
 def bars_on(where: Console) -> Bars:
-    """Bars that leave nothing behind when they end."""
+    """Bars that disappear when they end."""
     return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -54,13 +54,13 @@ def bars_on(where: Console) -> Bars:
         TimeRemainingColumn(),
         console=where,
         transient=True,
-        # Lines of the result appear above the bars on a terminal; into a pipe they go untouched.
+        # On a terminal result lines appear above the bars; in a pipe they are unchanged.
         redirect_stdout=sys.stdout.isatty(),
     )
 
 
 class OnTerminal:
-    """One bar for all rows, and one per subject; the bars of a finished step make room for the next one's."""
+    """One bar for all rows, and one per subject; the bars of a finished step are removed for the next one's."""
 
     def __init__(self, bars: Bars, overall: Overall | None = None) -> None:
         self._bars = bars
@@ -72,7 +72,7 @@ class OnTerminal:
         """Show one report."""
         step = str(progress.step or "")
         if step != self._step:
-            self._bars.refresh()  # a step that ends within a tenth of a second after another report is seen to end
+            self._bars.refresh()  # also shows the end of a step within a tenth of a second of its last report
             for task in self._tasks.values():
                 self._bars.remove_task(task)
             self._step, self._tasks = step, {}
@@ -91,9 +91,9 @@ class OnTerminal:
 
 
 class OnLines:
-    """A line with its time, at most one in five seconds: what a log of a long night can hold.
+    """Prints a line with its time, at most one in five seconds, so that a log of a long night stays readable.
 
-    Only what waits for somebody is told at once, since nothing may follow it.
+    Only a wait for somebody is printed at once, since no report may follow it.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class OnLines:
         self._written_at = -PLAIN_SECONDS
 
     def __call__(self, progress: Progress) -> None:
-        """Write one report, or keep it to oneself."""
+        """Write one report, or skip it."""
         whole = ""
         if self._overall is not None and progress.step is Step.ROWS:
             self._overall.see(progress)

@@ -1,4 +1,4 @@
-"""`reconcile`: a database that was restored to an earlier state, and the key store that was not; and lost fences."""
+"""`reconcile`: brings a restored database back in line with the key store, and restores lost fences."""
 
 from typing import Any
 
@@ -12,10 +12,10 @@ from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, p
 
 
 def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
-    """Mend a restored database, or put lost fences back.
+    """Reconcile a restored database, or restore lost fences.
 
-    The first time it says what it found and will do, and prints the id of a request. Once two officers have signed
-    that, it does it.
+    The first time it prints what it found, what it will do, and the id of a request. Once two officers have signed
+    that, run it again to do it.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
@@ -28,7 +28,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
         require_signed(pipeline, request)
         done = reconcile(pipeline, request)
     several = len(done.in_rows) > 1
-    then = "; next: keyrotation request, which brings every value under one new version" if several else ""
+    then = "; next: keyrotation request, which re-encrypts every value under one new version" if several else ""
     value = _document(database, request, done, reconciled=True)
     output.show(database, value, [*_lines(done), f"done{then}"], as_json=as_json)
 

@@ -1,4 +1,4 @@
-"""`recovery-test` and `restore-key`: that backups restore, and a lost key back in the store."""
+"""`recovery-test` proves that backups restore; `restore-key` puts a lost key back in the store."""
 
 import sys
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ KeyFile = Annotated[
     typer.Option(
         "--key",
         metavar="FILE",
-        help="Exported OpenPGP secret key of a recipient, used this once; else that of [recovery].",
+        help="Exported OpenPGP secret key of a recipient, used only this time; else that of [recovery].",
         show_default=False,
     ),
 ]
@@ -70,13 +70,13 @@ def restore_key_command(
     *,
     trusted: Trusted = None,
     look: Annotated[
-        bool, typer.Option("--survey", help="Only say what can be read, and from where.", show_default=False)
+        bool, typer.Option("--survey", help="Only show what can be read, and from where.", show_default=False)
     ] = False,
     key: KeyFile = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Put lost keys back from backups, or say what is lost."""
+    """Restore lost keys from backups, or show what is lost."""
     wanted = [KeyVersion.parse(name) for name in versions or ()]
     if look == bool(wanted):
         raise typer.BadParameter("name the lost versions, or ask for --survey", param_hint="VERSION / --survey")
@@ -122,7 +122,7 @@ def _restore(
 
 
 def passphrase_for(declared: Settings, key: Path | None) -> bytes | None:
-    """What an officer types for the key that they brought; nothing is asked where nobody could answer."""
+    """Ask an officer for the passphrase of their key; None where there is no terminal to ask on."""
     if key is None or declared.recovery.passphrase is not None or not sys.stdin.isatty():
         return None
     typed: str = typer.prompt(
@@ -149,11 +149,11 @@ def _tested(report: RecoveryReport) -> Iterator[str]:
         yield f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version"
         yield f"          in {tested.server}; all {tested.relations:,} relations with every row"
         for each in tested.left_out:
-            yield f"left out  {each}: it holds no row, and needs power or another server"
+            yield f"left out  {each}: it holds no row, and needs more privileges or another server"
         if tested.warning is not None:
             output.note(f"warning: {tested.warning}")
     if report.older is None:
-        yield "          no older dump under an archived key is kept, so none was tried"
+        yield "          there is no older dump under an archived key, so none was tested"
     yield f"recovery  {report.rto_seconds:,.1f} s of {report.objectives.rto_seconds:,} s allowed"
     yield f"data loss {report.rpo_seconds:,.1f} s of {report.objectives.rpo_seconds:,} s allowed"
 
@@ -166,7 +166,7 @@ def _survey(declared: Settings, *, as_json: bool) -> None:
     lost = sorted({f"{each.table} under {each.version}" for each in found.database if each.lost})
     if lost:
         raise BackupError(
-            f"no key is known for values of {', '.join(lost)}; look for backups elsewhere and name them with "
+            f"no key is known for values of {', '.join(lost)}; look for other backups and name them with "
             "`keyrotation restore-key VERSION --from FILE`"
         )
 
@@ -182,7 +182,7 @@ def _surveyed(found: LossSurvey) -> Iterator[output.Line]:
         for each in dump.tables
     ]  # fmt: skip
     yield output.Table(("Database backup", "Place", "File", "Table", "Version", "Values", "Key"), dumps)
-    yield "nothing was decrypted to see this: backups are known by hash and manifest, keys by fingerprint"
+    yield "nothing was decrypted for this: backups are identified by hash and manifest, keys by fingerprint"
     for problem in found.problems:
         yield output.Text(f"problem   {problem}", output.BAD)
 

@@ -1,4 +1,4 @@
-"""`replace-key`: another key in the place of an imported one that opens no value, after approval."""
+"""`replace-key`: replaces an imported key that decrypts no value, after approval."""
 
 from typing import Annotated, Any
 
@@ -18,13 +18,13 @@ from keyrotation_pipeline.rotation.replace_key import open_replacement, pending,
 
 
 def replace_key_command(
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version whose imported key opens no value.")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Version whose imported key decrypts no value.")],
     *,
     reason: Reason = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Replace an imported key that opens no value by one that does.
+    """Replace an imported key that decrypts no value with one that does.
 
     The right key is given as `init` takes it, in ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 … The first time, with
     --reason, it prints the id of a request. Once two officers have signed that, run it again, with the same key.
@@ -43,8 +43,8 @@ def replace_key_command(
         require_signed(pipeline, request)
         now = replace_key(pipeline, request, material).fingerprint
     lines = [
-        f"{wanted} is {now[:16]} now, in place of {request.source_fingerprint[:16]}",
-        "next: keyrotation backup; then rotate, if a rotation is under way by a new request that takes it over",
+        f"{wanted} is {now[:16]} now, instead of {request.source_fingerprint[:16]}",
+        "next: keyrotation backup; then rotate; if a rotation is under way, by a new request that takes it over",
     ]
     show(database, _document(database, request, now, done=True), lines, as_json=as_json)
 
@@ -53,7 +53,7 @@ def _given(version: KeyVersion) -> KeyMaterial:
     name = variable_of(version)
     environment = settings.process_environment()
     if not environment.get(name, "").strip():
-        raise RequestError(f"set {name} to the key that opens the values under {version}, then run this again")
+        raise RequestError(f"set {name} to the key that decrypts the values under {version}, then run this again")
     return keys_in({name: environment[name]})[version]
 
 

@@ -38,13 +38,13 @@ _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 
 def period_of(since: str | None, until: str | None, time_zone: str) -> Period | None:
-    """The period that was asked for; None: none was, so all of it.
+    """The period that was requested; None: none was, so the whole audit.
 
     Args:
         since, until: days, both included, or moments; without offset in `time_zone`.
 
     Raises:
-        KeyRotationError: one is no day or moment, or the end is not after the beginning.
+        KeyRotationError: one is not a date or time, or the end is not after the beginning.
     """
     if since is None and until is None:
         return None
@@ -57,14 +57,14 @@ def period_of(since: str | None, until: str | None, time_zone: str) -> Period | 
 
 
 def moment(option: str, text: str, zone: ZoneInfo, days: int = 0) -> datetime:
-    """The moment that an option names, aware.
+    """The time that an option names, with its time zone.
 
     Args:
-        text: a day, which begins at midnight, or a moment; without offset in `zone`.
+        text: a date, which begins at midnight, or a date and time; without offset in `zone`.
         days: added to a day.
 
     Raises:
-        KeyRotationError: it is no day or moment.
+        KeyRotationError: it is not a date or time.
     """
     try:
         at = datetime.fromisoformat(text.strip())
@@ -73,28 +73,28 @@ def moment(option: str, text: str, zone: ZoneInfo, days: int = 0) -> datetime:
             at = datetime.combine(at.date() + timedelta(days=days), time(), tzinfo=zone)
         elif at.tzinfo is None:
             at = at.replace(tzinfo=zone)
-        at.astimezone(UTC)  # near the first and the last day there is, it may not be one there
+        at.astimezone(UTC)  # overflows near the first and the last day that Python knows
     except (ValueError, OverflowError):
-        raise KeyRotationError(f"{option} is no day or moment; write it as 2026-01-31 or 2026-01-31T09:30") from None
+        raise KeyRotationError(f"{option} is not a date or time; write it as 2026-01-31 or 2026-01-31T09:30") from None
     return at
 
 
 def unambiguous_moment(option: str, text: str, zone: ZoneInfo) -> datetime:
-    """The same, of a clock that is not being changed: a time that it shows twice or never needs an offset."""
+    """Like `moment`, but refuse a time that the local clock shows twice or never, unless it has an offset."""
     at = moment(option, text, zone)
     if at.replace(fold=0).utcoffset() != at.replace(fold=1).utcoffset():
         raise KeyRotationError(
-            f"{option} {at:%Y-%m-%dT%H:%M} is shown twice or never by the clocks of {zone.key}, which are changed "
+            f"{option} {at:%Y-%m-%dT%H:%M} is shown twice or never by the clocks of {zone.key}, which change "
             f"then; write it with an offset, such as {at.isoformat(timespec='minutes')}"
         )
     return at
 
 
 def require_new(target: Path | None) -> None:
-    """Refuse a name that is taken, before anything is done for it.
+    """Refuse a file name that exists, before any work is done.
 
     Raises:
-        KeyRotationError: something is there.
+        KeyRotationError: the file exists.
     """
     if target is not None and (target.exists() or target.is_symlink()):
         raise taken(target)
@@ -104,7 +104,7 @@ def write_new(target: Path, content: bytes) -> None:
     """Write a file that only its owner may read.
 
     Raises:
-        KeyRotationError: something is there by now.
+        KeyRotationError: the file exists by now.
     """
     try:
         target.touch(mode=0o600, exist_ok=False)
@@ -114,12 +114,12 @@ def write_new(target: Path, content: bytes) -> None:
 
 
 def taken(target: Path) -> KeyRotationError:
-    """The refusal of a name that is taken."""
-    return KeyRotationError(f"{target} is there already; name another one with --output, or remove it first")
+    """The error for a file that exists."""
+    return KeyRotationError(f"{target} already exists; name another one with --output, or remove it first")
 
 
 class ReportFormat(StrEnum):
-    """In which form."""
+    """Output formats of a report."""
 
     HTML = "html"
     JSON = "json"
@@ -130,26 +130,26 @@ class ReportFormat(StrEnum):
 
 def report(
     *,
-    form: Annotated[ReportFormat, typer.Option("--format", help="In which form.")] = ReportFormat.HTML,
+    form: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = ReportFormat.HTML,
     target: Annotated[
         Path | None,
-        typer.Option(
-            "--output", metavar="FILE", help="Write it there; never over what is there. A pack is a directory."
-        ),
+        typer.Option("--output", metavar="FILE", help="Write it there; never overwrites. A pack is a directory."),
     ] = None,
     rotation: Annotated[
         str | None,
         typer.Option(
             "--rotation",
             metavar="ID",
-            help="Of a certificate: which rotation.",
+            help="The rotation, for a certificate.",
             show_default=False,
             autocompletion=offered_requests,
         ),
     ] = None,
     since: Annotated[
         str | None,
-        typer.Option("--from", metavar="DAY", help="Only what happened since, or was not over.", show_default=False),
+        typer.Option(
+            "--from", metavar="DAY", help="Only what happened since, or was not over then.", show_default=False
+        ),
     ] = None,
     until: Annotated[
         str | None,
@@ -157,15 +157,15 @@ def report(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write the compliance report: policy, keys, approvals verified anew, backups, recovery tests, incidents, audit.
+    """Write the compliance report: policy, keys, approvals verified again, backups, recovery tests, incidents, audit.
 
     It is read from the verified audit alone. Its time is that of the newest event: the same audit, the same bytes. A
-    pack is a directory with all that the report rests on, and verify.py, which checks it offline. A certificate is
-    one signed statement (in-toto, DSSE) of where the key that a rotation retired is no more. oscal is the report as
+    pack is a directory with all the evidence for the report, and verify.py, which checks it offline. A certificate is
+    one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is. oscal is the report as
     NIST OSCAL assessment results. With --from, and the logs of [incidents], it also sums up who read keys and records.
     """
     if (rotation is not None) != (form is ReportFormat.CERTIFICATE):
-        raise typer.BadParameter("name the rotation of a certificate, and of nothing else", param_hint="--rotation")
+        raise typer.BadParameter("a certificate needs a rotation, and nothing else takes one", param_hint="--rotation")
     if (since or until) and form in {ReportFormat.PACK, ReportFormat.CERTIFICATE}:
         raise typer.BadParameter(f"a {form} is of the whole audit", param_hint="--from and --to")
     if form is ReportFormat.PACK:
@@ -192,7 +192,7 @@ def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
 
 
 def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime) -> ComplianceReport:
-    """With what the logs of `[incidents]` say of the period, up to the newest event; as it is where none is named."""
+    """Add what the logs of `[incidents]` say of the period, up to the newest event; unchanged where none is named."""
     if declared.incidents.cloudtrail_bucket is None and declared.incidents.audit_events_table is None:
         return report
     found = accesses(declared, since, report.generated_at)
@@ -230,10 +230,10 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
 
 
 def _stamp(pipeline: Pipeline) -> None:
-    """Have the audit time-stamped before it is read; a report without is a report, too."""
+    """Have the audit time-stamped before it is read; a failure does not stop the report."""
     if failed := stamp(pipeline):
         output.note(f"the audit could not be time-stamped: {failed}")
 
 
-def _breach_of(pipeline: Pipeline, incident: Incident, told: Sequence[AuditEntry]) -> tuple[str, ...]:
-    return assessment_from(told, pipeline.signatures, incident).lines()
+def _breach_of(pipeline: Pipeline, incident: Incident, recorded: Sequence[AuditEntry]) -> tuple[str, ...]:
+    return assessment_from(recorded, pipeline.signatures, incident).lines()

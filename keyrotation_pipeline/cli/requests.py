@@ -29,14 +29,14 @@ def request(
     reason: Annotated[str, typer.Option("--reason", help="Why, in one plain line; the officers sign it.")],
     emergency: Annotated[
         str | None,
-        typer.Option("--emergency", metavar="INCIDENT", help="An incident, against whose clock it runs."),
+        typer.Option("--emergency", metavar="INCIDENT", help="The incident whose deadline it must meet."),
     ] = None,
     not_before: Annotated[
         str | None,
         typer.Option(
             "--not-before",
             metavar="WHEN",
-            help="A day or moment before which nothing starts; without offset in time_zone.",
+            help="A date or time before which nothing starts; without offset in time_zone.",
         ),
     ] = None,
     *,
@@ -44,7 +44,7 @@ def request(
         bool,
         typer.Option(
             "--manual",
-            help="Left to people, who materialize each asset in Dagster; the conductor starts nothing.",
+            help="People materialize each asset in Dagster; the conductor starts nothing.",
             show_default=False,
         ),
     ] = False,
@@ -114,7 +114,7 @@ def requests(
         typer.Option(
             "--announcement",
             metavar="ID",
-            help="Print what is announced of this one to everybody.",
+            help="Print the announcement of this one.",
             autocompletion=offered_requests,
         ),
     ] = None,
@@ -140,7 +140,7 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
         yield f"  signed   {', '.join(pending.signed_by) or 'nobody'} ({pending.required} must)"
         yield f"  missing  {', '.join(pending.missing) or 'nobody'}"
         if each.manual:
-            yield "  left to people; the conductor starts nothing of it"
+            yield "  left to people; the conductor starts no step of it"
         yield f"  {_dates(each)}, finish by {output.minutes(each.finish_by)} UTC"
     if not listed:
         yield "no request is pending"
@@ -161,7 +161,7 @@ def history(*, config: Config = None, as_json: Json = False) -> None:
 
 
 def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
-    """Give up a rotation that has written nothing yet."""
+    """Cancel a rotation that has written nothing yet."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         rotation, database = pipeline.ledger.request(request_id), pipeline.surroundings.identity().name
         give_up(pipeline, rotation)
@@ -174,7 +174,7 @@ def _earliest(not_before: str | None, time_zone: str) -> datetime | None:
 
 
 def _dates(request: Request) -> str:
-    """From when and until when it may start."""
+    """The earliest and the latest start."""
     earliest = f"not before {output.minutes(request.not_before)} UTC, " if request.not_before else ""
     return f"{earliest}start by {output.minutes(request.start_by)} UTC"
 
@@ -194,7 +194,7 @@ def pace_command(
     *,
     rows_per_second: Annotated[
         int | None,
-        typer.Option("--rows-per-second", metavar="N", help="Rows of one shard in a second; 0: no cap."),
+        typer.Option("--rows-per-second", metavar="N", help="Rows of one shard per second; 0: no cap."),
     ] = None,
     duty_cycle: Annotated[
         float | None,
@@ -203,14 +203,14 @@ def pace_command(
     hours: Annotated[
         str | None, typer.Option("--hours", metavar="H", help="As 22:00-06:00 in time_zone; or always.")
     ] = None,
-    reset: Annotated[bool, typer.Option("--reset", help="Go as configured again.", show_default=False)] = False,
+    reset: Annotated[bool, typer.Option("--reset", help="Return to the configured pace.", show_default=False)] = False,
     reason: Annotated[str | None, typer.Option("--reason", help="Why, for the audit.", show_default=False)] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Set how fast a running rotation goes; without an option, show it.
 
-    It holds within seconds, for emergencies too. What is not given stays as it was set before, or as configured.
+    It takes effect within seconds, for emergencies too. What is not given stays as set before, or as configured.
     """
     given = {"rows_per_second": rows_per_second, "duty_cycle": duty_cycle, "hours": hours}
     changes = {name: value for name, value in given.items() if value is not None}
@@ -224,4 +224,4 @@ def pace_command(
         changed = reset or changes
         pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()}
-    output.show(database, value, [f"rotation {rotation.id} goes {pace or 'as configured'}"], as_json=as_json)
+    output.show(database, value, [f"rotation {rotation.id} runs {pace or 'as configured'}"], as_json=as_json)

@@ -1,4 +1,4 @@
-"""`rollback`, `pause`, `resume`: stopping a rotation, and undoing it."""
+"""`rollback`, `pause` and `resume`: undo, stop or continue a rotation."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ def rollback_command(
 ) -> None:
     """Open a request to undo a rotation; prints its id.
 
-    The rotation is paused from here on. Once two officers have signed, `keyrotation rotate` takes everything back.
+    The rotation is paused from now on. Once two officers have signed, `keyrotation rotate` undoes it.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         undone, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
@@ -37,21 +37,21 @@ def rollback_command(
 
 
 def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
-    """Stop a rotation where it stands."""
+    """Pause a rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
         control.pause(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "status": "paused"}
-    line = f"rotation {rotation.id} is paused; go on with: keyrotation resume {rotation.id}"
+    line = f"rotation {rotation.id} is paused; continue with: keyrotation resume {rotation.id}"
     show(database, value, [line], as_json=as_json)
 
 
 def resume(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
-    """Let a paused rotation go on."""
+    """Resume a paused rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
         control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}
-    line = f"rotation {rotation.id} goes on at {phase_of(rotation)}: keyrotation rotate {rotation.id}"
+    line = f"rotation {rotation.id} continues at {phase_of(rotation)}: keyrotation rotate {rotation.id}"
     show(database, value, [line], as_json=as_json)

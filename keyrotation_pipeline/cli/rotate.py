@@ -1,4 +1,4 @@
-"""`rotate`: the next phases, one after another, without a daemon."""
+"""`rotate`: runs the next phases, one after another, without a daemon."""
 
 import time
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def rotate(
 ) -> None:
     """Run the next phases of an approved rotation.
 
-    To its end, or as far as they come; whatever stopped it, run it again to go on. A rotation that is finished is
+    Runs to the end, or as far as possible; whatever stopped it, run it again to continue. A finished rotation is
     followed by a backup of all keys and the database.
     """
     with open_backups(settings.load(config), actor=actor()) as site:
@@ -69,7 +69,7 @@ def rotate(
 
 
 def _back_up(site: BackupSite, rotation: Walk, *, quiet: bool) -> BackupMade | BackupError | None:
-    """The backup that follows a finished rotation, or why there is none; None: it is not due, or under way."""
+    """Make the backup that follows a finished rotation; returns it, or its error, or None where none is due."""
     if rotation.status is not RequestStatus.FINISHED:
         return None
     try:
@@ -89,7 +89,7 @@ def _back_up(site: BackupSite, rotation: Walk, *, quiet: bool) -> BackupMade | B
 
 
 def _run(pipeline: Pipeline, rotation: Walk, through: Step | None, *, quiet: bool) -> dict[str, float]:
-    """Seconds by phase. A phase's time holds the decisions between its actions."""
+    """Seconds by phase. A phase's time includes the decisions between its actions."""
     seconds: dict[str, float] = {}
     with reporting(_overall(pipeline, rotation), quiet=quiet) as report:
         began = time.monotonic()
@@ -109,7 +109,7 @@ def _overall(pipeline: Pipeline, rotation: Walk) -> Overall:
 
 
 def phase_line(record: StepRecord, seconds: float) -> str:
-    """One finished phase: its name, its time, and what a DBA wants to know of it."""
+    """One finished phase: its name, its time, and what a DBA wants to know about it."""
     return f"  {record.step:<22}{seconds:>8.1f} s  {_remark(record)}".rstrip()
 
 
@@ -129,12 +129,12 @@ def _remark(record: StepRecord) -> str:
 
 
 def _limits_of_proof(rotation: Walk) -> Iterator[str]:
-    """What the retirement of a finished rotation has not looked at, in two lines."""
+    """What the retirement of a finished rotation did not search, in two lines."""
     record = rotation.done(Step.RETIRED_KEY)
     facts = record.facts if record else {}
     for name, key in (("not searched", "not_searched"), ("not seen", "not_seen")):
-        if told := facts.get(key):
-            yield f"{name}: {'; '.join(told)}"
+        if listed := facts.get(key):
+            yield f"{name}: {'; '.join(listed)}"
 
 
 def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:
@@ -151,12 +151,12 @@ def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_j
 
 
 def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[list[str], list[str]]:
-    """The tasks that are due and the steps after them, as far as a run would go; none where `through` is done."""
+    """The due tasks and the steps after them, as far as a run would go; none where `through` is done."""
     if through is not None and rotation.done(through) is not None:
         return [], []
     decision = runner.next_decision(pipeline, rotation)
     if not decision.tasks:
-        raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+        raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing due")
     steps = WALK if through is None else WALK[: WALK.index(through) + 1]
     later = [str(step) for step in steps if rotation.done(step) is None and step is not decision.tasks[0].step]
     return [str(task) for task in decision.tasks], later

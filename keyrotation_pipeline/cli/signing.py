@@ -1,4 +1,4 @@
-"""Requests that officers sign: how to, whether enough have, and the signature that one gives."""
+"""Requests that officers sign: how to sign, whether enough have, and reading a given signature."""
 
 import sys
 from collections.abc import Iterable, Mapping
@@ -34,7 +34,7 @@ def propose(
     *,
     as_json: bool,
 ) -> None:
-    """Print a request that was opened: what it is and how it is signed on stderr, its id alone on stdout.
+    """Print an opened request: what it is and how to sign it on stderr, its id alone on stdout.
 
     Args:
         value: what `--json` prints instead.
@@ -51,7 +51,7 @@ def propose(
 
 
 def require_signed(pipeline: Pipeline, request: Request) -> None:
-    """Refuse to carry a request out that not enough officers have signed.
+    """Refuse to execute a request that not enough officers have signed.
 
     Raises:
         BlockedError: signatures are missing.
@@ -70,7 +70,7 @@ def _required(pipeline: Pipeline, request: Request) -> int:
 def given_signature(*, text: bool, signature: str | None) -> bytes:
     """The detached signature in a file, or on standard input where it is named ``-``; empty where `text` is asked for.
 
-    To be read before a database is opened: the program that signs may need its user for a while.
+    Read it before opening a database: the signing program may wait for its user for a while.
 
     Raises:
         BadParameter: both are given, or neither.

@@ -1,4 +1,4 @@
-"""`status`: where everything stands, for a person at 3 a.m., for cron and for programs."""
+"""`status`: the state of keys, tables and rotations, for people, for cron and for programs."""
 
 import sys
 import time
@@ -29,11 +29,11 @@ from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
-SHORTEST_SECONDS = 1.0  # a rate of less work says nothing of what is left
+SHORTEST_SECONDS = 1.0  # a rate over less time is no basis for an estimate
 
 
 class Overall:
-    """Adds up what the shards report; a table weighs by its rows as they were last counted.
+    """Adds up what the shards report; a table is weighted by its last row count.
 
     Args:
         rows: by table.
@@ -57,7 +57,7 @@ class Overall:
         self._began: tuple[float, float] | None = None
 
     def see(self, progress: Progress) -> None:
-        """Take one report; what is no shard of the rows is passed over."""
+        """Take one report; reports of other steps than shards of rows are ignored."""
         if progress.step is Step.ROWS and progress.subject in self._shares and progress.total:
             if self._began is None:
                 self._began = (self._clock(), self.rows)
@@ -70,12 +70,12 @@ class Overall:
 
     @property
     def rows(self) -> float:
-        """Those that the walk has passed."""
+        """Rows processed so far."""
         return sum(self._weights[subject] * share for subject, share in self._shares.items())
 
     @property
     def rows_per_second(self) -> float | None:
-        """Since the first report; None before a second of work was seen."""
+        """Rate since the first report; None during the first second of work."""
         if self._began is None:
             return None
         at, rows = self._began
@@ -84,7 +84,7 @@ class Overall:
 
     @property
     def eta_seconds(self) -> float | None:
-        """At that pace."""
+        """Remaining seconds at that rate."""
         pace = self.rows_per_second
         return None if pace is None else max(self.total - self.rows, 0.0) / pace
 
@@ -106,7 +106,7 @@ def duration(seconds: float) -> str:
 
 
 DAY_SECONDS = 86400
-_STYLES = {"blocked": output.BAD, "waits": "yellow"}  # who is awaited has not failed
+_STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
 
 
 def lines(
@@ -115,7 +115,7 @@ def lines(
     """The lines below the heading.
 
     Args:
-        heartbeats: the last looks of Dagster's sensors.
+        heartbeats: of Dagster's sensors, the last of each.
         address: of Dagster's UI, without its token; None: not known.
     """
     now = shown.generated_at
@@ -135,7 +135,7 @@ def lines(
     yield from _tables(shown)
     yield output.Text(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}", indent=0)
     yield ""
-    for label, text in _rotation(shown.rotation, carried_on(heartbeats, now, address)):
+    for label, text in _rotation(shown.rotation, running_in_dagster(heartbeats, now, address)):
         yield field(label, text, _STYLES.get(text.partition(":")[0]))
     yield from _others(shown)
 
@@ -166,13 +166,13 @@ def age(at: datetime | None, now: datetime) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def carried_on(heartbeats: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
-    """That Dagster carries rotations on at this moment, and where that can be seen; None: not as far as is known."""
+def running_in_dagster(heartbeats: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
+    """Say that Dagster is running rotations now, and where to see it; None: not as far as is known."""
     look = conductor_at_work(heartbeats, now)
     if look is None:
         return None
     place = f"; see {address}" if address else ""
-    return f"Dagster carries it on, its conductor looked {age(look.at, now)}{place}"
+    return f"Dagster runs it, its conductor was active {age(look.at, now)}{place}"
 
 
 def _tables(shown: Status) -> Iterator[output.Line]:
@@ -208,7 +208,7 @@ def _row(
     return (table.table.name, count.rows, *values, *wrong, fenced, age(count.counted_at, now))
 
 
-def _rotation(rotation: RotationStatus | None, carried: str | None) -> Iterator[tuple[str, str]]:
+def _rotation(rotation: RotationStatus | None, runs_in: str | None) -> Iterator[tuple[str, str]]:
     if rotation is None:
         yield "Rotation", 'none is open; the next begins with: keyrotation request --reason "…"'
         return
@@ -223,9 +223,9 @@ def _rotation(rotation: RotationStatus | None, carried: str | None) -> Iterator[
         yield "", f"blocked: {rotation.blocked_by}"
     if rotation.waiting_for:
         yield "", f"waits: {rotation.waiting_for}"
-    elif carried:
+    elif runs_in:
         since = f" since {output.minutes(walk.started_at)} UTC" if walk.started_at else ""
-        yield "", f"in progress{since}: {carried}"
+        yield "", f"in progress{since}: {runs_in}"
     else:
         yield "", f"next: keyrotation rotate {walk.id}"
 
@@ -236,13 +236,13 @@ WATCH_SECONDS = 2.0
 def status(
     *,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again every two seconds, until interrupted.", show_default=False)
+        bool, typer.Option("--watch", help="Show it every two seconds, until interrupted.", show_default=False)
     ] = False,
     exit_code: Annotated[
         bool,
         typer.Option("--exit-code", help="Exit with 1 if anything is overdue, blocked or stale.", show_default=False),
     ] = False,
-    count: Annotated[bool, typer.Option("--count", help="Count all values anew.", show_default=False)] = False,
+    count: Annotated[bool, typer.Option("--count", help="Count all values again.", show_default=False)] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -259,7 +259,7 @@ def status(
 
 
 def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
-    """Show it again and again; a server that is restarted meanwhile is waited for, and said to be away."""
+    """Show it repeatedly; wait for a server that restarts meanwhile, and say that it is unavailable."""
     while True:
         with suppress(psycopg.OperationalError):
             try:
@@ -270,7 +270,7 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
                             output.console().clear()
                         _show(pipeline, declared, as_json=as_json)
             except DatabaseUnavailableError as error:
-                output.note(f"{output.seconds(system_time())} {error}; looking again")
+                output.note(f"{output.seconds(system_time())} {error}; trying again")
         wait(WATCH_SECONDS)
 
 
@@ -283,6 +283,6 @@ def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> 
 
 
 def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status) -> Iterator[output.Line]:
-    """What a person is shown; only then is the database asked what is not searched."""
+    """The text output; only this asks the database for what is not searched."""
     seen, heartbeats = pipeline.surroundings.blind_spots(), pipeline.heartbeats.last()
     yield from lines(shown, seen, heartbeats, ui_address(declared.home))

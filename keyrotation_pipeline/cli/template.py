@@ -1,4 +1,4 @@
-"""The `keyrotation.toml` that `init` writes: what was found, and what to fill in."""
+"""Builds the `keyrotation.toml` that `init` writes: what was found, and what to fill in."""
 
 import json
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ _HEAD = """\
 
 [keys]
 store = "file"                    # or "aws-secrets-manager", "kubernetes-secret": see docs/operations.md
-# activated_at = 2026-01-31        # since when the key is in use that `init` imports; else its age is unknown
+# activated_at = 2026-01-31        # when the key that `init` imports came into use; else its age is unknown
 # [keys.file]
-# directory = "keys"              # default: keys in the home, .keyrotation beside this file
+# directory = "keys"              # default: keys in the home, .keyrotation next to this file
 
-# Every column that the application encrypts. Values look like v1:<nonce>:<ciphertext>. Of tables beyond 64 MiB a part
-# was read: check that no column is missing. `keyrotation inventory` reads everything, and so does each request.
+# Every column that the application encrypts. Values look like v1:<nonce>:<ciphertext>. Of tables over 64 MiB only a
+# part was read: check that no column is missing. `keyrotation inventory` reads everything, and so does each request.
 """
 _NO_TABLE = """\
 # None was found. Fill in:
@@ -36,22 +36,22 @@ max_rows_per_second = 0           # 0 = no cap
 max_replica_lag_seconds = 5
 # parallel_shards = 2             # shards that Dagster takes at a time; an emergency takes at least 4
 # workers = 1                     # per shard; several are processes
-# duty_cycle = 0.35               # share of its time that a routine rotation works; the rest is the application's
+# duty_cycle = 0.35               # share of the time that a routine rotation works; the rest is left to the application
 # hours = "22:00-06:00"           # default: at any hour
 
 # [verification]
-# every_days = 90                 # within so many days every value is decrypted once, a part each day; 1: all, daily
+# every_days = 90                 # every value is decrypted once in this many days, a part each day; 1: all, daily
 
 [rollout]
-# Before anything is written under a new key, every application instance must read it. By what that is seen:
+# Before anything is written under a new key, every application instance must read it. How that is checked:
 #   "attest"   each instance reports itself; the rotation waits for all, and until one does. In the application:
 #                  from keyrotation_pipeline.encrypted_type import attest
 #                  attest(engine, key_ring)   # once a process, with its SQLAlchemy engine and EncryptedType's key ring
 #   "kubernetes"  workloads in Kubernetes get new Pods; see "Kubernetes" in docs/operations.md
 #   "confirm"  after each rollout an officer signs what `keyrotation confirm ID --text` prints
-#   "none"     nobody looks, and an application that does not read the new key in time fails; officers sign that
+#   "none"     nothing checks it, and an application that does not read the new key in time fails; officers sign that
 mode = "attest"
-instance_ttl_seconds = 60         # an application instance that does not report for longer may have ended, or not
+instance_ttl_seconds = 60         # an instance that does not report for longer may have stopped, or not
 timeout_seconds = 600             # how long `rotate` waits for instances
 
 [approvals]
@@ -70,9 +70,9 @@ required = 2                      # signatures of different officers
 # recipients = ["officers/recovery.asc"]    # default: the officers' certificates
 # keep_local_days = 7
 # [backup.s3]
-# bucket = "pazpaz-key-backups"   # versioned; credentials come from where boto3 looks for them
+# bucket = "pazpaz-key-backups"   # versioned; credentials come from boto3's usual places
 
-# [alerts]                        # who is told of incidents, failures and what is overdue
+# [alerts]                        # who is alerted to incidents, failures and what is overdue
 # sns_topic_arn = "arn:aws:sns:us-east-1:123456789012:security-team"
 # webhook_url = { env = "ALERT_WEBHOOK" }
 # [[contacts]]                    # on-call, devops-lead, security-officer, compliance-officer, officer
@@ -96,7 +96,7 @@ def configuration(
 
     Args:
         database: ``name@host``, without a password.
-        undeclarable: what holds encrypted values but cannot be declared; named in a comment.
+        undeclarable: columns with encrypted values that cannot be declared; named in a comment.
     """
     url = f'url = {{ env = "{DATABASE_VARIABLE}" }}'
     head = _HEAD.format(database=database, url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url)

@@ -21,13 +21,14 @@ def up(
     *,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port of the UI, on 127.0.0.1.")] = 3000,
     read_only: Annotated[
-        bool, typer.Option("--read-only", help="Show, and let nobody start or stop anything.", show_default=False)
+        bool,
+        typer.Option("--read-only", help="Show everything, but let nobody start or stop anything.", show_default=False),
     ] = False,
     no_token: Annotated[
         bool,
         typer.Option(
             "--no-token",
-            help="Ask for no token: only behind a proxy that knows who somebody is (docs/operations.md).",
+            help="Ask for no token: only behind a proxy that authenticates its users (docs/operations.md).",
             show_default=False,
         ),
     ] = False,
@@ -37,7 +38,7 @@ def up(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Serve Dagster's UI and run its daemon, which carries approved rotations through, until Ctrl-C."""
+    """Serve Dagster's UI and run its daemon, which executes approved rotations, until Ctrl-C."""
     path = settings.config_path(config)
     declared = _declared(config)
     token = None if no_token else random_token()
@@ -69,7 +70,7 @@ def _announce(door: UiAccess, log: Path, *, configured: bool) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that says whether SIGINT or SIGTERM has come; neither interrupts anything by itself."""
+    """A function that says whether SIGINT or SIGTERM has arrived; neither interrupts anything by itself."""
     came: list[int] = []
 
     def remember(number: int, frame: FrameType | None) -> None:

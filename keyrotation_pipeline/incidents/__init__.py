@@ -1,1 +1,1 @@
-"""Incidents: what must happen after a flag, from the clock to the breach decision."""
+"""Incidents: handling a flag, from the deadlines to the breach decision."""

@@ -1,6 +1,6 @@
-"""The access audit: who read the key and the records while an incident lasted, the unusual first.
+"""The access audit: who read the key and the records during an incident, unusual readers first.
 
-Source: the seed procedure, section 5.3, step 1.
+Source: the source procedure, section 5.3, step 1.
 """
 
 from collections import Counter
@@ -13,14 +13,14 @@ from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.incidents import Incident, KeyRead, KeyReadsBy, RecordReads
 from keyrotation_pipeline.model.requests import Request, Step, Walk
 
-# Secrets Manager writes one GetSecretValue for each secret that a batch gives, besides the batch itself.
+# Secrets Manager logs one GetSecretValue for each secret in a batch, in addition to the batch itself.
 READING = frozenset({"GetSecretValue", "BatchGetSecretValue"})
 BAR_CHARACTERS = 40
 
 
 @dataclass(frozen=True, slots=True)
 class AccessAudit:
-    """What was found in a span of time; None: nobody configured where to look."""
+    """What was found in a period; None: no log is configured."""
 
     since: datetime
     until: datetime
@@ -29,7 +29,7 @@ class AccessAudit:
 
 
 def span_of(incident: Incident, requests: Sequence[Request], now: datetime) -> tuple[datetime, datetime]:
-    """From discovery until the compromised key was out of the applications; until now, if it is not yet."""
+    """From discovery until the applications no longer had the compromised key; until now, if they still have it."""
     carrier = carried_by(incident, requests)
     retired = carrier.done(Step.RETIRED_KEY) if isinstance(carrier, Walk) else None
     return incident.discovered_at, retired.finished_at if retired is not None else now
@@ -38,7 +38,7 @@ def span_of(incident: Incident, requests: Sequence[Request], now: datetime) -> t
 def key_reads(
     records: Iterable[Mapping[str, Any]], secret_ids: Sequence[str], since: datetime, until: datetime
 ) -> tuple[KeyRead, ...]:
-    """Reads of these secrets, each event once; who came seldom first.
+    """Reads of these secrets, each event once; rare readers first.
 
     Args:
         secret_ids: names of secrets; a name that ends with ``-`` means every secret that begins with it.
@@ -53,7 +53,7 @@ def key_reads(
 
 
 def reads_by(reads: Iterable[KeyRead]) -> tuple[KeyReadsBy, ...]:
-    """Reads of the key, counted by who and from where; who came seldom first."""
+    """Reads of the key, counted by reader and origin; rare readers first."""
     found: dict[tuple[str, str], list[KeyRead]] = {}
     for read in reads:
         found.setdefault((read.who, read.address), []).append(read)
@@ -72,7 +72,7 @@ def reads_by(reads: Iterable[KeyRead]) -> tuple[KeyReadsBy, ...]:
 
 
 def bars(audit: AccessAudit) -> Iterator[str]:
-    """A chart in text: reads of the key by hour."""
+    """A text chart of reads of the key by hour."""
     hours = Counter(read.at.astimezone(UTC).strftime("%Y-%m-%d %H:00") for read in audit.key_reads or ())
     most = max(hours.values(), default=1)
     for hour, reads in sorted(hours.items()):
@@ -80,7 +80,7 @@ def bars(audit: AccessAudit) -> Iterator[str]:
 
 
 def _reads_in(record: Mapping[str, Any]) -> Iterator[KeyRead]:
-    """The reads that a record tells of; none where it is of another kind, or not of CloudTrail's form."""
+    """The reads in a record; none if it is of another kind, or not in CloudTrail's form."""
     try:
         if record["eventSource"] != "secretsmanager.amazonaws.com" or record["eventName"] not in READING:
             return
@@ -109,7 +109,7 @@ def _who(identity: Mapping[str, Any]) -> str:
 
 
 def _names(asked: str, secret_id: str) -> bool:
-    """Whether a request names a secret: by its name, or by its ARN, which ends with six characters of AWS's own."""
+    """Whether a request names a secret: by its name, or by its ARN, which ends with six characters that AWS adds."""
     name = asked.partition(":secret:")[2] or asked
     if secret_id.endswith("-"):
         return name.startswith(secret_id)

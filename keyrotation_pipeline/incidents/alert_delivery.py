@@ -1,4 +1,4 @@
-"""Telling people: each alert once by each channel; a channel that is down is noted, and stops nothing."""
+"""Delivers each alert once by each channel; a channel that is down is recorded, and blocks nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +11,16 @@ from keyrotation_pipeline.ports.incidents import AlertChannel
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 LOCK = "alerts"
-# Dagster ends a sensor's look after a minute; what is left is told at the next.
+# Dagster ends a sensor tick after a minute; what is left is delivered at the next one.
 BUDGET_SECONDS = 25.0
 
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """An alert, and who must get it besides everybody who listens to the common channels.
+    """An alert, and who must get it in addition to the common channels.
 
     Args:
-        follows: key of the alert that a channel must have carried before, where this one is about that.
+        follows: key of the alert that a channel must have delivered before this one.
     """
 
     alert: Alert
@@ -30,13 +30,13 @@ class Alarm:
 
 @dataclass(frozen=True, slots=True)
 class Channels:
-    """Every way to tell people.
+    """Every alert channel.
 
     Args:
-        common: take every alert: a topic, a webhook.
-        by_role: mail to whoever has the role.
+        common: get every alert: a topic, a webhook.
+        by_role: mail to the contacts with that role.
         contacts: the emergency contact list, for people to call.
-        time_zone: of the dates that people read.
+        time_zone: of the dates in alerts.
     """
 
     common: tuple[AlertChannel, ...] = ()
@@ -46,7 +46,7 @@ class Channels:
 
     @property
     def in_words(self) -> tuple[str, ...]:
-        """Everybody who is told or called, each in a few words."""
+        """Everybody who gets alerts or calls, each in a few words."""
         mailed = (f"{role} by {channel.name}" for role, each in sorted(self.by_role.items()) for channel in each)
         called = (f"{each}{self._unmailed(each)}" for each in self.contacts)
         return tuple(dict.fromkeys((*(channel.name for channel in self.common), *mailed, *called)))
@@ -62,20 +62,20 @@ class Channels:
 
 
 def deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
-    """Hand over what was not told yet; gives back a sentence for each channel that does not take it.
+    """Deliver what was not delivered yet; returns a sentence for each channel that failed.
 
-    An alert is noted after it was delivered, so that a crash between the two tells it twice rather than never.
+    An alert is recorded after it was delivered, so that a crash between the two sends it twice rather than never.
     """
     if not _open(told(pipeline.ledger), channels, notices):
         return ()
     try:
         with pipeline.ledger.lock(LOCK):
-            return _tell(pipeline, channels, notices)
+            return _deliver(pipeline, channels, notices)
     except BlockedError:
-        return ()  # another process is telling them
+        return ()  # another process is delivering them
 
 
-def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
+def _deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
     known, down = told(pipeline.ledger), dict[str, str]()
     until = pipeline.clock.monotonic() + BUDGET_SECONDS
     for notice, channel in _open(known, channels, notices):
@@ -93,7 +93,7 @@ def _tell(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> t
 
 
 def _open(known: AlertDelivery, channels: Channels, notices: Iterable[Alarm]) -> list[tuple[Alarm, AlertChannel]]:
-    """What each channel is to get; those that failed before come last, since they may take their time."""
+    """What each channel is to get; channels that failed before come last, since they may be slow."""
     pairs = [
         (notice, channel)
         for notice in notices

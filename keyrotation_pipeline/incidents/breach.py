@@ -1,4 +1,4 @@
-"""The breach decision: must an incident be notified, to whom, by which date; and the default until people answer."""
+"""Decides whether a breach must be notified, to whom and by when; and the default facts until people answer."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,9 +19,9 @@ class BreachNotice:
     """One notice.
 
     Args:
-        last_date: the day by which it must be given; "without unreasonable delay" holds all the same.
+        last_date: the day by which it must be given; "without unreasonable delay" still applies.
         not_before: the day after a law-enforcement delay that is in force; None without one.
-        is_certain: False where it depends on something that is not known yet.
+        is_certain: False where it depends on something not yet known.
     """
 
     to: str
@@ -37,7 +37,7 @@ class BreachNotice:
 
 
 def notices_of(facts: IncidentFacts, *, certain: bool) -> tuple[tuple[BreachNotice, ...], list[str]]:
-    """Every notice with its last date, and what is missing to know them all.
+    """Every notice with its last date, and the facts that are missing.
 
     Args:
         certain: unsecured PHI was reached; False where that is not known.
@@ -58,7 +58,7 @@ def notices_of(facts: IncidentFacts, *, certain: bool) -> tuple[tuple[BreachNoti
 def _media(
     facts: IncidentFacts, due: date, not_before: date | None, *, certain: bool
 ) -> tuple[tuple[BreachNotice, ...], list[str]]:
-    """Prominent media of each State with more than 500 residents affected, also where it may still turn out so."""
+    """Prominent media of each State with more than 500 residents affected, or perhaps affected."""
     affected = facts.affected
     if affected is None:
         why = "if more than 500 residents of one State or jurisdiction are affected"
@@ -101,7 +101,7 @@ def _delayed(last: date, delays: Sequence[LawEnforcementDelay]) -> tuple[date, d
     """The last date under law-enforcement delays, and the first day on which notice may be given.
 
     A delay moves the last date to its own last day where that is later, and only if it was stated by then; the 60 days
-    are not counted anew after it (164.412).
+    do not start again after it (164.412).
     """
     due, not_before = last, None
     for stated_on, ends_on in sorted(_periods(delays)):
@@ -128,7 +128,7 @@ CAVEATS = (
 
 
 class Outcome(StrEnum):
-    """What follows."""
+    """The outcome of a breach decision."""
 
     NOTIFY = "breach of unsecured PHI: notify"
     SAFE_HARBOR = "secured PHI: no notification"
@@ -198,7 +198,7 @@ def _unsecured_phi_reached(facts: IncidentFacts) -> tuple[Answer, list[str], lis
 
 
 def _unsecured_ciphertext_reached(facts: IncidentFacts) -> tuple[Answer, str, list[str]]:
-    """The same of encrypted PHI alone."""
+    """The same for encrypted PHI alone."""
     if facts.ciphertext_reached is Answer.NO:
         return Answer.NO, "no encrypted PHI was reached", []
     readable, why, missing = _ciphertext_readable(facts)
@@ -227,13 +227,13 @@ def _ciphertext_readable(facts: IncidentFacts) -> tuple[Answer, str, list[str]]:
     return Answer.NO, "its key was not breached and was kept apart from the data", []
 
 
-# The calendar day of discovery is that of the clinic, which may be a day earlier than in UTC: the earliest is safe.
+# The calendar day of discovery is the clinic's, which may be a day earlier than in UTC: the earliest is safe.
 _EARLIEST_DAY = timezone(timedelta(hours=-12))
 _KEY_IN_OTHER_HANDS = frozenset({IncidentType.KEY_EXPOSED, IncidentType.UNAUTHORIZED_ACCESS})
 
 
 def presumed_facts(incident: Incident) -> IncidentFacts:
-    """What is known from nothing but what the incident says; `decide_breach` names what people must answer."""
+    """The default facts from the incident alone; `decide_breach` names what people must answer."""
     breached = Answer.YES if incident.type in _KEY_IN_OTHER_HANDS else Answer.UNKNOWN
     known_on = incident.discovered_at.astimezone(_EARLIEST_DAY).date()
     return IncidentFacts(Role.COVERED_ENTITY, known_on, key_breached=breached)

@@ -1,4 +1,4 @@
-"""One look at everything that raises flags: each is taken once, and each incident gets its emergency request."""
+"""Polls the sources of flags: takes each flag once, and prepares an emergency request for each incident."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# Whoever raises flags without end keeps one look busy for so long, and not the next ones from ending.
+# A flood of flags keeps one poll busy for at most this long.
 ROUNDS = 10
 REPORTING_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class FlagIntake:
-    """What one look took, and a sentence for each thing that did not go as it should."""
+    """The flags that one poll took, and a sentence for each problem."""
 
     taken: tuple[Taken, ...]
     trouble: tuple[str, ...]
@@ -29,12 +29,12 @@ class FlagIntake:
         repeated = sum(each.repeated for each in self.taken)
         parts = [f"opened {', '.join(filter(None, opened))}"] if opened else []
         parts += [f"{repeated} repeated"] if repeated else []
-        parts += [f"{aside} put aside"] if aside else []
-        return "; ".join((*parts, *self.trouble)) or "no new flag is up"
+        parts += [f"{aside} rejected"] if aside else []
+        return "; ".join((*parts, *self.trouble)) or "no new flag was raised"
 
 
 def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> FlagIntake:
-    """Take what is up, and keep what reports now say. A source that does not answer keeps the others from nothing."""
+    """Take all raised flags, and store new report versions. A source that does not answer does not stop the others."""
     taken: list[Taken] = []
     trouble: list[str] = []
     for _ in range(ROUNDS):
@@ -56,14 +56,14 @@ def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: 
         until = pipeline.clock.monotonic() + REPORTING_SECONDS
         for incident in _from_another_each_time(pipeline, incidents(pipeline.ledger).unfinished):
             if pipeline.clock.monotonic() > until:
-                break  # a flood of flags must not keep the next look from its flags
+                break  # a flood of flags must not starve the next poll
             kept_report(pipeline, incident.id)
     except KeyRotationError as error:
-        trouble.append(f"no version of a report could be kept: {error}")
+        trouble.append(f"no version of a report could be stored: {error}")
     return FlagIntake(tuple(taken), tuple(trouble))
 
 
 def _from_another_each_time(pipeline: Pipeline, unfinished: Sequence[Incident]) -> Sequence[Incident]:
-    """All of them, begun at another one each minute, so that the last ones have their turn too."""
+    """All of them, starting at a different one each minute, so that the last ones get their turn too."""
     first = int(pipeline.clock.now().timestamp() // 60) % max(len(unfinished), 1)
     return (*unfinished[first:], *unfinished[:first])

@@ -1,4 +1,4 @@
-"""What people do with an incident besides signing: they take it up, add what they know and did, and close it."""
+"""What people do with an incident apart from signing: acknowledge it, amend it, and close it."""
 
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta, timezone
@@ -13,15 +13,15 @@ from keyrotation_pipeline.model.incidents import MEDIA, Incident, IncidentStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 NOTIFIED = ("individuals", "HHS", MEDIA, f"{MEDIA} of STATE", "covered entity")
-# A day begins there first, and ends there last: a day of wherever the clinic is lies between.
+# A day begins first in the one and ends last in the other: the clinic's day lies between.
 _LATEST_DAY, _EARLIEST_DAY = timezone(timedelta(hours=14)), timezone(timedelta(hours=-12))
 
 
 def acknowledge(pipeline: Pipeline, name: str, by: str) -> Incident:
-    """Take an incident up, so that nobody further is called; again is no change.
+    """Acknowledge an incident, so that nobody else is called; repeating changes nothing.
 
     Raises:
-        IncidentError: there is none of that name, or it is closed.
+        IncidentError: there is no such incident, or it is closed.
     """
     incident = incidents(pipeline.ledger).incident(name)
     _require_unfinished(incident)
@@ -38,14 +38,14 @@ def amend(
     actions: Sequence[str] = (),
     prevention: Sequence[str] = (),
 ) -> Incident:
-    """Add what people know of an incident and did about it, of a closed one too.
+    """Add what people know about an incident and did about it; a closed one too.
 
     Args:
-        texts: by the names of `IncidentAmended`; each takes the place of the one before.
-        actions, prevention: added to those there are.
+        texts: by the names of `IncidentAmended`; each replaces the previous one.
+        actions, prevention: added to the existing ones.
 
     Raises:
-        IncidentError: there is none of that name, nothing is given, or a text is none.
+        IncidentError: there is no such incident, nothing is given, or a text is invalid.
     """
     incident = incidents(pipeline.ledger).incident(name)
     require_plain_texts(texts, actions, prevention)
@@ -62,7 +62,7 @@ def require_plain_texts(texts: Mapping[str, str], actions: Sequence[str], preven
     """Refuse a text that cannot be stored and sent.
 
     Raises:
-        IncidentError: names which, and never shows it.
+        IncidentError: names which, without showing it.
     """
     lists = (("action", actions), ("prevention measure", prevention))
     for what, text in (*texts.items(), *((what, each) for what, given in lists for each in given)):
@@ -73,10 +73,10 @@ def record_notice(pipeline: Pipeline, name: str, by: str, to: str, sent_on: date
     """Record that a notice of a breach was given, which meets its deadline.
 
     Args:
-        to: one of `NOTIFIED`, in whatever case.
+        to: one of `NOTIFIED`, in any case.
 
     Raises:
-        IncidentError: there is no such incident, nobody is notified by that name, or the day cannot be right.
+        IncidentError: there is no such incident, nobody is notified by that name, or the day is impossible.
     """
     incident, now = incidents(pipeline.ledger).incident(name), pipeline.clock.now()
     recipient = _recipient(to)
@@ -115,11 +115,11 @@ def close(
     remediation: str | None = None,
     lessons: str | None = None,
 ) -> Incident:
-    """Close an incident whose key is out of use, or of which enough officers have signed that it is no breach.
+    """Close an incident whose key is out of use, or that enough officers have assessed as no breach.
 
     Raises:
-        IncidentError: there is none of that name, it is closed, its request is not over, its key is still in use and
-            nobody has settled that it may be, or a text is none.
+        IncidentError: there is no such incident, it is closed, its request is not over, its key is still in use and
+            officers have not assessed it, or a text is invalid.
         KeyStoreError: which keys are in use cannot be read.
     """
     incident = incidents(pipeline.ledger).incident(name)
@@ -129,8 +129,8 @@ def close(
     carrier = carried_by(incident, pipeline.ledger.requests())
     if carrier is not None and not carrier.is_over:
         raise IncidentError(
-            f"{incident.id} has the {carrier.action} {carrier.id}, which is not over; let it end, or if there was "
-            f"nothing to it, run `keyrotation cancel {carrier.id}` first"
+            f"{incident.id} has the {carrier.action} {carrier.id}, which is not over; let it end, or if it was "
+            f"a false alarm, run `keyrotation cancel {carrier.id}` first"
         )
     _require_out_of_use(pipeline, incident)
     at = pipeline.clock.now()
@@ -144,13 +144,13 @@ def _require_unfinished(incident: Incident) -> None:
 
 
 def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
-    """Else whoever gets the request cancelled could end an incident alone, and leave the key in use."""
+    """Refuse to close an incident whose key is in use: one person could cancel the request and close it alone."""
     in_use = used_versions(pipeline)
     used = [each for each in incident.versions if each in in_use]
     if not used or assessment_of(pipeline, incident).is_settled_as_none:
         return
     raise IncidentError(
         f"{incident.id} names {', '.join(map(str, used))}, which is still in use; let a rotation replace it "
-        f"(`keyrotation request --emergency {incident.id} --reason TEXT`), or if there was nothing to it, let officers "
+        f"(`keyrotation request --emergency {incident.id} --reason TEXT`), or if it was a false alarm, have officers "
         f"sign an assessment that says so (`keyrotation incident assess {incident.id}`)"
     )

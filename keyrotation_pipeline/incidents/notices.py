@@ -1,4 +1,4 @@
-"""What people must be told now: pure facts of the ledger, each piece of news under one key."""
+"""The alerts that are due now, from the ledger alone; each alert has one key."""
 
 import hashlib
 import re
@@ -30,7 +30,7 @@ from keyrotation_pipeline.model.requests import Announcement, Request, announced
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.report import clock_of
 
-# What is older is history; a new channel is not told of it.
+# Older events are history, and are not sent to a new channel.
 NEWS_FOR = timedelta(days=1)
 ON_CALL = frozenset({ContactRole.ON_CALL})
 SIGNERS = frozenset({ContactRole.SECURITY_OFFICER, ContactRole.OFFICER})
@@ -43,11 +43,11 @@ def notices(
     failed_checks: Iterable[tuple[str, str]] = (),
     announcements: Iterable[Announcement] = (),
 ) -> tuple[Alarm, ...]:
-    """Everything that is news now, whether it was told before or not; see `tell`.
+    """Every alert that is due now, delivered before or not; see `deliver`.
 
     Args:
         attention: what `status` says is overdue, blocked or stale.
-        failed_checks: asset and name of each check of Dagster whose last evaluation failed, with its sentence.
+        failed_checks: asset and name of each Dagster check whose last evaluation failed, with its sentence.
         announcements: of planned rotations.
     """
     writer = _Writer(pipeline)
@@ -78,7 +78,7 @@ def duty_of_the_quarter(pipeline: Pipeline) -> Alarm:
 
 
 class _Writer:
-    """Writes notices of one moment."""
+    """Writes the alerts that are due at one moment."""
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
@@ -98,7 +98,7 @@ class _Writer:
             yield from self._breach_assessment(incident, clock)
 
     def of_duties(self) -> Iterator[Alarm]:
-        """What is due of closed incidents, once a week until officers have settled it."""
+        """What is due for closed incidents, once a week until officers have settled it."""
         year, week, _ = self._now.isocalendar()
         for each in unsettled(self._pipeline):
             yield self._notice(
@@ -112,11 +112,11 @@ class _Writer:
     def of_flags(self) -> Iterator[Alarm]:
         for flag, (at, reason) in self._incidents.set_aside.items():
             if self._now - at < NEWS_FOR:
-                text = f"The flag {flag} was put aside and opens no incident: {reason}."
-                yield self._notice(f"flag/{flag}/set-aside", Severity.WARNING, "A flag was put aside", text, ON_CALL)
+                text = f"The flag {flag} was rejected and opens no incident: {reason}."
+                yield self._notice(f"flag/{flag}/set-aside", Severity.WARNING, "A flag was rejected", text, ON_CALL)
 
     def of_announcements(self, announcements: Iterable[Announcement]) -> Iterator[Alarm]:
-        """To everybody; what takes one back, only by the channels that carried it."""
+        """Announcements for everybody; a cancellation only goes to the channels that carried the announcement."""
         for each in announcements:
             notice = self._notice(each.key, Severity.INFO, each.subject, each.text, frozenset(ContactRole))
             yield replace(notice, follows=announced_key(each.request)) if each.cancels else notice
@@ -131,7 +131,7 @@ class _Writer:
                     Severity.WARNING,
                     f"A run of {job} failed",
                     f"The run {entry.facts.get('run')} of {what} failed. Open it in Dagster's UI for the reason; "
-                    "`keyrotation status` says what is waited for.",
+                    "`keyrotation status` says what the rotation waits for.",
                     ON_CALL,
                 )
 
@@ -147,17 +147,17 @@ class _Writer:
             yield self._notice(key, Severity.WARNING, f"The check {check} fails", f"{check}: {sentence}", ON_CALL)
 
     def of_applications(self) -> Iterator[Alarm]:
-        """Too many values that could not be decrypted, once an hour."""
+        """An alert for too many failed decryptions, once an hour."""
         try:
             minutes = failing_minutes(self._pipeline.rollout.instances(), self._now)
         except KeyRotationError:
-            return  # a cluster that does not answer is told as what `status` says
+            return  # a cluster that does not answer is already reported by `status`
         if minutes:
             key = f"decrypt-failures/{minutes[-1].at:%Y-%m-%dT%H}"
             yield self._notice(key, Severity.CRITICAL, "Applications cannot decrypt", f"{minutes[-1]}.", ON_CALL)
 
     def of_attention(self, attention: Iterable[str]) -> Iterator[Alarm]:
-        """Each sentence once a week, as long as it stands; numbers and dates in it do not make it news."""
+        """Each sentence once a week while it applies; changed numbers and dates in it are not a new alert."""
         for sentence in attention:
             digest = hashlib.sha256(re.sub(r"[0-9]+", "", sentence).encode()).hexdigest()[:16]
             year, week, _ = self._now.isocalendar()
@@ -172,14 +172,14 @@ class _Writer:
             f"Incident {incident.id}: {incident.type}",
             f"{incident.description}\nReported by {incident.reported_by}, discovered "
             f"{incident.discovered_at:%Y-%m-%d %H:%M} UTC. Scope: {incident.scope or 'not known'}. Impact: "
-            f"{incident.impact or 'not known'}. Held to be compromised once signed: {_list(incident)}.\n"
-            f"Take it up with `keyrotation incident ack {incident.id}`; its clock: `keyrotation incident show "
+            f"{incident.impact or 'not known'}. Counts as compromised once signed: {_list(incident)}.\n"
+            f"Acknowledge it with `keyrotation incident ack {incident.id}`; its deadlines: `keyrotation incident show "
             f"{incident.id}`.{f'{chr(10)}Contacts:{people}' if people else ''}",
             ON_CALL,
         )
 
     def _to_sign(self, incident: Incident, carrier: Request | None, clock: Sequence[Deadline]) -> Iterator[Alarm]:
-        """The exact text, and how to sign it, to whoever signs."""
+        """The exact text and how to sign it, for the officers."""
         if carrier is None or carrier.is_over or clock[0].reached_at is not None:
             return
         text = self._pipeline.ledger.approval_text(carrier.id).decode()
@@ -202,8 +202,8 @@ class _Writer:
                     f"incident/{incident.id}/escalated/{role}",
                     Severity.CRITICAL,
                     f"Incident {incident.id}: not acknowledged for {minutes} minutes",
-                    f"Nobody has taken up {incident.id} ({incident.type}) within {minutes} minutes, so it goes to the "
-                    f"{role}. Take it up with `keyrotation incident ack {incident.id}`.",
+                    f"Nobody has acknowledged {incident.id} ({incident.type}) within {minutes} minutes, so it goes to "
+                    f"the {role}. Acknowledge it with `keyrotation incident ack {incident.id}`.",
                     frozenset({role}),
                 )
 
@@ -236,7 +236,7 @@ class _Writer:
     def _notice(
         self, key: str, severity: Severity, subject: str, text: str, roles: frozenset[ContactRole] = frozenset()
     ) -> Alarm:
-        # A name in a subject may be of any length, and of any characters.
+        # A name in a subject may have any length and any characters.
         plain = "".join(character if character.isprintable() else " " for character in subject)[:SUBJECT_CHARS].strip()
         return Alarm(Alert(key, severity, plain, text, self._database, self._now), roles)
 

@@ -1,4 +1,4 @@
-"""Opening incidents and taking flags. Neither changes a key: that takes officers' signatures on the request."""
+"""Opens incidents and takes flags. Neither changes a key: that requires officers' signatures on the request."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -26,7 +26,7 @@ _UNKNOWN = frozenset({KeyState.DESTROYED})
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What became of one flag: the incident that it opened or repeats, or why it was put aside."""
+    """The result of one flag: the incident that it opened or repeats, or why it was rejected."""
 
     flag: str
     incident: str | None
@@ -35,7 +35,7 @@ class Taken:
 
 
 def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
-    """Open an incident that somebody reports at the command line; its request is still to be prepared.
+    """Open an incident that somebody reports at the command line; its request has yet to be prepared.
 
     Args:
         flag: its key is not used.
@@ -55,7 +55,7 @@ def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
 
 
 def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
-    """Take each flag exactly once: one event each, which a crash leaves either there or not."""
+    """Take each flag exactly once: one event each, which a crash either leaves or not."""
     taken: list[Taken] = []
     with _alone(pipeline):
         known = incidents(pipeline.ledger)
@@ -67,7 +67,7 @@ def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
 
 
 def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
-    """Prepare what still lacks an emergency request; gives back a sentence for each that cannot be prepared now."""
+    """Prepare missing emergency requests; returns a sentence for each that cannot be prepared now."""
     sentences = []
     requests = {each.id: each for each in pipeline.ledger.requests()}
     for incident in incidents(pipeline.ledger).unfinished:
@@ -79,14 +79,14 @@ def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
         except KeyRotationError as error:
             sentences.append(f"no emergency request could be prepared for {incident.id}: {error}")
             if not isinstance(error, IncidentError):
-                break  # it stops the others too, and each attempt asks much of the database
+                break  # it stops the others too, and each attempt is expensive for the database
     return tuple(sentences)
 
 
 def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
     """The emergency request of an incident, with everything filled in for officers to sign; the same one each time.
 
-    One that is open for another incident serves, if it holds the same versions compromised.
+    An open request of another incident is reused, if it names the same versions as compromised.
 
     Raises:
         IncidentError: nothing that is in use is compromised.
@@ -141,7 +141,7 @@ def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str
 
 
 def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]:
-    """Without a word on it: the key that is being left or in use; every live one, where whoever reached one had all."""
+    """The default versions: the key that is in use or being rotated out; every live one, where all were reachable."""
     registered, walk = pipeline.ledger.keys(), pipeline.ledger.current()
     if reported.type.reaches_every_key:
         if live := tuple(each.version for each in registered if each.state in _LIVE):
@@ -160,11 +160,11 @@ def _require_registered(pipeline: Pipeline, versions: Iterable[KeyVersion]) -> N
     known = {each.version for each in registered if each.state not in _UNKNOWN}
     for version in versions:
         if version not in known:
-            raise IncidentError(f"{version} is not a key that there is; `keyrotation status` shows those there are")
+            raise IncidentError(f"{version} is not a registered key; `keyrotation status` shows the registered ones")
 
 
 def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
-    """An open emergency request that holds everything compromised that this incident does."""
+    """An open emergency request that names every compromised version of this incident."""
     for each in pipeline.ledger.requests():
         if not isinstance(each, Walk) or each.type is not RotationType.EMERGENCY or each.is_over:
             continue
@@ -174,7 +174,7 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
 
 
 def used_versions(pipeline: Pipeline) -> frozenset[KeyVersion]:
-    """The versions that applications read, or that the present walk is about."""
+    """The versions that applications read, and those of the present walk."""
     walk = pipeline.ledger.current()
     return frozenset({*pipeline.keys.read().live, *({walk.source, walk.target} if walk is not None else ())})
 
@@ -190,10 +190,10 @@ def _require_in_use(pipeline: Pipeline, incident: Incident) -> None:
 
 @contextmanager
 def _alone(pipeline: Pipeline) -> Iterator[None]:
-    """One at a time opens incidents, or two would get one id.
+    """Serialise opening incidents, so that two never get the same id.
 
     Raises:
-        BlockedError: another process is at it for longer than that takes.
+        BlockedError: another process holds the lock for longer than that takes.
     """
     with ExitStack() as held:
         _take_lock(pipeline, held)

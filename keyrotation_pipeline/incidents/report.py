@@ -1,6 +1,6 @@
-"""The incident report: the seed's document, filled in from the audit; what people must judge is left to them.
+"""The incident report: the source procedure's form, filled in from the audit; judgements are left to people.
 
-Source: the seed procedure, section 5.3, step 3.
+Source: the source procedure, section 5.3, step 3.
 """
 
 import hashlib
@@ -70,25 +70,25 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The document before it takes a form."""
+    """The document, independent of its format."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
     sections: tuple[Section, ...]
 
     def markdown(self) -> str:
-        """As Markdown; whatever people wrote is plain text in it."""
+        """As Markdown; text by people is escaped."""
         head = "\n".join(f"- **{name}:** {_plain(value)}" for name, value in self.facts)
         body = "".join(section.markdown() for section in self.sections)
         return f"# {_plain(self.title)}\n\n{head}\n{body}"
 
     def html(self) -> str:
-        """As one HTML page without any script or address."""
+        """As one HTML page without scripts or links."""
         return render("incident_report.html.j2", report=self)
 
 
 def incident_report(pipeline: Pipeline, name: str) -> Report:
-    """The report of an incident as it stands.
+    """The present report of an incident.
 
     Raises:
         IncidentError: there is no such incident.
@@ -117,7 +117,7 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
 
 
 def kept_report(pipeline: Pipeline, name: str) -> ReportKept:
-    """The newest version of an incident's report; if what it says has changed, the next one is kept in the audit.
+    """The newest version of an incident's report; if its content has changed, a new one is stored in the audit.
 
     Raises:
         IncidentError: there is no such incident.
@@ -137,16 +137,16 @@ def kept_report(pipeline: Pipeline, name: str) -> ReportKept:
 
 
 def kept_backups(lines: Sequence[str]) -> Section:
-    """What of the backups the compromised keys open, looked at now: behind a report, and no part of its versions.
+    """The stored backups that the compromised keys open now: appended to a report, and not part of its versions.
 
     Args:
         lines: one for each file.
     """
-    return Section("Kept Backups", ("looked at now, and not kept with this version of the report", *lines))
+    return Section("Kept Backups", ("as of now, and not stored with this version of the report", *lines))
 
 
 def contact_list(contacts: Sequence[Contact]) -> Section:
-    """Who is called, as configured now: behind a report, and no part of its versions. Source: appendix B."""
+    """The contacts as configured now: appended to a report, and not part of its versions. Source: appendix B."""
     return Section("Contacts", tuple(map(str, contacts)))
 
 
@@ -156,7 +156,7 @@ def versions(pipeline: Pipeline, incident: str) -> tuple[ReportKept, ...]:
 
 
 def version(pipeline: Pipeline, name: str, number: int) -> ReportKept:
-    """One version of an incident's report, as it was kept.
+    """One stored version of an incident's report.
 
     Raises:
         IncidentError: there is no such incident, or no such version.
@@ -170,7 +170,7 @@ def version(pipeline: Pipeline, name: str, number: int) -> ReportKept:
 
 def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
     yield f"{incident.description} (reported by {incident.reported_by})"
-    yield f"Held to be compromised: {', '.join(map(str, incident.versions))}"
+    yield f"Presumed compromised: {', '.join(map(str, incident.versions))}"
     if incident.scope is not None:
         yield f"Scope: {incident.scope}"
     if carrier is None:
@@ -180,13 +180,13 @@ def _summary(incident: Incident, carrier: Request | None) -> Iterator[str]:
 
 
 def _timeline(pipeline: Pipeline, incident: Incident, carrier: Request | None, assessment: Assessment) -> Iterator[str]:
-    told = [(incident.discovered_at, "discovered"), *_own_events(pipeline, incident), *assessment.history]
+    timeline = [(incident.discovered_at, "discovered"), *_own_events(pipeline, incident), *assessment.history]
     if carrier is not None:
         roster = pinned_roster(pipeline)
         names = {officer.fingerprint: officer.name for officer in roster.officers}
         found = ((entry.at, _sentence(entry, names)) for entry in entries(pipeline.ledger, *_TOLD, request=carrier.id))
-        told += [(at, sentence) for at, sentence in found if sentence]
-    for at, sentence in sorted(told, key=lambda each: each[0]):
+        timeline += [(at, sentence) for at, sentence in found if sentence]
+    for at, sentence in sorted(timeline, key=lambda each: each[0]):
         yield f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC: {sentence}"
 
 
@@ -216,7 +216,7 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
 
 
 def _amended(fact: IncidentAmended) -> Iterator[str]:
-    """What an event adds to an incident; texts that stand elsewhere in the report only by their names."""
+    """What an event adds to an incident; texts that appear elsewhere in the report only by their names."""
     yield from (f"action taken: {each} (reported by {fact.by})" for each in fact.actions)
     yield from (f"prevention measure: {each} (reported by {fact.by})" for each in fact.prevention)
     texts = ("scope", "impact", "root_cause", "remediation", "lessons")
@@ -263,7 +263,7 @@ def _written_under(incident: Incident, carrier: Walk) -> str:
     promoted = carrier.done(Step.PRIMARY_KEY_ROLLOUT)
     since = f"{incident.discovered_at:%Y-%m-%d %H:%M:%S} UTC"
     until = f"{promoted.finished_at:%Y-%m-%d %H:%M:%S} UTC" if promoted else "now: writes have not moved yet"
-    # The emergency may go on from a rotation that had promoted its key before.
+    # The emergency may continue a rotation that had already promoted its key.
     if promoted and promoted.finished_at <= incident.discovered_at:
         return f"Applications wrote under {carrier.target} since {until}, before discovery ({since})"
     return f"Applications still wrote under the compromised key from discovery ({since}) until {until}"
@@ -272,7 +272,7 @@ def _written_under(incident: Incident, carrier: Walk) -> str:
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
     if isinstance(carrier, Walk) and (retired := carrier.done(Step.RETIRED_KEY)) is not None:
         yield (
-            f"{carrier.source} was replaced by {carrier.target} and taken from the applications "
+            f"{carrier.source} was replaced by {carrier.target} and withdrawn from the applications "
             f"{retired.finished_at:%Y-%m-%d %H:%M} UTC; the database refuses it"
         )
     yield from (f"Action taken: {each}" for each in incident.actions)

@@ -1,1 +1,1 @@
-"""Pure values: what the pipeline knows and says, with no way to do anything."""
+"""Pure values without side effects, and the texts made from them."""

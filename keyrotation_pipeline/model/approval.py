@@ -1,4 +1,4 @@
-"""What two officers sign: the canonical text, and the roster of those who may."""
+"""The canonical text that officers sign, and the roster of officers."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ class Roster:
     """Who may approve, how many must, and who can read backups; pinned by `init`, changed by `policy`.
 
     Args:
-        required: signatures of different officers that an action takes; at least 2 outside a demo home.
+        required: signatures of different officers that an action needs; at least 2 outside a demo home.
         recipients: primary-key fingerprints of the backup recipients.
     """
 
@@ -45,18 +45,18 @@ class Roster:
     recipients: tuple[str, ...]
 
     def __str__(self) -> str:
-        """The whole of it in one line of a signed text, the same in whatever order it was written."""
+        """The roster in one line of a signed text, whatever the order in the configuration."""
         named = sorted((each.fingerprint, json.dumps(each.name, ensure_ascii=False)) for each in self.officers)
         officers = ", ".join(f"{fingerprint} {name}" for fingerprint, name in named)
         return f"{self.required} of {officers}; recipients {', '.join(sorted(self.recipients))}"
 
     @property
     def digest(self) -> str:
-        """SHA-256 of that line, in hex: what is written down outside the database."""
+        """SHA-256 of that line, in hex: what is stored outside the database."""
         return hashlib.sha256(str(self).encode()).hexdigest()
 
     def differences(self, other: "Roster") -> tuple[str, ...]:
-        """Which of its parts `other` has differently, in whatever order."""
+        """The parts that differ in `other`, whatever the order."""
         parts = (
             ("required", self.required, other.required),
             ("officers", set(self.officers), set(other.officers)),
@@ -95,10 +95,10 @@ class ApprovalText:
     """The facts that are signed. `render` gives the canonical bytes, one field a line, ending with a newline.
 
     Args:
-        rollout: by what applications are seen to have the keys, in words; None for what changes no application.
+        rollout: how applications are seen to have the keys, in words; None for what changes no application.
         not_looked_at: names and values of further lines, of what nobody looks at.
-        not_before: before which nothing starts; None, and no line: it may start at once.
-        manual: whether people carry it out; the conductor leaves it.
+        not_before: the earliest start; None, and no line: it may start at once.
+        manual: whether people carry it out, and the conductor starts no step.
     """
 
     request: str
@@ -155,10 +155,10 @@ class ApprovalText:
 
 
 def rendered(header: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """A text for signing in its canonical bytes: the header, then one field a line.
+    """The canonical bytes of a text for signing: the header, then one field per line.
 
     Raises:
-        ApprovalError: a value could make its line read differently from what it says.
+        ApprovalError: a value could make its line misleading.
     """
     for name, value in fields:
         require_plain(name, value)
@@ -166,7 +166,7 @@ def rendered(header: str, fields: Sequence[tuple[str, str]]) -> bytes:
 
 
 def require_plain(name: str, value: str) -> None:
-    """Refuse what could make a signed line read differently from what it says.
+    """Refuse a value that could make a signed line misleading.
 
     Raises:
         ApprovalError: `value` has a control, line-separating, bidi or otherwise invisible character, or spaces around.
@@ -186,7 +186,7 @@ def signed_fields(text: bytes) -> Mapping[str, str]:
     """The fields of a canonical text, by name.
 
     Raises:
-        ApprovalError: it is not as `render` makes it, each field once.
+        ApprovalError: it is not in the form that `render` writes, with each field once.
     """
     lines = text.decode(errors="replace").split("\n")
     fields = {name: value for name, colon, value in (line.partition(": ") for line in lines[1:-1]) if colon}
@@ -201,7 +201,7 @@ def left_to_people(text: bytes) -> bool:
 
 
 def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:
-    """Names of the fields in which two canonical texts differ, for the refusal to name them."""
+    """Names of the fields in which two canonical texts differ, for the error message."""
     before, after = (dict(_split(text)) for text in (signed, rebuilt))
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 

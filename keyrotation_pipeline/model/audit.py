@@ -17,8 +17,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 LABEL = b"keyrotation-audit-v1"
 GENESIS = "0" * 64
-# How far the clock of a host may be from the database server's. So an event may seem up to twice as old as the one
-# before it, if two hosts wrote them.
+# How far a host's clock may be from the database server's. So an event may seem older than its predecessor by up to
+# twice that, if two hosts wrote them.
 CLOCKS_DIFFER_BY = timedelta(seconds=10)
 EVENTS_DIFFER_BY = 2 * CLOCKS_DIFFER_BY
 
@@ -36,7 +36,7 @@ class AuditEvent:
     """One stored event: `body` is the canonical JSON exactly as stored, `hash` chains it to `previous`.
 
     Args:
-        kind, request: as the index beside the body has them. The body is the truth; whoever filters compares.
+        kind, request: from the index next to the body. The body is authoritative; a filter must compare with it.
     """
 
     seq: int
@@ -64,7 +64,7 @@ def body_of(
 
 
 def stamped_bytes(previous: str, body: str) -> bytes:
-    """What an event's hash, and a time stamp of it, is over: label, previous hash and body, all as ASCII bytes."""
+    """The bytes under an event's hash and its time stamp: label, previous hash and body, all as ASCII."""
     return LABEL + previous.encode() + body.encode()
 
 
@@ -79,12 +79,12 @@ def _version(value: object) -> object:
 
 Record = TypeVar("Record")
 _ADAPTERS: dict[type[Any], TypeAdapter[Any]] = {}
-# A key version that JSON names ``v2``.
+# A key version, ``v2`` in JSON.
 Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version), PlainSerializer(str)]
 
 
 def as_json(record: object) -> dict[str, Any]:
-    """A dataclass as plain JSON; a field's alias is its name there.
+    """A dataclass as plain JSON, with fields under their aliases.
 
     Raises:
         TypeError: as `json_safe`.
@@ -93,10 +93,10 @@ def as_json(record: object) -> dict[str, Any]:
 
 
 def read(record: type[Record], facts: object) -> Record:
-    """What `as_json` made.
+    """Read a record back from `as_json`.
 
     Raises:
-        AuditError: the facts are not those of such a record; names the first field that is not.
+        AuditError: the facts are not those of such a record; names the first wrong field.
     """
     try:
         found: Record = _adapter(record).validate_python(facts)
@@ -116,23 +116,23 @@ def json_safe(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Copy facts as plain JSON values: versions become ``v2``, instants ISO 8601 in UTC, tuples lists.
 
     Raises:
-        TypeError: anything else, bytes and key material above all; names where, never what.
+        TypeError: any other type, especially bytes and key material; names where, never what.
     """
     return {_name(name): _safe(value, str(name)) for name, value in facts.items()}
 
 
 def instant(at: datetime | None) -> str | None:
-    """ISO 8601 in UTC with seconds, as JSON has times."""
+    """ISO 8601 in UTC with seconds, as times are in JSON."""
     return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
 
 
 def names(versions: Iterable[KeyVersion]) -> list[str]:
-    """Key versions as JSON names them."""
+    """Key versions as in JSON."""
     return [str(version) for version in versions]
 
 
 def _safe(value: object, where: str) -> object:
-    # A StrEnum, or another subclass, becomes the plain text or number that it is.
+    # A StrEnum, or another subclass, becomes plain text or a number.
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str | KeyVersion):
@@ -163,7 +163,7 @@ def _name(name: object) -> str:
 
 
 class EventKind(StrEnum):
-    """What happened."""
+    """The kinds of audit events."""
 
     ROSTER_PINNED = "roster_pinned"
     ROSTER_KEEPING_INTENDED = "roster_digest_to_key_store_intended"
@@ -236,7 +236,7 @@ class EventKind(StrEnum):
 
 
 class Fact:
-    """What one event says; each subclass is a frozen dataclass with the kind of its event."""
+    """The facts of one event; each subclass is a frozen dataclass with the kind of its event."""
 
     __slots__ = ()
     kind: ClassVar[EventKind]
@@ -248,7 +248,7 @@ class Fact:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """An event for people, which no code reads back. The facts are any plain JSON."""
+    """An event for people only, which no code reads back. The facts are any plain JSON."""
 
     kind: EventKind
     facts: Mapping[str, Any]
@@ -268,13 +268,13 @@ def payload_of(statement: Mapping[str, Any]) -> bytes:
 
 
 def to_sign(payload: bytes) -> bytes:
-    """What is signed for a payload: type and content, each with its length before it (PAE)."""
+    """The bytes to sign for a payload: type and content, each preceded by its length (PAE)."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def key_id(public: str) -> str:
-    """How an envelope names the signing key: SHA-256, hex, of its SubjectPublicKeyInfo.
+    """The id of the signing key in an envelope: SHA-256, hex, of its SubjectPublicKeyInfo.
 
     Args:
         public: base64 of the SubjectPublicKeyInfo.

@@ -23,7 +23,7 @@ class BackupSealed(Fact):
     """A manifest was signed and written: its name, the SHA-256 of its bytes, and whether its set has a dump.
 
     Args:
-        made_from: manifest of the set that was re-encrypted for this one; None: it holds what was there at that moment.
+        made_from: manifest of the set that was re-encrypted for this one; None: it holds the state at that moment.
     """
 
     kind: ClassVar = EventKind.BACKUP_SEALED
@@ -35,10 +35,10 @@ class BackupSealed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class BackupIncomplete(Fact):
-    """A backup ended without some of what belongs into it; `failures` has a sentence for each.
+    """A backup is missing some of its parts; `failures` has a sentence for each.
 
     Args:
-        manifest: of what was made all the same; None: nothing was.
+        manifest: of what was still made; None: nothing was.
         files: what was made, by name, with the SHA-256.
     """
 
@@ -51,7 +51,7 @@ class BackupIncomplete(Fact):
 
 @dataclass(frozen=True, slots=True)
 class BackupRekeyIntended(Fact):
-    """A set is about to be made from another one; what has this stamp and no manifest was left by a killed run."""
+    """A set is about to be made from another one; files with this stamp but no manifest are from a killed run."""
 
     kind: ClassVar = EventKind.BACKUP_REKEY_INTENDED
     manifest: Annotated[str, Field(alias="set")]
@@ -66,7 +66,7 @@ class BackupRekeyed(Fact):
     Args:
         left_behind: versions that the other dump needs, and this one does not.
         values: how many were decrypted and compared, by table.
-        left_out: of the other dump, since it holds no row and needs power or another server.
+        left_out: of the other dump, since it holds no row and needs more privileges or another server.
         failures: why it is not in every place yet.
     """
 
@@ -87,10 +87,10 @@ class AuditTimestamped(Fact):
     """An authority has signed that it saw a head of this audit, and when.
 
     Args:
-        seq, hash: the head. The hash itself is what the token is over, so that `openssl ts` needs nothing else.
+        seq, hash: the head. The token covers the hash itself, so that `openssl ts` needs nothing else.
         stamped_at: by the authority's clock.
         response: the authority's TimeStampResp, DER in base64.
-        trusted: the certificates that it was verified with, DER in base64 each, as the configuration named them then.
+        trusted: the certificates that it was verified with, DER in base64 each, as configured then.
     """
 
     kind: ClassVar = EventKind.AUDIT_TIMESTAMPED
@@ -104,7 +104,7 @@ class AuditTimestamped(Fact):
 
 @dataclass(frozen=True, slots=True)
 class TimestampFailed(Fact):
-    """The authority gives no time stamps since now."""
+    """The authority stopped giving time stamps."""
 
     kind: ClassVar = EventKind.TIMESTAMP_FAILED
     authority: str

@@ -11,7 +11,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
-# In every name of a set's files: when it was made, in UTC, and a number where one second saw several sets.
+# In every file name of a set: when it was made, in UTC, and a number if there are several sets in one second.
 STAMP = r"\d{8}-\d{6}(?:-[2-9]|-[1-9]\d{1,3})?"
 _STAMP_FORMAT = "%Y%m%d-%H%M%S"
 STAMP_LENGTH = len("20261124-030000")  # without the number
@@ -41,8 +41,8 @@ class StoredVersion:
     """One version of a file in a place.
 
     Args:
-        superseded: id of a version that is not the current one; None: it is, or the place has one of each only.
-        locked_until: until when nobody can remove it; None: nobody is kept from that.
+        superseded: id of a version that is not the current one; None: it is current, or the place has no versions.
+        locked_until: until when it cannot be removed; None: not locked.
     """
 
     name: str
@@ -69,12 +69,12 @@ class TableContent:
 
     @property
     def versions(self) -> frozenset[KeyVersion]:
-        """The key versions that its values are under."""
+        """The key versions of its values."""
         return frozenset(version for column in self.values.values() for version, number in column.items() if number)
 
 
 class RelationKind(StrEnum):
-    """What a dump restores a relation as."""
+    """The kind of relation that a dump restores."""
 
     TABLE = "table"
     PARTITIONED_TABLE = "partitioned table"
@@ -88,7 +88,7 @@ class RelationKind(StrEnum):
 class RelationContent:
     """One relation of a database; `rows` are its own, without those of partitions and children, and of tables only.
 
-    The rows of a materialized view are computed anew when it is restored, and a sequence goes on while it is dumped.
+    The rows of a materialized view are computed again when it is restored, and a sequence advances while it is dumped.
     """
 
     name: TableName
@@ -106,7 +106,7 @@ class DatabaseContent:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseCopy:
-    """One encrypted dump in pg_dump's custom format, and what was counted in the very snapshot that it shows.
+    """One encrypted dump in pg_dump's custom format, and what was counted in the same snapshot.
 
     Args:
         tables: the declared ones.
@@ -121,17 +121,17 @@ class DatabaseCopy:
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:
-        """The key versions without which not all of it can be read."""
+        """The key versions that are needed to read all of it."""
         return tuple(sorted(frozenset().union(*(content.versions for content in self.tables))))
 
 
 @dataclass(frozen=True, slots=True)
 class MadeFrom:
-    """The set whose rows another one holds under other keys.
+    """The set whose rows another set holds under other keys.
 
     Args:
         sha256: of its manifest.
-        seq: where the audit has it among the others: the two sets are of the same moment.
+        seq: its position in the audit: the two sets are of the same moment.
     """
 
     manifest: str
@@ -144,7 +144,7 @@ class BackupSet:
     """Key files and dump of one moment, as their manifest lists them.
 
     Args:
-        stamp: in the names of all its files.
+        stamp: part of the names of all its files.
         database: the database's name and system identifier.
         dump: None where only keys were backed up, or the dump failed.
         anchor: the audit's head at that moment.
@@ -169,7 +169,7 @@ class BackupSet:
 
     @property
     def made_at(self) -> datetime:
-        """When, to the second."""
+        """When it was made, to the second."""
         return stamped_at(self.stamp)
 
     @property
@@ -184,7 +184,7 @@ class BackupSet:
 
 @dataclass(frozen=True, slots=True)
 class KeyBackup:
-    """One OpenPGP file that holds one key version, of whichever set.
+    """One OpenPGP file that holds one key version, of any set.
 
     Args:
         name: file name, in the vault.
@@ -203,7 +203,7 @@ class KeyBackup:
 
 @dataclass(frozen=True, slots=True)
 class BackupStanding:
-    """Which backup counts: the newest set of keys and database that every configured place holds whole.
+    """The newest complete backup: a set of keys and database that every configured place holds completely.
 
     Args:
         last: when that set was made; None: there is none.
@@ -247,7 +247,7 @@ def stamped_at(stamp: str) -> datetime:
 
 
 def in_order(stamp: str) -> tuple[str, int]:
-    """What stamps sort by."""
+    """The sort key of stamps."""
     return stamp[:STAMP_LENGTH], int(stamp[STAMP_LENGTH + 1 :] or 1)
 
 
@@ -304,13 +304,13 @@ ENDS_SOON = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class CertificateStanding:
-    """Whether a certificate can do what it is named for, and until when.
+    """Whether a certificate can be used for its purpose, and until when.
 
     Args:
-        label: as messages name it.
+        label: its name in messages.
         encrypts: it is a recipient of backups; otherwise an officer's.
         ends_at: when it, or its last usable key for this, expires; None: never.
-        unusable: why it cannot be used any more; None: it can.
+        unusable: why it can no longer be used; None: it can.
         fingerprint: of its primary key; None: it cannot be read.
         content: the file's bytes.
     """
@@ -323,7 +323,7 @@ class CertificateStanding:
     content: bytes = field(default=b"", repr=False)
 
     def ends_soon(self, now: datetime) -> str | None:
-        """The sentence for one that ends within thirty days."""
+        """The sentence for a certificate that ends within thirty days."""
         if self.unusable is not None or self.ends_at is None or self.ends_at - now > ENDS_SOON:
             return None
         use = (

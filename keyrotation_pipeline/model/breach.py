@@ -18,7 +18,7 @@ ORAL_DELAY_DAYS = 30
 
 
 class Answer(StrEnum):
-    """What is known of one question."""
+    """The answer to one question."""
 
     YES = "yes"
     NO = "no"
@@ -26,7 +26,7 @@ class Answer(StrEnum):
 
 
 class Role(StrEnum):
-    """What the organisation is under HIPAA."""
+    """The organisation's role under HIPAA."""
 
     COVERED_ENTITY = "covered entity"
     BUSINESS_ASSOCIATE = "business associate"
@@ -41,7 +41,7 @@ class Exclusion(StrEnum):
 
     @property
     def paragraph(self) -> str:
-        """Where it stands."""
+        """Its paragraph in 164.402(1)."""
         return f"164.402(1)({('i', 'ii', 'iii')[tuple(Exclusion).index(self)]})"
 
 
@@ -107,7 +107,7 @@ class LawEnforcementDelay:
 
 @dataclass(frozen=True, slots=True)
 class IncidentFacts:
-    """What is known of an incident.
+    """The known facts of an incident.
 
     Args:
         known_on: first day on which anybody of the workforce, or an agent, knew of it (164.404(a)(2)).
@@ -133,7 +133,7 @@ class IncidentFacts:
 
     @property
     def discovered_on(self) -> date:
-        """The day from which the dates run."""
+        """The day that the deadlines count from."""
         return min(self.known_on, self.diligently_known_on or self.known_on)
 
 
@@ -147,14 +147,14 @@ EXCLUSIONS: Mapping[str, Exclusion | None] = {
 
 @dataclass(frozen=True, slots=True)
 class BreachAnswers:
-    """What somebody has answered; None: nothing was said of it.
+    """The answers so far; None: not answered.
 
     Args:
         known_on, diligently_known_on, key_breached, key_kept_apart, ciphertext_reached, plaintext_reached: as
-            `IncidentFacts` has them.
+            in `IncidentFacts`.
         exclusion: a name of `EXCLUSIONS`.
         nature_of_phi, unauthorised_person, acquired_or_viewed, mitigation, low_probability: as `RiskAssessment`.
-        affected: people by State or jurisdiction; a State that is named again is counted anew.
+        affected: people by State or jurisdiction; a State that is named again replaces its earlier number.
         elsewhere_unknown: people whose State is not known.
         count_complete: whether everybody is counted.
         delays: statements of law enforcement, all of them.
@@ -179,12 +179,12 @@ class BreachAnswers:
     delays: tuple[LawEnforcementDelay, ...] | None = None
 
     def then(self, later: "BreachAnswers") -> "BreachAnswers":
-        """These answers with later ones in their place."""
+        """These answers, updated by later ones."""
         said = {each.name: value for each in fields(later) if (value := getattr(later, each.name)) is not None}
         return replace(self, **{**said, "affected": {**self.affected, **later.affected}})
 
     def lines(self) -> Iterator[tuple[str, str]]:
-        """Each thing that was answered, and the answer, in plain words."""
+        """Each answered question and its answer, in words."""
         for each in fields(self):
             value = getattr(self, each.name)
             if value is not None and value != {}:
@@ -195,7 +195,7 @@ class BreachAnswers:
         return hashlib.sha256(json.dumps(as_json(self), sort_keys=True).encode()).hexdigest()
 
     def facts(self, presumed: IncidentFacts) -> IncidentFacts:
-        """What is known of an incident by these answers; what nobody has answered is as it was presumed."""
+        """The facts of an incident by these answers; unanswered questions stay as presumed."""
         counted = bool(self.affected) or self.elsewhere_unknown is not None
         return IncidentFacts(
             role=self.role or presumed.role,
@@ -222,7 +222,7 @@ class BreachAnswers:
 
 @dataclass(frozen=True, slots=True)
 class BreachAssessed(Fact):
-    """Somebody has answered questions of the breach decision; later answers take the place of earlier ones."""
+    """Somebody has answered questions of the breach decision; later answers replace earlier ones."""
 
     kind: ClassVar = EventKind.BREACH_ASSESSED
     incident: str
@@ -232,7 +232,7 @@ class BreachAssessed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class AssessmentSigned(Fact):
-    """An officer has signed the answers as they are, and what follows from them.
+    """An officer has signed the present answers, and the decision that follows from them.
 
     Args:
         signature: its bytes in hex.
@@ -266,7 +266,7 @@ THRESHOLDS_PERCENT = (50, 80, 100)
 
 
 class ResponseStage(StrEnum):
-    """What must be reached."""
+    """The stages of the response, each with a deadline."""
 
     ASSESSED = "assessed"
     DUAL_KEY = "dual_key"
@@ -275,7 +275,7 @@ class ResponseStage(StrEnum):
 
     @property
     def within(self) -> timedelta:
-        """From discovery."""
+        """The time allowed from discovery."""
         return timedelta(hours=_HOURS[self])
 
 
@@ -303,15 +303,15 @@ class Deadline:
 
     @property
     def due_at(self) -> datetime:
-        """The last moment."""
+        """When the stage is due."""
         return self.discovered_at + self.stage.within
 
     def seconds_left(self, now: datetime) -> int | None:
-        """Negative once it has passed; None when the stage was reached."""
+        """Negative once it has passed; None once the stage was reached."""
         return None if self.reached_at is not None else int((self.due_at - now).total_seconds())
 
     def passed_percent(self, now: datetime) -> int | None:
-        """The highest of the thresholds whose time has come while the stage is not reached; None: none has."""
+        """The highest threshold that has passed while the stage is not reached; None: none has."""
         if self.reached_at is not None:
             return None
         used = (now - self.discovered_at) / self.stage.within * 100
@@ -344,7 +344,7 @@ def deadlines(incident: Incident, carrier: Request | None, signed_at: datetime |
 
 
 def carried_by(incident: Incident, requests: Sequence[Request]) -> Request | None:
-    """The request that an incident's key is replaced by: the prepared one, or whatever emergency took that over."""
+    """The request that replaces an incident's key: the prepared one, or the emergency that took it over."""
     by_id: Mapping[str, Request] = {each.id: each for each in requests}
     carrier = by_id.get(incident.request or "")
     while carrier is not None and carrier.status is RequestStatus.CANCELLED:

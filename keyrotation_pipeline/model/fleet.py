@@ -43,9 +43,9 @@ class Instance:
         reads: none: not known.
         writes: None: not known.
         reported_at: aware, by the clock of the database.
-        silent: it has not been heard of for so long that it may have ended, or may still run.
-        names_primary: it says that what it writes is the primary that was named to it. False: it writes the only key
-            that it has, or it does not say.
+        silent: it has not reported for so long that it may have ended, or may still run.
+        names_primary: it reports that it writes the primary that was named to it. False: it writes the only key that
+            it has, or it does not report this.
     """
 
     name: str
@@ -58,14 +58,14 @@ class Instance:
     names_primary: bool = True
 
 
-# What applications have to do, as everybody who asks for a rotation is told.
+# What applications have to do, as shown to whoever requests a rotation.
 LINES_OF_CODE = (
     "from keyrotation_pipeline.encrypted_type import attest",
     "attest(engine, key_ring)  # once a process, with its SQLAlchemy engine and what EncryptedType was given",
 )
 
 
-# What an application does that does not wait for a new primary to be named.
+# What an application does if it does not wait for a new primary to be named.
 CHOOSES_ITSELF = (
     "one that chooses its key itself, as in section 4.2 of the source procedure, writes under the new key as soon as "
     "it gets it"
@@ -73,7 +73,7 @@ CHOOSES_ITSELF = (
 
 
 class RolloutMode(StrEnum):
-    """How it is known that a rollout is done, as `[rollout] mode` names it."""
+    """How a rollout is seen to be done, the values of `[rollout] mode`."""
 
     ATTEST = "attest"
     KUBERNETES = "kubernetes"
@@ -114,7 +114,7 @@ class RolloutMode(StrEnum):
 
 
 class TargetKind(StrEnum):
-    """Which of the three rollouts it is, or what precedes them, as a confirmation names it."""
+    """Which of the three rollouts it is, or the check before them, as named in a confirmation."""
 
     NAMES = "names"
     READS = "reads"
@@ -124,17 +124,17 @@ class TargetKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RolloutTarget:
-    """What one rollout brings every application instance to.
+    """The state that every application instance must reach in one rollout.
 
     Args:
-        versions: the one that is read, or written; or those that are let go; or the primary before the new key.
+        versions: the one that is read, or written; or those that are withdrawn; or the primary before the new key.
     """
 
     aim: TargetKind
     versions: tuple[KeyVersion, ...]
 
     def met_by(self, instance: Instance) -> bool:
-        """Whether an instance had reached the goal when it last reported itself; one that never did had not."""
+        """Whether an instance had reached the goal when it last reported itself; one that never reported had not."""
         if instance.writes is None:
             return False
         match self.aim:
@@ -148,7 +148,7 @@ class RolloutTarget:
                 return not set(self.versions) & {*instance.reads, instance.writes}
 
     def statement(self) -> str:
-        """What is then true of every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
+        """What is then true for every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
         versions = ", ".join(map(str, self.versions))
         if self.aim is TargetKind.NAMES:
             return f"writes {versions} for as long as {versions} is named as the primary, whatever newer key it gets"
@@ -165,21 +165,21 @@ class RolloutTarget:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """A silent instance that an officer says has ended: by the report that was its last."""
+    """A silent instance that an officer says has ended, identified by its last report."""
 
     name: str
     reported_at: datetime
 
     @classmethod
     def of(cls, instances: Iterable[Instance]) -> tuple["Gone", ...]:
-        """Those of the instances that are silent, by name."""
+        """The silent instances, by name."""
         silent = (instance for instance in instances if instance.silent)
         return tuple(cls(each.name, each.reported_at) for each in sorted(silent, key=lambda each: each.name))
 
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """What officers confirmed of one rollout, every signature verified just now.
+    """What officers confirmed of one rollout, every signature just verified.
 
     Args:
         officers: names; empty: nobody has confirmed it.
@@ -192,11 +192,11 @@ class Confirmation:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """What keeps a rollout from being done; false when it is done.
+    """What a rollout is waiting for; false when it is done.
 
     Args:
-        lagging: instances that report, and report something else than the goal.
-        silent: instances that may still run, and of which nobody knows.
+        lagging: instances that report a different state from the goal.
+        silent: instances that may still run, in an unknown state.
         unseen: no instance reports, and no officer has confirmed.
         unconfirmed: an officer has to confirm, and none has.
     """
@@ -213,11 +213,11 @@ class Missing:
 def missing_for(
     goal: RolloutTarget, mode: RolloutMode, instances: Sequence[Instance], confirmation: Confirmation
 ) -> Missing:
-    """Judge a rollout by what is seen of the instances, and by what officers confirmed.
+    """Judge a rollout by the instances' reports and the officers' confirmations.
 
-    An instance that reports that it lags is believed in every mode: no signature makes it read a key. How an instance
-    chooses its primary is a matter of its code: before the key is made, one that is silent and chose well is not waited
-    for beside one that reports.
+    A report that an instance lags counts in every mode: no signature makes it read a key. How an instance chooses its
+    primary depends on its code: before the key is made, a silent one that chose correctly is not waited for if another
+    one reports.
     """
     alive = [instance for instance in instances if not instance.silent]
     lagging = tuple(instance for instance in alive if not goal.met_by(instance))
@@ -241,14 +241,14 @@ def missing_for(
 
 
 def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
-    """What is waited for, and what to type; one sentence."""
+    """One sentence: what the rollout waits for, and what to type."""
     confirm = f"`{how_to_sign('confirm', request)}`"
     parts = []
     if lack.lagging:
         named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in lack.lagging)
         parts.append(f"{named}: not seen to {goal}; {_remedy(goal)}")
     if lack.silent:
-        named = ", ".join(f"{each.name} (last heard of {_minute(each.reported_at)} UTC)" for each in lack.silent)
+        named = ", ".join(f"{each.name} (last report {_minute(each.reported_at)} UTC)" for each in lack.silent)
         parts.append(f"{named}: silent, and not known to have ended; when it has, an officer says so with {confirm}")
     if lack.unseen:
         parts.append(
@@ -262,7 +262,7 @@ def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
 
 
 def awaits(sentence: str, request: str) -> bool:
-    """Whether a sentence is of `sentence_of`: somebody is awaited, and nothing has failed."""
+    """Whether a sentence is from `pending_sentence`: a wait, and not a failure."""
     return sentence.endswith(_then(request))
 
 
@@ -280,7 +280,7 @@ def _remedy(goal: RolloutTarget) -> str:
 
 
 def _otherwise(goal: RolloutTarget) -> str:
-    """What the new key would lead to if it were made now."""
+    """The consequence of making the new key now."""
     return f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
 
 
@@ -299,7 +299,7 @@ def _minute(at: datetime) -> str:
 
 
 MOST_PER_MINUTE = 10
-TOLD_FOR = timedelta(days=1)
+SHOWN_FOR = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,8 +313,8 @@ class FailingMinute:
     def __str__(self) -> str:
         return (
             f"applications could not decrypt {self.values:,} value(s) within a minute ({self.at:%Y-%m-%d %H:%M} UTC, "
-            f"under {', '.join(self.versions)}), and more than {MOST_PER_MINUTE} are no chance; `keyrotation rollout` "
-            "shows which instances, and `keyrotation verify` whether the values or the instances' keys are wrong"
+            f"under {', '.join(self.versions)}), and more than {MOST_PER_MINUTE} are no coincidence; `keyrotation "
+            "rollout` shows which instances, `keyrotation verify` whether values or instances' keys are wrong"
         )
 
 
@@ -323,7 +323,7 @@ def failing_minutes(instances: Iterable[Instance], now: datetime) -> tuple[Faili
     values, versions = Counter[datetime](), defaultdict[datetime, set[str]](set)
     for failed in (each for instance in instances for each in instance.failed):
         for minute, number in failed.minutes.items():
-            if now - minute < TOLD_FOR:
+            if now - minute < SHOWN_FOR:
                 values[minute] += number
                 versions[minute].add(failed.version)
     over = (minute for minute in sorted(values) if values[minute] > MOST_PER_MINUTE)

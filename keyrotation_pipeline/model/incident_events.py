@@ -1,4 +1,4 @@
-"""What the audit says of incidents, and of the alerts about them."""
+"""Audit events of incidents, and of the alerts about them."""
 
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -14,7 +14,7 @@ class IncidentOpened(Fact):
 
     Args:
         flag: key of the flag; None: opened on the command line.
-        news: digest of what the flag reported, by which a repetition is known.
+        news: digest of what the flag reported, by which a repetition is recognised.
     """
 
     kind: ClassVar = EventKind.INCIDENT_OPENED
@@ -33,7 +33,7 @@ class IncidentOpened(Fact):
 
 @dataclass(frozen=True, slots=True)
 class FlagRepeated(Fact):
-    """A flag that reports what an incident was opened for already."""
+    """A flag that repeats an incident that is already open."""
 
     kind: ClassVar = EventKind.FLAG_REPEATED
     flag: str
@@ -42,7 +42,7 @@ class FlagRepeated(Fact):
 
 @dataclass(frozen=True, slots=True)
 class FlagSetAside(Fact):
-    """A flag that nobody can act on, and why; never with its content."""
+    """A flag that was rejected, and why; never with its content."""
 
     kind: ClassVar = EventKind.FLAG_SET_ASIDE
     flag: str
@@ -60,7 +60,7 @@ class EmergencyPrepared(Fact):
 
 @dataclass(frozen=True, slots=True)
 class IncidentAcknowledged(Fact):
-    """Somebody has taken an incident up."""
+    """Somebody has acknowledged an incident."""
 
     kind: ClassVar = EventKind.INCIDENT_ACKNOWLEDGED
     incident: str
@@ -70,7 +70,7 @@ class IncidentAcknowledged(Fact):
 
 @dataclass(frozen=True, slots=True)
 class IncidentClosed(Fact):
-    """An incident is over, with what people say of it."""
+    """An incident was closed, with what people wrote about it."""
 
     kind: ClassVar = EventKind.INCIDENT_CLOSED
     incident: str
@@ -83,7 +83,7 @@ class IncidentClosed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class IncidentAmended(Fact):
-    """What people add to an incident. A text takes the place of the one before; actions and measures are added.
+    """What people add to an incident. A text replaces the previous one; actions and measures are added.
 
     Args:
         at: when it was recorded.
@@ -120,11 +120,11 @@ class NoticeSent(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ReportKept(Fact):
-    """A version of an incident's report; each change of what it says gives the next.
+    """A version of an incident's report; each change of its content makes the next.
 
     Args:
         number: 1, 2, 3 … of this incident.
-        content: digest of what it says, but for its number and the audit's head.
+        content: digest of its content, without its number and the audit's head.
     """
 
     kind: ClassVar = EventKind.REPORT_KEPT
@@ -137,7 +137,7 @@ class ReportKept(Fact):
 
 @dataclass(frozen=True, slots=True)
 class AlertTold(Fact):
-    """A channel took an alert: by its key, never its text."""
+    """A channel delivered an alert: by its key, never its text."""
 
     kind: ClassVar = EventKind.ALERT_TOLD
     alert: str
@@ -146,7 +146,7 @@ class AlertTold(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ChannelFailed(Fact):
-    """A channel does not take alerts since now."""
+    """A channel stopped accepting alerts."""
 
     kind: ClassVar = EventKind.CHANNEL_FAILED
     channel: str

@@ -22,10 +22,10 @@ _SECRET = re.compile(r"v[0-9]+:[A-Za-z0-9+/]{16}:|[A-Za-z0-9+/_-]{43}=|[0-9A-Fa-
 
 
 class IncidentType(StrEnum):
-    """What happened.
+    """The type of an incident.
 
-    Source: the seed procedure, section 2.2, a type for each of its five triggers; section 5.1 for `OTHER`, of which
-    nobody knows what it reached. It prepares an emergency request like the others: officers cancel what is not needed.
+    Source: the source procedure, section 2.2, a type for each of its five triggers; section 5.1 for `OTHER`, where it
+    is unknown what was affected. It prepares an emergency request like the others: officers cancel what is not needed.
     """
 
     KEY_EXPOSED = "key_exposed"
@@ -37,12 +37,12 @@ class IncidentType(StrEnum):
 
     @property
     def reaches_every_key(self) -> bool:
-        """Whether whoever reached one key has reached every live one; otherwise the key that is being left."""
+        """Whether whoever reached one key has reached every live one; otherwise the key being rotated out."""
         return self not in {IncidentType.KEY_EXPOSED, IncidentType.LIBRARY_ADVISORY}
 
 
 class IncidentStatus(StrEnum):
-    """Where an incident stands. What its rotation does is told by that."""
+    """The status of an incident. Its rotation has a status of its own."""
 
     OPEN = "open"
     ACKNOWLEDGED = "acknowledged"
@@ -51,11 +51,11 @@ class IncidentStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """What somebody or something reports; nothing of it is believed to be well formed.
+    """A report by a person or a tool; none of it is assumed to be well-formed.
 
     Args:
-        key: by which it is taken once: ``row 17``, or an alarm and the moment of its change.
-        discovered_at: None: missing, or no moment that can be right.
+        key: makes sure that it is taken once: ``row 17``, or an alarm and the moment of its change.
+        discovered_at: None: missing or impossible.
         versions: names of key versions, if the reporter knows them.
     """
 
@@ -91,7 +91,7 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class SentNotice:
-    """A notice of a breach that was given, by what somebody has reported.
+    """A notice of a breach that was given, as somebody reported.
 
     Args:
         to: ``individuals``, ``HHS``, ``media``, ``media of <State>`` or ``covered entity``.
@@ -104,23 +104,23 @@ class SentNotice:
     reported_at: datetime
 
     def covers(self, to: str) -> bool:
-        """Whether it is the notice that is due to these; media of one State are media."""
+        """Whether it is the notice due to these recipients; media of one State are media."""
         return self.to == to or (to == MEDIA and self.to.startswith(f"{MEDIA} of "))
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One incident, as the audit tells it.
+    """One incident, replayed from the audit.
 
     Args:
         id: ``INC-2026-001``.
-        versions: held to be compromised as soon as officers have signed.
+        versions: count as compromised as soon as officers have signed.
         flag: key of the flag that opened it; None: somebody opened it on the command line.
         request: the emergency request that was prepared for it.
-        acknowledged_by: who took it up first.
+        acknowledged_by: who acknowledged it first.
         actions: what was done about it.
-        prevention: what is to keep it from happening again.
-        notices: those that were given, in the order in which they were reported.
+        prevention: measures against a repetition.
+        notices: those that were given, in the order of reporting.
     """
 
     id: str
@@ -146,28 +146,28 @@ class Incident:
     notices: tuple[SentNotice, ...] = ()
 
     def notice(self, to: str) -> SentNotice | None:
-        """The notice that was given to these, the earliest of several; None: none was."""
+        """The notice that was given to these recipients, the earliest of several; None: none was."""
         given = (each for each in self.notices if each.covers(to))
         return min(given, key=lambda each: each.sent_on, default=None)
 
     @property
     def status(self) -> IncidentStatus:
-        """Open until somebody takes it up, and never open again once closed."""
+        """Open until somebody acknowledges it, and never open again once closed."""
         if self.closed_at is not None:
             return IncidentStatus.CLOSED
         return IncidentStatus.OPEN if self.acknowledged_at is None else IncidentStatus.ACKNOWLEDGED
 
     @property
     def reason(self) -> str:
-        """Why, as officers sign it."""
+        """The reason that officers sign."""
         return f"{self.type}: {self.description}"
 
 
 def checked(flag: Flag, now: datetime) -> Reported:
-    """The flag, if each part of it is what it must be.
+    """Check every part of a flag.
 
     Raises:
-        IncidentError: a part is missing or wrong; names it, and never shows it.
+        IncidentError: a part is missing or wrong; names it, without showing it.
     """
     types = ", ".join(IncidentType)
     if flag.type not in set(IncidentType):
@@ -184,7 +184,7 @@ def checked(flag: Flag, now: datetime) -> Reported:
 
 
 def plain_text(name: str, text: str) -> str:
-    """A text for people that is stored and sent.
+    """Check a text for people that is stored and sent.
 
     Raises:
         IncidentError: it is empty, too long, not one plain line, or holds what looks like a key or a stored value.
@@ -210,9 +210,9 @@ def _plain(name: str, text: str | None, longest: int) -> str:
 
 def _moment(at: datetime | None, now: datetime) -> datetime:
     if at is None or at.tzinfo is None or at < EARLIEST:
-        raise IncidentError("its discovered_at is missing or no date since 2000; say when it was discovered")
+        raise IncidentError("its discovered_at is missing or not a date since 2000; say when it was discovered")
     if at > now + CLOCKS_DIFFER_BY:
-        raise IncidentError("its discovered_at lies in the future; correct it, and the clock that it came from")
+        raise IncidentError("its discovered_at is in the future; correct it, and the clock that it came from")
     return min(at, now).astimezone(UTC).replace(microsecond=0)
 
 
@@ -220,11 +220,11 @@ def _version(name: str) -> KeyVersion:
     try:
         return KeyVersion.parse(name)
     except InvalidKeyError:
-        raise IncidentError("one of its key versions is no version; write v1, v2 …") from None
+        raise IncidentError("one of its key versions is not a version; write v1, v2 …") from None
 
 
 class ContactRole(StrEnum):
-    """Whom an alert is for. `OFFICER`: whoever signs besides the Security Officer."""
+    """Whom an alert is for. `OFFICER`: officers other than the Security Officer."""
 
     ON_CALL = "on-call"
     DEVOPS_LEAD = "devops-lead"
@@ -234,7 +234,7 @@ class ContactRole(StrEnum):
     OFFICER = "officer"
 
 
-# On-call is told at once; these only while nobody has acknowledged the incident.
+# On-call is alerted at once; these only while nobody has acknowledged the incident.
 ESCALATION = (
     (ContactRole.DEVOPS_LEAD, timedelta(minutes=30)),
     (ContactRole.SECURITY_OFFICER, timedelta(hours=1)),
@@ -262,7 +262,7 @@ SUBJECT_CHARS = 100
 
 
 class Severity(StrEnum):
-    """How soon somebody must look."""
+    """How urgent an alert is."""
 
     INFO = "info"
     WARNING = "warning"
@@ -274,7 +274,7 @@ class Alert:
     """One message.
 
     Args:
-        key: the same for what is the same news, ``incident/INC-2026-001/opened`` say; it is told once.
+        key: the same for the same news, for example ``incident/INC-2026-001/opened``; sent once.
         subject: one plain line of at most 100 characters.
         text: sentences that say what happened and what to do.
         at: aware.
@@ -301,11 +301,11 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class KeyRead:
-    """One read of the key's secret, as CloudTrail tells it; never the key.
+    """One read of the key's secret, from CloudTrail; never the key.
 
     Args:
-        event_id: by which CloudTrail names it, also where it delivers it twice.
-        refused: the error by which it was refused; None: it was given.
+        event_id: CloudTrail's id, the same if it is delivered twice.
+        refused: the error that refused it; None: it was allowed.
     """
 
     event_id: str
@@ -320,7 +320,7 @@ class KeyRead:
 
 @dataclass(frozen=True, slots=True)
 class RecordReads:
-    """How often somebody read records of one kind from one address, as the application's own audit tells it."""
+    """How often somebody read records of one kind from one address, from the application's own audit."""
 
     resource_type: str
     event_type: str
@@ -333,7 +333,7 @@ class RecordReads:
 
 @dataclass(frozen=True, slots=True)
 class KeyReadsBy:
-    """How often somebody asked for the key's secret from one address, by CloudTrail."""
+    """How often somebody requested the key's secret from one address, by CloudTrail."""
 
     who: str
     address: str

@@ -1,4 +1,4 @@
-"""What the audit says of keys, and of the tests that they can be recovered."""
+"""Audit events of keys, and of recovery tests."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -43,7 +43,7 @@ class KeyRestoreIntended(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyRegistered(Fact):
-    """The ledger knows a version from here on."""
+    """A version was registered."""
 
     kind: ClassVar = EventKind.KEY_REGISTERED
     version: Version
@@ -59,7 +59,7 @@ class KeyRegistered(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyActivationDeclared(Fact):
-    """Since when an imported key is in use, as `[keys] activated_at` says."""
+    """When an imported key came into use, from `[keys] activated_at`."""
 
     kind: ClassVar = EventKind.KEY_ACTIVATION_DECLARED
     version: Version
@@ -68,7 +68,7 @@ class KeyActivationDeclared(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyStateChanged(Fact):
-    """A version is in another state now."""
+    """The state of a version changed."""
 
     kind: ClassVar = EventKind.KEY_STATE_CHANGED
     version: Version
@@ -79,11 +79,11 @@ class KeyStateChanged(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyReplacementProposed(Fact):
-    """An imported key opens no value, and officers are about to be asked to replace it.
+    """An imported key decrypts no value, and officers are about to be asked to replace it.
 
     Args:
         before, after: fingerprints of the two keys.
-        tried, opened: values under the version that were decrypted with the other key, and how many of them it opens.
+        tried, opened: values under the version that the other key was tried on, and how many of them it decrypts.
     """
 
     kind: ClassVar = EventKind.KEY_REPLACEMENT_PROPOSED
@@ -96,7 +96,7 @@ class KeyReplacementProposed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyReplaced(Fact):
-    """A version is another key from here on, as officers signed."""
+    """The key of a version was replaced, as officers signed."""
 
     kind: ClassVar = EventKind.KEY_REPLACED
     version: Version
@@ -124,7 +124,7 @@ class PrimaryChanged(Fact):
 
 @dataclass(frozen=True, slots=True)
 class RetirementIntended(Fact):
-    """Versions are about to be taken from the applications."""
+    """Versions are about to be withdrawn from the applications."""
 
     kind: ClassVar = EventKind.RETIREMENT_INTENDED
     versions: tuple[Version, ...]
@@ -133,11 +133,11 @@ class RetirementIntended(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ReplicasAccounted(Fact):
-    """Why no standby or subscriber that was seen since the request can show an old value any more.
+    """Why no standby or subscriber seen since the request can still show an old value.
 
     Args:
-        gone_as_signed: those declared gone of which the officers signed so with the request.
-        gone_as_configured: those that only the configuration declares gone.
+        gone_as_signed: those declared gone in the text that officers signed.
+        gone_as_configured: those declared gone only in the configuration.
     """
 
     kind: ClassVar = EventKind.REPLICAS_ACCOUNTED
@@ -148,10 +148,10 @@ class ReplicasAccounted(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyRetired(Fact):
-    """The evidence on which versions were taken from the applications.
+    """The evidence for withdrawing versions from the applications.
 
     Args:
-        not_searched, not_seen: what the evidence says nothing of.
+        not_searched, not_seen: what the evidence does not cover.
     """
 
     kind: ClassVar = EventKind.KEY_RETIRED
@@ -171,7 +171,7 @@ class KeyRetired(Fact):
 
 @dataclass(frozen=True, slots=True)
 class ProvenAgain(Fact):
-    """The proof was repeated, because of what retirement found."""
+    """The proof was repeated, because of a finding of the retirement."""
 
     kind: ClassVar = EventKind.PROVEN_AGAIN
     proof: Proven
@@ -180,7 +180,7 @@ class ProvenAgain(Fact):
 
 @dataclass(frozen=True, slots=True)
 class HeldFile:
-    """An encrypted copy of a key that stays; `locked_until` None: nobody is kept from removing it.
+    """An encrypted copy of a key that stays; `locked_until` None: not locked.
 
     Args:
         version: its id, where it is not the current version of its name.
@@ -194,7 +194,7 @@ class HeldFile:
 
 @dataclass(frozen=True, slots=True)
 class KeyDestructionIntended(Fact):
-    """A key and its local backups are about to be removed for good."""
+    """A key and its local backups are about to be removed permanently."""
 
     kind: ClassVar = EventKind.KEY_DESTRUCTION_INTENDED
     version: Version
@@ -205,7 +205,7 @@ class KeyDestructionIntended(Fact):
 
 @dataclass(frozen=True, slots=True)
 class KeyDestroyed(Fact):
-    """They are gone."""
+    """They were removed."""
 
     kind: ClassVar = EventKind.KEY_DESTROYED
     version: Version
@@ -227,7 +227,7 @@ class RecoveryTestFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class RecoveryTestDue(Fact):
-    """A recovery test waits for an officer since this day."""
+    """A recovery test is due since this day, and waits for an officer."""
 
     kind: ClassVar = EventKind.RECOVERY_TEST_DUE
     since: str

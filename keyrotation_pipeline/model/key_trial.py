@@ -1,4 +1,4 @@
-"""Whether keys open the values stored under their versions, as tried on a sample, and what to say where they do not."""
+"""Whether keys decrypt the values under their versions, as tried on a sample, and what to do where they do not."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
-# A few values that do not open are damaged. More than a tenth of a column were encrypted under another key.
+# A few values that do not decrypt are damaged. More than a tenth of a column were encrypted under another key.
 _DAMAGED_AT_MOST = 0.1
 _NAMED_ROWS = 3
 
@@ -16,7 +16,7 @@ PlaceOf = Callable[[KeyVersion], str]
 
 @dataclass(frozen=True, slots=True)
 class GivenKeys:
-    """The keys that an application uses today, as `init` is given them.
+    """The keys that an application uses today, as given to `init`.
 
     Args:
         place_of: where the key of a version was given, or is to be given, in words.
@@ -28,14 +28,14 @@ class GivenKeys:
 
 @dataclass(frozen=True, slots=True)
 class ColumnTrial:
-    """What decrypting values of one column under one version showed; nothing of their content is kept.
+    """What decrypting values of one column under one version showed; without their content.
 
     Args:
         table: its name.
         tried: values that were decrypted, or failed to.
         opened: of these, by the key of their own version.
-        opened_by: of those that their own key does not open, how many each other key opens.
-        rows: keys of some rows whose values their own key does not open.
+        opened_by: of those that their own key does not decrypt, how many each other key decrypts.
+        rows: keys of some rows whose values their own key does not decrypt.
     """
 
     table: str
@@ -48,7 +48,7 @@ class ColumnTrial:
 
     @property
     def failed(self) -> int:
-        """Values that the key of their version does not open."""
+        """Values that the key of their version does not decrypt."""
         return self.tried - self.opened
 
     @property
@@ -74,11 +74,11 @@ class KeyTrial:
 
     @property
     def failed(self) -> int:
-        """Values that the key of their version does not open, or for which there is no key."""
+        """Values that the key of their version does not decrypt, or for which there is no key."""
         return sum(each.failed for each in self.columns)
 
     def of_version(self, version: KeyVersion) -> tuple[int, int]:
-        """How many values under a version were tried, and how many of them its key opens."""
+        """How many values under a version were tried, and how many of them its key decrypts."""
         mine = [each for each in self.columns if each.version == version]
         return sum(each.tried for each in mine), sum(each.opened for each in mine)
 
@@ -98,7 +98,7 @@ class KeyTrial:
         others = sum((Counter(dict(each.opened_by)) for each in mine), Counter[KeyVersion]())
         where = ", ".join(map(str, mine))
         found = (
-            f"{place_of(version)} opens {f'{opened:,}' if opened else 'none'} of the {tried:,} values tried under "
+            f"{place_of(version)} decrypts {f'{opened:,}' if opened else 'none'} of the {tried:,} values tried under "
             f"{version} ({where})"
             if version in self.versions
             else f"there are values under {version} ({tried:,} tried), and no key for it is given"
@@ -106,7 +106,7 @@ class KeyTrial:
         return f"{found}; {_advice(version, mine, others, place_of)}"
 
     def damaged(self) -> tuple[str, ...]:
-        """A phrase for each column in which single values do not open."""
+        """A phrase for each column in which single values do not decrypt."""
         return tuple(
             f"{each.failed:,} of {each.tried:,} values under {each.version} in {each.table}.{each.column} "
             f"({_rows(each.rows, each.failed)})"
@@ -120,10 +120,10 @@ def _advice(version: KeyVersion, columns: Sequence[ColumnTrial], others: Counter
     for other, number in others.most_common(1):
         if opened:
             return (
-                f"{place_of(other)} opens {number:,} of the others, so two keys were used under {version}; encrypt "
+                f"{place_of(other)} decrypts {number:,} of the others, so two keys were used under {version}; encrypt "
                 "one part again under a version of its own"
             )
-        return f"{place_of(other)} opens {number:,} of them, so give that key as {place_of(version)}"
+        return f"{place_of(other)} decrypts {number:,} of them, so give that key as {place_of(version)}"
     foreign = [f"{each.table}.{each.column}" for each in columns if not each.opened]
     if opened and foreign:
         return (

@@ -44,10 +44,10 @@ ALLOWED_TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
 
 @dataclass(frozen=True, slots=True)
 class KeyMade:
-    """What the step `key_version` leaves behind: a key that reads back, and its backup.
+    """The result of the step `key_version`: a key that reads back, and its backup.
 
     Args:
-        from_archive: it was used before, and came back from the archive of the key store.
+        from_archive: it was used before, and was restored from the archive of the key store.
     """
 
     version: Version
@@ -60,7 +60,7 @@ class KeyMade:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """What the pipeline knows of a key version: never the key.
+    """The record of a key version: never the key.
 
     Args:
         fingerprint: 64 hex digits, SHA-256 over a fixed label and the key; shown as its first 16.
@@ -74,7 +74,7 @@ class KeyRecord:
 
 @dataclass(frozen=True, slots=True)
 class DamagedKey:
-    """An entry that holds no key. It hides none of the others."""
+    """An entry that holds no valid key. It does not hide the others."""
 
     sentence: str
 
@@ -84,16 +84,16 @@ KeyEntry = KeyMaterial | DamagedKey
 
 @dataclass(frozen=True, slots=True)
 class StoredKeys:
-    """Every key of a store as they stand together at one moment; not to be pickled.
+    """A snapshot of every key in a store; not to be pickled.
 
     Args:
         live: what applications get, in order of versions.
-        archived: what they do not get, in order; a version that is in both places is live.
+        archived: what they no longer get, in order; a version that is in both places is live.
         primary: the version that writes use; None before the first was named.
-        revision: names this content; a change that is decided from it carries it.
-        pending: keys that a writer which died had sent, and which nobody gets until they are added again.
-        roster: digest of the roster that is pinned; None in a store that was made before it was kept there.
-        compromised: versions that applications are told never to encrypt under again.
+        revision: identifies this content; a change based on it carries it.
+        pending: keys from an interrupted write, which nobody gets until they are added again.
+        roster: digest of the roster that is pinned; None in a store from before it was stored there.
+        compromised: versions that applications must never encrypt under again.
     """
 
     live: Mapping[KeyVersion, KeyEntry]
@@ -131,7 +131,7 @@ class StoredKeys:
 
     @property
     def fingerprints(self) -> frozenset[str]:
-        """Of every key in the store, live or archived."""
+        """The fingerprints of every key in the store, live or archived."""
         entries = (*self.live.values(), *self.archived.values())
         return frozenset(entry.fingerprint for entry in entries if isinstance(entry, KeyMaterial))
 
@@ -139,7 +139,7 @@ class StoredKeys:
         """A live or archived key.
 
         Raises:
-            KeyStoreDamagedError: there is none, or what is there is not a key.
+            KeyStoreDamagedError: there is none, or the entry is not a key.
         """
         entry = self.live.get(version) or self.archived.get(version)
         if entry is None:
@@ -174,7 +174,7 @@ class StoredKeys:
         """The key of a record, live or archived, if it is the registered one by its whole fingerprint.
 
         Raises:
-            KeyStoreDamagedError: it is not there, or another key is in its place.
+            KeyStoreDamagedError: it is missing, or another key is in its place.
         """
         material = self.material(record.version)
         if material.fingerprint != record.fingerprint:
@@ -230,12 +230,12 @@ class KeyUsage:
 
     @property
     def share(self) -> float:
-        """The bound as a part of the limit; 1.0 is the limit."""
+        """The bound as a share of the limit; 1.0 is the limit."""
         return self.encryptions / GCM_LIMIT_ENCRYPTIONS
 
     @property
     def exhausted(self) -> bool:
-        """Whether the key may have encrypted as often as it ever may."""
+        """Whether the key may have reached the limit of encryptions."""
         return self.encryptions >= GCM_LIMIT_ENCRYPTIONS
 
     @property
@@ -246,10 +246,10 @@ class KeyUsage:
 
 EMERGENCY = timedelta(hours=24)
 REMINDER = timedelta(days=60)
-# The seed procedure, section 2.1, by quarter.
+# The source procedure, section 2.1, by quarter.
 DUTIES = (
     "review the key rotation procedure",
-    "make the new key, and deploy it beside the old one",
+    "make the new key, and deploy it in addition to the old one",
     "re-encrypt all data, and retire the old key",
     "audit the rotation, and update the documentation",
 )
@@ -257,7 +257,7 @@ DUTIES = (
 
 @dataclass(frozen=True, slots=True)
 class RotationDue:
-    """By when the running or the next rotation must be finished, and which rule says so."""
+    """When the running or the next rotation must be finished, and which rule says so."""
 
     at: datetime
     rule: str
@@ -273,14 +273,14 @@ class RotationDue:
 
 @dataclass(frozen=True, slots=True)
 class Duty:
-    """What the calendar asks for in a quarter, ``2026-Q4`` say."""
+    """What the calendar asks for in a quarter, such as ``2026-Q4``."""
 
     quarter: str
     sentence: str
 
 
 def duty_of(now: datetime) -> Duty:
-    """The duty of the quarter that a moment is in."""
+    """The duty of the quarter of a moment."""
     quarter = (now.month - 1) // 3
     return Duty(f"{now.year}-Q{quarter + 1}", DUTIES[quarter])
 
@@ -291,13 +291,13 @@ def rotation_due(
     requests: Sequence[Request],
     declared: Mapping[KeyVersion, datetime] = MappingProxyType({}),
 ) -> RotationDue | None:
-    """By when the primary must be rotated; None when it was never registered.
+    """When the primary must be rotated; None when it was never registered.
 
     Args:
-        declared: since when imported keys are in use, as far as somebody has said so. For the others it is not known:
-            the moment is then the last that it can be.
+        declared: when imported keys came into use, as far as declared. For the others it is not known: the latest
+            possible moment is then used.
 
-    Source: the seed procedure, sections 1.2 and 2.2: every 12 months, and within 24 hours of an incident.
+    Source: the source procedure, sections 1.2 and 2.2: every 12 months, and within 24 hours of an incident.
     """
     emergencies = [each.requested_at for each in requests if _is_open_emergency(each)]
     if emergencies:
@@ -324,7 +324,7 @@ def promoted_at(primary: KeyVersion, requests: Sequence[Request]) -> datetime | 
     promotions = [
         record.finished_at
         for rotation in requests
-        # A rollback makes a key the primary again; the key does not get younger by it.
+        # A rollback makes a key the primary again, but does not restart its cryptoperiod.
         if isinstance(rotation, Walk)
         and rotation.action is RequestAction.ROTATE
         and rotation.target == primary

@@ -1,4 +1,4 @@
-"""The manifest of a backup's set: written in one place, and read there as text that anybody may have made."""
+"""Writes and reads the manifest of a backup set; reads it as untrusted text."""
 
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
-# A thousand tables of a hundred columns under ten versions need a tenth of it, and so do fifty thousand partitions.
+# A thousand tables of a hundred columns under ten versions need a tenth of this, as do fifty thousand partitions.
 LARGEST_BYTES = 64 << 20
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -123,15 +123,15 @@ def render(made: BackupSet) -> bytes:
 
 
 def parse(name: str, text: bytes) -> BackupSet:
-    """Read the manifest `name`, believing nothing in it: names of files are those that the manifest's own name gives.
+    """Read the manifest `name` without trusting it: names of files follow from the manifest's own name.
 
     Raises:
         ManifestSchemaError: another version has written it.
-        ManifestError: it is damaged, or not as this program writes it; the sentence holds nothing of it.
+        ManifestError: it is damaged, or not in this program's form; the message shows nothing of it.
     """
     stamp = stamp_in(name)
     if stamp is None or name != manifest_name(stamp):
-        raise ManifestError(name, "its name is none of a manifest")
+        raise ManifestError(name, "its name is not that of a manifest")
     if len(text) > LARGEST_BYTES:
         raise ManifestError(name, f"it has {len(text):,} bytes")
     try:
@@ -144,15 +144,13 @@ def parse(name: str, text: bytes) -> BackupSet:
 
 
 def _refusal(name: str, error: ValidationError) -> ManifestError:
-    """By the first field that is wrong, which is named if it is one of ours."""
+    """The error for the first wrong field, which is named if it is one of ours."""
     wrong = error.errors(include_input=False, include_context=False)[0]
     first, *_ = [*wrong["loc"], ""]
     if first == "schema" and wrong["type"] == "literal_error":
         return ManifestSchemaError(name)
     known = {field.alias or key for key, field in _Manifest.model_fields.items()}
-    return ManifestError(
-        name, f"its field {first} is not as it should be" if first in known else "it is no JSON object of ours"
-    )
+    return ManifestError(name, f"its field {first} is wrong" if first in known else "it is not a JSON object of ours")
 
 
 def _set_of(stamp: str, content: _Manifest) -> BackupSet:
@@ -184,7 +182,7 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
     try:
         told = made.made_at.isoformat()
     except ValueError:
-        raise ManifestError(name, "there is no such moment") from None
+        raise ManifestError(name, "its time is impossible") from None
     if content.made_at != told:
         raise ManifestError(name, "it was made at another time than its name says")
     if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):

@@ -1,4 +1,4 @@
-"""Which pages were read when, and which are to be read next, so that none stays unread for too long."""
+"""Tracks when pages were read, and which to read next, so that none stays unread for too long."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.model.progress import AllowedHours
 
-# A database of up to so much is read whole every day: that takes about a second.
+# A database of up to this size is read completely every day, which takes about a second.
 LEAST_BYTES_A_DAY = 64 * 2**20
 _A_DAY = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Within how many days every value is to be decrypted once, and at which hours; None: at any."""
+    """In how many days every value is decrypted once, and at which hours; None: at any."""
 
     every_days: int = 90
     hours: AllowedHours | None = None
@@ -25,13 +25,13 @@ class PageSpan:
     """Pages of one relation that are read together, under one snapshot of their own.
 
     Args:
-        table: the declared one, by its name; of what is searched elsewhere the relation itself.
-        end_page: the first page that is not in it any more.
-        pages: those that there are at this moment.
-        size_bytes: of these, with what lies outside of the pages (TOAST).
-        since: nothing in them is older and unread: when they were read, else when they came into being.
-        read: whether these pages were ever read in the file that the relation has now.
-        found: what was found when they were last searched and should not be there: by column, how many values.
+        table: the declared one, by its name; for undeclared data the relation itself.
+        end_page: the first page after it.
+        pages: those that exist now.
+        size_bytes: of these, including TOAST.
+        since: nothing in them is unread for longer: when they were read, else when they were created.
+        read: whether these pages were ever read in the relation's present file.
+        found: undeclared values that the last search found: how many, by column.
     """
 
     table: str
@@ -46,10 +46,10 @@ class PageSpan:
 
 
 def due(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[PageSpan]:
-    """What is to be read now, the longest unread first: the day's share, and whatever has no day left.
+    """What to read now, the longest unread first: the day's share, and whatever has no day left.
 
-    The share is counted from midnight UTC, so that it does not matter how often somebody asks. It is a little larger
-    than it had to be, so that nothing waits until its last day.
+    The share is counted from midnight UTC, so that it does not matter how often this is called. It is slightly larger
+    than necessary, so that nothing waits until its last day.
     """
     midnight = _midnight(now)
     share = max(LEAST_BYTES_A_DAY, -(-sum(each.size_bytes for each in spans) // max(every_days - 1, 1)))
@@ -64,14 +64,14 @@ def due(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[P
 
 
 def to_search(spans: Sequence[PageSpan], now: datetime, every_days: int) -> Iterator[PageSpan]:
-    """What is to be searched now: `due`, and before it where something was found, and the beginning of what is new.
+    """What to search now: first where something was found and the beginning of what is new, then `due`.
 
-    So a copy of a table is found on the first day, and what was mended is said to be there for a day at most.
+    So a copy of a table is found on the first day, and what was fixed is reported for at most one more day.
     """
     midnight = _midnight(now)
     found = [each for each in spans if each.found and each.since < midnight]
     new = [each for each in spans if not each.read and each.first_page == 0]
-    first = dict.fromkeys([*found, *new])  # what was found may be in pages that are new again, since others came
+    first = dict.fromkeys([*found, *new])  # pages with findings may count as new again
     yield from first
     yield from (each for each in due(spans, now, every_days) if each not in first)
 
@@ -86,14 +86,14 @@ def _in_turn(span: PageSpan) -> tuple[datetime, str, str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Reach:
-    """How far the reading is.
+    """How much was read.
 
     Args:
         read_pages: read within the days that were set.
-        oldest: the earliest time since when something may be unread; None: there are no pages.
+        oldest: the earliest time since which something may be unread; None: there are no pages.
         late: tables with pages that are unread for longer than that.
-        found: what should not be there: how many values, by ``relation.column``; those found earlier too, until they
-            are seen to be gone.
+        found: how many undeclared values, by ``relation.column``; also those found earlier, until they are seen to be
+            gone.
     """
 
     pages: int

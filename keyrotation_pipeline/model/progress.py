@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.tables import TableCount
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a long step is. `step` None: nobody's but the command's own. `total` 0: not known yet."""
+    """The progress of a long step. `step` None: a command's own work. `total` 0: not known yet."""
 
     step: Step | None
     subject: str
@@ -49,7 +49,7 @@ class Rewritten:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Why a step does not go on at this moment.
+    """Why a step is waiting.
 
     Args:
         place: what waits, as progress names it.
@@ -63,7 +63,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class ShardProgress:
-    """Where one shard's walk is: pages of its relations, rows rewritten."""
+    """The progress of one shard: pages of its relations, rows rewritten."""
 
     table: str
     shard: int
@@ -111,7 +111,7 @@ class AllowedHours:
         return allowed
 
     def after(self, instant: datetime, seconds: float) -> datetime:
-        """When so many allowed seconds have passed since an aware instant."""
+        """When this many allowed seconds have passed since an aware instant."""
         while True:
             change = self._next_change(instant)
             if self.include(instant):
@@ -122,7 +122,7 @@ class AllowedHours:
             instant = change
 
     def _next_change(self, instant: datetime) -> datetime:
-        """The next begin or end of these hours, by the wall clock there."""
+        """The next start or end of these hours, by local time."""
         zone = ZoneInfo(self.time_zone)
         today = instant.astimezone(zone).date()
         changes = (
@@ -137,20 +137,20 @@ class AllowedHours:
 
 
 ALWAYS = "always"
-# Of a routine rotation, where nothing else is configured.
+# Default of a routine rotation.
 DEFAULT_DUTY_CYCLE = 0.35
 LEAST_DUTY_CYCLE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
 class PaceSet(Fact):
-    """The whole pace from here on; each None is as configured, or in an emergency as emergencies have it.
+    """The complete pace from now on; each None is as configured, or the emergency's default.
 
     Args:
         rows_per_second: rows that one shard may rewrite in a second; 0: no cap.
         duty_cycle: share of the time in which a worker keeps the database busy, 0.01 to 1.
         hours: ``22:00-06:00`` in `time_zone`, or ``always``.
-        reason: why, in one plain line; None: nobody said.
+        reason: why, in one plain line; None: not given.
     """
 
     kind: ClassVar = EventKind.PACE_SET
@@ -161,11 +161,11 @@ class PaceSet(Fact):
     reason: str | None = None
 
     def checked(self) -> "PaceSet":
-        """This pace, if each part of it can be.
+        """Check every part of this pace.
 
         Raises:
-            RequestError: names the part, and what it may be.
-            ConfigurationError: the hours are none.
+            RequestError: names the part, and its allowed values.
+            ConfigurationError: the hours are invalid.
         """
         if self.rows_per_second is not None and self.rows_per_second < 0:
             raise RequestError("--rows-per-second is below 0; give rows in a second, or 0 for no cap")
@@ -210,23 +210,23 @@ _ROWS_ROUTINE, _ROWS_EMERGENCY = 20.0, 4.0
 _OF_ROWS = {Step.ZERO_OLD_ROWS_PROOF: 0.2, Step.RETIRED_KEY: 0.12}
 # From here on the pace of the rows is taken for theirs.
 _LEAST_SHARE = 0.02
-# A row costs as much as so many values: reading and writing it, beside encrypting them (benchmarks/README.md).
+# The cost of a row in values: reading and writing it, in addition to encrypting them (benchmarks/README.md).
 _VALUES_PER_ROW = 10
-# A step that takes longer than expected is never said to be about to end.
+# A step that takes longer than expected is never shown as almost done.
 _LEAST_LEFT = 0.2
 
 
 @dataclass(frozen=True, slots=True)
 class Sofar:
-    """Where a running walk is.
+    """The state of a running walk.
 
     Args:
         values: in all declared columns.
-        done: steps that are.
-        share: which part of the rows was passed, 0 to 1.
+        done: finished steps.
+        share: the share of rows processed, 0 to 1.
         rows_began_at, rows_ended_at: None: not yet.
         step_began_at: when the present step could begin.
-        idle: spans in which nobody was to work: pauses.
+        idle: pauses.
         hours: those in which rows are rewritten; None: always.
         seconds_before: what steps took with `values_before` values, in the last rotation.
     """
@@ -246,12 +246,12 @@ class Sofar:
 
 
 def weight(count: TableCount) -> int:
-    """What a table's rows cost beside those of other tables, in no unit."""
+    """The relative cost of a table's rows."""
     return max(1, _VALUES_PER_ROW * count.rows + sum(count.values_by_version.values()))
 
 
 def seconds_left(far: Sofar) -> float:
-    """Until the walk has ended, as far as nobody is waited for."""
+    """Seconds until the walk ends, without waits for people."""
     left = [step for step in WALK if step not in far.done]
     rows = _rows_left(far) if Step.ROWS in left else 0.0
     others = sum(_left_of(far, step, first=step is left[0]) for step in left if step is not Step.ROWS)
@@ -259,9 +259,9 @@ def seconds_left(far: Sofar) -> float:
 
 
 def progress(far: Sofar) -> float:
-    """0 to 1, by what steps are expected to take; it only grows, and never stands still."""
+    """Progress from 0 to 1, by the expected duration of steps; it only grows, and never stops."""
     weights = {step: _nominal(far, step) for step in WALK}
-    # In this order, so that all of them are 1 to the last digit.
+    # In this order, so that all of them sum up to exactly 1.
     passed = sum(weights[step] for step in WALK if step in far.done)
     present = next((step for step in WALK if step not in far.done), None)
     if present is Step.ROWS:
@@ -273,7 +273,7 @@ def progress(far: Sofar) -> float:
 
 
 def _rows_left(far: Sofar) -> float:
-    """Seconds of the clock, with those in between in which rows may not be rewritten."""
+    """Elapsed seconds for the remaining rows, including hours in which rows may not be rewritten."""
     began = far.rows_began_at
     worked = _working(far, began, far.now, far.hours) if began is not None else 0.0
     if far.share >= _LEAST_SHARE:
@@ -291,7 +291,7 @@ def _left_of(far: Sofar, step: Step, *, first: bool) -> float:
 
 
 def _expected(far: Sofar, step: Step) -> float:
-    """By the last rotation of this database, else by what was measured elsewhere."""
+    """Expected seconds, by the last rotation of this database, else by benchmarks."""
     before = far.seconds_before.get(step)
     if before is not None and far.values_before:
         return before * (far.values / far.values_before if step in {*_PER_VALUE, Step.ROWS} else 1.0)
@@ -300,7 +300,7 @@ def _expected(far: Sofar, step: Step) -> float:
 
 
 def _rows_in_all(far: Sofar) -> float:
-    """Working seconds of all rows at the pace that they have shown; 0 before they have."""
+    """Working seconds for all rows at the measured pace; 0 before there is one."""
     if far.rows_began_at is None or far.share < _LEAST_SHARE:
         return 0.0
     return _working(far, far.rows_began_at, far.rows_ended_at or far.now, far.hours) / far.share

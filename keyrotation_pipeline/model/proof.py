@@ -12,7 +12,7 @@ class DecryptedCount:
     """Outcome of decrypting every value of one table: `failures` counts values that did not decrypt.
 
     Args:
-        values: neither NULL nor ``''``; those that did not decrypt too.
+        values: neither NULL nor ``''``, including those that did not decrypt.
         by_column: how many values of each declared column decrypt under each version.
         empty: stored ``''`` in all columns.
         began_at: by the server's clock; later writes may have been missed.
@@ -29,7 +29,7 @@ class DecryptedCount:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """A moment of the database: every transaction that began earlier has a lower `xid`, and its WAL lies before `lsn`.
+    """A moment of the database: every transaction that began earlier has a lower `xid`, and its WAL is before `lsn`.
 
     Args:
         xid: a full transaction id (64 bits).
@@ -61,16 +61,16 @@ class Proven:
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What was read, and found to be in order, before the retiring transaction, so that it need not read all again.
+    """What was searched without findings before the retiring transaction, so that it need not read everything again.
 
-    It lives in the memory of the one process that has just made it, and is never stored.
+    It exists only in the memory of the process that made it, and is never stored.
 
     Args:
         values: counted in each declared table, by its name.
-        identities: by the oid of each relation that was read, what would be another after any change of its definition
-            or a rewrite of it.
-        pages: how many each of them had when its reading began.
-        labels: what each of them is called.
+        identities: by oid of each relation that was read, a value that differs after any change of its definition or
+            a rewrite.
+        pages: how many each of them had when its search began.
+        labels: the name of each.
         began_at: by the server's clock.
     """
 
@@ -83,11 +83,11 @@ class Searched:
 
 @dataclass(frozen=True, slots=True)
 class AccountedReplica:
-    """A standby, subscriber or slot that was seen since the request, and why it can show nothing old any more.
+    """A standby, subscriber or slot that was seen since the request, and why it can no longer show old values.
 
     Args:
-        name: as refusals and `[database] gone_replicas` name it.
-        first_seen_at, last_seen_at: None for a standby that the configuration names and that was asked itself.
+        name: as in error messages and `[database] gone_replicas`.
+        first_seen_at, last_seen_at: None for a configured standby that was queried directly.
         replayed: a WAL position; None if it is declared gone.
     """
 
@@ -102,12 +102,12 @@ class AccountedReplica:
 class ZeroOldRows:
     """Evidence gathered in one transaction for one key version over every declared table.
 
-    It exists only if every piece holds: whoever makes one has seen validated fences, a count of zero that the planner
-    could not take from them, discovery without findings, an empty quarantine and no holder of an old snapshot.
+    It exists only if every piece holds: validated fences, a count of zero that the planner could not derive from them,
+    discovery without findings, an empty quarantine and no old snapshot.
 
     Args:
-        not_read_again: relations too large to be read while others wait: what was written into their older pages since
-            the search, unencrypted or in an undeclared column, was not seen.
+        not_read_again: relations too large to be read under the lock: later writes into their older pages,
+            unencrypted or in an undeclared column, were not seen.
     """
 
     version: Version

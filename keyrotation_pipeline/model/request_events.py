@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 
 @dataclass(frozen=True, slots=True)
 class RosterPinned(Fact):
-    """From here on these officers approve."""
+    """The roster that approves from now on."""
 
     kind: ClassVar = EventKind.ROSTER_PINNED
     required: int
@@ -78,7 +78,7 @@ class RequestOpened(Fact):
 
 @dataclass(frozen=True, slots=True)
 class SignatureAdded(Fact):
-    """An officer signed. The signature is public: whoever has the audit and the certificates can verify it again.
+    """An officer signed. The signature is public: it can be verified again from the audit and the certificates.
 
     Args:
         signature: its bytes in hex.
@@ -97,7 +97,7 @@ class SignatureAdded(Fact):
 
 @dataclass(frozen=True, slots=True)
 class StatusChanged(Fact):
-    """A request stands elsewhere now. `by`: the request that made it so, if another did."""
+    """The status of a request changed. `by`: the other request that caused it, if any."""
 
     kind: ClassVar = EventKind.STATUS_CHANGED
     before: Annotated[RequestStatus, Field(alias="from")]
@@ -125,10 +125,10 @@ class StepFinished(Fact):
 
 @dataclass(frozen=True, slots=True)
 class RolloutConfirmed(Fact):
-    """An officer says that a rollout is done. The signature is public, as those of approvals.
+    """An officer confirmed that a rollout is done. The signature is public, as those of approvals.
 
     Args:
-        gone: silent instances of which the officer says that they have ended.
+        gone: silent instances that the officer says have ended.
         signature: its bytes in hex.
         text: what was signed.
     """
@@ -159,7 +159,7 @@ class Blocked(Fact):
 
 @dataclass(frozen=True, slots=True)
 class Unblocked(Fact):
-    """Nothing stops it any more."""
+    """A later attempt succeeded."""
 
     kind: ClassVar = EventKind.UNBLOCKED
 
@@ -174,10 +174,10 @@ class CancelIntended(Fact):
 
 @dataclass(frozen=True, slots=True)
 class DatabaseReconciled(Fact):
-    """A restored database and the key store are one again.
+    """A restored database and the key store are consistent again.
 
     Args:
-        accepted: heads written down outside that are not in this audit, and need not be any more.
+        accepted: heads stored outside that are not in this audit, and no longer have to be.
     """
 
     kind: ClassVar = EventKind.DATABASE_RECONCILED
@@ -191,7 +191,7 @@ class DatabaseReconciled(Fact):
 
 @dataclass(frozen=True, slots=True)
 class RotationAuditWritten(Fact):
-    """A row of the seed's `key_rotation_audit`, as it is from here on."""
+    """A row of the source procedure's `key_rotation_audit`, as written now."""
 
     kind: ClassVar = EventKind.ROTATION_AUDIT_WRITTEN
     id: str
@@ -205,15 +205,15 @@ class RotationAuditWritten(Fact):
     notes: str
 
 
-# Their time grows with the rows; that of the others does not.
+# Steps whose time grows with the rows.
 GROW_WITH_ROWS = frozenset({Step.ROWS, Step.ZERO_OLD_ROWS_PROOF, Step.RETIRED_KEY})
-# What they take on the real database is up to its applications.
+# Their real duration depends on the applications.
 ROLLOUTS = (Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY)
 NOT_REHEARSED = (
     "rollouts: no application reads the restored database",
-    "the application's load beside it, standbys, and the disk of the real server",
+    "the application's concurrent load, standbys, and the disk of the real server",
     "officers' signatures (throw-away officers signed), the key store and the places of backups in use",
-    "owners, grants, and what a role without power cannot restore (publications, event triggers, foreign servers)",
+    "owners, grants, and what an unprivileged role cannot restore (publications, event triggers, foreign servers)",
 )
 
 
@@ -232,14 +232,14 @@ class RehearsalFinding:
 
 @dataclass(frozen=True, slots=True)
 class Rehearsed(Fact):
-    """A rehearsal that was carried out, as far as it came.
+    """A rehearsal, as far as it got.
 
     Args:
         request: whose rotation; None: the next one, which nobody has requested yet.
         dump, made_at: the backup that was restored.
-        server: into which, in one plain phrase.
+        server: where it was restored, in one phrase.
         dump_rows, rows_now: rows of the declared tables in the backup, and in the database in use.
-        seconds: by step, as measured on the backup; only of steps that came to their end.
+        seconds: by step, as measured on the backup; only of finished steps.
         findings: empty: nothing that was rehearsed would stop it.
     """
 
@@ -257,7 +257,7 @@ class Rehearsed(Fact):
 
     @property
     def predicted_seconds(self) -> Mapping[str, float]:
-        """By step, for the database as it is now; without the rollouts."""
+        """By step, for the present database; without the rollouts."""
         ratio = self.rows_now / self.dump_rows if self.dump_rows else 1.0
         return {
             step: seconds * (ratio if step in GROW_WITH_ROWS else 1.0)
@@ -267,5 +267,5 @@ class Rehearsed(Fact):
 
     @property
     def total_seconds(self) -> float | None:
-        """All of it without the rollouts; None where the rehearsal did not come to its end."""
+        """All of it without the rollouts; None where the rehearsal did not finish."""
         return None if self.findings else sum(self.predicted_seconds.values())

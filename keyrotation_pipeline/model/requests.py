@@ -1,4 +1,4 @@
-"""Requests: what is asked for and where it stands, confirmations, listings and announcements."""
+"""Requests with their state, confirmations, listings and announcements."""
 
 import json
 import re
@@ -32,7 +32,7 @@ WALK: tuple[Step, ...] = tuple(Step)
 
 
 class RequestAction(StrEnum):
-    """What a request asks for, as its canonical text says it."""
+    """What a request asks for, as in its canonical text."""
 
     ROTATE = "rotate"
     ROLLBACK = "rollback"
@@ -43,19 +43,19 @@ class RequestAction(StrEnum):
 
     @property
     def walks(self) -> bool:
-        """Whether a request of it is a `Walk`."""
+        """Whether a request of this action is a `Walk`."""
         return self in {RequestAction.ROTATE, RequestAction.ROLLBACK}
 
 
 class RotationType(StrEnum):
-    """Why the rotation happens, as the seed's `key_rotation_audit.rotation_type` has it."""
+    """Why the rotation happens, the values of the procedure's `key_rotation_audit.rotation_type`."""
 
     ROUTINE = "routine"
     EMERGENCY = "emergency"
 
 
 class RequestStatus(StrEnum):
-    """Where a request stands as a whole. The phase of a walk (a `Step`, or one of these) is what users see."""
+    """The status of a request. The phase of a walk (a `Step`, or one of these) is what users see."""
 
     REQUESTED = "requested"
     RUNNING = "running"
@@ -90,14 +90,14 @@ class Request:
 
     Args:
         id: 128 random bits as 32 hex digits.
-        source: the key version that it is about; the primary, where it is about none.
+        source: the key version that it is about; the primary, if it is about none.
         source_fingerprint: of the source's key, 64 hex digits.
         approvals: primary-key fingerprints of the officers whose signatures are stored (verified when used).
         supersedes: the request that ends when this one starts, which undoes it (a rollback) or takes it over.
         audit_head: seq and hash of the audit when the request was opened.
         blocked_by: sentence of the last failed attempt, None once a later attempt got further.
         not_before: it may be signed at once, but nothing of it starts earlier; None: it starts when it is signed.
-        manual: people carry it out, and the conductor leaves it; so says the text that officers sign.
+        manual: people carry it out, and the conductor starts no step; the signed text says so.
     """
 
     id: str
@@ -124,12 +124,12 @@ class Request:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing can come of it any more."""
+        """Whether it has ended."""
         return self.status in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
 
     @property
     def waits_to_supersede(self) -> bool:
-        """Whether it stands beside the request that it is to undo or to take over, and has not started."""
+        """Whether it is to undo or take over another request, and has not started."""
         return self.supersedes is not None and self.status is RequestStatus.REQUESTED
 
 
@@ -138,7 +138,7 @@ class Walk(Request):
     """A request that is carried out in steps: a rotation, or a rollback.
 
     Args:
-        promotion_xid: `pg_current_xact_id()` just after promotion, by which later row versions are known.
+        promotion_xid: `pg_current_xact_id()` just after promotion, which identifies later row versions.
     """
 
     steps: tuple[StepRecord, ...] = ()
@@ -146,7 +146,7 @@ class Walk(Request):
 
     @property
     def kind(self) -> str:
-        """``routine`` or ``emergency``, or ``rollback``: as `status` and the seed's table name it."""
+        """``routine`` or ``emergency``, or ``rollback``: as in `status` and the procedure's table."""
         return str(self.action if self.action is RequestAction.ROLLBACK else self.type)
 
     def done(self, step: Step, table: str | None = None, shard: int | None = None) -> StepRecord | None:
@@ -167,7 +167,7 @@ class ConfirmationText:
     Args:
         keys: each version of the goal with its fingerprint.
         gone: silent instances that the officer says have ended.
-        audit_head: seq and hash of the event with which this rollout began, so that no other one is meant.
+        audit_head: seq and hash of the event that began this rollout, which identifies it.
     """
 
     request: str
@@ -201,7 +201,7 @@ class ConfirmationText:
 
 
 def _named(gone: Gone) -> str:
-    # A name is whatever an application says: quoted, so that none can pass for several.
+    # Applications choose their names: quoted, so that one cannot look like several.
     at = gone.reported_at.astimezone(UTC).isoformat(timespec="microseconds")
     return f"{json.dumps(gone.name, ensure_ascii=False)} last heard of {at}"
 
@@ -213,12 +213,12 @@ _HELD = re.compile(
 
 
 def held_in_words(versions: Sequence[KeyVersion]) -> str:
-    """How the line `Authorises` begins; empty where none is held compromised."""
+    """The beginning of the line `Authorises`; empty where none is compromised."""
     return f"hold {', '.join(map(str, versions))} compromised, never to be the primary again; " if versions else ""
 
 
 def held_in(text: bytes) -> frozenset[KeyVersion]:
-    """The versions that a signed text holds to be compromised."""
+    """The versions that a signed text calls compromised."""
     found = _HELD.search(text.decode(errors="replace"))
     return frozenset(map(KeyVersion.parse, found[1].split(", "))) if found else frozenset()
 
@@ -260,7 +260,7 @@ class PastRequest:
     """A request that is over.
 
     Args:
-        rows: how many it re-encrypted; None: it is of a kind that re-encrypts none.
+        rows: how many it re-encrypted; None: its action re-encrypts none.
     """
 
     request: Request
@@ -274,7 +274,7 @@ class PastRequest:
 
     @property
     def outcome(self) -> str:
-        """How it ended; of a cancelled walk also after which step."""
+        """How it ended; for a cancelled walk also after which step."""
         request = self.request
         if isinstance(request, Walk) and request.status is RequestStatus.CANCELLED and request.steps:
             return f"{request.status} after {max(request.steps, key=lambda each: each.finished_at).step}"
@@ -309,7 +309,7 @@ class Announcement:
     Args:
         request: id of the rotation or rollback.
         subject: one line.
-        cancels: whether it takes back the one before.
+        cancels: whether it withdraws the previous one.
     """
 
     request: str
@@ -324,5 +324,5 @@ class Announcement:
 
 
 def announced_key(request: str) -> str:
-    """Of the announcement of a request."""
+    """The alert key of a request's announcement."""
     return f"rotation/{request}/announced"

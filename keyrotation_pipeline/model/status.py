@@ -27,9 +27,9 @@ class TableStatus:
     """One declared table.
 
     Args:
-        count: as it was last taken; None: never.
+        count: the last one; None: never counted.
         values_by_version: in order of version, with 0 for a registered version without values; empty if never counted.
-        fenced_against: versions that the database refuses at this moment.
+        fenced_against: versions that the database now refuses.
     """
 
     table: EncryptedTable
@@ -53,7 +53,7 @@ class TableStatus:
 
 
 def failure_of(walk: Walk) -> str | None:
-    """What stopped a walk's last attempt; None: nothing, or it only waited in vain for instances or an officer."""
+    """What stopped a walk's last attempt; None: nothing, or it only timed out waiting for instances or an officer."""
     return None if walk.blocked_by is None or awaits(walk.blocked_by, walk.id) else walk.blocked_by
 
 
@@ -62,10 +62,10 @@ class RotationStatus:
     """The rotation that is open.
 
     Args:
-        phase: the step that it is in, or what it is before and after all of them.
+        phase: its present step, or its status before and after all steps.
         progress: 0 to 1.
-        eta_seconds: how long all of it still takes, as far as nobody is waited for; None where nobody works at it.
-        waiting_for: why it does not go on by itself, or why it goes slower; None if it does.
+        eta_seconds: the remaining time, without waits for people; None where it is not running.
+        waiting_for: why it does not proceed by itself, or why it is slower; None if it proceeds.
         pace: what an operator has set; None: as configured, and not in the JSON.
     """
 
@@ -79,7 +79,7 @@ class RotationStatus:
 
     @property
     def blocked_by(self) -> str | None:
-        """What stopped the last attempt, unless it waited in vain: then `waiting_for` says what is lacking now."""
+        """What stopped the last attempt, unless that timed out: then `waiting_for` says what is missing now."""
         return failure_of(self.walk)
 
     def as_json(self) -> dict[str, Any]:
@@ -106,10 +106,10 @@ class OpenIncident:
     """An incident that nobody has closed.
 
     Args:
-        carrier: the emergency request that deals with it; None: there is none yet.
+        carrier: its emergency request; None: there is none yet.
         clock: its stages, in order.
         pace: the rate needed against the rate measured, while rows are re-encrypted.
-        at: when this was looked at.
+        at: the time of this status.
     """
 
     incident: Incident
@@ -120,7 +120,7 @@ class OpenIncident:
 
     @property
     def clock_in_words(self) -> str:
-        """The next stage that is not reached, and how long there is for it."""
+        """The next stage that is not reached, and the time left for it."""
         for deadline in self.clock:
             seconds = deadline.seconds_left(self.at)
             if seconds is not None:
@@ -155,18 +155,18 @@ class OpenIncident:
 
 @dataclass(frozen=True, slots=True)
 class LastRehearsal:
-    """A rehearsal that was carried out, and when."""
+    """A rehearsal, and when it ran."""
 
     at: datetime
     rehearsed: Rehearsed
 
     @property
     def in_words(self) -> str:
-        """What it found."""
+        """Its result in words."""
         done = self.rehearsed
         if done.total_seconds is None:
             return f"{done.source} to {done.target} would stop at {done.findings[0].step}"
-        return f"{done.source} to {done.target} in {done.total_seconds:,.0f} s besides the rollouts; nothing stopped it"
+        return f"{done.source} to {done.target} in {done.total_seconds:,.0f} s plus the rollouts; nothing stopped it"
 
     def as_json(self) -> dict[str, Any]:
         """As `status --json` has it."""
@@ -182,18 +182,18 @@ class LastRehearsal:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """Where everything stands.
+    """The whole status.
 
     Args:
         database: its name and host; never a password.
-        primary: None where the key store names none or cannot be read, which `attention` says.
+        primary: None if the key store names none or cannot be read, as `attention` then says.
         last_backup_versions: the key versions that this backup holds, by its signed manifest.
-        incidents: those that nobody has closed.
+        incidents: open ones.
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
-        warnings: one for each that will be; they do not count for `--exit-code`.
+        warnings: one for each future problem; they do not count for `--exit-code`.
         contacts: the emergency contact list of the configuration.
-        next_rotation_rule: why it is due then, and what is not known of it.
+        next_rotation_rule: why it is due then, and what is not known about that.
         rehearsal: the newest one from the present primary; None: there is none.
     """
 
@@ -218,7 +218,7 @@ class Status:
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:
-        """The requests besides the rotation."""
+        """The requests other than the rotation."""
         return tuple(each for each in self.requests if not self.rotation or each.request.id != self.rotation.walk.id)
 
     def as_json(self) -> dict[str, Any]:
@@ -255,7 +255,7 @@ class Status:
 
 
 class Light(StrEnum):
-    """Green: looked at and good. Amber: to be known before, or not seen. Red: a request is refused, or cannot begin."""
+    """Green: checked and good. Amber: for information, or not checked. Red: a request is refused, or cannot start."""
 
     GREEN = "green"
     AMBER = "amber"
@@ -264,7 +264,7 @@ class Light(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One box of the checklist.
+    """One item of the checklist.
 
     Args:
         name: the truth wanted, as an identifier.
@@ -279,22 +279,22 @@ class Check:
 
 
 def green(name: str, value: str) -> Check:
-    """Looked at, and good."""
+    """A check that is good."""
     return Check(name, Light.GREEN, value)
 
 
 def amber(name: str, value: str, do: str) -> Check:
-    """To be known before; or it was not seen."""
+    """A check for information, or one that could not be made."""
     return Check(name, Light.AMBER, value, do)
 
 
 def red(name: str, value: str, do: str) -> Check:
-    """What a request is refused for, or what stops its rotation before anything is done."""
+    """A check that refuses a request, or stops its rotation before anything is done."""
     return Check(name, Light.RED, value, do)
 
 
 def in_two(sentence: str) -> tuple[str, str]:
-    """A sentence as this program writes them: what is the case, and what to do about it."""
+    """Split a sentence of this program: what is the case, and what to do about it."""
     value, _, do = sentence.partition("; ")
     return value, do
 
@@ -320,7 +320,7 @@ class Readiness:
         return tuple(check for check in self.checks if check.light is light)
 
     def as_json(self) -> dict[str, Any]:
-        """The object of `preflight --json`, without what says where and when."""
+        """The object of `preflight --json`, without database and time."""
         return {
             "ready": self.ready,
             "checks": [
@@ -332,11 +332,11 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """The last look of one sensor or schedule.
+    """The last tick of one sensor or schedule.
 
     Args:
-        name: of it.
-        at: when it looked; where a schedule never did, since when it is expected to.
+        name: of the sensor or schedule.
+        at: when it ran; for a schedule that never ran, since when it is expected to.
         stopped: sensors and schedules that it found switched off, with when it first did.
     """
 

@@ -1,4 +1,4 @@
-"""Declared tables and columns, and what surrounds them: database, standbys, slots, and what cannot be searched."""
+"""Declared tables and columns, and their surroundings: database, standbys, disk and blind spots."""
 
 import json
 import unicodedata
@@ -57,10 +57,10 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class TableCount:
-    """What one table (with its partitions or children) holds, in values over all declared columns.
+    """The content of one table (with its partitions or children), in values over all declared columns.
 
-    `empty` counts stored ``''``; `unencrypted` every other value outside the grammar, near-misses (``v01:`` …)
-    among them, which `near_misses` counts apart. `unreadable` is the number of values in quarantine.
+    `empty` counts stored ``''``; `unencrypted` every other value outside the grammar, including near-misses (``v01:``
+    …), which `near_misses` counts separately. `unreadable` is the number of values in quarantine.
     `by_column` is the same as `values_by_version`, per column.
     """
 
@@ -92,7 +92,7 @@ class FoundColumn:
     def blocks(self, retired: Sequence[KeyVersion]) -> bool:
         """Whether the key of one of `retired` must stay because of it.
 
-        A materialized view cannot be re-encrypted, only refreshed: one that shows none of these versions is done.
+        A materialized view cannot be re-encrypted, only refreshed: one without these versions does not block.
         """
         refreshed = self.materialized and not self.near_misses and not set(self.versions) & set(retired)
         return not refreshed
@@ -100,7 +100,7 @@ class FoundColumn:
 
 @dataclass(frozen=True, slots=True)
 class QuarantinedValue:
-    """One value that the engine left as it was. Named by table, primary key and column, never by content."""
+    """One value that the engine left unchanged. Named by table, primary key and column, never by content."""
 
     table: TableName
     key: str
@@ -109,7 +109,7 @@ class QuarantinedValue:
 
     @property
     def reason(self) -> str:
-        """Why it was left, as people read it."""
+        """Why it was left unchanged, in words."""
         return str(self.defect)
 
 
@@ -123,12 +123,12 @@ class OldRows:
 
 @dataclass(frozen=True, slots=True)
 class DatabaseIdentity:
-    """The database that is talked to.
+    """The connected database.
 
     Args:
-        name: ``name@host``, without a password. The host is information: after a failover it is another.
+        name: ``name@host``, without a password. The host is informational: a failover changes it.
         system_identifier: of the cluster.
-        superuser: the role that we act as, if it is a superuser, as officers should know before they sign.
+        superuser: our role, if it is a superuser, which officers should know before they sign.
     """
 
     name: str
@@ -139,17 +139,17 @@ class DatabaseIdentity:
         return f"{self.name}, system identifier {self.system_identifier}"
 
     def signed(self) -> str:
-        """As the text for signing says it: by what stays the same however the database is reached."""
+        """The database in the signed text: only what stays the same, however it is reached."""
         power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
         return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}{power}"
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What the pre-flight found: `fatal` ones stop the rotation, the others warn. One sentence that says what to do.
+    """A finding of the pre-flight: `fatal` ones stop the rotation, others warn. One sentence that says what to do.
 
     Args:
-        check: by which it was found, named by the truth wanted.
+        check: the check that found it, named by the truth wanted.
     """
 
     sentence: str
@@ -159,7 +159,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class CheckNames:
-    """What a pre-flight looks at: of the server, and of each declared table that can be read."""
+    """The checks of a pre-flight: of the server, and of each declared table that can be read."""
 
     server: tuple[str, ...]
     tables: tuple[str, ...]
@@ -183,11 +183,11 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Wal:
-    """Where written-ahead log goes.
+    """The write-ahead log.
 
     Args:
-        max_bytes: `max_wal_size`, about which checkpoints keep it.
-        kept_by: what keeps more of it: archiving that fails, slots that nobody reads; one phrase each.
+        max_bytes: `max_wal_size`, its approximate size by checkpoints.
+        kept_by: what retains more of it: failing archiving, unread slots; one phrase each.
     """
 
     max_bytes: int
@@ -204,11 +204,11 @@ class Standby:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What was seen around the tables.
+    """The surroundings of the tables.
 
     Args:
         table_bytes: heaps and TOAST of all declared tables.
-        disk: None: not to be seen from this host.
+        disk: None: not visible from this host.
         prints_rows: the server's log shows the whole row where one is refused.
     """
 
@@ -220,17 +220,17 @@ class Surroundings:
 
     @property
     def growth_bytes(self) -> int:
-        """By how much the tables grow at least."""
+        """The minimum growth of the tables."""
         return int(GROWTH * self.table_bytes)
 
     @property
     def wal_bytes(self) -> int:
-        """How much WAL is written in all."""
+        """The total WAL that is written."""
         return int(WAL_PER_BYTE * self.table_bytes)
 
     @property
     def needed_bytes(self) -> int:
-        """Growth, and as much WAL as is kept at a time."""
+        """Growth, plus the WAL that is retained at a time."""
         return self.growth_bytes + (self.wal_bytes if self.wal.kept_by else min(self.wal_bytes, self.wal.max_bytes))
 
 
@@ -240,7 +240,7 @@ class Speed:
 
     Args:
         sampled_rows: how many there were; 0: the table is empty.
-        failed_values: values in them that did not decrypt, and were left as they are.
+        failed_values: values in them that did not decrypt, and were left unchanged.
         rows_per_second: within the configured limits.
     """
 
@@ -262,8 +262,8 @@ class Unsearched:
 
     Args:
         what: in words.
-        names: what there is of it in this database now; none: it is in every database, or cannot be seen from here.
-        fleeting: the names come and go by themselves, so officers sign the kind without them.
+        names: its instances in this database now; none: it is in every database, or not visible from here.
+        fleeting: the names are transient, so officers sign the kind without them.
     """
 
     what: str
@@ -274,11 +274,11 @@ class Unsearched:
         return f"{self.what} ({', '.join(map(_plain, self.names))})" if self.names else self.what
 
     def signed(self) -> str:
-        """As the signed text has it."""
+        """The kind in the signed text."""
         return self.what if self.fleeting else str(self)
 
 
-# In every database, whatever is in it.
+# In every database.
 NEVER_SEARCHED = (
     Unsearched("values that are compressed, further encrypted, divided among cells, or encoded (base64, hex, UTF-16)"),
     Unsearched("samples in the planner's statistics until the next ANALYZE"),
@@ -298,12 +298,12 @@ NEVER_SEEN = (
 
 @dataclass(frozen=True, slots=True)
 class BlindSpots:
-    """All that is not looked at in one database.
+    """Everything that is not checked in one database.
 
     Args:
         unsearched: by the search for undeclared values.
-        unseen: by the look for replicas.
-        gone: replicas that the configuration says exist no more; nobody checks that.
+        unseen: by the search for replicas.
+        gone: replicas that the configuration says no longer exist; this is not checked.
     """
 
     unsearched: tuple[Unsearched, ...]
@@ -320,17 +320,17 @@ class BlindSpots:
 
 
 def lines_as_signed(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The same lines out of the fields of a signed text."""
+    """The same lines, from the fields of a signed text."""
     return tuple((name, fields[name]) for name in LINES if name in fields)
 
 
 def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the replicas declared gone that the officers signed as gone."""
+    """The replicas declared gone that the officers signed as gone."""
     signed = fields.get(DECLARED_GONE, "").split(", ")
     return tuple(name for name in gone if _plain(name) in signed)
 
 
 def _plain(name: str) -> str:
-    """A name that cannot be read as something else: quoted where it holds what could hide or end it."""
+    """A name that cannot be misread: quoted if it has characters that could hide or end it."""
     odd = name != name.strip() or any(c in ',;()"' or unicodedata.category(c) in _HIDDEN for c in name)
     return json.dumps(name).replace(",", "\\u002c") if odd else name

@@ -1,9 +1,9 @@
-"""The announcement of a planned rotation: who is told what, and from when on.
+"""Writes the announcement of a planned rotation, and of its cancellation.
 
-Its wording is that of the procedure, its dates are those that were signed, and a duration is given with what it rests
-on. Only what officers have signed is announced: rows and events in the database are not enough.
+Its wording is that of the procedure, its dates are those that were signed, and durations are given with their source.
+Only what officers have signed is announced: rows and events in the database are not enough.
 
-Source: the seed procedure, section 3.1, step 5.
+Source: the source procedure, section 3.1, step 5.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.roster import pinned_roster
 
 AHEAD = timedelta(days=7)
-# Whom people ask, in this order.
+# Preferred contacts, in this order.
 _ASKED = (
     ContactRole.SECURITY_OFFICER,
     ContactRole.DEVOPS_LEAD,
@@ -42,12 +42,12 @@ _MINUTES_SHOWN_UP_TO = 120
 
 
 def announcements(pipeline: Pipeline, contacts: Sequence[Contact], time_zone: str) -> Iterator[Announcement]:
-    """What is to be announced now, whether it was delivered before or not; and what of it was cancelled since."""
+    """Everything to announce now, delivered before or not; and cancellations of what was announced."""
     known, now = {alert for alert, _ in told(pipeline.ledger).alerts}, pipeline.clock.now()
     for walk in pipeline.ledger.requests():
         if not isinstance(walk, Walk) or walk.type is not RotationType.ROUTINE:
             continue
-        # That something was delivered before says nothing: whoever can append events can append that, too.
+        # A recorded delivery proves nothing: whoever can append events can append that, too.
         if _is_near(walk, now) and _may_start(pipeline, walk):
             yield announcement_of(pipeline, walk, contacts, time_zone)
         if announced_key(walk.id) in known and _was_cancelled_lately(walk, now) and _was_signed(pipeline, walk):
@@ -97,7 +97,7 @@ Point of contact: {_contact(pipeline, contacts)}
 
 
 def cancellation_of(pipeline: Pipeline, walk: Walk, contacts: Sequence[Contact], time_zone: str) -> Announcement:
-    """What takes an announcement back."""
+    """The message that withdraws an announcement."""
     followers = [each for each in pipeline.ledger.requests() if each.supersedes == walk.id and each.started_at]
     instead = "".join(f" The {each.type} {each.action} {each.id} takes its place." for each in followers)
     begun = " after it had begun" if walk.started_at is not None else ""
@@ -123,7 +123,7 @@ def _was_cancelled_lately(walk: Walk, now: datetime) -> bool:
 
 
 def _may_start(pipeline: Pipeline, walk: Walk) -> bool:
-    """Whether officers have signed exactly what it is now."""
+    """Whether officers have signed the request exactly as it is now."""
     try:
         require_authorised(pipeline, walk, pipeline.keys.read())
     except KeyRotationError:
@@ -178,7 +178,7 @@ def _moment(at: datetime, time_zone: str) -> str:
 
 
 def _duration(pipeline: Pipeline, walk: Walk) -> str:
-    """How long it takes, and by what that is known."""
+    """How long it takes, and the source of that estimate."""
     rehearsal = last_rehearsal(pipeline, walk.source)
     if rehearsal is not None and (seconds := rehearsal.rehearsed.total_seconds) is not None:
         return f"about {_about(seconds)} in addition to the rollouts, by the rehearsal of {rehearsal.at:%Y-%m-%d}"
@@ -193,7 +193,7 @@ def _about(seconds: float) -> str:
 
 
 def _contact(pipeline: Pipeline, contacts: Sequence[Contact]) -> str:
-    """Who is asked, with an address if one is known."""
+    """The point of contact, with an address if one is known."""
     ordered = sorted(contacts, key=lambda each: (each.email is None, _ASKED.index(each.role)))
     for each in ordered:
         return ", ".join(part for part in (each.name, each.email or each.phone) if part)

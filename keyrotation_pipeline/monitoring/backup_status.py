@@ -1,4 +1,4 @@
-"""What protects against loss, for `status`: the newest backup, the last recovery test, and what is amiss with them."""
+"""Protection against loss, for `status`: the newest backup, the last recovery test, and problems with them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +23,12 @@ _TESTS = (EventKind.RECOVERY_TEST_PASSED, EventKind.RECOVERY_TEST_FAILED, EventK
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """When the newest complete backup was made and the last test passed, and a sentence for each thing that is amiss.
+    """When the newest complete backup was made and the last test passed, and a sentence for each problem.
 
     Args:
         backup_versions: the key versions that the newest complete backup holds.
-        attention: what must be mended now (red).
-        warnings: what must be before it costs something (amber).
+        attention: what must be fixed now (red).
+        warnings: what must be fixed soon (amber).
     """
 
     last_backup: datetime | None
@@ -39,10 +39,10 @@ class Protection:
 
 
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
-    """Look at the backups, the certificates, and at what the audit says of recovery tests."""
+    """Check the backups, the certificates, and the recovery tests in the audit."""
     lights = backup_lights(pipeline, records, now)
     passed, tested = recovery_tests(pipeline, records, now)
-    # A place that did not answer is not waited for once more.
+    # A place that did not answer is not asked again.
     unbacked = () if lights.is_silent else _unbacked(pipeline, records)
     red = (*lights.attention, *unbacked, *tested)
     return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings, lights.versions)
@@ -51,15 +51,15 @@ def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) 
 def recovery_tests(
     pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime
 ) -> tuple[datetime | None, tuple[str, ...]]:
-    """When the last recovery test passed, by the audit, and what is amiss with them."""
+    """When the last recovery test passed, by the audit, and a sentence for each problem with the tests."""
     tests: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
     passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
-    return passed, tuple(_tests_amiss(tests, passed, _since(records, now), now))
+    return passed, tuple(_test_problems(tests, passed, _since(records, now), now))
 
 
 @dataclass(frozen=True, slots=True)
 class BackupLights:
-    """The newest complete backup, what is red about backups, and what is amber.
+    """The newest complete backup, and the red and amber sentences about backups.
 
     Args:
         is_silent: a place does not answer.
@@ -74,10 +74,10 @@ class BackupLights:
 
 
 def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
-    """What `status` and the check `backup_decrypts` say alike.
+    """What `status` and the check `backup_decrypts` both say.
 
     A backup that is incomplete is amber at once, and red when there was no complete one for a day. A certificate that
-    ends within thirty days is amber, one that cannot be encrypted to any more is red.
+    ends within thirty days is amber, one that can no longer be encrypted to is red.
     """
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
@@ -107,12 +107,12 @@ def _stale(last: datetime | None) -> str:
 
 
 def _since(records: Sequence[KeyRecord], now: datetime) -> datetime:
-    """When there began to be something to back up."""
+    """When the first key that needs a backup was created."""
     return min((record.created_at for record in records), default=now)
 
 
 def _last_failures(pipeline: Pipeline) -> Iterator[str]:
-    """What the last backup lacks, by the audit; nothing if it was complete. One of keys alone mends no failed dump."""
+    """What the last backup lacks, by the audit; nothing if it was complete. One of keys alone fixes no failed dump."""
     made = entries(pipeline.ledger, EventKind.BACKUP_MADE, EventKind.BACKUP_INCOMPLETE)
     runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
     if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
@@ -132,7 +132,7 @@ def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]
             yield f"{record.version} has no intact backup; run `keyrotation backup`"
 
 
-def _tests_amiss(
+def _test_problems(
     tests: Mapping[str, AuditEntry], passed: datetime | None, since: datetime, now: datetime
 ) -> Iterator[str]:
     """What the last event of each kind says."""
@@ -143,5 +143,5 @@ def _tests_amiss(
         day = read(RecoveryTestDue, due.facts).since
         yield f"a recovery test is due since {day}; run `keyrotation recovery-test --key FILE`"
     elif now - (passed or since) > TEST_OVERDUE_AFTER:
-        told = f"was on {passed:%Y-%m-%d}" if passed else "has never been made"
-        yield f"the last recovery test {told}; run `keyrotation recovery-test`"
+        when = f"was on {passed:%Y-%m-%d}" if passed else "has never been made"
+        yield f"the last recovery test {when}; run `keyrotation recovery-test`"

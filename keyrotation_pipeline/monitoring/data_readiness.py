@@ -1,4 +1,4 @@
-"""The part of readiness that is asked of the database: what it refuses, what it holds, what is around it."""
+"""Readiness checks of the database: the pre-flight, its values, disk and standbys."""
 
 from collections.abc import Iterable, Iterator
 
@@ -20,7 +20,7 @@ _IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})
 
 
 def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
-    """Every problem of the pre-flight; and green, for each thing that it looks at, where there is none."""
+    """Every problem of the pre-flight, and green for each of its checks without one."""
     try:
         yield from map(of_problem, pipeline.rollout.preflight(target))
     except KeyRotationError as error:
@@ -30,16 +30,16 @@ def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
     found, names = {problem.check for problem in problems}, pipeline.surroundings.check_names()
     for name in names.server:
         if name not in found:
-            yield green(name, "looked at")
+            yield green(name, "checked")
     for name in names.tables:
         if name not in found and TABLES_ARE_READABLE not in found:
-            yield green(name, f"looked at for {', '.join(str(table.name) for table in pipeline.tables)}")
+            yield green(name, f"checked for {', '.join(str(table.name) for table in pipeline.tables)}")
         elif name not in found:
-            yield amber(name, "not looked at for every table", "make every declared table readable first")
+            yield amber(name, "not checked for every table", "make every declared table readable first")
 
 
 def inventory(taken: Inventory, trial: KeyTrial | None) -> Iterator[Check]:
-    """What was counted, and what stands in the way of retirement.
+    """The counts, and what blocks retirement.
 
     Args:
         trial: of the stored keys on a sample; None: not made.
@@ -59,7 +59,7 @@ def inventory(taken: Inventory, trial: KeyTrial | None) -> Iterator[Check]:
 def _readable(taken: Inventory, trial: KeyTrial) -> Iterator[Check]:
     name, show = "every_value_is_readable", "run `keyrotation verify`, which decrypts every value and names each"
     if found := [*trial.damaged(), *([f"{len(taken.quarantine):,} in quarantine"] if taken.quarantine else [])]:
-        yield amber(name, f"do not open: {', '.join(found)}; this blocks the retirement of the old key", show)
+        yield amber(name, f"do not decrypt: {', '.join(found)}; this blocks the retirement of the old key", show)
     elif not trial.failed:
         yield green(
             name,
@@ -69,7 +69,7 @@ def _readable(taken: Inventory, trial: KeyTrial) -> Iterator[Check]:
 
 
 def _blocking(taken: Inventory) -> Iterator[Check]:
-    """What stands in the way of retirement, though not of a request."""
+    """What blocks retirement, but not a request."""
     show = "run `keyrotation inventory`, which names each"
     unencrypted = {str(count.table.name): count.unencrypted for count in taken.counts if count.unencrypted}
     undeclared = [f"{each.relation}.{each.column} ({each.values:,})" for each in taken.findings]
@@ -108,7 +108,7 @@ def _room(seen: Surroundings) -> Iterator[Check]:
     growth, wal = _mebibytes(seen.growth_bytes), _mebibytes(seen.wal_bytes)
     need = f"the tables ({_mebibytes(seen.table_bytes)}) grow by about {growth}; about {wal} of WAL is written"
     if seen.disk is None:
-        yield amber(DISK_IS_LARGE_ENOUGH, f"not seen: the server's disk is not on this host; {need}", "look there")
+        yield amber(DISK_IS_LARGE_ENOUGH, f"not seen: the server's disk is not on this host; {need}", "check it there")
     elif seen.disk.free_bytes < seen.growth_bytes:
         pass  # which the pre-flight refuses
     elif seen.disk.free_bytes < seen.needed_bytes:
@@ -117,7 +117,7 @@ def _room(seen: Surroundings) -> Iterator[Check]:
     else:
         yield green(DISK_IS_LARGE_ENOUGH, f"{_mebibytes(seen.disk.free_bytes)} free; {need}")
     if seen.wal.kept_by:
-        yield amber("wal_is_let_go", f"kept by {', '.join(seen.wal.kept_by)}", "mend or drop that, or the disk fills")
+        yield amber("wal_is_let_go", f"kept by {', '.join(seen.wal.kept_by)}", "fix or drop that, or the disk fills")
     else:
         yield green("wal_is_let_go", f"about {_mebibytes(seen.wal.max_bytes)} are kept at a time")
 
@@ -127,7 +127,7 @@ def _mebibytes(size: int) -> str:
 
 
 def fences(pipeline: Pipeline) -> Iterator[Check]:
-    """No fence refuses a version that applications use, and each table still refuses what was retired in it."""
+    """Check that no fence refuses a version in use, and that each table still refuses what was retired in it."""
     records = pipeline.ledger.keys()
     in_use = {record.version for record in records if record.state in _IN_USE}
     seen = look_at_fences(pipeline)
@@ -143,15 +143,15 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
     for value, do in amiss:
         yield amber("retired_versions_are_refused", value, do)
     if not amiss:
-        told = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
-        yield green("retired_versions_are_refused", "; ".join(told) or "none was retired")
+        refusals = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
+        yield green("retired_versions_are_refused", "; ".join(refusals) or "none was retired")
 
 
 def usage(pipeline: Pipeline) -> Iterator[Check]:
-    """How often the primary may have encrypted."""
+    """How many encryptions the primary may have done."""
     used = usage_of_primary(pipeline)
     if used is None:
-        return  # which is red already
+        return  # already red elsewhere
     value = f"{used.version} encrypted at most {used.encryptions:,} values, {used.share:.2%} of 2^32"
     if used.half_used:
         yield amber("key_usage_below_gcm_limit", value, "rotate now")
@@ -160,7 +160,7 @@ def usage(pipeline: Pipeline) -> Iterator[Check]:
 
 
 def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCount]) -> Check:
-    """How long the rows take, by a sample that was rewritten just now."""
+    """The estimated time for the rows, from a sample rewritten just now."""
     stored = pipeline.keys.read().ring()
     keys = {version: stored.material(version) for version in stored.versions}
     ring = KeyRing({**keys, target: KeyMaterial.generate()}, target)
@@ -178,5 +178,5 @@ def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCoun
         "duration_is_known",
         f"about {max(1, round(seconds)):,} s for {sum(rows.values()):,} rows by one worker within the configured "
         f"limits, by {sampled:,} rows of this database rewritten and rolled back; proof, rollouts and signatures "
-        "come on top",
+        "come in addition",
     )

@@ -1,4 +1,4 @@
-"""By when a rotation is due, and what is being done about it: one answer for `status`, the check and the alerts."""
+"""When a rotation is due, and what is being done about it: one answer for `status`, the check and the alerts."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,8 +20,8 @@ class DueRotation:
 
     Args:
         walk: None: nobody has requested one.
-        stopped_by: what only people can change, a missing signature say; None: the walk continues by itself.
-        now: when this was looked at.
+        stopped_by: what only people can change, such as a missing signature; None: the walk continues by itself.
+        now: the time of this check.
     """
 
     due: RotationDue
@@ -36,12 +36,12 @@ class DueRotation:
 
     @property
     def under_way(self) -> bool:
-        """Whether a walk is open that is signed, and that nothing stops."""
+        """Whether a signed walk is open that nothing stops."""
         return self.walk is not None and self.stopped_by is None
 
     @property
     def in_time(self) -> bool:
-        """Whether it is not due soon, or a routine walk is open that may be in time."""
+        """Whether it is not due soon, or an open routine walk may finish in time."""
         if self.overdue or not self.due.soon(self.now):
             return not self.overdue
         if self.walk is None or self.walk.type is not RotationType.ROUTINE:
@@ -50,7 +50,7 @@ class DueRotation:
 
     @property
     def needs_people(self) -> bool:
-        """Whether it is overdue, and nobody works at it, or against the clock of an incident."""
+        """Whether it is overdue, and no walk is under way, or only an emergency one."""
         routine = self.walk is not None and self.walk.type is RotationType.ROUTINE
         return self.overdue and not (self.under_way and routine)
 
@@ -64,10 +64,10 @@ class DueRotation:
 
 
 def due_rotation(pipeline: Pipeline, primary: KeyVersion | None, seen: Seen = None) -> DueRotation | None:
-    """By when the primary must be rotated, and what is being done; None: there is no registered primary.
+    """When the primary must be rotated, and what is being done; None: there is no registered primary.
 
     Args:
-        seen: the application's instances, where the caller has looked already.
+        seen: the application's instances, if the caller already has them.
     """
     if primary is None:
         return None

@@ -1,4 +1,4 @@
-"""The fleet: which application instance reads and writes what, and who still decrypted under an old version."""
+"""The fleet: the key versions that each application instance reads and writes, and late decryptions."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,15 +33,15 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
-    """A sentence of the worst minute in which applications failed to decrypt too many values, if there was one."""
+    """A sentence for the worst minute in which applications failed to decrypt too many values, if any."""
     return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
 
 
 def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instances: Iterable[Instance]) -> list[str]:
     """A sentence for each instance with a key that was taken from the applications, or that writes under an old one.
 
-    While a rotation brings instances from one key to the next, it says itself whom it waits for. Once every instance
-    was seen without a key, one that fell silent counts too: it came back with that key, and may come again.
+    While a rotation moves instances from one key to the next, it reports itself whom it waits for. Once every instance
+    was seen without a key, a silent one counts too: it came back with that key, and may come again.
 
     Args:
         walk: the unfinished one, if any.
@@ -51,18 +51,18 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instance
         return []
     registered = pipeline.ledger.keys()
     withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
-    allowed = _Allowed(primary, withdrawn, _parted(pipeline))
-    return [sentence for instance in instances for sentence in allowed.amiss(instance)]
+    allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline))
+    return [sentence for instance in instances for sentence in allowed.problems(instance)]
 
 
-def _parted(pipeline: Pipeline) -> dict[KeyVersion, datetime]:
+def _withdrawals(pipeline: Pipeline) -> dict[KeyVersion, datetime]:
     """When every instance was last seen, or confirmed, to be without a version."""
     walks = (each for each in pipeline.ledger.requests() if isinstance(each, Walk))
     ends = ((walk.source, record.finished_at) for walk in walks if (record := walk.done(Step.ARCHIVED_KEY)))
-    parted: dict[KeyVersion, datetime] = {}
+    gone_at: dict[KeyVersion, datetime] = {}
     for version, at in ends:
-        parted[version] = max(at, parted.get(version, at))
-    return parted
+        gone_at[version] = max(at, gone_at.get(version, at))
+    return gone_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +71,15 @@ class _Allowed:
 
     Args:
         withdrawn: versions that the applications no longer get.
-        parted: see `_parted`.
+        gone_at: see `_withdrawals`.
     """
 
     primary: KeyVersion
     withdrawn: frozenset[KeyVersion]
-    parted: Mapping[KeyVersion, datetime]
+    gone_at: Mapping[KeyVersion, datetime]
 
-    def amiss(self, instance: Instance) -> Iterator[str]:
-        """What is wrong with one instance. No count or time of a later report: each would be told as news."""
+    def problems(self, instance: Instance) -> Iterator[str]:
+        """What is wrong with one instance. Without later counts and times: each would be alerted as news."""
         if instance.silent:
             yield from self._came_and_went(instance)
         elif instance.writes is not None:
@@ -109,15 +109,15 @@ class _Allowed:
         if held := sorted(each for each in had if self._since_then(each, instance.reported_at)):
             yield (
                 f"instance {instance.name} came back with {', '.join(map(str, held))} after every instance had been "
-                f"seen without it, {self._when(held[0])}, and fell silent; see that it does not start again with old "
-                "keys"
+                f"seen without it, {self._when(held[0])}, and fell silent; make sure that it does not start again with "
+                "old keys"
             )
 
     def _since_then(self, version: KeyVersion, at: datetime) -> bool:
-        return version in self.parted and at > self.parted[version]
+        return version in self.gone_at and at > self.gone_at[version]
 
     def _when(self, version: KeyVersion) -> str:
-        return f"{self.parted[version].astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        return f"{self.gone_at[version].astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _document(instance: Instance) -> dict[str, Any]:

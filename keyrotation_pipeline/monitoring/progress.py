@@ -20,7 +20,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 def outlook(
     pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None
 ) -> tuple[float, int | None]:
-    """Progress, 0 to 1; and the seconds that are left, None where nobody works at it."""
+    """Progress, 0 to 1; and the remaining seconds, None where it is not running."""
     if walk.started_at is None:
         return 0.0, None
     far = _so_far(pipeline, walk, counts, pace)
@@ -29,9 +29,9 @@ def outlook(
 
 
 def as_long_as_last_time(pipeline: Pipeline, walk: Walk) -> float | None:
-    """Seconds from the rows to the end, by the last finished rotation of its kind; None: there is none.
+    """Seconds from the rows to the end, by the last finished rotation of this type; None: there is none.
 
-    What grows with the values is taken for as many as were counted last.
+    What grows with the values is scaled to the last counts.
     """
     before, values_before = _before(pipeline, walk)
     if not before or not values_before:
@@ -63,7 +63,7 @@ def _so_far(pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: 
 
 
 def _share(pipeline: Pipeline, rotation: Walk, counts: Sequence[TableCount]) -> float:
-    """Which part of all rows the walk has passed, 0 to 1; a table counts by what its rows cost, as last counted."""
+    """The share of all rows processed, 0 to 1; a table is weighted by the cost of its rows, as last counted."""
     if rotation.done(Step.ROWS):
         return 1.0
     weights = {str(count.table.name): progress.weight(count) for count in counts}
@@ -85,7 +85,7 @@ def _pages(walked: Sequence[ShardProgress]) -> Mapping[tuple[str, int], float]:
 
 
 def _pauses(pipeline: Pipeline, walk: Walk) -> Iterator[tuple[datetime, datetime]]:
-    """From each pause until it went on."""
+    """Each pause, from its start until the walk was resumed."""
     changes = list(recorded(pipeline.ledger, StatusChanged, walk.id))
     for one, following in pairwise(changes):
         if one.after is RequestStatus.PAUSED:
@@ -122,8 +122,8 @@ class TableProgress:
 
     Args:
         share: of its pages, 0 to 1.
-        rows: rewritten so far; less than the table has, where the application wrote the new version itself.
-        rows_per_second: of the shards that run, together; of all so far where none runs; None: nothing to go by.
+        rows: rewritten so far; fewer than in the table where the application wrote the new version itself.
+        rows_per_second: of the running shards together; of all so far where none runs; None: not known.
         eta_seconds: None where that is not known, and at the end.
     """
 
@@ -140,7 +140,7 @@ class TableProgress:
 
 
 def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTable]) -> tuple[TableProgress, ...]:
-    """Look at the recorded shards and at those under way, once for all tables."""
+    """Progress of each table, from the recorded shards and the running ones."""
     walked: dict[str, dict[int, ShardProgress]] = {}
     for each in pipeline.ledger.shard_progress(walk.id):
         walked.setdefault(each.table, {})[each.shard] = each
@@ -172,7 +172,7 @@ def _pace(done: list[Rewritten], running: list[ShardProgress]) -> float | None:
 
 
 def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
-    """The bound for the primary: all writes that the server counted, and the rotation to it."""
+    """The upper bound for the primary: all writes that the server counted, and the rotation to it."""
     primary = pipeline.keys.read().primary
     if primary is None:
         return None

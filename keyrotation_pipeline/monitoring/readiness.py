@@ -1,9 +1,9 @@
-"""Is everything ready for a rotation? Every box of the seed procedure's checklist that can be a fact, as one value.
+"""Checks whether everything is ready for a rotation: each item of the source procedure's checklist that can be a fact.
 
 A red check names what a request is refused for, what would stop its rotation before anything is done, or a recovery key
-on this machine that can sign. What could not be looked at is amber and says so.
+on this machine that can sign. What could not be checked is amber and says so.
 
-Source: the seed procedure, section 3 and appendix A.
+Source: the source procedure, section 3 and appendix A.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,21 +41,21 @@ from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_key
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
 _KEY_BYTES = 32
-# The seed prepares in the week before.
+# The source procedure prepares in the week before.
 REHEARSAL_STALE_AFTER = timedelta(days=7)
 
 
 OpenedKey = Callable[[], AbstractContextManager[RecoveryKey]]
 
 
-def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key: OpenedKey | None = None) -> Readiness:
-    """Look at everything. Nothing is changed but the counts, which `status` then shows.
+def readiness(site: BackupSite, team: Sequence[str] | None = None, recovery_key: OpenedKey | None = None) -> Readiness:
+    """Check everything. Nothing is changed but the counts, which `status` then shows.
 
-    While a rotation is open, it is that one which is looked at; else the one that `request` would open.
+    While a rotation is open, that one is checked; else the one that `request` would open.
 
     Args:
-        told: who is told of what happens, each in a few words; None: not looked at.
-        recovery_key: opens the key that stays on this machine; None: there is none, or it is not looked at.
+        team: who gets alerts, each in a few words; None: not checked.
+        recovery_key: the key that stays on this machine; None: there is none, or it is not checked.
     """
     pipeline = site.pipeline
     walk = takeover.current_or_next(pipeline)
@@ -63,7 +63,7 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key:
     checks = [*_authority(pipeline, walk), *_keys(pipeline, trial), *unseen, *_backups(site)]
     checks += _looked("rotation_was_rehearsed", lambda: [_rehearsal(pipeline)])
     checks += [] if recovery_key is None else [_recovery_key(recovery_key)]
-    checks += [] if told is None else [_people(told)]
+    checks += [] if team is None else [_people(team)]
     target = walk.target if walk is not None else _target(pipeline, taken)
     checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline, walk, target))
     checks += (refused := list(data_readiness.database(pipeline, target)))
@@ -71,14 +71,14 @@ def readiness(site: BackupSite, told: Sequence[str] | None = None, recovery_key:
     checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
     checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
     checks += _looked("key_usage_below_gcm_limit", lambda: data_readiness.usage(pipeline))
-    # The sample runs what the server evaluates for a write, so not before that was found harmless.
+    # The sample runs what the server evaluates for a write, so only after the pre-flight found that harmless.
     if taken is not None and not any(check.light is Light.RED for check in refused):
         checks += _looked("duration_is_known", lambda: [data_readiness.estimated(pipeline, target, taken.counts)])
     return Readiness(tuple(checks))
 
 
 def _looked_at_values(pipeline: Pipeline) -> tuple[Inventory | None, KeyTrial | None, list[Check]]:
-    """The inventory, what the keys open of it, and a check for each of the two that could not be looked at."""
+    """The inventory, the key trial on its values, and a check for each of the two that failed."""
     try:
         taken = take_inventory(pipeline)
     except KeyRotationError as error:
@@ -90,7 +90,7 @@ def _looked_at_values(pipeline: Pipeline) -> tuple[Inventory | None, KeyTrial | 
 
 
 def _looked(name: str, look: Callable[[], Iterable[Check]]) -> list[Check]:
-    """The checks of one look; where it fails, one that says that nothing was seen."""
+    """The checks of one query; where it fails, one that says that nothing was seen."""
     try:
         return list(look())
     except KeyRotationError as error:
@@ -103,7 +103,7 @@ def _not_seen(name: str, error: KeyRotationError) -> Check:
 
 
 def _refused(name: str, look: Callable[[], str]) -> Check:
-    """A check whose refusal is one of `request`, too."""
+    """A check that `request` makes too: red where it refuses."""
     try:
         return green(name, look())
     except KeyRotationError as error:
@@ -119,7 +119,7 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
 
     def same() -> str:
         require_consistent(pipeline, pipeline.keys.read())
-        return "the newest anchor, the key states and the key store fit the audit"
+        return "the newest anchor, the key states and the key store match the audit"
 
     yield _refused("roster_is_the_pinned_one", configured)
     yield _refused("database_was_not_restored", same)
@@ -133,9 +133,9 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
 
 
 def _open(pipeline: Pipeline, walk: Walk) -> Check:
-    told = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
+    state = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
     waits, do = in_two(runner.next_decision(pipeline, walk).waiting_for or "")
-    value = f"{told}: {waits}" if waits else told
+    value = f"{state}: {waits}" if waits else state
     return amber(
         "no_other_rotation_is_open", value, do or f"finish it with `keyrotation rotate {walk.id}`, or cancel it"
     )
@@ -181,7 +181,7 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
             raise WrongKeyError(sentence)
         tried, opened = trial.of_version(record.version)
         return (
-            f"{value}; opens {opened:,} of {tried:,} values that were tried"
+            f"{value}; decrypts {opened:,} of {tried:,} values that were tried"
             if tried
             else f"{value}; no value is under it"
         )
@@ -238,7 +238,7 @@ def _recovery_key(opened: OpenedKey) -> Check:
 
 
 def _rehearsal(pipeline: Pipeline) -> Check:
-    """Box 4 of the preparation: dual-key mode tried elsewhere, which a rehearsal does with a whole rotation."""
+    """Item 4 of the preparation: dual-key mode tested elsewhere, which a rehearsal does with a whole rotation."""
     name, again = "rotation_was_rehearsed", "run `keyrotation rehearse ID` for a request that has not begun"
     last = last_rehearsal(pipeline, pipeline.keys.read().primary)
     if last is None:
@@ -248,15 +248,15 @@ def _rehearsal(pipeline: Pipeline) -> Check:
     age = pipeline.clock.now() - last.at
     value = f"{last.in_words}, {_hours(age)} ago"
     if last.rehearsed.findings:
-        return amber(name, value, f"mend that, then {again}")
+        return amber(name, value, f"fix that, then {again}")
     return green(name, value) if age <= REHEARSAL_STALE_AFTER else amber(name, value, again)
 
 
-def _people(told: Sequence[str]) -> Check:
+def _people(team: Sequence[str]) -> Check:
     name = "people_can_be_told"
-    if not told:
+    if not team:
         return amber(name, "neither [alerts] nor [[contacts]] names anybody", "name them, and tell the team the dates")
-    return green(name, f"configured: {', '.join(told)}; whether it arrives, and who knows the dates, is not seen here")
+    return green(name, f"configured: {', '.join(team)}; whether it arrives, and who knows the dates, is not seen here")
 
 
 def _hours(age: timedelta) -> str:
@@ -266,17 +266,15 @@ def _hours(age: timedelta) -> str:
 def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterator[Check]:
     name, mode, primary = "instances_read_the_primary", pipeline.rollout.mode, pipeline.keys.read().primary
     instances = pipeline.rollout.instances()
-    told = ", ".join(f"{each.name} reads {', '.join(map(str, each.reads)) or 'unknown'}" for each in instances[:10])
-    value = f"mode {mode}; {len(instances)} instance(s){f': {told}' if told else ''}"
+    named = ", ".join(f"{each.name} reads {', '.join(map(str, each.reads)) or 'unknown'}" for each in instances[:10])
+    value = f"mode {mode}; {len(instances)} instance(s){f': {named}' if named else ''}"
     unseen = [each.name for each in instances if each.silent or primary not in each.reads]
     if not instances and mode is RolloutMode.CONFIRM:
-        yield amber(
-            name, f"{value}; nothing is seen, officers sign that a rollout is done", "see the fleet for yourself"
-        )
+        yield amber(name, f"{value}; nothing is seen, officers sign that a rollout is done", "check the fleet yourself")
     elif mode is RolloutMode.NONE:
-        yield amber(name, f"{value}: nobody looks, as the signed text says", "see for yourself before you sign")
+        yield amber(name, f"{value}: nothing is checked, as the signed text says", "check it yourself before you sign")
     elif not instances:
-        yield amber(name, f"{value}: without one the new key cannot be seen to be read", "see `keyrotation rollout`")
+        yield amber(name, f"{value}: without one nothing shows that the new key is read", "see `keyrotation rollout`")
     elif unseen:
         yield amber(name, f"{value}; not seen to read {primary}: {', '.join(unseen)}", "see `keyrotation rollout`")
     else:
@@ -288,7 +286,7 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
 def _naming(
     pipeline: Pipeline, walk: Walk | None, goal: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
 ) -> Check:
-    """Whether applications wait for a new key to be named as the primary before they write under it."""
+    """Whether applications write under a new key only once it is named as the primary."""
     name, mode = "applications_name_their_primary", pipeline.rollout.mode
     confirmation = confirmation_of(pipeline, walk, goal) if walk is not None else Confirmation()
     lack = missing_for(goal, RolloutMode.ATTEST, instances, confirmation)
@@ -311,4 +309,4 @@ def _target(pipeline: Pipeline, taken: Inventory | None) -> KeyVersion:
     try:
         return next_version(pipeline, taken.counts if taken is not None else ())
     except (KeyRotationError, ValueError):
-        return KeyVersion(1)  # nothing is registered, which is red already
+        return KeyVersion(1)  # nothing is registered, which is already red

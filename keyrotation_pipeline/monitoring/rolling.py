@@ -1,6 +1,6 @@
-"""The rolling verification: each page of the database is read again within a set number of days, a part each day.
+"""Rolling verification: reads each page of the database again within a set number of days, a part each day.
 
-Of encrypted tables every value is decrypted; everything else is searched for values that nobody declared.
+Every value of encrypted tables is decrypted; everything else is searched for undeclared values.
 """
 
 from collections import Counter
@@ -22,9 +22,9 @@ class RollingCheck:
 
     Args:
         lock: held by the process that reads.
-        spans: all pages, and when each was read; new ones are written down.
+        spans: all pages, and when each was read; new ones are recorded.
         due: those to be read now.
-        read: reads them, as long as it may; returns the number of what was read.
+        read: reads them while allowed; returns how many values or pages were read.
     """
 
     lock: str
@@ -34,12 +34,12 @@ class RollingCheck:
 
 
 def how_far(pipeline: Pipeline, check: RollingCheck) -> Reach:
-    """How much was read within the set number of days; new pages are written down."""
+    """How much was read within the set number of days; new pages are recorded."""
     return reach(check.spans(pipeline), pipeline.clock.now(), pipeline.verification.every_days)
 
 
 def due_now(pipeline: Pipeline, check: RollingCheck) -> tuple[PageSpan, ...]:
-    """What is to be read at this moment; nothing out of the allowed hours, or while a rotation reads everything."""
+    """What is to be read at this moment; nothing outside the allowed hours, or while a rotation reads everything."""
     if not _may_read(pipeline):
         return ()
     spans = check.spans(pipeline)
@@ -49,8 +49,8 @@ def due_now(pipeline: Pipeline, check: RollingCheck) -> tuple[PageSpan, ...]:
 def read_what_is_due(pipeline: Pipeline, check: RollingCheck, report: Report) -> int:
     """Read what is due; returns the number of values decrypted, or of pages searched.
 
-    It stops where the allowed hours end, and continues from there the next time. What another process reads at this
-    moment is left to that.
+    It stops where the allowed hours end, and continues from there the next time. What another process is
+    reading is left to it.
     """
     try:
         with pipeline.ledger.lock(check.lock):
@@ -63,7 +63,7 @@ def read_what_is_due(pipeline: Pipeline, check: RollingCheck, report: Report) ->
 def undeclared(inventory: TableInventory, searched: Reach) -> Mapping[str, int]:
     """How many values each undeclared column holds, by ``relation.column``.
 
-    By what was written down when it was last searched, and by the definitions in the catalogue as they are now.
+    From what was recorded when it was last searched, and from the present definitions in the catalogue.
     """
     found = Counter(searched.found)
     for each in inventory.definitions_found():
@@ -72,7 +72,7 @@ def undeclared(inventory: TableInventory, searched: Reach) -> Mapping[str, int]:
 
 
 def overdue(pipeline: Pipeline, now: datetime) -> list[str]:
-    """A sentence for each table that may hold something unread for too long, and for what is not declared."""
+    """A sentence for each table with pages unread for too long, and for what is not declared."""
     days, inventory = pipeline.verification.every_days, pipeline.inventory
     late = [
         f"not every value of {table} was decrypted since {since:%Y-%m-%d}, and {days} days are set; give the "
@@ -90,7 +90,7 @@ def overdue(pipeline: Pipeline, now: datetime) -> list[str]:
 
 
 def _may_read(pipeline: Pipeline) -> bool:
-    """Whether these are the hours for it, and no rotation rewrites the rows, whose proof will read all of them."""
+    """Whether it is within the hours, and no rotation rewrites the rows, whose proof will read all of them."""
     hours, walk = pipeline.verification.hours, pipeline.ledger.current()
     if hours is not None and not hours.include(pipeline.clock.now()):
         return False
@@ -100,7 +100,7 @@ def _may_read(pipeline: Pipeline) -> bool:
 
 
 def _decrypt(pipeline: Pipeline, spans: Sequence[PageSpan], report: Report) -> int:
-    """With the keys that applications have now."""
+    """Decrypt pages with the keys that applications have now."""
     ring = pipeline.keys.read().ring()
     values = 0
     for table in pipeline.tables:

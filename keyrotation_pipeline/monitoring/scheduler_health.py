@@ -1,17 +1,17 @@
-"""Whether Dagster looks after things: its daemon, its sensors and schedules, as far as their last looks tell."""
+"""Whether Dagster's daemon, sensors and schedules run, by their heartbeats."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.model.status import Heartbeat
 
-# A sensor looks every few seconds; a busy machine or a restart takes longer.
+# A sensor ticks every few seconds; a busy machine or a restart takes longer.
 SILENT_AFTER = timedelta(minutes=2)
 CONDUCTOR = "rotation_conductor"
-# Looks further apart than that do not show that it is still at work.
+# Heartbeats further apart than that do not show that it is still running.
 AT_WORK_FOR = timedelta(minutes=1)
 SENSORS = (CONDUCTOR, "ledger_mirror", "incident_flag", "alert_delivery", "audit_timestamp")
-# One period each, and some hours: a day can have 25 of them, and a late look is still one.
+# One period each, and some hours: a day can have 25 of them, and a late heartbeat still counts.
 SCHEDULES = {
     "daily_key_backup": timedelta(days=1, hours=3),
     "rotation_calendar": timedelta(days=1, hours=3),
@@ -19,7 +19,7 @@ SCHEDULES = {
     "quarterly_recovery_test": timedelta(days=93),
     "nightly_rehearsal": timedelta(days=1, hours=3),
 }
-# All that can be switched off in Dagster; the last looks only when a run has failed.
+# Everything that can be switched off in Dagster; the last one ticks only when a run has failed.
 AUTOMATION = (*SENSORS, *SCHEDULES, "run_failure_alert")
 # There only where the configuration asks for them.
 OPTIONAL = frozenset({"audit_timestamp", "nightly_rehearsal"})
@@ -27,10 +27,10 @@ SILENCE = {**dict.fromkeys(SENSORS, SILENT_AFTER), **SCHEDULES}
 
 
 def standing_still(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[str]:
-    """A sentence for each thing that does not run, and since when.
+    """A sentence for each daemon, sensor or schedule that does not run, and since when.
 
-    Only what looked into this home is seen: where Dagster never ran nothing is missing, and a Dagster that keeps its
-    home on another machine leaves no trace here. While no sensor looks, nobody sees which sensors and schedules are
+    Only heartbeats in this home are seen: where Dagster never ran nothing is missing, and a Dagster with its home on
+    another machine leaves no trace here. While no sensor runs, it is not known which sensors and schedules are
     switched off.
     """
     newest = max((heartbeat.at for heartbeat in heartbeats if heartbeat.name not in SCHEDULES), default=now)
@@ -46,15 +46,15 @@ def standing_still(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[s
     for heartbeat in heartbeats:
         if heartbeat.name not in stopped and now - heartbeat.at > SILENCE.get(heartbeat.name, now - heartbeat.at):
             yield (
-                f"{heartbeat.name} has not looked since {_clock(heartbeat.at)}, while Dagster runs; "
+                f"{heartbeat.name} has not run since {_clock(heartbeat.at)}, while Dagster runs; "
                 "see its ticks under Automation in Dagster's UI"
             )
 
 
 def conductor_at_work(heartbeats: Sequence[Heartbeat], now: datetime) -> Heartbeat | None:
-    """The conductor's last look, if that shows that it carries rotations at this moment; None: it does not.
+    """The conductor's last heartbeat, if that shows that it runs rotations now; else None.
 
-    A look is no longer evidence once another sensor has found the conductor switched off, or after a minute.
+    A heartbeat is no longer evidence once another sensor has found the conductor switched off, or after a minute.
     """
     look = next((heartbeat for heartbeat in heartbeats if heartbeat.name == CONDUCTOR), None)
     if look is None or now - look.at > AT_WORK_FOR or CONDUCTOR in _switched_off(heartbeats):
@@ -63,9 +63,9 @@ def conductor_at_work(heartbeats: Sequence[Heartbeat], now: datetime) -> Heartbe
 
 
 def _switched_off(heartbeats: Iterable[Heartbeat]) -> Mapping[str, datetime]:
-    """What the newest look of a sensor found switched off, each with since when; whatever has looked since is on.
+    """What the newest heartbeat of a sensor found switched off, each with since when; what has run since then is on.
 
-    Each look of a sensor sees all of them, so that an older one only has what is no longer so.
+    Each tick of a sensor sees all of them, so an older one is outdated.
     """
     newest = max(
         (heartbeat for heartbeat in heartbeats if heartbeat.name in SENSORS),

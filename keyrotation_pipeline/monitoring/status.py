@@ -38,7 +38,7 @@ from keyrotation_pipeline.rotation.rollout import Seen
 
 
 def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:
-    """Every request of any action that is not over, newest first, with who of the officers has signed and who not."""
+    """Every unfinished request of any action, newest first, with which officers have signed and which have not."""
     return tuple(_pending(pipeline, each) for each in pipeline.ledger.requests() if not each.is_over)
 
 
@@ -62,19 +62,19 @@ def _pending(pipeline: Pipeline, request: Request) -> PendingRequest:
 
 
 def _authority(pipeline: Pipeline, request: Request) -> Roster:
-    """Whose signatures count; where none can now, whose did."""
+    """The roster whose signatures count; where it cannot be determined now, the pinned one."""
     try:
         return pipeline.actions[request.action].authority(pipeline)
     except KeyRotationError:
         return pinned_roster(pipeline)
 
 
-# A flag that was put aside is not mended but raised again; after a while it is history.
-TOLD_FOR = timedelta(days=7)
+# A rejected flag is raised again, not fixed; after a while it is history.
+SHOWN_FOR = timedelta(days=7)
 
 
 def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident, ...], list[str]]:
-    """Each incident that nobody has closed, and the sentences that must not be overlooked."""
+    """Each open incident, and the sentences that must not be missed."""
     known, requests = incidents(pipeline.ledger), pipeline.ledger.requests()
     listed: list[OpenIncident] = []
     urgent: list[str] = []
@@ -85,9 +85,9 @@ def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident
         listed.append(shown)
         urgent += _urgent(pipeline, shown)
     for flag, (at, reason) in known.set_aside.items():
-        if now - at > TOLD_FOR:
+        if now - at > SHOWN_FOR:
             continue
-        urgent.append(f"flag {flag} of {at:%Y-%m-%d %H:%M} UTC was put aside: {reason}")
+        urgent.append(f"flag {flag} of {at:%Y-%m-%d %H:%M} UTC was rejected: {reason}")
     for channel, (since, reason) in told(pipeline.ledger).failing.items():
         urgent.append(f"alerts do not reach {channel} since {since:%Y-%m-%d %H:%M} UTC: {reason}")
     return tuple(listed), urgent
@@ -100,7 +100,7 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
         yield f"{incident.id} has no emergency request yet; run `{command}`"
     elif is_stranded(pipeline, carrier):
         yield (
-            f"{incident.id} waits in vain: what request {carrier.id} was to take over was cancelled; run "
+            f"{incident.id} cannot proceed: what request {carrier.id} was to take over was cancelled; run "
             f"`keyrotation cancel {carrier.id}`, then `keyrotation request --emergency {incident.id} --reason TEXT`"
         )
     elif carrier.status is RequestStatus.FINISHED:
@@ -113,13 +113,13 @@ COUNTS_STALE_AFTER = timedelta(days=7)
 
 
 def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:
-    """Look at everything; a thing that cannot be looked at is told in `attention`, beside all others.
+    """Gather the whole status; what cannot be read is reported in `attention`, without hiding the rest.
 
-    `warnings` has those that will be: they do not count for `--exit-code`.
+    `warnings` has future problems: they do not count for `--exit-code`.
 
     Args:
-        urgent_too: whether `attention` also has what incidents and failing applications say, which alerts tell by
-            themselves.
+        urgent_too: whether `attention` also has the sentences of incidents and failing applications, which have alerts
+            of their own.
         duties: what is due of closed incidents; `incidents.duties` knows.
     """
     now = pipeline.clock.now()
@@ -149,7 +149,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += [*urgent, *duties] if urgent_too else []
-    attention += [sentence for table in pipeline.tables for sentence in _amiss(table, counts.get(table), records, now)]
+    attention += [sentence for table in pipeline.tables for sentence in _wrong(table, counts.get(table), records, now)]
     return Status(
         generated_at=now,
         database=pipeline.surroundings.identity().name,
@@ -175,7 +175,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
 
 
 def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
-    """The keys in the store, read once for all that asks for them, since it may be far away; None, and why not."""
+    """The stored keys, read once for all checks, since the store may be remote; else None, and why not."""
     try:
         return pipeline.keys.read(), []
     except KeyStoreError as error:
@@ -183,7 +183,7 @@ def _stored(pipeline: Pipeline) -> tuple[StoredKeys | None, list[str]]:
 
 
 def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord]) -> list[str]:
-    """What is wrong with the keys, and whether the database was restored, or somebody has written to its audit."""
+    """What is wrong with the keys, and whether the database was restored or its audit tampered with."""
     unnamed = [] if stored.primary else ["the key store names no primary; run `keyrotation init`"]
     try:
         require_consistent(pipeline, stored)
@@ -195,10 +195,10 @@ def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord
 
 
 def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
-    """The application's instances, or why not, looked at once for all that asks for them."""
+    """The application's instances, read once for all checks, or the error."""
     try:
         return pipeline.rollout.instances()
-    except KeyRotationError as error:  # of the cluster, or of the key store, by which it is known what a Pod reads
+    except KeyRotationError as error:  # of the cluster, or of the key store, which shows what a Pod reads
         return error
 
 
@@ -220,12 +220,12 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
     failure = failure_of(rotation) if rotation else None
     sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
-        # Its wait ran out, and nobody tries again by himself; it is over once they are there.
+        # Its wait timed out, and nothing retries it; this disappears once the applications are there.
         awaited = runner.pending_reason(pipeline, rotation, seen)
-        sentences += [f"rotation {rotation.id} waited in vain: {awaited}"] if awaited else []
+        sentences += [f"rotation {rotation.id} timed out waiting: {awaited}"] if awaited else []
     elif rotation and rotation.started_at is None:
         awaited = runner.pending_reason(pipeline, rotation, seen)
-        # It is signed and due, and nobody begins it before the applications are there.
+        # It is signed and due, but does not start before the applications are there.
         sentences += [f"rotation {rotation.id} cannot begin: {awaited}"] if awaits(awaited or "", rotation.id) else []
     try:
         require_roster(pipeline)
@@ -236,7 +236,7 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
 
 
 def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
-    """A request beside the one that is shown, which is to undo that or to take it over."""
+    """A second request next to the one that is shown, which will undo that one or take it over."""
     waiting = pipeline.ledger.waiting()
     if waiting is None or rotation is None or waiting.id == rotation.id:
         return []
@@ -244,7 +244,7 @@ def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
     return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
 
 
-def _amiss(table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime) -> list[str]:
+def _wrong(table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime) -> list[str]:
     if count is None:
         return [f"table {table.name} was never counted; run `keyrotation status --count`"]
     sentences = []
@@ -293,7 +293,7 @@ def _rotation(
 
 
 def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
-    """Why a rotation stands still at this moment, and since when, as far as anybody knows."""
+    """Why a rotation is not progressing now, and since when, as far as is known."""
     people = runner.left_to_people(pipeline, rotation)
     if sentence := runner.pending_reason(pipeline, rotation, seen):
         paused = rotation.status is RequestStatus.PAUSED

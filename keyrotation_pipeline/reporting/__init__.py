@@ -1,1 +1,1 @@
-"""The compliance report, its rendering, and the evidence pack with its verifier."""
+"""The compliance report, its formats, and the evidence pack with its verifier."""

@@ -1,9 +1,9 @@
-"""The compliance report as a value: what an auditor asks for, all of it read from the verified audit.
+"""The compliance report as a value: what an auditor asks for, read only from the verified audit.
 
-It is made of the audit, of signatures verified anew, and of nothing else. So the same audit gives the same report, and
-its time is that of the newest event.
+It is built only from the audit and from signatures that are verified again. So the same audit gives the same report,
+and its time is that of the newest event.
 
-Source: the seed procedure, section 8.3.
+Source: the source procedure, section 8.3.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ SCHEMA = 2
 
 @dataclass(frozen=True, slots=True)
 class OfficerOnRoster:
-    """Who may approve; the fingerprint is that of the certificate's primary key."""
+    """An officer who may approve; the fingerprint is that of the certificate's primary key."""
 
     name: str
     fingerprint: str
@@ -28,10 +28,10 @@ class OfficerOnRoster:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules: when keys change, and who must agree.
+    """The policy: when keys change, and who must agree.
 
     Args:
-        next_rotation_due, rule: by when, and which rule says so; None: no key is active.
+        next_rotation_due, rule: when it is due, and which rule says so; None: no key is active.
     """
 
     required: int
@@ -46,7 +46,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """From when to when a version was the primary; `until` None: it still is."""
+    """The period in which a version was the primary; `until` None: it still is."""
 
     since: datetime
     until: datetime | None
@@ -58,7 +58,7 @@ class KeyLife:
 
     Args:
         fingerprint: SHA-256 over a fixed label and the key; never the key.
-        declared_since: since when an imported key is in use, as somebody said.
+        declared_since: when an imported key came into use, as declared.
         cryptoperiods: when it encrypted.
     """
 
@@ -72,7 +72,7 @@ class KeyLife:
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """One officer's signature on a request, verified anew; `refusal` says why it does not verify, None: it does."""
+    """One officer's signature on a request, verified again; `refusal` says why it does not verify, None: it does."""
 
     officer: str
     fingerprint: str
@@ -90,11 +90,11 @@ class FinishedStep:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """One request, whatever it asks for, with its approvals.
+    """One request of any action, with its approvals.
 
     Args:
-        records_reencrypted: None: it is of a kind that re-encrypts none.
-        retirement: the evidence on which the old key was taken away; empty: it was not.
+        records_reencrypted: None: its action re-encrypts none.
+        retirement: the evidence for retiring the old key; empty: it was not retired.
     """
 
     id: str
@@ -120,7 +120,7 @@ class BackupTaken:
     """One backup; `failures` has a sentence for each part that is missing.
 
     Args:
-        compromised: versions that are compromised by now, and that its dump needs or whose key it holds.
+        compromised: versions that are now compromised, and that its dump needs or whose key it holds.
         replaced_by: manifest of the set that has its rows under another key; None: there is none.
     """
 
@@ -136,7 +136,7 @@ class BackupTaken:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryTested:
-    """One recovery test; `failure` None: it passed. RTO and RPO are measured, with the objective beside."""
+    """One recovery test; `failure` None: it passed. RTO and RPO are measured, next to their objectives."""
 
     at: datetime
     place: str
@@ -173,12 +173,12 @@ class AuditVerified:
 
 @dataclass(frozen=True, slots=True)
 class TimeStamped:
-    """A head of the audit that an authority outside has seen.
+    """A head of the audit that an outside authority has seen.
 
     Args:
         recorded_at: when the event of that head happened, by our clock.
         stamped_at: when the authority saw it, by its clock.
-        refusal: why it does not count; None: verified anew with the configured certificates.
+        refusal: why it does not count; None: verified again with the configured certificates.
     """
 
     seq: int
@@ -212,7 +212,7 @@ NOT_INCLUDED = (
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """What a report is of: states as of its end, and what happened in it or was not over when it began.
+    """The period of a report: states as of its end, and what happened in it or was not over when it began.
 
     Args:
         since: None: from the first event on.
@@ -225,7 +225,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class AccessSummary:
-    """Who read keys and records in a span of time, the seldom first; None: nobody configured where to look."""
+    """Who read keys and records in a period, rare readers first; None: no log is configured."""
 
     since: datetime
     until: datetime
@@ -235,13 +235,13 @@ class AccessSummary:
 
 @dataclass(frozen=True, slots=True)
 class ComplianceReport:
-    """Everything of the report; requests, backups, tests and incidents in the order of the audit.
+    """The whole report; requests, backups, tests and incidents in the order of the audit.
 
     Args:
         generated_at: the time of the newest audit event, so that the same audit gives the same bytes.
         since: the time of the first event.
         period: None: the whole audit.
-        access: not from the audit but from the logs that `[incidents]` names; None: not looked at.
+        access: not from the audit but from the logs that `[incidents]` names; None: not read.
     """
 
     generated_at: datetime
@@ -261,5 +261,5 @@ class ComplianceReport:
     not_included: tuple[str, ...] = (NO_ACCESS, *NOT_INCLUDED)
 
     def as_json(self) -> dict[str, Any]:
-        """As `report --format json` has it; a change of it is a new `schema`."""
+        """The object of `report --format json`; a change of it is a new `schema`."""
         return {"schema": SCHEMA, "generated_at_is": "the time of the newest audit event", **as_json(self)}

@@ -1,7 +1,7 @@
-"""What an assessor asks of key management, answered by the facts of the compliance report, and by nothing else.
+"""An assessor's questions about key management, answered only by the facts of the compliance report.
 
-No answer says that a control of NIST SP 800-53 is met: each says whether one thing is so, by the records that it names.
-What there is no record of gets no answer.
+No answer says that a control of NIST SP 800-53 is met: each says whether one statement is true, by the records that it
+names. Questions without records get no answer.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveAnswer:
-    """Whether something is so, and by which records; never without one."""
+    """Whether a statement is true, and by which records; always with at least one."""
 
     holds: bool
     evidence: tuple[Record, ...]
@@ -36,7 +36,7 @@ class Objective:
 
     Args:
         control: of NIST SP 800-53 revision 5, that it belongs to.
-        wanted: the sentence that is true where it holds.
+        wanted: the statement that should be true.
         answer: from a report; None: nothing is on record.
     """
 
@@ -75,11 +75,11 @@ def _retired(report: ComplianceReport) -> ObjectiveAnswer | None:
     rotated = [each for each in report.requests if each.action == "rotate" and each.status == "finished"]
     return _answer(
         all(each.retirement.get("old_values") == 0 for each in rotated),
-        (Record(each.id, _death(each), each.finished_at or each.requested_at) for each in rotated),
+        (Record(each.id, _retirement(each), each.finished_at or each.requested_at) for each in rotated),
     )
 
 
-def _death(request: Decided) -> str:
+def _retirement(request: Decided) -> str:
     said = request.retirement
     if not said:
         return f"rotation {request.id} of {request.source} retired no key"

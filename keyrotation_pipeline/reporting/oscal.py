@@ -1,6 +1,6 @@
 """The compliance report as OSCAL assessment results, for the tools of assessors.
 
-The same report gives the same bytes: every UUID is made of the audit's head and of what it names.
+The same report gives the same bytes: every UUID is derived from the audit's head and from what it names.
 
 Source: NIST OSCAL 1.1.3, assessment results model; RFC 9562, section 5.5 (UUID version 5).
 """
@@ -17,7 +17,7 @@ from keyrotation_pipeline.reporting.objectives import OBJECTIVES, Objective, Obj
 OSCAL_VERSION = "1.1.3"
 NAMESPACE = "https://keyrotation-pipeline.invalid/oscal"  # a name, not a place
 NOT_CLAIMED = (
-    "Only the named records were looked at. No finding says that a control is met as a whole; `satisfied` says that "
+    "Only the named records were examined. No finding says that a control is met as a whole; `satisfied` says that "
     "one sentence is true by these records."
 )
 Asked = tuple[Objective, ObjectiveAnswer]
@@ -35,7 +35,7 @@ class _Ids:
 
 
 def render_oscal(report: ComplianceReport) -> bytes:
-    """The assessment results as a file of JSON."""
+    """The assessment results as a JSON file."""
     return f"{json.dumps(assessment_results(report), indent=2, ensure_ascii=False)}\n".encode()
 
 

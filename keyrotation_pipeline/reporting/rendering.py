@@ -1,4 +1,4 @@
-"""The compliance report as JSON and as one self-contained page of HTML, readable in black and white and on paper."""
+"""Renders the compliance report as JSON and as one self-contained HTML page, readable in black and white on paper."""
 
 import json
 from datetime import UTC, datetime

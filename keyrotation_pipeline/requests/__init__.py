@@ -1,1 +1,1 @@
-"""Requests: opened, signed, paused, superseded; and the decision about what comes next."""
+"""Requests: opening, signing, pausing and taking them over; and the decision about the next step."""

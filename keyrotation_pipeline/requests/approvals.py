@@ -1,7 +1,7 @@
-"""Approvals: whether what two officers signed is still what is asked.
+"""Adds approvals, and checks that what officers signed is still what the request asks for.
 
-"Approved" is stored nowhere. Whoever acts on a request rebuilds the canonical text from the facts as they are, compares
-it with the bytes that were signed, and has every signature verified again.
+"Approved" is stored nowhere. Whatever acts on a request rebuilds the canonical text from the present facts, compares it
+with the bytes that were signed, and verifies every signature again.
 """
 
 from datetime import datetime
@@ -21,12 +21,12 @@ from keyrotation_pipeline.model.tables import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 
-# Of the source procedure's table, VARCHAR(255).
+# The source procedure's column is VARCHAR(255).
 LONGEST_INITIATOR_CHARS = 255
 
 
 def approval_text(pipeline: Pipeline, request: Request) -> bytes:
-    """The canonical text of a request, rebuilt from the facts as they are now."""
+    """The canonical text of a request, rebuilt from the present facts."""
     roster = pipeline.actions[request.action].authority(pipeline)
     return _text(pipeline, request, pipeline.keys.read(), roster).render()
 
@@ -35,10 +35,10 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
     """Verify and store one officer's detached signature over the text of a request.
 
     Returns:
-        The officer's name, and how many different officers have signed now.
+        The officer's name, and how many different officers have now signed.
 
     Raises:
-        ApprovalError: the signature does not count, each reason its own sentence; or what is signed has changed.
+        ApprovalError: the signature does not count, with a sentence for each reason; or what is signed has changed.
         RequestError: the request is over, or past its dates.
     """
     request = pipeline.ledger.request(request.id)
@@ -59,13 +59,13 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
 
 
 def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
-    """Take the evidence that enough officers signed exactly what is about to be done, at this very moment.
+    """Require that enough officers signed exactly what is about to be done; verifies every signature now.
 
     Args:
-        stored: the key store as whatever is about to be done has read it.
+        stored: the key store as read for the action that follows.
 
     Raises:
-        ApprovalError: roster or facts changed, a signature no longer counts, or too few are there.
+        ApprovalError: roster or facts changed, a signature no longer counts, or there are too few.
         RequestError: the request is past its dates.
     """
     roster = pipeline.actions[request.action].authority(pipeline)
@@ -77,13 +77,13 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
     }
     if (missing := roster.required - len(officers)) > 0:
         raise ApprovalError(
-            f"request {request.id} lacks {missing} signature(s) of different officers; "
+            f"request {request.id} needs {missing} more signature(s) of different officers; "
             f"sign with `keyrotation approve {request.id} --text`"
         )
 
 
 def authorised_by(pipeline: Pipeline, request: Request) -> str:
-    """Who authorised a request: the officer whose signature is the first one, ``Name <address>`` or the name alone.
+    """The officer who signed a request first, as ``Name <address>`` or the name alone.
 
     Raises:
         ApprovalError: a signature does not count, or there is none.
@@ -102,12 +102,12 @@ def authorised_by(pipeline: Pipeline, request: Request) -> str:
 
 
 def signed_as_gone(pipeline: Pipeline, request: Request, gone: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the replicas declared gone of which the officers have signed that they are."""
+    """The replicas declared gone that the signed text of the request names as gone."""
     return gone_as_signed(signed_fields(pipeline.ledger.approval_text(request.id)), gone)
 
 
 def stored_source(_pipeline: Pipeline, request: Request, stored: StoredKeys) -> str:
-    """The source and the fingerprint of its key, as the key store holds it."""
+    """The source version and the fingerprint of its key in the key store."""
     return f"{request.source} {stored.material(request.source).fingerprint}"
 
 
@@ -123,7 +123,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         target=action.target(pipeline, request, stored),
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         rollout=rollout.mode.rule(request.source, request.target, rollout.workloads) if action.steps else None,
-        not_looked_at=_not_looked_at(pipeline, request) if action.steps else (),
+        not_looked_at=_not_checked(pipeline, request) if action.steps else (),
         required=roster.required,
         officers=tuple(officer.fingerprint for officer in roster.officers),
         recipients=roster.recipients,
@@ -136,11 +136,11 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
     )
 
 
-def _not_looked_at(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str], ...]:
-    """What nobody looks at, as it is until the walk begins, and from then on as the officers were told.
+def _not_checked(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str], ...]:
+    """What nothing checks: as it is until the walk begins, and from then on as in the signed text.
 
     An application that gets another column, or a failover that makes a standby the primary, must not strand a walk;
-    the retirement records what is not looked at then.
+    the retirement records what is not checked then.
     """
     if request.started_at is None:
         return pipeline.surroundings.blind_spots().lines()
@@ -170,10 +170,10 @@ def verified_signature(
 
     Args:
         since: aware; an earlier signature does not count.
-        what: what began at that moment, as the refusal names it.
+        what: what began at that moment, for the error message.
 
     Raises:
-        ApprovalError: it does not count; each reason its own sentence.
+        ApprovalError: it does not count, with a sentence for each reason.
     """
     verified = pipeline.signatures.verify(text, signature, roster.officers)
     name = roster.name_of(verified.officer)
@@ -181,7 +181,7 @@ def verified_signature(
         raise ApprovalError(
             f"the signature is by {verified.officer[-16:]}, who is not on the pinned roster; let an officer sign"
         )
-    # OpenPGP knows whole seconds only.
+    # OpenPGP times are in whole seconds.
     if verified.signed_at < since.replace(microsecond=0):
         raise ApprovalError(f"the signature of {name} is dated before {what}; sign again with the right time")
     if verified.signed_at > pipeline.clock.now():

@@ -1,4 +1,4 @@
-"""What an emergency request holds to be compromised, and the moment from which that counts: when enough have signed."""
+"""Marks key versions as compromised once enough officers have signed an emergency request."""
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -12,7 +12,7 @@ _BEYOND = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, ...]:
-    """The versions that a request calls compromised: those of its incident, else what it leaves; none if routine."""
+    """The versions that a request calls compromised: those of its incident, else its source; none if routine."""
     if request.type is not RotationType.EMERGENCY:
         return ()
     known = incidents(pipeline.ledger).by_id.get(request.incident or "")
@@ -20,14 +20,14 @@ def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, 
 
 
 def in_words(pipeline: Pipeline, request: Request) -> str:
-    """How the sentence begins that officers sign; empty for a routine request."""
+    """The beginning of the sentence that officers sign; empty for a routine request."""
     return held_in_words(held_compromised(pipeline, request))
 
 
 def mark_compromised(pipeline: Pipeline, request: Request) -> None:
-    """Call the versions compromised that enough officers have signed for; repeating it changes nothing.
+    """Mark the versions as compromised that enough officers have signed for; repeating changes nothing.
 
-    A walk that still makes one of them the primary, or encrypts under it, is paused with the same commit.
+    A walk that makes one of them the primary, or encrypts under it, is paused in the same commit.
 
     Raises:
         ApprovalError, RequestError: the signatures do not count.
@@ -45,16 +45,16 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
         concerned = walk is not None and walk.id != request.id and walk.target in versions
         if walk is not None and concerned and walk.status is RequestStatus.RUNNING:
             pipeline.ledger.set_status(walk.id, RequestStatus.PAUSED, by=request.id)
-    tell_applications(pipeline, request.id)
+    publish_compromised(pipeline, request.id)
 
 
-def tell_applications(pipeline: Pipeline, request: str | None) -> None:
-    """Have the key store tell applications never to encrypt under what is compromised; again is no change.
+def publish_compromised(pipeline: Pipeline, request: str | None) -> None:
+    """Publish the compromised versions in the key store, so that applications never encrypt under them. Repeatable.
 
-    But for the primary: they write under it until another is promoted, and then it is told, too.
+    Except the primary: applications write under it until another is promoted; then it is published, too.
 
     Raises:
-        KeyStoreError: the key store does not take it.
+        KeyStoreError: the key store rejects the change.
     """
     registered = pipeline.ledger.keys()
     if not (compromised := {each.version for each in registered if each.state is KeyState.COMPROMISED}):

@@ -1,4 +1,4 @@
-"""What comes next: one pure function, asked by the sensor, by `keyrotation rotate` and by `--dry-run`."""
+"""Decides the next step: one pure function for the sensor, `keyrotation rotate` and `--dry-run`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The tasks that may run now, side by side; or none, and the sentence that says why."""
+    """The tasks that may run now, concurrently; or none, and the sentence that says why."""
 
     tasks: tuple[Task, ...]
     waiting_for: str | None = None
@@ -33,7 +33,7 @@ def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shar
     Args:
         required: signatures that the pinned roster asks for.
         shards: per table.
-        now: aware; a request past its dates has nothing that is due.
+        now: aware; a request past its dates has nothing due.
     """
     if (waiting_for := _waiting_for(rotation, required, now)) is not None:
         return Decision((), waiting_for)
@@ -49,22 +49,22 @@ def command_of_walk(request: Request) -> str:
 
 
 def renewal_of_walk(_request: Request) -> str:
-    """How a walk goes on when its signatures no longer count."""
+    """How to continue a walk when its signatures no longer count."""
     return "take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
 
 
 def too_early(request: Request, now: datetime) -> str | None:
-    """The sentence that says when a request may start; None once it may, or has."""
+    """The sentence that says when a request may start; None once it may start or has started."""
     if request.not_before is None or request.started_at is not None or now >= request.not_before:
         return None
     return (
-        f"rotation {request.id} starts not before {request.not_before:%Y-%m-%d %H:%M} UTC; wait until then, or take "
-        f"it back with `keyrotation cancel {request.id}`"
+        f"rotation {request.id} does not start before {request.not_before:%Y-%m-%d %H:%M} UTC; wait until then, or "
+        f"withdraw it with `keyrotation cancel {request.id}`"
     )
 
 
 def past_dates(request: Request, renewal: str, now: datetime) -> str | None:
-    """The sentence that says which date of a request has passed, and the way on; None while none has."""
+    """The sentence that says which date of a request has passed, and how to continue; None while none has."""
     if request.started_at is None and now > request.start_by:
         return (
             f"request {request.id} did not start by {request.start_by:%Y-%m-%d %H:%M} UTC; "
@@ -91,7 +91,7 @@ def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
     if rotation.is_over:
         return f"rotation {rotation.id} is {rotation.status}; open the next one with `keyrotation request`"
     if rotation.status is RequestStatus.PAUSED:
-        return f"rotation {rotation.id} is paused; go on with `keyrotation resume {rotation.id}`"
+        return f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
     if (missing := required - len(rotation.approvals)) > 0:
         return (
             f"rotation {rotation.id} needs {missing} more approval(s); "
@@ -101,8 +101,8 @@ def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
 
 
 def _open_shards(rotation: Walk, tables: Sequence[EncryptedTable], shards: int) -> tuple[Task, ...]:
-    # Table after table within a shard: processes side by side are then at different tables, of which small ones have
-    # only a first shard. With every shard done, one more task closes the step itself.
+    # Ordered by shard, then table: concurrent processes then work on different tables, of which small ones have only
+    # a first shard. With every shard done, one more task closes the step itself.
     done = {(record.table, record.shard) for record in rotation.steps if record.step is Step.ROWS}
     open_shards = tuple(
         Task(Step.ROWS, Shard(table, index, shards))

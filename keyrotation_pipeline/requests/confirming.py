@@ -1,7 +1,7 @@
-"""Confirmations: an officer's signed word that one rollout of a walk is done, and which silent instances have ended.
+"""Confirmations: an officer's signed statement that a rollout is done, and which silent instances have ended.
 
-As with approvals, "confirmed" is stored nowhere: the audit keeps what was signed, and whoever relies on it rebuilds the
-text from the facts as they are and has the signature verified again.
+As with approvals, "confirmed" is stored nowhere: the audit holds what was signed, and what relies on it rebuilds the
+text from the present facts and verifies the signature again.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import lineage
 
-# The events with which each rollout begins: their kind and, for a finished step, its name.
+# The events that each rollout begins with: their kind and, for a finished step, its name.
 _BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {
     TargetKind.NAMES: frozenset({(EventKind.REQUEST_OPENED, None)}),
     TargetKind.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
@@ -30,18 +30,18 @@ _BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {
 
 
 def is_to_make_key(pipeline: Pipeline, walk: Walk) -> bool:
-    """Whether the walk's key is still to be made; a rollback makes none."""
+    """Whether the walk's key has yet to be made; a rollback makes none."""
     records = pipeline.ledger.keys()
     return walk.action is RequestAction.ROTATE and walk.target not in {record.version for record in records}
 
 
 def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:
-    """Whether the walk's key is to be made only when applications are seen to name their primary."""
+    """Whether the walk's key may be made only once applications are seen to name their primary."""
     return pipeline.rollout.mode is RolloutMode.ATTEST and is_to_make_key(pipeline, walk)
 
 
 def goal_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
-    """The rollout at which a walk stands: what its instances are brought to now, or were brought to last."""
+    """The walk's present rollout, or its last one."""
     if awaits_named_primary(pipeline, walk):
         return RolloutTarget(TargetKind.NAMES, (walk.source,))
     if (retired := walk.done(Step.RETIRED_KEY)) is not None:
@@ -52,10 +52,10 @@ def goal_at(pipeline: Pipeline, walk: Walk) -> RolloutTarget:
 
 
 def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
-    """The canonical text that confirms the rollout at which a walk stands.
+    """The canonical text that confirms a walk's present rollout.
 
     Raises:
-        RequestError: it stands at none, or none is to be confirmed.
+        RequestError: it has none, or none needs confirming.
         ApprovalError: an instance's name has characters that could mislead.
     """
     _require_confirmable(pipeline, walk)
@@ -64,13 +64,13 @@ def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
 
 
 def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[str, RolloutTarget]:
-    """Verify one officer's detached signature over the text that confirms the present rollout, and keep it.
+    """Verify one officer's detached signature over the text that confirms the present rollout, and store it.
 
     Returns:
         The officer's name, and the goal that is confirmed.
 
     Raises:
-        ApprovalError: the signature does not count, each reason its own sentence.
+        ApprovalError: the signature does not count, with a sentence for each reason.
         RequestError: see `confirmation_text`.
     """
     walk = pipeline.ledger.walk(walk.id)
@@ -86,7 +86,7 @@ def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[
 
 
 def confirmation_of(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> Confirmation:
-    """What officers confirmed of a rollout, as far as their signatures count at this very moment."""
+    """What officers confirmed about a rollout, as far as their signatures count now."""
     kept = [each for each in recorded(pipeline.ledger, RolloutConfirmed, walk.id) if each.rollout is goal.aim]
     if not kept:
         return Confirmation()
@@ -105,7 +105,7 @@ def _counting(
             text = _text(pipeline, walk, goal, each.gone, began).render()
             _, name = _verified(pipeline, text, bytes.fromhex(each.signature), began)
         except (ApprovalError, ValueError):
-            continue  # of another rollout, or no longer good: as if it were not there
+            continue  # of another rollout, or no longer valid: ignored
         yield name, each.gone
 
 
@@ -131,7 +131,7 @@ def _verified(pipeline: Pipeline, text: bytes, signature: bytes, began: AuditEve
 
 
 def _began(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> AuditEvent:
-    """The newest event with which the rollout began."""
+    """The newest event that the rollout began with."""
     beginnings, requests = _BEGINNINGS[goal.aim], {each.id for each in lineage(pipeline, walk)}
     found = None
     for event in pipeline.ledger.events(*{kind for kind, _ in beginnings}):
@@ -140,7 +140,7 @@ def _began(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> AuditEvent:
             found = event
     if found is None:
         raise RequestError(
-            f"rotation {walk.id} has not come to a rollout yet; run `keyrotation rotate {walk.id}` up to there first"
+            f"rotation {walk.id} has not reached a rollout yet; run `keyrotation rotate {walk.id}` up to there first"
         )
     return found
 
@@ -148,7 +148,7 @@ def _began(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> AuditEvent:
 def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
     if walk.is_over or not (walk.done(Step.KEY_VERSION) or awaits_named_primary(pipeline, walk)):
         raise RequestError(
-            f"rotation {walk.id} stands at no rollout, so there is nothing to confirm; see `keyrotation status`"
+            f"rotation {walk.id} is not at a rollout, so there is nothing to confirm; see `keyrotation status`"
         )
     if pipeline.rollout.mode is RolloutMode.NONE:
         raise RequestError(

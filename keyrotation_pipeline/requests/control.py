@@ -1,4 +1,4 @@
-"""Pause, resume, set the pace of, or cancel a request; and a lock that holds all its steps."""
+"""Pauses, resumes, paces or cancels a request; and locks all its steps."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,7 +17,7 @@ from keyrotation_pipeline.requests.conductor import Task
 
 
 def pause(pipeline: Pipeline, rotation: Walk) -> None:
-    """Begin no further step of a rotation; re-encryption stops within a second. Repeatable.
+    """Pause a rotation: no further step starts, and re-encryption stops within a second. Repeatable.
 
     Raises:
         RequestError: it is over, or a rollback that only waits for its signatures.
@@ -34,7 +34,7 @@ def pause(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def resume(pipeline: Pipeline, rotation: Walk) -> None:
-    """Let a paused rotation go on where it stands; one that is not paused is left as it is.
+    """Resume a paused rotation; one that is not paused is unchanged.
 
     Raises:
         RequestError: it is over.
@@ -54,19 +54,19 @@ def _require_unfinished(rotation: Walk, what: str) -> None:
 
 
 def pace_of(pipeline: Pipeline, rotation: Walk) -> PaceSet | None:
-    """The pace that was last set for a rotation; None: never, it goes as configured."""
+    """The pace that was last set for a rotation; None: never set, so the configured one."""
     return next(reversed(list(recorded(pipeline.ledger, PaceSet, rotation.id))), None)
 
 
 def set_pace(pipeline: Pipeline, rotation: Walk, changes: Mapping[str, Any], reason: str | None) -> PaceSet:
-    """Set some parts of the pace, and leave the others as they were set before; the engine takes it within seconds.
+    """Set some parts of the pace, and leave the others as set before; the engine follows within seconds.
 
     Args:
         changes: parts of `PaceSet` by name; empty: everything is as configured again.
 
     Raises:
-        RequestError, ConfigurationError: a part cannot be, or the rotation is over.
-        IncidentError: the reason is no plain line.
+        RequestError, ConfigurationError: a part is invalid, or the rotation is over.
+        IncidentError: the reason is not one plain line.
     """
     rotation = pipeline.ledger.walk(rotation.id)
     if rotation.is_over:
@@ -87,7 +87,7 @@ def cancel(pipeline: Pipeline, request: Request) -> None:
     """Cancel a request, and withdraw its key if one was made; that version is never used again. Repeatable.
 
     Raises:
-        RequestError: writes may have moved to the new key; then the way out is forward.
+        RequestError: writes may have moved to the new key, so it can only be finished or rolled back.
         BlockedError: one of its steps is running.
     """
     with ExitStack() as held:
@@ -104,14 +104,14 @@ def cancel(pipeline: Pipeline, request: Request) -> None:
             pipeline.ledger.set_status(request.id, RequestStatus.CANCELLED)
 
 
-# The engine obeys a pause within a second; other steps end by themselves, or keep us waiting.
+# The engine stops on a pause within a second; other steps end by themselves, or time out here.
 PATIENCE_SECONDS = 15.0
 PAUSE_SECONDS = 0.5
 
 
 @contextmanager
 def hold_all_steps(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
-    """Hold the lock of every step and shard of a request that may not begin a new one: it is paused, or over.
+    """Lock every step and shard of a request that may not start a new one: it is paused, or over.
 
     Raises:
         BlockedError: a step is still running; names who runs it.

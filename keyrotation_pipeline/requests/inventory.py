@@ -1,4 +1,4 @@
-"""What is encrypted where: the counts, what lies outside the declared columns, and what stops a rotation beforehand."""
+"""Takes the inventory: counts, undeclared columns with encrypted values, and the pre-flight problems."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ COUNTED_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The declared tables as counted now, undeclared columns with our values, unreadable values, what is not seen."""
+    """The declared tables as counted now, undeclared columns with our values, unreadable values, and blind spots."""
 
     counts: tuple[TableCount, ...]
     findings: tuple[FoundColumn, ...]
@@ -24,18 +24,18 @@ class Inventory:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing in it would block a retirement, whatever the versions."""
+        """Whether nothing in it would block a retirement of any version."""
         return not (self.findings or self.quarantine or any(count.unencrypted for count in self.counts))
 
 
 def take_inventory(pipeline: Pipeline) -> Inventory:
-    """Count every declared column anew, keep the counts for `status`, and search everything that is undeclared.
+    """Count every declared column again, save the counts for `status`, and search everything that is undeclared.
 
     Raises:
         PreflightError: a declared table is missing or cannot be read.
         BlockedError: another session has locked one.
     """
-    # The quarantine first: looking at it drops the entries that were mended, which the count then leaves out.
+    # The quarantine first: reading it drops fixed entries, which the count then leaves out.
     quarantine = pipeline.inventory.quarantine(pipeline.tables)
     counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
@@ -44,7 +44,7 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
-    """Count all tables and keep the counts, or count none: who sets up a terabyte has not asked for hours of reading.
+    """Count all tables and save the counts if they are small, else count none: a terabyte would take hours.
 
     Raises:
         As `take_inventory`.
@@ -58,7 +58,7 @@ def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
 
 
 def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
-    """The last count of each table; those tables are counted anew, the longest not counted first, that fit in.
+    """The last count of each table; recounts the tables that fit into `most_bytes`, oldest counts first.
 
     Raises:
         As `take_inventory`.
@@ -77,7 +77,7 @@ def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
 
 
 def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:
-    """Run the pre-flight for a rotation to `target` and give back its warnings.
+    """Run the pre-flight for a rotation to `target`, and return its warnings.
 
     Raises:
         PreflightError: every fatal problem.
@@ -87,6 +87,6 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     if sentences:
         more = len(sentences) - 1
         others = "; ".join(f"({number}) {sentence}" for number, sentence in enumerate(sentences[1:], 2))
-        rest = f" ({more} more problem(s) stop the rotation, too: {others})" if more else ""
+        rest = f" ({more} more problem(s) stop the rotation: {others})" if more else ""
         raise PreflightError(f"{sentences[0]}{rest}")
     return tuple(problem for problem in problems if not problem.fatal)

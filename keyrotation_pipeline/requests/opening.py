@@ -1,4 +1,4 @@
-"""Opening a request, whatever it asks for: its id, dates and texts, and the check that no other is in its way."""
+"""Opens a request of any action: its id, dates and texts, and the check that no other request blocks it."""
 
 import os
 from datetime import UTC, datetime, timedelta
@@ -11,9 +11,9 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# Longer than an incident's clock: one that is late must go on, and not wait for signatures again.
+# Longer than an incident's deadlines: a late emergency must continue, and not wait for signatures again.
 EMERGENCY = timedelta(days=7)
-# The cryptoperiod: what is planned for later than that is the rotation after the next.
+# The cryptoperiod: a rotation planned for later than that would be the one after the next.
 LONGEST_WAIT = timedelta(days=366)
 LONGEST_NAME_CHARS = 255
 LONGEST_REASON_CHARS = 1000
@@ -38,18 +38,18 @@ def new_request(
     supersedes: str | None = None,
     manual: bool = False,
 ) -> Kind:
-    """A new request of any action, with an id of 128 random bits, anchored at the audit's present head; not stored yet.
+    """Build a new request of any action, with a 128-bit random id, anchored at the audit's head; not stored yet.
 
     Args:
         fingerprint: of the source, 64 hex digits.
-        incident: makes it an emergency: signatures hold for seven days, longer than an incident's clock of 48 hours.
-        start_by: aware; default as the action has it, from `not_before` on if that is given.
+        incident: makes it an emergency: signatures are valid for seven days, longer than an incident's 48 hours.
+        start_by: aware; default by action, counted from `not_before` if that is given.
         finish_by: likewise.
         not_before: aware, of a later day; nothing starts before, though it may be signed.
-        manual: people carry it out, and the conductor leaves it.
+        manual: people carry it out, and the conductor does not start its steps.
 
     Raises:
-        RequestError: the given dates cannot be right, or an emergency is to be left to people.
+        RequestError: the given dates are impossible, or an emergency is to be left to people.
     """
     if manual and incident is not None:
         raise RequestError(
@@ -86,7 +86,7 @@ def pending(pipeline: Pipeline, action: RequestAction) -> tuple[Request, ...]:
 
 
 def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
-    """Refuse texts that two people could read differently, or that are too long to be kept whole.
+    """Refuse texts that two people could read differently, or that are too long to be stored.
 
     Raises:
         ApprovalError: names which, and why.
@@ -104,11 +104,11 @@ def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
 
 
 def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None:
-    """Refuse to open a request beside one that waits to undo another or to take it over.
+    """Refuse to open a request while one waits to undo another or to take it over.
 
     Args:
-        emergency: what is opened is one. An emergency and a routine request may wait side by side: a flag, which opens
-            the one, keeps nobody from the other.
+        emergency: the new request is one. An emergency and a routine request may wait at the same time: a flag, which
+            opens the former, must not block the latter.
 
     Raises:
         RequestError: names it.
@@ -124,7 +124,7 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None
 
 
 def _not_before(not_before: datetime, now: datetime, *, emergency: bool) -> datetime:
-    """Before which nothing starts, in UTC and to the second, as the signed text shows it."""
+    """The earliest start, in UTC and to the second, as in the signed text."""
     shown = f"--not-before {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     if emergency:
         raise RequestError("an emergency starts as soon as it is signed; request it without --not-before")
@@ -143,7 +143,7 @@ def _dates(
     *,
     emergency: bool,
 ) -> tuple[datetime, datetime]:
-    """By when a request must start and be finished, to the second.
+    """The dates by which a request must start and finish, to the second.
 
     Args:
         earliest: when it may start.

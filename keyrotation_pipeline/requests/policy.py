@@ -1,7 +1,7 @@
-"""Policy: a signed change of the rules, that is of the officers, of how many must sign, or of who can read backups.
+"""Changes the policy by signature: the officers, how many must sign, and who can read backups.
 
-`keyrotation.toml` says what the rules are to be. Officers who are pinned sign the change from the one roster to the
-other, each whole, by fingerprint and name. Then the new one is pinned, and whoever is not on it approves nothing.
+`keyrotation.toml` holds the new policy. Pinned officers sign the change from one complete roster to the other, by
+fingerprint and name. Then the new one is pinned, and officers who are not on it can approve nothing.
 """
 
 from datetime import timedelta
@@ -21,7 +21,7 @@ LOCK = "policy"
 
 
 def pending(pipeline: Pipeline) -> Request | None:
-    """The open request to change the rules, if there is one."""
+    """The open request to change the policy, if there is one."""
     return next(iter(opening.pending(pipeline, RequestAction.POLICY)), None)
 
 
@@ -29,14 +29,14 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
     """Open a request to pin what the configuration says, for officers of the pinned roster to sign.
 
     Raises:
-        RequestError: it says what is pinned already, no reason is given, or no key is registered yet.
+        RequestError: that is already pinned, no reason is given, or no key is registered yet.
         ApprovalError: the configured roster is wrong, or a text has characters that could mislead.
         BlockedError: the database was restored to an earlier state.
     """
     if reason is not None:
         opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline, stored := pipeline.keys.read())
-    pin_roster_in_store(pipeline, stored)  # which a change that died may have left undone
+    pin_roster_in_store(pipeline, stored)  # which an interrupted change may have left undone
     if not pinned_roster(pipeline).differences(pipeline.signatures.roster()):
         raise RequestError(
             "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
@@ -60,7 +60,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
 
 
 def change_policy(pipeline: Pipeline, request: Request) -> Roster:
-    """Pin the roster that officers signed, if it still is what the configuration says.
+    """Pin the roster that officers signed, if the configuration still says the same.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
@@ -104,7 +104,7 @@ POLICY = Action(
     authorises=lambda _pipeline, _request: "pin other officers, threshold or recipients in place of the present ones",
     source=lambda pipeline, _request, _stored: str(pinned_roster(pipeline)),
     target=lambda pipeline, _request, _stored: str(pipeline.signatures.roster()),
-    # The configuration differs, of course.
+    # The configuration differs from what is pinned.
     authority=pinned_roster,
     start_within=timedelta(days=7),
     finish_within=timedelta(days=7),

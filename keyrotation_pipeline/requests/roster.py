@@ -1,12 +1,12 @@
-"""The roster: who may approve, how many must, and who can read backups.
+"""Determines the pinned roster: who may approve, how many must, and who can read backups.
 
-Whoever owns the database can write any roster there, and any audit event. So the first event that pinned a roster is
-believed, and a later one only if officers of the roster before it signed for it. Their signatures are verified anew,
-back to the roster that this home has seen before. The home keeps what it has seen outside the database; a backup and
-the key store keep the digest.
+The database's owner can write any roster there, and any audit event. So the first event that pinned a roster is
+trusted, and a later one only if officers of the previous roster signed for it. Their signatures are verified again,
+back to the roster that this home has seen before. The home stores what it has seen outside the database; a backup and
+the key store hold the digest.
 
-The audit pins first, the key store follows. A process that dies between the two leaves an earlier roster of the same
-audit there, from which the later ones were signed on; the next change completes it.
+The audit is written first, then the key store. A process that dies between the two leaves an earlier roster of the same
+audit there, from which the later ones were signed; the next change completes it.
 """
 
 from collections.abc import Sequence
@@ -32,24 +32,24 @@ def pinned_roster(pipeline: Pipeline) -> Roster:
 
     Raises:
         ApprovalError: there is none.
-        AuditError: it is not the one that this home or a backup has seen, nor signed by the officers of that one.
+        AuditError: it is neither the one that this home or a backup has seen, nor signed by that one's officers.
     """
     if pipeline.ledger.pinned_roster() is None:
         raise ApprovalError("no roster of officers is pinned yet; run `keyrotation init`")
-    pins, kept = _pins(pipeline), pipeline.anchors.roster()
+    pins, known = _pins(pipeline), pipeline.anchors.roster()
     newest = pins[-1].pinned
     if not pipeline.anchors.roster_digests() <= {pin.pinned.roster.digest for pin in pins}:
         raise _another("a backup's manifest")
-    # A roster may be pinned again by an event that nobody signed, after another one that nobody signed.
-    if kept is None or not kept.is_same(newest):
-        _require_signed_on(pipeline, pins, kept or _pin_in_store(pipeline, pins))
-    if kept is None or kept.seq != newest.seq:
+    # An unsigned event may pin a roster again, after another unsigned one.
+    if known is None or not known.is_same(newest):
+        _require_signed_on(pipeline, pins, known or _pin_in_store(pipeline, pins))
+    if known is None or known.seq != newest.seq:
         pipeline.anchors.keep_roster(newest)
     return newest.roster
 
 
 def require_roster(pipeline: Pipeline) -> Roster:
-    """The pinned roster, if the configuration still says the same, in whatever order.
+    """The pinned roster, if the configuration says the same, in any order.
 
     Raises:
         ApprovalError: it differs; names what.
@@ -59,29 +59,29 @@ def require_roster(pipeline: Pipeline) -> Roster:
 
 
 def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
-    """Refuse to begin a database with another roster than its keys were kept under.
+    """Refuse to set up a database with a different roster from the one in the key store.
 
     Raises:
-        AuditError: says how to go on.
+        AuditError: says how to continue.
     """
     known = pipeline.keys.read().roster
     if known not in {None, roster.digest}:
         raise AuditError(
             f"the key store was last changed under another roster ({known[:16]}) than keyrotation.toml names "
             f"({roster.digest[:16]}); restore the database that it belongs to, or put officers, threshold and "
-            "recipients of that roster back; if these keys are to begin anew under others, first remove what the key "
-            "store keeps of it (file `roster`, tag `keyrotation-roster`, or annotation `keyrotation/roster`)"
+            "recipients of that roster back; if these keys are to start again under others, first remove what the key "
+            "store holds of it (file `roster`, tag `keyrotation-roster`, or annotation `keyrotation/roster`)"
         )
 
 
 def pin_roster_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
-    """Let the key store name the pinned roster, where it names an earlier one, or, made before it did, none.
+    """Make the key store name the pinned roster, where it names an earlier one or none.
 
     Args:
         stored: as just read, and consistent with the audit.
 
     Raises:
-        KeyStoreError: the key store does not take it.
+        KeyStoreError: the key store rejects the change.
         ApprovalError, AuditError: as `pinned_roster`.
     """
     for _ in range(_LOOKS):
@@ -94,12 +94,12 @@ def pin_roster_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
         try:
             return pipeline.keys.pin_roster(digest, stored.revision)
         except KeyStoreConflictError:
-            stored = pipeline.keys.read()  # somebody else changed it, maybe to this
+            stored = pipeline.keys.read()  # changed by another process, perhaps to the same
     return pipeline.keys.pin_roster(digest, stored.revision)
 
 
 def authority_to_reconcile(pipeline: Pipeline) -> Roster:
-    """The pinned roster; the one after it, where the database was restored to a time before that was pinned.
+    """The pinned roster; or the later one, where the database was restored to a time before that was pinned.
 
     Raises:
         ApprovalError, AuditError: as `require_roster`.
@@ -108,18 +108,18 @@ def authority_to_reconcile(pipeline: Pipeline) -> Roster:
 
 
 def lost_roster(pipeline: Pipeline) -> Roster | None:
-    """The roster that the key store names, or that this home has seen pinned, if the audit has lost it.
+    """The roster that the key store names, or that this home has seen pinned, if the audit no longer has it.
 
     Raises:
         AuditError: it is the one that the key store names, and neither this home nor the configuration has it.
     """
-    kept, told = pipeline.anchors.roster(), {pin.pinned.roster.digest for pin in _pins(pipeline)}
+    known, pinned = pipeline.anchors.roster(), {pin.pinned.roster.digest for pin in _pins(pipeline)}
     digest = pipeline.keys.read().roster
-    if digest is None or digest in told:
-        return kept.roster if kept is not None and kept.roster.digest not in told else None
-    for known in (*([kept.roster] if kept is not None else []), pipeline.signatures.roster()):
-        if known.digest == digest:
-            return known
+    if digest is None or digest in pinned:
+        return known.roster if known is not None and known.roster.digest not in pinned else None
+    for each in (*([known.roster] if known is not None else []), pipeline.signatures.roster()):
+        if each.digest == digest:
+            return each
     raise AuditError(
         f"the key store names a roster ({digest[:16]}) that neither the database, nor this home, nor keyrotation.toml "
         "has; put officers, threshold and recipients of the roster that was pinned last back into keyrotation.toml, "
@@ -129,7 +129,7 @@ def lost_roster(pipeline: Pipeline) -> Roster | None:
 
 @dataclass(frozen=True, slots=True)
 class _Pin:
-    """One event that pinned a roster; `request`: by which it was signed, None for the first."""
+    """One event that pinned a roster; `request`: the one that was signed for it, None for the first."""
 
     pinned: PinnedRoster
     request: str | None
@@ -155,9 +155,9 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
 
 
 def _pin_in_store(pipeline: Pipeline, pins: Sequence[_Pin]) -> PinnedRoster | None:
-    """The first pin of the roster that the key store vouches for.
+    """The first pin of the roster that the key store names.
 
-    None: it names none, or cannot be asked, which others say.
+    None: it names none, or cannot be read, which is reported elsewhere.
     """
     try:
         digest = pipeline.keys.read().roster
@@ -169,9 +169,9 @@ def _pin_in_store(pipeline: Pipeline, pins: Sequence[_Pin]) -> PinnedRoster | No
     return vouched[0] if vouched else None
 
 
-def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], kept: PinnedRoster | None) -> None:
-    """Require that each roster since the kept one, or since the first, was signed by officers of the one before."""
-    for before, pin in pairwise(pins[_seen(pins, kept) :]):
+def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], known: PinnedRoster | None) -> None:
+    """Require that each roster since the known one, or since the first, was signed by officers of the one before."""
+    for before, pin in pairwise(pins[_seen(pins, known) :]):
         if not _is_signed(pipeline, before.pinned.roster, pin):
             raise AuditError(
                 f"the roster that audit event {pin.pinned.seq} pinned was not signed by officers of the one before; "
@@ -179,19 +179,19 @@ def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], kept: PinnedRos
             )
 
 
-def _seen(pins: Sequence[_Pin], kept: PinnedRoster | None) -> int:
-    """Which pin is the kept one: by the same event, or by another where a database was restored since."""
-    if kept is None:
+def _seen(pins: Sequence[_Pin], known: PinnedRoster | None) -> int:
+    """The index of the known pin: the same event, or another one where the database was restored since."""
+    if known is None:
         return 0
-    same = [index for index, pin in enumerate(pins) if pin.pinned.is_same(kept)]
-    alike = [index for index, pin in enumerate(pins) if pin.pinned.roster.digest == kept.roster.digest]
+    same = [index for index, pin in enumerate(pins) if pin.pinned.is_same(known)]
+    alike = [index for index, pin in enumerate(pins) if pin.pinned.roster.digest == known.roster.digest]
     if not same + alike:
         raise _another("this home")
     return (same + alike)[0]
 
 
 def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
-    """Whether enough officers of the roster before have signed exactly this change, for this audit."""
+    """Whether enough officers of the previous roster have signed exactly this change, for this audit."""
     opened = next(recorded(pipeline.ledger, RequestOpened, pin.request), None) if pin.request else None
     if opened is None:
         return False
@@ -211,7 +211,7 @@ def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
 
 
 def _heads_before(pipeline: Pipeline, seq: int) -> set[str]:
-    """How a text that was signed for this audit, and for no other, names the event of that number."""
+    """The audit heads that a text signed for this audit can name for the event of that number."""
     if seq == 0:
         return {f"0 {GENESIS}"}
     return {f"{event.seq} {event.hash}" for event in islice(pipeline.ledger.events(after_seq=seq - 1), 1)}

@@ -1,8 +1,8 @@
-"""Succession: a request starts, and the one that it supersedes ends with the very same commit.
+"""Starts requests, and takes over others: the superseded request ends in the same commit.
 
 A rollback supersedes the rotation that it undoes. A continuation asks for the same as the request that it supersedes,
-and goes on where that one stands: because its signatures have run out after its key became the primary, or because an
-incident makes an emergency of it. An emergency whose incident is about the new key too supersedes it with a fresh one.
+and continues from its state: because its signatures expired after its key became the primary, or because an incident
+makes it an emergency. An emergency whose incident also covers the new key supersedes it with a fresh one.
 """
 
 from collections.abc import Iterator
@@ -15,18 +15,18 @@ from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.requests.control import hold_all_steps
 from keyrotation_pipeline.requests.roster import pinned_roster
 
-# Evidence is never taken over: the proof, and whatever follows it, is done anew.
+# Evidence is never taken over: the proof, and everything after it, is done again.
 TAKEN_OVER = frozenset(WALK[: WALK.index(Step.ROWS) + 1])
 
 
 def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
-    """Start an authorised request; gives it back as it then stands.
+    """Start an authorised request; returns it in its new state.
 
     Raises:
-        RequestError: what it was to supersede was cancelled, or needs no continuation any more.
+        RequestError: what it was to supersede was cancelled, or no longer needs a continuation.
         BlockedError: a step of that is still running.
     """
-    # Where whoever added the last signature died before this.
+    # In case the process that added the last signature died before this.
     pipeline.actions[rotation.action].approved(pipeline, rotation)
     initiated_by = authorised_by(pipeline, rotation)
     with ExitStack() as held:
@@ -45,14 +45,14 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
 
 
 def continues(former: Request, request: Request) -> bool:
-    """Whether both ask for the same, so that the one can go on where the other stands."""
+    """Whether both ask for the same, so that the one can continue from the other's state."""
     return (former.action, former.source, former.target) == (request.action, request.source, request.target)
 
 
 def is_stranded(pipeline: Pipeline, request: Request) -> bool:
-    """Whether a request waits for a start that leads nowhere any more.
+    """Whether a request waits for a start that can no longer happen.
 
-    What it was to go on with was given up; or an emergency was to leave a key that is not the primary any more.
+    What it was to continue was cancelled; or it is an emergency from a key that is no longer the primary.
     """
     if not request.waits_to_supersede or request.supersedes is None:
         return False
@@ -63,7 +63,7 @@ def is_stranded(pipeline: Pipeline, request: Request) -> bool:
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
-    """A request, and those that it took over, newest first: all ask for the same."""
+    """A request and those that it took over, newest first: all ask for the same."""
     yield rotation
     if rotation.supersedes is not None:
         former = pipeline.ledger.walk(rotation.supersedes)
@@ -72,7 +72,7 @@ def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
 
 
 def taking_over(pipeline: Pipeline, request: Request) -> str:
-    """The beginning of the sentence of a request that takes another over, or ends it; empty for any other request."""
+    """The beginning of the signed sentence of a request that takes over or ends another; else empty."""
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
     if former is None:
         return ""
@@ -82,9 +82,9 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
 
 
 def current_or_next(pipeline: Pipeline) -> Walk | None:
-    """The request to work at: one that waits to supersede another as soon as it is signed, else the unfinished one.
+    """The request to work on: one that waits to supersede another as soon as it is signed, else the unfinished one.
 
-    Of two that are signed, the emergency.
+    If two are signed, the emergency.
     """
     waiting, current = _waiting(pipeline), pipeline.ledger.current()
     if not waiting:
@@ -101,7 +101,7 @@ def _waiting(pipeline: Pipeline) -> list[Walk]:
 
 
 def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
-    """The request that is superseded, standing still until `held` is left; None if there is none."""
+    """The superseded request, with its steps locked until `held` is closed; None if there is none."""
     if rotation.supersedes is None:
         return None
     former = pipeline.ledger.walk(rotation.supersedes)
@@ -109,12 +109,12 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
         pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
     if _is_fresh(former, rotation) and is_stranded(pipeline, rotation):
         raise RequestError(
-            f"{pipeline.keys.read().primary} is the primary now, so that rotation {rotation.id} from {rotation.source} "
-            f"leads nowhere; run `keyrotation cancel {rotation.id}`, and request it again"
+            f"{pipeline.keys.read().primary} is the primary now, so rotation {rotation.id} from {rotation.source} "
+            f"cannot proceed; run `keyrotation cancel {rotation.id}`, and request it again"
         )
     if not former.is_over:
         held.enter_context(hold_all_steps(pipeline, former))
-        # It may have ended while we waited for it.
+        # It may have ended while we waited for its lock.
         former = pipeline.ledger.walk(former.id)
     if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")
@@ -124,7 +124,7 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
 
 
 def _is_fresh(former: Walk, rotation: Walk) -> bool:
-    """Whether an emergency goes to a key of its own, whatever became of the former."""
+    """Whether an emergency uses a key of its own, whatever happened to the former request."""
     return rotation.type is RotationType.EMERGENCY and not continues(former, rotation)
 
 

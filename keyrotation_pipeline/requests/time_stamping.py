@@ -1,6 +1,6 @@
-"""The audit's head, time-stamped by an authority outside, so that whoever rewrites the audit later is found out.
+"""Has the audit's head time-stamped by an outside authority, so that a later rewrite of the audit is detected.
 
-It stops nothing: an authority that does not answer is noted, shown by `status`, and asked again.
+It blocks nothing: an authority that does not answer is recorded, shown by `status`, and asked again.
 """
 
 from base64 import b64encode
@@ -19,18 +19,18 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 LOCK = "time stamp"
-# A run that was killed between the end of a request and its time stamp is told of after this.
+# A missing time stamp, because a run was killed before making it, is reported after this.
 LATE_AFTER = timedelta(minutes=10)
 _OWN = frozenset({EventKind.AUDIT_TIMESTAMPED, EventKind.TIMESTAMP_FAILED})
 
 
 @dataclass(frozen=True, slots=True)
 class Stamps:
-    """What the audit says of its time stamps.
+    """The time stamps that the audit records.
 
     Args:
         seq: the newest head that was stamped; 0: none.
-        failing: since when the authority fails, and with which words; None: it does not.
+        failing: since when the authority fails, and its error; None: it does not.
     """
 
     seq: int
@@ -38,23 +38,23 @@ class Stamps:
 
 
 def stamp(pipeline: Pipeline) -> str | None:
-    """Have the newest event time-stamped, unless nothing has happened since the last time; gives back what failed."""
+    """Have the newest event time-stamped, unless nothing has happened since the last time; returns what failed."""
     if (authority := pipeline.timestamps) is None or authority.name is None:
         return None
     try:
         with pipeline.ledger.lock(LOCK):
             return _stamp(pipeline, authority, authority.name)
     except AtWorkError:
-        return None  # another process is at it
+        return None  # another process is doing it
 
 
 def stamp_if_due(pipeline: Pipeline) -> str | None:
-    """As `stamp`, but only where a request has ended since the last time stamp."""
+    """Like `stamp`, but only if a request has ended since the last time stamp."""
     return stamp(pipeline) if _ended_since(pipeline.ledger, stamps(pipeline.ledger).seq) else None
 
 
 def unstamped(pipeline: Pipeline, now: datetime) -> Iterator[str]:
-    """A sentence where the end of a request is not time-stamped though it should be."""
+    """A sentence if the end of a request is not time-stamped though it should be."""
     if pipeline.timestamps is None or pipeline.timestamps.name is None:
         return
     known = stamps(pipeline.ledger)
@@ -62,16 +62,16 @@ def unstamped(pipeline: Pipeline, now: datetime) -> Iterator[str]:
     again = "Dagster asks it again every minute, and so does `keyrotation report`"
     if known.failing is not None:
         since, reason = known.failing
-        yield f"the audit gets no time stamps since {since:%Y-%m-%d %H:%M} UTC: {reason}; {again}"
+        yield f"the audit has had no time stamps since {since:%Y-%m-%d %H:%M} UTC: {reason}; {again}"
     elif ended is not None and now - ended.at > LATE_AFTER:
         yield (
-            f"request {ended.request} ended on {ended.at:%Y-%m-%d %H:%M} UTC and the audit is not time-stamped since; "
+            f"request {ended.request} ended on {ended.at:%Y-%m-%d %H:%M} UTC, but the audit has no time stamp since; "
             "run `keyrotation report`"
         )
 
 
 def stamps(ledger: Ledger) -> Stamps:
-    """What the audit says of its time stamps."""
+    """Read the time stamps from the audit."""
     seq, failing = 0, None
     for entry in entries(ledger, *_OWN):
         match entry.fact():

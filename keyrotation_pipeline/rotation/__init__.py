@@ -1,1 +1,1 @@
-"""The procedure: one file per step, each importing only earlier steps; `performing` runs them one by one."""
+"""The procedure: one file per step, each importing only earlier steps; `runner` runs them one by one."""

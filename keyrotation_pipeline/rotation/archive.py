@@ -1,4 +1,4 @@
-"""Archive the retired key: check that applications let it go, and that it is kept and backed up; record that."""
+"""Archives the retired key: checks that no application has it, and that it is archived and backed up; records that."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,14 +14,14 @@ from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
 from keyrotation_pipeline.rotation.rollout import roll_out
 
-# A compromised version stays compromised, wherever its key is kept; the others are archived already, or gone.
+# A compromised version stays compromised, wherever its key is stored; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
     """Wait until no instance has the keys that retirement withdrew, check each key, and record it as archived.
 
-    A key without an intact backup gets one: old database backups need it for as long as they are kept.
+    A key without an intact backup gets one: old database backups need it for as long as they exist.
 
     Raises:
         BlockedError: an instance is not seen to be without them in time.
@@ -32,7 +32,7 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
     with pipeline.ledger.transaction():
         for record in _retired(pipeline, stored, rotation):
             report(Progress(Step.ARCHIVED_KEY, str(record.version), 0, 1, "keys"))
-            backup = _kept(pipeline, stored, rotation, record)
+            backup = _require_archived(pipeline, stored, rotation, record)
             if record.state not in FINAL_STATES:
                 pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, rotation.id)
             kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
@@ -51,10 +51,10 @@ def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[Ke
     )
 
 
-def _kept(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> KeyBackup:
+def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> KeyBackup:
     if record.version in stored.live or record.version not in stored.archived:
         raise KeyStoreError(
-            f"key {record.version} is not in the archive of the key store alone; look at who restored it to the "
+            f"key {record.version} is not in the archive of the key store alone; find out who restored it to the "
             "applications"
         )
     return backed_up(pipeline, record.version, stored.registered(record), rotation.id)

@@ -1,4 +1,4 @@
-"""The first two rollouts: every application instance reads the new key, and only then do writes move to it."""
+"""Runs the first two rollouts: every application instance reads the new key, and only then do writes move to it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromise import held_compromised, tell_applications
+from keyrotation_pipeline.requests.compromise import held_compromised, publish_compromised
 from keyrotation_pipeline.requests.takeover import lineage
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
@@ -41,7 +41,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
     Raises:
         BlockedError: the target may not become the primary, or an instance does not write under it in time.
         BackupError: the target has no intact backup.
-        WrongKeyError: values do not open with the key of their version, so they could not be re-encrypted.
+        WrongKeyError: values do not decrypt with the key of their version, so they could not be re-encrypted.
     """
     record = _require_registered(pipeline, rotation)
     stored = pipeline.keys.read()
@@ -52,27 +52,27 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         _refuse_early_writers(rotation, readers)
         missed = _refuse_early_values(pipeline, rotation)
         emergency = rotation.type is RotationType.EMERGENCY
-        # What was counted when it was requested; in an emergency nothing is looked for to a table's end.
+        # The versions counted at the request; an emergency does not search tables to their end.
         wanted = {} if emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
         require_keys_open(pipeline, stored, wanted, emergency=emergency)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
     _record_promotion(pipeline, rotation)
-    tell_applications(pipeline, rotation.id)
+    publish_compromised(pipeline, rotation.id)
     instances = bring_to_write(pipeline, rotation, report)
-    # By this number, row versions of later transactions are known to be written since promotion. So it comes last.
+    # Row versions with a later transaction id were written since promotion. So this comes last.
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
     return _rolled_out("primary", rotation, instances, missed)
 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
-    """Bring every instance to read the target; see `roll_out`."""
+    """Wait until every instance reads the target; see `roll_out`."""
     return roll_out(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
-    """Bring every instance to write under the target; see `roll_out`."""
+    """Wait until every instance writes under the target; see `roll_out`."""
     return roll_out(
         pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report
     )
@@ -87,13 +87,13 @@ def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None
 
 
 def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
-    """Nobody may have written under the target yet, whether it reports itself or not.
+    """Refuse values under the target that were written before its promotion, by reporting instances or others.
 
-    In an emergency this is looked for during a few seconds, since the old key is to be left at once. What is missed is
-    written early, and not lost: every instance reads the target before it becomes the primary.
+    In an emergency the search takes only a few seconds, since the old key must be replaced at once. A value that it
+    misses is not lost: every instance reads the target before it becomes the primary.
 
     Returns:
-        The tables that were not looked through to their end.
+        The tables that were not searched to their end.
     """
     missed, target = [], rotation.target
     for table in pipeline.tables:
@@ -139,7 +139,7 @@ def _require_registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
 
 
 def _promoted_before(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> bool:
-    """Whether an earlier attempt named the target: then values under it are as they should be."""
+    """Whether an earlier attempt named the target: then values under it are expected."""
     if stored.primary != rotation.target:
         return False
     change = PrimaryChangeIntended(rotation.source, rotation.target)

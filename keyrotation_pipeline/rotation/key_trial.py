@@ -1,4 +1,4 @@
-"""Keys are tried on the values before anything rests on them: `init`, `request`, a backup, a promotion."""
+"""Tries keys on the values before anything relies on them: `init`, `request`, a backup, a promotion."""
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
@@ -11,15 +11,15 @@ from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# How long an emergency waits for it, however many tables there are.
+# How long an emergency waits for the trial, however many tables there are.
 EMERGENCY = timedelta(seconds=3)
-# Versions in one sentence: whoever may write a row can write a value of any version into it.
+# Versions named in one sentence: whoever may write a row can write values of any number of versions.
 MOST_NAMED = 5
-# Of each column under each version; all of them where there are no more.
+# Values tried of each column under each version; all of them where there are no more.
 SAMPLE_VALUES = 200
 
 
-# Versions of which there are values, by table and column.
+# Versions that have values, by table and column.
 Wanted = Mapping[str, Mapping[str, Collection[KeyVersion]]]
 
 
@@ -32,7 +32,7 @@ def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelt
     """Decrypt a sample of every declared column, and at least one value of each version in `wanted`.
 
     Args:
-        within: no further table is begun after so long; None: all are tried.
+        within: no further table is started after this time; None: all are tried.
 
     Raises:
         PreflightError, BlockedError: a table cannot be read.
@@ -48,13 +48,13 @@ def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelt
 
 
 def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *, emergency: bool = False) -> KeyTrial:
-    """Refuse what rests on keys that do not open the values stored under their versions.
+    """Refuse to continue with keys that do not decrypt the values stored under their versions.
 
     Args:
-        stored: the key store as whatever is about to be done has read it.
-        emergency: of many tables only the first are tried, and only a key that opens no value at all is refused.
-            Values of somebody else must not keep the others under a compromised key; they are quarantined, and the old
-            key stays until they are gone.
+        stored: the key store as read for the action that follows.
+        emergency: of many tables only the first are tried, and only a key that decrypts no value at all is refused.
+            Foreign values must not keep the rest under a compromised key; they are quarantined, and the old key stays
+            until they are gone.
 
     Raises:
         WrongKeyError: names each such version, what was tried, and where its key belongs.
@@ -70,16 +70,16 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
 
 
 def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | None:
-    """What is wrong with the keys that this home has taken, and the way out; None: they open the values."""
+    """What is wrong with the keys that this home imported, and how to fix it; None: they decrypt the values."""
     sentences = [
-        f"{trial.wrong_key(version, pipeline.keys.place_of)}: {_way_out(stored, version)}"
+        f"{trial.wrong_key(version, pipeline.keys.place_of)}: {_remedy(stored, version)}"
         for version in trial.wrong_versions[:MOST_NAMED]
     ]
     more = len(trial.wrong_versions) - MOST_NAMED
     return "; ".join([*sentences, *([f"and {more} more versions"] if more > 0 else [])]) or None
 
 
-def _way_out(stored: StoredKeys, version: KeyVersion) -> str:
+def _remedy(stored: StoredKeys, version: KeyVersion) -> str:
     if version in stored.live:
         return f"replace an imported key with `keyrotation replace-key {version} --reason TEXT`"
     if version in stored.archived:

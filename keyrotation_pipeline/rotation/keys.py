@@ -1,7 +1,7 @@
-"""Keys: generated or imported, stored, read back, compared and backed up, and only then registered.
+"""Creates or imports keys: stored, read back, compared and backed up, and only then registered.
 
-Each function may die at any line and be called again: it completes what is half done, and refuses a key that no
-recorded intent explains.
+Each function may die at any line and be called again: it completes what is half done, and refuses a key without
+a recorded intent.
 """
 
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
 
     Raises:
         KeyStoreError: the version is in use, or the store holds a key under it that this pipeline did not make.
-        BackupError: the backup is not there after it was written.
+        BackupError: the backup is missing after it was written.
         BlockedError: an application might write under the key as soon as it gets it.
     """
     version = rotation.target
@@ -38,9 +38,9 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
             f"{version} is {registered.state} already; cancel rotation {rotation.id} and request a new one"
         )
     stored = pipeline.keys.read()
-    material = _taken_up(pipeline, stored, version, registered)
+    material = _stored_before(pipeline, stored, version, registered)
     if material is None:
-        # Asked when the step became due, too; the instances may be others by now.
+        # Also checked when the step became due; the instances may have changed since.
         require_named_primary(pipeline, rotation)
         material = _generated(pipeline, stored, rotation)
     backup = backed_up(pipeline, version, material, rotation.id)
@@ -52,10 +52,10 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
 
 
 def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
-    """Take the keys that the application uses today into the key store and the ledger; repeating it changes nothing.
+    """Import the keys that the application uses today into the key store and the ledger; repeating changes nothing.
 
     Args:
-        pipeline: its key store and ledger may know none, some or all of the keys.
+        pipeline: its key store and ledger may have none, some or all of the keys.
         ring: the existing keys. Its primary becomes the primary of an empty store; what a store names stays.
 
     Raises:
@@ -77,7 +77,7 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
 
 
 def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:
-    """Refuse another key for a registered version; gives back what is registered.
+    """Refuse another key for a registered version; returns what is registered.
 
     Raises:
         KeyStoreError: names the version.
@@ -87,34 +87,34 @@ def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersi
         if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
             raise KeyStoreError(
                 f"the key given for {version} is not the one registered as {registered[version].fingerprint[:16]}; "
-                f"give that one, or leave {version} unset; if the registered one opens no value, replace it with "
+                f"give that one, or leave {version} unset; if the registered one decrypts no value, replace it with "
                 f"`keyrotation replace-key {version} --reason TEXT`"
             )
     return registered
 
 
 def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
-    """Write down since when the primary is in use, if it was imported; repeating it changes nothing.
+    """Record since when an imported primary has been in use; repeating changes nothing.
 
     Raises:
-        KeyStoreError: that lies in the future.
+        KeyStoreError: that is in the future.
     """
     primary = pipeline.keys.read().primary
     if primary is None or promoted_at(primary, pipeline.ledger.requests()) is not None:
         return
     if activated_at > pipeline.clock.now():
-        raise KeyStoreError("[keys] activated_at lies in the future; write since when the primary is in use")
+        raise KeyStoreError("[keys] activated_at is in the future; write when the primary came into use")
     if declared_activations(pipeline).get(primary) != activated_at:
         pipeline.ledger.append(KeyActivationDeclared(primary, activated_at))
 
 
 def declared_activations(pipeline: Pipeline) -> Mapping[KeyVersion, datetime]:
-    """Since when imported keys are in use, as far as somebody has said so."""
+    """When imported keys came into use, as far as it was declared."""
     return {fact.version: fact.activated_at for fact in recorded(pipeline.ledger, KeyActivationDeclared)}
 
 
 def record_of(pipeline: Pipeline, version: KeyVersion) -> KeyRecord | None:
-    """What the ledger knows of a version."""
+    """The ledger's record of a version."""
     return next((record for record in _records(pipeline) if record.version == version), None)
 
 
@@ -137,7 +137,7 @@ def require_registered_keys(pipeline: Pipeline) -> None:
 
 
 def require_stored_and_backed_up(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
-    """Check that the store holds the registered key and that an intact backup of it exists; give the backup back.
+    """Check that the store holds the registered key and that an intact backup of it exists; return the backup.
 
     Raises:
         KeyStoreDamagedError: the store holds no such key, or another one.
@@ -154,12 +154,12 @@ def _intact_backup(pipeline: Pipeline, version: KeyVersion, fingerprint: str) ->
     return backup
 
 
-def _taken_up(
+def _stored_before(
     pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, registered: KeyRecord | None
 ) -> KeyMaterial | None:
     """The key that an earlier attempt stored, if it got that far."""
     if version in stored.archived:
-        raise KeyStoreError(f"the key store holds {version} in its archive; move it away, as no version is used again")
+        raise KeyStoreError(f"the key store holds {version} in its archive; move it away: no version is used again")
     if registered is not None:
         return stored.registered(registered)
     intended = recorded(pipeline.ledger, KeyCreationIntended)
@@ -172,17 +172,17 @@ def _taken_up(
     material = stored.material(version)
     if KeyCreationIntended(version, material.fingerprint) not in intended:
         raise KeyStoreError(
-            f"the key store holds a {version} ({material.fingerprint[:16]}) that was not made here; take it out"
+            f"the key store holds a {version} ({material.fingerprint[:16]}) that was not made here; remove it"
         )
     return material
 
 
 def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
-    """A new key, in the store. The intent holds its fingerprint, by which a later attempt knows it again."""
+    """Store a new key. The recorded intent holds its fingerprint, by which a later attempt recognises it."""
     version, material = rotation.target, KeyMaterial.generate()
     if material.fingerprint in stored.fingerprints | {record.fingerprint for record in _records(pipeline)}:
         raise KeyStoreError(
-            "the operating system gave the same random key twice; do not use this machine before that is explained"
+            "the operating system gave the same random key twice; do not use this machine until that is explained"
         )
     pipeline.ledger.append(KeyCreationIntended(version, material.fingerprint), rotation.id)
     _require_read_back(pipeline.keys.add(version, material, stored.revision), version, material)
@@ -217,7 +217,7 @@ def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, re
     """The intact backup of a key: the existing one, or a new one.
 
     Raises:
-        BackupError: it is not there after it was written.
+        BackupError: it is missing after it was written.
     """
     if (backup := pipeline.vault.key_backup(version, material.fingerprint)) is not None:
         return backup
@@ -228,9 +228,9 @@ def backed_up(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, re
 
 
 def described_primary(pipeline: Pipeline, rotation: Walk) -> str:
-    """What people who look at the key store read of a new primary: its version, since when, and who authorised it.
+    """The description of a new primary in the key store: its version, its date, and who authorised it.
 
-    Source: the seed procedure, sections 4.1 and 5.1, step 2 of each.
+    Source: the source procedure, sections 4.1 and 5.1, step 2 of each.
     """
     who = authorised_by(pipeline, rotation)
     if rotation.type is RotationType.EMERGENCY:
@@ -240,6 +240,6 @@ def described_primary(pipeline: Pipeline, rotation: Walk) -> str:
 
 
 def described_archived(pipeline: Pipeline, rotation: Walk, version: KeyVersion) -> str:
-    """The same of a key that is archived. Source: the seed procedure, section 4.4, step 4."""
+    """The description of an archived key. Source: the source procedure, section 4.4, step 4."""
     who = authorised_by(pipeline, rotation)
     return f"Archived key {version} (rotated {pipeline.clock.now():%Y-%m-%d}), authorised by {who}"

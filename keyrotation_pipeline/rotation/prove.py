@@ -1,6 +1,6 @@
-"""Prove that nothing is left under an old key version: sweep, decrypt and count everything, and fence what is gone.
+"""Proves that nothing is left under an old key version: sweeps, decrypts and counts everything, and adds the fences.
 
-Each part may run again from the start at any time: sweeps then find nothing, and an intact fence is left as it is.
+Each part may run again from the start at any time: sweeps then find nothing, and an intact fence is left unchanged.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     """Bring every declared table to zero old values, decrypt all of it, and fence it against all retired versions.
 
     Returns:
-        What was found; retirement waits until nobody can show a value from before its moment.
+        What was found; retirement waits until no snapshot can show a value from before it.
 
     Raises:
         OutOfOrderError, KeyStoreError, BackupError: the target key is not one that rows may be written under.
@@ -42,21 +42,21 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
     )
     _fence(pipeline, rotation, retired, report)
-    # The transaction id first: whatever has a lower one began before this moment, and so lies before the WAL position.
+    # The transaction id first: any lower one began before this moment, and so is before the WAL position.
     xid = pipeline.evidence.current_xid()
     return Proven(Moment(xid, pipeline.evidence.barrier()), retired, swept, sum(each.values for each in decrypted))
 
 
 def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
-    """Every version ever registered but the target: what must be at zero, and what the fences refuse."""
+    """Every version ever registered but the target: what must have no values, and what the fences refuse."""
     registered = pipeline.ledger.keys()
     return tuple(record.version for record in registered if record.version != rotation.target)
 
 
 def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], report: Report) -> None:
-    """Fence every table. What somebody is at comes last.
+    """Fence every table; tables that are locked come last.
 
-    Autovacuum gives way after a second and goes on with the next table, so we would wait for it there again.
+    Autovacuum gives way after a second and continues with the next table, where we would wait for it again.
     """
     later = []
     for table in pipeline.tables:
@@ -65,7 +65,7 @@ def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], 
             later.append(table)
     for table in later:
         report(_progress(table, "waiting for its lock"))
-        with _noted(pipeline, rotation, table, "waiting for a moment's lock on the table for its fence"):
+        with _noted(pipeline, rotation, table, "waiting for a short lock on the table for its fence"):
             pipeline.fencing.fence(table, retired)
 
 
@@ -79,7 +79,7 @@ def _sweep(
 ) -> int:
     """Sweep while old rows are counted: at most twice without waiting for locked ones, then wait for those left.
 
-    To count is cheaper than to sweep. What no old version's prefix shows (damaged values) is found by the full decrypt.
+    Counting is cheaper than sweeping. Damaged values without an old version's prefix are found by the full decrypt.
 
     Returns:
         The rows rewritten.
@@ -101,7 +101,7 @@ def _sweep(
 
 
 def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
-    # Left by a process that died before it validated them, they would keep the application from updating these rows.
+    # Fences of a process that died before validating them would keep the application from updating these rows.
     for version in retired:
         if fencing.old_rows(table, [version], None).rows:
             fencing.unfence(table, version)
@@ -117,7 +117,7 @@ def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remainin
         )
     lockers = _some(pipeline.fencing.sessions(table))
     return BlockedError(
-        f"table {table.name}: {remaining.rows} row(s) with old values cannot be locked; look at {lockers}; "
+        f"table {table.name}: {remaining.rows} row(s) with old values cannot be locked; check {lockers}; "
         "wait until their transactions end, then run this step again"
     )
 
@@ -132,8 +132,7 @@ def _stale_writers(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) ->
         return f"restart {_some(stale)}, then run this step again"
     sessions = _some(pipeline.fencing.sessions(table))
     return (
-        f"every known instance writes {rotation.target}, so look among {sessions}; "
-        "stop the writer, then run this step again"
+        f"every known instance writes {rotation.target}, so check {sessions}; stop the writer, then run this step again"
     )
 
 
@@ -147,13 +146,13 @@ def _decrypt(
         _require_empty_quarantine(pipeline)
         raise ProofError(
             f"table {table.name}, column(s) {', '.join(table.columns)}: {decrypted.failures} value(s) do not decrypt; "
-            "mend or remove them (`keyrotation verify` finds them), then run this step again"
+            "fix or remove them (`keyrotation verify` finds them), then run this step again"
         )
     return decrypted
 
 
 def _require_encrypted(pipeline: Pipeline) -> None:
-    # Looking at the quarantine drops the entries that were mended, which the count then leaves out.
+    # Reading the quarantine drops fixed entries, which the count then leaves out.
     pipeline.inventory.quarantine(pipeline.tables)
     counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
@@ -167,7 +166,7 @@ def _require_encrypted(pipeline: Pipeline) -> None:
 
 
 def _counted(fencing: TableFencing, table: EncryptedTable, decrypted: DecryptedCount) -> TableCount:
-    """The count of a table of which every value decrypts: so none is unencrypted, or in quarantine."""
+    """The count of a table whose values all decrypt: none is unencrypted or in quarantine."""
     totals: Counter[KeyVersion] = Counter()
     for counts in decrypted.by_column.values():
         totals.update(counts)
@@ -197,14 +196,14 @@ def _require_empty_quarantine(pipeline: Pipeline) -> None:
         for (table, column), each in places.items()
     ]
     raise ProofError(
-        f"values are in quarantine: {_some(named)}; mend or remove them (`keyrotation inventory` lists them), "
+        f"values are in quarantine: {_some(named)}; fix or remove them (`keyrotation inventory` lists them), "
         "then run this step again"
     )
 
 
 @contextmanager
 def _noted(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, waiting_for: str) -> Iterator[None]:
-    """Something that may have to wait, for `status` to show."""
+    """Record a possible wait, for `status` to show."""
     pipeline.ledger.note_wait(rotation.id, str(table.name), waiting_for)
     try:
         yield

@@ -29,17 +29,17 @@ FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What was found, and how everything is to be in the end.
+    """What was found, and the state to reach.
 
     Args:
-        in_rows: the versions that values are under.
+        in_rows: the versions that have values.
         states: the state of every version that the ledger or the key store knows.
-        missing: versions that values are under, and whose key is nowhere in the key store.
-        starved: versions that values are under, and whose key is in the archive.
+        missing: versions with values whose key is not in the key store at all.
+        starved: versions with values whose key is only in the archive.
         roster: the roster of this home, which the audit has lost; it is pinned again.
         ends: ids of the requests of the earlier time, which are cancelled.
-        refused: by table, the versions that were retired in it and that it must refuse, but those that are live.
-        unfenced: each table that takes such a version, and no rotation under way will refuse it, with the version.
+        refused: by table, the versions that were retired in it and that it must refuse, except live ones.
+        unfenced: each table that accepts such a version, which no running rotation will refuse, with the version.
     """
 
     found: Divergence
@@ -55,10 +55,10 @@ class Plan:
 
     @property
     def findings(self) -> tuple[str, ...]:
-        """Everything that does not fit, a phrase each."""
+        """Every inconsistency, one phrase each."""
         rows = (f"values are under {version}, whose key applications do not get" for version in self.starved)
         roster = ("the audit has lost the roster that was pinned last",) if self.roster is not None else ()
-        fences = (f"table {name} takes {version} again, which was retired in it" for name, version in self.unfenced)
+        fences = (f"table {name} accepts {version} again, which was retired in it" for name, version in self.unfenced)
         return (*self.found.findings, *roster, *rows, *fences)
 
     @property
@@ -81,7 +81,7 @@ class Plan:
 
 
 def plan(pipeline: Pipeline) -> Plan:
-    """Look at rows, key store, ledger and anchors as they are, and decide.
+    """Read rows, key store, ledger and anchors, and decide what to change.
 
     Raises:
         KeyStoreError: the key store names no primary, or one that is destroyed.
@@ -103,7 +103,7 @@ def plan(pipeline: Pipeline) -> Plan:
     starved = tuple(version for version in in_rows if version in stored.archived)
     found = divergence(pipeline, stored)
     fenced, live = fences(pipeline), {primary, *in_rows}
-    # All that must hold, not only what is missing: so that it stays the same while it is done.
+    # Everything that must hold, not only what is missing, so that the plan stays the same while it is carried out.
     refused = {
         name: wanted
         for name in fenced.standing
@@ -115,7 +115,7 @@ def plan(pipeline: Pipeline) -> Plan:
 
 
 def _state_of_primary(record: KeyRecord | None) -> KeyState:
-    """Active; what officers have called compromised stays so until its rotation has replaced it."""
+    """Active; a compromised key stays compromised until its rotation has replaced it."""
     return KeyState.COMPROMISED if record is not None and record.state is KeyState.COMPROMISED else KeyState.ACTIVE
 
 
@@ -158,16 +158,16 @@ def pending(pipeline: Pipeline) -> Request | None:
 
 
 def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Request, Plan]:
-    """Open a request to carry the plan out, for officers to sign.
+    """Open a request to carry out the plan, for officers to sign.
 
     Raises:
         RequestError: there is nothing to reconcile.
-        AuditError: somebody has written to the database from outside, whenever it is from.
+        AuditError: somebody has tampered with the database, at any time.
         BlockedError: values are under a version whose key is not in the key store.
     """
     decided = _verified_plan(pipeline)
     if not decided.findings and not decided.missing:
-        raise RequestError("database, key store and anchors tell one story; there is nothing to reconcile")
+        raise RequestError("database, key store and anchors are consistent; there is nothing to reconcile")
     _require_readable(decided)
     opened = opening.new_request(
         Request,
@@ -184,7 +184,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
 
 
 def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
-    """Carry out what officers signed, if the facts still ask for exactly that; may be repeated after a crash.
+    """Carry out what officers signed, if the facts still call for exactly that; may be repeated after a crash.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
@@ -201,7 +201,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             _bring_back(pipeline, version, rotation)
         _withdraw(pipeline, decided, rotation)
         for table in pipeline.tables:
-            # Under a fence, rows of its version could not be updated at all.
+            # Under a fence, rows of its version could not be updated.
             for version in decided.live:
                 pipeline.fencing.unfence(table, version)
         _fence(pipeline, decided)
@@ -209,13 +209,13 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             _record(pipeline, decided, rotation)
         pipeline.anchors.keep(pipeline.ledger.head())
         pin_roster_in_store(pipeline, pipeline.keys.read())
-        pinned_roster(pipeline)  # which keeps it in the home
+        pinned_roster(pipeline)  # which stores it in the home
     time_stamping.stamp(pipeline)
     return decided
 
 
 def _verified_plan(pipeline: Pipeline) -> Plan:
-    """The plan, for an audit that verifies from its first event on, but for the anchors that are to be given up."""
+    """The plan, for an audit that verifies from its first event on, except for the anchors to be abandoned."""
     roster, decided = authority_to_reconcile(pipeline), plan(pipeline)
     require_verified(pipeline, afresh=True, but=decided.found.strangers, reconciled_by=roster)
     return decided
@@ -252,7 +252,7 @@ def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
 
 
 def _fence(pipeline: Pipeline, decided: Plan) -> None:
-    """Let each table refuse again what was retired in it, beside whatever else it refuses."""
+    """Make each table refuse again what was retired in it, in addition to what else it refuses."""
     for table in pipeline.tables:
         if wanted := decided.refused.get(str(table.name)):
             pipeline.fencing.fence(table, sorted({*wanted, *pipeline.fencing.fences(table)}))

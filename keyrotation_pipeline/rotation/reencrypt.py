@@ -1,4 +1,4 @@
-"""Step `rows`: every shard of every table re-encrypted to the target version, and the sum of them."""
+"""Step `rows`: re-encrypts every shard of every table to the target version, and sums them up."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,15 +15,15 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rewriting import TableRewriting
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
-# In the facts of a first shard that was all of its table.
+# In the facts of a first shard that covered its whole table.
 _WHOLE_TABLE = "whole_table"
 
 
 def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Report) -> Mapping[str, Any]:
-    """Re-encrypt one shard of one table, from where it was left. Of a small table the first shard is all of it.
+    """Re-encrypt one shard of one table, from where it stopped. The first shard of a small table is the whole table.
 
-    A table may grow and shrink meanwhile, and its shards come in any order and side by side: another shard has nothing
-    left only where the first one's record says so, and that says so only if no other shard was begun until its end.
+    A table may grow and shrink meanwhile, and its shards run in any order and concurrently: another shard has nothing
+    left only where the first one's record says so, and that says so only if no other shard was started before its end.
 
     Raises:
         OutOfOrderError, KeyStoreError, BackupError: the target key is not one that rows may be written under.
@@ -43,10 +43,10 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
 
 
 def _rewrite(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
-    """Re-encrypt a part, and tell its end.
+    """Re-encrypt a part, and report its end.
 
-    The engine tells of pages about once a second. A part may end between two reports, be rewritten as a whole by
-    others (then its pages are fewer), or have no page at all.
+    The engine reports pages about once a second. A part may end between two reports, be rewritten as a whole by
+    others (then it has fewer pages), or have no page at all.
     """
     last = Progress(Step.ROWS, _subject(part), 0, 0, "pages")
 
@@ -63,12 +63,12 @@ def _rewrite(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRi
 
 
 def is_whole_table(record: StepRecord) -> bool:
-    """Whether a shard's record is that of all of its table: then the other shards were recorded with it."""
+    """Whether a shard's record covers its whole table: then the other shards were recorded with it."""
     return record.facts.get(_WHOLE_TABLE) is True
 
 
 def done_with(shard: Shard, record: StepRecord, report: Report) -> tuple[StepRecord, ...]:
-    """The records of a table's other shards, where its first one was all of it."""
+    """The records of a table's other shards, where its first one covered the whole table."""
     if not is_whole_table(record):
         return ()
     others = (Shard(shard.table, index, shard.of) for index in range(shard.of) if index != shard.index)
@@ -95,7 +95,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
 
     Raises:
         OutOfOrderError: the target is not registered, compromised, or not the primary.
-        KeyStoreDamagedError: what the store gives back is another key than was registered.
+        KeyStoreDamagedError: the store returns a different key from the registered one.
         BackupError: no intact backup of exactly this key is in the vault.
     """
     target = rotation.target

@@ -1,7 +1,7 @@
-"""The way out for a home that took a wrong key: an imported key that opens no value is replaced by one that does.
+"""Replaces an imported key that decrypts no value with one that does, for a home that took a wrong key.
 
 Officers sign the fingerprints of both keys. The replaced key stays in the backups that hold it; nothing in the rows
-changes. A process that dies in between does the rest when it runs again.
+changes. A process that dies midway completes it when it runs again.
 """
 
 from datetime import timedelta
@@ -39,9 +39,9 @@ def open_replacement(
     """Open a request to replace an imported key, for officers to sign.
 
     Raises:
-        RequestError: the key was not imported, is not live, or opens values; such a request is open, or no reason is
+        RequestError: the key was not imported, is not live, or decrypts values; such a request is open, or no reason is
             given.
-        WrongKeyError: the other key does not open the values either.
+        WrongKeyError: the other key does not decrypt the values either.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
         BlockedError: the database was restored to an earlier state, or a table cannot be read.
     """
@@ -81,7 +81,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
         RequestError: the request is over or past its dates, or the key given is not the one that was signed.
-        WrongKeyError: values turned up that the present key opens, or that the other one does not.
+        WrongKeyError: values turned up that the present key decrypts, or that the other one does not.
         KeyStoreError: the key store was changed meanwhile, or does not read back.
         BackupError: the key could not be backed up.
     """
@@ -133,37 +133,37 @@ def _require_imported(pipeline: Pipeline, stored: StoredKeys, version: KeyVersio
     replaced = {fact.after for fact in recorded(pipeline.ledger, KeyReplaced) if fact.version == version}
     if record.fingerprint not in imported | replaced:
         raise RequestError(
-            f"{version} was made by this pipeline and not imported, so its key is the right one; look at what does not "
-            "open with `keyrotation verify`"
+            f"{version} was made by this pipeline and not imported, so its key is the right one; find what does not "
+            "decrypt with `keyrotation verify`"
         )
     if record.fingerprint == material.fingerprint:
-        raise RequestError(f"the key given for {version} is the registered one already; nothing is to be replaced")
+        raise RequestError(f"the key given for {version} is the registered one already; there is nothing to replace")
     return record
 
 
 def _require_better(
     pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, material: KeyMaterial
 ) -> tuple[int, int]:
-    """How many values under the version were tried, and how many the other key opens; the present one opens none."""
+    """Values under the version that were tried, and how many the new key decrypts; the present one decrypts none."""
     version = record.version
     live = {each: stored.material(each) for each in stored.live}
     wanted = {str(table.name): dict.fromkeys(table.columns, (version,)) for table in pipeline.tables}
     tried, opened = try_keys(pipeline, KeyRing(live, version), wanted).of_version(version)
     if opened:
         raise RequestError(
-            f"the registered {version} ({record.fingerprint[:16]}) opens {opened:,} of {tried:,} values that were "
-            "tried under it, so it is not replaced; give the values that it does not open a version of their own"
+            f"the registered {version} ({record.fingerprint[:16]}) decrypts {opened:,} of {tried:,} values that were "
+            "tried under it, so it is not replaced; give the values that it does not decrypt a version of their own"
         )
     trial = try_keys(pipeline, KeyRing(live | {version: material}, version), wanted)
-    return _require_opens(trial, version, material)
+    return _require_decrypts(trial, version, material)
 
 
-def _require_opens(trial: KeyTrial, version: KeyVersion, material: KeyMaterial) -> tuple[int, int]:
+def _require_decrypts(trial: KeyTrial, version: KeyVersion, material: KeyMaterial) -> tuple[int, int]:
     tried, opened = trial.of_version(version)
     if not opened or any(each.is_wrong_key for each in trial.columns if each.version == version):
         raise WrongKeyError(
-            f"the key given for {version} ({material.fingerprint[:16]}) opens {opened:,} of {tried:,} values that were "
-            "tried under it; find the key that the application uses, and give that one"
+            f"the key given for {version} ({material.fingerprint[:16]}) decrypts {opened:,} of {tried:,} values that "
+            "were tried under it; find the key that the application uses, and give that one"
         )
     return tried, opened
 
@@ -197,7 +197,7 @@ def _command(request: Request) -> str:
 REPLACE_KEY = Action(
     RequestAction.REPLACE_KEY,
     authorises=_authorises,
-    # As it was requested, since the store may hold the other key already.
+    # As requested, since the store may already hold the other key.
     source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
     target=lambda pipeline, request, _stored: f"{request.source} {_proposed(pipeline, request).after}",
     authority=require_roster,

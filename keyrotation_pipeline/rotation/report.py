@@ -21,7 +21,7 @@ from keyrotation_pipeline.requests.takeover import lineage
 
 
 def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
-    """Verify the chain, then complete the row of the seed's `key_rotation_audit`.
+    """Verify the chain, then complete the row of the source procedure's `key_rotation_audit`.
 
     Raises:
         AuditError: the chain does not verify.
@@ -42,7 +42,7 @@ def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) 
 
 
 def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
-    """The facts of a rotation in one summary: what an auditor asks for, with the audit's head as its anchor.
+    """Summarise the facts of a rotation for an auditor, with the audit's head as anchor.
 
     Raises:
         AuditError: the chain does not verify.
@@ -94,12 +94,12 @@ _FOR_PEOPLE = "[to be agreed on by the officers]"
 
 
 def post_mortem(pipeline: Pipeline, rotation: Walk) -> str:
-    """The text, ready to be completed by hand under its last heading.
+    """The post-mortem text, with its last heading left for people to complete.
 
     Args:
         rotation: a rollback whose rows are proven.
 
-    Source: the seed procedure, section 6.2, step 4.
+    Source: the source procedure, section 6.2, step 4.
     """
     undone = _undone(pipeline, rotation)
     actions = "\n".join(f"{number}. {line}" for number, line in enumerate(_actions(rotation, undone), 1))
@@ -115,19 +115,19 @@ def post_mortem(pipeline: Pipeline, rotation: Walk) -> str:
 
 
 def _undone(pipeline: Pipeline, rotation: Walk) -> Walk:
-    """The rotation that is undone; a continuation leads to it through the rollback that it took over."""
+    """The rotation that is undone; for a continuation, found through the rollback that it took over."""
     (*_, first) = lineage(pipeline, rotation)
     return first if first.supersedes is None else pipeline.ledger.walk(first.supersedes)
 
 
 def _what_went_wrong(pipeline: Pipeline, undone: Walk) -> str:
-    told = [blocked.sentence for blocked in recorded(pipeline.ledger, Blocked, undone.id)]
+    failures = [blocked.sentence for blocked in recorded(pipeline.ledger, Blocked, undone.id)]
     reached = [record for record in undone.steps if record.table is None]
     last = f"its last finished step was {reached[-1].step}" if reached else "none of its steps was finished"
-    begun = f"Rotation {undone.id} ({undone.source} to {undone.target}) was given up; {last}."
-    if not told and undone.blocked_by is None:
+    begun = f"Rotation {undone.id} ({undone.source} to {undone.target}) was abandoned; {last}."
+    if not failures and undone.blocked_by is None:
         return f"{begun} Nothing had blocked it."
-    return f"{begun} What blocked it last: {undone.blocked_by or told[-1]}."
+    return f"{begun} What blocked it last: {undone.blocked_by or failures[-1]}."
 
 
 def _data_loss(rotation: Walk) -> str:
@@ -160,7 +160,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
 
 
 def clock_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request]) -> tuple[Deadline, ...]:
-    """Every stage of an incident, with when it was reached."""
+    """Every stage of an incident, and when it was reached."""
     carrier = carried_by(incident, requests)
     return deadlines(incident, carrier, None if carrier is None else _signed_at(pipeline, carrier))
 
@@ -186,7 +186,7 @@ def rate_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request],
 
 
 def _signed_at(pipeline: Pipeline, carrier: Request) -> datetime | None:
-    """When the last of the signatures that it takes was made."""
+    """When the last required signature was made."""
     required = pinned_roster(pipeline).required
     signed = sorted(each.signed_at for each in pipeline.ledger.signatures(carrier.id))
     return signed[required - 1] if len(signed) >= required else None

@@ -1,4 +1,4 @@
-"""Retire the old key: take it from the applications, on evidence gathered in the very transaction that records it."""
+"""Retires the old key: withdraws it from the applications, on evidence from the same transaction that records it."""
 
 from collections.abc import Iterator
 from datetime import UTC
@@ -37,11 +37,11 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
     """Archive, in the key store, the source and every other registered version that is still live but not the target.
 
     The key store cannot take part in the transaction. So it comes last before the commit: a process that dies between
-    the two leaves keys archived on evidence that was whole, and the next run takes the evidence again and records it.
+    the two leaves keys archived on complete evidence, and the next run takes the evidence again and records it.
 
     Raises:
         ProofError, BlockedError: a piece of evidence is missing; nothing was changed.
-        KeyStoreError, BackupError: the target key is not where and what it must be; nothing was changed.
+        KeyStoreError, BackupError: the target key is not stored and backed up as registered; nothing was changed.
     """
     proof = _newest_proof(pipeline, rotation)
     _wait_for_horizon(pipeline, rotation, proof, report)
@@ -56,7 +56,7 @@ def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired
 def _retire(
     pipeline: Pipeline, rotation: Walk, proof: Proven, leaving: tuple[KeyVersion, ...], report: Report
 ) -> KeyRetired:
-    # To read everything may take hours, in which nothing is locked; the transaction looks at what has changed since.
+    # Reading everything may take hours, without locks; the transaction checks what has changed since.
     searched = pipeline.evidence.search(pipeline.tables, rotation.source, retired_versions(pipeline, rotation), report)
     with pipeline.ledger.transaction():
         stored = pipeline.keys.read()
@@ -89,7 +89,7 @@ def _retire(
 
 
 def _not_read_again(searched: Searched, evidence: ZeroOldRows) -> Iterator[str]:
-    """What a search that was taken before the transaction cannot have seen: ADR 16."""
+    """What a search before the transaction cannot have seen: ADR 16."""
     if evidence.not_read_again:
         yield (
             f"what was written between {searched.began_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} and "
@@ -100,7 +100,7 @@ def _not_read_again(searched: Searched, evidence: ZeroOldRows) -> Iterator[str]:
 
 
 def _accounted(pipeline: Pipeline, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:
-    """The replicas in the chain, since the rows that name them may be changed by whoever owns the database."""
+    """Record the replicas in the chain, since the database's owner may change the rows that name them."""
     gone = tuple(each.name for each in evidence.replicas if each.replayed is None)
     signed = signed_as_gone(pipeline, rotation, gone)
     return ReplicasAccounted(evidence.replicas, signed, tuple(name for name in gone if name not in signed))
@@ -119,9 +119,9 @@ def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
 
 
 def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> NoReturn:
-    """Somebody changed a fence after the proof. Refuse, but prove everything again first, or nobody could go on.
+    """Refuse because a fence was changed after the proof, but prove everything again first so that a retry can work.
 
-    The repetition is in the audit with what was found, so that the change does not pass in silence.
+    The repetition is in the audit with what was found, so that the change does not go unnoticed.
     """
     proof = prove_zero_old_rows(pipeline, rotation, report)
     pipeline.ledger.append(ProvenAgain(proof, finding), rotation.id)
@@ -132,7 +132,7 @@ def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Repor
 
 
 def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report: Report) -> None:
-    """Wait, holding nothing, until nobody can show a value from before the proof."""
+    """Wait, without holding locks, until no snapshot can show a value from before the proof."""
     patience = HORIZON_PATIENCE_SECONDS
     try:
         for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
@@ -147,7 +147,7 @@ def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report:
 
 
 def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
-    """The source, and whatever other registered version is still live; a live key unknown to us is left."""
+    """The source, and whatever other registered version is still live; an unregistered live key is left alone."""
     live = pipeline.keys.read().live
     return tuple(each for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source)
 
@@ -158,12 +158,12 @@ def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:
-    """Check at this moment the key under which all values now are: it reads back as registered and is backed up."""
+    """Check again that the target key reads back as registered and is backed up."""
     target, registered = rotation.target, record_of(pipeline, rotation.target)
     if registered is None or stored.primary != target:
         raise KeyStoreError(
             f"the key store names {stored.primary} as primary, not {target}; "
-            "look at `keyrotation status` before going on"
+            "check `keyrotation status` before continuing"
         )
     stored.ring()
     return require_stored_and_backed_up(pipeline, stored, registered)

@@ -1,9 +1,8 @@
-"""Rollback: the primary back to the version before, and every row with it, so that nothing written since is lost.
+"""Rolls back to the previous primary, and every row with it, so that nothing written since is lost.
 
-It is the walk of a rotation with source and target exchanged. Three things are different. The target is a key that was
-used before, and is brought back from wherever it is. Rows under it are as they should be. The fences against it are
-dropped before anything is written under it again. The version that is undone is withdrawn, and its number never used
-again.
+It is the walk of a rotation with source and target exchanged, and three differences. The target is a key that was used
+before, and is restored from wherever it is. Rows under it are expected. The fences against it are dropped before
+anything is written under it again. The version that is undone is withdrawn, and its number is never used again.
 """
 
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
-from keyrotation_pipeline.requests.compromise import in_words, mark_compromised, tell_applications
+from keyrotation_pipeline.requests.compromise import in_words, mark_compromised, publish_compromised
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import taking_over
@@ -44,7 +43,7 @@ def open_rollback(
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
 ) -> Walk:
-    """Open a request to undo a rotation, for officers to sign; the rotation is paused from here on.
+    """Open a request to undo a rotation, for officers to sign; the rotation is paused from now on.
 
     Args:
         rotation: the unfinished one, or the last finished one.
@@ -53,9 +52,9 @@ def open_rollback(
         finish_by: aware; default 30 days from now.
 
     Raises:
-        RequestError: it cannot be undone; the message names the way forward.
+        RequestError: it cannot be undone; the message says what to do instead.
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
-        AuditError: somebody has written to the database from outside; the audit is read from its first event.
+        AuditError: somebody has tampered with the database; the audit is read from its first event.
     """
     require_roster(pipeline)
     opening.require_texts(reason, requested_by, None)
@@ -86,7 +85,7 @@ def open_rollback(
 
 
 def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
-    """Give the key of the earlier version to the applications again, from the archive if it is there.
+    """Make the key of the earlier version live again, from the archive if it is there.
 
     Raises:
         RequestError: it is compromised or destroyed.
@@ -140,7 +139,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
     _record_return(pipeline, rotation)
-    tell_applications(pipeline, rotation.id)
+    publish_compromised(pipeline, rotation.id)
     instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
@@ -148,7 +147,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
 
 
 def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """The summary that every request ends with, and the seed's post-mortem, filled in as far as facts go.
+    """The summary that every request ends with, and the source procedure's post-mortem, filled in from the facts.
 
     Raises:
         AuditError: the chain does not verify.
@@ -162,12 +161,12 @@ def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappi
 def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:
     if rotation.action != RequestAction.ROTATE:
         raise RequestError(
-            f"request {rotation.id} is a {rotation.action} itself; when it is over, move on with `keyrotation request`"
+            f"request {rotation.id} is a {rotation.action} itself; when it is over, use `keyrotation request`"
         )
     if rotation.status is RequestStatus.CANCELLED:
         raise RequestError(f"rotation {rotation.id} was cancelled; there is nothing to roll back")
     if rotation.done(Step.KEY_VERSION) is None:
-        raise RequestError(f"rotation {rotation.id} has made no key yet; give it up with `keyrotation cancel`")
+        raise RequestError(f"rotation {rotation.id} has made no key yet; cancel it with `keyrotation cancel`")
     if rotation.status is RequestStatus.FINISHED:
         _require_last(pipeline, rotation)
     source = record_of(pipeline, rotation.source)
@@ -192,7 +191,7 @@ def _no_way_back(rotation: Walk, record: KeyRecord) -> str:
     onward = f"finish it with `keyrotation rotate {rotation.id}`, then " if not rotation.is_over else ""
     return (
         f"{record.version} is {record.state} and never becomes the primary again, so rotation {rotation.id} cannot be "
-        f"rolled back; {onward}move on to a fresh version with `keyrotation request`"
+        f"rolled back; {onward}request a fresh version with `keyrotation request`"
     )
 
 
@@ -204,13 +203,13 @@ def _registered(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
 
 
 def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
-    """The record of the version that the rollback goes back to."""
+    """The record of the version to roll back to."""
     record = record_of(pipeline, rotation.target)
     if record is None or record.state in LOST:
         state = "not registered" if record is None else str(record.state)
         raise RequestError(
             f"{rotation.target} is {state} and never becomes the primary again, so the rollback {rotation.id} cannot "
-            "go on; ask for a fresh version with `keyrotation request`"
+            "continue; request a fresh version with `keyrotation request`"
         )
     return record
 
@@ -246,7 +245,7 @@ def _refuse_to_cancel(_pipeline: Pipeline, rotation: Walk) -> None:
         raise RequestError(f"rollback {rotation.id} is finished; there is nothing to cancel")
     raise RequestError(
         f"the rollback {rotation.id} has begun, so it cannot be cancelled; "
-        f"go on with `keyrotation rotate {rotation.id}`"
+        f"continue with `keyrotation rotate {rotation.id}`"
     )
 
 

@@ -1,6 +1,6 @@
-"""Bring every application instance to the state that a step needs, and say what is still lacking.
+"""Rolls out the state that a step needs to every application instance, and reports what is pending.
 
-No instance seen is not every instance: where none reports, or one fell silent, an officer confirms it by signature.
+No instance seen is not every instance: where none reports, or one is silent, an officer confirms it by signature.
 """
 
 from collections.abc import Sequence
@@ -21,30 +21,30 @@ from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
 
-# The instances, where the caller has looked already, or why they could not be seen; None: they are looked at now.
+# The instances, if the caller has read them, or the error; None: they are read now.
 Seen = Sequence[Instance] | KeyRotationError | None
-# These steps wait for applications; the retirement looks once more at those that write.
+# These steps wait for applications; the retirement checks once more those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
 
 def roll_out(
     pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, report: Report
 ) -> tuple[Instance, ...]:
-    """Bring every application instance to a goal, and wait until it is seen there, or confirmed to be.
+    """Roll out a goal to every application instance, and wait until each is seen or confirmed to have reached it.
 
     Raises:
-        BlockedError: not in time, with the sentence that says what is lacking; or the request was paused or cancelled.
+        BlockedError: timed out, with the sentence that says what is pending; or the request was paused or cancelled.
     """
     wait = _Wait(pipeline, rotation, goal)
 
-    def told(done: int, total: int, note: str) -> None:
+    def forward(done: int, total: int, note: str) -> None:
         report(Progress(step, str(goal), done, total, "instances", note))
 
-    return pipeline.rollout.roll_out(goal, wait.lacking, told)
+    return pipeline.rollout.roll_out(goal, wait.pending, forward)
 
 
 def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:
-    """What keeps a rollout from being done at this moment, and what to type; None: it is done."""
+    """What a rollout is waiting for now, and what to type; None: it is done."""
     if isinstance(seen, KeyRotationError):
         return str(seen)
     instances = pipeline.rollout.instances() if seen is None else seen
@@ -52,14 +52,14 @@ def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen
 
 
 def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
-    """What the applications still lack for a step that is due; None: nothing, or the step does not depend on them."""
+    """What a due step waits for in the applications; None: nothing, or the step does not depend on them."""
     if step is Step.KEY_VERSION:
         return unnamed_primary(pipeline, rotation, seen)
     return pending_reason(pipeline, rotation, goal_at(pipeline, rotation), seen) if step in STEPS else None
 
 
 def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
-    """The same, but only where it is of no use to begin the step: a signature is lacking, or no key may be made yet."""
+    """The same, but only where starting the step is useless: a signature is missing, or no key may be made yet."""
     begins_in_vain = step is Step.KEY_VERSION or pipeline.rollout.mode is RolloutMode.CONFIRM
     return pending_reason_at(pipeline, rotation, step, seen) if begins_in_vain else None
 
@@ -67,8 +67,8 @@ def waits_for_others(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen 
 def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> str | None:
     """Why the rotation's key may not be made yet; None: it may.
 
-    An application that chooses its key itself writes under a new one as soon as it gets it. In an emergency there is no
-    way back from that, since the old key never becomes the primary again; so the rule is the same.
+    An application that chooses its key itself writes under a new one as soon as it gets it. An emergency cannot be
+    rolled back from that, since the old key never becomes the primary again; so the rule is the same.
     """
     if not awaits_named_primary(pipeline, rotation):
         return None
@@ -87,7 +87,7 @@ def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
 
 @dataclass
 class _Wait:
-    """One wait: obeys a pause, and asks for confirmations only when the audit has grown."""
+    """One wait: stops on a pause, and reads confirmations only when the audit has grown."""
 
     pipeline: Pipeline
     rotation: Walk
@@ -95,7 +95,7 @@ class _Wait:
     _head: AuditHead | None = None
     _confirmation: Confirmation = field(default_factory=Confirmation)
 
-    def lacking(self, instances: Sequence[Instance]) -> str | None:
+    def pending(self, instances: Sequence[Instance]) -> str | None:
         _obey(self.pipeline, self.rotation)
         head = self.pipeline.ledger.head()
         if head != self._head:
@@ -113,6 +113,6 @@ def _judged(
 def _obey(pipeline: Pipeline, rotation: Walk) -> None:
     status = pipeline.ledger.walk(rotation.id).status
     if status is RequestStatus.PAUSED:
-        raise BlockedError(f"rotation {rotation.id} was paused; go on with `keyrotation resume {rotation.id}`")
+        raise BlockedError(f"rotation {rotation.id} was paused; continue with `keyrotation resume {rotation.id}`")
     if status is RequestStatus.CANCELLED:
         raise BlockedError(f"rotation {rotation.id} was cancelled; open the next one with `keyrotation request`")

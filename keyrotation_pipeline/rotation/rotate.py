@@ -1,4 +1,4 @@
-"""The rotation: from the primary to a version that was never used, in the steps of the walk."""
+"""Opens and cancels rotations: from the primary to an unused version, in the steps of the walk."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
@@ -50,28 +50,28 @@ def open_request(
     not_before: datetime | None = None,
     manual: bool = False,
 ) -> Walk:
-    """Open a rotation from the primary to a version that was never used, for officers to sign.
+    """Open a rotation from the primary to an unused version, for officers to sign.
 
     If an unfinished request is past its dates, and its key is the primary already, then this opens its continuation:
-    the same request again, which goes on from where the other one stands. An emergency does so while any rotation or
-    rollback runs. But if the target of that is held to be compromised too, it ends it and moves on to a fresh version.
+    the same request again, which continues where the other one stopped. An emergency does so while any rotation or
+    rollback runs. But if the target of that counts as compromised too, it ends it and uses a fresh version.
 
     Args:
         reason: one plain line; officers sign it.
         requested_by: who asks; `key_rotation_audit.initiated_by` names the officer who signed.
-        incident: makes it an emergency, which runs against its clock. One that was opened says which versions are
-            compromised; any other means the one that is being left.
+        incident: makes it an emergency, with the incident's deadlines. An opened incident says which versions are
+            compromised; any other name means the version that is being rotated out.
         start_by: aware; default 30 days from now, or from `not_before`.
         finish_by: aware; default 90 days from then.
         not_before: aware; nothing starts before, though it may be signed. Not for an emergency.
-        manual: people carry it out, and the conductor leaves it.
+        manual: people carry it out, and the conductor does not start its steps.
 
     Raises:
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
-        RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates cannot be
-            right, or an emergency is to be left to people.
-        PreflightError: a table cannot be rotated as it is.
-        WrongKeyError: values do not open with the key of their version.
+        RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates are
+            impossible, or an emergency is to be left to people.
+        PreflightError: a table cannot be rotated in its present state.
+        WrongKeyError: values do not decrypt with the key of their version.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
     """
@@ -112,7 +112,7 @@ def open_request(
 
 
 def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None:
-    """The incident of that name, if one was opened; others are only named in the signed text."""
+    """The incident of that name, if one was opened; other names only appear in the signed text."""
     known = incidents(pipeline.ledger).by_id.get((incident or "").upper())
     if known is not None and known.status is IncidentStatus.CLOSED:
         raise RequestError(f"{known.id} is closed; open a new one with `keyrotation incident open`")
@@ -131,7 +131,7 @@ def require_backed_up(pipeline: Pipeline, record: KeyRecord) -> KeyBackup:
 
 
 def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:
-    """From which key to which, and the counts that a new version was chosen by."""
+    """The source key, the target version, and the counts from which a new version was chosen."""
     if continued is not None:
         return _registered(pipeline)[continued.source], continued.target, ()
     source = present_key(pipeline)
@@ -139,14 +139,14 @@ def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVer
 
 
 def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None) -> bool:
-    """Whether a walk's target may still become the primary: neither known nor now held to be compromised."""
+    """Whether a walk's target may still become the primary: neither recorded as compromised nor by this incident."""
     record = _registered(pipeline).get(target)
     lost = record is not None and record.state is KeyState.COMPROMISED
     return not lost and (incident is None or target not in incident.versions)
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
-    # Whatever is live and older goes with the source: nothing may be left under any version but the target.
+    # Older live versions are retired with the source: nothing may be left under any version but the target.
     older = " and every older version" if request.source.number > 1 else ""
     beginning = f"{in_words(pipeline, request)}{taking_over(pipeline, request)}"
     return (
@@ -182,7 +182,7 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
     if _is_promoted(pipeline, rotation):
         raise RequestError(
             f"rotation {rotation.id} has made {rotation.target} the primary, so it cannot be cancelled; "
-            f"go on with `keyrotation rotate {rotation.id}`, or back with `keyrotation rollback {rotation.id}`"
+            f"continue with `keyrotation rotate {rotation.id}`, or undo it with `keyrotation rollback {rotation.id}`"
         )
     for table in pipeline.tables:
         if rows := pipeline.fencing.old_rows(table, [rotation.target], None).rows:
@@ -193,7 +193,7 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def _stuck(pipeline: Pipeline) -> Walk | None:
-    """The unfinished request, if only a continuation can bring it to its end; None if there is no unfinished one."""
+    """The unfinished request, if only a continuation can finish it; None if there is no unfinished one."""
     current = pipeline.ledger.current()
     if current is None:
         return None
@@ -228,7 +228,7 @@ def _registered(pipeline: Pipeline) -> dict[KeyVersion, KeyRecord]:
 
 def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
     """The new version, which every table can take, and the counts from which it was chosen."""
-    # The pre-flight comes before the count, which could only fail on what the pre-flight explains.
+    # The pre-flight runs before the count, since it explains what the count would only fail on.
     require_preflight(pipeline, expected := next_version(pipeline, ()))
     counts = pipeline.inventory.count(pipeline.tables)
     target = next_version(pipeline, counts)

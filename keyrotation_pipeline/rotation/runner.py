@@ -1,4 +1,4 @@
-"""Perform one task of the walk: the same for the command line, for Dagster and for tests."""
+"""Runs the tasks of the walk: the same for the command line, for Dagster and for tests."""
 
 from collections.abc import Container, Iterator, Mapping
 
@@ -26,9 +26,9 @@ from keyrotation_pipeline.rotation import reencrypt, rollout
 
 
 def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> Decision:
-    """The conductor's decision for a rotation as it stands now.
+    """The conductor's decision for a rotation's present state.
 
-    A task that only lacks a signature is not due, nor is a key that an application might write under at once.
+    A task that only lacks a signature is not due, nor is creating a key that an application might use at once.
     """
     roster = pinned_roster(pipeline)
     decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
@@ -38,7 +38,7 @@ def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None)
 
 
 def pending_reason(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> str | None:
-    """Why a rotation does not go on by itself at this moment; None: it does."""
+    """Why a rotation does not proceed by itself now; None: it does."""
     decision = next_decision(pipeline, rotation, seen)
     if not decision.tasks:
         return decision.waiting_for
@@ -46,7 +46,7 @@ def pending_reason(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None
 
 
 def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
-    """Who is to do what is due of a request that the conductor leaves alone; None: nothing is due, or it does it."""
+    """What people must do for a manual request; None: nothing is due, or the conductor does it."""
     tasks = next_decision(pipeline, rotation).tasks if rotation.manual else ()
     if not tasks:
         return None
@@ -61,7 +61,7 @@ def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
 
 
 def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:
-    """Run one task to its end and record it; a task that is already done is given back as recorded.
+    """Run one task to its end and record it; a task that is already done returns its record.
 
     Raises:
         OutOfOrderError: the rotation is not at this task; nothing was done.
@@ -77,7 +77,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
             raise OutOfOrderError(_out_of_order(rotation, task, decision))
         try:
             stored = pipeline.keys.read()
-            # Shards are many, and change no key; the step after them looks at everything again.
+            # There are many shards, and they change no key; the next step checks everything again.
             require_consistent(pipeline, stored, afresh=task.step is not Step.ROWS)
             require_authorised(pipeline, rotation, stored)
             if task.step is not Step.ROWS:
@@ -91,7 +91,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
                     return record
             facts = _run(pipeline, rotation, task, report)
         except AuditError:
-            raise  # nothing more is written where somebody has written from outside; `status` says the same
+            raise  # nothing is written to a database that was tampered with; `status` says the same
         except KeyRotationError as error:
             pipeline.ledger.block(rotation.id, str(error))
             raise
@@ -106,7 +106,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
 
 
 def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:
-    """Perform due tasks, one after another, until the walk ends, waits, or `through` is done; yields each record.
+    """Run due tasks, one after another, until the walk ends, waits, or `through` is done; yields each record.
 
     Raises:
         BlockedError: nothing is due and the rotation is not finished; the sentence says what it waits for.
@@ -117,17 +117,17 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
             return
         decision = next_decision(pipeline, rotation)
         if not decision.tasks:
-            raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing that is due")
+            raise BlockedError(decision.waiting_for or f"rotation {rotation.id} has nothing due")
         yield run_step(pipeline, rotation.id, decision.tasks[0], report)
 
 
 def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:
-    """Perform the due shards that no other process is at, one after another and each once; yields each record.
+    """Run the due shards that no other process has, one after another and each once; yields each record.
 
-    What one shard meets keeps no other from its turn.
+    A shard that fails does not stop the others.
 
     Raises:
-        KeyRotationError: of the first shard that was refused, after all were tried; at once, what concerns them all.
+        KeyRotationError: of the first shard that failed, after all were tried; at once, if it concerns all of them.
     """
     refused: KeyRotationError | None = None
     tried: set[Task] = set()

@@ -1,4 +1,4 @@
-"""Pages of HTML, made from the Jinja templates in this folder."""
+"""Renders HTML pages from the Jinja templates in this folder."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -94,7 +94,7 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
     secret = tmp_path / "recovery.asc"
     secret.write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
     folder.run("restore-key", "v1", "--key", str(secret), expect=1)
-    assert "v1 is destroyed, and stays so" in folder.printed[-1]
+    assert "v1 is destroyed permanently" in folder.printed[-1]
     folder.run("backup")
     folder.run("recovery-test", "--key", str(secret))
     folder.run("verify")

@@ -316,7 +316,7 @@ def destroys_the_first_key(clinic: Clinic) -> None:
     clinic.run("destroy", "v1")
     assert shape(clinic.store.read()) == ((V3,), (V2,), V3)
     assert clinic.attention() == []
-    clinic.run("restore-key", "v1", "--key", str(clinic.path / "recovery.asc"), refused="v1 is destroyed, and stays so")
+    clinic.run("restore-key", "v1", "--key", str(clinic.path / "recovery.asc"), refused="v1 is destroyed permanently")
 
 
 def reconciles_a_restored_database(clinic: Clinic, server: Server) -> None:

@@ -114,8 +114,8 @@ def clinic(
 def test_a_flag_of_a_tool_leads_to_the_retired_key_and_the_report(clinic: Clinic) -> None:
     raise_flags(clinic)
     told = clinic.sensor_looks()
-    assert told == "opened INC-2026-001; 1 repeated; 2 put aside".replace("2026", told[11:15])
-    assert clinic.sensor_looks() == "no new flag is up"
+    assert told == "opened INC-2026-001; 1 repeated; 2 rejected".replace("2026", told[11:15])
+    assert clinic.sensor_looks() == "no new flag was raised"
     assert clinic.states() == {V1: KeyState.ACTIVE}
 
     (pending,) = json.loads(clinic.shown("requests", "--json"))
@@ -152,7 +152,7 @@ def test_a_report_is_never_written_over_what_is_there(clinic: Clinic) -> None:
 
     file.write_text("of somebody else")
     clinic.folder.run("incident", "report", incident, "--output", str(file), expect=1)
-    refusal = f"{file} is there already; name another one with --output, or remove it first"
+    refusal = f"{file} already exists; name another one with --output, or remove it first"
     assert refusal in clinic.folder.printed[-1]
     assert file.read_text() == "of somebody else"
     assert file.stat().st_mode & 0o777 == 0o600

@@ -73,7 +73,7 @@ def test_a_planned_rotation_waits_for_its_day_and_is_announced(clinic: Clinic) -
         subject = f"Scheduled Encryption Key Rotation - {near:%Y-%m-%d}"
         assert announced(clinic, received) == [subject]
 
-        sentence = f"rotation {request} starts not before {near.astimezone(UTC):%Y-%m-%d %H:%M} UTC; wait until then"
+        sentence = f"rotation {request} does not start before {near.astimezone(UTC):%Y-%m-%d %H:%M} UTC; wait until"
         for command in (
             ["rotate", request],
             ["rotate", request, "--dry-run"],
@@ -108,7 +108,7 @@ def test_a_planned_rotation_waits_for_its_day_and_is_announced(clinic: Clinic) -
         pytest.param(["--not-before", "2026-01-01"], "has passed; give a later one", id="a past day"),
         pytest.param(["--not-before", "2126-01-01"], "is more than 366 days away; give an earlier one", id="absurd"),
         pytest.param(
-            ["--not-before", "soon"], "--not-before is no day or moment; write it as 2026-01-31", id="no date"
+            ["--not-before", "soon"], "--not-before is not a date or time; write it as 2026-01-31", id="no date"
         ),
         pytest.param(
             ["--not-before", f"{local(3):%Y-%m-%d}", "--emergency", "INC-7"],
@@ -134,7 +134,7 @@ def test_the_page_plans_a_rotation_as_it_says(night: Night) -> None:
     for seen in (
         f"Subject: Scheduled Encryption Key Rotation - {day}",
         "approved by Privacy Officer: 2 of 2",
-        f"starts not before {day} 09:00 UTC",
+        f"does not start before {day} 09:00 UTC",
         "is cancelled",
     ):
         assert seen in " ".join(told.split())

@@ -119,7 +119,7 @@ def test_an_emergency_whether_it_was_a_breach_and_the_backups_that_it_leaves(nig
         assert seen in told
     told = typed(night, block("rekey"))
     assert "every value under v2, none under v1" in told
-    assert "is to be destroyed for good" in told
+    assert "is to be destroyed permanently" in told
 
 
 def test_a_rollback_and_a_database_that_was_restored(night: Night, server: Server) -> None:

@@ -170,7 +170,10 @@ STATES = {
     "wrong key": State(
         {V1: "a"}, {V1: "a"}, {V1: "b"}, V1,
         lambda place: (
-            f"{place.name(V1)} opens none of the 40 values tried under v1 (clients.name 0 of 20, visits.note 0 of 20)",
+            (
+                f"{place.name(V1)} decrypts none of the 40 values tried under v1 "
+                "(clients.name 0 of 20, visits.note 0 of 20)"
+            ),
             f"give the key that encrypted them as {place.name(V1)}",
         ),
         correct={V1: "a"},
@@ -178,9 +181,9 @@ STATES = {
     "swapped keys": State(
         {V1: "a"}, {V2: "b"}, {V1: "b", V2: "a"}, V2,
         lambda place: (
-            f"{place.name(V1)} opens none of the 20 values tried under v1",
-            f"{place.name(V2)} opens 20 of them, so give that key as {place.name(V1)}",
-            f"{place.name(V1)} opens 20 of them, so give that key as {place.name(V2)}",
+            f"{place.name(V1)} decrypts none of the 20 values tried under v1",
+            f"{place.name(V2)} decrypts 20 of them, so give that key as {place.name(V1)}",
+            f"{place.name(V1)} decrypts 20 of them, so give that key as {place.name(V2)}",
         ),
         correct={V1: "a", V2: "b"},
     ),
@@ -188,7 +191,7 @@ STATES = {
         {V2: "b"}, {V2: "b"}, {V1: "b"}, V1,
         lambda place: (
             "there are values under v2 (40 tried), and no key for it is given",
-            f"{place.name(V1)} opens 40 of them, so give that key as {place.name(V2)}",
+            f"{place.name(V1)} decrypts 40 of them, so give that key as {place.name(V2)}",
         ),
     ),
     "a version without a key": State(
@@ -201,7 +204,10 @@ STATES = {
     "two applications with different keys": State(
         {V1: "a"}, {V1: "b"}, {V1: "a"}, V1,
         lambda place: (
-            f"{place.name(V1)} opens 20 of the 40 values tried under v1 (clients.name 20 of 20, visits.note 0 of 20)",
+            (
+                f"{place.name(V1)} decrypts 20 of the 40 values tried under v1 "
+                "(clients.name 20 of 20, visits.note 0 of 20)"
+            ),
             "if another application writes visits.note with a key of its own, take that out of [[tables]]",
         ),
     ),
@@ -304,7 +310,7 @@ def test_init_adopts_keys_that_open_the_data_and_names_what_is_wrong_with_others
             return
         variables = setting.give(state.correct)
     told = setting.init(state.primary, variables)
-    assert re.search(r"opens 20 of 20 values|opens 40 of 40 values", told)
+    assert re.search(r"decrypts 20 of 20 values|decrypts 40 of 40 values", told)
     status = setting.status()
     assert status["primary"] == str(state.primary)
     seen = {version for content in (state.clients, state.visits) for version in content}
@@ -323,7 +329,7 @@ def test_init_names_the_rows_of_single_damaged_values_and_adopts_the_rest(
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("UPDATE visits SET note = %s WHERE id = 7", (damaged,))
     told = setting.init(V1, setting.give({V1: "a"}))
-    assert '1 of 20 values under v1 in visits.note (row ["7"]) do not open' in told
+    assert '1 of 20 values under v1 in visits.note (row ["7"]) do not decrypt' in told
 
 
 def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
@@ -353,7 +359,7 @@ def test_a_key_in_a_secret_of_its_own_is_adopted_where_the_live_secret_is_gone(
     place.secret.client.delete_secret(SecretId=place.secret.name, ForceDeleteWithoutRecovery=True)
     key = base64_of(setting.keys["b"])
     place.secret.client.create_secret(Name=f"{place.secret.name}-v2", SecretString=key)
-    assert "v2 opens 40 of 40 values" in setting.folder.run("init")
+    assert "v2 decrypts 40 of 40 values" in setting.folder.run("init")
     assert json.loads(place.secret.text()) == {"v2": key, "primary": "v2"}
 
 
@@ -381,7 +387,7 @@ def test_a_home_that_took_a_wrong_key_shows_no_green_light_and_gets_the_right_on
             value = encrypt(KeyRing({V1: setting.keys["a"]}, V1), f"name {row}")
             connection.execute("INSERT INTO clients (name) VALUES (%s)", (value,))
     stored = AwsJson.name(setting.place, V1) if isinstance(setting.place, AwsPlain) else setting.place.name(V1)
-    wrong = "opens none of the 20 values tried under v1 (clients.name 0 of 20)"
+    wrong = "decrypts none of the 20 values tried under v1 (clients.name 0 of 20)"
     for typed in (("preflight",), ("request", "--reason", "yearly"), ("backup",)):
         setting.folder.run(*typed, expect=1)
         told = "".join(setting.folder.printed[-2:])

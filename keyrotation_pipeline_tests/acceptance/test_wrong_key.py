@@ -103,7 +103,7 @@ def home(tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, DemoOff
     return Home(tmp_path, database_url, officers)
 
 
-SENTENCE = "keys/v1.key opens none of the 60 values tried under v1 (clients.name 0 of 30, clients.note 0 of 30)"
+SENTENCE = "keys/v1.key decrypts none of the 60 values tried under v1 (clients.name 0 of 30, clients.note 0 of 30)"
 
 
 def test_no_light_is_green_over_values_that_no_key_opens_and_nothing_is_built_on_them(home: Home) -> None:
@@ -128,7 +128,7 @@ def test_lights_tell_how_many_values_were_decrypted(home: Home) -> None:
     home.fill(home.wrong)  # which is the right one then
     home.folder.run("backup")
     lights = {check["name"]: check for check in json.loads(home.folder.run("preflight", "--json"))["checks"]}
-    assert "opens 60 of 60 values that were tried" in lights["current_key_is_intact"]["value"]
+    assert "decrypts 60 of 60 values that were tried" in lights["current_key_is_intact"]["value"]
     assert lights["every_value_is_readable"]["light"] == "green"
     assert "all 60 values of a sample decrypt" in lights["every_value_is_readable"]["value"]
     assert "by 30 rows of this database rewritten" in lights["duration_is_known"]["value"]
@@ -147,7 +147,7 @@ def test_values_of_another_key_that_come_after_the_request_stop_the_promotion(ho
     with open_backups(settings.load(home.file), actor="test") as site, pytest.raises(WrongKeyError):
         rehearse(site, nothing, nothing, site.pipeline.ledger.request(request), nothing)
     with home.opened() as pipeline:
-        with pytest.raises(WrongKeyError, match="opens none of the 60 values tried under v1"):
+        with pytest.raises(WrongKeyError, match="decrypts none of the 60 values tried under v1"):
             list(runner.run(pipeline, request, lambda _progress: None))
         assert pipeline.keys.read().primary == V1
         assert pipeline.ledger.walk(request).done(Step.DUAL_KEY_ROLLOUT) is not None
@@ -190,7 +190,7 @@ def test_the_page_says_how(home: Home) -> None:
             check=False,
         )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert f"v1 is {home.right.fingerprint[:16]} now, in place of {home.wrong.fingerprint[:16]}" in done.stdout
+    assert f"v1 is {home.right.fingerprint[:16]} now, instead of {home.wrong.fingerprint[:16]}" in done.stdout
     assert base64_of(home.right) not in f"{done.stdout}{done.stderr}"
 
 
@@ -215,8 +215,8 @@ def test_a_rotation_that_stuck_on_the_wrong_key_is_taken_over_and_finished(home:
 
 
 @pytest.mark.parametrize(("filled", "given", "sentence"), [
-    pytest.param("wrong", "right", "opens 60 of 60 values that were tried under it, so", id="it opens values"),
-    pytest.param("other", "right", "opens 0 of 60 values that were tried under it; find", id="the other opens none"),
+    pytest.param("wrong", "right", "decrypts 60 of 60 values that were tried under it, so", id="it decrypts values"),
+    pytest.param("other", "right", "decrypts 0 of 60 values that were tried under it", id="other decrypts no value"),
     pytest.param("right", "wrong", "is the registered one already", id="the same key"),
 ])  # fmt: skip
 def test_only_a_key_that_opens_nothing_is_replaced_and_only_by_one_that_opens_the_values(
@@ -235,7 +235,7 @@ def test_one_officer_or_another_key_than_the_signed_one_replaces_nothing(home: H
     request = home.folder.run(*command, ENCRYPTION_MASTER_KEY=base64_of(home.right)).strip()
     home.sign(request, home.officers[0])
     assert "needs 1 more approval(s)" in home.refused("replace-key", "v1", ENCRYPTION_MASTER_KEY=base64_of(home.right))
-    with home.opened() as pipeline, pytest.raises(KeyRotationError, match="lacks 1 signature"):
+    with home.opened() as pipeline, pytest.raises(KeyRotationError, match="needs 1 more signature"):
         replace_key(pipeline, pipeline.ledger.request(request), home.right)
     home.sign(request, home.officers[1])
     other = base64_of(KeyMaterial.generate())

@@ -143,7 +143,7 @@ class KeyLossContract:
             restore_key(pipeline, V3, KeyMaterial.generate(), "backup")
         world.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
         world.ledger.set_key_state(V1, KeyState.DESTROYED, None)
-        with pytest.raises(KeyStoreError, match="v1 is destroyed, and stays so"):
+        with pytest.raises(KeyStoreError, match="v1 is destroyed permanently"):
             restore_key(pipeline, V1, KEYS[V1], "backup")
 
     def test_intent_and_outcome_are_in_the_audit_without_the_key(self, world: FakeWorld, pipeline: Pipeline) -> None:

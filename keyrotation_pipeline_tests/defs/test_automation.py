@@ -104,8 +104,7 @@ def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dags
     for name in ("daily_key_backup", "rotation_calendar"):
         heartbeats.record(name, long_ago)
     assert [sentence.partition(",")[0] for sentence in amiss(dagster)] == [
-        f"{name} has not looked since {long_ago:%Y-%m-%d %H:%M} UTC"
-        for name in ("daily_key_backup", "rotation_calendar")
+        f"{name} has not run since {long_ago:%Y-%m-%d %H:%M} UTC" for name in ("daily_key_backup", "rotation_calendar")
     ]
     assert not dagster.check("sensors_and_schedules_run", "encrypted_columns").passed
 

@@ -264,7 +264,7 @@ def test_a_run_that_died_is_taken_up_where_it_was(dagster: Dagster, walked: Walk
 @pytest.mark.parametrize(
     ("status", "sentence"),
     [
-        pytest.param(RequestStatus.PAUSED, "is paused; go on with `keyrotation resume", id="paused"),
+        pytest.param(RequestStatus.PAUSED, "is paused; continue with `keyrotation resume", id="paused"),
         pytest.param(RequestStatus.REQUESTED, "2 more approval(s)", id="not approved"),
     ],
 )

@@ -23,7 +23,7 @@ def said(dagster: Dagster, sensor: str) -> str:
 def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster) -> None:
     dagster.world.ledger.flags = [FLAG]
     assert said(dagster, "incident_flag").startswith("opened INC-")
-    assert said(dagster, "incident_flag") == "no new flag is up"
+    assert said(dagster, "incident_flag") == "no new flag was raised"
     (incident,) = incidents(dagster.world.ledger).unfinished
     assert (incident.versions, dagster.world.keys.primary()) == ((V1,), V1)
     current = dagster.world.ledger.current()

@@ -64,7 +64,7 @@ def signing(tmp_path: Path) -> Signing:
 
 def test_two_officers_authorise_a_rotation(signing: Signing) -> None:
     assert signing.approve(signing.ada.sign(signing.text)) == ("Ada", 1)
-    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+    with pytest.raises(ApprovalError, match="needs 1 more signature"):
         require_authorised(signing.pipeline, signing.rotation, signing.pipeline.keys.read())
     assert signing.approve(signing.ben.sign(signing.text)) == ("Ben", 2)
     require_authorised(signing.pipeline, signing.rotation, signing.pipeline.keys.read())

@@ -19,7 +19,7 @@ from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.key_loss import newest_key, restore_key
 from keyrotation_pipeline.backups.recovery_test import recovery_test
-from keyrotation_pipeline.backups.restore_to_new_database import restore_beside
+from keyrotation_pipeline.backups.restore_to_new_database import restore_to_new_database
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import RecoveryKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -80,7 +80,7 @@ class TestCard:
             assert site.pipeline.keys.read().material(V1) == lost
             new = f"{psycopg.conninfo.conninfo_to_dict(database_url)['dbname']}_by_card"
             try:
-                done = restore_beside(
+                done = restore_to_new_database(
                     site, RestoreToNewDatabase(database_url, None), key, new, None, lambda _progress: None
                 )
             finally:

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database impor
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import recovery_test
-from keyrotation_pipeline.backups.restore_to_new_database import RestoredBeside, restore_beside
+from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
 from keyrotation_pipeline.errors import (
     BackupError,
     IncompleteRestoreError,
@@ -42,9 +42,10 @@ def new(database_url: str) -> Iterator[str]:
         connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
 
-def restore(clinic: Clinic, url: str, into: str, wanted: str | None = None) -> RestoredBeside:
+def restore(clinic: Clinic, url: str, into: str, wanted: str | None = None) -> RestoredDatabase:
     with clinic.recovery_key() as key:
-        return restore_beside(clinic.site, RestoreToNewDatabase(url, None), key, into, wanted, lambda _progress: None)
+        databases = RestoreToNewDatabase(url, None)
+        return restore_to_new_database(clinic.site, databases, key, into, wanted, lambda _progress: None)
 
 
 def is_there(clinic: Clinic, database: str) -> bool:
@@ -96,7 +97,7 @@ def test_what_pg_restore_cannot_restore_is_an_error_after_everything_was_read_an
         """
     )
     back_up(local_clinic.site)
-    with pytest.raises(IncompleteRestoreError, match=r"all values decrypt, but .* visits whose .* by hand"):
+    with pytest.raises(IncompleteRestoreError, match=r"all values decrypt, but .* visits whose .* manually"):
         restore(local_clinic, database_url, new)
     assert names_in(database_url, new) == [1, 2, 3, 4]
     *_, last = local_clinic.site.pipeline.ledger.events()
@@ -158,7 +159,7 @@ def test_a_restore_that_breaks_off_leaves_no_half_database(
     (binaries / "pg_restore").write_text(script)
     (binaries / "pg_restore").chmod(0o755)
     with local_clinic.recovery_key() as key, pytest.raises(KeyRotationError):
-        restore_beside(
+        restore_to_new_database(
             local_clinic.site, RestoreToNewDatabase(database_url, binaries), key, new, None, lambda _progress: None
         )
     assert not is_there(local_clinic, new)
@@ -190,11 +191,13 @@ def test_sql_of_a_dump_that_never_ends_is_ended_in_both_servers(
 ) -> None:
     local_clinic.connection.execute(FOREVER)
     back_up(local_clinic.site)
-    sentence = r"was not restored in the 2 s that \[recovery\] longest_restore_seconds allows, and was ended"
+    sentence = (
+        r"was not restored in the 2 s that \[recovery\] longest_restore_seconds allows, so the restore was stopped"
+    )
     databases = RestoreToNewDatabase(database_url, None, longest_seconds=2)
     with local_clinic.recovery_key() as key:
         with pytest.raises(RestoreTimeoutError, match=sentence):
-            restore_beside(local_clinic.site, databases, key, new, None, lambda _progress: None)
+            restore_to_new_database(local_clinic.site, databases, key, new, None, lambda _progress: None)
         assert not is_there(local_clinic, new)
         scratch = ScratchServers(tmp_path / "scratch", None, longest_seconds=2)
         with pytest.raises(RestoreTimeoutError, match=sentence):

@@ -174,7 +174,7 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
 @pytest.mark.parametrize(
     ("report", "sentence"),
     [
-        pytest.param(replace(REPORT, timestamps=()), "None has seen this audit.", id="no time stamps"),
+        pytest.param(replace(REPORT, timestamps=()), "This audit has no time stamps.", id="no time stamps"),
         pytest.param(replace(REPORT, backups=()), "None: made.", id="a table without rows"),
         pytest.param(replace(REPORT, access=AccessSummary(START, START, None, ())), "cloudtrail_bucket is not set",
                      id="no log of key reads"),

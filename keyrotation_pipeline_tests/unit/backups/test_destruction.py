@@ -382,7 +382,7 @@ def test_only_archived_and_compromised_versions_are_asked_for(
 def test_without_two_signatures_nothing_goes(clinic: Clinic) -> None:
     opened = clinic.requested()
     sign(clinic.world, opened, ADA)
-    with pytest.raises(ApprovalError, match=r"lacks 1 signature"):
+    with pytest.raises(ApprovalError, match=r"needs 1 more signature"):
         destroy(clinic.site, opened)
     assert clinic.untouched()
 

@@ -57,6 +57,6 @@ def test_large_objects_are_counted() -> None:
 def test_a_failure_is_shown_and_is_one() -> None:
     require_no_failure(restored(), DUMP)
     with pytest.raises(
-        IncompleteRestoreError, match=r"does not restore whole into .*: EXTENSION citext; .*postgresql-18"
+        IncompleteRestoreError, match=r"does not restore completely into .*: EXTENSION citext; .*postgresql-18"
     ):
         require_no_failure(restored(failures=("EXTENSION citext",)), DUMP)

@@ -77,5 +77,5 @@ def test_an_interruption_says_how_to_go_on(
     assert ended.value.code == 130
     assert (
         capsys.readouterr().err
-        == "stopped here; whatever was committed stays, and the same command goes on from there\n"
+        == "stopped here; whatever was committed stays, and the same command continues from there\n"
     )

@@ -45,8 +45,8 @@ def test_the_list_says_what_the_command_says(name: str) -> None:
     command = listed.load(name)
     assert command.name == name
     assert command.help is not None
-    assert " ".join(command.help.partition("\n\n")[0].split()) == listed.says
-    assert command.get_short_help_str(60) == TyperCommand(name, help=listed.says).get_short_help_str(60)
+    assert " ".join(command.help.partition("\n\n")[0].split()) == listed.summary
+    assert command.get_short_help_str(60) == TyperCommand(name, help=listed.summary).get_short_help_str(60)
 
 
 def test_each_command_can_be_the_first_thing_that_is_imported() -> None:

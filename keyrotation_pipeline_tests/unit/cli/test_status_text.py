@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli import status as status_command
-from keyrotation_pipeline.cli.status import age, carried_on
+from keyrotation_pipeline.cli.status import age, running_in_dagster
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -101,21 +101,21 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(("heartbeats", "told"), [
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=4), {}),),
-                 f"Dagster carries it on, its conductor looked 4 s ago; see {ADDRESS}", id="at work"),
+                 f"Dagster runs it, its conductor was active 4 s ago; see {ADDRESS}", id="at work"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
     pytest.param((Heartbeat("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=9), {}),
                   Heartbeat("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, by another"),
     pytest.param((Heartbeat("rotation_conductor", NOW, {}),
                   Heartbeat("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
-                 f"Dagster carries it on, its conductor looked 0 s ago; see {ADDRESS}", id="switched on again"),
+                 f"Dagster runs it, its conductor was active 0 s ago; see {ADDRESS}", id="switched on again"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=61), {}),
                   Heartbeat("ledger_mirror", NOW, {})), None, id="silent beside another"),
     pytest.param((Heartbeat("ledger_mirror", NOW, {}),), None, id="another sensor"),
     pytest.param((), None, id="never"),
 ])  # fmt: skip
 def test_dagster_is_named_only_while_its_conductor_looks(heartbeats: tuple[Heartbeat, ...], told: str | None) -> None:
-    assert carried_on(heartbeats, NOW, ADDRESS) == told
+    assert running_in_dagster(heartbeats, NOW, ADDRESS) == told
 
 
 @pytest.mark.parametrize(

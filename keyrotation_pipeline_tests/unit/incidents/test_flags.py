@@ -40,9 +40,9 @@ def test_every_trigger_of_the_procedure_is_a_type(type_: IncidentType) -> None:
         pytest.param({"description": f"key {KEY} leaked"}, "looks like a key", id="a key"),
         pytest.param({"scope": "v1:AAAAAAAAAAAAAAAA:AAAA"}, "its scope holds what looks like", id="a stored value"),
         pytest.param({"discovered_at": None}, "its discovered_at is missing", id="no moment"),
-        pytest.param({"discovered_at": datetime(1999, 1, 1, tzinfo=UTC)}, "no date since 2000", id="long ago"),
+        pytest.param({"discovered_at": datetime(1999, 1, 1, tzinfo=UTC)}, "not a date since 2000", id="long ago"),
         pytest.param({"discovered_at": START + timedelta(hours=1)}, "in the future", id="to come"),
-        pytest.param({"versions": ("v01",)}, "no version", id="no version"),
+        pytest.param({"versions": ("v01",)}, "not a version", id="no version"),
     ],
 )
 def test_a_malformed_flag_is_put_aside_and_its_reason_shows_nothing_of_it(

@@ -1,4 +1,4 @@
-"""When values that do not open are single damaged ones, and when the key is wrong."""
+"""When values that do not decrypt are single damaged ones, and when the key is wrong."""
 
 import pytest
 
@@ -29,6 +29,6 @@ def test_keys_are_counted_by_version_and_another_key_is_named() -> None:
     trial = KeyTrial((V1, V2), columns)
     assert (trial.tried, trial.failed, trial.of_version(V1), trial.of_version(V2)) == (10, 4, (4, 0), (6, 6))
     assert trial.wrong_key(V1, lambda version: f"file {version}") == (
-        "file v1 opens none of the 4 values tried under v1 (t.a 0 of 4); file v2 opens 4 of them, so give that key as "
-        "file v1"
+        "file v1 decrypts none of the 4 values tried under v1 (t.a 0 of 4); file v2 decrypts 4 of them, so give that "
+        "key as file v1"
     )

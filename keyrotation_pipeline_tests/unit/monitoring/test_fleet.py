@@ -158,7 +158,7 @@ def test_status_says_why_a_step_that_runs_stands_still_and_since_when() -> None:
     world.ledger.note_wait(walk.id, "clients shard 00", "pausing: standby x is late")
     assert waiting_for(world) == "clients shard 00: pausing: standby x is late (since 2026-01-05 09:00:00 UTC)"
     world.ledger.set_status(walk.id, RequestStatus.PAUSED)
-    assert "is paused; go on with" in str(waiting_for(world))
+    assert "is paused; continue with" in str(waiting_for(world))
     assert str(waiting_for(world)).endswith(" (since 2026-01-05 09:00:00 UTC)")
 
 

@@ -244,7 +244,7 @@ def rehearsed(source: KeyVersion = V2, *findings: RehearsalFinding) -> Rehearsed
 @pytest.mark.parametrize(("found", "days", "light", "value"), [
     pytest.param(None, 0, Light.AMBER, "no rotation from the present primary was rehearsed", id="never"),
     pytest.param(rehearsed(V1), 0, Light.AMBER, "no rotation from the present primary", id="from an earlier primary"),
-    pytest.param(rehearsed(), 6, Light.GREEN, "v2 to v3 in 12 s besides the rollouts; nothing stopped it, 144.0 h ago",
+    pytest.param(rehearsed(), 6, Light.GREEN, "v2 to v3 in 12 s plus the rollouts; nothing stopped it, 144.0 h ago",
                  id="in the week before"),
     pytest.param(rehearsed(), 8, Light.AMBER, "192.0 h ago", id="long ago"),
     pytest.param(rehearsed(V2, RehearsalFinding("retired_key", "x")), 0, Light.AMBER, "would stop at retired_key",

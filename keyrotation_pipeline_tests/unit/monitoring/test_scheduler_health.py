@@ -22,7 +22,7 @@ MORNING = {"daily_key_backup": LONG_AGO}
     ),
     pytest.param(
         [Heartbeat("ledger_mirror", JUST, {}), Heartbeat("rotation_conductor", LONG_AGO, {})],
-        ["rotation_conductor has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
+        ["rotation_conductor has not run since 2026-11-25 07:00 UTC, while Dagster runs"],
         id="the conductor hangs",
     ),
     pytest.param(
@@ -38,22 +38,22 @@ MORNING = {"daily_key_backup": LONG_AGO}
     ),
     pytest.param(
         [Heartbeat("ledger_mirror", LONG_AGO, {}), Heartbeat("rotation_conductor", JUST, {})],
-        ["ledger_mirror has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
+        ["ledger_mirror has not run since 2026-11-25 07:00 UTC, while Dagster runs"],
         id="another sensor hangs",
     ),
     pytest.param(
         [Heartbeat("daily_key_backup", NOW - timedelta(days=2), {}), Heartbeat("rotation_conductor", JUST, {})],
-        ["daily_key_backup has not looked since 2026-11-23 12:00 UTC, while Dagster runs"],
+        ["daily_key_backup has not run since 2026-11-23 12:00 UTC, while Dagster runs"],
         id="a schedule does not run",
     ),
     pytest.param(
         [Heartbeat("quarterly_recovery_test", NOW - timedelta(days=94), {}), Heartbeat("ledger_mirror", JUST, {})],
-        ["quarterly_recovery_test has not looked since 2026-08-23 12:00 UTC, while Dagster runs"],
+        ["quarterly_recovery_test has not run since 2026-08-23 12:00 UTC, while Dagster runs"],
         id="the schedule of a quarter does not run",
     ),
     pytest.param(
         [Heartbeat("nightly_rehearsal", NOW - timedelta(hours=28), {}), Heartbeat("ledger_mirror", JUST, {})],
-        ["nightly_rehearsal has not looked since 2026-11-24 08:00 UTC, while Dagster runs"],
+        ["nightly_rehearsal has not run since 2026-11-24 08:00 UTC, while Dagster runs"],
         id="a night without a rehearsal",
     ),
     pytest.param(
@@ -71,7 +71,7 @@ MORNING = {"daily_key_backup": LONG_AGO}
     ),
     pytest.param(
         [Heartbeat("ledger_mirror", LONG_AGO, MORNING), Heartbeat("rotation_conductor", JUST, {})],
-        ["ledger_mirror has not looked since 2026-11-25 07:00 UTC, while Dagster runs"],
+        ["ledger_mirror has not run since 2026-11-25 07:00 UTC, while Dagster runs"],
         id="a schedule was switched on since",
     ),
     pytest.param(

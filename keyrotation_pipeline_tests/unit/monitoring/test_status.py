@@ -178,7 +178,7 @@ def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:
     again = f"reload or restart what lags; then run `keyrotation rotate {walk.id}`"
     awaited = f"web-1 (reads v1): not seen to read v2; {again}"
     assert shown.rotation.waiting_for == awaited
-    assert f"rotation {walk.id} waited in vain: {awaited}" in shown.attention
+    assert f"rotation {walk.id} timed out waiting: {awaited}" in shown.attention
 
     world.rollout.running = None  # it follows the key store
     shown = overview(world.pipeline)

@@ -27,7 +27,7 @@ def world() -> FakeWorld:
 def test_two_officers_authorise_and_one_does_not(world: FakeWorld) -> None:
     rotation = request(world)
     assert sign(world, rotation, ADA) == ("Ada", 1)
-    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+    with pytest.raises(ApprovalError, match="needs 1 more signature"):
         require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
     assert sign(world, rotation, BEN) == ("Ben", 2)
     require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
@@ -45,7 +45,7 @@ def test_signatures_filed_under_other_names_do_not_count_twice(world: FakeWorld)
     sign(world, rotation, ADA)
     (stored,) = world.ledger.signatures(rotation.id)
     world.ledger.add_signature(rotation.id, replace(stored, officer=BEN))
-    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+    with pytest.raises(ApprovalError, match="needs 1 more signature"):
         require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
 
 

@@ -34,11 +34,11 @@ def planned(world: FakeWorld) -> Walk:
 
 
 def test_it_is_signed_at_once_and_nothing_starts_before_its_date(world: FakeWorld, planned: Walk) -> None:
-    sentence = f"rotation {planned.id} starts not before 2026-01-15 09:00 UTC; wait until then, or take it back with"
+    sentence = f"rotation {planned.id} does not start before 2026-01-15 09:00 UTC; wait until then, or withdraw it with"
     world.clock.at = LATER - timedelta(microseconds=1)
     with pytest.raises(BlockedError, match=sentence):
         list(runner.run(world.pipeline, planned.id, world.report))
-    with pytest.raises(OutOfOrderError, match="starts not before"):
+    with pytest.raises(OutOfOrderError, match="does not start before"):
         runner.run_step(world.pipeline, planned.id, Task(Step.KEY_VERSION), world.report)
     shown = overview(world.pipeline).rotation
     assert shown is not None
@@ -127,10 +127,10 @@ def test_a_moment_without_offset_is_one_of_the_configured_time_zone(text: str, u
     [
         pytest.param("2026-10-25T02:30", r"shown twice or never .* such as 2026-10-25T02:30\+02:00", id="twice"),
         pytest.param("2026-03-29T02:30", "shown twice or never by the clocks of Europe/Berlin", id="never"),
-        pytest.param("tomorrow", "--not-before is no day or moment; write it as 2026-01-31", id="no date"),
-        pytest.param("2026-02-30", "is no day or moment", id="no such day"),
-        pytest.param("", "is no day or moment", id="nothing"),
-        pytest.param("9999-12-31T23:59-12:00", "is no day or moment", id="beyond all time"),
+        pytest.param("tomorrow", "--not-before is not a date or time; write it as 2026-01-31", id="no date"),
+        pytest.param("2026-02-30", "is not a date or time", id="no such day"),
+        pytest.param("", "is not a date or time", id="nothing"),
+        pytest.param("9999-12-31T23:59-12:00", "is not a date or time", id="beyond all time"),
     ],
 )
 def test_a_moment_that_nobody_can_tell_is_refused(text: str, sentence: str) -> None:

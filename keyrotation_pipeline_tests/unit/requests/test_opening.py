@@ -102,7 +102,7 @@ def test_values_of_a_version_without_a_key_stop_a_routine_request_and_no_emergen
 
 def test_a_key_that_opens_no_value_stops_an_emergency_too(world: FakeWorld) -> None:
     world.database.sealed_under[V1] = KeyMaterial.generate().fingerprint
-    with pytest.raises(WrongKeyError, match=r"opens none of the .* values tried under v1"):
+    with pytest.raises(WrongKeyError, match=r"decrypts none of the .* values tried under v1"):
         request(world, incident="INC-7")
 
 

@@ -56,7 +56,7 @@ def test_two_pinned_officers_change_the_roster(world: FakeWorld) -> None:
 
 
 def test_one_signature_changes_nothing(world: FakeWorld) -> None:
-    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+    with pytest.raises(ApprovalError, match="needs 1 more signature"):
         change_policy(world.pipeline, opened(world, ADA))
     assert world.ledger.pinned_roster() == ROSTER
 

@@ -162,4 +162,4 @@ def test_a_rollback_past_its_dates_is_taken_over_too(world: FakeWorld) -> None:
     assert (world.keys.primary(), world.keys.archived()) == (V1, (V2,))
     record = world.ledger.walk(successor.id).done(Step.COMPLIANCE_REPORT)
     assert record is not None
-    assert f"Rotation {rotation.id} (v1 to v2) was given up" in record.facts["post_mortem"]
+    assert f"Rotation {rotation.id} (v1 to v2) was abandoned" in record.facts["post_mortem"]

@@ -83,7 +83,7 @@ def test_an_authority_that_is_down_stops_no_rotation_is_told_once_and_asked_agai
     rotation = finished(world)
     assert world.ledger.request(rotation).status is RequestStatus.FINISHED
     (sentence,) = unstamped(world)
-    assert sentence.startswith("the audit gets no time stamps since 2026-01-05 09:00 UTC: stamps.example.org does not")
+    assert sentence.startswith("the audit has had no time stamps since 2026-01-05 09:00 UTC: stamps.example.org does")
 
     for _ in range(3):
         world.clock.at += timedelta(minutes=1)

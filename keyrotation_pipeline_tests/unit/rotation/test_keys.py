@@ -336,5 +336,5 @@ def test_since_when_an_imported_key_is_in_use_is_written_down_once() -> None:
         declare_activation(world.pipeline, START - timedelta(days=400))
     assert world.ledger.event_names().count("key_activation_declared") == 1
     assert overview(world.pipeline).next_rotation_due == START - timedelta(days=35)
-    with pytest.raises(KeyStoreError, match="lies in the future"):
+    with pytest.raises(KeyStoreError, match="is in the future"):
         declare_activation(world.pipeline, START + timedelta(days=1))

@@ -75,7 +75,7 @@ def test_what_may_wait_for_others_is_noted_while_it_lasts(monkeypatch: pytest.Mo
     prove(world)
     assert noted == [
         "True: waiting for rows that others hold",
-        "waiting for a moment's lock on the table for its fence",
+        "waiting for a short lock on the table for its fence",
     ]
     assert world.ledger.waits(rotation_of(world).id) == ()
 
@@ -150,7 +150,7 @@ def test_a_row_that_stays_locked_blocks_after_three_sweeps_and_names_who_holds_i
     ("writes", "named"),
     [
         pytest.param(V1, r"restart web-1 \(writes v1\)", id="an instance that reports itself"),
-        pytest.param(V2, r"every known instance writes v2, so look among session 9 \(cron\)", id="an unknown one"),
+        pytest.param(V2, r"every known instance writes v2, so check session 9 \(cron\)", id="an unknown one"),
     ],
 )
 def test_a_stale_writer_is_named(writes: KeyVersion, named: str) -> None:
@@ -222,5 +222,5 @@ def test_dying_at_any_change_and_proving_again_ends_the_same() -> None:
 def test_every_refusal_says_what_to_do() -> None:
     world = fake_pipeline({"clients": MIXED})
     world.database.unreadable = {("clients", 2, "email")}
-    with pytest.raises(KeyRotationError, match=r"; mend or remove them .*, then run this step again$"):
+    with pytest.raises(KeyRotationError, match=r"; fix or remove them .*, then run this step again$"):
         prove(world)

@@ -233,7 +233,7 @@ def test_what_one_officer_signed_is_not_done(world: FakeWorld) -> None:
     restored_after_a_rotation(world, None)
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
     sign(world, opened, ADA)
-    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+    with pytest.raises(ApprovalError, match="needs 1 more signature"):
         reconcile(world.pipeline, opened)
     assert world.keys.versions() == (V2,)
 
@@ -318,10 +318,10 @@ def test_a_lost_fence_stands_again_when_officers_have_signed_for_it(retired: Fak
     (sentence,) = fences(retired.pipeline).attention()
     assert sentence.endswith("and have them refused again with `keyrotation reconcile`")
     opened, _ = open_reconciliation(retired.pipeline, requested_by="dba")
-    assert opened.reason == "table clients takes v1 again, which was retired in it"
+    assert opened.reason == "table clients accepts v1 again, which was retired in it"
     assert "; refuse v1 in clients" in retired.ledger.approval_text(opened.id).decode()
     sign(retired, opened, ADA)
-    with pytest.raises(ApprovalError, match="lacks 1 signature"):
+    with pytest.raises(ApprovalError, match="needs 1 more signature"):
         reconcile(retired.pipeline, opened)
     assert not retired.database.fence_state["clients"]
     sign(retired, opened, BEN)

@@ -165,7 +165,7 @@ def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(worl
 def test_a_rollback_that_has_begun_is_not_cancelled(world: FakeWorld) -> None:
     undoing = signed(world, rotated(world, Step.KEY_VERSION))
     run(world, undoing, Step.KEY_VERSION)
-    with pytest.raises(RequestError, match="go on with"):
+    with pytest.raises(RequestError, match="continue with"):
         cancel(world.pipeline, undoing)
     assert V1 in world.keys.versions()
 

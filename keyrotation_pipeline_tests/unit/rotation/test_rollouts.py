@@ -94,7 +94,7 @@ REFUSED = pytest.mark.parametrize(
             id="one names no primary",
         ),
         pytest.param((Instance("web-3", (V1,), None, START),), r"^web-3 \(not known", id="one reports none at all"),
-        pytest.param((IS_SILENT,), r"^web-1 \(last heard of .*\): silent, and not known to have", id="all are silent"),
+        pytest.param((IS_SILENT,), r"^web-1 \(last report .*\): silent, and not known to have", id="all are silent"),
         pytest.param(
             (instance("web-1", V1, writes=V1), replace(UNNAMED, silent=True)), "^web-2 .*: silent", id="a silent one"
         ),
@@ -239,7 +239,7 @@ def test_an_instance_that_fell_silent_is_unknown_and_not_gone(
     world: FakeWorld, rotation: Walk, silent: Instance, named: str
 ) -> None:
     world.rollout.running = (instance("web-1", V1, V2, writes=V1), silent)
-    with pytest.raises(BlockedError, match=rf"^{named} \(last heard of 2026-01-05 07:00 UTC\): silent, and not known"):
+    with pytest.raises(BlockedError, match=rf"^{named} \(last report 2026-01-05 07:00 UTC\): silent, and not known"):
         run(world, rotation)
     assert world.keys.primary() == V1
 
@@ -280,7 +280,7 @@ def test_no_signature_makes_an_instance_read_a_key(world: FakeWorld, rotation: W
 def test_a_wait_ends_when_the_request_is_paused(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.timeout_seconds = 600
     world.rollout.meanwhile = lambda: pause(world.pipeline, world.ledger.walk(rotation.id))
-    with pytest.raises(BlockedError, match=r"was paused; go on with `keyrotation resume"):
+    with pytest.raises(BlockedError, match=r"was paused; continue with `keyrotation resume"):
         run(world, rotation)
     assert world.clock.at - START < timedelta(seconds=3)
     resume(world.pipeline, rotation)
