@@ -8,7 +8,7 @@ from itertools import takewhile
 from keyrotation_pipeline.audit.chain import verify_chain
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, signer_of, whole_history
-from keyrotation_pipeline.audit.incidents import Incidents
+from keyrotation_pipeline.audit.incidents import incidents_of
 from keyrotation_pipeline.audit.verify import refusal_of, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -96,7 +96,8 @@ def report_of(
     within = [each for each in told if each.at >= since]
     moved = {each.request for each in within}
     decided = [each for each in belief.requests.values() if each.id in moved or not each.is_over]
-    incidents = [each for each in _incidents(told) if each.closed_at is None or each.closed_at >= since]
+    every = incidents_of((each.fact, each.at) for each in told).by_id.values()
+    incidents = [each for each in every if each.closed_at is None or each.closed_at >= since]
     return ComplianceReport(
         generated_at=newest.at,
         database=newest.entry.database,
@@ -282,13 +283,6 @@ def _time_stamps(
             refusal = unverified if authority is None else refusal_of(authority, stamped)
             at = told[stamped.seq - 1].at  # seqs are gapless from 1, and it was verified that this one is there
             yield TimeStamped(stamped.seq, stamped.hash, at, stamped.stamped_at, stamped.authority, refusal)
-
-
-def _incidents(told: Sequence[HistoryEntry]) -> tuple[Incident, ...]:
-    heard = Incidents()
-    for entry in told:
-        heard.apply(entry.fact, entry.at)
-    return tuple(heard.by_id.values())
 
 
 def _incident(incident: Incident, breach: tuple[str, ...]) -> IncidentTold:
