@@ -8,12 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit import verify
-from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.audit.replay_cache import ledger_state
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.key_events import (
     KeyCreationIntended,
     KeyImportIntended,
@@ -75,7 +75,7 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    told, belief = _told(pipeline), ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
+    told, belief = _expectations(pipeline), ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
     strangers = verify.abandoned_anchors(pipeline, (anchor for anchor in anchors if not belief.leads_through(anchor)))
     records = pipeline.ledger.keys()
     findings = [
@@ -112,25 +112,21 @@ def warning(found: Divergence) -> str | None:
     )
 
 
-def _told(pipeline: Pipeline) -> AuditExpectations:
+def _expectations(pipeline: Pipeline) -> AuditExpectations:
     told = AuditExpectations()
-    for entry in entries(pipeline.ledger, *_TELLING):
-        _hear(told, entry.fact())
+    for entry in history(pipeline.ledger, *_TELLING):
+        match entry.fact if entry.fault is None else None:
+            case KeyCreationIntended(version, fingerprint) | KeyImportIntended(version, fingerprint):
+                told.keys.add((version, fingerprint))
+            case PrimaryChangeIntended(source, target):
+                told.primaries.add((source, target))
+            case RetirementIntended(versions):
+                told.shelved.update(versions)
+            case CancelIntended(version):
+                told.shelved.add(version)
+            case RosterPinned() as pinned:
+                told.rosters.add(pinned.roster.digest)
     return told
-
-
-def _hear(told: AuditExpectations, fact: Fact | Note | None) -> None:
-    match fact:
-        case KeyCreationIntended(version, fingerprint) | KeyImportIntended(version, fingerprint):
-            told.keys.add((version, fingerprint))
-        case PrimaryChangeIntended(source, target):
-            told.primaries.add((source, target))
-        case RetirementIntended(versions):
-            told.shelved.update(versions)
-        case CancelIntended(version):
-            told.shelved.add(version)
-        case RosterPinned() as pinned:
-            told.rosters.add(pinned.roster.digest)
 
 
 def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iterator[str]:

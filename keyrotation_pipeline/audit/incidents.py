@@ -55,7 +55,7 @@ class Incidents:
     set_aside: dict[str, tuple[datetime, str]] = field(default_factory=dict)
 
     def apply(self, fact: Fact | Note | None, at: datetime) -> None:
-        """Take one event in, which follows those heard before."""
+        """Take in one event, which follows the earlier ones."""
         if (rule := _RULES.get(type(fact))) is not None:
             rule(self, fact, at)
 
@@ -78,11 +78,16 @@ class Incidents:
 
 
 def incidents(ledger: Ledger) -> Incidents:
-    """What the audit makes one believe of incidents."""
-    heard = Incidents()
-    for entry in entries(ledger, *_KINDS):
-        heard.apply(entry.fact(), entry.at)
-    return heard
+    """Every incident of the audit."""
+    return incidents_of((entry.fact(), entry.at) for entry in entries(ledger, *_KINDS))
+
+
+def incidents_of(told: Iterable[tuple[Fact | Note | None, datetime]]) -> Incidents:
+    """Every incident of these events, which are in order."""
+    found = Incidents()
+    for fact, at in told:
+        found.apply(fact, at)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,18 @@
 
 from base64 import b64decode
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime
 
 from keyrotation_pipeline.audit.chain import summary, verify_audit
-from keyrotation_pipeline.audit.events import AuditEntry, entries
-from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.history import LedgerState, history, signature_fault
 from keyrotation_pipeline.audit.replay_cache import forget, ledger_state
 from keyrotation_pipeline.errors import ApprovalError, AuditError, TimestampError
 from keyrotation_pipeline.model.approval import Roster, signed_fields
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
-from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers, BreachAssessed
-from keyrotation_pipeline.model.request_events import DatabaseReconciled, RequestOpened, RosterPinned, SignatureAdded
-from keyrotation_pipeline.model.requests import RequestAction
-from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.model.breach import AssessmentSigned
+from keyrotation_pipeline.model.request_events import DatabaseReconciled, SignatureAdded
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
@@ -34,29 +31,25 @@ def abandoned_anchors(pipeline: Pipeline, anchors: Iterable[AuditHead]) -> tuple
     missing = tuple(anchors)
     if not missing:
         return ()
-    given_up = {head for each in _signed(pipeline) for head in each.accepted}
+    given_up = set(_abandoned(pipeline))
     return tuple(anchor for anchor in missing if anchor not in given_up)
 
 
-def _signed(pipeline: Pipeline) -> Iterator[DatabaseReconciled]:
-    """Every reconciliation that enough officers signed: of the roster that it pinned again, else of the pinned one."""
-    roster: Roster | None = None
-    texts: dict[str | None, bytes] = {}
-    signed: dict[str | None, list[tuple[bytes, datetime]]] = {}
-    kinds = (RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind, DatabaseReconciled.kind)
-    for entry in entries(pipeline.ledger, *kinds):
-        match entry.fact():
-            case RosterPinned() as pinned:
-                roster = pinned.roster
-            case RequestOpened(approval_text=text):
-                texts[entry.request] = text.encode()
-            case SignatureAdded(signature=signature):
-                signed.setdefault(entry.request, []).append((bytes.fromhex(signature), entry.at))
-            case DatabaseReconciled(accepted=accepted) as done if accepted and roster is not None:
-                written, signatures = texts.get(entry.request, b""), signed.get(entry.request, ())
-                says = _says(written, entry.request, accepted)
-                if says and _is_agreed(pipeline, roster, written, signatures):
-                    yield done
+def _abandoned(pipeline: Pipeline) -> Iterator[AuditHead]:
+    """What every reconciliation gave up that enough officers signed: of the roster that it pinned, or of the pinned."""
+    told = history(pipeline.ledger, SignatureAdded.kind, DatabaseReconciled.kind)
+    for done in told:
+        fact = done.fact
+        if not isinstance(fact, DatabaseReconciled) or not fact.accepted or done.fault or done.roster is None:
+            continue
+        signed = (each for each in told if each.request == done.request and each.seq < done.seq)
+        officers = {
+            each.fact.officer
+            for each in signed
+            if isinstance(each.fact, SignatureAdded) and signature_fault(each, pipeline.signatures) is None
+        }
+        if _says(done.text, done.request, fact.accepted) and len(officers) >= done.roster.required:
+            yield from fact.accepted
 
 
 def _says(text: bytes, request: str | None, accepted: Collection[AuditHead]) -> bool:
@@ -66,67 +59,6 @@ def _says(text: bytes, request: str | None, accepted: Collection[AuditHead]) -> 
         return False
     named = (fields.get("Request"), fields.get("Action")) == (request, "reconcile")
     return named and sentence(accepted) in fields.get("Authorises", "").split("; ")
-
-
-def _is_agreed(pipeline: Pipeline, roster: Roster, text: bytes, signed: Iterable[tuple[bytes, datetime]]) -> bool:
-    officers = set()
-    for signature, at in signed:
-        try:
-            officers.add(pipeline.signatures.verify_as_of(text, signature, roster.officers, at).officer)
-        except ApprovalError:
-            continue
-    return len(officers) >= roster.required
-
-
-HEADER = "keyrotation-assessment-v1"
-KINDS = (RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
-
-
-def is_of_answers(text: str, incident: str, answers: BreachAnswers, seq: int) -> bool:
-    """Whether a text names this incident, these answers and the event that completed them."""
-    header, *lines = text.split("\n")
-    named = {f"Incident: {incident}", f"Answers: {answers.digest()}", f"Audit event: {seq}"}
-    return header == HEADER and named <= set(lines)
-
-
-@dataclass(slots=True)
-class _Heard:
-    """The answers of each incident, with the event that completed them, and the roster of the moment."""
-
-    roster: Roster | None = None
-    answers: dict[str, tuple[BreachAnswers, int]] = field(default_factory=dict)
-
-    def fault(self, entry: AuditEntry, signed: AssessmentSigned, verifier: SignatureVerifier) -> str | None:
-        """Why a signature is not what it is filed as; None: it is."""
-        answers, seq = self.answers.get(signed.incident, (BreachAnswers(), 0))
-        if not is_of_answers(signed.text, signed.incident, answers, seq):
-            return "is over other answers"
-        try:
-            signature = bytes.fromhex(signed.signature)
-            officers = self.roster.officers if self.roster else ()
-            found = verifier.verify_as_of(signed.text.encode(), signature, officers, entry.at)
-        except (ApprovalError, ValueError) as error:
-            return f"does not verify: {str(error).partition(';')[0]}"
-        return None if found.officer == signed.officer else f"is by {found.officer[-16:]}"
-
-
-def assessment_faults(told: Iterable[AuditEntry], verifier: SignatureVerifier) -> Iterator[str]:
-    """A phrase for each signature on an assessment that is not what it is filed as.
-
-    Args:
-        told: events of `KINDS`, in order.
-    """
-    heard = _Heard()
-    for entry in told:
-        match entry.fact():
-            case RosterPinned() as pinned:
-                heard.roster = pinned.roster
-            case BreachAssessed(incident=incident, answers=later):
-                before, _ = heard.answers.get(incident, (BreachAnswers(), 0))
-                heard.answers[incident] = (before.then(later), entry.seq)
-            case AssessmentSigned() as signed if (why := heard.fault(entry, signed, verifier)) is not None:
-                who = f"the signature of {signed.officer[-16:]} on the assessment of {signed.incident}"
-                yield f"{who} (event {entry.seq}) {why}"
 
 
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
@@ -148,7 +80,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *belief.faults,
             *_audit_rows(pipeline.ledger, belief),
             *_signatures(pipeline, belief.requests),
-            *assessment_faults(entries(pipeline.ledger, *KINDS), pipeline.signatures),
+            *_assessments(pipeline),
             *_time_stamps(pipeline),
         ]
     if faults:
@@ -230,40 +162,23 @@ def require_signatures(pipeline: Pipeline, request: str) -> None:
 
 
 def _signatures(pipeline: Pipeline, requests: Collection[str], reconciled_by: Roster | None = None) -> Iterator[str]:
-    """Verify the signatures on these requests, each by the roster that was pinned when it was added.
-
-    Those on a reconciliation that pins a lost roster again are by the officers of that one.
-    """
+    """Verify the signatures on these requests, each by the roster of its moment (see `HistoryEntry`)."""
     if not requests:
         return
-    roster: Roster | None = None
-    texts: dict[str | None, bytes] = {}
-    told = list(entries(pipeline.ledger, RosterPinned.kind, RequestOpened.kind, SignatureAdded.kind))
-    pins = {entry.request: fact.roster for entry in told if isinstance(fact := entry.fact(), RosterPinned)}
-    again: dict[str | None, Roster] = {}
-    for entry in told:
-        match entry.fact():
-            case RosterPinned() as pinned:
-                roster = pinned.roster
-            case RequestOpened(action=action, approval_text=text):
-                texts[entry.request] = text.encode()
-                by = pins.get(entry.request, reconciled_by) if action is RequestAction.RECONCILE else None
-                if by is not None:
-                    again[entry.request] = by
-            case SignatureAdded() as added if entry.request in requests:
-                who = f"the signature of {added.officer[-16:]} on request {entry.request} (event {entry.seq})"
-                signers = again.get(entry.request, roster)
-                officers = signers.officers if signers else ()
-                try:
-                    signature = bytes.fromhex(added.signature)
-                    found = pipeline.signatures.verify_as_of(
-                        texts.get(entry.request, b""), signature, officers, entry.at
-                    )
-                except (ApprovalError, ValueError) as error:
-                    yield f"{who} does not verify: {str(error).partition(';')[0]}"
-                    continue
-                if found.officer != added.officer:
-                    yield f"{who} is by {found.officer[-16:]}"
+    for entry in history(pipeline.ledger, SignatureAdded.kind, reconciled_by=reconciled_by):
+        if not isinstance(entry.fact, SignatureAdded) or entry.request not in requests:
+            continue
+        if fault := signature_fault(entry, pipeline.signatures):
+            who = entry.fact.officer[-16:]
+            yield f"the signature of {who} on request {entry.request} (event {entry.seq}) {fault}"
+
+
+def _assessments(pipeline: Pipeline) -> Iterator[str]:
+    """Verify the signatures on every assessment: each is over the answers as they were then."""
+    for entry in history(pipeline.ledger, AssessmentSigned.kind):
+        if isinstance(entry.fact, AssessmentSigned) and (fault := signature_fault(entry, pipeline.signatures)):
+            who = entry.fact.officer[-16:]
+            yield f"the signature of {who} on the assessment of {entry.fact.incident} (event {entry.seq}) {fault}"
 
 
 def _time_stamps(pipeline: Pipeline) -> Iterator[str]:

@@ -10,6 +10,7 @@ from datetime import timedelta
 from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
@@ -198,4 +199,5 @@ class Seals:
 
     @cached_property
     def _reconciled_seq(self) -> int:
-        return max((entry.seq for entry in entries(self._ledger, EventKind.DATABASE_RECONCILED)), default=0)
+        told = history(self._ledger, EventKind.DATABASE_RECONCILED)
+        return max((entry.seq for entry in told if entry.fault is None), default=0)

@@ -17,7 +17,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.alerts import accesses
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.audit.events import AuditEntry
+from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.errors import KeyRotationError
@@ -235,5 +235,5 @@ def _stamp(pipeline: Pipeline) -> None:
         output.note(f"the audit could not be time-stamped: {failed}")
 
 
-def _breach_of(pipeline: Pipeline, incident: Incident, recorded: Sequence[AuditEntry]) -> tuple[str, ...]:
+def _breach_of(pipeline: Pipeline, incident: Incident, recorded: Sequence[HistoryEntry]) -> tuple[str, ...]:
     return assessment_from(recorded, pipeline.signatures, incident).lines()

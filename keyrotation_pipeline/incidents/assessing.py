@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.audit.history import ASSESSMENT_HEADER, HistoryEntry, history, signature_fault
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.audit.verify import HEADER, is_of_answers, require_verified
+from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
 from keyrotation_pipeline.incidents.breach import BreachDecision, BreachNotice, Outcome, decide_breach, presumed_facts
 from keyrotation_pipeline.model.approval import Roster, rendered
@@ -135,7 +135,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
         raise IncidentError(f"nobody has answered anything of {assessment.incident.id}; answer first, then sign")
     decision = assessment.answered or assessment.in_force
     return rendered(
-        HEADER,
+        ASSESSMENT_HEADER,
         (
             ("Incident", assessment.incident.id),
             ("What", assessment.incident.reason),
@@ -178,24 +178,28 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
     Raises:
         AuditError: there are signatures, and the audit that tells of them does not verify.
     """
-    told = tuple(entries(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind))
-    if any(each.kind == AssessmentSigned.kind for each in told):
+    told = assessed(pipeline)
+    if any(isinstance(each.fact, AssessmentSigned) for each in told):
         require_verified(pipeline)  # whoever forges a roster could else sign
     return assessment_from(told, pipeline.signatures, incident)
 
 
-def assessment_from(told: Iterable[AuditEntry], signatures: SignatureVerifier, incident: Incident) -> Assessment:
+def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
+    """The events that assessments are made of."""
+    return history(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
+
+
+def assessment_from(told: Iterable[HistoryEntry], signatures: SignatureVerifier, incident: Incident) -> Assessment:
     """The same from the events of an audit that was verified."""
-    heard = _Heard(incident)
+    made = _Assessing(incident)
     for entry in told:
-        match entry.fact():
-            case RosterPinned() as pinned:
-                heard.roster = pinned.roster
+        made.roster = entry.roster
+        match entry.fact:
             case BreachAssessed(incident=incident.id, by=by, answers=answers):
-                heard.answered(entry.seq, entry.at, by, answers)
-            case AssessmentSigned(incident=incident.id) as signed:
-                heard.signed(signatures, entry.at, signed)
-    return heard.assessment()
+                made.answered(entry.seq, entry.at, by, answers)
+            case AssessmentSigned(incident=incident.id) as signed if signature_fault(entry, signatures) is None:
+                made.signed(entry.at, signed)
+    return made.assessment()
 
 
 def lines_of(decision: BreachDecision, incident: Incident) -> tuple[str, ...]:
@@ -206,7 +210,7 @@ def lines_of(decision: BreachDecision, incident: Incident) -> tuple[str, ...]:
 
 
 @dataclass
-class _Heard:
+class _Assessing:
     """The assessment while the audit is read."""
 
     incident: Incident
@@ -231,27 +235,17 @@ class _Heard:
         said = "; ".join(f"{name}: {value}" for name, value in answers.lines())
         self.history.append((at, f"breach assessment by {by}: {said}"))
 
-    def signed(self, signatures: SignatureVerifier, at: datetime, fact: AssessmentSigned) -> None:
-        """A signature over the answers as they are here, if it is that, by the roster of its time."""
-        if self.roster is None or self.since is None:
+    def signed(self, at: datetime, fact: AssessmentSigned) -> None:
+        """A good signature over the answers as they are here, by the roster of its time."""
+        if self.roster is None or (name := self.roster.name_of(fact.officer)) is None:
             return
-        if not is_of_answers(fact.text, self.incident.id, self.answers, self.since[0]):
-            return
-        try:
-            signature = bytes.fromhex(fact.signature)
-            verified = signatures.verify_as_of(fact.text.encode(), signature, self.roster.officers, at)
-        except (ApprovalError, ValueError):
-            return
-        name = self.roster.name_of(verified.officer)
-        if name is None or verified.officer != fact.officer:
-            return
-        self.signers[verified.officer] = name
+        self.signers[fact.officer] = name
         self.history.append((at, f"breach assessment signed by {name}"))
         if len(self.signers) >= self.roster.required:
             self.in_force = self._decided()
 
     def assessment(self) -> Assessment:
-        """What holds by all that was heard."""
+        """What holds by all that was read."""
         after = self._decided()
         return Assessment(
             incident=self.incident,

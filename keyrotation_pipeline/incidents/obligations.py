@@ -1,15 +1,14 @@
 """Duties that outlive an incident: what is presumed to be due of closed ones, until enough officers have settled it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import AuditError, BlockedError
-from keyrotation_pipeline.incidents.assessing import Assessment, assessment_from
-from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAssessed
+from keyrotation_pipeline.incidents.assessing import Assessment, assessed, assessment_from
+from keyrotation_pipeline.model.breach import AssessmentSigned
 from keyrotation_pipeline.model.incidents import IncidentStatus
-from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -39,17 +38,13 @@ def unsettled_in_words(pipeline: Pipeline) -> list[str]:
     return [*map(in_words, unsettled(pipeline))]
 
 
-def _believed(pipeline: Pipeline) -> Sequence[AuditEntry]:
+def _believed(pipeline: Pipeline) -> Sequence[HistoryEntry]:
     """What people answered and signed; no signature where the audit does not verify, since a roster may be forged."""
-    told = tuple(entries(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind))
-    if not any(each.kind == AssessmentSigned.kind for each in told):
-        return told
-    try:
-        require_verified(pipeline)
-    except (AuditError, BlockedError):  # which `status` says by itself
-        return tuple(_without_signatures(told))
+    told = assessed(pipeline)
+    unsigned = tuple(each for each in told if not isinstance(each.fact, AssessmentSigned))
+    if len(unsigned) < len(told):
+        try:
+            require_verified(pipeline)
+        except (AuditError, BlockedError):  # which `status` says by itself
+            return unsigned
     return told
-
-
-def _without_signatures(told: Sequence[AuditEntry]) -> Iterator[AuditEntry]:
-    yield from (each for each in told if each.kind != AssessmentSigned.kind)

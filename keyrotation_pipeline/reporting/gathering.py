@@ -6,9 +6,9 @@ from datetime import datetime
 from itertools import takewhile
 
 from keyrotation_pipeline.audit.chain import verify_chain
-from keyrotation_pipeline.audit.events import AuditEntry, entry_of
-from keyrotation_pipeline.audit.incidents import Incidents
-from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.events import entry_of
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, signer_of, whole_history
+from keyrotation_pipeline.audit.incidents import incidents_of
 from keyrotation_pipeline.audit.verify import refusal_of, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -23,7 +23,7 @@ from keyrotation_pipeline.model.key_events import (
     RecoveryTestFailed,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, rotation_due
-from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
+from keyrotation_pipeline.model.request_events import SignatureAdded
 from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -46,7 +46,7 @@ from keyrotation_pipeline.reporting.compliance import (
 )
 from keyrotation_pipeline.rotation.report import records_reencrypted
 
-BreachOf = Callable[[Incident, Sequence[AuditEntry]], tuple[str, ...]]
+BreachOf = Callable[[Incident, Sequence[HistoryEntry]], tuple[str, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,17 +90,17 @@ def report_of(
     period: Period | None = None,
 ) -> ComplianceReport:
     """The report of a verified chain, which is not empty; raises as `gather`."""
-    told = _up_to(period, [entry_of(event) for event in events])
-    belief, newest, since = LedgerState().apply(events[: len(told)]), told[-1], _since(period, told)
-    approvals = _approvals(told, belief, signatures)
+    told, belief = whole_history(_up_to(period, events))
+    newest, since, approvals = told[-1], _since(period, told), _approvals(told, signatures)
     # What happened in the period, and requests that are not over.
     within = [each for each in told if each.at >= since]
     moved = {each.request for each in within}
     decided = [each for each in belief.requests.values() if each.id in moved or not each.is_over]
-    incidents = [each for each in _incidents(told) if each.closed_at is None or each.closed_at >= since]
+    every = incidents_of((each.fact, each.at) for each in told).by_id.values()
+    incidents = [each for each in every if each.closed_at is None or each.closed_at >= since]
     return ComplianceReport(
         generated_at=newest.at,
-        database=newest.database,
+        database=newest.entry.database,
         audit=AuditVerified(belief.head.seq, belief.head.hash),
         policy=_policy(belief, told),
         keys=tuple(_key(record, told) for _, record in sorted(belief.keys.items())),
@@ -114,16 +114,16 @@ def report_of(
     )
 
 
-def _up_to(period: Period | None, told: list[AuditEntry]) -> list[AuditEntry]:
+def _up_to(period: Period | None, events: Sequence[AuditEvent]) -> Sequence[AuditEvent]:
     if period is None or period.until is None:
-        return told
+        return events
     until = period.until
-    if not (before := list(takewhile(lambda each: each.at < until, told))):
-        raise AuditError(f"the audit begins on {told[0].at:%Y-%m-%d %H:%M} UTC; give a later --to")
+    if not (before := list(takewhile(lambda each: entry_of(each).at < until, events))):
+        raise AuditError(f"the audit begins on {entry_of(events[0]).at:%Y-%m-%d %H:%M} UTC; give a later --to")
     return before
 
 
-def _since(period: Period | None, told: Sequence[AuditEntry]) -> datetime:
+def _since(period: Period | None, told: Sequence[HistoryEntry]) -> datetime:
     if period is None or period.since is None:
         return told[0].at
     if period.since > told[-1].at:
@@ -131,7 +131,7 @@ def _since(period: Period | None, told: Sequence[AuditEntry]) -> datetime:
     return period.since
 
 
-def _policy(belief: LedgerState, told: Sequence[AuditEntry]) -> Policy:
+def _policy(belief: LedgerState, told: Sequence[HistoryEntry]) -> Policy:
     roster = belief.roster or Roster(0, (), ())
     active = next((each.version for each in belief.keys.values() if each.state is KeyState.ACTIVE), None)
     records, requests = tuple(belief.keys.values()), tuple(belief.requests.values())
@@ -145,12 +145,12 @@ def _policy(belief: LedgerState, told: Sequence[AuditEntry]) -> Policy:
     )
 
 
-def _declared(told: Sequence[AuditEntry]) -> Mapping[KeyVersion, datetime]:
-    facts = (each.fact() for each in told if each.kind == EventKind.KEY_ACTIVATION_DECLARED)
+def _declared(told: Sequence[HistoryEntry]) -> Mapping[KeyVersion, datetime]:
+    facts = (each.fact for each in told if each.kind == EventKind.KEY_ACTIVATION_DECLARED)
     return {fact.version: fact.activated_at for fact in facts if isinstance(fact, KeyActivationDeclared)}
 
 
-def _key(record: KeyRecord, told: Sequence[AuditEntry]) -> KeyLife:
+def _key(record: KeyRecord, told: Sequence[HistoryEntry]) -> KeyLife:
     return KeyLife(
         version=str(record.version),
         state=str(record.state),
@@ -161,12 +161,12 @@ def _key(record: KeyRecord, told: Sequence[AuditEntry]) -> KeyLife:
     )
 
 
-def _cryptoperiods(version: KeyVersion, told: Sequence[AuditEntry]) -> list[Span]:
+def _cryptoperiods(version: KeyVersion, told: Sequence[HistoryEntry]) -> list[Span]:
     """Each time from becoming active to becoming anything else."""
     spans: list[Span] = []
     since: datetime | None = None
     for entry in told:
-        match entry.fact():
+        match entry.fact:
             case KeyRegistered(version=named, state=after, created_at=at) if named == version:
                 moment = at
             case KeyStateChanged(version=named, after=after) if named == version:
@@ -179,31 +179,24 @@ def _cryptoperiods(version: KeyVersion, told: Sequence[AuditEntry]) -> list[Span
     return spans if since is None else [*spans, Span(since, None)]
 
 
-def _approvals(
-    told: Sequence[AuditEntry], belief: LedgerState, signatures: SignatureVerifier
-) -> dict[str, list[Approval]]:
-    """Every signature verified anew, each by the roster that was pinned when it was added."""
-    roster, found = Roster(0, (), ()), dict[str, list[Approval]]()
+def _approvals(told: Sequence[HistoryEntry], signatures: SignatureVerifier) -> dict[str, list[Approval]]:
+    """Every signature verified anew, each by the roster of its moment."""
+    found = dict[str, list[Approval]]()
     for entry in told:
-        match entry.fact():
-            case RosterPinned() as pinned:
-                roster = pinned.roster
-            case SignatureAdded() as added:
-                request = entry.request or ""
-                refusal = _refusal(signatures, belief.texts.get(request, b""), added, roster, entry.at)
-                name = roster.name_of(added.officer) or "not on the roster"
-                found.setdefault(request, []).append(Approval(name, added.officer, added.signed_at, refusal))
+        if isinstance(added := entry.fact, SignatureAdded):
+            name = entry.roster.name_of(added.officer) if entry.roster else None
+            refusal = _refusal(entry, added, signatures)
+            approval = Approval(name or "not on the roster", added.officer, added.signed_at, refusal)
+            found.setdefault(entry.request or "", []).append(approval)
     return found
 
 
-def _refusal(
-    signatures: SignatureVerifier, text: bytes, added: SignatureAdded, roster: Roster, at: datetime
-) -> str | None:
+def _refusal(entry: HistoryEntry, added: SignatureAdded, signatures: SignatureVerifier) -> str | None:
     try:
-        verified = signatures.verify_as_of(text, bytes.fromhex(added.signature), roster.officers, at)
-    except (ApprovalError, ValueError) as error:
+        officer = signer_of(entry, signatures)
+    except ApprovalError as error:
         return str(error)
-    return None if verified.officer == added.officer else f"it is by {verified.officer}"
+    return None if officer == added.officer else f"it is by {officer}"
 
 
 def _decided(request: Request, approvals: tuple[Approval, ...]) -> Decided:
@@ -230,9 +223,9 @@ def _decided(request: Request, approvals: tuple[Approval, ...]) -> Decided:
     )
 
 
-def _backups(told: Sequence[AuditEntry], belief: LedgerState) -> tuple[BackupTaken, ...]:
+def _backups(told: Sequence[HistoryEntry], belief: LedgerState) -> tuple[BackupTaken, ...]:
     compromised = {str(each.version) for each in belief.keys.values() if each.state is KeyState.COMPROMISED}
-    facts = (each.fact() for each in told if each.kind == EventKind.BACKUP_REKEYED)
+    facts = (each.fact for each in told if each.kind == EventKind.BACKUP_REKEYED)
     replaced = {fact.made_from: fact.manifest for fact in facts if isinstance(fact, BackupRekeyed)}
     return tuple(
         replace(
@@ -245,9 +238,9 @@ def _backups(told: Sequence[AuditEntry], belief: LedgerState) -> tuple[BackupTak
     )
 
 
-def _backup(entry: AuditEntry) -> BackupTaken | None:
+def _backup(entry: HistoryEntry) -> BackupTaken | None:
     """One backup, in whose `compromised` is every key that it has to do with."""
-    match entry.fact():
+    match entry.fact:
         case Note(kind=EventKind.BACKUP_MADE, facts=facts):
             keys, places = tuple(facts.get("keys", ())), tuple(facts.get("places", ()))
             touched = (*keys, *facts.get("dump_needs", ()))
@@ -262,8 +255,8 @@ def _backup(entry: AuditEntry) -> BackupTaken | None:
             return None
 
 
-def _recovery_test(entry: AuditEntry) -> RecoveryTested | None:
-    match entry.fact():
+def _recovery_test(entry: HistoryEntry) -> RecoveryTested | None:
+    match entry.fact:
         case Note(kind=EventKind.RECOVERY_TEST_PASSED, facts=facts):
             allowed = facts.get("objectives", {})
             return RecoveryTested(
@@ -282,21 +275,14 @@ def _recovery_test(entry: AuditEntry) -> RecoveryTested | None:
 
 
 def _time_stamps(
-    told: Sequence[AuditEntry], within: Sequence[AuditEntry], authority: TimestampAuthority | None
+    told: Sequence[HistoryEntry], within: Sequence[HistoryEntry], authority: TimestampAuthority | None
 ) -> Iterator[TimeStamped]:
     unverified = "not verified: no certificate is named in [audit] timestamp_certificates"
     for entry in within:
-        if isinstance(stamped := entry.fact(), AuditTimestamped):
+        if isinstance(stamped := entry.fact, AuditTimestamped):
             refusal = unverified if authority is None else refusal_of(authority, stamped)
             at = told[stamped.seq - 1].at  # seqs are gapless from 1, and it was verified that this one is there
             yield TimeStamped(stamped.seq, stamped.hash, at, stamped.stamped_at, stamped.authority, refusal)
-
-
-def _incidents(told: Sequence[AuditEntry]) -> tuple[Incident, ...]:
-    heard = Incidents()
-    for entry in told:
-        heard.apply(entry.fact(), entry.at)
-    return tuple(heard.by_id.values())
 
 
 def _incident(incident: Incident, breach: tuple[str, ...]) -> IncidentTold:

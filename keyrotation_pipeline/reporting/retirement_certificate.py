@@ -8,17 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from keyrotation_pipeline.audit.events import entry_of
-from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import (
     STATEMENT_TYPE,
     AuditEvent,
-    EventKind,
-    Fact,
-    Note,
     envelope,
     instant,
     payload_of,
@@ -56,9 +52,9 @@ class RetirementCertificate:
 class RetirementEvents:
     """What the audit says of one retirement: events and what they hold."""
 
-    retired: tuple[AuditEvent, KeyRetired]
-    replicas: tuple[AuditEvent, ReplicasAccounted] | None = None
-    archived: tuple[AuditEvent, Mapping[str, Any]] | None = None
+    retired: tuple[HistoryEntry, KeyRetired]
+    replicas: tuple[HistoryEntry, ReplicasAccounted] | None = None
+    archived: tuple[HistoryEntry, Mapping[str, Any]] | None = None
 
 
 def certify(site: BackupSite, rotation: str) -> RetirementCertificate:
@@ -69,7 +65,7 @@ def certify(site: BackupSite, rotation: str) -> RetirementCertificate:
         RequestError: the rotation retired no key, or one of them is used again.
         BackupError: a place for backups does not answer, or the pipeline's key is not here.
     """
-    return certificate_of(site, verified_events(site.pipeline), rotation)
+    return _certificate(site, *whole_history(verified_events(site.pipeline)), rotation)
 
 
 def certificates(site: BackupSite, events: Sequence[AuditEvent]) -> Iterator[RetirementCertificate]:
@@ -78,17 +74,19 @@ def certificates(site: BackupSite, events: Sequence[AuditEvent]) -> Iterator[Ret
     Args:
         events: the whole verified audit.
     """
-    for rotation in dict.fromkeys(each.request for each in events if each.kind == EventKind.KEY_RETIRED):
-        if rotation is not None and not revived(events, rotation):
-            yield certificate_of(site, events, rotation)
+    told, state = whole_history(events)
+    for rotation in dict.fromkeys(each.request for each in told if isinstance(each.fact, KeyRetired)):
+        if rotation is not None and not revived(told, rotation):
+            yield _certificate(site, told, state, rotation)
 
 
-def certificate_of(site: BackupSite, events: Sequence[AuditEvent], rotation: str) -> RetirementCertificate:
-    """As `certify`, from the whole verified audit."""
-    told = told_of(events, rotation)
-    if back := revived(events, rotation):
+def _certificate(
+    site: BackupSite, told: Sequence[HistoryEntry], state: LedgerState, rotation: str
+) -> RetirementCertificate:
+    found = told_of(told, rotation)
+    if back := revived(told, rotation):
         raise RequestError(f"{', '.join(back)} was brought back after rotation {rotation}, so it is not dead")
-    statement = _statement(site, events, rotation, told)
+    statement = _statement(site, state, told[-1], found)
     payload = payload_of(statement)
     public, signature = site.seals.signed(to_sign(payload))
     return RetirementCertificate(rotation, statement, envelope(payload, public, signature))
@@ -117,40 +115,35 @@ def in_words(statement: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def told_of(events: Sequence[AuditEvent], rotation: str) -> RetirementEvents:
+def told_of(told: Sequence[HistoryEntry], rotation: str) -> RetirementEvents:
     """The newest retirement of a rotation.
 
     Raises:
         RequestError: there is none.
     """
-    retired: tuple[AuditEvent, KeyRetired] | None = None
-    replicas: tuple[AuditEvent, ReplicasAccounted] | None = None
-    archived: tuple[AuditEvent, Mapping[str, Any]] | None = None
-    for event, fact in _facts(event for event in events if event.request == rotation):
-        match fact:
-            case ReplicasAccounted():
-                replicas = event, fact
-            case KeyRetired():
-                retired = event, fact
-            case StepFinished(step=Step.ARCHIVED_KEY):
-                archived = event, fact.facts
+    retired: tuple[HistoryEntry, KeyRetired] | None = None
+    replicas: tuple[HistoryEntry, ReplicasAccounted] | None = None
+    archived: tuple[HistoryEntry, Mapping[str, Any]] | None = None
+    for each in told:
+        match each.fact if each.request == rotation else None:
+            case ReplicasAccounted() as fact:
+                replicas = each, fact
+            case KeyRetired() as fact:
+                retired = each, fact
+            case StepFinished(step=Step.ARCHIVED_KEY) as fact:
+                archived = each, fact.facts
     if retired is None:
         raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")
     return RetirementEvents(retired, replicas, archived)
 
 
-def _facts(events: Iterator[AuditEvent]) -> Iterator[tuple[AuditEvent, Fact | Note | None]]:
-    for event in events:
-        yield event, entry_of(event).fact()
-
-
-def revived(events: Sequence[AuditEvent], rotation: str) -> tuple[str, ...]:
+def revived(told: Sequence[HistoryEntry], rotation: str) -> tuple[str, ...]:
     """Those of the retired versions that somebody has given, or begun to give, to applications again."""
     gone: set[KeyVersion] = set()
     back: dict[str, None] = {}
-    for event, fact in _facts(iter(events)):
-        match fact:
-            case KeyRetired() if event.request == rotation:
+    for each in told:
+        match each.fact:
+            case KeyRetired() as fact if each.request == rotation:
                 gone, back = set(fact.taken_from_applications), {}
             case KeyStateChanged(version=version, after=after) if version in gone and after in _ALIVE:
                 back[str(version)] = None
@@ -159,23 +152,22 @@ def revived(events: Sequence[AuditEvent], rotation: str) -> tuple[str, ...]:
     return tuple(back)
 
 
-def _statement(site: BackupSite, events: Sequence[AuditEvent], rotation: str, told: RetirementEvents) -> dict[str, Any]:
-    belief, newest = LedgerState().apply(events), entry_of(events[-1])
+def _statement(site: BackupSite, state: LedgerState, newest: HistoryEntry, told: RetirementEvents) -> dict[str, Any]:
     event, retired = told.retired
-    keys = [belief.keys[version] for version in retired.taken_from_applications]
+    keys = [state.keys[version] for version in retired.taken_from_applications]
     accounted = told.replicas[1].as_json() if told.replicas else None
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": f"key {key.version}", "digest": {"sha256": key.fingerprint}} for key in keys],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
-            "database": newest.database,
-            "rotation": rotation,
-            "audit_head": {"seq": belief.head.seq, "hash": belief.head.hash, "at": instant(newest.at)},
+            "database": newest.entry.database,
+            "rotation": event.request,
+            "audit_head": {"seq": state.head.seq, "hash": state.head.hash, "at": instant(newest.at)},
             "keys": [
                 {"version": str(key.version), "fingerprint": key.fingerprint, "state": str(key.state)} for key in keys
             ],
-            "retired_at": instant(entry_of(event).at),
+            "retired_at": instant(event.at),
             "rows": _rows(retired),
             "undeclared_columns": {
                 "searched": "every other column of every relation of this database that can hold text: no value found",
@@ -213,9 +205,9 @@ def _applications(told: RetirementEvents) -> dict[str, Any]:
     return {"taken_from_key_store": taken, "seen_without_it": seen}
 
 
-def _named(told: tuple[AuditEvent, object]) -> dict[str, Any]:
-    event, _ = told
-    return {"seq": event.seq, "event": str(event.kind), "hash": event.hash}
+def _named(told: tuple[HistoryEntry, object]) -> dict[str, Any]:
+    each, _ = told
+    return {"seq": each.seq, "event": each.kind, "hash": each.event.hash}
 
 
 def _backups(site: BackupSite, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:

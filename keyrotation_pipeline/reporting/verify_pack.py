@@ -37,7 +37,167 @@ OPTIONS = (
     "--batch", "--no-tty", "--no-options", "--no-autostart", "--no-auto-key-locate", "--no-auto-key-retrieve",
     "--no-auto-check-trustdb", "--trust-model=always", "--status-fd", "1",
 )  # fmt: skip
+STATUS_AFTER = {
+    "requested": {"running", "paused", "cancelled"},
+    "running": {"paused", "cancelled", "finished"},
+    "paused": {"requested", "running", "cancelled"},
+    "cancelled": set[str](),
+    "finished": set[str](),
+}
+STATE_AFTER = {
+    "pre-activation": {"active", "deactivated", "archived", "compromised"},
+    "active": {"deactivated", "compromised"},
+    "deactivated": {"archived", "active", "compromised"},
+    "archived": {"destroyed", "active", "deactivated", "compromised"},
+    "compromised": {"destroyed"},
+    "destroyed": set[str](),
+}
+TEXT_HEADER = "keyrotation-approval-v1"
+OVER = {"cancelled", "finished"}
+HELD = re.compile(
+    r"^Authorises: hold (v[1-9][0-9]{0,5}(?:, v[1-9][0-9]{0,5})*) compromised, never to be the primary again; ",
+    re.MULTILINE | re.ASCII,
+)
 Event = dict[str, Any]
+
+
+class ImpossibleError(ValueError):
+    """An event that cannot have happened."""
+
+
+class State:
+    """What the events lead to: one that cannot have happened when it did changes nothing.
+
+    Nothing comes back that was over; and another roster, or a key that is compromised, destroyed or replaced, is by a
+    request to do exactly that, which enough officers signed. Whether the signatures are good is another question.
+    """
+
+    def __init__(self) -> None:
+        self.roster: Event | None = None
+        self.requests: dict[str, Event] = {}
+        self.keys: dict[str, tuple[str, str]] = {}
+        self.done: set[tuple[str, ...]] = set()
+
+    def take(self, event: Event) -> bool:
+        """Take an event in; False: it cannot have happened."""
+        rule = getattr(self, f"on_{event['event']}", None)
+        try:
+            if rule is not None:
+                rule(event["request"], event["facts"])
+        except ImpossibleError:
+            return False
+        return True
+
+    def known(self, request: str) -> Event:
+        """A request that was opened before."""
+        require(request in self.requests)
+        return self.requests[request]
+
+    def signed(self, request: str, actions: set[str], roster: Event | None = None) -> Event:
+        """A running request to do one of these, signed by enough officers: of `roster`, else of the pinned one."""
+        found = self.known(request)
+        require(found["action"] in actions and found["status"] == "running")
+        require(self.has_enough(found, roster or self.roster))
+        return found
+
+    @staticmethod
+    def has_enough(request: Event, roster: Event | None) -> bool:
+        """Whether enough officers of a roster signed a request."""
+        officers = {each["fingerprint"] for each in roster["officers"]} if roster else set()
+        return roster is not None and len(officers.intersection(request["signed"])) >= roster["required"]
+
+    def on_roster_pinned(self, request: str, facts: Event) -> None:
+        """A roster, by the first event or by a request; one that a database lost is pinned again by its officers."""
+        if self.roster is not None:
+            again = self.known(request)["action"] == "reconcile"
+            self.signed(request, {"policy", "reconcile"}, facts if again else None)
+        self.roster = facts
+
+    def on_request_opened(self, request: str, facts: Event) -> None:
+        """A request, whose id is new."""
+        require(request is not None and request not in self.requests)
+        self.requests[request] = {**facts, "status": "requested", "signed": []}
+
+    def on_signature_added(self, request: str, facts: Event) -> None:
+        """A signature on a request that is not over, the only one of that officer."""
+        found = self.known(request)
+        require(found["status"] not in OVER and facts["officer"] not in found["signed"])
+        found["signed"].append(facts["officer"])
+
+    def on_status_changed(self, request: str, facts: Event) -> None:
+        """A status that may follow."""
+        found = self.known(request)
+        require(facts["from"] == found["status"] and facts["to"] in STATUS_AFTER[found["status"]])
+        found["status"] = facts["to"]
+
+    def on_step_finished(self, request: str, facts: Event) -> None:
+        """A step of a rotation or rollback, once."""
+        self.once(request, facts["step"], str(facts["table"]), str(facts["shard"]))
+
+    def on_promotion_recorded(self, request: str, _facts: Event) -> None:
+        """The promotion of a rotation or rollback, once."""
+        self.once(request)
+
+    def once(self, request: str, *what: str) -> None:
+        """Something that a rotation or rollback does once."""
+        require(self.known(request)["action"] in {"rotate", "rollback"} and (request, *what) not in self.done)
+        self.done.add((request, *what))
+
+    def on_blocked(self, request: str, _facts: Event) -> None:
+        """A request that is there."""
+        self.known(request)
+
+    on_unblocked = on_blocked
+
+    def on_key_registered(self, _request: str, facts: Event) -> None:
+        """A new version, in a state that needs no signature."""
+        require(facts["version"] not in self.keys and facts["state"] not in {"compromised", "destroyed"})
+        self.keys[facts["version"]] = (facts["state"], facts["fingerprint"])
+
+    def on_key_state_changed(self, request: str, facts: Event) -> None:
+        """A state that may follow; compromised and destroyed only by a request that says so."""
+        version, before, after = facts["version"], facts["from"], facts["to"]
+        require(self.keys.get(version) == (before, facts["fingerprint"]) and after in STATE_AFTER[before])
+        if after == "destroyed":
+            require(self.signed(request, {"destroy"})["from"] == version)
+        if after == "compromised":
+            found = self.known(request)
+            held = HELD.search(found["approval_text"])
+            require(found["type"] == "emergency" and found["status"] not in OVER)
+            require(held is not None and version in held[1].split(", ") and self.has_enough(found, self.roster))
+        self.keys[version] = (after, facts["fingerprint"])
+
+    def on_key_replaced(self, request: str, facts: Event) -> None:
+        """Another key for a version, by a request that names both."""
+        version, before, after = facts["version"], facts["before"], facts["after"]
+        require(version in self.keys and self.keys[version][1] == before)
+        lines = self.signed(request, {"replace-key"})["approval_text"].split("\n")
+        fields = dict(line.partition(": ")[::2] for line in lines[1:-1] if ": " in line)
+        require((lines[0], lines[-1], len(fields)) == (TEXT_HEADER, "", len(lines) - 2))
+        require((fields.get("From"), fields.get("To")) == (f"{version} {before}", f"{version} {after}"))
+        self.keys[version] = (self.keys[version][0], after)
+
+    def on_database_reconciled(self, request: str, _facts: Event) -> None:
+        """By a request to reconcile."""
+        self.signed(request, {"reconcile"})
+
+
+def require(holds: bool) -> None:  # noqa: FBT001  reads as a sentence
+    """What must hold for an event to have happened.
+
+    Raises:
+        ImpossibleError: it does not.
+    """
+    if not holds:
+        raise ImpossibleError
+
+
+def state_after(events: list[Event]) -> State:
+    """What these events lead to."""
+    state = State()
+    for event in events:
+        state.take(event)
+    return state
 
 
 class Findings:
@@ -70,6 +230,7 @@ def main() -> int:
         check_head(events, sys.argv[1:], found)
     # Each by itself: what one stumbles over must not hide what another finds.
     for what, check in (
+        ("events", check_events),
         ("texts, signatures and certificates", check_files),
         ("signatures", check_signatures),
         ("signatures on manifests", check_manifests),
@@ -133,6 +294,14 @@ def check_head(events: list[Event], arguments: list[str], found: Findings) -> No
     for head in arguments:
         leads = any(event["hash"] == head.strip().lower() for event in events)
         found.check("heads given by you", f"the chain does not lead through {head[:64]}", holds=leads)
+
+
+def check_events(_pack: Path, events: list[Event], found: Findings) -> None:
+    """Every event could happen when it did."""
+    state = State()
+    for event in events:
+        sentence = f"event {event['seq']} ({event['event']}) cannot have happened when it did"
+        found.check("events that could happen when they did", sentence, holds=state.take(event))
 
 
 def expected_files(events: list[Event]) -> dict[str, bytes]:
@@ -390,7 +559,7 @@ def check_certificates(pack: Path, events: list[Event], found: Findings) -> None
 def says_as_audit(statement: Event, events: list[Event]) -> bool:
     """Whether everything of a statement but the backups is what the events that it rests on say."""
     said = statement["predicate"]
-    head, keys = said["audit_head"], keys_of(events[: said["audit_head"]["seq"]])
+    head, keys = said["audit_head"], state_after(events[: said["audit_head"]["seq"]]).keys
     if head["seq"] > len(events):
         return False
     named = {each["event"]: events[each["seq"] - 1] for each in said["evidence"]}
@@ -521,37 +690,11 @@ def check_report(pack: Path, events: list[Event], found: Findings) -> None:
     lines = re.findall(r"^Audit head: .*$", (pack / "report.html").read_text(encoding="utf-8"), re.MULTILINE)
     same = lines == [f"Audit head: {head['seq']} {head['head']}"]
     found.check("head in report.html", "report.html is of another audit", holds=same)
-    keys = {key["version"]: (key["state"], key["fingerprint"]) for key in report["keys"]}
-    found.check("keys in report.json", "report.json has other keys than the audit", holds=keys == keys_of(events))
-    told = {each["id"]: (each["status"], *(a["fingerprint"] for a in each["approvals"])) for each in report["requests"]}
-    same = told == requests_of(events)
+    keys, state = {key["version"]: (key["state"], key["fingerprint"]) for key in report["keys"]}, state_after(events)
+    found.check("keys in report.json", "report.json has other keys than the audit", holds=keys == state.keys)
+    told = {each["id"]: (each["status"], [a["fingerprint"] for a in each["approvals"]]) for each in report["requests"]}
+    same = told == {name: (each["status"], each["signed"]) for name, each in state.requests.items()}
     found.check("requests in report.json", "report.json has other requests or approvals than the audit", holds=same)
-
-
-def keys_of(events: list[Event]) -> dict[str, tuple[str, str]]:
-    """State and fingerprint of every key version, as the events leave them."""
-    keys: dict[str, tuple[str, str]] = {}
-    for event in events:
-        facts = event["facts"]
-        if event["event"] == "key_registered":
-            keys[facts["version"]] = (facts["state"], facts["fingerprint"])
-        elif event["event"] == "key_state_changed":
-            keys[facts["version"]] = (facts["to"], facts["fingerprint"])
-    return keys
-
-
-def requests_of(events: list[Event]) -> dict[str, tuple[str, ...]]:
-    """Status of every request and who signed it, as the events leave them."""
-    requests: dict[str, tuple[str, ...]] = {}
-    for event in events:
-        facts, request = event["facts"], event["request"]
-        if event["event"] == "request_opened":
-            requests[request] = ("requested",)
-        elif event["event"] == "status_changed":
-            requests[request] = (facts["to"], *requests[request][1:])
-        elif event["event"] == "signature_added":
-            requests[request] = (*requests[request], facts["officer"])
-    return requests
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ pre-flight all go by this one definition.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from keyrotation_pipeline.audit.events import entries
+from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
@@ -117,8 +117,8 @@ def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iter
 def _retired(pipeline: Pipeline) -> Mapping[str, tuple[KeyVersion, ...]]:
     """By table, what the audit says that it must refuse."""
     retired: dict[str, set[KeyVersion]] = {}
-    for entry in entries(pipeline.ledger, *_TELLING):
-        match entry.fact():
+    for entry in history(pipeline.ledger, *_TELLING):
+        match entry.fact if entry.fault is None else None:
             case KeyRetired(tables=tables, fenced_against=versions):
                 for name in tables:
                     retired.setdefault(name, set()).update(versions)

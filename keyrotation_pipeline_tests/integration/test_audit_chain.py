@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note, hash_of
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation

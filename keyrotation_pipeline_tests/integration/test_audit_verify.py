@@ -11,7 +11,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
-from keyrotation_pipeline.audit import replay
+from keyrotation_pipeline.audit import history
 from keyrotation_pipeline.audit.replay_cache import _HEARD
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
 from keyrotation_pipeline.backups.destruction import open_destruction
@@ -178,7 +178,7 @@ def test_an_old_event_that_changes_under_a_running_daemon_is_noticed_by_its_next
 def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_what_counts(
     signed: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(replay, "FEWEST_EVENTS", 1)
+    monkeypatch.setattr(history, "FEWEST_EVENTS", 1)
 
     def as_another_process() -> tuple[Request, ...]:
         _HEARD.clear()

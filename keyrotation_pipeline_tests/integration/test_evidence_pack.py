@@ -62,11 +62,16 @@ def test_a_pack_tells_whether_each_roster_was_signed_by_the_one_before(office: O
         if event["request"] == policy:
             event["request"] = "ab" * 16
 
+    def destroyed_by_nobody(event: dict[str, Any]) -> None:
+        if event["event"] == "key_registered":
+            event["facts"]["state"] = "destroyed"
+
     for number, (change, sentence) in enumerate(
         (
             (other_officer, "was not signed by officers of the one before"),
             (only_one_signature, "began without 2 good signatures"),
             (request_of_another_name, "is of another one"),
+            (destroyed_by_nobody, "(key_registered) cannot have happened when it did"),
         )
     ):
         forged = office.folder / f"forged{number}"

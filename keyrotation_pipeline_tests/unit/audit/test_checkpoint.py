@@ -6,10 +6,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from keyrotation_pipeline.audit import replay
+from keyrotation_pipeline.audit import history
 from keyrotation_pipeline.audit.checkpoint import Checkpoint
-from keyrotation_pipeline.audit.replay import COUNTING, LedgerState
+from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import forget, ledger_state
+from keyrotation_pipeline.audit.rules import COUNTING
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditEvent, EventKind, Note, hash_of
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -36,7 +37,7 @@ class Kept:
 @pytest.fixture
 def ledger(monkeypatch: pytest.MonkeyPatch) -> FakeLedger:
     """Notes, and events that count, in turns."""
-    monkeypatch.setattr(replay, "FEWEST_EVENTS", 5)
+    monkeypatch.setattr(history, "FEWEST_EVENTS", 5)
     ledger = FakeLedger()
     ledger.pin_roster(ROSTER)
     ledger.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)

@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 
+from keyrotation_pipeline.audit.history import whole_history
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import Fact, to_sign
@@ -23,7 +24,8 @@ def after(*facts: Fact) -> tuple[str, ...]:
     world.ledger.append(RETIRED, ROTATION)
     for fact in facts:
         world.ledger.append(fact, "cd" * 16)
-    return revived(tuple(world.ledger.events()), ROTATION)
+    told, _ = whole_history(world.ledger.events())
+    return revived(told, ROTATION)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,16 @@ import pytest
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.fences import fences
-from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.contract.ledger_suite import opened_as
+from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fakes.retirement import FakeFencing
 
 V3 = KeyVersion(3)
@@ -128,9 +131,14 @@ def being_rolled_back(world: FakeWorld) -> None:
     rotation_of(world, V2, V1, promoted=False)
 
 
-def reconciled(world: FakeWorld) -> None:
+def reconciled(world: FakeWorld, *, signed_by: int = 2) -> None:
     states: Mapping[str, str] = {"v1": "deactivated", "v2": "active"}
-    world.ledger.append(DatabaseReconciled("restored", V2, (V1, V2), states, (), ()))
+    opened = opened_as(RequestAction.RECONCILE)
+    world.ledger.open(opened, b"")
+    for officer in ROSTER.officers[:signed_by]:
+        world.ledger.add_signature(opened.id, Signature(officer.fingerprint, b"signed", START))
+    world.ledger.set_status(opened.id, RequestStatus.RUNNING)
+    world.ledger.append(DatabaseReconciled("restored", V2, (V1, V2), states, (), ()), opened.id)
 
 
 @pytest.mark.parametrize("comes_back", [rolled_back, being_rolled_back, reconciled])
@@ -141,6 +149,12 @@ def test_a_version_that_came_back_need_not_be_refused(
     world.database.fence_state.update(clients=(), visits=())
     assert fences(world.pipeline).lost == ()
     assert fences(world.pipeline).younger == ()
+
+
+def test_no_reconciliation_that_too_few_have_signed_lifts_a_fence(world: FakeWorld) -> None:
+    reconciled(world, signed_by=1)
+    world.database.fence_state.update(clients=(), visits=())
+    assert fences(world.pipeline).lost == (("clients", V1), ("visits", V1))
 
 
 def test_a_version_that_came_back_and_was_retired_again_is_looked_for(world: FakeWorld) -> None:

@@ -9,7 +9,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
-from keyrotation_pipeline.audit.replay import LedgerState
+from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
 from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
