@@ -59,7 +59,7 @@ def _new_home() -> Path:
 
 @contextmanager
 def _guarded(home: Path) -> Iterator[None]:
-    """Yields a home that is wiped, after its agent was ended, when the block or this process ends."""
+    """Ends the agent of a home and wipes it when the block or this process ends."""
     command = ["/bin/sh", "-c", _GUARD, "guard", str(home), shutil.which("gpgconf") or ""]
     with subprocess.Popen(  # noqa: S603  arguments of our own
         command,

@@ -101,7 +101,7 @@ def forget_applications(connection: psycopg.Connection[tuple[object, ...]]) -> N
 
 
 def patient(number: int) -> tuple[str, str, str | None, str | None, str | None]:
-    """First name, last name, e-mail, phone and history of the invented patient `number`."""
+    """Returns first name, last name, e-mail, phone and history of the invented patient `number`."""
     first, last = FIRST_NAMES[number % len(FIRST_NAMES)], LAST_NAMES[number // 7 % len(LAST_NAMES)]
     history = None if number % 11 == 0 else f"{FINDINGS[number % len(FINDINGS)]} File {number}."
     return first, last, f"patient{number}@example.org", None if number % 5 == 0 else f"+1-555-{number:07d}", history

@@ -69,7 +69,7 @@ def test_a_bucket_that_is_not_versioned_is_refused_with_what_to_type(bucket: Tes
 
 def test_a_missing_bucket_is_named(bucket: TestBucket) -> None:
     missing = S3Bucket(Bucket("no-such-bucket", region_name=REGION, endpoint_url=bucket.url), FakeClock())
-    with pytest.raises(BackupError, match="bucket no-such-bucket is not there"):
+    with pytest.raises(BackupError, match="bucket no-such-bucket does not exist"):
         missing.require_usable()
 
 

@@ -194,7 +194,7 @@ def test_an_immutable_secret_is_read_and_refuses_the_first_change(secrets: TestK
 
 def test_more_than_a_secret_holds_is_refused(secrets: TestKeySecrets) -> None:
     secrets.overwrite({"OTHER": "x" * (1024 * 1024 - 20)})
-    with pytest.raises(KeyStoreError, match=r"takes no such change of Secret pazpaz-.*\(HTTP 422\)"):
+    with pytest.raises(KeyStoreError, match=r"refuses this change of Secret pazpaz-.*\(HTTP 422\)"):
         add(secrets.open(), V1, key(1))
 
 

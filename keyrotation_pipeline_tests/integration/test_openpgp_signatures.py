@@ -242,7 +242,7 @@ def test_a_signature_with_a_weak_digest_is_refused(
         pytest.param(lambda _: b"", "is empty", id="nothing"),
         pytest.param(lambda _: b" \n", "is empty", id="white space"),
         pytest.param(lambda _: TEXT, "not an OpenPGP signature", id="the text itself"),
-        pytest.param(lambda _: os.urandom(100_000), "no detached signature", id="a large file"),
+        pytest.param(lambda _: os.urandom(100_000), "not a detached one", id="a large file"),
         pytest.param(lambda o: o.sign(TEXT)[:90], "gpg does not accept|not an OpenPGP", id="cut short"),
         pytest.param(lambda o: o.gpg("--clear-sign", text=TEXT), "not a detached", id="clear-signed"),
         pytest.param(lambda o: o.gpg("--armor", "--sign", text=TEXT), "not a detached", id="inline"),

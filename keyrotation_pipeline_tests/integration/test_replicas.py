@@ -203,7 +203,7 @@ def test_a_declared_standby_of_another_database_or_a_promoted_one_is_refused(
     (sentence,) = holders(clients, moment, Replicas(standbys=(server.url(),)))
     assert "belongs to another database system" in sentence
     (sentence,) = holders(clients, moment, Replicas(standbys=(primary.url(),)))
-    assert "is no standby any more" in sentence
+    assert "is no longer a standby" in sentence
 
 
 def test_a_deliberately_delayed_standby_does_not_stop_the_walk(clients: Connection, primary: Server) -> None:
@@ -283,7 +283,7 @@ def test_a_subscriber_of_inserts_alone_keeps_the_old_value_and_is_refused_before
     assert eventually(lambda: clients.execute(slot, (moment[1],)).fetchone() == (True,))
     assert values(subscriber) == ["v1:"]
     # What the sentence says to do, and the same again.
-    clients.execute(sentence[sentence.index("ALTER") : sentence.index(", or take")].encode())
+    clients.execute(sentence[sentence.index("ALTER") : sentence.index(", or remove")].encode())
     clients.execute("UPDATE public.clients SET first_name = 'v2:'")
     assert eventually(lambda: values(subscriber) == ["v2:"])
     assert not [each for each in preflight(clients, [CLIENTS], KeyVersion(2)) if each.fatal]
