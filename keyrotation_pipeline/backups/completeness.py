@@ -28,16 +28,16 @@ def standing(places: Sequence[BackupPlace], seals: Seals, records: Sequence[KeyR
         BackupError: a place does not answer.
     """
     names = [frozenset(place.names()) for place in places]
-    amiss: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     for manifest in seals.sealed_with_dump:
         looks = [_check(place, there, seals, manifest, records) for place, there in zip(places, names, strict=True)]
         wanting = tuple(sentence for look in looks for sentence in look.wanting)
         if not wanting:
             held = {copy.version for look in looks if look.made for copy in look.made.keys} - _gone(records)
-            return BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, amiss, tuple(sorted(held)))
+            return BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, problems, tuple(sorted(held)))
         # Only of the newest one: retention removes older ones from some places.
-        amiss = amiss or wanting
-    return BackupStanding(None, None, amiss)
+        problems = problems or wanting
+    return BackupStanding(None, None, problems)
 
 
 def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:

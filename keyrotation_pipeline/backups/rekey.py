@@ -221,7 +221,7 @@ def _reencrypted(
 def _require_all_declared(
     restored: RestoredDump, old: BackupSet, tables: Sequence[EncryptedTable], target: KeyVersion
 ) -> None:
-    # A materialized view is computed anew when the dump is restored.
+    # A materialized view is computed again when the dump is restored.
     for finding in restored.inventory.discover(tables):
         if not finding.materialized and (set(finding.versions) - {target} or finding.near_misses):
             under = ", ".join(map(str, finding.versions)) or "an unknown version"

@@ -28,8 +28,9 @@ from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
+MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
 SHORTEST_SECONDS = 1.0  # a rate over less time is no basis for an estimate
+_STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
 
 
 class Overall:
@@ -103,10 +104,6 @@ def duration(seconds: float) -> str:
     if seconds < HOUR_SECONDS:
         return f"{seconds / MINUTE_SECONDS:.0f} min"
     return f"{int(seconds) // HOUR_SECONDS} h {int(seconds) % HOUR_SECONDS // MINUTE_SECONDS:02d} min"
-
-
-DAY_SECONDS = 86400
-_STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
 
 
 def lines(

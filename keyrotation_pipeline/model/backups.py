@@ -208,13 +208,13 @@ class BackupStanding:
     Args:
         last: when that set was made; None: there is none.
         manifest: its manifest's name.
-        amiss: one sentence for each reason why newer sets do not count.
+        problems: one sentence for each reason why newer sets do not count.
         versions: the key versions that it holds, by its manifest.
     """
 
     last: datetime | None
     manifest: str | None = None
-    amiss: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
     versions: tuple[KeyVersion, ...] = ()
 
 

@@ -180,10 +180,10 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
     if made.configuration is not None and made.configuration.name != configuration_name(made.stamp):
         raise ManifestError(name, "the configuration's file does not have the name that it should have")
     try:
-        told = made.made_at.isoformat()
+        made_at = made.made_at.isoformat()
     except ValueError:
         raise ManifestError(name, "its time is impossible") from None
-    if content.made_at != told:
+    if content.made_at != made_at:
         raise ManifestError(name, "it was made at another time than its name says")
     if content.dump and made.dump and content.dump.versions != tuple(map(str, made.dump.versions)):
         raise ManifestError(name, "its key versions are not those of its tables")

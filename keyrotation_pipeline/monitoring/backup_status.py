@@ -86,7 +86,7 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         found = pipeline.vault.standing(records)
     except BackupError as error:  # the place does not answer, which must not hide the rest of the status
         return BackupLights(None, (*red, str(error)), tuple(dict.fromkeys(amber)), is_silent=True)
-    incomplete = [*_last_failures(pipeline), *found.amiss]
+    incomplete = [*_last_failures(pipeline), *found.problems]
     if now - (found.last or _since(records, now)) > BACKUP_STALE_AFTER:
         red += [_stale(found.last), *incomplete]
     else:

@@ -139,10 +139,10 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
     else:
         refused = [f"{name} refuses {', '.join(map(str, fenced))}" for name, fenced in seen.standing.items() if fenced]
         yield green("no_fence_is_left_over", "; ".join(refused) or "there is none")
-    amiss = [in_two(sentence) for sentence in (*seen.attention(), *seen.warnings())]
-    for value, do in amiss:
+    problems = [in_two(sentence) for sentence in (*seen.attention(), *seen.warnings())]
+    for value, do in problems:
         yield amber("retired_versions_are_refused", value, do)
-    if not amiss:
+    if not problems:
         refusals = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
         yield green("retired_versions_are_refused", "; ".join(refusals) or "none was retired")
 

@@ -217,12 +217,12 @@ def _backups(site: BackupSite) -> Iterator[Check]:
 
 
 def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
-    passed, amiss = recovery_tests(pipeline, pipeline.ledger.keys(), now)
-    for sentence in amiss:
+    passed, problems = recovery_tests(pipeline, pipeline.ledger.keys(), now)
+    for sentence in problems:
         yield amber("recovery_was_tested", *in_two(sentence))
     if passed is None:
         yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
-    elif not amiss:
+    elif not problems:
         yield green("recovery_was_tested", f"passed {_hours(now - passed)} ago")
 
 

@@ -36,6 +36,10 @@ from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.report import clock_of, rate_of, records_reencrypted
 from keyrotation_pipeline.rotation.rollout import Seen
 
+COUNTS_STALE_AFTER = timedelta(days=7)
+# A rejected flag is raised again, not fixed; after a while it is history.
+SHOWN_FOR = timedelta(days=7)
+
 
 def pending_requests(pipeline: Pipeline) -> tuple[PendingRequest, ...]:
     """Every unfinished request of any action, newest first, with which officers have signed and which have not."""
@@ -67,10 +71,6 @@ def _authority(pipeline: Pipeline, request: Request) -> Roster:
         return pipeline.actions[request.action].authority(pipeline)
     except KeyRotationError:
         return pinned_roster(pipeline)
-
-
-# A rejected flag is raised again, not fixed; after a while it is history.
-SHOWN_FOR = timedelta(days=7)
 
 
 def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident, ...], list[str]]:
@@ -107,9 +107,6 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
         yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
     else:
         yield f"{incident.id} is {incident.status}: {shown.clock_in_words}"
-
-
-COUNTS_STALE_AFTER = timedelta(days=7)
 
 
 def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:

@@ -197,8 +197,8 @@ def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
         return False
     text = opened.approval_text.encode()
     fields = signed_fields(text)
-    told = [fields.get(name) for name in ("Request", "Action", "From", "To")]
-    if told != [pin.request, RequestAction.POLICY, str(before), str(pin.pinned.roster)]:
+    named = [fields.get(name) for name in ("Request", "Action", "From", "To")]
+    if named != [pin.request, RequestAction.POLICY, str(before), str(pin.pinned.roster)]:
         return False
     if fields.get("Audit head") not in _heads_before(pipeline, opened.audit_head.seq):
         return False

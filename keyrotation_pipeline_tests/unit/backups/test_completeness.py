@@ -127,13 +127,13 @@ def test_what_is_not_whole_in_every_place_does_not_count_and_is_named(
     damage(site, site.back_up(NEW))
     found = site.standing()
     assert found.manifest == (None if damage is key_of_before else before.name)
-    assert re.search(said, found.amiss[0])
+    assert re.search(said, found.problems[0])
 
 
 def test_a_dump_without_the_key_that_it_needs_does_not_count(site: Site) -> None:
     site.records = [record for record in site.records if record.version == V2]
     made = site.back_up(NEW)
-    assert site.standing().amiss[0] == f"{made.name} has values under v1, but no key v1; run `keyrotation backup`"
+    assert site.standing().problems[0] == f"{made.name} has values under v1, but no key v1; run `keyrotation backup`"
     assert site.standing().last is None
 
 
