@@ -29,7 +29,7 @@ from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.incidents.flag_intake import poll_flags
+from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyStateChanged

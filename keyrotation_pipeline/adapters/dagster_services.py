@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from keyrotation_pipeline.adapters.child_process import cpu_ticks
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.process import cpu_ticks
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
 

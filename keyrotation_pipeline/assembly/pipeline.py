@@ -1,43 +1,75 @@
-"""Opens the ports of a rotation from settings."""
+"""From settings to the ports of a rotation, opened; and the actions that a request may ask for."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import FileAnchors
 from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import require_migrated
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
+from keyrotation_pipeline.adapters.process import harden_process
+from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
-from keyrotation_pipeline.assembly.actions import ACTIONS
 from keyrotation_pipeline.assembly.home import create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
-from keyrotation_pipeline.assembly.rollouts import open_rollout
 from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_leftovers
+from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import Seals
 from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
+from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.ports.actions import Action
+from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests.inventory import count_if_small
+from keyrotation_pipeline.requests.policy import POLICY
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
 from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, refusal, try_keys
+from keyrotation_pipeline.rotation.reconcile import RECONCILE
+from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
+from keyrotation_pipeline.rotation.rollback import ROLLBACK
+from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.loading import bare_environment
+
+ACTIONS: Mapping[RequestAction, Action[Pipeline]] = {
+    each.name: each for each in (ROTATE, ROLLBACK, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
+}
+
+
+def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clock: Clock) -> Rollout:
+    """Returns the rollout of `[rollout]`; connects to no cluster yet."""
+    declared, secret = settings.rollout, settings.keys.kubernetes
+    reported = ReportedInstances(
+        connection, declared.mode, declared.instance_ttl_seconds, declared.timeout_seconds, clock
+    )
+    if not declared.workloads or secret is None:
+        return reported
+    from keyrotation_pipeline.adapters.cluster import Access, Cluster  # noqa: PLC0415  takes a second to import
+    from keyrotation_pipeline.adapters.rollouts.kubernetes import Fleet, KubernetesRollout  # noqa: PLC0415
+
+    workloads = tuple(Workload(each.kind, each.name, each.container) for each in declared.workloads)
+    fleet = Fleet(secret.namespace, secret.name, workloads)
+    cluster = Cluster(Access(secret.kubeconfig, secret.context))
+    return KubernetesRollout(cluster, fleet, keys, reported, declared.timeout_seconds, clock)
 
 
 @contextmanager

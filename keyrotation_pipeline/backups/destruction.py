@@ -13,12 +13,7 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
 from keyrotation_pipeline.backups.catalog import BackupSite
 from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
-from keyrotation_pipeline.backups.remaining_copies import (
-    HeldCopy,
-    described_copies,
-    described_replaced,
-    replaced_dumps,
-)
+from keyrotation_pipeline.backups.remaining_copies import HeldCopy, described_copies, described_replaced, replaced_dumps
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
@@ -58,7 +53,7 @@ class Destruction:
         return record(self.version, self.fingerprint, self.local, held)
 
 
-def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
+def pending_destruction(pipeline: Pipeline, version: KeyVersion) -> Request | None:
     """The open request to destroy a version, if there is one."""
     return next((each for each in opening.pending(pipeline, RequestAction.DESTROY) if each.source == version), None)
 
@@ -80,7 +75,7 @@ def open_destruction(
             opening.require_texts(reason, requested_by, None)
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
-        if (already := pending(pipeline, version)) is not None:
+        if (already := pending_destruction(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
         record = _require_destroyable(site, stored, version)
         if reason is None:  # checked last: a destroyed version needs no reason

@@ -70,7 +70,7 @@ COMMANDS = {
     "pace": Command("requests", "pace_command", "Set how fast a running rotation goes; without an option, show it."),
     "cancel": Command("requests", "cancel", "Cancel a rotation that has written nothing yet."),
     "policy": Command(
-        "policy",
+        "signed_changes",
         "policy_command",
         "Change officers, threshold or recipients to what keyrotation.toml now says.",
     ),
@@ -95,14 +95,14 @@ COMMANDS = {
         "Restore a backup into a new database, and read every value.",
     ),
     "reconcile": Command(
-        "reconcile",
+        "signed_changes",
         "reconcile_command",
         "Reconcile a restored database, or restore lost fences.",
     ),
     "replace-key": Command(
-        "replace_key", "replace_key_command", "Replace an imported key that decrypts no value with one that does."
+        "signed_changes", "replace_key_command", "Replace an imported key that decrypts no value with one that does."
     ),
-    "destroy": Command("destroy", "destroy_command", "Remove a key that nothing needs any more."),
+    "destroy": Command("signed_changes", "destroy_command", "Remove a key that nothing needs any more."),
     "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
     "audit": Command("audit", "app", "The hash-chained audit of everything that was done."),
 }

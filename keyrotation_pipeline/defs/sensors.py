@@ -15,8 +15,8 @@ from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
 from keyrotation_pipeline.defs.schedules import CONDUCTED, Job
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
-from keyrotation_pipeline.incidents.flag_intake import poll_flags
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
+from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.monitoring.announcement import announcements

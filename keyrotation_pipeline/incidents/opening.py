@@ -1,17 +1,19 @@
-"""Opens incidents and takes flags. Neither changes a key: that requires officers' signatures on the request."""
+"""Polls flags and opens incidents. Neither changes a key: that takes officers' signatures on the request."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.incidents import Incidents, incidents
 from keyrotation_pipeline.errors import BlockedError, IncidentError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
 from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Walk
 from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.compromise import held_compromised
 from keyrotation_pipeline.requests.takeover import is_stranded
@@ -209,3 +211,61 @@ def _take_lock(pipeline: Pipeline, held: ExitStack) -> None:
         else:
             return
     raise refusal
+
+
+# A flood of flags keeps one poll busy for at most this long.
+ROUNDS = 10
+REPORTING_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlagIntake:
+    """The flags that one poll took, and a sentence for each problem."""
+
+    taken: tuple[Taken, ...]
+    trouble: tuple[str, ...]
+
+    def __str__(self) -> str:
+        opened = [each.incident for each in self.taken if each.incident is not None and not each.repeated]
+        aside = sum(each.set_aside is not None for each in self.taken)
+        repeated = sum(each.repeated for each in self.taken)
+        parts = [f"opened {', '.join(filter(None, opened))}"] if opened else []
+        parts += [f"{repeated} repeated"] if repeated else []
+        parts += [f"{aside} rejected"] if aside else []
+        return "; ".join((*parts, *self.trouble)) or "no new flag was raised"
+
+
+def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> FlagIntake:
+    """Take all raised flags, and store new report versions. A source that does not answer does not stop the others."""
+    taken: list[Taken] = []
+    trouble: list[str] = []
+    for _ in range(ROUNDS):
+        with pipeline.ledger.reading():
+            known = incidents(pipeline.ledger)
+            rows = pipeline.ledger.raised_flags(known.flags)
+        if not rows:
+            break
+        taken += take_flags(pipeline, rows)
+    for source in sources:
+        try:
+            taken += take_flags(pipeline, source.raised())
+        except KeyRotationError as error:
+            trouble.append(str(error))
+    if not taken and not known.unfinished:
+        return FlagIntake((), tuple(trouble))
+    trouble += prepare_requests(pipeline, requested_by)
+    try:
+        until = pipeline.clock.monotonic() + REPORTING_SECONDS
+        for incident in _from_another_each_time(pipeline, incidents(pipeline.ledger).unfinished):
+            if pipeline.clock.monotonic() > until:
+                break  # a flood of flags must not starve the next poll
+            kept_report(pipeline, incident.id)
+    except KeyRotationError as error:
+        trouble.append(f"no version of a report could be stored: {error}")
+    return FlagIntake(tuple(taken), tuple(trouble))
+
+
+def _from_another_each_time(pipeline: Pipeline, unfinished: Sequence[Incident]) -> Sequence[Incident]:
+    """All of them, starting at a different one each minute, so that the last ones get their turn too."""
+    first = int(pipeline.clock.now().timestamp() // 60) % max(len(unfinished), 1)
+    return (*unfinished[first:], *unfinished[:first])

@@ -12,14 +12,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_
 from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import (
-    STATEMENT_TYPE,
-    AuditEvent,
-    envelope,
-    instant,
-    payload_of,
-    to_sign,
-)
+from keyrotation_pipeline.model.audit import STATEMENT_TYPE, AuditEvent, envelope, instant, payload_of, to_sign
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged, ReplicasAccounted
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import StepFinished

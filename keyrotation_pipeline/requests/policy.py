@@ -20,7 +20,7 @@ from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_ros
 LOCK = "policy"
 
 
-def pending(pipeline: Pipeline) -> Request | None:
+def pending_policy(pipeline: Pipeline) -> Request | None:
     """The open request to change the policy, if there is one."""
     return next(iter(opening.pending(pipeline, RequestAction.POLICY)), None)
 

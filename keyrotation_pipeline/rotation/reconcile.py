@@ -152,7 +152,7 @@ def _list(versions: tuple[KeyVersion, ...]) -> str:
 LOCK = "reconcile"
 
 
-def pending(pipeline: Pipeline) -> Request | None:
+def pending_reconciliation(pipeline: Pipeline) -> Request | None:
     """The open request to reconcile, if there is one."""
     return next(iter(opening.pending(pipeline, RequestAction.RECONCILE)), None)
 

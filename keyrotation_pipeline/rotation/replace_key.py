@@ -28,7 +28,7 @@ from keyrotation_pipeline.rotation.keys import backed_up, record_of
 LOCK = "replace-key"
 
 
-def pending(pipeline: Pipeline, version: KeyVersion) -> Request | None:
+def pending_replacement(pipeline: Pipeline, version: KeyVersion) -> Request | None:
     """The open request to replace the key of a version, if there is one."""
     return next((each for each in opening.pending(pipeline, RequestAction.REPLACE_KEY) if each.source == version), None)
 
@@ -51,7 +51,7 @@ def open_replacement(
             opening.require_texts(reason, requested_by, None)
         stored = pipeline.keys.read()
         require_consistent(pipeline, stored)
-        if (already := pending(pipeline, version)) is not None:
+        if (already := pending_replacement(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to replace {version} is open; sign or cancel it")
         record = _require_imported(pipeline, stored, version, material)
         tried, opened = _require_better(pipeline, stored, record, material)

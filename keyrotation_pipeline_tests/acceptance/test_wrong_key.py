@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.replace_key import pending, replace_key
+from keyrotation_pipeline.rotation.replace_key import pending_replacement, replace_key
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_clusters_page import one_gnupg_home
@@ -272,5 +272,5 @@ def test_a_death_in_the_middle_is_completed_by_running_it_again(
     with home.opened() as pipeline:
         assert pipeline.keys.read().material(V1) == home.right
         assert pipeline.ledger.keys()[0].fingerprint == home.right.fingerprint
-        assert pending(pipeline, V1) is None
+        assert pending_replacement(pipeline, V1) is None
     home.folder.run("audit", "verify")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from keyrotation_pipeline.assembly.actions import ACTIONS
+from keyrotation_pipeline.assembly.pipeline import ACTIONS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.incidents.flag_intake import poll_flags
+from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation

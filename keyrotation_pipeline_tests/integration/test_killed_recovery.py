@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
+from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.demo.officers import DemoOfficer

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Thread
 from typing import IO
 
-from keyrotation_pipeline.adapters.child_process import die_with_parent
+from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import OpenPGPError
 
 # Neither the user's gpg settings nor the terminal.

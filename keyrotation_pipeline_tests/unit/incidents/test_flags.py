@@ -8,7 +8,7 @@ import pytest
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.flag_intake import poll_flags
+from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.incidents import Flag, IncidentType, checked
 from keyrotation_pipeline_tests.fakes import START, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, raised

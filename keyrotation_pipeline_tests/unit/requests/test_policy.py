@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending
+from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending_policy
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
@@ -48,7 +48,7 @@ def test_a_name_cannot_be_written_so_that_it_reads_as_two_officers() -> None:
 def test_two_pinned_officers_change_the_roster(world: FakeWorld) -> None:
     policy = opened(world, ADA, BEN)
     assert change_policy(world.pipeline, policy) == NEW
-    assert (require_roster(world.pipeline), pending(world.pipeline)) == (NEW, None)
+    assert (require_roster(world.pipeline), pending_policy(world.pipeline)) == (NEW, None)
     assert world.ledger.request(policy.id).status is RequestStatus.FINISHED
     assert world.anchors.kept == world.ledger.head()
     with pytest.raises(RequestError, match="is finished"):

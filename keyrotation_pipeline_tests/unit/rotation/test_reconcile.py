@@ -22,7 +22,7 @@ from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline.rotation.fences import fences
-from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending, plan, reconcile
+from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending_reconciliation, plan, reconcile
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -154,7 +154,7 @@ def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
     assert (
         divergence(world.pipeline, world.keys.read()).findings,
         world.ledger.current(),
-        pending(world.pipeline),
+        pending_reconciliation(world.pipeline),
     ) == ((), None, None)
     rotation = approved(world)
     run(world, rotation)
@@ -250,7 +250,7 @@ def test_a_request_to_reconcile_is_withdrawn_without_touching_a_key(world: FakeW
     restored_after_a_rotation(world, None)
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
     cancel(world.pipeline, opened)
-    assert (pending(world.pipeline), world.keys.versions()) == (None, (V2,))
+    assert (pending_reconciliation(world.pipeline), world.keys.versions()) == (None, (V2,))
 
 
 def test_a_request_to_reconcile_is_no_rotation(world: FakeWorld) -> None:

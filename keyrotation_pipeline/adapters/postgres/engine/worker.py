@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import BinaryIO, Self
 
-from keyrotation_pipeline.adapters.hardening import harden_process
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -12,9 +12,9 @@ from typing import IO, Self
 
 from psycopg.pq import Conninfo
 
-from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
 from keyrotation_pipeline.model.backups import TableContent
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount

@@ -13,9 +13,9 @@ from typing import IO
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, OvertimeError, RestoreTimeoutError
 from keyrotation_pipeline.ports.backups import RecoveryKey
 

@@ -14,7 +14,6 @@ from pathlib import Path
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.child_process import die_with_parent
 from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
@@ -37,6 +36,7 @@ from keyrotation_pipeline.adapters.postgres.server.restore_prerequisites import 
     prerequisites,
     require_available,
 )
+from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import KeyRotationError, MalformedCiphertextError
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -1,9 +1,14 @@
-"""Protects a process that holds keys: no core dump, memory readable only by root, and not swapped out if permitted."""
+"""Hardens this process (no core dumps, locked memory), and ties child processes to it."""
 
 import ctypes
 import re
 import resource
+import shutil
+import subprocess
 import sys
+from collections.abc import Container, Sequence
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 _PR_SET_DUMPABLE = 4
@@ -37,3 +42,33 @@ def _may_lock_all_memory() -> bool:
     # The capabilities of a user namespace's root do not lift this limit (capabilities(7), user_namespaces(7)).
     everywhere = Path("/proc/self/uid_map").read_text().split() == _EVERY_USER
     return everywhere and held is not None and bool(int(held[1], 16) & _CAP_IPC_LOCK)
+
+
+_PATH = "/usr/bin:/bin:/usr/sbin:/sbin"
+
+
+def die_with_parent(command: Sequence[str], signal: str = "KILL") -> list[str]:
+    """Returns a command line whose process gets `signal` when this process ends."""
+    setpriv = _setpriv()
+    return list(command) if setpriv is None else [setpriv, "--pdeathsig", signal, "--", *command]
+
+
+@cache
+def _setpriv() -> str | None:
+    """Returns the path of a setpriv that supports this; busybox's does not."""
+    if (found := shutil.which("setpriv", path=_PATH)) is None:
+        return None
+    probe = [found, "--pdeathsig", "KILL", "--", "true"]
+    tried = subprocess.run(probe, capture_output=True, check=False, env={"PATH": _PATH})  # noqa: S603  arguments of our own
+    return found if tried.returncode == 0 else None
+
+
+def cpu_ticks(sessions: Container[int]) -> int:
+    """Returns the CPU time of all processes of these sessions, in kernel ticks (proc(5)); 0 without /proc."""
+    ticks = 0
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # the process has just ended
+            # The name before it may hold anything.
+            _, _, _, session, *more = file.read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, more[7:11])) if int(session) in sessions else 0
+    return ticks
