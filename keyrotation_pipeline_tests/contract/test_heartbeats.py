@@ -8,7 +8,7 @@ import pytest
 from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.model.status import Heartbeat
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
-from keyrotation_pipeline_tests.fakes import FakeTicks
+from keyrotation_pipeline_tests.fakes import FakeHeartbeats
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=UTC)
 LATER = NOON + timedelta(minutes=5)
@@ -17,7 +17,7 @@ LATER = NOON + timedelta(minutes=5)
 @pytest.fixture(params=["fake", "files"])
 def heartbeats(request: pytest.FixtureRequest, tmp_path: Path) -> Heartbeats:
     """Each implementation, empty."""
-    return FakeTicks() if request.param == "fake" else FileHeartbeats(tmp_path / "heartbeats")
+    return FakeHeartbeats() if request.param == "fake" else FileHeartbeats(tmp_path / "heartbeats")
 
 
 def test_where_nothing_looked_there_is_nothing(heartbeats: Heartbeats) -> None:

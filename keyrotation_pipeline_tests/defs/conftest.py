@@ -66,7 +66,7 @@ class FakePipelineResource(PipelineResource):
         objectives = Objectives(14400, 90000)
         yield BackupSite(pipeline, place, keys, seals, (), dumps, configurations, nothing, 2, 7, objectives)
 
-    def ticks(self) -> Heartbeats:
+    def heartbeats(self) -> Heartbeats:
         return worlds[self.config_file or ""].pipeline.heartbeats
 
     def has_recovery_key(self) -> bool:

@@ -228,11 +228,11 @@ def test_what_they_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:
             )
         )
     dagster.tick("ledger_mirror")
-    ticks = dagster.world.pipeline.heartbeats.last()
+    heartbeats = dagster.world.pipeline.heartbeats.last()
 
-    [sentence] = standing_still(ticks, dagster.world.clock.at)
+    [sentence] = standing_still(heartbeats, dagster.world.clock.at)
     assert sentence.startswith("daily_key_backup is switched off")
-    assert {tick.name for tick in ticks} >= {"ledger_mirror", "rotation_calendar"}
+    assert {heartbeat.name for heartbeat in heartbeats} >= {"ledger_mirror", "rotation_calendar"}
 
 
 @pytest.mark.parametrize(("job", "waits"), [(NAMING.name("introduce_key"), True), ("introduce_key", False)])

@@ -7,7 +7,7 @@ before its n-th entry, as a killed process would.
 
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeFiles, FakeSigner, FakeVault, Making, fake_seals
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
-from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
+from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings, is_unencrypted, version_of
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, V3, Journal, ProcessKilled
@@ -41,7 +41,7 @@ __all__ = [
     "FakeSignatures",
     "FakeSigner",
     "FakeSurroundings",
-    "FakeTicks",
+    "FakeHeartbeats",
     "FakeTimestampAuthority",
     "FakeVault",
     "FakeWorld",

@@ -24,7 +24,7 @@ class FakeClock:
         self.at += timedelta(seconds=seconds)
 
 
-class FakeTicks:
+class FakeHeartbeats:
     """`Ticks` in memory."""
 
     def __init__(self) -> None:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeVault
-from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeTicks
+from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, Journal
@@ -97,7 +97,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
     pipeline = Pipeline(
         tables, 2, 2, ledger, FakeInventory(database), FakeRewriting(database), FakeFencing(database),
         FakeEvidence(database), FakeSurroundings(database), keys, vault, rollout, signatures, clock, anchors, ACTIONS,
-        FakeTicks(),
+        FakeHeartbeats(),
     )  # fmt: skip
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
     ledger.state.roster = ROSTER

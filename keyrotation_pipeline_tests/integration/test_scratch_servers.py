@@ -126,7 +126,7 @@ def test_without_a_server_of_its_version_it_is_restored_into_the_embedded_one_an
     debian_clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Its client programs are there, as from the package postgresql-client, but no server.
-    monkeypatch.setattr(programs, "packaged", lambda _major: [])
+    monkeypatch.setattr(programs.Installation, "in_directory", lambda _directory: None)
     report = run_test(debian_clinic)
     assert report.newest.server == "PostgreSQL 18 (embedded)"
     assert f"postgresql-{DEBIAN_MAJOR}" in str(report.newest.warning)
@@ -153,7 +153,7 @@ def test_without_a_server_of_its_version_it_is_restored_into_the_embedded_one_an
 def test_what_the_embedded_server_cannot_take_fails_the_test_and_the_package_is_named(
     debian_clinic: Clinic, monkeypatch: pytest.MonkeyPatch, change: str, sentence: str
 ) -> None:
-    monkeypatch.setattr(programs, "packaged", lambda _major: [])
+    monkeypatch.setattr(programs.Installation, "in_directory", lambda _directory: None)
     debian_clinic.connection.execute(change.encode())
     with pytest.raises(IncompleteRestoreError, match=sentence):
         run_test(debian_clinic)

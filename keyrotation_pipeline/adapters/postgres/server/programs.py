@@ -98,8 +98,7 @@ def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | No
 
     Returns:
         The configured one, else one of the dump's version on this host, else the embedded one; then with a warning if
-            its
-        version differs.
+        its version differs.
 
     Raises:
         IncompleteRestoreError: every server here is older than the dump; says what to install.
@@ -108,10 +107,8 @@ def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | No
         found = Installation.in_directory(directory)
         if found is not None and int(found.major) >= major:
             return found, None
-    embedded, install = (
-        Installation.of_wheel(),
-        (f"install the package postgresql-{major}, or name its programs in [backup] postgres_binaries"),
-    )
+    embedded = Installation.of_wheel()
+    install = f"install the package postgresql-{major}, or name its programs in [backup] postgres_binaries"
     if int(embedded.major) < major:
         raise IncompleteRestoreError(
             f"the dump is of PostgreSQL {major}, and no server of that version is on this host (the embedded one is "
