@@ -246,7 +246,7 @@ class TimestampError(KeyRotationError):
     """A time-stamping authority returns no time stamp, or one that does not verify."""
 
 
-class OvertimeError(RecoveryError):
+class RestoredQueryTimeoutError(RecoveryError):
     """A statement over a restored dump did not finish in the time allowed for a restore."""
 
     def __init__(self, name: str, seconds: float) -> None:

@@ -15,8 +15,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import initialise
 from keyrotation_pipeline.assembly.vaults import signing_key
-from keyrotation_pipeline.backups.catalog import BackupSite
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.catalog import BackupContext
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.ports.backups import RecoveryKey
@@ -62,7 +62,7 @@ class Clinic:
     settings: Settings
     ring: KeyRing
     connection: Connection
-    site: BackupSite
+    site: BackupContext
     clock: FakeClock
     officer: DemoOfficer
     signers: tuple[DemoOfficer, DemoOfficer]
@@ -118,11 +118,11 @@ def open_clinic(
     site = stack.enter_context(open_backups(declared, actor="test"))
     # A minute after the backups that the import of the keys made.
     clock = FakeClock(datetime.now(UTC).replace(microsecond=0) + timedelta(minutes=1))
-    seals = Seals(signing_key(declared), site.pipeline.ledger, site.pipeline.signatures, clock)
+    trust = ManifestTrust(signing_key(declared), site.pipeline.ledger, site.pipeline.signatures, clock)
     vault = site.pipeline.vault
     assert isinstance(vault, KeyVault)
-    pipeline = replace(site.pipeline, clock=clock, vault=replace(vault, seals=seals))
-    site = replace(site, pipeline=pipeline, seals=seals)
+    pipeline = replace(site.pipeline, clock=clock, vault=replace(vault, trust=trust))
+    site = replace(site, pipeline=pipeline, trust=trust)
     return Clinic(
         directory,
         declared,

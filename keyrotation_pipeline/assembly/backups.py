@@ -17,8 +17,8 @@ from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.vaults import offsite, opened_bucket, recipients, scratch, signing_key
-from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
@@ -30,7 +30,7 @@ S3_SCHEME = "s3://"
 
 
 @contextmanager
-def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = ()) -> Iterator[BackupSite]:
+def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = ()) -> Iterator[BackupContext]:
     """Yields every port, and what backups and recovery need in addition; raises as `open_pipeline`.
 
     Args:
@@ -40,22 +40,22 @@ def open_backups(settings: Settings, *, actor: str, vouching: Sequence[bytes] = 
         yield backup_site(settings, url, pipeline, vouching)
 
 
-def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequence[bytes] = ()) -> BackupSite:
+def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequence[bytes] = ()) -> BackupContext:
     """Returns everything that a backup, a recovery test and a restored key need.
 
     Args:
         url: of the application's database.
-        vouching: see `Seals`.
+        vouching: see `ManifestTrust`.
     """
     local = BackupDirectory(settings.backup_directory)
     # One officer's expired certificate must not prevent a backup for the others; it is reported all the same.
     readers = recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
     source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
-    return BackupSite(
+    return BackupContext(
         pipeline=pipeline,
         local=local,
         key_files=EncryptedKeys(local, readers),
-        seals=Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock, vouching),
+        trust=ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock, vouching),
         offsite=offsite(settings, pipeline.clock),
         dumps=EncryptedDumps(local, source, readers),
         configurations=EncryptedConfiguration(local, readers, partial(_configuration, settings, pipeline.clock)),

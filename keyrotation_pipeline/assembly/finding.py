@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.postgres.inventory.discovery import declarable, discover
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.assembly.home import server_url
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -38,5 +38,5 @@ def search_database(home: Path, url: str | None, report: Report) -> Found:
         def announce(label: str) -> None:
             report(Progress(None, label, 0, 0, note="searched for encrypted values"))
 
-        tables, rest = declarable(connection, discover(connection, (), announce=announce, sampled=True))
+        tables, rest = candidates(connection, discover(connection, (), announce=announce, sampled=True))
         return Found(display_name(found), tables, rest)

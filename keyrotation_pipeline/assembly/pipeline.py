@@ -26,7 +26,7 @@ from keyrotation_pipeline.assembly.home import create_home, database_url, heartb
 from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
 from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_leftovers
 from keyrotation_pipeline.backups.destruction import DESTROY
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -131,7 +131,7 @@ def initialise(
             if pipeline.ledger.pinned_roster() is None:
                 require_known_to_store(pipeline, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
-            Seals(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
+            ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             pinned_roster(pipeline)  # which also stores it in the home
             pin_roster_in_store(pipeline, pipeline.keys.read())
             trial = None
@@ -203,7 +203,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     signatures = OfficerSignatures(
         gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
     )
-    seals = Seals(signing_key(settings), ledger, signatures, clock)
+    trust = ManifestTrust(signing_key(settings), ledger, signatures, clock)
     return Pipeline(
         tables=settings.encrypted_tables,
         shards=speed.shards,
@@ -215,11 +215,11 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         evidence=PostgresEvidence(connection, replicas),
         surroundings=surroundings,
         keys=store,
-        vault=backup_vault(settings, ledger, identity, clock, seals),
+        vault=backup_vault(settings, ledger, identity, clock, trust),
         rollout=open_rollout(settings, connection, store, clock),
         signatures=signatures,
         clock=clock,
-        anchors=FileAnchors(settings.home / "anchors", settings.backup_directory, seals),
+        anchors=FileAnchors(settings.home / "anchors", settings.backup_directory, trust),
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings),

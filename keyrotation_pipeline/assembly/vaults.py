@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline.ports.clock import Clock
@@ -25,7 +25,7 @@ def signing_key(settings: Settings) -> SigningKey:
     return SigningKey(settings.home / SIGNING_KEY)
 
 
-def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, seals: Seals) -> BackupVault:
+def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock, trust: ManifestTrust) -> BackupVault:
     """Returns the vault in which a rotation backs up its new key: the local directory, and the bucket if there is one.
 
     Args:
@@ -34,7 +34,7 @@ def backup_vault(settings: Settings, ledger: Ledger, database: str, clock: Clock
     """
     local = BackupDirectory(settings.backup_directory)
     key_files = EncryptedKeys(local, recipients(settings, ledger, clock))
-    return KeyVault(database, local, offsite(settings, clock), key_files, clock, seals, ledger.pinned_roster)
+    return KeyVault(database, local, offsite(settings, clock), key_files, clock, trust, ledger.pinned_roster)
 
 
 def wipe_leftovers(settings: Settings) -> None:

@@ -1,9 +1,9 @@
-"""What a home keeps of a replay that began at the first event, so that the next process need not read all of them.
+"""A checkpoint of a full replay, stored in the home, so that the next process need not read every event.
 
-It is verified, and not trusted. Every event that counted is read and applied again, and must have the hash that it had;
-so must any other that somebody asks for; and the chain must still lead through the newest one. What is saved is to read
-those that changed nothing. Whoever owns the database cannot write the home; and before anything that cannot be undone,
-everything is read (`afresh`).
+It is verified, not trusted. Every event that changed something is read and applied again, and must have the same hash;
+so must any other event that is read; and the chain must still contain the newest one. Only the reading of events that
+changed nothing is saved. The database owner cannot write the home; and before anything irreversible the whole audit is
+read (`afresh`).
 """
 
 import json
@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Protocol, Self
 
 HASH_BYTES = 32
-# A shorter audit is replayed at once.
+# A shorter audit is always replayed completely.
 FEWEST_EVENTS = 1000
 
 
@@ -32,17 +32,17 @@ class Checkpoint:
 
     @property
     def seq(self) -> int:
-        """The newest event of it."""
+        """The seq of its newest event."""
         return len(self.hashes) // HASH_BYTES
 
     def encode(self) -> bytes:
-        """A line of JSON, then the hashes."""
+        """Encode as a line of JSON, then the hashes."""
         header = {"counted": self.counted, "latest": self.latest.isoformat()}
         return json.dumps(header).encode() + b"\n" + self.hashes
 
     @classmethod
     def decode(cls, content: bytes) -> Self | None:
-        """What `encode` made; None of anything else."""
+        """Decode the output of `encode`; None for anything else."""
         header, _, hashes = content.partition(b"\n")
         try:
             told = json.loads(header)
@@ -54,10 +54,10 @@ class Checkpoint:
 
 
 class Checkpoints(Protocol):
-    """Where a home keeps the checkpoint of its audit."""
+    """Stores the checkpoint of an audit."""
 
     def load(self) -> Checkpoint | None:
-        """The one that was kept less than a day ago."""
+        """Return the checkpoint if it was stored less than a day ago."""
 
     def keep(self, checkpoint: Checkpoint) -> None:
-        """Keep one in place of it."""
+        """Replace the stored checkpoint."""

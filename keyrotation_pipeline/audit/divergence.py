@@ -1,4 +1,4 @@
-"""Do database, key store and anchors tell one story? After the database was restored to an earlier state they do not.
+"""Compares database, key store and anchors. After the database was restored to an earlier state they differ.
 
 Approvals, key states and audit are then of an earlier time, and the key store and whatever was written down outside
 are not. Whatever the key store holds must be explained by the ledger, and every anchor must lie in its audit.
@@ -32,13 +32,13 @@ _TELLING = (
     EventKind.RETIREMENT_INTENDED,
     EventKind.CANCEL_INTENDED,
 )
-# States whose key may lie in the archive of the key store without an intent that says so.
+# States whose key may be in the archive of the key store without an intent event.
 _SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 @dataclass(frozen=True, slots=True)
 class AuditExpectations:
-    """What the audit tells, in one reading.
+    """What the audit says that the key store must hold, read at once.
 
     Args:
         keys: (version, fingerprint) of every key whose making or import was intended.
@@ -58,7 +58,7 @@ class Divergence:
     """Where they differ: a phrase each, and the anchors that are not in the audit."""
 
     findings: tuple[str, ...]
-    strangers: tuple[AuditHead, ...]
+    unknown: tuple[AuditHead, ...]
 
     def __bool__(self) -> bool:
         return bool(self.findings)
@@ -67,7 +67,7 @@ class Divergence:
 def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     """Compare database, key store (as just read) and anchors, as they are now.
 
-    They are looked at one after another, while another process may just be changing them; so what seems to differ is
+    They are read one after another, while another process may be changing them; so an apparent difference is
     looked at once more.
     """
     return _compared(pipeline, stored) and _compared(pipeline, pipeline.keys.read())
@@ -75,16 +75,19 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    told, belief = _expectations(pipeline), ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
-    strangers = verify.abandoned_anchors(pipeline, (anchor for anchor in anchors if not belief.leads_through(anchor)))
+    told, replayed = (
+        _expectations(pipeline),
+        ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events),
+    )
+    unknown = verify.abandoned_anchors(pipeline, (anchor for anchor in anchors if not replayed.leads_through(anchor)))
     records = pipeline.ledger.keys()
     findings = [
-        *_about_anchors(pipeline, strangers),
+        *_about_anchors(pipeline, unknown),
         *_about_keys(stored, records, told),
         *_about_primary(stored, records, told),
         *_about_roster(stored, told),
     ]
-    return Divergence(tuple(findings), strangers)
+    return Divergence(tuple(findings), unknown)
 
 
 def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool = False) -> None:
@@ -103,7 +106,7 @@ def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool =
 
 
 def warning(found: Divergence) -> str | None:
-    """The sentence for a divergence; None where there is none."""
+    """Describe a divergence in one sentence; None if there is none."""
     if not found:
         return None
     return (
@@ -129,10 +132,10 @@ def _expectations(pipeline: Pipeline) -> AuditExpectations:
     return told
 
 
-def _about_anchors(pipeline: Pipeline, strangers: tuple[AuditHead, ...]) -> Iterator[str]:
-    if not strangers:
+def _about_anchors(pipeline: Pipeline, unknown: tuple[AuditHead, ...]) -> Iterator[str]:
+    if not unknown:
         return
-    newest, head = max(strangers, key=lambda anchor: anchor.seq), pipeline.ledger.head()
+    newest, head = max(unknown, key=lambda anchor: anchor.seq), pipeline.ledger.head()
     if newest.seq > head.seq:
         yield f"the audit ends at event {head.seq}, but a copy outside names event {newest.seq} {newest.hash[:16]}"
     else:
@@ -164,6 +167,6 @@ def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: Audit
 
 
 def _about_roster(stored: StoredKeys, told: AuditExpectations) -> Iterator[str]:
-    # An earlier one is in order: the audit pins first, and the key store follows.
+    # An earlier one is fine: the audit pins first, and the key store follows.
     if stored.roster is not None and stored.roster not in told.rosters:
         yield f"the key store names a roster ({stored.roster[:16]}) that was never pinned in the database"

@@ -1,7 +1,8 @@
 """The history of an audit: each event with the roster and the signed text of its moment, and whether it counts.
 
 The only fold over the events that rosters, requests, keys and answers are made of: what makes a request running or
-over, a key compromised, destroyed or replaced, and a roster pinned is decided by `rules`, and nowhere else.
+over, a key compromised, destroyed or replaced, and a roster pinned is decided by `rules`. A pack's `verify.py` repeats
+the rules for machines without this package; a test compares the two over the same chains.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -106,11 +107,11 @@ class LedgerState(AuditState):
         return frozenset(request.id for request in self.requests.values() if not request.is_over)
 
     def leads_through(self, anchor: AuditHead) -> bool:
-        """Whether a head that was written down is in this audit."""
+        """Whether a recorded head is in this audit."""
         return anchor.seq == 0 or self._has(anchor)
 
     def apply(self, events: Iterable[AuditEvent]) -> Self:
-        """Where these events lead too, which follow those read before; this state stays as it is.
+        """Return the state after these events, which follow those read before; this state stays unchanged.
 
         Raises:
             AuditError: one does not follow the one before, was changed, or cannot be read.
@@ -124,7 +125,7 @@ class LedgerState(AuditState):
         return after
 
     def add(self, event: AuditEvent) -> HistoryEntry:
-        """Take in the next event; raises as `apply`."""
+        """Apply the next event; raises as `apply`."""
         entry = entry_of(event)
         self._require_next(event, entry)
         self.head = AuditHead(event.seq, event.hash)
@@ -160,10 +161,10 @@ class LedgerState(AuditState):
 
     @classmethod
     def resumed(cls, checkpoint: Checkpoint, counted: Iterable[AuditEvent]) -> Self:
-        """Where the events until a checkpoint led.
+        """Restore the state at a checkpoint.
 
         Args:
-            counted: the events of `COUNTING` kinds, in order; those later than the checkpoint are not looked at.
+            counted: the events of `COUNTING` kinds, in order; those later than the checkpoint are ignored.
 
         Raises:
             AuditError: they are not those that the checkpoint was made of.
@@ -179,12 +180,12 @@ class LedgerState(AuditState):
         return after
 
     def _skip_to(self, seq: int, hashes: bytes) -> None:
-        """Take over that the events up to this one changed nothing."""
+        """Skip the events up to this one, which changed nothing."""
         self.hashes += hashes[len(self.hashes) : seq * HASH_BYTES]
         self.head = AuditHead(seq, self._hash_at(seq))
 
     def checkpoint(self) -> Checkpoint | None:
-        """What is kept of this replay; None: there were faults, or it is too short to be worth it."""
+        """Make a checkpoint of this replay; None: there were faults, or it is too short to be worth it."""
         if self.faults or self.latest is None or self.head.seq < FEWEST_EVENTS:
             return None
         return Checkpoint(bytes(self.hashes), tuple(self.counted), self.latest)
@@ -210,7 +211,7 @@ def history(ledger: Ledger, *kinds: EventKind, reconciled_by: Roster | None = No
 
 
 def signer_of(signed: HistoryEntry, verifier: SignatureVerifier) -> str:
-    """Verify a signature on a request or an assessment over the text of its moment; gives back whose it is.
+    """Verify a signature on a request or an assessment over the text of its moment; returns whose it is.
 
     Raises:
         ApprovalError: it does not verify.
@@ -250,7 +251,7 @@ def _is_over(fact: AssessmentSigned, answers: BreachAnswers, seq: int) -> bool:
 
 
 def _judged(state: AuditState, event: AuditEvent, entry: AuditEntry) -> HistoryEntry:
-    """An event, which changes the state if it can have happened."""
+    """Judge an event, which changes the state if it can have happened."""
     fact, fault = entry.fact(), None
     if (rule := RULES.get(type(fact))) is not None:
         try:

@@ -1,4 +1,4 @@
-"""Incidents as the audit tells them: whatever a row says, only events open, acknowledge and close one."""
+"""Incidents, replayed from the audit: only events open, acknowledge and close one."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -61,11 +61,11 @@ class Incidents:
 
     @property
     def unfinished(self) -> tuple[Incident, ...]:
-        """Those that nobody has closed, oldest first."""
+        """The open ones, oldest first."""
         return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
 
     def incident(self, name: str) -> Incident:
-        """One by its id, in whatever case.
+        """Find one by its id, case-insensitively.
 
         Raises:
             IncidentError: there is none.
@@ -92,7 +92,7 @@ def incidents_of(told: Iterable[tuple[Fact | Note | None, datetime]]) -> Inciden
 
 @dataclass(frozen=True, slots=True)
 class AlertDelivery:
-    """Which alerts were told by which channel, and which channels fail since when.
+    """Which alerts were delivered by which channel, and since when a channel fails.
 
     Args:
         alerts: (alert's key, channel).
@@ -104,21 +104,21 @@ class AlertDelivery:
 
 
 def told(ledger: Ledger) -> AlertDelivery:
-    """What was told; a channel that takes an alert fails no longer."""
-    heard = AlertDelivery()
+    """Replay deliveries; a channel that accepts an alert no longer counts as failing."""
+    state = AlertDelivery()
     for entry in entries(ledger, EventKind.ALERT_TOLD, EventKind.CHANNEL_FAILED):
         match entry.fact():
             case AlertTold(alert=alert, channel=channel):
-                heard.alerts.add((alert, channel))
-                heard.failing.pop(channel, None)
+                state.alerts.add((alert, channel))
+                state.failing.pop(channel, None)
             case ChannelFailed(channel=channel, reason=reason):
-                heard.failing.setdefault(channel, (entry.at, reason))
-    return heard
+                state.failing.setdefault(channel, (entry.at, reason))
+    return state
 
 
-def _opened(heard: Incidents, fact: IncidentOpened, _at: datetime) -> None:
-    # The first of an id stays; nobody replaces an incident by a second event.
-    heard.by_id.setdefault(
+def _opened(state: Incidents, fact: IncidentOpened, _at: datetime) -> None:
+    # The first event of an id counts; a second one does not replace the incident.
+    state.by_id.setdefault(
         fact.id,
         Incident(
             id=fact.id,
@@ -133,38 +133,38 @@ def _opened(heard: Incidents, fact: IncidentOpened, _at: datetime) -> None:
             flag=fact.flag,
         ),
     )
-    heard.news.setdefault(fact.news, fact.id)
+    state.news.setdefault(fact.news, fact.id)
     if fact.flag is not None:
-        heard.flags.add(fact.flag)
+        state.flags.add(fact.flag)
 
 
-def _repeated(heard: Incidents, fact: FlagRepeated, _at: datetime) -> None:
-    heard.flags.add(fact.flag)
+def _repeated(state: Incidents, fact: FlagRepeated, _at: datetime) -> None:
+    state.flags.add(fact.flag)
 
 
-def _set_aside(heard: Incidents, fact: FlagSetAside, at: datetime) -> None:
-    heard.flags.add(fact.flag)
-    heard.set_aside[fact.flag] = (at, fact.reason)
+def _set_aside(state: Incidents, fact: FlagSetAside, at: datetime) -> None:
+    state.flags.add(fact.flag)
+    state.set_aside[fact.flag] = (at, fact.reason)
 
 
-def _prepared(heard: Incidents, fact: EmergencyPrepared, _at: datetime) -> None:
-    _change(heard, fact.incident, request=fact.request)
+def _prepared(state: Incidents, fact: EmergencyPrepared, _at: datetime) -> None:
+    _change(state, fact.incident, request=fact.request)
 
 
-def _acknowledged(heard: Incidents, fact: IncidentAcknowledged, _at: datetime) -> None:
-    incident = heard.by_id.get(fact.incident)
+def _acknowledged(state: Incidents, fact: IncidentAcknowledged, _at: datetime) -> None:
+    incident = state.by_id.get(fact.incident)
     if incident is not None and incident.acknowledged_at is None:
-        _change(heard, fact.incident, acknowledged_at=fact.at, acknowledged_by=fact.by)
+        _change(state, fact.incident, acknowledged_at=fact.at, acknowledged_by=fact.by)
 
 
-def _closed(heard: Incidents, fact: IncidentClosed, _at: datetime) -> None:
-    _change(heard, fact.incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
+def _closed(state: Incidents, fact: IncidentClosed, _at: datetime) -> None:
+    _change(state, fact.incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
 
 
-def _amended(heard: Incidents, fact: IncidentAmended, _at: datetime) -> None:
-    # Of a closed one too: what people learn, and what they do, comes after it.
-    if (found := heard.by_id.get(fact.incident)) is not None:
-        heard.by_id[fact.incident] = replace(
+def _amended(state: Incidents, fact: IncidentAmended, _at: datetime) -> None:
+    # Also of a closed incident: people learn and do things after it.
+    if (found := state.by_id.get(fact.incident)) is not None:
+        state.by_id[fact.incident] = replace(
             found,
             actions=(*found.actions, *fact.actions),
             prevention=(*found.prevention, *fact.prevention),
@@ -172,20 +172,20 @@ def _amended(heard: Incidents, fact: IncidentAmended, _at: datetime) -> None:
         )
 
 
-def _notified(heard: Incidents, fact: NoticeSent, _at: datetime) -> None:
-    if (found := heard.by_id.get(fact.incident)) is not None:
+def _notified(state: Incidents, fact: NoticeSent, _at: datetime) -> None:
+    if (found := state.by_id.get(fact.incident)) is not None:
         sent = SentNotice(fact.to, fact.sent_on, fact.by, fact.at)
-        heard.by_id[fact.incident] = replace(found, notices=(*found.notices, sent))
+        state.by_id[fact.incident] = replace(found, notices=(*found.notices, sent))
 
 
 def _given(fact: IncidentAmended | IncidentClosed, names: Iterable[str]) -> dict[str, Any]:
-    """The texts that an event has; one that it does not have leaves what was there."""
+    """The texts that an event has; a missing one leaves the former text."""
     return {name: text for name in names if (text := getattr(fact, name)) is not None}
 
 
-def _change(heard: Incidents, incident: str, **changes: Any) -> None:  # noqa: ANN401  fields of an incident
-    if (found := heard.by_id.get(incident)) is not None and found.closed_at is None:
-        heard.by_id[incident] = replace(found, **changes)
+def _change(state: Incidents, incident: str, **changes: Any) -> None:  # noqa: ANN401  fields of an incident
+    if (found := state.by_id.get(incident)) is not None and found.closed_at is None:
+        state.by_id[incident] = replace(found, **changes)
 
 
 _RULES: dict[type[Fact | Note | None], Callable[[Incidents, Any, datetime], None]] = {

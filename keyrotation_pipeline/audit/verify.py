@@ -20,14 +20,14 @@ from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 
 def sentence(heads: Collection[AuditHead]) -> str:
-    """What officers sign of the heads that they give up."""
+    """The heads that officers sign as abandoned."""
     newest = max(heads, key=lambda head: head.seq)
     others = f" (nor {len(heads) - 1} older)" if len(heads) > 1 else ""
     return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
 
 
 def abandoned_anchors(pipeline: Pipeline, anchors: Iterable[AuditHead]) -> tuple[AuditHead, ...]:
-    """Those of these anchors that no signed reconciliation gave up; signatures are looked at only if there are any."""
+    """The anchors that no signed reconciliation abandoned; signatures are verified only if there are any."""
     missing = tuple(anchors)
     if not missing:
         return ()
@@ -36,7 +36,7 @@ def abandoned_anchors(pipeline: Pipeline, anchors: Iterable[AuditHead]) -> tuple
 
 
 def _abandoned(pipeline: Pipeline) -> Iterator[AuditHead]:
-    """What every reconciliation gave up that enough officers signed: of the roster that it pinned, or of the pinned."""
+    """The anchors abandoned by reconciliations that enough officers of their roster, or of the pinned one, signed."""
     told = history(pipeline.ledger, SignatureAdded.kind, DatabaseReconciled.kind)
     for done in told:
         fact = done.fact
@@ -62,7 +62,7 @@ def _says(text: bytes, request: str | None, accepted: Collection[AuditHead]) -> 
 
 
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
-    """Verify the chain against every anchor kept outside, then whatever it tells, all of one moment.
+    """Verify the chain against every external anchor, then everything it records, as of one moment.
 
     Args:
         anchors: further ones, given by hand.
@@ -70,16 +70,16 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     Raises:
         AuditError: a short phrase for each thing that differs.
     """
-    # Read first: the chain may grow meanwhile, but never ends before them.
+    # Read the anchors first: the chain may grow meanwhile, but never ends before them.
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
         newest = verify_audit(pipeline.ledger, *anchors, *_to_lead_through(pipeline, kept))
-        belief = LedgerState().apply(pipeline.ledger.events())
+        replayed = LedgerState().apply(pipeline.ledger.events())
         faults = [
-            *_in_the_future(belief, pipeline.clock.now()),
-            *belief.faults,
-            *_audit_rows(pipeline.ledger, belief),
-            *_signatures(pipeline, belief.requests),
+            *_in_the_future(replayed, pipeline.clock.now()),
+            *replayed.faults,
+            *_audit_rows(pipeline.ledger, replayed),
+            *_signatures(pipeline, replayed.requests),
             *_assessments(pipeline),
             *_time_stamps(pipeline),
         ]
@@ -89,7 +89,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
 
 
 def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[AuditHead]:
-    """The anchors that the chain must lead through: all but those that a signed reconciliation gave up."""
+    """The anchors that the chain must contain: all but those that a signed reconciliation abandoned."""
     hashes = {event.seq: event.hash for event in pipeline.ledger.events()}
     missing = [anchor for anchor in kept if anchor.seq and hashes.get(anchor.seq) != anchor.hash]
     lost = abandoned_anchors(pipeline, missing)
@@ -116,43 +116,43 @@ def require_verified(
     if afresh:
         forget(str(pipeline.surroundings.identity()))
     with pipeline.ledger.snapshot():
-        belief = ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
+        replayed = ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
         faults = [
-            *_ends(pipeline, belief, pipeline.ledger.head(), (head for head in kept if head not in but)),
-            *belief.faults,
-            *_audit_rows(pipeline.ledger, belief),
-            *_signatures(pipeline, belief.live().union(belief.compromised_by.values()), reconciled_by),
+            *_ends(pipeline, replayed, pipeline.ledger.head(), (head for head in kept if head not in but)),
+            *replayed.faults,
+            *_audit_rows(pipeline.ledger, replayed),
+            *_signatures(pipeline, replayed.live().union(replayed.compromised_by.values()), reconciled_by),
         ]
     if faults:
         raise AuditError(summary(faults))
 
 
-def _ends(pipeline: Pipeline, belief: LedgerState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
-    """Where the chain does not end at its own head, or does not lead through an anchor."""
-    if head != belief.head:
-        yield f"the audit ends at event {belief.head.seq} and not at event {head.seq}, as its head says"
-    for anchor in abandoned_anchors(pipeline, (each for each in kept if not belief.leads_through(each))):
+def _ends(pipeline: Pipeline, replayed: LedgerState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
+    """Report where the chain does not end at its own head, or does not contain an anchor."""
+    if head != replayed.head:
+        yield f"the audit ends at event {replayed.head.seq} and not at event {head.seq}, as its head says"
+    for anchor in abandoned_anchors(pipeline, (each for each in kept if not replayed.leads_through(each))):
         yield f"event {anchor.seq} is not the one that an anchor names"
 
 
-def _in_the_future(belief: LedgerState, now: datetime) -> Iterator[str]:
-    if belief.latest is not None and belief.latest > now + EVENTS_DIFFER_BY:
-        yield f"an event is dated {belief.latest:%Y-%m-%d %H:%M:%S}, which is in the future"
+def _in_the_future(replayed: LedgerState, now: datetime) -> Iterator[str]:
+    if replayed.latest is not None and replayed.latest > now + EVENTS_DIFFER_BY:
+        yield f"an event is dated {replayed.latest:%Y-%m-%d %H:%M:%S}, which is in the future"
 
 
-def _audit_rows(ledger: Ledger, belief: LedgerState) -> Iterator[str]:
+def _audit_rows(ledger: Ledger, replayed: LedgerState) -> Iterator[str]:
     rows = ledger.rotation_audit()
     for request, row in rows:
-        if request not in belief.audit_rows:
+        if request not in replayed.audit_rows:
             yield f"the row {row.id} of key_rotation_audit was added from outside"
-        elif row != belief.audit_rows[request]:
+        elif row != replayed.audit_rows[request]:
             yield f"the row of request {request} in key_rotation_audit was changed"
-    for request in belief.audit_rows.keys() - {request for request, _ in rows}:
+    for request in replayed.audit_rows.keys() - {request for request, _ in rows}:
         yield f"the row of request {request} in key_rotation_audit was removed"
 
 
 def require_signatures(pipeline: Pipeline, request: str) -> None:
-    """Verify the signatures on one request anew, whatever its state: the replay only counts them.
+    """Verify the signatures on one request again, whatever its state: the replay only counts them.
 
     Raises:
         AuditError: one is not by the officer that it is filed under, or not over this text.
@@ -182,7 +182,7 @@ def _assessments(pipeline: Pipeline) -> Iterator[str]:
 
 
 def _time_stamps(pipeline: Pipeline) -> Iterator[str]:
-    """Verify every time stamp anew, as far as certificates are configured."""
+    """Verify every time stamp again, as far as certificates are configured."""
     for entry in entries(pipeline.ledger, AuditTimestamped.kind):
         stamped = entry.fact()
         if not isinstance(stamped, AuditTimestamped):

@@ -6,7 +6,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.backups import retention
-from keyrotation_pipeline.backups.catalog import BackupSite, copy_set, is_intact, remove_unfinished, sets_of
+from keyrotation_pipeline.backups.catalog import BackupContext, copy_set, is_intact, remove_unfinished, sets_of
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -60,7 +60,7 @@ class BackupMade:
         }
 
 
-def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
+def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
     """Back up every key and, with `database`, the database; in the local directory first, then in the other places.
 
     A key that cannot be backed up, a key store that does not answer, a dump that fails, a recipient whose certificate
@@ -90,7 +90,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
         made = BackupSet(
             stamp, str(site.pipeline.surroundings.identity()), keys, dump, ledger.head(), roster.digest, configuration
         )
-        site.seals.write(site.local, made)
+        site.trust.write(site.local, made)
         places, later, not_copied = copied(site, made)
         failures += [*left_out, *_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
         removed = retention.remove_expired(site, made.made_at)
@@ -101,7 +101,7 @@ def back_up(site: BackupSite, *, database: bool = True) -> BackupMade:
     return done
 
 
-def back_up_after_rotation(site: BackupSite) -> BackupMade | None:
+def back_up_after_rotation(site: BackupContext) -> BackupMade | None:
     """The full backup that follows the last rotation; None: no rotation has finished since the newest backup.
 
     Raises:
@@ -115,7 +115,7 @@ def back_up_after_rotation(site: BackupSite) -> BackupMade | None:
     return back_up(site)
 
 
-def _require_usable(site: BackupSite) -> None:
+def _require_usable(site: BackupContext) -> None:
     try:
         site.local.require_usable()
     except BackupError as error:
@@ -137,7 +137,7 @@ def _unusable_recipients(pipeline: Pipeline) -> list[str]:
     return [each.unusable for each in certificates if each.encrypts and each.unusable is not None]
 
 
-def _keys(site: BackupSite, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]:
+def _keys(site: BackupContext, stamp: str) -> tuple[tuple[KeyCopy, ...], list[str]]:
     """A file of every key that is not destroyed: rows, snapshots and stored dumps may need each of them."""
     registered = site.pipeline.ledger.keys()
     records = [record for record in registered if record.state is not KeyState.DESTROYED]
@@ -166,18 +166,18 @@ def _require_signed_destructions(pipeline: Pipeline) -> None:
             require_signatures(pipeline, request.id)
 
 
-def _key(site: BackupSite, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:
+def _key(site: BackupContext, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:
     return site.key_files.make(record.version, stored.registered(record), stamp)
 
 
-def _configuration(site: BackupSite, stamp: str) -> tuple[StoredFile | None, list[str]]:
+def _configuration(site: BackupContext, stamp: str) -> tuple[StoredFile | None, list[str]]:
     try:
         return site.configurations.make(stamp), []
     except KeyRotationError as error:
         return None, [str(error)]
 
 
-def _dump(site: BackupSite, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
+def _dump(site: BackupContext, stamp: str) -> tuple[DatabaseCopy | None, list[str]]:
     try:
         return site.dumps.make(dump_name(stamp), site.pipeline.tables), []
     except KeyRotationError as error:
@@ -209,7 +209,7 @@ def _not_decrypted(pipeline: Pipeline, made: BackupSet) -> list[str]:
     return [trial.wrong_key(version, pipeline.keys.place_of) for version in wrong]
 
 
-def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+def copied(site: BackupContext, made: BackupSet) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
     """Copy a set to every place, then older sets that a place lacks; returns places, older sets, failures."""
     places, later, failures = [site.local.description], [], []
     for place in site.offsite:
@@ -225,12 +225,12 @@ def copied(site: BackupSite, made: BackupSet) -> tuple[tuple[str, ...], tuple[st
     return tuple(places), tuple(dict.fromkeys(later)), failures
 
 
-def _missed(site: BackupSite, place: BackupPlace) -> Iterator[BackupSet]:
+def _missed(site: BackupContext, place: BackupPlace) -> Iterator[BackupSet]:
     """The local sets that a place does not have; without files of destroyed keys; damaged sets are not copied."""
     there, here = frozenset(place.names()), frozenset(site.local.names())
     registered = site.pipeline.ledger.keys()
     destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
-    for older in sets_of(site.local, site.seals):
+    for older in sets_of(site.local, site.trust):
         gone = {copy.file.name for copy in older.keys if copy.version in destroyed} - here
         if older.name not in there and all(
             is_intact(site.local, each) for each in older.files if each.name not in gone
@@ -238,7 +238,7 @@ def _missed(site: BackupSite, place: BackupPlace) -> Iterator[BackupSet]:
             yield older
 
 
-def _warnings(site: BackupSite) -> Iterator[str]:
+def _warnings(site: BackupContext) -> Iterator[str]:
     if site.recipients < FEWEST_RECIPIENTS:
         yield (
             "only one certificate can decrypt the backups, so they are lost with its key; "

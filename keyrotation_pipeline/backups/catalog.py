@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, ManifestError, UnsignedBackupError
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet, StoredFile, in_order, is_manifest, signature_name, stamp_in
@@ -38,7 +38,7 @@ class KeptSets:
         return self.sets if self.newest is None else self.sets[: self.sets.index(self.newest) + 1]
 
 
-def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
+def kept_sets(place: BackupPlace, trust: ManifestTrust) -> KeptSets:
     """The stored sets of a place, by its manifests.
 
     Raises:
@@ -47,13 +47,13 @@ def kept_sets(place: BackupPlace, seals: Seals) -> KeptSets:
     sets, refused = [], {}
     for name in _manifests(place):
         try:
-            sets.append(seals.read(place, name))
+            sets.append(trust.read(place, name))
         except (BackupError, UnsignedBackupError) as error:  # an unreadable one does not hide the others
             refused[name] = error
-    return KeptSets(place, tuple(sorted(sets, key=seals.order, reverse=True)), refused)
+    return KeptSets(place, tuple(sorted(sets, key=trust.order, reverse=True)), refused)
 
 
-def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
+def sets_of(place: BackupPlace, trust: ManifestTrust) -> Iterator[BackupSet]:
     """The sets of a place, newest first by name, read lazily.
 
     Sets that are damaged, not ours, or dated in the future are skipped.
@@ -63,7 +63,7 @@ def sets_of(place: BackupPlace, seals: Seals) -> Iterator[BackupSet]:
     """
     for name in _manifests(place):
         with suppress(ManifestError, UnsignedBackupError):
-            yield seals.read(place, name)
+            yield trust.read(place, name)
 
 
 def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
@@ -102,13 +102,13 @@ class Objectives:
 
 
 @dataclass(frozen=True, slots=True)
-class BackupSite:
+class BackupContext:
     """The rotation's ports, and where its backups are.
 
     Args:
         local: the directory in which sets are made.
         key_files: makes files of keys in it; `dumps` those of the database, `configurations` those of the rest.
-        seals: signs manifests, and verifies that they are ours.
+        trust: signs manifests, and verifies that they are ours.
         offsite: further places, each of which gets a copy.
         recipients: how many can decrypt a backup.
         keep_local_days: local files older than this go when a newer one is verified.
@@ -117,7 +117,7 @@ class BackupSite:
     pipeline: Pipeline
     local: LocalPlace
     key_files: KeyFiles
-    seals: Seals
+    trust: ManifestTrust
     offsite: tuple[BackupPlace, ...]
     dumps: DatabaseDumps
     configurations: ConfigurationFiles
@@ -132,7 +132,7 @@ class BackupSite:
         return (*self.offsite, self.local)
 
 
-def remove_unfinished(site: BackupSite) -> tuple[str, ...]:
+def remove_unfinished(site: BackupContext) -> tuple[str, ...]:
     """Remove local files of sets that never got a manifest; only under the lock of backups.
 
     Returns:
@@ -141,7 +141,7 @@ def remove_unfinished(site: BackupSite) -> tuple[str, ...]:
     names = site.local.names()
     begun = {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
     # A set whose manifest was lost later is still one, by the audit.
-    stamps = {stamp_in(manifest) for manifest in begun - {*names, *site.seals.names}}
+    stamps = {stamp_in(manifest) for manifest in begun - {*names, *site.trust.names}}
     gone = tuple(name for name in names if (stamp_in(name.removesuffix(".sig")) or "") in stamps)
     for name in gone:
         site.local.remove(name)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ManifestError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
@@ -18,7 +18,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 _AGAIN = "run `keyrotation backup`"
 
 
-def standing(places: Sequence[BackupPlace], seals: Seals, records: Sequence[KeyRecord]) -> BackupStanding:
+def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Sequence[KeyRecord]) -> BackupStanding:
     """Find the newest complete set; large files are checked by name and size only.
 
     Args:
@@ -29,8 +29,8 @@ def standing(places: Sequence[BackupPlace], seals: Seals, records: Sequence[KeyR
     """
     names = [frozenset(place.names()) for place in places]
     problems: tuple[str, ...] = ()
-    for manifest in seals.sealed_with_dump:
-        looks = [_check(place, there, seals, manifest, records) for place, there in zip(places, names, strict=True)]
+    for manifest in trust.sealed_with_dump:
+        looks = [_check(place, there, trust, manifest, records) for place, there in zip(places, names, strict=True)]
         wanting = tuple(sentence for look in looks for sentence in look.wanting)
         if not wanting:
             held = {copy.version for look in looks if look.made for copy in look.made.keys} - _gone(records)
@@ -61,12 +61,16 @@ class _Checked:
 
 
 def _check(
-    place: BackupPlace, there: frozenset[str], seals: Seals, manifest: str, records: Sequence[KeyRecord]
+    place: BackupPlace,
+    there: frozenset[str],
+    trust: ManifestTrust,
+    manifest: str,
+    records: Sequence[KeyRecord],
 ) -> _Checked:
     if manifest not in there:
         return _Checked(None, (f"{manifest} is not in {place.description}; {_AGAIN}",))
     try:
-        made = seals.read(place, manifest)
+        made = trust.read(place, manifest)
     except (ManifestError, UnsignedBackupError) as error:
         return _Checked(None, (str(error),))
     return _Checked(made, (*uncovered(made, records), *_missing(place, there, made, records)))

@@ -11,7 +11,7 @@ from typing import TypeVar
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
-from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.backups.remaining_copies import HeldCopy, described_copies, described_replaced, replaced_dumps
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
@@ -59,7 +59,7 @@ def pending_destruction(pipeline: Pipeline, version: KeyVersion) -> Request | No
 
 
 def open_destruction(
-    site: BackupSite, version: KeyVersion, *, reason: str | None, requested_by: str
+    site: BackupContext, version: KeyVersion, *, reason: str | None, requested_by: str
 ) -> tuple[Request, Destruction]:
     """Open a request to destroy a version, for officers to sign; copies stored elsewhere are named in its reason.
 
@@ -87,7 +87,7 @@ def open_destruction(
     return opened, found
 
 
-def destroy(site: BackupSite, rotation: Request) -> Destruction:
+def destroy(site: BackupContext, rotation: Request) -> Destruction:
     """Carry out what officers signed; repeatable after a crash.
 
     Raises:
@@ -137,7 +137,7 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
 
 
 def _require_destroyable(
-    site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
+    site: BackupContext, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
 ) -> KeyRecord:
     """The version's record, if it may be destroyed. Checks everything again; what cannot be determined is refused."""
     record = _require_state(site, stored, version, begun=begun)
@@ -157,7 +157,7 @@ def _require_destroyable(
     return record
 
 
-def _require_state(site: BackupSite, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:
+def _require_state(site: BackupContext, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:
     record = record_of(site.pipeline, version)
     if record is None:
         raise RequestError(f"{version} is not registered; `keyrotation status` shows the versions that are")
@@ -200,7 +200,7 @@ def _require_no_values(pipeline: Pipeline, version: KeyVersion) -> None:
             )
 
 
-def _found(site: BackupSite, record: KeyRecord) -> Destruction:
+def _found(site: BackupContext, record: KeyRecord) -> Destruction:
     held = tuple(
         HeldCopy(each.name, place.description, each.locked_until, each.superseded)
         for place in site.offsite
@@ -219,7 +219,7 @@ def _prefix(version: KeyVersion) -> str:
     return f"encryption-key-{version}-"
 
 
-def _remove(site: BackupSite, found: Destruction, revision: str) -> None:
+def _remove(site: BackupContext, found: Destruction, revision: str) -> None:
     stored = site.pipeline.keys.destroy(found.version, revision)
     for name in found.local:
         site.local.remove(name)

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.backups.catalog import BackupSite, sets_of
+from keyrotation_pipeline.backups.catalog import BackupContext, sets_of
 from keyrotation_pipeline.backups.fetching import read_key
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import sampled_under
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -67,7 +67,7 @@ def lost_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecor
     return sentences
 
 
-def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
+def newest_key(site: BackupContext, version: KeyVersion, key: RecoveryKey) -> tuple[KeyMaterial, str]:
     """The key from the newest readable backup, and where that is; S3 first, then the local directory.
 
     Raises:
@@ -80,7 +80,7 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
     refused: KeyRotationError | None = None
     for place in site.places:
         try:
-            for copy in _copies(place, site.seals, version, record):
+            for copy in _copies(place, site.trust, version, record):
                 try:
                     return read_key(place, copy, key), f"{copy.file.name} in {place.description}"
                 except KeyRotationError as error:
@@ -95,9 +95,11 @@ def newest_key(site: BackupSite, version: KeyVersion, key: RecoveryKey) -> tuple
     )
 
 
-def _copies(place: BackupPlace, seals: Seals, version: KeyVersion, record: KeyRecord | None) -> Iterator[KeyCopy]:
+def _copies(
+    place: BackupPlace, trust: ManifestTrust, version: KeyVersion, record: KeyRecord | None
+) -> Iterator[KeyCopy]:
     """Every copy of the registered key in a place, newest first."""
-    for made in sets_of(place, seals):
+    for made in sets_of(place, trust):
         for copy in made.keys:
             if copy.version == version and (record is None or copy.fingerprint == record.fingerprint):
                 yield copy

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, is_intact, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets
 from keyrotation_pipeline.backups.remaining_copies import replaced_dumps
 from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -52,7 +52,7 @@ class LossSurvey:
     problems: tuple[str, ...]
 
 
-def survey(site: BackupSite) -> LossSurvey:
+def survey(site: BackupContext) -> LossSurvey:
     """Survey rows by version, keys by store and backup, and dumps by place, without changing or decrypting anything."""
     keys = _Keys(site)
     counts = site.pipeline.inventory.count(site.pipeline.tables)
@@ -69,7 +69,7 @@ def survey(site: BackupSite) -> LossSurvey:
 class _Keys:
     """Where each version's registered key is; each looked up once."""
 
-    def __init__(self, site: BackupSite) -> None:
+    def __init__(self, site: BackupContext) -> None:
         self.problems: list[str] = []
         self.kept = list(self._read(site))
         registered = site.pipeline.ledger.keys()
@@ -82,10 +82,10 @@ class _Keys:
             self._known[version] = (self._stored(version), tuple(self._backups(version)))
         return ReadableValues(table, version, values, *self._known[version])
 
-    def _read(self, site: BackupSite) -> Iterator[KeptSets]:
+    def _read(self, site: BackupContext) -> Iterator[KeptSets]:
         for place in site.places:
             try:
-                kept = kept_sets(place, site.seals)
+                kept = kept_sets(place, site.trust)
             except BackupError as error:
                 self.problems.append(str(error))
                 continue
@@ -132,7 +132,7 @@ def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:
             yield DumpReadable(made.dump.file.name, place.description, is_intact(place, made.dump.file), tables)
 
 
-def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ...]:
+def kept_dumps_that_need(site: BackupContext, version: KeyVersion) -> tuple[str, ...]:
     """Every stored database backup that cannot be read completely without a version: such a key must stay.
 
     Without those whose rows another set of the same place has under another key.
@@ -142,17 +142,17 @@ def kept_dumps_that_need(site: BackupSite, version: KeyVersion) -> tuple[str, ..
         f"{made.dump.file.name} in {place.description}"
         for place in site.places
         for names in (place.names(),)
-        for made in kept_sets(place, site.seals).sets
+        for made in kept_sets(place, site.trust).sets
         if made.dump is not None and version in made.dump.versions and made.dump.file.name in names
     )
     return tuple(dump for dump in needing if dump not in replaced)
 
 
-def unlisted_dumps(site: BackupSite) -> tuple[str, ...]:
+def unlisted_dumps(site: BackupContext) -> tuple[str, ...]:
     """Every stored database backup that no intact manifest names, so that it is unknown which keys it needs."""
     unlisted = []
     for place in site.places:
-        listed = {made.dump.file.name for made in kept_sets(place, site.seals).sets if made.dump is not None}
+        listed = {made.dump.file.name for made in kept_sets(place, site.trust).sets if made.dump is not None}
         dumps = [name for name in place.names() if is_dump(name)]
         unlisted += [f"{name} in {place.description}" for name in dumps if name not in listed]
     return tuple(unlisted)

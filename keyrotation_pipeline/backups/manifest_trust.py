@@ -25,7 +25,7 @@ from keyrotation_pipeline.ports.ledger import Ledger
 _CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 
-class Seals:
+class ManifestTrust:
     """Signs manifests, and tells ours from others.
 
     Args:

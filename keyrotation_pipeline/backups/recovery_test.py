@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, Objectives, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, kept_sets
 from keyrotation_pipeline.backups.fetching import fetch, read_key
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import Sampled, require_all_there, require_no_failure, sampled
 from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, KeyRotationError, MissingVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -121,7 +121,7 @@ class RecoveryReport:
         }
 
 
-def recovery_test(site: BackupSite, key: RecoveryKey) -> RecoveryReport:
+def recovery_test(site: BackupContext, key: RecoveryKey) -> RecoveryReport:
     """Recover from the first place, read what was restored, and record the outcome, passed or failed.
 
     Raises:
@@ -187,12 +187,12 @@ def require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> 
         )
 
 
-def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryReport:
+def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey) -> RecoveryReport:
     clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
     with site.restorer.workspace() as workspace:
         begun = clock.now()
-        kept = kept_sets(place, site.seals)
-        made, dump = newest_dump(kept, site.seals)
+        kept = kept_sets(place, site.trust)
+        made, dump = newest_dump(kept, site.trust)
         keys = recovered_keys(place, made, key, registered)
         newest = _restored(site, place, made, dump, keys, key, workspace)
         recovered = clock.now()
@@ -212,20 +212,20 @@ def _tested(site: BackupSite, place: BackupPlace, key: RecoveryKey) -> RecoveryR
     )
 
 
-def newest_dump(kept: KeptSets, seals: Seals) -> tuple[BackupSet, DatabaseCopy]:
+def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, DatabaseCopy]:
     """The newest set with a dump; never skips a damaged, forged or missing one for an older one.
 
     Raises:
         BackupError, RecoveryError: it is missing, damaged, or not ours.
     """
-    made, sealed = kept.newest, seals.newest_with_dump
+    made, sealed = kept.newest, trust.newest_with_dump
     for name, why in kept.refused.items():
-        if made is None or seals.is_after(name, made):
+        if made is None or trust.is_after(name, made):
             raise why
     if made is None or made.dump is None:
         raise BackupError(f"{kept.place.description} has no backup of the database; run `keyrotation backup`")
     # A set made from an older one is sorted with that one, and is never the newest.
-    if sealed is not None and (made.made_from is not None or seals.is_after(sealed, made)):
+    if sealed is not None and (made.made_from is not None or trust.is_after(sealed, made)):
         raise BackupError(
             f"{sealed}, the newest backup of the database, is not in {kept.place.description}; run "
             "`keyrotation backup`, and find out who removed it"
@@ -250,7 +250,7 @@ def _destroyed(registered: Sequence[KeyRecord]) -> frozenset[KeyVersion]:
 
 
 def _restored(
-    site: BackupSite,
+    site: BackupContext,
     place: BackupPlace,
     made: BackupSet,
     dump: DatabaseCopy,
@@ -281,7 +281,7 @@ def _restored(
     )
 
 
-def _record(site: BackupSite, outcome: Fact | Note) -> None:
+def _record(site: BackupContext, outcome: Fact | Note) -> None:
     """Append to the audit, then write the same next to the backups, in every place."""
     now = site.pipeline.clock.now()
     head = site.pipeline.ledger.append(outcome)

@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.fetching import fetch
 from keyrotation_pipeline.backups.recovery_test import LOCK, newest_dump, recovered_keys, require_keys
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
@@ -33,7 +33,9 @@ BEFORE_THE_WALK = "request"
 _OUT_OF_USE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 
-def rehearse(site: BackupSite, key: RecoveryKey, stages: Stages, request: Request | None, report: Report) -> Rehearsed:
+def rehearse(
+    site: BackupContext, key: RecoveryKey, stages: Stages, request: Request | None, report: Report
+) -> Rehearsed:
     """Run a rotation on the newest backup, record the findings, and keep nothing else.
 
     Args:
@@ -73,12 +75,12 @@ def _source(request: Request) -> KeyVersion:
 
 
 def _rehearsed(
-    site: BackupSite, key: RecoveryKey, stages: Stages, source: KeyVersion, request: str | None, report: Report
+    site: BackupContext, key: RecoveryKey, stages: Stages, source: KeyVersion, request: str | None, report: Report
 ) -> Rehearsed:
     place, registered = site.places[0], site.pipeline.ledger.keys()
     rows_now = sum(count.rows for count in site.pipeline.inventory.count(site.pipeline.tables))
     with site.restorer.workspace() as workspace:
-        made, dump = newest_dump(kept_sets(place, site.seals), site.seals)
+        made, dump = newest_dump(kept_sets(place, site.trust), site.trust)
         keys = recovered_keys(place, made, key, registered)
         _require_key(source, keys, made)
         require_keys(dump, keys)

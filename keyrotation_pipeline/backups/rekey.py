@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK, copied
-from keyrotation_pipeline.backups.catalog import BackupSite, remove_unfinished
+from keyrotation_pipeline.backups.catalog import BackupContext, remove_unfinished
 from keyrotation_pipeline.backups.fetching import fetch
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.remaining_copies import sets_to_rekey
@@ -59,7 +59,7 @@ class Rekeyed:
     left: tuple[str, ...]
 
 
-def rekey(site: BackupSite, key: RecoveryKey, wanted: str | None, report: Report) -> Rekeyed:
+def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Report) -> Rekeyed:
     """Make a set whose dump has the rows of an old one under the present primary.
 
     Args:
@@ -82,7 +82,7 @@ def rekey(site: BackupSite, key: RecoveryKey, wanted: str | None, report: Report
         target = _target(pipeline, stored)
         place, old, dump = find_dump(site, wanted or _newest_to_rekey(site))
         keys = _keys(pipeline, stored, old, dump, target)
-        source, stamp = site.seals.seal_of(old), _stamp(site, place, old)
+        source, stamp = site.trust.seal_of(old), _stamp(site, place, old)
         pipeline.ledger.append(BackupRekeyIntended(manifest_name(stamp), old.name, target))
         file = workspace / "dump"
         fetch(place, dump.file, file)
@@ -132,7 +132,7 @@ def _target(pipeline: Pipeline, stored: StoredKeys) -> KeyVersion:
     return target
 
 
-def _newest_to_rekey(site: BackupSite) -> str:
+def _newest_to_rekey(site: BackupContext) -> str:
     for each in sets_to_rekey(site):
         return each.name
     raise RequestError(
@@ -158,9 +158,9 @@ def _keys(
     return {version: stored.registered(registered[version]) for version in {*dump.versions, target}}
 
 
-def _stamp(site: BackupSite, place: BackupPlace, old: BackupSet) -> str:
+def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
     """The time stamp of the old set, with the next number that no set has or had."""
-    taken = {*site.local.names(), *place.names(), *site.seals.names}
+    taken = {*site.local.names(), *place.names(), *site.trust.names}
     taken |= {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
     return free_stamp(old.made_at, taken)
 
@@ -247,7 +247,7 @@ def _require_nothing_left(
 
 
 def _sealed(
-    site: BackupSite, old: BackupSet, source: MadeFrom, stamp: str, copy: DatabaseCopy, material: KeyMaterial
+    site: BackupContext, old: BackupSet, source: MadeFrom, stamp: str, copy: DatabaseCopy, material: KeyMaterial
 ) -> BackupSet:
     """The set of a dump that was counted in its own snapshot, with the one key that it needs."""
     (target,) = copy.versions
@@ -256,5 +256,5 @@ def _sealed(
     roster = pinned_roster(site.pipeline)
     head = site.pipeline.ledger.head()
     made = BackupSet(stamp, old.database, keys, copy, head, roster.digest, configuration, source)
-    site.seals.write(site.local, made)
+    site.trust.write(site.local, made)
     return made

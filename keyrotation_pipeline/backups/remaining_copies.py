@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.backups.catalog import BackupSite, is_intact, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, kept_sets
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import BackupSet, StoredVersion, is_dump, is_key_file
@@ -111,7 +111,7 @@ class ExposedCopy:
         return f"{self.file.name}{version} in {self.place}{lock}: {self.why}{replaced}"
 
 
-def exposed_copies(site: BackupSite, versions: Sequence[KeyVersion]) -> tuple[str, ...]:
+def exposed_copies(site: BackupContext, versions: Sequence[KeyVersion]) -> tuple[str, ...]:
     """A line for each stored file that one of these keys decrypts or that holds one, by place; non-current ones too.
 
     A place that does not answer, and a dump without an intact manifest, are lines as well.
@@ -125,7 +125,7 @@ def exposed_copies(site: BackupSite, versions: Sequence[KeyVersion]) -> tuple[st
     return tuple(lines) or ("no stored backup is decrypted by these keys, or holds them",)
 
 
-def sets_to_rekey(site: BackupSite) -> tuple[BackupSet, ...]:
+def sets_to_rekey(site: BackupContext) -> tuple[BackupSet, ...]:
     """Sets that a compromised key decrypts and nothing replaces, newest first; each once, in whatever places.
 
     Raises:
@@ -135,14 +135,14 @@ def sets_to_rekey(site: BackupSite) -> tuple[BackupSet, ...]:
     compromised = {each.version for each in records if each.state is KeyState.COMPROMISED}
     found: dict[str, BackupSet] = {}
     for place in site.places:
-        sets, names = kept_sets(place, site.seals).sets, frozenset(place.names())
+        sets, names = kept_sets(place, site.trust).sets, frozenset(place.names())
         replaced = replacements(sets, names)
         for made in sets:
             kept = made.dump is not None and made.dump.file.name in names
             needed = made.dump.versions if made.dump is not None and kept else ()
             if compromised.intersection(needed) and made.name not in replaced:
                 found.setdefault(made.name, made)
-    return tuple(sorted(found.values(), key=site.seals.order, reverse=True))
+    return tuple(sorted(found.values(), key=site.trust.order, reverse=True))
 
 
 def replacements(sets: Sequence[BackupSet], names: frozenset[str]) -> Mapping[str, BackupSet]:
@@ -154,7 +154,7 @@ def replacements(sets: Sequence[BackupSet], names: frozenset[str]) -> Mapping[st
     }
 
 
-def replaced_dumps(site: BackupSite, version: KeyVersion) -> tuple[tuple[str, str], ...]:
+def replaced_dumps(site: BackupContext, version: KeyVersion) -> tuple[tuple[str, str], ...]:
     """Dumps that need a version, each with the set that replaces it: in the same place, as its manifest says.
 
     Returns:
@@ -165,7 +165,7 @@ def replaced_dumps(site: BackupSite, version: KeyVersion) -> tuple[tuple[str, st
     """
     found = []
     for place in site.places:
-        sets, names = kept_sets(place, site.seals).sets, frozenset(place.names())
+        sets, names = kept_sets(place, site.trust).sets, frozenset(place.names())
         replaced = replacements(sets, names)
         for made in sets:
             if made.dump is None or made.dump.file.name not in names or version not in made.dump.versions:
@@ -184,8 +184,8 @@ def _is_free_of(made: BackupSet, version: KeyVersion) -> bool:
     return made.dump is not None and version not in made.dump.versions
 
 
-def _in_place(site: BackupSite, place: BackupPlace, versions: Sequence[KeyVersion]) -> Iterator[ExposedCopy]:
-    sets, names = kept_sets(place, site.seals).sets, frozenset(place.names())
+def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVersion]) -> Iterator[ExposedCopy]:
+    sets, names = kept_sets(place, site.trust).sets, frozenset(place.names())
     replaced, dumps = replacements(sets, names), {made.dump.file.name: made for made in sets if made.dump is not None}
     for file in place.versions("database-"):
         if not is_dump(file.name):

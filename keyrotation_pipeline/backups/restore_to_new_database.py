@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.fetching import fetch
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, joined, require_all_there
@@ -56,7 +56,7 @@ class RestoredDatabase:
 
 
 def restore_to_new_database(
-    site: BackupSite, databases: NewDatabases, key: RecoveryKey, into: str, wanted: str | None, report: Report
+    site: BackupContext, databases: NewDatabases, key: RecoveryKey, into: str, wanted: str | None, report: Report
 ) -> RestoredDatabase:
     """Restore a dump into the new database `into`, count it and decrypt every value with the key store's keys.
 
@@ -100,7 +100,7 @@ def restore_to_new_database(
         return done
 
 
-def find_dump(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
+def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:
     """A dump by its name or its manifest's (None: the newest), in the nearest place that has it: the local one first.
 
     Raises:
@@ -110,7 +110,7 @@ def find_dump(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, Backup
     refused: KeyRotationError | None = None
     for place in reversed(site.places):
         try:
-            kept = kept_sets(place, site.seals)
+            kept = kept_sets(place, site.trust)
         except BackupError as error:  # the place does not answer
             refused = error
             continue
@@ -122,7 +122,7 @@ def find_dump(site: BackupSite, wanted: str | None) -> tuple[BackupPlace, Backup
             if made.dump is not None and wanted in {None, made.dump.file.name, made.name}
         ]
     if found:
-        return max(found, key=lambda each: site.seals.order(each[1]))
+        return max(found, key=lambda each: site.trust.order(each[1]))
     if refused is not None:
         raise refused
     places = " or ".join(place.description for place in site.places)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from keyrotation_pipeline.backups.catalog import BackupSite, is_intact, sets_of
+from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, sets_of
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, StoredFile, signature_name
@@ -61,7 +61,7 @@ def expired(
     return tuple(sorted(gone))
 
 
-def remove_expired(site: BackupSite, now: datetime) -> tuple[str, ...]:
+def remove_expired(site: BackupContext, now: datetime) -> tuple[str, ...]:
     """Remove what is expired from the local directory; other places have lifecycle rules of their own.
 
     Returns:
@@ -79,8 +79,8 @@ def remove_expired(site: BackupSite, now: datetime) -> tuple[str, ...]:
     return names
 
 
-def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
-    sets = tuple(sets_of(site.local, site.seals))
+def _expired(site: BackupContext, limit: datetime) -> Iterator[str]:
+    sets = tuple(sets_of(site.local, site.trust))
     gone = expired(
         _local_copies(site, sets),
         limit,
@@ -91,10 +91,10 @@ def _expired(site: BackupSite, limit: datetime) -> Iterator[str]:
     yield from sorted(_empty_manifests(site, sets, limit, frozenset(gone)))
 
 
-def _local_copies(site: BackupSite, sets: Iterable[BackupSet]) -> Iterator[LocalCopy]:
+def _local_copies(site: BackupContext, sets: Iterable[BackupSet]) -> Iterator[LocalCopy]:
     names = frozenset(site.local.names())
     for made in sets:
-        order = site.seals.order(made)
+        order = site.trust.order(made)
         if made.dump is not None and made.dump.file.name in names:
             yield LocalCopy((made.database,), order, made.made_at, made.dump.file)
         if made.configuration is not None and made.configuration.name in names:
@@ -105,7 +105,7 @@ def _local_copies(site: BackupSite, sets: Iterable[BackupSet]) -> Iterator[Local
 
 
 def _empty_manifests(
-    site: BackupSite, sets: Iterable[BackupSet], limit: datetime, gone: frozenset[str]
+    site: BackupContext, sets: Iterable[BackupSet], limit: datetime, gone: frozenset[str]
 ) -> Iterator[str]:
     """Old manifests without any file left; damaged ones stay, so that they are noticed."""
     left = set(site.local.names()) - gone

@@ -10,7 +10,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import new_databases, open_backups, recovery_key
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
-from keyrotation_pipeline.backups.catalog import BackupSite, KeptSets, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, kept_sets
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
@@ -98,7 +98,7 @@ def _rekeyed(done: Rekeyed) -> Iterator[str]:
         yield f"next      keyrotation backup --rekey: {more}"
 
 
-def _made(done: BackupMade, site: BackupSite) -> Iterator[str]:
+def _made(done: BackupMade, site: BackupContext) -> Iterator[str]:
     made = done.made
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in made.keys)
     yield f"keys      {keys}"
@@ -116,7 +116,7 @@ def _made(done: BackupMade, site: BackupSite) -> Iterator[str]:
         output.note(f"warning: {warning}")
 
 
-def _kept(site: BackupSite) -> tuple[list[KeptSets], list[str]]:
+def _kept(site: BackupContext) -> tuple[list[KeptSets], list[str]]:
     """The backups in each place that answers, and a sentence for each place that does not.
 
     Raises:
@@ -125,7 +125,7 @@ def _kept(site: BackupSite) -> tuple[list[KeptSets], list[str]]:
     kept, silent = [], []
     for place in site.places:
         try:
-            kept.append(kept_sets(place, site.seals))
+            kept.append(kept_sets(place, site.trust))
         except BackupError as error:
             silent.append(str(error))
     if not kept:

@@ -10,7 +10,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups, read_backup, recovery_key
 from keyrotation_pipeline.assembly.keystores import create_key_store
-from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.fetching import key_in
 from keyrotation_pipeline.backups.key_loss import KeyRestored, newest_key, restore_key
 from keyrotation_pipeline.backups.loss_survey import LossSurvey, ReadableValues, survey
@@ -111,7 +111,7 @@ def vouching(files: list[Path] | None) -> tuple[bytes, ...]:
 
 
 def _restore(
-    declared: Settings, site: BackupSite, version: KeyVersion, source: str | None, key: RecoveryKey
+    declared: Settings, site: BackupContext, version: KeyVersion, source: str | None, key: RecoveryKey
 ) -> KeyRestored:
     if source is None:
         material, where = newest_key(site, version, key)

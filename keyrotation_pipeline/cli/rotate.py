@@ -9,7 +9,7 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.backups.backup import BackupMade, back_up_after_rotation
-from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
@@ -68,7 +68,7 @@ def rotate(
         raise made
 
 
-def _back_up(site: BackupSite, rotation: Walk, *, quiet: bool) -> BackupMade | BackupError | None:
+def _back_up(site: BackupContext, rotation: Walk, *, quiet: bool) -> BackupMade | BackupError | None:
     """Make the backup that follows a finished rotation; returns it, or its error, or None where none is due."""
     if rotation.status is not RequestStatus.FINISHED:
         return None

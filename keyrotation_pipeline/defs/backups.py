@@ -9,7 +9,7 @@ import dagster as dg
 
 from keyrotation_pipeline.backups.backup import FEWEST_RECIPIENTS, BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import is_intact, kept_sets
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.defs.assets import Asset
 from keyrotation_pipeline.defs.failures import step_failures
@@ -109,7 +109,7 @@ def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
             lights = backup_lights(site.pipeline, site.pipeline.ledger.keys(), site.pipeline.clock.now())
             wrong = [
                 *lights.attention,
-                *(sentence for place in site.places for sentence in _wrong_in(place, site.seals)),
+                *(sentence for place in site.places for sentence in _wrong_in(place, site.trust)),
             ]
             places = ", ".join(place.description for place in site.places)
             warnings = list(lights.warnings)
@@ -129,9 +129,9 @@ def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
     return backup_decrypts
 
 
-def _wrong_in(place: BackupPlace, seals: Seals) -> Iterator[str]:
+def _wrong_in(place: BackupPlace, trust: ManifestTrust) -> Iterator[str]:
     try:
-        kept = kept_sets(place, seals)
+        kept = kept_sets(place, trust)
     except BackupError as error:
         yield str(error)
         return

@@ -18,7 +18,7 @@ from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.home import heartbeat_store
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
-from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.defs.names import OWN, Naming
 from keyrotation_pipeline.defs.triggers import refuse_configured
@@ -74,7 +74,7 @@ class PipelineResource:
             yield pipeline
 
     @contextmanager
-    def open_backups(self, actor: str) -> Iterator[BackupSite]:
+    def open_backups(self, actor: str) -> Iterator[BackupContext]:
         """Open the pipeline with its backups; raises as `open`."""
         with open_backups(self._declared(), actor=actor) as site:
             yield site
@@ -89,7 +89,7 @@ class PipelineResource:
         with backups.recovery_key(self._declared()) as key:
             yield key
 
-    def rehearse(self, site: BackupSite, key: RecoveryKey, report: Report) -> Rehearsed:
+    def rehearse(self, site: BackupContext, key: RecoveryKey, report: Report) -> Rehearsed:
         """Rehearse the next rotation on the newest backup; see `backups.rehearsal.rehearse`."""
         return rehearse(site, key, RestoredStages(self._declared()), None, report)
 

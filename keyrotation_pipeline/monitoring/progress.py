@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
-def outlook(
+def progress_and_eta(
     pipeline: Pipeline, walk: Walk, counts: Sequence[TableCount], pace: PaceSet | None
 ) -> tuple[float, int | None]:
     """Progress, 0 to 1; and the remaining seconds, None where it is not running."""

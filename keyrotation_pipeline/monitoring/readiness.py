@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -48,7 +48,9 @@ REHEARSAL_STALE_AFTER = timedelta(days=7)
 OpenedKey = Callable[[], AbstractContextManager[RecoveryKey]]
 
 
-def readiness(site: BackupSite, team: Sequence[str] | None = None, recovery_key: OpenedKey | None = None) -> Readiness:
+def readiness(
+    site: BackupContext, team: Sequence[str] | None = None, recovery_key: OpenedKey | None = None
+) -> Readiness:
     """Check everything. Nothing is changed but the counts, which `status` then shows.
 
     While a rotation is open, that one is checked; else the one that `request` would open.
@@ -194,12 +196,12 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
     yield _refused("current_key_is_backed_up", backed_up)
 
 
-def _backups(site: BackupSite) -> Iterator[Check]:
+def _backups(site: BackupContext) -> Iterator[Check]:
     pipeline, now = site.pipeline, site.pipeline.clock.now()
     for place in site.places:
         name = "database_backup_is_fresh"
         try:
-            newest = kept_sets(place, site.seals).newest
+            newest = kept_sets(place, site.trust).newest
         except KeyRotationError as error:
             yield _not_seen(name, error)
             continue

@@ -22,7 +22,7 @@ from keyrotation_pipeline.monitoring import rolling
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned
-from keyrotation_pipeline.monitoring.progress import outlook
+from keyrotation_pipeline.monitoring.progress import progress_and_eta
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
@@ -218,12 +218,12 @@ def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
     sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
         # Its wait timed out, and nothing retries it; this disappears once the applications are there.
-        awaited = runner.pending_reason(pipeline, rotation, seen)
-        sentences += [f"rotation {rotation.id} timed out waiting: {awaited}"] if awaited else []
+        pending = runner.pending_reason(pipeline, rotation, seen)
+        sentences += [f"rotation {rotation.id} timed out waiting: {pending}"] if pending else []
     elif rotation and rotation.started_at is None:
-        awaited = runner.pending_reason(pipeline, rotation, seen)
+        pending = runner.pending_reason(pipeline, rotation, seen)
         # It is signed and due, but does not start before the applications are there.
-        sentences += [f"rotation {rotation.id} cannot begin: {awaited}"] if awaits(awaited or "", rotation.id) else []
+        sentences += [f"rotation {rotation.id} cannot begin: {pending}"] if awaits(pending or "", rotation.id) else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:
@@ -277,7 +277,7 @@ def _rotation(
     pipeline: Pipeline, walk: Walk, counts: Mapping[EncryptedTable, TableCount], seen: Seen
 ) -> RotationStatus:
     pace = pace_of(pipeline, walk)
-    far, eta_seconds = outlook(pipeline, walk, tuple(counts.values()), pace)
+    far, eta_seconds = progress_and_eta(pipeline, walk, tuple(counts.values()), pace)
     return RotationStatus(
         walk=walk,
         phase=phase_of(walk),

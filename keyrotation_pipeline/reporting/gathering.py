@@ -90,22 +90,22 @@ def report_of(
     period: Period | None = None,
 ) -> ComplianceReport:
     """The report of a verified chain, which is not empty; raises as `gather`."""
-    told, belief = whole_history(_up_to(period, events))
+    told, replayed = whole_history(_up_to(period, events))
     newest, since, approvals = told[-1], _since(period, told), _approvals(told, signatures)
     # What happened in the period, and requests that are not over.
     within = [each for each in told if each.at >= since]
     moved = {each.request for each in within}
-    decided = [each for each in belief.requests.values() if each.id in moved or not each.is_over]
+    decided = [each for each in replayed.requests.values() if each.id in moved or not each.is_over]
     every = incidents_of((each.fact, each.at) for each in told).by_id.values()
     incidents = [each for each in every if each.closed_at is None or each.closed_at >= since]
     return ComplianceReport(
         generated_at=newest.at,
         database=newest.entry.database,
-        audit=AuditVerified(belief.head.seq, belief.head.hash),
-        policy=_policy(belief, told),
-        keys=tuple(_key(record, told) for _, record in sorted(belief.keys.items())),
+        audit=AuditVerified(replayed.head.seq, replayed.head.hash),
+        policy=_policy(replayed, told),
+        keys=tuple(_key(record, told) for _, record in sorted(replayed.keys.items())),
         requests=tuple(_decided(each, tuple(approvals.get(each.id, ()))) for each in decided),
-        backups=tuple(each for each in _backups(told, belief) if each.at >= since),
+        backups=tuple(each for each in _backups(told, replayed) if each.at >= since),
         recovery_tests=tuple(tested for each in within if (tested := _recovery_test(each)) is not None),
         incidents=tuple(_incident(each, breach_of(each, told)) for each in incidents),
         since=told[0].at,
@@ -131,10 +131,10 @@ def _since(period: Period | None, told: Sequence[HistoryEntry]) -> datetime:
     return period.since
 
 
-def _policy(belief: LedgerState, told: Sequence[HistoryEntry]) -> Policy:
-    roster = belief.roster or Roster(0, (), ())
-    active = next((each.version for each in belief.keys.values() if each.state is KeyState.ACTIVE), None)
-    records, requests = tuple(belief.keys.values()), tuple(belief.requests.values())
+def _policy(replayed: LedgerState, told: Sequence[HistoryEntry]) -> Policy:
+    roster = replayed.roster or Roster(0, (), ())
+    active = next((each.version for each in replayed.keys.values() if each.state is KeyState.ACTIVE), None)
+    records, requests = tuple(replayed.keys.values()), tuple(replayed.requests.values())
     due = rotation_due(active, records, requests, _declared(told)) if active else None
     return Policy(
         required=roster.required,
@@ -223,8 +223,8 @@ def _decided(request: Request, approvals: tuple[Approval, ...]) -> Decided:
     )
 
 
-def _backups(told: Sequence[HistoryEntry], belief: LedgerState) -> tuple[BackupTaken, ...]:
-    compromised = {str(each.version) for each in belief.keys.values() if each.state is KeyState.COMPROMISED}
+def _backups(told: Sequence[HistoryEntry], replayed: LedgerState) -> tuple[BackupTaken, ...]:
+    compromised = {str(each.version) for each in replayed.keys.values() if each.state is KeyState.COMPROMISED}
     facts = (each.fact for each in told if each.kind == EventKind.BACKUP_REKEYED)
     replaced = {fact.made_from: fact.manifest for fact in facts if isinstance(fact, BackupRekeyed)}
     return tuple(

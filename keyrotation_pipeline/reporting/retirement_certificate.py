@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
-from keyrotation_pipeline.backups.catalog import BackupSite, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, AuditEvent, envelope, instant, payload_of, to_sign
@@ -50,7 +50,7 @@ class RetirementEvents:
     archived: tuple[HistoryEntry, Mapping[str, Any]] | None = None
 
 
-def certify(site: BackupSite, rotation: str) -> RetirementCertificate:
+def certify(site: BackupContext, rotation: str) -> RetirementCertificate:
     """The certificate of the keys that a rotation retired, as of the audit's present head.
 
     Raises:
@@ -61,7 +61,7 @@ def certify(site: BackupSite, rotation: str) -> RetirementCertificate:
     return _certificate(site, *whole_history(verified_events(site.pipeline)), rotation)
 
 
-def certificates(site: BackupSite, events: Sequence[AuditEvent]) -> Iterator[RetirementCertificate]:
+def certificates(site: BackupContext, events: Sequence[AuditEvent]) -> Iterator[RetirementCertificate]:
     """The certificate of every rotation whose retired keys are still dead.
 
     Args:
@@ -74,14 +74,14 @@ def certificates(site: BackupSite, events: Sequence[AuditEvent]) -> Iterator[Ret
 
 
 def _certificate(
-    site: BackupSite, told: Sequence[HistoryEntry], state: LedgerState, rotation: str
+    site: BackupContext, told: Sequence[HistoryEntry], state: LedgerState, rotation: str
 ) -> RetirementCertificate:
     found = told_of(told, rotation)
     if back := revived(told, rotation):
         raise RequestError(f"{', '.join(back)} was brought back after rotation {rotation}, so it is not dead")
     statement = _statement(site, state, told[-1], found)
     payload = payload_of(statement)
-    public, signature = site.seals.signed(to_sign(payload))
+    public, signature = site.trust.signed(to_sign(payload))
     return RetirementCertificate(rotation, statement, envelope(payload, public, signature))
 
 
@@ -145,7 +145,7 @@ def revived(told: Sequence[HistoryEntry], rotation: str) -> tuple[str, ...]:
     return tuple(back)
 
 
-def _statement(site: BackupSite, state: LedgerState, newest: HistoryEntry, told: RetirementEvents) -> dict[str, Any]:
+def _statement(site: BackupContext, state: LedgerState, newest: HistoryEntry, told: RetirementEvents) -> dict[str, Any]:
     event, retired = told.retired
     keys = [state.keys[version] for version in retired.taken_from_applications]
     accounted = told.replicas[1].as_json() if told.replicas else None
@@ -203,11 +203,11 @@ def _named(told: tuple[HistoryEntry, object]) -> dict[str, Any]:
     return {"seq": each.seq, "event": each.kind, "hash": each.event.hash}
 
 
-def _backups(site: BackupSite, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:
+def _backups(site: BackupContext, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:
     """Every kept dump that cannot be read whole without one of the keys, and until when it is sure to be kept."""
     for place in site.places:
         names = frozenset(place.names())
-        for made in kept_sets(place, site.seals).sets:
+        for made in kept_sets(place, site.trust).sets:
             if made.dump is None or made.dump.file.name not in names:
                 continue
             if needed := [str(version) for version in versions if version in made.dump.versions]:

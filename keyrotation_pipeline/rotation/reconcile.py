@@ -75,8 +75,8 @@ class Plan:
         parts += [f"refuse {_list(versions)} in {name}" for name, versions in sorted(self.refused.items())]
         if self.roster is not None:
             parts.append(f"pin again {self.roster}")
-        if self.found.strangers:
-            parts.append(verify.sentence(self.found.strangers))
+        if self.found.unknown:
+            parts.append(verify.sentence(self.found.unknown))
         return "; ".join(parts)
 
 
@@ -217,7 +217,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
 def _verified_plan(pipeline: Pipeline) -> Plan:
     """The plan, for an audit that verifies from its first event on, except for the anchors to be abandoned."""
     roster, decided = authority_to_reconcile(pipeline), plan(pipeline)
-    require_verified(pipeline, afresh=True, but=decided.found.strangers, reconciled_by=roster)
+    require_verified(pipeline, afresh=True, but=decided.found.unknown, reconciled_by=roster)
     return decided
 
 
@@ -273,7 +273,7 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
         in_rows=decided.in_rows,
         states={str(version): str(state) for version, state in decided.states.items()},
         ended=decided.ends,
-        accepted=decided.found.strangers,
+        accepted=decided.found.unknown,
     )
     pipeline.ledger.append(done, rotation.id)
     pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)

@@ -8,13 +8,20 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.anchors import FileAnchors
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, stamp_of
 from keyrotation_pipeline_tests.contract.anchors_suite import HEAD, AnchorsSuite, Stage
-from keyrotation_pipeline_tests.fakes import START, FakeAnchors, FakeClock, FakeSigner, fake_pipeline, fake_seals
+from keyrotation_pipeline_tests.fakes import (
+    START,
+    FakeAnchors,
+    FakeClock,
+    FakeSigner,
+    fake_manifest_trust,
+    fake_pipeline,
+)
 
 
 class FakeStage:
@@ -48,18 +55,18 @@ class FileStage:
         self.backups = BackupDirectory(directory / "backups")
         world = fake_pipeline()
         self.ledger, self.signatures = world.ledger, world.pipeline.signatures
-        self.seals = fake_seals(self.ledger, self.signatures)
+        self.trust = fake_manifest_trust(self.ledger, self.signatures)
         self.numbers = count()
 
     def anchors(self) -> FileAnchors:
-        return FileAnchors(self.own, self.own.parent / "backups", fake_seals(self.ledger, self.signatures))
+        return FileAnchors(self.own, self.own.parent / "backups", fake_manifest_trust(self.ledger, self.signatures))
 
     def back_up(self, head: AuditHead, roster: PinnedRoster | None) -> None:
-        self.seals.write(self.backups, self.made(head, roster))
+        self.trust.write(self.backups, self.made(head, roster))
 
     def forge_backup(self, roster: PinnedRoster) -> None:
         elsewhere = fake_pipeline()
-        strangers = Seals(FakeSigner("a stranger's"), elsewhere.ledger, self.signatures, FakeClock())
+        strangers = ManifestTrust(FakeSigner("a stranger's"), elsewhere.ledger, self.signatures, FakeClock())
         strangers.write(self.backups, self.made(HEAD, roster))
 
     def made(self, head: AuditHead, roster: PinnedRoster | None) -> BackupSet:

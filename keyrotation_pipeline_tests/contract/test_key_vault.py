@@ -22,7 +22,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline_tests.contract.backup_vault_suite import ANCHOR, V2, BackupVaultSuite
-from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault, fake_pipeline, fake_seals
+from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault, fake_manifest_trust, fake_pipeline
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
 
 NAME, MANIFEST = "encryption-key-v2-20260105-090000.bin.gpg", "backup-20260105-090000.json"
@@ -49,7 +49,7 @@ def vault_of(directory: Path, gpg: GnuPG, certificates: list[Path], clock: FakeC
     local = BackupDirectory(directory)
     world = fake_pipeline()
     key_files = EncryptedKeys(local, BackupRecipients(gpg, certificates, lambda: roster))
-    return KeyVault("clinic", local, (), key_files, clock, fake_seals(world.ledger, world.pipeline.signatures))
+    return KeyVault("clinic", local, (), key_files, clock, fake_manifest_trust(world.ledger, world.pipeline.signatures))
 
 
 @pytest.fixture

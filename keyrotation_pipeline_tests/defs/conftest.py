@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
+from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.access import AccessAudit
@@ -27,7 +27,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.conducting import Conducted
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeFiles, FakeWorld, Making, fake_pipeline, fake_seals
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeFiles, FakeWorld, Making, fake_manifest_trust, fake_pipeline
 
 ROWS: dict[str, list[dict[str, str | None]]] = {
     "clients": [{"first_name": "v1:Ada", "email": "v1:ada@example.org"}, {"first_name": "v1:Ben", "email": None}],
@@ -54,17 +54,17 @@ class FakePipelineResource(PipelineResource):
             ledger.actor = before
 
     @contextmanager
-    def open_backups(self, actor: str) -> Iterator[BackupSite]:
+    def open_backups(self, actor: str) -> Iterator[BackupContext]:
         """The clinic's backups, in a directory of the test; nothing is encrypted or restored."""
         assert actor.startswith("dagster ")
         pipeline = worlds[self.config_file or ""].pipeline
         nothing: Any = None
         place = BackupDirectory(places[self.config_file or ""])
-        seals = fake_seals(pipeline.ledger, pipeline.signatures)
+        trust = fake_manifest_trust(pipeline.ledger, pipeline.signatures)
         files = FakeFiles(place, dump_failures)
         keys, dumps, configurations = (Making(make) for make in (files.key, files.dump, files.configuration))
         objectives = Objectives(14400, 90000)
-        yield BackupSite(pipeline, place, keys, seals, (), dumps, configurations, nothing, 2, 7, objectives)
+        yield BackupContext(pipeline, place, keys, trust, (), dumps, configurations, nothing, 2, 7, objectives)
 
     def heartbeats(self) -> Heartbeats:
         return worlds[self.config_file or ""].pipeline.heartbeats

@@ -21,7 +21,7 @@ from dagster._utils.schedules import schedule_execution_time_iterator  # what th
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.backup import BackupMade
-from keyrotation_pipeline.backups.catalog import BackupSite
+from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.defs import backups
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.defs.code_location import build_definitions
@@ -206,7 +206,7 @@ def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_m
     job, made = dagster.definitions.resolve_job_def("backup"), []
     down, up_before_three = datetime(2026, 3, 28, 12, tzinfo=UTC), datetime(2026, 3, 31, 1, tzinfo=UTC)
 
-    def back_up_today(_site: BackupSite, *, database: bool) -> BackupMade:
+    def back_up_today(_site: BackupContext, *, database: bool) -> BackupMade:
         made.append(database)
         whole = BackupSet("20260331-090000", "clinic", (), None, HEAD)
         return BackupMade(whole, (), (), (), ())

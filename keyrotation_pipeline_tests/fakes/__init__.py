@@ -5,7 +5,14 @@ encrypted columns, one application instance. Every change is noted in one shared
 before its n-th entry, as a killed process would.
 """
 
-from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeFiles, FakeSigner, FakeVault, Making, fake_seals
+from keyrotation_pipeline_tests.fakes.backups import (
+    FakeAnchors,
+    FakeFiles,
+    FakeSigner,
+    FakeVault,
+    Making,
+    fake_manifest_trust,
+)
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings, is_unencrypted, version_of
@@ -33,6 +40,7 @@ __all__ = [
     "FakeEvidence",
     "FakeFencing",
     "FakeFiles",
+    "FakeHeartbeats",
     "FakeInventory",
     "FakeKeyStore",
     "FakeLedger",
@@ -41,7 +49,6 @@ __all__ = [
     "FakeSignatures",
     "FakeSigner",
     "FakeSurroundings",
-    "FakeHeartbeats",
     "FakeTimestampAuthority",
     "FakeVault",
     "FakeWorld",
@@ -49,8 +56,8 @@ __all__ = [
     "LedgerState",
     "Making",
     "ProcessKilled",
+    "fake_manifest_trust",
     "fake_pipeline",
-    "fake_seals",
     "is_unencrypted",
     "rotation_of",
     "version_of",

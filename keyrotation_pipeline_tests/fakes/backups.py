@@ -1,4 +1,4 @@
-"""Backups, anchors and seals in memory."""
+"""Backups, anchors and trusted manifests in memory."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
 import hashlib
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -131,8 +131,8 @@ class FakeSigner:
         return signature == f"{public} signed ".encode() + manifest
 
 
-def fake_seals(ledger: Ledger, signatures: SignatureVerifier, clock: Clock | None = None) -> Seals:
-    """Seals of a pipeline that has pinned its key; without a clock no set is of the future."""
-    seals = Seals(FakeSigner(), ledger, signatures, clock or FakeClock(START.replace(year=2100)))
-    seals.pin()
-    return seals
+def fake_manifest_trust(ledger: Ledger, signatures: SignatureVerifier, clock: Clock | None = None) -> ManifestTrust:
+    """ManifestTrust of a pipeline that has pinned its key; without a clock no set is of the future."""
+    trust = ManifestTrust(FakeSigner(), ledger, signatures, clock or FakeClock(START.replace(year=2100)))
+    trust.pin()
+    return trust

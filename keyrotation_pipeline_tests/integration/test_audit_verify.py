@@ -12,7 +12,7 @@ import pytest
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
 from keyrotation_pipeline.audit import history
-from keyrotation_pipeline.audit.replay_cache import _HEARD
+from keyrotation_pipeline.audit.replay_cache import _STATES
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
 from keyrotation_pipeline.backups.destruction import open_destruction
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, PreflightError
@@ -181,7 +181,7 @@ def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_wha
     monkeypatch.setattr(history, "FEWEST_EVENTS", 1)
 
     def as_another_process() -> tuple[Request, ...]:
-        _HEARD.clear()
+        _STATES.clear()
         with signed.pipeline() as pipeline:
             return pipeline.ledger.requests()
 
@@ -190,7 +190,7 @@ def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_wha
     with signed.owner() as owner:
         somebody_else(owner)  # a note, which nothing here reads
     assert as_another_process() == known
-    _HEARD.clear()
+    _STATES.clear()
     with signed.pipeline() as pipeline:
         assert pipeline.ledger.requests() == known
         kind = next(pipeline.ledger.events(after_seq=1)).kind

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.backups.backup import back_up
-from keyrotation_pipeline.backups.catalog import BackupSite, is_intact, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, kept_sets
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError, BackupError, KeyRotationError, OpenPGPError
@@ -109,7 +109,7 @@ def dying_programs(directory: Path, script: str) -> Path:
     return directory
 
 
-def with_binaries(clinic: Clinic, binaries: Path) -> BackupSite:
+def with_binaries(clinic: Clinic, binaries: Path) -> BackupContext:
     dumps = clinic.site.dumps
     assert isinstance(dumps, EncryptedDumps)
     assert isinstance(dumps.source, PostgresDump)
@@ -136,7 +136,7 @@ def test_a_pg_dump_that_dies_leaves_no_dump_and_says_so_though_its_pipe_closed_c
     with pytest.raises(BackupError, match=sentence):
         back_up(site)
     assert [path.name for path in local_clinic.backups.iterdir() if "database" in path.name] == []
-    kept = kept_sets(site.local, site.seals)
+    kept = kept_sets(site.local, site.trust)
     assert kept.newest is None
     assert len(kept.sets[0].keys) == 2  # the keys are backed up all the same
     assert "backup_incomplete" in [json.loads(event.body)["event"] for event in site.pipeline.ledger.events()]
@@ -164,7 +164,7 @@ def test_an_unusable_key_store_does_not_stop_the_dump(local_clinic: Clinic) -> N
     shutil.rmtree(local_clinic.settings.keys_directory)
     with pytest.raises(BackupError, match=r"is incomplete: there is no key store at .*"):
         back_up(local_clinic.site)
-    made, *_ = kept_sets(local_clinic.site.local, local_clinic.site.seals).sets
+    made, *_ = kept_sets(local_clinic.site.local, local_clinic.site.trust).sets
     assert made.dump is not None
     assert made.keys == ()
     assert gpg_decrypt(local_clinic.officer, local_clinic.backups / made.dump.file.name)[:5] == b"PGDMP"
@@ -179,7 +179,7 @@ def test_one_revoked_recipient_does_not_keep_the_others_from_a_backup(
         revoke(leaving)
         with pytest.raises(BackupError, match=r"is incomplete: certificate leaving\.asc .* is revoked"):
             back_up(clinic.site)
-        made, *_ = kept_sets(clinic.site.local, clinic.site.seals).sets
+        made, *_ = kept_sets(clinic.site.local, clinic.site.trust).sets
         assert made.dump is not None
         stays = GnuPG(tmp_path / "g", SystemClock()).read_certificate(clinic.officer.certificate).fingerprint
         assert {file.recipients for file in made.files} == {(stays,)}
@@ -200,7 +200,7 @@ def test_one_lost_key_is_an_error_but_the_others_are_backed_up(local_clinic: Cli
     (local_clinic.settings.keys_directory / "v1.key").unlink()
     with pytest.raises(BackupError, match=r"is incomplete: .*holds no v1"):
         back_up(local_clinic.site)
-    made, *_ = kept_sets(local_clinic.site.local, local_clinic.site.seals).sets
+    made, *_ = kept_sets(local_clinic.site.local, local_clinic.site.trust).sets
     assert [key.version for key in made.keys] == [V2]
     assert made.dump is not None
 
@@ -217,8 +217,8 @@ def test_a_bucket_that_does_not_answer_is_an_error_but_the_local_set_is_there(
     bucket.client.put_bucket_versioning(Bucket=bucket.name, VersioningConfiguration={"Status": "Suspended"})
     with pytest.raises(BackupError, match=r"is incomplete: bucket .* is not versioned"):
         back_up(clinic.site)
-    assert kept_sets(clinic.site.local, clinic.site.seals).newest is not None
-    assert kept_sets(clinic.site.offsite[0], clinic.site.seals).newest is None
+    assert kept_sets(clinic.site.local, clinic.site.trust).newest is not None
+    assert kept_sets(clinic.site.offsite[0], clinic.site.trust).newest is None
 
 
 def versioning(bucket: TestBucket, status: str) -> None:
@@ -240,7 +240,7 @@ def test_what_was_made_while_the_bucket_did_not_answer_stays_until_it_is_uploade
     done = back_up(clinic.site)
     names = [f"backup-{at:%Y%m%d-%H%M%S}.json" for at in missed]
     assert set(names) <= set(done.uploaded_later)
-    kept = kept_sets(clinic.site.offsite[0], clinic.site.seals)
+    kept = kept_sets(clinic.site.offsite[0], clinic.site.trust)
     assert {done.made.name, *names} <= {made.name for made in kept.sets}
     assert all(is_intact(kept.place, file) for made in kept.sets for file in made.files)
     assert stamps(clinic) == {day(clinic)}  # now the older ones may go
@@ -254,7 +254,7 @@ def test_one_manifest_in_an_archive_of_the_bucket_hides_none_of_the_others(clini
     content = bucket.content(first.name)
     key = f"encryption-keys/{first.name}"
     bucket.client.put_object(Bucket=bucket.name, Key=key, Body=content, StorageClass="GLACIER")
-    kept = kept_sets(clinic.site.offsite[0], clinic.site.seals)
+    kept = kept_sets(clinic.site.offsite[0], clinic.site.trust)
     assert kept.newest == second
     assert "cannot be read" in str(kept.refused[first.name])
 
@@ -263,15 +263,18 @@ def test_the_newest_set_is_that_by_the_audit_and_one_of_the_future_is_refused(lo
     site, ahead = local_clinic.site, local_clinic.clock.at + timedelta(days=365)
     local_clinic.clock.at, now = ahead, local_clinic.clock.at
     of_the_future = back_up(site).made
-    assert kept_sets(site.local, site.seals).newest == of_the_future
+    assert kept_sets(site.local, site.trust).newest == of_the_future
     local_clinic.clock.at = now
-    kept = kept_sets(site.local, site.seals)
+    kept = kept_sets(site.local, site.trust)
     assert kept.newest is None
     assert "is of the future" in str(kept.refused[of_the_future.name])
     made = back_up(site).made
     assert site.pipeline.vault.standing(site.pipeline.ledger.keys()).manifest == made.name
     local_clinic.clock.at = ahead  # when that day has come, the order of the audit still holds
-    assert [each.name for each in kept_sets(site.local, site.seals).sets[:2]] == [made.name, of_the_future.name]
+    assert [each.name for each in kept_sets(site.local, site.trust).sets[:2]] == [
+        made.name,
+        of_the_future.name,
+    ]
 
 
 @dataclass
@@ -365,7 +368,7 @@ def test_local_files_older_than_seven_days_go_once_a_newer_one_is_verified(local
     assert all(first in name for name in removed)
     assert {name.split("-")[0] for name in removed} == {"backup", "configuration", "database", "encryption"}
     assert stamps(local_clinic) == {second, day(local_clinic)}
-    assert [made.name for made in kept_sets(local_clinic.site.local, local_clinic.site.seals).sets] == [
+    assert [made.name for made in kept_sets(local_clinic.site.local, local_clinic.site.trust).sets] == [
         f"backup-{each}-{local_clinic.clock.at:%H%M%S}.json" for each in (day(local_clinic), second)
     ]
 

@@ -16,11 +16,11 @@ from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.audit.events import entry_of, recorded
-from keyrotation_pipeline.audit.replay_cache import _HEARD
+from keyrotation_pipeline.audit.replay_cache import _STATES
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.destruction import DESTROY
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -133,7 +133,9 @@ def schema_made_anew(office: Office) -> None:
         office.initialise()
     with office.pipeline() as pipeline:
         pipeline.ledger.pin_roster(pipeline.signatures.roster())
-        Seals(signing_key(settings.load(office.file)), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
+        ManifestTrust(
+            signing_key(settings.load(office.file)), pipeline.ledger, pipeline.signatures, pipeline.clock
+        ).pin()
 
 
 def schema_made_anew_without_backups(office: Office) -> None:
@@ -411,6 +413,6 @@ def test_an_event_that_was_changed_or_cut_out_is_noticed_before_anything_is_done
     rotation = signed_rotation(office)
     with office.owner() as owner:
         owner.execute("DELETE FROM keyrotation.audit_events WHERE seq = 2")
-    _HEARD.clear()  # as in another process
+    _STATES.clear()  # as in another process
     with pytest.raises(AuditError, match="does not follow event 1"):
         run(office, rotation)

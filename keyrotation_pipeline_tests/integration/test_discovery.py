@@ -7,7 +7,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory import scans
-from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import unsearched
+from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import search_exclusions
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -370,14 +370,14 @@ def test_another_table_in_our_schema_is_searched(migrated: Connection, value: st
 
 
 def test_each_place_that_is_not_searched_is_told_by_name(either: Connection) -> None:
-    assert unsearched(either)[-len(NEVER_SEARCHED) :] == NEVER_SEARCHED
+    assert search_exclusions(either)[-len(NEVER_SEARCHED) :] == NEVER_SEARCHED
     either.execute("CREATE DOMAIN public.blob AS bytea; CREATE TYPE public.pixels AS (width int, bits bit(4)[])")
     either.execute('CREATE TABLE public."Scans" (id int, page public.blob[], mask public.pixels, note text)')
     either.execute("CREATE TABLE public.old (a bytea) PARTITION BY LIST (a); SELECT lo_from_bytea(0, 'x')")
     either.execute("CREATE TABLE public.older PARTITION OF public.old DEFAULT")
     either.execute("CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
     either.execute("CREATE FOREIGN TABLE public.remote (c text) SERVER far")
-    told = {each.what: each.names for each in unsearched(either)}
+    told = {each.what: each.names for each in search_exclusions(either)}
     assert told["what is compressed or encrypted in binary columns"] == ("Scans.page", "old.a", "large objects")
     assert told["bit strings"] == ("Scans.mask",)
     assert told["what foreign servers hold besides their foreign tables"] == ("far",)

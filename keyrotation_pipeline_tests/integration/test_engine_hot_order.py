@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch_size import GENTLE_READ
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, fits_hot_order, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
-from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange, Parameter
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Parameter, StatementPipeline
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -126,16 +126,16 @@ def test_a_stretch_is_read_a_few_pages_at_a_time_and_each_page_once(
     filled(migrated, ring)
     pages = number(migrated, "SELECT pg_relation_size('public.cases') / 8192")
     read: list[int] = []
-    send = Exchange.send
+    send = StatementPipeline.send
 
-    def noted(self: Exchange, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
+    def noted(self: StatementPipeline, statement: bytes, parameters: Mapping[str, Parameter]) -> None:
         if "first" in parameters:
             first, end = (int(str(parameters[name])[1:].partition(",")[0]) for name in ("first", "end"))
             assert end - first <= (READING_PAGES if duty_cycle == 1 else GENTLE_READING_PAGES)
             read.extend(range(first, end))
         send(self, statement, parameters)
 
-    monkeypatch.setattr(Exchange, "send", noted)
+    monkeypatch.setattr(StatementPipeline, "send", noted)
     assert Engine(database_url, ring, Limits(duty_cycle=duty_cycle)).shard(CASES).rows == ROWS
     assert read == list(range(pages))
 

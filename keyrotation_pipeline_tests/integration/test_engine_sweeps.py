@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.batch import RewriteContext
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import SweptPageRanges
-from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import StatementPipeline
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -61,7 +61,7 @@ def pages_read(monkeypatch: pytest.MonkeyPatch) -> set[int]:
 
         return noted
 
-    monkeypatch.setattr(Exchange, "send", noting(Exchange.send))
+    monkeypatch.setattr(StatementPipeline, "send", noting(StatementPipeline.send))
     monkeypatch.setattr(RewriteContext, "run", noting(RewriteContext.run))
     return asked
 

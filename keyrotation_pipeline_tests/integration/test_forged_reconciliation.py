@@ -131,7 +131,7 @@ def test_no_anchor_is_given_up_by_signatures_that_no_officer_made(office: Office
         forged(office, pipeline, request, pinned_roster(pipeline), f"x; {sentence}")
         pipeline.ledger.append(DatabaseReconciled("x", V1, (V1,), {}, (), (lost,)), request.id)
         pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
-        assert divergence(pipeline, pipeline.keys.read()).strangers == (lost,)
+        assert divergence(pipeline, pipeline.keys.read()).unknown == (lost,)
         with pytest.raises(AuditError, match="cut off"):
             verify_everything(pipeline)
 

@@ -252,8 +252,8 @@ def test_officers_may_vouch_for_a_set_whose_key_is_lost_and_the_audit_names_who_
     place, ledger, officers = clinic.site.offsite[0], clinic.site.pipeline.ledger, clinic.site.pipeline.signatures
 
     def believed(*signatures: bytes) -> list[str]:
-        seals = type(clinic.site.seals)(attacker.key, ledger, officers, clinic.clock, signatures)
-        return [made.name for made in kept_sets(place, seals).sets if made.name == attacker.newest.name]
+        trust = type(clinic.site.trust)(attacker.key, ledger, officers, clinic.clock, signatures)
+        return [made.name for made in kept_sets(place, trust).sets if made.name == attacker.newest.name]
 
     assert believed() == []
     assert believed(backup_officers["recovery"].sign(text)) == []  # who may decrypt may not vouch

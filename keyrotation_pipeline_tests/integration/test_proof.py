@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -287,7 +287,7 @@ def test_a_foreign_partition_attached_after_the_proof_voids_count_fence_and_evid
     with pytest.raises(PreflightError, match="visits_2, declared through visits, is not an ordinary table"):
         partitioned.prove()
     with pytest.raises(PreflightError, match="visits_2, declared through visits, is not an ordinary table"):
-        tally(partitioned.connection, partitioned.VISITS, [V1])
+        count_old_values(partitioned.connection, partitioned.VISITS, [V1])
     with pytest.raises(PreflightError, match="visits_2, declared through visits, is not an ordinary table"):
         fence.fence(partitioned.connection, partitioned.VISITS, [V1])
     assert fence.fences(partitioned.connection, partitioned.VISITS) == ()

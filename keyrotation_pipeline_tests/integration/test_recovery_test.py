@@ -154,7 +154,7 @@ def with_manifest(clinic: Clinic, bucket: TestBucket, change: Callable[[dict[str
 
 
 def seal_again(clinic: Clinic, bucket: TestBucket, made: BackupSet) -> None:
-    clinic.site.seals.write(clinic.site.local, made)
+    clinic.site.trust.write(clinic.site.local, made)
     for name in (made.name, signature_name(made.name)):
         bucket.overwrite(name, clinic.site.local.read(name))
 

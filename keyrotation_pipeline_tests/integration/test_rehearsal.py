@@ -16,8 +16,8 @@ from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
-    OvertimeError,
     RequestError,
+    RestoredQueryTimeoutError,
     UnsignedBackupError,
     WrongKeyError,
 )
@@ -117,7 +117,7 @@ def test_a_statement_that_never_ends_ends_the_rehearsal_and_its_server(local_cli
     scratch = ScratchServers(local_clinic.settings.home / "recovery", None, longest_seconds=2)
     site = replace(local_clinic.site, restorer=scratch)
     sentence = r"a statement over it did not finish in the 2 s that \[recovery\] longest_restore_seconds allows"
-    with local_clinic.recovery_key() as key, pytest.raises(OvertimeError, match=sentence):
+    with local_clinic.recovery_key() as key, pytest.raises(RestoredQueryTimeoutError, match=sentence):
         rehearse(site, key, RestoredStages(local_clinic.settings), None, lambda _progress: None)
     *_, last = local_clinic.site.pipeline.ledger.events()
     assert json.loads(last.body)["event"] == "rehearsal_failed"

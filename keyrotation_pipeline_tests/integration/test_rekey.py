@@ -125,7 +125,7 @@ def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary
     assert under(clinic, made) == dict.fromkeys(names, "v2") | {"never encrypted": "as it is"}
     # In every place, after the audit's order between the sets, and newer than none.
     for place in clinic.site.places:
-        kept = kept_sets(place, clinic.site.seals)
+        kept = kept_sets(place, clinic.site.trust)
         assert kept.refused == {}
         assert [each.name for each in kept.sets if each.dump] == [fresh.name, old.name, made.name]
         assert kept.newest == fresh
@@ -230,7 +230,7 @@ def test_what_would_not_be_the_same_is_refused_and_leaves_nothing(local_clinic: 
             old.dump, tables=(replace(old.dump.tables[0], table=EncryptedTable(TableName("public", "gone"), ("x",))),)
         )
         lying = replace(old, dump=replace(told, content=old.dump.content))
-        clinic.site.seals.write(clinic.site.local, lying)
+        clinic.site.trust.write(clinic.site.local, lying)
         error, sentence = LostRowsError, "table gone is not in what"
     if case == "no key":
         store = clinic.settings.home / "keys"
@@ -309,7 +309,7 @@ def test_what_a_killed_run_left_is_not_found_by_the_next(
     else:
         assert there == []
         assert rekeyed(clinic).made.stamp == f"{old.stamp}-3"
-    assert kept_sets(clinic.site.offsite[0], clinic.site.seals).refused == {}
+    assert kept_sets(clinic.site.offsite[0], clinic.site.trust).refused == {}
 
 
 def _kill(*_arguments: object, **_options: object) -> None:

@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.preflight import values
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -59,7 +59,7 @@ def test_more_columns_and_retired_versions_than_one_call_or_select_takes(
     assert rotate(ports, table, ring, retired) == 180
     assert ports.inventory.count([table])[0].values_by_version == {V2: 180}
     assert ports.fencing.old_rows(table, retired, None).rows == 0
-    assert tally(ports.connection, table, retired).values == 180
+    assert count_old_values(ports.connection, table, retired).values == 180
 
 
 @pytest.mark.parametrize("column", ["50%", "%s", "%(a)s", 'a"b%%', "{}"])

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.backups.catalog import sets_of
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
@@ -29,9 +29,9 @@ class FileAnchors:
             backup.
     """
 
-    def __init__(self, directory: Path, backups: Path, seals: Seals) -> None:
+    def __init__(self, directory: Path, backups: Path, trust: ManifestTrust) -> None:
         self._directory = directory
-        self._seals = seals
+        self._seals = trust
         self._own = BackupDirectory(directory)
         self._backups = BackupDirectory(backups)
 

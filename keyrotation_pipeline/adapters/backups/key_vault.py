@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.backups.catalog import copy_set, sets_of
 from keyrotation_pipeline.backups.completeness import standing
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
@@ -35,7 +35,7 @@ class KeyVault:
     offsite: tuple[BackupPlace, ...]
     key_files: KeyFiles
     clock: Clock
-    seals: Seals
+    trust: ManifestTrust
     pinned: Callable[[], Roster | None] = lambda: None
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
@@ -44,7 +44,7 @@ class KeyVault:
         copy = self.key_files.make(version, material, stamp)
         roster = self.pinned()
         made = BackupSet(stamp, self.database, (copy,), None, anchor, roster.digest if roster else None)
-        self.seals.write(self.local, made)
+        self.trust.write(self.local, made)
         for place in self.offsite:
             copy_set(self.local, place, made)
         return key_backup_in(made, copy)
@@ -59,12 +59,12 @@ class KeyVault:
 
     def standing(self, records: Sequence[KeyRecord]) -> BackupStanding:
         """See `BackupVault.standing`."""
-        return standing((*self.offsite, self.local), self.seals, records)
+        return standing((*self.offsite, self.local), self.trust, records)
 
     def _backups(self, version: KeyVersion, fingerprint: str) -> Iterator[KeyBackup]:
         """Yields backups by the manifests of each place, newest first; the local ones cost nothing to read."""
         for place in (self.local, *self.offsite):
-            for made in sets_of(place, self.seals):
+            for made in sets_of(place, self.trust):
                 for copy in made.keys:
                     if (copy.version, copy.fingerprint) == (version, fingerprint):
                         yield key_backup_in(made, copy)

@@ -11,7 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.catalog import copy_set, kept_sets
 from keyrotation_pipeline.backups.completeness import standing
-from keyrotation_pipeline.backups.manifest_trust import Seals
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.remaining_copies import replacements
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.backups import (
     key_file_name,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, V3, FakeWorld, fake_pipeline, fake_seals
+from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, V3, FakeWorld, fake_manifest_trust, fake_pipeline
 
 OLD, NEW = "20260106-030000", "20260107-030000"
 
@@ -37,11 +37,11 @@ class Site:
     world: FakeWorld
     local: BackupDirectory
     offsite: BackupDirectory
-    seals: Seals
+    trust: ManifestTrust
     records: list[KeyRecord]
 
     def standing(self) -> BackupStanding:
-        return standing((self.offsite, self.local), self.seals, self.records)
+        return standing((self.offsite, self.local), self.trust, self.records)
 
     def back_up(self, stamp: str, *, keys: tuple[KeyRecord, ...] | None = None, dump: bool = True) -> BackupSet:
         """A set in both places."""
@@ -52,7 +52,7 @@ class Site:
         counted = TableContent(CLIENTS, 1, {"first_name": {V1: 1}, "email": {}})
         copy = DatabaseCopy(self.file(dump_name(stamp)), (counted,), 18, DatabaseContent((), 0)) if dump else None
         made = BackupSet(stamp, "clinic", copies, copy, self.world.ledger.head())
-        self.seals.write(self.local, made)
+        self.trust.write(self.local, made)
         copy_set(self.local, self.offsite, made)
         return made
 
@@ -65,9 +65,9 @@ class Site:
 @pytest.fixture
 def site(tmp_path: Path) -> Site:
     world = fake_pipeline()
-    seals = fake_seals(world.ledger, world.pipeline.signatures)
+    trust = fake_manifest_trust(world.ledger, world.pipeline.signatures)
     records = list(world.ledger.keys())
-    return Site(world, BackupDirectory(tmp_path / "local"), BackupDirectory(tmp_path / "offsite"), seals, records)
+    return Site(world, BackupDirectory(tmp_path / "local"), BackupDirectory(tmp_path / "offsite"), trust, records)
 
 
 def test_the_newest_complete_set_counts(site: Site) -> None:
@@ -155,18 +155,20 @@ def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_co
         stamp=f"{OLD}-2",
         keys=(),
         dump=DatabaseCopy(site.file(dump_name(f"{OLD}-2")), (), 18, DatabaseContent((), 0)),
-        made_from=site.seals.seal_of(old),
+        made_from=site.trust.seal_of(old),
     )
-    site.seals.write(site.local, made)
+    site.trust.write(site.local, made)
     copy_set(site.local, site.offsite, made)
-    again = fake_seals(site.world.ledger, site.world.pipeline.signatures)  # as the next command reads the audit
-    for seals in (site.seals, again):
-        kept = kept_sets(site.local, seals)
+    again = fake_manifest_trust(
+        site.world.ledger, site.world.pipeline.signatures
+    )  # as the next command reads the audit
+    for trust in (site.trust, again):
+        kept = kept_sets(site.local, trust)
         assert [each.name for each in kept.sets] == [new.name, old.name, made.name]
         assert kept.newest == new
-        assert seals.newest_with_dump == new.name
-        assert not seals.is_after(made.name, new)  # were it damaged, it would not be taken for a newer one
-        assert seals.seal_of(made).seq == seals.seal_of(old).seq
+        assert trust.newest_with_dump == new.name
+        assert not trust.is_after(made.name, new)  # were it damaged, it would not be taken for a newer one
+        assert trust.seal_of(made).seq == trust.seal_of(old).seq
     assert site.standing().manifest == new.name
     site.offsite.remove(new.name)
     assert site.standing().manifest == old.name

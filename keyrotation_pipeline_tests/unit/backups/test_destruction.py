@@ -11,8 +11,8 @@ from typing import IO
 import pytest
 
 from keyrotation_pipeline.audit.chain import verify_audit
-from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
-from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending
+from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
+from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending_destruction
 from keyrotation_pipeline.errors import (
     ApprovalError,
     BackupError,
@@ -49,8 +49,8 @@ from keyrotation_pipeline_tests.fakes import (
     FakeWorld,
     Journal,
     ProcessKilled,
+    fake_manifest_trust,
     fake_pipeline,
-    fake_seals,
     rotation_of,
 )
 from keyrotation_pipeline_tests.unit.incidents.cases import call_compromised
@@ -125,7 +125,7 @@ class Clinic:
     world: FakeWorld
     local: FakePlace
     bucket: FakePlace
-    site: BackupSite
+    site: BackupContext
 
     def state(self) -> KeyState:
         return self.world.ledger.state.keys[V1].state
@@ -154,8 +154,8 @@ def clinic_of() -> Clinic:
     local = FakePlace("directory backups", world.journal, dict(copies))
     another = KEY_FILE.replace("0105", "0106")
     bucket = FakePlace("s3://bucket/", world.journal, {**copies, another: b""}, {KEY_FILE: LOCKED_UNTIL})
-    site = BackupSite(
-        world.pipeline, local, None, fake_seals(world.ledger, world.pipeline.signatures), (bucket,),  # type: ignore[arg-type]
+    site = BackupContext(
+        world.pipeline, local, None, fake_manifest_trust(world.ledger, world.pipeline.signatures), (bucket,),  # type: ignore[arg-type]
         None, None, None, 2, 7, Objectives(1, 1),  # type: ignore[arg-type]
     )  # fmt: skip
     return Clinic(world, local, bucket, site)
@@ -340,7 +340,7 @@ def test_whatever_needs_the_key_refuses_the_request(
     arrange(clinic)
     with pytest.raises(error, match=sentence):
         clinic.requested()
-    assert pending(clinic.world.pipeline, V1) is None
+    assert pending_destruction(clinic.world.pipeline, V1) is None
 
 
 @pytest.mark.parametrize(("arrange", "error", "sentence"), REFUSALS)

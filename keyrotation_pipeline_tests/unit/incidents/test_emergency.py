@@ -414,9 +414,9 @@ def test_no_event_alone_calls_a_version_compromised(
 ) -> None:
     """Else one row could stop every application: whoever owns the database can write events too."""
     world.ledger.set_key_state(V1, KeyState.COMPROMISED, attack(world))
-    belief = LedgerState().apply(world.ledger.events())
-    assert [each for each in belief.faults if fault in each]
-    assert belief.keys[V1].state is KeyState.ACTIVE
+    replayed = LedgerState().apply(world.ledger.events())
+    assert [each for each in replayed.faults if fault in each]
+    assert replayed.keys[V1].state is KeyState.ACTIVE
 
 
 def test_signatures_that_no_officer_made_call_no_version_compromised_though_their_request_is_over(
@@ -433,8 +433,8 @@ def test_signatures_that_no_officer_made_call_no_version_compromised_though_thei
 
 def test_what_officers_have_signed_for_is_believed(world: FakeWorld) -> None:
     signed(world, opened(world)[1])
-    belief = LedgerState().apply(world.ledger.events())
-    assert (belief.faults, belief.keys[V1].state) == ((), KeyState.COMPROMISED)
+    replayed = LedgerState().apply(world.ledger.events())
+    assert (replayed.faults, replayed.keys[V1].state) == ((), KeyState.COMPROMISED)
     require_verified(world.pipeline)
 
 

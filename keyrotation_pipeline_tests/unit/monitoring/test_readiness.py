@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.backups.catalog import BackupSite, Objectives
+from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -32,8 +32,8 @@ from keyrotation_pipeline_tests.fakes import (
     V3,
     FakeSignatures,
     FakeWorld,
+    fake_manifest_trust,
     fake_pipeline,
-    fake_seals,
     rotation_of,
 )
 from keyrotation_pipeline_tests.fakes.database import AMPLE
@@ -47,7 +47,7 @@ class Clinic:
     """A world that is ready, and its backups."""
 
     world: FakeWorld
-    site: BackupSite
+    site: BackupContext
 
     def checks(self) -> dict[str, Check]:
         return {check.name: check for check in readiness(self.site).checks}
@@ -56,10 +56,22 @@ class Clinic:
 @pytest.fixture
 def clinic(tmp_path: Path) -> Clinic:
     world = fake_pipeline({"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]})
-    seals, nothing = fake_seals(world.ledger, world.pipeline.signatures), None
+    trust, nothing = fake_manifest_trust(world.ledger, world.pipeline.signatures), None
     place: Any = BackupDirectory(tmp_path)
-    fields: list[Any] = [world.pipeline, place, nothing, seals, (), nothing, nothing, nothing, 2, 7, Objectives(1, 1)]
-    return Clinic(world, BackupSite(*fields))
+    fields: list[Any] = [
+        world.pipeline,
+        place,
+        nothing,
+        trust,
+        (),
+        nothing,
+        nothing,
+        nothing,
+        2,
+        7,
+        Objectives(1, 1),
+    ]
+    return Clinic(world, BackupContext(*fields))
 
 
 def two_problems(world: FakeWorld) -> None:

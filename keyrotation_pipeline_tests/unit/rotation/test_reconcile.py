@@ -296,7 +296,7 @@ def test_a_backups_manifest_that_knows_another_audit_gives_it_away(
     run(world, approved(world))
     world.anchors.written = [world.ledger.head(), anchor(world.ledger.head())]
     found = divergence(world.pipeline, world.keys.read())
-    assert found.strangers == (world.anchors.written[1],)
+    assert found.unknown == (world.anchors.written[1],)
     assert sentence in found.findings[0]
     reconciled(world)
     assert not divergence(world.pipeline, world.keys.read())
@@ -361,7 +361,7 @@ def test_a_rotation_under_way_is_not_ended_for_a_fence_that_it_will_put_back(ret
 
 def changed_long_ago(world: FakeWorld) -> None:
     """Behind the back of this process, which has verified that event before."""
-    require_verified(world.pipeline, but=divergence(world.pipeline, world.keys.read()).strangers)
+    require_verified(world.pipeline, but=divergence(world.pipeline, world.keys.read()).unknown)
     events = world.ledger.state.events
     events[0] = replace(events[0], body=events[0].body.replace("test", "else").replace("2026", "2025"))
 
@@ -395,12 +395,12 @@ def test_anchors_are_not_given_up_by_an_event_that_nobody_signed(world: FakeWorl
     """The owner cuts the audit, and writes that what was cut need not be there."""
     restored_after_a_rotation(world, Step.KEY_VERSION)
     found = divergence(world.pipeline, world.keys.read())
-    assert found.strangers
+    assert found.unknown
     opened, decided = open_reconciliation(world.pipeline, requested_by="owner")
     world.ledger.set_status(opened.id, RequestStatus.RUNNING)
-    world.ledger.append(forged(decided, found.strangers), opened.id)
+    world.ledger.append(forged(decided, found.unknown), opened.id)
     world.ledger.set_status(opened.id, RequestStatus.FINISHED)
-    assert divergence(world.pipeline, world.keys.read()).strangers == found.strangers
+    assert divergence(world.pipeline, world.keys.read()).unknown == found.unknown
     with pytest.raises(AuditError, match=r"is by a request that too few have signed|an anchor names"):
         require_verified(world.pipeline)
 
@@ -411,10 +411,10 @@ def test_officers_who_gave_one_head_up_gave_up_no_other(world: FakeWorld) -> Non
     opened = signed(world)
     other = AuditHead(10**6, "ab" * 32)
     world.ledger.set_status(opened.id, RequestStatus.RUNNING)
-    world.ledger.append(forged(plan(world.pipeline), (*plan(world.pipeline).found.strangers, other)), opened.id)
+    world.ledger.append(forged(plan(world.pipeline), (*plan(world.pipeline).found.unknown, other)), opened.id)
     world.ledger.set_status(opened.id, RequestStatus.FINISHED)
     world.anchors.kept = other
-    assert divergence(world.pipeline, world.keys.read()).strangers == (other,)
+    assert divergence(world.pipeline, world.keys.read()).unknown == (other,)
 
 
 def forged(decided: Plan, accepted: tuple[AuditHead, ...]) -> DatabaseReconciled:

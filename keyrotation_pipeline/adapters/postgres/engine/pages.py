@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
-from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Exchange, Parameter, Row
+from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Parameter, Row, StatementPipeline
 from keyrotation_pipeline.adapters.postgres.engine.statements import position
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.progress import Rewritten
@@ -107,14 +107,14 @@ class PageRewrite:
             psycopg.Error: a statement failed, and nothing of its batch was written.
         """
         sql = self._context.statements
-        with Exchange(self._context.connection, [sql.read_pages, sql.write, sql.write_whole]) as exchange:
+        with StatementPipeline(self._context.connection, [sql.read_pages, sql.write, sql.write_whole]) as exchange:
             try:
                 return self._run(exchange)
             except (psycopg.Error, KeyRotationError):
                 self._count_the_rest(exchange)
                 raise
 
-    def _run(self, exchange: Exchange) -> Stop:
+    def _run(self, exchange: StatementPipeline) -> Stop:
         encrypted: _Writing | None = None
         while True:
             self._send(exchange, encrypted)
@@ -126,7 +126,7 @@ class PageRewrite:
             encrypted = self._encrypt(following) if following else None
             self._receive(exchange, writes=self._size.writes_ahead - 1 if encrypted else 0)
 
-    def _send(self, exchange: Exchange, encrypted: _Writing | None) -> None:
+    def _send(self, exchange: StatementPipeline, encrypted: _Writing | None) -> None:
         sql = self._context.statements
         if self._should_read():
             reading = self._reading()
@@ -138,21 +138,21 @@ class PageRewrite:
             self._sent.append(encrypted)
         exchange.push()
 
-    def _receive(self, exchange: Exchange, writes: int) -> None:
+    def _receive(self, exchange: StatementPipeline, writes: int) -> None:
         """Receives answers until no read and at most so many writes are in flight; settles those that ended."""
         while len(self._sent) > writes or any(isinstance(each, _Reading) for each in self._sent):
             self._receive_one(exchange)
         while self._written:
             self._settle(*self._written.popleft())
 
-    def _receive_one(self, exchange: Exchange) -> None:
+    def _receive_one(self, exchange: StatementPipeline) -> None:
         match self._sent.popleft():
             case _Reading() as reading:
                 self._take(reading, exchange.receive())
             case writing:
                 self._written.append((writing, exchange.receive() if writing.new.rows else []))
 
-    def _count_the_rest(self, exchange: Exchange) -> None:
+    def _count_the_rest(self, exchange: StatementPipeline) -> None:
         """Counts the rows of batches that were committed, although this path ends before it has settled them.
 
         Their pages are not done: the remaining rows in them are read again.

@@ -98,7 +98,7 @@ Parameter = Array | str | int
 _PLACEHOLDER = re.compile(rb"%(?:%|\((\w+)\)[sbt])")
 
 
-class Exchange:
+class StatementPipeline:
     """Sends prepared statements to the server and receives their answers in order.
 
     A context manager. At its end no answer is pending, and the connection is as it was before.
@@ -125,7 +125,7 @@ class Exchange:
                 self._deallocate()  # the next attempt uses the same names
             raise
 
-    def __enter__(self) -> "Exchange":
+    def __enter__(self) -> "StatementPipeline":
         self._pgconn.enter_pipeline_mode()
         self._poll = select.poll()
         self._poll.register(self._pgconn.socket, select.POLLIN)

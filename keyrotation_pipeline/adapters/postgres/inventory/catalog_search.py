@@ -131,7 +131,7 @@ _DATABASES = "SELECT datname::text FROM pg_database WHERE datname <> current_dat
 _LARGE_OBJECTS = "SELECT EXISTS (SELECT FROM pg_largeobject_metadata)"
 
 
-def unsearched(connection: Connection) -> tuple[Unsearched, ...]:
+def search_exclusions(connection: Connection) -> tuple[Unsearched, ...]:
     """Returns the places here that are not searched, by the catalog alone, and what no search can read anywhere.
 
     Raises:

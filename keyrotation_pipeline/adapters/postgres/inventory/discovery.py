@@ -296,7 +296,7 @@ ORDER BY up.depth DESC LIMIT 1
 """
 
 
-def declarable(
+def candidates(
     connection: Connection, findings: Sequence[FoundColumn]
 ) -> tuple[tuple[EncryptedTable, ...], tuple[FoundColumn, ...]]:
     """Divides findings into tables with the columns to declare, and findings that cannot be declared."""

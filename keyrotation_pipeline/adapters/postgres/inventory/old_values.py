@@ -44,7 +44,7 @@ class _Count:
     version: KeyVersion | None = None
 
 
-def tally(
+def count_old_values(
     connection: Connection,
     table: EncryptedTable,
     versions: Sequence[KeyVersion],

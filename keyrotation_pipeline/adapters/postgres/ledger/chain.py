@@ -75,7 +75,7 @@ class AuditChain(LedgerSession):
                 yield event
                 after_seq = event.seq
 
-    def belief(self) -> LedgerState:
+    def replayed(self) -> LedgerState:
         """Returns the ledger's state: the audit, replayed.
 
         Raises:

@@ -14,7 +14,7 @@ class KeyRecords(AuditChain):
 
     def pinned_roster(self) -> Roster | None:
         """See `Ledger.pinned_roster`."""
-        return self.belief().roster
+        return self.replayed().roster
 
     def pin_roster(self, roster: Roster, request: str | None = None) -> None:
         """See `Ledger.pin_roster`; pinning the same roster again changes nothing."""
@@ -31,12 +31,12 @@ class KeyRecords(AuditChain):
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """See `Ledger.keys`."""
-        return tuple(record for _, record in sorted(self.belief().keys.items()))
+        return tuple(record for _, record in sorted(self.replayed().keys.items()))
 
     def add_key(self, record: KeyRecord, request: str | None) -> None:
         """See `Ledger.add_key`."""
         with self.change():
-            known = self.belief().keys.get(record.version)
+            known = self.replayed().keys.get(record.version)
             if known is None:
                 self.append(KeyRegistered.of(record), request)
             elif known.fingerprint != record.fingerprint:
@@ -76,7 +76,7 @@ class KeyRecords(AuditChain):
             self.append(KeyStateChanged(version, record.state, state, record.fingerprint), request)
 
     def _key(self, version: KeyVersion) -> KeyRecord:
-        record = self.belief().keys.get(version)
+        record = self.replayed().keys.get(version)
         if record is None:
             raise RequestError(f"key version {version} is not registered; run `keyrotation init`")
         return record

@@ -39,7 +39,7 @@ class RequestRecords(AuditChain):
             RequestError: another rotation is unfinished, possibly just opened by another process.
         """
         with self.change():
-            if request.id in (known := self.belief().requests):
+            if request.id in (known := self.replayed().requests):
                 raise _another()
             if request.supersedes is not None and request.supersedes not in known:
                 raise _unknown(request.supersedes)
@@ -53,7 +53,7 @@ class RequestRecords(AuditChain):
             raise RequestError(
                 "a rotation is named by its id or at least its first six hex digits; `keyrotation status` shows it"
             )
-        found = [each for each in self.belief().requests.values() if each.id.startswith(beginning)]
+        found = [each for each in self.replayed().requests.values() if each.id.startswith(beginning)]
         if not found:
             raise _unknown(beginning)
         if len(found) > 1:
@@ -79,19 +79,19 @@ class RequestRecords(AuditChain):
 
     def requests(self) -> tuple[Request, ...]:
         """See `Ledger.requests`."""
-        known = self.belief().requests.values()
+        known = self.replayed().requests.values()
         return tuple(sorted(known, key=lambda each: (-each.requested_at.timestamp(), each.id)))
 
     def approval_text(self, request: str) -> bytes:
         """See `Ledger.approval_text`."""
-        text = self.belief().texts.get(request)
+        text = self.replayed().texts.get(request)
         if text is None:
             raise _unknown(request)
         return text
 
     def signatures(self, request: str) -> tuple[Signature, ...]:
         """See `Ledger.signatures`, in order of time."""
-        return self.belief().signatures.get(request, ())
+        return self.replayed().signatures.get(request, ())
 
     def add_signature(self, request: str, signature: Signature) -> None:
         """See `Ledger.add_signature`."""
@@ -148,14 +148,14 @@ class RequestRecords(AuditChain):
                 self.append(Unblocked() if sentence is None else Blocked(sentence), stored.id)
 
     def _unfinished(self, *, waiting: bool) -> Walk | None:
-        known = sorted(self.belief().requests.values(), key=lambda each: each.type is not RotationType.EMERGENCY)
+        known = sorted(self.replayed().requests.values(), key=lambda each: each.type is not RotationType.EMERGENCY)
         walks = (each for each in known if isinstance(each, Walk) and not each.is_over)
         return next((each for each in walks if each.waits_to_supersede is waiting), None)
 
     def _require_place(self, request: Request, status: RequestStatus) -> None:
         """Refuses a status in which a request would take the place of another that is unfinished."""
         place = _place(replace(request, status=status))
-        others = (each for each in self.belief().requests.values() if each.id != request.id)
+        others = (each for each in self.replayed().requests.values() if each.id != request.id)
         if place is not None and place in map(_place, others):
             raise _another()
 

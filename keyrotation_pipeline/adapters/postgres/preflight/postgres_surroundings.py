@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.adapters.postgres import preflight
-from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import unsearched
+from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import search_exclusions
 from keyrotation_pipeline.adapters.postgres.preflight import server
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
@@ -57,4 +57,4 @@ class PostgresSurroundings:
 
     def blind_spots(self) -> BlindSpots:
         """See `DatabaseSurroundings.blind_spots`."""
-        return BlindSpots(unsearched(self.connection), gone=self.replicas.gone)
+        return BlindSpots(search_exclusions(self.connection), gone=self.replicas.gone)

@@ -12,7 +12,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, relations
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import versions_refused
-from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
@@ -209,7 +209,7 @@ def _validate(connection: Connection, table: EncryptedTable, root: relations.Rel
 
 def _fence_absent_versions(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> NoReturn:
     """Fences only the versions that the table does not hold: a fenced old value would block every update of its row."""
-    left = tally(connection, table, versions).old
+    left = count_old_values(connection, table, versions).old
     present = {version for _, version in left} or set(versions)
     absent = tuple(version for version in versions if version not in present)
     _put(connection, table, relations.tree(connection, table), absent)

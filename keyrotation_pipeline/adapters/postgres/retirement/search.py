@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
-from keyrotation_pipeline.adapters.postgres.inventory.old_values import tally
+from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
@@ -108,7 +108,7 @@ def require_zero(
     Raises:
         As `search`.
     """
-    counted = tally(connection, table, versions, first)
+    counted = count_old_values(connection, table, versions, first)
     for (column, version), number in counted.old.items():
         raise FenceError(
             f"table {table.name}, column {column}: {number} value(s) are still under {version}; find what wrote them"

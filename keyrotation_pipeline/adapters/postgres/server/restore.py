@@ -16,7 +16,12 @@ from psycopg.conninfo import conninfo_to_dict
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.process import die_with_parent
-from keyrotation_pipeline.errors import DamagedBackupError, KeyRotationError, OvertimeError, RestoreTimeoutError
+from keyrotation_pipeline.errors import (
+    DamagedBackupError,
+    KeyRotationError,
+    RestoredQueryTimeoutError,
+    RestoreTimeoutError,
+)
 from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # A line of `pg_restore --list`: number, two oids, and kind, schema (or -), name, owner. Newlines in names are blanks.
@@ -220,7 +225,7 @@ def within_deadline(url: str, name: str, seconds: float, stop: Callable[[], None
         stop: ends the server.
 
     Raises:
-        OvertimeError: a statement took longer; takes precedence over errors that its end caused.
+        RestoredQueryTimeoutError: a statement took longer; takes precedence over errors that its end caused.
     """
     over, overtime = Event(), Event()
     watch = Thread(target=_watch, args=(url, seconds, over, overtime, stop), daemon=True)
@@ -234,7 +239,7 @@ def within_deadline(url: str, name: str, seconds: float, stop: Callable[[], None
         over.set()
         watch.join()
     if overtime.is_set():
-        raise OvertimeError(name, seconds)
+        raise RestoredQueryTimeoutError(name, seconds)
 
 
 def _watch(url: str, seconds: float, over: Event, overtime: Event, stop: Callable[[], None]) -> None:
