@@ -11,8 +11,8 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
-from keyrotation_pipeline.adapters.postgres.ledger.migrate import require_migrated
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
+from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing

@@ -156,7 +156,8 @@ def _signed(state: AuditState, entry: AuditEntry, fact: SignatureAdded) -> None:
     _require(not stored.is_over, f"signs a request that is {stored.status}")
     _require(fact.officer not in stored.approvals, "is a second signature of one officer")
     added = Signature(fact.officer, bytes.fromhex(fact.signature), fact.signed_at)
-    signatures = sorted((*state.signatures.get(stored.id, ()), added), key=lambda each: (each.signed_at, each.officer))
+    # OpenPGP's times are of a second: of two signatures in one, the one recorded first comes first.
+    signatures = sorted((*state.signatures.get(stored.id, ()), added), key=lambda each: each.signed_at)
     state.signatures[stored.id] = tuple(signatures)
     state.requests[stored.id] = replace(stored, approvals=tuple(each.officer for each in signatures))
 

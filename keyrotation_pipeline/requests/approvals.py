@@ -95,7 +95,7 @@ def authorised_by(pipeline: Pipeline, request: Request) -> str:
         raise ApprovalError(
             f"nobody has signed request {request.id}; sign with `keyrotation approve {request.id} --text`"
         )
-    first = min(signed, key=lambda each: (each.signed_at, each.officer))
+    first = min(signed, key=lambda each: each.signed_at)
     name = str(roster.name_of(first.officer))
     full = name if first.address is None else f"{name} <{first.address}>"
     return full if len(full) <= LONGEST_INITIATOR_CHARS else name[:LONGEST_INITIATOR_CHARS]

@@ -226,7 +226,7 @@ def test_only_a_key_that_opens_nothing_is_replaced_and_only_by_one_that_opens_th
     home.fill(keys[filled])
     command = ("replace-key", "v1", "--reason", "try")
     assert sentence in home.refused(*command, ENCRYPTION_MASTER_KEY=base64_of(keys[given]))
-    assert "set ENCRYPTION_MASTER_KEY to the key that opens" in home.refused(*command)
+    assert "set ENCRYPTION_MASTER_KEY to the key that decrypts" in home.refused(*command)
 
 
 def test_one_officer_or_another_key_than_the_signed_one_replaces_nothing(home: Home) -> None:

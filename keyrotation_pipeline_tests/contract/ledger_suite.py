@@ -252,6 +252,11 @@ class LedgerSuite:
         assert opened.signatures(rotation().id) == (SIGNATURE,)
         assert opened.walk(rotation().id).approvals == ("A" * 40,)
 
+    def test_of_two_signatures_of_one_second_the_one_recorded_first_comes_first(self, opened: Ledger) -> None:
+        for officer in ("B" * 40, "A" * 40):
+            opened.add_signature(rotation().id, replace(SIGNATURE, officer=officer))
+        assert opened.walk(rotation().id).approvals == ("B" * 40, "A" * 40)
+
     def test_an_officer_signs_only_once(self, opened: Ledger) -> None:
         opened.add_signature(rotation().id, SIGNATURE)
         with pytest.raises(ApprovalError):
@@ -510,5 +515,5 @@ class LedgerSuite:
         policy = opened_as(RequestAction.POLICY)
         opened.open(policy, TEXT)
         assert (opened.current(), opened.request(policy.id)) == (rotation(), policy)
-        with pytest.raises(RequestError, match="no rotation"):
+        with pytest.raises(RequestError, match="is not a rotation"):
             opened.walk(policy.id)

@@ -267,7 +267,7 @@ def test_the_newest_set_is_that_by_the_audit_and_one_of_the_future_is_refused(lo
     local_clinic.clock.at = now
     kept = kept_sets(site.local, site.trust)
     assert kept.newest is None
-    assert "is of the future" in str(kept.refused[of_the_future.name])
+    assert "is dated in the future" in str(kept.refused[of_the_future.name])
     made = back_up(site).made
     assert site.pipeline.vault.standing(site.pipeline.ledger.keys()).manifest == made.name
     local_clinic.clock.at = ahead  # when that day has come, the order of the audit still holds

@@ -8,7 +8,8 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.postgres.ledger.migrate import HEAD, OWN_TABLES, migrate, require_migrated
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.schema import HEAD, OWN_TABLES, require_migrated
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline_tests.servers import Server

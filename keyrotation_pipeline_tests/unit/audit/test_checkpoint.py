@@ -116,7 +116,7 @@ def hashed_again(events: list[AuditEvent]) -> None:
         previous = events[index].hash
 
 
-OPENED = 5
+OPENED, STARTED = 5, 10
 
 
 @pytest.mark.parametrize(
@@ -126,6 +126,10 @@ OPENED = 5
         pytest.param(lambda events: events.pop(OPENED), id="removed"),
         pytest.param(
             lambda events: events.__setitem__(OPENED, replace(events[OPENED], kind="counted")), id="filed elsewhere"
+        ),
+        pytest.param(
+            lambda events: events.__setitem__(STARTED, replace(events[STARTED], kind="backup_made")),
+            id="filed elsewhere, and nothing else rests on it",
         ),
         pytest.param(hashed_again, id="hashed again"),
         pytest.param(lambda events: events.__delitem__(slice(8, None)), id="restored to an earlier state"),

@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
 )
 from keyrotation_pipeline.adapters.postgres.inventory.relations import scope_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, of_a_sample, readable_tree
-from keyrotation_pipeline.adapters.postgres.ledger.migrate import OWN_TABLES
+from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
