@@ -16,7 +16,7 @@ from sqlalchemy.orm.attributes import flag_modified
 
 from benchmarks.clinic import CLIENTS, V2, Clinic, opened, pages, wal_position
 from benchmarks.processes import server_cpu_seconds
-from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES
+from keyrotation_pipeline.adapters.postgres.engine.batch import PASSES
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray, pass_bytes_through
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection

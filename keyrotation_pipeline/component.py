@@ -40,7 +40,7 @@ class KeyRotation(dg.Component, dg.Resolvable, dg.Model):
         """
         from keyrotation_pipeline import settings  # noqa: PLC0415
         from keyrotation_pipeline.defs.code_location import configured_definitions  # noqa: PLC0415
-        from keyrotation_pipeline.defs.names import Naming  # noqa: PLC0415
+        from keyrotation_pipeline.defs.partitions import Naming  # noqa: PLC0415
         from keyrotation_pipeline.errors import ConfigurationError  # noqa: PLC0415
 
         path = context.project_root / self.config

@@ -4,7 +4,7 @@ import dagster as dg
 
 from keyrotation_pipeline import assembly, settings
 from keyrotation_pipeline.defs.code_location import build_definitions, configured_definitions
-from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import HomeError
 

@@ -13,8 +13,8 @@ from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import initialise
-from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.demo.officers import DemoOfficer

@@ -15,8 +15,8 @@ from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assembly.home import database_url
+from keyrotation_pipeline.assembly.keystores import offsite, opened_bucket, recipients, scratch, signing_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.assembly.vaults import offsite, opened_bucket, recipients, scratch, signing_key
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError, RecoveryKeyError

@@ -1,14 +1,21 @@
-"""Creates and checks the home, our own directory, and runs the embedded server in it."""
+"""Creates and checks the home, our own directory, runs the embedded server in it, and finds what is there."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
+from keyrotation_pipeline.adapters.postgres.ledger.known_ids import incident_ids, request_ids
+from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 from keyrotation_pipeline.settings import Settings
 
 INSTALLED = "installed"
@@ -102,3 +109,57 @@ def ui_address(home: Path) -> str | None:
 def heartbeat_store(settings: Settings) -> FileHeartbeats:
     """Returns the store of the last heartbeats of Dagster's sensors; needs no database."""
     return FileHeartbeats(settings.home / "heartbeats")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What was found in a database without a configuration.
+
+    Args:
+        name: without user and password.
+        tables: tables with columns that hold values of ours, as declarations.
+        rest: places that hold such values and cannot be declared.
+    """
+
+    name: str
+    tables: Sequence[EncryptedTable]
+    rest: Sequence[FoundColumn]
+
+
+def search_database(home: Path, url: str | None, report: Report) -> Found:
+    """Searches every column of a database (the home's embedded one without `url`); of large relations only a sample.
+
+    Raises:
+        HomeError, DatabaseUnavailableError: it cannot be reached.
+    """
+    with server_url(home, url) as found, closing(connect(found)) as connection:
+
+        def announce(label: str) -> None:
+            report(Progress(None, label, 0, 0, note="searched for encrypted values"))
+
+        tables, rest = candidates(connection, discover(connection, (), announce=announce, sampled=True))
+        return Found(display_name(found), tables, rest)
+
+
+Offered = list[tuple[str, str]]
+
+
+def offered_requests(config: Path | None, beginning: str) -> Offered:
+    """Lists ids of requests with a description; none if anything fails."""
+    return _offered(request_ids, config, beginning)
+
+
+def offered_incidents(config: Path | None, beginning: str) -> Offered:
+    """Lists ids of incidents; none if anything fails."""
+    return _offered(incident_ids, config, beginning)
+
+
+def _offered(ids: Callable[[str, str], Offered], config: Path | None, beginning: str) -> Offered:
+    try:
+        declared = settings.load(config)
+        if declared.database.url is not None:
+            return ids(declared.database.url.get_secret_value(), beginning)
+        # Only if it already runs, such as for `up`: pressing Tab must not start a server.
+        return ids(EmbeddedServer(declared.home / "postgres").url(), beginning)
+    except Exception:  # noqa: BLE001  whatever it is, pressing Tab is no place for errors
+        return []

@@ -19,12 +19,18 @@ from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import P
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
 from keyrotation_pipeline.adapters.process import harden_process
+from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
-from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.home import create_home, database_url, heartbeat_store, require_home
-from keyrotation_pipeline.assembly.keystores import convert_key_store, create_key_store, open_key_store
-from keyrotation_pipeline.assembly.vaults import backup_vault, signing_key, wipe_leftovers
+from keyrotation_pipeline.assembly.keystores import (
+    backup_vault,
+    convert_key_store,
+    create_key_store,
+    open_key_store,
+    signing_key,
+    wipe_leftovers,
+)
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import WrongKeyError

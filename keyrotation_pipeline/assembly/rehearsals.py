@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 from pydantic import SecretStr
 
-from keyrotation_pipeline.adapters.openpgp.throwaway_officers import ThrowAwayOfficers
+from keyrotation_pipeline.adapters.openpgp.keyring import ThrowAwayOfficers
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.secret_homes import has_memory, secret_home
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline

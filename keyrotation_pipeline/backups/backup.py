@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.audit.verify import require_signatures
-from keyrotation_pipeline.backups import retention
+from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.catalog import BackupContext, copy_set, is_intact, remove_unfinished, sets_of
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
 from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
@@ -93,7 +93,7 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         site.trust.write(site.local, made)
         places, later, not_copied = copied(site, made)
         failures += [*left_out, *_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
-        removed = retention.remove_expired(site, made.made_at)
+        removed = completeness.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
     if failures:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.backups.catalog import BackupContext, sets_of
-from keyrotation_pipeline.backups.fetching import read_key
+from keyrotation_pipeline.backups.catalog import BackupContext, read_key, sets_of
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import sampled_under
 from keyrotation_pipeline.errors import (
@@ -27,8 +26,8 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromise import publish_compromised
 from keyrotation_pipeline.requests.roster import pin_roster_in_store
+from keyrotation_pipeline.requests.takeover import publish_compromised
 from keyrotation_pipeline.rotation.keys import record_of
 
 

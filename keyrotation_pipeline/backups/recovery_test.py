@@ -12,8 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, kept_sets
-from keyrotation_pipeline.backups.fetching import fetch, read_key
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, fetch, kept_sets, read_key
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import Sampled, require_all_there, require_no_failure, sampled
 from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, KeyRotationError, MissingVersionError

@@ -5,8 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
-from keyrotation_pipeline.backups.fetching import fetch
+from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK, newest_dump, recovered_keys, require_keys
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
 from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RequestError

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK, copied
-from keyrotation_pipeline.backups.catalog import BackupContext, remove_unfinished
-from keyrotation_pipeline.backups.fetching import fetch
+from keyrotation_pipeline.backups.catalog import BackupContext, fetch, remove_unfinished
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.remaining_copies import sets_to_rekey
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
-from keyrotation_pipeline.backups.fetching import fetch
+from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, joined, require_all_there
 from keyrotation_pipeline.errors import (

@@ -8,11 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.finding import search_database
-from keyrotation_pipeline.assembly.home import create_home
-from keyrotation_pipeline.assembly.keystores import keys_in_store
+from keyrotation_pipeline.assembly.home import create_home, search_database
+from keyrotation_pipeline.assembly.keystores import keys_in_store, signing_key
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting

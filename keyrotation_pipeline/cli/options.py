@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from keyrotation_pipeline.assembly import completing
+from keyrotation_pipeline.assembly import home
 
 
 def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """For the completion of a shell."""
-    return completing.offered_requests(context.params.get("config"), incomplete)
+    return home.offered_requests(context.params.get("config"), incomplete)
 
 
 def offered_incidents(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """For the completion of a shell."""
-    return completing.offered_incidents(context.params.get("config"), incomplete)
+    return home.offered_incidents(context.params.get("config"), incomplete)
 
 
 Config = Annotated[

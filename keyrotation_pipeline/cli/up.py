@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.services import UiAccess, dagster_services, random_token
+from keyrotation_pipeline.assembly.alerts import UiAccess, dagster_services, random_token
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config
 from keyrotation_pipeline.errors import HomeError

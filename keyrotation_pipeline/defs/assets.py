@@ -8,9 +8,9 @@ from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.failures import step_failures
-from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
+from keyrotation_pipeline.defs.step_runner import step_failures
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,10 @@ from keyrotation_pipeline.backups.catalog import is_intact, kept_sets
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.defs.assets import Asset
-from keyrotation_pipeline.defs.failures import step_failures
-from keyrotation_pipeline.defs.names import COMPLIANCE_OFFICERS, DATABASE_ADMINISTRATORS, SITE_RELIABILITY, Naming
+from keyrotation_pipeline.defs.partitions import COMPLIANCE_OFFICERS, DATABASE_ADMINISTRATORS, SITE_RELIABILITY, Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_metadata import officers_of
-from keyrotation_pipeline.defs.step_runner import actor_of
+from keyrotation_pipeline.defs.step_runner import actor_of, step_failures
 from keyrotation_pipeline.defs.summaries import Names, duration, plain
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, Rehearsed

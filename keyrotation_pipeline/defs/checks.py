@@ -7,10 +7,9 @@ from typing import NamedTuple
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.failures import step_failures
-from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter
-from keyrotation_pipeline.defs.step_runner import actor_of, progress_to
+from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.page_reading import Reach

@@ -13,7 +13,7 @@ from keyrotation_pipeline.defs.backups import BACKUP_TESTS, backup_assets, backu
 from keyrotation_pipeline.defs.checks import checks
 from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
 from keyrotation_pipeline.defs.inventory import READINESS, encrypted_columns_asset
-from keyrotation_pipeline.defs.names import Naming, Ownership
+from keyrotation_pipeline.defs.partitions import Naming, Ownership
 from keyrotation_pipeline.defs.reencrypt import DUE_SHARDS, rows_asset, zero_old_rows_check
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineResource
 from keyrotation_pipeline.defs.schedules import build_jobs, schedules

@@ -9,10 +9,8 @@ import dagster as dg
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
-from keyrotation_pipeline.defs.failures import message_of
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
-from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.defs.partitions import missing_partitions, partition_of
+from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, missing_partitions, partition_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.run_requests import (
     ATTEMPT_TAG,
@@ -23,7 +21,7 @@ from keyrotation_pipeline.defs.run_requests import (
     plan_runs,
 )
 from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE
-from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN
+from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN, message_of
 from keyrotation_pipeline.errors import AtWorkError, KeyStoreDamagedError, KeyStoreUnavailableError
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import Walk

@@ -8,7 +8,7 @@ import dagster as dg
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.defs.assets import Asset
-from keyrotation_pipeline.defs.names import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
+from keyrotation_pipeline.defs.partitions import COMPLIANCE_OFFICERS, SECURITY_OFFICERS
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of
 from keyrotation_pipeline.defs.summaries import plain

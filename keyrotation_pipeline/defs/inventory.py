@@ -7,10 +7,9 @@ import dagster as dg
 
 from keyrotation_pipeline.defs.assets import Asset
 from keyrotation_pipeline.defs.checks import progress_metadata
-from keyrotation_pipeline.defs.failures import step_failures
-from keyrotation_pipeline.defs.names import DATABASE_ADMINISTRATORS, Naming
+from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
-from keyrotation_pipeline.defs.step_runner import actor_of, progress_to
+from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
 from keyrotation_pipeline.defs.triggers import is_scheduled
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach

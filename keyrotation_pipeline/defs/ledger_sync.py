@@ -5,9 +5,10 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
 from keyrotation_pipeline.defs.partitions import (
+    ROTATION_TAG,
     UNFINISHED,
+    Naming,
     partition_of,
     partitions_in_use,
     partitions_to_sync,

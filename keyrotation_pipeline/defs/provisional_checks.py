@@ -12,7 +12,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecord  # type only
 
 from keyrotation_pipeline.defs.checks import below_gcm_limit, not_overdue, progress_metadata, reads_back
-from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk

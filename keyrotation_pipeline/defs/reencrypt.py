@@ -10,12 +10,10 @@ from collections.abc import Iterator, Sequence
 import dagster as dg
 
 from keyrotation_pipeline.defs.checks import progress_metadata
-from keyrotation_pipeline.defs.failures import step_failures
-from keyrotation_pipeline.defs.names import DATABASE_ADMINISTRATORS, Naming
-from keyrotation_pipeline.defs.partitions import row_partitions
+from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming, row_partitions
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.step_metadata import CommonFacts, materialization
-from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, run_step
+from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, run_step, step_failures
 from keyrotation_pipeline.defs.triggers import is_scheduled
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -20,7 +20,7 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.rehearsal import rehearse
-from keyrotation_pipeline.defs.names import OWN, Naming
+from keyrotation_pipeline.defs.partitions import OWN, Naming
 from keyrotation_pipeline.defs.triggers import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
 from keyrotation_pipeline.incidents.alert_delivery import Channels

@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
-from keyrotation_pipeline.defs.partitions import partition_of
+from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, partition_of
 from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk

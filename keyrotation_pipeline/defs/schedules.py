@@ -10,11 +10,11 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )  # type only
 
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, RECOVERY_TEST, ROTATION_REHEARSAL
-from keyrotation_pipeline.defs.failures import step_failures
 from keyrotation_pipeline.defs.inventory import ENCRYPTED_COLUMNS, NO_UNDECLARED_CIPHERTEXT
-from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.reencrypt import due_shards_op
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineParameter, PipelineResource
+from keyrotation_pipeline.defs.step_runner import step_failures
 from keyrotation_pipeline.model.key_events import RecoveryTestDue
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring import rolling

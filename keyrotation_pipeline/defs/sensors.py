@@ -8,11 +8,11 @@ import dagster as dg
 
 from keyrotation_pipeline.defs import conductor, ledger_sync
 from keyrotation_pipeline.defs.checks import is_failure
-from keyrotation_pipeline.defs.failures import message_of
-from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming, Ownership
+from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
 from keyrotation_pipeline.defs.schedules import CONDUCTED, Job
+from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
 from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices

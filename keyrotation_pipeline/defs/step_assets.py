@@ -7,14 +7,15 @@ from typing import Any
 import dagster as dg
 
 from keyrotation_pipeline.defs.assets import Asset, build_asset
-from keyrotation_pipeline.defs.names import (
+from keyrotation_pipeline.defs.partitions import (
     COMPLIANCE_OFFICERS,
     DATABASE_ADMINISTRATORS,
     SECURITY_OFFICERS,
     SITE_RELIABILITY,
     Naming,
+    key_versions,
+    partition_and_shard,
 )
-from keyrotation_pipeline.defs.partitions import key_versions, partition_and_shard
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of, rotation_of, run_step
 from keyrotation_pipeline.errors import KeyRotationError

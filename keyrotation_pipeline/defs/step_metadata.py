@@ -6,8 +6,7 @@ from typing import Any
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.names import Naming
-from keyrotation_pipeline.defs.partitions import partition_of, row_partition
+from keyrotation_pipeline.defs.partitions import Naming, partition_of, row_partition
 from keyrotation_pipeline.defs.summaries import (
     SHOWN_FINGERPRINT_CHARS,
     Names,

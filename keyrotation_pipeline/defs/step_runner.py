@@ -1,14 +1,17 @@
-"""Runs the step of an asset for the rotation of its partition, and returns the metadata that Dagster shows."""
+"""Runs the step of an asset for the rotation of its partition; a failure is shown as one sentence, never its text."""
 
 import time
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 
 import dagster as dg
 
 from keyrotation_pipeline.defs.partitions import partition_and_shard, partition_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_metadata import CommonFacts, metadata_of
-from keyrotation_pipeline.errors import OutOfOrderError
+from keyrotation_pipeline.errors import KeyRotationError, OutOfOrderError
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
@@ -106,3 +109,33 @@ def line_of(progress: Progress) -> str:
     percent = f" ({100 * progress.done // progress.total} %)" if progress.total else ""
     note = f"; {progress.note}" if progress.note else ""
     return f"{progress.subject}: {progress.done:,}{part} {progress.unit}{percent}{note}"
+
+
+PACKAGE = Path(__file__).parent.parent
+
+
+@contextmanager
+def step_failures() -> Iterator[None]:
+    """Turn any exception into a failed step with one sentence; `from None`, since a cause may carry parameters."""
+    try:
+        yield
+    except dg.Failure:
+        raise
+    except Exception as error:  # noqa: BLE001  whatever it is, its text must not be stored
+        raise dg.Failure(message_of(error), allow_retries=False) from None
+
+
+def message_of(error: Exception) -> str:
+    """The message of an expected failure; of a defect its type and place, never its text."""
+    if isinstance(error, KeyRotationError):
+        return str(error)
+    return (
+        f"unexpected {type(error).__name__} at {_place(error)}; nothing was recorded as done, please report this defect"
+    )
+
+
+def _place(error: Exception) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if Path(frame.filename).is_relative_to(PACKAGE)]
+    last = (ours or frames)[-1]
+    return f"{Path(last.filename).name}:{last.lineno}"

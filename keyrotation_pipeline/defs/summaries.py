@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.names import ROTATION_TAG, Naming
+from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming
 from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired

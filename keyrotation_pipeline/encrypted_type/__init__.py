@@ -19,8 +19,7 @@ checked.
 
 from keyrotation_pipeline.encrypted_type.attestation import Attestation, attest
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
-from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing
-from keyrotation_pipeline.encrypted_type.mounted import MountedKeyRing
+from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing, MountedKeyRing
 from keyrotation_pipeline.encrypted_type.secrets_manager import SecretsManagerKeyRing
 from keyrotation_pipeline.encrypted_type.statements import check as _check_every_statement  # noqa: F401
 from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length

@@ -12,9 +12,9 @@ from typing import cast
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, NONCE_CHARS, TAG_BYTES, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 Value = bytes | None
 # How many values of a column decrypt under each version; None: empty strings.

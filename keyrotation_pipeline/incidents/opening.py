@@ -15,8 +15,7 @@ from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Wal
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.compromise import held_compromised
-from keyrotation_pipeline.requests.takeover import is_stranded
+from keyrotation_pipeline.requests.takeover import held_compromised, is_stranded
 from keyrotation_pipeline.rotation.rotate import open_request
 
 LOCK = "incidents"

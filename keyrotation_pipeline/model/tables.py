@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
-from keyrotation_pipeline.fieldcrypto.defect import Defect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
 @dataclass(frozen=True, order=True, slots=True)

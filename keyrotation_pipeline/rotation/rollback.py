@@ -21,10 +21,9 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
-from keyrotation_pipeline.requests.compromise import in_words, mark_compromised, publish_compromised
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.takeover import taking_over
+from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, publish_compromised, taking_over
 from keyrotation_pipeline.rotation import deploy
 from keyrotation_pipeline.rotation import report as rotation_report
 from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of

@@ -18,11 +18,10 @@ from keyrotation_pipeline.ports.actions import Action, StepFunction
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
-from keyrotation_pipeline.requests.compromise import in_words, mark_compromised
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.takeover import taking_over
+from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority
+from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.model.audit import GENESIS, hash_of, stamped_bytes
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers

@@ -91,7 +91,7 @@ def launched_run(instance: dg.DagsterInstance, job_name: str, tags: dict[str, st
 
 def shard_tags(mode: str) -> dict[str, str]:
     """The tags of a shard's run, as the conductor gives them."""
-    from keyrotation_pipeline.defs.names import OWN  # noqa: PLC0415
+    from keyrotation_pipeline.defs.partitions import OWN  # noqa: PLC0415
     from keyrotation_pipeline.defs.run_requests import MODE_TAG, plan_runs  # noqa: PLC0415
 
     due = [Task(Step.ROWS, Shard(CLIENTS, 1, 4))]

@@ -28,7 +28,7 @@ def cloudwatch(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:  
 
 
 def test_each_change_into_alarm_is_one_flag(cloudwatch: Any, s3_url: str) -> None:  # noqa: ANN401, F811
-    from keyrotation_pipeline.adapters.flags.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
 
     watched = [WatchedAlarm("key-access", "unauthorized_access"), WatchedAlarm("quiet", "insider")]
     source = CloudWatchAlarms(watched, REGION, s3_url)
@@ -47,7 +47,7 @@ def test_each_change_into_alarm_is_one_flag(cloudwatch: Any, s3_url: str) -> Non
 
 
 def test_one_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keyrotation_pipeline.adapters.flags.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
 
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)

@@ -11,8 +11,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from keyrotation_pipeline.adapters.timestamps import rfc3161
-from keyrotation_pipeline.adapters.timestamps.rfc3161 import Rfc3161Authority, with_ordered_certificates
+from keyrotation_pipeline.adapters import rfc3161
+from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority, with_ordered_certificates
 from keyrotation_pipeline.errors import TimestampError
 from keyrotation_pipeline_tests.timestamp_authority import DAY, Authority, certified, serving
 from keyrotation_pipeline_tests.waiting import eventually

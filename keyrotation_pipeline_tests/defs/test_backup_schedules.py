@@ -25,7 +25,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.defs import backups
 from keyrotation_pipeline.defs.backups import backup_assets
 from keyrotation_pipeline.defs.code_location import build_definitions
-from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.schedules import schedules
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, BackupStanding, KeyCopy, StoredFile, signature_name

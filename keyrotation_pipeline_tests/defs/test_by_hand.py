@@ -6,7 +6,7 @@ from dataclasses import replace
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.defs.failures import step_failures
+from keyrotation_pipeline.defs.step_runner import step_failures
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.defs.ledger_sync import sync
-from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupStanding

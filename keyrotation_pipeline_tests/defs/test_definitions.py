@@ -16,7 +16,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES, LOCATION, SOCKET_VARIABLE
 from keyrotation_pipeline.definitions import declared_definitions
 from keyrotation_pipeline.defs.code_location import build_definitions
-from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.requests import WALK, Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName

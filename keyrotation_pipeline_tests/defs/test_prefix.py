@@ -17,7 +17,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.defs.code_location import build_definitions
-from keyrotation_pipeline.defs.names import Naming
+from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.audit import EventKind

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.run_requests import ConductorRun, plan_runs
 from keyrotation_pipeline.model.requests import RotationType, Step
 from keyrotation_pipeline.model.tables import Shard

@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
-from keyrotation_pipeline.defs.names import OWN
+from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, duration, instance_table, summary
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.requests import WALK, Step, Walk

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment
 from keyrotation_pipeline.model.tables import (

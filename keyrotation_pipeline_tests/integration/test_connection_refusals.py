@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.assembly.completing import offered_incidents, offered_requests
+from keyrotation_pipeline.assembly.home import offered_incidents, offered_requests
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.request_events import RequestOpened
 from keyrotation_pipeline.model.requests import RequestStatus

@@ -13,8 +13,8 @@ import pytest
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-from keyrotation_pipeline.assembly.vaults import signing_key
 from keyrotation_pipeline.audit.events import entry_of, recorded
 from keyrotation_pipeline.audit.replay_cache import _STATES
 from keyrotation_pipeline.audit.verify import verify_everything

@@ -8,8 +8,8 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine import supervisor
+from keyrotation_pipeline.adapters.postgres.engine.batch import PASSES, fits_hot_order, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import GENTLE_READING_PAGES, READING_PAGES
-from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, fits_hot_order, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Parameter, StatementPipeline

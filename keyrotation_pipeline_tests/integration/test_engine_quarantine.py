@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.fieldcrypto import defect
+from keyrotation_pipeline.fieldcrypto import reads
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress
@@ -29,7 +29,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
 
 CASES = table_of("cases", "a", "b")
 V1 = KeyVersion(1)
-NOT_A_VALUE = str(defect.NOT_A_VALUE)
+NOT_A_VALUE = str(reads.NOT_A_VALUE)
 UNKNOWN = "under key version v7, which is not in the key ring"
 FORGED = "fails authentication under key version v1"
 

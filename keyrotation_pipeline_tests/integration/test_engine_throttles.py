@@ -13,11 +13,11 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.postgres.engine import supervisor, throttle
+from keyrotation_pipeline.adapters.postgres.engine import limits as engine_limits
+from keyrotation_pipeline.adapters.postgres.engine import supervisor
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.ledger.waits import note_wait
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger, note_wait
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.progress import AllowedHours, Progress, Rewritten, Wait
@@ -219,7 +219,7 @@ def test_a_whole_rewrite_lets_the_table_grow_by_no_more_than_a_fifth(migrated: C
 def test_an_old_snapshot_that_makes_the_table_grow_is_waited_for_by_name(
     migrated: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(throttle, "SNAPSHOT_PATIENCE_SECONDS", 0)
+    monkeypatch.setattr(engine_limits, "SNAPSHOT_PATIENCE_SECONDS", 0)
     engine = Engine(database_url, ring_of(1, 2), Limits(vacuum_pages=20, max_rows_per_second=10_000))
     fill(migrated, engine, 30_000)
     with psycopg.connect(database_url, application_name="nightly report") as reader:

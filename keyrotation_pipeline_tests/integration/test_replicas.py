@@ -11,7 +11,7 @@ import pytest
 from psycopg import sql
 from psycopg.pq import ExecStatus, PGconn
 
-from keyrotation_pipeline.adapters.postgres.engine import throttle
+from keyrotation_pipeline.adapters.postgres.engine import limits as engine_limits
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
@@ -212,7 +212,7 @@ def test_a_deliberately_delayed_standby_does_not_stop_the_walk(clients: Connecti
 
     def reason() -> str:
         replaced(clients)  # its lag grows only while there is something to replay
-        return throttle.reason_to_pause(clients, "a" * 32, relation, limits)
+        return engine_limits.reason_to_pause(clients, "a" * 32, relation, limits)
 
     with standby_of(primary, "recovery_min_apply_delay=1h", name="late"):
         late = "SELECT replay_lag > interval '2 s' FROM pg_stat_replication"
@@ -224,7 +224,7 @@ def test_a_deliberately_delayed_standby_does_not_stop_the_walk(clients: Connecti
             assert eventually(lambda: reason().startswith("standby late@local is"))
             # Unless the configuration says that it may be late; when a key is to be retired it holds all the same.
             declared = replace(limits, delayed_standbys=("late@local",))
-            assert throttle.reason_to_pause(clients, "a" * 32, relation, declared) == ""
+            assert engine_limits.reason_to_pause(clients, "a" * 32, relation, declared) == ""
             assert any("'late'" in each for each in holders(clients, replaced(clients)))
         finally:
             set_on(primary, "synchronous_standby_names", "")

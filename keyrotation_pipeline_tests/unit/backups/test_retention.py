@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.backups.retention import LocalCopy, expired
+from keyrotation_pipeline.backups.completeness import LocalCopy, expired
 from keyrotation_pipeline.model.backups import StoredFile
 from keyrotation_pipeline_tests.fakes import START
 

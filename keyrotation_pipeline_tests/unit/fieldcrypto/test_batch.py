@@ -8,9 +8,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
-from keyrotation_pipeline.fieldcrypto.defect import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
 

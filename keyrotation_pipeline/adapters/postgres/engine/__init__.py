@@ -2,7 +2,7 @@
 
 Rows are read without locks, re-encrypted here, and written by one guarded statement that never waits (`statements`).
 The engine walks a table once, page range by page range (`traversal`, `ranges`), in an order that limits its growth
-(`hot_order`), in batches that make nobody wait (`batch_size`), and reads the next rows while it encrypts these
+(`batch`), in batches that make nobody wait (`batch_size`), and reads the next rows while it encrypts these
 (`pages`, `statement_pipeline`). Rows that are too large for that, or locked by others, are rewritten row by row
 (`rows`). A shard is processed by a background thread or by several processes (`shard`, `worker_pool`, `worker`).
 `supervisor` saves progress and pauses for others (`throttle`), `lock_retry` waits for locked tables, `vacuum` limits

@@ -19,9 +19,15 @@ from itertools import pairwise
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, NewValues, RewriteContext
+from keyrotation_pipeline.adapters.postgres.engine.batch import (
+    PASSES,
+    Batch,
+    NewValues,
+    RewriteContext,
+    page_of,
+    passes,
+)
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.hot_order import PASSES, page_of, passes
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Parameter, Row, StatementPipeline
 from keyrotation_pipeline.adapters.postgres.engine.statements import position

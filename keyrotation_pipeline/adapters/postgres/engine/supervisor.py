@@ -9,12 +9,11 @@ from threading import Event
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, pace_override
+from keyrotation_pipeline.adapters.postgres.engine.limits import CommitTimes, Limits, pace_override, reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
-from keyrotation_pipeline.adapters.postgres.engine.throttle import CommitTimes, reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
-from keyrotation_pipeline.adapters.postgres.ledger.waits import end_wait, note_wait
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import end_wait, note_wait
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError

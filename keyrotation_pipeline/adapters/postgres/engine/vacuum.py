@@ -11,7 +11,7 @@ from threading import Thread
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.engine.hot_order import fits_hot_order
+from keyrotation_pipeline.adapters.postgres.engine.batch import fits_hot_order
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection

@@ -9,8 +9,8 @@ from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.defect import Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
 
 _ADD = """

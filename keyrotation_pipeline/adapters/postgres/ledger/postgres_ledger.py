@@ -3,16 +3,52 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.adapters.postgres.ledger import waits
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_facts, count_of, jsonb
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+
+# Entries of ended sessions are deleted when the next wait begins. (Of another role's session, ours may see only that it
+# exists.)
+FORGET = """
+DELETE FROM keyrotation.waits AS noted WHERE NOT EXISTS (
+    SELECT FROM pg_stat_activity a
+    WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true))
+"""
+
+NOTE = """
+INSERT INTO keyrotation.waits (request, place, pid, session_began_at, waiting_for)
+SELECT %s, %s, pid, backend_start, %s FROM pg_stat_activity WHERE pid = pg_backend_pid()
+ON CONFLICT (request, place, pid) DO UPDATE SET waiting_for = excluded.waiting_for
+"""
+
+END = "DELETE FROM keyrotation.waits WHERE (request, place, pid) = (%s, %s, pg_backend_pid())"
+
+LIVE = """
+SELECT place, min(waiting_for) AS waiting_for, min(since) AS since FROM keyrotation.waits AS noted
+WHERE request = %s AND EXISTS (
+    SELECT FROM pg_stat_activity a
+    WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true))
+GROUP BY place ORDER BY min(since), place
+"""
+
+
+def note_wait(connection: Connection, request: str, place: str, waiting_for: str) -> None:
+    """Records that a step waits, or now waits for another reason; its age is that of the whole wait."""
+    connection.execute(FORGET)
+    connection.execute(NOTE, storable((request, place, waiting_for), codec_of(connection)))
+
+
+def end_wait(connection: Connection, request: str, place: str) -> None:
+    """Records that it continues."""
+    connection.execute(END, storable((request, place), codec_of(connection)))
+
 
 _SHARDS = """
     SELECT table_name, shard, sum(next_page - first_page)::bigint AS done_pages,
@@ -61,18 +97,18 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
 
     def note_wait(self, request: str, place: str, waiting_for: str) -> None:
         """See `Ledger.note_wait`."""
-        self.query(waits.FORGET)
-        self.query(waits.NOTE, (request, place, waiting_for))
+        self.query(FORGET)
+        self.query(NOTE, (request, place, waiting_for))
 
     def end_wait(self, request: str, place: str) -> None:
         """See `Ledger.end_wait`."""
         # A lost connection has already ended it.
         if not self.connection.closed:
-            self.query(waits.END, (request, place))
+            self.query(END, (request, place))
 
     def waits(self, request: str) -> tuple[Wait, ...]:
         """See `Ledger.waits`."""
-        return tuple(Wait(**row) for row in self.query(waits.LIVE, (request,)))
+        return tuple(Wait(**row) for row in self.query(LIVE, (request,)))
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
         """See `Ledger.save_counts`; unchanged counts get no audit event."""

@@ -3,8 +3,7 @@
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
-from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.throttle import LARGEST_SLOWDOWN, CommitTimes
+from keyrotation_pipeline.adapters.postgres.engine.limits import LARGEST_SLOWDOWN, CommitTimes, Limits
 from keyrotation_pipeline.model.progress import PaceSet
 
 
