@@ -1,1 +1,0 @@
-"""Sources of incident flags besides our own table."""
