@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 
-from keyrotation_pipeline.adapters.backups.anchors import FileAnchors
+from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head
 from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
@@ -205,10 +205,17 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
     identity = str(surroundings.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)
-    ledger = PostgresLedger(connection, clock, actor, identity, checkpoints)
     signatures = OfficerSignatures(
-        gpg, officers, settings.approvals.required, settings.recipients, lone_officer_allowed=settings.is_demo
+        gpg,
+        officers,
+        settings.approvals.required,
+        settings.recipients,
+        lone_officer_allowed=settings.is_demo,
+        verified=settings.home / "verified-signatures.json",
     )
+    anchors = settings.home / "anchors"
+    verify, advance = signatures.verify_as_of, partial(advance_head, anchors)
+    ledger = PostgresLedger(connection, clock, actor, identity, verify, checkpoints, advance)
     trust = ManifestTrust(signing_key(settings), ledger, signatures, clock)
     return Pipeline(
         tables=settings.encrypted_tables,
@@ -225,7 +232,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         rollout=open_rollout(settings, connection, store, clock),
         signatures=signatures,
         clock=clock,
-        anchors=FileAnchors(settings.home / "anchors", settings.backup_directory, trust),
+        anchors=FileAnchors(anchors, settings.backup_directory, trust),
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings),

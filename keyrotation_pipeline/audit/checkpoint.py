@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol, Self
 
-HASH_BYTES = 32
+from keyrotation_pipeline.model.audit import HASH_BYTES
+
 # A shorter audit is always replayed completely.
 FEWEST_EVENTS = 1000
 

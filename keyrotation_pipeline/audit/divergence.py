@@ -7,13 +7,12 @@ are not. Whatever the key store holds must be explained by the ledger, and every
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.audit import verify
 from keyrotation_pipeline.audit.history import history
-from keyrotation_pipeline.audit.replay_cache import ledger_state
-from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.audit.verify import abandoned_anchors, require_verified
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.key_events import (
     KeyCreationIntended,
     KeyImportIntended,
@@ -75,13 +74,11 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
-    told, replayed = (
-        _expectations(pipeline),
-        ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events),
-    )
-    unknown = verify.abandoned_anchors(pipeline, (anchor for anchor in anchors if not replayed.leads_through(anchor)))
+    told, replayed = _expectations(pipeline), pipeline.ledger.replayed()
+    unknown = abandoned_anchors(pipeline, (anchor for anchor in anchors if not replayed.leads_through(anchor)))
     records = pipeline.ledger.keys()
     findings = [
+        *_about_database(pipeline, replayed),
         *_about_anchors(pipeline, unknown),
         *_about_keys(stored, records, told),
         *_about_primary(stored, records, told),
@@ -130,6 +127,12 @@ def _expectations(pipeline: Pipeline) -> AuditExpectations:
             case RosterPinned() as pinned:
                 told.rosters.add(pinned.roster.digest)
     return told
+
+
+def _about_database(pipeline: Pipeline, replayed: AuditState) -> Iterator[str]:
+    here = pipeline.surroundings.identity().place
+    if replayed.database not in {None, here}:
+        yield f"the audit is of {replayed.database}, and this is {here}"
 
 
 def _about_anchors(pipeline: Pipeline, unknown: tuple[AuditHead, ...]) -> Iterator[str]:

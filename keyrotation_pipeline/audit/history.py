@@ -1,44 +1,26 @@
 """The history of an audit: each event with the roster and the signed text of its moment, and whether it counts.
 
-The only fold over the events that rosters, requests, keys and answers are made of: what makes a request running or
-over, a key compromised, destroyed or replaced, and a roster pinned is decided by `rules`. A pack's `verify.py` repeats
-the rules for machines without this package; a test compares the two over the same chains.
+The only fold over the events: what makes a request running or over, a key compromised, destroyed or replaced, a roster
+pinned and an incident closed is decided by `rules`. A pack's `verify.py` holds this same code.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from itertools import chain, takewhile
 from typing import Any, Self
 
-from keyrotation_pipeline.audit.checkpoint import FEWEST_EVENTS, HASH_BYTES, Checkpoint
+from keyrotation_pipeline.audit.checkpoint import FEWEST_EVENTS, Checkpoint
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
-from keyrotation_pipeline.audit.rules import RULES, AuditState, ImpossibleError
-from keyrotation_pipeline.errors import ApprovalError, AuditError
+from keyrotation_pipeline.audit.rules import RULES
+from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import (
-    EVENTS_DIFFER_BY,
-    GENESIS,
-    AuditEvent,
-    AuditHead,
-    EventKind,
-    Fact,
-    Note,
-    hash_of,
-)
-from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers
-from keyrotation_pipeline.model.request_events import RequestOpened, SignatureAdded
-from keyrotation_pipeline.model.requests import RequestAction
-from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.model.audit import HASH_BYTES, AuditEvent, AuditHead, EventKind, Fact, Note, hash_of
+from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, Verify
+from keyrotation_pipeline.model.request_events import RequestOpened
 from keyrotation_pipeline.ports.ledger import Ledger
 
-ASSESSMENT_HEADER = "keyrotation-assessment-v1"
-# Whether an event counts, and who signs then, depends on the earlier ones of these kinds.
-_ALWAYS = frozenset(
-    {EventKind.ROSTER_PINNED, EventKind.REQUEST_OPENED, EventKind.SIGNATURE_ADDED, EventKind.STATUS_CHANGED}
-)
-_OF_KEYS = frozenset({EventKind.KEY_REGISTERED, EventKind.KEY_STATE_CHANGED, EventKind.KEY_REPLACED})
-_OF_ASSESSMENTS = frozenset({EventKind.BREACH_ASSESSED, EventKind.ASSESSMENT_SIGNED})
+_WHERE = ", system identifier "
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +31,8 @@ class HistoryEntry:
         event: as it is stored.
         entry: its body.
         fact: what it says; None: of a kind that this package does not know.
-        roster: whose officers sign then: the pinned roster; for a reconciliation, the one that it pins again.
+        roster: the pinned one, whose officers sign then.
         text: the exact bytes to sign for its request.
-        answers: of the signature on an assessment: the answers so far, and the event that completed them.
         fault: why it cannot have happened and changed nothing, as the rest of a sentence that begins with the event.
     """
 
@@ -60,7 +41,6 @@ class HistoryEntry:
     fact: Fact | Note | None
     roster: Roster | None
     text: bytes = b""
-    answers: tuple[BreachAnswers, int] | None = None
     fault: str | None = None
 
     @property
@@ -89,26 +69,10 @@ class LedgerState(AuditState):
     """Where the events of an audit lead, from the first to the last one read.
 
     Args:
-        head: the last of them.
-        hashes: 32 bytes of each event, in order.
         counted: the seqs of the events that changed something.
-        latest: the latest time of an event.
-        faults: a phrase for each event that cannot have happened, and changed nothing, or that is out of order.
     """
 
-    head: AuditHead = field(default_factory=lambda: AuditHead(0, GENESIS))
-    hashes: bytearray = field(default_factory=bytearray)
     counted: list[int] = field(default_factory=list)
-    latest: datetime | None = None
-    faults: tuple[str, ...] = ()
-
-    def live(self) -> frozenset[str]:
-        """Requests that are not over."""
-        return frozenset(request.id for request in self.requests.values() if not request.is_over)
-
-    def leads_through(self, anchor: AuditHead) -> bool:
-        """Whether a recorded head is in this audit."""
-        return anchor.seq == 0 or self._has(anchor)
 
     def apply(self, events: Iterable[AuditEvent]) -> Self:
         """Return the state after these events, which follow those read before; this state stays unchanged.
@@ -131,18 +95,37 @@ class LedgerState(AuditState):
         self.head = AuditHead(event.seq, event.hash)
         self.hashes += bytes.fromhex(event.hash)
         if (entry.kind, entry.request) != (event.kind, event.request):
-            self.faults += (f"event {entry.seq} is filed under another kind or request than its own",)
-        if self.latest is not None and entry.at < self.latest - EVENTS_DIFFER_BY:
-            self.faults += (f"event {entry.seq} is dated {entry.at:%Y-%m-%d %H:%M:%S}, before events that it follows",)
+            self.misplaced += (f"event {entry.seq} is filed under another kind or request than its own",)
+        if self.latest is not None and entry.at < self.latest:
+            self.misplaced += (
+                f"event {entry.seq} is dated {entry.at:%Y-%m-%d %H:%M:%S}, before the event that it follows",
+            )
         self.latest = max(self.latest or entry.at, entry.at)
-        judged = _judged(self, event, entry)
-        if isinstance(opened := judged.fact, RequestOpened) and not self._has(opened.audit_head):
-            self.faults += (f"event {entry.seq} opens a request that is to be signed for another audit",)
-        if judged.fault is not None:
-            self.faults += (f"event {entry.seq} ({entry.kind}) {judged.fault}",)
-        elif type(judged.fact) in RULES:
-            self.counted.append(entry.seq)
-        return judged
+        self._locate(entry)
+        return self._judged(event, entry)
+
+    def _locate(self, entry: AuditEntry) -> None:
+        """Note an event of another database: one that was restored or renamed, and not yet reconciled."""
+        name, _, identifier = entry.database.partition(_WHERE)
+        self.place = f"{name.rpartition('@')[0]}{_WHERE}{identifier}"
+        self.database = self.database or self.place
+        if self.place != self.database:
+            self.foreign[entry.seq] = self.place
+
+    def _judged(self, event: AuditEvent, entry: AuditEntry) -> HistoryEntry:
+        """Judge an event, which changes the state if it can have happened."""
+        fact, fault = entry.fact(), None
+        if isinstance(fact, RequestOpened) and not self.leads_through(fact.audit_head):
+            fault = "opens a request that is to be signed for another audit"
+        elif (rule := RULES.get(type(fact))) is not None:
+            try:
+                rule(self, entry, fact)
+                self.counted.append(entry.seq)
+            except ImpossibleError as error:
+                fault = str(error)
+        if fault is not None:
+            self.refused[entry.seq] = entry.kind, fault
+        return _entry(self, event, entry, fact)
 
     def _require_next(self, event: AuditEvent, entry: AuditEntry) -> None:
         follows = event.seq == self.head.seq + 1 and event.previous == self.head.hash
@@ -152,15 +135,8 @@ class LedgerState(AuditState):
                 "run `keyrotation audit verify`"
             )
 
-    def _has(self, head: AuditHead) -> bool:
-        return head.hash == self._hash_at(head.seq)
-
-    def _hash_at(self, seq: int) -> str:
-        """The hash of an event in hex; empty, if there are not so many."""
-        return self.hashes[(seq - 1) * HASH_BYTES : seq * HASH_BYTES].hex() if seq else GENESIS
-
     @classmethod
-    def resumed(cls, checkpoint: Checkpoint, counted: Iterable[AuditEvent]) -> Self:
+    def resumed(cls, checkpoint: Checkpoint, counted: Iterable[AuditEvent], verify: Verify) -> Self:
         """Restore the state at a checkpoint.
 
         Args:
@@ -169,7 +145,7 @@ class LedgerState(AuditState):
         Raises:
             AuditError: they are not those that the checkpoint was made of.
         """
-        after = cls()
+        after = cls(verify)
         for event in takewhile(lambda event: event.seq <= checkpoint.seq, counted):
             after._skip_to(event.seq - 1, checkpoint.hashes)
             after.add(event)
@@ -182,7 +158,7 @@ class LedgerState(AuditState):
     def _skip_to(self, seq: int, hashes: bytes) -> None:
         """Skip the events up to this one, which changed nothing."""
         self.hashes += hashes[len(self.hashes) : seq * HASH_BYTES]
-        self.head = AuditHead(seq, self._hash_at(seq))
+        self.head = AuditHead(seq, self.hash_at(seq))
 
     def checkpoint(self) -> Checkpoint | None:
         """Make a checkpoint of this replay; None: there were faults, or it is too short to be worth it."""
@@ -191,89 +167,24 @@ class LedgerState(AuditState):
         return Checkpoint(bytes(self.hashes), tuple(self.counted), self.latest)
 
 
-def whole_history(events: Iterable[AuditEvent]) -> tuple[tuple[HistoryEntry, ...], LedgerState]:
+def whole_history(events: Iterable[AuditEvent], verify: Verify) -> tuple[tuple[HistoryEntry, ...], LedgerState]:
     """Every event of an audit, and where they lead; raises as `LedgerState.apply`."""
-    state = LedgerState()
-    told = tuple(map(state.add, events))
-    return tuple(_by_lost_rosters(told, state)), state
+    state = LedgerState(verify)
+    return tuple(map(state.add, events)), state
 
 
-def history(ledger: Ledger, *kinds: EventKind, reconciled_by: Roster | None = None) -> tuple[HistoryEntry, ...]:
-    """The events of these kinds, oldest first, each judged by the earlier ones that it depends on.
-
-    Args:
-        reconciled_by: whose officers sign reconciliations that have pinned no roster; None: those of the pinned one.
-    """
-    groups = (_ALWAYS, *(group for group in (_OF_KEYS, _OF_ASSESSMENTS) if group.intersection(kinds)))
-    state = AuditState()
-    told = [_judged(state, event, entry_of(event)) for event in ledger.events(*frozenset(kinds).union(*groups))]
-    return tuple(each for each in _by_lost_rosters(told, state, reconciled_by) if each.kind in kinds)
+def history(ledger: Ledger, *kinds: EventKind) -> tuple[HistoryEntry, ...]:
+    """The events of these kinds, oldest first, each as the replay of the whole audit judged it."""
+    events = tuple(ledger.events(*kinds))
+    state = ledger.replayed()
+    return tuple(_entry(state, event, entry := entry_of(event), entry.fact()) for event in events)
 
 
-def signer_of(signed: HistoryEntry, verifier: SignatureVerifier) -> str:
-    """Verify a signature on a request or an assessment over the text of its moment; returns whose it is.
-
-    Raises:
-        ApprovalError: it does not verify.
-    """
-    match signed.fact:
-        case SignatureAdded(signature=signature):
-            text = signed.text
-        case AssessmentSigned(signature=signature, text=said):
-            text = said.encode()
-        case _:
-            raise ApprovalError(f"event {signed.seq} has no signature")
-    officers = signed.roster.officers if signed.roster else ()
-    try:
-        return verifier.verify_as_of(text, bytes.fromhex(signature), officers, signed.at).officer
-    except ValueError as error:
-        raise ApprovalError(str(error)) from None
-
-
-def signature_fault(signed: HistoryEntry, verifier: SignatureVerifier) -> str | None:
-    """Why a signature is not what it is filed as; None: it is."""
-    fact = signed.fact
-    if isinstance(fact, AssessmentSigned) and (signed.answers is None or not _is_over(fact, *signed.answers)):
-        return "is over other answers"
-    try:
-        officer = signer_of(signed, verifier)
-    except ApprovalError as error:
-        return f"does not verify: {str(error).partition(';')[0]}"
-    filed_under = fact.officer if isinstance(fact, SignatureAdded | AssessmentSigned) else None
-    return None if officer == filed_under else f"is by {officer[-16:]}"
-
-
-def _is_over(fact: AssessmentSigned, answers: BreachAnswers, seq: int) -> bool:
-    """Whether a signed text names its incident, these answers and the event that completed them."""
-    header, *lines = fact.text.split("\n")
-    named = {f"Incident: {fact.incident}", f"Answers: {answers.digest()}", f"Audit event: {seq}"}
-    return header == ASSESSMENT_HEADER and named <= set(lines)
-
-
-def _judged(state: AuditState, event: AuditEvent, entry: AuditEntry) -> HistoryEntry:
-    """Judge an event, which changes the state if it can have happened."""
-    fact, fault = entry.fact(), None
-    if (rule := RULES.get(type(fact))) is not None:
-        try:
-            rule(state, entry, fact)
-        except ImpossibleError as error:
-            fault = str(error)
+def _entry(state: AuditState, event: AuditEvent, entry: AuditEntry, fact: Fact | Note | None) -> HistoryEntry:
     text = state.texts.get(entry.request or "", b"")
-    answers = state.answers.get(fact.incident) if isinstance(fact, AssessmentSigned) else None
-    return HistoryEntry(event, entry, fact, state.roster, text, answers, fault)
-
-
-def _by_lost_rosters(
-    told: Sequence[HistoryEntry], state: AuditState, reconciled_by: Roster | None = None
-) -> Iterator[HistoryEntry]:
-    """The same, with the roster that a reconciliation pins again as that of its signatures, which come before it."""
-    for each in told:
-        request = state.requests.get(each.request or "")
-        if request is None or request.action is not RequestAction.RECONCILE:
-            yield each
-        else:
-            yield replace(each, roster=state.pinned_again.get(request.id, reconciled_by) or each.roster)
+    _, fault = state.refused.get(entry.seq, (None, None))
+    return HistoryEntry(event, entry, fact, state.roster_at(entry.seq), text, fault)
 
 
 def _copied(value: Any) -> Any:  # noqa: ANN401  of any field
-    return value.copy() if isinstance(value, dict | list | bytearray) else value
+    return value.copy() if isinstance(value, dict | list | set | bytearray | Incidents) else value

@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require
+from keyrotation_pipeline.model.breach import NO_NOTICE
 from keyrotation_pipeline.model.incident_events import (
     AlertTold,
     ChannelFailed,
@@ -20,74 +22,17 @@ from keyrotation_pipeline.model.incident_events import (
     IncidentOpened,
     NoticeSent,
 )
-from keyrotation_pipeline.model.incidents import Incident, IncidentStatus, SentNotice
+from keyrotation_pipeline.model.incidents import Incident, SentNotice
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.ledger import Ledger
 
-_KINDS = (
-    EventKind.INCIDENT_OPENED,
-    EventKind.FLAG_REPEATED,
-    EventKind.FLAG_SET_ASIDE,
-    EventKind.EMERGENCY_PREPARED,
-    EventKind.INCIDENT_ACKNOWLEDGED,
-    EventKind.INCIDENT_CLOSED,
-    EventKind.INCIDENT_AMENDED,
-    EventKind.NOTICE_SENT,
-)
-
-
 _TEXTS = ("scope", "impact", "root_cause", "remediation", "lessons")
-
-
-@dataclass(frozen=True, slots=True)
-class Incidents:
-    """Every incident, and every flag that was taken.
-
-    Args:
-        by_id: in the order in which they were opened.
-        flags: keys of the flags that were taken, each once.
-        news: digest of what was reported, and the incident that it opened.
-        set_aside: flags that nobody can act on, each with the moment and the reason.
-    """
-
-    by_id: dict[str, Incident] = field(default_factory=dict)
-    flags: set[str] = field(default_factory=set)
-    news: dict[str, str] = field(default_factory=dict)
-    set_aside: dict[str, tuple[datetime, str]] = field(default_factory=dict)
-
-    def apply(self, fact: Fact | Note | None, at: datetime) -> None:
-        """Take in one event, which follows the earlier ones."""
-        if (rule := _RULES.get(type(fact))) is not None:
-            rule(self, fact, at)
-
-    @property
-    def unfinished(self) -> tuple[Incident, ...]:
-        """The open ones, oldest first."""
-        return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
-
-    def incident(self, name: str) -> Incident:
-        """Find one by its id, case-insensitively.
-
-        Raises:
-            IncidentError: there is none.
-        """
-        if (found := self.by_id.get(name.strip().upper())) is None:
-            raise IncidentError(
-                f"there is no incident {name[:40]!r}; `keyrotation incident list` shows those there are"
-            )
-        return found
+_OUT_OF_USE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
 
 
 def incidents(ledger: Ledger) -> Incidents:
     """Every incident of the audit."""
-    return incidents_of((entry.fact(), entry.at) for entry in entries(ledger, *_KINDS))
-
-
-def incidents_of(told: Iterable[tuple[Fact | Note | None, datetime]]) -> Incidents:
-    """Every incident of these events, which are in order."""
-    found = Incidents()
-    for fact, at in told:
-        found.apply(fact, at)
-    return found
+    return ledger.replayed().incidents.copy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,66 +61,77 @@ def told(ledger: Ledger) -> AlertDelivery:
     return state
 
 
-def _opened(state: Incidents, fact: IncidentOpened, _at: datetime) -> None:
-    # The first event of an id counts; a second one does not replace the incident.
-    state.by_id.setdefault(
-        fact.id,
-        Incident(
-            id=fact.id,
-            type=fact.type,
-            description=fact.description,
-            discovered_at=fact.discovered_at,
-            opened_at=fact.opened_at,
-            reported_by=fact.reported_by,
-            versions=fact.versions,
-            scope=fact.scope,
-            impact=fact.impact,
-            flag=fact.flag,
-        ),
+def _opened(state: AuditState, _entry: AuditEntry, fact: IncidentOpened) -> None:
+    known = state.incidents
+    require(fact.id not in known.by_id, "opens an incident that is there already")
+    known.by_id[fact.id] = Incident(
+        id=fact.id,
+        type=fact.type,
+        description=fact.description,
+        discovered_at=fact.discovered_at,
+        opened_at=fact.opened_at,
+        reported_by=fact.reported_by,
+        versions=fact.versions,
+        scope=fact.scope,
+        impact=fact.impact,
+        flag=fact.flag,
     )
-    state.news.setdefault(fact.news, fact.id)
+    known.news.setdefault(fact.news, fact.id)
     if fact.flag is not None:
-        state.flags.add(fact.flag)
+        known.flags.add(fact.flag)
 
 
-def _repeated(state: Incidents, fact: FlagRepeated, _at: datetime) -> None:
-    state.flags.add(fact.flag)
+def _repeated(state: AuditState, _entry: AuditEntry, fact: FlagRepeated) -> None:
+    state.incidents.flags.add(fact.flag)
 
 
-def _set_aside(state: Incidents, fact: FlagSetAside, at: datetime) -> None:
-    state.flags.add(fact.flag)
-    state.set_aside[fact.flag] = (at, fact.reason)
+def _set_aside(state: AuditState, entry: AuditEntry, fact: FlagSetAside) -> None:
+    state.incidents.flags.add(fact.flag)
+    state.incidents.set_aside[fact.flag] = (entry.at, fact.reason)
 
 
-def _prepared(state: Incidents, fact: EmergencyPrepared, _at: datetime) -> None:
-    _change(state, fact.incident, request=fact.request)
+def _prepared(state: AuditState, _entry: AuditEntry, fact: EmergencyPrepared) -> None:
+    _change(state, _unfinished(state, fact.incident), request=fact.request)
 
 
-def _acknowledged(state: Incidents, fact: IncidentAcknowledged, _at: datetime) -> None:
-    incident = state.by_id.get(fact.incident)
-    if incident is not None and incident.acknowledged_at is None:
-        _change(state, fact.incident, acknowledged_at=fact.at, acknowledged_by=fact.by)
+def _acknowledged(state: AuditState, _entry: AuditEntry, fact: IncidentAcknowledged) -> None:
+    incident = _unfinished(state, fact.incident)
+    if incident.acknowledged_at is None:
+        _change(state, incident, acknowledged_at=fact.at, acknowledged_by=fact.by)
 
 
-def _closed(state: Incidents, fact: IncidentClosed, _at: datetime) -> None:
-    _change(state, fact.incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
+def _closed(state: AuditState, _entry: AuditEntry, fact: IncidentClosed) -> None:
+    incident = _unfinished(state, fact.incident)
+    in_use = [each for each in incident.versions if _is_in_use(state, each)]
+    if in_use:
+        # One person alone could otherwise cancel the emergency and end the incident.
+        officers, decision = state.agreed.get(incident.id, (frozenset[str](), ""))
+        required = state.roster.required if state.roster else 0
+        settled = decision in NO_NOTICE and 0 < required <= len(officers)
+        require(settled, f"closes an incident although {in_use[0]} is in use and officers have signed no decision")
+    _change(state, incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
 
 
-def _amended(state: Incidents, fact: IncidentAmended, _at: datetime) -> None:
+def _is_in_use(state: AuditState, version: KeyVersion) -> bool:
+    record = state.keys.get(version)
+    return record is not None and record.state not in _OUT_OF_USE and version not in state.retired
+
+
+def _amended(state: AuditState, _entry: AuditEntry, fact: IncidentAmended) -> None:
     # Also of a closed incident: people learn and do things after it.
-    if (found := state.by_id.get(fact.incident)) is not None:
-        state.by_id[fact.incident] = replace(
-            found,
-            actions=(*found.actions, *fact.actions),
-            prevention=(*found.prevention, *fact.prevention),
-            **_given(fact, _TEXTS),
-        )
+    found = _known(state, fact.incident)
+    _change(
+        state,
+        found,
+        actions=(*found.actions, *fact.actions),
+        prevention=(*found.prevention, *fact.prevention),
+        **_given(fact, _TEXTS),
+    )
 
 
-def _notified(state: Incidents, fact: NoticeSent, _at: datetime) -> None:
-    if (found := state.by_id.get(fact.incident)) is not None:
-        sent = SentNotice(fact.to, fact.sent_on, fact.by, fact.at)
-        state.by_id[fact.incident] = replace(found, notices=(*found.notices, sent))
+def _notified(state: AuditState, _entry: AuditEntry, fact: NoticeSent) -> None:
+    found = _known(state, fact.incident)
+    _change(state, found, notices=(*found.notices, SentNotice(fact.to, fact.sent_on, fact.by, fact.at)))
 
 
 def _given(fact: IncidentAmended | IncidentClosed, names: Iterable[str]) -> dict[str, Any]:
@@ -183,12 +139,23 @@ def _given(fact: IncidentAmended | IncidentClosed, names: Iterable[str]) -> dict
     return {name: text for name in names if (text := getattr(fact, name)) is not None}
 
 
-def _change(state: Incidents, incident: str, **changes: Any) -> None:  # noqa: ANN401  fields of an incident
-    if (found := state.by_id.get(incident)) is not None and found.closed_at is None:
-        state.by_id[incident] = replace(found, **changes)
+def _known(state: AuditState, incident: str) -> Incident:
+    if (found := state.incidents.by_id.get(incident)) is None:
+        raise ImpossibleError("is of an incident that was never opened")
+    return found
 
 
-_RULES: dict[type[Fact | Note | None], Callable[[Incidents, Any, datetime], None]] = {
+def _unfinished(state: AuditState, incident: str) -> Incident:
+    found = _known(state, incident)
+    require(found.closed_at is None, "is of an incident that is closed")
+    return found
+
+
+def _change(state: AuditState, incident: Incident, **changes: Any) -> None:  # noqa: ANN401  fields of an incident
+    state.incidents.by_id[incident.id] = replace(incident, **changes)
+
+
+INCIDENT_RULES: dict[type[Fact | Note | None], Callable[[AuditState, AuditEntry, Any], None]] = {
     IncidentOpened: _opened,
     FlagRepeated: _repeated,
     FlagSetAside: _set_aside,

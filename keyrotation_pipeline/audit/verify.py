@@ -6,59 +6,20 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.chain import summary, verify_audit
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.audit.history import LedgerState, history, signature_fault
-from keyrotation_pipeline.audit.replay_cache import forget, ledger_state
-from keyrotation_pipeline.errors import ApprovalError, AuditError, TimestampError
-from keyrotation_pipeline.model.approval import Roster, signed_fields
+from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.errors import AuditError, TimestampError
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditHead
+from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
-from keyrotation_pipeline.model.breach import AssessmentSigned
-from keyrotation_pipeline.model.request_events import DatabaseReconciled, SignatureAdded
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
 
 
-def sentence(heads: Collection[AuditHead]) -> str:
-    """The heads that officers sign as abandoned."""
-    newest = max(heads, key=lambda head: head.seq)
-    others = f" (nor {len(heads) - 1} older)" if len(heads) > 1 else ""
-    return f"accept that event {newest.seq} {newest.hash}{others} is not in the audit"
-
-
 def abandoned_anchors(pipeline: Pipeline, anchors: Iterable[AuditHead]) -> tuple[AuditHead, ...]:
-    """The anchors that no signed reconciliation abandoned; signatures are verified only if there are any."""
-    missing = tuple(anchors)
-    if not missing:
-        return ()
-    given_up = set(_abandoned(pipeline))
-    return tuple(anchor for anchor in missing if anchor not in given_up)
-
-
-def _abandoned(pipeline: Pipeline) -> Iterator[AuditHead]:
-    """The anchors abandoned by reconciliations that enough officers of their roster, or of the pinned one, signed."""
-    told = history(pipeline.ledger, SignatureAdded.kind, DatabaseReconciled.kind)
-    for done in told:
-        fact = done.fact
-        if not isinstance(fact, DatabaseReconciled) or not fact.accepted or done.fault or done.roster is None:
-            continue
-        signed = (each for each in told if each.request == done.request and each.seq < done.seq)
-        officers = {
-            each.fact.officer
-            for each in signed
-            if isinstance(each.fact, SignatureAdded) and signature_fault(each, pipeline.signatures) is None
-        }
-        if _says(done.text, done.request, fact.accepted) and len(officers) >= done.roster.required:
-            yield from fact.accepted
-
-
-def _says(text: bytes, request: str | None, accepted: Collection[AuditHead]) -> bool:
-    try:
-        fields = signed_fields(text)
-    except ApprovalError:
-        return False
-    named = (fields.get("Request"), fields.get("Action")) == (request, "reconcile")
-    return named and sentence(accepted) in fields.get("Authorises", "").split("; ")
+    """The anchors that no signed reconciliation abandoned."""
+    abandoned = pipeline.ledger.replayed().abandoned
+    return tuple(anchor for anchor in anchors if anchor not in abandoned)
 
 
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
@@ -74,13 +35,11 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
         newest = verify_audit(pipeline.ledger, *anchors, *_to_lead_through(pipeline, kept))
-        replayed = LedgerState().apply(pipeline.ledger.events())
+        replayed = _replayed(pipeline)
         faults = [
             *_in_the_future(replayed, pipeline.clock.now()),
-            *replayed.faults,
+            *_faults(pipeline, replayed),
             *_audit_rows(pipeline.ledger, replayed),
-            *_signatures(pipeline, replayed.requests),
-            *_assessments(pipeline),
             *_time_stamps(pipeline),
         ]
     if faults:
@@ -96,38 +55,43 @@ def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[
     yield from (anchor for anchor in kept if anchor.seq and (anchor in lost or anchor not in missing))
 
 
-def require_verified(
-    pipeline: Pipeline, *, afresh: bool = False, but: Collection[AuditHead] = (), reconciled_by: Roster | None = None
-) -> None:
-    """The same before whatever destroys or decides; of signatures only those on requests that are not over.
-
-    And those on what called a version compromised: that has no end.
+def require_verified(pipeline: Pipeline, *, afresh: bool = False, but: Collection[AuditHead] = ()) -> None:
+    """Verify the chain, its events and the anchors before whatever destroys or decides.
 
     Args:
         afresh: read every event again; else those that this process has verified before are not, which is the price
             of what is new.
         but: anchors that the audit need not lead through, since officers are to give them up.
-        reconciled_by: whose officers sign reconciliations that are not over; None: those of the pinned roster.
 
     Raises:
         AuditError: a short phrase for each thing that differs.
     """
     kept = pipeline.anchors.heads()
-    if afresh:
-        forget(str(pipeline.surroundings.identity()))
     with pipeline.ledger.snapshot():
-        replayed = ledger_state(str(pipeline.surroundings.identity()), pipeline.ledger.events)
+        replayed = _replayed(pipeline) if afresh else pipeline.ledger.replayed()
         faults = [
             *_ends(pipeline, replayed, pipeline.ledger.head(), (head for head in kept if head not in but)),
-            *replayed.faults,
+            *_faults(pipeline, replayed, reconciling=bool(but)),
             *_audit_rows(pipeline.ledger, replayed),
-            *_signatures(pipeline, replayed.live().union(replayed.compromised_by.values()), reconciled_by),
         ]
     if faults:
         raise AuditError(summary(faults))
 
 
-def _ends(pipeline: Pipeline, replayed: LedgerState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
+def _replayed(pipeline: Pipeline) -> AuditState:
+    return LedgerState(pipeline.signatures.verify_as_of).apply(pipeline.ledger.events())
+
+
+def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = False) -> Iterator[str]:
+    """What is wrong with the events, and what this process has read and is gone."""
+    known = pipeline.anchors.roster()
+    lost_officers = known.roster.officers if known else ()
+    yield from replayed.faults_but_signed_by(lost_officers)
+    if (head := pipeline.ledger.replayed().lost) is not None and not reconciling:
+        yield f"event {head.seq} {head.hash[:16]}, which was read here before, is no longer in the audit"
+
+
+def _ends(pipeline: Pipeline, replayed: AuditState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
     """Report where the chain does not end at its own head, or does not contain an anchor."""
     if head != replayed.head:
         yield f"the audit ends at event {replayed.head.seq} and not at event {head.seq}, as its head says"
@@ -135,12 +99,12 @@ def _ends(pipeline: Pipeline, replayed: LedgerState, head: AuditHead, kept: Iter
         yield f"event {anchor.seq} is not the one that an anchor names"
 
 
-def _in_the_future(replayed: LedgerState, now: datetime) -> Iterator[str]:
+def _in_the_future(replayed: AuditState, now: datetime) -> Iterator[str]:
     if replayed.latest is not None and replayed.latest > now + EVENTS_DIFFER_BY:
         yield f"an event is dated {replayed.latest:%Y-%m-%d %H:%M:%S}, which is in the future"
 
 
-def _audit_rows(ledger: Ledger, replayed: LedgerState) -> Iterator[str]:
+def _audit_rows(ledger: Ledger, replayed: AuditState) -> Iterator[str]:
     rows = ledger.rotation_audit()
     for request, row in rows:
         if request not in replayed.audit_rows:
@@ -149,36 +113,6 @@ def _audit_rows(ledger: Ledger, replayed: LedgerState) -> Iterator[str]:
             yield f"the row of request {request} in key_rotation_audit was changed"
     for request in replayed.audit_rows.keys() - {request for request, _ in rows}:
         yield f"the row of request {request} in key_rotation_audit was removed"
-
-
-def require_signatures(pipeline: Pipeline, request: str) -> None:
-    """Verify the signatures on one request again, whatever its state: the replay only counts them.
-
-    Raises:
-        AuditError: one is not by the officer that it is filed under, or not over this text.
-    """
-    if faults := [*_signatures(pipeline, {request})]:
-        raise AuditError(summary(faults))
-
-
-def _signatures(pipeline: Pipeline, requests: Collection[str], reconciled_by: Roster | None = None) -> Iterator[str]:
-    """Verify the signatures on these requests, each by the roster of its moment (see `HistoryEntry`)."""
-    if not requests:
-        return
-    for entry in history(pipeline.ledger, SignatureAdded.kind, reconciled_by=reconciled_by):
-        if not isinstance(entry.fact, SignatureAdded) or entry.request not in requests:
-            continue
-        if fault := signature_fault(entry, pipeline.signatures):
-            who = entry.fact.officer[-16:]
-            yield f"the signature of {who} on request {entry.request} (event {entry.seq}) {fault}"
-
-
-def _assessments(pipeline: Pipeline) -> Iterator[str]:
-    """Verify the signatures on every assessment: each is over the answers as they were then."""
-    for entry in history(pipeline.ledger, AssessmentSigned.kind):
-        if isinstance(entry.fact, AssessmentSigned) and (fault := signature_fault(entry, pipeline.signatures)):
-            who = entry.fact.officer[-16:]
-            yield f"the signature of {who} on the assessment of {entry.fact.incident} (event {entry.seq}) {fault}"
 
 
 def _time_stamps(pipeline: Pipeline) -> Iterator[str]:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from keyrotation_pipeline.audit.verify import require_signatures
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.catalog import BackupContext, copy_set, is_intact, remove_unfinished, sets_of
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
@@ -14,7 +13,6 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name, free_stamp
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
-from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -78,7 +76,6 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         remove_unfinished(site)
         # First, since every key and dump is encrypted to the roster's recipients.
         roster = pinned_roster(site.pipeline)
-        _require_signed_destructions(site.pipeline)
         stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
         dump, failures = _dump(site, stamp) if database else (None, [])
         keys, lost = _keys(site, stamp)
@@ -154,16 +151,6 @@ def _keys(site: BackupContext, stamp: str) -> tuple[tuple[KeyCopy, ...], list[st
         except KeyRotationError as error:
             failures.append(str(error))
     return tuple(copies), failures
-
-
-def _require_signed_destructions(pipeline: Pipeline) -> None:
-    """Require officers' signatures for each destroyed key left out: the database's owner can write anything else."""
-    registered = pipeline.ledger.keys()
-    destroyed = {record.version for record in registered if record.state is KeyState.DESTROYED}
-    for request in pipeline.ledger.requests():
-        begun = request.status in {RequestStatus.RUNNING, RequestStatus.FINISHED}
-        if request.action == RequestAction.DESTROY and begun and request.source in destroyed:
-            require_signatures(pipeline, request.id)
 
 
 def _key(site: BackupContext, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -179,7 +178,7 @@ def report(
     period = period_of(since, until, declared.time_zone)
     with open_pipeline(declared, actor=actor()) as pipeline:
         _stamp(pipeline)
-        found = gather(pipeline, partial(_breach_of, pipeline), period).report
+        found = gather(pipeline, _breach_of, period).report
     if period is not None and period.since is not None:
         found = _with_accesses(found, declared, period.since)
     _write(_rendered(found, form), target, f"the report up to audit event {found.audit.seq}")
@@ -221,7 +220,7 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         raise taken(target)
     with open_backups(settings.load(config), actor=actor()) as site:
         _stamp(site.pipeline)
-        found = gather(site.pipeline, partial(_breach_of, site.pipeline))
+        found = gather(site.pipeline, _breach_of)
         dead = certificates(site, found.events)
         content = pack(found, site.places, site.pipeline.signatures.certificates(), dead)
     if not write_directory(target, content):
@@ -235,5 +234,5 @@ def _stamp(pipeline: Pipeline) -> None:
         output.note(f"the audit could not be time-stamped: {failed}")
 
 
-def _breach_of(pipeline: Pipeline, incident: Incident, recorded: Sequence[HistoryEntry]) -> tuple[str, ...]:
-    return assessment_from(recorded, pipeline.signatures, incident).lines()
+def _breach_of(incident: Incident, recorded: Sequence[HistoryEntry]) -> tuple[str, ...]:
+    return assessment_from(recorded, incident).lines()

@@ -10,22 +10,28 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.history import ASSESSMENT_HEADER, HistoryEntry, history, signature_fault
+from keyrotation_pipeline.audit.history import HistoryEntry, history
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
-from keyrotation_pipeline.incidents.breach import BreachDecision, BreachNotice, Outcome, decide_breach, presumed_facts
+from keyrotation_pipeline.incidents.breach import BreachDecision, BreachNotice, decide_breach, presumed_facts
 from keyrotation_pipeline.model.approval import Roster, rendered
 from keyrotation_pipeline.model.audit import read
-from keyrotation_pipeline.model.breach import EXCLUSIONS, AssessmentSigned, BreachAnswers, BreachAssessed
+from keyrotation_pipeline.model.breach import (
+    ASSESSMENT_HEADER,
+    EXCLUSIONS,
+    NO_NOTICE,
+    AssessmentSigned,
+    BreachAnswers,
+    BreachAssessed,
+    Outcome,
+)
 from keyrotation_pipeline.model.incidents import Incident, SentNotice, plain_text
 from keyrotation_pipeline.model.request_events import RosterPinned
-from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
 
-_CLOSED = frozenset({Outcome.SAFE_HARBOR, Outcome.NO_BREACH})
 _TEXTS = ("nature_of_phi", "unauthorised_person", "acquired_or_viewed", "mitigation")
 
 
@@ -65,7 +71,7 @@ class Assessment:
     @property
     def is_settled_as_none(self) -> bool:
         """Whether they have signed that nobody is to be notified."""
-        return self.is_settled and self.in_force.outcome in _CLOSED
+        return self.is_settled and self.in_force.outcome in NO_NOTICE
 
     def lines(self) -> tuple[str, ...]:
         """For people: what holds, who is to be told by when, what is missing, and what waits for signatures."""
@@ -181,7 +187,7 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
     told = assessed(pipeline)
     if any(isinstance(each.fact, AssessmentSigned) for each in told):
         require_verified(pipeline)  # whoever forges a roster could else sign
-    return assessment_from(told, pipeline.signatures, incident)
+    return assessment_from(told, incident)
 
 
 def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
@@ -189,7 +195,7 @@ def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
     return history(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
 
 
-def assessment_from(told: Iterable[HistoryEntry], signatures: SignatureVerifier, incident: Incident) -> Assessment:
+def assessment_from(told: Iterable[HistoryEntry], incident: Incident) -> Assessment:
     """The same from the events of an audit that was verified."""
     made = _Assessing(incident)
     for entry in told:
@@ -197,7 +203,7 @@ def assessment_from(told: Iterable[HistoryEntry], signatures: SignatureVerifier,
         match entry.fact:
             case BreachAssessed(incident=incident.id, by=by, answers=answers):
                 made.answered(entry.seq, entry.at, by, answers)
-            case AssessmentSigned(incident=incident.id) as signed if signature_fault(entry, signatures) is None:
+            case AssessmentSigned(incident=incident.id) as signed if entry.fault is None:
                 made.signed(entry.at, signed)
     return made.assessment()
 
@@ -261,8 +267,8 @@ class _Assessing:
 
 def _lightens(after: BreachDecision, before: BreachDecision) -> bool:
     """Whether less would be due, or later, or less surely."""
-    if after.outcome in _CLOSED or before.outcome in _CLOSED:
-        return before.outcome not in _CLOSED
+    if after.outcome in NO_NOTICE or before.outcome in NO_NOTICE:
+        return before.outcome not in NO_NOTICE
     return any(not any(_covers(new, old) for new in after.notices) for old in before.notices)
 
 

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta, timezone
-from enum import StrEnum
 
-from keyrotation_pipeline.model.breach import Answer, IncidentFacts, LawEnforcementDelay, Role
+from keyrotation_pipeline.model.breach import Answer, IncidentFacts, LawEnforcementDelay, Outcome, Role
 from keyrotation_pipeline.model.incidents import Incident, IncidentType
 
 NOTICE_DAYS = 60
@@ -125,15 +124,6 @@ CAVEATS = (
     "State law may ask for more, and sooner.",
     "Rotating the key does not cure ciphertext that was copied before.",
 )
-
-
-class Outcome(StrEnum):
-    """The outcome of a breach decision."""
-
-    NOTIFY = "breach of unsecured PHI: notify"
-    SAFE_HARBOR = "secured PHI: no notification"
-    NO_BREACH = "no breach"
-    UNDECIDED = "not decided: presumed a breach until shown otherwise"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ def unsettled(pipeline: Pipeline) -> tuple[Assessment, ...]:
     if not closed:
         return ()
     told = _believed(pipeline)
-    stand = (assessment_from(told, pipeline.signatures, each) for each in closed)
+    stand = (assessment_from(told, each) for each in closed)
     return tuple(each for each in stand if not each.is_settled)
 
 

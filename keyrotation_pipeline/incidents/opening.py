@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from keyrotation_pipeline.audit.incidents import Incidents, incidents
+from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BlockedError, IncidentError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.report import kept_report
+from keyrotation_pipeline.model.audit_state import Incidents
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
 from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.keys import KeyState
@@ -137,8 +138,9 @@ def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str
         news=news,
     )
     pipeline.ledger.append(fact)
-    known.apply(fact, now)
-    return known.by_id[fact.id]
+    known.by_id[fact.id] = opened = incidents(pipeline.ledger).by_id[fact.id]
+    known.news.setdefault(news, fact.id)
+    return opened
 
 
 def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]:

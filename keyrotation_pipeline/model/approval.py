@@ -70,11 +70,34 @@ class Roster:
 
 
 @dataclass(frozen=True, slots=True)
+class RosterSignature:
+    """One officer's signature (hex) on a change of the roster, and when it was recorded."""
+
+    officer: str
+    signature: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class RosterChange:
+    """A signed change to a roster: the text that officers of the roster before signed."""
+
+    roster: Roster
+    text: str
+    signatures: tuple[RosterSignature, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PinnedRoster:
-    """A roster and the audit event that pinned it."""
+    """A roster and the audit event that pinned it.
+
+    Args:
+        changes: the signed changes that led to it from the first roster, which a restored database may have lost.
+    """
 
     seq: int
     roster: Roster
+    changes: tuple[RosterChange, ...] = ()
 
     def is_same(self, other: "PinnedRoster") -> bool:
         """Whether it is the same roster, pinned by the same event."""
@@ -99,6 +122,7 @@ class ApprovalText:
         not_looked_at: names and values of further lines, of what nobody looks at.
         not_before: the earliest start; None, and no line: it may start at once.
         manual: whether people carry it out, and the conductor starts no step.
+        incident: makes it an emergency.
     """
 
     request: str
@@ -120,6 +144,7 @@ class ApprovalText:
     reason: str
     not_before: datetime | None = None
     manual: bool = False
+    incident: str | None = None
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -130,7 +155,7 @@ class ApprovalText:
         """
         seq, head = self.audit_head
         rollout = () if self.rollout is None else (("Rollout", self.rollout),)
-        not_before = () if self.not_before is None else (("Not before", _instant(self.not_before)),)
+        not_before = () if self.not_before is None else (("Not before", signed_moment(self.not_before)),)
         fields = (
             ("Request", self.request),
             ("Action", self.action),
@@ -146,9 +171,10 @@ class ApprovalText:
             ("Recipients", ", ".join(self.recipients)),
             ("Audit head", f"{seq} {head}"),
             *not_before,
-            ("Start by", _instant(self.start_by)),
-            ("Finish by", _instant(self.finish_by)),
+            ("Start by", signed_moment(self.start_by)),
+            ("Finish by", signed_moment(self.finish_by)),
             *([CARRIED_OUT] if self.manual else []),
+            *(() if self.incident is None else (("Incident", self.incident),)),
             ("Reason", self.reason),
         )
         return rendered(HEADER, fields)
@@ -211,7 +237,8 @@ def _split(text: bytes) -> list[tuple[str, str]]:
     return [(line.partition(": ")[0], line.partition(": ")[2]) for line in lines]
 
 
-def _instant(at: datetime) -> str:
+def signed_moment(at: datetime) -> str:
+    """A moment as a signed text writes it."""
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 LABEL = b"keyrotation-audit-v1"
 GENESIS = "0" * 64
+HASH_BYTES = 32
 # How far a host's clock may be from the database server's. So an event may seem older than its predecessor by up to
 # twice that, if two hosts wrote them.
 CLOCKS_DIFFER_BY = timedelta(seconds=10)

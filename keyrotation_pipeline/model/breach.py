@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.requests import Request, RequestStatus, RotationType, Step, Walk
 
 ORAL_DELAY_DAYS = 30
+ASSESSMENT_HEADER = "keyrotation-assessment-v1"
 
 
 class Answer(StrEnum):
@@ -23,6 +24,19 @@ class Answer(StrEnum):
     YES = "yes"
     NO = "no"
     UNKNOWN = "unknown"
+
+
+class Outcome(StrEnum):
+    """The outcome of a breach decision."""
+
+    NOTIFY = "breach of unsecured PHI: notify"
+    SAFE_HARBOR = "secured PHI: no notification"
+    NO_BREACH = "no breach"
+    UNDECIDED = "not decided: presumed a breach until shown otherwise"
+
+
+# Nobody is to be notified.
+NO_NOTICE = frozenset({Outcome.SAFE_HARBOR, Outcome.NO_BREACH})
 
 
 class Role(StrEnum):

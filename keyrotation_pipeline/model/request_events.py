@@ -1,13 +1,13 @@
 """Events of requests: opened, signed, started, paused, finished; and of rehearsals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import Field
 
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature
+from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, Signature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact, Version
 from keyrotation_pipeline.model.fleet import Gone, TargetKind
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
@@ -15,17 +15,22 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 
 @dataclass(frozen=True, slots=True)
 class RosterPinned(Fact):
-    """The roster that approves from now on."""
+    """The roster that approves from now on.
+
+    Args:
+        changes: by a reconciliation, the signed changes that led to it and that the database had lost.
+    """
 
     kind: ClassVar = EventKind.ROSTER_PINNED
     required: int
     officers: tuple[Officer, ...]
     recipients: tuple[str, ...]
+    changes: tuple[RosterChange, ...] = ()
 
     @classmethod
-    def of(cls, roster: Roster) -> Self:
+    def of(cls, roster: Roster, changes: Sequence[RosterChange] = ()) -> Self:
         """The record of a roster."""
-        return cls(roster.required, roster.officers, roster.recipients)
+        return cls(roster.required, roster.officers, roster.recipients, tuple(changes))
 
     @property
     def roster(self) -> Roster:

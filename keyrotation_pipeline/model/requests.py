@@ -157,7 +157,7 @@ class Walk(Request):
         return None
 
 
-HEADER = "keyrotation-confirmation-v1"
+CONFIRMATION_HEADER = "keyrotation-confirmation-v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class ConfirmationText:
         """
         seq, head = self.audit_head
         return rendered(
-            HEADER,
+            CONFIRMATION_HEADER,
             (
                 ("Request", self.request),
                 ("Rollout", str(self.goal.aim)),

@@ -141,7 +141,12 @@ class DatabaseIdentity:
     def signed(self) -> str:
         """The database in the signed text: only what stays the same, however it is reached."""
         power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
-        return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}{power}"
+        return f"{self.place}{power}"
+
+    @property
+    def place(self) -> str:
+        """The database without its host, which stays the same however it is reached."""
+        return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.approval import Roster, RosterChange, Signature
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note
+from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
@@ -59,12 +60,22 @@ class Ledger(Protocol):
             AuditError: an event found by its kind is of another one.
         """
 
+    def replayed(self) -> AuditState:
+        """Returns where the events lead, each judged, with every signature verified as of its moment.
+
+        Raises:
+            AuditError: its events do not form a chain.
+        """
+
     # roster
     def pinned_roster(self) -> Roster | None:
         """Returns the roster pinned by `init` or by a later policy."""
 
-    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
+    def pin_roster(self, roster: Roster, request: str | None = None, changes: Sequence[RosterChange] = ()) -> None:
         """Pins the first roster; or, by a request that was signed for it, replaces the present one.
+
+        Args:
+            changes: by a reconciliation, the signed changes that the database has lost.
 
         Raises:
             ApprovalError: another roster is pinned, and no request is named.

@@ -7,10 +7,9 @@ from itertools import takewhile
 
 from keyrotation_pipeline.audit.chain import verify_chain
 from keyrotation_pipeline.audit.events import entry_of
-from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, signer_of, whole_history
-from keyrotation_pipeline.audit.incidents import incidents_of
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.audit.verify import refusal_of, verify_everything
-from keyrotation_pipeline.errors import ApprovalError, AuditError
+from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import AuditEvent, EventKind, Note
@@ -90,13 +89,13 @@ def report_of(
     period: Period | None = None,
 ) -> ComplianceReport:
     """The report of a verified chain, which is not empty; raises as `gather`."""
-    told, replayed = whole_history(_up_to(period, events))
-    newest, since, approvals = told[-1], _since(period, told), _approvals(told, signatures)
+    told, replayed = whole_history(_up_to(period, events), signatures.verify_as_of)
+    newest, since, approvals = told[-1], _since(period, told), _approvals(told)
     # What happened in the period, and requests that are not over.
     within = [each for each in told if each.at >= since]
     moved = {each.request for each in within}
     decided = [each for each in replayed.requests.values() if each.id in moved or not each.is_over]
-    every = incidents_of((each.fact, each.at) for each in told).by_id.values()
+    every = replayed.incidents.by_id.values()
     incidents = [each for each in every if each.closed_at is None or each.closed_at >= since]
     return ComplianceReport(
         generated_at=newest.at,
@@ -179,24 +178,16 @@ def _cryptoperiods(version: KeyVersion, told: Sequence[HistoryEntry]) -> list[Sp
     return spans if since is None else [*spans, Span(since, None)]
 
 
-def _approvals(told: Sequence[HistoryEntry], signatures: SignatureVerifier) -> dict[str, list[Approval]]:
-    """Every signature verified anew, each by the roster of its moment."""
+def _approvals(told: Sequence[HistoryEntry]) -> dict[str, list[Approval]]:
+    """Every signature, and why one does not count."""
     found = dict[str, list[Approval]]()
     for entry in told:
         if isinstance(added := entry.fact, SignatureAdded):
             name = entry.roster.name_of(added.officer) if entry.roster else None
-            refusal = _refusal(entry, added, signatures)
+            refusal = None if entry.fault is None else f"it {entry.fault}"
             approval = Approval(name or "not on the roster", added.officer, added.signed_at, refusal)
             found.setdefault(entry.request or "", []).append(approval)
     return found
-
-
-def _refusal(entry: HistoryEntry, added: SignatureAdded, signatures: SignatureVerifier) -> str | None:
-    try:
-        officer = signer_of(entry, signatures)
-    except ApprovalError as error:
-        return str(error)
-    return None if officer == added.officer else f"it is by {officer}"
 
 
 def _decided(request: Request, approvals: tuple[Approval, ...]) -> Decided:

@@ -58,7 +58,9 @@ def certify(site: BackupContext, rotation: str) -> RetirementCertificate:
         RequestError: the rotation retired no key, or one of them is used again.
         BackupError: a place for backups does not answer, or the pipeline's key is not here.
     """
-    return _certificate(site, *whole_history(verified_events(site.pipeline)), rotation)
+    return _certificate(
+        site, *whole_history(verified_events(site.pipeline), site.pipeline.signatures.verify_as_of), rotation
+    )
 
 
 def certificates(site: BackupContext, events: Sequence[AuditEvent]) -> Iterator[RetirementCertificate]:
@@ -67,7 +69,7 @@ def certificates(site: BackupContext, events: Sequence[AuditEvent]) -> Iterator[
     Args:
         events: the whole verified audit.
     """
-    told, state = whole_history(events)
+    told, state = whole_history(events, site.pipeline.signatures.verify_as_of)
     for rotation in dict.fromkeys(each.request for each in told if isinstance(each.fact, KeyRetired)):
         if rotation is not None and not revived(told, rotation):
             yield _certificate(site, told, state, rotation)

@@ -133,6 +133,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
         not_before=request.not_before,
         manual=request.manual,
+        incident=request.incident,
     )
 
 

@@ -1,27 +1,22 @@
 """Determines the pinned roster: who may approve, how many must, and who can read backups.
 
-The database's owner can write any roster there, and any audit event. So the first event that pinned a roster is
-trusted, and a later one only if officers of the previous roster signed for it. Their signatures are verified again,
-back to the roster that this home has seen before. The home stores what it has seen outside the database; a backup and
-the key store hold the digest.
+The first event that pinned a roster is trusted, a later one only if enough officers of the roster before signed for it
+(`audit/rules`). What the database's owner could still do is to write another audit from its first event on: so the home
+stores the roster that it has seen, a backup and the key store hold its digest, and the audit must have it.
 
 The audit is written first, then the key store. A process that dies between the two leaves an earlier roster of the same
 audit there, from which the later ones were signed; the next change completes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import datetime
-from itertools import islice, pairwise
 
-from keyrotation_pipeline.audit.events import entries, recorded
+from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.errors import ApprovalError, AuditError, KeyStoreConflictError, KeyStoreError
-from keyrotation_pipeline.model.approval import PinnedRoster, Roster, signed_fields
-from keyrotation_pipeline.model.audit import GENESIS, EventKind, Note
+from keyrotation_pipeline.model.approval import PinnedRoster, Roster, RosterChange, RosterSignature, signed_fields
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.request_events import RequestOpened, RosterPinned, SignatureAdded
-from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _LOOKS = 5
@@ -32,20 +27,22 @@ def pinned_roster(pipeline: Pipeline) -> Roster:
 
     Raises:
         ApprovalError: there is none.
-        AuditError: it is neither the one that this home or a backup has seen, nor signed by that one's officers.
+        AuditError: it is neither the one that this home or a backup has seen, nor did that one's officers sign for it.
     """
-    if pipeline.ledger.pinned_roster() is None:
+    state = pipeline.ledger.replayed()
+    if state.roster is None:
         raise ApprovalError("no roster of officers is pinned yet; run `keyrotation init`")
-    pins, known = _pins(pipeline), pipeline.anchors.roster()
-    newest = pins[-1].pinned
-    if not pipeline.anchors.roster_digests() <= {pin.pinned.roster.digest for pin in pins}:
+    digests, known = {roster.digest for _, roster, _ in state.rosters}, pipeline.anchors.roster()
+    if not pipeline.anchors.roster_digests() <= digests:
         raise _another("a backup's manifest")
-    # An unsigned event may pin a roster again, after another unsigned one.
-    if known is None or not known.is_same(newest):
-        _require_signed_on(pipeline, pins, known or _pin_in_store(pipeline, pins))
-    if known is None or known.seq != newest.seq:
-        pipeline.anchors.keep_roster(newest)
-    return newest.roster
+    if known is None:
+        _require_in_store(pipeline, digests)
+    elif known.roster.digest not in digests:
+        raise _another("this home")
+    seq, roster, _ = state.rosters[-1]
+    if known is None or not known.is_same(PinnedRoster(seq, roster)):
+        pipeline.anchors.keep_roster(PinnedRoster(seq, roster, _changes(pipeline)))
+    return roster
 
 
 def require_roster(pipeline: Pipeline) -> Roster:
@@ -113,7 +110,8 @@ def lost_roster(pipeline: Pipeline) -> Roster | None:
     Raises:
         AuditError: it is the one that the key store names, and neither this home nor the configuration has it.
     """
-    known, pinned = pipeline.anchors.roster(), {pin.pinned.roster.digest for pin in _pins(pipeline)}
+    known = pipeline.anchors.roster()
+    pinned = {roster.digest for _, roster, _ in pipeline.ledger.replayed().rosters}
     digest = pipeline.keys.read().roster
     if digest is None or digest in pinned:
         return known.roster if known is not None and known.roster.digest not in pinned else None
@@ -127,22 +125,40 @@ def lost_roster(pipeline: Pipeline) -> Roster | None:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Pin:
-    """One event that pinned a roster; `request`: the one that was signed for it, None for the first."""
+def changes_lost(pipeline: Pipeline) -> tuple[RosterChange, ...]:
+    """The signed changes from the pinned roster to the one that this home has seen, which the audit has lost.
 
-    pinned: PinnedRoster
-    request: str | None
-    at: datetime
-
-
-def _pins(pipeline: Pipeline) -> tuple[_Pin, ...]:
-    found = entries(pipeline.ledger, EventKind.ROSTER_PINNED)
-    return tuple(
-        _Pin(PinnedRoster(entry.seq, fact.roster), entry.request, entry.at)
-        for entry in found
-        if isinstance(fact := entry.fact(), RosterPinned)
+    Raises:
+        AuditError: this home does not have them.
+    """
+    known, pinned = pipeline.anchors.roster(), str(pipeline.ledger.replayed().roster)
+    changes = known.changes if known is not None else ()
+    for index in reversed(range(len(changes))):
+        if signed_fields(changes[index].text.encode()).get("From") == pinned:
+            return changes[index:]
+    raise AuditError(
+        "the audit has lost the change to the roster that was pinned last, and this home does not have what officers "
+        "signed for it; restore a backup of the database that was made after that change"
     )
+
+
+def _changes(pipeline: Pipeline) -> tuple[RosterChange, ...]:
+    """Every signed change of the roster, as the audit has it."""
+    told = history(pipeline.ledger, EventKind.ROSTER_PINNED, EventKind.SIGNATURE_ADDED)
+    changes: list[RosterChange] = []
+    for pin in told:
+        if not isinstance(pin.fact, RosterPinned) or pin.fault is not None or pin.request is None:
+            continue
+        if pin.fact.changes:
+            changes += pin.fact.changes
+            continue
+        signatures = tuple(
+            RosterSignature(each.fact.officer, each.fact.signature, each.at)
+            for each in told
+            if isinstance(each.fact, SignatureAdded) and each.request == pin.request and each.fault is None
+        )
+        changes.append(RosterChange(pin.fact.roster, pin.text.decode(), signatures))
+    return tuple(changes)
 
 
 def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
@@ -154,67 +170,12 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
     return roster
 
 
-def _pin_in_store(pipeline: Pipeline, pins: Sequence[_Pin]) -> PinnedRoster | None:
-    """The first pin of the roster that the key store names.
-
-    None: it names none, or cannot be read, which is reported elsewhere.
-    """
-    try:
+def _require_in_store(pipeline: Pipeline, digests: Collection[str]) -> None:
+    """Refuse an audit that never pinned the roster that the key store names, if it can be read."""
+    with suppress(KeyStoreError):
         digest = pipeline.keys.read().roster
-    except KeyStoreError:
-        return None
-    vouched = [pin.pinned for pin in pins if pin.pinned.roster.digest == digest]
-    if digest is not None and not vouched:
-        raise _another("the key store")
-    return vouched[0] if vouched else None
-
-
-def _require_signed_on(pipeline: Pipeline, pins: Sequence[_Pin], known: PinnedRoster | None) -> None:
-    """Require that each roster since the known one, or since the first, was signed by officers of the one before."""
-    for before, pin in pairwise(pins[_seen(pins, known) :]):
-        if not _is_signed(pipeline, before.pinned.roster, pin):
-            raise AuditError(
-                f"the roster that audit event {pin.pinned.seq} pinned was not signed by officers of the one before; "
-                "keep this database as it is, and run `keyrotation audit verify`"
-            )
-
-
-def _seen(pins: Sequence[_Pin], known: PinnedRoster | None) -> int:
-    """The index of the known pin: the same event, or another one where the database was restored since."""
-    if known is None:
-        return 0
-    same = [index for index, pin in enumerate(pins) if pin.pinned.is_same(known)]
-    alike = [index for index, pin in enumerate(pins) if pin.pinned.roster.digest == known.roster.digest]
-    if not same + alike:
-        raise _another("this home")
-    return (same + alike)[0]
-
-
-def _is_signed(pipeline: Pipeline, before: Roster, pin: _Pin) -> bool:
-    """Whether enough officers of the previous roster have signed exactly this change, for this audit."""
-    opened = next(recorded(pipeline.ledger, RequestOpened, pin.request), None) if pin.request else None
-    if opened is None:
-        return False
-    text = opened.approval_text.encode()
-    fields = signed_fields(text)
-    named = [fields.get(name) for name in ("Request", "Action", "From", "To")]
-    if named != [pin.request, RequestAction.POLICY, str(before), str(pin.pinned.roster)]:
-        return False
-    if fields.get("Audit head") not in _heads_before(pipeline, opened.audit_head.seq):
-        return False
-    officers = set()
-    for signature in recorded(pipeline.ledger, SignatureAdded, pin.request):
-        with suppress(ApprovalError):  # it does not count
-            signed = pipeline.signatures.verify(text, bytes.fromhex(signature.signature), before.officers, pin.at)
-            officers.add(signed.officer)
-    return len(officers) >= before.required
-
-
-def _heads_before(pipeline: Pipeline, seq: int) -> set[str]:
-    """The audit heads that a text signed for this audit can name for the event of that number."""
-    if seq == 0:
-        return {f"0 {GENESIS}"}
-    return {f"{event.seq} {event.hash}" for event in islice(pipeline.ledger.events(after_seq=seq - 1), 1)}
+        if digest is not None and digest not in digests:
+            raise _another("the key store")
 
 
 def _another(where: str) -> AuditError:

@@ -5,8 +5,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from keyrotation_pipeline.audit import verify
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
+from keyrotation_pipeline.audit.rules import abandoning
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -21,7 +21,13 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.control import hold_all_steps
-from keyrotation_pipeline.requests.roster import authority_to_reconcile, lost_roster, pin_roster_in_store, pinned_roster
+from keyrotation_pipeline.requests.roster import (
+    authority_to_reconcile,
+    changes_lost,
+    lost_roster,
+    pin_roster_in_store,
+    pinned_roster,
+)
 from keyrotation_pipeline.rotation.fences import fences
 
 FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -76,7 +82,7 @@ class Plan:
         if self.roster is not None:
             parts.append(f"pin again {self.roster}")
         if self.found.unknown:
-            parts.append(verify.sentence(self.found.unknown))
+            parts.append(abandoning(self.found.unknown))
         return "; ".join(parts)
 
 
@@ -216,8 +222,9 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
 
 def _verified_plan(pipeline: Pipeline) -> Plan:
     """The plan, for an audit that verifies from its first event on, except for the anchors to be abandoned."""
-    roster, decided = authority_to_reconcile(pipeline), plan(pipeline)
-    require_verified(pipeline, afresh=True, but=decided.found.unknown, reconciled_by=roster)
+    authority_to_reconcile(pipeline)  # which refuses another roster than this home's
+    decided = plan(pipeline)
+    require_verified(pipeline, afresh=True, but=decided.found.unknown)
     return decided
 
 
@@ -259,11 +266,12 @@ def _fence(pipeline: Pipeline, decided: Plan) -> None:
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
+    if decided.roster is not None:
+        # First: its officers have signed what begins now.
+        pipeline.ledger.pin_roster(decided.roster, rotation.id, changes_lost(pipeline))
     pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     for former in decided.ends:
         pipeline.ledger.set_status(former, RequestStatus.CANCELLED, by=rotation.id)
-    if decided.roster is not None:
-        pipeline.ledger.pin_roster(decided.roster, rotation.id)
     # The primary last: only one version may be active.
     for version in sorted(decided.states, key=lambda each: each == decided.primary):
         _set_state(pipeline, version, decided.states[version], rotation)

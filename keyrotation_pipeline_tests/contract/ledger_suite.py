@@ -22,7 +22,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.approval import CARRIED_OUT, Officer, Roster, Signature
+from keyrotation_pipeline.model.approval import ApprovalText, Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS, AuditHead, EventKind, Fact, Note
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -31,7 +31,6 @@ from keyrotation_pipeline.model.request_events import (
     CancelIntended,
     PromotionRecorded,
     RequestOpened,
-    RosterPinned,
     RotationAuditWritten,
     SignatureAdded,
     StatusChanged,
@@ -50,13 +49,13 @@ from keyrotation_pipeline.model.requests import (
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.ledger import Ledger
+from keyrotation_pipeline_tests.fakes.journal import START
+from keyrotation_pipeline_tests.fakes.signatures import FakeSignatures
 
-AT = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
+AT = datetime(2026, 1, 5, 8, 0, 0, 123456, tzinfo=UTC)
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
 ROSTER = Roster(2, (Officer("Ada", "A" * 40, "mQAQZGE="), Officer("Bén", "B" * 40)), ("F" * 40,))
-TEXT = b"keyrotation-approval-v1\nReason: yearly, \xe2\x80\x93 as ever\n"
-SIGNATURE = Signature("A" * 40, b"\x89\x00\x01-signed", AT.replace(microsecond=0))
 
 
 def rotation(number: int = 1, **changes: object) -> Walk:
@@ -64,8 +63,8 @@ def rotation(number: int = 1, **changes: object) -> Walk:
     new = Walk(
         id=f"{number:032x}", type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=V1,
         source_fingerprint="1f" * 32, target=V2, reason="yearly", incident=None, requested_by="dba@clinic",
-        requested_at=AT, start_by=AT + timedelta(days=30), finish_by=AT + timedelta(days=90), audit_head=(0, GENESIS),
-        status=RequestStatus.REQUESTED, steps=(), approvals=(),
+        requested_at=AT, start_by=AT + timedelta(days=3650), finish_by=AT + timedelta(days=3650),
+        audit_head=(0, GENESIS), status=RequestStatus.REQUESTED, steps=(), approvals=(),
     )  # fmt: skip
     return replace(new, **changes)  # type: ignore[arg-type]
 
@@ -74,6 +73,43 @@ def opened_as(action: RequestAction) -> Request:
     """A new request that does not walk."""
     content = {each.name: getattr(rotation(2), each.name) for each in fields(Request)}
     return Request(**{**content, "action": action})
+
+
+def text_of(request: Request, roster: Roster = ROSTER, after: Roster | None = None) -> bytes:
+    """The text to sign for a request; for a change of the roster, to another one."""
+    is_policy = request.action is RequestAction.POLICY
+    return ApprovalText(
+        request=request.id, action=request.action, authorises="that, and nothing else",
+        database="clinic, system identifier 7", key_store="file",
+        source=str(roster) if is_policy else f"{request.source} {request.source_fingerprint}",
+        target=str(after) if is_policy else "destroyed" if request.action == "destroy" else str(request.target),
+        columns=(), rollout=None, not_looked_at=(), required=roster.required,
+        officers=tuple(officer.fingerprint for officer in roster.officers), recipients=roster.recipients,
+        audit_head=request.audit_head, start_by=request.start_by, finish_by=request.finish_by,
+        reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
+        not_before=request.not_before, manual=request.manual, incident=request.incident,
+    ).render()  # fmt: skip
+
+
+def signature_by(officer: str, text: bytes) -> Signature:
+    return Signature(officer, FakeSignatures.sign(officer, text), START)
+
+
+TEXT = text_of(rotation())
+SIGNATURE = signature_by("A" * 40, TEXT)
+COSIGNATURE = signature_by("B" * 40, TEXT)
+
+
+def sign(ledger: Ledger) -> None:
+    """Both officers sign the request."""
+    for signature in (SIGNATURE, COSIGNATURE):
+        ledger.add_signature(rotation().id, signature)
+
+
+def start(ledger: Ledger) -> None:
+    """Both officers sign the request, and it runs."""
+    sign(ledger)
+    ledger.set_status(rotation().id, RequestStatus.RUNNING)
 
 
 def step(name: Step = Step.ROWS, table: str | None = None, shard: int | None = None) -> StepRecord:
@@ -92,34 +128,39 @@ class Change:
     make: Callable[[Ledger], None]
     fact: Fact
     request: str | None = None
+    before: Callable[[Ledger], None] = lambda _ledger: None
 
 
 CHANGES = {
-    "roster pinned": Change(lambda ledger: ledger.pin_roster(ROSTER), RosterPinned.of(ROSTER)),
     "key registered": Change(lambda ledger: ledger.add_key(V3_RECORD, None), KeyRegistered.of(V3_RECORD)),
     "key state": Change(
         lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, rotation().id),
         KeyStateChanged(V1, KeyState.PRE_ACTIVATION, KeyState.ACTIVE, "1f" * 32),
         rotation().id,
+        start,
     ),
     "request opened": Change(
-        lambda ledger: ledger.open(SUCCESSOR, TEXT), RequestOpened.of(SUCCESSOR, TEXT), SUCCESSOR.id
+        lambda ledger: ledger.open(SUCCESSOR, text_of(SUCCESSOR)),
+        RequestOpened.of(SUCCESSOR, text_of(SUCCESSOR)),
+        SUCCESSOR.id,
     ),
     "signature": Change(
         lambda ledger: ledger.add_signature(rotation().id, SIGNATURE), SignatureAdded.of(SIGNATURE), rotation().id
     ),
     "finished step": Change(
-        lambda ledger: ledger.finish_step(rotation().id, step()), StepFinished.of(step()), rotation().id
+        lambda ledger: ledger.finish_step(rotation().id, step()), StepFinished.of(step()), rotation().id, start
     ),
     "finished shard": Change(
         lambda ledger: ledger.finish_step(rotation().id, step(Step.ROWS, "clients", 0)),
         StepFinished.of(step(Step.ROWS, "clients", 0)),
         rotation().id,
+        start,
     ),
     "status": Change(
         lambda ledger: ledger.set_status(rotation().id, RequestStatus.RUNNING),
         StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, AT),
         rotation().id,
+        sign,
     ),
     "status because of another": Change(
         lambda ledger: ledger.set_status(rotation().id, RequestStatus.CANCELLED, by=SUCCESSOR.id),
@@ -127,7 +168,7 @@ CHANGES = {
         rotation().id,
     ),
     "promotion": Change(
-        lambda ledger: ledger.set_promotion(rotation().id, 4711), PromotionRecorded(4711), rotation().id
+        lambda ledger: ledger.set_promotion(rotation().id, 4711), PromotionRecorded(4711), rotation().id, start
     ),
     "blocked": Change(
         lambda ledger: ledger.block(rotation().id, "web-1 lags; restart it"),
@@ -162,9 +203,16 @@ class LedgerSuite:
     @pytest.fixture
     def opened(self, ledger: Ledger) -> Ledger:
         """A ledger with a request, and v1 registered."""
+        ledger.pin_roster(ROSTER)
         ledger.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)
         ledger.open(rotation(), TEXT)
         return ledger
+
+    @pytest.fixture
+    def running(self, opened: Ledger) -> Ledger:
+        """A ledger whose request runs."""
+        start(opened)
+        return opened
 
     def test_a_request_comes_back_as_it_was_opened(self, opened: Ledger) -> None:
         assert opened.walk(rotation().id) == rotation()
@@ -172,24 +220,25 @@ class LedgerSuite:
         assert opened.approval_text(rotation().id) == TEXT
 
     def test_a_request_that_is_left_to_people_comes_back_as_its_text_says(self, opened: Ledger) -> None:
-        text = b"keyrotation-approval-v1\n%s: %s\nReason: yearly\n" % tuple(each.encode() for each in CARRIED_OUT)
         opened.set_status(rotation().id, RequestStatus.CANCELLED)
-        opened.open(rotation(2, manual=True), text)
+        opened.open(rotation(2, manual=True), text_of(rotation(2, manual=True)))
         assert opened.walk(rotation(2).id) == rotation(2, manual=True)
         assert {each.id: each.manual for each in opened.requests()} == {rotation().id: False, rotation(2).id: True}
 
     def test_no_request_opens_while_another_is_unfinished(self, opened: Ledger) -> None:
         with pytest.raises(RequestError):
-            opened.open(rotation(2), TEXT)
+            opened.open(rotation(2), text_of(rotation(2)))
         assert opened.requests() == (rotation(),)
 
     def test_the_next_request_opens_once_the_last_is_over(self, opened: Ledger) -> None:
         opened.set_status(rotation().id, RequestStatus.CANCELLED)
-        opened.open(rotation(2, requested_at=AT + timedelta(days=1)), TEXT)
+        later = rotation(2, requested_at=AT + timedelta(minutes=1))
+        opened.open(later, text_of(later))
         assert [each.id for each in opened.requests()] == [rotation(2).id, rotation().id]
 
     @pytest.mark.parametrize("name", CHANGES)
     def test_every_change_appends_one_event_that_says_what_it_was(self, opened: Ledger, name: str) -> None:
+        CHANGES[name].before(opened)
         before = opened.head().seq
         CHANGES[name].make(opened)
         told = newest(opened)
@@ -207,11 +256,11 @@ class LedgerSuite:
         def seqs(*kinds: EventKind, request: str | None = None, after_seq: int = 0) -> list[int]:
             return [event.seq for event in opened.events(*kinds, request=request, after_seq=after_seq)]
 
-        assert seqs() == [1, 2, 3, 4, 5]
-        assert seqs(EventKind.CANCEL_INTENDED) == [3, 4]
-        assert seqs(EventKind.CANCEL_INTENDED, EventKind.BACKUP_MADE, after_seq=3) == [4, 5]
-        assert seqs(request=rotation().id) == [2, 3, 5]
-        assert seqs(EventKind.CANCEL_INTENDED, request=rotation(2).id) == [4]
+        assert seqs() == [1, 2, 3, 4, 5, 6]
+        assert seqs(EventKind.CANCEL_INTENDED) == [4, 5]
+        assert seqs(EventKind.CANCEL_INTENDED, EventKind.BACKUP_MADE, after_seq=4) == [5, 6]
+        assert seqs(request=rotation().id) == [3, 4, 6]
+        assert seqs(EventKind.CANCEL_INTENDED, request=rotation(2).id) == [5]
         assert seqs(EventKind.KEY_DESTROYED) == []
         assert list(recorded(opened, CancelIntended, rotation().id)) == [CancelIntended(V2)]
 
@@ -221,6 +270,7 @@ class LedgerSuite:
             signatures = opened.signatures(rotation().id)
             return opened.head(), opened.keys(), opened.requests(), signatures, opened.pinned_roster()
 
+        CHANGES[name].before(opened)
         before = stored()
 
         def change_then_fail() -> None:
@@ -240,12 +290,12 @@ class LedgerSuite:
             pytest.param(step(Step.ROWS), id="the step that closes its shards"),
         ],
     )
-    def test_a_finished_step_is_recorded_once(self, opened: Ledger, record: StepRecord) -> None:
-        opened.finish_step(rotation().id, record)
-        before = opened.head()
-        opened.finish_step(rotation().id, replace(record, facts={"rows": 0}))
-        assert opened.walk(rotation().id).steps == (record,)
-        assert opened.head() == before
+    def test_a_finished_step_is_recorded_once(self, running: Ledger, record: StepRecord) -> None:
+        running.finish_step(rotation().id, record)
+        before = running.head()
+        running.finish_step(rotation().id, replace(record, facts={"rows": 0}))
+        assert running.walk(rotation().id).steps == (record,)
+        assert running.head() == before
 
     def test_signatures_come_back_byte_for_byte_and_name_the_officer(self, opened: Ledger) -> None:
         opened.add_signature(rotation().id, SIGNATURE)
@@ -253,8 +303,8 @@ class LedgerSuite:
         assert opened.walk(rotation().id).approvals == ("A" * 40,)
 
     def test_of_two_signatures_of_one_second_the_one_recorded_first_comes_first(self, opened: Ledger) -> None:
-        for officer in ("B" * 40, "A" * 40):
-            opened.add_signature(rotation().id, replace(SIGNATURE, officer=officer))
+        for signature in (COSIGNATURE, SIGNATURE):
+            opened.add_signature(rotation().id, signature)
         assert opened.walk(rotation().id).approvals == ("B" * 40, "A" * 40)
 
     def test_an_officer_signs_only_once(self, opened: Ledger) -> None:
@@ -271,6 +321,7 @@ class LedgerSuite:
         assert (opened.signatures(rotation().id), opened.head()) == ((), head)
 
     def test_times_of_start_and_end_follow_the_status(self, opened: Ledger) -> None:
+        sign(opened)
         assert opened.walk(rotation().id).started_at is None
         opened.set_status(rotation().id, RequestStatus.RUNNING)
         started_at = opened.walk(rotation().id).started_at
@@ -281,10 +332,10 @@ class LedgerSuite:
         assert finished.finished_at is not None
         assert opened.current() is None
 
-    def test_the_first_promotion_stays(self, opened: Ledger) -> None:
-        opened.set_promotion(rotation().id, 4711)
-        opened.set_promotion(rotation().id, 4712)
-        assert opened.walk(rotation().id).promotion_xid == 4711
+    def test_the_first_promotion_stays(self, running: Ledger) -> None:
+        running.set_promotion(rotation().id, 4711)
+        running.set_promotion(rotation().id, 4712)
+        assert running.walk(rotation().id).promotion_xid == 4711
 
     def test_what_blocks_is_shown_until_nothing_does(self, opened: Ledger) -> None:
         opened.block(rotation().id, "instance web-1 lags; restart it")
@@ -300,17 +351,18 @@ class LedgerSuite:
         opened.block(rotation().id, sentence)
         assert opened.head() == before
 
-    def test_a_finished_step_ends_what_blocked_the_rotation(self, opened: Ledger) -> None:
-        opened.block(rotation().id, "web-1 lags; restart it")
-        opened.finish_step(rotation().id, step())
-        assert opened.walk(rotation().id).blocked_by is None
-        told = [each.kind for each in entries(opened, after_seq=opened.head().seq - 2)]
+    def test_a_finished_step_ends_what_blocked_the_rotation(self, running: Ledger) -> None:
+        running.block(rotation().id, "web-1 lags; restart it")
+        running.finish_step(rotation().id, step())
+        assert running.walk(rotation().id).blocked_by is None
+        told = [each.kind for each in entries(running, after_seq=running.head().seq - 2)]
         assert told == ["unblocked", "step_finished"]
 
     @pytest.mark.parametrize(("before", "after"), FORBIDDEN)
     def test_a_request_takes_only_statuses_that_may_follow(
         self, opened: Ledger, before: RequestStatus, after: RequestStatus
     ) -> None:
+        sign(opened)
         for status in WAYS[before]:
             opened.set_status(rotation().id, status)
         head = opened.head()
@@ -320,6 +372,7 @@ class LedgerSuite:
 
     @pytest.mark.parametrize("status", RequestStatus)
     def test_the_same_status_again_is_no_change(self, opened: Ledger, status: RequestStatus) -> None:
+        sign(opened)
         for each in WAYS[status]:
             opened.set_status(rotation().id, each)
         before = opened.head()
@@ -354,11 +407,11 @@ class LedgerSuite:
         with pytest.raises(RequestError):
             ledger.set_key_state(V1, KeyState.ACTIVE, None)
 
-    def test_only_one_key_is_active(self, opened: Ledger) -> None:
-        opened.add_key(V3_RECORD, None)
-        opened.set_key_state(V1, KeyState.ACTIVE, None)
+    def test_only_one_key_is_active(self, running: Ledger) -> None:
+        running.add_key(V3_RECORD, rotation().id)
+        running.set_key_state(V1, KeyState.ACTIVE, rotation().id)
         with pytest.raises(OutOfOrderError):
-            opened.set_key_state(V3, KeyState.ACTIVE, None)
+            running.set_key_state(V3, KeyState.ACTIVE, rotation().id)
 
     def test_a_version_keeps_its_fingerprint_for_ever(self, opened: Ledger) -> None:
         before = opened.head()
@@ -368,12 +421,12 @@ class LedgerSuite:
             opened.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "2f" * 32, AT), None)
         assert opened.keys() == (KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT),)
 
-    def test_a_key_takes_only_states_that_may_follow(self, opened: Ledger) -> None:
+    def test_a_key_takes_only_states_that_may_follow(self, running: Ledger) -> None:
         for state in (KeyState.ACTIVE, KeyState.ACTIVE, KeyState.DEACTIVATED, KeyState.ARCHIVED):
-            opened.set_key_state(V1, state, rotation().id)
+            running.set_key_state(V1, state, rotation().id)
         with pytest.raises(KeyRotationError):
-            opened.set_key_state(V1, KeyState.PRE_ACTIVATION, None)
-        (record,) = opened.keys()
+            running.set_key_state(V1, KeyState.PRE_ACTIVATION, None)
+        (record,) = running.keys()
         assert record.state is KeyState.ARCHIVED
 
     def test_the_pinned_roster_is_never_replaced(self, ledger: Ledger) -> None:
@@ -393,14 +446,15 @@ class LedgerSuite:
         assert [each.certificate for each in pinned.officers] == ["mQAQZGE=", ""]
 
     def test_a_request_replaces_the_pinned_roster_and_the_audit_says_which(self, opened: Ledger) -> None:
-        opened.pin_roster(ROSTER)
         policy = opened_as(RequestAction.POLICY)
-        opened.open(policy, TEXT)
+        fewer = replace(ROSTER, required=1)
+        text = text_of(policy, after=fewer)
+        opened.open(policy, text)
         for officer in ROSTER.officers:
-            opened.add_signature(policy.id, replace(SIGNATURE, officer=officer.fingerprint))
+            opened.add_signature(policy.id, signature_by(officer.fingerprint, text))
         opened.set_status(policy.id, RequestStatus.RUNNING)
-        opened.pin_roster(replace(ROSTER, required=1), policy.id)
-        assert opened.pinned_roster() == replace(ROSTER, required=1)
+        opened.pin_roster(fewer, policy.id)
+        assert opened.pinned_roster() == fewer
         (*_, event) = opened.events()
         told = json.loads(event.body)
         assert (told["event"], told["request"], told["facts"]["required"]) == ("roster_pinned", policy.id, 1)
@@ -484,28 +538,31 @@ class LedgerSuite:
 
     def test_a_request_that_supersedes_another_waits_beside_it(self, opened: Ledger) -> None:
         rollback = rotation(2, action=RequestAction.ROLLBACK, source=V2, target=V1, supersedes=rotation().id)
-        opened.open(rollback, TEXT)
+        opened.open(rollback, text_of(rollback))
         assert (opened.current(), opened.waiting()) == (rotation(), rollback)
 
     def test_only_one_request_waits_to_supersede_another(self, opened: Ledger) -> None:
-        opened.open(rotation(2, supersedes=rotation().id), TEXT)
+        opened.open(rotation(2, supersedes=rotation().id), text_of(rotation(2, supersedes=rotation().id)))
         with pytest.raises(RequestError):
-            opened.open(rotation(3, supersedes=rotation().id), TEXT)
+            opened.open(rotation(3, supersedes=rotation().id), text_of(rotation(3, supersedes=rotation().id)))
 
     def test_an_emergency_may_wait_beside_a_routine_request_and_comes_first(self, opened: Ledger) -> None:
-        opened.open(rotation(2, supersedes=rotation().id), TEXT)
+        opened.open(rotation(2, supersedes=rotation().id), text_of(rotation(2, supersedes=rotation().id)))
         urgent = rotation(3, supersedes=rotation().id, type=RotationType.EMERGENCY, incident="INC-2026-001")
-        opened.open(urgent, TEXT)
+        opened.open(urgent, text_of(urgent))
         assert opened.waiting() == urgent
+        another = replace(urgent, id=rotation(4).id)
         with pytest.raises(RequestError):
-            opened.open(rotation(4, supersedes=rotation().id, type=RotationType.EMERGENCY), TEXT)
+            opened.open(another, text_of(another))
 
     def test_a_request_that_supersedes_starts_only_once_the_other_has_ended(self, opened: Ledger) -> None:
         successor = rotation(2, supersedes=rotation().id)
-        opened.open(successor, TEXT)
+        opened.open(successor, text_of(successor))
         with pytest.raises(RequestError):
             opened.set_status(successor.id, RequestStatus.RUNNING)
         opened.set_status(rotation().id, RequestStatus.CANCELLED)
+        for officer in ROSTER.officers:
+            opened.add_signature(successor.id, signature_by(officer.fingerprint, text_of(successor)))
         opened.set_status(successor.id, RequestStatus.RUNNING)
         current = opened.current()
         assert current is not None
@@ -513,7 +570,7 @@ class LedgerSuite:
 
     def test_a_policy_request_is_no_rotation(self, opened: Ledger) -> None:
         policy = opened_as(RequestAction.POLICY)
-        opened.open(policy, TEXT)
+        opened.open(policy, text_of(policy))
         assert (opened.current(), opened.request(policy.id)) == (rotation(), policy)
         with pytest.raises(RequestError, match="is not a rotation"):
             opened.walk(policy.id)

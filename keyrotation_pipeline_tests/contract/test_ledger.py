@@ -9,6 +9,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline_tests.contract.ledger_suite import LedgerSuite
 from keyrotation_pipeline_tests.fakes import FakeLedger
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 
 
 class TestFakeLedger(LedgerSuite):
@@ -24,9 +25,9 @@ class TestFakeLedger(LedgerSuite):
 class TestPostgresLedger(LedgerSuite):
     @pytest.fixture
     def ledger(self, migrated: Connection) -> PostgresLedger:
-        return PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost, system identifier 7")
+        return PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost, system identifier 7", good_at_start)
 
     @pytest.fixture
     def other(self, ledger: PostgresLedger, database_url: str) -> Iterator[PostgresLedger]:
         with connect(database_url) as connection:
-            yield PostgresLedger(connection, ledger.clock, ledger.actor, ledger.database)
+            yield PostgresLedger(connection, ledger.clock, ledger.actor, ledger.database, good_at_start)

@@ -2,23 +2,33 @@
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
-from keyrotation_pipeline.errors import AtWorkError
+from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
+from keyrotation_pipeline.errors import ApprovalError, AtWorkError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
+from keyrotation_pipeline.model.audit_state import Verify
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
-from keyrotation_pipeline_tests.fakes.journal import Journal
+from keyrotation_pipeline_tests.fakes.journal import START, Journal
+
+
+def good_at_start(text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> VerifiedSignature:
+    """Verify as `FakeSignatures` does."""
+    for officer in officers:
+        if signature == f"signed by {officer.fingerprint}: ".encode() + text:
+            return VerifiedSignature(officer.fingerprint, START)
+    raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
 
 
 @dataclass
@@ -46,6 +56,21 @@ class FakeChain:
     depth: int = 0
     locks: set[str] = field(default_factory=set)
     actor: str = "test"
+    database: str = "clinic@localhost, system identifier 7"
+    verify: Verify = good_at_start
+    _replay: ReplayedState | None = None
+
+    def replayed(self) -> ReplayedState:
+        replay = self._replay
+        if replay is None or not self._has(replay.head):
+            replay = ReplayedState(self.verify)
+        replay.verify = self.verify
+        self._replay = replay.apply(self.state.events[replay.head.seq :])
+        return self._replay
+
+    def _has(self, head: AuditHead) -> bool:
+        events = self.state.events
+        return head.seq <= len(events) and (not head.seq or events[head.seq - 1].hash == head.hash)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -101,7 +126,7 @@ class FakeChain:
         if self.state.events:
             require_in_order(entry_of(self.state.events[-1]).at, at)
         body = body_of(
-            seq=head.seq + 1, at=at, actor=self.actor, database="clinic@localhost",
+            seq=head.seq + 1, at=at, actor=self.actor, database=self.database,
             request=request, event=fact.kind, facts=fact.as_json(),
         )  # fmt: skip
         event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)

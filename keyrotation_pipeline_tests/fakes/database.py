@@ -117,7 +117,7 @@ class FakeSurroundings:
     database: FakeDatabase
 
     def identity(self) -> DatabaseIdentity:
-        return DatabaseIdentity("clinic@localhost", "7000000000000000001")
+        return DatabaseIdentity("clinic@localhost", "7")
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         return self.database.problems

@@ -8,7 +8,7 @@ from typing import Any
 
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster, Signature
+from keyrotation_pipeline.model.approval import Roster, RosterChange, Signature
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
@@ -59,12 +59,12 @@ class FakeLedger(FakeChain):
     def pinned_roster(self) -> Roster | None:
         return self.state.roster
 
-    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
+    def pin_roster(self, roster: Roster, request: str | None = None, changes: Sequence[RosterChange] = ()) -> None:
         if self.state.roster == roster:
             return
         if self.state.roster is not None and request is None:
             raise ApprovalError("another roster is pinned; run `keyrotation policy`")
-        self.append(RosterPinned.of(roster), request)
+        self.append(RosterPinned.of(roster, changes), request)
         self.state.roster = roster
 
     def keys(self) -> tuple[KeyRecord, ...]:

@@ -17,6 +17,7 @@ class FakeSignatures:
     Args:
         revoked: fingerprints of revoked certificates.
         expired: since when certificates are, by fingerprint.
+        made: when each signature was made that was seen so far.
         addresses: of officers' certificates, by fingerprint.
         lone_officer_allowed: a roster may ask for one signature only.
     """
@@ -28,6 +29,7 @@ class FakeSignatures:
     lone_officer_allowed: bool = True
     standings: tuple[CertificateStanding, ...] = ()
     addresses: dict[str, str] = field(default_factory=dict)
+    made: dict[bytes, datetime] = field(default_factory=dict)
 
     def verify(
         self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime | None = None
@@ -35,7 +37,8 @@ class FakeSignatures:
         for officer in officers:
             if signature == self.sign(officer.fingerprint, text):
                 self._require_valid(officer, at)
-                return VerifiedSignature(officer.fingerprint, self.signed_at, self.addresses.get(officer.fingerprint))
+                signed_at = self.made.setdefault(signature, self.signed_at)
+                return VerifiedSignature(officer.fingerprint, signed_at, self.addresses.get(officer.fingerprint))
         raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
 
     def verify_as_of(

@@ -59,9 +59,10 @@ def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = 
     """The running rotation of a world, signed by both officers and promoted already, as its ledger holds it."""
     if (running := world.ledger.current()) is not None:
         return running
-    head = world.ledger.head()
+    head, past = world.ledger.head(), len(world.ledger.state.requests)
+    identified = f"{past:032x}" if past else "0f" * 16
     opened = Walk(
-        id="0f" * 16, type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=source,
+        id=identified, type=RotationType.ROUTINE, action=RequestAction.ROTATE, source=source,
         source_fingerprint=world.ledger.state.keys[source].fingerprint, target=target, reason="yearly", incident=None,
         requested_by="test", requested_at=START, start_by=START + timedelta(days=7),
         finish_by=START + timedelta(days=60), audit_head=(head.seq, head.hash), status=RequestStatus.REQUESTED,
@@ -100,6 +101,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
         FakeHeartbeats(),
     )  # fmt: skip
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
+    ledger.verify = signatures.verify_as_of
     ledger.state.roster = ROSTER
     keys.roster = ROSTER.digest
     world.keys_are({V1: KeyState.DEACTIVATED, V2: KeyState.ACTIVE})

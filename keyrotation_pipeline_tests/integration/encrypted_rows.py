@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.progress import Progress, Rewritten
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 
 REQUEST = "a" * 32
 V2 = KeyVersion(2)
@@ -99,7 +100,7 @@ def become(connection: Connection, status: str) -> None:
 
 
 def _ledger(connection: Connection) -> PostgresLedger:
-    return PostgresLedger(connection, SystemClock(), "tester", connection.info.dbname)
+    return PostgresLedger(connection, SystemClock(), "tester", connection.info.dbname, good_at_start)
 
 
 def table_of(name: str, *columns: str, schema: str = "public") -> EncryptedTable:

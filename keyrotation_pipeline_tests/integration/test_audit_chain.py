@@ -13,6 +13,7 @@ from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note, hash_of
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 
 EVENTS = 9
 
@@ -20,7 +21,7 @@ EVENTS = 9
 @pytest.fixture
 def ledger(migrated: Connection) -> PostgresLedger:
     """Nine events, and no trigger that could keep anybody from them."""
-    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost")
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost", good_at_start)
     for number in range(1, EVENTS + 1):
         ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))
     migrated.execute("DROP TRIGGER append_only ON keyrotation.audit_events")
@@ -155,9 +156,9 @@ def test_a_forgery_that_is_consistent_in_itself_is_found_by_an_anchor(
 def test_the_head_that_officers_sign_over_tells_a_chain_that_was_hashed_again(ledger: PostgresLedger) -> None:
     head = ledger.head()
     ledger.open(rotation(audit_head=(head.seq, head.hash)), TEXT)
-    assert LedgerState().apply(ledger.events()).faults == ()
+    assert LedgerState(good_at_start).apply(ledger.events()).faults == ()
     rewrite(ledger, 4)
-    [fault] = LedgerState().apply(ledger.events()).faults
+    [fault] = LedgerState(good_at_start).apply(ledger.events()).faults
     assert fault == "event 10 opens a request that is to be signed for another audit"
 
 
@@ -167,7 +168,7 @@ def test_an_anchor_of_another_database_does_not_verify(ledger: PostgresLedger) -
 
 
 def test_a_chain_of_more_events_than_one_page_is_read_whole(migrated: Connection) -> None:
-    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost")
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost", good_at_start)
     with ledger.transaction():
         for number in range(1005):
             ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))

@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.request_events import RequestOpened
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
 
 CONFIGURATION = '[database]\nurl = { env = "CLINIC_URL" }\n[[tables]]\nname = "clients"\ncolumns = ["a"]\n'
@@ -85,7 +86,7 @@ def test_a_shell_is_offered_ids_and_nothing_else(
     guarded: Server, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connect(guarded.url("clinic")) as connection:
-        ledger = PostgresLedger(connection, SystemClock(), "test", "clinic@localhost")
+        ledger = PostgresLedger(connection, SystemClock(), "test", "clinic@localhost", good_at_start)
         for name, year, *statuses in (
             ("ab12" * 8, 2026, RequestStatus.RUNNING, RequestStatus.FINISHED),
             ("ab34" * 8, 2025, RequestStatus.RUNNING),

@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.progress import PaceSet
 from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of
 from keyrotation_pipeline_tests.integration.test_engine_throttles import fill, in_the_background, stored_rows, waits
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
@@ -21,7 +22,7 @@ from keyrotation_pipeline_tests.waiting import eventually
 
 
 def ledger_on(connection: Connection) -> PostgresLedger:
-    return PostgresLedger(connection, SystemClock(), "dba@clinic", "clinic@localhost")
+    return PostgresLedger(connection, SystemClock(), "dba@clinic", "clinic@localhost", good_at_start)
 
 
 def test_the_last_word_of_an_operator_holds_within_seconds(migrated: Connection, database_url: str) -> None:

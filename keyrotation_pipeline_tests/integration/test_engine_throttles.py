@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.model.progress import AllowedHours, Progress, Rewritten, Wait
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
@@ -37,7 +38,7 @@ def fill(connection: Connection, engine: Engine, rows: int) -> None:
 
 
 def waits(connection: Connection, request: str) -> tuple[Wait, ...]:
-    return PostgresLedger(connection, SystemClock(), "test", "clinic@localhost").waits(request)
+    return PostgresLedger(connection, SystemClock(), "test", "clinic@localhost", good_at_start).waits(request)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -35,7 +36,7 @@ def sensor(url: str) -> Iterator[Pipeline]:
     world = before_any_rotation()
     world.clock.at = world.signatures.signed_at = datetime.now(UTC)
     with closing(connect(url)) as connection:
-        ledger = PostgresLedger(connection, SystemClock(), "sensor", "clinic@localhost, 1")
+        ledger = PostgresLedger(connection, SystemClock(), "sensor", "clinic@localhost, 1", good_at_start)
         ledger.pin_roster(world.signatures.configured)
         registered = world.ledger.keys()
         for record in registered:

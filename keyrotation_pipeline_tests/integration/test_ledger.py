@@ -23,12 +23,15 @@ from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, TEXT, V1, rotation
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 
 Another = Callable[[], PostgresLedger]
 
 
 def ledger_on(connection: Connection) -> PostgresLedger:
-    return PostgresLedger(connection, SystemClock(), "dba@clinic", "clinic@localhost, system identifier 7")
+    return PostgresLedger(
+        connection, SystemClock(), "dba@clinic", "clinic@localhost, system identifier 7", good_at_start
+    )
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
 from keyrotation_pipeline_tests.contract.ledger_suite import rotation
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts, opened, ring_of, sealed
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, loopback_address, start_server
 from keyrotation_pipeline_tests.waiting import eventually
@@ -52,7 +53,9 @@ def rotate(url: str, between: Callable[[], None] = lambda: None) -> None:
     migrate(url)
     ring = ring_of(1, 2)
     with connect(url) as connection:
-        ledger = PostgresLedger(connection, SystemClock(), "tester", "clinic@localhost, system identifier 7")
+        ledger = PostgresLedger(
+            connection, SystemClock(), "tester", "clinic@localhost, system identifier 7", good_at_start
+        )
         ledger.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)
         (record,) = ledger.keys()
         assert record.created_at == AT
@@ -125,7 +128,9 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
     with hostile(server, "hostile_texts", f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
         migrate(url)
         with connect(url) as connection:
-            ledger = PostgresLedger(connection, SystemClock(), "Łukasz", f"texts_in_{encoding}@localhost, 7")
+            ledger = PostgresLedger(
+                connection, SystemClock(), "Łukasz", f"texts_in_{encoding}@localhost, 7", good_at_start
+            )
             ledger.pin_roster(roster)
             assert ledger.pinned_roster() == roster
             opened = rotation(reason=text, requested_by=text)

@@ -1,8 +1,10 @@
 """Stores outside the database the newest audit head and the roster, in the home, and reads what manifests name."""
 
+import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -42,8 +44,7 @@ class FileAnchors:
 
     def keep(self, head: AuditHead) -> None:
         """See `Anchors.keep`."""
-        content = json.dumps({"audit": {"seq": head.seq, "head": head.hash}})
-        self._own.write(NAME, f"{content}\n".encode())
+        keep_head(self._directory, head)
 
     def roster(self) -> PinnedRoster | None:
         """See `Anchors.roster`."""
@@ -64,6 +65,38 @@ class FileAnchors:
     def roster_digests(self) -> frozenset[str]:
         """See `Anchors.roster_digests`; a damaged manifest yields none."""
         return frozenset(made.roster for made in sets_of(self._backups, self._seals) if made.roster is not None)
+
+
+def keep_head(directory: Path, head: AuditHead) -> None:
+    """Stores the newest head in the home's directory of anchors; see `Anchors.keep`."""
+    content = json.dumps({"audit": {"seq": head.seq, "head": head.hash}})
+    BackupDirectory(directory).write(NAME, f"{content}\n".encode())
+
+
+def advance_head(directory: Path, head: AuditHead, leads_through: Callable[[AuditHead], bool]) -> None:
+    """Stores a newer head; one of a slower process, or of an audit that lost the stored head, replaces nothing.
+
+    Raises:
+        BackupError: the operating system refuses.
+    """
+    with _alone(directory):
+        known = next((each for each in _heads_in(BackupDirectory(directory))), None)
+        if known is None or (head.seq > known.seq and leads_through(known)):
+            keep_head(directory, head)
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise BackupError(f"{directory} cannot be written ({error.strerror}); fix that and run it again") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _heads_in(place: BackupDirectory) -> Iterator[AuditHead]:

@@ -1,8 +1,12 @@
 """Verifies officers' signatures: detached, over exactly the text, by a certificate of the roster that is valid now."""
 
+import hashlib
+import json
+import os
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -24,6 +28,44 @@ _ADDRESS = re.compile(rf"(?s:.*)<(?P<bracketed>{_MAILBOX})>|(?P<alone>{_MAILBOX}
 _SIGN_AGAIN = "sign what `--text` prints with `gpg --armor --detach-sign`"
 
 
+class GoodSignatures:
+    """Signatures that were good at their moment, each with the digest of all that this depended on.
+
+    Replaying an audit verifies every signature in it: without this, each command would start gpg for each. Whoever can
+    write the home can have any signature accepted, and has the keys too. An unreadable file counts as none.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._known: dict[str, VerifiedSignature] | None = None
+
+    def get(self, of: str) -> VerifiedSignature | None:
+        """Returns what gpg said of it; None: it was not asked, or did not accept it."""
+        if self._known is None:
+            self._known = dict(self._stored())
+        return self._known.get(of)
+
+    def add(self, of: str, good: VerifiedSignature) -> None:
+        """Stores what gpg said; a failed write only costs time."""
+        self._known = {**(self._known or {}), of: good}
+        if self._path is not None:
+            line = json.dumps([of, good.officer, good.signed_at.isoformat(), good.address])
+            with suppress(OSError):
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                try:
+                    os.write(descriptor, f"{line}\n".encode())
+                finally:
+                    os.close(descriptor)
+
+    def _stored(self) -> Iterator[tuple[str, VerifiedSignature]]:
+        with suppress(OSError):
+            lines = self._path.read_bytes().splitlines() if self._path else []
+            for line in lines:
+                with suppress(ValueError, TypeError):
+                    of, officer, at, address = json.loads(line)
+                    yield of, VerifiedSignature(officer, datetime.fromisoformat(at), address)
+
+
 class OfficerSignatures:
     """`SignatureVerifier` over gpg.
 
@@ -32,6 +74,7 @@ class OfficerSignatures:
         required: how many different officers must sign an action.
         recipients: certificate files of those who can decrypt backups.
         lone_officer_allowed: a demo home may ask for one signature only.
+        verified: a file of the home for the signatures that were good at their moment; None: only in memory.
     """
 
     def __init__(
@@ -42,12 +85,14 @@ class OfficerSignatures:
         recipients: Sequence[Path],
         *,
         lone_officer_allowed: bool = False,
+        verified: Path | None = None,
     ) -> None:
         self._gpg = gpg
         self._officers = tuple(officers)
         self._required = required
         self._recipients = tuple(recipients)
         self._lone_officer_allowed = lone_officer_allowed
+        self._good = GoodSignatures(verified)
         self._verified: OutputCache[VerifiedSignature] = OutputCache(gpg.clock)
 
     def roster(self) -> Roster:
@@ -94,9 +139,17 @@ class OfficerSignatures:
         """See `SignatureVerifier.verify_as_of`: by the certificates as they are now, else as pinned.
 
         gpg does not say when a certificate or key was revoked: revocations can be created in advance, dated with the
-        key. A signature that was good at that time is not verified again while none of the bytes change, as in
-        `verify`.
+        key. A signature that was good at that time stays good, so it is not verified again by this home.
         """
+        of = _digest(text, signature, officers, at)
+        if (good := self._good.get(of)) is None:
+            good = self._asked_as_of(text, signature, officers, at)
+            self._good.add(of, good)
+        return good
+
+    def _asked_as_of(
+        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
+    ) -> VerifiedSignature:
         now, pinned = self._certificates(officers), self._pinned(officers)
         known = tuple((each.fingerprint, each.content) for each in (*now, *pinned))
 
@@ -162,6 +215,12 @@ class OfficerSignatures:
             for each in officers
             if each.certificate
         ]
+
+
+def _digest(text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime) -> str:
+    """Returns the SHA-256 of everything that the verification of a signature depends on."""
+    parts = (text, signature, at.isoformat().encode(), *(f"{o.fingerprint} {o.certificate}".encode() for o in officers))
+    return hashlib.sha256(b"".join(b"%d:%s" % (len(part), part) for part in parts)).hexdigest()
 
 
 def _standing(gpg: GnuPG, path: Path, *, encrypts: bool) -> CertificateStanding:

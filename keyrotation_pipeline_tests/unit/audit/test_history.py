@@ -1,23 +1,36 @@
 """Each event has the roster and the text of its moment, and says why it cannot have happened."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.audit.history import HistoryEntry, history, signature_fault, signer_of, whole_history
-from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature
-from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded, StatusChanged
-from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
-from keyrotation_pipeline_tests.contract.ledger_suite import opened_as
-from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, FakeLedger, FakeSignatures
+from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
+from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, RosterSignature
+from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.model.fleet import TargetKind
+from keyrotation_pipeline.model.incident_events import IncidentClosed, IncidentOpened
+from keyrotation_pipeline.model.incidents import IncidentType
+from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.request_events import (
+    DatabaseReconciled,
+    PromotionRecorded,
+    RequestOpened,
+    RolloutConfirmed,
+    RosterPinned,
+    SignatureAdded,
+    StatusChanged,
+    StepFinished,
+)
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline_tests.contract.ledger_suite import opened_as, rotation, signature_by, step, text_of
+from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeLedger, FakeSignatures
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
-LATER = Roster(2, (Officer("Cem", "C" * 40), Officer("Dan", "D" * 40)), ())
-TEXT = b"what they sign"
-SIGNATURES = FakeSignatures(ROSTER)
+LATER = Roster(2, (Officer("Cem", "C" * 40), Officer("Dan", "D" * 40)), ("F" * 40,))
+ADA, BEN = (officer.fingerprint for officer in ROSTER.officers)
 
 
 @pytest.fixture
@@ -26,41 +39,89 @@ def ledger() -> FakeLedger:
     return before_any_rotation().ledger
 
 
-def signed_by(ledger: FakeLedger, action: RequestAction, roster: Roster) -> str:
-    """A running request that these officers have signed."""
-    opened = opened_as(action)
-    ledger.open(opened, TEXT)
+def asking(ledger: FakeLedger, action: RequestAction) -> Request:
+    """A request that is not opened yet, for v1 as it is registered."""
+    asked = rotation(2) if action.walks else opened_as(action)
+    return replace(asked, action=action, source_fingerprint=ledger.state.keys[V1].fingerprint)
+
+
+def opened(ledger: FakeLedger, action: RequestAction, after: Roster = LATER) -> tuple[Request, bytes]:
+    request = asking(ledger, action)
+    text = text_of(request, ROSTER, after)
+    ledger.append(RequestOpened.of(request, text), request.id)
+    return request, text
+
+
+def signed_by(ledger: FakeLedger, action: RequestAction, roster: Roster = ROSTER, after: Roster = LATER) -> str:
+    """A request that these officers have signed, which the ledger then calls running."""
+    request, text = opened(ledger, action, after)
     for officer in roster.officers:
-        signature = FakeSignatures.sign(officer.fingerprint, TEXT)
-        ledger.add_signature(opened.id, Signature(officer.fingerprint, signature, START + timedelta(days=1)))
-    ledger.set_status(opened.id, RequestStatus.RUNNING)
-    return opened.id
+        ledger.append(SignatureAdded.of(signature_by(officer.fingerprint, text)), request.id)
+    running(ledger, request.id)
+    return request.id
+
+
+def running(ledger: FakeLedger, request: str) -> None:
+    ledger.append(StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, START), request)
 
 
 def newest(ledger: FakeLedger, kind: EventKind) -> HistoryEntry:
-    """The same, whether everything is read or only what it depends on."""
-    selected, (whole, state) = history(ledger, kind), whole_history(ledger.events())
-    assert selected == tuple(each for each in whole if each.kind == kind)
-    assert [f"event {each.seq} ({each.kind}) {each.fault}" for each in whole if each.fault] == list(state.faults)
+    """The same, whether everything is read or only this kind."""
+    selected, (whole, state) = history(ledger, kind), whole_history(ledger.events(), ledger.verify)
+    assert selected == tuple(replace(each, roster=state.roster_at(each.seq)) for each in whole if each.kind == kind)
+    unverified = {each.seq for each in state.unverified}
+    faults = [f"event {each.seq} ({each.kind}) {each.fault}" for each in whole if each.fault]
+    assert [each for each in state.faults if int(each.split()[1]) not in unverified] == faults
     return selected[-1]
 
 
 def test_a_signature_has_the_roster_and_the_text_of_its_moment(ledger: FakeLedger) -> None:
-    request = signed_by(ledger, RequestAction.POLICY, ROSTER)
-    ledger.pin_roster(LATER, request)
+    request = signed_by(ledger, RequestAction.POLICY)
+    ledger.append(RosterPinned.of(LATER), request)
     signature = newest(ledger, EventKind.SIGNATURE_ADDED)
-    assert (signature.roster, signature.text, signature.fault) == (ROSTER, TEXT, None)
+    assert (signature.roster, signature.fault) == (ROSTER, None)
+    assert b"Action: policy" in signature.text
     assert newest(ledger, EventKind.ROSTER_PINNED).roster == LATER
-    assert signature_fault(signature, SIGNATURES) is None
 
 
-def test_a_reconciliation_is_signed_by_officers_of_the_roster_that_it_pins_again(ledger: FakeLedger) -> None:
+def change(ledger: FakeLedger, *officers: str) -> RosterChange:
+    """A change of the roster that the database has lost, with these officers' signatures."""
+    text = text_of(asking(ledger, RequestAction.POLICY), ROSTER, LATER)
+    signatures = [RosterSignature(each, FakeSignatures.sign(each, text).hex(), START) for each in officers]
+    return RosterChange(LATER, text.decode(), tuple(signatures))
+
+
+def test_a_roster_that_was_lost_is_pinned_again_with_what_its_predecessors_signed(ledger: FakeLedger) -> None:
+    request, text = opened(ledger, RequestAction.RECONCILE)
+    for officer in LATER.officers:
+        ledger.append(SignatureAdded.of(signature_by(officer.fingerprint, text)), request.id)
+    assert len(ledger.replayed().unverified) == 2
+    assert list(ledger.replayed().faults_but_signed_by(LATER.officers)) == []
+    ledger.append(RosterPinned.of(LATER, [change(ledger, ADA, BEN)]), request.id)
+    running(ledger, request.id)
+    state = ledger.replayed()
+    assert (state.faults, state.roster) == ((), LATER)
+    assert state.requests[request.id].status is RequestStatus.RUNNING
+
+
+@pytest.mark.parametrize(
+    ("signers", "fault"),
+    [
+        pytest.param(None, "pins a roster that nobody is known to have signed", id="by its own members alone"),
+        pytest.param((ADA,), "pins a roster that too few officers of the one before have signed", id="by one officer"),
+        pytest.param((ADA, ADA), "pins a roster that too few officers of the one before", id="by one officer twice"),
+        pytest.param(("C" * 40, "D" * 40), "has no good signature", id="by its own members as if before"),
+    ],
+)
+def test_a_reconciliation_pins_no_roster_that_the_officers_before_have_not_signed(
+    ledger: FakeLedger, signers: tuple[str, ...] | None, fault: str
+) -> None:
     request = signed_by(ledger, RequestAction.RECONCILE, LATER)
-    assert newest(ledger, EventKind.SIGNATURE_ADDED).roster == ROSTER
-    named = history(ledger, EventKind.SIGNATURE_ADDED, reconciled_by=LATER)
-    assert {each.roster for each in named} == {LATER}
-    ledger.pin_roster(LATER, request)
-    assert newest(ledger, EventKind.SIGNATURE_ADDED).roster == LATER
+    changes = [] if signers is None else [change(ledger, *signers)]
+    ledger.append(RosterPinned.of(LATER, changes), request)
+    pinned = newest(ledger, EventKind.ROSTER_PINNED)
+    assert str(pinned.fault).startswith(fault)
+    assert ledger.replayed().roster == ROSTER
 
 
 def test_a_roster_that_was_not_signed_for_vouches_for_nothing(ledger: FakeLedger) -> None:
@@ -68,36 +129,213 @@ def test_a_roster_that_was_not_signed_for_vouches_for_nothing(ledger: FakeLedger
     pinned = newest(ledger, EventKind.ROSTER_PINNED)
     assert (pinned.roster, pinned.fault) == (ROSTER, "is of a request that was never opened")
     signed_by(ledger, RequestAction.POLICY, LATER)
-    signature = newest(ledger, EventKind.SIGNATURE_ADDED)
-    assert signature.roster == ROSTER
-    assert str(signature_fault(signature, SIGNATURES)).startswith("does not verify")
+    assert str(newest(ledger, EventKind.SIGNATURE_ADDED).fault).startswith("has no good signature")
+    assert newest(ledger, EventKind.STATUS_CHANGED).fault == "is by a request that too few have signed"
+
+
+def test_another_roster_than_the_signed_one_is_not_pinned(ledger: FakeLedger) -> None:
+    request = signed_by(ledger, RequestAction.POLICY)
+    ledger.append(RosterPinned.of(replace(LATER, required=1)), request)
+    assert newest(ledger, EventKind.ROSTER_PINNED).fault == "has a text with another line To than its facts"
 
 
 @pytest.mark.parametrize("after", [RequestStatus.RUNNING, RequestStatus.FINISHED])
 def test_a_request_that_is_over_does_not_come_back(ledger: FakeLedger, after: RequestStatus) -> None:
-    request = signed_by(ledger, RequestAction.POLICY, ROSTER)
-    ledger.set_status(request, RequestStatus.CANCELLED)
+    request = signed_by(ledger, RequestAction.POLICY)
+    ledger.append(StatusChanged(RequestStatus.RUNNING, RequestStatus.CANCELLED, START), request)
     ledger.append(StatusChanged(RequestStatus.CANCELLED, after, START), request)
     assert newest(ledger, EventKind.STATUS_CHANGED).fault == f"makes a request that is cancelled {after}"
 
 
-def test_no_key_is_destroyed_by_a_request_to_do_something_else(ledger: FakeLedger) -> None:
-    request = signed_by(ledger, RequestAction.POLICY, ROSTER)
-    ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
-    ledger.set_key_state(V1, KeyState.ARCHIVED, None)
-    ledger.set_key_state(V1, KeyState.DESTROYED, request)
-    assert newest(ledger, EventKind.KEY_STATE_CHANGED).fault == "is by a request to policy"
-
-
 def test_a_signature_by_another_than_it_is_filed_under_is_none(ledger: FakeLedger) -> None:
-    opened, (ada, ben) = opened_as(RequestAction.POLICY), ROSTER.officers
-    ledger.open(opened, TEXT)
-    signature = FakeSignatures.sign(ben.fingerprint, TEXT).hex()
-    ledger.append(SignatureAdded(ada.fingerprint, START, signature), opened.id)
+    request, text = opened(ledger, RequestAction.POLICY)
+    ledger.append(SignatureAdded(ADA, START, FakeSignatures.sign(BEN, text).hex()), request.id)
     forged = newest(ledger, EventKind.SIGNATURE_ADDED)
-    assert signature_fault(forged, SIGNATURES) == f"is by {ben.fingerprint[-16:]}"
+    assert forged.fault == f"is signed by {BEN[-16:]}, not by {ADA[-16:]}"
 
 
-def test_an_event_that_is_no_signature_has_no_signer(ledger: FakeLedger) -> None:
-    with pytest.raises(ApprovalError, match="has no signature"):
-        signer_of(newest(ledger, EventKind.ROSTER_PINNED), SIGNATURES)
+def test_one_officer_does_not_count_twice(ledger: FakeLedger) -> None:
+    request, text = opened(ledger, RequestAction.POLICY)
+    for _ in range(2):
+        ledger.append(SignatureAdded.of(signature_by(ADA, text)), request.id)
+    assert newest(ledger, EventKind.SIGNATURE_ADDED).fault == "is a second signature of one officer"
+    running(ledger, request.id)
+    assert newest(ledger, EventKind.STATUS_CHANGED).fault == "is by a request that too few have signed"
+
+
+REWRITTEN: dict[str, tuple[Callable[[Walk], Request], str]] = {
+    "another request": (lambda asked: replace(asked, id="e" * 32), "Request"),
+    "another action": (lambda asked: replace(asked, action=RequestAction.ROLLBACK), "Action"),
+    "another source": (lambda asked: replace(asked, source=V2), "From"),
+    "another key": (lambda asked: replace(asked, source_fingerprint="2f" * 32), "From"),
+    "another target": (lambda asked: replace(asked, target=V1), "To"),
+    "an emergency": (
+        lambda asked: replace(asked, type=RotationType.EMERGENCY, incident="INC-2026-001", reason="x"), "Incident",
+    ),
+    "another reason": (lambda asked: replace(asked, reason="because"), "Reason"),
+    "later dates": (lambda asked: replace(asked, start_by=asked.start_by + timedelta(days=1)), "Start by"),
+    "no end": (lambda asked: replace(asked, finish_by=asked.finish_by + timedelta(days=1)), "Finish by"),
+    "at once": (lambda asked: replace(asked, not_before=None), "Not before"),
+    "another audit": (lambda asked: replace(asked, audit_head=(0, "1" * 64)), "Audit head"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REWRITTEN)
+def test_facts_that_the_signed_text_does_not_say_open_nothing(ledger: FakeLedger, name: str) -> None:
+    asked = asking(ledger, RequestAction.ROTATE)
+    assert isinstance(asked, Walk)
+    asked = replace(asked, not_before=START)
+    rewrite, line = REWRITTEN[name]
+    forged = rewrite(asked)
+    ledger.append(RequestOpened.of(forged, text_of(asked, ROSTER)), forged.id)
+    fault = str(newest(ledger, EventKind.REQUEST_OPENED).fault)
+    another_audit = "opens a request that is to be signed for another audit"
+    assert fault == (another_audit if line == "Audit head" else f"has a text with another line {line} than its facts")
+    assert ledger.replayed().requests == {}
+
+
+def test_an_emergency_without_an_incident_and_an_incident_without_an_emergency_open_nothing(
+    ledger: FakeLedger,
+) -> None:
+    for each in ({"type": RotationType.EMERGENCY}, {"incident": "INC-2026-001"}):
+        asked = replace(asking(ledger, RequestAction.ROTATE), **each)
+        ledger.append(RequestOpened.of(asked, text_of(asked, ROSTER)), asked.id)
+        assert "is a " in str(newest(ledger, EventKind.REQUEST_OPENED).fault)
+
+
+def test_a_text_for_another_database_or_other_officers_opens_nothing(ledger: FakeLedger) -> None:
+    asked = asking(ledger, RequestAction.ROTATE)
+    text = text_of(asked, ROSTER).replace(b"Database: clinic,", b"Database: other,")
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    assert newest(ledger, EventKind.REQUEST_OPENED).fault == "is to be signed for another database"
+    ledger.append(RequestOpened.of(asked, text_of(asked, LATER)), asked.id)
+    assert newest(ledger, EventKind.REQUEST_OPENED).fault == "is to be signed by other officers"
+
+
+def test_a_confirmation_or_a_text_of_another_kind_is_no_approval(ledger: FakeLedger) -> None:
+    asked = asking(ledger, RequestAction.ROTATE)
+    text = text_of(asked, ROSTER).replace(b"keyrotation-approval-v1", b"keyrotation-confirmation-v1")
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    assert newest(ledger, EventKind.REQUEST_OPENED).fault == "has a text that nobody can have signed"
+
+
+def test_an_id_is_opened_once(ledger: FakeLedger) -> None:
+    opened(ledger, RequestAction.ROTATE)
+    opened(ledger, RequestAction.ROTATE)
+    assert newest(ledger, EventKind.REQUEST_OPENED).fault == "opens a request that is there already"
+
+
+RECORD = KeyRecord(V2, KeyState.PRE_ACTIVATION, "2f" * 32, START)
+UNSIGNED = {
+    "starts": StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, START),
+    "finishes a step": StepFinished.of(step(Step.ROWS)),
+    "is promoted": PromotionRecorded(9),
+    "registers a key": KeyRegistered.of(RECORD),
+    "changes a key": KeyStateChanged(V1, KeyState.ACTIVE, KeyState.DEACTIVATED, "fingerprint"),
+    "retires a key": KeyRetired(V1, ("clients",), 0, 9, "0/1", START, (V1,), (V1,), V2, "backup"),
+    "says that a key is destroyed": KeyDestroyed(V1, "1f" * 32, (), ()),
+    "reconciles": DatabaseReconciled("restored", V1, (V1,), {}, (), (AuditHead(9, "9" * 64),)),
+}
+
+
+@pytest.mark.parametrize("signers", [0, 1])
+@pytest.mark.parametrize("name", UNSIGNED)
+def test_nothing_is_done_by_a_request_that_too_few_have_signed(ledger: FakeLedger, name: str, signers: int) -> None:
+    action = {"reconciles": RequestAction.RECONCILE, "says that a key is destroyed": RequestAction.DESTROY}.get(name)
+    request, text = opened(ledger, action or RequestAction.ROTATE)
+    for officer in (ADA, BEN)[:signers]:
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), request.id)
+    fact = UNSIGNED[name]
+    if isinstance(fact, KeyStateChanged):
+        fact = replace(fact, fingerprint=ledger.state.keys[V1].fingerprint)
+    ledger.append(fact, request.id)
+    assert newest(ledger, fact.kind).fault == "is by a request that too few have signed"
+    assert ledger.replayed().requests[request.id].status is RequestStatus.REQUESTED
+
+
+def test_no_key_is_destroyed_by_a_request_to_do_something_else(ledger: FakeLedger) -> None:
+    request = signed_by(ledger, RequestAction.ROTATE)
+    fingerprint = ledger.state.keys[V1].fingerprint
+    for before, after in (
+        (KeyState.ACTIVE, KeyState.DEACTIVATED),
+        (KeyState.DEACTIVATED, KeyState.ARCHIVED),
+        (KeyState.ARCHIVED, KeyState.DESTROYED),
+    ):
+        ledger.append(KeyStateChanged(V1, before, after, fingerprint), request)
+    assert newest(ledger, EventKind.KEY_STATE_CHANGED).fault == "is by a request to rotate"
+    assert ledger.replayed().keys[V1].state is KeyState.ARCHIVED
+
+
+def test_a_request_to_destroy_destroys_only_the_key_that_it_names(ledger: FakeLedger) -> None:
+    walk = signed_by(ledger, RequestAction.ROTATE)
+    ledger.append(KeyRegistered.of(RECORD), walk)
+    ledger.append(KeyStateChanged(V2, KeyState.PRE_ACTIVATION, KeyState.ARCHIVED, RECORD.fingerprint), walk)
+    asked = replace(asking(ledger, RequestAction.DESTROY), id="d" * 32)
+    text = text_of(asked, ROSTER)
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
+    running(ledger, asked.id)
+    ledger.append(KeyStateChanged(V2, KeyState.ARCHIVED, KeyState.DESTROYED, RECORD.fingerprint), asked.id)
+    assert newest(ledger, EventKind.KEY_STATE_CHANGED).fault == "destroys v2 by a request to destroy v1"
+
+
+def test_a_confirmation_counts_with_a_good_signature_over_a_text_about_this_rollout(ledger: FakeLedger) -> None:
+    request = signed_by(ledger, RequestAction.ROTATE)
+    text = f"keyrotation-confirmation-v1\nRequest: {request}\nRollout: reads\n"
+    for said, signature, fault in (
+        (text, FakeSignatures.sign(ADA, text.encode()), None),
+        (text, b"garbage", "has no good signature"),
+        (text.replace(request, "e" * 32), b"", "confirms another rollout than its text"),
+        (text.replace("confirmation", "approval"), b"", "confirms another rollout than its text"),
+    ):
+        ledger.append(RolloutConfirmed(TargetKind.READS, (), ADA, signature.hex(), said), request)
+        found = newest(ledger, EventKind.ROLLOUT_CONFIRMED).fault
+        assert found is None if fault is None else str(found).startswith(fault)
+
+
+def test_one_event_closes_no_incident_whose_key_is_in_use(ledger: FakeLedger) -> None:
+    incident = "INC-2026-001"
+    ledger.append(
+        IncidentOpened(incident, IncidentType.KEY_EXPOSED, "a laptop", START, START, "ops", (V1,), None, None, None, "")
+    )
+    ledger.append(IncidentClosed(incident, "owner", START, None, None, None))
+    fault = newest(ledger, EventKind.INCIDENT_CLOSED).fault
+    assert fault == "closes an incident although v1 is in use and officers have signed no decision"
+    assert [each.id for each in ledger.replayed().incidents.unfinished] == [incident]
+
+
+def test_an_event_of_another_database_is_a_fault_and_changes_nothing_that_takes_signatures(
+    ledger: FakeLedger,
+) -> None:
+    request = signed_by(ledger, RequestAction.ROTATE)
+    ledger.database = "other@localhost, system identifier 7"
+    ledger.append(PromotionRecorded(9), request)
+    promoted = newest_fault(ledger)
+    assert promoted == "is of another database, which nobody has reconciled"
+    assert any("is of another database (other, system identifier 7)" in each for each in ledger.replayed().faults)
+
+
+def newest_fault(ledger: FakeLedger) -> str | None:
+    (*_, last), _ = whole_history(ledger.events(), ledger.verify)
+    return last.fault
+
+
+def test_a_reconciliation_makes_a_restored_database_that_of_the_audit(ledger: FakeLedger) -> None:
+    ledger.database = "other@localhost, system identifier 7"
+    asked = asking(ledger, RequestAction.RECONCILE)
+    text = text_of(asked, ROSTER).replace(b"Database: clinic,", b"Database: other,")
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
+    running(ledger, asked.id)
+    state = ledger.replayed()
+    assert (state.faults, state.database) == ((), "other, system identifier 7")
+
+
+def test_an_event_is_not_dated_before_the_one_that_it_follows(ledger: FakeLedger) -> None:
+    ledger.clock.at += timedelta(seconds=2)
+    ledger.append(PromotionRecorded(1), "e" * 32)
+    ledger.clock.at -= timedelta(seconds=1)
+    ledger.append(PromotionRecorded(1), "e" * 32)
+    assert any("before the event that it follows" in each for each in ledger.replayed().faults)

@@ -12,15 +12,16 @@ from keyrotation_pipeline.incidents.assessing import (
     Assessment,
     answers_in,
     assess,
+    assessed,
+    assessment_from,
     assessment_of,
     sign_assessment,
     text_to_sign,
 )
-from keyrotation_pipeline.incidents.breach import Outcome
 from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.report import incident_report, kept_report, version, versions
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers
+from keyrotation_pipeline.model.breach import AssessmentSigned, BreachAnswers, Outcome
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.model.requests import RequestStatus
@@ -147,7 +148,9 @@ def test_a_signature_is_over_these_answers_and_no_others(world: FakeWorld, incid
     for officer, signed in ((BEN, text), (BEN, b"anything")):
         signature = FakeSignatures.sign(officer, signed).hex()
         world.ledger.append(AssessmentSigned(incident.id, officer, signature, signed.decode()))
-    assert assessment_of(world.pipeline, incident).signed_by == ()
+    assert assessment_from(assessed(world.pipeline), incident).signed_by == ()
+    with pytest.raises(AuditError, match=r"\(breach_assessment_signed\) is over other answers"):
+        assessment_of(world.pipeline, incident)
 
 
 def test_signatures_of_a_roster_that_nobody_signed_for_make_the_audit_refused(

@@ -6,13 +6,14 @@ from itertools import product
 
 import pytest
 
-from keyrotation_pipeline.incidents.breach import CAVEATS, Outcome, decide_breach
+from keyrotation_pipeline.incidents.breach import CAVEATS, decide_breach
 from keyrotation_pipeline.model.breach import (
     Affected,
     Answer,
     Exclusion,
     IncidentFacts,
     LawEnforcementDelay,
+    Outcome,
     RiskAssessment,
     Role,
 )

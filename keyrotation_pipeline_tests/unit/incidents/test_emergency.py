@@ -32,6 +32,7 @@ from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, ProcessKilled
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, opened, raised, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -414,7 +415,7 @@ def test_no_event_alone_calls_a_version_compromised(
 ) -> None:
     """Else one row could stop every application: whoever owns the database can write events too."""
     world.ledger.set_key_state(V1, KeyState.COMPROMISED, attack(world))
-    replayed = LedgerState().apply(world.ledger.events())
+    replayed = LedgerState(good_at_start).apply(world.ledger.events())
     assert [each for each in replayed.faults if fault in each]
     assert replayed.keys[V1].state is KeyState.ACTIVE
 
@@ -427,13 +428,13 @@ def test_signatures_that_no_officer_made_call_no_version_compromised_though_thei
         world.ledger.add_signature(prepared.id, Signature(officer, b"forged", world.clock.now()))
     world.ledger.set_key_state(V1, KeyState.COMPROMISED, prepared.id)
     world.ledger.set_status(prepared.id, RequestStatus.CANCELLED)
-    with pytest.raises(AuditError, match=r"the signature of .* does not verify"):
+    with pytest.raises(AuditError, match=r"\(signature_added\) has no good signature"):
         require_verified(world.pipeline)
 
 
 def test_what_officers_have_signed_for_is_believed(world: FakeWorld) -> None:
     signed(world, opened(world)[1])
-    replayed = LedgerState().apply(world.ledger.events())
+    replayed = LedgerState(good_at_start).apply(world.ledger.events())
     assert (replayed.faults, replayed.keys[V1].state) == ((), KeyState.COMPROMISED)
     require_verified(world.pipeline)
 

@@ -22,7 +22,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Period
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.rendering import render_html, render_json
-from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, rotation_of
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
 
@@ -62,7 +62,10 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
     shown = reported(world)
     head = world.ledger.head()
     assert shown["schema"] == SCHEMA == 2
-    assert (shown["audit"], shown["database"]) == ({"seq": head.seq, "head": head.hash}, "clinic@localhost")
+    assert (shown["audit"], shown["database"]) == (
+        {"seq": head.seq, "head": head.hash},
+        "clinic@localhost, system identifier 7",
+    )
     (rotation,), (key,) = shown["requests"], shown["keys"]
     assert [(each["officer"], each["refusal"]) for each in rotation["approvals"]] == [("Ada", None), ("Ben", None)]
     assert (key["version"], key["state"]) == ("v1", "active")
@@ -109,9 +112,10 @@ def test_the_same_audit_gives_the_same_bytes_whatever_the_time_is() -> None:
 def test_a_key_encrypted_from_when_it_became_active_until_it_no_longer_was() -> None:
     world = before_any_rotation()
     world.clock.at += DAY
-    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
+    walk = rotation_of(world)
+    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, walk.id)
     world.clock.at += DAY
-    world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
+    world.ledger.set_key_state(V1, KeyState.ACTIVE, walk.id)
     (key,) = gather(world.pipeline, undecided).report.keys
     assert [(span.since, span.until) for span in key.cryptoperiods] == [
         (START, START + DAY),
@@ -130,7 +134,7 @@ def test_an_approval_that_does_not_verify_any_more_gives_no_report() -> None:
     world.signatures.revoked.add(ADA)
     gather(world.pipeline, undecided)  # what was good when it was verified stays so
     world.signatures.expired[ADA] = START - DAY  # before it was made
-    with pytest.raises(AuditError, match="does not verify"):
+    with pytest.raises(AuditError, match="has no good signature"):
         gather(world.pipeline, undecided)
 
 
@@ -178,7 +182,7 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
     world.clock.at = START + 10 * DAY
     world.ledger.append(RecoveryTestFailed("here", "cd", "DamagedBackupError", "again"))
     world.clock.at = START + 20 * DAY
-    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
+    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, rotation_of(world).id)
     world.ledger.append(BackupIncomplete(None, ("the bucket is gone",)))
     at = {number: START + number * DAY for number in (1, 5, 15, 30)}
 

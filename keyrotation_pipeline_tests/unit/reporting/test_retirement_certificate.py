@@ -24,7 +24,7 @@ def after(*facts: Fact) -> tuple[str, ...]:
     world.ledger.append(RETIRED, ROTATION)
     for fact in facts:
         world.ledger.append(fact, "cd" * 16)
-    told, _ = whole_history(world.ledger.events())
+    told, _ = whole_history(world.ledger.events(), world.ledger.verify)
     return revived(told, ROTATION)
 
 

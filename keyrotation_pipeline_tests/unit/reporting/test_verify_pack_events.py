@@ -164,7 +164,7 @@ def approved_once(world: FakeWorld) -> str:
 
 def judged(world: FakeWorld) -> list[int]:
     """The events that cannot have happened, by both; both must leave the same keys and requests, too."""
-    told, expected = whole_history(world.ledger.events())
+    told, expected = whole_history(world.ledger.events(), world.ledger.verify)
     state, events = State(), [json.loads(event.body) for event in world.ledger.events()]
     impossible = [event["seq"] for event in events if not state.take(event)]
     assert impossible == [each.seq for each in told if each.fault is not None]

@@ -165,7 +165,7 @@ def test_the_pinned_roster_in_another_order_is_the_same_roster(world: FakeWorld)
 
 
 def test_without_a_pinned_roster_init_comes_first(world: FakeWorld) -> None:
-    world.ledger.state.roster = None
+    world.ledger.begin_with(None)
     with pytest.raises(ApprovalError, match="run `keyrotation init`"):
         request(world)
 

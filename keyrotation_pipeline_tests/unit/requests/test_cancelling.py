@@ -24,7 +24,7 @@ def world() -> FakeWorld:
 
 
 def test_cancelling_withdraws_the_new_key_and_burns_its_version(world: FakeWorld) -> None:
-    rotation = request(world)
+    rotation = approved(world)
     made_key(world)
     cancel(world.pipeline, rotation)
     assert world.ledger.walk(rotation.id).status is RequestStatus.CANCELLED

@@ -7,7 +7,6 @@ import pytest
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
@@ -15,7 +14,7 @@ from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.fences import fences
-from keyrotation_pipeline_tests.contract.ledger_suite import opened_as
+from keyrotation_pipeline_tests.contract.ledger_suite import opened_as, signature_by, text_of
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fakes.retirement import FakeFencing
 
@@ -24,7 +23,10 @@ V3 = KeyVersion(3)
 
 def retired(world: FakeWorld, *tables: str, versions: tuple[KeyVersion, ...] = (V1,), target: KeyVersion = V2) -> None:
     """What the audit says after a retirement."""
-    world.ledger.append(KeyRetired(versions[0], tables, 0, 9, "0/1", START, versions, versions, target, "backup"))
+    walk = rotation_of(world, versions[0], target)
+    retirement = KeyRetired(versions[0], tables, 0, 9, "0/1", START, versions, versions, target, "backup")
+    world.ledger.append(retirement, walk.id)
+    world.ledger.set_status(walk.id, RequestStatus.FINISHED)
 
 
 @pytest.fixture
@@ -58,7 +60,7 @@ def test_a_table_without_its_fence_is_attention(world: FakeWorld) -> None:
 
 
 def test_a_compromised_version_that_was_retired_is_looked_for_too(world: FakeWorld) -> None:
-    world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
+    world.ledger.state.keys[V1] = replace(world.ledger.state.keys[V1], state=KeyState.COMPROMISED)
     world.database.fence_state["visits"] = ()
     assert fences(world.pipeline).lost == (("visits", V1),)
 
@@ -122,8 +124,10 @@ def test_a_declared_table_that_cannot_be_looked_at_is_attention(world: FakeWorld
 
 
 def rolled_back(world: FakeWorld) -> None:
-    world.ledger.set_key_state(V2, KeyState.DEACTIVATED, None)
-    world.ledger.set_key_state(V1, KeyState.ACTIVE, None)
+    walk = rotation_of(world, V2, V1, promoted=False)
+    world.ledger.set_key_state(V2, KeyState.DEACTIVATED, walk.id)
+    world.ledger.set_key_state(V1, KeyState.ACTIVE, walk.id)
+    world.ledger.set_status(walk.id, RequestStatus.FINISHED)
 
 
 def being_rolled_back(world: FakeWorld) -> None:
@@ -134,9 +138,10 @@ def being_rolled_back(world: FakeWorld) -> None:
 def reconciled(world: FakeWorld, *, signed_by: int = 2) -> None:
     states: Mapping[str, str] = {"v1": "deactivated", "v2": "active"}
     opened = opened_as(RequestAction.RECONCILE)
-    world.ledger.open(opened, b"")
+    text = text_of(opened, ROSTER)
+    world.ledger.open(opened, text)
     for officer in ROSTER.officers[:signed_by]:
-        world.ledger.add_signature(opened.id, Signature(officer.fingerprint, b"signed", START))
+        world.ledger.add_signature(opened.id, signature_by(officer.fingerprint, text))
     world.ledger.set_status(opened.id, RequestStatus.RUNNING)
     world.ledger.append(DatabaseReconciled("restored", V2, (V1, V2), states, (), ()), opened.id)
 
@@ -159,7 +164,6 @@ def test_no_reconciliation_that_too_few_have_signed_lifts_a_fence(world: FakeWor
 
 def test_a_version_that_came_back_and_was_retired_again_is_looked_for(world: FakeWorld) -> None:
     rolled_back(world)
-    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
     retired(world, "clients", "visits", versions=(V1, V2), target=V3)
     world.database.fence_state.update(clients=(), visits=(V1, V2))
     assert fences(world.pipeline).lost == (("clients", V1), ("clients", V2))

@@ -6,7 +6,14 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, OutOfOrderError, RequestError, StaleWriterError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    AuditError,
+    BlockedError,
+    OutOfOrderError,
+    RequestError,
+    StaleWriterError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import (
@@ -417,7 +424,7 @@ def test_a_confirmation_that_somebody_wrote_into_the_audit_counts_for_nothing(
 ) -> None:
     forged = RolloutConfirmed(TargetKind.READS, (), ADA, b"signed by nobody".hex(), "keyrotation-confirmation-v1\n")
     world.ledger.append(forged, unconfirmed.id)
-    with pytest.raises(BlockedError, match="no application instance reports itself"):
+    with pytest.raises(AuditError, match=r"\(rollout_confirmed\) confirms another rollout than its text"):
         run(world, unconfirmed)
 
 

@@ -11,7 +11,8 @@ from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSes
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
-from keyrotation_pipeline.errors import AuditError, BlockedError
+from keyrotation_pipeline.audit.rules import RULES
+from keyrotation_pipeline.errors import AuditError, BlockedError, OutOfOrderError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 
 _LOCK = lock_key("audit")
@@ -28,6 +29,27 @@ _IN_ORDER: LiteralString = " ORDER BY seq LIMIT %(page)s"
 class AuditChain(LedgerSession):
     """The audit part of the ledger; the other parts append their events through it, and read its replay."""
 
+    _depth = 0
+    _changed: AuditHead | None = None
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """See `Ledger.transaction`; after the commit of a change, the home stores the newest head."""
+        self._depth += 1
+        try:
+            with super().transaction():
+                yield
+        except BaseException:
+            if self._depth == 1:
+                self._changed = None
+            raise
+        finally:
+            self._depth -= 1
+        if not self._depth and (changed := self._changed) is not None:
+            self._changed = None
+            if self.advance is not None:
+                self.advance(changed, self.replayed().leads_through)
+
     def head(self) -> AuditHead:
         """See `Ledger.head`."""
         rows = self.query("SELECT seq, hash FROM keyrotation.audit_head")
@@ -41,8 +63,8 @@ class AuditChain(LedgerSession):
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
         """See `Ledger.append`."""
         with self.change():
-            previous, at = self.head(), self.clock.now()
-            self._require_order(previous, at)
+            previous = self.head()
+            at = self._moment(previous)
             seq = previous.seq + 1
             body = body_of(
                 seq=seq,
@@ -54,8 +76,18 @@ class AuditChain(LedgerSession):
                 facts=fact.as_json(),
             )
             head = AuditHead(seq, hash_of(previous.hash, body))
-            self._store(AuditEvent(seq, body, previous.hash, head.hash, fact.kind, request))
+            event = AuditEvent(seq, body, previous.hash, head.hash, fact.kind, request)
+            if isinstance(fact, Fact) and type(fact) in RULES:
+                self._require_possible(event)
+                self._changed = head
+            self._store(event)
         return head
+
+    def _require_possible(self, event: AuditEvent) -> None:
+        """Refuses an event that the audit would never verify with, such as one that another process came before."""
+        kind, fault = self.replayed().apply((event,)).refused.get(event.seq, (None, None))
+        if fault is not None:
+            raise OutOfOrderError(f"an event {kind} {fault}, so nothing was recorded; see `keyrotation status`")
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
         """See `Ledger.events`; reads a page at a time."""
@@ -81,13 +113,14 @@ class AuditChain(LedgerSession):
         Raises:
             AuditError: its events do not form a chain.
         """
-        return ledger_state(self.database, self.events, self.checkpoints)
+        committed = not self._depth
+        return ledger_state(self.database, self.events, self.verify, self.checkpoints, committed=committed)
 
     def _require_unchanged(self, event: AuditEvent) -> None:
         """Replays the whole audit if an event differs from the replayed one, to find out what was changed."""
         if differs(self.database, event):
             forget(self.database)
-            ledger_state(self.database, self.events)
+            self.replayed()
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -102,10 +135,14 @@ class AuditChain(LedgerSession):
             self._take_lock()
             yield
 
-    def _require_order(self, previous: AuditHead, at: datetime) -> None:
-        """Refuses an event that would be older than the previous one: `audit verify` would refuse it for ever."""
-        if (newest := next(self.events(after_seq=max(previous.seq - 1, 0)), None)) is not None:
-            require_in_order(entry_of(newest).at, at)
+    def _moment(self, previous: AuditHead) -> datetime:
+        """Returns the present moment, or that of the previous event if our clock is a little behind."""
+        at = self.clock.now()
+        if (newest := next(self.events(after_seq=max(previous.seq - 1, 0)), None)) is None:
+            return at
+        before = entry_of(newest).at
+        require_in_order(before, at)
+        return max(before, at)
 
     def _store(self, event: AuditEvent) -> None:
         try:

@@ -1,9 +1,11 @@
 """The ledger's key versions and pinned roster."""
 
+from collections.abc import Sequence
+
 from keyrotation_pipeline.adapters.postgres.ledger.chain import AuditChain
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Roster, RosterChange
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import RosterPinned
@@ -16,7 +18,7 @@ class KeyRecords(AuditChain):
         """See `Ledger.pinned_roster`."""
         return self.replayed().roster
 
-    def pin_roster(self, roster: Roster, request: str | None = None) -> None:
+    def pin_roster(self, roster: Roster, request: str | None = None, changes: Sequence[RosterChange] = ()) -> None:
         """See `Ledger.pin_roster`; pinning the same roster again changes nothing."""
         with self.change():
             pinned = self.pinned_roster()
@@ -27,7 +29,7 @@ class KeyRecords(AuditChain):
                     "another roster of officers and recipients is pinned already; restore them in keyrotation.toml, "
                     "or have the change signed with `keyrotation policy --reason TEXT`"
                 )
-            self.append(RosterPinned.of(roster), request)
+            self.append(RosterPinned.of(roster, changes), request)
 
     def keys(self) -> tuple[KeyRecord, ...]:
         """See `Ledger.keys`."""

@@ -1,9 +1,9 @@
 """The base of all parts of the ledger: one connection, its transactions and session locks, and plain errors."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, LiteralString
+from typing import Any, LiteralString, Protocol
 
 import psycopg
 from psycopg.rows import dict_row
@@ -17,6 +17,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import (
 )
 from keyrotation_pipeline.audit.checkpoint import Checkpoints
 from keyrotation_pipeline.errors import AtWorkError, DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit_state import Verify
 from keyrotation_pipeline.ports.clock import Clock
 
 Row = Mapping[str, Any]
@@ -31,6 +33,13 @@ _HOLDER = """
 """
 
 
+class Advance(Protocol):
+    """Stores a newer head of the audit in the home."""
+
+    def __call__(self, head: AuditHead, leads_through: Callable[[AuditHead], bool]) -> None:
+        """Replaces the stored head by this one, if the audit still leads through the stored one."""
+
+
 def lock_key(name: str) -> int:
     """Returns the signed 64-bit number by which PostgreSQL identifies one of our advisory locks."""
     return int.from_bytes(hashlib.sha256(f"keyrotation/{name}".encode()).digest()[:8], signed=True)
@@ -43,7 +52,9 @@ class LedgerSession:
         connection: autocommit; shared with the proof, so that evidence and its record commit together.
         actor: the name of whoever acts, for the audit.
         database: the database's identity, for the audit.
+        verify: verifies officers' signatures, as of the moment they were recorded.
         checkpoints: where the home stores what an earlier process has replayed; None: nowhere.
+        advance: stores the newest head outside the database, after a commit that changed something.
     """
 
     def __init__(
@@ -52,13 +63,17 @@ class LedgerSession:
         clock: Clock,
         actor: str,
         database: str,
+        verify: Verify,
         checkpoints: Checkpoints | None = None,
+        advance: Advance | None = None,
     ) -> None:
         self.connection = connection
         self.clock = clock
         self.actor = actor
         self.database = database
+        self.verify = verify
         self.checkpoints = checkpoints
+        self.advance = advance
         self._is_reading = False
 
     @contextmanager

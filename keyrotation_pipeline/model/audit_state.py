@@ -1,0 +1,265 @@
+"""Where the events of an audit lead: roster, requests, keys, incidents and answers, as of one event.
+
+The chain is the ledger, so this is the state of everything. `audit/rules` says how each event changes it.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from keyrotation_pipeline.errors import ApprovalError, IncidentError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature, signed_fields
+from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
+from keyrotation_pipeline.model.breach import BreachAnswers
+from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
+from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, held_in
+
+# As `SignatureVerifier.verify_as_of`: text, signature, officers, and the moment it was recorded.
+Verify = Callable[[bytes, bytes, Sequence[Officer], datetime], VerifiedSignature]
+
+
+class ImpossibleError(Exception):
+    """An event that cannot have happened. Its text is the rest of a sentence that begins with the event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified:
+    """A signature on a reconciliation by nobody on the pinned roster.
+
+    The database may have lost the roster whose officers sign; then the reconciliation pins it again.
+
+    Args:
+        seq, at: of its event.
+    """
+
+    seq: int
+    at: datetime
+    request: str
+    fact: SignatureAdded
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it, as long as its roster is not pinned again."""
+        return f"event {self.seq} (signature_added) is by nobody on the pinned roster"
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    """Every incident, and every flag that was taken.
+
+    Args:
+        by_id: in the order in which they were opened.
+        flags: keys of the flags that were taken, each once.
+        news: digest of what was reported, and the incident that it opened.
+        set_aside: flags that nobody can act on, each with the moment and the reason.
+    """
+
+    by_id: dict[str, Incident] = field(default_factory=dict)
+    flags: set[str] = field(default_factory=set)
+    news: dict[str, str] = field(default_factory=dict)
+    set_aside: dict[str, tuple[datetime, str]] = field(default_factory=dict)
+
+    def copy(self) -> "Incidents":
+        """The same, to be changed on its own."""
+        return Incidents(dict(self.by_id), set(self.flags), dict(self.news), dict(self.set_aside))
+
+    @property
+    def unfinished(self) -> tuple[Incident, ...]:
+        """The open ones, oldest first."""
+        return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
+
+    def incident(self, name: str) -> Incident:
+        """Find one by its id, case-insensitively.
+
+        Raises:
+            IncidentError: there is none.
+        """
+        if (found := self.by_id.get(name.strip().upper())) is None:
+            raise IncidentError(
+                f"there is no incident {name[:40]!r}; `keyrotation incident list` shows those there are"
+            )
+        return found
+
+
+@dataclass(slots=True)
+class AuditState:
+    """What holds after some events.
+
+    Args:
+        lost: the furthest event that this process has read and that is no longer there.
+        verify: verifies a signature as of the moment it was recorded; raises ApprovalError.
+        head: the last event.
+        hashes: 32 bytes of each event, in order.
+        database: the database that the audit is of, without its host.
+        place: the database that the present event names; another one, if the database was restored or renamed.
+        foreign: by seq, the databases that events name and that no reconciliation has made this one.
+        latest: the latest time of an event.
+        misplaced: a phrase for each event that is out of order, or filed under another kind or request.
+        refused: by seq, the kind of an event that cannot have happened and changed nothing, and why.
+        roster: the pinned one.
+        rosters: every pinned one, with the seq of its event and the request that pinned it.
+        keys: by version.
+        requests: by id; a `Walk` with its steps in order of name.
+        texts: the exact bytes to sign, by request.
+        signatures: by request, in order of time.
+        unverified: those of them that do not count, see `Unverified`.
+        retired: versions that a rotation took from the applications and that have not come back.
+        compromised_by: by version, the request that called it compromised.
+        audit_rows: of `key_rotation_audit`, by request.
+        incidents: and the flags that were taken.
+        answers: by incident, all answers about the breach so far, and the event that completed them.
+        abandoned: anchors that a signed reconciliation gave up.
+        reconciled_at: when the last one was carried out.
+        agreed: by incident, officers who signed exactly these answers, and the decision as they read it.
+    """
+
+    verify: Verify
+    lost: AuditHead | None = None
+    head: AuditHead = field(default_factory=lambda: AuditHead(0, GENESIS))
+    hashes: bytearray = field(default_factory=bytearray)
+    database: str | None = None
+    place: str | None = None
+    foreign: dict[int, str] = field(default_factory=dict)
+    latest: datetime | None = None
+    misplaced: tuple[str, ...] = ()
+    refused: dict[int, tuple[str, str]] = field(default_factory=dict)
+    roster: Roster | None = None
+    rosters: list[tuple[int, Roster, str | None]] = field(default_factory=list)
+    keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
+    requests: dict[str, Request] = field(default_factory=dict)
+    texts: dict[str, bytes] = field(default_factory=dict)
+    signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
+    unverified: list[Unverified] = field(default_factory=list)
+    retired: set[KeyVersion] = field(default_factory=set)
+    compromised_by: dict[KeyVersion, str] = field(default_factory=dict)
+    audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
+    incidents: Incidents = field(default_factory=Incidents)
+    answers: dict[str, tuple[BreachAnswers, int]] = field(default_factory=dict)
+    abandoned: set[AuditHead] = field(default_factory=set)
+    reconciled_at: datetime | None = None
+    agreed: dict[str, tuple[frozenset[str], str]] = field(default_factory=dict)
+
+    def leads_through(self, anchor: AuditHead) -> bool:
+        """Whether a recorded head is in this audit."""
+        return anchor.hash == self.hash_at(anchor.seq)
+
+    def hash_at(self, seq: int) -> str:
+        """The hash of an event in hex; empty, if there are not so many."""
+        return self.hashes[(seq - 1) * HASH_BYTES : seq * HASH_BYTES].hex() if seq else GENESIS
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """A phrase for everything that is wrong with these events."""
+        return (*(each.fault for each in self.unverified), *self._others())
+
+    def _others(self) -> Iterator[str]:
+        yield from self.misplaced
+        yield from (f"event {seq} ({kind}) {fault}" for seq, (kind, fault) in self.refused.items())
+        yield from (f"event {seq} is of another database ({place})" for seq, place in self.foreign.items())
+
+    def faults_but_signed_by(self, officers: Sequence[Officer]) -> Iterator[str]:
+        """The faults, without signatures on a reconciliation by these officers, whose roster it will pin again."""
+        for each in self.unverified:
+            with suppress(ImpossibleError):
+                signed = each.fact.signature, each.fact.officer
+                verified_by(self.verify, officers, self.texts[each.request], *signed, since=None, at=each.at)
+                continue
+            yield each.fault
+        yield from self._others()
+
+    def known(self, request: str | None) -> Request:
+        """A request that was opened before."""
+        if request is None or request not in self.requests:
+            raise ImpossibleError("is of a request that was never opened")
+        return self.requests[request]
+
+    def require_signed(self, request: str | None, *actions: RequestAction) -> Request:
+        """A request to do one of these (or anything), not over, that enough officers of the pinned roster signed."""
+        stored = self.known(request)
+        require(not actions or stored.action in actions, f"is by a request to {stored.action}")
+        require(not stored.is_over, f"is by a request that is {stored.status}")
+        here = self.place == self.database or stored.action is RequestAction.RECONCILE
+        require(here, "is of another database, which nobody has reconciled")
+        require(names_database(self.texts[stored.id], self.place), "is by a request for another database")
+        self.require_enough(stored)
+        return stored
+
+    def require_running(self, request: str | None, *actions: RequestAction) -> Request:
+        """The same, and it has begun."""
+        stored = self.require_signed(request, *actions)
+        require(stored.status is RequestStatus.RUNNING, f"is by a request that is {stored.status}")
+        return stored
+
+    def require_held_compromised(self, request: str | None, version: KeyVersion) -> Request:
+        """An emergency request, not over, that enough officers have signed, and whose text holds the version lost.
+
+        It may not have begun yet: the last signature is what calls a version compromised.
+        """
+        stored = self.require_signed(request)
+        require(stored.type is RotationType.EMERGENCY, f"is by a {stored.type} request")
+        require(version in held_in(self.texts[stored.id]), f"is by a request that does not hold {version} compromised")
+        return stored
+
+    def require_enough(self, request: Request) -> None:
+        """Refuse what too few officers of the pinned roster have signed."""
+        officers = {officer.fingerprint for officer in self.roster.officers} if self.roster else set()
+        verified = set(request.approvals) - {
+            each.fact.officer for each in self.unverified if each.request == request.id
+        }
+        enough = self.roster is not None and len(officers & verified) >= self.roster.required
+        require(enough, "is by a request that too few have signed")
+
+    def verified(
+        self, text: bytes, signature: str, officer: str, *, since: datetime | None, at: datetime
+    ) -> VerifiedSignature:
+        """A good signature of an officer of the pinned roster.
+
+        Args:
+            signature: in hex.
+            officer: whose it is said to be.
+            since: it is not older; OpenPGP's times are in whole seconds.
+            at: when it was recorded.
+        """
+        officers = self.roster.officers if self.roster else ()
+        return verified_by(self.verify, officers, text, signature, officer, since=since, at=at)
+
+    def roster_at(self, seq: int) -> Roster | None:
+        """The pinned roster at an event."""
+        return next((roster for pinned, roster, _ in reversed(self.rosters) if pinned <= seq), None)
+
+
+def verified_by(
+    verify: Verify,
+    officers: Sequence[Officer],
+    text: bytes,
+    signature: str,
+    officer: str,
+    *,
+    since: datetime | None,
+    at: datetime,
+) -> VerifiedSignature:
+    """A good signature by one of these officers; see `AuditState.verified`."""
+    try:
+        verified = verify(text, bytes.fromhex(signature), officers, at)
+    except (ApprovalError, ValueError) as error:
+        raise ImpossibleError(f"has no good signature: {str(error).partition(';')[0]}") from None
+    require(verified.officer == officer, f"is signed by {verified.officer[-16:]}, not by {officer[-16:]}")
+    require(since is None or verified.signed_at >= since.replace(microsecond=0), "is signed before what it is about")
+    require(verified.signed_at <= at, "is signed after it was recorded")
+    return verified
+
+
+def names_database(text: bytes, database: str | None) -> bool:
+    """Whether a signed text is for this database; it also names a superuser, which may change."""
+    named = signed_fields(text).get("Database", "")
+    return database is not None and (named == database or named.startswith(f"{database}, as superuser "))
+
+
+def require(holds: bool, otherwise: str) -> None:  # noqa: FBT001  reads as a sentence
+    """Refuse an event; `otherwise` is the rest of a sentence that begins with it."""
+    if not holds:
+        raise ImpossibleError(otherwise)
