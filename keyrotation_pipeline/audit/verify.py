@@ -55,13 +55,16 @@ def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[
     yield from (anchor for anchor in kept if anchor.seq and (anchor in lost or anchor not in missing))
 
 
-def require_verified(pipeline: Pipeline, *, afresh: bool = False, but: Collection[AuditHead] = ()) -> None:
+def require_verified(
+    pipeline: Pipeline, *, afresh: bool = False, but: Collection[AuditHead] = (), reconciling: bool = False
+) -> None:
     """Verify the chain, its events and the anchors before whatever destroys or decides.
 
     Args:
         afresh: read every event again; else those that this process has verified before are not, which is the price
             of what is new.
         but: anchors that the audit need not lead through, since officers are to give them up.
+        reconciling: whether a restored or renamed database is about to become that of the audit.
 
     Raises:
         AuditError: a short phrase for each thing that differs.
@@ -71,7 +74,7 @@ def require_verified(pipeline: Pipeline, *, afresh: bool = False, but: Collectio
         replayed = _replayed(pipeline) if afresh else pipeline.ledger.replayed()
         faults = [
             *_ends(pipeline, replayed, pipeline.ledger.head(), (head for head in kept if head not in but)),
-            *_faults(pipeline, replayed, reconciling=bool(but)),
+            *_faults(pipeline, replayed, reconciling=reconciling),
             *_audit_rows(pipeline.ledger, replayed),
         ]
     if faults:
@@ -86,7 +89,8 @@ def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = Fal
     """What is wrong with the events, and what this process has read and is gone."""
     known = pipeline.anchors.roster()
     lost_officers = known.roster.officers if known else ()
-    yield from replayed.faults_but_signed_by(lost_officers)
+    place = pipeline.surroundings.identity().place
+    yield from replayed.faults_but(lost_officers, place if reconciling else None)
     if (head := pipeline.ledger.replayed().lost) is not None and not reconciling:
         yield f"event {head.seq} {head.hash[:16]}, which was read here before, is no longer in the audit"
 

@@ -156,20 +156,26 @@ class AuditState:
         """A phrase for everything that is wrong with these events."""
         return (*(each.fault for each in self.unverified), *self._others())
 
-    def _others(self) -> Iterator[str]:
+    def _others(self, reconciled: str | None = None) -> Iterator[str]:
         yield from self.misplaced
         yield from (f"event {seq} ({kind}) {fault}" for seq, (kind, fault) in self.refused.items())
-        yield from (f"event {seq} is of another database ({place})" for seq, place in self.foreign.items())
+        foreign = ((seq, place) for seq, place in self.foreign.items() if place != reconciled)
+        yield from (f"event {seq} is of another database ({place})" for seq, place in foreign)
 
-    def faults_but_signed_by(self, officers: Sequence[Officer]) -> Iterator[str]:
-        """The faults, without signatures on a reconciliation by these officers, whose roster it will pin again."""
+    def faults_but(self, officers: Sequence[Officer], reconciled: str | None = None) -> Iterator[str]:
+        """The faults, without what a reconciliation is about to end.
+
+        Args:
+            officers: their signatures on a reconciliation count once it has pinned their roster again.
+            reconciled: the database that the audit will be of; None: no reconciliation is carried out.
+        """
         for each in self.unverified:
             with suppress(ImpossibleError):
                 signed = each.fact.signature, each.fact.officer
                 verified_by(self.verify, officers, self.texts[each.request], *signed, since=None, at=each.at)
                 continue
             yield each.fault
-        yield from self._others()
+        yield from self._others(reconciled)
 
     def known(self, request: str | None) -> Request:
         """A request that was opened before."""

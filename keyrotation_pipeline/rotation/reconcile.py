@@ -224,7 +224,7 @@ def _verified_plan(pipeline: Pipeline) -> Plan:
     """The plan, for an audit that verifies from its first event on, except for the anchors to be abandoned."""
     authority_to_reconcile(pipeline)  # which refuses another roster than this home's
     decided = plan(pipeline)
-    require_verified(pipeline, afresh=True, but=decided.found.unknown)
+    require_verified(pipeline, afresh=True, but=decided.found.unknown, reconciling=True)
     return decided
 
 

@@ -49,6 +49,7 @@ class FakeDatabase:
         begun: whether a table of a request was begun as one shard.
         slow: names of tables that are not counted in a few seconds.
         sealed_under: fingerprint of the key that opens the values of a version; absent: that of the ring does.
+        name: as the identity has it.
     """
 
     rows: dict[str, list[dict[str, str | None]]]
@@ -78,6 +79,7 @@ class FakeDatabase:
     begun: dict[tuple[str, str], bool] = field(default_factory=dict)
     slow: frozenset[str] = frozenset()
     sealed_under: dict[KeyVersion, str] = field(default_factory=dict)
+    name: str = "clinic@localhost"
 
     def cells(self, table: EncryptedTable) -> Iterator[tuple[int, str, str | None]]:
         for number, row in enumerate(self.rows[str(table.name)]):
@@ -117,7 +119,7 @@ class FakeSurroundings:
     database: FakeDatabase
 
     def identity(self) -> DatabaseIdentity:
-        return DatabaseIdentity("clinic@localhost", "7")
+        return DatabaseIdentity(self.database.name, "7")
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         return self.database.problems

@@ -96,7 +96,7 @@ def test_a_roster_that_was_lost_is_pinned_again_with_what_its_predecessors_signe
     for officer in LATER.officers:
         ledger.append(SignatureAdded.of(signature_by(officer.fingerprint, text)), request.id)
     assert len(ledger.replayed().unverified) == 2
-    assert list(ledger.replayed().faults_but_signed_by(LATER.officers)) == []
+    assert list(ledger.replayed().faults_but(LATER.officers)) == []
     ledger.append(RosterPinned.of(LATER, [change(ledger, ADA, BEN)]), request.id)
     running(ledger, request.id)
     state = ledger.replayed()
