@@ -197,3 +197,22 @@ def test_a_checkpoint_is_read_back_as_it_was_written(kept: Kept) -> None:
 )
 def test_a_damaged_checkpoint_is_none(content: bytes) -> None:
     assert Checkpoint.decode(content) is None
+
+
+def test_a_process_accepts_no_audit_that_lost_what_it_has_read(ledger: FakeLedger) -> None:
+    database = "lost@localhost"
+    before = ledger_state(database, ledger.events, good_at_start)
+    del ledger.state.events[-2:]
+    after = ledger_state(database, ledger.events, good_at_start)
+    assert (before.lost, after.lost) == (None, before.head)
+    noted(ledger)
+    assert ledger_state(database, ledger.events, good_at_start).lost == before.head
+
+
+def test_what_a_transaction_appended_and_rolled_back_is_not_lost(ledger: FakeLedger) -> None:
+    database = "rolled-back@localhost"
+    ledger_state(database, ledger.events, good_at_start)
+    noted(ledger)
+    ledger_state(database, ledger.events, good_at_start, committed=False)
+    del ledger.state.events[-3:]
+    assert ledger_state(database, ledger.events, good_at_start).lost is None
