@@ -93,14 +93,18 @@ def _pin_again(state: AuditState, request: Request, before: Roster, fact: Roster
     """Pin a roster that the database had lost: the changes that led to it were signed, and its officers sign now."""
     require(not request.is_over, f"is by a request that is {request.status}")
     for change in fact.changes:
-        _require_named(change.text.encode(), _policy(before, change.roster))
+        fields = _require_named(change.text.encode(), _policy(before, change.roster))
+        require(fields.get("Request") not in state.requests, "pins a roster by a change that the audit has not lost")
         officers = {_signer(state, before, change.text.encode(), each, each.at) for each in change.signatures}
         require(len(officers) >= before.required, "pins a roster that too few officers of the one before have signed")
         before = change.roster
     require(str(before) == str(fact.roster), "pins a roster that nobody is known to have signed")
-    for each in [each for each in state.unverified if each.request == request.id]:
+    waiting = [each for each in state.unverified if each.request == request.id]
+    for each in waiting:
         _signer(state, fact.roster, state.texts[request.id], each.fact, each.at)
-        state.unverified.remove(each)
+    officers = {officer.fingerprint for officer in fact.roster.officers}.intersection(request.approvals)
+    require(len(officers) >= fact.roster.required, "is by a request that too few have signed")
+    state.unverified = [each for each in state.unverified if each not in waiting]
 
 
 def _policy(before: Roster, after: Roster) -> Mapping[str, str]:

@@ -84,9 +84,9 @@ def test_a_signature_has_the_roster_and_the_text_of_its_moment(ledger: FakeLedge
     assert newest(ledger, EventKind.ROSTER_PINNED).roster == LATER
 
 
-def change(ledger: FakeLedger, *officers: str) -> RosterChange:
+def change(ledger: FakeLedger, *officers: str, request: str = "a" * 32) -> RosterChange:
     """A change of the roster that the database has lost, with these officers' signatures."""
-    text = text_of(asking(ledger, RequestAction.POLICY), ROSTER, LATER)
+    text = text_of(replace(asking(ledger, RequestAction.POLICY), id=request), ROSTER, LATER)
     signatures = [RosterSignature(each, FakeSignatures.sign(each, text).hex(), START) for each in officers]
     return RosterChange(LATER, text.decode(), tuple(signatures))
 
@@ -122,6 +122,37 @@ def test_a_reconciliation_pins_no_roster_that_the_officers_before_have_not_signe
     pinned = newest(ledger, EventKind.ROSTER_PINNED)
     assert str(pinned.fault).startswith(fault)
     assert ledger.replayed().roster == ROSTER
+
+
+def test_a_lost_roster_is_pinned_again_only_by_a_reconciliation_that_enough_of_it_signed(ledger: FakeLedger) -> None:
+    request, text = opened(ledger, RequestAction.RECONCILE)
+    ledger.append(SignatureAdded.of(signature_by("C" * 40, text)), request.id)
+    ledger.append(RosterPinned.of(LATER, [change(ledger, ADA, BEN)]), request.id)
+    assert newest(ledger, EventKind.ROSTER_PINNED).fault == "is by a request that too few have signed"
+
+
+def test_a_change_of_the_roster_that_was_undone_is_not_used_again(ledger: FakeLedger) -> None:
+    """Officers who left cannot come back by what was once signed for them."""
+    policy = asking(ledger, RequestAction.POLICY)
+    signed_by(ledger, RequestAction.POLICY)
+    ledger.append(RosterPinned.of(LATER), policy.id)
+    ledger.append(StatusChanged(RequestStatus.RUNNING, RequestStatus.FINISHED, START), policy.id)
+    back = replace(policy, id="b" * 32)
+    text = text_of(back, LATER, ROSTER)
+    ledger.append(RequestOpened.of(back, text), back.id)
+    for officer in LATER.officers:
+        ledger.append(SignatureAdded.of(signature_by(officer.fingerprint, text)), back.id)
+    running(ledger, back.id)
+    ledger.append(RosterPinned.of(ROSTER), back.id)
+    assert ledger.replayed().roster == ROSTER
+    asked = replace(asking(ledger, RequestAction.RECONCILE), id="c" * 32)
+    text = text_of(asked, ROSTER)
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    for officer in LATER.officers:
+        ledger.append(SignatureAdded.of(signature_by(officer.fingerprint, text)), asked.id)
+    ledger.append(RosterPinned.of(LATER, [change(ledger, ADA, BEN, request=policy.id)]), asked.id)
+    fault = newest(ledger, EventKind.ROSTER_PINNED).fault
+    assert fault == "pins a roster by a change that the audit has not lost"
 
 
 def test_a_roster_that_was_not_signed_for_vouches_for_nothing(ledger: FakeLedger) -> None:
