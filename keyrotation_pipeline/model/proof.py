@@ -69,7 +69,7 @@ class Searched:
         values: counted in each declared table, by its name.
         identities: by oid of each relation that was read, a value that differs after any change of its definition or
             a rewrite.
-        pages: how many each of them had when its search began.
+        pages: how many its heap had when the search began.
         labels: the name of each.
         began_at: by the server's clock.
     """

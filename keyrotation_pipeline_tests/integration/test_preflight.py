@@ -680,6 +680,15 @@ def test_a_forecast_of_room_is_given_for_a_large_table(connection: Connection, m
     assert any("GiB of WAL" in each for each in warnings(connection))
 
 
+def test_large_values_outside_the_heap_are_in_the_forecast_of_room(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(connection, "CREATE TABLE notes (c text); ALTER TABLE notes ALTER c SET STORAGE EXTERNAL")
+    run(connection, "INSERT INTO notes SELECT repeat('x', 1000000)")
+    monkeypatch.setattr(writes, "FORECAST_FROM_BYTES", 1000000)
+    assert any("GiB of WAL" in each for each in warnings(connection))
+
+
 def test_a_setting_that_logs_ciphertext_is_warned_of(connection: Connection) -> None:
     run(connection, "CREATE TABLE notes (c text)")
     assert not any("log would show ciphertext" in each for each in warnings(connection))

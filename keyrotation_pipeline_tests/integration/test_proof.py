@@ -332,6 +332,35 @@ def test_what_was_read_before_is_read_again_under_the_locks_only_if_it_is_small(
     assert int(str(after)) - int(str(before)) == read
 
 
+# The heap of `clients` stays at one page; 600 kB of `city` are in its TOAST.
+_OUTSIDE_THE_HEAP = """
+ALTER TABLE public.clients ALTER city SET STORAGE EXTERNAL;
+UPDATE public.clients SET city = repeat('Bern ', 120000) WHERE id = 1
+"""
+
+
+def test_what_is_large_by_its_toast_is_not_read_again_under_the_locks(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic.connection.execute(_OUTSIDE_THE_HEAP.encode())
+    searched = clinic.search()
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 60)
+    evidence = clinic.prove(searched)
+    assert (evidence.not_read_again[0], "visits" in evidence.not_read_again) == ("clients", False)
+
+
+def test_a_changed_table_that_is_large_by_its_toast_is_searched_before_anything_is_locked(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = clinic.search()
+    clinic.connection.execute(_OUTSIDE_THE_HEAP.encode())
+    clinic.connection.execute("ALTER TABLE public.clients ADD note text")
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 60)
+    with pytest.raises(BlockedError, match="too large to be searched while others wait"):
+        clinic.prove(searched)
+    clinic.prove(clinic.search())
+
+
 @pytest.mark.parametrize("budget", [pytest.param(1, id="large"), pytest.param(1000, id="small")])
 @pytest.mark.parametrize(
     ("change", "sentence"),

@@ -122,6 +122,10 @@ FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamesp
 ORDER BY place, n.nspname, c.relname
 """
 
+_BYTES = (
+    "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM pg_class WHERE oid = ANY(%s::oid[]) AND relkind = 'r'"
+)
+
 _EXISTS = """
 SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
 """
@@ -175,6 +179,12 @@ def trees(
 def exists(connection: Connection, name: TableName) -> bool:
     """Returns whether there is a relation of that name."""
     return connection.execute(_EXISTS, (name.schema, name.table)).fetchone() is not None
+
+
+def heap_and_toast_bytes(connection: Connection, oids: Sequence[int]) -> int:
+    """Returns the size of what ordinary tables hold, with the large values that are stored outside of their heaps."""
+    (row,) = connection.execute(_BYTES, (list(oids),)).fetchall()
+    return int(str(row[0]))
 
 
 def heaps(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heap_and_toast_bytes
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight.table import fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
@@ -225,8 +226,6 @@ def revealing_settings(settings: Mapping[str, str]) -> tuple[str, ...]:
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _IDENTIFIER_BYTES = 8
 
-_SIZE = "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM pg_class WHERE oid = ANY(%s::oid[]) AND relkind = 'r'"
-
 _IN_OTHER_TABLESPACES = """
 SELECT EXISTS (SELECT FROM pg_class WHERE oid = ANY(%s::oid[]) AND reltablespace <> 0)
     OR EXISTS (SELECT FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
@@ -259,7 +258,7 @@ def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Su
     """
     oids = [relation.oid for table in tables for relation in readable_tree(connection, table)]
     with heap_scan(connection, "the declared tables"):
-        (size,) = cast("tuple[int]", connection.execute(_SIZE, (oids,)).fetchone())
+        size = heap_and_toast_bytes(connection, oids)
     standbys = connection.execute(_STANDBYS).fetchall()
     return Surroundings(
         size,

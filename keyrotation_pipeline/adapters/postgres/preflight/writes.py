@@ -9,6 +9,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
     foreign_parts_of_ours,
     to_be_ours,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heap_and_toast_bytes
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
@@ -229,8 +230,7 @@ def replica_identity_is_there(subject: Subject) -> Iterator[Problem]:
 
 def disk_has_room(subject: Subject) -> Iterator[Problem]:
     """Forecasts disk use of large tables: 1.1 times their size and about 3 times in WAL (measured, with vacuums)."""
-    block = subject.connection.execute("SELECT current_setting('block_size')::int").fetchone() or (8192,)
-    size = sum(relation.pages for relation in subject.heaps) * int(str(block[0]))
+    size = heap_and_toast_bytes(subject.connection, [relation.oid for relation in subject.heaps])
     if size >= FORECAST_FROM_BYTES:
         gib = size / 2**30
         yield warning(

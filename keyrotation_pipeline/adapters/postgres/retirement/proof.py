@@ -8,6 +8,7 @@ seconds, whatever its size.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import cast
 
 import psycopg
 from psycopg import sql
@@ -28,10 +29,12 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
 
+# By what transaction each fence, and the relation that has it, was made. Whatever is done to a relation later, by a
+# statement or manually, the rows of its system columns stay those of its creation.
 _FENCE_XMINS = """
-SELECT n.nspname, c.relname, f.xmin::text::bigint
-FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE f.conname = %s AND f.contype = 'c'
+SELECT f.conrelid::bigint, f.xmin::text::bigint,
+       (SELECT array_agg(a.xmin::text::bigint) FROM pg_attribute a WHERE a.attrelid = f.conrelid AND a.attnum < 0)
+FROM pg_constraint f WHERE f.conname = %s AND f.contype = 'c' AND f.conrelid = ANY (%s::bigint[]::oid[])
 """
 
 
@@ -142,11 +145,7 @@ def _require_zero(
 def _require_fences(
     connection: Connection, tables: Sequence[EncryptedTable], versions: Sequence[KeyVersion], xid: int
 ) -> None:
-    found = fence.all_fences(connection, tables)
-    rows = connection.execute(_FENCE_XMINS, (fence.NAME,)).fetchall()
-    xmins = {(schema, name): xmin for schema, name, xmin in rows}
-    following = snapshot_horizon.next_xid(connection)
-    for table, standing in found.items():
+    for table, standing in fence.all_fences(connection, tables).items():
         if isinstance(standing, PreflightError):
             raise standing
         missing = [str(version) for version in versions if version not in standing]
@@ -156,13 +155,31 @@ def _require_fences(
                 f"{', '.join(table.columns)}: constraint {fence.NAME} is missing, altered or not validated; "
                 "find out who changed it"
             )
-        # Only a fence that is older than the moment proves that no old value was written and replaced since then.
-        made = snapshot_horizon.widen(xmins.get((table.name.schema, table.name.table)), following)
+        _require_older(connection, table, xid)
+
+
+def _require_older(connection: Connection, table: EncryptedTable, xid: int) -> None:
+    """Refuses a fence in the tree that was made since the moment, unless its partition or child was, too.
+
+    Only a fence that is older proves that no old value was written and replaced since.
+    """
+    tree, following = relations.tree(connection, table), snapshot_horizon.next_xid(connection)
+    root = relations.root(tree, table)
+    rows = connection.execute(_FENCE_XMINS, (fence.NAME, [relation.oid for relation in tree])).fetchall()
+    made = {oid: (xmin, cast("list[int]", created)) for oid, xmin, created in rows}
+
+    def is_since(short: object) -> bool:
+        full = snapshot_horizon.widen(short, following)
         # An id beyond the next one is so old that the 32-bit id has wrapped.
-        if made is None or xid <= made < following:
+        return full is None or xid <= full < following
+
+    for relation in tree:
+        xmin, created = made[relation.oid]
+        if is_since(xmin) and (relation == root or not all(map(is_since, created))):
+            place = f"table {table.name}" if relation == root else f"{relation.label}, declared through {table.name},"
             raise FenceError(
-                f"the fence of table {table.name} on column(s) {', '.join(table.columns)} was recreated after the "
-                "proof; find out who changed it"
+                f"the fence of {place} on column(s) {', '.join(table.columns)} was recreated after the proof; "
+                "find out who changed it"
             )
 
 

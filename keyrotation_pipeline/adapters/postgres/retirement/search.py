@@ -3,9 +3,9 @@
 Reading all of a large database takes hours, and the retiring transaction holds locks. So all of it is read before,
 without any lasting lock, by the same counts and searches. What the transaction may reuse:
 
-- No old value has come into a declared column since: the fence is older than the proof, and so than this search, and it
-  is unchanged; and each relation of the tree is the same one that was read, its definition unchanged. (Whatever loosens
-  a constraint changes `pg_constraint` or `pg_class`, even manually.)
+- No old value has come into a declared column since: the fence is older than the proof, and so than this search; and
+  each relation of the tree is the same one that was read, its definition and its own copy of the fence unchanged.
+  (Whatever loosens a constraint, even manually, leaves its transaction's number in `pg_constraint` or `pg_class`.)
 - A relation that is new, changed or rewritten since then is read again as a whole.
 - Every other one is read again as a whole, while that takes seconds, the small ones first. Of the larger ones, only the
   pages added since then are read. A row written since then into older pages of such a relation is not seen here, just
@@ -17,11 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -34,28 +35,37 @@ from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 READ_AGAIN_PAGES = 8192
 
 # pg_class changes with every change of a relation, but not with VACUUM, ANALYZE or an index, which write in place.
-# A foreign table has no file and no known size; it counts as large.
+# A heap of 60 MB may have 500 GB of TOAST, which would be read with it. A foreign table has no known size; it counts as
+# large.
 _RELATIONS = """
 SELECT c.oid::bigint,
        concat_ws(' ', pg_relation_filenode(c.oid), c.xmin, c.relchecks, c.relkind, n.nspname, c.relname, (
            SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped), ','
                              ORDER BY a.attnum)
            FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
+       ), (
+           SELECT concat_ws(' ', f.oid, f.xmin)
+           FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = %s AND f.contype = 'c'
        )),
+       CASE c.relkind WHEN 'f' THEN 2147483647 ELSE coalesce(pg_relation_size(c.oid), 0) / block_size END,
        CASE c.relkind WHEN 'f' THEN 2147483647
-            ELSE coalesce(pg_relation_size(c.oid), 0) / current_setting('block_size')::int END,
+            ELSE (coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0))
+                 / block_size END,
        CASE WHEN c.oid = 'pg_largeobject'::regclass THEN 'large objects'
             ELSE concat_ws('.', nullif(n.nspname, 'public'), c.relname) END
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = ANY (%s::bigint[]::oid[])
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace,
+     (SELECT current_setting('block_size')::bigint) AS setting (block_size)
+WHERE c.oid = ANY (%s::bigint[]::oid[])
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Relations:
-    """The state of relations at one moment: identity, pages and label, by oid."""
+    """The state of relations at one moment: identity, pages of the heap, pages with TOAST, and label, by oid."""
 
     identities: Mapping[int, str]
     pages: Mapping[int, int]
+    pages_with_toast: Mapping[int, int]
     labels: Mapping[int, str]
 
     @classmethod
@@ -64,10 +74,9 @@ class Relations:
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
         oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
         with heap_scan(connection, "the catalog"):
-            rows = connection.execute(_RELATIONS, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()
-        facts = cast("list[tuple[int, str, int, str]]", rows)
-        identities, pages, labels = ({fact[0]: fact[n] for fact in facts} for n in (1, 2, 3))
-        return cls(cast("dict[int, str]", identities), cast("dict[int, int]", pages), cast("dict[int, str]", labels))
+            rows = connection.execute(_RELATIONS, (fence.NAME, [*oids, catalog_search.LARGE_OBJECTS])).fetchall()
+        by_oid: list[dict[int, Any]] = [{row[0]: row[number] for row in cast("list[Any]", rows)} for number in range(5)]
+        return cls(*by_oid[1:])
 
 
 def search(
@@ -147,13 +156,13 @@ def first_pages(now: Relations, searched: Searched) -> dict[int, int]:
         BlockedError: a changed relation is so large that it must be read before.
     """
     changed = {oid for oid, identity in now.identities.items() if searched.identities.get(oid) != identity}
-    if sum(now.pages[oid] for oid in changed) > READ_AGAIN_PAGES:
+    if sum(now.pages_with_toast[oid] for oid in changed) > READ_AGAIN_PAGES:
         raise BlockedError(
             "tables were created or changed during the search for old values, and are too large to be searched "
             "while others wait; run this step again, it searches first"
         )
     first, left = {}, READ_AGAIN_PAGES
-    for oid, pages in sorted(now.pages.items(), key=lambda each: each[1]):
+    for oid, pages in sorted(now.pages_with_toast.items(), key=lambda each: each[1]):
         if oid in changed or pages <= left:
             left -= pages
         else:
