@@ -146,9 +146,8 @@ def test_a_lock_of_another_process_names_its_session(ledger: PostgresLedger, ano
     with holder.lock("ab/rows"):
         with ledger.lock("ab/other rows"):
             pass
-        refusal = pytest.raises(
-            BlockedError, match=rf"session {holder.connection.info.backend_pid}\) is already at ab/rows"
-        )
+        who = rf"session {holder.connection.info.backend_pid} \(keyrotation, role postgres\)"
+        refusal = pytest.raises(BlockedError, match=rf"{who} is already at ab/rows")
         with refusal, ledger.lock("ab/rows"):
             pass
 

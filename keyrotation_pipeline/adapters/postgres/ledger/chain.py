@@ -7,7 +7,8 @@ from typing import LiteralString
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, lock_key
+from keyrotation_pipeline.adapters.postgres.ledger import session_locks
+from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
@@ -15,7 +16,15 @@ from keyrotation_pipeline.audit.rules import RULES
 from keyrotation_pipeline.errors import AuditError, BlockedError, OutOfOrderError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 
-_LOCK = lock_key("audit")
+# It may wait longer than the session's lock_timeout, which is meant for tables that applications use. It keeps out
+# autovacuum too, which gives way to it. All in one message to the server.
+_LOCK: LiteralString = """
+SELECT set_config('keyrotation.lock_timeout', current_setting('lock_timeout'), true);
+SET LOCAL lock_timeout = '30s';
+LOCK TABLE keyrotation.audit_head IN EXCLUSIVE MODE;
+SELECT set_config('lock_timeout', current_setting('keyrotation.lock_timeout'), true)
+"""
+_HEAD = "keyrotation.audit_head"
 _PAGE_EVENTS = 1000
 
 _EVENTS: LiteralString = """
@@ -131,9 +140,19 @@ class AuditChain(LedgerSession):
         Raises:
             BlockedError: another process held the lock for half a minute.
         """
-        with self.transaction():
-            self._take_lock()
-            yield
+        is_alone = False
+        try:
+            with self.transaction():
+                self.query(_LOCK, None)
+                is_alone = True
+                yield
+        except psycopg.errors.LockNotAvailable:
+            if is_alone:
+                raise
+            who = session_locks.described(self.query(session_locks.TABLE_HOLDER, {"table": _HEAD}))
+            raise BlockedError(
+                f"{who} has locked the audit for half a minute; wait for it, or end it and run this again"
+            ) from None
 
     def _moment(self, previous: AuditHead) -> datetime:
         """Returns the present moment, or that of the previous event if our clock is a little behind."""
@@ -157,17 +176,3 @@ class AuditChain(LedgerSession):
                 "outside; run `keyrotation audit verify`"
             ) from None
         self.query("UPDATE keyrotation.audit_head SET seq = %s, hash = %s", (event.seq, event.hash))
-
-    def _take_lock(self) -> None:
-        before = self.one("SELECT current_setting('lock_timeout') AS wait")["wait"]
-        try:
-            with self.transaction():
-                # Longer than the session's lock_timeout, which is meant for tables that applications use.
-                self.query("SET LOCAL lock_timeout = '30s'")
-                self.query("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
-                self.query("SELECT set_config('lock_timeout', %s, true)", (before,))
-        except psycopg.errors.LockNotAvailable:
-            raise BlockedError(
-                f"{self._holder(_LOCK)} has locked the audit for half a minute; wait for it, or end it and "
-                "run this again"
-            ) from None

@@ -10,7 +10,8 @@ HEAD = "0001"
 # schema keyrotation is searched.
 OWN_TABLES = (
     "alembic_version", "application_instances", "audit_events", "audit_head", "checked_tables", "incident_flag",
-    "key_rotation_audit", "page_readings", "quarantine", "replicas", "shard_walks", "table_counts", "waits",
+    "key_rotation_audit", "page_readings", "quarantine", "replicas", "session_locks", "shard_walks", "table_counts",
+    "waits",
 )  # fmt: skip
 
 

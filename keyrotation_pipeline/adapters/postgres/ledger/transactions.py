@@ -1,6 +1,5 @@
 """The base of all parts of the ledger: one connection, its transactions and session locks, and plain errors."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, LiteralString, Protocol
@@ -8,6 +7,7 @@ from typing import Any, LiteralString, Protocol
 import psycopg
 from psycopg.rows import dict_row
 
+from keyrotation_pipeline.adapters.postgres.ledger import session_locks
 from keyrotation_pipeline.adapters.postgres.server.connection import (
     Connection,
     codec_of,
@@ -22,15 +22,10 @@ from keyrotation_pipeline.model.audit_state import Verify
 from keyrotation_pipeline.ports.clock import Clock
 
 Row = Mapping[str, Any]
-Parameters = Sequence[object] | Mapping[str, object]
+# None: the statement may be several, and holds a % as it is.
+Parameters = Sequence[object] | Mapping[str, object] | None
 
 _BEGIN_READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
-_HOLDER = """
-    SELECT pid FROM pg_locks
-    WHERE locktype = 'advisory' AND granted AND objsubid = 1
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND (classid::bigint << 32 | objid::bigint) = %s
-"""
 
 
 class Advance(Protocol):
@@ -38,11 +33,6 @@ class Advance(Protocol):
 
     def __call__(self, head: AuditHead, leads_through: Callable[[AuditHead], bool]) -> None:
         """Replaces the stored head by this one, if the audit still leads through the stored one."""
-
-
-def lock_key(name: str) -> int:
-    """Returns the signed 64-bit number by which PostgreSQL identifies one of our advisory locks."""
-    return int.from_bytes(hashlib.sha256(f"keyrotation/{name}".encode()).digest()[:8], signed=True)
 
 
 class LedgerSession:
@@ -128,15 +118,23 @@ class LedgerSession:
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """See `Ledger.lock`."""
-        key = lock_key(name)
-        if not self.one("SELECT pg_try_advisory_lock(%s) AS taken", (key,))["taken"]:
-            raise AtWorkError(f"{self._holder(key)} is already at {name}; wait for it, or end it and run this again")
+        if not self._take(name):
+            who = session_locks.described(self.query(session_locks.HOLDER, {"name": name}))
+            raise AtWorkError(f"{who} is already at {name}; wait for it, or end it and run this again")
         try:
             yield
         finally:
             # A lost connection has already released the lock.
             if not self.connection.closed:
-                self.query("SELECT pg_advisory_unlock(%s)", (key,))
+                with self._between_readings():
+                    self.query(session_locks.RELEASE, {"name": name})
+
+    def _take(self, name: str) -> bool:
+        try:
+            with self._between_readings():
+                return bool(self.query(session_locks.TAKE, {"name": name}))
+        except psycopg.errors.LockNotAvailable:
+            return False
 
     def query(self, statement: LiteralString, parameters: Parameters = ()) -> list[Row]:
         """Executes one statement on the schema `keyrotation` and returns its rows, if it has any.
@@ -177,10 +175,6 @@ class LedgerSession:
         """Returns the only row of a statement that always has one."""
         (row,) = self.query(statement, parameters)
         return row
-
-    def _holder(self, key: int) -> str:
-        rows = self.query(_HOLDER, (key,))
-        return f"another process (database session {rows[0]['pid']})" if rows else "another process"
 
     def _is_lost(self, error: psycopg.OperationalError) -> bool:
         return self.connection.closed or isinstance(error, psycopg.errors.AdminShutdown)

@@ -153,6 +153,14 @@ STATEMENTS = (
         PRIMARY KEY (request, place, pid)
     )
     """,
+    # What a session is at, so that no other begins the same. Like a wait, a lock lasts no longer than its session.
+    """
+    CREATE TABLE keyrotation.session_locks (
+        name text PRIMARY KEY,
+        pid integer NOT NULL,
+        session_began_at timestamptz NOT NULL
+    )
+    """,
     # When which pages of an encrypted table were last decrypted, and what was found in pages that were searched for
     # undeclared values, until a later search finds none.
     """
