@@ -264,6 +264,50 @@ def test_a_value_in_escaped_text_is_found(connection: Connection, value: str, sc
     assert (found.relation, found.column, found.values + found.near_misses) == ("notes", "c", 1)
 
 
+# How mail, PEM and people break lines.
+BREAKS = {
+    "PEM or MIME": "\n", "MIME as it is sent": "\r\n", "quoted-printable": "=\r\n", "indented": "\n    ",
+    "quoted mail": "\n> ", "quoted twice": "\r\n> > ", "blank lines": "\n\n",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", BREAKS)
+def test_a_value_that_is_broken_into_lines_is_found(connection: Connection, value: str, scheme: str) -> None:
+    broken = BREAKS[scheme]
+    connection.execute("CREATE TABLE public.notes (width int, start int, c text)")
+    wrapped = [
+        (
+            width,
+            start,
+            broken.join([value[:start], *(value[at : at + width] for at in range(start, len(value), width))]),
+        )
+        for width in (1, 2, 5, 12, 64, 76)
+        for start in {width, 1, 2, 3, 4, 10, 19, 20, 21, 30}
+    ]
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO public.notes VALUES (%s, %s, 'see ' || %s)", wrapped)
+        cursor.execute("SELECT lo_from_bytea(0, %s)", (b"\x00\xff" + wrapped[3][2].encode(),))
+    found, objects = discover(connection, ())
+    assert (found.relation, found.column, found.values + found.near_misses) == ("notes", "c", len(wrapped))
+    assert objects.relation == "large objects"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("v1:\n  image: registry.example.org:5000/clinic/web\n  replicas: 3\n", id="YAML"),
+        pytest.param("changes in v2:\n> all of the new forms\n> the appointments: done\n", id="quoted mail"),
+        pytest.param("v1: the\nquick\nbrown\nfox: jumps\nover the lazy dog and\nback again", id="prose"),
+        pytest.param("see v3:\n\n1. open\n2. close\n", id="list"),
+        pytest.param("v12=\n3: not\na value at\nall: of ours, is it", id="quoted-printable prose"),
+    ],
+)
+def test_prose_of_many_lines_is_no_value(connection: Connection, text: str) -> None:
+    connection.execute("CREATE TABLE public.notes (c text)")
+    connection.execute("INSERT INTO public.notes VALUES (%s)", (text,))
+    assert discover(connection, ()) == ()
+
+
 @pytest.mark.parametrize("place", [70, 5 * 2**20, 4 * 2**20 - 30], ids=["near the beginning", "far in", "at a border"])
 @pytest.mark.parametrize("kind", ["text", "bytea"])
 def test_a_value_deep_in_a_large_cell_is_found(connection: Connection, value: str, kind: str, place: int) -> None:
@@ -324,6 +368,12 @@ def test_large_objects_that_cannot_be_read_are_told(connection: Connection, data
 
 
 A_TABLE, A_PARENT = "CREATE TABLE public.a (c text);", "CREATE TABLE public.a (c text) PARTITION BY LIST (c);"
+A_SERVER = "CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w;"
+A_MAPPING = f"{A_SERVER} CREATE USER MAPPING FOR PUBLIC SERVER far OPTIONS (password '{{}}')"
+A_SUBSCRIPTION = """
+CREATE SUBSCRIPTION copies CONNECTION 'host=127.0.0.1 password={}' PUBLICATION p
+    WITH (connect = false, slot_name = NONE)
+"""
 A_TRIGGER = "pg_catalog.suppress_redundant_updates_trigger"
 
 
@@ -352,6 +402,25 @@ A_TRIGGER = "pg_catalog.suppress_redundant_updates_trigger"
         ("CREATE TYPE public.e AS ENUM ('{:.62}')", "e", "label of the type"),
         ("ALTER DATABASE {name} SET keyrotation.x = '{}'", "database or role", "settings"),
         ("CREATE FUNCTION keyrotation.f() RETURNS text RETURN '{}'", "f", "function body"),
+        ("CREATE FUNCTION pg_catalog.our_f() RETURNS text RETURN '{}'", "our_f", "function body"),
+        ("CREATE FUNCTION public.f() RETURNS int SET keyrotation.x = '{}' RETURN 1", "f", "function settings"),
+        ("ALTER FUNCTION pg_catalog.now() SET keyrotation.x = '{}'", "now", "function settings"),
+        (
+            "CREATE AGGREGATE public.all_of(text) (SFUNC = textcat, STYPE = text, INITCOND = '{}')",
+            "all_of",
+            "initial value of the aggregate",
+        ),
+        (f"{A_TABLE} CREATE STATISTICS public.s ON (c || '{{}}') FROM public.a", "a", "extended statistics s"),
+        (
+            f"{A_TABLE} CREATE PUBLICATION p FOR TABLE public.a WHERE (c = '{{}}')",
+            "a",
+            "row filter of the publication p",
+        ),
+        ("CREATE FOREIGN DATA WRAPPER w OPTIONS (x '{}')", "w", "options of the foreign-data wrapper"),
+        (f"{A_SERVER} ALTER SERVER far OPTIONS (x '{{}}')", "far", "server options"),
+        (f"{A_SERVER} CREATE FOREIGN TABLE public.r () SERVER far OPTIONS (x '{{}}')", "r", "foreign table options"),
+        (f"{A_SERVER} CREATE FOREIGN TABLE public.r (n int OPTIONS (x '{{}}')) SERVER far", "r", "n (options)"),
+        (A_MAPPING, "far", "options of the user mapping for public"),
     ],
 )
 def test_a_value_in_a_definition_is_found(
@@ -362,6 +431,41 @@ def test_a_value_in_a_definition_is_found(
     connection.execute(filled.encode())
     (found,) = discover(connection, ())
     assert (found.relation, found.column, found.values) == (place, part, 1)
+
+
+def test_a_definition_that_the_role_may_not_read_is_named_and_not_called_searched(
+    connection: Connection, database_url: str, value: str
+) -> None:
+    mapping, subscription = "options of user mappings that", "connections of subscriptions that"
+    connection.execute(A_MAPPING.replace("{}", value).encode())
+    connection.execute(A_SUBSCRIPTION.replace("{}", value).encode())
+
+    def unsearched(opened: Connection) -> dict[str, tuple[str, ...]]:
+        return {
+            each.what: each.names for each in search_exclusions(opened) if each.what.startswith((mapping, subscription))
+        }
+
+    found = [(each.relation, each.column) for each in discover(connection, ())]
+    assert found == [("copies", "connection of the subscription"), ("far", "options of the user mapping for public")]
+    assert unsearched(connection) == {}
+    role = f"reader_of_{connection.info.dbname}"
+    connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+    try:
+        with connect(make_conninfo(database_url, user=role)) as limited:
+            assert discover(limited, ()) == ()
+            assert unsearched(limited) == {
+                f"{mapping} the pipeline's role may not read": ("far for public",),
+                f"{subscription} the pipeline's role may not read": ("copies",),
+            }
+        connection.execute(f"GRANT SELECT (subconninfo) ON pg_subscription TO {role}".encode())
+        connection.execute(f"ALTER SERVER far OWNER TO {role}".encode())
+        with connect(make_conninfo(database_url, user=role)) as granted:
+            assert [(each.relation, each.column) for each in discover(granted, ())] == found
+            assert unsearched(granted) == {}
+    finally:
+        connection.execute("DROP SUBSCRIPTION copies")
+        connection.execute("DROP FOREIGN DATA WRAPPER w CASCADE")
+        connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
 
 
 def test_another_table_in_our_schema_is_searched(migrated: Connection, value: str) -> None:

@@ -38,17 +38,22 @@ _V = rf"(?:[vV]|\\+u00[57]6|%(?:25)*[57]6|{_AND}(?:#0*(?:86|118)|#[xX]0*[57]6);)
 _DIGIT = rf"(?:[0-9]|\\+u003[0-9]|%(?:25)*3[0-9]|{_AND}(?:#0*(?:4[89]|5[0-7])|#[xX]0*3[0-9]);)"
 _ESCAPES = r"\\%&"
 
+# Where mail or PEM has broken a value into lines: with = before the break in quoted-printable, with > before the rest
+# in a quoted mail.
+_BREAK = r"(?:=?[\r\n]+[ \t>]*)?"
+_SPACE = r"=?[\s>]*"
+
 # One of our values anywhere in a text: version, nonce and the shortest possible tag. Lenient about the version's
-# spelling and white space (near-misses), and about escapes.
+# spelling and white space (near-misses), about escapes, and about line breaks wherever they are.
 # Groups: white space at the very beginning, version, end of the nonce.
 ANYWHERE = (
-    rf"(^\s+)?({_V}{_DIGIT}+\s*{_COLON}\s*)"
-    rf"(?:[A-Za-z0-9+/]{{{NONCE_CHARS}}}|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;]*)"
-    rf"(\s*{_COLON}\s*)[A-Za-z0-9+/{_ESCAPES}#;]{{{SHORTEST_UNPADDED_CHARS}}}"
+    rf"(^\s+)?({_V}{_BREAK}{_DIGIT}(?:{_BREAK}{_DIGIT})*{_SPACE}{_COLON}{_SPACE})"
+    rf"(?:(?:[A-Za-z0-9+/]{_BREAK}){{{NONCE_CHARS}}}|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;\r\n]*)"
+    rf"({_SPACE}{_COLON}{_SPACE})(?:[A-Za-z0-9+/{_ESCAPES}#;]{_BREAK}){{{SHORTEST_UNPADDED_CHARS}}}"
 )
 # What every match of ANYWHERE has near its beginning: how a v may end, digits, how a colon may begin. Searching for
 # this alone takes a quarter of the time, and most texts do not contain it.
-LIKELY = rf"[vV6;](?:[0-9]+|[0-9]*[{_ESCAPES}]\S*[0-9;])\s*[:{_ESCAPES}]"
+LIKELY = rf"[vV6;]{_BREAK}(?:[0-9](?:{_BREAK}[0-9])*|[0-9]*[{_ESCAPES}]\S*[0-9;]){_SPACE}[:{_ESCAPES}]"
 # A match has a version, a nonce of at least one escape, the colons, and the characters of a tag.
 _SHORTEST_CHARS = len("v1:%:") + SHORTEST_UNPADDED_CHARS
 # The two groups of a correctly spelt value, whatever is escaped in it.
