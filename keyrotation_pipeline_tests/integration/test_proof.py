@@ -402,6 +402,29 @@ def test_what_was_made_or_changed_since_it_was_read_is_read_again_or_refused(
     assert clinic.connection.info.transaction_status.name == "IDLE"
 
 
+def test_a_column_that_was_generated_while_its_table_was_searched_is_read_afterwards(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expression = "replace(notes, 'v2:', 'v1:')"
+    clinic.connection.execute(
+        f"ALTER TABLE public.visits ADD copy text GENERATED ALWAYS AS ({expression}) STORED".encode()
+    )
+    searched = clinic.search()
+    clinic.connection.execute("ALTER TABLE public.visits ALTER copy DROP EXPRESSION")
+    with pytest.raises(ProofError, match=r"visits, column copy: 1 value\(s\) of our format"):
+        clinic.prove(searched)
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
+    with pytest.raises(BlockedError, match="too large to be searched while others wait"):
+        clinic.prove(searched)
+
+
+def test_a_table_that_was_made_again_after_the_proof_is_not_the_one_proven(clinic: Clinic) -> None:
+    clinic.connection.execute("CREATE TABLE public.copy (LIKE public.visits INCLUDING ALL); DROP TABLE public.visits")
+    clinic.connection.execute("ALTER TABLE public.copy RENAME TO visits")
+    with pytest.raises(FenceError, match=r"fence of table visits .* was recreated after the proof"):
+        clinic.prove()
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

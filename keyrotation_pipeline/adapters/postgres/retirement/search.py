@@ -34,19 +34,17 @@ from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 # About 64 MB: counted within seconds by one process.
 READ_AGAIN_PAGES = 8192
 
-# pg_class changes with every change of a relation, but not with VACUUM, ANALYZE or an index, which write in place.
+# The rows of the catalog that say what a relation is: another transaction has written one of them after any change or
+# rewrite, also a manual one that was undone; but not after VACUUM, ANALYZE or CREATE INDEX, which write in place.
 # A heap of 60 MB may have 500 GB of TOAST, which would be read with it. A foreign table has no known size; it counts as
 # large.
 _RELATIONS = """
 SELECT c.oid::bigint,
-       concat_ws(' ', pg_relation_filenode(c.oid), c.xmin, c.relchecks, c.relkind, n.nspname, c.relname, (
-           SELECT string_agg(concat_ws(' ', a.attnum, a.attname, a.atttypid, a.atttypmod, a.attisdropped), ','
-                             ORDER BY a.attnum)
-           FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0
-       ), (
-           SELECT concat_ws(' ', f.oid, f.xmin)
-           FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = %s AND f.contype = 'c'
-       )),
+       concat_ws(' ', c.xmin,
+           (SELECT string_agg(concat_ws(' ', a.attnum, a.xmin), ',' ORDER BY a.attnum)
+            FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
+           (SELECT concat_ws(' ', f.oid, f.xmin)
+            FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = %s AND f.contype = 'c')),
        CASE c.relkind WHEN 'f' THEN 2147483647 ELSE coalesce(pg_relation_size(c.oid), 0) / block_size END,
        CASE c.relkind WHEN 'f' THEN 2147483647
             ELSE (coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0))
