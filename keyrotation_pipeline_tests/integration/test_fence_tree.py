@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -129,6 +129,36 @@ def test_a_table_that_was_attached_since_the_proof_is_proven_first(tree: Tree) -
         tree.prove()
     tree.fence()
     tree.prove()
+
+
+SUBPARTITIONS = (
+    """CREATE TABLE public.visits (id int, notes text) PARTITION BY RANGE (id);
+    CREATE TABLE public.part PARTITION OF public.visits FOR VALUES FROM (0) TO (100) PARTITION BY RANGE (id);
+    CREATE TABLE public.leaf PARTITION OF public.part FOR VALUES FROM (0) TO (50)""",
+    "",
+    """CREATE TABLE public.more (LIKE public.part INCLUDING ALL);
+    ALTER TABLE public.part ATTACH PARTITION public.more FOR VALUES FROM (50) TO (100)""",
+)
+GRANDCHILD = (CHILD[0], "", "CREATE TABLE public.more () INHERITS (public.part)")
+
+
+@pytest.mark.parametrize(
+    "scripts", [pytest.param(SUBPARTITIONS, id="partition of a partition"), pytest.param(GRANDCHILD, id="grandchild")]
+)
+def test_nothing_joins_a_child_before_the_retiring_transaction_ends(
+    migrated: Connection,
+    database_url: str,
+    keyring_of: Callable[..., KeyRing],
+    seal: Callable[[KeyRing, int, str], str],
+    scripts: tuple[str, str, str],
+) -> None:
+    ring = keyring_of(2, primary=2)
+    tree = Tree(migrated, database_url, scripts, lambda version: seal(ring, version, "some text"))
+    with connect(database_url) as other, migrated.transaction():
+        proof.zero_old_rows(migrated, [VISITS], V1, [V1], tree.moment)
+        other.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            other.execute(tree.join.encode())
 
 
 @pytest.mark.external_postgres

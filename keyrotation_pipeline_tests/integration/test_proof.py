@@ -418,6 +418,26 @@ def test_a_column_that_was_generated_while_its_table_was_searched_is_read_afterw
         clinic.prove(searched)
 
 
+def test_what_was_changed_is_read_again_though_smaller_relations_have_used_up_the_limit(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clinic.connection.execute("ALTER TABLE public.clients ALTER city SET STORAGE PLAIN")
+    filler = "INSERT INTO public.clients SELECT n, repeat('x', 1900), NULL, NULL FROM generate_series(10, 40) AS n"
+    clinic.connection.execute(filler.encode())
+    clinic.connection.execute("DELETE FROM public.clients WHERE id IN (10, 11)")
+    clinic.connection.execute("VACUUM public.clients")
+    searched = clinic.search()
+    clinic.connection.execute("GRANT SELECT ON public.clients TO PUBLIC")
+    place = "UPDATE public.clients SET city = %s WHERE id = 1 RETURNING ctid::text"
+    ((ctid,),) = clinic.connection.execute(place, (clinic.sealed(1),)).fetchall()
+    assert str(ctid).startswith("(0,"), "into the first page"
+    size = "SELECT pg_relation_size('public.clients') / current_setting('block_size')::int"
+    ((pages,),) = clinic.connection.execute(size).fetchall()
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", int(str(pages)))
+    with pytest.raises(ProofError, match=r"clients, column city: 1 value\(s\) of our format"):
+        clinic.prove(searched)
+
+
 def test_a_table_that_was_made_again_after_the_proof_is_not_the_one_proven(clinic: Clinic) -> None:
     clinic.connection.execute("CREATE TABLE public.copy (LIKE public.visits INCLUDING ALL); DROP TABLE public.visits")
     clinic.connection.execute("ALTER TABLE public.copy RENAME TO visits")

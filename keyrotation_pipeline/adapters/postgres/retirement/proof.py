@@ -64,7 +64,6 @@ def zero_old_rows(
         BlockedError: something could still show an old value; or a change since `searched` is large.
     """
     _require_read_committed(connection)
-    connection.execute("SET LOCAL constraint_exclusion = off")
     versions = tuple(sorted({*retired, version}))
     _lock_tables(connection, tables)
     first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
