@@ -22,9 +22,9 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 NAME = "keyrotation_retired_key_versions"
 VALIDATE_ATTEMPTS = 5
 
+# The server prints NOT VALID, NO INHERIT and NOT ENFORCED as parts of the definition.
 _STANDING = """
-SELECT c.conrelid::bigint, pg_get_constraintdef(c.oid), c.convalidated AND NOT c.connoinherit
-       AND coalesce((to_jsonb(c) ->> 'conenforced')::boolean, true), c.conislocal
+SELECT c.conrelid::bigint, pg_get_constraintdef(c.oid), c.conislocal
 FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname = %s AND c.contype = 'c'
 """
 
@@ -67,7 +67,8 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
         BlockedError: the lock could not be taken; names its holder.
     """
     tree = relations.tree(connection, table)
-    named = {each for definition in _definitions(connection, tree) for each in versions_refused(definition)}
+    standing = _definitions(connection, [relation.oid for relation in tree])
+    named = {each for definition in standing.values() for each in versions_refused(definition)}
     if version not in named:
         return
     rest = tuple(sorted(named - {version}))
@@ -88,8 +89,8 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
 def _fences(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
 ) -> tuple[KeyVersion, ...]:
-    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
-    return _whole(tree, _validated(rows), quoted_names(connection, table.columns))
+    standing = _definitions(connection, [relation.oid for relation in tree])
+    return _whole(tree, standing, quoted_names(connection, table.columns))
 
 
 def all_fences(
@@ -98,8 +99,7 @@ def all_fences(
     """Returns the fences of many tables, by as many statements as for one; for each its versions or an error."""
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
-    rows = connection.execute(_STANDING, (sorted(oids), NAME)).fetchall()
-    standing = _validated(rows)
+    standing = _definitions(connection, sorted(oids))
     names = quoted_names(connection, sorted({column for table in tables for column in table.columns}))
     return {
         table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names)
@@ -107,8 +107,9 @@ def all_fences(
     }
 
 
-def _validated(rows: Iterable[Sequence[object]]) -> dict[int, str]:
-    return {int(str(row[0])): str(row[1]) for row in rows if row[2]}
+def _definitions(connection: Connection, oids: Sequence[int]) -> dict[int, str]:
+    rows = connection.execute(_STANDING, (oids, NAME)).fetchall()
+    return {int(str(oid)): str(definition) for oid, definition, _ in rows}
 
 
 def _whole(
@@ -148,11 +149,6 @@ def _text_of(column: relations.Column, names: Mapping[str, str]) -> str:
     return name if column.type_sql == "text" else f"({name})::text"
 
 
-def _definitions(connection: Connection, tree: Sequence[relations.Relation]) -> tuple[str, ...]:
-    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
-    return tuple(str(row[1]) for row in rows)
-
-
 def _put(
     connection: Connection,
     table: EncryptedTable,
@@ -186,7 +182,7 @@ def _with_own(
     connection: Connection, tree: Sequence[relations.Relation], root: relations.Relation
 ) -> tuple[relations.Relation, ...]:
     rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
-    own = {row[0] for row in rows if row[3]}
+    own = {row[0] for row in rows if row[2]}
     return tuple(relation for relation in tree if relation.oid in own and relation.oid != root.oid)
 
 
