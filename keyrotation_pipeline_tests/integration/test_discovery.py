@@ -421,6 +421,12 @@ A_TRIGGER = "pg_catalog.suppress_redundant_updates_trigger"
         (f"{A_SERVER} CREATE FOREIGN TABLE public.r () SERVER far OPTIONS (x '{{}}')", "r", "foreign table options"),
         (f"{A_SERVER} CREATE FOREIGN TABLE public.r (n int OPTIONS (x '{{}}')) SERVER far", "r", "n (options)"),
         (A_MAPPING, "far", "options of the user mapping for public"),
+        (f"{A_TABLE} CREATE INDEX i ON public.a ((c || '{{}}'))", "a", "index public.i"),
+        (f"{A_TABLE} CREATE INDEX i ON public.a (c) WHERE c <> '{{}}'", "a", "index public.i"),
+        (f"{A_TABLE} CREATE POLICY p ON public.a USING (c <> '{{}}')", "a", "policy p"),
+        (f"{A_TABLE} CREATE POLICY p ON public.a FOR INSERT WITH CHECK (c <> '{{}}')", "a", "policy p"),
+        ("COMMENT ON DATABASE {name} IS '{}'", "pg_database", "comment"),
+        ("INSERT INTO pg_seclabel VALUES (0, 'pg_class'::regclass, 0, 'x', '{}')", "pg_class", "security label"),
     ],
 )
 def test_a_value_in_a_definition_is_found(
