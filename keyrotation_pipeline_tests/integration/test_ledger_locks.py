@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import AtWorkError, BlockedError, DatabaseUnavailableError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline_tests.integration.test_ledger import ledger_on
+from keyrotation_pipeline_tests.waiting import eventually
 
 NOTE = Note(EventKind.BACKUP_MADE, {})
 TABLE_LOCK_MODES = (
@@ -98,6 +99,25 @@ def test_whoever_has_locked_the_audit_is_named(
     with holder.change(), pytest.raises(BlockedError, match=who):
         ledger.append(NOTE)
     assert ledger.append(NOTE).seq == 1
+
+
+def test_neither_a_reader_nor_who_waits_is_taken_for_the_holder(
+    ledger: PostgresLedger, another: Callable[[], PostgresLedger]
+) -> None:
+    reader, holder, waiter = another(), another(), another()
+    waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = %s"
+
+    with reader.connection.transaction(), holder.change():
+        reader.head()
+        thread = threading.Thread(target=waiter.append, args=(NOTE,))
+        thread.start()
+        assert eventually(
+            lambda: ledger.connection.execute(waits, (waiter.connection.info.backend_pid,)).fetchone() == (1,)
+        )
+        found = ledger.query(session_locks.TABLE_HOLDER, {"table": "keyrotation.audit_head"})
+    thread.join()
+    assert [row["pid"] for row in found] == [holder.connection.info.backend_pid]
+    assert ledger.head().seq == 1
 
 
 @pytest.mark.parametrize(
@@ -188,12 +208,17 @@ def test_a_lock_taken_while_reading_is_held_at_once_and_until_its_end(
 
 
 def test_a_commit_that_takes_or_releases_a_lock_waits_for_no_disk(ledger: PostgresLedger) -> None:
-    with ledger.lock("ab/rows"):
-        assert ledger.one("SELECT current_setting('synchronous_commit') AS setting")["setting"] == "on"
-    flushed = "SELECT pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() AS later"
-    for _ in range(20):
+    is_ahead = "SELECT pg_current_wal_insert_lsn() > pg_current_wal_flush_lsn() AS of_the_disk"
+    taken, released = False, False
+    for _ in range(20):  # the server writes by itself five times a second
         with ledger.lock("ab/rows"):
-            pass
-        if ledger.one(flushed)["later"]:
-            return
-    pytest.fail("each commit was flushed")
+            taken = taken or ledger.one(is_ahead)["of_the_disk"]
+            assert ledger.one("SELECT current_setting('synchronous_commit') AS setting")["setting"] == "on"
+        released = released or ledger.one(is_ahead)["of_the_disk"]
+    assert (taken, released) == (True, True)
+
+
+def test_a_lock_that_a_change_itself_does_not_get_is_not_taken_for_that_of_the_audit(ledger: PostgresLedger) -> None:
+    with pytest.raises(psycopg.errors.LockNotAvailable), ledger.change():
+        raise psycopg.errors.LockNotAvailable
+    assert ledger.append(NOTE).seq == 1

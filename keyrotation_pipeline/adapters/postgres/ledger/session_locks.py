@@ -22,8 +22,7 @@ RETURNING name
 """
 
 RELEASE: LiteralString = """
-DELETE FROM keyrotation.session_locks USING set_config('synchronous_commit', 'off', true)
-WHERE name = %(name)s AND pid = pg_backend_pid()
+DELETE FROM keyrotation.session_locks USING set_config('synchronous_commit', 'off', true) WHERE name = %(name)s
 """
 
 HOLDER: LiteralString = """
@@ -38,7 +37,6 @@ WHERE l.locktype = 'relation' AND l.granted AND l.mode <> 'AccessShareLock'
   AND l.relation = to_regclass(%(table)s)
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND l.pid IS DISTINCT FROM pg_backend_pid()
-LIMIT 1
 """
 
 
