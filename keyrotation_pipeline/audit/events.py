@@ -11,6 +11,7 @@ from keyrotation_pipeline.model import (
     audit,
     backup_events,
     breach,
+    data_events,
     incident_events,
     key_events,
     progress,
@@ -29,8 +30,7 @@ RECORDS: Mapping[str, type[Fact]] = {
         key_events,
         progress,
         request_events,
-        request_events,
-        backup_events,
+        data_events,
     )
     for record in vars(module).values()
     if isinstance(record, type) and issubclass(record, Fact) and record is not Fact

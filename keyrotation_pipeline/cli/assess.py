@@ -11,22 +11,22 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.audit.assessments import Assessment
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import (
-    Assessment,
     answers_in,
     assess,
     assessment_of,
     sign_assessment,
     text_to_sign,
 )
-from keyrotation_pipeline.incidents.breach import BreachNotice
 from keyrotation_pipeline.model.audit import as_json as as_json_object
 from keyrotation_pipeline.model.breach import EXCLUSIONS, Role
+from keyrotation_pipeline.model.breach_decision import BreachNotice
 
 _KNOWN = "yes, no or unknown"
 

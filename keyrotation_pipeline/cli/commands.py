@@ -79,8 +79,7 @@ COMMANDS = {
     "report": Command(
         "report",
         "report",
-        "Write the compliance report: policy, keys, approvals verified again, backups, recovery tests, incidents, "
-        "audit.",
+        "Write the compliance report: objectives, policy, keys, approvals, backups, recovery tests, incidents, audit.",
     ),
     "backup": Command("backups", "backup", "Back up all keys and the database at one moment."),
     "recovery-test": Command(

@@ -19,6 +19,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import how_to_sign
 from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.status import Light, Readiness
@@ -49,7 +50,8 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
     with open_pipeline(settings.load(config), actor=actor()) as pipeline, reporting(quiet=as_json) as report:
         database = pipeline.surroundings.identity().name
         ring = pipeline.keys.read().ring()
-        done = [pipeline.rewriting.decrypt_all(table, ring, report) for table in pipeline.tables]
+        done = tuple(pipeline.rewriting.decrypt_all(table, ring, report) for table in pipeline.tables)
+        pipeline.ledger.append(ValuesDecrypted.of(done))
     tables = [
         {"table": each.table, "rows": each.rows, "values": each.values, "failures": each.failures} for each in done
     ]

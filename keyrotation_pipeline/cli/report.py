@@ -2,7 +2,6 @@
 
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
@@ -16,20 +15,19 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.alerts import accesses
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
-from keyrotation_pipeline.incidents.assessing import assessment_from
-from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, AccessSummary, ComplianceReport, Period
+from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Period
+from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.oscal import render_oscal
 from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
-from keyrotation_pipeline.reporting.rendering import render_html, render_json
+from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
+from keyrotation_pipeline.reporting.sections import AccessSummary
 from keyrotation_pipeline.requests.time_stamping import stamp
 from keyrotation_pipeline.settings import Settings
 
@@ -156,9 +154,9 @@ def report(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write the compliance report: policy, keys, approvals verified again, backups, recovery tests, incidents, audit.
+    """Write the compliance report: objectives, policy, keys, approvals, backups, recovery tests, incidents, audit.
 
-    It is read from the verified audit alone. Its time is that of the newest event: the same audit, the same bytes. A
+    It is read from the verified audit alone. What nobody recorded is reported as not satisfied. A
     pack is a directory with all the evidence for the report, and verify.py, which checks it offline. A certificate is
     one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is. oscal is the report as
     NIST OSCAL assessment results. With --from, and the logs of [incidents], it also sums up who read keys and records.
@@ -178,7 +176,7 @@ def report(
     period = period_of(since, until, declared.time_zone)
     with open_pipeline(declared, actor=actor()) as pipeline:
         _stamp(pipeline)
-        found = gather(pipeline, _breach_of, period).report
+        found = gather(pipeline, period).report
     if period is not None and period.since is not None:
         found = _with_accesses(found, declared, period.since)
     _write(_rendered(found, form), target, f"the report up to audit event {found.audit.seq}")
@@ -194,7 +192,7 @@ def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime
     """Add what the logs of `[incidents]` say of the period, up to the newest event; unchanged where none is named."""
     if declared.incidents.cloudtrail_bucket is None and declared.incidents.audit_events_table is None:
         return report
-    found = accesses(declared, since, report.generated_at)
+    found = accesses(declared, since, report.as_of)
     reads = None if found.key_reads is None else reads_by(found.key_reads)
     summary = AccessSummary(found.since, found.until, reads, found.record_reads)
     return replace(report, access=summary, not_included=NOT_INCLUDED)
@@ -220,7 +218,7 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         raise taken(target)
     with open_backups(settings.load(config), actor=actor()) as site:
         _stamp(site.pipeline)
-        found = gather(site.pipeline, _breach_of)
+        found = gather(site.pipeline)
         dead = certificates(site, found.events)
         content = pack(found, site.places, site.pipeline.signatures.certificates(), dead)
     if not write_directory(target, content):
@@ -232,7 +230,3 @@ def _stamp(pipeline: Pipeline) -> None:
     """Have the audit time-stamped before it is read; a failure does not stop the report."""
     if failed := stamp(pipeline):
         output.note(f"the audit could not be time-stamped: {failed}")
-
-
-def _breach_of(incident: Incident, recorded: Sequence[HistoryEntry]) -> tuple[str, ...]:
-    return assessment_from(recorded, incident).lines()

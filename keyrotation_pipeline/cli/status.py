@@ -173,7 +173,7 @@ def running_in_dagster(heartbeats: Sequence[Heartbeat], now: datetime, address: 
 
 
 def _tables(shown: Status) -> Iterator[output.Line]:
-    used, empty = _versions(shown)
+    used = sorted({version for table in shown.tables for version, held in table.values_by_version.items() if held})
     faults = [
         (title, name)
         for title, name in (("Unencrypted", "unencrypted"), ("Unreadable", "unreadable"))
@@ -183,15 +183,17 @@ def _tables(shown: Status) -> Iterator[output.Line]:
         ("Table", "Rows", *output.names(used), *(title for title, _ in faults), "Refuses", "Counted"),
         [_row(table, used, [name for _, name in faults], shown.generated_at) for table in shown.tables],
     )
-    if empty and any(table.count for table in shown.tables):
-        yield output.Text(f"No value under {', '.join(output.names(empty))}.", indent=0)
-
-
-def _versions(shown: Status) -> tuple[list[KeyVersion], list[KeyVersion]]:
-    """Versions with values, and registered ones without any."""
-    counted = {version for table in shown.tables for version, number in table.values_by_version.items() if number}
-    known = counted | {key.version for key in shown.key_versions}
-    return sorted(counted), sorted(known - counted)
+    counted = [table.count.counted_at for table in shown.tables if table.count]
+    if shown.empty_versions and counted:
+        names = ", ".join(output.names(shown.empty_versions))
+        yield output.Text(
+            f"No value under {names} when last counted, {age(min(counted), shown.generated_at)}.", indent=0
+        )
+    if shown.not_counted_since:
+        names = ", ".join(output.names(shown.not_counted_since))
+        yield output.Text(
+            f"Tables were not counted since {names} became the primary; run `keyrotation status --count`.", indent=0
+        )
 
 
 def _row(

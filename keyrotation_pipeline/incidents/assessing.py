@@ -1,93 +1,29 @@
-"""The breach decision by the answers of people: who said what and when, and what it takes for it to hold.
+"""Takes in the answers of people to the breach decision, and officers' signatures over them."""
 
-One person alone must not end a duty to notify. So answers hold at once as far as they add to what is due; as far as
-they would lighten it (no breach, a later date, a notice that falls away), they hold when enough officers have signed
-exactly these answers. Until then what held before goes on holding.
-"""
-
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from keyrotation_pipeline.audit.assessments import Assessment, assessment_from, notices_in_words
 from keyrotation_pipeline.audit.history import HistoryEntry, history
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
-from keyrotation_pipeline.incidents.breach import BreachDecision, BreachNotice, decide_breach, presumed_facts
-from keyrotation_pipeline.model.approval import Roster, rendered
+from keyrotation_pipeline.model.approval import rendered
 from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
     EXCLUSIONS,
-    NO_NOTICE,
     AssessmentSigned,
     BreachAnswers,
     BreachAssessed,
-    Outcome,
 )
-from keyrotation_pipeline.model.incidents import Incident, SentNotice, plain_text
+from keyrotation_pipeline.model.incidents import Incident, plain_text
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import require_roster
 
 _TEXTS = ("nature_of_phi", "unauthorised_person", "acquired_or_viewed", "mitigation")
-
-
-@dataclass(frozen=True, slots=True)
-class Assessment:
-    """Where the breach decision of an incident stands.
-
-    Args:
-        in_force: what holds now.
-        answered: what follows from the latest answers once they are signed; None: they hold, or there are none.
-        answers: all of them, the later ones in place of the earlier.
-        signed_by: officers who have signed these answers; none of them counts for others.
-        required: how many must.
-        since: the event of the last answers, and when it was; None: nobody has answered.
-        history: when, and a sentence.
-    """
-
-    incident: Incident
-    in_force: BreachDecision
-    answered: BreachDecision | None
-    answers: BreachAnswers
-    signed_by: tuple[str, ...]
-    required: int
-    since: tuple[int, datetime] | None
-    history: tuple[tuple[datetime, str], ...]
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether enough officers have signed the answers as they are."""
-        return 0 < self.required <= len(self.signed_by)
-
-    @property
-    def due(self) -> tuple[BreachNotice, ...]:
-        """The notices in force that nobody has reported as given."""
-        return tuple(each for each in self.in_force.notices if self.incident.notice(each.to) is None)
-
-    @property
-    def is_settled_as_none(self) -> bool:
-        """Whether they have signed that nobody is to be notified."""
-        return self.is_settled and self.in_force.outcome in NO_NOTICE
-
-    def lines(self) -> tuple[str, ...]:
-        """For people: what holds, who is to be told by when, what is missing, and what waits for signatures."""
-        lines = lines_of(self.in_force, self.incident)
-        if self.answered is None:
-            return lines
-        missing = max(self.required - len(self.signed_by), 0)
-        waits = (
-            f"Answered, and not in force before {missing} more officer(s) sign it with `keyrotation incident assess "
-            f"{self.incident.id} --text`: {self.answered.outcome}"
-        )
-        return (
-            *lines,
-            waits,
-            *(f"It would follow: {each}" for each in (*self.answered.reasons, *_told(self.answered))),
-        )
 
 
 def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
@@ -147,7 +83,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
             ("What", assessment.incident.reason),
             ("Database", pipeline.surroundings.identity().signed()),
             ("Decision", str(decision.outcome)),
-            ("Notices", "; ".join(_told(decision)) or "none"),
+            ("Notices", "; ".join(notices_in_words(decision)) or "none"),
             *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in _numbered(assessment.answers)),
             ("Answers", assessment.answers.digest()),
             ("Audit event", str(assessment.since[0])),
@@ -193,123 +129,6 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
 def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
     """The events that assessments are made of."""
     return history(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
-
-
-def assessment_from(told: Iterable[HistoryEntry], incident: Incident) -> Assessment:
-    """The same from the events of an audit that was verified."""
-    made = _Assessing(incident)
-    for entry in told:
-        made.roster = entry.roster
-        match entry.fact:
-            case BreachAssessed(incident=incident.id, by=by, answers=answers):
-                made.answered(entry.seq, entry.at, by, answers)
-            case AssessmentSigned(incident=incident.id) as signed if entry.fault is None:
-                made.signed(entry.at, signed)
-    return made.assessment()
-
-
-def lines_of(decision: BreachDecision, incident: Incident) -> tuple[str, ...]:
-    """A decision for people: what follows, who is or was to be told by when, what is missing, and what it is not."""
-    missing = (f"Not known yet: {each}" for each in decision.missing)
-    head = f"Breach by 45 CFR 164.402: {decision.outcome}"
-    return (head, *decision.reasons, *_told_or_given(decision, incident), *missing, *decision.caveats)
-
-
-@dataclass
-class _Assessing:
-    """The assessment while the audit is read."""
-
-    incident: Incident
-    roster: Roster | None = None
-    answers: BreachAnswers = field(default_factory=BreachAnswers)
-    since: tuple[int, datetime] | None = None
-    signers: dict[str, str] = field(default_factory=dict)
-    history: list[tuple[datetime, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.in_force = self._decided()
-
-    def _decided(self) -> BreachDecision:
-        return decide_breach(self.answers.facts(presumed_facts(self.incident)))
-
-    def answered(self, seq: int, at: datetime, by: str, answers: BreachAnswers) -> None:
-        """Answers take the place of earlier ones; nobody has signed them yet."""
-        self.answers, self.since = self.answers.then(answers), (seq, at)
-        self.signers.clear()
-        after = self._decided()
-        self.in_force = _stricter(self.in_force, after) if _lightens(after, self.in_force) else after
-        said = "; ".join(f"{name}: {value}" for name, value in answers.lines())
-        self.history.append((at, f"breach assessment by {by}: {said}"))
-
-    def signed(self, at: datetime, fact: AssessmentSigned) -> None:
-        """A good signature over the answers as they are here, by the roster of its time."""
-        if self.roster is None or (name := self.roster.name_of(fact.officer)) is None:
-            return
-        self.signers[fact.officer] = name
-        self.history.append((at, f"breach assessment signed by {name}"))
-        if len(self.signers) >= self.roster.required:
-            self.in_force = self._decided()
-
-    def assessment(self) -> Assessment:
-        """What holds by all that was read."""
-        after = self._decided()
-        return Assessment(
-            incident=self.incident,
-            in_force=self.in_force,
-            answered=None if after == self.in_force else after,
-            answers=self.answers,
-            signed_by=tuple(self.signers.values()),
-            required=self.roster.required if self.roster else 0,
-            since=self.since,
-            history=tuple(self.history),
-        )
-
-
-def _lightens(after: BreachDecision, before: BreachDecision) -> bool:
-    """Whether less would be due, or later, or less surely."""
-    if after.outcome in NO_NOTICE or before.outcome in NO_NOTICE:
-        return before.outcome not in NO_NOTICE
-    return any(not any(_covers(new, old) for new in after.notices) for old in before.notices)
-
-
-def _covers(new: BreachNotice, old: BreachNotice) -> bool:
-    """Whether a notice does what another one would."""
-    same = new.to == old.to or (old.to == "media" and new.to.startswith("media"))
-    surely = new.is_certain or not old.is_certain
-    waits_no_longer = new.not_before is None or (old.not_before is not None and new.not_before <= old.not_before)
-    return same and surely and waits_no_longer and new.last_date <= old.last_date
-
-
-def _stricter(before: BreachDecision, after: BreachDecision) -> BreachDecision:
-    """What held before, with whatever the answers add to it."""
-    due = {each.to: each.last_date for each in before.notices}
-    added = (each for each in after.notices if each.to not in due or each.last_date < due[each.to])
-    outcome = after.outcome if after.outcome is Outcome.NOTIFY else before.outcome
-    return replace(before, outcome=outcome, notices=(*before.notices, *added))
-
-
-def _told_or_given(decision: BreachDecision, incident: Incident) -> Iterator[str]:
-    """Each notice that is due, or when it was given; then those that were given and are not, or no longer, due."""
-    for each, sentence in zip(decision.notices, _told(decision), strict=True):
-        given = incident.notice(each.to)
-        yield sentence if given is None else _given(given, each)
-    due = [each.to for each in decision.notices]
-    yield from (_given(each) for each in incident.notices if not any(each.covers(to) for to in due))
-
-
-def _given(given: SentNotice, due: BreachNotice | None = None) -> str:
-    late = "" if due is None else f", {'late' if given.sent_on > due.last_date else 'in time'} ({due.paragraph})"
-    return f"Notice to {given.to}: sent {given.sent_on}{late}, reported by {given.reported_by}"
-
-
-def _told(decision: BreachDecision) -> Iterator[str]:
-    for each in decision.notices:
-        when = "" if each.not_before is None else f", not before {each.not_before:%Y-%m-%d}"
-        sure = "" if each.is_certain else ", unless it is shown not to be due"
-        yield (
-            f"Notice to {each.to}: without unreasonable delay, at the latest {each.last_date:%Y-%m-%d} "
-            f"({each.paragraph}){when}{sure}"
-        )
 
 
 def _numbered(answers: BreachAnswers) -> Iterator[tuple[int, tuple[str, str]]]:

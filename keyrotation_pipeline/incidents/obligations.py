@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from keyrotation_pipeline.audit.assessments import Assessment, assessment_from
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import AuditError, BlockedError
-from keyrotation_pipeline.incidents.assessing import Assessment, assessed, assessment_from
+from keyrotation_pipeline.incidents.assessing import assessed
 from keyrotation_pipeline.model.breach import AssessmentSigned
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -18,8 +19,8 @@ def unsettled(pipeline: Pipeline) -> tuple[Assessment, ...]:
     closed = [each for each in every if each.status is IncidentStatus.CLOSED]
     if not closed:
         return ()
-    told = _believed(pipeline)
-    stand = (assessment_from(told, each) for each in closed)
+    entries = _believed(pipeline)
+    stand = (assessment_from(entries, each) for each in closed)
     return tuple(each for each in stand if not each.is_settled)
 
 

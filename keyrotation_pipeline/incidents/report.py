@@ -10,10 +10,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
+from keyrotation_pipeline.audit.assessments import Assessment
 from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.assessing import Assessment, assessment_of
+from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.breach import Deadline, carried_by
 from keyrotation_pipeline.model.incident_events import (
@@ -27,6 +28,7 @@ from keyrotation_pipeline.model.incident_events import (
 )
 from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.key_events import KeyStateChanged
+from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     RequestOpened,
@@ -37,7 +39,7 @@ from keyrotation_pipeline.model.request_events import (
 from keyrotation_pipeline.model.requests import Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.report import clock_of, records_reencrypted
+from keyrotation_pipeline.rotation.report import clock_of
 from keyrotation_pipeline.templates import render
 
 FOR_PEOPLE = "(to be filled in by the officers: keyrotation incident amend takes it)"

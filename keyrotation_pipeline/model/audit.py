@@ -201,6 +201,8 @@ class EventKind(StrEnum):
     ROLLBACK_POST_MORTEM = "rollback_post_mortem"
     ROTATION_AUDIT_WRITTEN = "rotation_audit_written"
     COUNTED = "counted"
+    VALUES_DECRYPTED = "values_decrypted"
+    UNDECLARED_COLUMNS_SEARCHED = "undeclared_columns_searched"
     BACKUP_KEY_PINNED = "backup_key_pinned"
     BACKUP_SEALED = "backup_sealed"
     UNSIGNED_BACKUP_TRUSTED = "unsigned_backup_trusted"

@@ -109,3 +109,33 @@ class TimestampFailed(Fact):
     kind: ClassVar = EventKind.TIMESTAMP_FAILED
     authority: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackupFacts:
+    """What a report needs of the event that a backup was made.
+
+    Args:
+        made_at: the moment that it shows.
+        keys: fingerprints by version.
+        dump: file name; None: only keys were backed up.
+        dump_needs: versions that its values are under.
+    """
+
+    manifest: Annotated[str, Field(alias="set")]
+    made_at: datetime
+    keys: Mapping[str, str]
+    recipients: tuple[str, ...]
+    dump: str | None
+    dump_needs: tuple[str, ...]
+    places: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryTestFacts:
+    """What a report needs of the event that a recovery test passed; `objectives` are the allowed seconds, by name."""
+
+    place: str
+    rto_seconds: float
+    rpo_seconds: float
+    objectives: Mapping[str, float]

@@ -1,7 +1,7 @@
 """Audit events of keys, and of recovery tests."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Self
 
 from pydantic import Field
@@ -152,6 +152,8 @@ class KeyRetired(Fact):
 
     Args:
         not_searched, not_seen: what the evidence does not cover.
+        not_read_again: relations whose older pages nobody has read since the search began.
+        searched_from: when that search began; None: everything was read under the locks.
     """
 
     kind: ClassVar = EventKind.KEY_RETIRED
@@ -167,6 +169,20 @@ class KeyRetired(Fact):
     target_backup: str
     not_searched: tuple[str, ...] = ()
     not_seen: tuple[str, ...] = ()
+    not_read_again: tuple[str, ...] = ()
+    searched_from: datetime | None = None
+
+    @property
+    def unread(self) -> str | None:
+        """What a search before the transaction cannot have seen (ADR 16), and what reads it; None: nothing."""
+        if not self.not_read_again or self.searched_from is None:
+            return None
+        began, ended = (f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for at in (self.searched_from, self.proven_at))
+        return (
+            f"not read again for the retirement of {', '.join(map(str, self.taken_from_applications))}: what was "
+            f"written between {began} and {ended} UTC, unencrypted or in undeclared columns, into pages that were "
+            f"there before of {', '.join(self.not_read_again)}; run `keyrotation inventory`"
+        )
 
 
 @dataclass(frozen=True, slots=True)

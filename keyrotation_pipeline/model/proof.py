@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.model.audit import Version
+from keyrotation_pipeline.model.audit import Version, read
+from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.requests import Step, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +120,10 @@ class ZeroOldRows:
     proven_at: datetime
     replicas: tuple[AccountedReplica, ...] = ()
     not_read_again: tuple[str, ...] = ()
+
+
+def records_reencrypted(rotation: Walk) -> int:
+    """Rows that the walk and the sweeps after it rewrote; a row that both rewrote counts twice."""
+    walked, proof = rotation.done(Step.ROWS), rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    rows = read(Rewritten, walked.facts).rows if walked is not None else 0
+    return rows + (sum(read(Proven, proof.facts).swept_rows.values()) if proof is not None else 0)

@@ -193,6 +193,8 @@ class Status:
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each future problem; they do not count for `--exit-code`.
         contacts: the emergency contact list of the configuration.
+        empty_versions: those without a value in any table, by counts that were taken since they could last be written.
+        not_counted_since: those that became the primary after a table was last counted.
         next_rotation_rule: why it is due then, and what is not known about that.
         rehearsal: the newest one from the present primary; None: there is none.
     """
@@ -215,6 +217,8 @@ class Status:
     rehearsal: LastRehearsal | None = None
     last_backup_versions: tuple[KeyVersion, ...] = ()
     contacts: tuple[Contact, ...] = ()
+    empty_versions: tuple[KeyVersion, ...] = ()
+    not_counted_since: tuple[KeyVersion, ...] = ()
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:

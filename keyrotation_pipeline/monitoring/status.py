@@ -9,16 +9,16 @@ from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.backups.key_loss import lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.fleet import Instance, awaits
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
+from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, RequestStatus, Walk
-from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
+from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, failure_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
-from keyrotation_pipeline.monitoring import rolling
+from keyrotation_pipeline.monitoring import counting, rolling
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned
@@ -32,11 +32,10 @@ from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.takeover import is_stranded
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
-from keyrotation_pipeline.rotation.report import clock_of, rate_of, records_reencrypted
+from keyrotation_pipeline.rotation.fences import fences
+from keyrotation_pipeline.rotation.report import clock_of, rate_of
 from keyrotation_pipeline.rotation.rollout import Seen
 
-COUNTS_STALE_AFTER = timedelta(days=7)
 # A rejected flag is raised again, not fixed; after a while it is history.
 SHOWN_FOR = timedelta(days=7)
 
@@ -146,14 +145,17 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += [*urgent, *duties] if urgent_too else []
-    attention += [sentence for table in pipeline.tables for sentence in _wrong(table, counts.get(table), records, now)]
+    attention += [
+        sentence for table in pipeline.tables for sentence in counting.wrong(table, counts.get(table), records, now)
+    ]
+    empty, not_counted_since = counting.empty_versions(pipeline, primary, records, counts)
     return Status(
         generated_at=now,
         database=pipeline.surroundings.identity().name,
         key_versions=records,
         primary=primary,
         tables=tuple(
-            _table(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
+            counting.table_status(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
             for table in pipeline.tables
         ),
         rotation=_rotation(pipeline, rotation, counts, seen) if rotation else None,
@@ -166,7 +168,14 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         next_rotation_due=due.due.at if due else None,
         next_rotation_rule=due.due.rule if due else None,
         attention=tuple(dict.fromkeys(attention)),
-        warnings=(*(each for each in overdue if each not in attention), *protected.warnings, *fenced.warnings()),
+        warnings=(
+            *(each for each in overdue if each not in attention),
+            *protected.warnings,
+            *fenced.warnings(),
+            *counting.unread(pipeline),
+        ),
+        empty_versions=empty,
+        not_counted_since=not_counted_since,
         rehearsal=last_rehearsal(pipeline, primary),
     )
 
@@ -239,38 +248,6 @@ def _waiting(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]
         return []
     sentence = runner.next_decision(pipeline, waiting, seen).waiting_for
     return [f"{waiting.action} {waiting.id} of {waiting.source} to {waiting.target} waits: {sentence}"]
-
-
-def _wrong(table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime) -> list[str]:
-    if count is None:
-        return [f"table {table.name} was never counted; run `keyrotation status --count`"]
-    sentences = []
-    if now - count.counted_at > COUNTS_STALE_AFTER:
-        sentences.append(
-            f"table {table.name} was last counted on {count.counted_at:%Y-%m-%d}; run `keyrotation status --count`"
-        )
-    for number, what in ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable")):
-        if number:
-            sentences.append(
-                f"table {table.name} holds {number} {what} value(s), which block retirement; "
-                "run `keyrotation inventory`"
-            )
-    known = {record.version for record in records}
-    for version, number in count.values_by_version.items():
-        if number and version not in known:
-            sentences.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
-    return [*sentences, *values_of_gone_keys(count, records)]
-
-
-def _table(
-    table: EncryptedTable,
-    count: TableCount | None,
-    records: Sequence[KeyRecord],
-    fenced_against: tuple[KeyVersion, ...],
-) -> TableStatus:
-    values = {record.version: 0 for record in records} | count.values_by_version if count else {}
-    ordered = {version: values[version] for version in sorted(values)}
-    return TableStatus(table, count, ordered, fenced_against)
 
 
 def _rotation(

@@ -169,7 +169,7 @@ class Ledger(Protocol):
 
     # counts
     def save_counts(self, counts: Sequence[TableCount]) -> None:
-        """Stores the last counts for `status`."""
+        """Records counts, and stores them as the last ones for `status`."""
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """Returns the last stored counts of those tables that have been counted."""

@@ -1,33 +1,15 @@
-"""An assessor's questions about key management, answered only by the facts of the compliance report.
+"""The objectives of the source procedure's sections 2, 7 and 8.3, each answered by the facts of the report.
 
 No answer says that a control of NIST SP 800-53 is met: each says whether one statement is true, by the records that it
-names. Questions without records get no answer.
+names. What nobody recorded is not satisfied: absence is no evidence that something was done.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from keyrotation_pipeline.reporting.compliance import ComplianceReport, Decided
-
-OFFICERS_REQUIRED = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One record: a sentence about it, and when it was made."""
-
-    about: str
-    said: str
-    at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class ObjectiveAnswer:
-    """Whether a statement is true, and by which records; always with at least one."""
-
-    holds: bool
-    evidence: tuple[Record, ...]
+from keyrotation_pipeline.reporting import answers, backup_answers
+from keyrotation_pipeline.reporting.answers import Answer, Record
+from keyrotation_pipeline.reporting.compliance import ComplianceReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,149 +18,109 @@ class Objective:
 
     Args:
         control: of NIST SP 800-53 revision 5, that it belongs to.
+        source: section of the source procedure.
         wanted: the statement that should be true.
-        answer: from a report; None: nothing is on record.
+        answer: from a report.
     """
 
     name: str
     control: str
+    source: str
     title: str
     wanted: str
-    answer: Callable[[ComplianceReport], ObjectiveAnswer | None]
+    answer: Callable[[ComplianceReport], Answer]
 
 
-def _audit(report: ComplianceReport) -> ObjectiveAnswer:
-    head = report.audit
-    said = f"event {head.seq} has the hash {head.head}; the chain, its anchors, tables and signatures verify"
-    return ObjectiveAnswer(True, (Record("audit", said, report.generated_at),))  # noqa: FBT003  else there is no report
+@dataclass(frozen=True, slots=True)
+class Assessed:
+    """An objective as a report answers it.
+
+    Args:
+        remark: why it is not satisfied where nothing is on record; empty: the evidence says it.
+    """
+
+    name: str
+    control: str
+    source: str
+    title: str
+    wanted: str
+    satisfied: bool
+    evidence: tuple[Record, ...]
+    remark: str
 
 
-def _two_officers(report: ComplianceReport) -> ObjectiveAnswer | None:
-    begun = [each for each in report.requests if each.started_at is not None or each.status == "finished"]
-    holds = all(len(_good(each)) >= OFFICERS_REQUIRED for each in begun)
-    return _answer(holds, (Record(each.id, _signed(each), each.started_at or each.requested_at) for each in begun))
-
-
-def _good(request: Decided) -> set[str]:
-    return {each.fingerprint for each in request.approvals if each.refusal is None}
-
-
-def _signed(request: Decided) -> str:
-    who = "; ".join(
-        f"{each.officer} ({each.fingerprint}) at {_when(each.signed_at)}: {each.refusal or 'verified'}"
-        for each in request.approvals
-    )
-    return f"{request.action} {request.id} is {request.status}; signed by {who or 'nobody'}"
-
-
-def _retired(report: ComplianceReport) -> ObjectiveAnswer | None:
-    rotated = [each for each in report.requests if each.action == "rotate" and each.status == "finished"]
-    return _answer(
-        all(each.retirement.get("old_values") == 0 for each in rotated),
-        (Record(each.id, _retirement(each), each.finished_at or each.requested_at) for each in rotated),
-    )
-
-
-def _retirement(request: Decided) -> str:
-    said = request.retirement
-    if not said:
-        return f"rotation {request.id} of {request.source} retired no key"
-    return (
-        f"rotation {request.id} of {request.source} to {request.target}: {said.get('old_values')} old value(s) of "
-        f"{said.get('values')} counted at {said.get('proven_at')}; the database refuses "
-        f"{', '.join(map(str, said.get('fenced_against') or ())) or 'no version'}; not searched: "
-        f"{'; '.join(map(str, said.get('not_searched') or ())) or 'nothing is named'}"
-    )
-
-
-def _in_time(report: ComplianceReport) -> ObjectiveAnswer | None:
-    due = report.policy.next_rotation_due
-    active = [key for key in report.keys if key.state == "active"]
-    if due is None or not active:
-        return None
-    said = f"{active[0].version} ({active[0].fingerprint}) is to be replaced by {_when(due)}: {report.policy.rule}"
-    return ObjectiveAnswer(report.generated_at <= due, (Record(active[0].version, said, report.generated_at),))
-
-
-def _backup(report: ComplianceReport) -> ObjectiveAnswer | None:
-    if not report.backups:
-        return None
-    last = report.backups[-1]
-    said = (
-        f"{last.manifest or 'no manifest'}: keys {', '.join(last.keys) or 'none'}, "
-        f"{'with' if last.has_dump else 'without'} a dump of the database, in {', '.join(last.places) or 'no place'}; "
-        f"{'; '.join(last.failures) or 'complete'}"
-    )
-    return ObjectiveAnswer(last.has_dump and not last.failures, (Record(last.manifest or "backup", said, last.at),))
-
-
-def _recovery(report: ComplianceReport) -> ObjectiveAnswer | None:
-    if not report.recovery_tests:
-        return None
-    last = report.recovery_tests[-1]
-    said = f"recovery test from {last.place}: {last.failure or 'passed'}"
-    within = True
-    for name, seconds, allowed in (
-        ("RTO", last.rto_seconds, last.rto_allowed_seconds),
-        ("RPO", last.rpo_seconds, last.rpo_allowed_seconds),
-    ):
-        if seconds is not None and allowed is not None:
-            said += f"; {name} {seconds:,.0f} s of {allowed:,.0f} s allowed"
-            within = within and seconds <= allowed
-    return ObjectiveAnswer(last.failure is None and within, (Record("recovery test", said, last.at),))
-
-
-def _incidents(report: ComplianceReport) -> ObjectiveAnswer | None:
-    return _answer(
-        all(each.closed_at is not None for each in report.incidents),
-        (
-            Record(each.id, f"{each.id} ({each.type}) is {each.status}; {'; '.join(each.breach)}", each.discovered_at)
-            for each in report.incidents
-        ),
-    )
-
-
-def _stamped(report: ComplianceReport) -> ObjectiveAnswer | None:
-    return _answer(
-        all(each.refusal is None for each in report.timestamps),
-        (
-            Record(
-                f"time stamp of event {each.seq}",
-                f"{each.authority} saw event {each.seq} ({each.head}) at {_when(each.stamped_at)}, which is recorded "
-                f"for {_when(each.recorded_at)}: {each.refusal or 'verified'}",
-                each.stamped_at,
-            )
-            for each in report.timestamps
-        ),
-    )
-
-
-def _answer(holds: bool, evidence: Iterator[Record]) -> ObjectiveAnswer | None:  # noqa: FBT001
-    found = tuple(evidence)
-    return ObjectiveAnswer(holds, found) if found else None
-
-
-def _when(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+def assessed(report: ComplianceReport) -> Iterator[Assessed]:
+    """Every objective with its answer, in order."""
+    for each in OBJECTIVES:
+        answer = each.answer(report)
+        yield Assessed(
+            each.name, each.control, each.source, each.title, each.wanted, answer.holds, answer.evidence, answer.remark
+        )
 
 
 OBJECTIVES = (
-    Objective("audit-verified", "au-9", "The audit is unchanged",
-              "The audit chain verifies from its first event to its last, against every anchor that is kept.", _audit),
-    Objective("audit-time-stamped", "au-8", "An authority outside has seen the audit",
-              "Every time stamp of the audit verifies with the certificates that are configured.", _stamped),
-    Objective("two-officers", "ac-3.2", "Two people agreed",
-              "Every request that began carries good signatures of two different officers over its exact text.",
-              _two_officers),
-    Objective("old-keys-retired", "sc-12", "Replaced keys are out of use",
-              "Every finished rotation found no value under the old key in the declared columns when it retired it.",
-              _retired),
-    Objective("cryptoperiod", "sc-12", "The key in use is within its cryptoperiod",
-              "The active key's next rotation was not overdue at the time of the newest event.", _in_time),
-    Objective("backup-complete", "cp-9", "The newest backup is complete",
-              "The newest backup holds the keys and the database, in every place.", _backup),
-    Objective("recovery-tested", "cp-4", "The newest recovery test passed",
-              "The newest recovery test passed, within the objectives for time and data.", _recovery),
-    Objective("incidents-closed", "ir-4", "Incidents are dealt with",
-              "Every incident on record is closed.", _incidents),
+    Objective("audit-verified", "au-9", "8.3.2", "The audit is unchanged",
+              "The audit chain verifies from its first event to its last, against every anchor that is kept.",
+              answers.audit_verified),
+    Objective("audit-time-stamped", "au-8", "8.3.2", "An authority outside has seen the audit",
+              "The audit has time stamps by an outside authority, and each verifies with the configured certificates.",
+              answers.time_stamped),
+    Objective("policy-pinned", "ac-3.2", "8.3.1", "Who must agree is laid down",
+              "A roster is pinned by which at least two officers must sign.", answers.policy_pinned),
+    Objective("two-officers", "ac-3.2", "8.3.1", "Two people agreed",
+              "Every request that began carries good signatures of enough different officers, at least two, over its "
+              "exact text.", answers.two_officers),
+    Objective("procedure-reviewed", "pl-2", "2.1", "The procedure is reviewed every year",
+              "The rotation procedure and its documentation were reviewed within the last 12 months.",
+              answers.procedure_reviewed),
+    Objective("key-age-known", "sc-12", "2.1", "The age of the key in use is known",
+              "The pipeline promoted the active key itself, or somebody declared since when it has been in use.",
+              answers.key_age_known),
+    Objective("cryptoperiod", "sc-12", "2.1", "The key in use is within its cryptoperiod",
+              "The active key's age is known, and its next rotation is not overdue.", answers.in_cryptoperiod),
+    Objective("old-keys-retired", "sc-12", "2.1", "Replaced keys are out of use",
+              "Every finished rotation found no value under the old key when it retired it, and nothing that was read "
+              "later found one.", answers.old_keys_retired),
+    Objective("rotations-documented", "au-12", "2.1", "Every rotation is documented",
+              "Every finished rotation has a completed row in key_rotation_audit.", answers.rotations_documented),
+    Objective("incidents-in-time", "ir-4", "2.2", "Incidents are answered in time",
+              "Every incident reached each stage of the response (4, 8, 24 and 48 hours) in time, as far as it is due.",
+              answers.incidents_in_time),
+    Objective("incidents-closed", "ir-4", "2.2", "Incidents are dealt with",
+              "Every incident on record is closed.", answers.incidents_closed),
+    Objective("notices-given", "ir-6", "2.2", "Notices of breaches were given",
+              "No notice is due that nobody has reported as given.", answers.notices_given),
+    Objective("backup-complete", "cp-9", "7.1", "The newest backup is complete",
+              "The newest backup holds keys and database of one moment, in every place.",
+              backup_answers.backup_complete),
+    Objective("backup-elsewhere", "cp-6", "7.1", "Backups are in several places",
+              "The newest complete backup is in at least two places.", backup_answers.backup_elsewhere),
+    Objective("backup-has-active-key", "cp-9", "7.1", "The key in use is backed up",
+              "The newest complete backup holds exactly the active key.", backup_answers.backup_has_active_key),
+    Objective("backup-after-rotation", "cp-9", "7.1", "Each rotation ends with a backup",
+              "A complete backup was begun after the last finished rotation.", backup_answers.backup_after_rotation),
+    Objective("backup-daily", "cp-9", "7.2", "A backup is made every day",
+              "The newest complete backup is at most 26 hours old.", backup_answers.backup_daily),
+    Objective("backup-encrypted", "cp-9.8", "7.2", "Backups are encrypted",
+              "The newest complete backup is encrypted to named certificates.", backup_answers.backup_encrypted),
+    Objective("recovery-tested", "cp-4", "7.3", "The newest recovery test passed",
+              "The newest recovery test restored, decrypted and read a backup.", backup_answers.recovery_tested),
+    Objective("recovery-tested-quarterly", "cp-4", "7.3", "Recovery is tested every quarter",
+              "A recovery test passed within the last 100 days.", backup_answers.recovery_tested_quarterly),
+    Objective("recovery-objectives-met", "cp-10", "8.3.4", "Recovery is fast enough",
+              "The newest passed recovery test measured RTO and RPO, both within their objectives.",
+              backup_answers.recovery_objectives_met),
+    Objective("key-access-logged", "au-6", "8.3.2", "Accesses to the key are known",
+              "The report includes the log of who read the key.", answers.key_access_logged),
+    Objective("key-generation-known", "sc-12", "8.3.3", "The key in use was generated securely",
+              "The pipeline generated the active key from random bytes of the operating system.",
+              answers.key_generation_known),
+    Objective("values-encrypted", "sc-28", "8.3.3", "Every declared value is encrypted",
+              "Every declared table was counted within the last 7 days, without unencrypted or unreadable values.",
+              answers.values_encrypted),
+    Objective("every-value-decrypts", "sc-13", "8.3.3", "Every value decrypts",
+              "The newest reading of every value found none that does not decrypt.", answers.every_value_decrypts),
+    Objective("undeclared-searched", "sc-28", "8.3.3", "No undeclared column holds encrypted values",
+              "An inventory searched what is not declared, found nothing, and covers what the last retirement did not "
+              "read again.", answers.undeclared_searched),
 )  # fmt: skip

@@ -1,6 +1,6 @@
 """The compliance report as OSCAL assessment results, for the tools of assessors.
 
-The same report gives the same bytes: every UUID is derived from the audit's head and from what it names.
+The same report gives the same bytes: every UUID is derived from the audit's head, the moment and what it names.
 
 Source: NIST OSCAL 1.1.3, assessment results model; RFC 9562, section 5.5 (UUID version 5).
 """
@@ -11,24 +11,26 @@ from datetime import datetime
 from typing import Any
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from keyrotation_pipeline.reporting.answers import Record
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
-from keyrotation_pipeline.reporting.objectives import OBJECTIVES, Objective, ObjectiveAnswer, Record
+from keyrotation_pipeline.reporting.objectives import Assessed, assessed
 
 OSCAL_VERSION = "1.1.3"
 NAMESPACE = "https://keyrotation-pipeline.invalid/oscal"  # a name, not a place
 NOT_CLAIMED = (
     "Only the named records were examined. No finding says that a control is met as a whole; `satisfied` says that "
-    "one sentence is true by these records."
+    "one sentence is true by these records. What nobody recorded is not satisfied."
 )
-Asked = tuple[Objective, ObjectiveAnswer]
 
 
 class _Ids:
     """UUIDs of one report."""
 
     def __init__(self, report: ComplianceReport) -> None:
-        period = f"{report.period.since}/{report.period.until}" if report.period else "all"
-        self._base: UUID = uuid5(NAMESPACE_URL, f"{NAMESPACE}:{report.database}:{report.audit.head}:{period}")
+        period = report.parameters.period
+        span = f"{period.since}/{period.until}" if period else "all"
+        what = f"{report.database}:{report.audit.head}:{span}:{report.generated_at.isoformat()}"
+        self._base: UUID = uuid5(NAMESPACE_URL, f"{NAMESPACE}:{what}")
 
     def of(self, *what: str) -> str:
         return str(uuid5(self._base, "/".join(what)))
@@ -42,7 +44,7 @@ def render_oscal(report: ComplianceReport) -> bytes:
 def assessment_results(report: ComplianceReport) -> dict[str, Any]:
     """The document, whose only key is ``assessment-results``."""
     ids = _Ids(report)
-    asked = [(each, answer) for each in OBJECTIVES if (answer := each.answer(report)) is not None]
+    asked = tuple(assessed(report))
     return {
         "assessment-results": {
             "uuid": ids.of("assessment-results"),
@@ -51,7 +53,7 @@ def assessment_results(report: ComplianceReport) -> dict[str, Any]:
                 "href": f"#{ids.of('plan')}",
                 "remarks": "There is no assessment plan in OSCAL: the objectives are defined in this document.",
             },
-            "local-definitions": {"objectives-and-methods": [_objective(each) for each, _ in asked]},
+            "local-definitions": {"objectives-and-methods": list(map(_objective, asked))},
             "results": [_result(report, ids, asked)],
             "back-matter": {"resources": _resources(report, ids)},
         }
@@ -68,42 +70,41 @@ def _metadata(report: ComplianceReport) -> dict[str, Any]:
             {"name": "audit-seq", "ns": NAMESPACE, "value": str(report.audit.seq)},
             {"name": "audit-head", "ns": NAMESPACE, "value": report.audit.head},
         ],
-        "remarks": "Made by keyrotation_pipeline from its verified audit; last-modified is the time of the newest "
-        "event.",
+        "remarks": f"Made by keyrotation_pipeline from its verified audit, whose newest event is of "
+        f"{_at(report.audit_ends_at)}; last-modified is when the report was made.",
     }
 
 
-def _objective(objective: Objective) -> dict[str, Any]:
+def _objective(objective: Assessed) -> dict[str, Any]:
     return {
         "control-id": objective.control,
         "description": objective.title,
         "parts": [{"id": objective.name, "name": "objective", "prose": objective.wanted}],
+        "remarks": f"Section {objective.source} of the key rotation procedure.",
     }
 
 
-def _result(report: ComplianceReport, ids: _Ids, asked: Sequence[Asked]) -> dict[str, Any]:
-    period, system = report.period, ids.of("system")
+def _result(report: ComplianceReport, ids: _Ids, asked: Sequence[Assessed]) -> dict[str, Any]:
+    period, system = report.parameters.period, ids.of("system")
     start = period.since if period and period.since else report.since
-    silent = [each.title for each in OBJECTIVES if each not in [objective for objective, _ in asked]]
-    unanswered = f" Nothing is on record for: {'; '.join(silent)}." if silent else ""
     return {
         "uuid": ids.of("result"),
         "title": f"Key management of {report.database} up to audit event {report.audit.seq}",
-        "description": NOT_CLAIMED + unanswered,
+        "description": NOT_CLAIMED,
         "start": _at(start),
-        "end": _at(report.generated_at),
+        "end": _at(report.as_of),
         "local-definitions": {"components": [_component(report, system)]},
         "reviewed-controls": {
             "control-selections": [
                 {
                     "description": "Controls of NIST SP 800-53 revision 5 to which the objectives belong.",
-                    "include-controls": [{"control-id": each} for each in sorted({o.control for o, _ in asked})],
+                    "include-controls": [{"control-id": each} for each in sorted({each.control for each in asked})],
                 }
             ],
             "remarks": "Not included: " + "; ".join(report.not_included),
         },
-        "observations": [_observation(ids, system, each, found) for each, answer in asked for found in answer.evidence],
-        "findings": [_finding(ids, each, answer) for each, answer in asked],
+        "observations": [_observation(ids, system, each, found) for each in asked for found in each.evidence],
+        "findings": [_finding(ids, each) for each in asked],
     }
 
 
@@ -119,7 +120,7 @@ def _component(report: ComplianceReport, uuid: str) -> dict[str, Any]:
     }
 
 
-def _observation(ids: _Ids, system: str, objective: Objective, found: Record) -> dict[str, Any]:
+def _observation(ids: _Ids, system: str, objective: Assessed, found: Record) -> dict[str, Any]:
     return {
         "uuid": ids.of("observation", objective.name, found.about, found.at.isoformat(), found.said),
         "title": f"{objective.title}: {found.about}",
@@ -132,7 +133,11 @@ def _observation(ids: _Ids, system: str, objective: Objective, found: Record) ->
     }
 
 
-def _finding(ids: _Ids, objective: Objective, answer: ObjectiveAnswer) -> dict[str, Any]:
+def _finding(ids: _Ids, objective: Assessed) -> dict[str, Any]:
+    observed = [
+        {"observation-uuid": ids.of("observation", objective.name, each.about, each.at.isoformat(), each.said)}
+        for each in objective.evidence
+    ]
     return {
         "uuid": ids.of("finding", objective.name),
         "title": objective.title,
@@ -141,14 +146,12 @@ def _finding(ids: _Ids, objective: Objective, answer: ObjectiveAnswer) -> dict[s
             "type": "objective-id",
             "target-id": objective.name,
             "status": {
-                "state": "satisfied" if answer.holds else "not-satisfied",
-                "reason": "pass" if answer.holds else "fail",
+                "state": "satisfied" if objective.satisfied else "not-satisfied",
+                "reason": "pass" if objective.satisfied else "fail",
+                **({"remarks": f"Nothing is on record: {objective.remark}."} if objective.remark else {}),
             },
         },
-        "related-observations": [
-            {"observation-uuid": ids.of("observation", objective.name, each.about, each.at.isoformat(), each.said)}
-            for each in answer.evidence
-        ],
+        **({"related-observations": observed} if observed else {}),
     }
 
 
@@ -163,7 +166,8 @@ def _resources(report: ComplianceReport, ids: _Ids) -> list[dict[str, Any]]:
         {
             "uuid": ids.of("plan"),
             "title": "Objectives",
-            "description": "The objectives of local-definitions, each a question to the audit of key rotation.",
+            "description": "The objectives of local-definitions, each a question to the audit of key rotation, from "
+            "sections 2, 7 and 8.3 of the key rotation procedure.",
         },
     ]
 

@@ -21,8 +21,9 @@ from keyrotation_pipeline.model.backups import CertificateStanding, signature_na
 from keyrotation_pipeline.model.breach import AssessmentSigned
 from keyrotation_pipeline.model.request_events import RequestOpened, RolloutConfirmed, RosterPinned, SignatureAdded
 from keyrotation_pipeline.ports.backup_places import BackupPlace
+from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import ReportEvidence
-from keyrotation_pipeline.reporting.rendering import render_html, render_json
+from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import RetirementCertificate
 
 # What the audit names becomes a file's name here, and must never be a path.

@@ -1,20 +1,23 @@
-"""Renders the compliance report as JSON and as one self-contained HTML page, readable in black and white on paper."""
+"""Renders the compliance report as one self-contained HTML page, readable in black and white on paper."""
 
-import json
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.reporting.compliance import ComplianceReport, KeyLife
+from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.objectives import assessed
+from keyrotation_pipeline.reporting.sections import KeyLife
 from keyrotation_pipeline.templates import render
-
-
-def render_json(report: ComplianceReport) -> bytes:
-    """The report for programs."""
-    return f"{json.dumps(report.as_json(), indent=2, ensure_ascii=False)}\n".encode()
 
 
 def render_html(report: ComplianceReport) -> bytes:
     """The report for people and paper; every value is escaped, nothing is loaded from elsewhere."""
-    page = render("compliance_report.html.j2", report=report, when=_when, number=_number, encrypted=_encrypted)
+    page = render(
+        "compliance_report.html.j2",
+        report=report,
+        objectives=tuple(assessed(report)),
+        when=_when,
+        number=_number,
+        encrypted=_encrypted,
+    )
     return page.encode()
 
 
@@ -29,6 +32,7 @@ def _number(value: float | None) -> str:
 
 def _encrypted(key: KeyLife) -> str:
     """The spans in which a version encrypted."""
-    spans = [f"{_when(each.since)} to {_when(each.until, 'now')}" for each in key.cryptoperiods]
-    declared = [f"(in use since {_when(key.declared_since)}, as declared)"] if key.declared_since else []
+    spans = [f"{_when(each.since, 'unknown')} to {_when(each.until, 'now')}" for each in key.cryptoperiods]
+    age = key.declared
+    declared = [f"(in use since {_when(age.since)}, as {age.by} declared on {_when(age.at)})"] if age else []
     return "; ".join(spans + declared)

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
+from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, AuditEvent, envelope, instant, payload_of, to_sign
-from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged, ReplicasAccounted
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting.gathering import verified_events
@@ -29,7 +29,6 @@ NOT_CLAIMED = (
     "that the archived key, and backups of it, are destroyed: an archived key still decrypts old backups",
     "anything of a time after the audit head that it names",
 )
-_ALIVE = frozenset({KeyState.ACTIVE, KeyState.PRE_ACTIVATION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,50 +40,60 @@ class RetirementCertificate:
     envelope: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class RetirementEvents:
-    """What the audit says of one retirement: events and what they hold."""
-
-    retired: tuple[HistoryEntry, KeyRetired]
-    replicas: tuple[HistoryEntry, ReplicasAccounted] | None = None
-    archived: tuple[HistoryEntry, Mapping[str, Any]] | None = None
-
-
 def certify(site: BackupContext, rotation: str) -> RetirementCertificate:
     """The certificate of the keys that a rotation retired, as of the audit's present head.
 
     Raises:
         AuditError: the audit does not verify.
-        RequestError: the rotation retired no key, or one of them is used again.
+        RequestError: the rotation retired no key, one of them is used again, or a later reading of the database found
+            values under one of them.
         BackupError: a place for backups does not answer, or the pipeline's key is not here.
     """
-    return _certificate(
-        site, *whole_history(verified_events(site.pipeline), site.pipeline.signatures.verify_as_of), rotation
-    )
+    history = whole_history(verified_events(site.pipeline), site.pipeline.signatures.verify_as_of)
+    retired = retirement_of(history[0], rotation)
+    if retired is None:
+        raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")
+    require_dead(retired)
+    return _certificate(site, *history, retired)
 
 
 def certificates(site: BackupContext, events: Sequence[AuditEvent]) -> Iterator[RetirementCertificate]:
-    """The certificate of every rotation whose retired keys are still dead.
+    """The certificate of every rotation whose retired keys are still dead, and that nothing contradicts.
 
     Args:
         events: the whole verified audit.
     """
-    told, state = whole_history(events, site.pipeline.signatures.verify_as_of)
-    for rotation in dict.fromkeys(each.request for each in told if isinstance(each.fact, KeyRetired)):
-        if rotation is not None and not revived(told, rotation):
-            yield _certificate(site, told, state, rotation)
+    entries, state = whole_history(events, site.pipeline.signatures.verify_as_of)
+    for rotation in dict.fromkeys(each.request for each in entries if isinstance(each.fact, KeyRetired)):
+        retired = retirement_of(entries, rotation or "")
+        if retired is not None and not retired.revived and not retired.contradicted_by:
+            yield _certificate(site, entries, state, retired)
+
+
+def require_dead(retired: Retirement) -> None:
+    """Refuse to certify the death of a key that is in use again, or that a later reading found in use.
+
+    Raises:
+        RequestError: says what contradicts it.
+    """
+    rotation = retired.entry.request
+    if back := retired.revived:
+        raise RequestError(f"{', '.join(back)} was brought back after rotation {rotation}, so it is not dead")
+    if found := retired.contradicted_by:
+        said = "; ".join(f"{each.found} (event {each.entry.seq}, {each.entry.at:%Y-%m-%d %H:%M} UTC)" for each in found)
+        raise RequestError(
+            f"after rotation {rotation}, {said}, so its key is not dead; find what wrote them, re-encrypt them, and "
+            "run `keyrotation inventory`"
+        )
 
 
 def _certificate(
-    site: BackupContext, told: Sequence[HistoryEntry], state: LedgerState, rotation: str
+    site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState, retired: Retirement
 ) -> RetirementCertificate:
-    found = told_of(told, rotation)
-    if back := revived(told, rotation):
-        raise RequestError(f"{', '.join(back)} was brought back after rotation {rotation}, so it is not dead")
-    statement = _statement(site, state, told[-1], found)
+    statement = _statement(site, entries, state, retired)
     payload = payload_of(statement)
     public, signature = site.trust.signed(to_sign(payload))
-    return RetirementCertificate(rotation, statement, envelope(payload, public, signature))
+    return RetirementCertificate(retired.entry.request or "", statement, envelope(payload, public, signature))
 
 
 def in_words(statement: Mapping[str, Any]) -> str:
@@ -99,6 +108,9 @@ def in_words(statement: Mapping[str, Any]) -> str:
         f"refuses {', '.join(rows['fenced_against'])}"
     )
     lines.append(f"- undeclared columns: {searched['searched']}; not searched: {'; '.join(searched['not_searched'])}")
+    if unread := said["not_read_again"]:
+        lines.append(f"- {unread}")
+    lines += [f"- read since: {each['subject']} (event {each['seq']}): nothing found" for each in said["read_since"]]
     seen = applications["seen_without_it"]
     told = "not seen yet" if seen is None else f"{len(seen)} instance(s) seen without it"
     lines.append(f"- applications: {told}")
@@ -110,47 +122,13 @@ def in_words(statement: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def told_of(told: Sequence[HistoryEntry], rotation: str) -> RetirementEvents:
-    """The newest retirement of a rotation.
-
-    Raises:
-        RequestError: there is none.
-    """
-    retired: tuple[HistoryEntry, KeyRetired] | None = None
-    replicas: tuple[HistoryEntry, ReplicasAccounted] | None = None
-    archived: tuple[HistoryEntry, Mapping[str, Any]] | None = None
-    for each in told:
-        match each.fact if each.request == rotation else None:
-            case ReplicasAccounted() as fact:
-                replicas = each, fact
-            case KeyRetired() as fact:
-                retired = each, fact
-            case StepFinished(step=Step.ARCHIVED_KEY) as fact:
-                archived = each, fact.facts
-    if retired is None:
-        raise RequestError(f"rotation {rotation} has retired no key; `keyrotation history` shows those that have")
-    return RetirementEvents(retired, replicas, archived)
-
-
-def revived(told: Sequence[HistoryEntry], rotation: str) -> tuple[str, ...]:
-    """Those of the retired versions that somebody has given, or begun to give, to applications again."""
-    gone: set[KeyVersion] = set()
-    back: dict[str, None] = {}
-    for each in told:
-        match each.fact:
-            case KeyRetired() as fact if each.request == rotation:
-                gone, back = set(fact.taken_from_applications), {}
-            case KeyStateChanged(version=version, after=after) if version in gone and after in _ALIVE:
-                back[str(version)] = None
-            case KeyRestoreIntended(version=version, place=place) if version in gone and place != "archive":
-                back[str(version)] = None
-    return tuple(back)
-
-
-def _statement(site: BackupContext, state: LedgerState, newest: HistoryEntry, told: RetirementEvents) -> dict[str, Any]:
-    event, retired = told.retired
+def _statement(
+    site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState, dead: Retirement
+) -> dict[str, Any]:
+    event, retired, newest = dead.entry, dead.fact, entries[-1]
     keys = [state.keys[version] for version in retired.taken_from_applications]
-    accounted = told.replicas[1].as_json() if told.replicas else None
+    replicas, archived = _accounted(entries, event), _archived(entries, event.request)
+    accounted = replicas.fact.as_json() if replicas and isinstance(replicas.fact, ReplicasAccounted) else {}
     return {
         "_type": STATEMENT_TYPE,
         "subject": [{"name": f"key {key.version}", "digest": {"sha256": key.fingerprint}} for key in keys],
@@ -168,24 +146,47 @@ def _statement(site: BackupContext, state: LedgerState, newest: HistoryEntry, to
                 "searched": "every other column of every relation of this database that can hold text: no value found",
                 "not_searched": list(retired.not_searched),
             },
+            "not_read_again": dead.unread,
+            "read_since": [
+                {**_named(each.entry), "at": instant(each.entry.at), "subject": each.subject} for each in dead.later
+            ],
             "snapshots": "no session, prepared transaction or slot of this server could show a value from before the "
             f"proof of {instant(retired.proven_at)}",
-            "replicas": {"accounted": [], "gone_as_signed": [], "gone_as_configured": []}
-            if accounted is None
-            else {
-                "accounted": accounted["replicas"],
-                "gone_as_signed": accounted["gone_as_signed"],
-                "gone_as_configured": accounted["gone_as_configured"],
+            "replicas": {
+                "accounted": accounted.get("replicas", []),
+                "gone_as_signed": accounted.get("gone_as_signed", []),
+                "gone_as_configured": accounted.get("gone_as_configured", []),
             },
             "not_seen": list(retired.not_seen),
-            "applications": _applications(told),
-            "archive": None if told.archived is None else list(told.archived[1].get("archived", ())),
+            "applications": {
+                "taken_from_key_store": [str(version) for version in retired.taken_from_applications],
+                "seen_without_it": list(_step_facts(archived).get("names", ())) if archived else None,
+            },
+            "archive": list(_step_facts(archived).get("archived", ())) if archived else None,
             "backups_that_need_it": list(_backups(site, retired.taken_from_applications)),
             "signed_by": SIGNED_BY,
             "not_claimed": list(NOT_CLAIMED),
-            "evidence": [_named(each) for each in (told.replicas, told.retired, told.archived) if each is not None],
+            "evidence": [_named(each) for each in (replicas, event, archived) if each is not None],
         },
     }
+
+
+def _accounted(entries: Sequence[HistoryEntry], retired: HistoryEntry) -> HistoryEntry | None:
+    found = [each for each in entries if each.request == retired.request and isinstance(each.fact, ReplicasAccounted)]
+    return found[-1] if found else None
+
+
+def _archived(entries: Sequence[HistoryEntry], rotation: str | None) -> HistoryEntry | None:
+    found = [
+        each
+        for each in entries
+        if each.request == rotation and isinstance(each.fact, StepFinished) and each.fact.step is Step.ARCHIVED_KEY
+    ]
+    return found[-1] if found else None
+
+
+def _step_facts(entry: HistoryEntry) -> Mapping[str, Any]:
+    return entry.fact.facts if isinstance(entry.fact, StepFinished) else {}
 
 
 def _rows(retired: KeyRetired) -> dict[str, Any]:
@@ -194,15 +195,8 @@ def _rows(retired: KeyRetired) -> dict[str, Any]:
     return {name: told[name] for name in names}
 
 
-def _applications(told: RetirementEvents) -> dict[str, Any]:
-    taken = [str(version) for version in told.retired[1].taken_from_applications]
-    seen = None if told.archived is None else list(told.archived[1].get("names", ()))
-    return {"taken_from_key_store": taken, "seen_without_it": seen}
-
-
-def _named(told: tuple[HistoryEntry, object]) -> dict[str, Any]:
-    each, _ = told
-    return {"seq": each.seq, "event": each.kind, "hash": each.event.hash}
+def _named(entry: HistoryEntry) -> dict[str, Any]:
+    return {"seq": entry.seq, "event": entry.kind, "hash": entry.event.hash}
 
 
 def _backups(site: BackupContext, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:

@@ -685,7 +685,7 @@ def check_report(pack: Path, events: list[Event], found: Findings) -> None:
     report, last = json.loads((pack / "report.json").read_text(encoding="utf-8")), events[-1]
     head = {"seq": last["seq"], "head": last["hash"]}
     found.check("head in report.json", "report.json is of another audit", holds=report["audit"] == head)
-    same = datetime.fromisoformat(report["generated_at"]) == datetime.fromisoformat(last["at"])
+    same = datetime.fromisoformat(report["audit_ends_at"]) == datetime.fromisoformat(last["at"])
     found.check("time of report.json", "report.json has another time than the newest event", holds=same)
     lines = re.findall(r"^Audit head: .*$", (pack / "report.html").read_text(encoding="utf-8"), re.MULTILINE)
     same = lines == [f"Audit head: {head['seq']} {head['head']}"]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
 from keyrotation_pipeline.model.tables import BlindSpots, FoundColumn, Problem, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -29,18 +30,21 @@ class Inventory:
 
 
 def take_inventory(pipeline: Pipeline) -> Inventory:
-    """Count every declared column again, save the counts for `status`, and search everything that is undeclared.
+    """Count every declared column again, search everything that is undeclared, and record what was found.
 
     Raises:
         PreflightError: a declared table is missing or cannot be read.
         BlockedError: another session has locked one.
     """
+    began_at = pipeline.clock.now()
     # The quarantine first: reading it drops fixed entries, which the count then leaves out.
     quarantine = pipeline.inventory.quarantine(pipeline.tables)
     counts = pipeline.inventory.count(pipeline.tables)
     pipeline.ledger.save_counts(counts)
     findings = pipeline.inventory.discover(pipeline.tables)
-    return Inventory(counts, findings, quarantine, pipeline.surroundings.blind_spots())
+    blind_spots = pipeline.surroundings.blind_spots()
+    pipeline.ledger.append(UndeclaredColumnsSearched.of(began_at, findings, tuple(map(str, blind_spots.unsearched))))
+    return Inventory(counts, findings, quarantine, blind_spots)
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:

@@ -11,7 +11,7 @@ from keyrotation_pipeline.model.breach import Deadline, Rate, ResponseStage, car
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import Report, Rewritten
-from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.proof import Proven, records_reencrypted
 from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -72,13 +72,6 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
         "retirement": _facts_of(rotation, Step.RETIRED_KEY),
         "audit": _head_facts(head),
     }
-
-
-def records_reencrypted(rotation: Walk) -> int:
-    """Rows that the walk and the sweeps after it rewrote; a row that both rewrote counts twice."""
-    walked, proof = rotation.done(Step.ROWS), rotation.done(Step.ZERO_OLD_ROWS_PROOF)
-    rows = read(Rewritten, walked.facts).rows if walked is not None else 0
-    return rows + (sum(read(Proven, proof.facts).swept_rows.values()) if proof is not None else 0)
 
 
 def _facts_of(rotation: Walk, step: Step) -> Mapping[str, Any]:

@@ -1,7 +1,5 @@
 """Retires the old key: withdraws it from the applications, on evidence from the same transaction that records it."""
 
-from collections.abc import Iterator
-from datetime import UTC
 from typing import NoReturn
 
 from keyrotation_pipeline.audit.events import recorded
@@ -20,7 +18,7 @@ from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.proof import Proven, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -78,25 +76,16 @@ def _retire(
             taken_from_applications=leaving,
             target=rotation.target,
             target_backup=backup.name,
-            not_searched=(*map(str, unseen.unsearched), *_not_read_again(searched, evidence)),
+            not_searched=tuple(map(str, unseen.unsearched)),
             not_seen=unseen.unseen,
+            not_read_again=evidence.not_read_again,
+            searched_from=searched.began_at if evidence.not_read_again else None,
         )
         pipeline.ledger.append(_accounted(pipeline, rotation, evidence), rotation.id)
         pipeline.ledger.append(done, rotation.id)
         for version in leaving:
             stored = pipeline.keys.archive(version, stored.revision, descriptions[version])
     return done
-
-
-def _not_read_again(searched: Searched, evidence: ZeroOldRows) -> Iterator[str]:
-    """What a search before the transaction cannot have seen: ADR 16."""
-    if evidence.not_read_again:
-        yield (
-            f"what was written between {searched.began_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} and "
-            f"{evidence.proven_at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC, "
-            "unencrypted or in undeclared columns, into pages that were there before of "
-            f"{', '.join(evidence.not_read_again)}: `keyrotation inventory` reads it"
-        )
 
 
 def _accounted(pipeline: Pipeline, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:

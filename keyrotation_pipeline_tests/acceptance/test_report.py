@@ -42,7 +42,10 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
         assert clinic.error == f"{pack}: the report up to audit event {audit_seq(pack)}; " + CHECK_IT
     assert "1 time stamp(s) verified with [audit] timestamp_certificates" in clinic.run("audit", "verify")
     report_tells_of(clinic, request, json.loads((pack / "report.json").read_text()))
-    assert (pack / "report.html").read_text() == clinic.run("report"), "the same audit gives the same bytes"
+    again = json.loads(clinic.run("report", "--format", "json"))
+    made = json.loads((pack / "report.json").read_text())
+    differs = {name for name in made if made[name] != again[name]}
+    assert differs <= {"generated_at", "objectives"}, "the same audit gives the same report, at another moment"
     clinic.run("report", "--format", "pack", "--output", str(pack), expect=1)
     assert "already exists" in clinic.error
     assert no_content(pack)
@@ -77,12 +80,10 @@ def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(clinic:
 
 
 def report_tells_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
-    assert shown["schema"] == 2
+    assert shown["schema"] == 3
     (rotation,) = shown["requests"]
     assert (rotation["id"], rotation["status"], rotation["records_reencrypted"]) == (request, "finished", 600)
-    assert [(each["officer"], each["refusal"]) for each in rotation["approvals"]] == [
-        (officer.name, None) for officer in clinic.officers
-    ]
+    assert [each["officer"] for each in rotation["approvals"]] == [officer.name for officer in clinic.officers]
     assert rotation["retirement"]
     assert {key["version"]: key["state"] for key in shown["keys"]} == {"v1": "archived", "v2": "active"}
 

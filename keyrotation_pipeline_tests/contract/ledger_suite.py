@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import ApprovalText, Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS, AuditHead, EventKind, Fact, Note
+from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import (
@@ -465,11 +466,11 @@ class LedgerSuite:
         assert ledger.counts([CLIENTS, EncryptedTable(TableName("public", "other"), ("x",))]) == (COUNT,)
         assert newest(ledger).kind == EventKind.COUNTED
 
-    def test_counting_again_without_a_change_adds_no_event(self, ledger: Ledger) -> None:
+    def test_counting_again_is_an_event_even_without_a_change(self, ledger: Ledger) -> None:
         ledger.save_counts([COUNT])
         later = replace(COUNT, counted_at=AT + timedelta(days=1))
         ledger.save_counts([later])
-        assert ledger.head().seq == 1
+        assert [each.tables[0].counted_at for each in recorded(ledger, Counted)] == [AT, later.counted_at]
         assert ledger.counts([CLIENTS]) == (later,)
 
     def test_counts_of_other_columns_than_the_declared_ones_are_not_shown(self, ledger: Ledger) -> None:

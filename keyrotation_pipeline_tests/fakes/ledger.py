@@ -9,7 +9,7 @@ from typing import Any
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, RosterChange, Signature
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.data_events import Counted, CountedTable
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
@@ -36,7 +36,7 @@ from keyrotation_pipeline.model.requests import (
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline_tests.fakes.chain import FakeChain, LedgerState
-from keyrotation_pipeline_tests.fakes.journal import START, Journal
+from keyrotation_pipeline_tests.fakes.journal import Journal
 
 
 @dataclass
@@ -216,14 +216,7 @@ class FakeLedger(FakeChain):
         return tuple(wait for (each, _), wait in self.noted_waits.items() if each == request)
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
-        before = {name: replace(count, counted_at=START) for name, count in self.state.counts.items()}
-        changed = [
-            str(each.table.name)
-            for each in counts
-            if before.get(str(each.table.name)) != replace(each, counted_at=START)
-        ]
-        if changed:
-            self.append(Note(EventKind.COUNTED, {"tables": changed}))
+        self.append(Counted(tuple(map(CountedTable.of, counts))))
         self.state.counts.update({str(count.table.name): count for count in counts})
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:

@@ -39,7 +39,7 @@ def verified(folder: Path) -> tuple[int, str]:
 def test_a_pack_tells_whether_each_roster_was_signed_by_the_one_before(office: Office) -> None:
     policy = office.changed("Ben", "Cem")
     with office.pipeline() as pipeline:
-        found = gather(pipeline, lambda _incident, _told: ())
+        found = gather(pipeline)
         content = dict(pack(found, (), pipeline.signatures.certificates()))
     folder = office.folder / "pack"
     assert write_directory(folder, content)
@@ -90,7 +90,7 @@ def test_assessments_of_incidents_are_verified_here_and_offline(office: Office) 
         for name in ("Ada", "Ben"):
             sign_assessment(pipeline, incident.id, office.people[name].sign(text))
         verify_everything(pipeline)
-        content = dict(pack(gather(pipeline, lambda _incident, _told: ()), (), pipeline.signatures.certificates()))
+        content = dict(pack(gather(pipeline), (), pipeline.signatures.certificates()))
         assert write_directory(office.folder / "pack", content)
         code, told = verified(office.folder / "pack")
         assert code == 0, told
@@ -135,7 +135,7 @@ def test_what_was_signed_before_a_certificate_was_revoked_holds_and_the_pack_say
     revoke(office.people["Ada"])  # who signed, and is an officer still
     stranger = revoke(office.people["Eve"])
     with office.pipeline() as pipeline:
-        found = gather(pipeline, lambda _incident, _told: ())
+        found = gather(pipeline)
         content = dict(pack(found, (), pipeline.signatures.certificates()))
         ada, _ = (officer.fingerprint for officer in pinned_roster(pipeline).officers)
     folder = office.folder / "pack"

@@ -35,6 +35,7 @@ def status(*tables: TableStatus) -> Status:
         rotation=None, last_backup=NOW - timedelta(hours=3, minutes=5), last_recovery_test=NOW - timedelta(days=12),
         incidents=(), requests=(), audit=AuditHead(1234, "c" * 64), next_rotation_due=NOW + timedelta(days=300),
         attention=("the newest backup is not whole in s3://bucket/prefix; run `keyrotation backup` and look again",),
+        empty_versions=(V1,),
     )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen
     assert max(map(len, map(str.rstrip, lines))) <= columns
     [row] = [line for line in lines if line.startswith("appointments")]
     assert row.split() == ["appointments", "12,345,678", "61,728,390", "v1", "3", "h", "ago"]
-    assert "No value under v1." in lines
+    assert "No value under v1 when last counted, 3 h ago." in lines
     assert not [line for line in lines if "Unencrypted" in line or "Unreadable" in line]
     assert "Backup    3 h ago; proven to restore 12 days ago" in lines
 

@@ -6,14 +6,13 @@ from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.audit.assessments import Assessment, assessment_from
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
 from keyrotation_pipeline.incidents.assessing import (
-    Assessment,
     answers_in,
     assess,
     assessed,
-    assessment_from,
     assessment_of,
     sign_assessment,
     text_to_sign,

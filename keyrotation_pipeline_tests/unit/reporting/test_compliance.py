@@ -1,4 +1,4 @@
-"""The compliance report as a value: all of it from the audit, and the same audit gives the same bytes."""
+"""The compliance report as a value: all of it from the audit, and the same audit and moment give the same bytes."""
 
 import json
 from dataclasses import replace
@@ -11,17 +11,21 @@ from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
 from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.history import LedgerState, whole_history
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed
+from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed, BackupSealed
 from keyrotation_pipeline.model.incident_events import IncidentOpened
-from keyrotation_pipeline.model.incidents import Incident, IncidentType
+from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Period
+from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Parameters, Period
+from keyrotation_pipeline.reporting.document import render_json
+from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.gathering import gather
-from keyrotation_pipeline.reporting.rendering import render_html, render_json
+from keyrotation_pipeline.reporting.objectives import Assessed
+from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, rotation_of
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
@@ -32,21 +36,29 @@ PASSED = {
 }  # fmt: skip
 
 
-def undecided(incident: Incident, _told: object) -> tuple[str, ...]:
-    return (f"{incident.id} is not decided",)
-
-
 def reported(world: FakeWorld) -> dict[str, Any]:
-    shown: dict[str, Any] = json.loads(render_json(gather(world.pipeline, undecided).report))
+    shown: dict[str, Any] = json.loads(render_json(gather(world.pipeline).report))
     return shown
 
 
+def backed_up(world: FakeWorld, manifest: str, **facts: object) -> None:
+    """A complete backup, with its signed manifest, as the audit has it."""
+    registered = world.ledger.keys()
+    fingerprints = {str(key.version): key.fingerprint for key in registered}
+    made = {
+        "set": manifest, "made_at": world.clock.at, "keys": fingerprints, "recipients": ["CD" * 20], "dump": "d",
+        "dump_needs": list(fingerprints), "places": ["here", "s3"], **facts,
+    }  # fmt: skip
+    world.ledger.append(BackupSealed(manifest, "ab" * 32, has_dump=True))
+    world.ledger.append(Note(EventKind.BACKUP_MADE, made))
+
+
 def eventful() -> FakeWorld:
-    """A world with one of everything that a report tells of."""
+    """A world with one of everything that a report names."""
     world = before_any_rotation()
     approved(world)
     ledger = world.ledger
-    ledger.append(Note(EventKind.BACKUP_MADE, {"set": "backup-1.json", "keys": {"v1": "ab"}, "dump": "d"}))
+    backed_up(world, "backup-1.json")
     ledger.append(BackupIncomplete(None, ("s3 is down",)))
     ledger.append(Note(EventKind.RECOVERY_TEST_PASSED, PASSED))
     ledger.append(RecoveryTestFailed("s3", "cd", "DamagedBackupError", "it is damaged"))
@@ -61,13 +73,13 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
     world = eventful()
     shown = reported(world)
     head = world.ledger.head()
-    assert shown["schema"] == SCHEMA == 2
+    assert shown["schema"] == SCHEMA == 3
     assert (shown["audit"], shown["database"]) == (
         {"seq": head.seq, "head": head.hash},
         "clinic@localhost, system identifier 7",
     )
     (rotation,), (key,) = shown["requests"], shown["keys"]
-    assert [(each["officer"], each["refusal"]) for each in rotation["approvals"]] == [("Ada", None), ("Ben", None)]
+    assert [each["officer"] for each in rotation["approvals"]] == ["Ada", "Ben"]
     assert (key["version"], key["state"]) == ("v1", "active")
     assert [span["until"] for span in key["cryptoperiods"]] == [None]
     assert shown["policy"]["next_rotation_due"].startswith("2027-01-05")
@@ -78,13 +90,16 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
     passed, failed = shown["recovery_tests"]
     assert (passed["rto_seconds"], passed["rto_allowed_seconds"], passed["failure"]) == (30.0, 60, None)
     assert failed["failure"] == "it is damaged"
-    assert [each["breach"] for each in shown["incidents"]] == [["INC-2026-001 is not decided"]]
+    (incident,) = shown["incidents"]
+    assert incident["breach"][0].startswith("Breach by 45 CFR 164.402: ")
+    assert [each["to"] for each in incident["notices_due"]] == ["individuals", "media", "HHS"]
+    assert incident["stages"][0]["stage"] == "assessed"
 
 
 def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them() -> None:
     world = eventful()
-    made = {"set": "backup-2.json", "keys": {}, "dump": "d", "dump_needs": ["v1"]}
-    world.ledger.append(Note(EventKind.BACKUP_MADE, made))
+    backed_up(world, "backup-2.json", keys={}, dump_needs=["v1"])
+    world.ledger.append(BackupSealed("backup-2-2.json", "cd" * 32, has_dump=True, made_from="backup-2.json"))
     world.ledger.append(BackupRekeyed("backup-2-2.json", "backup-2.json", V2, (V1,), {"clients": 3}, {}, ("here",)))
     signed(world, opened(world, versions=("v1",))[1])
     told = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
@@ -94,48 +109,71 @@ def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them()
         ("backup-2.json", ["v1"], "backup-2-2.json"),
         ("backup-2-2.json", [], None),
     ]
-    page = render_html(gather(world.pipeline, undecided).report).decode()
+    page = render_html(gather(world.pipeline).report).decode()
     assert "v1; backup-2-2.json replaces its dump" in page
 
 
-def test_the_same_audit_gives_the_same_bytes_whatever_the_time_is() -> None:
+def test_the_same_audit_and_moment_give_the_same_bytes() -> None:
     world = eventful()
-    before = gather(world.pipeline, undecided).report
-    world.clock.at += 40 * DAY
-    after = gather(world.pipeline, undecided).report
-    assert (render_json(before), render_html(before)) == (render_json(after), render_html(after))
-    assert before.generated_at == START
-    world.ledger.append(Note(EventKind.COUNTED, {}))
-    assert gather(world.pipeline, undecided).report.generated_at == START + 40 * DAY
+    events, moment = tuple(world.ledger.events()), START + 40 * DAY
+    first, second = (
+        compliance_report(whole_history(events, world.ledger.verify), moment, Parameters()) for _ in range(2)
+    )
+    assert (render_json(first), render_html(first)) == (render_json(second), render_html(second))
+    assert (first.generated_at, first.audit_ends_at) == (moment, START)
+    later = compliance_report(whole_history(events, world.ledger.verify), moment + DAY)
+    assert render_json(later) != render_json(first)
+
+
+def test_an_event_with_a_fault_counts_for_nothing() -> None:
+    world = eventful()
+    entries, state = whole_history(world.ledger.events(), world.ledger.verify)
+    whole = compliance_report((entries, state), START)
+    doubted = tuple(replace(each, fault="cannot have happened") for each in entries)
+    nothing = compliance_report((doubted, LedgerState(world.ledger.verify)), START)
+    assert whole.requests
+    assert whole.backups
+    assert (nothing.keys, nothing.requests, nothing.backups) == ((), (), ())
+    assert (nothing.recovery_tests, nothing.incidents, nothing.data.tables) == ((), (), ())
+
+
+def test_a_backup_without_a_signed_manifest_is_not_complete() -> None:
+    world = eventful()
+    facts = {"made_at": START, "keys": {}, "recipients": [], "dump": "d", "dump_needs": [], "places": ["here"]}
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {"set": "invented.json", **facts}))
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {"set": "unreadable.json", "keys": 7}))
+    *_, invented, unreadable = reported(world)["backups"]
+    assert invented["failures"] == ["no signed manifest of it is on record before it"]
+    assert "has no valid" in unreadable["failures"][0]
 
 
 def test_a_key_encrypted_from_when_it_became_active_until_it_no_longer_was() -> None:
-    world = before_any_rotation()
+    world = before_any_rotation()  # v1 was imported, and nobody has declared its age
     world.clock.at += DAY
     walk = rotation_of(world)
     world.ledger.set_key_state(V1, KeyState.DEACTIVATED, walk.id)
     world.clock.at += DAY
     world.ledger.set_key_state(V1, KeyState.ACTIVE, walk.id)
-    (key,) = gather(world.pipeline, undecided).report.keys
+    (key,) = gather(world.pipeline).report.keys
     assert [(span.since, span.until) for span in key.cryptoperiods] == [
-        (START, START + DAY),
+        (None, START + DAY),
         (START + 2 * DAY, None),
     ]
 
 
 def test_the_object_is_an_anchor() -> None:
     world = eventful()
-    assert read_anchor(render_json(gather(world.pipeline, undecided).report).decode()) == world.ledger.head()
+    assert read_anchor(render_json(gather(world.pipeline).report).decode()) == world.ledger.head()
 
 
 def test_an_approval_that_does_not_verify_any_more_gives_no_report() -> None:
     world = before_any_rotation()
     sign(world, request(world), ADA)
     world.signatures.revoked.add(ADA)
-    gather(world.pipeline, undecided)  # what was good when it was verified stays so
+    gather(world.pipeline)  # what was good when it was verified stays so
     world.signatures.expired[ADA] = START - DAY  # before it was made
     with pytest.raises(AuditError, match="has no good signature"):
-        gather(world.pipeline, undecided)
+        gather(world.pipeline)
 
 
 def test_a_chain_that_was_changed_gives_no_report() -> None:
@@ -143,13 +181,13 @@ def test_a_chain_that_was_changed_gives_no_report() -> None:
     event = world.ledger.state.events[-1]
     world.ledger.state.events[-1] = replace(event, body=event.body.replace("ops", "eve"))
     with pytest.raises(AuditError, match="was changed"):
-        gather(world.pipeline, undecided)
+        gather(world.pipeline)
 
 
 def test_no_key_stands_in_it() -> None:
     world = eventful()
     key = world.keys.get(KeyVersion(1))
-    report = gather(world.pipeline, undecided).report
+    report = gather(world.pipeline).report
     assert key.fingerprint in render_json(report).decode()
     assert "v1:" not in render_json(report).decode() + render_html(report).decode()
 
@@ -159,9 +197,11 @@ def test_the_object_follows_the_published_schema_which_is_of_exactly_this_report
     made = TypeAdapter(ComplianceReport).json_schema(mode="serialization")
     made["properties"] = {
         "schema": {"const": SCHEMA, "title": "Schema"},
-        "generated_at_is": {"title": "Generated At Is", "type": "string"},
         **made["properties"],
+        "objectives": {"items": {"$ref": "#/$defs/Assessed"}, "title": "Objectives", "type": "array"},
     }
+    answered = TypeAdapter(Assessed).json_schema(mode="serialization")
+    made["$defs"] |= {**answered.pop("$defs"), "Assessed": answered}
     made["required"] = list(made["properties"])
     made |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "additionalProperties": False}
     again = json.dumps(made, indent=1)
@@ -187,7 +227,7 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
     at = {number: START + number * DAY for number in (1, 5, 15, 30)}
 
     def told(since: datetime | None, until: datetime | None) -> tuple[list[str], int, int, str]:
-        report = gather(world.pipeline, undecided, Period(since, until)).report
+        report = gather(world.pipeline, Period(since, until)).report
         return (
             [each.failure or "passed" for each in report.recovery_tests],
             len(report.backups),
@@ -196,11 +236,12 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
         )
 
     assert told(None, at[1]) == (["passed", "it is damaged"], 2, 1, "active")
-    assert told(at[5], at[15]) == (["again"], 0, 1, "active"), "the request is still open"
-    assert told(at[15], at[30]) == ([], 1, 1, "deactivated")
-    early = gather(world.pipeline, undecided, Period(None, at[1])).report
+    # The newest backup and the newest test are there in any case, and the newest that were good.
+    assert told(at[5], at[15]) == (["passed", "again"], 2, 1, "active"), "the request is still open"
+    assert told(at[15], at[30]) == (["passed", "again"], 2, 1, "deactivated")
+    early = gather(world.pipeline, Period(None, at[1])).report
     world.ledger.append(Note(EventKind.COUNTED, {}))
-    assert gather(world.pipeline, undecided, Period(None, at[1])).report == early, "what comes later changes nothing"
+    assert gather(world.pipeline, Period(None, at[1])).report == early, "what comes later changes nothing"
     assert early.audit.seq < world.ledger.head().seq
     assert f"up to {at[1]:%Y-%m-%d %H:%M} UTC" in render_html(early).decode()
     for since, until, sentence in ((None, START - DAY, "the audit begins on"), (at[30], None, "the newest event is")):

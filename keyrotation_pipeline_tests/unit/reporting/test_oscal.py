@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.reporting.compliance import Approval, ComplianceReport, TimeStamped
+from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.objectives import OBJECTIVES
 from keyrotation_pipeline.reporting.oscal import assessment_results, render_oscal
+from keyrotation_pipeline.reporting.sections import Approval, LaterFinding, Span, TimeStamped
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
-from keyrotation_pipeline_tests.unit.reporting.test_compliance import DAY, eventful, undecided
+from keyrotation_pipeline_tests.unit.reporting.test_compliance import eventful
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 
 def report_of(world: FakeWorld) -> ComplianceReport:
-    return gather(world.pipeline, undecided).report
+    return gather(world.pipeline).report
 
 
 def rotated() -> ComplianceReport:
@@ -57,14 +58,16 @@ def test_trestle_takes_it(tmp_path: Path, report: Callable[[], ComplianceReport]
         AssessmentResults.oscal_read(file)
 
 
-def test_the_same_audit_gives_the_same_bytes_and_another_audit_other_uuids() -> None:
+def test_the_same_report_gives_the_same_bytes_and_another_audit_or_moment_other_uuids() -> None:
     world = eventful()
-    before = render_oscal(report_of(world))
-    world.clock.at += 40 * DAY
-    assert render_oscal(report_of(world)) == before
-    ids = set(_uuids(json.loads(before)))
+    report = report_of(world)
+    assert render_oscal(report) == render_oscal(report)
+    ids = set(_uuids(assessment_results(report)))
+    world.clock.at += timedelta(seconds=1)
+    assert not ids & set(_uuids(assessment_results(report_of(world))))
+    world.clock.at -= timedelta(seconds=1)
     world.ledger.append(Note(EventKind.COUNTED, {}))
-    assert not ids & set(_uuids(json.loads(render_oscal(report_of(world)))))
+    assert not ids & set(_uuids(assessment_results(report_of(world))))
 
 
 def test_every_reference_leads_somewhere_and_no_uuid_is_used_twice() -> None:
@@ -74,24 +77,32 @@ def test_every_reference_leads_somewhere_and_no_uuid_is_used_twice() -> None:
     assert named <= set(own)
 
 
+SATISFIED_BY_A_ROTATION = {
+    "audit-verified", "policy-pinned", "two-officers", "key-age-known", "cryptoperiod", "old-keys-retired",
+    "rotations-documented", "backup-daily", "backup-elsewhere", "backup-encrypted", "recovery-tested-quarterly",
+    "backup-after-rotation", "recovery-objectives-met", "key-generation-known", "values-encrypted",
+    "every-value-decrypts", "incidents-in-time",
+}  # fmt: skip
+
+
 def test_each_finding_is_what_the_records_say() -> None:
-    assert states(rotated()) == {
-        "audit-verified": "satisfied",
-        "two-officers": "satisfied",
-        "old-keys-retired": "satisfied",
-        "cryptoperiod": "satisfied",
-        "backup-complete": "not-satisfied",  # the bucket was down
-        "recovery-tested": "not-satisfied",  # the newest one failed
-        "incidents-closed": "not-satisfied",
-    }
+    found = states(rotated())
+    assert set(found) == {each.name for each in OBJECTIVES}
+    # The bucket was down, the newest test failed, and an incident is open whose notices are due.
+    assert {name for name, state in found.items() if state == "satisfied"} == SATISFIED_BY_A_ROTATION
 
 
-def test_what_nobody_recorded_has_no_finding_and_is_named() -> None:
+def test_what_nobody_recorded_is_not_satisfied_and_says_what_to_do() -> None:
     report = report_of(before_any_rotation())
-    assert set(states(report)) == {"audit-verified", "cryptoperiod"}
+    found = states(report)
+    satisfied = {name for name, state in found.items() if state == "satisfied"}
+    assert satisfied == {"audit-verified", "policy-pinned", "incidents-in-time", "incidents-closed", "notices-given"}
     (result,) = assessment_results(report)["assessment-results"]["results"]
-    silent = [each.title for each in OBJECTIVES if each.name not in states(report)]
-    assert result["description"].endswith(f"Nothing is on record for: {'; '.join(silent)}.")
+    remarks = {each["target"]["target-id"]: each["target"]["status"].get("remarks") for each in result["findings"]}
+    assert remarks["backup-daily"] == (
+        "Nothing is on record: no complete backup is on record; run `keyrotation backup`."
+    )
+    assert remarks["incidents-closed"] == "Nothing is on record: no incident is on record."
 
 
 def one_signature(report: ComplianceReport) -> ComplianceReport:
@@ -104,10 +115,41 @@ def one_officer_twice(report: ComplianceReport) -> ComplianceReport:
     return replace(report, requests=(replace(request, approvals=(request.approvals[0],) * 2),))
 
 
-def a_refused_signature(report: ComplianceReport) -> ComplianceReport:
+def three_must_sign(report: ComplianceReport) -> ComplianceReport:
     (request,) = report.requests
-    refused = replace(request.approvals[1], refusal="it is revoked")
-    return replace(report, requests=(replace(request, approvals=(request.approvals[0], refused)),))
+    return replace(report, requests=(replace(request, required=3),))
+
+
+def found_later(report: ComplianceReport) -> ComplianceReport:
+    finding = LaterFinding(9, START, "a count found 3 value(s)")
+    return replace(report, requests=tuple(replace(each, later_findings=(finding,)) for each in report.requests))
+
+
+def undocumented(report: ComplianceReport) -> ComplianceReport:
+    return replace(report, requests=tuple(replace(each, documented_at=None) for each in report.requests))
+
+
+def of_unknown_age(report: ComplianceReport) -> ComplianceReport:
+    unknown = tuple(replace(each, cryptoperiods=(Span(None, None),)) for each in report.keys)
+    return replace(report, keys=unknown)
+
+
+def later(days: int) -> Callable[[ComplianceReport], ComplianceReport]:
+    return lambda report: replace(report, generated_at=report.generated_at + timedelta(days=days))
+
+
+def with_another_key(report: ComplianceReport) -> ComplianceReport:
+    keys = tuple(replace(each, fingerprint="00" * 32) for each in report.keys)
+    return replace(report, keys=keys)
+
+
+def in_one_place(report: ComplianceReport) -> ComplianceReport:
+    return replace(report, backups=tuple(replace(each, places=("here",)) for each in report.backups))
+
+
+def unencrypted(report: ComplianceReport) -> ComplianceReport:
+    tables = tuple(replace(each, unencrypted=1) for each in report.data.tables)
+    return replace(report, data=replace(report.data, tables=tables))
 
 
 def no_evidence(report: ComplianceReport) -> ComplianceReport:
@@ -124,15 +166,19 @@ def slow_recovery(report: ComplianceReport) -> ComplianceReport:
 
 
 def unverified_time_stamp(report: ComplianceReport) -> ComplianceReport:
-    return replace(report, timestamps=(TimeStamped(1, "ab", START, START, "tsa", "no certificate"),))
+    return replace(report, timestamps=(TimeStamped(1, "ab", START, START, "tsa", (), "no certificate"),))
 
 
 @pytest.mark.parametrize(("change", "finding"), [
-    (one_signature, "two-officers"), (one_officer_twice, "two-officers"), (a_refused_signature, "two-officers"),
-    (no_evidence, "old-keys-retired"), (overdue, "cryptoperiod"), (slow_recovery, "recovery-tested"),
+    (one_signature, "two-officers"), (one_officer_twice, "two-officers"), (three_must_sign, "two-officers"),
+    (no_evidence, "old-keys-retired"), (found_later, "old-keys-retired"), (undocumented, "rotations-documented"),
+    (of_unknown_age, "key-age-known"), (of_unknown_age, "cryptoperiod"), (overdue, "cryptoperiod"),
+    (later(2), "backup-daily"), (in_one_place, "backup-elsewhere"), (with_another_key, "backup-has-active-key"),
+    (later(101), "recovery-tested-quarterly"), (slow_recovery, "recovery-objectives-met"),
+    (later(3), "incidents-in-time"), (unencrypted, "values-encrypted"), (later(8), "values-encrypted"),
     (unverified_time_stamp, "audit-time-stamped"),
 ])  # fmt: skip
-def test_what_is_amiss_is_not_satisfied(change: Callable[[ComplianceReport], ComplianceReport], finding: str) -> None:
+def test_what_is_wrong_is_not_satisfied(change: Callable[[ComplianceReport], ComplianceReport], finding: str) -> None:
     assert states(change(rotated()))[finding] == "not-satisfied"
 
 
@@ -140,7 +186,7 @@ def test_no_text_of_a_report_can_break_the_document() -> None:
     """Names and reasons are people's: line breaks, control characters and quotes stay inside their strings."""
     report = rotated()
     (request,) = report.requests
-    wild = Approval('A "B"\n\u2028</script>', "F" * 40, START, None)
+    wild = Approval('A "B"\n\u2028</script>', "F" * 40, START)
     changed = replace(report, requests=(replace(request, approvals=(wild, request.approvals[0])),))
     (result,) = json.loads(render_oscal(changed))["assessment-results"]["results"]
     assert any('A "B"\n' in each["description"] for each in result["observations"])

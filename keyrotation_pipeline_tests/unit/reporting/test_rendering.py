@@ -11,24 +11,31 @@ from jinja2 import UndefinedError
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.incidents import KeyReadsBy, RecordReads
-from keyrotation_pipeline.reporting.compliance import (
+from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period
+from keyrotation_pipeline.reporting.rendering import render_html
+from keyrotation_pipeline.reporting.sections import (
     AccessSummary,
+    AgeDeclared,
     Approval,
     AuditVerified,
     BackupTaken,
-    ComplianceReport,
+    DataRead,
     Decided,
+    EveryValueRead,
     FinishedStep,
-    IncidentTold,
+    IncidentReported,
     KeyLife,
+    LaterFinding,
+    NoticeDue,
     OfficerOnRoster,
-    Period,
     Policy,
     RecoveryTested,
     Span,
+    StageOfResponse,
+    TableCounted,
     TimeStamped,
+    UndeclaredSearched,
 )
-from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.templates import render
 from keyrotation_pipeline_tests.fakes import START
 
@@ -43,37 +50,49 @@ RETIREMENT = {
     "counts": {"clients": 3, "whole": True, "never": None},
 }
 REPORT = ComplianceReport(
-    generated_at=START + 9 * DAY,
+    generated_at=START + 10 * DAY,
+    parameters=Parameters(),
     database="clinic@localhost",
     audit=AuditVerified(7, "ab" * 32),
+    since=START,
+    audit_ends_at=START + 9 * DAY,
     policy=Policy(2, (OfficerOnRoster("Ada", "AB" * 20),), ("CD" * 20,), START + 365 * DAY, "12 months after v1"),
     keys=(
-        KeyLife("v1", "archived", "ef" * 32, START, START - 90 * DAY, (Span(START, START + 3 * DAY),)),
-        KeyLife("v2", "active", "cd" * 32, START + DAY, None, (Span(START + 3 * DAY, None),)),
-        KeyLife("v3", "pre-activation", "aa" * 32, START + 2 * DAY, None, ()),
+        KeyLife("v1", "archived", "ef" * 32, "imported", START, AgeDeclared(START - 90 * DAY, "ops", START),
+                (Span(START - 90 * DAY, START + 3 * DAY),)),
+        KeyLife("v2", "active", "cd" * 32, "generated", START + DAY, None, (Span(START + 3 * DAY, None),)),
+        KeyLife("v3", "pre-activation", "aa" * 32, "generated", START + 2 * DAY, None, ()),
+    ),
+    data=DataRead(
+        (TableCounted("clients", ("first_name",), 3000, {"v1": 0, "v2": 2999}, 1, 2, START + DAY),),
+        EveryValueRead(START + DAY, "the proof of R-1", 2999, 0),
+        UndeclaredSearched(START + DAY, ("scratch.copy: 4 value(s)",), ("other databases",)),
     ),
     requests=(
         Decided("R-1", "rotation", "emergency", "v1", "v2", "it leaked", "INC-1", "ops", START, START, START + DAY,
-                "finished", (Approval("Ada", "AB" * 20, START, None), Approval("Ben", "CD" * 20, START, "revoked")),
-                (FinishedStep("rows", START + DAY),), 4321, RETIREMENT),
-        Decided("R-2", "destruction", "planned", "v1", "v1", "no more", None, "ops", START, None, None, "open", (), (),
-                None),
+                "finished", 2, (Approval("Ada", "AB" * 20, START), Approval("Ben", "CD" * 20, START)),
+                (FinishedStep("rows", START + DAY),), 4321, START + DAY, RETIREMENT, "not read again: clients",
+                (LaterFinding(6, START + 2 * DAY, "a count found 3 value(s) under v1"),)),
+        Decided("R-2", "destruction", "planned", "v1", "v1", "no more", None, "ops", START, None, None, "open", 2, (),
+                (), None),
     ),
     backups=(
-        BackupTaken(START, "backup-1.json", ("v1", "v2"), True, ("here", "s3"), (), ("v1",), "backup-1-2.json"),
-        BackupTaken(START, None, (), False, (), ("s3 is down",), ("v1",)),
+        BackupTaken(START, "backup-1.json", START, {"v1": "ef" * 32, "v2": "cd" * 32}, True, ("here", "s3"),
+                    ("CD" * 20,), (), None, ("v1",), "backup-1-2.json"),
+        BackupTaken(START, None, None, {}, False, (), (), ("s3 is down",), None, ("v1",)),
     ),
     recovery_tests=(
         RecoveryTested(START, "s3", None, 30.0, 1060, 90.5, None),
         RecoveryTested(START, "here", "it is damaged"),
     ),
     incidents=(
-        IncidentTold("INC-1", "key exposed", "open", "in a log", ("v1",), START, None, None, "R-1", ("no", "no risk")),
+        IncidentReported("INC-1", "key exposed", "open", "in a log", ("v1",), START, None, None, "R-1",
+                         (StageOfResponse("assessed", START + DAY, None),),
+                         (NoticeDue("individuals", (START + 60 * DAY).date(), "164.404"),), ("no", "no risk")),
     ),
-    since=START,
     timestamps=(
-        TimeStamped(5, "ab" * 32, START, START + DAY, "tsa.example", None),
-        TimeStamped(6, "cd" * 32, START, START + DAY, "tsa.example", "not trusted"),
+        TimeStamped(5, "ab" * 32, START, START + DAY, "tsa.example", ("ee" * 32,), None),
+        TimeStamped(6, "cd" * 32, START, START + DAY, "tsa.example", ("ee" * 32,), "not trusted"),
     ),
     access=AccessSummary(
         START, START + DAY, (KeyReadsBy("role/app", "10.0.0.1", 1234, 1, START, START + DAY),),
@@ -87,8 +106,9 @@ NOT_SHOWN = {
     (KeyLife, "fingerprint"),
     (Approval, "fingerprint"),
     (TimeStamped, "head"),
-    (IncidentTold, "versions"),
-    (IncidentTold, "request"),
+    (TimeStamped, "certificates"),
+    (BackupTaken, "keys"),
+    (BackupTaken, "made_from"),
     (RecordReads, "event_type"),
 }
 
@@ -182,8 +202,17 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
                      id="no log of records"),
         pytest.param(replace(REPORT, policy=replace(REPORT.policy, next_rotation_due=None)), "no key is active",
                      id="no key"),
-        pytest.param(replace(REPORT, period=Period(START, None)), "up to the newest event. As of", id="period"),
-        pytest.param(REPORT, f"; it begins with the first, of {START:%Y-%m-%d %H:%M} UTC.", id="the whole audit"),
+        pytest.param(replace(REPORT, parameters=Parameters(Period(START, None))), "up to the newest event; made on",
+                     id="period"),
+        pytest.param(REPORT, f"with events from {START:%Y-%m-%d %H:%M} UTC to", id="the whole audit"),
+        pytest.param(REPORT, "NOT satisfied", id="an objective that is not met"),
+        pytest.param(REPORT, "of 26 are satisfied", id="objectives"),
+        pytest.param(REPORT, "as ops declared on", id="a declared age"),
+        pytest.param(REPORT, "a count found 3 value(s) under v1 (event 6)", id="found later"),
+        pytest.param(REPORT, "not read again: clients", id="not read again"),
+        pytest.param(REPORT, "0 under v1, 2,999 under v2", id="counts"),
+        pytest.param(replace(REPORT, data=DataRead((), None, None)), "run `keyrotation inventory`", id="never read"),
+        pytest.param(replace(REPORT, incidents=()), "None is on record.", id="no incident"),
         pytest.param(REPORT, "2 OpenPGP signatures of different officers", id="quorum"),
         pytest.param(REPORT, "v1; backup-1-2.json replaces its dump", id="replaced dump"),
         pytest.param(REPORT, "INC-1: it leaked", id="reason of an emergency"),
@@ -215,3 +244,12 @@ def test_moments_and_short_words_are_not_broken_in_a_cell() -> None:
 def test_a_name_that_a_template_lacks_is_an_error() -> None:
     with pytest.raises(UndefinedError):
         render("incident_section.html.j2", section={"heading": "Summary"})
+
+
+def test_the_bar_of_a_key_of_unknown_age_says_so() -> None:
+    unknown = replace(REPORT.keys[0], declared=None, cryptoperiods=(Span(None, START + 3 * DAY),))
+    html = page(replace(REPORT, keys=(unknown, *REPORT.keys[1:])))
+    drawn = html.partition("<svg")[2].partition("</svg>")[0]
+    assert drawn.count("since: unknown") == drawn.count("stroke-dasharray") == 1
+    assert f"unknown to {START + 3 * DAY:%Y-%m-%d %H:%M} UTC" in html
+    assert "unknown" not in page(REPORT).partition("<svg")[2].partition("</svg>")[0]

@@ -1,16 +1,27 @@
 """A certificate of key death is refused for a key that is used again, and its envelope is as DSSE has it."""
 
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
+from datetime import datetime, timedelta
 
 import pytest
 
 from keyrotation_pipeline.audit.history import whole_history
+from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import Fact, to_sign
+from keyrotation_pipeline.model.data_events import (
+    Counted,
+    CountedTable,
+    DecryptedTable,
+    UndeclaredColumnsSearched,
+    UndeclaredValues,
+    ValuesDecrypted,
+)
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.reporting.retirement_certificate import revived, told_of
+from keyrotation_pipeline.reporting.retirement_certificate import require_dead
 from keyrotation_pipeline_tests.fakes import START, V1
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
@@ -19,13 +30,18 @@ V2 = KeyVersion(2)
 RETIRED = KeyRetired(V1, ("clients",), 0, 9, "0/1", START, (V1,), (V1,), V2, "key.gpg")
 
 
-def after(*facts: Fact) -> tuple[str, ...]:
+def after(*facts: Fact) -> Retirement:
     world = before_any_rotation()
     world.ledger.append(RETIRED, ROTATION)
+    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
+    (key,) = world.ledger.keys()
     for fact in facts:
-        world.ledger.append(fact, "cd" * 16)
+        own = replace(fact, fingerprint=key.fingerprint) if isinstance(fact, KeyStateChanged) else fact
+        world.ledger.append(own, "cd" * 16)
     told, _ = whole_history(world.ledger.events(), world.ledger.verify)
-    return revived(told, ROTATION)
+    found = retirement_of(told, ROTATION)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize(
@@ -36,24 +52,84 @@ def after(*facts: Fact) -> tuple[str, ...]:
         pytest.param((KeyRestoreIntended(V1, "f", "file", "live"),), ("v1",), id="restored from a backup, live"),
         pytest.param((KeyRestoreIntended(V1, "f", "file", "archive"),), (), id="restored into the archive"),
         pytest.param((KeyRestoreIntended(V2, "f"),), (), id="another version"),
-        pytest.param((KeyStateChanged(V1, KeyState.ARCHIVED, KeyState.ACTIVE, "f"),), ("v1",), id="active again"),
+        pytest.param((KeyStateChanged(V1, KeyState.DEACTIVATED, KeyState.ACTIVE, "f"),), ("v1",), id="active again"),
         pytest.param((KeyStateChanged(V1, KeyState.DEACTIVATED, KeyState.ARCHIVED, "f"),), (), id="archived"),
     ],
 )
 def test_a_key_that_was_brought_back_is_not_dead(facts: tuple[Fact, ...], back: tuple[str, ...]) -> None:
-    assert after(*facts) == back
+    found = after(*facts)
+    assert found.revived == back
+    if back:
+        with pytest.raises(RequestError, match="was brought back after rotation"):
+            require_dead(found)
 
 
-def test_a_rotation_that_retired_nothing_has_no_certificate() -> None:
-    with pytest.raises(RequestError, match="has retired no key"):
-        told_of((), ROTATION)
+def counted(number: int, at: datetime = START) -> Counted:
+    table = CountedTable("clients", ("email",), 3, {"v1": number, "v2": 3}, 0, 0, 0, 0, (), {}, {}, at)
+    return Counted((table,))
+
+
+def verified(failures: int) -> ValuesDecrypted:
+    return ValuesDecrypted((DecryptedTable("clients", 3, 3, failures, START),))
+
+
+def searched(*versions: KeyVersion, at: datetime = START) -> UndeclaredColumnsSearched:
+    found = (UndeclaredValues("scratch.copy", "email", 4, 0, versions),) if versions else ()
+    return UndeclaredColumnsSearched(at, found, ())
+
+
+EARLIER = START - timedelta(seconds=1)
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        pytest.param((counted(0), verified(0), searched()), None, id="nothing was found"),
+        pytest.param((counted(2),), "a count found 2 value(s) under v1 in clients", id="a count"),
+        pytest.param((counted(2), counted(0)), None, id="a newer count finds none"),
+        pytest.param((counted(0), counted(2)), "a count found 2 value(s)", id="a newer count finds some"),
+        pytest.param((counted(2, EARLIER),), None, id="a count of before the proof"),
+        pytest.param((verified(1),), "found 1 value(s) in clients that do not decrypt", id="verify"),
+        pytest.param(
+            (verified(1), counted(0)), "found 1 value(s) in clients that do not", id="a count clears no verify"
+        ),
+        pytest.param((searched(V1),), "scratch.copy.email (4 value(s))", id="an inventory"),
+        pytest.param((searched(V2),), None, id="an inventory of the new key"),
+    ],
+)
+def test_a_key_that_a_later_reading_found_is_not_certified_as_dead(facts: tuple[Fact, ...], found: str | None) -> None:
+    retired = after(*facts)
+    if found is None:
+        assert retired.contradicted_by == ()
+        require_dead(retired)
+    else:
+        with pytest.raises(RequestError, match=re.escape(found)):
+            require_dead(retired)
+
+
+def test_what_was_not_read_again_is_read_by_a_later_inventory_only() -> None:
+    world = before_any_rotation()
+    large = replace(RETIRED, not_read_again=("audit.log",), searched_from=EARLIER)
+    world.ledger.append(large, ROTATION)
+    for number, (fact, unread) in enumerate(
+        ((counted(0), True), (searched(at=EARLIER), True), (searched(at=START), False), (counted(0), False)), 1
+    ):
+        world.ledger.append(fact)
+        found = retirement_of(whole_history(world.ledger.events(), world.ledger.verify)[0], ROTATION)
+        assert found is not None
+        assert (found.unread is not None) is unread, number
+
+
+def test_a_rotation_that_retired_nothing_has_no_retirement() -> None:
+    assert retirement_of((), ROTATION) is None
 
 
 def test_every_fact_of_a_retirement_is_known_to_the_certificate() -> None:
     # A new fact has to be put into the statement, or left out on purpose.
     assert {each.name for each in fields(KeyRetired)} == {
         "version", "tables", "old_values", "values", "fence_lsn", "proven_at", "fenced_against",
-        "taken_from_applications", "target", "target_backup", "not_searched", "not_seen",
+        "taken_from_applications", "target", "target_backup", "not_searched", "not_seen", "not_read_again",
+        "searched_from",
     }  # fmt: skip
 
 

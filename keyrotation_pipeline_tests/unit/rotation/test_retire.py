@@ -17,8 +17,9 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import EventKind, as_json
+from keyrotation_pipeline.model.audit import EventKind, as_json, read
 from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment
@@ -269,17 +270,19 @@ def test_the_chain_has_how_each_replica_was_accounted_for_and_who_signed_that_on
     assert "bit strings (scans.pixels)" in str(facts["not_searched"])
 
 
-def test_what_was_not_read_again_under_the_locks_is_told_where_the_rotation_ends(world: FakeWorld) -> None:
+def test_what_was_not_read_again_under_the_locks_is_named_where_the_rotation_ends(world: FakeWorld) -> None:
     world.database.too_large = ("audit.log", "clients")
+    facts = retire_now(world)
     at = "2026-01-05 09:00:00"
-    assert (
-        f"what was written between {at} and {at} UTC, unencrypted or in undeclared columns, into pages that were there "
-        "before of audit.log, clients: `keyrotation inventory` reads it"
-    ) in str(retire_now(world)["not_searched"])
+    assert facts["not_read_again"] == ["audit.log", "clients"]
+    assert read(KeyRetired, facts).unread == (
+        f"not read again for the retirement of v1: what was written between {at} and {at} UTC, unencrypted or in "
+        "undeclared columns, into pages that were there before of audit.log, clients; run `keyrotation inventory`"
+    )
 
 
-def test_nothing_is_told_of_that_where_all_was_read_under_the_locks(world: FakeWorld) -> None:
-    assert "what was written" not in str(retire_now(world)["not_searched"])
+def test_nothing_is_named_where_all_was_read_under_the_locks(world: FakeWorld) -> None:
+    assert read(KeyRetired, retire_now(world)).unread is None
 
 
 def test_a_replica_that_was_declared_gone_before_the_officers_signed_is_gone_by_their_signatures(

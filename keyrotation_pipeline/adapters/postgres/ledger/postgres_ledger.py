@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
-from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_facts, count_of, jsonb
+from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_of, jsonb
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.data_events import Counted, CountedTable
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Walk
@@ -111,17 +111,12 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
         return tuple(Wait(**row) for row in self.query(LIVE, (request,)))
 
     def save_counts(self, counts: Sequence[TableCount]) -> None:
-        """See `Ledger.save_counts`; unchanged counts get no audit event."""
+        """See `Ledger.save_counts`."""
         with self.change():
-            before = {
-                row["table_name"]: row["counts"]
-                for row in self.query("SELECT table_name, counts FROM keyrotation.table_counts")
-            }
-            now = [count_facts(count) for count in counts]
-            for count, facts in zip(counts, now, strict=True):
+            counted = Counted(tuple(map(CountedTable.of, counts)))
+            for count, facts in zip(counts, counted.as_json()["tables"], strict=True):
                 self.query(_SAVE_COUNT, (facts["table"], jsonb(facts), count.counted_at))
-            if changed := [facts for facts in now if before.get(facts["table"]) != facts]:
-                self.append(Note(EventKind.COUNTED, {"tables": changed}))
+            self.append(counted)
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `Ledger.counts`; ignores counts of columns other than the declared ones."""

@@ -14,25 +14,8 @@ from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 
-def count_facts(count: TableCount) -> dict[str, Any]:
-    """Converts one table's counts to JSON, without the time."""
-    return {
-        "table": str(count.table.name),
-        "columns": list(count.table.columns),
-        "rows": count.rows,
-        "values_by_version": _by_name(count.values_by_version),
-        "empty": count.empty,
-        "unencrypted": count.unencrypted,
-        "near_misses": count.near_misses,
-        "unreadable": count.unreadable,
-        "fenced_against": [str(version) for version in count.fenced_against],
-        "by_column": {column: _by_name(values) for column, values in count.by_column.items()},
-        "unencrypted_by_column": dict(count.unencrypted_by_column),
-    }
-
-
 def count_of(table: EncryptedTable, facts: Mapping[str, Any], counted_at: datetime) -> TableCount:
-    """Converts the result of `count_facts` back."""
+    """Converts a `CountedTable` as JSON back."""
     return TableCount(
         table=table,
         rows=facts["rows"],
@@ -67,10 +50,6 @@ def audit_row_of(row: Row) -> RotationAuditWritten:
 def jsonb(facts: Mapping[str, Any]) -> Jsonb:
     """Converts facts to a parameter; accepts only plain JSON."""
     return Jsonb(json_safe(facts), dumps=lambda plain: json.dumps(plain, ensure_ascii=True))
-
-
-def _by_name(values: Mapping[KeyVersion, int]) -> dict[str, int]:
-    return {str(version): number for version, number in values.items()}
 
 
 def _by_version(values: Mapping[str, int]) -> dict[KeyVersion, int]:

@@ -6,7 +6,6 @@ from itertools import product
 
 import pytest
 
-from keyrotation_pipeline.incidents.breach import CAVEATS, decide_breach
 from keyrotation_pipeline.model.breach import (
     Affected,
     Answer,
@@ -17,6 +16,7 @@ from keyrotation_pipeline.model.breach import (
     RiskAssessment,
     Role,
 )
+from keyrotation_pipeline.model.breach_decision import CAVEATS, decide_breach
 
 YES, NO, UNKNOWN = Answer.YES, Answer.NO, Answer.UNKNOWN
 KNOWN_ON = date(2026, 3, 2)

@@ -1,0 +1,126 @@
+"""Answers about backups and recovery tests: each from the facts of one report, with the records that it rests on."""
+
+from datetime import timedelta
+
+from keyrotation_pipeline.reporting.answers import Answer, Record, listed, nothing_recorded, when
+from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
+
+PLACES_REQUIRED = 2
+BACKUP_AT_MOST = timedelta(hours=26)  # made every night
+TESTED_WITHIN = timedelta(days=100)  # a quarter has at most 92 days
+
+
+def backup_complete(report: ComplianceReport) -> Answer:
+    """Whether the newest backup of the present state is complete."""
+    made = [each for each in report.backups if each.made_from is None]
+    if not made:
+        return nothing_recorded("no backup was ever made; run `keyrotation backup`")
+    return Answer(made[-1].is_complete, (_record(made[-1], _described(made[-1])),))
+
+
+def backup_elsewhere(report: ComplianceReport) -> Answer:
+    """Whether the newest complete backup is in more than one place."""
+    if (last := _newest(report)) is None:
+        return _no_backup()
+    return Answer(len(set(last.places)) >= PLACES_REQUIRED, (_record(last, f"it is in {listed(last.places)}"),))
+
+
+def backup_has_active_key(report: ComplianceReport) -> Answer:
+    """Whether the newest complete backup holds the active key itself."""
+    if (last := _newest(report)) is None:
+        return _no_backup()
+    if (key := report.active_key) is None:
+        return nothing_recorded("no key is active; run `keyrotation init`")
+    said = f"it holds {listed(last.keys)}; {key.version} ({key.fingerprint}) is active"
+    return Answer(last.keys.get(key.version) == key.fingerprint, (_record(last, said),))
+
+
+def backup_after_rotation(report: ComplianceReport) -> Answer:
+    """Whether a complete backup was begun after the last rotation or rollback ended."""
+    ended = [each for each in report.requests if each.steps and each.status == "finished" and each.finished_at]
+    if not ended:
+        return nothing_recorded("no rotation is finished")
+    walk = max(ended, key=lambda each: each.finished_at or each.requested_at)
+    if (last := _newest(report)) is None or walk.finished_at is None or last.made_at is None:
+        return _no_backup()
+    said = f"{walk.action} {walk.id} to {walk.target} ended {when(walk.finished_at)}; the backup begun then or later"
+    # Names of sets have whole seconds.
+    holds = last.made_at >= walk.finished_at.replace(microsecond=0)
+    return Answer(holds, (_record(last, f"{said}: {when(last.made_at) if holds else 'none'}"),))
+
+
+def backup_daily(report: ComplianceReport) -> Answer:
+    """Whether the newest complete backup is of the last day."""
+    if (last := _newest(report)) is None or last.made_at is None:
+        return _no_backup()
+    holds = report.as_of - last.made_at <= BACKUP_AT_MOST
+    return Answer(holds, (_record(last, f"it is of {when(last.made_at)}, seen {when(report.as_of)}"),))
+
+
+def backup_encrypted(report: ComplianceReport) -> Answer:
+    """Whether the newest complete backup names the certificates that it is encrypted to."""
+    if (last := _newest(report)) is None:
+        return _no_backup()
+    return Answer(bool(last.recipients), (_record(last, f"encrypted to {listed(last.recipients)}"),))
+
+
+def _newest(report: ComplianceReport) -> BackupTaken | None:
+    return next((each for each in reversed(report.backups) if each.is_complete), None)
+
+
+def _no_backup() -> Answer:
+    return nothing_recorded("no complete backup is on record; run `keyrotation backup`")
+
+
+def _record(backup: BackupTaken, said: str) -> Record:
+    name = backup.manifest or "backup"
+    return Record(name, f"{name}: {said}", backup.at)
+
+
+def _described(backup: BackupTaken) -> str:
+    return (
+        f"keys {listed(backup.keys)}, {'with' if backup.has_dump else 'without'} a dump of the database, in "
+        f"{listed(backup.places)}; {'; '.join(backup.failures) or 'complete'}"
+    )
+
+
+def recovery_tested(report: ComplianceReport) -> Answer:
+    """Whether the newest recovery test passed."""
+    if not report.recovery_tests:
+        return _no_test()
+    last = report.recovery_tests[-1]
+    said = f"recovery test from {last.place}: {last.failure or 'passed'}"
+    return Answer(last.failure is None, (Record("recovery test", said, last.at),))
+
+
+def recovery_tested_quarterly(report: ComplianceReport) -> Answer:
+    """Whether a recovery test passed within a quarter."""
+    if (last := _passed(report)) is None:
+        return _no_test()
+    said = f"the last one that passed is of {when(last.at)}, from {last.place}"
+    return Answer(report.as_of - last.at <= TESTED_WITHIN, (Record("recovery test", said, last.at),))
+
+
+def recovery_objectives_met(report: ComplianceReport) -> Answer:
+    """Whether RTO and RPO were measured, and are within their objectives."""
+    if (last := _passed(report)) is None:
+        return _no_test()
+    pairs = (
+        ("RTO", last.rto_seconds, last.rto_allowed_seconds), ("RPO", last.rpo_seconds, last.rpo_allowed_seconds),
+    )  # fmt: skip
+    holds = all(took is not None and allowed is not None and took <= allowed for _, took, allowed in pairs)
+    said = "; ".join(f"{name} {_seconds(took)}, allowed {_seconds(allowed)}" for name, took, allowed in pairs)
+    return Answer(holds, (Record("recovery test", said, last.at),))
+
+
+def _passed(report: ComplianceReport) -> RecoveryTested | None:
+    return next((each for each in reversed(report.recovery_tests) if each.failure is None), None)
+
+
+def _no_test() -> Answer:
+    return nothing_recorded("no recovery test ever passed; run `keyrotation recovery-test --key FILE`")
+
+
+def _seconds(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:,.0f} s"

@@ -1,0 +1,219 @@
+"""Makes the compliance report from an audit that was judged: the same history and moment give the same report.
+
+Nothing else is read: no disk, no settings, no key store, no table. So a pack's `verify.py` can make it again.
+"""
+
+import hashlib
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from keyrotation_pipeline.audit.assessments import assessment_from
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
+from keyrotation_pipeline.audit.retirements import retirement_of
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.backup_events import AuditTimestamped
+from keyrotation_pipeline.model.breach import carried_by, deadlines
+from keyrotation_pipeline.model.incidents import Incident
+from keyrotation_pipeline.model.keys import KeyState, rotation_due
+from keyrotation_pipeline.model.proof import records_reencrypted
+from keyrotation_pipeline.model.request_events import SignatureAdded
+from keyrotation_pipeline.model.requests import Request, Step, Walk
+from keyrotation_pipeline.reporting.backups_in_audit import backups_of, recovery_test_of
+from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters
+from keyrotation_pipeline.reporting.keys_in_audit import data_read, declared_ages, key_lives
+from keyrotation_pipeline.reporting.sections import (
+    Approval,
+    AuditVerified,
+    BackupTaken,
+    Decided,
+    FinishedStep,
+    IncidentReported,
+    LaterFinding,
+    NoticeDue,
+    OfficerOnRoster,
+    Policy,
+    RecoveryTested,
+    StageOfResponse,
+    TimeStamped,
+)
+
+_WHOLE_AUDIT = Parameters()
+Entries = Sequence[HistoryEntry]
+Done = TypeVar("Done", bound=BackupTaken | RecoveryTested)
+
+
+def compliance_report(
+    history: tuple[Entries, LedgerState], generated_at: datetime, parameters: Parameters = _WHOLE_AUDIT
+) -> ComplianceReport:
+    """The report of a verified chain; an event with a fault counts for nothing.
+
+    Args:
+        history: as `whole_history` gives it, up to the end of the period; not empty.
+        generated_at: aware.
+
+    Raises:
+        AuditError: nothing was recorded in the period, or an event does not say what its kind must.
+    """
+    every, state = history
+    entries = tuple(each for each in every if each.fault is None)
+    since = _since(parameters, every)
+    within = [each for each in entries if each.at >= since]
+    moved = {each.request for each in within}
+    approvals = _approvals(entries, state)
+    requests = tuple(state.requests.values())
+    incidents = state.incidents.by_id.values()
+    return ComplianceReport(
+        generated_at=generated_at,
+        parameters=parameters,
+        database=every[-1].entry.database,
+        audit=AuditVerified(state.head.seq, state.head.hash),
+        since=every[0].at,
+        audit_ends_at=every[-1].at,
+        policy=_policy(state, entries),
+        keys=key_lives(entries, state),
+        data=data_read(entries),
+        requests=tuple(
+            _decided(each, approvals.get(each.id, ()), entries, state)
+            for each in requests
+            if each.id in moved or not each.is_over
+        ),
+        backups=tuple(_with_the_newest(backups_of(entries, state), since)),
+        recovery_tests=tuple(_with_the_newest([each for each in map(recovery_test_of, entries) if each], since)),
+        incidents=tuple(
+            _incident(each, entries, requests, approvals)
+            for each in incidents
+            if each.closed_at is None or each.closed_at >= since or assessment_from(entries, each).due
+        ),
+        timestamps=tuple(_time_stamps(every, within, parameters)),
+    )
+
+
+def _since(parameters: Parameters, every: Entries) -> datetime:
+    period = parameters.period
+    if period is None or period.since is None:
+        return every[0].at
+    if period.since > every[-1].at:
+        raise AuditError(f"the newest event is of {every[-1].at:%Y-%m-%d %H:%M} UTC; give an earlier --from")
+    return period.since
+
+
+def _with_the_newest(done: Sequence[Done], since: datetime) -> Iterator[Done]:
+    """Those since a moment; and before it the newest, and the newest good one, which say how things stand."""
+    good = [each for each in done if _is_good(each)]
+    kept = {id(each) for each in (*done[-1:], *good[-1:])}
+    yield from (each for each in done if each.at >= since or id(each) in kept)
+
+
+def _is_good(done: BackupTaken | RecoveryTested) -> bool:
+    return done.is_complete if isinstance(done, BackupTaken) else done.failure is None
+
+
+def _policy(state: LedgerState, entries: Entries) -> Policy:
+    roster = state.roster or Roster(0, (), ())
+    active = next((each.version for each in state.keys.values() if each.state is KeyState.ACTIVE), None)
+    declared = {version: age.since for version, age in declared_ages(entries).items()}
+    records, requests = tuple(state.keys.values()), tuple(state.requests.values())
+    due = rotation_due(active, records, requests, declared) if active else None
+    return Policy(
+        required=roster.required,
+        officers=tuple(OfficerOnRoster(each.name, each.fingerprint) for each in roster.officers),
+        recipients=roster.recipients,
+        next_rotation_due=due.at if due else None,
+        rule=due.rule if due else None,
+    )
+
+
+def _approvals(entries: Entries, state: LedgerState) -> dict[str, tuple[Approval, ...]]:
+    """The good signatures on each request."""
+    unverified, found = {each.seq for each in state.unverified}, dict[str, tuple[Approval, ...]]()
+    for entry in entries:
+        if isinstance(added := entry.fact, SignatureAdded) and entry.request and entry.seq not in unverified:
+            rosters = (entry.roster, *(roster for _, roster, _ in reversed(state.rosters)))
+            names = (roster.name_of(added.officer) for roster in rosters if roster)
+            name = next((name for name in names if name), "not on the roster")
+            approval = Approval(name, added.officer, added.signed_at)
+            found[entry.request] = (*found.get(entry.request, ()), approval)
+    return found
+
+
+def _decided(request: Request, approvals: tuple[Approval, ...], entries: Entries, state: LedgerState) -> Decided:
+    walk = request if isinstance(request, Walk) else None
+    retired = walk.done(Step.RETIRED_KEY) if walk else None
+    after = retirement_of(entries, request.id)
+    steps = sorted(walk.steps, key=lambda each: (each.finished_at, each.step)) if walk else ()
+    row = state.audit_rows.get(request.id)
+    return Decided(
+        id=request.id,
+        action=str(request.action),
+        type=str(request.type),
+        source=str(request.source),
+        target=str(request.target),
+        reason=request.reason,
+        incident=request.incident,
+        requested_by=request.requested_by,
+        requested_at=request.requested_at,
+        started_at=request.started_at,
+        finished_at=request.finished_at,
+        status=str(request.status),
+        required=_required(request, entries),
+        approvals=approvals,
+        steps=tuple(FinishedStep(str(each.step), each.finished_at) for each in steps if each.table is None),
+        records_reencrypted=records_reencrypted(walk) if walk else None,
+        documented_at=row.completion_date if row else None,
+        retirement=dict(retired.facts) if retired else {},
+        not_read_again=after.unread if after else None,
+        later_findings=tuple(
+            LaterFinding(each.entry.seq, each.entry.at, each.found)
+            for each in (after.contradicted_by if after else ())
+            if each.found is not None
+        ),
+    )
+
+
+def _required(request: Request, entries: Entries) -> int:
+    """How many officers the roster of the request's last event demands."""
+    rosters = [each.roster for each in entries if each.request == request.id and each.roster is not None]
+    return rosters[-1].required if rosters else 0
+
+
+def _incident(
+    incident: Incident, entries: Entries, requests: Sequence[Request], approvals: dict[str, tuple[Approval, ...]]
+) -> IncidentReported:
+    carrier = carried_by(incident, requests)
+    signed = sorted(each.signed_at for each in approvals.get(carrier.id, ())) if carrier else []
+    enough = _required(carrier, entries) if carrier else 0
+    assessment = assessment_from(entries, incident)
+    return IncidentReported(
+        id=incident.id,
+        type=str(incident.type),
+        status=str(incident.status),
+        description=incident.description,
+        versions=tuple(map(str, incident.versions)),
+        discovered_at=incident.discovered_at,
+        acknowledged_at=incident.acknowledged_at,
+        closed_at=incident.closed_at,
+        request=carrier.id if carrier else None,
+        stages=tuple(
+            StageOfResponse(str(each.stage).replace("_", " "), each.due_at, each.reached_at)
+            for each in deadlines(incident, carrier, signed[enough - 1] if 0 < enough <= len(signed) else None)
+        ),
+        notices_due=tuple(NoticeDue(each.to, each.last_date, each.paragraph) for each in assessment.due),
+        breach=assessment.lines(),
+    )
+
+
+def _time_stamps(every: Entries, within: Entries, parameters: Parameters) -> Iterator[TimeStamped]:
+    unverified = "not verified: no certificate is named in [audit] timestamp_certificates"
+    for entry in within:
+        stamped = entry.fact
+        if not isinstance(stamped, AuditTimestamped) or not 0 < stamped.seq < entry.seq:
+            continue
+        if (seen := every[stamped.seq - 1]).event.hash == stamped.hash:  # seqs are gapless from 1
+            certificates = tuple(hashlib.sha256(b64decode(each)).hexdigest() for each in stamped.trusted)
+            refusal = None if parameters.timestamps_verified else unverified
+            yield TimeStamped(
+                stamped.seq, stamped.hash, seen.at, stamped.stamped_at, stamped.authority, certificates, refusal
+            )

@@ -1,0 +1,133 @@
+"""Keys and encrypted data as the audit has them: cryptoperiods, ages that somebody declared, and what was last read."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.data_events import (
+    Counted,
+    CountedTable,
+    UndeclaredColumnsSearched,
+    UndeclaredValues,
+    ValuesDecrypted,
+)
+from keyrotation_pipeline.model.key_events import (
+    KeyActivationDeclared,
+    KeyCreationIntended,
+    KeyRegistered,
+    KeyStateChanged,
+)
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.reporting.sections import (
+    AgeDeclared,
+    DataRead,
+    EveryValueRead,
+    KeyLife,
+    Span,
+    TableCounted,
+    UndeclaredSearched,
+)
+
+GENERATED, IMPORTED = "generated", "imported"
+Entries = Sequence[HistoryEntry]
+
+
+def declared_ages(entries: Entries) -> Mapping[KeyVersion, AgeDeclared]:
+    """Since when imported keys have been in use, as declared last."""
+    return {
+        fact.version: AgeDeclared(fact.activated_at, entry.entry.actor, entry.at)
+        for entry in entries
+        if isinstance(fact := entry.fact, KeyActivationDeclared)
+    }
+
+
+def key_lives(entries: Entries, state: LedgerState) -> tuple[KeyLife, ...]:
+    """Every registered key, in order of version."""
+    ages = declared_ages(entries)
+    made = {
+        (each.fact.version, each.fact.fingerprint) for each in entries if isinstance(each.fact, KeyCreationIntended)
+    }
+    return tuple(
+        _life(record, entries, ages.get(version), generated=(version, record.fingerprint) in made)
+        for version, record in sorted(state.keys.items())
+    )
+
+
+def _life(record: KeyRecord, entries: Entries, age: AgeDeclared | None, *, generated: bool) -> KeyLife:
+    declared = None if generated else age
+    return KeyLife(
+        version=str(record.version),
+        state=str(record.state),
+        fingerprint=record.fingerprint,
+        origin=GENERATED if generated else IMPORTED,
+        registered_at=record.created_at,
+        declared=declared,
+        cryptoperiods=tuple(_cryptoperiods(record.version, entries, declared, generated=generated)),
+    )
+
+
+def _cryptoperiods(
+    version: KeyVersion, entries: Entries, declared: AgeDeclared | None, *, generated: bool
+) -> Iterator[Span]:
+    """Each time from becoming active to becoming anything else. When an imported key became so is not known."""
+    active, since = False, None
+    for entry in entries:
+        match entry.fact:
+            case KeyRegistered(version=named, state=after, created_at=at) if named == version:
+                if not generated:
+                    active, since = True, declared.since if declared else None
+            case KeyStateChanged(version=named, after=after) if named == version:
+                at = entry.at
+            case _:
+                continue
+        if active and after is not KeyState.ACTIVE:
+            yield Span(since, at)
+        if after is KeyState.ACTIVE and not active:
+            since = at
+        active = after is KeyState.ACTIVE
+    if active:
+        yield Span(since, None)
+
+
+def data_read(entries: Entries) -> DataRead:
+    """What was last read of the encrypted data."""
+    tables: dict[str, CountedTable] = {}
+    every_value: EveryValueRead | None = None
+    undeclared: UndeclaredSearched | None = None
+    for entry in entries:
+        match entry.fact:
+            case Counted(tables=counted):
+                tables |= {each.table: each for each in counted}
+            case ValuesDecrypted(tables=decrypted):
+                values, failures = (sum(each.values for each in decrypted), sum(each.failures for each in decrypted))
+                every_value = EveryValueRead(entry.at, "keyrotation verify", values, failures)
+            case StepFinished(step=Step.ZERO_OLD_ROWS_PROOF, facts=facts):
+                by = f"the proof of {entry.request}"
+                every_value = EveryValueRead(entry.at, by, read(Proven, facts).values_decrypted, 0)
+            case UndeclaredColumnsSearched(findings=findings, not_searched=not_searched):
+                undeclared = UndeclaredSearched(entry.at, tuple(map(_finding, findings)), not_searched)
+    return DataRead(tuple(map(_counted, tables.values())), every_value, undeclared)
+
+
+def _counted(table: CountedTable) -> TableCounted:
+    return TableCounted(
+        table=table.table,
+        columns=table.columns,
+        rows=table.rows,
+        values_by_version=table.values_by_version,
+        unencrypted=table.unencrypted,
+        unreadable=table.unreadable,
+        counted_at=table.counted_at,
+    )
+
+
+def _finding(found: UndeclaredValues) -> str:
+    versions = ", ".join(map(str, found.versions)) or "no version"
+    return (
+        f"{found.relation}.{found.column}: {found.values:,} value(s) under {versions}, "
+        f"{found.near_misses:,} near-miss(es)"
+    )

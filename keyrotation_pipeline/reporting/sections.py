@@ -1,0 +1,324 @@
+"""The sections of the compliance report, as values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from keyrotation_pipeline.model.incidents import IncidentType, KeyReadsBy, RecordReads
+
+
+@dataclass(frozen=True, slots=True)
+class OfficerOnRoster:
+    """An officer who may approve; the fingerprint is that of the certificate's primary key."""
+
+    name: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The policy: when keys change, and who must agree.
+
+    Args:
+        next_rotation_due, rule: when it is due, and which rule says so; None: no key is active.
+    """
+
+    required: int
+    officers: tuple[OfficerOnRoster, ...]
+    recipients: tuple[str, ...]
+    next_rotation_due: datetime | None
+    rule: str | None
+    schedule: str = "every 12 months"
+    emergency: str = "within 24 hours of the request, for an incident"
+    emergency_triggers: tuple[str, ...] = tuple(each.replace("_", " ") for each in IncidentType)
+    approval: str = "OpenPGP signatures of different officers over the exact text, verified again before each deed"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The period in which a version was the primary.
+
+    Args:
+        since: None: not known, since the key was imported and nobody has declared its age.
+        until: None: it still is.
+    """
+
+    since: datetime | None
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgeDeclared:
+    """Since when an imported key has been in use, as somebody declared; no record shows it."""
+
+    since: datetime
+    by: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class KeyLife:
+    """One key version.
+
+    Args:
+        fingerprint: SHA-256 over a fixed label and the key; never the key.
+        origin: ``generated`` by the pipeline or ``imported``.
+        declared: the age of an imported key; None: unknown, or the pipeline generated it.
+        cryptoperiods: when it encrypted.
+    """
+
+    version: str
+    state: str
+    fingerprint: str
+    origin: str
+    registered_at: datetime
+    declared: AgeDeclared | None
+    cryptoperiods: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """One officer's signature on a request, which verifies."""
+
+    officer: str
+    fingerprint: str
+    signed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step of a rotation or rollback, and when it ended."""
+
+    step: str
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class LaterFinding:
+    """What a later reading of the database found under a key that was retired: the event, its time and a sentence."""
+
+    seq: int
+    at: datetime
+    said: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """One request of any action, with its approvals.
+
+    Args:
+        required: how many officers must sign.
+        records_reencrypted: None: its action re-encrypts none.
+        documented_at: when its row of `key_rotation_audit` was completed; None: it has none, or it is not complete.
+        retirement: the evidence for retiring the old key; empty: it was not retired.
+        not_read_again: what nothing has read since the retirement began.
+        later_findings: what contradicts the retirement since.
+    """
+
+    id: str
+    action: str
+    type: str
+    source: str
+    target: str
+    reason: str
+    incident: str | None
+    requested_by: str
+    requested_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    status: str
+    required: int
+    approvals: tuple[Approval, ...]
+    steps: tuple[FinishedStep, ...]
+    records_reencrypted: int | None
+    documented_at: datetime | None = None
+    retirement: Mapping[str, Any] = field(default_factory=dict)
+    not_read_again: str | None = None
+    later_findings: tuple[LaterFinding, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TableCounted:
+    """The newest count of one declared table.
+
+    Args:
+        values_by_version: values under each key version, over all declared columns.
+    """
+
+    table: str
+    columns: tuple[str, ...]
+    rows: int
+    values_by_version: Mapping[str, int]
+    unencrypted: int
+    unreadable: int
+    counted_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class EveryValueRead:
+    """The newest reading of every value, by `keyrotation verify` or the proof of a rotation; `failures` did not."""
+
+    at: datetime
+    by: str
+    values: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class UndeclaredSearched:
+    """The newest search of everything that is not declared, by `keyrotation inventory`; a sentence for each finding."""
+
+    at: datetime
+    findings: tuple[str, ...]
+    not_searched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DataRead:
+    """What was last read of the encrypted data, and when; None: never."""
+
+    tables: tuple[TableCounted, ...]
+    every_value: EveryValueRead | None
+    undeclared: UndeclaredSearched | None
+
+
+@dataclass(frozen=True, slots=True)
+class BackupTaken:
+    """One backup; `failures` has a sentence for each part that is missing.
+
+    Args:
+        made_at: the moment that it shows; None: nothing was made.
+        keys: fingerprints by version.
+        recipients: fingerprints of the certificates that can decrypt it.
+        made_from: manifest of the older set whose rows it holds under another key; None: it is no such set.
+        compromised: versions that are now compromised, and that its dump needs or whose key it holds.
+        replaced_by: manifest of the set that has its rows under another key; None: there is none.
+    """
+
+    at: datetime
+    manifest: str | None
+    made_at: datetime | None
+    keys: Mapping[str, str]
+    has_dump: bool
+    places: tuple[str, ...]
+    recipients: tuple[str, ...]
+    failures: tuple[str, ...]
+    made_from: str | None = None
+    compromised: tuple[str, ...] = ()
+    replaced_by: str | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it holds keys and database of one moment, in every place."""
+        return self.has_dump and not self.failures and self.made_from is None
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryTested:
+    """One recovery test; `failure` None: it passed. RTO and RPO are measured, next to their objectives."""
+
+    at: datetime
+    place: str
+    failure: str | None
+    rto_seconds: float | None = None
+    rto_allowed_seconds: float | None = None
+    rpo_seconds: float | None = None
+    rpo_allowed_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StageOfResponse:
+    """A stage of the response to an incident; `reached_at` None: not yet."""
+
+    stage: str
+    due_at: datetime
+    reached_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class NoticeDue:
+    """A notice of a breach that is due and that nobody has reported as given.
+
+    Args:
+        to: whom to notify.
+        last_date: the last day for it.
+        rule: the paragraph of 45 CFR.
+    """
+
+    to: str
+    last_date: date
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class IncidentReported:
+    """One incident.
+
+    Args:
+        stages: of the response, in order.
+        notices_due: by the decision in force, also of a closed incident.
+        breach: the decision by 45 CFR 164.402, a sentence each, as far as it is known.
+    """
+
+    id: str
+    type: str
+    status: str
+    description: str
+    versions: tuple[str, ...]
+    discovered_at: datetime
+    acknowledged_at: datetime | None
+    closed_at: datetime | None
+    request: str | None
+    stages: tuple[StageOfResponse, ...]
+    notices_due: tuple[NoticeDue, ...]
+    breach: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AuditVerified:
+    """The head of the chain, which was verified with its anchors, tables and signatures before anything was read."""
+
+    seq: int
+    head: str
+
+
+@dataclass(frozen=True, slots=True)
+class TimeStamped:
+    """A head of the audit that an outside authority has seen.
+
+    Args:
+        recorded_at: when the event of that head happened, by our clock.
+        stamped_at: when the authority saw it, by its clock.
+        certificates: SHA-256 of those that it was verified with.
+        refusal: why it does not count; None: it verifies with the configured certificates.
+    """
+
+    seq: int
+    head: str
+    recorded_at: datetime
+    stamped_at: datetime
+    authority: str
+    certificates: tuple[str, ...]
+    refusal: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """How values are encrypted."""
+
+    cipher: str = "AES-256-GCM (NIST SP 800-38D), no associated data"
+    key_bits: int = 256
+    nonce_bits: int = 96
+    key_generation: str = "random bytes of the operating system, for keys that the pipeline generates"
+    key_states: str = "NIST SP 800-57 Part 1"
+
+
+@dataclass(frozen=True, slots=True)
+class AccessSummary:
+    """Who read keys and records in a period, rare readers first; None: no log is configured."""
+
+    since: datetime
+    until: datetime
+    key_reads: tuple[KeyReadsBy, ...] | None
+    record_reads: tuple[RecordReads, ...] | None
