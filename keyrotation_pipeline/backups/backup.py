@@ -4,10 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.catalog import BackupContext, copy_set, is_intact, remove_unfinished, sets_of
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
-from keyrotation_pipeline.errors import BackupError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.errors import AuditError, BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
@@ -31,6 +32,7 @@ class BackupMade:
         uploaded_later: older sets that a place got only now.
         removed: older local files that were removed.
         warnings: one sentence for each thing to improve.
+        audit_fault: why the audit does not verify, whose keys and officers the set rests on; None: it does.
     """
 
     made: BackupSet
@@ -38,6 +40,16 @@ class BackupMade:
     uploaded_later: tuple[str, ...]
     removed: tuple[str, ...]
     warnings: tuple[str, ...]
+    audit_fault: str | None = None
+
+    def require_sound_audit(self) -> None:
+        """Fail, once the set is made, where the audit has faults.
+
+        Raises:
+            AuditError: says that the set is made, and what the fault is.
+        """
+        if self.audit_fault is not None:
+            raise AuditError(f"the backup {self.made.name} is made and complete, but {self.audit_fault}")
 
     def facts(self) -> Mapping[str, Any]:
         """For the audit and for metadata."""
@@ -55,6 +67,7 @@ class BackupMade:
             "uploaded_later": list(self.uploaded_later),
             "removed": list(self.removed),
             "warnings": list(self.warnings),
+            "audit_fault": self.audit_fault,
         }
 
 
@@ -91,7 +104,7 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         places, later, not_copied = copied(site, made)
         failures += [*left_out, *_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
         removed = completeness.remove_expired(site, made.made_at)
-        done = BackupMade(made, places, later, removed, tuple(_warnings(site)))
+        done = BackupMade(made, places, later, removed, tuple(_warnings(site)), _audit_fault(site.pipeline))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
@@ -110,6 +123,15 @@ def back_up_after_rotation(site: BackupContext) -> BackupMade | None:
     if finished is None or is_covered(finished[1], pipeline.vault.standing(pipeline.ledger.keys()).last):
         return None
     return back_up(site)
+
+
+def _audit_fault(pipeline: Pipeline) -> str | None:
+    """Why the audit does not verify; the backup is made nevertheless, since it may be the last one possible."""
+    try:
+        verify_everything(pipeline)
+    except AuditError as error:
+        return str(error)
+    return None
 
 
 def _require_usable(site: BackupContext) -> None:

@@ -47,7 +47,10 @@ def backup(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Back up all keys and the database at one moment."""
+    """Back up all keys and the database at one moment.
+
+    An audit with faults stops no backup: it is made, and the command ends with exit code 1.
+    """
     if sum((keys_only, listed, rekeyed)) > 1:
         raise typer.BadParameter(
             "these options exclude each other; give one", param_hint="--keys-only / --list / --rekey"
@@ -67,6 +70,7 @@ def backup(
             return
         made = back_up(site, database=not keys_only)
     output.show(database, {"database": database, **json_safe(made.facts())}, _made(made, site), as_json=as_json)
+    made.require_sound_audit()
 
 
 def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: bool) -> None:

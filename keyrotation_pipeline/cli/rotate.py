@@ -17,6 +17,8 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.status import Overall
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
+from keyrotation_pipeline.model.audit import read
+from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -66,6 +68,8 @@ def rotate(
         output.show(None, value, _end(rotation), as_json=as_json)
     if isinstance(made, BackupError):
         raise made
+    if made is not None:
+        made.require_sound_audit()
 
 
 def _back_up(site: BackupContext, rotation: Walk, *, quiet: bool) -> BackupMade | BackupError | None:
@@ -129,12 +133,15 @@ def _remark(record: StepRecord) -> str:
 
 
 def _limits_of_proof(rotation: Walk) -> Iterator[str]:
-    """What the retirement of a finished rotation did not search, in two lines."""
-    record = rotation.done(Step.RETIRED_KEY)
-    facts = record.facts if record else {}
-    for name, key in (("not searched", "not_searched"), ("not seen", "not_seen")):
-        if listed := facts.get(key):
+    """What the retirement of a finished rotation did not search or see, and what it did not read again."""
+    if (record := rotation.done(Step.RETIRED_KEY)) is None:
+        return
+    retired = read(KeyRetired, record.facts)
+    for name, listed in (("not searched", retired.not_searched), ("not seen", retired.not_seen)):
+        if listed:
             yield f"{name}: {'; '.join(listed)}"
+    if retired.unread:
+        yield retired.unread
 
 
 def _show_next(pipeline: Pipeline, rotation: Walk, through: Step | None, *, as_json: bool) -> None:

@@ -67,6 +67,8 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
         for name, metadata in ((KEY_BACKUP, _key_metadata(done, names)), (DATABASE_BACKUP, _dump_metadata(done))):
             if name in wanted:
                 yield dg.MaterializeResult(asset_key=naming.asset(name), metadata=metadata)
+        with step_failures():
+            done.require_sound_audit()
 
     return backups
 

@@ -116,6 +116,7 @@ def run_demo(
         with open_backups(settings, actor=ACTOR) as site:
             if (done := back_up_after_rotation(site)) is not None:
                 say(f"Backup {done.made.name}: every key and the database, encrypted to the officers")
+                done.require_sound_audit()
         return DemoOutcome(
             rotation=pipeline.ledger.walk(rotation.id),
             counts=pipeline.inventory.count(pipeline.tables),
