@@ -32,7 +32,7 @@ class Retirement:
     """The newest retirement of a rotation, and what came after it.
 
     Args:
-        later: the newest reading of each subject and kind since, in the order of the audit.
+        later: every reading since, in the order of the audit.
         unread: what nothing has read since the retirement began, with what to type; None: nothing.
         revived: the versions that somebody has given, or begun to give, to applications again.
     """
@@ -44,9 +44,19 @@ class Retirement:
     revived: tuple[str, ...]
 
     @property
-    def contradicted_by(self) -> tuple[Reading, ...]:
+    def found(self) -> tuple[Reading, ...]:
         """The readings that found something, unless the key is in use again."""
         return () if self.revived else tuple(each for each in self.later if each.found is not None)
+
+    @property
+    def newest(self) -> tuple[Reading, ...]:
+        """The newest reading of each subject, by each kind of reading."""
+        return tuple({(each.entry.kind, each.subject): each for each in self.later}.values())
+
+    @property
+    def contradicted_by(self) -> tuple[Reading, ...]:
+        """Those of what was found that no newer reading of the same has found gone."""
+        return tuple(each for each in self.found if each in self.newest)
 
 
 def retirement_of(entries: Sequence[HistoryEntry], rotation: str) -> Retirement | None:
@@ -57,17 +67,13 @@ def retirement_of(entries: Sequence[HistoryEntry], rotation: str) -> Retirement 
         return None
     entry, fact = retired[-1]
     after = [each for each in counting if each.seq > entry.seq]
-    later: dict[tuple[str, str], Reading] = {}
-    for each in after:
-        for reading in _readings(each, fact):
-            later[each.kind, reading.subject] = reading
     searched = any(
         isinstance(each.fact, UndeclaredColumnsSearched) and each.fact.began_at >= entry.at for each in after
     )
     return Retirement(
         entry=entry,
         fact=fact,
-        later=tuple(sorted(later.values(), key=lambda each: each.entry.seq)),
+        later=tuple(reading for each in after for reading in _readings(each, fact)),
         unread=None if searched else fact.unread,
         revived=tuple(_revived(after, fact.taken_from_applications)),
     )

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
+from keyrotation_pipeline.requests.inventory import recount
 from keyrotation_pipeline.rotation import runner
 
 POOL = "reencrypt"
@@ -123,6 +124,8 @@ def _zero_old_rows(
     counted = _versions_to_count(pipeline, table, old, refused) if scheduled else old
     remaining = pipeline.fencing.old_rows(table, counted, None).rows if counted else 0
     under_way = remaining > 0 and _is_being_rewritten(pipeline, table, counted)
+    if remaining and not under_way:
+        recount(pipeline, table)  # so that the audit has it, and no certificate says otherwise
     names = ", ".join(map(str, old)) or "an earlier version"
     return dg.AssetCheckResult(
         asset_key=key.asset_key,

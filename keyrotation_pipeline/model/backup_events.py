@@ -116,14 +116,12 @@ class BackupFacts:
     """What a report needs of the event that a backup was made.
 
     Args:
-        made_at: the moment that it shows.
         keys: fingerprints by version.
         dump: file name; None: only keys were backed up.
         dump_needs: versions that its values are under.
     """
 
     manifest: Annotated[str, Field(alias="set")]
-    made_at: datetime
     keys: Mapping[str, str]
     recipients: tuple[str, ...]
     dump: str | None

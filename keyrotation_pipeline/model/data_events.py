@@ -1,13 +1,13 @@
 """Audit events of what was read of the encrypted data: counts, decryptions, and searches of what is not declared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Self
 
 from keyrotation_pipeline.model.audit import EventKind, Fact, Version
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.model.tables import FoundColumn, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableCount
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,20 @@ class CountedTable:
 
 @dataclass(frozen=True, slots=True)
 class Counted(Fact):
-    """The values of declared tables were counted."""
+    """The last count of each declared table, of which at least one is new.
+
+    Args:
+        not_counted: declared tables that were never counted.
+    """
 
     kind: ClassVar = EventKind.COUNTED
     tables: tuple[CountedTable, ...] = ()
+    not_counted: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, counts: Sequence[TableCount], not_counted: Sequence[EncryptedTable]) -> Self:
+        """The same as the audit has it."""
+        return cls(tuple(map(CountedTable.of, counts)), tuple(str(table.name) for table in not_counted))
 
 
 @dataclass(frozen=True, slots=True)

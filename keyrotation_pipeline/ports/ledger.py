@@ -168,8 +168,12 @@ class Ledger(Protocol):
         """
 
     # counts
-    def save_counts(self, counts: Sequence[TableCount]) -> None:
-        """Records counts, and stores them as the last ones for `status`."""
+    def save_counts(self, counts: Sequence[TableCount], not_counted: Sequence[EncryptedTable] = ()) -> None:
+        """Records the last count of each declared table, and stores them for `status`; without any, does nothing.
+
+        Args:
+            not_counted: the declared tables that were never counted.
+        """
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """Returns the last stored counts of those tables that have been counted."""

@@ -94,8 +94,10 @@ def key_age_known(report: ComplianceReport) -> Answer:
     if (key := report.active_key) is None:
         return nothing_recorded("no key is active; run `keyrotation init`")
     since = key.cryptoperiods[-1].since if key.cryptoperiods else None
-    if key.declared is not None:
-        said = f"{key.version} has been in use since {when(key.declared.since)}, as {key.declared.by} declared"
+    if key.declared:
+        said = f"{key.version} has been in use since " + ", and before that since ".join(
+            f"{when(each.since)}, as {each.by} declared on {when(each.at)}" for each in reversed(key.declared)
+        )
     elif since is not None:
         said = f"{key.version} has been in use since {when(since)}"
     else:
@@ -103,7 +105,7 @@ def key_age_known(report: ComplianceReport) -> Answer:
             f"{key.version} was imported on {when(key.registered_at)}, and since when it has been in use is unknown; "
             "write [keys] activated_at, and run `keyrotation init` again"
         )
-    at = key.declared.at if key.declared else since or key.registered_at
+    at = key.declared[-1].at if key.declared else since or key.registered_at
     return Answer(since is not None, (Record(key.version, said, at),))
 
 
@@ -120,7 +122,9 @@ def in_cryptoperiod(report: ComplianceReport) -> Answer:
 def old_keys_retired(report: ComplianceReport) -> Answer:
     """Whether every finished rotation retired its old key, and nothing read later contradicts it."""
     rotated = [each for each in report.requests if each.action == "rotate" and each.status == "finished"]
-    holds = all(each.retirement.get("old_values") == 0 and not each.later_findings for each in rotated)
+    holds = all(
+        each.retirement.get("old_values") == 0 and all(found.gone for found in each.later_findings) for each in rotated
+    )
     records = (Record(each.id, _retirement(each), each.finished_at or each.requested_at) for each in rotated)
     return Answer(holds, tuple(records)) if rotated else nothing_recorded("no rotation is finished")
 
@@ -129,7 +133,10 @@ def _retirement(request: Decided) -> str:
     said = request.retirement
     if not said:
         return f"rotation {request.id} of {request.source} retired no key"
-    later = "".join(f"; on {when(each.at)} {each.said} (event {each.seq})" for each in request.later_findings)
+    later = "".join(
+        f"; on {when(each.at)} {each.said} (event {each.seq}){', which is gone by now' if each.gone else ''}"
+        for each in request.later_findings
+    )
     unread = f"; {request.not_read_again}" if request.not_read_again else ""
     return (
         f"rotation {request.id} of {request.source} to {request.target}: {said.get('old_values')} old value(s) of "
@@ -215,12 +222,14 @@ def key_generation_known(report: ComplianceReport) -> Answer:
 
 def values_encrypted(report: ComplianceReport) -> Answer:
     """Whether every table was counted lately, and only encrypted values were found."""
-    tables = report.data.tables
-    holds = all(
+    tables, missing = report.data.tables, report.data.not_counted
+    if not tables:
+        return nothing_recorded("nothing was counted; run `keyrotation status --count`")
+    holds = not missing and all(
         not each.unencrypted and not each.unreadable and report.as_of - each.counted_at <= COUNTED_WITHIN
         for each in tables
     )
-    records = (
+    records = tuple(
         Record(
             each.table,
             f"{each.table}: {sum(each.values_by_version.values()):,} encrypted, {each.unencrypted:,} unencrypted and "
@@ -229,18 +238,15 @@ def values_encrypted(report: ComplianceReport) -> Answer:
         )
         for each in tables
     )
-    return (
-        Answer(holds, tuple(records))
-        if tables
-        else nothing_recorded("nothing was counted; run `keyrotation status --count`")
-    )
+    never = f"never counted: {listed(missing)}; run `keyrotation status --count`" if missing else ""
+    return Answer(holds, records, never)
 
 
 def every_value_decrypts(report: ComplianceReport) -> Answer:
     """Whether the newest reading of every value found no failure."""
     if (last := report.data.every_value) is None:
         return nothing_recorded("nobody has read every value; run `keyrotation verify`")
-    said = f"{last.by}: {last.failures:,} of {last.values:,} value(s) do not decrypt"
+    said = f"{last.by}: {last.failures:,} of {last.values:,} value(s) of {listed(last.tables)} do not decrypt"
     return Answer(not last.failures, (Record("every value", said, last.at),))
 
 

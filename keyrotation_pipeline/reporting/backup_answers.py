@@ -55,7 +55,9 @@ def backup_daily(report: ComplianceReport) -> Answer:
     if (last := _newest(report)) is None or last.made_at is None:
         return _no_backup()
     holds = report.as_of - last.made_at <= BACKUP_AT_MOST
-    return Answer(holds, (_record(last, f"it is of {when(last.made_at)}, seen {when(report.as_of)}"),))
+    return Answer(
+        holds, (_record(last, f"it is of {when(last.made_at)}, and this is the state of {when(report.as_of)}"),)
+    )
 
 
 def backup_encrypted(report: ComplianceReport) -> Answer:

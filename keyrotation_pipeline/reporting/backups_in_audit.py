@@ -1,7 +1,9 @@
 """Backups and recovery tests as the audit has them."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.errors import AuditError
@@ -13,6 +15,7 @@ from keyrotation_pipeline.model.backup_events import (
     BackupSealed,
     RecoveryTestFacts,
 )
+from keyrotation_pipeline.model.backups import stamp_in, stamped_at
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
@@ -53,7 +56,7 @@ def _backup(entry: HistoryEntry, state: LedgerState) -> BackupTaken | None:
             return BackupTaken(
                 at=entry.at,
                 manifest=made.manifest,
-                made_at=made.made_at,
+                made_at=_made_at(made.manifest),
                 keys=made.keys,
                 has_dump=made.dump is not None,
                 places=made.places,
@@ -82,6 +85,13 @@ def _backup(entry: HistoryEntry, state: LedgerState) -> BackupTaken | None:
             )
         case _:
             return None
+
+
+def _made_at(manifest: str) -> datetime | None:
+    """The moment that a set shows, by the name of its signed manifest."""
+    with suppress(ValueError):
+        return stamped_at(stamp_in(manifest) or "")
+    return None
 
 
 def recovery_test_of(entry: HistoryEntry) -> RecoveryTested | None:

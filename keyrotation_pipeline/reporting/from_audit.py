@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from keyrotation_pipeline.audit.assessments import assessment_from
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
-from keyrotation_pipeline.audit.retirements import retirement_of
+from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
@@ -78,7 +78,7 @@ def compliance_report(
         requests=tuple(
             _decided(each, approvals.get(each.id, ()), entries, state)
             for each in requests
-            if each.id in moved or not each.is_over
+            if each.id in moved or not each.is_over or each is _newest_walk(requests)
         ),
         backups=tuple(_with_the_newest(backups_of(entries, state), since)),
         recovery_tests=tuple(_with_the_newest([each for each in map(recovery_test_of, entries) if each], since)),
@@ -87,7 +87,7 @@ def compliance_report(
             for each in incidents
             if each.closed_at is None or each.closed_at >= since or assessment_from(entries, each).due
         ),
-        timestamps=tuple(_time_stamps(every, within, parameters)),
+        timestamps=tuple(_time_stamps(every, since, parameters)),
     )
 
 
@@ -111,10 +111,16 @@ def _is_good(done: BackupTaken | RecoveryTested) -> bool:
     return done.is_complete if isinstance(done, BackupTaken) else done.failure is None
 
 
+def _newest_walk(requests: Sequence[Request]) -> Request | None:
+    """The last rotation or rollback that finished, which says how things stand."""
+    ended = [(each.finished_at, each) for each in requests if isinstance(each, Walk) and each.status == "finished"]
+    return max(((at, each) for at, each in ended if at is not None), key=lambda pair: pair[0], default=(None, None))[1]
+
+
 def _policy(state: LedgerState, entries: Entries) -> Policy:
     roster = state.roster or Roster(0, (), ())
     active = next((each.version for each in state.keys.values() if each.state is KeyState.ACTIVE), None)
-    declared = {version: age.since for version, age in declared_ages(entries).items()}
+    declared = {version: ages[-1].since for version, ages in declared_ages(entries).items()}
     records, requests = tuple(state.keys.values()), tuple(state.requests.values())
     due = rotation_due(active, records, requests, declared) if active else None
     return Policy(
@@ -165,12 +171,14 @@ def _decided(request: Request, approvals: tuple[Approval, ...], entries: Entries
         documented_at=row.completion_date if row else None,
         retirement=dict(retired.facts) if retired else {},
         not_read_again=after.unread if after else None,
-        later_findings=tuple(
-            LaterFinding(each.entry.seq, each.entry.at, each.found)
-            for each in (after.contradicted_by if after else ())
-            if each.found is not None
-        ),
+        later_findings=tuple(_later(after)) if after else (),
     )
+
+
+def _later(retired: Retirement) -> Iterator[LaterFinding]:
+    open_ones = retired.contradicted_by
+    for each in retired.found:
+        yield LaterFinding(each.entry.seq, each.entry.at, each.found or "", gone=each not in open_ones)
 
 
 def _required(request: Request, entries: Entries) -> int:
@@ -205,15 +213,22 @@ def _incident(
     )
 
 
-def _time_stamps(every: Entries, within: Entries, parameters: Parameters) -> Iterator[TimeStamped]:
+def _time_stamps(every: Entries, since: datetime, parameters: Parameters) -> Iterator[TimeStamped]:
+    """Those of the period, and the newest in any case."""
+    stamps = tuple(_every_time_stamp(every, parameters))
+    yield from (stamp for at, stamp in stamps if at >= since or stamp is stamps[-1][1])
+
+
+def _every_time_stamp(every: Entries, parameters: Parameters) -> Iterator[tuple[datetime, TimeStamped]]:
     unverified = "not verified: no certificate is named in [audit] timestamp_certificates"
-    for entry in within:
-        stamped = entry.fact
+    for entry in every:
+        stamped = entry.fact if entry.fault is None else None
         if not isinstance(stamped, AuditTimestamped) or not 0 < stamped.seq < entry.seq:
             continue
         if (seen := every[stamped.seq - 1]).event.hash == stamped.hash:  # seqs are gapless from 1
             certificates = tuple(hashlib.sha256(b64decode(each)).hexdigest() for each in stamped.trusted)
             refusal = None if parameters.timestamps_verified else unverified
-            yield TimeStamped(
+            stamp = TimeStamped(
                 stamped.seq, stamped.hash, seen.at, stamped.stamped_at, stamped.authority, certificates, refusal
             )
+            yield entry.at, stamp

@@ -36,13 +36,14 @@ GENERATED, IMPORTED = "generated", "imported"
 Entries = Sequence[HistoryEntry]
 
 
-def declared_ages(entries: Entries) -> Mapping[KeyVersion, AgeDeclared]:
-    """Since when imported keys have been in use, as declared last."""
-    return {
-        fact.version: AgeDeclared(fact.activated_at, entry.entry.actor, entry.at)
-        for entry in entries
-        if isinstance(fact := entry.fact, KeyActivationDeclared)
-    }
+def declared_ages(entries: Entries) -> Mapping[KeyVersion, tuple[AgeDeclared, ...]]:
+    """Since when imported keys have been in use, as declared, the newest declaration last."""
+    ages: dict[KeyVersion, tuple[AgeDeclared, ...]] = {}
+    for entry in entries:
+        if isinstance(fact := entry.fact, KeyActivationDeclared):
+            declared = AgeDeclared(fact.activated_at, entry.entry.actor, entry.at)
+            ages[fact.version] = (*ages.get(fact.version, ()), declared)
+    return ages
 
 
 def key_lives(entries: Entries, state: LedgerState) -> tuple[KeyLife, ...]:
@@ -52,13 +53,13 @@ def key_lives(entries: Entries, state: LedgerState) -> tuple[KeyLife, ...]:
         (each.fact.version, each.fact.fingerprint) for each in entries if isinstance(each.fact, KeyCreationIntended)
     }
     return tuple(
-        _life(record, entries, ages.get(version), generated=(version, record.fingerprint) in made)
+        _life(record, entries, ages.get(version, ()), generated=(version, record.fingerprint) in made)
         for version, record in sorted(state.keys.items())
     )
 
 
-def _life(record: KeyRecord, entries: Entries, age: AgeDeclared | None, *, generated: bool) -> KeyLife:
-    declared = None if generated else age
+def _life(record: KeyRecord, entries: Entries, ages: tuple[AgeDeclared, ...], *, generated: bool) -> KeyLife:
+    declared = () if generated else ages
     return KeyLife(
         version=str(record.version),
         state=str(record.state),
@@ -71,7 +72,7 @@ def _life(record: KeyRecord, entries: Entries, age: AgeDeclared | None, *, gener
 
 
 def _cryptoperiods(
-    version: KeyVersion, entries: Entries, declared: AgeDeclared | None, *, generated: bool
+    version: KeyVersion, entries: Entries, declared: tuple[AgeDeclared, ...], *, generated: bool
 ) -> Iterator[Span]:
     """Each time from becoming active to becoming anything else. When an imported key became so is not known."""
     active, since = False, None
@@ -79,7 +80,7 @@ def _cryptoperiods(
         match entry.fact:
             case KeyRegistered(version=named, state=after, created_at=at) if named == version:
                 if not generated:
-                    active, since = True, declared.since if declared else None
+                    active, since = True, min(declared[-1].since, at) if declared else None
             case KeyStateChanged(version=named, after=after) if named == version:
                 at = entry.at
             case _:
@@ -95,22 +96,23 @@ def _cryptoperiods(
 
 def data_read(entries: Entries) -> DataRead:
     """What was last read of the encrypted data."""
-    tables: dict[str, CountedTable] = {}
+    counted = Counted()
     every_value: EveryValueRead | None = None
     undeclared: UndeclaredSearched | None = None
     for entry in entries:
         match entry.fact:
-            case Counted(tables=counted):
-                tables |= {each.table: each for each in counted}
+            case Counted() as counted:
+                pass
             case ValuesDecrypted(tables=decrypted):
                 values, failures = (sum(each.values for each in decrypted), sum(each.failures for each in decrypted))
-                every_value = EveryValueRead(entry.at, "keyrotation verify", values, failures)
+                tables = tuple(each.table for each in decrypted)
+                every_value = EveryValueRead(entry.at, "keyrotation verify", tables, values, failures)
             case StepFinished(step=Step.ZERO_OLD_ROWS_PROOF, facts=facts):
-                by = f"the proof of {entry.request}"
-                every_value = EveryValueRead(entry.at, by, read(Proven, facts).values_decrypted, 0)
+                proof, by = read(Proven, facts), f"the proof of {entry.request}"
+                every_value = EveryValueRead(entry.at, by, tuple(proof.swept_rows), proof.values_decrypted, 0)
             case UndeclaredColumnsSearched(findings=findings, not_searched=not_searched):
                 undeclared = UndeclaredSearched(entry.at, tuple(map(_finding, findings)), not_searched)
-    return DataRead(tuple(map(_counted, tables.values())), every_value, undeclared)
+    return DataRead(tuple(map(_counted, counted.tables)), counted.not_counted, every_value, undeclared)
 
 
 def _counted(table: CountedTable) -> TableCounted:

@@ -33,6 +33,5 @@ def _number(value: float | None) -> str:
 def _encrypted(key: KeyLife) -> str:
     """The spans in which a version encrypted."""
     spans = [f"{_when(each.since, 'unknown')} to {_when(each.until, 'now')}" for each in key.cryptoperiods]
-    age = key.declared
-    declared = [f"(in use since {_when(age.since)}, as {age.by} declared on {_when(age.at)})"] if age else []
+    declared = [f"(in use since {_when(age.since)}, as {age.by} declared on {_when(age.at)})" for age in key.declared]
     return "; ".join(spans + declared)

@@ -110,6 +110,7 @@ def in_words(statement: Mapping[str, Any]) -> str:
     lines.append(f"- undeclared columns: {searched['searched']}; not searched: {'; '.join(searched['not_searched'])}")
     if unread := said["not_read_again"]:
         lines.append(f"- {unread}")
+    lines += [f"- found since, and gone by now: {each['found']} (event {each['seq']})" for each in said["found_since"]]
     lines += [f"- read since: {each['subject']} (event {each['seq']}): nothing found" for each in said["read_since"]]
     seen = applications["seen_without_it"]
     told = "not seen yet" if seen is None else f"{len(seen)} instance(s) seen without it"
@@ -147,8 +148,11 @@ def _statement(
                 "not_searched": list(retired.not_searched),
             },
             "not_read_again": dead.unread,
+            "found_since": [
+                {**_named(each.entry), "at": instant(each.entry.at), "found": each.found} for each in dead.found
+            ],
             "read_since": [
-                {**_named(each.entry), "at": instant(each.entry.at), "subject": each.subject} for each in dead.later
+                {**_named(each.entry), "at": instant(each.entry.at), "subject": each.subject} for each in dead.newest
             ],
             "snapshots": "no session, prepared transaction or slot of this server could show a value from before the "
             f"proof of {instant(retired.proven_at)}",

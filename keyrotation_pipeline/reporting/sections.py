@@ -64,7 +64,7 @@ class KeyLife:
     Args:
         fingerprint: SHA-256 over a fixed label and the key; never the key.
         origin: ``generated`` by the pipeline or ``imported``.
-        declared: the age of an imported key; None: unknown, or the pipeline generated it.
+        declared: every declaration of an imported key's age, the newest last; none: it is unknown, or generated.
         cryptoperiods: when it encrypted.
     """
 
@@ -73,7 +73,7 @@ class KeyLife:
     fingerprint: str
     origin: str
     registered_at: datetime
-    declared: AgeDeclared | None
+    declared: tuple[AgeDeclared, ...]
     cryptoperiods: tuple[Span, ...]
 
 
@@ -96,11 +96,16 @@ class FinishedStep:
 
 @dataclass(frozen=True, slots=True)
 class LaterFinding:
-    """What a later reading of the database found under a key that was retired: the event, its time and a sentence."""
+    """What a later reading of the database found under a key that was retired: the event, its time and a sentence.
+
+    Args:
+        gone: whether a still later reading of the same found nothing.
+    """
 
     seq: int
     at: datetime
     said: str
+    gone: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +118,7 @@ class Decided:
         documented_at: when its row of `key_rotation_audit` was completed; None: it has none, or it is not complete.
         retirement: the evidence for retiring the old key; empty: it was not retired.
         not_read_again: what nothing has read since the retirement began.
-        later_findings: what contradicts the retirement since.
+        later_findings: what was found since under the key that was retired, with whether it was found gone later.
     """
 
     id: str
@@ -161,6 +166,7 @@ class EveryValueRead:
 
     at: datetime
     by: str
+    tables: tuple[str, ...]
     values: int
     failures: int
 
@@ -176,9 +182,15 @@ class UndeclaredSearched:
 
 @dataclass(frozen=True, slots=True)
 class DataRead:
-    """What was last read of the encrypted data, and when; None: never."""
+    """What was last read of the encrypted data, and when; None: never.
+
+    Args:
+        tables: the declared ones that were counted, as of the newest count of any.
+        not_counted: the declared ones that never were.
+    """
 
     tables: tuple[TableCounted, ...]
+    not_counted: tuple[str, ...]
     every_value: EveryValueRead | None
     undeclared: UndeclaredSearched | None
 

@@ -1,13 +1,21 @@
 """Takes the inventory: counts, undeclared columns with encrypted values, and the pre-flight problems."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
-from keyrotation_pipeline.model.tables import BlindSpots, FoundColumn, Problem, QuarantinedValue, TableCount
+from keyrotation_pipeline.model.tables import (
+    BlindSpots,
+    EncryptedTable,
+    FoundColumn,
+    Problem,
+    QuarantinedValue,
+    TableCount,
+)
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # Counted within seconds.
@@ -76,8 +84,20 @@ def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
         if sizes[str(table.name)] <= most_bytes:
             most_bytes -= sizes[str(table.name)]
             (last[table],) = pipeline.inventory.count([table])
-            pipeline.ledger.save_counts([last[table]])
-    return tuple(last[table] for table in pipeline.tables if table in last)
+    return _saved(pipeline, last)
+
+
+def recount(pipeline: Pipeline, table: EncryptedTable) -> None:
+    """Count one table again, and record that with the last counts of the others; raises as `take_inventory`."""
+    last = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
+    (last[table],) = pipeline.inventory.count([table])
+    _saved(pipeline, last)
+
+
+def _saved(pipeline: Pipeline, last: Mapping[EncryptedTable, TableCount]) -> tuple[TableCount, ...]:
+    counts = tuple(last[table] for table in pipeline.tables if table in last)
+    pipeline.ledger.save_counts(counts, [table for table in pipeline.tables if table not in last])
+    return counts
 
 
 def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:

@@ -97,13 +97,19 @@ def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
     """Record since when an imported primary has been in use; repeating changes nothing.
 
     Raises:
-        KeyStoreError: that is in the future.
+        KeyStoreError: that is in the future, or after the key was imported.
     """
     primary = pipeline.keys.read().primary
     if primary is None or promoted_at(primary, pipeline.ledger.requests()) is not None:
         return
     if activated_at > pipeline.clock.now():
         raise KeyStoreError("[keys] activated_at is in the future; write when the primary came into use")
+    record = record_of(pipeline, primary)
+    if record is not None and activated_at > record.created_at:
+        raise KeyStoreError(
+            f"{primary} was in use when it was imported on {record.created_at:%Y-%m-%d %H:%M} UTC; write when it came "
+            "into use, before that, as [keys] activated_at"
+        )
     if declared_activations(pipeline).get(primary) != activated_at:
         pipeline.ledger.append(KeyActivationDeclared(primary, activated_at))
 

@@ -90,8 +90,9 @@ def test_the_age_of_an_imported_key_is_unknown_until_somebody_declares_it(clinic
     clinic.path.write_text(f"keys.activated_at = 2026-01-31\n{clinic.path.read_text()}")
     clinic.run("init")
     (key,) = json.loads(clinic.run("report", "--format", "json"))["keys"]
-    assert key["declared"]["since"].startswith("2026-01-31")
-    assert key["declared"]["by"]
+    (declared,) = key["declared"]
+    assert declared["since"].startswith("2026-01-31")
+    assert declared["by"]
     assert findings(clinic)["key-age-known"] == "satisfied"
 
 

@@ -473,6 +473,12 @@ class LedgerSuite:
         assert [each.tables[0].counted_at for each in recorded(ledger, Counted)] == [AT, later.counted_at]
         assert ledger.counts([CLIENTS]) == (later,)
 
+    def test_no_count_is_no_event_and_a_table_without_one_is_named(self, ledger: Ledger) -> None:
+        ledger.save_counts([])
+        assert ledger.head().seq == 0
+        ledger.save_counts([COUNT], [EncryptedTable(TableName("public", "large"), ("x",))])
+        assert [each.not_counted for each in recorded(ledger, Counted)] == [("large",)]
+
     def test_counts_of_other_columns_than_the_declared_ones_are_not_shown(self, ledger: Ledger) -> None:
         ledger.save_counts([COUNT])
         assert ledger.counts([EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))]) == ()

@@ -9,7 +9,7 @@ from typing import Any
 from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrderError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, RosterChange, Signature
-from keyrotation_pipeline.model.data_events import Counted, CountedTable
+from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
@@ -215,8 +215,9 @@ class FakeLedger(FakeChain):
     def waits(self, request: str) -> tuple[Wait, ...]:
         return tuple(wait for (each, _), wait in self.noted_waits.items() if each == request)
 
-    def save_counts(self, counts: Sequence[TableCount]) -> None:
-        self.append(Counted(tuple(map(CountedTable.of, counts))))
+    def save_counts(self, counts: Sequence[TableCount], not_counted: Sequence[EncryptedTable] = ()) -> None:
+        if counts:
+            self.append(Counted.of(counts, not_counted))
         self.state.counts.update({str(count.table.name): count for count in counts})
 
     def counts(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:

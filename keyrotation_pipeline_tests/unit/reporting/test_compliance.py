@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.audit.history import LedgerState, whole_history
-from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.errors import AuditError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed, BackupSealed
@@ -26,6 +26,7 @@ from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.objectives import Assessed
 from keyrotation_pipeline.reporting.rendering import render_html
+from keyrotation_pipeline.rotation.keys import declare_activation
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, rotation_of
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, approved, before_any_rotation, request, sign
@@ -46,7 +47,7 @@ def backed_up(world: FakeWorld, manifest: str, **facts: object) -> None:
     registered = world.ledger.keys()
     fingerprints = {str(key.version): key.fingerprint for key in registered}
     made = {
-        "set": manifest, "made_at": world.clock.at, "keys": fingerprints, "recipients": ["CD" * 20], "dump": "d",
+        "set": manifest, "keys": fingerprints, "recipients": ["CD" * 20], "dump": "d",
         "dump_needs": list(fingerprints), "places": ["here", "s3"], **facts,
     }  # fmt: skip
     world.ledger.append(BackupSealed(manifest, "ab" * 32, has_dump=True))
@@ -58,7 +59,7 @@ def eventful() -> FakeWorld:
     world = before_any_rotation()
     approved(world)
     ledger = world.ledger
-    backed_up(world, "backup-1.json")
+    backed_up(world, "backup-20260105-090000.json")
     ledger.append(BackupIncomplete(None, ("s3 is down",)))
     ledger.append(Note(EventKind.RECOVERY_TEST_PASSED, PASSED))
     ledger.append(RecoveryTestFailed("s3", "cd", "DamagedBackupError", "it is damaged"))
@@ -98,19 +99,27 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
 
 def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them() -> None:
     world = eventful()
-    backed_up(world, "backup-2.json", keys={}, dump_needs=["v1"])
-    world.ledger.append(BackupSealed("backup-2-2.json", "cd" * 32, has_dump=True, made_from="backup-2.json"))
-    world.ledger.append(BackupRekeyed("backup-2-2.json", "backup-2.json", V2, (V1,), {"clients": 3}, {}, ("here",)))
+    backed_up(world, "backup-20260105-090000-2.json", keys={}, dump_needs=["v1"])
+    world.ledger.append(
+        BackupSealed(
+            "backup-20260105-090000-3.json", "cd" * 32, has_dump=True, made_from="backup-20260105-090000-2.json"
+        )
+    )
+    world.ledger.append(
+        BackupRekeyed(
+            "backup-20260105-090000-3.json", "backup-20260105-090000-2.json", V2, (V1,), {"clients": 3}, {}, ("here",)
+        )
+    )
     signed(world, opened(world, versions=("v1",))[1])
     told = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
     assert told == [
-        ("backup-1.json", ["v1"], None),
+        ("backup-20260105-090000.json", ["v1"], None),
         (None, [], None),
-        ("backup-2.json", ["v1"], "backup-2-2.json"),
-        ("backup-2-2.json", [], None),
+        ("backup-20260105-090000-2.json", ["v1"], "backup-20260105-090000-3.json"),
+        ("backup-20260105-090000-3.json", [], None),
     ]
     page = render_html(gather(world.pipeline).report).decode()
-    assert "v1; backup-2-2.json replaces its dump" in page
+    assert "v1; backup-20260105-090000-3.json replaces its dump" in page
 
 
 def test_the_same_audit_and_moment_give_the_same_bytes() -> None:
@@ -137,9 +146,21 @@ def test_an_event_with_a_fault_counts_for_nothing() -> None:
     assert (nothing.recovery_tests, nothing.incidents, nothing.data.tables) == ((), (), ())
 
 
+def test_every_declaration_of_a_keys_age_is_reported_with_its_author() -> None:
+    world = before_any_rotation()
+    for days in (400, 10):
+        declare_activation(world.pipeline, START - days * DAY)
+    (key,) = gather(world.pipeline).report.keys
+    assert [(each.since, each.by) for each in key.declared] == [(START - 400 * DAY, "test"), (START - 10 * DAY, "test")]
+    assert [span.since for span in key.cryptoperiods] == [START - 10 * DAY]
+    world.clock.at += 2 * DAY
+    with pytest.raises(KeyStoreError, match="v1 was in use when it was imported"):
+        declare_activation(world.pipeline, START + DAY)
+
+
 def test_a_backup_without_a_signed_manifest_is_not_complete() -> None:
     world = eventful()
-    facts = {"made_at": START, "keys": {}, "recipients": [], "dump": "d", "dump_needs": [], "places": ["here"]}
+    facts = {"keys": {}, "recipients": [], "dump": "d", "dump_needs": [], "places": ["here"]}
     world.ledger.append(Note(EventKind.BACKUP_MADE, {"set": "invented.json", **facts}))
     world.ledger.append(Note(EventKind.BACKUP_MADE, {"set": "unreadable.json", "keys": 7}))
     *_, invented, unreadable = reported(world)["backups"]

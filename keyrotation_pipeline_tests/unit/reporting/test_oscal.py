@@ -121,8 +121,12 @@ def three_must_sign(report: ComplianceReport) -> ComplianceReport:
 
 
 def found_later(report: ComplianceReport) -> ComplianceReport:
-    finding = LaterFinding(9, START, "a count found 3 value(s)")
+    finding = LaterFinding(9, START, "a count found 3 value(s)", gone=False)
     return replace(report, requests=tuple(replace(each, later_findings=(finding,)) for each in report.requests))
+
+
+def never_counted(report: ComplianceReport) -> ComplianceReport:
+    return replace(report, data=replace(report.data, not_counted=("large",)))
 
 
 def undocumented(report: ComplianceReport) -> ComplianceReport:
@@ -176,6 +180,7 @@ def unverified_time_stamp(report: ComplianceReport) -> ComplianceReport:
     (later(2), "backup-daily"), (in_one_place, "backup-elsewhere"), (with_another_key, "backup-has-active-key"),
     (later(101), "recovery-tested-quarterly"), (slow_recovery, "recovery-objectives-met"),
     (later(3), "incidents-in-time"), (unencrypted, "values-encrypted"), (later(8), "values-encrypted"),
+    (never_counted, "values-encrypted"),
     (unverified_time_stamp, "audit-time-stamped"),
 ])  # fmt: skip
 def test_what_is_wrong_is_not_satisfied(change: Callable[[ComplianceReport], ComplianceReport], finding: str) -> None:

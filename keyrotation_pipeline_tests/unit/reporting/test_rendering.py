@@ -58,21 +58,21 @@ REPORT = ComplianceReport(
     audit_ends_at=START + 9 * DAY,
     policy=Policy(2, (OfficerOnRoster("Ada", "AB" * 20),), ("CD" * 20,), START + 365 * DAY, "12 months after v1"),
     keys=(
-        KeyLife("v1", "archived", "ef" * 32, "imported", START, AgeDeclared(START - 90 * DAY, "ops", START),
+        KeyLife("v1", "archived", "ef" * 32, "imported", START, (AgeDeclared(START - 90 * DAY, "ops", START),),
                 (Span(START - 90 * DAY, START + 3 * DAY),)),
-        KeyLife("v2", "active", "cd" * 32, "generated", START + DAY, None, (Span(START + 3 * DAY, None),)),
-        KeyLife("v3", "pre-activation", "aa" * 32, "generated", START + 2 * DAY, None, ()),
+        KeyLife("v2", "active", "cd" * 32, "generated", START + DAY, (), (Span(START + 3 * DAY, None),)),
+        KeyLife("v3", "pre-activation", "aa" * 32, "generated", START + 2 * DAY, (), ()),
     ),
     data=DataRead(
-        (TableCounted("clients", ("first_name",), 3000, {"v1": 0, "v2": 2999}, 1, 2, START + DAY),),
-        EveryValueRead(START + DAY, "the proof of R-1", 2999, 0),
+        (TableCounted("clients", ("first_name",), 3000, {"v1": 0, "v2": 2999}, 1, 2, START + DAY),), ("large",),
+        EveryValueRead(START + DAY, "the proof of R-1", ("clients",), 2999, 0),
         UndeclaredSearched(START + DAY, ("scratch.copy: 4 value(s)",), ("other databases",)),
     ),
     requests=(
         Decided("R-1", "rotation", "emergency", "v1", "v2", "it leaked", "INC-1", "ops", START, START, START + DAY,
                 "finished", 2, (Approval("Ada", "AB" * 20, START), Approval("Ben", "CD" * 20, START)),
                 (FinishedStep("rows", START + DAY),), 4321, START + DAY, RETIREMENT, "not read again: clients",
-                (LaterFinding(6, START + 2 * DAY, "a count found 3 value(s) under v1"),)),
+                (LaterFinding(6, START + 2 * DAY, "a count found 3 value(s) under v1", gone=True),)),
         Decided("R-2", "destruction", "planned", "v1", "v1", "no more", None, "ops", START, None, None, "open", 2, (),
                 (), None),
     ),
@@ -208,10 +208,12 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
         pytest.param(REPORT, "NOT satisfied", id="an objective that is not met"),
         pytest.param(REPORT, "of 26 are satisfied", id="objectives"),
         pytest.param(REPORT, "as ops declared on", id="a declared age"),
-        pytest.param(REPORT, "a count found 3 value(s) under v1 (event 6)", id="found later"),
+        pytest.param(REPORT, "a count found 3 value(s) under v1 (event 6), which is gone by now", id="found later"),
         pytest.param(REPORT, "not read again: clients", id="not read again"),
         pytest.param(REPORT, "0 under v1, 2,999 under v2", id="counts"),
-        pytest.param(replace(REPORT, data=DataRead((), None, None)), "run `keyrotation inventory`", id="never read"),
+        pytest.param(REPORT, "Never counted: large.", id="a table without a count"),
+        pytest.param(replace(REPORT, data=DataRead((), (), None, None)), "run `keyrotation inventory`",
+                     id="never read"),
         pytest.param(replace(REPORT, incidents=()), "None is on record.", id="no incident"),
         pytest.param(REPORT, "2 OpenPGP signatures of different officers", id="quorum"),
         pytest.param(REPORT, "v1; backup-1-2.json replaces its dump", id="replaced dump"),
@@ -247,7 +249,7 @@ def test_a_name_that_a_template_lacks_is_an_error() -> None:
 
 
 def test_the_bar_of_a_key_of_unknown_age_says_so() -> None:
-    unknown = replace(REPORT.keys[0], declared=None, cryptoperiods=(Span(None, START + 3 * DAY),))
+    unknown = replace(REPORT.keys[0], declared=(), cryptoperiods=(Span(None, START + 3 * DAY),))
     html = page(replace(REPORT, keys=(unknown, *REPORT.keys[1:])))
     drawn = html.partition("<svg")[2].partition("</svg>")[0]
     assert drawn.count("since: unknown") == drawn.count("stroke-dasharray") == 1

@@ -107,6 +107,12 @@ def test_a_key_that_a_later_reading_found_is_not_certified_as_dead(facts: tuple[
             require_dead(retired)
 
 
+def test_what_was_found_and_is_gone_stays_on_record() -> None:
+    retired = after(counted(2), counted(0), verified(0))
+    assert [each.found for each in retired.found] == ["a count found 2 value(s) under v1 in clients"]
+    assert [(each.entry.kind, each.found) for each in retired.newest] == [("counted", None), ("values_decrypted", None)]
+
+
 def test_what_was_not_read_again_is_read_by_a_later_inventory_only() -> None:
     world = before_any_rotation()
     large = replace(RETIRED, not_read_again=("audit.log",), searched_from=EARLIER)

@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFla
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
 from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_of, jsonb
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
-from keyrotation_pipeline.model.data_events import Counted, CountedTable
+from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Walk
@@ -110,10 +110,12 @@ class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
         """See `Ledger.waits`."""
         return tuple(Wait(**row) for row in self.query(LIVE, (request,)))
 
-    def save_counts(self, counts: Sequence[TableCount]) -> None:
+    def save_counts(self, counts: Sequence[TableCount], not_counted: Sequence[EncryptedTable] = ()) -> None:
         """See `Ledger.save_counts`."""
+        if not counts:
+            return
         with self.change():
-            counted = Counted(tuple(map(CountedTable.of, counts)))
+            counted = Counted.of(counts, not_counted)
             for count, facts in zip(counts, counted.as_json()["tables"], strict=True):
                 self.query(_SAVE_COUNT, (facts["table"], jsonb(facts), count.counted_at))
             self.append(counted)
