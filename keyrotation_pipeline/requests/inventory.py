@@ -56,7 +56,7 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
-    """Count all tables and save the counts if they are small, else count none: a terabyte would take hours.
+    """Count all tables if they are small, else none: a terabyte would take hours. The first counts are recorded.
 
     Raises:
         As `take_inventory`.
@@ -65,7 +65,8 @@ def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
     if sum(span.size_bytes for span in spans) > COUNTED_BYTES:
         return ()
     counts = pipeline.inventory.count(pipeline.tables)
-    pipeline.ledger.save_counts(counts)
+    if len(pipeline.ledger.counts(pipeline.tables)) < len(counts):
+        pipeline.ledger.save_counts(counts)
     return counts
 
 

@@ -2,18 +2,16 @@
 
 import base64
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
 
-from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.retirement import search
-from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_events import KeyStateChanged
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.audit import body_of, hash_of
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline_tests.acceptance.test_cli import V1, Clinic, clinic, officers
 
@@ -144,10 +142,38 @@ def test_what_was_not_read_again_is_repeated_until_an_inventory_reads_it(
 
 def test_a_backup_of_an_audit_with_faults_is_made_and_warns_and_fails(clinic: Clinic) -> None:
     clinic.initialise()
-    with open_pipeline(settings.load(clinic.path), actor="test") as pipeline:
-        record = pipeline.ledger.keys()[0]
-        pipeline.ledger.append(KeyStateChanged(V1, KeyState.ACTIVE, KeyState.DESTROYED, record.fingerprint))
+    destroyed_by_nobody(clinic)
     said = clinic.run("backup", expect=1)
     assert "manifest " in said
+    assert "v1 (" in said, "a key that nobody may have destroyed is in it"
     assert "is made and complete, but the audit does not verify" in clinic.error
-    assert clinic.status()["last_backup"] is not None
+    shown = clinic.status()
+    assert (shown["last_backup"] is not None, shown["last_backup_versions"]) == (True, ["v1"])
+
+
+def destroyed_by_nobody(clinic: Clinic) -> None:
+    """The database's owner appends an event, with a right hash, that no officer has signed."""
+    with psycopg.connect(clinic.database_url, autocommit=True) as owner:
+        owner.execute("SET session_replication_role = replica")
+        last = owner.execute(
+            "SELECT seq, hash, body FROM keyrotation.audit_events ORDER BY seq DESC LIMIT 1"
+        ).fetchone()
+        registered = owner.execute(
+            "SELECT body FROM keyrotation.audit_events WHERE event = 'key_registered'"
+        ).fetchone()
+        assert last is not None
+        assert registered is not None
+        fingerprint = json.loads(registered[0])["facts"]["fingerprint"]
+        facts = {"version": "v1", "from": "active", "to": "destroyed", "fingerprint": fingerprint}
+        before, seq = json.loads(last[2]), last[0] + 1
+        body = body_of(
+            seq=seq, at=datetime.now(UTC), actor=before["actor"], database=before["database"], request=None,
+            event="key_state_changed", facts=facts,
+        )  # fmt: skip
+        digest = hash_of(last[1], body)
+        owner.execute(
+            "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
+            " VALUES (%s, %s, %s, %s, 'key_state_changed', NULL)",
+            (seq, body, last[1], digest),
+        )
+        owner.execute("UPDATE keyrotation.audit_head SET seq = %s, hash = %s", (seq, digest))

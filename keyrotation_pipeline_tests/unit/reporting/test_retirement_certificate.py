@@ -22,24 +22,29 @@ from keyrotation_pipeline.model.data_events import (
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.retirement_certificate import require_dead
-from keyrotation_pipeline_tests.fakes import START, V1
+from keyrotation_pipeline_tests.fakes import START, V1, FakeWorld, rotation_of
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
-ROTATION = "ab" * 16
 V2 = KeyVersion(2)
 RETIRED = KeyRetired(V1, ("clients",), 0, 9, "0/1", START, (V1,), (V1,), V2, "key.gpg")
 
 
 def after(*facts: Fact) -> Retirement:
     world = before_any_rotation()
-    world.ledger.append(RETIRED, ROTATION)
-    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, None)
+    rotation = rotation_of(world).id
+    world.ledger.set_key_state(V1, KeyState.DEACTIVATED, rotation)
+    world.ledger.append(RETIRED, rotation)
     (key,) = world.ledger.keys()
     for fact in facts:
         own = replace(fact, fingerprint=key.fingerprint) if isinstance(fact, KeyStateChanged) else fact
-        world.ledger.append(own, "cd" * 16)
-    told, _ = whole_history(world.ledger.events(), world.ledger.verify)
-    found = retirement_of(told, ROTATION)
+        world.ledger.append(own, rotation)
+    return retired_in(world, rotation)
+
+
+def retired_in(world: FakeWorld, rotation: str) -> Retirement:
+    entries, state = whole_history(world.ledger.events(), world.ledger.verify)
+    assert state.faults == ()
+    found = retirement_of(entries, rotation)
     assert found is not None
     return found
 
@@ -116,18 +121,17 @@ def test_what_was_found_and_is_gone_stays_on_record() -> None:
 def test_what_was_not_read_again_is_read_by_a_later_inventory_only() -> None:
     world = before_any_rotation()
     large = replace(RETIRED, not_read_again=("audit.log",), searched_from=EARLIER)
-    world.ledger.append(large, ROTATION)
+    rotation = rotation_of(world).id
+    world.ledger.append(large, rotation)
     for number, (fact, unread) in enumerate(
         ((counted(0), True), (searched(at=EARLIER), True), (searched(at=START), False), (counted(0), False)), 1
     ):
         world.ledger.append(fact)
-        found = retirement_of(whole_history(world.ledger.events(), world.ledger.verify)[0], ROTATION)
-        assert found is not None
-        assert (found.unread is not None) is unread, number
+        assert (retired_in(world, rotation).unread is not None) is unread, number
 
 
 def test_a_rotation_that_retired_nothing_has_no_retirement() -> None:
-    assert retirement_of((), ROTATION) is None
+    assert retirement_of((), "ab" * 16) is None
 
 
 def test_every_fact_of_a_retirement_is_known_to_the_certificate() -> None:
