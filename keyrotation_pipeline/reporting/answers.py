@@ -1,6 +1,6 @@
 """Answers about the audit, officers, keys, incidents and data: each from one report, with the records it rests on."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -222,9 +222,10 @@ def key_generation_known(report: ComplianceReport) -> Answer:
 
 def values_encrypted(report: ComplianceReport) -> Answer:
     """Whether every table was counted lately, and only encrypted values were found."""
-    tables, missing = report.data.tables, report.data.not_counted
+    tables = report.data.tables
     if not tables:
         return nothing_recorded("nothing was counted; run `keyrotation status --count`")
+    missing = (*report.data.not_counted, *_dropped(report, (each.table for each in tables)))
     holds = not missing and all(
         not each.unencrypted and not each.unreadable and report.as_of - each.counted_at <= COUNTED_WITHIN
         for each in tables
@@ -238,16 +239,28 @@ def values_encrypted(report: ComplianceReport) -> Answer:
         )
         for each in tables
     )
-    never = f"never counted: {listed(missing)}; run `keyrotation status --count`" if missing else ""
+    never = f"not counted: {listed(missing)}; declare them, and run `keyrotation status --count`" if missing else ""
     return Answer(holds, records, never)
+
+
+def _dropped(report: ComplianceReport, read: Iterable[str]) -> Iterator[str]:
+    """The tables of the last retirement that are not among those that were read."""
+    retirements = [each.retirement for each in report.requests if each.retirement]
+    known = set(read)
+    yield from (str(each) for each in (retirements[-1].get("tables") or () if retirements else ()) if each not in known)
 
 
 def every_value_decrypts(report: ComplianceReport) -> Answer:
     """Whether the newest reading of every value found no failure."""
     if (last := report.data.every_value) is None:
         return nothing_recorded("nobody has read every value; run `keyrotation verify`")
-    said = f"{last.by}: {last.failures:,} of {last.values:,} value(s) of {listed(last.tables)} do not decrypt"
-    return Answer(not last.failures, (Record("every value", said, last.at),))
+    missing = [*_dropped(report, last.tables), *(t.table for t in report.data.tables if t.table not in last.tables)]
+    said = (
+        f"{last.by} on {when(last.at)}: {last.failures:,} of {last.values:,} value(s) of {listed(last.tables)} do not "
+        "decrypt"
+    )
+    rest = f"not read: {listed(dict.fromkeys(missing))}; run `keyrotation verify`" if missing else ""
+    return Answer(not last.failures and not missing, (Record("every value", said, last.at),), rest)
 
 
 def undeclared_searched(report: ComplianceReport) -> Answer:
@@ -255,7 +268,7 @@ def undeclared_searched(report: ComplianceReport) -> Answer:
     if (last := report.data.undeclared) is None:
         return nothing_recorded("what is not declared was not searched; run `keyrotation inventory`")
     unread = [each.not_read_again for each in report.requests if each.not_read_again]
-    said = "; ".join((*(last.findings or ("no values found",)), *unread))
+    said = f"searched on {when(last.at)}: " + "; ".join((*(last.findings or ("no values found",)), *unread))
     limits = f"; not searched: {'; '.join(last.not_searched) or 'nothing is named'}"
     return Answer(not last.findings and not unread, (Record("undeclared columns", f"{said}{limits}", last.at),))
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
 from keyrotation_pipeline.model.breach import carried_by, deadlines
 from keyrotation_pipeline.model.incidents import Incident
@@ -55,9 +56,11 @@ def compliance_report(
         generated_at: aware.
 
     Raises:
-        AuditError: nothing was recorded in the period, or an event does not say what its kind must.
+        AuditError: nothing was recorded in the period, or the audit has events of after that moment.
     """
     every, state = history
+    if generated_at < every[-1].at - EVENTS_DIFFER_BY:
+        raise AuditError("the report would be dated before the newest event of its audit; set the clock right")
     entries = tuple(each for each in every if each.fault is None)
     since = _since(parameters, every)
     within = [each for each in entries if each.at >= since]

@@ -36,7 +36,7 @@ class Assessed:
     """An objective as a report answers it.
 
     Args:
-        remark: why it is not satisfied where nothing is on record; empty: the evidence says it.
+        remark: what is not on record; empty: the evidence says everything.
     """
 
     name: str
@@ -113,10 +113,12 @@ OBJECTIVES = (
               "The pipeline generated the active key from random bytes of the operating system.",
               answers.key_generation_known),
     Objective("values-encrypted", "sc-28", "8.3.3", "Every declared value is encrypted",
-              "Every declared table was counted within the last 7 days, without unencrypted or unreadable values.",
+              "Every declared table, and every one of the last retirement, was counted within the last 7 days, without"
+              " unencrypted or unreadable values.",
               answers.values_encrypted),
     Objective("every-value-decrypts", "sc-13", "8.3.3", "Every value decrypts",
-              "The newest reading of every value found none that does not decrypt.", answers.every_value_decrypts),
+              "The newest reading of every value of these tables found none that does not decrypt.",
+              answers.every_value_decrypts),
     Objective("undeclared-searched", "sc-28", "8.3.3", "No undeclared column holds encrypted values",
               "An inventory searched what is not declared, found nothing, and covers what the last retirement did not "
               "read again.", answers.undeclared_searched),

@@ -148,7 +148,7 @@ def _finding(ids: _Ids, objective: Assessed) -> dict[str, Any]:
             "status": {
                 "state": "satisfied" if objective.satisfied else "not-satisfied",
                 "reason": "pass" if objective.satisfied else "fail",
-                **({"remarks": f"Nothing is on record: {objective.remark}."} if objective.remark else {}),
+                **({"remarks": f"{objective.remark[:1].upper()}{objective.remark[1:]}."} if objective.remark else {}),
             },
         },
         **({"related-observations": observed} if observed else {}),

@@ -65,7 +65,16 @@ def test_a_routine_rotation_ends_with_a_backup_that_holds_the_new_key(clinic: Cl
     clinic.run("rotate", clinic.approved_request(*clinic.officers))
     assert clinic.status()["last_backup_versions"] == ["v1", "v2"]
     found = findings(clinic)
-    assert (found["backup-has-active-key"], found["backup-after-rotation"]) == ("satisfied", "satisfied")
+    assert {name for name, state in found.items() if state == "not-satisfied"} == {
+        "audit-time-stamped",
+        "backup-elsewhere",
+        "key-access-logged",
+        "procedure-reviewed",
+        "recovery-objectives-met",
+        "recovery-tested",
+        "recovery-tested-quarterly",
+        "undeclared-searched",
+    }
 
 
 def test_a_rotation_without_a_backup_after_it_is_not_satisfied(clinic: Clinic) -> None:

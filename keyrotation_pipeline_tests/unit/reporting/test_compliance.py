@@ -130,6 +130,8 @@ def test_the_same_audit_and_moment_give_the_same_bytes() -> None:
     )
     assert (render_json(first), render_html(first)) == (render_json(second), render_html(second))
     assert (first.generated_at, first.audit_ends_at) == (moment, START)
+    with pytest.raises(AuditError, match="dated before the newest event"):
+        compliance_report(whole_history(events, world.ledger.verify), START - DAY)
     later = compliance_report(whole_history(events, world.ledger.verify), moment + DAY)
     assert render_json(later) != render_json(first)
 

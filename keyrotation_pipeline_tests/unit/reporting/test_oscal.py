@@ -99,10 +99,8 @@ def test_what_nobody_recorded_is_not_satisfied_and_says_what_to_do() -> None:
     assert satisfied == {"audit-verified", "policy-pinned", "incidents-in-time", "incidents-closed", "notices-given"}
     (result,) = assessment_results(report)["assessment-results"]["results"]
     remarks = {each["target"]["target-id"]: each["target"]["status"].get("remarks") for each in result["findings"]}
-    assert remarks["backup-daily"] == (
-        "Nothing is on record: no complete backup is on record; run `keyrotation backup`."
-    )
-    assert remarks["incidents-closed"] == "Nothing is on record: no incident is on record."
+    assert remarks["backup-daily"] == "No complete backup is on record; run `keyrotation backup`."
+    assert remarks["incidents-closed"] == "No incident is on record."
 
 
 def one_signature(report: ComplianceReport) -> ComplianceReport:
@@ -127,6 +125,16 @@ def found_later(report: ComplianceReport) -> ComplianceReport:
 
 def never_counted(report: ComplianceReport) -> ComplianceReport:
     return replace(report, data=replace(report.data, not_counted=("large",)))
+
+
+def no_longer_declared(report: ComplianceReport) -> ComplianceReport:
+    tables = tuple(replace(each, table="other") for each in report.data.tables)
+    return replace(report, data=replace(report.data, tables=tables))
+
+
+def not_all_read(report: ComplianceReport) -> ComplianceReport:
+    assert report.data.every_value is not None
+    return replace(report, data=replace(report.data, every_value=replace(report.data.every_value, tables=())))
 
 
 def undocumented(report: ComplianceReport) -> ComplianceReport:
@@ -180,7 +188,8 @@ def unverified_time_stamp(report: ComplianceReport) -> ComplianceReport:
     (later(2), "backup-daily"), (in_one_place, "backup-elsewhere"), (with_another_key, "backup-has-active-key"),
     (later(101), "recovery-tested-quarterly"), (slow_recovery, "recovery-objectives-met"),
     (later(3), "incidents-in-time"), (unencrypted, "values-encrypted"), (later(8), "values-encrypted"),
-    (never_counted, "values-encrypted"),
+    (never_counted, "values-encrypted"), (no_longer_declared, "values-encrypted"),
+    (no_longer_declared, "every-value-decrypts"), (not_all_read, "every-value-decrypts"),
     (unverified_time_stamp, "audit-time-stamped"),
 ])  # fmt: skip
 def test_what_is_wrong_is_not_satisfied(change: Callable[[ComplianceReport], ComplianceReport], finding: str) -> None:
