@@ -180,7 +180,8 @@ def _proof(proof: Proven) -> str:
 def _retired(done: KeyRetired) -> str:
     taken = ", ".join(map(str, done.taken_from_applications)) or str(done.version)
     unseen = "; ".join((*done.not_searched, *done.not_seen))
-    limits = f" Not searched: {unseen}." if unseen else ""
+    unread = f" {done.unread[0].upper()}{done.unread[1:]}." if done.unread else ""
+    limits = f"{unread} Not searched: {unseen}." if unseen else unread
     text = (
         f"**{taken} left the applications.** In the retiring transaction, at {done.proven_at:%Y-%m-%d %H:%M} UTC: "
         f"{done.old_values:,} of {done.values:,} values under {done.version}, fences on {len(done.tables)} tables "

@@ -166,6 +166,8 @@ def test_an_old_row_under_a_compromised_key_fails_the_check(dagster: Dagster) ->
 
     assert not evaluation.passed
     assert str(evaluation.description).startswith("1 rows of clients under v1; find the writer")
+    tables = {each["table"]: each["values_by_version"] for each in world.ledger.facts_of("counted")["tables"]}
+    assert tables["clients"]["v1"] == 1, "so that no certificate says otherwise"
 
 
 @pytest.mark.parametrize("name", ["key_reads_back", "key_usage_below_gcm_limit", "rotation_not_overdue"])

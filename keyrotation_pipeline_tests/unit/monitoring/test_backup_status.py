@@ -57,7 +57,7 @@ def due(world: FakeWorld) -> None:
         pytest.param([passed], 101, ["last backup", "was on 2026-01-05"], id="tested too long ago"),
     ],
 )
-def test_what_is_amiss_is_one_sentence_each(
+def test_what_is_wrong_is_one_sentence_each(
     world: FakeWorld, events: list[Callable[[FakeWorld], None]], days: int, said: list[str]
 ) -> None:
     for event in events:

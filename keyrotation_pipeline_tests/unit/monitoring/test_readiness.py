@@ -159,19 +159,19 @@ def arrange_amber(world: FakeWorld) -> None:
 def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> None:
     arrange_amber(clinic.world)
     checks = clinic.checks()
-    told = {name: check.value for name, check in checks.items() if check.light is Light.AMBER}
-    assert "notes.body (3)" in told["no_undeclared_ciphertext"]
-    assert "1 in clients" in told["every_value_is_encrypted"]
-    assert told["disk_is_large_enough"].startswith("not seen")
-    assert "slot old" in told["wal_is_let_go"]
-    assert "far 900 s" in told["standbys_keep_up"]
-    assert "Ada until 2026-02-04" in told["certificates_outlast_the_rotation"]
-    assert "Ben" not in told["certificates_outlast_the_rotation"]
+    amber = {name: check.value for name, check in checks.items() if check.light is Light.AMBER}
+    assert "notes.body (3)" in amber["no_undeclared_ciphertext"]
+    assert "1 in clients" in amber["every_value_is_encrypted"]
+    assert amber["disk_is_large_enough"].startswith("not seen")
+    assert "slot old" in amber["wal_is_let_go"]
+    assert "far 900 s" in amber["standbys_keep_up"]
+    assert "Ada until 2026-02-04" in amber["certificates_outlast_the_rotation"]
+    assert "Ben" not in amber["certificates_outlast_the_rotation"]
     expected = {
         "log_shows_no_rows", "no_fence_is_left_over", "key_usage_below_gcm_limit", "instances_read_the_primary",
         "database_backup_is_fresh", "recovery_was_tested", "more_officers_than_required",
     }  # fmt: skip
-    assert expected <= told.keys()
+    assert expected <= amber.keys()
     assert all(check.do for check in checks.values() if check.light is Light.AMBER)
 
 

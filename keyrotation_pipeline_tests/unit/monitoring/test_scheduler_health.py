@@ -87,6 +87,6 @@ MORNING = {"daily_key_backup": LONG_AGO}
 def test_each_thing_that_stands_still_is_told_with_since_when(
     heartbeats: list[Heartbeat], sentences: list[str]
 ) -> None:
-    told = list(standing_still(heartbeats, NOW))
+    found = list(standing_still(heartbeats, NOW))
 
-    assert [sentence.partition(";")[0].partition(", so no")[0] for sentence in told] == sentences
+    assert [sentence.partition(";")[0].partition(", so no")[0] for sentence in found] == sentences

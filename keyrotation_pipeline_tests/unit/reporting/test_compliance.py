@@ -70,7 +70,7 @@ def eventful() -> FakeWorld:
     return world
 
 
-def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
+def test_everything_that_the_procedure_asks_for_is_in_the_object() -> None:
     world = eventful()
     shown = reported(world)
     head = world.ledger.head()
@@ -97,7 +97,7 @@ def test_everything_that_the_seed_asks_for_is_in_the_object() -> None:
     assert incident["stages"][0]["stage"] == "assessed"
 
 
-def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them() -> None:
+def test_backups_that_a_compromised_key_opens_are_listed_with_what_replaces_them() -> None:
     world = eventful()
     backed_up(world, "backup-20260105-090000-2.json", keys={}, dump_needs=["v1"])
     world.ledger.append(
@@ -111,8 +111,8 @@ def test_backups_that_a_compromised_key_opens_are_told_with_what_replaces_them()
         )
     )
     signed(world, opened(world, versions=("v1",))[1])
-    told = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
-    assert told == [
+    listed = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
+    assert listed == [
         ("backup-20260105-090000.json", ["v1"], None),
         (None, [], None),
         ("backup-20260105-090000-2.json", ["v1"], "backup-20260105-090000-3.json"),
@@ -249,7 +249,7 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
     world.ledger.append(BackupIncomplete(None, ("the bucket is gone",)))
     at = {number: START + number * DAY for number in (1, 5, 15, 30)}
 
-    def told(since: datetime | None, until: datetime | None) -> tuple[list[str], int, int, str]:
+    def shown(since: datetime | None, until: datetime | None) -> tuple[list[str], int, int, str]:
         report = gather(world.pipeline, Period(since, until)).report
         return (
             [each.failure or "passed" for each in report.recovery_tests],
@@ -258,10 +258,10 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
             report.keys[0].state,
         )
 
-    assert told(None, at[1]) == (["passed", "it is damaged"], 2, 1, "active")
+    assert shown(None, at[1]) == (["passed", "it is damaged"], 2, 1, "active")
     # The newest backup and the newest test are there in any case, and the newest that were good.
-    assert told(at[5], at[15]) == (["passed", "again"], 2, 1, "active"), "the request is still open"
-    assert told(at[15], at[30]) == (["passed", "again"], 2, 1, "deactivated")
+    assert shown(at[5], at[15]) == (["passed", "again"], 2, 1, "active"), "the request is still open"
+    assert shown(at[15], at[30]) == (["passed", "again"], 2, 1, "deactivated")
     early = gather(world.pipeline, Period(None, at[1])).report
     world.ledger.append(Note(EventKind.COUNTED, {}))
     assert gather(world.pipeline, Period(None, at[1])).report == early, "what comes later changes nothing"
@@ -269,4 +269,4 @@ def test_a_period_has_what_happened_in_it_and_what_was_not_over_and_states_as_th
     assert f"up to {at[1]:%Y-%m-%d %H:%M} UTC" in render_html(early).decode()
     for since, until, sentence in ((None, START - DAY, "the audit begins on"), (at[30], None, "the newest event is")):
         with pytest.raises(AuditError, match=sentence):
-            told(since, until)
+            shown(since, until)
