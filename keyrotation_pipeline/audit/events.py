@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
-from keyrotation_pipeline.errors import AuditError, BlockedError, InvalidKeyError
+from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model import (
-    audit,
     backup_events,
     breach,
     data_events,
@@ -18,6 +17,7 @@ from keyrotation_pipeline.model import (
     request_events,
 )
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.ledger import Ledger
 
 Record = TypeVar("Record", bound=Fact)
@@ -139,8 +139,8 @@ def recorded(ledger: Ledger, record: type[Record], request: str | None = None) -
 
 def _read(record: type[Record], entry: AuditEntry) -> Record:
     try:
-        return audit.read(record, entry.facts)
-    except (AuditError, InvalidKeyError):
+        return read(record, entry.facts)
+    except AuditError:
         raise AuditError(
             f"audit event {entry.seq} does not say what a {entry.kind} must; run `keyrotation audit verify`"
         ) from None

@@ -19,10 +19,11 @@ from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, K
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import EventKind, Fact, Note, json_safe
+from keyrotation_pipeline.model.audit import EventKind, Fact, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 

@@ -1,5 +1,6 @@
 """`incident assess`: the answers that the breach decision follows from, and officers' signatures on them."""
 
+import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -24,11 +25,12 @@ from keyrotation_pipeline.incidents.assessing import (
     sign_assessment,
     text_to_sign,
 )
-from keyrotation_pipeline.model.audit import as_json as as_json_object
 from keyrotation_pipeline.model.breach import EXCLUSIONS, Role
 from keyrotation_pipeline.model.breach_decision import BreachNotice
+from keyrotation_pipeline.model.records import as_json as as_json_object
 
 _KNOWN = "yes, no or unknown"
+_COUNT = re.compile(r"[0-9]{1,11}")
 
 
 def assess_command(
@@ -141,13 +143,13 @@ def _in_file(path: Path | None) -> dict[str, Any]:
         raise IncidentError(f'{path} cannot be read as TOML; write lines such as: key_breached = "yes"') from None
 
 
-def _affected(given: Sequence[str] | None) -> dict[str, str] | None:
+def _affected(given: Sequence[str] | None) -> dict[str, int] | None:
     if not given:
         return None
     pairs = [each.rpartition("=") for each in given]
-    if any(not state or not number.isascii() or not number.isdigit() for state, _, number in pairs):
+    if any(not state or not _COUNT.fullmatch(number) for state, _, number in pairs):
         raise IncidentError("--affected takes a State or jurisdiction and a number; write --affected Ohio=40")
-    return {state.strip(): number for state, _, number in pairs}
+    return {state.strip(): int(number) for state, _, number in pairs}
 
 
 def _delays(given: Sequence[str] | None) -> list[dict[str, str | None]] | None:

@@ -20,7 +20,7 @@ from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, vouching
 from keyrotation_pipeline.errors import BackupError, RehearsalError
-from keyrotation_pipeline.model.audit import json_safe
+from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
 from keyrotation_pipeline.settings import Settings
 

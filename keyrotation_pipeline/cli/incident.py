@@ -41,10 +41,10 @@ from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, r
 from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
-from keyrotation_pipeline.model.audit import as_json as as_json_object
 from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.breach import Deadline, carried_by
 from keyrotation_pipeline.model.incidents import Flag, IncidentType
+from keyrotation_pipeline.model.records import as_json as as_json_object
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation.report import clock_of, rate_of

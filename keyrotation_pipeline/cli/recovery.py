@@ -18,7 +18,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.errors import BackupError, RecoveryError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import json_safe
+from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.settings import Settings
 

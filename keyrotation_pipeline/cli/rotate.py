@@ -17,8 +17,8 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.status import Overall
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of

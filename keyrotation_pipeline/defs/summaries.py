@@ -11,11 +11,11 @@ from urllib.parse import quote
 import dagster as dg
 
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.monitoring.progress import TableProgress

@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import Self
-
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from typing import TYPE_CHECKING, Self
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
 PRIMARY_VARIABLE = "ENCRYPTION_PRIMARY_VERSION"
@@ -155,6 +156,9 @@ class KeyRing:
                 f"{primary} is compromised, so nothing is encrypted under it again; name as the primary the version "
                 "that replaced it, as `keyrotation status` shows it"
             )
+        # Not above: a pack's `verify.py`, which holds no key, has only Python's standard library.
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
         self._keys = dict(keys)
         self._ciphers = {version: AESGCM(raw_of(material)) for version, material in keys.items()}
         self._primary = primary
@@ -203,7 +207,7 @@ class KeyRing:
         except KeyError:
             raise UnknownKeyVersionError(str(version)) from None
 
-    def cipher(self, version: KeyVersion) -> AESGCM:
+    def cipher(self, version: KeyVersion) -> "AESGCM":
         """Returns the cipher of one version: always the same object, made once, safe between threads.
 
         Raises:

@@ -9,7 +9,6 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
 from keyrotation_pipeline.model.approval import rendered
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
     EXCLUSIONS,
@@ -18,6 +17,7 @@ from keyrotation_pipeline.model.breach import (
     BreachAssessed,
 )
 from keyrotation_pipeline.model.incidents import Incident, plain_text
+from keyrotation_pipeline.model.records import json_safe, read
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
@@ -36,9 +36,10 @@ def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
     if strangers := sorted(set(content) - known):
         raise IncidentError(f"{strangers[0]!r} is no question of the assessment; those are {', '.join(sorted(known))}")
     try:
-        answers = read(BreachAnswers, dict(content))
-    except AuditError as error:
-        name = str(error).rpartition(" ")[2]
+        answers = read(BreachAnswers, json_safe(content))
+    except (AuditError, TypeError) as error:
+        words = str(error).split()
+        name = words[2] if isinstance(error, TypeError) else words[-1]
         raise IncidentError(
             f"the answer to {name} is none that it takes; roles are covered entity and business associate, questions "
             "take yes, no or unknown, dates 2026-11-24, counts whole numbers"

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import Field
-
-from keyrotation_pipeline.model.audit import EventKind, Fact, Version
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, Fact
+from keyrotation_pipeline.model.records import Alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class BackupIncomplete(Fact):
     """
 
     kind: ClassVar = EventKind.BACKUP_INCOMPLETE
-    manifest: Annotated[str | None, Field(alias="set")]
+    manifest: Annotated[str | None, Alias("set")]
     failures: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
     places: tuple[str, ...] = ()
@@ -54,9 +54,9 @@ class BackupRekeyIntended(Fact):
     """A set is about to be made from another one; files with this stamp but no manifest are from a killed run."""
 
     kind: ClassVar = EventKind.BACKUP_REKEY_INTENDED
-    manifest: Annotated[str, Field(alias="set")]
+    manifest: Annotated[str, Alias("set")]
     made_from: str
-    target: Version
+    target: KeyVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,10 @@ class BackupRekeyed(Fact):
     """
 
     kind: ClassVar = EventKind.BACKUP_REKEYED
-    manifest: Annotated[str, Field(alias="set")]
+    manifest: Annotated[str, Alias("set")]
     made_from: str
-    target: Version
-    left_behind: tuple[Version, ...]
+    target: KeyVersion
+    left_behind: tuple[KeyVersion, ...]
     values: Mapping[str, int]
     files: Mapping[str, str]
     places: tuple[str, ...]
@@ -121,7 +121,7 @@ class BackupFacts:
         dump_needs: versions that its values are under.
     """
 
-    manifest: Annotated[str, Field(alias="set")]
+    manifest: Annotated[str, Alias("set")]
     keys: Mapping[str, str]
     recipients: tuple[str, ...]
     dump: str | None

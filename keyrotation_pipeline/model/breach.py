@@ -8,10 +8,9 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
-
-from keyrotation_pipeline.model.audit import EventKind, Fact, as_json
+from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.incidents import Incident
+from keyrotation_pipeline.model.records import Between, as_json
 from keyrotation_pipeline.model.requests import Request, RequestStatus, RotationType, Step, Walk
 
 ORAL_DELAY_DAYS = 30
@@ -151,7 +150,7 @@ class IncidentFacts:
         return min(self.known_on, self.diligently_known_on or self.known_on)
 
 
-Count = Annotated[int, Field(ge=0, le=10**10)]
+Count = Annotated[int, Between(0, 10**10)]
 NO_EXCLUSION = "none"
 EXCLUSIONS: Mapping[str, Exclusion | None] = {
     NO_EXCLUSION: None,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Self
 
-from keyrotation_pipeline.model.audit import EventKind, Fact, Version
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableCount
 
@@ -22,7 +23,7 @@ class CountedTable:
     unencrypted: int
     near_misses: int
     unreadable: int
-    fenced_against: tuple[Version, ...]
+    fenced_against: tuple[KeyVersion, ...]
     by_column: Mapping[str, Mapping[str, int]]
     unencrypted_by_column: Mapping[str, int]
     counted_at: datetime
@@ -99,7 +100,7 @@ class UndeclaredValues:
     column: str
     values: int
     near_misses: int
-    versions: tuple[Version, ...]
+    versions: tuple[KeyVersion, ...]
 
 
 @dataclass(frozen=True, slots=True)

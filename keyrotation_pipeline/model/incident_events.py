@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import ClassVar
 
-from keyrotation_pipeline.model.audit import EventKind, Fact, Version
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.incidents import IncidentType
 
 
@@ -24,7 +25,7 @@ class IncidentOpened(Fact):
     discovered_at: datetime
     opened_at: datetime
     reported_by: str
-    versions: tuple[Version, ...]
+    versions: tuple[KeyVersion, ...]
     scope: str | None
     impact: str | None
     flag: str | None

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field
-
-from keyrotation_pipeline.model.audit import EventKind, Fact, Version
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import AccountedReplica, Proven
+from keyrotation_pipeline.model.records import Alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +16,7 @@ class KeyCreationIntended(Fact):
     """A key was generated, and is about to be stored."""
 
     kind: ClassVar = EventKind.KEY_CREATION_INTENDED
-    version: Version
+    version: KeyVersion
     fingerprint: str
 
 
@@ -25,7 +25,7 @@ class KeyImportIntended(Fact):
     """An existing key is about to be stored."""
 
     kind: ClassVar = EventKind.KEY_IMPORT_INTENDED
-    version: Version
+    version: KeyVersion
     fingerprint: str
 
 
@@ -34,7 +34,7 @@ class KeyRestoreIntended(Fact):
     """A key is about to be live again: from the archive, or from a backup (then with `source`)."""
 
     kind: ClassVar = EventKind.KEY_RESTORE_INTENDED
-    version: Version
+    version: KeyVersion
     fingerprint: str
     source: str | None = None
     place: str | None = None
@@ -46,7 +46,7 @@ class KeyRegistered(Fact):
     """A version was registered."""
 
     kind: ClassVar = EventKind.KEY_REGISTERED
-    version: Version
+    version: KeyVersion
     state: KeyState
     fingerprint: str
     created_at: datetime
@@ -62,7 +62,7 @@ class KeyActivationDeclared(Fact):
     """When an imported key came into use, from `[keys] activated_at`."""
 
     kind: ClassVar = EventKind.KEY_ACTIVATION_DECLARED
-    version: Version
+    version: KeyVersion
     activated_at: datetime
 
 
@@ -71,9 +71,9 @@ class KeyStateChanged(Fact):
     """The state of a version changed."""
 
     kind: ClassVar = EventKind.KEY_STATE_CHANGED
-    version: Version
-    before: Annotated[KeyState, Field(alias="from")]
-    after: Annotated[KeyState, Field(alias="to")]
+    version: KeyVersion
+    before: Annotated[KeyState, Alias("from")]
+    after: Annotated[KeyState, Alias("to")]
     fingerprint: str
 
 
@@ -87,7 +87,7 @@ class KeyReplacementProposed(Fact):
     """
 
     kind: ClassVar = EventKind.KEY_REPLACEMENT_PROPOSED
-    version: Version
+    version: KeyVersion
     before: str
     after: str
     tried: int
@@ -99,7 +99,7 @@ class KeyReplaced(Fact):
     """The key of a version was replaced, as officers signed."""
 
     kind: ClassVar = EventKind.KEY_REPLACED
-    version: Version
+    version: KeyVersion
     before: str
     after: str
 
@@ -109,8 +109,8 @@ class PrimaryChangeIntended(Fact):
     """The key store is about to name another primary."""
 
     kind: ClassVar = EventKind.PRIMARY_CHANGE_INTENDED
-    source: Annotated[Version, Field(alias="from")]
-    target: Annotated[Version, Field(alias="to")]
+    source: Annotated[KeyVersion, Alias("from")]
+    target: Annotated[KeyVersion, Alias("to")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ class PrimaryChanged(Fact):
     """The key store names another primary."""
 
     kind: ClassVar = EventKind.PRIMARY_CHANGED
-    source: Annotated[Version, Field(alias="from")]
-    target: Annotated[Version, Field(alias="to")]
+    source: Annotated[KeyVersion, Alias("from")]
+    target: Annotated[KeyVersion, Alias("to")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +127,8 @@ class RetirementIntended(Fact):
     """Versions are about to be withdrawn from the applications."""
 
     kind: ClassVar = EventKind.RETIREMENT_INTENDED
-    versions: tuple[Version, ...]
-    target: Version
+    versions: tuple[KeyVersion, ...]
+    target: KeyVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,15 +157,15 @@ class KeyRetired(Fact):
     """
 
     kind: ClassVar = EventKind.KEY_RETIRED
-    version: Version
+    version: KeyVersion
     tables: tuple[str, ...]
     old_values: int
     values: int
     fence_lsn: str
     proven_at: datetime
-    fenced_against: tuple[Version, ...]
-    taken_from_applications: tuple[Version, ...]
-    target: Version
+    fenced_against: tuple[KeyVersion, ...]
+    taken_from_applications: tuple[KeyVersion, ...]
+    target: KeyVersion
     target_backup: str
     not_searched: tuple[str, ...] = ()
     not_seen: tuple[str, ...] = ()
@@ -213,7 +213,7 @@ class KeyDestructionIntended(Fact):
     """A key and its local backups are about to be removed permanently."""
 
     kind: ClassVar = EventKind.KEY_DESTRUCTION_INTENDED
-    version: Version
+    version: KeyVersion
     fingerprint: str
     files: tuple[str, ...]
     held: tuple[HeldFile, ...]
@@ -224,7 +224,7 @@ class KeyDestroyed(Fact):
     """They were removed."""
 
     kind: ClassVar = EventKind.KEY_DESTROYED
-    version: Version
+    version: KeyVersion
     fingerprint: str
     files: tuple[str, ...]
     held: tuple[HeldFile, ...]

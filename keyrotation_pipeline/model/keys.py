@@ -12,7 +12,6 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import Version
 from keyrotation_pipeline.model.requests import Request, RequestAction, RotationType, Step, Walk
 
 
@@ -50,7 +49,7 @@ class KeyMade:
         from_archive: it was used before, and was restored from the archive of the key store.
     """
 
-    version: Version
+    version: KeyVersion
     fingerprint: str
     backup: str
     backup_sha256: str

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.model.audit import Version, read
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, Walk
 
 
@@ -24,7 +25,7 @@ class DecryptedCount:
     rows: int
     values: int
     failures: int
-    by_column: Mapping[str, Mapping[Version, int]]
+    by_column: Mapping[str, Mapping[KeyVersion, int]]
     empty: int
     began_at: datetime
 
@@ -55,7 +56,7 @@ class Proven:
     """
 
     moment: Moment
-    retired: tuple[Version, ...]
+    retired: tuple[KeyVersion, ...]
     swept_rows: Mapping[str, int]
     values_decrypted: int
     old_values: int = 0
@@ -112,7 +113,7 @@ class ZeroOldRows:
             unencrypted or in an undeclared column, were not seen.
     """
 
-    version: Version
+    version: KeyVersion
     tables: tuple[str, ...]
     old_values: int
     values: int

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import Field
-
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, Signature
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact, Version
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
 from keyrotation_pipeline.model.fleet import Gone, TargetKind
+from keyrotation_pipeline.model.records import Alias
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, StepRecord
 
 
@@ -45,9 +45,9 @@ class RequestOpened(Fact):
     kind: ClassVar = EventKind.REQUEST_OPENED
     type: RotationType
     action: RequestAction
-    source: Annotated[Version, Field(alias="from")]
+    source: Annotated[KeyVersion, Alias("from")]
     fingerprint: str
-    target: Annotated[Version, Field(alias="to")]
+    target: Annotated[KeyVersion, Alias("to")]
     requested_by: str
     requested_at: datetime
     start_by: datetime
@@ -105,8 +105,8 @@ class StatusChanged(Fact):
     """The status of a request changed. `by`: the other request that caused it, if any."""
 
     kind: ClassVar = EventKind.STATUS_CHANGED
-    before: Annotated[RequestStatus, Field(alias="from")]
-    after: Annotated[RequestStatus, Field(alias="to")]
+    before: Annotated[RequestStatus, Alias("from")]
+    after: Annotated[RequestStatus, Alias("to")]
     at: datetime
     by: str | None = None
 
@@ -174,7 +174,7 @@ class CancelIntended(Fact):
     """A version that was being distributed is about to be withdrawn."""
 
     kind: ClassVar = EventKind.CANCEL_INTENDED
-    withdraws: Version
+    withdraws: KeyVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,8 +187,8 @@ class DatabaseReconciled(Fact):
 
     kind: ClassVar = EventKind.DATABASE_RECONCILED
     found: str
-    primary: Version
-    in_rows: tuple[Version, ...]
+    primary: KeyVersion
+    in_rows: tuple[KeyVersion, ...]
     states: Mapping[str, str]
     ended: tuple[str, ...]
     accepted: tuple[AuditHead, ...]
@@ -250,8 +250,8 @@ class Rehearsed(Fact):
 
     kind: ClassVar = EventKind.REHEARSED
     request: str | None
-    source: Version
-    target: Version
+    source: KeyVersion
+    target: KeyVersion
     dump: str
     made_at: datetime
     server: str

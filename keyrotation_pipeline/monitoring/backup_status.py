@@ -8,10 +8,11 @@ from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind, read
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 # A backup is made every night; a test every quarter, which has at most 92 days.

@@ -7,10 +7,10 @@ from itertools import pairwise
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.model import progress
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.keys import KeyUsage
 from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten, ShardProgress
 from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import GROW_WITH_ROWS, StatusChanged
 from keyrotation_pipeline.model.requests import WALK, RequestAction, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount

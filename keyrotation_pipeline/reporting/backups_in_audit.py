@@ -7,7 +7,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import EventKind, Note, read
+from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import (
     BackupFacts,
     BackupIncomplete,
@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.backup_events import (
 from keyrotation_pipeline.model.backups import stamp_in, stamped_at
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
 
 NOT_SEALED = "no signed manifest of it is on record before it"

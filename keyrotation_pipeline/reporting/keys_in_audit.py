@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.data_events import (
     Counted,
     CountedTable,
@@ -20,6 +19,7 @@ from keyrotation_pipeline.model.key_events import (
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting.sections import (

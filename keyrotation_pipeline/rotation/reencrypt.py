@@ -6,9 +6,9 @@ from typing import Any
 
 from keyrotation_pipeline.errors import OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -12,10 +12,11 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, RequestError, Wron
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import EventKind, read
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyImportIntended, KeyReplaced, KeyReplacementProposed
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline

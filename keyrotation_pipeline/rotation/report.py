@@ -6,12 +6,13 @@ from typing import Any
 
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import recorded
-from keyrotation_pipeline.model.audit import AuditHead, read
+from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.breach import Deadline, Rate, ResponseStage, carried_by, deadlines, rate_needed
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyMade
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import Proven, records_reencrypted
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import Blocked
 from keyrotation_pipeline.model.requests import WALK, Request, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline

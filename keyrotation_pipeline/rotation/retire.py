@@ -12,13 +12,13 @@ from keyrotation_pipeline.errors import (
     StaleWriterError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline

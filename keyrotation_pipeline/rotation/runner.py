@@ -12,8 +12,8 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     OutOfOrderError,
 )
-from keyrotation_pipeline.model.audit import as_json
 from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.actions import StepFacts
 from keyrotation_pipeline.ports.pipeline import Pipeline

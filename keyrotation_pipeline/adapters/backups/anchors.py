@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
-
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.backups.catalog import sets_of
@@ -16,10 +14,10 @@ from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import PinnedRoster
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.records import as_json, read
 
 NAME = "audit-head.json"
 ROSTER = "roster.json"
-_PINNED = TypeAdapter(PinnedRoster)
 
 
 class FileAnchors:
@@ -51,8 +49,8 @@ class FileAnchors:
         if ROSTER not in self._own.names():
             return None
         try:
-            return _PINNED.validate_json(self._own.read(ROSTER))
-        except ValidationError:
+            return read(PinnedRoster, json.loads(self._own.read(ROSTER)))
+        except (AuditError, ValueError, RecursionError):
             raise AuditError(
                 f"{self._directory / ROSTER}, which says who may approve, is damaged; restore it from a backup of the "
                 "home, or remove it if you know that the roster in the database is the right one"
@@ -60,7 +58,7 @@ class FileAnchors:
 
     def keep_roster(self, pinned: PinnedRoster) -> None:
         """See `Anchors.keep_roster`."""
-        self._own.write(ROSTER, _PINNED.dump_json(pinned, indent=2) + b"\n")
+        self._own.write(ROSTER, f"{json.dumps(as_json(pinned), indent=2)}\n".encode())
 
     def roster_digests(self) -> frozenset[str]:
         """See `Anchors.roster_digests`; a damaged manifest yields none."""

@@ -9,8 +9,9 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import read_anchor, verify_chain
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, as_json, body_of, hash_of
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
 from keyrotation_pipeline.model.proof import Moment, Proven, records_reencrypted
+from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.rotation.report import complete_rotation_audit, report_compliance
 from keyrotation_pipeline_tests.fakes import START, V1, FakeWorld, fake_pipeline, rotation_of

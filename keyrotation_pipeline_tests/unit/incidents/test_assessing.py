@@ -1,7 +1,7 @@
 """Answers to the breach decision: what adds to the duties holds at once, what lightens them takes two officers."""
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, time, timedelta
 from typing import Any
 
 import pytest
@@ -187,6 +187,8 @@ def test_the_history_tells_who_said_what(world: FakeWorld, incident: Incident) -
         pytest.param({"key_breached": "perhaps"}, "the answer to key_breached is none", id="no answer"),
         pytest.param({"role": "hospital"}, "the answer to role", id="no role"),
         pytest.param({"known_on": "yesterday"}, "the answer to known_on", id="no date"),
+        pytest.param({"known_on": time(9)}, "the answer to known_on", id="a time, as TOML has it"),
+        pytest.param({"affected": {"Ohio": "2"}}, "the answer to affected.Ohio", id="a number as text"),
         pytest.param({"affected": {"Ohio": -1}}, "the answer to affected.Ohio", id="fewer than nobody"),
         pytest.param({"colour": "red"}, "'colour' is no question", id="no question"),
         pytest.param({"exclusion": "because"}, "the exclusion is none of none, good-faith-access", id="no exclusion"),
@@ -198,6 +200,10 @@ def test_the_history_tells_who_said_what(world: FakeWorld, incident: Incident) -
 def test_what_is_no_answer_is_refused_in_one_sentence(answers: dict[str, Any], refusal: str) -> None:
     with pytest.raises(IncidentError, match=refusal):
         answers_in(answers)
+
+
+def test_a_day_may_be_one_of_toml() -> None:
+    assert answers_in({"known_on": date(2026, 1, 2)}) == answers_in({"known_on": "2026-01-02"})
 
 
 def test_nothing_is_signed_or_taken_in_where_nothing_is_answered(world: FakeWorld, incident: Incident) -> None:

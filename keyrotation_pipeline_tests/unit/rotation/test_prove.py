@@ -7,10 +7,10 @@ import pytest
 from keyrotation_pipeline.errors import BackupError, BlockedError, KeyRotationError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import as_json
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows
 from keyrotation_pipeline_tests.fakes import (
     CLIENTS,

@@ -17,12 +17,13 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import EventKind, as_json, read
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment
+from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -19,8 +19,8 @@ from keyrotation_pipeline.adapters.postgres.retirement.locks import age
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import STANDBY_NAME
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.audit import read
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, AllowedHours, PaceSet
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.keys import KeyStore
 
 _NEVER = 2**62

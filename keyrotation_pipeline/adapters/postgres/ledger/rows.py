@@ -9,7 +9,7 @@ from psycopg.types.json import Jsonb
 
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import Row
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import json_safe
+from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
