@@ -109,7 +109,7 @@ def _faults(before: AuditEvent, event: AuditEvent) -> Iterator[str]:
 def _seq_in(body: str) -> int | None:
     try:
         seq = json.loads(body)["seq"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return seq if isinstance(seq, int) else None
 

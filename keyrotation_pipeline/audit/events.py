@@ -75,6 +75,8 @@ def entry_of(event: AuditEvent) -> AuditEntry:
     """
     try:
         body = json.loads(event.body)
+        if json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False) != event.body:
+            raise ValueError  # noqa: TRY301  such as a name that stands twice, of which readers may take either
         return AuditEntry(
             seq=body["seq"],
             at=datetime.fromisoformat(body["at"]),
@@ -84,7 +86,7 @@ def entry_of(event: AuditEvent) -> AuditEntry:
             kind=body["event"],
             facts=body["facts"],
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise AuditError(f"audit event {event.seq} cannot be read; run `keyrotation audit verify`") from None
 
 

@@ -14,7 +14,8 @@ from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.reporting.written import written_at
 
 app = typer.Typer(
     help="The hash-chained audit of everything that was done.",
@@ -40,9 +41,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Find events changed, removed, reordered or cut off, and signatures and time stamps that do not hold."""
-    anchors = [_read(anchor)] if anchor else []
+    content = None if anchor is None else _read(anchor)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
+        written = None if anchor is None or content is None else written_at(pipeline.ledger, anchor.name, content)
+        anchors = [] if content is None or written is not None else [read_anchor(content.decode(errors="replace"))]
         head = verify_everything(pipeline, *anchors)
         stamped = sum(1 for _ in entries(pipeline.ledger, EventKind.AUDIT_TIMESTAMPED))
         vouched = pipeline.timestamps is not None
@@ -57,8 +60,11 @@ def verify(
     elif stamped:
         lines.append(f"{stamped:,} time stamp(s) NOT verified: [audit] timestamp_certificates names no certificate")
     lines += [f"signatures made before then stay verified, though {sentence}" for sentence in unusable]
-    if anchor:
-        lines.append(f"the chain contains the anchor of {anchor.name}, event {anchors[0].seq:,}")
+    if anchor and written is not None:
+        lines.append(f"{anchor.name} is the report that event {written:,} recorded")
+    elif anchor:
+        seq = anchors[0].seq
+        lines.append(f"the chain contains the anchor of {anchor.name}, event {seq:,}; nothing else of it was compared")
     output.show(database, value, lines, as_json=as_json)
 
 
@@ -115,11 +121,10 @@ def _document(entry: AuditEntry) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> AuditHead:
+def _read(path: Path) -> bytes:
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except OSError:
         raise AuditError(
             f"anchor {path} cannot be read; give an approval text, a backup's manifest or a report"
         ) from None
-    return read_anchor(text)

@@ -25,9 +25,11 @@ from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.oscal import render_oscal
 from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
+from keyrotation_pipeline.reporting.pack_files import MANIFEST, PAGE, REPORT
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
 from keyrotation_pipeline.reporting.sections import AccessSummary
+from keyrotation_pipeline.reporting.written import record
 from keyrotation_pipeline.requests.time_stamping import stamp
 from keyrotation_pipeline.settings import Settings
 
@@ -125,6 +127,9 @@ class ReportFormat(StrEnum):
     PACK = "pack"
 
 
+_ENDINGS = {ReportFormat.HTML: "html", ReportFormat.JSON: "json", ReportFormat.OSCAL: "oscal.json"}
+
+
 def report(
     *,
     form: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = ReportFormat.HTML,
@@ -177,9 +182,11 @@ def report(
     with open_pipeline(declared, actor=actor()) as pipeline:
         _stamp(pipeline)
         found = gather(pipeline, period).report
-    if period is not None and period.since is not None:
-        found = _with_accesses(found, declared, period.since)
-    _write(_rendered(found, form), target, f"the report up to audit event {found.audit.seq}")
+        if period is not None and period.since is not None:
+            found = _with_accesses(found, declared, period.since)
+        content = _rendered(found, form)
+        record(pipeline.ledger, form, {f"report.{_ENDINGS[form]}": content})
+    _write(content, target, f"the report up to audit event {found.audit.seq}")
 
 
 def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
@@ -220,7 +227,8 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         _stamp(site.pipeline)
         found = gather(site.pipeline)
         dead = certificates(site, found.events)
-        content = pack(found, site.places, site.pipeline.signatures.certificates(), dead)
+        content = pack(found, site.places, site.pipeline.signatures.certificates(), site.trust.signed, dead)
+        record(site.pipeline.ledger, ReportFormat.PACK, {name: content[name] for name in (MANIFEST, REPORT, PAGE)})
     if not write_directory(target, content):
         raise taken(target)
     output.note(f"{target}: the report up to audit event {found.report.audit.seq}; check it with python3 -I verify.py")

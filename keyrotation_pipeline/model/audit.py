@@ -150,6 +150,7 @@ class EventKind(StrEnum):
     BREACH_ASSESSED = "breach_assessed"
     ASSESSMENT_SIGNED = "breach_assessment_signed"
     REPORT_KEPT = "incident_report_kept"
+    REPORT_WRITTEN = "report_written"
     AUDIT_TIMESTAMPED = "audit_timestamped"
     TIMESTAMP_FAILED = "audit_timestamp_failed"
     ALERT_TOLD = "alert_told"

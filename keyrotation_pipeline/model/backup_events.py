@@ -1,4 +1,4 @@
-"""Events of backups, recovery tests and time stamps."""
+"""Events of backups, recovery tests, time stamps and reports."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -137,3 +137,16 @@ class RecoveryTestFacts:
     rto_seconds: float
     rpo_seconds: float
     objectives: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ReportWritten(Fact):
+    """A report was written; by its hash a file is known again, and one that was changed is not.
+
+    Args:
+        files: SHA-256 in hex of each file that holds a report, by its name; of a pack its manifest, too.
+    """
+
+    kind: ClassVar = EventKind.REPORT_WRITTEN
+    format: str
+    files: Mapping[str, str]

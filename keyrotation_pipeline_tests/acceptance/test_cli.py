@@ -463,7 +463,9 @@ def test_a_revocation_in_the_middle_of_a_rotation_stops_the_process_that_remembe
 def test_audit_verify_leads_through_an_anchor_and_finds_a_forged_one(clinic: Clinic) -> None:
     clinic.initialise()
     (manifest,) = (clinic.folder.path / ".keyrotation" / "backups").glob("backup-*.json")
-    assert "contains the anchor" in clinic.run("audit", "verify", "--anchor", str(manifest))
+    said = clinic.run("audit", "verify", "--anchor", str(manifest))
+    assert "contains the anchor" in said
+    assert "nothing else of it was compared" in said
     forged = clinic.folder.path / "forged.json"
     forged.write_text(json.dumps({"seq": 3, "head": "0" * 64}))
     clinic.run("audit", "verify", "--anchor", str(forged), expect=1)

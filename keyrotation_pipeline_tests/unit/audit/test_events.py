@@ -1,6 +1,5 @@
 """Events as they are read back: typed where they are right, refused by a sentence where they are not."""
 
-import json
 from datetime import UTC, datetime
 from typing import get_type_hints
 
@@ -9,7 +8,7 @@ import pytest
 from keyrotation_pipeline.audit.events import RECORDS, entries, entry_of, recorded
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyStateChanged, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.proof import Moment, Proven
@@ -46,11 +45,30 @@ def test_what_was_appended_comes_back_as_it_was(fact: Fact | Note) -> None:
     assert (entry.fact(), entry.kind, entry.request, entry.at) == (fact, fact.kind, "ab" * 16, START)
 
 
+def body(**changes: object) -> str:
+    content = {"seq": 1, "at": START, "actor": "a", "database": "d", "request": None, "event": "new", "facts": {}}
+    return body_of(**{**content, **changes})  # type: ignore[arg-type]
+
+
 def test_a_kind_that_a_newer_version_wrote_says_nothing_here() -> None:
-    body = json.dumps(
-        {"seq": 1, "at": START.isoformat(), "actor": "a", "database": "d", "request": None, "event": "new", "facts": {}}
-    )
-    assert entry_of(AuditEvent(1, body, GENESIS, "", "new", None)).fact() is None
+    assert entry_of(AuditEvent(1, body(), GENESIS, "", "new", None)).fact() is None
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(body().replace(",", ", "), id="with spaces"),
+        pytest.param(body().replace('"seq":1', '"seq":1,"seq":1'), id="a name twice"),
+        pytest.param(body().replace('"facts":{}', '"facts":{"x":NaN}'), id="no number"),
+        pytest.param(body().replace('"facts":{}', '"facts":{"x":1e999}'), id="a number without an end"),
+        pytest.param(body().replace('"facts":{}', f'"facts":{"[" * 6000}'), id="deeply nested"),
+        pytest.param(body().replace('"facts":{}', f'"facts":{"[" * 6000}{"]" * 6000}'), id="deeply nested and closed"),
+    ],
+)
+def test_a_body_that_is_not_written_as_we_write_it_is_refused(written: str) -> None:
+    """Of a name that stands twice, one reader could take the first and another the second."""
+    with pytest.raises(AuditError, match="audit event 7 cannot be read"):
+        entry_of(AuditEvent(7, written, GENESIS, "", "new", None))
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{}", '{"seq": 1, "at": "yesterday"}'])

@@ -1,4 +1,4 @@
-"""Ed25519 as `verify.py` has openssl check it: RFC 8032's own examples, and signatures that are none."""
+"""Ed25519 by the program openssl, as a pack's `verify.py` uses it: RFC 8032's examples, and what is no signature."""
 
 import shutil
 from pathlib import Path
@@ -7,26 +7,28 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from keyrotation_pipeline.reporting.verify_pack import ED25519_DER, ed25519_openssl, is_by
+from keyrotation_pipeline.adapters.openssl import OpenSSL
+from keyrotation_pipeline.errors import BackupError
 
-OPENSSL = shutil.which("openssl") or ""
+OPENSSL = OpenSSL(shutil.which("openssl") or "")
+PREFIX = bytes.fromhex("302a300506032b6570032100")
 ORDER = 2**252 + 27742317777372353535851937790883648493
 
 
 def test_an_example_of_the_standard_is_good() -> None:
-    """RFC 8032, section 7.1, test 3; `ed25519_openssl` asks test 2."""
+    """RFC 8032, section 7.1, test 3; `OpenSSL.found` asks test 2."""
     public = bytes.fromhex("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025")
     signature = bytes.fromhex(
         "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac"
         "18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a"
     )
-    assert is_by(OPENSSL, ED25519_DER + public, b"\xaf\x82", signature)
+    assert OPENSSL.verifies(PREFIX + public, b"\xaf\x82", signature)
 
 
 def test_only_this_signature_of_this_key_over_these_bytes_is_good() -> None:
     key, message = Ed25519PrivateKey.generate(), b'{"made_at": "2026"}'
     public, signature = der(key), key.sign(message)
-    assert is_by(OPENSSL, public, message, signature)
+    assert OPENSSL.verifies(public, message, signature)
     scalar = int.from_bytes(signature[32:], "little") + ORDER
     wrong = {
         "another message": (public, message + b" ", signature),
@@ -41,17 +43,18 @@ def test_only_this_signature_of_this_key_over_these_bytes_is_good() -> None:
         "a key that is none": (b"key", message, signature),
         "a key with more behind it": (public + b"\0", message + b" ", signature),
     }
-    assert [name for name, each in wrong.items() if is_by(OPENSSL, *each)] == []
+    assert [name for name, each in wrong.items() if OPENSSL.verifies(*each)] == []
 
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 1"], ids=["takes all", "takes none"])
 def test_an_openssl_that_cannot_tell_is_none(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ed25519_openssl() == OPENSSL
+    OpenSSL.found()
     stub = tmp_path / "openssl"
     stub.write_text(f"#!/bin/sh\n{script}\n")
     stub.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert ed25519_openssl() is None
+    with pytest.raises(BackupError, match="openssl is not installed"):
+        OpenSSL.found()
 
 
 def der(key: Ed25519PrivateKey) -> bytes:

@@ -1,0 +1,43 @@
+"""Checks a pack offline: opens gpg and openssl over its files. A pack's `verify.py` runs `main`."""
+
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures, gpg_binary
+from keyrotation_pipeline.adapters.openssl import OpenSSL
+from keyrotation_pipeline.ports.approvals import SignatureVerifier
+from keyrotation_pipeline.reporting.verify_pack import check_pack
+
+_NOW = ".now.pgp"
+
+
+def main(program: str, heads: Sequence[str]) -> int:
+    """Check the pack that a program lies in, print what was found, and return the exit code."""
+    pack = Path(program).resolve().parent
+    with tempfile.TemporaryDirectory(prefix="verify-") as home:
+        found = check_pack(pack, heads, lambda files: officers_of(files, Path(home)), cache(OpenSSL.found))
+    for line in found.lines():
+        sys.stdout.write(f"{line}\n")
+    return 1 if found.differences else 0
+
+
+def officers_of(files: Mapping[str, bytes], home: Path) -> SignatureVerifier:
+    """Open gpg with the officers' certificates of a pack as they were when it was made.
+
+    Args:
+        home: an empty directory of our own.
+
+    Raises:
+        OpenPGPError: gpg is missing.
+    """
+    gpg_binary()
+    certificates = []
+    for name, content in sorted(files.items()):
+        if name.endswith(_NOW):
+            certificates.append((name, home / Path(name).name))
+            certificates[-1][1].write_bytes(content)
+    return OfficerSignatures(GnuPG(home / "gpg", SystemClock()), certificates, 1, ())

@@ -1,0 +1,118 @@
+"""The statement of a certificate of key death: what the audit says, and the backups that still need the key.
+
+A pack's `verify.py` makes it again from the audit, and compares.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
+from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
+from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
+from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
+from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.requests import Step
+
+PREDICATE_TYPE = "urn:keyrotation-pipeline:key-death:v1"
+SIGNED_BY = (
+    "the pipeline's own key, a file on the pipeline's host: whoever is root there can sign with it. Officers signed "
+    "the request of the rotation, not this statement"
+)
+NOT_CLAIMED = (
+    "that nobody has a copy of the key or of old values outside of what was searched and seen",
+    "that the archived key, and backups of it, are destroyed: an archived key still decrypts old backups",
+    "anything of a time after the audit head that it names",
+)
+
+
+def dead_keys(entries: Sequence[HistoryEntry]) -> Iterator[Retirement]:
+    """The retirements whose keys are still dead, and that nothing contradicts; oldest first."""
+    for rotation in dict.fromkeys(each.request for each in entries if isinstance(each.fact, KeyRetired)):
+        retired = retirement_of(entries, rotation or "")
+        if retired is not None and not retired.revived and not retired.contradicted_by:
+            yield retired
+
+
+def statement_of(
+    entries: Sequence[HistoryEntry], state: LedgerState, dead: Retirement, backups: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The statement about the keys of one retirement, as of the newest event.
+
+    Args:
+        backups: the kept dumps that cannot be read whole without one of them.
+    """
+    event, retired, newest = dead.entry, dead.fact, entries[-1]
+    keys = [state.keys[version] for version in retired.taken_from_applications]
+    replicas, archived = _accounted(entries, event), _archived(entries, event.request)
+    accounted = replicas.fact.as_json() if replicas and isinstance(replicas.fact, ReplicasAccounted) else {}
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": f"key {key.version}", "digest": {"sha256": key.fingerprint}} for key in keys],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "database": newest.entry.database,
+            "rotation": event.request,
+            "audit_head": {"seq": state.head.seq, "hash": state.head.hash, "at": instant(newest.at)},
+            "keys": [
+                {"version": str(key.version), "fingerprint": key.fingerprint, "state": str(key.state)} for key in keys
+            ],
+            "retired_at": instant(event.at),
+            "rows": _rows(retired),
+            "undeclared_columns": {
+                "searched": "every other column of every relation of this database that can hold text: no value found",
+                "not_searched": list(retired.not_searched),
+            },
+            "not_read_again": dead.unread,
+            "found_since": [
+                {**_named(each.entry), "at": instant(each.entry.at), "found": each.found} for each in dead.found
+            ],
+            "read_since": [
+                {**_named(each.entry), "at": instant(each.entry.at), "subject": each.subject} for each in dead.newest
+            ],
+            "snapshots": "no session, prepared transaction or slot of this server could show a value from before the "
+            f"proof of {instant(retired.proven_at)}",
+            "replicas": {
+                "accounted": accounted.get("replicas", []),
+                "gone_as_signed": accounted.get("gone_as_signed", []),
+                "gone_as_configured": accounted.get("gone_as_configured", []),
+            },
+            "not_seen": list(retired.not_seen),
+            "applications": {
+                "taken_from_key_store": [str(version) for version in retired.taken_from_applications],
+                "seen_without_it": list(_step_facts(archived).get("names", ())) if archived else None,
+            },
+            "archive": list(_step_facts(archived).get("archived", ())) if archived else None,
+            "backups_that_need_it": list(backups),
+            "signed_by": SIGNED_BY,
+            "not_claimed": list(NOT_CLAIMED),
+            "evidence": [_named(each) for each in (replicas, event, archived) if each is not None],
+        },
+    }
+
+
+def _accounted(entries: Sequence[HistoryEntry], retired: HistoryEntry) -> HistoryEntry | None:
+    found = [each for each in entries if each.request == retired.request and isinstance(each.fact, ReplicasAccounted)]
+    return found[-1] if found else None
+
+
+def _archived(entries: Sequence[HistoryEntry], rotation: str | None) -> HistoryEntry | None:
+    found = [
+        each
+        for each in entries
+        if each.request == rotation and isinstance(each.fact, StepFinished) and each.fact.step is Step.ARCHIVED_KEY
+    ]
+    return found[-1] if found else None
+
+
+def _step_facts(entry: HistoryEntry) -> Mapping[str, Any]:
+    return entry.fact.facts if isinstance(entry.fact, StepFinished) else {}
+
+
+def _rows(retired: KeyRetired) -> dict[str, Any]:
+    told = retired.as_json()
+    names = ("tables", "values", "old_values", "fenced_against", "fence_lsn", "proven_at")
+    return {name: told[name] for name in names}
+
+
+def _named(entry: HistoryEntry) -> dict[str, Any]:
+    return {"seq": entry.seq, "event": entry.kind, "hash": entry.event.hash}
