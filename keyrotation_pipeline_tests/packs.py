@@ -27,6 +27,7 @@ _JUDGE = """
 import json, runpy, sys, tempfile, pathlib
 program = runpy.run_path(sys.argv[1], run_name="verify")
 sys.meta_path.insert(0, program["Sources"]())
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly.offline import officers_of
 from keyrotation_pipeline.reporting.verify_pack import Findings, check_audit
 with tempfile.TemporaryDirectory() as home:
@@ -35,7 +36,7 @@ with tempfile.TemporaryDirectory() as home:
         (place := pathlib.Path(home, str(number))).mkdir()
         files = {name: bytes.fromhex(content) for name, content in asked["now"].items()}
         with found.readable("audit.jsonl"):
-            check_audit(asked["audit"].encode(), [], officers_of(files, place), found)
+            check_audit(asked["audit"].encode(), [], officers_of(files, place), SystemClock().now(), found)
         sys.stdout.write(json.dumps(found.differences) + "\\n")
         sys.stdout.flush()
 """

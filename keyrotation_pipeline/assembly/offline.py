@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.clock import SystemClock
@@ -19,7 +19,8 @@ def main(program: str, heads: Sequence[str]) -> int:
     """Check the pack that a program lies in, print what was found, and return the exit code."""
     pack = Path(program).resolve().parent
     with tempfile.TemporaryDirectory(prefix="verify-") as home:
-        found = check_pack(pack, heads, lambda files: officers_of(files, Path(home)), cache(OpenSSL.found))
+        signatures, now = partial(officers_of, home=Path(home)), SystemClock().now()
+        found = check_pack(pack, heads, signatures, cache(OpenSSL.found), now)
     for line in found.lines():
         sys.stdout.write(f"{line}\n")
     return 1 if found.differences else 0

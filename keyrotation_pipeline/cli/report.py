@@ -29,6 +29,7 @@ from keyrotation_pipeline.reporting.pack_files import MANIFEST, PAGE, REPORT
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
 from keyrotation_pipeline.reporting.sections import AccessSummary
+from keyrotation_pipeline.reporting.verify_pack import Judged
 from keyrotation_pipeline.reporting.written import record
 from keyrotation_pipeline.requests.time_stamping import stamp
 from keyrotation_pipeline.settings import Settings
@@ -227,7 +228,9 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         _stamp(site.pipeline)
         found = gather(site.pipeline)
         dead = certificates(site, found.events)
-        content = pack(found, site.places, site.pipeline.signatures.certificates(), site.trust.signed, dead)
+        signatures = site.pipeline.signatures
+        judged = Judged.of(found.events, signatures)
+        content = pack(found, site.places, signatures.certificates(), site.trust.signed, judged, dead)
         record(site.pipeline.ledger, ReportFormat.PACK, {name: content[name] for name in (MANIFEST, REPORT, PAGE)})
     if not write_directory(target, content):
         raise taken(target)

@@ -3,13 +3,14 @@
 import hashlib
 import shutil
 import tempfile
+from base64 import b64decode
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
 from keyrotation_pipeline.audit.events import AuditEntry, entry_of
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backup_events import BackupSealed
@@ -34,6 +35,7 @@ from keyrotation_pipeline.reporting.pack_files import (
 )
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.reporting.retirement_certificate import RetirementCertificate
+from keyrotation_pipeline.reporting.verify_pack import Judged
 
 
 def pack(
@@ -41,6 +43,7 @@ def pack(
     places: Sequence[BackupPlace],
     now: Iterable[CertificateStanding],
     sign: Callable[[bytes], tuple[str, bytes]],
+    judged: Judged,
     certificates: Iterable[RetirementCertificate] = (),
 ) -> Mapping[str, bytes]:
     """Every file of the pack, by its name in it.
@@ -49,10 +52,11 @@ def pack(
         places: where manifests of backups may be; one that is in none is left out, which `verify.py` says.
         now: the configured certificates as they are now: officers' may be extended, or revoked, since they were pinned.
         sign: signs with the pipeline's own key, which the audit names.
+        judged: these events, which say whether that key counts.
         certificates: of keys that are dead.
 
     Raises:
-        AuditError: the audit names something that cannot be the name of a file.
+        AuditError: the audit names something that cannot be the name of a file, or no signed text covers the key.
         BackupError: the pipeline's key is not here.
     """
     told, head = [entry_of(event) for event in evidence.events], evidence.report.audit
@@ -72,7 +76,13 @@ def pack(
             content[f"officers/{each.fingerprint}.now.pgp"] = each.content
     content |= {f"certificates/{each.rotation}.dsse.json": each.envelope for each in certificates}
     manifest = PackManifest.of(AuditHead(head.seq, head.head), content).encode()
-    return {**content, MANIFEST: manifest, SIGNATURE: sign(manifest)[1]}
+    public, signature = sign(manifest)
+    if b64decode(public) not in judged.vouched_keys():
+        raise AuditError(
+            f"the pipeline's own key was named after event {judged.signed_up_to}, the newest that officers have signed "
+            "a text over, so nobody could check a pack; have the next request signed, then make the pack"
+        )
+    return {**content, MANIFEST: manifest, SIGNATURE: signature}
 
 
 def is_free(target: Path) -> bool:

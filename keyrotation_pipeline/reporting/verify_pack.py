@@ -20,7 +20,7 @@ from typing import Protocol
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.errors import KeyRotationError, TimestampError
-from keyrotation_pipeline.model.audit import CLOCKS_DIFFER_BY, PAYLOAD_TYPE, AuditEvent, payload_of, to_sign
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, PAYLOAD_TYPE, AuditEvent, payload_of, to_sign
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupKeyPinned, BackupSealed
 from keyrotation_pipeline.model.backups import signature_name
 from keyrotation_pipeline.model.breach import AssessmentSigned
@@ -147,6 +147,7 @@ def check_pack(
     heads: Sequence[str],
     signatures: Callable[[Mapping[str, bytes]], SignatureVerifier],
     openssl: Callable[[], OfflineCrypto],
+    now: datetime,
 ) -> Findings:
     """Check everything in a directory.
 
@@ -160,14 +161,14 @@ def check_pack(
     with found.readable("the pack"):
         files = _regular_files(pack, found)
     with found.readable(AUDIT):
-        judged = check_audit(files.get(AUDIT, b""), heads, signatures(files), found)
+        judged = check_audit(files.get(AUDIT, b""), heads, signatures(files), now, found)
         checks: Sequence[tuple[str, Callable[[], None]]] = (
             (MANIFEST, lambda: _check_manifest(files, judged, openssl(), found)),
             ("the texts, signatures and certificates", lambda: _check_extracts(files, judged, found)),
             ("the manifests of backups", lambda: _check_backups(files, judged, openssl(), found)),
             ("the certificates of key death", lambda: _check_certificates(files, judged, openssl(), found)),
             ("the time stamps", lambda: _check_timestamps(judged, openssl(), found)),
-            (REPORT, lambda: _check_report(files, judged, found)),
+            (REPORT, lambda: _check_report(files, judged, now, found)),
         )
         # Each by itself: what one stumbles over must not hide what another finds.
         for what, check in checks:
@@ -191,7 +192,9 @@ def _regular_files(pack: Path, found: Findings) -> Mapping[str, bytes]:
     return files
 
 
-def check_audit(content: bytes, heads: Sequence[str], signatures: SignatureVerifier, found: Findings) -> Judged:
+def check_audit(
+    content: bytes, heads: Sequence[str], signatures: SignatureVerifier, now: datetime, found: Findings
+) -> Judged:
     """Check the chain and judge each event, as `keyrotation audit verify` does.
 
     Raises:
@@ -204,6 +207,8 @@ def check_audit(content: bytes, heads: Sequence[str], signatures: SignatureVerif
     signed = sum(isinstance(each.fact, SignatureAdded | AssessmentSigned | RolloutConfirmed) for each in judged.entries)
     found.checked["signatures of officers, each over the text of its moment, by gpg"] = signed
     found.differences += judged.state.faults
+    if judged.entries[-1].at > now + EVENTS_DIFFER_BY:
+        found.differences.append(f"an event is dated {judged.entries[-1].at:%Y-%m-%d %H:%M:%S}, which is in the future")
     if not heads:
         found.not_covered.append("whether this audit is the one you know: give the hash of a head that you have")
     for head in heads:
@@ -333,11 +338,12 @@ def _check_timestamps(judged: Judged, openssl: OfflineCrypto, found: Findings) -
     ]
 
 
-def _check_report(files: Mapping[str, bytes], judged: Judged, found: Findings) -> None:
+def _check_report(files: Mapping[str, bytes], judged: Judged, now: datetime, found: Findings) -> None:
     """The report is, byte for byte, the one that the audit gives for its moment, of the whole audit."""
     said = json.loads(files[REPORT])
     parameters, at = read(Parameters, said["parameters"]), datetime.fromisoformat(said["generated_at"])
     report = compliance_report((judged.entries, judged.state), at, parameters)
-    whole = parameters.period is None and at >= judged.entries[-1].at - CLOCKS_DIFFER_BY
+    in_time = judged.entries[-1].at - EVENTS_DIFFER_BY <= at <= now + EVENTS_DIFFER_BY
+    whole = parameters.period is None and in_time
     same = whole and render_json(report) == files[REPORT]
     found.check(f"{REPORT}, made again from the audit", f"{REPORT} is not what the audit gives", holds=same)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openssl import OpenSSL
 from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.offline import officers_of
@@ -52,7 +53,9 @@ class Packed:
 
     def differences(self, pack: Path, *heads: str) -> str:
         """What the program would find, by the same code in this process, with one memory of signatures."""
-        return "\n".join(check_pack(pack, heads, lambda _files: self.officers_of_it, openssl).differences)
+        return "\n".join(
+            check_pack(pack, heads, lambda _files: self.officers_of_it, openssl, SystemClock().now()).differences
+        )
 
 
 openssl = cache(OpenSSL.found)

@@ -1,5 +1,6 @@
 """What `verify.py` accepts: rosters that were signed for, and signatures that count."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,27 +9,33 @@ import pytest
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.audit.verify import verify_everything
-from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.errors import AuditError, OutOfOrderError
 from keyrotation_pipeline.incidents.assessing import answers_in, assess, sign_assessment, text_to_sign
 from keyrotation_pipeline.incidents.opening import open_incident
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned
 from keyrotation_pipeline.model.breach import AssessmentSigned
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.pack import pack, write_directory
+from keyrotation_pipeline.reporting.verify_pack import Judged
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 from keyrotation_pipeline_tests.officers import revoke
 from keyrotation_pipeline_tests.packs import manifest_again, rewrite, verified
 
 __all__ = ["office"]
+PREFIX = bytes.fromhex("302a300506032b6570032100")  # of an Ed25519 key in DER
 
 
 def packed(office: Office, name: str) -> Path:
     """A pack of the audit as it is."""
     with open_backups(settings.load(office.file), actor="test") as site:
         found = gather(site.pipeline)
-        content = pack(found, (), site.pipeline.signatures.certificates(), site.trust.signed)
+        signatures = site.pipeline.signatures
+        judged = Judged.of(found.events, signatures)
+        content = pack(found, (), signatures.certificates(), site.trust.signed, judged)
     assert write_directory(office.folder / name, content)
     return office.folder / name
 
@@ -58,6 +65,10 @@ def test_a_pack_says_whether_each_roster_was_signed_by_the_one_before(office: Of
 
     signatures = iter(range(99))
 
+    def other_officer(event: dict[str, Any]) -> None:
+        if event["event"] == "roster_pinned" and event["request"] == policy:
+            event["facts"]["officers"][0]["name"] = "Eve"
+
     def only_one_signature(event: dict[str, Any]) -> None:
         if event["event"] == "signature_added" and next(signatures) == 0:
             event["event"], event["facts"] = "counted", {}
@@ -71,11 +82,29 @@ def test_a_pack_says_whether_each_roster_was_signed_by_the_one_before(office: Of
             event["facts"]["state"] = "destroyed"
 
     for change, sentence in (
+        (other_officer, "(roster_pinned)"),
         (only_one_signature, "too few have signed"),
         (request_of_another_name, "event"),
         (destroyed_by_nobody, "(key_registered) registers v1 as destroyed"),
     ):
         assert sentence in forged(office, change.__name__, change)
+
+
+def test_a_key_that_no_signed_text_covers_makes_no_pack(office: Office) -> None:
+    """Such as that of a home that was made again. Before anything was signed, the first one counts, which is said."""
+    code, said = verified(packed(office, "first"))
+    assert code == 0, said
+    assert "is the pipeline's key: no text that officers have signed covers it" in said
+    office.changed("Ada", "Cem")
+    with open_backups(settings.load(office.file), actor="test") as site:
+        site.pipeline.ledger.append(BackupKeyPinned(base64.b64encode(PREFIX + bytes(32)).decode()))
+    assert verified(packed(office, "second"))[0] == 0
+    (settings.load(office.file).home / SIGNING_KEY).unlink()
+    office.initialise()
+    with pytest.raises(AuditError, match="have the next request signed, then make the pack"):
+        packed(office, "third")
+    office.changed("Ada", "Ben", by=("Ada", "Cem"))
+    assert verified(packed(office, "fourth"))[0] == 0
 
 
 def test_assessments_of_incidents_are_verified_here_and_offline(office: Office) -> None:
@@ -103,16 +132,15 @@ def test_assessments_of_incidents_are_verified_here_and_offline(office: Office) 
     for change in (lighter, by_another):
         assert "(breach_assessment_signed)" in forged(office, change.__name__, change)
 
-    # Whoever owns the database signs as Ada, or files her signature over other answers.
+    # Nor does the program itself record a signature of another, or one over other answers.
     with office.pipeline() as pipeline:
         forger, ada = office.people["Eve"], pinned_roster(pipeline).officers[0].fingerprint
-        pipeline.ledger.append(AssessmentSigned(incident.id, ada, forger.sign(text).hex(), text.decode()))
+        with pytest.raises(OutOfOrderError, match="has no good signature"):
+            pipeline.ledger.append(AssessmentSigned(incident.id, ada, forger.sign(text).hex(), text.decode()))
         assess(pipeline, incident.id, answers_in({"key_breached": "unknown"}), "mal")
         signature = office.people["Ada"].sign(text).hex()
-        pipeline.ledger.append(AssessmentSigned(incident.id, ada, signature, text.decode()))
-        with pytest.raises(AuditError) as refused:
-            verify_everything(pipeline)
-    assert "is over other answers" in str(refused.value)
+        with pytest.raises(OutOfOrderError, match="is over other answers"):
+            pipeline.ledger.append(AssessmentSigned(incident.id, ada, signature, text.decode()))
 
 
 def test_what_was_signed_before_a_certificate_was_revoked_holds_and_the_pack_says_so(office: Office) -> None:
