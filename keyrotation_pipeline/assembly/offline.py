@@ -12,12 +12,13 @@ from keyrotation_pipeline.adapters.openssl import OpenSSL
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.reporting.verify_pack import check_pack
 
-_NOW = ".now.pgp"
+_OFFICERS, _NOW = "officers/", ".now.pgp"
 
 
 def main(program: str, heads: Sequence[str]) -> int:
     """Check the pack that a program lies in, print what was found, and return the exit code."""
-    pack = Path(program).resolve().parent
+    # As it was typed: a program that is a link must not have another directory checked.
+    pack = Path(program).absolute().parent
     with tempfile.TemporaryDirectory(prefix="verify-") as home:
         signatures, now = partial(officers_of, home=Path(home)), SystemClock().now()
         found = check_pack(pack, heads, signatures, cache(OpenSSL.found), now)
@@ -38,7 +39,7 @@ def officers_of(files: Mapping[str, bytes], home: Path) -> SignatureVerifier:
     gpg_binary()
     certificates = []
     for name, content in sorted(files.items()):
-        if name.endswith(_NOW):
+        if name.startswith(_OFFICERS) and name.endswith(_NOW):
             certificates.append((name, home / Path(name).name))
             certificates[-1][1].write_bytes(content)
     return OfficerSignatures(GnuPG(home / "gpg", SystemClock()), certificates, 1, ())

@@ -423,6 +423,17 @@ def test_a_missing_program_is_a_failure(
     assert f"DIFFERENT    {missing} is not installed" in said
 
 
+def test_a_program_that_is_a_link_checks_where_it_was_typed(pack: Path, tmp_path: Path) -> None:
+    """Not the good pack that it leads to."""
+    good = Path(shutil.copytree(pack, tmp_path / "good"))
+    EDITS["an authority on the page"][0](pack)
+    (pack / "verify.py").unlink()
+    (pack / "verify.py").symlink_to(good / "verify.py")
+    code, said = verified(pack)
+    assert (code, "verify.py is not a regular file" in said) == (1, True)
+    assert "report.html is not the file that pack.json names" in said
+
+
 def test_an_edited_pack_ends_its_own_program_with_1_and_without_a_traceback(pack: Path) -> None:
     EDITS["a passed recovery test on the page"][0](pack)
     code, said = verified(pack)

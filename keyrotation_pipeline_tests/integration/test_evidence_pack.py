@@ -1,7 +1,9 @@
 """What `verify.py` accepts: rosters that were signed for, and signatures that count."""
 
 import base64
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
+from keyrotation_pipeline.audit.history import whole_history
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError, OutOfOrderError
 from keyrotation_pipeline.incidents.assessing import answers_in, assess, sign_assessment, text_to_sign
@@ -23,7 +26,7 @@ from keyrotation_pipeline.reporting.verify_pack import Judged
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline_tests.integration.test_database_owner import Office, office
 from keyrotation_pipeline_tests.officers import revoke
-from keyrotation_pipeline_tests.packs import manifest_again, rewrite, verified
+from keyrotation_pipeline_tests.packs import chained, manifest_again, offline_judge, rewrite, verified
 
 __all__ = ["office"]
 PREFIX = bytes.fromhex("302a300506032b6570032100")  # of an Ed25519 key in DER
@@ -88,6 +91,39 @@ def test_a_pack_says_whether_each_roster_was_signed_by_the_one_before(office: Of
         (destroyed_by_nobody, "(key_registered) registers v1 as destroyed"),
     ):
         assert sentence in forged(office, change.__name__, change)
+
+
+def test_the_program_gives_the_answers_of_the_audit_over_the_same_chains(office: Office, tmp_path: Path) -> None:
+    """In process and by the generated program, over an honest chain and over hostile ones with right hashes."""
+    office.changed("Ben", "Cem")
+    office.changed("Ada", "Ben", by=("Ben", "Cem"))
+    with office.pipeline() as pipeline, offline_judge(tmp_path) as judge:
+        events = tuple(pipeline.ledger.events())
+        now = {f"officers/{each.fingerprint}.now.pgp": each.content for each in pipeline.signatures.certificates()}
+        assert judge(events, now) == []
+        hostile = [chained(bodies) for bodies in variants([json.loads(each.body) for each in events])]
+        refused = 0
+        for chain in hostile:
+            try:
+                here = list(whole_history(chain, pipeline.signatures.verify_as_of)[1].faults)
+            except AuditError as error:
+                here = [str(error)]
+            assert judge(chain, now) == here
+            refused += bool(here)
+        assert refused > len(hostile) // 2
+
+
+def variants(bodies: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """Each event dropped, repeated, swapped with the next, dated back; and each signature that of the one before."""
+    for place, body in enumerate(bodies):
+        yield bodies[:place] + bodies[place + 1 :]
+        yield [*bodies[: place + 1], *bodies[place:]]
+        yield [*bodies[:place], *reversed(bodies[place : place + 2]), *bodies[place + 2 :]]
+        yield [*bodies[:place], {**body, "at": "2019-01-01T00:00:00.000000+00:00"}, *bodies[place + 1 :]]
+    signed = [place for place, body in enumerate(bodies) if body["event"] == "signature_added"]
+    for before, place in pairwise(signed):
+        facts = {**bodies[place]["facts"], "signature": bodies[before]["facts"]["signature"]}
+        yield [*bodies[:place], {**bodies[place], "facts": facts}, *bodies[place + 1 :]]
 
 
 def test_a_key_that_no_signed_text_covers_makes_no_pack(office: Office) -> None:
