@@ -23,14 +23,28 @@ from keyrotation_pipeline.reporting.pack_files import (
 
 PYTHON = Path(sys.base_prefix) / "bin" / "python3"
 # Imports from verify.py as it would itself, then judges one chain per line: `{"audit": …, "now": {name: hex}}`.
+# The first line has what `Stub` knows, or null for gpg.
 _JUDGE = """
 import json, runpy, sys, tempfile, pathlib
+from datetime import datetime
 program = runpy.run_path(sys.argv[1], run_name="verify")
 sys.meta_path.insert(0, program["Sources"]())
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly.offline import officers_of
+from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.model.approval import VerifiedSignature
 from keyrotation_pipeline.reporting.verify_pack import Findings, check_audit
-opened = {}
+class Stub:
+    def verify_as_of(self, text, signature, officers, at):
+        for each in officers:
+            made = good.get(f"{each.fingerprint} {text.hex()}", good.get(each.fingerprint))
+            if made and signature == f"signed by {each.fingerprint}: ".encode() + text:
+                return VerifiedSignature(each.fingerprint, datetime.fromisoformat(made))
+        raise ApprovalError("the signature is not over this text; sign it again")
+    def certificates(self):
+        return ()
+good = json.loads(sys.stdin.readline())
+opened = {} if good is None else {"{}": Stub()}
 with tempfile.TemporaryDirectory() as home:
     for line in sys.stdin:
         asked, found = json.loads(line), Findings()
@@ -63,11 +77,13 @@ Judge = Callable[[Iterable[AuditEvent], Mapping[str, bytes]], list[str]]
 
 
 @contextmanager
-def offline_judge(folder: Path) -> Iterator[Judge]:
+def offline_judge(folder: Path, good: Mapping[str, str] | None = None) -> Iterator[Judge]:
     """A process that has loaded the generated `verify.py`: `judge(events, now)` gives what differs in a chain.
 
     Args:
         folder: gets the program.
+        good: instead of gpg, for signatures as `FakeSignatures` has them: when each was made, by the fingerprint and
+            the text in hex; by the fingerprint alone for who signs anything.
     """
     program = folder / "verify.py"
     program.write_bytes(bundle())
@@ -76,6 +92,7 @@ def offline_judge(folder: Path) -> Iterator[Judge]:
         assert process.stdin is not None
         assert process.stdout is not None
         stdin, stdout = process.stdin, process.stdout
+        stdin.write(f"{json.dumps(good)}\n")
 
         def judge(events: Iterable[AuditEvent], now: Mapping[str, bytes]) -> list[str]:
             audit = b"".join(map(encoded, events)).decode()

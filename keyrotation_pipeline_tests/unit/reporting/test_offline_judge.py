@@ -1,0 +1,49 @@
+"""The generated `verify.py` gives the answers of the audit over the hostile chains that the audit is searched with."""
+
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline_tests.fakes import START
+from keyrotation_pipeline_tests.packs import Judge, offline_judge
+from keyrotation_pipeline_tests.unit.audit.honest_chains import CORRUPT, Body, Installation, installation
+from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
+
+CHAINS = 500
+
+
+def good_signatures(made: Installation) -> dict[str, str]:
+    """Every signature that somebody made; whoever is corrupt signs anything."""
+    signed = {f"{officer} {text.hex()}": at.isoformat() for (officer, text), at in made.made.items()}
+    return {**signed, **dict.fromkeys(CORRUPT, START.isoformat())}
+
+
+def here(made: Installation, bodies: list[Body]) -> list[str]:
+    try:
+        return list(LedgerState(made.verify).apply(chained(bodies)).faults)
+    except AuditError as error:
+        return [str(error)]
+
+
+@pytest.fixture
+def made() -> Installation:
+    return installation()
+
+
+def test_the_generated_program_gives_the_same_answers_over_hostile_chains(made: Installation, tmp_path: Path) -> None:
+    generator, refused = Generator(made), 0
+    with offline_judge(tmp_path, good_signatures(made)) as judge:
+        for bodies in made.chains.values():
+            assert answer(judge, bodies) == []
+        for seed in range(CHAINS):
+            _, bodies, done = generator.chain(seed)
+            expected = here(made, bodies)
+            assert (seed, done, answer(judge, bodies)) == (seed, done, expected)
+            refused += bool(expected)
+    assert refused > CHAINS // 4
+
+
+def answer(judge: Judge, bodies: list[Body]) -> list[str]:
+    return judge(tuple(chained(bodies)), {})
