@@ -136,7 +136,8 @@ class Judged:
     def vouched_keys(self, before: int | None = None) -> list[bytes]:
         """The keys that count: those that a signed text covers, and where there is none, the first.
 
-        Whoever can append to the audit can name another key, but only after the newest head that officers have signed.
+        Whoever can append to the audit can name another key, but only after the newest head that officers have signed;
+        it counts once they sign a later one. So more than one is always shown.
         """
         covered = [each for each in self.keys if each[0] <= self.signed_up_to] if self.signed_up_to else self.keys[:1]
         return [public for seq, public in covered if before is None or seq < before]
@@ -231,6 +232,11 @@ def _check_manifest(files: Mapping[str, bytes], judged: Judged, openssl: Offline
     ):
         shown = sha256(signed[0]).hexdigest()
         found.not_covered.append(f"whether {shown} is the pipeline's key: no text that officers have signed covers it")
+    if len(keys) > 1:
+        named = ", ".join(sha256(key).hexdigest() for key in keys)
+        found.not_covered.append(
+            f"whether each of these is the pipeline's key, as a home made again has another: {named}"
+        )
     manifest = PackManifest.decode(content)
     head = judged.state.head
     found.check(f"head in {MANIFEST}", f"{MANIFEST} is of another audit", holds=manifest.audit == head)
