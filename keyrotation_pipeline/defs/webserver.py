@@ -2,7 +2,8 @@
 
 Dagster has no login and trusts every page, while any page in a browser and any user of the machine can reach a port of
 the loopback interface. So an ASGI layer in front requires the token that `keyrotation up` printed (then a cookie, as
-Jupyter does), a host name of ours, and that requests come from the UI's own pages.
+Jupyter does), a host name of ours, and that requests come from the UI's own pages. Nobody may report a result or a
+materialization there, or wipe one: what Dagster shows comes from runs and from the ledger.
 
 The token comes as one line on standard input: other users can read arguments and environments of processes, and runs
 inherit the environment.
@@ -11,15 +12,16 @@ inherit the environment.
 import argparse
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode, urlsplit
 
 import dagster as dg
 import uvicorn
-from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.context import WorkspaceProcessContext, WorkspaceRequestContext
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._core.workspace.permissions import PermissionResult, Permissions
 from dagster_webserver.app import create_app_from_workspace_process_context
 from dagster_webserver.version import __version__
 from starlette.datastructures import Headers, QueryParams
@@ -33,6 +35,8 @@ STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 SAFE_METHODS = {"GET", "HEAD"}
+ONLY_BY_RUNS = (Permissions.REPORT_RUNLESS_ASSET_EVENTS, Permissions.WIPE_ASSETS)
+NOT_BY_HAND = PermissionResult(enabled=False, disabled_reason="Only runs and the ledger report results here")
 TRUSTED_SITES = {"same-origin", "none"}  # "none": typed, or opened from a bookmark
 HOW_TO_OPEN = (
     "This is Dagster, started by keyrotation up. Open the address that it printed in its terminal: the whole line, "
@@ -128,6 +132,38 @@ class PostedGraphQL:
             await self._app(scope, receive, send)
 
 
+class ResultsOnlyByRuns(WorkspaceRequestContext):
+    """Dagster's permissions without those to report or wipe results; its HTTP routes and GraphQL both ask for them."""
+
+    @property
+    def permissions(self) -> Mapping[str, PermissionResult]:
+        """What is allowed for the whole workspace."""
+        return _without_reports(super().permissions)
+
+    def permissions_for_location(self, *, location_name: str) -> Mapping[str, PermissionResult]:
+        """What is allowed for the assets of one code location."""
+        return _without_reports(super().permissions_for_location(location_name=location_name))
+
+
+class ServedWorkspace(WorkspaceProcessContext):
+    """A workspace whose requests all have these permissions."""
+
+    def create_request_context(self, source: object | None = None) -> WorkspaceRequestContext:
+        """The context of one request."""
+        return ResultsOnlyByRuns(
+            instance=self.instance,
+            current_workspace=self.get_current_workspace(),
+            process_context=self,
+            version=self.version,
+            source=source,
+            read_only=self.read_only,
+        )
+
+
+def _without_reports(permissions: Mapping[str, PermissionResult]) -> Mapping[str, PermissionResult]:
+    return {**permissions, **dict.fromkeys(ONLY_BY_RUNS, NOT_BY_HAND)}
+
+
 def _from_our_pages(scope: Scope) -> bool:
     headers = Headers(scope=scope)
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
@@ -174,7 +210,7 @@ def main() -> None:
     token = None if options.no_token else _token()
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
-        with WorkspaceProcessContext(
+        with ServedWorkspace(
             instance,
             version=__version__,
             read_only=options.read_only,

@@ -181,6 +181,48 @@ def test_a_mutation_by_a_post_of_json_is_made(served: Server) -> None:
     assert served.knows("v804")
 
 
+REPORTED = """{ assetNodes { assetKey { path } assetMaterializations(limit: 1) { runId }
+    assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } }"""
+CHECK = {"check_name": "key_reads_back", "passed": True}
+REPORT_EVENT = """mutation { reportRunlessAssetEvents(eventParams: {eventType: ASSET_MATERIALIZATION,
+    assetKey: {path: ["key_version"]}, partitionKeys: ["v2"]}) { __typename } }"""
+REPORT_CHECK = """mutation { reportAssetCheckEvaluations(eventParams: {assetKey: {path: ["key_version"]},
+    checkName: "key_reads_back", passed: true}) { __typename } }"""
+WIPE = """mutation { wipeAssets(assetPartitionRanges: [{assetKey: {path: ["key_version"]}}]) { __typename } }"""
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    pytest.param("/report_asset_check/key_version", CHECK, id="a check"),
+    pytest.param("/report_asset_check/", {"asset_key": ["key_version"], **CHECK}, id="a check by its key in the body"),
+    pytest.param("/report_asset_check/nothing/of/ours", CHECK, id="a check of an unknown asset"),
+    pytest.param("/report_asset_materialization/key_version", {"partition": "v2"}, id="a materialization"),
+    pytest.param("/report_asset_observation/key_version", {"partition": "v2"}, id="an observation"),
+])  # fmt: skip
+def test_nothing_is_reported_from_outside_a_run_over_http(served: Server, path: str, body: dict[str, Any]) -> None:
+    answer = served.ask("POST", path, json=body, headers=BEARER)
+
+    assert answer.status_code == 401
+    assert_nothing_is_reported(served)
+
+
+@pytest.mark.parametrize("mutation", [
+    pytest.param(REPORT_EVENT, id="an event"), pytest.param(REPORT_CHECK, id="a check"), pytest.param(WIPE, id="a wipe")
+])  # fmt: skip
+def test_nothing_is_reported_from_outside_a_run_or_wiped_over_graphql(served: Server, mutation: str) -> None:
+    [answered] = served.with_token(mutation)["data"].values()
+
+    assert answered["__typename"] == "UnauthorizedError"
+    assert_nothing_is_reported(served)
+
+
+def assert_nothing_is_reported(server: Server) -> None:
+    text = json.dumps(server.with_token(REPORTED)["data"])
+
+    assert "key_reads_back" in text
+    assert "runId" not in text
+    assert "SUCCEEDED" not in text
+
+
 def open_socket(server: Server, headers: dict[str, Any]) -> Any:  # noqa: ANN401
     origin = headers.pop("origin", None)
     return connect(
