@@ -24,7 +24,8 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings
-from keyrotation_pipeline.settings.backups import S3Settings
+from keyrotation_pipeline.settings.backups import S3Settings, SecretPlace
+from keyrotation_pipeline.settings.secrets import backed_up_fingerprints, require_no_key
 
 S3_SCHEME = "s3://"
 
@@ -92,12 +93,12 @@ def recovery_key(
     """
     recovery = settings.recovery
     if passphrase is None and recovery.passphrase is not None:
-        passphrase = recovery.passphrase.read("[recovery] passphrase").rstrip(b"\r\n")
+        passphrase = _recovery_secret(settings, recovery.passphrase, "passphrase").rstrip(b"\r\n")
     if file is not None:
         with imported_key(_read(file), passphrase) as key:
             yield key
     elif recovery.secret_key is not None:
-        secret = recovery.secret_key.read("[recovery] secret_key")
+        secret = _recovery_secret(settings, recovery.secret_key, "secret_key")
         gpg = GnuPG(settings.home / "gnupg", SystemClock())
         officers = [gpg.read_certificate(officer.certificate).fingerprint for officer in settings.approvals.officers]
         with imported_key(secret, passphrase, officers=officers, decrypts_only=True) as key:
@@ -108,6 +109,12 @@ def recovery_key(
         raise RecoveryKeyError(
             "no recovery key is named; give one with --key FILE, or name it in [recovery] secret_key or gnupg_home"
         )
+
+
+def _recovery_secret(settings: Settings, place: SecretPlace, name: str) -> bytes:
+    secret = place.read(setting := f"[recovery] {name}")
+    require_no_key(setting, secret, backed_up_fingerprints(settings))
+    return secret
 
 
 def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, bytes]:

@@ -55,6 +55,7 @@ from keyrotation_pipeline.rotation.rollback import ROLLBACK
 from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.loading import bare_environment
+from keyrotation_pipeline.settings.secrets import require_no_keys
 
 ACTIONS: Mapping[RequestAction, Action[Pipeline]] = {
     each.name: each for each in (ROTATE, ROLLBACK, RECONCILE, DESTROY, POLICY, REPLACE_KEY)
@@ -89,6 +90,7 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
         HomeError: there is no home yet.
         DatabaseUnavailableError: the database does not answer.
         PreflightError: the schema `keyrotation` is missing, or of another version.
+        ConfigurationError: a setting holds a key.
     """
     harden_process()
     require_home(settings.home)
@@ -98,6 +100,8 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
             require_migrated(connection)
             require_same_time(connection, SystemClock())
             pipeline = _assemble(settings, url, connection, actor)
+            registered = pipeline.ledger.keys()
+            require_no_keys(settings, {each.fingerprint for each in registered})
         with closing(connection):
             yield pipeline
 
@@ -128,6 +132,8 @@ def initialise(
     # Alembic and SQLAlchemy take as long to import as everything else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
 
+    if ring is not None:  # before any of them is registered
+        require_no_keys(settings, {ring.material(version).fingerprint for version in ring.versions})
     create_home(settings.home)
     create_key_store(settings)
     signing_key(settings).create()

@@ -12,6 +12,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.settings.secrets import (
+    AWS_VARIABLES,
+    backed_up_fingerprints,
+    require_no_key_files,
+    require_no_keys,
+)
 from keyrotation_pipeline.settings.sections import FILE_NAME, File, Settings
 
 
@@ -134,11 +140,12 @@ def parse(text: str, path: Path) -> Settings:
         raise ConfigurationError(
             "[approvals] required is 1, but no one person may rotate keys alone; write required = 2 or more"
         )
+    require_no_key_files(settings, content)
+    require_no_keys(settings, backed_up_fingerprints(settings))
     return settings
 
 
 KEY_VARIABLES = "ENCRYPTION_"
-AWS_VARIABLES = "AWS_"
 NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 DAGSTER_STORAGE_VARIABLE = "DAGSTER_PG_URL"
 

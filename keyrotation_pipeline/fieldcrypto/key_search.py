@@ -1,0 +1,61 @@
+"""Finds a known key in a text, in any form in which a key is usually written."""
+
+import base64
+import binascii
+import re
+from collections.abc import Collection, Iterator
+from urllib.parse import unquote_to_bytes
+
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial
+
+_HEX_DIGITS = 2 * KEY_BYTES
+_BASE64_CHARS = 43  # of 32 bytes, without the padding
+_HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % _HEX_DIGITS)
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % _BASE64_CHARS)
+_STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
+# Base64 of base64, as in a manifest of Kubernetes, or percent-encoded twice.
+_MOST_LAYERS = 4
+
+
+def key_in(text: bytes, fingerprints: Collection[str]) -> str | None:
+    """Returns the fingerprint of a key that a text holds, even among other characters; None: it holds none of them.
+
+    A key is recognized raw, in hex, and in base64: standard or URL-safe, with or without padding, broken by white
+    space, percent-encoded, and encoded again.
+
+    Args:
+        fingerprints: as of `KeyMaterial`.
+    """
+    if not fingerprints:
+        return None
+    layers, looked_at = {text}, set[bytes]()
+    for _ in range(_MOST_LAYERS):
+        layers = {each for layer in layers for each in (layer, b"".join(layer.split()))} - looked_at
+        looked_at |= layers
+        for raw in (raw for layer in layers for raw in _candidates(layer)):
+            if (fingerprint := KeyMaterial(raw).fingerprint) in fingerprints:
+                return fingerprint
+        layers = {each for layer in layers for each in _decoded(layer)}
+    return None
+
+
+def _candidates(text: bytes) -> Iterator[bytes]:
+    """Everything in a text that could be a key, as its bytes."""
+    yield from _windows(text, KEY_BYTES)
+    for run in _HEX.findall(text):
+        yield from map(binascii.unhexlify, _windows(run, _HEX_DIGITS))
+    for run in _BASE64.findall(text.translate(_STANDARD_ALPHABET)):
+        yield from (base64.b64decode(window + b"=") for window in _windows(run, _BASE64_CHARS))
+
+
+def _decoded(text: bytes) -> Iterator[bytes]:
+    """The text without percent-encoding, and what whole runs of base64 and hex hold."""
+    yield unquote_to_bytes(text)
+    for run in _HEX.findall(text):
+        yield binascii.unhexlify(run[: len(run) // 2 * 2])
+    for run in _BASE64.findall(text.translate(_STANDARD_ALPHABET)):
+        yield base64.b64decode(run[: len(run) // 4 * 4] if len(run) % 4 == 1 else run + b"=" * (-len(run) % 4))
+
+
+def _windows(text: bytes, length: int) -> Iterator[bytes]:
+    return (text[start : start + length] for start in range(len(text) - length + 1))

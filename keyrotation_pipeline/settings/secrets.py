@@ -1,0 +1,158 @@
+"""Refuses a configured secret that is a key, or that is where keys are: it would be sent to somebody's server.
+
+A path is refused wherever it leads into the home, the key store or the backups. A value is compared with the keys whose
+fingerprints are known: those in the manifests of the local backups, before anything is connected to, and later those
+that the audit has registered. No setting of `keyrotation.toml` imports a key by `env` or `file`.
+"""
+
+import os
+import re
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.key_search import key_in
+from keyrotation_pipeline.model.backups import is_manifest
+from keyrotation_pipeline.settings.backups import SecretPlace
+from keyrotation_pipeline.settings.sections import Settings
+
+AWS_VARIABLES = "AWS_"
+# boto3 sends what is in these files.
+AWS_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
+_FINGERPRINT = re.compile(rb'"fingerprint": *"([0-9a-f]{64})"')
+SHOWN_FINGERPRINT_CHARS = 16
+
+
+def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None:
+    """Refuse a secret whose file is in the home, the key store or the backups, or is a file of the key store.
+
+    Args:
+        content: the configuration as parsed TOML.
+
+    Raises:
+        ConfigurationError: names the setting, the file, and where it is.
+    """
+    places = {
+        "the key store": settings.keys_directory,
+        "the directory of backups": settings.backup_directory,
+        "the home": settings.home,
+    }
+    named = [(setting, settings.path.parent / Path(name).expanduser()) for setting, name in _files(content, ())]
+    named += [(f"the variable {name}", Path(os.environ[name])) for name in AWS_TOKEN_FILES if os.environ.get(name)]
+    key_files = _identities(settings.keys_directory) if named else frozenset()
+    for setting, path in named:
+        inside = (name for name, place in places.items() if _is_in(path, place))
+        if found := next(inside, "the key store" if _identity(path) in key_files else None):
+            raise ConfigurationError(
+                f"{setting} names the file {path}, which is in {found}, and what is there is never sent anywhere; "
+                "put the secret into a file elsewhere, and name that"
+            )
+
+
+def require_no_keys(settings: Settings, fingerprints: Collection[str]) -> None:
+    """Refuse a setting, or a credential of AWS in the environment, that holds one of these keys.
+
+    Raises:
+        ConfigurationError: names the setting and the fingerprint.
+    """
+    for setting, text in (*_texts(settings, ()), *_credentials()):
+        require_no_key(setting, text, fingerprints)
+
+
+def require_no_key(setting: str, text: bytes, fingerprints: Collection[str]) -> None:
+    """Refuse one secret that holds one of these keys; raises as `require_no_keys`."""
+    if (found := key_in(text, fingerprints)) is not None:
+        raise ConfigurationError(
+            f"{setting} holds an encryption key (fingerprint {found[:SHOWN_FINGERPRINT_CHARS]}), which is never sent "
+            "anywhere; write the secret that belongs there"
+        )
+
+
+def backed_up_fingerprints(settings: Settings) -> frozenset[str]:
+    """The fingerprints of all keys in the manifests of the local backups, which need not be ours: they only refuse."""
+    found = set[str]()
+    for path in _files_in(settings.backup_directory):
+        if is_manifest(path.name):
+            found.update(each.decode() for each in _FINGERPRINT.findall(_content(path)))
+    return frozenset(found)
+
+
+def _files(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """Each ``{ file = "PATH" }``, with the name of its setting."""
+    match value:
+        case {"file": str(name)} if place:
+            yield _setting(place), name
+        case dict():
+            for key, each in value.items():
+                yield from _files(each, (*place, key))
+        case list():
+            for each in value:
+                yield from _files(each, place)
+
+
+def _texts(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Each text of a section, with the name of its setting; of a secret that is read later, that of its variable."""
+    match value:
+        case SecretStr():
+            yield _setting(place), _bytes(value.get_secret_value())
+        case str():
+            yield _setting(place), _bytes(value)
+        case SecretPlace(env=str(name)):
+            yield _setting(place), _bytes(os.environ.get(name, ""))
+        case BaseModel():
+            for name, field in type(value).model_fields.items():
+                yield from _texts(getattr(value, name), (*place, field.alias or name))
+        case tuple():
+            for each in value:
+                yield from _texts(each, place)
+
+
+def _credentials() -> Iterator[tuple[str, bytes]]:
+    """What boto3 sends of the environment."""
+    for name, value in os.environ.items():
+        if name.startswith(AWS_VARIABLES):
+            yield f"the variable {name}", _content(Path(value)) if name in AWS_TOKEN_FILES else _bytes(value)
+
+
+def _setting(place: tuple[str, ...]) -> str:
+    *parents, name = place
+    return f"[{'.'.join(parents)}] {name}" if parents else name
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode(errors="surrogateescape")
+
+
+def _is_in(path: Path, place: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(place))
+
+
+def _identities(directory: Path) -> frozenset[tuple[int, int]]:
+    """The files of a directory and of those in it, whatever else links to them."""
+    found = (_identity(Path(folder) / name) for folder, _, names in os.walk(directory) for name in names)
+    return frozenset(each for each in found if each is not None)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _files_in(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError):
+        return b""

@@ -1,0 +1,248 @@
+"""A setting that names a secret never makes the pipeline send a key: to a mail server, a webhook or a database."""
+
+import base64
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import AuthResult, LoginPassword
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.alerts import alert_channels
+from keyrotation_pipeline.assembly.backups import recovery_key
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
+from keyrotation_pipeline.model.incidents import Alert, ContactRole, Severity
+from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.fakes import V1, V2
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
+
+SMTP = """
+[[contacts]]
+role = "security-officer"
+name = "Security Officer"
+email = "security@clinic.example"
+[alerts.smtp]
+host = "127.0.0.1"
+port = {port}
+sender = "rotation@clinic.example"
+starttls = false
+user = "rotation"
+password = {password}
+"""
+
+
+class MailServer(Controller):
+    """A mail server that keeps the passwords it is given."""
+
+    def __init__(self) -> None:
+        self.passwords: list[bytes] = []
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        super().__init__(
+            object(), hostname="127.0.0.1", port=port, auth_require_tls=False, authenticator=self.authenticate
+        )
+
+    def authenticate(self, _server: object, _session: object, _envelope: object, _how: str, data: object) -> AuthResult:
+        assert isinstance(data, LoginPassword)
+        self.passwords.append(data.password)
+        return AuthResult(success=True)
+
+
+@pytest.fixture
+def mail_server() -> Iterator[MailServer]:
+    """A running one."""
+    server = MailServer()
+    server.start()
+    yield server
+    server.stop()
+
+
+def key_file(clinic: Clinic) -> Path:
+    return clinic.settings.keys_directory / "v2.key"
+
+
+def a_link(clinic: Clinic) -> str:
+    link = clinic.directory / "password"
+    link.symlink_to(key_file(clinic))
+    return f'{{ file = "{link}" }}'
+
+
+def a_hard_link(clinic: Clinic) -> str:
+    (clinic.directory / "password").hardlink_to(key_file(clinic))
+    return '{ file = "password" }'
+
+
+def a_copy(clinic: Clinic) -> str:
+    (clinic.directory / "password").write_text(f"{base64_of(clinic.ring.material(V2))}\n")
+    return '{ file = "password" }'
+
+
+PASSWORDS: dict[str, Callable[[Clinic], str]] = {
+    "the file of a key": lambda clinic: f'{{ file = "{key_file(clinic)}" }}',
+    "a path that leads there": lambda _: '{ file = ".keyrotation/../.keyrotation/keys/v2.key" }',
+    "a symbolic link to it": a_link,
+    "a hard link to it": a_hard_link,
+    "a copy of a key": a_copy,
+    "a variable with a key": lambda _: '{ env = "SMTP_PASSWORD" }',
+}
+
+
+@pytest.mark.parametrize("how", PASSWORDS)
+def test_no_key_goes_to_a_mail_server_as_its_password(
+    local_clinic: Clinic, mail_server: MailServer, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SMTP_PASSWORD", base64_of(local_clinic.ring.material(V2)))
+    configure(local_clinic, SMTP.format(port=mail_server.port, password=PASSWORDS[how](local_clinic)))
+
+    refusal = sentence_of(lambda: alert(local_clinic))
+    assert mail_server.passwords == []
+    assert refusal.startswith("[alerts.smtp] password ")
+    assert base64_of(local_clinic.ring.material(V2)) not in refusal
+
+
+def test_another_password_is_sent(local_clinic: Clinic, mail_server: MailServer) -> None:
+    (local_clinic.directory / "password").write_text("hunter2\n")
+    configure(local_clinic, SMTP.format(port=mail_server.port, password='{ file = "password" }'))
+    alert(local_clinic)
+
+    assert mail_server.passwords == [b"hunter2"]
+
+
+def test_no_secret_lies_among_what_the_pipeline_keeps(local_clinic: Clinic) -> None:
+    before = local_clinic.settings.path.read_text()
+    backup = next(local_clinic.backups.glob("*.gpg"))
+    places = {
+        local_clinic.settings.home / "backup-signing-key.pem": "the home",
+        local_clinic.settings.keys_directory / "archive" / "v9.key": "the key store",
+        backup: "the directory of backups",
+    }
+    for path, place in places.items():
+        for section in ("[recovery]\nsecret_key", "[recovery]\npassphrase", "[alerts]\nwebhook_url"):
+            path.parent.mkdir(exist_ok=True)
+            path.touch()
+            local_clinic.settings.path.write_text(f'{before}{section} = {{ file = "{path}" }}\n')
+            refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+            assert f"names the file {path}, which is in {place}" in refusal or "cannot be read" in refusal
+
+
+SETTINGS = {
+    "a parameter of a webhook": '[alerts]\nwebhook_url = "https://hooks.example/x?token={quoted}"\n',
+    "a path of a webhook": '[alerts]\nwebhook_url = "https://hooks.example/{urlsafe}/x"\n',
+    "the user of a mail server": '[alerts.smtp]\nhost = "mail"\nsender = "a@b"\nuser = "{hex}"\n',
+    "the name of a contact": '[[contacts]]\nrole = "on-call"\nname = "{base64}"\n',
+    "an authority": '[audit]\ntimestamp_url = "https://tsa.example/{urlsafe}"\ntimestamp_certificates = ["x.pem"]\n',
+    "a bucket's server": '[backup.s3]\nbucket = "b"\nendpoint_url = "http://s3.example/{hex}"\n',
+    "a standby": 'database.standbys = ["postgresql://u@standby/x?application_name={quoted}"]\n',
+}
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_no_setting_holds_a_key(local_clinic: Clinic, setting: str) -> None:
+    raw = raw_of(local_clinic.ring.material(V1))
+    base64_text, urlsafe = base64.b64encode(raw).decode(), base64.urlsafe_b64encode(raw).decode()
+    forms = {"quoted": quote(base64_text, safe=""), "urlsafe": urlsafe, "hex": raw.hex(), "base64": base64_text}
+    before = local_clinic.settings.path.read_text()
+    more = SETTINGS[setting].format(**forms)
+    top = more.startswith("database.")
+    text = before.replace("[database]", f"[database]\n{more.removeprefix('database.')}") if top else before + more
+    local_clinic.settings.path.write_text(text)
+
+    refusal = sentence_of(lambda: settings.load(local_clinic.settings.path))
+    assert "holds an encryption key (fingerprint " in refusal
+    assert not [form for form in forms.values() if form in refusal]
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
+def test_no_credential_of_a_bucket_is_a_key(local_clinic: Clinic, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, base64_of(local_clinic.ring.material(V1)))
+
+    assert sentence_of(lambda: settings.load(local_clinic.settings.path)).startswith(f"the variable {name} holds an ")
+
+
+def test_no_token_that_aws_gets_is_a_file_of_keys(local_clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(key_file(local_clinic)))
+
+    assert "which is in the key store" in sentence_of(lambda: settings.load(local_clinic.settings.path))
+
+
+def test_no_database_is_connected_to_with_a_key_as_its_password(local_clinic: Clinic) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.1)
+        password = quote(base64_of(local_clinic.ring.material(V1)), safe="")
+        url = f"postgresql://app:{password}@127.0.0.1:{listening.getsockname()[1]}/clinic"
+        (local_clinic.directory / "url").write_text(url)
+
+        refusal = sentence_of(lambda: open_and_close(local_clinic.settings.path))
+        with pytest.raises(TimeoutError):
+            listening.accept()
+    assert refusal.startswith("[database] url holds an encryption key")
+
+
+def test_a_key_that_is_registered_and_not_backed_up_here_is_known_too(local_clinic: Clinic) -> None:
+    for file in local_clinic.backups.iterdir():
+        file.unlink()
+    key = base64_of(local_clinic.ring.material(V1))
+    configure(local_clinic, f'[[contacts]]\nrole = "on-call"\nname = "{key}"\n')
+
+    assert settings.load(local_clinic.settings.path).contacts[0].name == key
+    assert sentence_of(lambda: open_and_close(local_clinic.settings.path)).startswith("[contacts] name holds an ")
+
+
+def test_a_key_that_is_about_to_be_imported_is_known_before_anything_is_made(
+    tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = ring_of(1, 2)
+    monkeypatch.setenv("A_PASSWORD", base64_of(ring.material(V1)))
+    (tmp_path / "url").write_text(database_url)
+    path = tmp_path / "keyrotation.toml"
+    path.write_text(
+        '[database]\nurl = { file = "url" }\n[[tables]]\nname = "clients"\ncolumns = ["name"]\n'
+        '[alerts.smtp]\nhost = "mail"\nsender = "a@b"\nuser = "u"\npassword = { env = "A_PASSWORD" }\n'
+    )
+
+    assert sentence_of(lambda: initialise(settings.load(path), ring, actor="test")).startswith("[alerts.smtp] password")
+    assert not (tmp_path / ".keyrotation").exists()
+
+
+def test_a_recovery_key_is_no_key_of_the_database(local_clinic: Clinic, tmp_path: Path) -> None:
+    outside = tmp_path / "recovery"
+    outside.write_bytes(raw_of(local_clinic.ring.material(V1)))
+    configure(local_clinic, '[recovery]\nsecret_key = { file = "recovery" }\n')
+
+    def use() -> None:
+        with recovery_key(settings.load(local_clinic.settings.path)):
+            raise AssertionError("it was opened")
+
+    assert sentence_of(use).startswith("[recovery] secret_key holds an encryption key")
+
+
+def configure(clinic: Clinic, more: str) -> None:
+    clinic.settings.path.write_text(clinic.settings.path.read_text() + more)
+
+
+def alert(clinic: Clinic) -> None:
+    declared = settings.load(clinic.settings.path)
+    with open_pipeline(declared, actor="test") as pipeline:
+        now = pipeline.clock.now()
+        for channel in alert_channels(declared).by_role[ContactRole.SECURITY_OFFICER]:
+            channel.deliver(Alert("incident/1", Severity.CRITICAL, "a subject", "a text", "clinic@db", now))
+
+
+def open_and_close(path: Path) -> None:
+    with open_pipeline(settings.load(path), actor="test"):
+        pass
+
+
+def sentence_of(action: Callable[[], object]) -> str:
+    """Why it was refused; empty if it was not."""
+    try:
+        action()
+    except ConfigurationError as error:
+        return str(error)
+    return ""
