@@ -18,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.key_search import key_in
 from keyrotation_pipeline.model.backups import is_manifest
 from keyrotation_pipeline.settings.backups import SecretPlace
 from keyrotation_pipeline.settings.sections import Settings
+from keyrotation_pipeline.settings.values import absolute
 
 AWS_VARIABLES = "AWS_"
 # boto3 sends what is in these files.
@@ -40,7 +41,7 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
         "the directory of backups": settings.backup_directory,
         "the home": settings.home,
     }
-    named = [(setting, settings.path.parent / Path(name).expanduser()) for setting, name in _files(content, ())]
+    named = [(setting, absolute(Path(name), settings.path.parent)) for setting, name in _files(content, ())]
     named += [(f"the variable {name}", Path(os.environ[name])) for name in AWS_TOKEN_FILES if os.environ.get(name)]
     key_files = _identities(settings.keys_directory) if named else frozenset()
     for setting, path in named:

@@ -12,8 +12,13 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from keyrotation_pipeline.errors import ConfigurationError
 
 
+def absolute(path: Path, directory: Path) -> Path:
+    """Returns the path that a setting names, relative to the directory of its file."""
+    return Path(os.path.normpath(directory / path.expanduser()))
+
+
 def _absolute(path: Path, info: ValidationInfo) -> Path:
-    return Path(os.path.normpath(info.context["directory"] / path.expanduser())) if info.context else path
+    return absolute(path, info.context["directory"]) if info.context else path
 
 
 def _secret(value: object, info: ValidationInfo, section: str) -> SecretStr:

@@ -83,9 +83,16 @@ def a_copy(clinic: Clinic) -> str:
     return '{ file = "password" }'
 
 
+def a_link_on_the_way(clinic: Clinic) -> str:
+    """``..`` is taken by name, and not by where the link leads."""
+    (clinic.directory / "aside").symlink_to("/usr/bin")
+    return '{ file = "aside/../.keyrotation/keys/v2.key" }'
+
+
 PASSWORDS: dict[str, Callable[[Clinic], str]] = {
     "the file of a key": lambda clinic: f'{{ file = "{key_file(clinic)}" }}',
     "a path that leads there": lambda _: '{ file = ".keyrotation/../.keyrotation/keys/v2.key" }',
+    "a link on the way": a_link_on_the_way,
     "a symbolic link to it": a_link,
     "a hard link to it": a_hard_link,
     "a copy of a key": a_copy,
@@ -103,6 +110,7 @@ def test_no_key_goes_to_a_mail_server_as_its_password(
     refusal = sentence_of(lambda: alert(local_clinic))
     assert mail_server.passwords == []
     assert refusal.startswith("[alerts.smtp] password ")
+    assert ("which is in the key store" in refusal) == (how not in {"a copy of a key", "a variable with a key"})
     assert base64_of(local_clinic.ring.material(V2)) not in refusal
 
 
