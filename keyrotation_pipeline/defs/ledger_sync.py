@@ -5,10 +5,12 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
+from keyrotation_pipeline.defs.outside_reports import Corrections, Seal
 from keyrotation_pipeline.defs.partitions import (
     ROTATION_TAG,
     UNFINISHED,
     Naming,
+    Ownership,
     partition_of,
     partitions_in_use,
     partitions_to_sync,
@@ -33,12 +35,28 @@ A_MOMENT = timedelta(minutes=1)
 Outcome = dg.SensorResult | dg.SkipReason
 
 
-def evaluate(context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
-    """One tick of the sensor `ledger_mirror`; its cursor is the event of the audit up to which Dagster is in sync."""
+def evaluate(context: dg.SensorEvaluationContext, keyrotation: PipelineResource, ownership: Ownership) -> Outcome:
+    """One tick of the sensor `ledger_mirror`.
+
+    Its cursor is the event of the audit up to which Dagster is in sync, and that of Dagster up to which no report from
+    outside is left.
+    """
     with keyrotation.open("dagster ledger_mirror") as opened, opened.ledger.reading():
-        result, synced = sync(context.instance, keyrotation.naming, opened, _seq_in(context.cursor))
-        context.update_cursor(str(synced))
-        return result
+        seal = Seal(keyrotation.signer())
+        synced, _, checked = (seal.cursor_in(context.cursor) or "").partition(" ")
+        corrections = Corrections(context.instance, ownership, seal)
+        checked = corrections.correct(checked or None) or ""
+        for sentence in corrections.sentences:
+            context.log.warning("corrected %s", sentence)
+        after = 0 if corrections.has_lost or not synced else int(synced)
+        result, after = sync(context.instance, keyrotation.naming, opened, after)
+        context.update_cursor(seal.on_cursor(f"{after} {checked}"))
+        return result if isinstance(result, dg.SkipReason) else _sealed(result, seal)
+
+
+def _sealed(result: dg.SensorResult, seal: Seal) -> dg.SensorResult:
+    events = [seal.on(each) for each in result.asset_events if not isinstance(each, dg.AssetObservation)]
+    return dg.SensorResult(asset_events=events, dynamic_partitions_requests=result.dynamic_partitions_requests)
 
 
 def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synced: int = 0) -> tuple[Outcome, int]:
@@ -48,7 +66,7 @@ def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synce
         synced: the event of the audit up to which every step is in Dagster; the new one is returned.
     """
     head, postponed = pipeline.ledger.head(), False
-    events: list[dg.AssetMaterialization | dg.AssetObservation | dg.AssetCheckEvaluation] = []
+    events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
     for rotation in _advanced_since(pipeline.ledger, synced if synced <= head.seq else 0):
         if _runs_here(instance, naming, rotation, pipeline.clock.now()):
             postponed = True  # its run materializes them itself, in a moment
@@ -61,11 +79,6 @@ def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synce
     if not events and not partitions:
         return dg.SkipReason("Dagster shows every step that the ledger has"), after
     return dg.SensorResult(asset_events=events, dynamic_partitions_requests=partitions), after
-
-
-def _seq_in(cursor: str | None) -> int:
-    """The number in a cursor; 0 for anything else, since anybody who reaches the UI can set it."""
-    return int(cursor) if cursor and cursor.isascii() and cursor.isdecimal() and len(cursor) < 19 else 0  # noqa: PLR2004
 
 
 def _advanced_since(ledger: Ledger, seq: int) -> Iterator[Walk]:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.home import heartbeat_store
+from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.catalog import BackupContext
@@ -28,7 +29,7 @@ from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.monitoring.scheduler_health import AUTOMATION, OPTIONAL, SCHEDULES
-from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.backups import ManifestSigner, RecoveryKey
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -117,6 +118,10 @@ class PipelineResource:
     def channels(self) -> Channels:
         """Every channel for alerts."""
         return alert_channels(self._declared())
+
+    def signer(self) -> ManifestSigner:
+        """The pipeline's own key."""
+        return signing_key(self._declared())
 
     def flag_sources(self) -> tuple[FlagSource, ...]:
         """The sources of incident flags in addition to our own table."""

@@ -11,6 +11,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
@@ -20,6 +21,7 @@ from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.incidents import Incident, KeyRead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.ports.backups import ManifestSigner
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -71,6 +73,12 @@ class FakePipelineResource(PipelineResource):
 
     def has_recovery_key(self) -> bool:
         return False
+
+    def signer(self) -> ManifestSigner:
+        """A real key, next to the backups."""
+        key = SigningKey(places[self.config_file or ""].with_name("signing-key.pem"))
+        key.create()
+        return key
 
     def channels(self) -> Channels:
         return channels["test"]

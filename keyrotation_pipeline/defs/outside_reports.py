@@ -1,0 +1,227 @@
+"""Corrects what was reported to Dagster from outside: results and materializations by no run and not by the sync.
+
+Anybody who reaches a web server of Dagster without access control can report that a check passed or an asset was
+materialized. What the sync itself reports is therefore sealed: signed by the pipeline's own key, together with the
+moment, so that a copy of an earlier report does not count either. Of a check or an asset that was reported without a
+run and without a seal, the last report that counts is made again; where there is none, the asset's history is wiped
+and what counts of it is reported again.
+"""
+
+import base64
+import binascii
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from dagster._core.events import DagsterEvent, DagsterEventType, StepMaterializationData
+from dagster._core.instance import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
+from dagster._serdes import serialize_value
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.defs.partitions import Ownership
+from keyrotation_pipeline.ports.backups import ManifestSigner
+
+SEAL, CORRECTED = "sealed", "corrected"
+EVENT_LABEL, CURSOR_LABEL = b"keyrotation-dagster-event-v1\n", b"keyrotation-dagster-cursor-v1\n"
+# Between the evaluation of a sensor and the moment at which the daemon stores its events.
+STORED_WITHIN = timedelta(minutes=1)
+READ_AT_ONCE, MOST_READ = 500, 10_000
+KINDS_OF = {
+    dg.AssetMaterialization: DagsterEventType.ASSET_MATERIALIZATION,
+    dg.AssetCheckEvaluation: DagsterEventType.ASSET_CHECK_EVALUATION,
+}
+KINDS = {*KINDS_OF.values(), DagsterEventType.ASSET_WIPED}
+Report = dg.AssetMaterialization | dg.AssetCheckEvaluation
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """Marks what the sync reports, and the cursor of its sensor."""
+
+    signer: ManifestSigner
+
+    def on(self, report: Report, at: datetime | None = None) -> Report:
+        """The same report, sealed.
+
+        Args:
+            at: when Dagster will say that it was made; None: now.
+        """
+        moment = (at or SystemClock().now()).isoformat()
+        signature = base64.b64encode(self.signer.sign(_to_sign(report, moment))).decode()
+        return report.with_metadata({**_bare(report), SEAL: f"{moment} {signature}"})
+
+    def is_on(self, entry: dg.EventLogEntry) -> bool:
+        """Whether the sync made this report, at about the moment that Dagster has for it."""
+        report = entry.asset_materialization or entry.asset_check_evaluation
+        mark = report.metadata.get(SEAL) if report is not None else None
+        if report is None or not isinstance(mark, dg.TextMetadataValue):
+            return False
+        moment, _, signature = str(mark.text).partition(" ")
+        try:
+            apart = abs(datetime.fromtimestamp(entry.timestamp, UTC) - datetime.fromisoformat(moment))
+        except (ValueError, TypeError):
+            return False
+        return apart <= STORED_WITHIN and self._is_by_us(_to_sign(report, moment), signature)
+
+    def on_cursor(self, text: str) -> str:
+        """The cursor with a seal, since anybody who reaches the UI can set another."""
+        return f"{text} {base64.b64encode(self.signer.sign(CURSOR_LABEL + text.encode())).decode()}"
+
+    def cursor_in(self, sealed: str | None) -> str | None:
+        """The cursor; None where it has no seal of ours."""
+        text, _, signature = (sealed or "").rpartition(" ")
+        return text if self._is_by_us(CURSOR_LABEL + text.encode(), signature) else None
+
+    def _is_by_us(self, signed: bytes, signature: str) -> bool:
+        try:
+            raw = base64.b64decode(signature, validate=True)
+        except (ValueError, binascii.Error):
+            return False
+        return self.signer.verifies(self.signer.public, signed, raw)
+
+
+@dataclass(slots=True)
+class Corrections:
+    """Corrects one instance.
+
+    Args:
+        sentences: what was corrected, so far.
+        has_lost: whether the history of an asset was wiped, so that every step must be reported again.
+    """
+
+    instance: dg.DagsterInstance
+    ownership: Ownership
+    seal: Seal
+    sentences: list[str] = field(default_factory=list)
+    has_lost: bool = False
+
+    def correct(self, cursor: str | None) -> str | None:
+        """Correct every report from outside since a cursor of Dagster's events; gives the next cursor."""
+        checks, assets = dict[dg.AssetCheckKey, str](), dict[dg.AssetKey, str]()
+        read = 0
+        while read < MOST_READ:
+            page = self.instance.get_records_for_run(RUNLESS_RUN_ID, cursor, KINDS, READ_AT_ONCE)
+            cursor, read = page.cursor, read + len(page.records)
+            for record in page.records:
+                self._sort(record, checks, assets)
+            if not page.has_more:
+                break
+        for key, name in assets.items():
+            self._correct_asset(key, name)
+        for check, name in checks.items():
+            self._correct_check(check, name)
+        return cursor
+
+    def _sort(
+        self, record: dg.EventLogRecord, checks: dict[dg.AssetCheckKey, str], assets: dict[dg.AssetKey, str]
+    ) -> None:
+        """Note the check or asset of an event that does not count."""
+        entry = record.event_log_entry
+        at = datetime.fromtimestamp(entry.timestamp, UTC)
+        name = f"event {record.storage_id} of {at:%Y-%m-%d %H:%M:%S} UTC, from outside every run, does not count"
+        if (evaluation := entry.asset_check_evaluation) is not None:
+            if evaluation.asset_check_key in self.ownership.checks and not self.seal.is_on(entry):
+                checks[evaluation.asset_check_key] = name
+        elif (materialization := entry.asset_materialization) is not None:
+            if materialization.asset_key in self.ownership.assets and not self.seal.is_on(entry):
+                assets[materialization.asset_key] = name
+        else:
+            self.has_lost |= entry.get_dagster_event().asset_key in self.ownership.assets
+
+    def _correct_check(self, key: dg.AssetCheckKey, name: str) -> None:
+        newest = next(self._evaluations(key), None)
+        if newest is not None and not self._counts(newest):
+            self.sentences.append(f"{key.to_user_string()}: {name}")
+            unknown = dg.AssetCheckEvaluation(
+                asset_key=key.asset_key,
+                check_name=key.name,
+                passed=False,
+                severity=dg.AssetCheckSeverity.WARN,
+                description="not evaluated yet; launch the job `evidence`",
+            )
+            self._report(self._last_result(key) or unknown, name)
+
+    def _correct_asset(self, key: dg.AssetKey, name: str) -> None:
+        counts, outside = dict[str | None, dg.EventLogEntry](), set[str | None]()
+        for entry in self._materializations(key):
+            partition = entry.get_dagster_event().partition
+            if partition not in counts and self._counts(entry):
+                counts[partition] = entry
+            elif partition not in counts:
+                outside.add(partition)
+        if not outside:
+            return
+        self.sentences.append(f"{key.to_user_string()}: {name}")
+        results = [self._last_result(check) for check in self.ownership.checks if check.asset_key == key]
+        again = {partition: counts[partition] for partition in outside & counts.keys()}
+        if is_lost := len(again) < len(outside):
+            # Dagster removes no single event of an asset, and no single partition.
+            self.instance.wipe_assets([key])
+            self.has_lost, again = True, dict(reversed(counts.items()))  # what was reported last is the newest
+        for entry in again.values():
+            self._report(entry.asset_materialization, name, None if is_lost else entry.timestamp)
+        for result in results:
+            self._report(result, name)
+
+    def _last_result(self, key: dg.AssetCheckKey) -> dg.AssetCheckEvaluation | None:
+        """The newest result that counts, as one of whatever its asset holds now."""
+        for entry in filter(self._counts, self._evaluations(key)):
+            if (last := entry.asset_check_evaluation) is not None:
+                return dg.AssetCheckEvaluation(
+                    asset_key=last.asset_key,
+                    check_name=last.check_name,
+                    passed=last.passed,
+                    metadata=last.metadata,
+                    severity=last.severity,
+                    description=last.description,
+                    partition=last.partition,
+                )
+        return None
+
+    def _report(self, report: Report | None, name: str, at: float | None = None) -> None:
+        """Report again, and name what this corrects; `at`: when it was made, in seconds since 1970."""
+        if report is not None:
+            moment = SystemClock().now() if at is None else datetime.fromtimestamp(at, UTC)
+            report_at(self.instance, self.seal, report.with_metadata({**report.metadata, CORRECTED: name}), moment)
+
+    def _counts(self, entry: dg.EventLogEntry) -> bool:
+        return entry.run_id != RUNLESS_RUN_ID or self.seal.is_on(entry)
+
+    def _evaluations(self, key: dg.AssetCheckKey) -> Iterator[dg.EventLogEntry]:
+        """Every evaluation, the newest first."""
+        cursor: int | None = None
+        storage = self.instance.event_log_storage
+        while page := storage.get_asset_check_execution_history(key, READ_AT_ONCE, cursor):
+            cursor = page[-1].id
+            yield from (each.event for each in page if each.event is not None and each.event.asset_check_evaluation)
+
+    def _materializations(self, key: dg.AssetKey) -> Iterator[dg.EventLogEntry]:
+        """Every materialization, the newest first."""
+        cursor, has_more = None, True
+        while has_more:
+            page = self.instance.fetch_materializations(key, READ_AT_ONCE, cursor)
+            cursor, has_more = page.cursor, page.has_more
+            yield from (each.event_log_entry for each in page.records)
+
+
+def report_at(
+    instance: dg.DagsterInstance,
+    seal: Seal,
+    report: Report,
+    at: datetime,
+) -> None:
+    """Report without a run, sealed, what happened at a time that may be past."""
+    sealed = seal.on(report, at)
+    data = StepMaterializationData(sealed) if isinstance(sealed, dg.AssetMaterialization) else sealed
+    kind = KINDS_OF[type(sealed)]
+    event = DagsterEvent(event_type_value=kind.value, event_specific_data=data, job_name=RUNLESS_JOB_NAME)
+    instance.report_dagster_event(event, run_id=RUNLESS_RUN_ID, timestamp=at.timestamp())
+
+
+def _bare(report: Report) -> Mapping[str, dg.MetadataValue]:
+    return {name: each for name, each in report.metadata.items() if name != SEAL}
+
+
+def _to_sign(report: Report, moment: str) -> bytes:
+    return EVENT_LABEL + f"{moment}\n{serialize_value(report.with_metadata(_bare(report)))}".encode()
