@@ -44,6 +44,7 @@ from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
+from keyrotation_pipeline.requests.hosts import pin_hosts, require_signed_key_store
 from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
@@ -54,6 +55,7 @@ from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK
 from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.hosts import hosts_of
 from keyrotation_pipeline.settings.loading import bare_environment
 from keyrotation_pipeline.settings.secrets import require_no_keys
 
@@ -124,7 +126,8 @@ def initialise(
         The result of trying the keys; None where there are none.
 
     Raises:
-        ApprovalError: the configured roster is wrong, or differs from the pinned one.
+        ApprovalError: the configured roster is wrong, or differs from the pinned one; or the keys would go to a host
+            that officers have not signed.
         WrongKeyError: values cannot be decrypted with the key of their version, or it is missing; no key was imported.
         KeyStoreError: another key is registered or stored under one of the versions.
         PreflightError, BlockedError: a declared table does not exist, or cannot be read.
@@ -144,10 +147,12 @@ def initialise(
                 require_known_to_store(pipeline, pipeline.signatures.roster())
             pipeline.ledger.pin_roster(pipeline.signatures.roster())
             ManifestTrust(signing_key(settings), pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
+            pin_hosts(pipeline)
             pinned_roster(pipeline)  # which also stores it in the home
             pin_roster_in_store(pipeline, pipeline.keys.read())
             trial = None
             if ring is not None:
+                require_signed_key_store(pipeline)
                 trial = _tried(pipeline, ring, place_of or pipeline.keys.place_of)
                 if convert:
                     convert_key_store(settings, ring)
@@ -242,5 +247,6 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         actions=ACTIONS,
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings),
+        hosts=hosts_of(settings),
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
     )

@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.hosts import require_signed_key_store
 from keyrotation_pipeline.requests.roster import pin_roster_in_store
 from keyrotation_pipeline.requests.takeover import publish_compromised
 from keyrotation_pipeline.rotation.keys import record_of
@@ -169,6 +170,7 @@ def _require_no_other(stored: StoredKeys, version: KeyVersion, material: KeyMate
 
 
 def _store(pipeline: Pipeline, record: KeyRecord, material: KeyMaterial, *, archived: bool) -> None:
+    require_signed_key_store(pipeline)
     version, keys = record.version, pipeline.keys
     stored = keys.read()
     if version not in stored.archived:

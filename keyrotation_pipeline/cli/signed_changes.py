@@ -20,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.requests.hosts import difference
 from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending_policy
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending_reconciliation, reconcile
@@ -27,23 +28,26 @@ from keyrotation_pipeline.rotation.replace_key import open_replacement, pending_
 
 
 def policy_command(reason: Reason = None, *, config: Config = None, as_json: Json = False) -> None:
-    """Change officers, threshold or recipients to what keyrotation.toml now says.
+    """Change officers, threshold, recipients or hosts to what keyrotation.toml now says.
 
     The first time, with --reason, it shows the difference and prints the id of a request. Once officers who are pinned
     today have signed that, run it again, and the new ones are pinned.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         before, database = pinned_roster(pipeline), pipeline.surroundings.identity().name
+        gone, new = difference(pipeline)
+        hosts = [*(f"host       - {each}" for each in gone), *(f"host       + {each}" for each in new)]
         if (request := pending_policy(pipeline)) is None:
             request, after = open_policy(pipeline, reason=reason, requested_by=actor()), pipeline.signatures.roster()
             value = _document(database, request.id, before, after, pinned=False)
-            lines = [f"{database}: what is pinned, and what keyrotation.toml says instead", *_changes(before, after)]
+            lines = [f"{database}: what is pinned, and what keyrotation.toml says instead"]
+            lines += [*_changes(before, after), *hosts]
             lines.append("officers who are pinned today must sign")
             propose(pipeline, request, value, lines, "run `keyrotation policy` again", as_json=as_json)
             return
         require_signed(pipeline, request)
         after = change_policy(pipeline, request)
-    lines = [*_changes(before, after), "pinned; officers who are no longer named can approve nothing"]
+    lines = [*_changes(before, after), *hosts, "pinned; officers who are no longer named can approve nothing"]
     show(database, _document(database, request.id, before, after, pinned=True), lines, as_json=as_json)
 
 

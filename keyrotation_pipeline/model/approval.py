@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from keyrotation_pipeline.errors import ApprovalError
 
 HEADER = "keyrotation-approval-v1"
+HOSTS = "Hosts"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
@@ -123,6 +124,7 @@ class ApprovalText:
         not_before: the earliest start; None, and no line: it may start at once.
         manual: whether people carry it out, and the conductor starts no step.
         incident: makes it an emergency.
+        hosts: each host that the configuration names, with its setting; without any there is no line.
     """
 
     request: str
@@ -145,6 +147,7 @@ class ApprovalText:
     not_before: datetime | None = None
     manual: bool = False
     incident: str | None = None
+    hosts: tuple[str, ...] = ()
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -169,6 +172,7 @@ class ApprovalText:
             *self.not_looked_at,
             ("Officers", f"{self.required} of {', '.join(self.officers)}"),
             ("Recipients", ", ".join(self.recipients)),
+            *([(HOSTS, "; ".join(self.hosts))] if self.hosts else []),
             ("Audit head", f"{seq} {head}"),
             *not_before,
             ("Start by", signed_moment(self.start_by)),
@@ -219,6 +223,11 @@ def signed_fields(text: bytes) -> Mapping[str, str]:
     if lines[0] != HEADER or lines[-1] or len(fields) != len(lines) - 2:
         raise ApprovalError("a signed text is not one that this program writes; run `keyrotation audit verify`")
     return fields
+
+
+def hosts_in(fields: Mapping[str, str]) -> tuple[str, ...]:
+    """The hosts in the fields of a canonical text."""
+    return tuple(fields[HOSTS].split("; ")) if HOSTS in fields else ()
 
 
 def left_to_people(text: bytes) -> bool:

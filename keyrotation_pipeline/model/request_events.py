@@ -39,6 +39,14 @@ class RosterPinned(Fact):
 
 
 @dataclass(frozen=True, slots=True)
+class HostsPinned(Fact):
+    """The hosts that the configuration named at `init`; later ones are signed with each request."""
+
+    kind: ClassVar = EventKind.HOSTS_PINNED
+    hosts: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestOpened(Fact):
     """A request, with the exact text that officers sign."""
 

@@ -34,6 +34,7 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
+from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import runner
@@ -125,6 +126,7 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
 
     yield _refused("roster_is_the_pinned_one", configured)
     yield _refused("database_was_not_restored", same)
+    yield from _looked("hosts_are_the_signed_ones", lambda: [_hosts_are_signed(pipeline)])
     if walk is None:
         yield green("no_other_rotation_is_open", "none is open")
     else:
@@ -132,6 +134,13 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
     yield from _looked("more_officers_than_required", lambda: _spare(pipeline))
     end = walk.finish_by if walk is not None else pipeline.clock.now() + ROTATE.finish_within
     yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline, end)])
+
+
+def _hosts_are_signed(pipeline: Pipeline) -> Check:
+    """Amber: the next request has the present ones signed."""
+    for sentence in changed_hosts(pipeline):
+        return amber("hosts_are_the_signed_ones", *in_two(sentence))
+    return green("hosts_are_the_signed_ones", "; ".join(pipeline.hosts) or "the configuration names none")
 
 
 def _open(pipeline: Pipeline, walk: Walk) -> Check:

@@ -28,6 +28,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
+from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.takeover import is_stranded
 from keyrotation_pipeline.requests.time_stamping import unstamped
@@ -140,6 +141,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += fenced.attention()
     attention += standing_still(pipeline.heartbeats.last(), now)
     attention += unstamped(pipeline, now)
+    attention += changed_hosts(pipeline)
     attention += rolling.overdue(pipeline, now)
     protected = protection(pipeline, records, now)
     attention += protected.attention

@@ -30,6 +30,7 @@ class Pipeline:
         shards: per table.
         parallel_shards: how many Dagster runs work on shards of a routine rotation at a time.
         timestamps: None: no authority is asked, and no time stamp can be verified.
+        hosts: those that the configuration names, each with its setting.
         verification: the number of days within which, and the hours at which, every value is read.
     """
 
@@ -51,4 +52,5 @@ class Pipeline:
     actions: Mapping[RequestAction, Action["Pipeline"]]
     heartbeats: Heartbeats
     timestamps: TimestampAuthority | None = None
+    hosts: tuple[str, ...] = ()
     verification: Verification = field(default_factory=Verification)

@@ -134,6 +134,7 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         not_before=request.not_before,
         manual=request.manual,
         incident=request.incident,
+        hosts=pipeline.hosts,
     )
 
 

@@ -1,4 +1,4 @@
-"""Changes the policy by signature: the officers, how many must sign, and who can read backups.
+"""Changes the policy by signature: the officers, how many must sign, who can read backups, and the hosts.
 
 `keyrotation.toml` holds the new policy. Pinned officers sign the change from one complete roster to the other, by
 fingerprint and name. Then the new one is pinned, and officers who are not on it can approve nothing.
@@ -15,6 +15,7 @@ from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
 
 LOCK = "policy"
@@ -37,10 +38,11 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
         opening.require_texts(reason, requested_by, None)
     require_consistent(pipeline, stored := pipeline.keys.read())
     pin_roster_in_store(pipeline, stored)  # which an interrupted change may have left undone
-    if not pinned_roster(pipeline).differences(pipeline.signatures.roster()):
+    differs = pinned_roster(pipeline).differences(pipeline.signatures.roster())
+    if not differs and not list(changed_hosts(pipeline)):
         raise RequestError(
-            "keyrotation.toml names the officers, the threshold and the recipients that are pinned; change "
-            "[approvals] or [backup] recipients there first"
+            "keyrotation.toml names the officers, the threshold, the recipients and the hosts that are pinned; change "
+            "[approvals], [backup] recipients or a host there first"
         )
     if reason is None:
         raise RequestError("say why with `keyrotation policy --reason TEXT`, which pinned officers then sign")
@@ -101,7 +103,7 @@ def _active(pipeline: Pipeline) -> KeyRecord:
 
 POLICY = Action(
     RequestAction.POLICY,
-    authorises=lambda _pipeline, _request: "pin other officers, threshold or recipients in place of the present ones",
+    authorises=lambda _pipeline, _request: "pin other officers, threshold, recipients or hosts than the present ones",
     source=lambda pipeline, _request, _stored: str(pinned_roster(pipeline)),
     target=lambda pipeline, _request, _stored: str(pipeline.signatures.roster()),
     # The configuration differs from what is pinned.

@@ -1,0 +1,85 @@
+"""Each host that a configuration names is one line for officers, without what is secret in an address."""
+
+from pathlib import Path
+
+import pytest
+
+from keyrotation_pipeline.settings import parse
+from keyrotation_pipeline.settings.hosts import hosts_of
+
+TABLE = '[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
+KUBECONFIG = """
+current-context: clinic
+contexts: [{name: clinic, context: {cluster: east}}, {name: other, context: {cluster: west}}]
+clusters:
+- {name: east, cluster: {server: "https://10.0.0.1:6443"}}
+- {name: west, cluster: {server: "https://west.example"}}
+"""
+SECRET = '[keys]\nstore = "kubernetes-secret"\n[keys.kubernetes-secret]\nnamespace = "n"\nname = "s"\n'
+AWS = '[keys]\nstore = "aws-secrets-manager"\n[keys.aws-secrets-manager]\nsecret_id = "x"\n'
+SMTP = '[alerts.smtp]\nsender = "a@b.example"\nhost = '
+
+
+@pytest.mark.parametrize(("text", "hosts"), [
+    pytest.param("", (), id="none"),
+    pytest.param(f'{SMTP}"mail.example"\n', ("alerts.smtp mail.example:587 with STARTTLS",), id="mail"),
+    pytest.param(
+        f'{SMTP}"localhost"\nport = 25\nstarttls = false\n', ("alerts.smtp localhost:25 without STARTTLS",),
+        id="mail without TLS",
+    ),
+    pytest.param(
+        '[alerts]\nwebhook_url = "https://Hooks.example:8443/services/T0/secret?token=secret"\n',
+        ("alerts.webhook_url https://hooks.example:8443",), id="a webhook",
+    ),
+    pytest.param(
+        '[alerts]\nsns_topic_arn = "arn:aws:sns:eu-central-1:123456789012:t"\n',
+        ("alerts.sns_topic_arn arn:aws:sns:eu-central-1:123456789012:t at AWS",), id="a topic",
+    ),
+    pytest.param(
+        '[audit]\ntimestamp_url = "http://tsa.example/tsr"\ntimestamp_certificates = ["x.pem"]\n',
+        ("audit.timestamp_url http://tsa.example",), id="an authority",
+    ),
+    pytest.param(
+        '[backup.s3]\nbucket = "b"\nregion_name = "eu-central-1"\n', ("backup.s3 b at AWS eu-central-1",), id="a bucket"
+    ),
+    pytest.param(
+        '[backup.s3]\nbucket = "b"\nendpoint_url = "http://user:secret@minio:9000/x"\n',
+        ("backup.s3 b at http://minio:9000",), id="a bucket elsewhere",
+    ),
+    pytest.param(AWS, ("keys AWS",), id="keys in AWS"),
+    pytest.param(
+        f'{AWS}endpoint_url = "https://vault.example"\n', ("keys https://vault.example",), id="keys elsewhere"
+    ),
+    pytest.param(SECRET, ("keys Kubernetes at its own cluster",), id="keys in the cluster"),
+    pytest.param(
+        f'{SECRET}kubeconfig = "config"\n', ("keys Kubernetes at https://10.0.0.1:6443",), id="keys of a kubeconfig"
+    ),
+    pytest.param(
+        f'{SECRET}kubeconfig = "config"\ncontext = "other"\n', ("keys Kubernetes at https://west.example",),
+        id="keys of another context",
+    ),
+    pytest.param(
+        f'{SECRET}[keys.kubernetes-secret.aws-archive]\nprefix = "a"\nregion_name = "us-east-1"\n',
+        ("keys AWS us-east-1", "keys Kubernetes at its own cluster"), id="an archive in AWS",
+    ),
+    pytest.param(
+        '[incidents]\nalarms = [{ name = "x", type = "insider" }]\nendpoint_url = "https://watch.example"\n',
+        ("incidents https://watch.example",), id="alarms",
+    ),
+    pytest.param(
+        f'{SMTP}"mail; keys https://evil"\n', ("alerts.smtp mail%3B%20keys%20https://evil:587 with STARTTLS",),
+        id="a name that would be two",
+    ),
+])  # fmt: skip
+def test_each_host_is_one_line(tmp_path: Path, text: str, hosts: tuple[str, ...]) -> None:
+    (tmp_path / "config").write_text(KUBECONFIG)
+
+    assert hosts_of(parse(TABLE + text, tmp_path / "keyrotation.toml")) == hosts
+
+
+@pytest.mark.parametrize("content", ["", "[", "clusters: 1", "current-context: x", "\x00"])
+def test_a_kubeconfig_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config").write_text(content)
+    declared = parse(f'{TABLE}{SECRET}kubeconfig = "config"\n', tmp_path / "keyrotation.toml")
+
+    assert hosts_of(declared) == (f"keys Kubernetes at what {tmp_path}/config says",)
