@@ -162,11 +162,11 @@ def _spec(naming: Naming, name: str, time_zone: str, kinds: set[str], descriptio
 def _key_metadata(done: BackupMade, names: Names) -> Mapping[str, Any]:
     return {
         "manifest": done.made.name,
-        "keys": _list(f"{key.version}, fingerprint `{key.fingerprint[:16]}`" for key in done.made.keys),
-        "places": _list(map(plain, done.places)),
+        "keys": as_list(f"{key.version}, fingerprint `{key.fingerprint[:16]}`" for key in done.made.keys),
+        "places": as_list(map(plain, done.places)),
         "opens_with": names.of(sorted({recipient for file in done.made.files for recipient in file.recipients})),
         "removed": len(done.removed),
-        "warnings": _list(map(plain, done.warnings)),
+        "warnings": as_list(map(plain, done.warnings)),
         "audit_seq": done.made.anchor.seq,
     }
 
@@ -194,14 +194,14 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "rows": sum(report.newest.rows.values()),
         "rows_by_table": _counts(dict(report.newest.rows)),
         "relations": report.newest.relations,
-        "left_out": _list(map(plain, report.newest.left_out)),
+        "left_out": as_list(map(plain, report.newest.left_out)),
         "server": report.newest.server,
         "warning": report.newest.warning or "none",
         "values_decrypted": report.newest.sampled,
         "older_dump": report.older.name if report.older else "no dump is left that an archived key reads",
         "rto_seconds": report.rto_seconds,
         "rpo_seconds": report.rpo_seconds,
-        "objectives_missed": _list(map(plain, report.missed)),
+        "objectives_missed": as_list(map(plain, report.missed)),
     }
 
 
@@ -219,7 +219,8 @@ def _recovery_summary(report: RecoveryReport) -> str:
     )
 
 
-def _list(items: Iterable[str]) -> dg.MetadataValue:
+def as_list(items: Iterable[str]) -> dg.MetadataValue:
+    """Lines of Markdown."""
     return dg.MetadataValue.md("\n".join(f"- {item}" for item in items) or "none")
 
 

@@ -5,7 +5,9 @@ from datetime import datetime, timedelta
 
 import dagster as dg
 
-from keyrotation_pipeline.defs.outside_reports import Corrections, Seal
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.defs.backup_sync import backup_elsewhere
+from keyrotation_pipeline.defs.outside_reports import Corrections, Seal, report_at
 from keyrotation_pipeline.defs.partitions import (
     ROTATION_TAG,
     UNFINISHED,
@@ -35,7 +37,9 @@ A_MOMENT = timedelta(minutes=1)
 Outcome = dg.SensorResult | dg.SkipReason
 
 
-def evaluate(context: dg.SensorEvaluationContext, keyrotation: PipelineResource, ownership: Ownership) -> Outcome:
+def evaluate(
+    context: dg.SensorEvaluationContext, keyrotation: PipelineResource, ownership: Ownership, time_zone: str
+) -> Outcome:
     """One tick of the sensor `ledger_mirror`.
 
     Its cursor is the event of the audit up to which Dagster is in sync, and that of Dagster up to which no report from
@@ -49,6 +53,9 @@ def evaluate(context: dg.SensorEvaluationContext, keyrotation: PipelineResource,
         for sentence in corrections.sentences:
             context.log.warning("corrected %s", sentence)
         after = 0 if corrections.has_lost or not synced else int(synced)
+        for made, at in backup_elsewhere(context.instance, keyrotation.naming, opened, time_zone, after):
+            # Dagster ignores what is older than a wiped history.
+            report_at(context.instance, seal, made, SystemClock().now() if corrections.has_lost else at)
         result, after = sync(context.instance, keyrotation.naming, opened, after)
         context.update_cursor(seal.on_cursor(f"{after} {checked}"))
         return result if isinstance(result, dg.SkipReason) else _sealed(result, seal)

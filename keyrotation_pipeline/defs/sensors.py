@@ -57,9 +57,9 @@ def sensors(
     yield build_sensor(naming, Sensor(
         # At every other tick of the daemon: nothing waits for what it shows.
         "ledger_mirror", 8,
-        "Shows steps that ran outside Dagster, keeps one partition for each rotation in the ledger, and corrects "
-        "results that no run has reported.",
-        partial(ledger_sync.evaluate, ownership=ownership),
+        "Shows steps and backups made outside Dagster, keeps one partition for each rotation in the ledger, and "
+        "corrects results that no run has reported.",
+        partial(ledger_sync.evaluate, ownership=ownership, time_zone=time_zone),
     ))  # fmt: skip
     yield run_failure_alert_sensor(naming, ownership)
     yield build_sensor(naming, INCIDENT_FLAG)
