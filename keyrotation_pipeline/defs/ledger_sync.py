@@ -21,7 +21,7 @@ from keyrotation_pipeline.defs.partitions import (
 from keyrotation_pipeline.defs.provisional_checks import provisional_evaluations
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.run_requests import ConductorRun
-from keyrotation_pipeline.defs.step_metadata import CommonFacts, asset_of, materialization
+from keyrotation_pipeline.defs.step_metadata import ROLLOUTS, CommonFacts, asset_of, instances_now, materialization
 from keyrotation_pipeline.defs.summaries import duration
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
@@ -149,8 +149,11 @@ def report_wait_status(
         sentence = f"{sentence}; waiting for {reason}"
     if sentence != before and not rotation.is_over:
         step = Step(phase) if phase in set(Step) else Step.KEY_VERSION
+        metadata = _wait_metadata(rotation, sentence)
+        if step in ROLLOUTS:
+            metadata["instances"] = instances_now(pipeline)
         instance.report_runless_asset_event(
-            dg.AssetObservation(naming.step(step), description=sentence, metadata=_wait_metadata(rotation, sentence))
+            dg.AssetObservation(naming.step(step), description=sentence, metadata=metadata)
         )
     return sentence
 

@@ -76,8 +76,6 @@ def metadata_of(
         shown |= _numbers({"seconds": seconds, **record.facts} if seconds is not None else record.facts)
     if (fingerprint := record.facts.get("fingerprint")) is not None:
         shown["fingerprint"] = dg.MetadataValue.text(str(fingerprint)[:SHOWN_FINGERPRINT_CHARS])
-    if record.step in ROLLOUTS:
-        shown["instances"] = _instances(pipeline)
     if text := record.facts.get("post_mortem"):
         shown["post_mortem"] = dg.MetadataValue.md(str(text))
     return {**shown, **_request(common, record)}
@@ -130,8 +128,8 @@ def _rows(naming: Naming, common: CommonFacts, record: StepRecord) -> Mapping[st
     return shown | _numbers(record.facts)
 
 
-def _instances(pipeline: Pipeline) -> dg.MetadataValue:
-    """The instances as of now; the step is done, so a failure to read them does not fail it."""
+def instances_now(pipeline: Pipeline) -> dg.MetadataValue:
+    """The instances as of now, for a step that waits for them; a finished one says what it saw."""
     try:
         return instance_table(pipeline.rollout.instances(), pipeline.clock.now())
     except KeyRotationError as error:

@@ -181,3 +181,21 @@ def test_a_rollout_that_waits_names_the_instance_on_the_conductors_page(dagster:
     )
 
     assert told.startswith("in progress: introduce_key; waiting for web-7 (reads v1): not seen to read v2")
+    [record] = dagster.instance.fetch_observations(dg.AssetKey("dual_key_rollout"), limit=10).records
+    assert record.asset_observation is not None
+    table = record.asset_observation.metadata["instances"]
+    assert isinstance(table, dg.TableMetadataValue)
+    assert [each.data["name"] for each in table.records] == ["web-7"]
+
+
+@pytest.mark.parametrize("step", [Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ARCHIVED_KEY])
+def test_the_page_of_a_finished_rollout_says_nothing_of_the_instances_that_run_now(
+    dagster: Dagster, walked: Walked, step: Step
+) -> None:
+    walked(step)
+    dagster.world.rollout.running = ()
+    dagster.tick("ledger_mirror")
+    [shown] = [metadata for name, metadata in pages(dagster) if name == step]
+
+    assert "1 instance (web-1): " in str(shown["summary"].value)
+    assert not [name for name, value in shown.items() if "No application instance reports" in str(value.value)]
