@@ -21,6 +21,8 @@ from keyrotation_pipeline.settings.sections import Settings
 from keyrotation_pipeline.settings.values import absolute
 
 AWS_VARIABLES = "AWS_"
+# What clients send of the environment: boto3, libpq, Dagster's storage, and whatever goes through a proxy.
+SENT_VARIABLES = re.compile(rf"{AWS_VARIABLES}.*|PGPASSWORD|DAGSTER_PG_URL|[A-Z]+_PROXY", re.IGNORECASE)
 # boto3 sends what is in these files.
 AWS_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")
 _FINGERPRINT = re.compile(rb'"fingerprint": *"([0-9a-f]{64})"')
@@ -43,10 +45,10 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
     }
     named = [(setting, absolute(Path(name), settings.path.parent)) for setting, name in _files(content, ())]
     named += [(f"the variable {name}", Path(os.environ[name])) for name in AWS_TOKEN_FILES if os.environ.get(name)]
-    key_files = _identities(settings.keys_directory) if named else frozenset()
+    key_files = _identities(settings) if named else {}
     for setting, path in named:
         inside = (name for name, place in places.items() if _is_in(path, place))
-        if found := next(inside, "the key store" if _identity(path) in key_files else None):
+        if found := next(inside, key_files.get(_identity(path))):
             raise ConfigurationError(
                 f"{setting} names the file {path}, which is in {found}, and what is there is never sent anywhere; "
                 "put the secret into a file elsewhere, and name that"
@@ -54,7 +56,7 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
 
 
 def require_no_keys(settings: Settings, fingerprints: Collection[str]) -> None:
-    """Refuse a setting, or a credential of AWS in the environment, that holds one of these keys.
+    """Refuse a setting, or a credential in the environment, that holds one of these keys.
 
     Raises:
         ConfigurationError: names the setting and the fingerprint.
@@ -112,9 +114,9 @@ def _texts(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, bytes]]
 
 
 def _credentials() -> Iterator[tuple[str, bytes]]:
-    """What boto3 sends of the environment."""
+    """What of the environment is sent to a server."""
     for name, value in os.environ.items():
-        if name.startswith(AWS_VARIABLES):
+        if SENT_VARIABLES.fullmatch(name):
             yield f"the variable {name}", _content(Path(value)) if name in AWS_TOKEN_FILES else _bytes(value)
 
 
@@ -131,10 +133,12 @@ def _is_in(path: Path, place: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(place))
 
 
-def _identities(directory: Path) -> frozenset[tuple[int, int]]:
-    """The files of a directory and of those in it, whatever else links to them."""
-    found = (_identity(Path(folder) / name) for folder, _, names in os.walk(directory) for name in names)
-    return frozenset(each for each in found if each is not None)
+def _identities(settings: Settings) -> Mapping[tuple[int, int] | None, str]:
+    """The files of the home and of the key store, and where each is; other names may link to them."""
+    found = {_identity(path): "the home" for path in _files_in(settings.home)}
+    for folder, _, names in os.walk(settings.keys_directory):
+        found |= {_identity(Path(folder) / name): "the key store" for name in names}
+    return {identity: place for identity, place in found.items() if identity is not None}
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

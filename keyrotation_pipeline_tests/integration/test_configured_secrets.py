@@ -166,11 +166,23 @@ def test_no_setting_holds_a_key(local_clinic: Clinic, setting: str) -> None:
     assert not [form for form in forms.values() if form in refusal]
 
 
-@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"])
-def test_no_credential_of_a_bucket_is_a_key(local_clinic: Clinic, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+CREDENTIALS = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "PGPASSWORD", "https_proxy"]
+
+
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_no_credential_in_the_environment_is_a_key(
+    local_clinic: Clinic, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(name, base64_of(local_clinic.ring.material(V1)))
 
     assert sentence_of(lambda: settings.load(local_clinic.settings.path)).startswith(f"the variable {name} holds an ")
+
+
+def test_another_name_of_the_key_that_signs_backups_is_no_secret(local_clinic: Clinic) -> None:
+    (local_clinic.directory / "other").hardlink_to(local_clinic.settings.home / "backup-signing-key.pem")
+    configure(local_clinic, '[alerts]\nwebhook_url = { file = "other" }\n')
+
+    assert "which is in the home" in sentence_of(lambda: settings.load(local_clinic.settings.path))
 
 
 def test_no_token_that_aws_gets_is_a_file_of_keys(local_clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
