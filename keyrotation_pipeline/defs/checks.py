@@ -140,7 +140,7 @@ def _retired_versions_are_refused(pipeline: Pipeline) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not sentences,
         description="; ".join(sentences or [*refused, *seen.warnings()]) or "nothing is retired yet",
-        metadata={"amiss": len(sentences), "tables_not_counted": len(pipeline.tables) - len(counts)},
+        metadata={"wrong": len(sentences), "tables_not_counted": len(pipeline.tables) - len(counts)},
     )
 
 

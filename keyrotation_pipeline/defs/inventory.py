@@ -137,7 +137,7 @@ _SCHEMA = dg.TableSchema(
         dg.TableColumn("rows", "int"),
         dg.TableColumn("values", "string"),
         dg.TableColumn("counted", "string"),
-        dg.TableColumn("amiss", "string"),
+        dg.TableColumn("wrong", "string"),
         dg.TableColumn("refuses", "string"),
     ]
 )
@@ -152,7 +152,7 @@ def _record(count: TableCount) -> dg.TableRecord:
             "rows": count.rows,
             "values": ", ".join(by_version),
             "counted": f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
-            "amiss": ", ".join(f"{number:,} {what}" for number, what in wrong if number) or "nothing",
+            "wrong": ", ".join(f"{number:,} {what}" for number, what in wrong if number) or "nothing",
             "refuses": ", ".join(map(str, count.fenced_against)) or "no version",
         }
     )

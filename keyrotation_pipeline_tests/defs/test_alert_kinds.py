@@ -1,4 +1,4 @@
-"""Every kind of alert that is not about an incident reaches a real webhook, told by the sensor, once."""
+"""Every kind of alert that is not about an incident reaches a real webhook, once, by the sensor."""
 
 from collections.abc import Callable
 from datetime import timedelta

@@ -40,50 +40,50 @@ def switch_off(instance: dg.DagsterInstance, name: str, kind: InstigatorType) ->
     instance.add_instigator_state(InstigatorState(origin, kind, InstigatorStatus.STOPPED, data))
 
 
-def amiss(dagster: Dagster) -> list[str]:
+def wrong(dagster: Dagster) -> list[str]:
     words = ("Dagster", "rotation_conductor", "daily_key_backup", "rotation_calendar")
     return [sentence for sentence in overview(dagster.world.pipeline).attention if any(map(sentence.count, words))]
 
 
 def test_without_dagster_nothing_is_missed(dagster: Dagster) -> None:
-    assert amiss(dagster) == []
+    assert wrong(dagster) == []
 
 
 @pytest.mark.parametrize("sensor", ["rotation_conductor", "ledger_mirror"])
-def test_a_daemon_that_is_down_is_told_by_status(dagster: Dagster, sensor: str) -> None:
+def test_a_daemon_that_is_down_is_reported_by_status(dagster: Dagster, sensor: str) -> None:
     dagster.tick(sensor)
-    assert amiss(dagster) == []
+    assert wrong(dagster) == []
 
     dagster.world.clock.at += timedelta(hours=1)
-    assert "neither Dagster's daemon nor its sensors have run here since" in amiss(dagster)[0]
+    assert "neither Dagster's daemon nor its sensors have run here since" in wrong(dagster)[0]
 
 
 @pytest.mark.parametrize(("name", "kind", "looks"), [
     ("rotation_conductor", InstigatorType.SENSOR, "ledger_mirror"),
     ("daily_key_backup", InstigatorType.SCHEDULE, "rotation_conductor"),
 ])  # fmt: skip
-def test_what_is_switched_off_is_told_by_status_and_a_check(
+def test_what_is_switched_off_is_reported_by_status_and_a_check(
     dagster: Dagster, name: str, kind: InstigatorType, looks: str
 ) -> None:
     assert dagster.check("sensors_and_schedules_run", "encrypted_columns").passed
     switch_off(dagster.instance, name, kind)
     dagster.tick(looks)
 
-    [sentence] = amiss(dagster)
+    [sentence] = wrong(dagster)
     assert sentence.startswith(f"{name} is switched off in Dagster since 20")
     shown = dagster.check("sensors_and_schedules_run", "encrypted_columns")
     assert (shown.passed, shown.description) == (False, sentence)
 
 
-def test_what_was_switched_on_again_is_told_no_more_at_the_next_look(dagster: Dagster) -> None:
+def test_what_was_switched_on_again_is_no_longer_reported_at_the_next_tick(dagster: Dagster) -> None:
     switch_off(dagster.instance, "daily_key_backup", InstigatorType.SCHEDULE)
     for sensor in ("incident_flag", "ledger_mirror"):
         dagster.tick(sensor)
-    assert len(amiss(dagster)) == 1
+    assert len(wrong(dagster)) == 1
     for state in dagster.instance.all_instigator_state():
         dagster.instance.update_instigator_state(state.with_status(InstigatorStatus.RUNNING))
     dagster.tick("ledger_mirror")
-    assert amiss(dagster) == []
+    assert wrong(dagster) == []
 
 
 def test_a_conductor_that_is_switched_off_carries_nothing_from_the_next_look_of_another_sensor_on(
@@ -97,13 +97,13 @@ def test_a_conductor_that_is_switched_off_carries_nothing_from_the_next_look_of_
     assert conductor_at_work(heartbeats.last(), now) is None
 
 
-def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dagster) -> None:
+def test_a_schedule_that_no_longer_runs_is_reported_until_it_ticks_again(dagster: Dagster) -> None:
     dagster.tick()
     heartbeats = dagster.world.pipeline.heartbeats
     long_ago = dagster.world.clock.at - timedelta(days=2)
     for name in ("daily_key_backup", "rotation_calendar"):
         heartbeats.record(name, long_ago)
-    assert [sentence.partition(",")[0] for sentence in amiss(dagster)] == [
+    assert [sentence.partition(",")[0] for sentence in wrong(dagster)] == [
         f"{name} has not run since {long_ago:%Y-%m-%d %H:%M} UTC" for name in ("daily_key_backup", "rotation_calendar")
     ]
     assert not dagster.check("sensors_and_schedules_run", "encrypted_columns").passed
@@ -114,13 +114,13 @@ def test_a_schedule_that_runs_no_more_is_told_until_it_looks_again(dagster: Dags
             repository_def=dagster.definitions.get_repository_def(), resources={"keyrotation": dagster.resource},
         ) as context:  # fmt: skip
             dagster.definitions.resolve_schedule_def(name).evaluate_tick(context)
-    assert amiss(dagster) == []
+    assert wrong(dagster) == []
 
 
 def test_each_schedule_and_sensor_is_expected(dagster: Dagster) -> None:
     here = dagster.definitions.get_repository_def()
     assert {each.name for each in here.schedule_defs} <= SCHEDULES.keys()
-    # It looks only when a run has failed; that it is switched off is told all the same.
+    # It looks only when a run has failed; that it is switched off is reported all the same.
     assert {each.name for each in here.sensor_defs} - {"run_failure_alert"} <= set(SENSORS)
 
 
@@ -144,7 +144,7 @@ def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Da
     switch_off(dagster.instance, "somebody_elses", InstigatorType.SENSOR)
     dagster.tick()
 
-    assert amiss(dagster) == []
+    assert wrong(dagster) == []
 
 
 def test_the_inventory_shows_what_status_says(dagster: Dagster, approved: Walk) -> None:
@@ -156,7 +156,7 @@ def test_the_inventory_shows_what_status_says(dagster: Dagster, approved: Walk) 
     said = overview(dagster.world.pipeline).rotation
     assert said is not None
 
-    assert all(f"- {sentence}" in str(shown["attention"]) for sentence in amiss(dagster))
+    assert all(f"- {sentence}" in str(shown["attention"]) for sentence in wrong(dagster))
     assert "daily_key_backup is switched off" in str(shown["attention"])
     assert (shown["rotation"], shown["waiting_for"]) == (said.phase, said.waiting_for)
     assert f"keyrotation resume {approved.id}" in str(shown["waiting_for"])

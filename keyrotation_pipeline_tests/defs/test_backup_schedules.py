@@ -169,7 +169,7 @@ def test_the_days_begin_with_that_of_the_installation_in_the_clinics_own_time(da
 
 
 def installed_in_march(directory: Path) -> Path:
-    """A configuration beside a home that was made on the first of March 2026."""
+    """A configuration next to a home that was made on the first of March 2026."""
     home = directory / ".keyrotation"
     home.mkdir()
     (home / "installed").write_text("2026-03-01T12:00:00+00:00\n")

@@ -266,7 +266,7 @@ def test_the_schedule_launches_a_run_where_something_is_to_be_read(
     assert bool(asked.skip_message) is not launched
 
 
-def test_nothing_is_read_beside_a_rotation_that_reads_everything(dagster: Dagster, walked: Walked) -> None:
+def test_nothing_is_read_during_a_rotation_that_reads_everything(dagster: Dagster, walked: Walked) -> None:
     walked(Step.PRIMARY_KEY_ROLLOUT)
     of_a_gigabyte(dagster.world)
     evaluation = dagster.check("every_value_decrypts", "retired_key")

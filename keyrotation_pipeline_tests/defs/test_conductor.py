@@ -176,7 +176,7 @@ def test_a_run_that_went_with_its_machine_is_tried_again(dagster: Dagster, walke
 
 
 def started(run: dg.DagsterRun) -> dg.EventLogEntry:
-    """The last that was heard of a run."""
+    """The last event of a run."""
     event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
     now = datetime.now(UTC).timestamp()
     return dg.EventLogEntry(None, 10, "", run.run_id, now, None, run.job_name, event)  # type: ignore[no-untyped-call]
@@ -235,7 +235,7 @@ def another_target(keys: FakeKeyStore) -> None:
         pytest.param(lambda keys: keys.broken.add(V1), "v1 is not a key", id="a broken entry"),
     ],
 )
-def test_a_damaged_key_store_stops_the_rotation_until_it_is_mended(
+def test_a_damaged_key_store_stops_the_rotation_until_it_is_repaired(
     dagster: Dagster, walked: Walked, damage: Callable[[FakeKeyStore], None], sentence: str
 ) -> None:
     rotation = walked(Step.ROWS)
@@ -432,7 +432,7 @@ def test_the_fakes_differ_between_versions(dagster: Dagster, walked: Walked) -> 
     pytest.param("introduce_key", {"dagster/sensor_name": ""}, id="no sensor's"),
     pytest.param("evidence", {}, id="a job of another subject"),
     pytest.param("a_job_of_others", {}, id="a job of others"),
-    pytest.param("introduce_key", {"keyrotation/by_hand": "true"}, id="launched by hand, with every tag right"),
+    pytest.param("introduce_key", {"keyrotation/by_hand": "true"}, id="launched manually, with every tag right"),
 ])  # fmt: skip
 def test_a_run_with_forged_tags_neither_stops_the_conductor_nor_is_waited_for(
     dagster: Dagster, approved: Walk, job: str, tags: dict[str, str]

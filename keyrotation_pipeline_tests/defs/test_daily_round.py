@@ -54,7 +54,7 @@ def look_for_old_rows(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> list
         pytest.param(
             BY_HAND, {"count", "discover", "search_spans", "old_rows"}, id="launched by a person with its tag"
         ),
-        pytest.param({}, {"count", "discover", "search_spans", "old_rows"}, id="after a rotation, or by hand"),
+        pytest.param({}, {"count", "discover", "search_spans", "old_rows"}, id="after a rotation, or manually"),
     ],
 )
 def test_only_the_daily_round_reads_no_row_of_a_large_fenced_database_that_was_just_searched(
@@ -136,7 +136,7 @@ def test_a_table_that_cannot_be_looked_at_is_not_green_and_keeps_the_others_from
     )
 
 
-def test_small_tables_are_counted_anew_each_day_and_large_ones_keep_the_time_of_their_last_count(
+def test_small_tables_are_counted_again_each_day_and_large_ones_keep_the_time_of_their_last_count(
     dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked(None)

@@ -42,8 +42,8 @@ def test_the_graph_is_the_walk_in_its_order(dagster: Dagster) -> None:
     positions = [max(order.index(key) for key in order if key.split("/")[0] == step) for step in WALK]
 
     assert positions == sorted(positions)
-    beside = {"encrypted_columns", "rotation_readiness", *BACKUPS, *INCIDENTS}
-    assert {key.split("/")[0] for key in order} == {*map(str, WALK), *beside}
+    others = {"encrypted_columns", "rotation_readiness", *BACKUPS, *INCIDENTS}
+    assert {key.split("/")[0] for key in order} == {*map(str, WALK), *others}
 
 
 @pytest.mark.parametrize("names", [(), ("clients", "appointments")], ids=["no table", "two tables"])
@@ -160,7 +160,7 @@ def test_up_uses_the_very_instance_of_the_top_level() -> None:
 def test_web_server_and_daemon_of_up_share_one_code_server_of_the_same_location(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The daemon starts a code server that it manages itself anew every minute, and leaves one that is given to it."""
+    """The daemon restarts a code server that it manages itself every minute, and leaves one that is given to it."""
     monkeypatch.setenv(SOCKET_VARIABLE, "/run/code.sock")
     [origin] = WorkspaceFileTarget([str(INSTANCE_FILES / "workspace.yaml")]).create_origins()
     project = tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["dg"]["project"]

@@ -1,4 +1,4 @@
-"""What Dagster does by itself about incidents: flags are taken, and people are told."""
+"""What Dagster does by itself about incidents: flags are taken in, and people are alerted."""
 
 import dagster as dg
 
@@ -32,7 +32,7 @@ def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster)
     assert "needs 2 more approval(s)" in said(dagster, "rotation_conductor")
 
 
-def test_a_failed_check_is_told_once_and_one_that_passes_is_not(dagster: Dagster) -> None:
+def test_a_failed_check_is_reported_once_and_one_that_passes_is_not(dagster: Dagster) -> None:
     topic = FakeChannel("topic")
     channels["test"] = Channels((topic,))
     dagster.world.database.rows["clients"][0]["first_name"] = "no value of ours"
@@ -45,7 +45,7 @@ def test_a_failed_check_is_told_once_and_one_that_passes_is_not(dagster: Dagster
     assert not any("key_reads_back" in key for key in told)
 
 
-def test_a_channel_that_is_down_is_told_of_by_the_look(dagster: Dagster) -> None:
+def test_a_channel_that_is_down_is_reported_by_the_sensor(dagster: Dagster) -> None:
     channels["test"] = Channels((FakeChannel("topic", down=True),))
     dagster.world.ledger.flags = [FLAG]
     said(dagster, "incident_flag")

@@ -1,4 +1,4 @@
-"""A rotation by hand, as the UI launches it: the conductor starts none of it, and each click in order is a step."""
+"""A manual rotation, as the UI launches it: the conductor starts none of it, and each click in order is a step."""
 
 import dagster as dg
 import pytest

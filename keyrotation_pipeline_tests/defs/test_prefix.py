@@ -104,8 +104,8 @@ def dagster(dagster: Dagster, tmp_path: Path) -> Iterator[Dagster]:
         yield replace(dagster, definitions=dg.Definitions.merge(host(), ours), resource=resource, instance=instance)
 
 
-def failure_told(dagster: Dagster, done: dg.ExecuteInProcessResult) -> list[str]:
-    """The jobs of failed runs that our audit knows of, after a sensor was told of this one."""
+def failure_recorded(dagster: Dagster, done: dg.ExecuteInProcessResult) -> list[str]:
+    """The jobs of failed runs that our audit knows of, after a sensor has seen this one."""
     [event] = [event for event in done.all_events if event.is_run_failure]
     context = dg.build_run_status_sensor_context(
         sensor_name=NAMING.name("run_failure_alert"),
@@ -191,17 +191,17 @@ def test_a_run_of_theirs_that_fails_is_not_alerted_as_ours(dagster: Dagster, job
         theirs = dagster.definitions.resolve_job_def(job)
         done = theirs.execute_in_process(instance=dagster.instance, raise_on_error=False)
     assert not done.success
-    assert failure_told(dagster, done) == []
+    assert failure_recorded(dagster, done) == []
 
 
-def test_a_run_of_ours_that_fails_is_told_also_when_a_person_started_it(dagster: Dagster, approved: Walk) -> None:
+def test_a_run_of_ours_that_fails_is_reported_also_when_a_person_started_it(dagster: Dagster, approved: Walk) -> None:
     everything = dagster.definitions.resolve_implicit_global_asset_job_def()
     done = everything.execute_in_process(
         instance=dagster.instance, asset_selection=[NAMING.asset("key_backup")], partition_key="2026-01-02",
         raise_on_error=False,
     )  # fmt: skip
     assert not done.success
-    assert failure_told(dagster, done) == ["__ASSET_JOB"]
+    assert failure_recorded(dagster, done) == ["__ASSET_JOB"]
 
 
 def test_a_failed_check_of_theirs_is_not_alerted_as_ours(dagster: Dagster) -> None:

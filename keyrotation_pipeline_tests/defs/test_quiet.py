@@ -1,4 +1,4 @@
-"""Nobody is paged by a rotation that goes well, whoever carries it out; who must act is told so, with what is open."""
+"""Nobody is paged by a rotation that goes well, whoever carries it out; who must act is alerted, with what is open."""
 
 from collections.abc import Callable
 from datetime import timedelta

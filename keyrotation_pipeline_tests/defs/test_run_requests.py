@@ -38,7 +38,7 @@ def ago(**passed: int) -> datetime:
         pytest.param((PROOF,), [("introduce_key", 3, ago(seconds=1))], ["retire_key/1"], id="other legs do not count"),
         pytest.param(SHARDS, [], [f"{FIRST}/1", f"{SECOND}/1"], id="two take shards, side by side"),
         pytest.param(SHARDS[:1], [], [f"{FIRST}/1"], id="one for the last shard"),
-        pytest.param(SHARDS[:1], [(SECOND, 1, None)], [], id="none beside the one that has the last shard"),
+        pytest.param(SHARDS[:1], [(SECOND, 1, None)], [], id="none next to the one that has the last shard"),
         pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5)), (SECOND, 1, None)], [], id="after a failure not at once"),
         pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5))], [], id="and not by another one"),
         pytest.param(

@@ -45,7 +45,7 @@ def test_a_contact_with_an_address_is_kept_without_a_mail_server(tmp_path: Path,
     assert "on-call: A, a@b.c, +1 555 0100 (gets no mail: add [alerts.smtp])" in channels.in_words
 
 
-def test_without_the_sections_nobody_is_told_and_nothing_is_watched(tmp_path: Path) -> None:
+def test_without_the_sections_nobody_is_alerted_and_nothing_is_watched(tmp_path: Path) -> None:
     declared = parsed(tmp_path, "")
     assert alert_channels(declared).common == ()
     assert flag_sources(declared) == ()

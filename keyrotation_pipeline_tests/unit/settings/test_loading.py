@@ -239,7 +239,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it(tmp_path: Path, text: str
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_secret_may_be_in_a_file_beside_the_configuration(tmp_path: Path) -> None:
+def test_a_secret_may_be_in_a_file_next_to_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "url").write_text("postgresql://app:x@db/clinic\n")
     url = read(TABLE + '[database]\nurl = { file = "url" }', tmp_path).database.url
     assert url is not None
