@@ -1,6 +1,7 @@
 """Results that no run has reported, over Dagster's own web server: each is corrected at the next tick of the sync."""
 
 import asyncio
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,6 +14,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.types import ASGIApp
 
+from keyrotation_pipeline.defs.instance import InstanceStorage, _engine
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
@@ -21,13 +23,23 @@ Walked = Callable[[Step | None], Walk]
 OLD_ROWS = dg.AssetCheckKey(dg.AssetKey(["rows", "clients"]), "zero_old_rows")
 FENCED = dg.AssetCheckKey(dg.AssetKey("encrypted_columns"), "retired_versions_are_refused")
 RETIRED = dg.AssetKey("retired_key")
+POSTGRES = "PostgreSQL"
+on_both_storages = pytest.mark.parametrize("dagster", ["files", POSTGRES], indirect=True)
 
 
 @pytest.fixture
-def dagster(dagster: Dagster) -> Iterator[Dagster]:
-    """On an instance in files, which a web server can share."""
-    with dg.instance_for_test() as instance:
+def dagster(dagster: Dagster, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Dagster]:
+    """On an instance that a web server can share: in files, or with PostgreSQL, as that of `keyrotation up`."""
+    if getattr(request, "param", None) != POSTGRES:
+        with dg.instance_for_test() as instance:
+            yield replace(dagster, instance=instance)
+        return
+    url = request.getfixturevalue("database_url").replace("postgresql://", "postgresql+psycopg2://", 1)
+    monkeypatch.setenv("DAGSTER_PG_URL", url)
+    storage = {"module": InstanceStorage.__module__, "class": "InstanceStorage", "config": {}}
+    with dg.instance_for_test(overrides={"storage": {"custom": storage}}) as instance:
         yield replace(dagster, instance=instance)
+    _engine(url, os.getpid()).dispose()
 
 
 @pytest.fixture
@@ -63,6 +75,7 @@ def event_of(dagster: Dagster, key: dg.AssetKey) -> dg.AssetMaterialization:
     return event.asset_materialization
 
 
+@on_both_storages
 def test_a_failed_check_that_was_reported_green_is_red_again_and_names_the_event(
     dagster: Dagster, walked: Walked, open_server: ASGIApp
 ) -> None:
@@ -102,6 +115,7 @@ def test_a_check_that_never_ran_is_not_passed(dagster: Dagster, open_server: ASG
     assert "launch the job `evidence`" in str(result_of(dagster, FENCED).description)
 
 
+@on_both_storages
 def test_a_step_that_was_not_done_is_not_materialized(dagster: Dagster, walked: Walked, open_server: ASGIApp) -> None:
     walked(Step.DUAL_KEY_ROLLOUT)
     dagster.tick("ledger_mirror")
