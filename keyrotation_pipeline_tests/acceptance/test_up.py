@@ -24,6 +24,7 @@ from keyrotation_pipeline.demo.run import open_home
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.requests import WALK, Step
 from keyrotation_pipeline.monitoring.scheduler_health import OPTIONAL, SILENCE
+from keyrotation_pipeline.settings import load
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_demo import leaks
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server
@@ -59,7 +60,7 @@ def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(
     alerts: list[dict[str, Any]] = []
     with ExitStack() as stack:
         (tmp_path / "webhook").write_text(stack.enter_context(http_server(200, alerts)))
-        with open_home(settings, 300, lambda _line: None):
+        with open_home(load(settings.path), 300, lambda _line: None):  # which pins the webhook's host
             pass
         folder.run("backup")
         folder.run("status", "--count")
