@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.approval import (
     Roster,
     RosterSignature,
     Signature,
+    hosts_in,
     left_to_people,
     signed_fields,
     signed_moment,
@@ -39,6 +40,7 @@ from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyS
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
+    HostsPinned,
     PromotionRecorded,
     RequestOpened,
     RolloutConfirmed,
@@ -87,6 +89,11 @@ def _pinned(state: AuditState, entry: AuditEntry, fact: RosterPinned) -> None:
             _require_named(state.texts[by.id], {"From": str(before), "To": str(roster)})
     state.roster = roster
     state.rosters.append((entry.seq, roster, entry.request))
+
+
+def _hosts_pinned(state: AuditState, _entry: AuditEntry, fact: HostsPinned) -> None:
+    require(state.hosts in {None, fact.hosts}, "pins hosts that nobody has signed")
+    state.hosts = fact.hosts
 
 
 def _pin_again(state: AuditState, request: Request, before: Roster, fact: RosterPinned) -> None:
@@ -225,6 +232,7 @@ def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
         state.require_signed(stored.id)
     if fact.after is RequestStatus.RUNNING and stored.started_at is None:
         require(entry.at <= stored.start_by, "starts a request after its last date")
+        state.hosts = hosts_in(signed_fields(state.texts[stored.id]))
     if fact.after is RequestStatus.RUNNING and stored.action is RequestAction.RECONCILE and state.place is not None:
         state.database = state.place
         state.foreign = {seq: place for seq, place in state.foreign.items() if place != state.place}
@@ -361,6 +369,7 @@ def _walk(state: AuditState, request: str | None) -> Walk:
 # What changes nothing (intents, notes) has no rule.
 RULES: dict[type[Fact | Note | None], Callable[[AuditState, AuditEntry, Any], None]] = {
     RosterPinned: _pinned,
+    HostsPinned: _hosts_pinned,
     RequestOpened: _opened,
     SignatureAdded: _signed,
     StatusChanged: _moved,

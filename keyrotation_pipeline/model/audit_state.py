@@ -102,6 +102,7 @@ class AuditState:
         refused: by seq, the kind of an event that cannot have happened and changed nothing, and why.
         roster: the pinned one.
         rosters: every pinned one, with the seq of its event and the request that pinned it.
+        hosts: those that `init` pinned, or that stand in the text of the last request that began.
         keys: by version.
         requests: by id; a `Walk` with its steps in order of name.
         texts: the exact bytes to sign, by request.
@@ -129,6 +130,7 @@ class AuditState:
     refused: dict[int, tuple[str, str]] = field(default_factory=dict)
     roster: Roster | None = None
     rosters: list[tuple[int, Roster, str | None]] = field(default_factory=list)
+    hosts: tuple[str, ...] | None = None
     keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)

@@ -6,26 +6,20 @@ that began says which ones were signed; `policy` has a change signed on its own.
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.approval import hosts_in, signed_fields
 from keyrotation_pipeline.model.request_events import HostsPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 def pin_hosts(pipeline: Pipeline) -> None:
-    """Pin the configured hosts, if `init` has pinned none before."""
-    if _pinned(pipeline) is None:
+    """Pin the configured hosts, if none are pinned or signed yet."""
+    if signed_hosts(pipeline) is None:
         pipeline.ledger.append(HostsPinned(pipeline.hosts), None)
 
 
 def signed_hosts(pipeline: Pipeline) -> tuple[str, ...] | None:
     """The hosts in the text of the last request that began, else those that `init` pinned; None: it pinned none."""
-    begun = [each for each in pipeline.ledger.requests() if each.started_at is not None]
-    if begun:
-        last = max(begun, key=lambda each: (each.started_at, each.requested_at))
-        return hosts_in(signed_fields(pipeline.ledger.approval_text(last.id)))
-    return _pinned(pipeline)
+    return pipeline.ledger.replayed().hosts
 
 
 def changed_hosts(pipeline: Pipeline) -> Iterator[str]:
@@ -62,9 +56,3 @@ def require_signed_key_store(pipeline: Pipeline) -> None:
             f"keys would go to {unsigned[0].removeprefix('keys ')}, which officers have not signed; restore [keys] in "
             "keyrotation.toml, or have the change signed with `keyrotation policy --reason TEXT`"
         )
-
-
-def _pinned(pipeline: Pipeline) -> tuple[str, ...] | None:
-    """Those of the first event; a later one pins nothing, since whoever owns the database can append it."""
-    first = next(recorded(pipeline.ledger, HostsPinned), None)
-    return None if first is None else first.hosts
