@@ -72,7 +72,7 @@ COMMANDS = {
     "policy": Command(
         "signed_changes",
         "policy_command",
-        "Change officers, threshold or recipients to what keyrotation.toml now says.",
+        "Change officers, threshold, recipients or hosts to what keyrotation.toml now says.",
     ),
     "rollback": Command("rollback", "rollback_command", "Open a request to undo a rotation; prints its id."),
     "verify": Command("inspect", "verify", "Decrypt every value with the current keys, and count."),
