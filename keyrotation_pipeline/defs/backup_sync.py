@@ -16,7 +16,8 @@ from keyrotation_pipeline.defs.step_metadata import officers_of
 from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN
 from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, plain
 from keyrotation_pipeline.errors import AuditError, BackupError
-from keyrotation_pipeline.model.audit import EventKind, read
+from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
