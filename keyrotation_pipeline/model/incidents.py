@@ -71,7 +71,8 @@ class Flag:
     @property
     def news(self) -> str:
         """Digest of all but the key: two flags with the same news report the same thing."""
-        at = None if self.discovered_at is None else self.discovered_at.astimezone(UTC).isoformat()
+        # Not converted to UTC, which fails in the year 1.
+        at = None if self.discovered_at is None else f"{self.discovered_at.timestamp():.6f}"
         content = [self.source, self.type, self.description, at, self.scope, self.impact, list(self.versions)]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

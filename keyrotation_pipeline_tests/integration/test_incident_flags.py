@@ -5,7 +5,7 @@ import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from multiprocessing.process import BaseProcess
@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.audit.chain import verify_audit
@@ -23,6 +24,7 @@ from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
+from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -68,6 +70,77 @@ def test_two_sensors_take_each_flag_once_also_one_that_commits_late(database_url
         known = incidents(pipeline.ledger)
         assert (len(known.by_id), len(known.set_aside)) == (20, 4)
         verify_audit(pipeline.ledger)
+
+
+@contextmanager
+def tool(url: str) -> Iterator[psycopg.Connection]:
+    """A tool that may do nothing but insert whole rows."""
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute("CREATE ROLE flag_tool LOGIN")
+        owner.execute("GRANT USAGE ON SCHEMA keyrotation TO flag_tool")
+        owner.execute("GRANT INSERT ON keyrotation.incident_flag TO flag_tool")
+        try:
+            with psycopg.connect(url, user="flag_tool", autocommit=True) as opened:
+                yield opened
+        finally:
+            owner.execute("DROP OWNED BY flag_tool")
+            owner.execute("DROP ROLE flag_tool")
+
+
+HONEST = """
+INSERT INTO keyrotation.incident_flag (source, type, description, discovered_at)
+VALUES ('siem', 'server_compromise', 'a shell on web-1', now())
+"""
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        pytest.param("SELECT -n, 'x' FROM generate_series(1, 201) AS n", id="201 negative ids"),
+        pytest.param("SELECT n, 'x' FROM generate_series(1, 300) AS n", id="ids reserved in advance"),
+        pytest.param("SELECT 9223372036854775807, 'x'", id="the last id"),
+    ],
+)
+@pytest.mark.usefixtures("already_migrated")
+def test_no_ids_of_other_flags_keep_an_honest_one_from_being_raised_and_taken(database_url: str, numbers: str) -> None:
+    with tool(database_url) as hostile:
+        for _ in range(2):  # the same ids again are no conflict either
+            hostile.execute(
+                f"INSERT INTO keyrotation.incident_flag (id, type) OVERRIDING SYSTEM VALUE {numbers}".encode()
+            )
+        with hostile.cursor() as cursor, cursor.copy("COPY keyrotation.incident_flag (id, type) FROM STDIN") as copy:
+            copy.write_row((-7, "x"))
+        hostile.execute(HONEST)
+    _look(database_url)
+    with sensor(database_url) as pipeline, psycopg.connect(database_url) as owner:
+        assert [str(each.type) for each in incidents(pipeline.ledger).by_id.values()] == ["server_compromise"]
+        assert owner.execute("SELECT min(id) > 0 FROM keyrotation.incident_flag").fetchone() == (True,)
+
+
+@pytest.mark.parametrize("encoding", ["UTF8", "SQL_ASCII", "WIN1252", "EUC_JP"])
+def test_a_flag_that_cannot_be_read_hides_no_other(server: Server, encoding: str) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE odd_flags ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0".encode()
+        )
+        try:
+            url = server.url("odd_flags")
+            migrate(url)
+            with psycopg.connect(url, autocommit=True, client_encoding="SQL_ASCII") as hostile:
+                hostile.execute(b"INSERT INTO keyrotation.incident_flag (key_versions) VALUES ('{{{v1},{v2}}}')")
+                hostile.execute(b"INSERT INTO keyrotation.incident_flag (discovered_at) VALUES ('-infinity')")
+                hostile.execute(b"INSERT INTO keyrotation.incident_flag (discovered_at) VALUES ('0001-01-01 +15:59')")
+                for text in (b"\xff\xfe", b"\x81", b"\x8f\xa1\xa1", b"[" * 6000, b"a\xc2\x9bb"):
+                    with suppress(psycopg.DataError):  # the encoding has no such text
+                        hostile.execute(
+                            b"INSERT INTO keyrotation.incident_flag (type, description) VALUES ('insider', '%b')" % text
+                        )
+                hostile.execute(HONEST)
+            _look(url)
+            with sensor(url) as pipeline:
+                assert [str(each.type) for each in incidents(pipeline.ledger).by_id.values()] == ["server_compromise"]
+        finally:
+            admin.execute("DROP DATABASE odd_flags WITH (FORCE)")
 
 
 def _look(url: str) -> None:

@@ -9,10 +9,12 @@ ROW = "row "
 _AT_ONCE = 200
 # Longer texts are refused, so no more of them is read. A time that Python cannot represent counts as missing.
 _FLAGS = """
-    SELECT id, left(source, 300) AS source, left(type, 100) AS type, left(description, 1000) AS description,
+    SELECT id, keyrotation.readable(source, 300) AS source, keyrotation.readable(type, 100) AS type,
+           keyrotation.readable(description, 1000) AS description,
            CASE WHEN discovered_at BETWEEN '1900-01-01' AND '9000-01-01' THEN discovered_at END AS discovered_at,
-           left(scope, 1000) AS scope, left(impact, 1000) AS impact,
-           ARRAY(SELECT left(coalesce(version, ''), 20) FROM unnest(key_versions) AS version LIMIT 100) AS key_versions
+           keyrotation.readable(scope, 1000) AS scope, keyrotation.readable(impact, 1000) AS impact,
+           ARRAY(SELECT coalesce(keyrotation.readable(version, 20), '') FROM unnest(key_versions) AS version LIMIT 100)
+               AS key_versions
     FROM keyrotation.incident_flag WHERE id <> ALL (%s::bigint[]) ORDER BY id LIMIT %s
 """
 

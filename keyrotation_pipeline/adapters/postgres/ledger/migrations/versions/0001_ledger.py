@@ -125,11 +125,19 @@ STATEMENTS = (
         last_seen_at timestamptz NOT NULL DEFAULT clock_timestamp()
     )
     """,
+    # The beginning of a text that others wrote, such that no query fails on it. A database of UTF8 or LATIN1 can send
+    # all of its texts as UTF-8; others may hold bytes that are none, which become question marks.
+    r"""
+    CREATE FUNCTION keyrotation.readable(given text, characters integer) RETURNS text LANGUAGE sql STABLE AS $$
+        SELECT CASE WHEN getdatabaseencoding() IN ('UTF8', 'LATIN1') THEN left(given, characters)
+               ELSE regexp_replace(left(given, characters), '[^\x01-\x7f]', '?', 'g') END
+    $$
+    """,
     # Flags of incidents, which any tool may raise. Nothing is refused here: a malformed flag is rejected later with a
     # reason, and not lost.
     """
     CREATE TABLE keyrotation.incident_flag (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        id bigint PRIMARY KEY CHECK (id > 0),
         source text,
         type text,
         description text,
@@ -139,6 +147,22 @@ STATEMENTS = (
         key_versions text[],
         raised_at timestamptz NOT NULL DEFAULT now()
     )
+    """,
+    # Nobody chooses an id, as COPY and OVERRIDING SYSTEM VALUE would choose that of an identity column: flags are taken
+    # in their order.
+    "CREATE SEQUENCE keyrotation.incident_flag_number OWNED BY keyrotation.incident_flag.id",
+    """
+    CREATE FUNCTION keyrotation.number_flag() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    BEGIN
+        NEW.id := nextval('keyrotation.incident_flag_number');
+        RETURN NEW;
+    END $$
+    """,
+    "REVOKE EXECUTE ON FUNCTION keyrotation.number_flag FROM PUBLIC",
+    """
+    CREATE TRIGGER numbered BEFORE INSERT ON keyrotation.incident_flag
+        FOR EACH ROW EXECUTE FUNCTION keyrotation.number_flag()
     """,
     # Why a step waits now. An entry lasts no longer than the session that wrote it, which is identified by its process
     # id and its start.
