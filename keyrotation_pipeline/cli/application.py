@@ -77,5 +77,7 @@ def _database_errors() -> Any:  # noqa: ANN401  psycopg.Error, which has a `sqls
 
 
 def _fail(sentence: str) -> NoReturn:
-    sys.stderr.write(f"{sentence}\n")
+    from keyrotation_pipeline.cli.output import note  # noqa: PLC0415  --help and --version need none of it
+
+    note(sentence)
     raise SystemExit(1) from None

@@ -1,7 +1,6 @@
 """`incident assess`: the answers that the breach decision follows from, and officers' signatures on them."""
 
 import re
-import sys
 import tomllib
 from collections.abc import Sequence
 from datetime import date
@@ -100,7 +99,7 @@ def assess_command(
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         if text:
             found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
-            sys.stdout.buffer.write(text_to_sign(pipeline, found))
+            output.to_sign(text_to_sign(pipeline, found))
             return
         officer: str | None = None
         if signature is not None:

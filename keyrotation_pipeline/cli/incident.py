@@ -237,7 +237,7 @@ def report(
     text = written.html if html else written.markdown
     text += "".join(each.html() if html else each.markdown() for each in behind)
     if file is None:
-        sys.stdout.write(text)
+        output.content(text)
     else:
         write_new(file, text.encode())
         output.note(f"written to {file}")

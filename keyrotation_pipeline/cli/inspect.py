@@ -1,6 +1,5 @@
 """`inventory`, `verify`, `preflight`, `rollout` and `confirm`."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -227,7 +226,7 @@ def confirm(
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         walk = pipeline.ledger.walk(request_id)
         if text:
-            sys.stdout.buffer.write(confirmation_text(pipeline, walk))
+            output.to_sign(confirmation_text(pipeline, walk))
             return
         officer, goal = add_confirmation(pipeline, walk, content)
         database = pipeline.surroundings.identity().name

@@ -1,4 +1,7 @@
-"""Prints the results of commands: text that starts with the database, or one JSON object; progress on stderr."""
+"""Prints the results of commands: text that starts with the database, or one JSON object; progress on stderr.
+
+Whatever is printed may come from outside: hidden characters are printed as escapes.
+"""
 
 import json
 import sys
@@ -8,7 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,8 +23,8 @@ LABEL_CHARS, ROOMY_CHARS = 10, 100
 BAD = "bold red"
 
 __all__ = [
-    "BAD", "Line", "Table", "Text", "console", "document", "field", "heading", "instant", "line", "minutes", "names",
-    "note", "seconds", "show",
+    "BAD", "Line", "Table", "Text", "console", "content", "document", "field", "heading", "instant", "line", "minutes",
+    "names", "note", "seconds", "show", "to_sign",
 ]  # fmt: skip
 
 
@@ -73,7 +78,9 @@ def show(database: str | None, value: Document | Sequence[Document], lines: Iter
 
 def document(value: Document | Sequence[Document]) -> None:
     """One JSON object, or a list of them, on stdout."""
-    sys.stdout.write(f"{json.dumps(value, indent=2, ensure_ascii=False)}\n")
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    shown = "".join(json.dumps(each)[1:-1] if each != "\n" and is_hidden(each) else each for each in text)
+    sys.stdout.write(f"{shown}\n")
 
 
 def heading(database: str) -> None:
@@ -100,7 +107,26 @@ def field(label: str, text: str, style: str | None = None) -> Text:
 
 def note(text: str) -> None:
     """Print one line on stderr, apart from the result."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{visible(text)}\n")
+
+
+def content(text: str) -> None:
+    """Print a whole document on stdout: as it is into a pipe or file, without hidden characters on a terminal."""
+    sys.stdout.write(visible(text, keep="\n\t") if sys.stdout.isatty() else text)
+
+
+def to_sign(text: bytes) -> None:
+    """Print the exact bytes that officers sign, in which everybody sees the same.
+
+    Raises:
+        ApprovalError: the text, which may be read from the database, has hidden characters.
+    """
+    if any(is_hidden(each) for each in text.decode().replace("\n", "")):
+        raise ApprovalError(
+            "the text to sign has characters that can hide or reorder others; do not sign it, and run "
+            "`keyrotation audit verify`"
+        )
+    sys.stdout.buffer.write(text)
 
 
 def minutes(at: datetime | None) -> str:
@@ -114,6 +140,7 @@ def seconds(at: datetime) -> str:
 
 
 def _print(text: str, style: str | None) -> None:
+    text = visible(text)
     if style is None:
         # Not by a second console, which would write into the bars of `progress`.
         sys.stdout.write(f"{text}\n")
@@ -148,4 +175,4 @@ def _print_table(table: Table) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) else str(value)
+    return f"{value:,}" if isinstance(value, int) else visible(str(value))

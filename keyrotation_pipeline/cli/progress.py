@@ -23,6 +23,7 @@ from keyrotation_pipeline.cli.output import console, note, seconds
 from keyrotation_pipeline.cli.status import Overall
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.visible_text import visible
 
 PLAIN_SECONDS = 5.0
 ALL_ROWS = "all rows"
@@ -81,7 +82,9 @@ class OnTerminal:
         total = progress.total or None
         if progress.subject not in self._tasks:
             self._tasks[progress.subject] = self._bars.add_task(_title(progress), total=total, state="")
-        self._bars.update(self._tasks[progress.subject], completed=progress.done, total=total, state=progress.note)
+        self._bars.update(
+            self._tasks[progress.subject], completed=progress.done, total=total, state=visible(progress.note)
+        )
 
     def _show(self, overall: Overall, progress: Progress) -> None:
         overall.see(progress)
@@ -123,4 +126,4 @@ class OnLines:
 
 
 def _title(progress: Progress) -> str:
-    return f"{progress.step or ''} {progress.subject}".lstrip()
+    return visible(f"{progress.step or ''} {progress.subject}".lstrip())

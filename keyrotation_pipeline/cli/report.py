@@ -1,7 +1,6 @@
 """`report`: the compliance report for a period, on stdout or in a new file."""
 
 import re
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
@@ -213,7 +212,7 @@ def _certificate(rotation: str, config: Path | None) -> bytes:
 
 def _write(content: bytes, target: Path | None, what: str) -> None:
     if target is None:
-        sys.stdout.write(content.decode())
+        output.content(content.decode())
         return
     write_new(target, content)
     output.note(f"{target}: {what}")

@@ -1,6 +1,5 @@
 """`request`, `approve`, `cancel` and `pace`."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Annotated
@@ -95,7 +94,7 @@ def approve(
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         request = pipeline.ledger.request(request_id)
         if text:
-            sys.stdout.buffer.write(pipeline.ledger.approval_text(request.id))
+            output.to_sign(pipeline.ledger.approval_text(request.id))
             return
         officer, count = add_approval(pipeline, request, content)
         action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name
@@ -186,7 +185,7 @@ def _show_announcement(declared: settings.Settings, request_id: str, *, as_json:
     if as_json:
         output.document({"id": shown.request, "subject": shown.subject, "text": shown.text})
     else:
-        sys.stdout.write(f"Subject: {shown.subject}\n\n{shown.text}")
+        output.content(f"Subject: {shown.subject}\n\n{shown.text}")
 
 
 def pace_command(

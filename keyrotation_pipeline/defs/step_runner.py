@@ -15,6 +15,7 @@ from keyrotation_pipeline.errors import KeyRotationError, OutOfOrderError
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
+from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
@@ -74,14 +75,14 @@ def rotation_of(pipeline: Pipeline, partition: str) -> Walk:
 
 
 def _not_requested(pipeline: Pipeline, partition: str) -> str:
-    """Somebody typed that partition: only its first printable characters are shown."""
+    """Somebody typed that partition: only its first characters are shown."""
     current = takeover.current_or_next(pipeline)
     advice = (
         f"choose the partition {partition_of(current)}"
         if current
         else "open one with `keyrotation request --reason TEXT`"
     )
-    shown = "".join(each for each in partition[:MAX_SHOWN_CHARS] if each.isprintable())
+    shown = visible(partition[:MAX_SHOWN_CHARS])
     return f"no rotation to {shown} was requested; {advice}"
 
 

@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.visible_text import is_hidden, visible
 from keyrotation_pipeline.monitoring.progress import TableProgress
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
@@ -92,7 +93,7 @@ def instance_table(instances: Iterable[Instance], now: datetime) -> dg.MetadataV
     records = [
         dg.TableRecord(
             {
-                "name": each.name,
+                "name": visible(each.name),
                 "reads": ", ".join(map(str, each.reads)) or "not known",
                 "writes": str(each.writes or "not known"),
                 "heard": f"{duration((now - each.reported_at).total_seconds())} ago" + (", SILENT" * each.silent),
@@ -203,4 +204,4 @@ def _report(rotation: Walk, facts: Facts) -> str:
 
 def plain(text: str) -> str:
     """Escape text that people wrote, so that Markdown shows it as it is."""
-    return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text if each.isprintable())
+    return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text if not is_hidden(each))

@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.incidents import (
 )
 from keyrotation_pipeline.model.keys import duty_of
 from keyrotation_pipeline.model.requests import Announcement, Request, announced_key
+from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.report import clock_of
 
@@ -237,7 +238,7 @@ class _Writer:
         self, key: str, severity: Severity, subject: str, text: str, roles: frozenset[ContactRole] = frozenset()
     ) -> Alarm:
         # A name in a subject may have any length and any characters.
-        plain = "".join(character if character.isprintable() else " " for character in subject)[:SUBJECT_CHARS].strip()
+        plain = "".join(" " if is_hidden(character) else character for character in subject)[:SUBJECT_CHARS].strip()
         return Alarm(Alert(key, severity, plain, text, self._database, self._now), roles)
 
 

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.model.visible_text import is_hidden
 
 HEADER = "keyrotation-approval-v1"
 HOSTS = "Hosts"
@@ -204,8 +204,7 @@ def require_plain(name: str, value: str) -> None:
     if value != value.strip():
         raise ApprovalError(f"{name} begins or ends with white space; write it without")
     for character in value:
-        # Cc control, Cf format (bidi, zero width), Zl and Zp separators, Cs surrogates, Co private, Cn unassigned.
-        if unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"}:
+        if is_hidden(character):
             raise ApprovalError(
                 f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; "
                 "write it in one plain line"

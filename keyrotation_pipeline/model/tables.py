@@ -1,7 +1,6 @@
 """Declared tables and columns, and their surroundings: database, standbys, disk and blind spots."""
 
 import json
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -9,6 +8,7 @@ from typing import Self
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.model.visible_text import is_hidden
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -258,8 +258,6 @@ class Speed:
 NOT_SEARCHED, NOT_SEEN, DECLARED_GONE = "Not searched", "Not seen", "Replicas declared gone"
 LINES = (NOT_SEARCHED, NOT_SEEN, DECLARED_GONE)
 
-_HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
-
 
 @dataclass(frozen=True, slots=True)
 class Unsearched:
@@ -337,5 +335,5 @@ def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[st
 
 def _plain(name: str) -> str:
     """A name that cannot be misread: quoted if it has characters that could hide or end it."""
-    odd = name != name.strip() or any(c in ',;()"' or unicodedata.category(c) in _HIDDEN for c in name)
+    odd = name != name.strip() or any(c in ',;()"' or is_hidden(c) for c in name)
     return json.dumps(name).replace(",", "\\u002c") if odd else name

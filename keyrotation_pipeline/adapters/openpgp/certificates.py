@@ -1,13 +1,13 @@
 """Reads one public certificate from gpg's listing."""
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from keyrotation_pipeline.errors import OpenPGPError
+from keyrotation_pipeline.model.visible_text import is_hidden
 
 # Colon listing (doc/DETAILS of GnuPG): kinds of lines, and positions of fields.
 _PRIMARY_KEY, _SUBKEY, _USER_ID, _USER_ATTRIBUTE = b"pub", b"sub", b"uid", b"uat"
@@ -16,8 +16,6 @@ _VALIDITY, _KEY_ID, _EXPIRES_AT, _CONTENT, _CAPABILITIES = 1, 4, 6, 9, 11
 _ENDED = frozenset({b"e", b"r", b"i", b"d"})
 _ESCAPED = re.compile(rb"\\x([0-9a-f]{2})|\\([nrfvb0])")
 _LETTERS = {b"n": b"\n", b"r": b"\r", b"f": b"\f", b"v": b"\v", b"b": b"\b", b"0": b"\0"}
-# Cc control, Cf format (bidi, zero width), Zl and Zp separators, Cs surrogates, Co private, Cn unassigned.
-_HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +145,7 @@ def _user_id(path: Path, field_of_listing: bytes) -> str:
     except UnicodeDecodeError:
         raise OpenPGPError(f"{path} has a user id that is not UTF-8; have its owner make a plain one") from None
     for character in text:
-        if unicodedata.category(character) in _HIDDEN:
+        if is_hidden(character):
             raise OpenPGPError(
                 f"{path} has a user id with the character U+{ord(character):04X}, which can hide or forge text; "
                 "have its owner make a certificate with a plain one"

@@ -22,6 +22,7 @@ from keyrotation_pipeline.errors import (
     RestoredQueryTimeoutError,
     RestoreTimeoutError,
 )
+from keyrotation_pipeline.model.visible_text import visible
 from keyrotation_pipeline.ports.backups import RecoveryKey
 
 # A line of `pg_restore --list`: number, two oids, and kind, schema (or -), name, owner. Newlines in names are blanks.
@@ -194,7 +195,7 @@ def _failures(code: int, output: str) -> tuple[str, ...]:
 
 
 def _shown(text: str) -> str:
-    printable = "".join(each if each.isprintable() else "?" for each in text.strip())
+    printable = visible(text.strip())
     return printable if len(printable) <= _LONGEST else f"{printable[:_LONGEST]}…"
 
 

@@ -1,0 +1,28 @@
+"""Characters that are invisible, or that reorder others: refused in texts for signing, escaped on a terminal."""
+
+import re
+
+# Blank letters and symbols, and marks that only change how others are drawn (variation selectors): Unicode counts them
+# as printable. By category it does not count controls, formats (bidi, zero width, tags), separators other than the
+# space, surrogates, private use and unassigned characters.
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d159\U000e0100-\U000e01ef]"
+)
+
+
+def is_hidden(character: str) -> bool:
+    """Whether a character is invisible, or can reorder or overwrite what stands around it."""
+    return not character.isprintable() or _BLANK.match(character) is not None
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    r"""A text with each hidden character as an escape: ``\x9b``, ``\u202e``.
+
+    Args:
+        keep: characters that stay as they are, such as a line break.
+    """
+    if text.isprintable() and _BLANK.search(text) is None:
+        return text
+    return "".join(
+        each if each in keep or not is_hidden(each) else each.encode("unicode_escape").decode() for each in text
+    )
