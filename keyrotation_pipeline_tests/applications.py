@@ -30,6 +30,6 @@ def reporting(url: str, keys: Path, name: str = "web-1") -> Iterator[Attestation
 
 
 def _has_reported(engine: Engine, instance: str) -> bool:
-    seen = text("SELECT 1 FROM keyrotation.application_instances WHERE instance = :instance")
+    seen = text("SELECT 1 FROM keyrotation.instance_reports WHERE instance = :instance")
     with engine.connect() as connection:
         return connection.execute(seen, {"instance": instance}).first() is not None

@@ -86,8 +86,11 @@ class AwsPlace:
 
     def instances(self, url: str) -> list[Seen]:
         with psycopg.connect(url) as connection:
-            rows = connection.execute("SELECT reads, writes FROM keyrotation.application_instances").fetchall()
-        return [(frozenset(map(KeyVersion.parse, reads)), KeyVersion.parse(writes)) for reads, writes in rows]
+            rows = connection.execute(
+                "SELECT DISTINCT ON (instance) report FROM keyrotation.instance_reports ORDER BY instance, id DESC"
+            ).fetchall()
+        last = [content for (report,) in rows if not (content := json.loads(report))["farewell"]]
+        return [(frozenset(map(KeyVersion.parse, each["reads"])), KeyVersion.parse(each["writes"])) for each in last]
 
     @contextmanager
     def watching(self, look: Callable[[], None]) -> Iterator[None]:

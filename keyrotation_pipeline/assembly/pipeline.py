@@ -68,7 +68,7 @@ def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clo
     """Returns the rollout of `[rollout]`; connects to no cluster yet."""
     declared, secret = settings.rollout, settings.keys.kubernetes
     reported = ReportedInstances(
-        connection, declared.mode, declared.instance_ttl_seconds, declared.timeout_seconds, clock
+        connection, keys, declared.mode, declared.instance_ttl_seconds, declared.timeout_seconds, clock
     )
     if not declared.workloads or secret is None:
         return reported

@@ -190,6 +190,7 @@ def rollout(*, config: Config = None, as_json: Json = False) -> None:
     started.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        pipeline.rollout.forget()
         content = fleet(pipeline)
     output.show(content["database"], content, _rollout_lines(content), as_json=as_json)
 
@@ -253,7 +254,7 @@ def _row(instance: dict[str, Any]) -> tuple[str, ...]:
     silent = ", silent" if instance["silent"] else ""
     return (
         instance["instance"],
-        ", ".join(instance["reads"]) or "not known",
+        ", ".join([*instance["reads"], *(f"{each} (no proof)" for each in instance["unproven"])]) or "not known",
         instance["writes"] or "not known",
         f"{instance['reported_at'][:16].replace('T', ' ')}{silent}",
         _counts(instance["decrypted"]),

@@ -176,5 +176,5 @@ def _end(rotation: Walk) -> Iterator[str]:
     yield f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived"
     yield from _limits_of_proof(rotation)
     if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
-        yield f"\n{text}"
+        yield from ("", *text.split("\n"))
     yield "next: keyrotation status, keyrotation verify"

@@ -97,7 +97,7 @@ def admit(connection: psycopg.Connection[tuple[object, ...]], ring: KeyRing, cli
 
 def forget_applications(connection: psycopg.Connection[tuple[object, ...]]) -> None:
     """Deletes what applications of earlier demos reported: each ended with its demo, though it may have been killed."""
-    connection.execute("DELETE FROM keyrotation.application_instances")
+    connection.execute("DELETE FROM keyrotation.instance_reports")
 
 
 def patient(number: int) -> tuple[str, str, str | None, str | None, str | None]:

@@ -7,7 +7,8 @@
 A rotation waits until every instance that reports can read a new key, before any other instance writes under it. If
 no instance of a fleet reports, an officer has to confirm the rollout. A report holds the versions that are read, the
 one that is written, whether that one was named as the primary, how often and when last a value of an older version was
-decrypted, and how many could not be decrypted; never a key, never content.
+decrypted, and how many could not be decrypted; never a key, never content. With it go proofs that this process holds
+the keys of these versions (`fieldcrypto.possession`): without one a version does not count.
 """
 
 import asyncio
@@ -23,11 +24,13 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, TextClause, text
+from sqlalchemy import Engine, text
 
 from keyrotation_pipeline.encrypted_type.column import failed_reads_of, old_reads_of
+from keyrotation_pipeline.encrypted_type.environment import pod_of_process
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine  # needs greenlet, which an application without it does not have
@@ -35,22 +38,17 @@ if TYPE_CHECKING:
 __all__ = ["Attestation", "attest"]
 
 EVERY_SECONDS = 15.0
+LABEL_CHARS = 200
 STOP_SECONDS = 5.0
 LOG = logging.getLogger(__name__)
-_Send = Callable[[TextClause, Mapping[str, str]], None]
+_Report = Callable[[str, str], Mapping[str, str]]
+_Send = Callable[[_Report], None]
 
-# One statement, so that it goes through any pooler. Counts of an earlier process of this name stay visible.
-_REPORT = text("""
-INSERT INTO keyrotation.application_instances AS known
-    (instance, reads, writes, names_primary, decrypted, failed, reported_at)
-VALUES (:instance, string_to_array(CAST(:reads AS text), ','), :writes, CAST(CAST(:names_primary AS text) AS boolean),
-        CAST(CAST(:decrypted AS text) AS jsonb), CAST(CAST(:failed AS text) AS jsonb), clock_timestamp())
-ON CONFLICT (instance) DO UPDATE
-SET reads = excluded.reads, writes = excluded.writes, names_primary = excluded.names_primary,
-    decrypted = known.decrypted || excluded.decrypted, failed = known.failed || excluded.failed,
-    reported_at = excluded.reported_at
-""")
-_WITHDRAW = text("DELETE FROM keyrotation.application_instances WHERE instance = :instance")
+# The newest request, and the database's own time: what a report must name.
+_ASKED = text("SELECT nonce, at FROM keyrotation.report_nonce")
+_REPORT = text(
+    "INSERT INTO keyrotation.instance_reports (instance, report, proofs) VALUES (:instance, :report, :proofs)"
+)
 
 
 def attest(
@@ -66,10 +64,11 @@ def attest(
     Call it once per process; after a fork the child reports itself too.
 
     Args:
-        engine: of the application; its role needs USAGE on the schema `keyrotation` and SELECT, INSERT, UPDATE and
-            DELETE on `keyrotation.application_instances`.
+        engine: of the application; its role needs USAGE on the schema `keyrotation`, SELECT on its view `report_nonce`
+            and INSERT on the columns instance, report and proofs of its table `instance_reports`.
         key_ring: the same object that `EncryptedType` was given.
-        instance: a readable name, such as the pod's; default: the host's. Process id and a random part are added.
+        instance: a readable name in ASCII; default: the host's. Process id and a random part are added. In Kubernetes
+            the variables POD_NAMESPACE and POD_UID, from the downward API, say in addition which Pod it is.
         every_seconds: between two reports; well below `[rollout] instance_ttl_seconds`.
         reload: read the key ring again before each report, if it can (`EnvironmentKeyRing`, `MountedKeyRing`), so that
             new keys need no restart. If that fails, the previous ring stays in use.
@@ -93,9 +92,10 @@ class Attestation:
     ) -> None:
         self._of_application = engine
         self._key_ring = key_ring
-        self._label = label
+        self._label = "".join(each if "!" <= each <= "~" else "?" for each in label[:LABEL_CHARS])
         self._every_seconds = every_seconds
         self._reload: Callable[[], KeyRing] | None = getattr(key_ring, "reload", None) if reload else None
+        self._ring: KeyRing | None = None  # of the last report
         self._failing = ""
         self.instance = ""
 
@@ -118,13 +118,16 @@ class Attestation:
         with _connected(self._of_application) as send:
             while True:
                 with _reporting:
-                    self._attempt(lambda: send(_REPORT, self._report_parameters()))
+                    self._attempt(lambda: self._send(send))
                 if self._stopped.wait(self._every_seconds):
                     break
-            self._attempt(lambda: send(_WITHDRAW, {"instance": self.instance}))
+            self._attempt(lambda: self._send(send, farewell=True))
 
-    def _report_parameters(self) -> dict[str, str]:
-        ring = self._current_ring()
+    def _send(self, send: _Send, *, farewell: bool = False) -> None:
+        ring = self._ring = self._current_ring() if not farewell or self._ring is None else self._ring
+        send(lambda nonce, at: self._report(ring, nonce, at, farewell=farewell))
+
+    def _report(self, ring: KeyRing, nonce: str, at: str, *, farewell: bool) -> Mapping[str, str]:
         reads = {
             str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
             for each in old_reads_of(self._key_ring).by_version()
@@ -137,14 +140,23 @@ class Attestation:
             }
             for each in failed_reads_of(self._key_ring).by_version()
         }
-        return {
-            "instance": self.instance,
-            "reads": ",".join(map(str, ring.versions)),
+        content = {
+            "nonce": nonce,
+            "at": at,
+            "reads": list(map(str, ring.versions)),
             "writes": str(ring.primary),
-            "names_primary": str(ring.names_primary).lower(),
-            "decrypted": json.dumps(reads),
-            "failed": json.dumps(failures),
+            "names_primary": ring.names_primary,
+            "farewell": farewell,
+            "pod": pod_of_process(),
+            "decrypted": reads,
+            "failed": failures,
         }
+        report = json.dumps(content)
+        proofs = (
+            f"{version}={proof_of_possession(ring.material(version), version, self.instance, report)}"
+            for version in ring.versions
+        )
+        return {"instance": self.instance, "report": report, "proofs": " ".join(proofs)}
 
     def _current_ring(self) -> KeyRing:
         if isinstance(self._key_ring, KeyRing):
@@ -176,9 +188,10 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
     if isinstance(engine, Engine):
         own = _separate_engine(engine)
 
-        def send(statement: TextClause, parameters: Mapping[str, str]) -> None:
+        def send(report: _Report) -> None:
             with own.begin() as connection:
-                connection.execute(statement, parameters)
+                asked = connection.execute(_ASKED).one()
+                connection.execute(_REPORT, report(*asked))
 
         yield send
         own.dispose()
@@ -186,13 +199,14 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
 
     asynchronous = type(engine)(_separate_engine(engine.sync_engine))
 
-    async def sent(statement: TextClause, parameters: Mapping[str, str]) -> None:
+    async def sent(report: _Report) -> None:
         async with asynchronous.begin() as connection:
-            await connection.execute(statement, parameters)
+            asked = (await connection.execute(_ASKED)).one()
+            await connection.execute(_REPORT, report(*asked))
 
     # An event loop of this thread: the application's may be busy or not running yet.
     with asyncio.Runner() as runner:
-        yield lambda statement, parameters: runner.run(sent(statement, parameters))
+        yield lambda report: runner.run(sent(report))
         runner.run(asynchronous.dispose())
 
 

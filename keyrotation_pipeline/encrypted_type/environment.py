@@ -152,3 +152,9 @@ def _of_file(path: Path) -> Mapping[str, str]:
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     pairs = (line.removeprefix("export ").partition("=") for line in lines if line and not line.startswith("#"))
     return {name.strip(): value.strip().strip("\"'") for name, _, value in pairs}
+
+
+def pod_of_process() -> Mapping[str, str] | None:
+    """Returns namespace and uid of the Pod that this process runs in, from POD_NAMESPACE and POD_UID; None: not set."""
+    namespace, uid = os.environ.get("POD_NAMESPACE"), os.environ.get("POD_UID")
+    return {"namespace": namespace, "uid": uid} if namespace and uid else None

@@ -1,7 +1,7 @@
 """Application instances, the rollouts of a rotation, and reads that fail to decrypt."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -36,16 +36,27 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Pod:
+    """The Pod of Kubernetes that an instance runs in, as the downward API names it."""
+
+    namespace: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
 class Instance:
     """One application instance as it was last seen.
 
     Args:
-        reads: none: not known.
+        reads: proven to be held, where the instance reports itself; none: not known.
         writes: None: not known.
         reported_at: aware, by the clock of the database.
         silent: it has not reported for so long that it may have ended, or may still run.
         names_primary: it reports that it writes the primary that was named to it. False: it writes the only key that
             it has, or it does not report this.
+        unproven: versions that a report names without proof that the instance holds them.
+        nonce: what the database asked reports to name: the id of the newest request; None: it does not report.
+        problem: why a report of it does not count, or not for each of its versions, with the number of the row.
     """
 
     name: str
@@ -56,6 +67,10 @@ class Instance:
     decrypted: tuple[Decrypted, ...] = ()
     failed: tuple[Failed, ...] = ()
     names_primary: bool = True
+    unproven: tuple[KeyVersion, ...] = ()
+    nonce: str | None = None
+    pod: Pod | None = None
+    problem: str | None = None
 
 
 # What applications have to do, as shown to whoever requests a rotation.
@@ -145,7 +160,7 @@ class RolloutTarget:
             case TargetKind.WRITES:
                 return instance.writes in self.versions
             case TargetKind.WITHOUT:
-                return not set(self.versions) & {*instance.reads, instance.writes}
+                return not set(self.versions) & {*instance.reads, instance.writes, *instance.unproven}
 
     def statement(self) -> str:
         """What is then true for every instance: ``reads v2``, ``writes v2``, ``is without v1``."""
@@ -211,16 +226,23 @@ class Missing:
 
 
 def missing_for(
-    goal: RolloutTarget, mode: RolloutMode, instances: Sequence[Instance], confirmation: Confirmation
+    goal: RolloutTarget,
+    mode: RolloutMode,
+    instances: Sequence[Instance],
+    confirmation: Confirmation,
+    nonces: Collection[str] | None = None,
 ) -> Missing:
     """Judge a rollout by the instances' reports and the officers' confirmations.
+
+    Args:
+        nonces: that a report must name to be newer than the request; None: any.
 
     A report that an instance lags counts in every mode: no signature makes it read a key. How an instance chooses its
     primary depends on its code: before the key is made, a silent one that chose correctly is not waited for if another
     one reports.
     """
     alive = [instance for instance in instances if not instance.silent]
-    lagging = tuple(instance for instance in alive if not goal.met_by(instance))
+    lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces))
     if mode is RolloutMode.NONE:
         return Missing(lagging)
     confirmed = bool(confirmation.officers)
@@ -238,6 +260,11 @@ def missing_for(
         unseen=mode is not RolloutMode.CONFIRM and not alive and not silent and not confirmed,
         unconfirmed=mode is RolloutMode.CONFIRM and not confirmed,
     )
+
+
+def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
+    """Whether a report may have been prepared before the request was opened."""
+    return nonces is not None and instance.nonce is not None and instance.nonce not in nonces
 
 
 def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
@@ -285,8 +312,10 @@ def _otherwise(goal: RolloutTarget) -> str:
 
 
 def _reported(instance: Instance, goal: RolloutTarget) -> str:
-    if instance.writes is None:
-        return "not known what it reads"
+    if instance.writes is None or instance.unproven:
+        return instance.problem or "not known what it reads"
+    if goal.met_by(instance):
+        return "no report since this request was opened"
     if goal.aim is TargetKind.NAMES:
         return f"writes {instance.writes}, and does not report that as a named primary"
     if goal.aim is TargetKind.WRITES:

@@ -1,8 +1,8 @@
 """The fleet: the key versions that each application instance reads and writes, and late decryptions."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -14,6 +14,8 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import runner
+
+NEWS_FOR = timedelta(days=1)
 
 
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
@@ -32,9 +34,18 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
     }
 
 
-def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
-    """A sentence for the worst minute in which applications failed to decrypt too many values, if any."""
-    return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
+def failing(instances: Sequence[Instance], now: datetime) -> list[str]:
+    """A sentence for the worst minute in which too many values failed to decrypt, and for reports that do not count."""
+    minutes = failing_minutes(instances, now)
+    worst = [str(max(minutes, key=lambda each: each.values))] if minutes else []
+    return [*worst, *(_uncounted(each) for each in instances if each.problem is not None)]
+
+
+def _uncounted(instance: Instance) -> str:
+    return (
+        f"instance {instance.name}: {instance.problem}; compare the keys that it was given with the key store, and if "
+        "it did not write that row, find the role that did and revoke its INSERT"
+    )
 
 
 def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instances: Iterable[Instance]) -> list[str]:
@@ -51,7 +62,7 @@ def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instance
         return []
     registered = pipeline.ledger.keys()
     withdrawn = frozenset(record.version for record in registered if record.version not in stored.live)
-    allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline))
+    allowed = _Allowed(primary, withdrawn, _withdrawals(pipeline), pipeline.clock.now())
     return [sentence for instance in instances for sentence in allowed.problems(instance)]
 
 
@@ -72,14 +83,18 @@ class _Allowed:
     Args:
         withdrawn: versions that the applications no longer get.
         gone_at: see `_withdrawals`.
+        now: an instance that is silent for longer than a day is no longer news.
     """
 
     primary: KeyVersion
     withdrawn: frozenset[KeyVersion]
     gone_at: Mapping[KeyVersion, datetime]
+    now: datetime
 
     def problems(self, instance: Instance) -> Iterator[str]:
         """What is wrong with one instance. Without later counts and times: each would be alerted as news."""
+        if instance.silent and instance.reported_at < self.now - NEWS_FOR:
+            return
         if instance.silent:
             yield from self._came_and_went(instance)
         elif instance.writes is not None:
@@ -98,14 +113,14 @@ class _Allowed:
                 f"instance {instance.name} writes {instance.writes} while {self.primary} is the primary, so its writes "
                 "are refused or have to be rotated again; restart it with the present keys"
             )
-        elif held := sorted(self.withdrawn.intersection(instance.reads)):
+        elif held := sorted(self.withdrawn.intersection({*instance.reads, *instance.unproven})):
             yield (
                 f"instance {instance.name} still holds {', '.join(map(str, held))}, which was taken from the "
                 "applications; restart it with the present keys"
             )
 
     def _came_and_went(self, instance: Instance) -> Iterator[str]:
-        had = self.withdrawn.intersection({*instance.reads, instance.writes})
+        had = self.withdrawn.intersection({*instance.reads, instance.writes, *instance.unproven})
         if held := sorted(each for each in had if self._since_then(each, instance.reported_at)):
             yield (
                 f"instance {instance.name} came back with {', '.join(map(str, held))} after every instance had been "
@@ -125,9 +140,11 @@ def _document(instance: Instance) -> dict[str, Any]:
         "instance": instance.name,
         "reads": names(instance.reads),
         "writes": None if instance.writes is None else str(instance.writes),
+        "unproven": names(instance.unproven),
         "names_primary": instance.names_primary,
         "reported_at": instant(instance.reported_at),
         "silent": instance.silent,
+        "problem": instance.problem,
         "decrypted": {
             str(each.version): {"values": each.values, "last_at": instant(each.last_at)} for each in instance.decrypted
         },

@@ -1,10 +1,10 @@
 """Which application instances are there, and which key versions do they use?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget
+from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
 from keyrotation_pipeline.model.tables import Problem
 
 # Returns what is still missing, given the current instances; None: nothing. It may raise, to end the wait.
@@ -32,6 +32,13 @@ class Rollout(Protocol):
 
     def instances(self) -> tuple[Instance, ...]:
         """Returns every live instance, also terminating ones, and the silent ones that may still run."""
+
+    def forget(self, gone: Collection[Gone] = ()) -> None:
+        """Forgets instances that have ended: by their own farewell, or as officers have just been seen to sign.
+
+        Args:
+            gone: the ones in a verified confirmation. One that has reported since stays.
+        """
 
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """Brings every instance to a goal, and waits until nothing is missing.

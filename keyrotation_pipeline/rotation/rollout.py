@@ -3,7 +3,7 @@
 No instance seen is not every instance: where none reports, or one is silent, an officer confirms it by signature.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
@@ -13,6 +13,7 @@ from keyrotation_pipeline.model.fleet import (
     Instance,
     RolloutMode,
     RolloutTarget,
+    TargetKind,
     missing_for,
     pending_sentence,
 )
@@ -48,7 +49,9 @@ def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen
     if isinstance(seen, KeyRotationError):
         return str(seen)
     instances = pipeline.rollout.instances() if seen is None else seen
-    return _judged(pipeline, rotation, goal, instances, confirmation_of(pipeline, rotation, goal))
+    return _judged(
+        pipeline, rotation, goal, instances, confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation)
+    )
 
 
 def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
@@ -94,20 +97,36 @@ class _Wait:
     goal: RolloutTarget
     _head: AuditHead | None = None
     _confirmation: Confirmation = field(default_factory=Confirmation)
+    _nonces: Collection[str] = ()
 
     def pending(self, instances: Sequence[Instance]) -> str | None:
         _obey(self.pipeline, self.rotation)
         head = self.pipeline.ledger.head()
         if head != self._head:
             self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.goal)
-        return _judged(self.pipeline, self.rotation, self.goal, instances, self._confirmation)
+            self._nonces = _nonces(self.pipeline, self.rotation)
+            if self._confirmation.gone:  # their signatures have just been verified
+                self.pipeline.rollout.forget(self._confirmation.gone)
+        return _judged(self.pipeline, self.rotation, self.goal, instances, self._confirmation, self._nonces)
 
 
 def _judged(
-    pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, instances: Sequence[Instance], confirmation: Confirmation
+    pipeline: Pipeline,
+    rotation: Walk,
+    goal: RolloutTarget,
+    instances: Sequence[Instance],
+    confirmation: Confirmation,
+    nonces: Collection[str],
 ) -> str | None:
-    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation)
+    # Before a key is made, any report says how an application chooses its primary.
+    asked = None if goal.aim is TargetKind.NAMES else nonces
+    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation, asked)
     return pending_sentence(lack, goal, rotation.id) if lack else None
+
+
+def _nonces(pipeline: Pipeline, rotation: Walk) -> Collection[str]:
+    """What a report names that was made since the request was opened: it, or a request opened later."""
+    return frozenset(each.id for each in pipeline.ledger.requests() if each.requested_at >= rotation.requested_at)
 
 
 def _obey(pipeline: Pipeline, rotation: Walk) -> None:

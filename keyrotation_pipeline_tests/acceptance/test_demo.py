@@ -61,8 +61,7 @@ def test_demo_again_rotates_once_more(demo: Folder) -> None:
     # What is left of a demo that was killed with its application is not waited for.
     with EmbeddedServer(demo.path / ".keyrotation" / "postgres") as server, connect(server.url("clinic")) as left:
         left.execute(
-            "INSERT INTO keyrotation.application_instances (instance, reads, writes, reported_at)"
-            " VALUES ('clinic-api-1/1-killed', '{v1}', 'v1', now() - interval '5 minutes')"
+            "INSERT INTO keyrotation.instance_reports (instance, report, proofs) VALUES ('api-1/1-killed', '', '')"
         )
     demo.run("demo")
     after = json.loads(demo.run("status", "--json", "--count"))

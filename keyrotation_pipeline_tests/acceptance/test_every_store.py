@@ -142,7 +142,7 @@ class Clinic:
 
     def hears_of(self, instance: str) -> bool:
         with psycopg.connect(self.url) as connection:
-            query = "SELECT FROM keyrotation.application_instances WHERE instance = %s"
+            query = "SELECT FROM keyrotation.instance_reports WHERE instance = %s"
             return connection.execute(query, (instance,)).fetchone() is not None
 
     def held(self) -> tuple[object, ...]:

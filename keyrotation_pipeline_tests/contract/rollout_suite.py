@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.rollout import Rollout
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -54,7 +54,7 @@ class RolloutSuite:
             pytest.param(20, [("web-1", False)], id="within its time it is alive"),
             pytest.param(70, [("web-1", True)], id="past it nobody knows"),
             pytest.param(23 * 3600, [("web-1", True)], id="a night later nobody knows either"),
-            pytest.param(25 * 3600, [], id="after a day it is gone"),
+            pytest.param(400 * 24 * 3600, [("web-1", True)], id="a year later nobody knows either"),
         ],
     )
     def test_an_instance_that_falls_silent_is_unknown_and_not_gone(
@@ -69,6 +69,16 @@ class RolloutSuite:
         stage.says("web-2", (V1,), V1)
         stage.withdraws("web-1")
         assert [each.name for each in stage.rollout(RolloutMode.ATTEST, 0).instances()] == ["web-2"]
+
+    def test_what_officers_say_has_ended_is_forgotten_unless_it_has_reported_since(self, stage: Stage) -> None:
+        for name in ("web-1", "web-2", "web-3"):
+            stage.says(name, (V1,), V1)
+            stage.is_silent(name, 70)
+        rollout = stage.rollout(RolloutMode.ATTEST, 0)
+        gone = Gone.of(rollout.instances())
+        stage.says("web-2", (V1,), V1)
+        rollout.forget(gone[:2])
+        assert {each.name: each.silent for each in rollout.instances()} == {"web-2": False, "web-3": True}
 
     def test_a_silent_instance_that_speaks_again_is_alive(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)

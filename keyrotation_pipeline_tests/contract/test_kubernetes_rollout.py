@@ -1,8 +1,8 @@
 """The rollout over workloads in Kubernetes, over HTTP: a stand-in of the API server, or a real one."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline_tests.clusters import (
     Once,
     StatementPipeline,
@@ -24,6 +24,7 @@ from keyrotation_pipeline_tests.clusters import (
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, restore, set_primary
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
 from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet
+from keyrotation_pipeline_tests.waiting import eventually
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout
@@ -37,12 +38,19 @@ class NobodyReports(ReportedInstances):
 
     def __init__(self) -> None:
         self.rows: tuple[Instance, ...] = ()
+        self.pods: set[Pod] = set()
 
-    def forget(self) -> None:
-        pass
+    def forget(self, gone: Collection[Gone] = ()) -> None:
+        self.rows = tuple(each for each in self.rows if Gone(each.name, each.reported_at) not in gone)
 
     def instances(self) -> tuple[Instance, ...]:
         return self.rows
+
+    def see_pods(self, present: Collection[Pod]) -> None:
+        self.pods |= {each.pod for each in self.rows if each.pod in present and each.pod is not None}
+
+    def seen_pods(self) -> frozenset[Pod]:
+        return frozenset(self.pods)
 
 
 class ControllersClock(SystemClock):
@@ -329,25 +337,45 @@ def test_what_the_cluster_refuses_is_said_without_its_own_text(stage: Stage, sta
 # --- instances that report themselves -------------------------------------------------------------------------------
 
 
-def test_what_reports_itself_is_believed_and_what_ended_with_its_pod_is_gone(stage: Stage) -> None:
+def reported(name: str, pod: Pod | None, *, silent: bool = True) -> Instance:
+    return Instance(name, (V1,), V1, datetime.now(UTC), silent, pod=pod)
+
+
+def test_an_instance_is_gone_when_its_pod_was_seen_here_and_has_ended(stage: Stage) -> None:
     workload = stage.fleet.start()
     [pod] = stage.fleet.pods(workload)
-    now = datetime.now(UTC)
-    long_ago, later = now - timedelta(days=20_000), now + timedelta(hours=1)
+    name, namespace = pod["metadata"]["name"], stage.fleet.cluster.namespace
+    own = Pod(namespace, pod["metadata"]["uid"])
+    stage.reported.rows = (reported(f"{name}/1-aa", own), reported(f"{name}/2-bb", own, silent=False))
+    rollout = stage.rollout()
+    rollout.forget()
+    assert [each.name for each in rollout.instances()] == [name, f"{name}/1-aa", f"{name}/2-bb"], "its Pod is there"
+    stage.fleet.stop()
+    assert eventually(lambda: stage.fleet.cluster.ask("GET", "pods")["items"] == [])
+    stage.fleet.workloads.clear()
+    rollout = stage.rollout(stage.fleet.start())
+    assert f"{name}/1-aa" not in [each.name for each in rollout.instances()]
+    assert f"{name}/2-bb" in [each.name for each in rollout.instances()], "one that still reports has not ended"
+    rollout.forget()
+    assert [each.name for each in stage.reported.rows] == [f"{name}/2-bb"]
 
-    def row(name: str, at: datetime, *, silent: bool) -> Instance:
-        return Instance(name, (V1,), V1, at, silent)
 
-    gone, kept = f"{workload.name}-0123456789-abcde/1-aa", [
-        row("a-virtual-machine/1-aa", now, silent=True),
-        row(f"{workload.name}-0123456789-abcde/1-bb", now, silent=False),
-        row(f"{pod['metadata']['name']}/1-aa", later, silent=True),
-    ]  # fmt: skip
-    stage.reported.rows = (
-        row(gone, now, silent=True),
-        row(f"{pod['metadata']['name']}/1-bb", long_ago, silent=True),
-        *kept,
-    )
-    names = [each.name for each in stage.rollout().instances()]
-    assert names == [pod["metadata"]["name"], *(each.name for each in kept)]
-    assert stage.rollout().mode is RolloutMode.KUBERNETES
+@pytest.mark.parametrize(
+    "elsewhere",
+    [
+        pytest.param(None, id="a virtual machine of such a name"),
+        pytest.param(
+            Pod("", "0d5c1c5e-0000-4000-8000-000000000000"), id="a Pod of the same Deployment in another cluster"
+        ),
+        pytest.param(Pod("other", "uid of a Pod that was seen"), id="a Pod of another namespace"),
+    ],
+)
+def test_by_its_name_alone_no_instance_has_ended_with_a_pod(stage: Stage, elsewhere: Pod | None) -> None:
+    workload = stage.fleet.start()
+    pod = elsewhere and replace(elsewhere, namespace=elsewhere.namespace or stage.fleet.cluster.namespace)
+    names = [f"{workload.name}-east1", f"{workload.name}-0123456789-abcde/1-aa"]
+    stage.reported.rows = tuple(reported(name, pod) for name in names)
+    rollout = stage.rollout()
+    rollout.forget()
+    assert [each.name for each in rollout.instances()][1:] == names
+    assert rollout.mode is RolloutMode.KUBERNETES

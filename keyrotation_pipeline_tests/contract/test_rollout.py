@@ -1,7 +1,7 @@
 """The fake rollout and the one over the instances table pass the same suite."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
@@ -10,9 +10,12 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, V1, V2, RolloutSuite, Stage, told_nothing
 from keyrotation_pipeline_tests.fakes import FakeClock, FakeKeyStore, FakeRollout
+from keyrotation_pipeline_tests.reports import report, report_before, store_of
 
 TTL_SECONDS = 60
 
@@ -40,36 +43,31 @@ class FakeStage:
         self.fake.running = tuple(
             replace(each, reported_at=heard_at, silent=seconds >= TTL_SECONDS) if each.name == name else each
             for each in self.fake.instances()
-            if each.name != name or seconds < timedelta(days=1).total_seconds()
         )
+
+
+RING = KeyRing({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V1)
 
 
 @dataclass
 class TableStage:
-    """Rows of keyrotation.application_instances."""
+    """Rows of keyrotation.instance_reports, as honest instances write them."""
 
     connection: Connection
+    said: dict[str, tuple[Sequence[KeyVersion], KeyVersion]] = field(default_factory=dict)
 
     def rollout(self, mode: RolloutMode, timeout_seconds: float) -> ReportedInstances:
-        return ReportedInstances(self.connection, mode, TTL_SECONDS, timeout_seconds, SystemClock())
+        return ReportedInstances(self.connection, store_of(RING), mode, TTL_SECONDS, timeout_seconds, SystemClock())
 
     def says(self, name: str, reads: Sequence[KeyVersion], writes: KeyVersion) -> None:
-        self.withdraws(name)
-        self.connection.execute(
-            "INSERT INTO keyrotation.application_instances (instance, reads, writes, names_primary)"
-            " VALUES (%s, %s, %s, true)",
-            (name, [str(version) for version in reads], str(writes)),
-        )
+        self.said[name] = (reads, writes)
+        report(self.connection, RING, name, reads, writes)
 
     def withdraws(self, name: str) -> None:
-        self.connection.execute("DELETE FROM keyrotation.application_instances WHERE instance = %s", (name,))
+        report(self.connection, RING, name, *self.said[name], farewell=True)
 
     def is_silent(self, name: str, seconds: int) -> None:
-        self.connection.execute(
-            "UPDATE keyrotation.application_instances SET reported_at = now() - make_interval(secs => %s)"
-            " WHERE instance = %s",
-            (seconds, name),
-        )
+        report_before(self.connection, RING, name, seconds, *self.said[name])
 
 
 class TestFakeRollout(RolloutSuite):
@@ -84,17 +82,14 @@ class TestReportedInstances(RolloutSuite):
         return TableStage(migrated)
 
     def test_a_report_that_does_not_say_so_names_no_primary(self, migrated: Connection) -> None:
-        migrated.execute(
-            "INSERT INTO keyrotation.application_instances (instance, reads, writes) VALUES ('web-1', '{v1}', 'v1')"
-        )
+        report(migrated, RING, "web-1", (V1,), V1, names_primary=False)
         [seen] = TableStage(migrated).rollout(RolloutMode.ATTEST, 0).instances()
         assert not seen.names_primary
 
-    def test_who_was_not_heard_of_for_a_month_is_forgotten(self, migrated: Connection) -> None:
+    def test_the_reports_of_an_instance_that_said_farewell_are_deleted(self, migrated: Connection) -> None:
         stage = TableStage(migrated)
-        for name, days in (("web-1", 0), ("web-2", 20), ("web-3", 31)):
+        for name in ("web-1", "web-2"):
             stage.says(name, (V1, V2), V1)
-            stage.is_silent(name, days * 24 * 3600)
+        stage.withdraws("web-1")
         stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lambda _instances: None, told_nothing)
-        kept = migrated.execute("SELECT instance FROM keyrotation.application_instances ORDER BY 1").fetchall()
-        assert kept == [("web-1",), ("web-2",)]
+        assert migrated.execute("SELECT instance FROM keyrotation.instance_reports").fetchall() == [("web-2",)]

@@ -1,12 +1,12 @@
 """Application instances that a test sets."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget
+from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
@@ -43,6 +43,10 @@ class FakeRollout:
             return self.running
         primary, reads = self.keys.primary_version, tuple(sorted(self.keys.live))
         return () if primary is None else (Instance("web-1", reads, primary, self.clock.at),)
+
+    def forget(self, gone: Collection[Gone] = ()) -> None:
+        if self.running is not None:
+            self.running = tuple(each for each in self.running if Gone(each.name, each.reported_at) not in gone)
 
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         patience = 0.0 if self.mode is RolloutMode.CONFIRM else self.timeout_seconds

@@ -1,6 +1,5 @@
 """One line by which an application reports itself, on every kind of engine that it may have."""
 
-import json
 import os
 import subprocess
 import sys
@@ -18,7 +17,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, MountedKeyRing, attest
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -26,23 +24,25 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.fleet import Instance, RolloutMode, failing_minutes
+from keyrotation_pipeline.model.fleet import Instance, Pod, failing_minutes
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline_tests.applications import engine_of
+from keyrotation_pipeline_tests.reports import reported_by
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 Rings = Callable[..., KeyRing]
 OFTEN = 0.05
 
 
-def instances(connection: Connection) -> tuple[Instance, ...]:
-    return ReportedInstances(connection, RolloutMode.ATTEST, 60, 0, SystemClock()).instances()
+def instances(connection: Connection, ring: KeyRing) -> tuple[Instance, ...]:
+    """What is seen with the keys of a ring."""
+    return reported_by(connection, ring).instances()
 
 
-def until(connection: Connection, true: Callable[[tuple[Instance, ...]], bool]) -> tuple[Instance, ...]:
+def until(connection: Connection, ring: KeyRing, true: Callable[[tuple[Instance, ...]], bool]) -> tuple[Instance, ...]:
     """The instances as soon as they are as they should be."""
     for _ in attempts(SystemClock(), pause_seconds=0.05, patience_seconds=30):
-        if true(found := instances(connection)):
+        if true(found := instances(connection, ring)):
             return found
     raise AssertionError(found)
 
@@ -78,31 +78,44 @@ ENGINES = pytest.mark.parametrize(
 def test_one_line_makes_an_instance_known_and_its_end_withdraws_it(
     migrated: Connection, database_url: str, keyring_of: Rings, make: Callable[[str], Any]
 ) -> None:
-    with reporting(make(database_url), keyring_of(1, 2, primary=1), instance="web-1") as name:
-        [seen] = until(migrated, bool)
+    ring = keyring_of(1, 2, primary=1)
+    with reporting(make(database_url), ring, instance="web-1") as name:
+        [seen] = until(migrated, ring, bool)
         assert (seen.name, seen.reads, seen.writes, seen.silent) == (name, (V1, V2), V1, False)
         assert name.startswith(f"web-1/{os.getpid()}-")
-    assert instances(migrated) == ()
+    assert instances(migrated, ring) == ()
 
 
 @pytest.mark.parametrize("primary", ["", "v1"], ids=["its only key", "named"])
 def test_whether_the_primary_was_named_is_reported(
     migrated: Connection, database_url: str, keyring_of: Rings, primary: str
 ) -> None:
-    key = base64_of(keyring_of(1, primary=1).material(V1))
-    ring = EnvironmentKeyRing({variable_of(V1): key, PRIMARY_VARIABLE: primary})
-    with reporting(engine_of(database_url), ring):
-        [seen] = until(migrated, bool)
+    ring = keyring_of(1, primary=1)
+    keys = EnvironmentKeyRing({variable_of(V1): base64_of(ring.material(V1)), PRIMARY_VARIABLE: primary})
+    with reporting(engine_of(database_url), keys):
+        [seen] = until(migrated, ring, bool)
     assert (seen.writes, seen.names_primary) == (V1, primary == "v1")
+
+
+def test_the_pod_and_what_the_database_asked_for_are_reported(
+    migrated: Connection, database_url: str, keyring_of: Rings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring = keyring_of(1, primary=1)
+    monkeypatch.setenv("POD_NAMESPACE", "pazpaz")
+    monkeypatch.setenv("POD_UID", "5b1c")
+    with reporting(engine_of(database_url), ring, instance="Zürich 1"):
+        [seen] = until(migrated, ring, bool)
+    assert (seen.pod, seen.nonce, seen.problem) == (Pod("pazpaz", "5b1c"), "", None)
+    assert seen.name.startswith("Z?rich?1/")
 
 
 @ENGINES
 def test_it_shares_no_connection_with_the_application(
     migrated: Connection, database_url: str, keyring_of: Rings, make: Callable[[str], Any]
 ) -> None:
-    engine = make(database_url)
-    with reporting(engine, keyring_of(1, primary=1)):
-        until(migrated, bool)
+    engine, ring = make(database_url), keyring_of(1, primary=1)
+    with reporting(engine, ring):
+        until(migrated, ring, bool)
         assert engine.pool.overflow() == -engine.pool.size(), "its pool has made none yet"
 
 
@@ -114,13 +127,13 @@ def test_new_keys_are_read_and_reported_without_a_restart(
     mount(tmp_path, ring, V1, primary=V1)
     keys = MountedKeyRing(tmp_path)
     with reporting(make(database_url), keys):
-        until(migrated, lambda seen: [each.reads for each in seen] == [(V1,)])
+        until(migrated, ring, lambda seen: [each.reads for each in seen] == [(V1,)])
         mount(tmp_path, ring, V2, primary=V1)
-        until(migrated, lambda seen: [(each.reads, each.writes) for each in seen] == [((V1, V2), V1)])
+        until(migrated, ring, lambda seen: [(each.reads, each.writes) for each in seen] == [((V1, V2), V1)])
         mount(tmp_path, ring, primary=V2)
-        until(migrated, lambda seen: [each.writes for each in seen] == [V2])
+        until(migrated, ring, lambda seen: [each.writes for each in seen] == [V2])
         (tmp_path / "ENCRYPTION_MASTER_KEY").unlink()
-        until(migrated, lambda seen: [each.reads for each in seen] == [(V2,)])
+        until(migrated, ring, lambda seen: [each.reads for each in seen] == [(V2,)])
     assert keys().versions == (V2,)
 
 
@@ -136,12 +149,12 @@ def test_keys_that_cannot_be_read_leave_the_former_ring_in_use_and_reported(
     ring = keyring_of(1, primary=1)
     mount(tmp_path, ring, V1, primary=V1)
     with reporting(engine_of(database_url), MountedKeyRing(tmp_path)):
-        until(migrated, bool)
+        until(migrated, ring, bool)
         (tmp_path / "ENCRYPTION_MASTER_KEY_V2").write_text("not a key")
         for _ in attempts(SystemClock(), pause_seconds=0.05, patience_seconds=30):
             if "ENCRYPTION_MASTER_KEY_V2" in caplog.text:
                 break
-        [seen] = instances(migrated)
+        [seen] = instances(migrated, ring)
         assert (seen.reads, seen.silent) == ((V1,), False)
     assert "not a key" not in caplog.text
 
@@ -167,12 +180,10 @@ def test_values_of_an_old_version_that_are_still_decrypted_are_counted_by_versio
     with Session(engine) as session:
         session.scalars(select(Client.name)).all()
     with reporting(engine, ring):
-        [seen] = until(migrated, bool)
+        [seen] = until(migrated, ring, bool)
     [decrypted] = seen.decrypted
     assert (decrypted.version, decrypted.values) == (V1, 3)
     assert abs((decrypted.last_at - SystemClock().now()).total_seconds()) < 600
-    stored = migrated.execute("SELECT count(*) FROM keyrotation.application_instances").fetchone()
-    assert stored == (0,)
 
 
 def test_values_that_cannot_be_decrypted_are_counted_and_are_attention_and_news(
@@ -198,7 +209,7 @@ def test_values_that_cannot_be_decrypted_are_counted_and_are_attention_and_news(
             with pytest.raises(KeyRotationError):
                 session.scalars(select(Visit.note).where(Visit.id == row)).all()
     with reporting(engine, ring):
-        seen = until(migrated, bool)
+        seen = until(migrated, ring, bool)
     failed = {each.version: each.values for each in seen[0].failed}
     assert failed == {"none": 1, "v1": 12, "v7": 1}
     assert sum(sum(each.minutes.values()) for each in seen[0].failed) == 14
@@ -207,25 +218,16 @@ def test_values_that_cannot_be_decrypted_are_counted_and_are_attention_and_news(
     assert "Zoe" not in repr(seen)
 
 
-def test_reports_of_another_form_tell_nothing(migrated: Connection) -> None:
-    garbage = json.dumps({"v1": 7, "v2": {"values": 1}, "v3": {"values": 1, "last_at": "x", "minutes": []}, "Zoe": {}})
-    migrated.execute(
-        "INSERT INTO keyrotation.application_instances (instance, reads, writes, failed)"
-        " VALUES ('web', '{v1}', 'v1', %s)",
-        (garbage,),
-    )
-    assert [each.failed for each in instances(migrated)] == [()]
-
-
 def test_an_application_whose_database_has_no_such_table_works_on_and_reports_once_it_is_there(
     connection: Connection, database_url: str, keyring_of: Rings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with reporting(engine_of(database_url), keyring_of(1, primary=1)):
+    ring = keyring_of(1, primary=1)
+    with reporting(engine_of(database_url), ring):
         for _ in attempts(SystemClock(), pause_seconds=0.05, patience_seconds=30):
             if "cannot report its key versions" in caplog.text:
                 break
         migrate(database_url)
-        until(connection, bool)
+        until(connection, ring, bool)
     assert caplog.text.count("cannot report its key versions") == 1, "said once, not at every attempt"
 
 
@@ -284,23 +286,24 @@ def test_a_process_that_ends_withdraws_itself_and_one_that_is_killed_falls_silen
 ) -> None:
     ring = keyring_of(1, primary=1)
     with process(database_url, ring, "sys.stdin.readline()") as ending:
-        until(migrated, bool)
+        until(migrated, ring, bool)
         _, errors = ending.communicate("end\n", timeout=60)
-    assert (instances(migrated), errors) == ((), "")
+    assert (instances(migrated, ring), errors) == ((), "")
     with process(database_url, ring, "sys.stdin.readline()") as killed:
-        until(migrated, bool)
+        until(migrated, ring, bool)
         killed.kill()
-    assert len(instances(migrated)) == 1
+    assert len(instances(migrated, ring)) == 1
 
 
 def test_the_child_of_a_fork_reports_itself_beside_its_parent(
     migrated: Connection, database_url: str, keyring_of: Rings
 ) -> None:
-    with process(database_url, keyring_of(1, primary=1), FORK) as parent:
-        seen = until(migrated, lambda found: len(found) == 2)
+    ring = keyring_of(1, primary=1)
+    with process(database_url, ring, FORK) as parent:
+        seen = until(migrated, ring, lambda found: len(found) == 2)
         assert len({each.name for each in seen}) == 2
         _, errors = parent.communicate("child\nparent\n", timeout=60)
-    assert (until(migrated, lambda found: not found), errors) == ((), "")
+    assert (until(migrated, ring, lambda found: not found), errors) == ((), "")
 
 
 def test_the_child_of_a_fork_in_the_middle_of_a_report_reports_itself(
@@ -308,7 +311,7 @@ def test_the_child_of_a_fork_in_the_middle_of_a_report_reports_itself(
 ) -> None:
     ring = keyring_of(1, primary=1)
     with process(database_url, ring, f"reloading.wait()\n{FORK}", SLOW_RELOADS) as parent:
-        until(migrated, lambda found: len(found) == 2)
+        until(migrated, ring, lambda found: len(found) == 2)
         _, errors = parent.communicate("child\nparent\n", timeout=60)
     assert errors == ""
 

@@ -135,30 +135,27 @@ def test_an_application_reports_itself_by_its_grants_and_sees_nothing_else(
     clinic.execute("CREATE ROLE pazpaz LOGIN")
     role.execute((SQL / "application-role.sql").read_bytes())
     engine = engine_of(own_server.url("clinic", "pazpaz"))
-    said = {
-        "instance": "web-1",
-        "reads": "v1",
-        "writes": "v1",
-        "names_primary": "true",
-        "decrypted": "{}",
-        "failed": "{}",
-    }
 
     def report() -> None:
         with engine.begin() as application:
-            application.execute(attestation._REPORT, said)
-            application.execute(attestation._WITHDRAW, said)
+            application.execute(attestation._ASKED).one()
+            application.execute(attestation._REPORT, {"instance": "web-1", "report": "{}", "proofs": ""})
 
     report()
     reached = clinic.execute(
-        "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace AND relkind IN ('r', 'p', 'v') "
-        "AND has_table_privilege('pazpaz', oid, 'SELECT, INSERT, UPDATE, DELETE')"
+        "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace AND relkind IN ('r', 'p', 'v', "
+        "'S') AND (has_table_privilege('pazpaz', oid, 'SELECT, INSERT, UPDATE, DELETE, TRUNCATE, REFERENCES, TRIGGER')"
+        " OR relkind <> 'S' AND has_any_column_privilege('pazpaz', oid, 'SELECT, INSERT, UPDATE, REFERENCES'))"
+        " ORDER BY 1"
     ).fetchall()
-    assert reached == [("application_instances",)]
-    for grant in ("USAGE ON SCHEMA", "SELECT ON", "INSERT ON", "UPDATE ON", "DELETE ON"):
-        on = "keyrotation" if grant.endswith("SCHEMA") else "keyrotation.application_instances"
-        role.execute(f"REVOKE {grant} {on} FROM pazpaz".encode())
+    assert reached == [("instance_reports",), ("report_nonce",)]
+    for grant in (
+        "USAGE ON SCHEMA keyrotation",
+        "SELECT ON keyrotation.report_nonce",
+        "INSERT (instance, report, proofs) ON keyrotation.instance_reports",
+    ):
+        role.execute(f"REVOKE {grant} FROM pazpaz".encode())
         with pytest.raises(DBAPIError, match="permission denied"):
             report()
-        role.execute(f"GRANT {grant} {on} TO pazpaz".encode())
+        role.execute(f"GRANT {grant} TO pazpaz".encode())
     engine.dispose()

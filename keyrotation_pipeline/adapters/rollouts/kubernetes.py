@@ -5,8 +5,7 @@ the primary. Kubernetes copies it to each Pod that it starts from that template,
 started with. Nobody knows what a Pod reads that gets the Secret but has no such annotation.
 """
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from http import HTTPStatus
@@ -19,7 +18,7 @@ from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.fleet import Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
@@ -29,7 +28,6 @@ from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 ANNOTATION = "keyrotation/keys"
 POLL_SECONDS = 1.0  # each poll lists the Pods of a namespace
 _NAMED_AT_MOST = 3
-_POD_NAMES = {"Deployment": "-[a-z0-9]{1,10}-[a-z0-9]{5}", "StatefulSet": "-[0-9]+", "DaemonSet": "-[a-z0-9]{5}"}
 Json = dict[str, Any]
 _T = TypeVar("_T")
 
@@ -49,11 +47,13 @@ class _Snapshot:
 
     Args:
         pods: those that have not ended, and get the Secret or belong to a workload.
+        present: every Pod that has not ended.
     """
 
     keys: StoredKeys
     found: dict[Workload, Json]
     pods: tuple[Json, ...]
+    present: frozenset[Pod]
     replica_sets: Sequence[Json]
 
     def pods_of(self, workload: Workload) -> list[Json]:
@@ -112,14 +112,22 @@ class KubernetesRollout:
         """See `Rollout.instances`: every Pod that gets the Secret, and every instance that reports itself."""
         return self._instances(self._take_snapshot())
 
+    def forget(self, gone: Collection[Gone] = ()) -> None:
+        """See `Rollout.forget`; also those whose Pod has ended."""
+        snapshot = self._take_snapshot()
+        self._reported.see_pods(snapshot.present)
+        ended = self._ended(self._reported.instances(), snapshot)
+        self._reported.forget((*gone, *Gone.of(ended)))
+
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
-        self._reported.forget()
+        self.forget()
         sentence: str | None = None
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
             if problems := self._problems(snapshot, () if goal.aim is TargetKind.WITHOUT else goal.versions):
                 raise BlockedError(problems[0])
+            self._reported.see_pods(snapshot.present)
             instances = self._instances(snapshot)
             lacks = lacking(instances)  # raises to end the wait of a paused request
             sentence = self._roll(snapshot) or lacks
@@ -162,16 +170,16 @@ class KubernetesRollout:
         found = {each: self._found(each) for each in self._fleet.workloads}
         replica_sets = _called("list ReplicaSets", lambda: self._cluster.every(REPLICA_SET, namespace))
         selectors = [each["spec"]["selector"] for each in found.values()]
+        listed = _called("list Pods", lambda: self._cluster.every(POD, namespace))
+        present = [pod for pod in listed if not progress.is_over(pod)]
         pods = tuple(
             pod
-            for pod in _called("list Pods", lambda: self._cluster.every(POD, namespace))
-            if not progress.is_over(pod)
-            and (
-                templates.uses(pod["spec"], self._fleet.secret)
-                or any(progress.selects(selector, progress.labels_of(pod)) for selector in selectors)
-            )
+            for pod in present
+            if templates.uses(pod["spec"], self._fleet.secret)
+            or any(progress.selects(selector, progress.labels_of(pod)) for selector in selectors)
         )
-        return _Snapshot(keys, found, pods, replica_sets)
+        uids = frozenset(Pod(namespace, str(pod["metadata"]["uid"])) for pod in present)
+        return _Snapshot(keys, found, pods, uids, replica_sets)
 
     def _found(self, workload: Workload) -> Json:
         kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
@@ -202,20 +210,20 @@ class KubernetesRollout:
     def _instances(self, snapshot: _Snapshot) -> tuple[Instance, ...]:
         now = self._clock.now()
         pods = tuple(_instance(pod, snapshot.keys, now) for pod in snapshot.pods)
-        return (*pods, *(each for each in self._reported.instances() if not self._has_ended(each, snapshot)))
+        reported = self._reported.instances()
+        ended = self._ended(reported, snapshot)
+        return (*pods, *(each for each in reported if each not in ended))
 
-    def _has_ended(self, instance: Instance, snapshot: _Snapshot) -> bool:
-        """Returns whether a silent instance was a process of a Pod that is gone, or was restarted since."""
-        name = instance.name.partition("/")[0]
-        ours = (re.escape(each.name) + _POD_NAMES[each.kind] for each in self._fleet.workloads)
-        if not instance.silent or not any(re.fullmatch(each, name) for each in ours):
-            return False
-        started = (
-            datetime.fromisoformat(pod["metadata"]["creationTimestamp"])
-            for pod in snapshot.pods
-            if pod["metadata"]["name"] == name
-        )
-        return all(at > instance.reported_at for at in started)
+    def _ended(self, reported: Sequence[Instance], snapshot: _Snapshot) -> tuple[Instance, ...]:
+        """Returns silent instances whose Pod was seen in this cluster, and is there no more.
+
+        By namespace and uid: another cluster has Pods of the same names.
+        """
+        absent = [
+            each for each in reported if each.silent and each.pod is not None and each.pod not in snapshot.present
+        ]
+        seen = self._reported.seen_pods() if absent else frozenset()
+        return tuple(each for each in absent if each.pod in seen)
 
 
 def _unfinished(snapshot: _Snapshot, workload: Workload) -> str | None:

@@ -1,36 +1,54 @@
 """Reads instances that report themselves in the database: which key versions they read, and which they write."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from datetime import UTC, datetime
-from typing import Any, cast
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime
+from typing import cast
 
 import psycopg
 
-from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
-from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, RolloutMode, RolloutTarget
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget
+from keyrotation_pipeline.model.instance_report import TABLE, Reported, ReportRow, read_reports
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 
 Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
-# An instance that reported within a day and has not withdrawn may still be running.
-KNOWN_SECONDS = 24 * 3600
-FORGOTTEN_SECONDS = 30 * KNOWN_SECONDS
+# A report that no key proves may be proven by a newer one. A store in a cloud is not asked at each poll.
+KEYS_READ_EVERY_SECONDS = 10.0
+MOST_REPORTS = 100_000
 
 # Both times are the server's, so no other clock can make an instance look alive, silent or gone.
-_REPORTED = """
-SELECT instance, reads, writes, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %(ttl)s),
-       decrypted, failed, names_primary
-FROM keyrotation.application_instances
-WHERE reported_at > clock_timestamp() - make_interval(secs => %(known)s) ORDER BY instance
+_REPORTS = """
+SELECT id, instance, report, proofs, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %s)
+FROM keyrotation.instance_reports ORDER BY instance, id LIMIT %s
 """
-
+# All rows of a name or none: an older one that somebody has locked would otherwise outlive the farewell.
 _FORGET = """
-DELETE FROM keyrotation.application_instances WHERE reported_at < clock_timestamp() - make_interval(secs => %s)
+WITH ended AS (SELECT * FROM unnest(%s::text[], %s::bigint[]) AS given (name, last)),
+free AS (
+    SELECT id, instance FROM keyrotation.instance_reports JOIN ended ON instance = name AND id <= last
+    FOR UPDATE OF instance_reports SKIP LOCKED)
+DELETE FROM keyrotation.instance_reports WHERE id IN (
+    SELECT id FROM free WHERE (SELECT count(*) FROM free AS others WHERE others.instance = free.instance) = (
+        SELECT count(*) FROM keyrotation.instance_reports AS every JOIN ended ON every.instance = name
+        WHERE every.instance = free.instance AND every.id <= last))
+"""
+_LAST_ROWS = """
+SELECT instance, max(id) FROM keyrotation.instance_reports
+JOIN unnest(%s::text[], %s::timestamptz[]) AS gone (name, last) ON instance = name AND reported_at <= last
+GROUP BY instance
+"""
+_SEEN_PODS = "SELECT namespace, uid FROM keyrotation.seen_pods"
+_SEE_PODS = """
+INSERT INTO keyrotation.seen_pods (namespace, uid) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING
+"""
+_FORGET_PODS = """
+DELETE FROM keyrotation.seen_pods WHERE (namespace, uid) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[]))
 """
 
 
@@ -38,19 +56,29 @@ class ReportedInstances:
     """`Rollout` over what instances report; applications get the keys by themselves.
 
     Args:
+        keys: verifies that an instance holds the keys that it names.
         mode: how a rollout is observed.
         ttl_seconds: an instance that has not reported for so long is silent.
         timeout_seconds: how long `roll_out` waits for instances; it does not wait for an officer.
     """
 
     def __init__(
-        self, connection: Connection, mode: RolloutMode, ttl_seconds: float, timeout_seconds: float, clock: Clock
+        self,
+        connection: Connection,
+        keys: KeyStore,
+        mode: RolloutMode,
+        ttl_seconds: float,
+        timeout_seconds: float,
+        clock: Clock,
     ) -> None:
         self._connection = connection
+        self._keys = keys
         self._mode = mode
         self._ttl_seconds = ttl_seconds
         self._patience_seconds = 0.0 if mode is RolloutMode.CONFIRM else timeout_seconds
         self._clock = clock
+        self._known: Mapping[KeyVersion, KeyMaterial] = {}
+        self._read_keys_at: float | None = None
 
     @property
     def mode(self) -> RolloutMode:
@@ -70,17 +98,39 @@ class ReportedInstances:
         """See `Rollout.waiting`."""
         return {}
 
-    def forget(self) -> None:
-        """Deletes instances that have not reported for a month."""
-        self._connection.execute(_FORGET, (FORGOTTEN_SECONDS,))
-
     def instances(self) -> tuple[Instance, ...]:
-        """See `Rollout.instances`; one that has not reported for a day is gone, unless it reports again."""
-        rows = self._connection.execute(_REPORTED, {"ttl": self._ttl_seconds, "known": KNOWN_SECONDS}).fetchall()
-        return tuple(_instance(*row) for row in rows)
+        """See `Rollout.instances`; each as far as it has proven what it reports.
+
+        Raises:
+            BlockedError: there are too many reports to read.
+        """
+        return self._reported().instances
+
+    def forget(self, gone: Collection[Gone] = ()) -> None:
+        """See `Rollout.forget`."""
+        reported = self._reported()
+        names, moments = [each.name for each in gone], [each.reported_at for each in gone]
+        ended = dict(reported.departed)
+        if gone:
+            rows = cast("list[tuple[str, int]]", self._connection.execute(_LAST_ROWS, (names, moments)).fetchall())
+            ended |= dict(rows)
+        if ended:
+            self._connection.execute(_FORGET, (list(ended), list(ended.values())))
+            self._connection.execute(_FORGET_PODS, _columns(_pods_of(self._reported().instances)))
+
+    def see_pods(self, present: Collection[Pod]) -> None:
+        """Records which of the Pods that are there now have instances that report themselves."""
+        if seen := _pods_of(self._reported().instances).intersection(present):
+            self._connection.execute(_SEE_PODS, _columns(seen))
+
+    def seen_pods(self) -> frozenset[Pod]:
+        """Returns the Pods that were ever there, of instances that are not forgotten."""
+        found = self._connection.execute(_SEEN_PODS).fetchall()
+        return frozenset(Pod(str(namespace), str(uid)) for namespace, uid in found)
 
     def roll_out(self, goal: RolloutTarget, lacking: Lacking, report: ProgressCallback) -> tuple[Instance, ...]:
         """See `Rollout.roll_out`."""
+        self._read_keys_at = None  # the new key was stored since
         self.forget()
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._patience_seconds):
             instances = self.instances()
@@ -91,41 +141,42 @@ class ReportedInstances:
                 return instances
         raise BlockedError(sentence)
 
+    def _reported(self) -> Reported:
+        rows = self._rows()
+        if not rows:
+            return Reported((), {}, disproved=False)
+        reported = read_reports(rows, self._known)
+        if reported.disproved and self._refresh_keys():
+            reported = read_reports(rows, self._known)
+        return reported
 
-def _instance(
-    name: object,
-    reads: object,
-    writes: object,
-    reported_at: object,
-    silent: object,
-    decrypted: object,
-    failed: object,
-    names_primary: object,
-) -> Instance:
-    return Instance(
-        name=str(name),
-        reads=tuple(KeyVersion.parse(version) for version in cast("list[str]", reads)),
-        writes=KeyVersion.parse(str(writes)),
-        reported_at=cast("datetime", reported_at),
-        silent=bool(silent),
-        decrypted=tuple(_decrypted(cast("Mapping[str, Any]", decrypted))),
-        failed=tuple(_failed(cast("Mapping[str, Any]", failed))),
-        names_primary=bool(names_primary),
-    )
+    def _rows(self) -> list[ReportRow]:
+        found = self._connection.execute(_REPORTS, (self._ttl_seconds, MOST_REPORTS + 1)).fetchall()
+        if len(found) > MOST_REPORTS:
+            raise BlockedError(
+                f"{TABLE} has more than {MOST_REPORTS:,} rows; find the role that inserts them, REVOKE INSERT ON "
+                f"{TABLE} FROM it, delete its rows, and run this again"
+            )
+        return [
+            ReportRow(cast("int", id_), str(name), str(report), str(proofs), cast("datetime", at), bool(silent))
+            for id_, name, report, proofs, at, silent in found
+        ]
+
+    def _refresh_keys(self) -> bool:
+        """Reads the keys again, unless they were read a moment ago."""
+        now = self._clock.monotonic()
+        if self._read_keys_at is not None and now - self._read_keys_at < KEYS_READ_EVERY_SECONDS:
+            return False
+        stored = self._keys.read()
+        entries = {**stored.archived, **stored.live}
+        self._known = {version: key for version, key in entries.items() if isinstance(key, KeyMaterial)}
+        self._read_keys_at = now
+        return True
 
 
-def _decrypted(counts: Mapping[str, Any]) -> Iterator[Decrypted]:
-    for version, count in sorted(counts.items()):
-        # Written by an application: ignores whatever is malformed.
-        with suppress(InvalidKeyError, KeyError, TypeError, ValueError):
-            last_at = datetime.fromisoformat(count["last_at"])
-            yield Decrypted(KeyVersion.parse(version), int(count["values"]), last_at.astimezone(UTC))
+def _pods_of(instances: Iterable[Instance]) -> frozenset[Pod]:
+    return frozenset(each.pod for each in instances if each.pod is not None)
 
 
-def _failed(counts: Mapping[str, Any]) -> Iterator[Failed]:
-    for version, count in sorted(counts.items()):
-        with suppress(InvalidKeyError, AttributeError, KeyError, TypeError, ValueError):
-            named = version if version == NO_VERSION else str(KeyVersion.parse(version))
-            minutes = {datetime.fromisoformat(at).astimezone(UTC): int(many) for at, many in count["minutes"].items()}
-            last_at = datetime.fromisoformat(count["last_at"]).astimezone(UTC)
-            yield Failed(named, int(count["values"]), last_at, minutes)
+def _columns(pods: Collection[Pod]) -> tuple[list[str], list[str]]:
+    return [each.namespace for each in pods], [each.uid for each in pods]

@@ -57,9 +57,11 @@ def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_ver
                 "instance": "web-1",
                 "reads": ["v2"],
                 "writes": "v2",
+                "unproven": [],
                 "names_primary": True,
                 "reported_at": "2026-01-05T09:00:00+00:00",
                 "silent": False,
+                "problem": None,
                 "decrypted": {"v1": {"values": 12, "last_at": "2026-01-05T08:55:00+00:00"}},
                 "failed": {},
             },
@@ -67,9 +69,11 @@ def test_the_fleet_says_who_reads_and_writes_what_and_who_still_needs_an_old_ver
                 "instance": "web-2",
                 "reads": ["v1", "v2"],
                 "writes": "v2",
+                "unproven": [],
                 "names_primary": True,
                 "reported_at": "2026-01-05T06:00:00+00:00",
                 "silent": True,
+                "problem": None,
                 "decrypted": {},
                 "failed": {},
             },
@@ -115,6 +119,30 @@ def test_an_instance_that_came_back_and_fell_silent_is_seen(
     rotated.rollout.running = (Instance("batch", reads, V2, START + heard, silent=True),)
     expected = ["instance batch came back with v1 after every instance had been seen without it, 2026-01-05 09:00 UTC"]
     assert [sentence.partition(", and fell silent")[0] for sentence in amiss(rotated)] == expected * found
+
+
+def test_one_that_fell_silent_is_news_for_a_day(rotated: FakeWorld) -> None:
+    rotated.rollout.running = (Instance("batch", (V1, V2), V2, START + timedelta(minutes=1), silent=True),)
+    rotated.clock.at = START + timedelta(hours=25)
+    assert amiss(rotated) == []
+
+
+def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(rotated: FakeWorld) -> None:
+    problem = "row 7 of keyrotation.instance_reports: it has no valid proof that the instance holds v2"
+    rotated.rollout.running = (
+        Instance("web-1", (V2,), V2, START),
+        Instance("web-2", (), None, START, unproven=(V2,), problem=problem),
+    )
+    [found] = amiss(rotated)
+    assert found.startswith(f"instance web-2: {problem}; compare the keys")
+    assert fleet(rotated.pipeline)["attention"] == [found]
+    assert fleet(rotated.pipeline)["instances"][1]["unproven"] == ["v2"]
+
+
+def test_one_that_claims_an_old_key_without_proof_is_seen_too(rotated: FakeWorld) -> None:
+    rotated.rollout.running = (Instance("web-1", (V2,), V2, START, unproven=(V1,)),)
+    [found] = amiss(rotated)
+    assert "still holds v1, which was taken from the applications" in found
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["it runs", "it ended"])

@@ -9,9 +9,9 @@ HEAD = "0001"
 # Tables of ours that are not searched for values: people and applications write text there. Everything else in the
 # schema keyrotation is searched.
 OWN_TABLES = (
-    "alembic_version", "application_instances", "audit_events", "audit_head", "checked_tables", "incident_flag",
-    "key_rotation_audit", "page_readings", "quarantine", "replicas", "session_locks", "shard_walks", "table_counts",
-    "waits",
+    "alembic_version", "audit_events", "audit_head", "checked_tables", "incident_flag", "instance_reports",
+    "key_rotation_audit", "page_readings", "quarantine", "replicas", "seen_pods", "session_locks", "shard_walks",
+    "table_counts", "waits",
 )  # fmt: skip
 
 

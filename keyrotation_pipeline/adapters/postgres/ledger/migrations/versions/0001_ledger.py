@@ -90,18 +90,55 @@ STATEMENTS = (
     CREATE TRIGGER moves_on_by_one BEFORE UPDATE ON keyrotation.audit_head
         FOR EACH ROW WHEN (NEW.seq <> OLD.seq + 1) EXECUTE FUNCTION keyrotation.refuse_change()
     """,
-    # Which versions an application instance reads, which it writes, and whether that one was named as the primary; and
-    # by version, how often it still decrypted, or could not decrypt, a value: {"v1": {"values": 12, "last_at":
-    # "2026-03-01T12:00:31+00:00", "minutes": {"2026-…T12:00…": 7}}}.
+    # What application instances report: which versions each reads and writes, with proof that it holds them
+    # (`model/instance_report.py`). Applications may insert rows and nothing else. ASCII, which every encoding can send.
     r"""
-    CREATE TABLE keyrotation.application_instances (
-        instance text PRIMARY KEY CHECK (instance ~ '^[^\x01-\x1f\x7f]{1,255}$'),
-        reads text[] NOT NULL CHECK (array_to_string(reads, ',', '?') ~ '^(v[1-9][0-9]{0,5},)*v[1-9][0-9]{0,5}$'),
-        writes text NOT NULL CHECK (writes ~ '^v[1-9][0-9]{0,5}$'),
-        reported_at timestamptz NOT NULL DEFAULT now(),
-        decrypted jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(decrypted) = 'object'),
-        failed jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(failed) = 'object'),
-        names_primary boolean NOT NULL DEFAULT false
+    CREATE TABLE keyrotation.instance_reports (
+        id bigint PRIMARY KEY CHECK (id > 0),
+        instance text NOT NULL CHECK (instance ~ '^[\x21-\x7e]{1,255}$'),
+        report text NOT NULL CHECK (octet_length(report) <= 100000 AND report !~ '[^\x01-\x7f]'),
+        proofs text NOT NULL CHECK (octet_length(proofs) <= 20000 AND proofs !~ '[^\x01-\x7f]'),
+        reported_at timestamptz NOT NULL
+    )
+    """,
+    "CREATE INDEX instance_reports_by_instance ON keyrotation.instance_reports (instance, id)",
+    "CREATE SEQUENCE keyrotation.instance_report_number OWNED BY keyrotation.instance_reports.id",
+    # Number and time are the database's. Of each instance the last three reports are kept: a name never disappears by
+    # what an application inserts. Rows that somebody else has locked are left to the next report.
+    """
+    CREATE FUNCTION keyrotation.take_report() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    BEGIN
+        NEW.id := nextval('keyrotation.instance_report_number');
+        NEW.reported_at := clock_timestamp();
+        DELETE FROM keyrotation.instance_reports WHERE id IN (
+            SELECT id FROM keyrotation.instance_reports
+            WHERE instance = NEW.instance AND id <= (
+                SELECT id FROM keyrotation.instance_reports
+                WHERE instance = NEW.instance ORDER BY id DESC OFFSET 2 LIMIT 1)
+            FOR UPDATE SKIP LOCKED);
+        RETURN NEW;
+    END $$
+    """,
+    "REVOKE EXECUTE ON FUNCTION keyrotation.take_report FROM PUBLIC",
+    """
+    CREATE TRIGGER taken BEFORE INSERT ON keyrotation.instance_reports
+        FOR EACH ROW EXECUTE FUNCTION keyrotation.take_report()
+    """,
+    # What a report names, so that it was not made before: the newest request, and the time by the database's clock.
+    """
+    CREATE VIEW keyrotation.report_nonce AS
+    SELECT coalesce((SELECT request FROM keyrotation.audit_events WHERE event = 'request_opened'
+                     ORDER BY seq DESC LIMIT 1), '') AS nonce,
+           to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at
+    """,
+    # Pods of our own cluster in which an instance was seen: only one of these can be seen to have ended.
+    """
+    CREATE TABLE keyrotation.seen_pods (
+        namespace text NOT NULL,
+        uid text NOT NULL,
+        seen_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+        PRIMARY KEY (namespace, uid)
     )
     """,
     # The catalog digest of a table when its pre-flight checks last passed, so that they need not run each time.

@@ -1,0 +1,218 @@
+"""Reports of application instances as they came from outside: parsed one by one, and counted as far as proven."""
+
+import hmac
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from itertools import groupby
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, InstanceOf, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
+from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
+from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, Pod
+
+TABLE = "keyrotation.instance_reports"
+# Between reading the time of the database and storing a report that names it.
+STORED_WITHIN = timedelta(minutes=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """One stored report.
+
+    Args:
+        report: JSON, as the instance wrote it.
+        proofs: ``v1=<64 hex digits> v2=<…>``, by the keys of the versions that it names; see `fieldcrypto.possession`.
+        reported_at: aware, when the database stored it.
+        silent: it is so old that the instance may have ended since.
+    """
+
+    id: int
+    instance: str
+    report: str
+    proofs: str
+    reported_at: datetime
+    silent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What all stored reports say.
+
+    Args:
+        instances: in the order of their names; not those that said farewell.
+        departed: instances that said farewell with proof, and the id of their last row.
+        disproved: whether a proof is missing or wrong, as it would be if the keys were read too early.
+    """
+
+    instances: tuple[Instance, ...]
+    departed: Mapping[str, int]
+    disproved: bool
+
+
+def read_reports(rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMaterial]) -> Reported:
+    """Read every report; a wrong one is a problem of the instance that it names, and of no other.
+
+    Args:
+        rows: those of one instance together.
+        keys: every key of the key store, live or archived.
+    """
+    instances, departed, disproved = [], dict[str, int](), False
+    for name, found in groupby(rows, key=lambda each: each.instance):
+        judged = [_judged(each, keys) for each in found]
+        disproved |= any(each.unproven for each in judged)
+        last = max((each for each in judged if each.counts), key=lambda each: each.at, default=None)
+        if last is not None and last.content is not None and last.content.farewell:
+            departed[name] = max(each.row.id for each in judged)
+        else:
+            instances.append(_instance(name, last or judged[-1], judged))
+    return Reported(tuple(instances), departed, disproved)
+
+
+def _utc(at: datetime) -> datetime:
+    try:
+        return at.astimezone(UTC)
+    except OverflowError:  # at either end of the calendar
+        raise ValueError(at.year) from None
+
+
+def _version(name: object) -> KeyVersion:
+    try:
+        return KeyVersion.parse(str(name))
+    except InvalidKeyError:
+        raise ValueError from None
+
+
+def _version_or_none(name: str) -> str:
+    return name if name == NO_VERSION else str(_version(name))
+
+
+_Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version)]
+_Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
+_Number = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    values: _Number
+    last_at: _Moment
+    minutes: Mapping[_Moment, _Number] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """The JSON of a report; what else is in it is ignored."""
+
+    nonce: Annotated[str, Field(max_length=100)]
+    at: _Moment
+    reads: Annotated[tuple[_Version, ...], Field(min_length=1)]
+    writes: _Version
+    names_primary: bool = False
+    farewell: bool = False
+    pod: Pod | None = None
+    decrypted: Mapping[_Version, _Count] = field(default_factory=dict)
+    failed: Mapping[Annotated[str, AfterValidator(_version_or_none)], _Count] = field(default_factory=dict)
+
+    @property
+    def versions(self) -> tuple[KeyVersion, ...]:
+        return tuple(sorted({*self.reads, self.writes}))
+
+
+@cache
+def _adapter() -> TypeAdapter[_Content]:
+    return TypeAdapter(_Content)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """One row: its content, unless it is malformed, and the versions that are proven or not.
+
+    Args:
+        problem: why it does not count, or not for some of its versions.
+    """
+
+    row: ReportRow
+    content: _Content | None = None
+    proven: tuple[KeyVersion, ...] = ()
+    unproven: tuple[KeyVersion, ...] = ()
+    problem: str | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether the sender holds a key, and for a farewell, all that it names."""
+        return bool(self.proven) and not (self.content is not None and self.content.farewell and self.unproven)
+
+    @property
+    def at(self) -> datetime:
+        return self.row.reported_at if self.content is None else self.content.at
+
+
+def _judged(row: ReportRow, keys: Mapping[KeyVersion, KeyMaterial]) -> _Judged:
+    try:
+        given = from_json(row.report)  # of a bounded depth
+    except ValueError:
+        return _Judged(row, problem=_about(row, "it is not JSON"))
+    try:
+        content = _adapter().validate_python(given)
+    except ValidationError as error:
+        # Only the field: its value may be anything.
+        where = next(iter(error.errors(include_url=False, include_input=False)[0]["loc"]), None)
+        return _Judged(row, problem=_about(row, f"its {where} is malformed" if where else "it is no JSON object"))
+    proofs = dict(each.partition("=")[::2] for each in row.proofs.split())
+    if abs(row.reported_at - content.at) > STORED_WITHIN:
+        return _Judged(row, problem=_about(row, "it was made at another time than it was stored"))
+    proven = tuple(each for each in content.versions if _is_proven(row, each, proofs.get(str(each), ""), keys))
+    unproven = tuple(each for each in content.versions if each not in proven)
+    lacks = f"it has no valid proof that the instance holds {', '.join(map(str, unproven))}"
+    return _Judged(row, content, proven, unproven, _about(row, lacks) if unproven else None)
+
+
+def _is_proven(row: ReportRow, version: KeyVersion, proof: str, keys: Mapping[KeyVersion, KeyMaterial]) -> bool:
+    if version not in keys or not proof.isascii():
+        return False
+    return hmac.compare_digest(proof, proof_of_possession(keys[version], version, row.instance, row.report))
+
+
+def _about(row: ReportRow, why: str) -> str:
+    return f"row {row.id} of {TABLE}: {why}"
+
+
+def _instance(name: str, last: _Judged, judged: Sequence[_Judged]) -> Instance:
+    problem = last.problem or next((each.problem for each in reversed(judged) if each.problem), None)
+    content = last.content
+    if content is None or not last.counts:
+        return Instance(
+            name, (), None, last.row.reported_at, last.row.silent, names_primary=False,
+            unproven=() if content is None else content.versions, problem=problem,
+        )  # fmt: skip
+    return Instance(
+        name=name,
+        reads=tuple(sorted(set(content.reads).intersection(last.proven))),
+        writes=content.writes if content.writes in last.proven else None,
+        reported_at=last.row.reported_at,
+        silent=last.row.silent,
+        decrypted=tuple(_decrypted(content)),
+        failed=tuple(_failed(content)),
+        names_primary=content.names_primary,
+        unproven=last.unproven,
+        nonce=content.nonce,
+        pod=content.pod,
+        problem=problem,
+    )
+
+
+def _decrypted(content: _Content) -> Iterator[Decrypted]:
+    for version, count in sorted(content.decrypted.items()):
+        yield Decrypted(version, count.values, count.last_at)
+
+
+def _failed(content: _Content) -> Iterator[Failed]:
+    for version, count in sorted(content.failed.items()):
+        yield Failed(version, count.values, count.last_at, count.minutes)

@@ -1,0 +1,142 @@
+"""The proof of possession as every language must make it: frozen values, and the functions of docs/applications.md."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
+from keyrotation_pipeline_tests.pages import fenced
+from keyrotation_pipeline_tests.reports import INSERT, asked, reported_by
+
+HERE = Path(__file__).parent
+VECTOR: dict[str, Any] = json.loads((HERE / "possession.json").read_text())
+KEYS = {KeyVersion.parse(name): key_from_base64(key) for name, key in VECTOR["keys"].items()}
+Run = Callable[[Path, str, str], list[str]]
+
+
+def function(language: str) -> str:
+    """The function of docs/applications.md in a language."""
+    (found,) = [each.text for each in fenced() if (each.language, each.name) == (language, "report")]
+    return found
+
+
+def answer(*command: str | Path) -> list[str]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    printed: list[str] = json.loads(done.stdout)
+    return printed
+
+
+def ruby(folder: Path, nonce: str, at: str) -> list[str]:
+    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, {VECTOR['keys']!r}, {VECTOR['primary']!r})"
+    program = f"{function('ruby')}\nputs JSON.generate({call.replace(': ', ' => ')})\n"
+    (folder / "report.rb").write_text(program)
+    return answer("ruby", folder / "report.rb")
+
+
+def php(folder: Path, nonce: str, at: str) -> list[str]:
+    keys = ", ".join(f"{name!r} => {key!r}" for name, key in VECTOR["keys"].items())
+    call = f"report({VECTOR['instance']!r}, {nonce!r}, {at!r}, [{keys}], {VECTOR['primary']!r})"
+    (folder / "report.php").write_text(f"<?php\n{function('php')}\necho json_encode({call});\n")
+    return answer("php", folder / "report.php")
+
+
+def js(folder: Path, nonce: str, at: str) -> list[str]:
+    arguments = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at, VECTOR["keys"], VECTOR["primary"])))
+    program = f"{function('js')}\nconsole.log(JSON.stringify(report({arguments})));\n"
+    (folder / "report.mjs").write_text(program)
+    return answer("node", folder / "report.mjs")
+
+
+def go(folder: Path, nonce: str, at: str) -> list[str]:
+    imports = (
+        "crypto/hkdf", "crypto/hmac", "crypto/sha256", "encoding/base64", "encoding/json", "fmt", "maps", "slices",
+        "strings",
+    )  # fmt: skip
+    keys = ", ".join(f"{json.dumps(name)}: {json.dumps(key)}" for name, key in VECTOR["keys"].items())
+    names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
+    call = f"text, proofs := report({names}, map[string]string{{{keys}}}, {json.dumps(VECTOR['primary'])})"
+    show = "printed, _ := json.Marshal([]string{text, proofs})\nfmt.Println(string(printed))"
+    header = "package main\nimport (\n" + "\n".join(map(json.dumps, imports)) + "\n)\n"
+    (folder / "report.go").write_text(f"{header}{function('go')}\nfunc main() {{\n{call}\n{show}\n}}\n")
+    return answer("go", "run", folder / "report.go")
+
+
+def java(folder: Path, nonce: str, at: str) -> list[str]:
+    puts = "".join(f"keys.put({json.dumps(name)}, {json.dumps(key)});" for name, key in VECTOR["keys"].items())
+    names = ", ".join(map(json.dumps, (VECTOR["instance"], nonce, at)))
+    main = (
+        "public static void main(String[] arguments) throws Exception {"
+        f"var keys = new java.util.TreeMap<String, String>(); {puts}"
+        f"for (var each : report({names}, keys, {json.dumps(VECTOR['primary'])})) System.out.println(each); }}"
+    )
+    (folder / "Report.java").write_text(f"class Report {{\n{function('java')}\n{main}\n}}\n")
+    done = subprocess.run(
+        ["java", "-XX:TieredStopAtLevel=1", folder / "Report.java"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+LANGUAGES = pytest.mark.parametrize(
+    "run",
+    [
+        pytest.param(
+            run,
+            id=run.__name__,
+            marks=pytest.mark.skipif(shutil.which(program) is None, reason=f"needs {program}; its values are frozen"),
+        )
+        for run, program in ((ruby, "ruby"), (php, "php"), (js, "node"), (go, "go"), (java, "java"))
+    ],
+)
+
+
+def test_the_frozen_proofs_are_made() -> None:
+    made = (
+        f"{version}={proof_of_possession(key, version, VECTOR['instance'], VECTOR['report'])}"
+        for version, key in KEYS.items()
+    )
+    assert " ".join(made) == VECTOR["proofs"]
+
+
+@LANGUAGES
+def test_the_published_function_makes_the_frozen_report(run: Run, tmp_path: Path) -> None:
+    assert run(tmp_path, VECTOR["nonce"], VECTOR["at"]) == [VECTOR["report"], VECTOR["proofs"]]
+
+
+@LANGUAGES
+def test_what_the_published_function_makes_counts(run: Run, tmp_path: Path, migrated: Connection) -> None:
+    made = run(tmp_path, *asked(migrated))
+    migrated.execute(INSERT, (VECTOR["instance"], *made))
+    [seen] = reported_by(migrated, KeyRing(KEYS, KeyVersion(1))).instances()
+    assert (seen.reads, seen.writes, seen.names_primary, seen.problem) == (tuple(KEYS), KeyVersion(1), True, None)
+
+
+@pytest.mark.parametrize("language", ["ruby", "php", "js", "go", "java"])
+def test_each_language_is_published(language: str) -> None:
+    assert "keyrotation-possession-v1" in function(language)
+
+
+def test_a_proof_is_of_one_key_version_instance_and_report_and_reveals_no_key() -> None:
+    version = KeyVersion(1)
+    key, other = KEYS[version], KeyMaterial.generate()
+    proof = proof_of_possession(key, version, "web-1", "{}")
+    assert len(proof) == 64
+    assert key.fingerprint not in proof
+    others = {
+        proof_of_possession(other, version, "web-1", "{}"),
+        proof_of_possession(key, KeyVersion(2), "web-1", "{}"),
+        proof_of_possession(key, version, "web-2", "{}"),
+        proof_of_possession(key, version, "web-1", "{ }"),
+    }
+    assert len(others | {proof}) == 5
