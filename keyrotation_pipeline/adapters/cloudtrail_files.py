@@ -76,7 +76,7 @@ class CloudTrailFiles:
             with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
                 text = file.read(LARGEST_BYTES + 1)
             records = json.loads(text)["Records"] if len(text) <= LARGEST_BYTES else None
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError):
             records = None
         if not isinstance(records, list):
             raise IncidentError(f"{key} in {self._bucket} is not a CloudTrail log file; find out who wrote it")

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import IncidentError
@@ -42,7 +44,7 @@ class CloudWatchAlarms:
         """See `FlagSource.raised`; an alarm that clears and fires again is another flag."""
         try:
             found = [alarm for names in self._pages() for alarm in self._alarms(names)]
-        except (ClientError, BotoCoreError) as error:
+        except (ClientError, BotoCoreError, ResponseParserError) as error:
             code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
             raise IncidentError(
                 f"CloudWatch does not report its alarms ({code}); check [incidents] and the right "
@@ -60,15 +62,17 @@ class CloudWatchAlarms:
         )
         answer = client.describe_alarms(AlarmNames=names, AlarmTypes=["MetricAlarm", "CompositeAlarm"], MaxRecords=100)
         found: list[Mapping[str, Any]] = [*answer.get("MetricAlarms", []), *answer.get("CompositeAlarms", [])]
-        return [alarm for alarm in found if alarm["StateValue"] == "ALARM" and alarm["AlarmName"] in self._types]
+        return [each for each in found if each.get("StateValue") == "ALARM" and each.get("AlarmName") in self._types]
 
     def _flag(self, alarm: Mapping[str, Any]) -> Flag:
         # An alarm's reason is built from metrics and may hold anything; its name is ours.
-        name, since = alarm["AlarmName"], alarm.get("StateTransitionedTimestamp") or alarm["StateUpdatedTimestamp"]
+        name, since = alarm["AlarmName"], alarm.get("StateTransitionedTimestamp") or alarm.get("StateUpdatedTimestamp")
+        at = since if isinstance(since, datetime) else None  # without one, the flag is rejected by its key
+        when = f" at {at:%Y-%m-%d %H:%M:%S} UTC" if at else ""
         return Flag(
-            key=f"alarm {name} {since.isoformat()}",
+            key=f"alarm {name} {at.isoformat() if at else 'without a time'}",
             source=f"CloudWatch alarm {name}",
             type=self._types[name],
-            description=f"the CloudWatch alarm {name} went into the state ALARM at {since:%Y-%m-%d %H:%M:%S} UTC",
-            discovered_at=since,
+            description=f"the CloudWatch alarm {name} went into the state ALARM{when}",
+            discovered_at=at,
         )

@@ -89,16 +89,23 @@ def _reads_in(record: Mapping[str, Any]) -> Iterator[KeyRead]:
         for secret in secrets:
             yield KeyRead(
                 event_id=str(record["eventID"]),
-                at=datetime.fromisoformat(str(record["eventTime"])),
+                at=_moment(str(record["eventTime"])),
                 who=_who(record.get("userIdentity") or {}),
                 address=str(record.get("sourceIPAddress", "unknown")),
                 event=str(record["eventName"]),
                 secret=str(secret),
                 agent=str(record.get("userAgent", "unknown")),
-                refused=record.get("errorCode"),
+                refused=None if record.get("errorCode") is None else str(record["errorCode"]),
             )
     except (KeyError, TypeError, ValueError, AttributeError):
         return
+
+
+def _moment(text: str) -> datetime:
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError(text)
+    return at
 
 
 def _who(identity: Mapping[str, Any]) -> str:

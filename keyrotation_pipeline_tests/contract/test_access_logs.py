@@ -9,11 +9,12 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import IncidentError, PreflightError
 from keyrotation_pipeline.incidents.access import key_reads
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
+from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.unit.incidents.test_access import SECRETS, SINCE, UNTIL, record
 
 DAY = "AWSLogs/123456789012/CloudTrail/us-east-1/2026/01"
@@ -37,9 +38,10 @@ def test_log_files_of_the_days_are_read_and_delivered_twice_counts_once(bucket: 
     trail = CloudTrailFiles(bucket.name, region_name=REGION, endpoint_url=bucket.url)
     found = key_reads(trail.records(SINCE, UNTIL), SECRETS, SINCE, UNTIL)
     assert [each.event_id for each in found] == ["id-1", "id-2", "id-3"]
-    put(bucket, f"{DAY}/05/b.json.gz", b"not compressed")
-    with pytest.raises(IncidentError, match=r"05/b.json.gz in .* is not a CloudTrail log file"):
-        list(trail.records(SINCE, UNTIL))
+    for content in (gzip.compress(b"[" * 6000), b"not compressed"):
+        put(bucket, f"{DAY}/05/b.json.gz", content)
+        with pytest.raises(IncidentError, match=r"05/b.json.gz in .* is not a CloudTrail log file"):
+            list(trail.records(SINCE, UNTIL))
     missing = CloudTrailFiles("no-such-bucket", region_name=REGION, endpoint_url=bucket.url)
     with pytest.raises(IncidentError, match=r"cannot be read \(NoSuchBucket\)"):
         list(missing.records(SINCE, UNTIL))
@@ -63,6 +65,29 @@ def test_the_seeds_query_over_the_applications_audit(connection: Connection) -> 
     (found,) = AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
     assert (found.resource_type, found.address, found.reads) == ("Client", "10.0.0.1", 1)
     assert found.first_at == datetime(2026, 1, 5, 9, tzinfo=UTC)
+
+
+def test_a_row_that_others_wrote_neither_fails_the_question_nor_moves_a_cursor(server: Server) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE odd_audit ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        try:
+            url = server.url("odd_audit")
+            with connect(url) as connection, psycopg.connect(url, autocommit=True, client_encoding="SQL_ASCII") as tool:
+                connection.execute(TABLE)
+                for kind, at in (
+                    ("'Client'", "2026-01-05 09:00"),
+                    ("'Cl\x9bient'", "2026-01-05 09:00"),
+                    ("'\xff'", "infinity"),
+                    ("repeat('[', 6000)", "2026-01-05 09:00"),
+                    ("'a' || chr(27) || '[2J'", "2026-01-05 09:00"),
+                    ("NULL", "-infinity"),
+                ):
+                    row = f"INSERT INTO public.audit_events VALUES ('v', {kind}, NULL, NULL, '{at}', 'READ')"
+                    tool.execute(row.encode("latin-1"))
+                found = AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
+            assert sorted(each.resource_type for each in found) == ["Cl?ient", "Client", "[" * 200, r"a\x1b[2J"]
+        finally:
+            admin.execute("DROP DATABASE odd_audit WITH (FORCE)")
 
 
 @pytest.mark.parametrize(

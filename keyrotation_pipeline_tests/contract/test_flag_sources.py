@@ -1,7 +1,7 @@
 """CloudWatch alarms as flags, against moto's server."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -44,6 +44,32 @@ def test_each_change_into_alarm_is_one_flag(cloudwatch: Any, s3_url: str) -> Non
     cloudwatch.set_alarm_state(AlarmName="key-access", StateValue="ALARM", StateReason="again")
     (again,) = source.raised()
     assert again.key != flag.key
+
+
+@pytest.mark.parametrize("since", [None, "yesterday", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23)))])
+def test_an_alarm_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch, since: object) -> None:
+    from keyrotation_pipeline.adapters import aws  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+
+    now = datetime.now(UTC)
+    odd = {"AlarmName": "a", "StateValue": "ALARM", "StateUpdatedTimestamp": since}
+    good = {"AlarmName": "b", "StateValue": "ALARM", "StateTransitionedTimestamp": now}
+    answer = {"MetricAlarms": [odd, good, {}, {"AlarmName": "b"}]}
+
+    class Client:
+        """No server says such things of itself."""
+
+        def describe_alarms(self, **_: object) -> dict[str, Any]:
+            return answer
+
+    monkeypatch.setattr(aws, "client", lambda *_, **__: Client())
+    watched = [WatchedAlarm("a", "insider"), WatchedAlarm("b", "insider")]
+    first, second = CloudWatchAlarms(watched, REGION).raised()
+    assert first.key.startswith("alarm a ")
+    assert first.news
+    with pytest.raises(IncidentError, match="its discovered_at is missing"):
+        checked(first, now)
+    assert checked(second, now).type == "insider"
 
 
 def test_one_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,6 +45,8 @@ def record(number: int, **changes: Any) -> dict[str, Any]:  # noqa: ANN401
         pytest.param({"eventTime": "2026-01-05T07:59:59Z"}, False, id="before"),
         pytest.param({"eventTime": "2026-01-05T20:00:01Z"}, False, id="after"),
         pytest.param({"eventTime": "soon"}, False, id="no moment"),
+        pytest.param({"eventTime": "2026-01-05T09:00:00"}, False, id="a moment without a zone"),
+        pytest.param({"eventTime": "0001-01-01T00:00:00+23:59"}, False, id="a moment before the first"),
         pytest.param({"requestParameters": None}, False, id="no parameters"),
         pytest.param({"requestParameters": "x"}, False, id="parameters of another form"),
     ],

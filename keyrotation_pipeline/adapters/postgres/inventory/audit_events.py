@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.model.incidents import RecordReads
 from keyrotation_pipeline.model.tables import TableName
+from keyrotation_pipeline.model.visible_text import visible
 
 _COLUMNS = ("event_type", "resource_type", "user_id", "ip_address", "created_at", "action")
 # Refuses whatever runs its owner's code when it is read: a view, a foreign table, row security, a custom type.
@@ -29,14 +30,23 @@ _SAFE = """
            array_agg(c.oid::bigint) AS oids
     FROM tree JOIN pg_catalog.pg_class c USING (oid)
 """
+# The beginning of a text, such that no query fails on it: in encodings other than these, some bytes are no text.
+_READABLE: LiteralString = """
+    CASE WHEN getdatabaseencoding() IN ('UTF8', 'LATIN1') THEN left({column}::text, 200)
+    ELSE regexp_replace(left({column}::text, 200), '[^\\x01-\\x7f]', '?', 'g') END
+"""
 _READS: LiteralString = """
-    SELECT coalesce(resource_type::text, '') AS resource_type, coalesce(event_type::text, '') AS event_type,
-           coalesce(user_id::text, 'unknown') AS who, coalesce(ip_address::text, 'unknown') AS address,
+    SELECT coalesce({resource_type}, '') AS resource_type, coalesce({event_type}, '') AS event_type,
+           coalesce({user_id}, 'unknown') AS who, coalesce({ip_address}, 'unknown') AS address,
            count(*) AS reads, min(created_at)::timestamptz AS first_at, max(created_at)::timestamptz AS last_at
     FROM {table}
     WHERE created_at >= %(since)s AND created_at <= %(until)s AND action::text = 'READ'
     GROUP BY 1, 2, 3, 4 ORDER BY reads, first_at LIMIT 1000
 """
+_TEXTS = {
+    name: sql.SQL(_READABLE).format(column=sql.Identifier(name))
+    for name in ("resource_type", "event_type", "user_id", "ip_address")
+}
 
 
 class AuditEvents:
@@ -62,7 +72,7 @@ class AuditEvents:
                 self._connection.execute("SET LOCAL constraint_exclusion = off")
                 self._require_safe(name)
                 with self._connection.cursor(row_factory=dict_row) as cursor:
-                    cursor.execute(sql.SQL(_READS).format(table=name), {"since": since, "until": until})
+                    cursor.execute(sql.SQL(_READS).format(table=name, **_TEXTS), {"since": since, "until": until})
                     return tuple(map(_reads, cursor.fetchall()))
         except psycopg.Error as error:
             raise IncidentError(
@@ -88,5 +98,7 @@ class AuditEvents:
 
 
 def _reads(row: Mapping[str, Any]) -> RecordReads:
+    texts = {name: visible(row[name]) for name in ("resource_type", "event_type", "who", "address")}
     # The text of a single inet address includes its mask.
-    return RecordReads(**{**row, "address": row["address"].removesuffix("/32").removesuffix("/128")})
+    texts["address"] = texts["address"].removesuffix("/32").removesuffix("/128")
+    return RecordReads(**{**row, **texts})
