@@ -281,6 +281,19 @@ def test_no_flood_of_reports_makes_a_name_disappear_or_fills_the_table(
     assert seen(migrated)["web-1"].reads == (V1, V2)
 
 
+@pytest.mark.parametrize(
+    ("report", "rows"),
+    [pytest.param("'{}'", 30_001, id="many"), pytest.param("repeat('[', 100000)", 1_400, id="large")],
+)
+def test_what_no_fleet_reports_is_one_sentence_and_no_memory_is_spent_on_it(
+    migrated: Connection, application: Application, report: str, rows: int
+) -> None:
+    made = f"SELECT 'web-' || n, {report}, '' FROM generate_series(1, {rows}) AS n"
+    application.execute(f"INSERT INTO keyrotation.instance_reports (instance, report, proofs) {made}".encode())
+    with pytest.raises(BlockedError, match=r"keyrotation\.instance_reports has .* REVOKE INSERT"):
+        seen(migrated)
+
+
 def test_an_open_transaction_of_an_application_makes_nobody_wait(
     migrated: Connection, application: Application, database_url: str
 ) -> None:

@@ -6,11 +6,11 @@ from typing import cast
 
 import psycopg
 
+from keyrotation_pipeline.adapters.rollouts.reports import TABLE, Reported, ReportRow, read_reports
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget
-from keyrotation_pipeline.model.instance_report import TABLE, Reported, ReportRow, read_reports
 from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
@@ -20,12 +20,13 @@ Connection = psycopg.Connection[tuple[object, ...]]
 POLL_SECONDS = 0.2
 # A report that no key proves may be proven by a newer one. A store in a cloud is not asked at each poll.
 KEYS_READ_EVERY_SECONDS = 10.0
-MOST_REPORTS = 100_000
+MOST_REPORTS, MOST_BYTES = 30_000, 128 * 2**20
 
+_SIZE = "SELECT count(*), coalesce(sum(octet_length(report)), 0)::bigint FROM keyrotation.instance_reports"
 # Both times are the server's, so no other clock can make an instance look alive, silent or gone.
 _REPORTS = """
 SELECT id, instance, report, proofs, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %s)
-FROM keyrotation.instance_reports ORDER BY instance, id LIMIT %s
+FROM keyrotation.instance_reports ORDER BY instance, id
 """
 # All rows of a name or none: an older one that somebody has locked would otherwise outlive the farewell.
 _FORGET = """
@@ -151,12 +152,13 @@ class ReportedInstances:
         return reported
 
     def _rows(self) -> list[ReportRow]:
-        found = self._connection.execute(_REPORTS, (self._ttl_seconds, MOST_REPORTS + 1)).fetchall()
-        if len(found) > MOST_REPORTS:
+        [(rows, size)] = cast("list[tuple[int, int]]", self._connection.execute(_SIZE).fetchall())
+        if rows > MOST_REPORTS or size > MOST_BYTES:
             raise BlockedError(
-                f"{TABLE} has more than {MOST_REPORTS:,} rows; find the role that inserts them, REVOKE INSERT ON "
-                f"{TABLE} FROM it, delete its rows, and run this again"
+                f"{TABLE} has {rows:,} rows of {size // 2**20:,} MiB, more than any fleet reports; find the role that "
+                f"inserts them, REVOKE INSERT ON {TABLE} FROM it, delete its rows, and run this again"
             )
+        found = self._connection.execute(_REPORTS, (self._ttl_seconds,)).fetchall()
         return [
             ReportRow(cast("int", id_), str(name), str(report), str(proofs), cast("datetime", at), bool(silent))
             for id_, name, report, proofs, at, silent in found

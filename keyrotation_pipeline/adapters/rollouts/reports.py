@@ -19,8 +19,8 @@ from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, Pod
 
 TABLE = "keyrotation.instance_reports"
-# Between reading the time of the database and storing a report that names it.
-STORED_WITHIN = timedelta(minutes=1)
+# Between reading the time of the database and storing a report that names it; a clock that is set may go back a little.
+STORED_WITHIN, CLOCK_STEP = timedelta(minutes=1), timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _judged(row: ReportRow, keys: Mapping[KeyVersion, KeyMaterial]) -> _Judged:
         where = next(iter(error.errors(include_url=False, include_input=False)[0]["loc"]), None)
         return _Judged(row, problem=_about(row, f"its {where} is malformed" if where else "it is no JSON object"))
     proofs = dict(each.partition("=")[::2] for each in row.proofs.split())
-    if abs(row.reported_at - content.at) > STORED_WITHIN:
+    if not -CLOCK_STEP <= row.reported_at - content.at <= STORED_WITHIN:
         return _Judged(row, problem=_about(row, "it was made at another time than it was stored"))
     proven = tuple(each for each in content.versions if _is_proven(row, each, proofs.get(str(each), ""), keys))
     unproven = tuple(each for each in content.versions if each not in proven)
