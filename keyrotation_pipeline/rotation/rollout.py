@@ -105,7 +105,7 @@ class _Wait:
         if head != self._head:
             self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.goal)
             self._nonces = _nonces(self.pipeline, self.rotation)
-            if self._confirmation.gone:  # their signatures have just been verified
+            if self._confirmation.gone:  # so that no later rollout asks about them again
                 self.pipeline.rollout.forget(self._confirmation.gone)
         return _judged(self.pipeline, self.rotation, self.goal, instances, self._confirmation, self._nonces)
 

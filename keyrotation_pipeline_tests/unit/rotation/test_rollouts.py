@@ -262,6 +262,19 @@ def test_an_officer_says_that_a_silent_instance_has_ended(world: FakeWorld, rota
     assert world.keys.primary() == V2
 
 
+def test_what_an_officer_said_has_ended_is_forgotten_and_not_asked_about_again(world: FakeWorld) -> None:
+    rotation = approved(world)
+    world.rollout.running = (instance("web-1", V1, writes=V1), instance("old-pod", V1, writes=V1, silent=True))
+    run(world, rotation, Step.KEY_VERSION)
+    confirm(world, rotation)
+    with pytest.raises(BlockedError, match=r"^web-1 \(reads v1\): not seen to read v2; reload"):
+        run(world, rotation)
+    assert [each.name for each in world.rollout.running] == ["web-1"]
+    world.rollout.running = None
+    run(world, rotation)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+
+
 def test_what_falls_silent_after_the_signature_is_not_meant_by_it(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.running = (instance("web-1", V1, V2, writes=V1), instance("old-pod", V1, writes=V1, silent=True))
     with pytest.raises(BlockedError):

@@ -91,7 +91,7 @@ STATEMENTS = (
         FOR EACH ROW WHEN (NEW.seq <> OLD.seq + 1) EXECUTE FUNCTION keyrotation.refuse_change()
     """,
     # What application instances report: which versions each reads and writes, with proof that it holds them
-    # (`adapters/rollouts/reports.py`). Applications may insert rows and nothing else. ASCII, which every encoding can send.
+    # (`adapters/rollouts/reports.py`). Applications may insert rows and nothing else. Every encoding can send ASCII.
     r"""
     CREATE TABLE keyrotation.instance_reports (
         id bigint PRIMARY KEY CHECK (id > 0),
