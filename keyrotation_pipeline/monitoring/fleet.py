@@ -1,6 +1,6 @@
 """The fleet: the key versions that each application instance reads and writes, and late decryptions."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation import runner
 
 NEWS_FOR = timedelta(days=1)
+MOST_NAMED = 3
 
 
 def fleet(pipeline: Pipeline) -> dict[str, Any]:
@@ -30,22 +31,29 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "instances": [_document(instance) for instance in instances],
         "workloads": {each: waiting.get(each) for each in pipeline.rollout.workloads},
         "waiting_for": runner.pending_reason(pipeline, walk, instances) if walk else None,
-        "attention": [*returned(pipeline, stored, walk, instances), *failing(instances, pipeline.clock.now())],
+        "attention": [
+            *returned(pipeline, stored, walk, instances),
+            *failing(instances, pipeline.clock.now()),
+            *uncounted(instances),
+        ],
     }
 
 
-def failing(instances: Sequence[Instance], now: datetime) -> list[str]:
-    """A sentence for the worst minute in which too many values failed to decrypt, and for reports that do not count."""
-    minutes = failing_minutes(instances, now)
-    worst = [str(max(minutes, key=lambda each: each.values))] if minutes else []
-    return [*worst, *(_uncounted(each) for each in instances if each.problem is not None)]
+def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
+    """A sentence for the worst minute in which applications failed to decrypt too many values, if any."""
+    return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
 
 
-def _uncounted(instance: Instance) -> str:
-    return (
-        f"instance {instance.name}: {instance.problem}; compare the keys that it was given with the key store, and if "
-        "it did not write that row, find the role that did and revoke its INSERT"
+def uncounted(instances: Iterable[Instance]) -> list[str]:
+    """A sentence for each instance with a report that does not count; one for all of them if somebody floods us."""
+    found = [each for each in instances if each.problem is not None]
+    advice = (
+        "compare the keys that were given to it with the key store, and if it did not write that row, find the role "
+        "that did and revoke its INSERT"
     )
+    if len(found) > MOST_NAMED:
+        return [f"{len(found)} instances have reports that do not count (`keyrotation rollout` names them); {advice}"]
+    return [f"instance {each.name}: {each.problem}; {advice}" for each in found]
 
 
 def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instances: Iterable[Instance]) -> list[str]:

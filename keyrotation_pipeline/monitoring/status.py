@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring import counting, rolling
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
-from keyrotation_pipeline.monitoring.fleet import failing, returned
+from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
 from keyrotation_pipeline.monitoring.progress import progress_and_eta
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -136,6 +136,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         attention.append(str(seen))
     else:
         attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
+        attention += uncounted(seen)
         attention += failing(seen, now) if urgent_too else []
     fenced = fences(pipeline)
     attention += fenced.attention()

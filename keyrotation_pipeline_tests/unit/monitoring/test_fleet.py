@@ -139,6 +139,16 @@ def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(ro
     assert fleet(rotated.pipeline)["instances"][1]["unproven"] == ["v2"]
 
 
+def test_many_reports_that_do_not_count_are_one_sentence_that_stays_the_same(rotated: FakeWorld) -> None:
+    """Whoever inserts them must not be able to cause an alert with each."""
+    said = set()
+    for names in ("abcd", "abcdefgh"):
+        rotated.rollout.running = tuple(Instance(each, (), None, START, problem=f"row {each}") for each in names)
+        [found] = [each for each in overview(rotated.pipeline).attention if "do not count" in each]
+        said.add(found.lstrip("0123456789"))
+    assert len(said) == 1
+
+
 def test_one_that_claims_an_old_key_without_proof_is_seen_too(rotated: FakeWorld) -> None:
     rotated.rollout.running = (Instance("web-1", (V2,), V2, START, unproven=(V1,)),)
     [found] = amiss(rotated)
