@@ -34,7 +34,7 @@ def fleet(pipeline: Pipeline) -> dict[str, Any]:
         "attention": [
             *returned(pipeline, stored, walk, instances),
             *failing(instances, pipeline.clock.now()),
-            *uncounted(instances),
+            *uncounted(instances, pipeline.clock.now()),
         ],
     }
 
@@ -44,9 +44,9 @@ def failing(instances: Iterable[Instance], now: datetime) -> list[str]:
     return [str(max(minutes, key=lambda each: each.values))] if (minutes := failing_minutes(instances, now)) else []
 
 
-def uncounted(instances: Iterable[Instance]) -> list[str]:
+def uncounted(instances: Iterable[Instance], now: datetime) -> list[str]:
     """A sentence for each instance with a report that does not count; one for all of them if somebody floods us."""
-    found = [each for each in instances if each.problem is not None]
+    found = [each for each in instances if each.problem is not None and not _is_old(each, now)]
     advice = (
         "compare the keys that were given to it with the key store, and if it did not write that row, find the role "
         "that did and revoke its INSERT"
@@ -54,6 +54,11 @@ def uncounted(instances: Iterable[Instance]) -> list[str]:
     if len(found) > MOST_NAMED:
         return [f"{len(found)} instances have reports that do not count (`keyrotation rollout` names them); {advice}"]
     return [f"instance {each.name}: {each.problem}; {advice}" for each in found]
+
+
+def _is_old(instance: Instance, now: datetime) -> bool:
+    """Whether it fell silent so long ago that it is no news; a rotation waits for it all the same."""
+    return instance.silent and instance.reported_at < now - NEWS_FOR
 
 
 def returned(pipeline: Pipeline, stored: StoredKeys, walk: Walk | None, instances: Iterable[Instance]) -> list[str]:
@@ -91,7 +96,7 @@ class _Allowed:
     Args:
         withdrawn: versions that the applications no longer get.
         gone_at: see `_withdrawals`.
-        now: an instance that is silent for longer than a day is no longer news.
+        now: see `_is_old`.
     """
 
     primary: KeyVersion
@@ -101,7 +106,7 @@ class _Allowed:
 
     def problems(self, instance: Instance) -> Iterator[str]:
         """What is wrong with one instance. Without later counts and times: each would be alerted as news."""
-        if instance.silent and instance.reported_at < self.now - NEWS_FOR:
+        if _is_old(instance, self.now):
             return
         if instance.silent:
             yield from self._came_and_went(instance)

@@ -136,7 +136,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         attention.append(str(seen))
     else:
         attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
-        attention += uncounted(seen)
+        attention += uncounted(seen, now)
         attention += failing(seen, now) if urgent_too else []
     fenced = fences(pipeline)
     attention += fenced.attention()

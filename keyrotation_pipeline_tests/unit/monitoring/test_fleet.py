@@ -1,5 +1,6 @@
 """The fleet as people see it, and instances with a key that they must not have any more."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -137,6 +138,10 @@ def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(ro
     assert found.startswith(f"instance web-2: {problem}; compare the keys")
     assert fleet(rotated.pipeline)["attention"] == [found]
     assert fleet(rotated.pipeline)["instances"][1]["unproven"] == ["v2"]
+    rotated.rollout.running = (replace(rotated.rollout.running[1], silent=True),)
+    assert amiss(rotated) == [found]
+    rotated.clock.at = START + timedelta(hours=25)
+    assert amiss(rotated) == []
 
 
 def test_many_reports_that_do_not_count_are_one_sentence_that_stays_the_same(rotated: FakeWorld) -> None:
