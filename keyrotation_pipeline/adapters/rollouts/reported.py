@@ -26,7 +26,7 @@ _SIZE = "SELECT count(*), coalesce(sum(octet_length(report)), 0)::bigint FROM ke
 # Both times are the server's, so no other clock can make an instance look alive, silent or gone.
 _REPORTS = """
 SELECT id, instance, report, proofs, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %s)
-FROM keyrotation.instance_reports ORDER BY instance, id
+FROM keyrotation.instance_reports ORDER BY instance COLLATE "C", id
 """
 # All rows of a name or none: an older one that somebody has locked would otherwise outlive the farewell.
 _FORGET = """

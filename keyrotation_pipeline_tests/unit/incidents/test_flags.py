@@ -36,6 +36,8 @@ def test_every_trigger_of_the_procedure_is_a_type(type_: IncidentType) -> None:
         pytest.param({"description": " "}, "its description is missing", id="empty description"),
         pytest.param({"description": "a\nb"}, "one plain line", id="two lines"),
         pytest.param({"description": "a\u202eb"}, "one plain line", id="text that runs backwards"),
+        pytest.param({"description": "a\u3164b"}, "one plain line", id="a letter that is blank"),
+        pytest.param({"scope": "a\x9bb"}, "one plain line", id="a control character of 8 bits"),
         pytest.param({"description": "x" * 801}, "more than 800", id="too long"),
         pytest.param({"description": f"key {KEY} leaked"}, "looks like a key", id="a key"),
         pytest.param({"scope": "v1:AAAAAAAAAAAAAAAA:AAAA"}, "its scope holds what looks like", id="a stored value"),

@@ -98,7 +98,7 @@ STATEMENTS = (
         instance text NOT NULL CHECK (instance ~ '^[\x21-\x7e]{1,255}$'),
         report text NOT NULL CHECK (octet_length(report) <= 100000 AND report !~ '[^\x01-\x7f]'),
         proofs text NOT NULL CHECK (octet_length(proofs) <= 20000 AND proofs !~ '[^\x01-\x7f]'),
-        reported_at timestamptz NOT NULL
+        reported_at timestamptz NOT NULL CHECK (reported_at BETWEEN '2000-01-01' AND '9000-01-01')
     )
     """,
     "CREATE INDEX instance_reports_by_instance ON keyrotation.instance_reports (instance, id)",
