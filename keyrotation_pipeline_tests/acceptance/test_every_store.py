@@ -247,7 +247,7 @@ def conducts_with_every_reader_before_a_writer(
     moments: list[Moment] = []
     with clinic.place.watching(lambda: moments.append(clinic.moment())):
         jobs = dagster.conduct()
-    assert jobs == ["introduce_key", "reencrypt_rows", "retire_key"]
+    assert jobs == ["introduce_key", "reencrypt_rows", "retire_key", "backup"]
     moments.append(clinic.moment())
     [promoting] = [one for one, next_one in pairwise(moments) if (one.primary, next_one.primary) == (source, target)]
     assert promoting.instances

@@ -348,5 +348,6 @@ def test_pods_that_were_seen_are_known_until_their_instances_are_forgotten(migra
     assert rollout.seen_pods() == {Pod("pazpaz", "a")}
     rollout.see_pods([Pod("pazpaz", "b")])
     report(migrated, RING, "web-1", (V1,), V1, pod=pod("a"), farewell=True)
+    assert [each.name for each in rollout.instances()] == ["web-2"]
     rollout.forget()
     assert rollout.seen_pods() == {Pod("pazpaz", "b")}
