@@ -4,6 +4,7 @@ The ledger says `destroyed` before the key is removed: from then on no backup co
 `restore-key` refuses it. A process that dies midway completes it when it runs again.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -220,6 +221,8 @@ def _prefix(version: KeyVersion) -> str:
 
 
 def _remove(site: BackupContext, found: Destruction, revision: str) -> None:
+    with suppress(BlockedError):  # of a cluster that does not answer
+        site.pipeline.rollout.forget()  # while farewells of instances that held this key can still be verified
     stored = site.pipeline.keys.destroy(found.version, revision)
     for name in found.local:
         site.local.remove(name)

@@ -17,7 +17,7 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import field
-from keyrotation_pipeline.errors import DatabaseUnavailableError
+from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.progress import Progress
@@ -251,6 +251,8 @@ def status(
         if count:
             pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
         shown = _show(pipeline, declared, as_json=as_json)
+        with suppress(KeyRotationError):  # which what is shown says
+            pipeline.rollout.forget()
     if watch:
         _watch(declared, as_json=as_json)
     if exit_code and shown.attention:
