@@ -11,17 +11,19 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note, hash_of
-from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
+from keyrotation_pipeline_tests.contract.ledger_suite import rotation, text_of
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
+from keyrotation_pipeline_tests.forging import Forger
 
 EVENTS = 9
+DATABASE = "clinic@localhost, system identifier 7"
 
 
 @pytest.fixture
 def ledger(migrated: Connection) -> PostgresLedger:
     """Nine events, and no trigger that could keep anybody from them."""
-    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost", good_at_start)
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", DATABASE, good_at_start)
     for number in range(1, EVENTS + 1):
         ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))
     migrated.execute("DROP TRIGGER append_only ON keyrotation.audit_events")
@@ -111,43 +113,23 @@ def test_events_that_were_cut_off_stay_missing_when_others_follow(ledger: Postgr
         verify_audit(ledger)
 
 
-def rewind(ledger: PostgresLedger, seq: int) -> None:
-    """Cut the chain off and move its head back, as whoever owns the database can."""
-    ledger.connection.execute("DELETE FROM keyrotation.audit_events WHERE seq > %s", (seq,))
-    ledger.connection.execute(
-        "UPDATE keyrotation.audit_head SET (seq, hash) ="
-        " (SELECT seq, hash FROM keyrotation.audit_events WHERE seq = %s)",
-        (seq,),
-    )
-
-
-def rewrite(ledger: PostgresLedger, seq: int) -> None:
-    """Change one event and hash everything after it anew, as whoever owns the database can."""
-    previous = ""
-    for event in list(ledger.events()):
-        body = event.body.replace('"number"', '"forged"') if event.seq == seq else event.body
-        previous = previous or event.previous
-        digest = hash_of(previous, body)
-        ledger.connection.execute(
-            "UPDATE keyrotation.audit_events SET body = %s, previous_hash = %s, hash = %s WHERE seq = %s",
-            (body, previous, digest, event.seq),
-        )
-        previous = digest
-    ledger.connection.execute("UPDATE keyrotation.audit_head SET hash = %s", (previous,))
+def forged(body: str, seq: int) -> str:
+    """The fourth event says something else."""
+    return body.replace('"number"', '"forged"') if seq == 4 else body
 
 
 @pytest.mark.parametrize(
     ("forge", "sentence"),
     [
-        pytest.param(lambda ledger: rewind(ledger, 7), "events 8 to 9 were cut off", id="cut off with its head"),
-        pytest.param(lambda ledger: rewrite(ledger, 4), "event 9 is not the one that an anchor names", id="rewritten"),
+        pytest.param(lambda forger: forger.truncate(2), "events 8 to 9 were cut off", id="cut off with its head"),
+        pytest.param(lambda forger: forger.rewrite(forged), "event 9 is not the one that an anchor", id="rewritten"),
     ],
 )
 def test_a_forgery_that_is_consistent_in_itself_is_found_by_an_anchor(
-    ledger: PostgresLedger, forge: Callable[[PostgresLedger], None], sentence: str
+    ledger: PostgresLedger, forge: Callable[[Forger], None], sentence: str
 ) -> None:
     anchor = ledger.head()
-    forge(ledger)
+    forge(Forger(ledger.connection))
     verify_audit(ledger)
     with pytest.raises(AuditError, match=sentence):
         verify_audit(ledger, anchor)
@@ -155,11 +137,12 @@ def test_a_forgery_that_is_consistent_in_itself_is_found_by_an_anchor(
 
 def test_the_head_that_officers_sign_over_tells_a_chain_that_was_hashed_again(ledger: PostgresLedger) -> None:
     head = ledger.head()
-    ledger.open(rotation(audit_head=(head.seq, head.hash)), TEXT)
+    opened = rotation(audit_head=(head.seq, head.hash))
+    ledger.open(opened, text_of(opened))
     assert LedgerState(good_at_start).apply(ledger.events()).faults == ()
-    rewrite(ledger, 4)
+    Forger(ledger.connection).rewrite(forged)
     [fault] = LedgerState(good_at_start).apply(ledger.events()).faults
-    assert fault == "event 10 opens a request that is to be signed for another audit"
+    assert fault == "event 10 (request_opened) opens a request that is to be signed for another audit"
 
 
 def test_an_anchor_of_another_database_does_not_verify(ledger: PostgresLedger) -> None:
@@ -168,7 +151,7 @@ def test_an_anchor_of_another_database_does_not_verify(ledger: PostgresLedger) -
 
 
 def test_a_chain_of_more_events_than_one_page_is_read_whole(migrated: Connection) -> None:
-    ledger = PostgresLedger(migrated, SystemClock(), "tester", "clinic@localhost", good_at_start)
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", DATABASE, good_at_start)
     with ledger.transaction():
         for number in range(1005):
             ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 
 import psycopg
@@ -12,12 +12,11 @@ import pytest
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, require_same_time
 from keyrotation_pipeline.audit import history
-from keyrotation_pipeline.audit.replay_cache import _STATES
 from keyrotation_pipeline.audit.verify import require_verified, verify_everything
 from keyrotation_pipeline.backups.destruction import open_destruction
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, PreflightError
-from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.request_events import SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -28,6 +27,7 @@ from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.forging import Forger, as_another_process, signature_of
 from keyrotation_pipeline_tests.integration.test_database_owner import V1, Office, office
 from keyrotation_pipeline_tests.officers import revoke
 
@@ -56,32 +56,12 @@ def signed(office: Office) -> Office:
     return office
 
 
-def rehashed(owner: psycopg.Connection, changed: Callable[[str, int], str]) -> None:
-    """Change bodies, and hash the whole chain anew."""
-    previous = "0" * 64
-    for seq, body in owner.execute("SELECT seq, body FROM keyrotation.audit_events ORDER BY seq").fetchall():
-        new = changed(body, seq)
-        digest = hash_of(previous, new)
-        owner.execute(
-            "UPDATE keyrotation.audit_events SET body = %s, previous_hash = %s, hash = %s WHERE seq = %s",
-            (new, previous, digest, seq),
-        )
-        previous = digest
-    owner.execute("UPDATE keyrotation.audit_head SET hash = %s", (previous,))
-
-
 def tail_cut(owner: psycopg.Connection) -> None:
-    owner.execute(
-        "DELETE FROM keyrotation.audit_events WHERE seq > (SELECT max(seq) - 2 FROM keyrotation.audit_events)"
-    )
-    owner.execute(
-        "UPDATE keyrotation.audit_head SET (seq, hash) ="
-        " (SELECT seq, hash FROM keyrotation.audit_events ORDER BY seq DESC LIMIT 1)"
-    )
+    Forger(owner).truncate(2)
 
 
 def chain_hashed_anew(owner: psycopg.Connection) -> None:
-    rehashed(owner, lambda body, _seq: body.replace("yearly", "for me"))
+    Forger(owner).rewrite(lambda body, _seq: body.replace("yearly", "for me"))
 
 
 @pytest.mark.parametrize(
@@ -180,17 +160,17 @@ def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_wha
 ) -> None:
     monkeypatch.setattr(history, "FEWEST_EVENTS", 1)
 
-    def as_another_process() -> tuple[Request, ...]:
-        _STATES.clear()
+    def requests() -> tuple[Request, ...]:
+        as_another_process()
         with signed.pipeline() as pipeline:
             return pipeline.ledger.requests()
 
-    known = as_another_process()
+    known = requests()
     kept = (signed.folder / ".keyrotation" / "audit-checkpoint").read_bytes()
     with signed.owner() as owner:
         somebody_else(owner)  # a note, which nothing here reads
-    assert as_another_process() == known
-    _STATES.clear()
+    assert requests() == known
+    as_another_process()
     with signed.pipeline() as pipeline:
         assert pipeline.ledger.requests() == known
         kind = next(pipeline.ledger.events(after_seq=1)).kind
@@ -199,7 +179,7 @@ def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_wha
     with signed.owner() as owner:
         owner.execute("UPDATE keyrotation.audit_events SET body = replace(body, 'yearly', 'for me')")
     with pytest.raises(AuditError, match="does not follow event"):
-        as_another_process()
+        requests()
     assert (signed.folder / ".keyrotation" / "audit-checkpoint").read_bytes() == kept
 
 
@@ -234,8 +214,11 @@ def test_times_that_go_backwards_are_named(signed: Office, seconds: int) -> None
         newest, before = pipeline.ledger.head().seq, pipeline.clock.now() - timedelta(seconds=seconds)
     with signed.owner() as owner:
         at = f'"at":"{before.isoformat()}"'
-        rehashed(owner, lambda body, seq: re.sub(r'"at":"[^"]*"', at, body, count=1) if seq == newest else body)
-    with signed.pipeline() as pipeline, pytest.raises(AuditError, match=rf"event {newest} is dated .*, before events"):
+        Forger(owner).rewrite(lambda body, seq: re.sub(r'"at":"[^"]*"', at, body, count=1) if seq == newest else body)
+    with (
+        signed.pipeline() as pipeline,
+        pytest.raises(AuditError, match=rf"event {newest} is dated .*, before the event"),
+    ):
         verify_everything(pipeline)
 
 
@@ -277,7 +260,11 @@ def test_a_signature_that_no_officer_made_is_named(office: Office) -> None:
     with office.pipeline() as pipeline:
         opened = open_request(pipeline, reason="for me", requested_by="owner")
         ada, *_ = require_roster(pipeline).officers
-        forged = office.people["Eve"].sign(pipeline.ledger.approval_text(opened.id))
-        pipeline.ledger.add_signature(opened.id, Signature(ada.fingerprint, forged, datetime.now(UTC)))
-        with pytest.raises(AuditError, match=rf"signature of {ada.fingerprint[-16:]} .* does not verify"):
+        text = pipeline.ledger.approval_text(opened.id)
+        with office.owner() as owner:
+            forged = signature_of(office.people["Eve"], text, ada.fingerprint)
+            Forger(owner).append(SignatureAdded.of(forged), opened.id)
+        with pytest.raises(
+            AuditError, match=r"\(signature_added\) has no good signature: .* no officer of the roster has"
+        ):
             verify_everything(pipeline)

@@ -16,19 +16,18 @@ from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.events import entry_of, recorded
-from keyrotation_pipeline.audit.replay_cache import _STATES
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.key_events import KeyStateChanged
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import (
     PromotionRecorded,
     RequestOpened,
@@ -49,12 +48,12 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation
 from keyrotation_pipeline.rotation.rotate import open_request
+from keyrotation_pipeline_tests.forging import Forger, as_another_process, owner_of, signature_of
 from keyrotation_pipeline_tests.officers import at_instant, make_officer
 
 V1 = KeyVersion(1)
 NOT_SEEN = "is not the one that this home has seen"
 NOT_IN_BACKUPS = "is not the one that a backup's manifest has seen"
-NOT_SIGNED = "was not signed by officers of the one before"
 
 
 @dataclass
@@ -96,9 +95,14 @@ class Office:
     @contextmanager
     def owner(self) -> Iterator[psycopg.Connection]:
         """The database's owner, who is kept from nothing by a trigger."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            connection.execute("SET session_replication_role = replica")
+        with owner_of(self.url) as connection:
             yield connection
+
+    @contextmanager
+    def forger(self) -> Iterator[Forger]:
+        """What the owner can write into the audit."""
+        with self.owner() as connection:
+            yield Forger(connection)
 
     def changed(self, *names: str, by: tuple[str, ...] = ("Ada", "Ben")) -> str:
         """These officers, signed and pinned."""
@@ -147,8 +151,8 @@ def schema_made_anew_without_backups(office: Office) -> None:
 def event_forged(office: Office) -> None:
     """With the hash that belongs to it, as the program itself would write it."""
     office.configure("Eve", "Mal")
-    with office.pipeline() as pipeline:
-        pipeline.ledger.pin_roster(pipeline.signatures.roster(), "0f" * 16)
+    with office.pipeline() as pipeline, office.forger() as forger:
+        forger.append(RosterPinned.of(pipeline.signatures.roster()), "0f" * 16)
 
 
 def policy_with_own_signatures(office: Office) -> None:
@@ -163,15 +167,15 @@ def policy_that_one_officer_signed_and_whose_other_signature_is_filed_under_anot
 
 def forged_policy(office: Office, *signers: tuple[str, str]) -> None:
     """A policy with signatures by whom, filed under whom, begun and pinned as the program itself would."""
-    with office.pipeline() as pipeline:
+    with office.pipeline() as pipeline, office.forger() as forger:
         officers = {officer.name: officer.fingerprint for officer in pinned_roster(pipeline).officers}
         policy = open_policy(pipeline, reason="take over", requested_by="owner")
         text = pipeline.ledger.approval_text(policy.id)
         for name, filed_as in signers:
-            signature = Signature(officers[filed_as], office.people[name].sign(text), datetime.now(UTC))
-            pipeline.ledger.add_signature(policy.id, signature)
-        pipeline.ledger.set_status(policy.id, RequestStatus.RUNNING)
-        pipeline.ledger.pin_roster(pipeline.signatures.roster(), policy.id)
+            signature = signature_of(office.people[name], text, officers[filed_as])
+            forger.append(SignatureAdded.of(signature), policy.id)
+        forger.move(policy.id, RequestStatus.REQUESTED, RequestStatus.RUNNING)
+        forger.append(RosterPinned.of(pipeline.signatures.roster()), policy.id)
 
 
 @pytest.mark.parametrize(
@@ -179,9 +183,6 @@ def forged_policy(office: Office, *signers: tuple[str, str]) -> None:
     [
         (schema_made_anew, NOT_IN_BACKUPS),
         (schema_made_anew_without_backups, NOT_SEEN),
-        (event_forged, NOT_SIGNED),
-        (policy_with_own_signatures, NOT_SIGNED),
-        (policy_that_one_officer_signed_and_whose_other_signature_is_filed_under_another, NOT_SIGNED),
     ],
 )
 def test_the_databases_owner_does_not_become_officer_by(
@@ -192,9 +193,32 @@ def test_the_databases_owner_does_not_become_officer_by(
         open_request(pipeline, reason="mine now", requested_by="owner")
 
 
+@pytest.mark.parametrize(
+    ("attack", "sentence"),
+    [
+        (event_forged, r"\(roster_pinned\) is of a request that was never opened"),
+        (policy_with_own_signatures, r"\(roster_pinned\) is by a request that too few have signed"),
+        (
+            policy_that_one_officer_signed_and_whose_other_signature_is_filed_under_another,
+            r"\(signature_added\) is signed by .*, not by",
+        ),
+    ],
+)
+def test_the_databases_owner_pins_nobody_by_an_event(
+    office: Office, attack: Callable[[Office], None], sentence: str
+) -> None:
+    attack(office)
+    with office.pipeline() as pipeline:
+        with pytest.raises(ApprovalError, match="differ from what is pinned"):
+            open_request(pipeline, reason="mine now", requested_by="owner")
+        with pytest.raises(AuditError, match=sentence):
+            verify_everything(pipeline)
+
+
 def test_roster_and_audit_replaced_wholesale_are_stopped_by_the_key_store_alone(office: Office) -> None:
     schema_made_anew_without_backups(office)
     shutil.rmtree(office.anchors)
+    as_another_process()
     with office.pipeline() as pipeline:
         import_keys(pipeline, KeyRing({V1: office.key}, V1))
         with pytest.raises(AuditError, match="is not the one that the key store has seen"):
@@ -210,9 +234,12 @@ def test_a_roster_from_before_a_change_cannot_be_pinned_again_without_signatures
     office.changed("Ada", "Cem")
     office.configure("Ada", "Ben")
     with office.pipeline() as pipeline:
-        pipeline.ledger.pin_roster(pipeline.signatures.roster(), "forged")
-        with pytest.raises(AuditError, match=NOT_SIGNED):
+        with office.forger() as forger:
+            forger.append(RosterPinned.of(pipeline.signatures.roster()), "forged")
+        with pytest.raises(ApprovalError, match="differ from what is pinned"):
             require_roster(pipeline)
+        with pytest.raises(AuditError, match=r"\(roster_pinned\) is of a request that was never opened"):
+            verify_everything(pipeline)
 
 
 def test_a_chain_made_anew_is_noticed_by_what_a_backup_names_where_the_home_is_lost(office: Office) -> None:
@@ -270,13 +297,16 @@ def test_a_policy_that_was_signed_for_another_audit_pins_nothing_here(office: Of
     office.configure("Ada", "Ben")
     office.initialise()
     office.configure("Ada", "Cem")
-    with office.pipeline() as pipeline:
+    with office.pipeline() as pipeline, office.forger() as forger:
         started = StatusChanged(RequestStatus.REQUESTED, RequestStatus.RUNNING, datetime.now(UTC))
         for fact in (*opened, *signed, started, *pinned):
             assert fact is not None
-            pipeline.ledger.append(fact, policy)
-        with pytest.raises(AuditError, match=NOT_SIGNED):
-            pinned_roster(pipeline)
+            forger.append(fact, policy)
+        assert [officer.name for officer in pinned_roster(pipeline).officers] == ["Ada", "Ben"]
+        faults = pipeline.ledger.replayed().faults
+        assert any("(request_opened) opens a request that is to be signed for another audit" in each for each in faults)
+        with pytest.raises(AuditError):
+            verify_everything(pipeline)
 
 
 # --- events of requests and keys ------------------------------------------------------------------------------------
@@ -301,7 +331,8 @@ def test_a_cancelled_request_with_its_signatures_is_not_revived(office: Office, 
     rotation = signed_rotation(office)
     with office.pipeline() as pipeline:
         cancel(pipeline, pipeline.ledger.request(rotation))
-        pipeline.ledger.append(StatusChanged(RequestStatus.CANCELLED, after, datetime.now(UTC)), rotation)
+    with office.forger() as forger:
+        forger.move(rotation, RequestStatus.CANCELLED, after)
     with pytest.raises(BlockedError, match="is cancelled"):
         run(office, rotation, Step.KEY_VERSION)
     with office.pipeline() as pipeline:
@@ -310,109 +341,106 @@ def test_a_cancelled_request_with_its_signatures_is_not_revived(office: Office, 
             verify_everything(pipeline)
 
 
-def opened_again(pipeline: Pipeline, rotation: str) -> None:
+def opened_again(pipeline: Pipeline, forger: Forger, rotation: str) -> None:
     opened = next(recorded(pipeline.ledger, RequestOpened, rotation))
     longer = replace(opened, finish_by=opened.finish_by + timedelta(days=3000))
-    pipeline.ledger.append(longer, rotation)
+    forger.append(longer, rotation)
 
 
-def signed_again(pipeline: Pipeline, rotation: str) -> None:
+def signed_again(pipeline: Pipeline, forger: Forger, rotation: str) -> None:
     signed = next(recorded(pipeline.ledger, SignatureAdded, rotation))
-    pipeline.ledger.append(replace(signed, signature="00"), rotation)
+    forger.append(replace(signed, signature="00"), rotation)
 
 
-def finished_again(pipeline: Pipeline, rotation: str) -> None:
+def finished_again(pipeline: Pipeline, forger: Forger, rotation: str) -> None:
     done = next(recorded(pipeline.ledger, StepFinished, rotation))
-    pipeline.ledger.append(replace(done, facts={}), rotation)
+    forger.append(replace(done, facts={}), rotation)
 
 
-def promoted_again(pipeline: Pipeline, rotation: str) -> None:
+def promoted_again(_pipeline: Pipeline, forger: Forger, rotation: str) -> None:
     for xid in (1, 2):
-        pipeline.ledger.append(PromotionRecorded(xid), rotation)
+        forger.append(PromotionRecorded(xid), rotation)
 
 
 @pytest.mark.parametrize("forge", [opened_again, signed_again, finished_again, promoted_again])
 def test_a_walk_does_not_go_on_after_an_event_that_cannot_have_happened(
-    office: Office, forge: Callable[[Pipeline, str], None]
+    office: Office, forge: Callable[[Pipeline, Forger, str], None]
 ) -> None:
     rotation = signed_rotation(office)
     run(office, rotation, Step.KEY_VERSION)
-    with office.pipeline() as pipeline:
-        forge(pipeline, rotation)
+    with office.pipeline() as pipeline, office.forger() as forger:
+        forge(pipeline, forger, rotation)
     with pytest.raises(AuditError, match="the audit does not verify: event"):
         run(office, rotation, Step.DUAL_KEY_ROLLOUT)
 
 
-def destroyed_by_event(office: Office) -> None:
-    with office.pipeline() as pipeline:
-        for state in (KeyState.DEACTIVATED, KeyState.ARCHIVED, KeyState.DESTROYED):
-            pipeline.ledger.set_key_state(V1, state, None)
+def destruction_of(pipeline: Pipeline, record: KeyRecord) -> Request:
+    """A request to destroy a key, not stored yet."""
+    return new_request(
+        Request,
+        pipeline,
+        DESTROY,
+        source=record.version,
+        fingerprint=record.fingerprint,
+        target=record.version,
+        reason="x",
+        requested_by="owner",
+    )
 
 
-def destroyed_by_a_request_that_nobody_signed(office: Office) -> None:
-    with office.pipeline() as pipeline:
-        (record,) = pipeline.ledger.keys()
-        request = new_request(
-            Request,
-            pipeline,
-            DESTROY,
-            source=V1,
-            fingerprint=record.fingerprint,
-            target=V1,
-            reason="x",
-            requested_by="x",
-        )
-        pipeline.ledger.open(request, approval_text(pipeline, request))
-        for state in (KeyState.DEACTIVATED, KeyState.ARCHIVED):
-            pipeline.ledger.set_key_state(V1, state, request.id)
-        pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
-        pipeline.ledger.set_key_state(V1, KeyState.DESTROYED, request.id)
+def called_destroyed(forger: Forger, record: KeyRecord, request: str | None) -> None:
+    """Every change of its state, up to the last one."""
+    ways = {KeyState.ACTIVE: KeyState.DEACTIVATED, KeyState.DEACTIVATED: KeyState.ARCHIVED}
+    state = record.state
+    while state is not KeyState.DESTROYED:
+        after = KeyState.DESTROYED if state is KeyState.ARCHIVED else ways.get(state, KeyState.ARCHIVED)
+        forger.append(KeyStateChanged(record.version, state, after, record.fingerprint), request)
+        state = after
+
+
+def destroyed_by_event(_pipeline: Pipeline, forger: Forger, record: KeyRecord) -> None:
+    called_destroyed(forger, record, None)
+
+
+def destroyed_by_a_request_that_nobody_signed(pipeline: Pipeline, forger: Forger, record: KeyRecord) -> None:
+    request = destruction_of(pipeline, record)
+    forger.begin(request, approval_text(pipeline, request), ())
+    called_destroyed(forger, record, request.id)
 
 
 @pytest.mark.parametrize("attack", [destroyed_by_event, destroyed_by_a_request_that_nobody_signed])
-def test_no_key_is_left_out_of_a_backup_because_it_is_called(office: Office, attack: Callable[[Office], None]) -> None:
-    attack(office)
+def test_no_key_is_left_out_of_a_backup_because_it_is_called(
+    office: Office, attack: Callable[[Pipeline, Forger, KeyRecord], None]
+) -> None:
+    with office.pipeline() as pipeline, office.forger() as forger:
+        attack(pipeline, forger, pipeline.ledger.keys()[0])
     with open_backups(settings.load(office.file), actor="test") as site:
         assert [copy.version for copy in back_up(site).made.keys] == [V1]
-        with pytest.raises(AuditError, match=r"\(key_state_changed\) is (of|by) a request that"):
+        with pytest.raises(AuditError, match=r"\(key_state_changed\) is (of|by) a request"):
             verify_everything(site.pipeline)
 
 
 def test_no_key_is_left_out_of_a_backup_by_signatures_that_no_officer_made(office: Office) -> None:
     """Request, signatures, status and state, all with events of right hashes: only gpg can tell."""
-    second = KeyVersion(2)
-    with office.pipeline() as pipeline:
-        import_keys(pipeline, KeyRing({V1: office.key, second: KeyMaterial.generate()}, V1))
+    with office.pipeline() as pipeline, office.forger() as forger:
+        import_keys(pipeline, KeyRing({V1: office.key, KeyVersion(2): KeyMaterial.generate()}, V1))
         *_, record = pipeline.ledger.keys()
-        request = new_request(
-            Request,
-            pipeline,
-            DESTROY,
-            source=second,
-            fingerprint=record.fingerprint,
-            target=second,
-            reason="x",
-            requested_by="x",
-        )
+        request = destruction_of(pipeline, record)
         text = approval_text(pipeline, request)
-        pipeline.ledger.open(request, text)
-        for officer, forger in zip(pinned_roster(pipeline).officers, ("Mal", "Eve"), strict=True):
-            signature = Signature(officer.fingerprint, office.people[forger].sign(text), datetime.now(UTC))
-            pipeline.ledger.add_signature(request.id, signature)
-        pipeline.ledger.set_key_state(second, KeyState.ARCHIVED, request.id)
-        pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
-        pipeline.ledger.set_key_state(second, KeyState.DESTROYED, request.id)
-    with (
-        open_backups(settings.load(office.file), actor="test") as site,
-        pytest.raises(AuditError, match=r"the signature of .* does not verify"),
-    ):
-        back_up(site)
+        officers = zip(pinned_roster(pipeline).officers, ("Mal", "Eve"), strict=True)
+        signatures = [signature_of(office.people[name], text, officer.fingerprint) for officer, name in officers]
+        forger.begin(request, text, signatures)
+        called_destroyed(forger, record, request.id)
+    with open_backups(settings.load(office.file), actor="test") as site:
+        assert [copy.version for copy in back_up(site).made.keys] == [V1, KeyVersion(2)]
+        with pytest.raises(AuditError, match=r"\(signature_added\) has no good signature"):
+            verify_everything(site.pipeline)
 
 
 def test_an_event_that_was_changed_or_cut_out_is_noticed_before_anything_is_done(office: Office) -> None:
     rotation = signed_rotation(office)
     with office.owner() as owner:
         owner.execute("DELETE FROM keyrotation.audit_events WHERE seq = 2")
-    _STATES.clear()  # as in another process
+    as_another_process()
     with pytest.raises(AuditError, match="does not follow event 1"):
         run(office, rotation)

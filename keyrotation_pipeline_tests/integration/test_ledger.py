@@ -20,10 +20,21 @@ from keyrotation_pipeline.errors import AuditError, BlockedError, DatabaseUnavai
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
+from keyrotation_pipeline.model.key_events import KeyReplaced
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.requests import RequestStatus
-from keyrotation_pipeline_tests.contract.ledger_suite import AT, TEXT, V1, rotation
+from keyrotation_pipeline.model.requests import RequestStatus, RotationType
+from keyrotation_pipeline_tests.contract.ledger_suite import (
+    AT,
+    ROSTER,
+    TEXT,
+    V1,
+    rotation,
+    sign,
+    signature_by,
+    text_of,
+)
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
+from keyrotation_pipeline_tests.forging import Forger, owner_of
 
 Another = Callable[[], PostgresLedger]
 
@@ -173,7 +184,7 @@ def test_of_two_requests_at_once_one_is_refused_by_a_sentence(another: Another) 
     def open_second() -> None:
         started.set()
         try:
-            second.open(rotation(2), TEXT)
+            second.open(rotation(2), text_of(rotation(2)))
         except RequestError as error:
             refused.append(error)
 
@@ -201,8 +212,9 @@ def test_a_beginning_that_names_no_single_rotation_is_refused(
     ledger: PostgresLedger, beginning: str, sentence: str
 ) -> None:
     for last in "01":
-        ledger.open(rotation(id="abcdef" + last.zfill(26)), TEXT)
-        ledger.set_status("abcdef" + last.zfill(26), RequestStatus.CANCELLED)
+        opened = rotation(id="abcdef" + last.zfill(26))
+        ledger.open(opened, text_of(opened))
+        ledger.set_status(opened.id, RequestStatus.CANCELLED)
     with pytest.raises(RequestError, match=sentence):
         ledger.walk(beginning)
 
@@ -228,13 +240,18 @@ KEYS = "SELECT version, state, fingerprint, created_at FROM keyrotation.key_vers
 def test_the_view_of_rotations_shows_what_the_replay_says(
     ledger: PostgresLedger, statuses: tuple[RequestStatus, ...]
 ) -> None:
-    ledger.open(rotation(2), TEXT)
+    ledger.pin_roster(ROSTER)
+    ledger.open(rotation(2), text_of(rotation(2)))
     ledger.set_status(rotation(2).id, RequestStatus.CANCELLED)
-    ledger.open(rotation(supersedes=rotation(2).id, not_before=AT, incident="INC-2026-001"), TEXT)
-    for status in statuses:
-        ledger.set_status(rotation().id, status)
+    opened = rotation(supersedes=rotation(2).id, not_before=AT, type=RotationType.EMERGENCY, incident="INC-2026-001")
+    text = text_of(opened)
+    ledger.open(opened, text)
+    for officer in ROSTER.officers:
+        ledger.add_signature(opened.id, signature_by(officer.fingerprint, text))
     for xid in (4711, 4712):
-        ledger.set_promotion(rotation().id, xid)
+        ledger.set_promotion(opened.id, xid)
+    for status in statuses:
+        ledger.set_status(opened.id, status)
     ledger.block(rotation().id, "web-1 lags")
     ledger.block(rotation().id, None)
     ledger.block(rotation().id, "web-2 lags \N{EN DASH} restart it")
@@ -245,20 +262,24 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
         "target_version": told.target.number,
         "audit_seq": told.audit_head[0],
         "audit_hash": told.audit_head[1],
-        "approval_text": TEXT.decode(),
+        "approval_text": text.decode(),
     }
     assert seen == expected
 
 
 def test_the_view_of_key_versions_shows_what_the_replay_says(ledger: PostgresLedger) -> None:
+    ledger.pin_roster(ROSTER)
     for number in (1, 2):
         ledger.add_key(KeyRecord(KeyVersion(number), KeyState.PRE_ACTIVATION, f"{number}f" * 32, AT), None)
+    ledger.open(rotation(), TEXT)
+    sign(ledger)
     for state in (KeyState.ACTIVE, KeyState.DEACTIVATED):
         ledger.set_key_state(V1, state, rotation().id)
     records = ledger.keys()
     expected = [(key.version.number, key.state, key.fingerprint, key.created_at) for key in records]
     assert [tuple(row.values()) for row in ledger.query(KEYS)] == expected
-    ledger.replace_key(KeyVersion(2), "3f" * 32, rotation().id)  # signed by nobody, as the view does not ask
+    with owner_of(ledger.connection.info.dsn) as owner:  # signed by nobody, as the view does not ask
+        Forger(owner).append(KeyReplaced(KeyVersion(2), "2f" * 32, "3f" * 32), rotation().id)
     assert [row["fingerprint"] for row in ledger.query(KEYS)] == ["1f" * 32, "3f" * 32]
 
 
