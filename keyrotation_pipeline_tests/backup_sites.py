@@ -10,6 +10,7 @@ import pytest
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.backups import open_backups
@@ -18,8 +19,14 @@ from keyrotation_pipeline.assembly.pipeline import initialise
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.requests.approvals import add_approval, approval_text
+from keyrotation_pipeline.requests.opening import new_request
+from keyrotation_pipeline.rotation.rotate import ROTATE
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
 from keyrotation_pipeline_tests.fakes import FakeClock
@@ -81,6 +88,21 @@ class Clinic:
     @property
     def backups(self) -> Path:
         return self.settings.backup_directory
+
+
+def archive_by_officers(clinic: Clinic, version: KeyVersion) -> None:
+    """Call a version archived, as a signed rotation may."""
+    pipeline = replace(clinic.site.pipeline, clock=SystemClock())  # as the ledger and gpg have it
+    *_, newest = pipeline.ledger.keys()
+    request = new_request(
+        Walk, pipeline, ROTATE, source=newest.version, fingerprint=newest.fingerprint,
+        target=newest.version.next(), reason="old", requested_by="dba",
+    )  # fmt: skip
+    pipeline.ledger.open(request, text := approval_text(pipeline, request))
+    for signer in clinic.signers:
+        add_approval(pipeline, request, signer.sign(text))
+    pipeline.ledger.set_key_state(version, KeyState.ARCHIVED, request.id)
+    pipeline.ledger.set_status(request.id, RequestStatus.CANCELLED)
 
 
 def write_configuration(directory: Path, url: str, officers: dict[str, DemoOfficer], bucket: TestBucket | None) -> Path:

@@ -101,6 +101,13 @@ SIGNATURE = signature_by("A" * 40, TEXT)
 COSIGNATURE = signature_by("B" * 40, TEXT)
 
 
+def open_signed(ledger: Ledger, request: Request) -> None:
+    """Open a request, and both officers sign it."""
+    ledger.open(request, text := text_of(request))
+    for officer in ROSTER.officers:
+        ledger.add_signature(request.id, signature_by(officer.fingerprint, text))
+
+
 def sign(ledger: Ledger) -> None:
     """Both officers sign the request."""
     for signature in (SIGNATURE, COSIGNATURE):

@@ -26,7 +26,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.progress import Progress, Rewritten
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
-from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.contract.ledger_suite import ROSTER, open_signed, rotation
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 
 REQUEST = "a" * 32
@@ -90,7 +90,10 @@ class Engine:
 
 def running(connection: Connection, kind: str) -> None:
     """Open and start a rotation, of which the engine reads the type and the status."""
-    _ledger(connection).open(rotation(id=REQUEST, type=RotationType(kind)), TEXT)
+    incident = "INC-2026-001" if kind == RotationType.EMERGENCY else None
+    ledger = _ledger(connection)
+    ledger.pin_roster(ROSTER)
+    open_signed(ledger, rotation(id=REQUEST, type=RotationType(kind), incident=incident))
     become(connection, "running")
 
 
@@ -100,7 +103,8 @@ def become(connection: Connection, status: str) -> None:
 
 
 def _ledger(connection: Connection) -> PostgresLedger:
-    return PostgresLedger(connection, SystemClock(), "tester", connection.info.dbname, good_at_start)
+    identity = f"clinic@{connection.info.dbname}, system identifier 7"
+    return PostgresLedger(connection, SystemClock(), "tester", identity, good_at_start)
 
 
 def table_of(name: str, *columns: str, schema: str = "public") -> EncryptedTable:

@@ -36,11 +36,11 @@ from keyrotation_pipeline.monitoring.backup_status import Protection, protection
 from keyrotation_pipeline.ports.backups import DatabaseDumps, DumpSource
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.opening import new_request
-from keyrotation_pipeline_tests.backup_sites import Clinic, gpg_decrypt, open_clinic
+from keyrotation_pipeline_tests.backup_sites import Clinic, archive_by_officers, gpg_decrypt, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
-from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, revoke, sign_at
+from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, revoke
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 
@@ -319,14 +319,14 @@ def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) ->
 
 
 def signed_destruction(clinic: Clinic, officers: dict[str, DemoOfficer]) -> Request:
-    pipeline = clinic.site.pipeline
+    pipeline = replace(clinic.site.pipeline, clock=SystemClock())  # as the ledger and gpg have it
     fingerprint = clinic.ring.material(V1).fingerprint
     opened = new_request(
         Request, pipeline, DESTROY, source=V1, fingerprint=fingerprint, target=V1, reason="old", requested_by="dba"
     )
     pipeline.ledger.open(opened, text := approval_text(pipeline, opened))
     for role in ("security", "privacy"):
-        add_approval(pipeline, opened, sign_at(officers[role], text, clinic.clock.at))
+        add_approval(pipeline, opened, officers[role].sign(text))
     return opened
 
 
@@ -335,7 +335,7 @@ def test_destroyed_versions_are_left_out_and_archived_ones_are_not(
 ) -> None:
     ledger = local_clinic.site.pipeline.ledger
     archive(local_clinic.site.pipeline.keys, V1)
-    ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+    archive_by_officers(local_clinic, V1)
     assert [key.version for key in back_up(local_clinic.site).made.keys] == [V1, V2]
     destroyed = signed_destruction(local_clinic, backup_officers)
     ledger.set_status(destroyed.id, RequestStatus.RUNNING)

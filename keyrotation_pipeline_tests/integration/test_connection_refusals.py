@@ -16,8 +16,9 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.request_events import RequestOpened
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline_tests.acceptance.command import Folder
-from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.contract.ledger_suite import ROSTER, TEXT, open_signed, rotation
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
+from keyrotation_pipeline_tests.forging import Forger, owner_of
 from keyrotation_pipeline_tests.servers import Server, discard, start_server
 
 CONFIGURATION = '[database]\nurl = { env = "CLINIC_URL" }\n[[tables]]\nname = "clients"\ncolumns = ["a"]\n'
@@ -86,15 +87,19 @@ def test_a_shell_is_offered_ids_and_nothing_else(
     guarded: Server, folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with connect(guarded.url("clinic")) as connection:
-        ledger = PostgresLedger(connection, SystemClock(), "test", "clinic@localhost", good_at_start)
+        ledger = PostgresLedger(
+            connection, SystemClock(), "test", "clinic@localhost, system identifier 7", good_at_start
+        )
+        ledger.pin_roster(ROSTER)
         for name, year, *statuses in (
             ("ab12" * 8, 2026, RequestStatus.RUNNING, RequestStatus.FINISHED),
             ("ab34" * 8, 2025, RequestStatus.RUNNING),
         ):
-            ledger.open(rotation(id=name, requested_at=datetime(year, 1, 1, tzinfo=UTC)), TEXT)
+            open_signed(ledger, rotation(id=name, requested_at=datetime(year, 1, 1, tzinfo=UTC)))
             for status in statuses:
                 ledger.set_status(name, status)
-        ledger.append(RequestOpened.of(rotation(), TEXT), "ab\x1b]0;hello")
+        with owner_of(guarded.url("clinic")) as owner:
+            Forger(owner).append(RequestOpened.of(rotation(), TEXT), "ab\x1b]0;hello")
         ledger.append(Note(EventKind.INCIDENT_OPENED, {"id": "INC-2026-001"}))
     monkeypatch.setenv("CLINIC_URL", guarded.url("clinic"))
     config = folder.path / "keyrotation.toml"

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import Postgr
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.progress import PaceSet
-from keyrotation_pipeline_tests.contract.ledger_suite import TEXT, rotation
+from keyrotation_pipeline_tests.contract.ledger_suite import rotation, text_of
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.integration.encrypted_rows import REQUEST, Engine, ring_of
 from keyrotation_pipeline_tests.integration.test_engine_throttles import fill, in_the_background, stored_rows, waits
@@ -80,7 +80,7 @@ def test_it_goes_slower_while_commits_are_slow_says_why_and_comes_back(
     with connect(url) as connection, psycopg.connect(url, autocommit=True) as admin:
         fill(connection, engine, 8_000)
         opened = rotation(id=REQUEST)
-        ledger_on(connection).open(opened, TEXT)
+        ledger_on(connection).open(opened, text_of(opened))
 
         def delay_commits(microseconds: int) -> None:
             admin.execute(f"ALTER SYSTEM SET commit_delay = {microseconds}")

@@ -164,7 +164,7 @@ def test_a_routine_request_that_is_rewritten_as_an_emergency_is_named(office: Of
                 '"incident":null', '"incident":"INC-2026-001"'
             )
         )
-    (office.anchors / "audit-head.json").unlink()  # which alone would name it
+    (office.anchors / "audit-head.json").unlink(missing_ok=True)  # which alone would name it
     assert "(request_opened) has a text with another line Incident than its facts" in fault_of(typed)
     assert json.loads(typed.run("requests", "--json")) == []
 

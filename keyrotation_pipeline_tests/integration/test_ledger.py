@@ -28,9 +28,8 @@ from keyrotation_pipeline_tests.contract.ledger_suite import (
     ROSTER,
     TEXT,
     V1,
+    open_signed,
     rotation,
-    sign,
-    signature_by,
     text_of,
 )
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
@@ -244,10 +243,7 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
     ledger.open(rotation(2), text_of(rotation(2)))
     ledger.set_status(rotation(2).id, RequestStatus.CANCELLED)
     opened = rotation(supersedes=rotation(2).id, not_before=AT, type=RotationType.EMERGENCY, incident="INC-2026-001")
-    text = text_of(opened)
-    ledger.open(opened, text)
-    for officer in ROSTER.officers:
-        ledger.add_signature(opened.id, signature_by(officer.fingerprint, text))
+    open_signed(ledger, opened)
     for xid in (4711, 4712):
         ledger.set_promotion(opened.id, xid)
     for status in statuses:
@@ -262,7 +258,7 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
         "target_version": told.target.number,
         "audit_seq": told.audit_head[0],
         "audit_hash": told.audit_head[1],
-        "approval_text": text.decode(),
+        "approval_text": text_of(opened).decode(),
     }
     assert seen == expected
 
@@ -271,8 +267,7 @@ def test_the_view_of_key_versions_shows_what_the_replay_says(ledger: PostgresLed
     ledger.pin_roster(ROSTER)
     for number in (1, 2):
         ledger.add_key(KeyRecord(KeyVersion(number), KeyState.PRE_ACTIVATION, f"{number}f" * 32, AT), None)
-    ledger.open(rotation(), TEXT)
-    sign(ledger)
+    open_signed(ledger, rotation())
     for state in (KeyState.ACTIVE, KeyState.DEACTIVATED):
         ledger.set_key_state(V1, state, rotation().id)
     records = ledger.keys()

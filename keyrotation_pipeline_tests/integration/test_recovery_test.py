@@ -33,9 +33,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import BackupSet, is_manifest, signature_name
-from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.manifest import parse
-from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.backup_sites import Clinic, archive_by_officers
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
@@ -106,7 +105,7 @@ def test_an_older_dump_under_an_archived_key_is_restored_with_todays_backups(cli
         value = sealed(clinic.ring, 2, f"re-encrypted {row}")
         clinic.connection.execute("UPDATE public.clients SET name = %s WHERE id = %s", (value, row))
     archive(clinic.site.pipeline.keys, V1)
-    clinic.site.pipeline.ledger.set_key_state(V1, KeyState.ARCHIVED, None)
+    archive_by_officers(clinic, V1)
     clinic.pass_days(1)
     back_up(clinic.site)
     report = run_test(clinic)

@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, TableName
-from keyrotation_pipeline_tests.contract.ledger_suite import rotation, signature_by, text_of
+from keyrotation_pipeline_tests.contract.ledger_suite import open_signed, rotation
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.integration.encrypted_rows import PostgresPorts, opened, ring_of, sealed
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server, discard, loopback_address, start_server
@@ -134,9 +134,7 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
             ledger.pin_roster(roster)
             assert ledger.pinned_roster() == roster
             opened = rotation(reason=text, requested_by=text)
-            ledger.open(opened, signed := text_of(opened, roster))
-            for officer in roster.officers:
-                ledger.add_signature(opened.id, signature_by(officer.fingerprint, signed))
+            open_signed(ledger, opened)
             ledger.block(opened.id, text)
             ledger.note_wait(opened.id, text, text)
             ledger.finish_step(opened.id, StepRecord(Step.KEY_VERSION, text, None, AT, {text: [text]}))
