@@ -13,7 +13,6 @@ import pytest
 from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.incidents.alert_delivery import Channels
-from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incident_events import AlertTold
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
@@ -147,13 +146,6 @@ def cancelled_before(world: FakeWorld) -> None:
     cancel(world.pipeline, planned(world, ADA, BEN))
 
 
-def forged_signatures(world: FakeWorld) -> None:
-    """As whoever owns the database can append them, with right hashes."""
-    rotation = planned(world)
-    for officer in (ADA, BEN):
-        world.ledger.add_signature(rotation.id, Signature(officer, b"a signature of nobody", START))
-
-
 def forged_as_announced(world: FakeWorld) -> None:
     """Delivered before, as an event says; and then, as another one says, cancelled."""
     rotation = planned(world)
@@ -161,8 +153,7 @@ def forged_as_announced(world: FakeWorld) -> None:
 
 
 def forged_as_cancelled(world: FakeWorld) -> None:
-    forged_signatures(world)
-    rotation = next(iter(world.ledger.state.requests.values()))
+    rotation = planned(world)
     world.clock.at = PLANNED - DAY
     world.ledger.append(AlertTold(announced_key(rotation.id), "webhook at 127.0.0.1"))
     world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
@@ -183,7 +174,6 @@ def other_officers_since(world: FakeWorld) -> None:
     [
         unsigned,
         cancelled_before,
-        forged_signatures,
         forged_as_announced,
         forged_as_cancelled,
         changed_since,

@@ -22,7 +22,8 @@ from keyrotation_pipeline_tests.waiting import eventually
 
 
 def ledger_on(connection: Connection) -> PostgresLedger:
-    return PostgresLedger(connection, SystemClock(), "dba@clinic", "clinic@localhost", good_at_start)
+    identity = "clinic@localhost, system identifier 7"
+    return PostgresLedger(connection, SystemClock(), "tester", identity, good_at_start)
 
 
 def test_the_last_word_of_an_operator_holds_within_seconds(migrated: Connection, database_url: str) -> None:
