@@ -349,7 +349,7 @@ def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monk
     assert sync(dagster.instance, OWN, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
 
 
-@pytest.mark.parametrize("read", ["walk", "signatures", "pinned_roster", "counts"])
+@pytest.mark.parametrize("read", ["walk", "signatures", "counts"])
 def test_the_ledger_is_read_once_for_all_steps_that_are_shown(
     dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch, read: str
 ) -> None:
