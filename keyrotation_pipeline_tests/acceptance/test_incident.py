@@ -202,7 +202,7 @@ def raise_flags(clinic: Clinic) -> None:
         role = f"siem_{owner.info.dbname}"
         owner.execute(f"CREATE ROLE {role}")
         # As docs/operations.md has it; the flag that it raises is taken back.
-        [documented] = [each.text for each in fenced() if each.language == "sql"]
+        [documented] = [each.text for each in fenced() if (each.page, each.language) == ("docs/operations.md", "sql")]
         usage, insert, flag = documented.replace("TO siem;", f"TO {role};").strip().splitlines()
         owner.execute(usage.encode())
         owner.execute(insert.encode())

@@ -32,6 +32,7 @@ from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.test_clusters_page import one_gnupg_home
 from keyrotation_pipeline_tests.fakes import ProcessKilled
+from keyrotation_pipeline_tests.forging import Forger, owner_of
 from keyrotation_pipeline_tests.pages import block
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -246,8 +247,8 @@ def test_one_officer_or_another_key_than_the_signed_one_replaces_nothing(home: H
 
 def test_the_database_owner_replaces_no_key_by_writing_events(home: Home) -> None:
     home.fill(home.right)
-    with home.opened() as pipeline:
-        pipeline.ledger.append(KeyReplaced(V1, home.wrong.fingerprint, home.right.fingerprint))
+    with owner_of(home.url) as owner:
+        Forger(owner).append(KeyReplaced(V1, home.wrong.fingerprint, home.right.fingerprint))
     assert "replaces v1" in home.refused("audit", "verify") or "never opened" in home.folder.printed[-1]
     home.refused("request", "--reason", "yearly")
 

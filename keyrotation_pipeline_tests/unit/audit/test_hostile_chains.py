@@ -41,7 +41,8 @@ def test_nothing_without_a_quorum_is_accepted(generator: Generator, batch: int) 
 RULES = (
     "another line Request", "another line Action", "another line From", "another line To", "another line Audit head",
     "another line Reason", "another line Start by", "too few have signed", "is signed by", "closes an incident",
-    "is over other answers",
+    "is over other answers", "another line Finish by", "is by a request to", "gives up other",
+    "is a (routine|emergency) request",
 )  # fmt: skip
 
 
