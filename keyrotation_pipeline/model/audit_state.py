@@ -149,6 +149,10 @@ class AuditState:
         """Whether a recorded head is in this audit."""
         return anchor.hash == self.hash_at(anchor.seq)
 
+    def replaces(self, anchor: AuditHead) -> bool:
+        """Whether the head is to be stored in place of a recorded one: it is newer, or officers gave the other up."""
+        return anchor in self.abandoned or (anchor.seq < self.head.seq and self.leads_through(anchor))
+
     def hash_at(self, seq: int) -> str:
         """The hash of an event in hex; empty, if there are not so many."""
         return self.hashes[(seq - 1) * HASH_BYTES : seq * HASH_BYTES].hex() if seq else GENESIS

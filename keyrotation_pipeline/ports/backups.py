@@ -138,7 +138,7 @@ class Anchors(Protocol):
         """Returns every head that can be found, in order of seq."""
 
     def keep(self, head: AuditHead) -> None:
-        """Writes down the newest head.
+        """Stores a head if it is newer than the stored one.
 
         Raises:
             BackupError: the operating system refuses.

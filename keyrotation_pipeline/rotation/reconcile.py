@@ -213,7 +213,6 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
         _fence(pipeline, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
-        pipeline.anchors.keep(pipeline.ledger.head())
         pin_roster_in_store(pipeline, pipeline.keys.read())
         pinned_roster(pipeline)  # which stores it in the home
     time_stamping.stamp(pipeline)

@@ -41,10 +41,15 @@ class AnchorsSuite:
         assert (anchors.heads(), anchors.roster(), anchors.roster_digests()) == ((), None, frozenset())
 
     def test_the_head_and_the_roster_that_were_kept_last_are_kept_beside_each_other(self, stage: Stage) -> None:
-        for head, pinned in ((HEAD, FIRST), (NEXT, LATER), (HEAD, FIRST)):
+        for head, pinned in ((HEAD, FIRST), (NEXT, LATER), (NEXT, FIRST)):
             stage.anchors().keep(head)
             stage.anchors().keep_roster(pinned)
             assert (stage.anchors().heads(), stage.anchors().roster()) == ((head,), pinned)
+
+    def test_a_head_that_another_process_passed_meanwhile_replaces_nothing(self, stage: Stage) -> None:
+        for head in (NEXT, HEAD, OTHER):
+            stage.anchors().keep(head)
+        assert stage.anchors().heads() == (NEXT,)
 
     def test_a_roster_is_kept_with_its_certificates_and_every_letter_of_a_name(self, stage: Stage) -> None:
         stage.anchors().keep_roster(FIRST)

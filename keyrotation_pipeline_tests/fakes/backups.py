@@ -104,7 +104,8 @@ class FakeAnchors:
         return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
 
     def keep(self, head: AuditHead) -> None:
-        self.kept = head
+        if self.kept is None or head.seq > self.kept.seq:
+            self.kept = head
 
     def roster(self) -> PinnedRoster | None:
         if self.is_damaged:

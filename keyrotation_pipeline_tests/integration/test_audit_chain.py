@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.backups.anchors import advance_head
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.chain import read_anchor, verify_audit
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
-from keyrotation_pipeline_tests.contract.ledger_suite import rotation, text_of
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline_tests.contract.ledger_suite import AT, ROSTER, V1, rotation, text_of
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.forging import Forger
 
@@ -157,3 +162,16 @@ def test_a_chain_of_more_events_than_one_page_is_read_whole(migrated: Connection
             ledger.append(Note(EventKind.BACKUP_MADE, {"number": number}))
     assert verify_audit(ledger).seq == 1005
     assert [json.loads(event.body)["facts"]["number"] for event in ledger.events()] == list(range(1005))
+
+
+def test_the_home_stores_the_head_that_was_committed_and_none_that_was_rolled_back(
+    migrated: Connection, tmp_path: Path
+) -> None:
+    advance = partial(advance_head, tmp_path)
+    ledger = PostgresLedger(migrated, SystemClock(), "tester", DATABASE, good_at_start, advance=advance)
+    with ledger.transaction():
+        ledger.pin_roster(ROSTER)
+        with suppress(ZeroDivisionError), ledger.transaction():
+            ledger.add_key(KeyRecord(V1, KeyState.ACTIVE, "1f" * 32, AT), None)
+            raise ZeroDivisionError
+    assert read_anchor((tmp_path / "audit-head.json").read_text()) == ledger.head() == AuditHead(1, ledger.head().hash)

@@ -42,7 +42,7 @@ class FileAnchors:
 
     def keep(self, head: AuditHead) -> None:
         """See `Anchors.keep`."""
-        keep_head(self._directory, head)
+        advance_head(self._directory, head, lambda known: known.seq < head.seq)
 
     def roster(self) -> PinnedRoster | None:
         """See `Anchors.roster`."""
@@ -65,22 +65,17 @@ class FileAnchors:
         return frozenset(made.roster for made in sets_of(self._backups, self._seals) if made.roster is not None)
 
 
-def keep_head(directory: Path, head: AuditHead) -> None:
-    """Stores the newest head in the home's directory of anchors; see `Anchors.keep`."""
-    content = json.dumps({"audit": {"seq": head.seq, "head": head.hash}})
-    BackupDirectory(directory).write(NAME, f"{content}\n".encode())
-
-
-def advance_head(directory: Path, head: AuditHead, leads_through: Callable[[AuditHead], bool]) -> None:
-    """Stores a newer head; one of a slower process, or of an audit that lost the stored head, replaces nothing.
+def advance_head(directory: Path, head: AuditHead, replaces: Callable[[AuditHead], bool]) -> None:
+    """Stores a head in the home, unless it does not replace the stored one: that is newer, or the audit lost it.
 
     Raises:
         BackupError: the operating system refuses.
     """
     with _alone(directory):
-        known = next((each for each in _heads_in(BackupDirectory(directory))), None)
-        if known is None or (head.seq > known.seq and leads_through(known)):
-            keep_head(directory, head)
+        known = _head_in(BackupDirectory(directory), NAME)
+        if known is None or replaces(known):
+            content = json.dumps({"audit": {"seq": head.seq, "head": head.hash}})
+            BackupDirectory(directory).write(NAME, f"{content}\n".encode())
 
 
 @contextmanager
@@ -99,6 +94,11 @@ def _alone(directory: Path) -> Iterator[None]:
 
 def _heads_in(place: BackupDirectory) -> Iterator[AuditHead]:
     for name in place.names():
-        if name.endswith(".json"):
-            with suppress(AuditError, BackupError, UnicodeDecodeError):
-                yield read_anchor(place.read(name).decode())
+        if name.endswith(".json") and (head := _head_in(place, name)) is not None:
+            yield head
+
+
+def _head_in(place: BackupDirectory, name: str) -> AuditHead | None:
+    with suppress(AuditError, BackupError, UnicodeDecodeError):
+        return read_anchor(place.read(name).decode())
+    return None

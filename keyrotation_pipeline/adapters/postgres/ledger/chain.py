@@ -39,7 +39,7 @@ class AuditChain(LedgerSession):
     """The audit part of the ledger; the other parts append their events through it, and read its replay."""
 
     _depth = 0
-    _changed: AuditHead | None = None
+    _has_changed = False
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -50,14 +50,16 @@ class AuditChain(LedgerSession):
                 yield
         except BaseException:
             if self._depth == 1:
-                self._changed = None
+                self._has_changed = False
             raise
         finally:
             self._depth -= 1
-        if not self._depth and (changed := self._changed) is not None:
-            self._changed = None
+        if not self._depth and self._has_changed:
+            self._has_changed = False
             if self.advance is not None:
-                self.advance(changed, self.replayed().leads_through)
+                # What was committed: an inner transaction may have been rolled back.
+                state = self.replayed()
+                self.advance(state.head, state.replaces)
 
     def head(self) -> AuditHead:
         """See `Ledger.head`."""
@@ -88,7 +90,7 @@ class AuditChain(LedgerSession):
             event = AuditEvent(seq, body, previous.hash, head.hash, fact.kind, request)
             if isinstance(fact, Fact) and type(fact) in RULES:
                 self._require_possible(event)
-                self._changed = head
+                self._has_changed = True
             self._store(event)
         return head
 

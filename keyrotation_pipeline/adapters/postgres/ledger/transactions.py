@@ -31,8 +31,8 @@ _BEGIN_READING = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY"
 class Advance(Protocol):
     """Stores a newer head of the audit in the home."""
 
-    def __call__(self, head: AuditHead, leads_through: Callable[[AuditHead], bool]) -> None:
-        """Replaces the stored head by this one, if the audit still leads through the stored one."""
+    def __call__(self, head: AuditHead, replaces: Callable[[AuditHead], bool]) -> None:
+        """Replaces the stored head by this one, if the audit says so of the stored one."""
 
 
 class LedgerSession:
