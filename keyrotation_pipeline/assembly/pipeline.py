@@ -39,10 +39,9 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
 from keyrotation_pipeline.model.page_reading import Verification
 from keyrotation_pipeline.model.requests import RequestAction
-from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.keys import KeyStore
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
 from keyrotation_pipeline.requests.hosts import pin_hosts, require_signed_key_store
 from keyrotation_pipeline.requests.inventory import count_if_small

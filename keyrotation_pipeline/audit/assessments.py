@@ -12,12 +12,7 @@ from datetime import datetime
 from keyrotation_pipeline.audit.history import HistoryEntry
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.breach import NO_NOTICE, AssessmentSigned, BreachAnswers, BreachAssessed, Outcome
-from keyrotation_pipeline.model.breach_decision import (
-    BreachDecision,
-    BreachNotice,
-    decide_breach,
-    presumed_facts,
-)
+from keyrotation_pipeline.model.breach_decision import BreachDecision, BreachNotice, decide_breach, presumed_facts
 from keyrotation_pipeline.model.incidents import Incident, SentNotice
 
 

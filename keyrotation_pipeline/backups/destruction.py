@@ -20,9 +20,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
-from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.backup_places import BackupPlace
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, require_roster

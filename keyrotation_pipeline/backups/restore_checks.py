@@ -9,7 +9,7 @@ from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, Re
 from keyrotation_pipeline.model.key_trial import ColumnTrial
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
-from keyrotation_pipeline.ports.inventory import TableInventory
+from keyrotation_pipeline.ports.database import TableInventory
 
 SAMPLE_VALUES = 20
 MOST_SHOWN = 10

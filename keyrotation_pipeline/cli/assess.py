@@ -17,13 +17,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.assessing import (
-    answers_in,
-    assess,
-    assessment_of,
-    sign_assessment,
-    text_to_sign,
-)
+from keyrotation_pipeline.incidents.assessing import answers_in, assess, assessment_of, sign_assessment, text_to_sign
 from keyrotation_pipeline.model.breach import EXCLUSIONS, Role
 from keyrotation_pipeline.model.breach_decision import BreachNotice
 from keyrotation_pipeline.model.records import as_json as as_json_object

@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import AtWorkError
 from keyrotation_pipeline.model.page_reading import PageSpan, Reach, due, reach, to_search
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step
-from keyrotation_pipeline.ports.inventory import TableInventory
+from keyrotation_pipeline.ports.database import TableInventory
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 

@@ -22,8 +22,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.ports.inventory import TableInventory
-from keyrotation_pipeline.ports.rewriting import TableRewriting
+from keyrotation_pipeline.ports.database import TableInventory, TableRewriting
 
 
 class BackupVault(Protocol):

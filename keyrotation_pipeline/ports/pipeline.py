@@ -1,25 +1,76 @@
-"""Holds every port that a step of the procedure needs, opened."""
+"""Every port that a step of the procedure needs, opened; and what each kind of request asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Generic, TypeVar
 
+from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.keys import KeyMade, StoredKeys
 from keyrotation_pipeline.model.page_reading import Verification
-from keyrotation_pipeline.model.requests import RequestAction
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.ports.actions import Action
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backups import Anchors, BackupVault
 from keyrotation_pipeline.ports.clock import Clock
-from keyrotation_pipeline.ports.evidence import RetirementEvidence
-from keyrotation_pipeline.ports.fencing import TableFencing
+from keyrotation_pipeline.ports.database import (
+    DatabaseSurroundings,
+    RetirementEvidence,
+    TableFencing,
+    TableInventory,
+    TableRewriting,
+)
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
-from keyrotation_pipeline.ports.inventory import TableInventory
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
-from keyrotation_pipeline.ports.rewriting import TableRewriting
 from keyrotation_pipeline.ports.rollout import Rollout
-from keyrotation_pipeline.ports.surroundings import DatabaseSurroundings
 from keyrotation_pipeline.ports.timestamps import TimestampAuthority
+
+Ports = TypeVar("Ports")  # what an action works with; the pipeline holds its actions, so they cannot name it
+
+# Details that are read back later are records; the rest is free JSON.
+StepFacts = KeyMade | Proven | KeyRetired | Mapping[str, Any]
+StepFunction = Callable[[Ports, Walk, Report], StepFacts]
+
+
+@dataclass(frozen=True, slots=True)
+class Action(Generic[Ports]):
+    """Describes one kind of request: rotation, rollback, reconciliation, destruction and policy each provide one.
+
+    The text that officers sign is rebuilt from the current facts whenever it matters.
+
+    Args:
+        authorises: what may be done, in one sentence of the signed text.
+        source: the line `From` of the signed text.
+        target: the line `To`.
+        authority: the roster whose signatures count; raises ApprovalError where none can count now.
+        start_within: deadline for the start, unless the requester names another.
+        finish_within: deadline for the end; signatures do not count after it.
+        command: what carries an approved request out.
+        renewal: how to continue when its signatures no longer count, as the rest of a sentence.
+        withdraw: undoes what an opened rotation or rollback has done, when it is cancelled; raises RequestError where
+            it can only continue. None: such a request changes nothing before it is carried out.
+        is_one_way: whether it can only continue once it has begun.
+        approved: called as soon as enough officers have signed, and possibly again at the start.
+        steps: what each step does; empty: it has no steps.
+    """
+
+    name: RequestAction
+    authorises: Callable[[Ports, Request], str]
+    source: Callable[[Ports, Request, StoredKeys], str]
+    target: Callable[[Ports, Request, StoredKeys], str]
+    authority: Callable[[Ports], Roster]
+    start_within: timedelta
+    finish_within: timedelta
+    command: Callable[[Request], str]
+    renewal: Callable[[Request], str]
+    withdraw: Callable[[Ports, Walk], None] | None = None
+    is_one_way: Callable[[Ports, Walk], bool] = lambda _pipeline, _walk: False
+    approved: Callable[[Ports, Request], None] = lambda _pipeline, _request: None
+    steps: Mapping[Step, StepFunction[Ports]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

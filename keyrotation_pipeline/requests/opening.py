@@ -8,8 +8,7 @@ from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Walk
-from keyrotation_pipeline.ports.actions import Action
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 
 # Longer than an incident's deadlines: a late emergency must continue, and not wait for signatures again.
 EMERGENCY = timedelta(days=7)

@@ -11,8 +11,7 @@ from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
-from keyrotation_pipeline.ports.actions import Action
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.hosts import changed_hosts

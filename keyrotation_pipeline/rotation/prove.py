@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, QuarantinedValue, TableCount
-from keyrotation_pipeline.ports.fencing import TableFencing
+from keyrotation_pipeline.ports.database import TableFencing
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 

@@ -16,8 +16,7 @@ from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyS
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.model.tables import TableCount
-from keyrotation_pipeline.ports.actions import Action
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.control import hold_all_steps

@@ -11,8 +11,8 @@ from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import Shard
+from keyrotation_pipeline.ports.database import TableRewriting
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.rewriting import TableRewriting
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
 # In the facts of a first shard that covered its whole table.

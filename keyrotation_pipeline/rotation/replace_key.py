@@ -18,8 +18,7 @@ from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
-from keyrotation_pipeline.ports.actions import Action
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import require_roster

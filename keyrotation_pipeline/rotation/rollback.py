@@ -17,8 +17,7 @@ from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryCha
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
-from keyrotation_pipeline.ports.actions import Action, StepFunction
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk

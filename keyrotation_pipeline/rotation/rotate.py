@@ -14,8 +14,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import CancelIntended
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import TableCount
-from keyrotation_pipeline.ports.actions import Action, StepFunction
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk

@@ -15,8 +15,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.ports.actions import StepFacts
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Pipeline, StepFacts
 from keyrotation_pipeline.requests import takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import require_authorised
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide

@@ -12,11 +12,13 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
 from keyrotation_pipeline.model.tables import NEVER_SEARCHED, NEVER_SEEN, EncryptedTable, Shard, TableName
-from keyrotation_pipeline.ports.evidence import RetirementEvidence
-from keyrotation_pipeline.ports.fencing import TableFencing
-from keyrotation_pipeline.ports.inventory import TableInventory
-from keyrotation_pipeline.ports.rewriting import TableRewriting
-from keyrotation_pipeline.ports.surroundings import DatabaseSurroundings
+from keyrotation_pipeline.ports.database import (
+    DatabaseSurroundings,
+    RetirementEvidence,
+    TableFencing,
+    TableInventory,
+    TableRewriting,
+)
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))

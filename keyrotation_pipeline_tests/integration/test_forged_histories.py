@@ -14,11 +14,7 @@ from keyrotation_pipeline.model.incident_events import IncidentClosed
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request_events import (
-    RolloutConfirmed,
-    RosterPinned,
-    StepFinished,
-)
+from keyrotation_pipeline.model.request_events import RolloutConfirmed, RosterPinned, StepFinished
 from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.control import cancel

@@ -23,15 +23,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note, hash_of
 from keyrotation_pipeline.model.key_events import KeyReplaced
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RequestStatus, RotationType
-from keyrotation_pipeline_tests.contract.ledger_suite import (
-    AT,
-    ROSTER,
-    TEXT,
-    V1,
-    open_signed,
-    rotation,
-    text_of,
-)
+from keyrotation_pipeline_tests.contract.ledger_suite import AT, ROSTER, TEXT, V1, open_signed, rotation, text_of
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.forging import Forger, owner_of
 

@@ -9,8 +9,7 @@ from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord, Walk
-from keyrotation_pipeline.ports.actions import StepFacts
-from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.pipeline import Pipeline, StepFacts
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.control import STEPS_BEFORE_ROWS, cancel
 from keyrotation_pipeline.rotation import runner

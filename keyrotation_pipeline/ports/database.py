@@ -1,0 +1,259 @@
+"""The application's database, by question; a function takes the port that it needs.
+
+What do the columns hold? How are rows re-encrypted and decrypted? Which old values are left, and does a table refuse
+new ones? Could anything still show an old value? Which database is this, and what about it stops or slows a rotation?
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.page_reading import PageSpan
+from keyrotation_pipeline.model.progress import Report, Rewritten
+from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.tables import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    EncryptedTable,
+    FoundColumn,
+    OldRows,
+    Problem,
+    QuarantinedValue,
+    Shard,
+    Speed,
+    Surroundings,
+    TableCount,
+    TableName,
+)
+
+
+class TableInventory(Protocol):
+    """What the declared columns hold, what was found in others, and when each page was read."""
+
+    def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
+        """Count values per version, unencrypted, near-misses, and quarantined ones, anew."""
+
+    def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
+        """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
+
+    def definitions_found(self) -> tuple[FoundColumn, ...]:
+        """What `discover` finds in the definitions that the catalogue keeps; reads no row."""
+
+    def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """All pages that `discover` searches as they are now, when each was, and what was found; notes down new ones.
+
+        Raises:
+            PreflightError, BlockedError: a declared table is not there, or one is locked.
+        """
+
+    def search_spans(
+        self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
+    ) -> int:
+        """Search these pages as `discover` does, and note down when and what was found; returns the number of pages.
+
+        Args:
+            go_on: asked before each span.
+        """
+
+    def unsearched_since(self) -> datetime | None:
+        """Since when something of what `discover` searches may not have been; None: nothing is noted; quick."""
+
+    def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
+        """Rows that hold any value under a version; None if they were not counted in so many seconds."""
+
+    def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
+        """Rows inserted and updated in each table, by its name, since the server's statistics began."""
+
+    def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
+        """Values that would not decrypt and are still as they were (entries mended meanwhile are dropped)."""
+
+    def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
+        """All pages of these tables as they are now, and when each was read; notes down new ones.
+
+        Raises:
+            PreflightError, BlockedError: a table is not there, or locked.
+        """
+
+    def unread_since(self, tables: Sequence[EncryptedTable]) -> Mapping[str, datetime]:
+        """Since when something in a table may not have been read, by its name; quick, and of noted tables alone."""
+
+    def decrypt_sample(
+        self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
+    ) -> KeyTrial:
+        """Decrypt up to so many stored values of each column under each version, from all over the table.
+
+        Nothing is kept or recorded. What the key of its own version does not open is tried with the other keys.
+
+        Args:
+            wanted: versions by column of which there are values; those that the sample misses are looked for.
+        """
+
+    def has_table(self, name: TableName) -> bool:
+        """Whether there is such a table, of whatever kind and columns."""
+
+
+class TableRewriting(Protocol):
+    """The engine: it goes through the rows of a table, to re-encrypt or to decrypt them."""
+
+    def speed(self, tables: Sequence[EncryptedTable], ring: KeyRing, target: KeyVersion) -> tuple[Speed, ...]:
+        """How fast one worker would re-encrypt each table, by a sample that is rolled back.
+
+        Args:
+            ring: reads every value, and holds a key under `target` that is used for nothing else.
+
+        Raises:
+            PreflightError, BlockedError: it cannot be measured now.
+        """
+
+    def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
+        """Go through one shard by page ranges, from where it was left, and re-encrypt to `target` what is not under it.
+
+        Raises:
+            PreflightError: the table has changed since it was checked, and can no longer be rewritten harmlessly.
+        """
+
+    def is_one_shard(self, request: str, table: EncryptedTable) -> bool:
+        """Whether a table's first shard is all of it: as it was begun, else if the table is small enough for that."""
+
+    def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
+        """Re-encrypt what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
+
+        Raises:
+            PreflightError: as `rewrite_shard`.
+        """
+
+    def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
+        """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine.
+
+        Args:
+            request: id of the rotation whose proof this is; its pausing is then obeyed.
+
+        Raises:
+            BlockedError: the rotation was paused or cancelled.
+        """
+
+    def decrypt_spans(
+        self,
+        table: EncryptedTable,
+        spans: Sequence[PageSpan],
+        ring: KeyRing,
+        report: Report,
+        go_on: Callable[[], bool],
+    ) -> int:
+        """Decrypt what these pages of one table hold, one span after the other; returns the number of values.
+
+        Failures go to the quarantine, from which those are dropped that are mended. Each span is noted down as read
+        when it was.
+
+        Args:
+            go_on: asked before each span.
+        """
+
+
+class TableFencing(Protocol):
+    """The fence of each table, the rows that keep it from being made, and the sessions that hold its locks."""
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """Rows that hold any value under `versions`, in any declared column."""
+
+    def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
+        """Make the table refuse exactly these versions on every declared column, and validate that.
+
+        Args:
+            wait: False: where somebody else is at the table, leave it as it is.
+
+        Returns:
+            Whether it refuses them now; False only without `wait`.
+
+        Raises:
+            BlockedError: the lock could not be taken without queueing; names who holds it.
+            ProofError: validation found an old value; the fence is dropped again.
+        """
+
+    def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
+        """Let the table take values under `version` again (a rollback); repeating it changes nothing."""
+
+    def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """The versions that the table's validated and intact fence refuses on every declared column; reads no row.
+
+        Raises:
+            PreflightError, BlockedError: the table is not there, or locked.
+        """
+
+    def all_fences(
+        self, tables: Sequence[EncryptedTable]
+    ) -> Mapping[EncryptedTable, tuple[KeyVersion, ...] | KeyRotationError]:
+        """The same of many tables at once, in their order: of each the versions, or why it was not seen."""
+
+    def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
+        """Who holds a lock on `table` now, else every other session of the database: one phrase each."""
+
+
+class RetirementEvidence(Protocol):
+    """What a retirement rests on, taken from the database and not believed."""
+
+    def barrier(self) -> str:
+        """The current WAL position, as text: everything committed so far lies before it."""
+
+    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
+        """Who could still show a value replaced before `moment`: one sentence each.
+
+        Sessions (backend_xmin), prepared transactions, replication slots, standbys and subscribers.
+        """
+
+    def current_xid(self) -> int:
+        """A full transaction id later than every committed one (`pg_current_xact_id()`)."""
+
+    def search(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
+    ) -> Searched:
+        """Read everything that `zero_old_rows` counts and searches, outside of a transaction and holding no lock.
+
+        Raises:
+            ProofError, BlockedError: an old or unencrypted value is left; names table, column and count.
+        """
+
+    def zero_old_rows(
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        moment: Moment,
+        searched: Searched | None = None,
+    ) -> ZeroOldRows:
+        """Take the evidence of invariant 4 inside the ledger's running transaction, failing closed.
+
+        `retired` are all versions that the fences must name, `version` among them; `moment` was taken after they were
+        validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.
+
+        Raises:
+            ProofError, BlockedError: a piece is missing; names table, column and count, or the holder.
+        """
+
+
+class DatabaseSurroundings(Protocol):
+    """The server around the tables: its identity, the pre-flight checks, disk, standbys and blind spots."""
+
+    def identity(self) -> DatabaseIdentity:
+        """Which database this is."""
+
+    def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
+        """What stops, or should be known before, a rotation of these tables to `target`."""
+
+    def check_names(self) -> CheckNames:
+        """Everything that `preflight` looks at, by names."""
+
+    def measure(self, tables: Sequence[EncryptedTable]) -> Surroundings:
+        """Disk, WAL and standbys around these tables.
+
+        Raises:
+            PreflightError, BlockedError: a table cannot be read now.
+        """
+
+    def blind_spots(self) -> BlindSpots:
+        """What neither `TableInventory.discover` nor the look for replicas sees; quick, by the catalogue alone."""
