@@ -16,7 +16,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.breach import Deadline, carried_by
+from keyrotation_pipeline.model.breach import Deadline, carried_by, reached_at
 from keyrotation_pipeline.model.incident_events import (
     EmergencyPrepared,
     IncidentAcknowledged,
@@ -104,13 +104,13 @@ def incident_report(pipeline: Pipeline, name: str) -> Report:
         ("Date", f"{incident.discovered_at:%Y-%m-%d}"),
         ("Type", str(incident.type)),
         ("Status", str(incident.status)),
-        ("Severity", incident.impact or "not assessed"),
+        ("Severity", _assessed(incident, assessment) or "not assessed"),
         ("Database", pipeline.surroundings.identity().name),
     )
     sections = (
         Section("Summary", tuple(_summary(incident, carrier))),
         Section("Timeline", tuple(_timeline(pipeline, incident, carrier, assessment))),
-        Section("Impact", tuple(_impact(incident, carrier, clock, assessment))),
+        Section("Impact", tuple(_impact(incident, requests, carrier, clock, assessment))),
         Section("Root Cause", (incident.root_cause or FOR_PEOPLE,)),
         Section("Remediation", tuple(_remediation(incident, carrier))),
         Section("Lessons Learned", tuple(_lessons(incident, clock))),
@@ -245,12 +245,23 @@ def _sentence(entry: AuditEntry, names: dict[str, str]) -> str:
     return sentence
 
 
+def _assessed(incident: Incident, assessment: Assessment) -> str | None:
+    """What people say about the impact, and what officers have signed; None: neither."""
+    signed = f"{assessment.in_force.outcome}, signed by {', '.join(assessment.signed_by)}"
+    said = (incident.impact, signed if assessment.is_settled else None)
+    return "; ".join(filter(None, said)) or None
+
+
 def _impact(
-    incident: Incident, carrier: Request | None, clock: Sequence[Deadline], assessment: Assessment
+    incident: Incident,
+    requests: Sequence[Request],
+    carrier: Request | None,
+    clock: Sequence[Deadline],
+    assessment: Assessment,
 ) -> Iterator[str]:
-    yield f"Assessed by people: {incident.impact or 'not yet'}"
+    yield f"Assessed by people: {_assessed(incident, assessment) or 'not yet'}"
+    yield _written_under(incident, requests)
     if isinstance(carrier, Walk):
-        yield _written_under(incident, carrier)
         yield f"Rows re-encrypted: {records_reencrypted(carrier)}"
     for deadline in clock:
         if deadline.reached_at is None:
@@ -261,13 +272,14 @@ def _impact(
     yield from assessment.lines()
 
 
-def _written_under(incident: Incident, carrier: Walk) -> str:
-    promoted = carrier.done(Step.PRIMARY_KEY_ROLLOUT)
+def _written_under(incident: Incident, requests: Sequence[Request]) -> str:
+    """Until when applications wrote under the versions, whichever walk ended that."""
+    left = reached_at(incident, requests, Step.PRIMARY_KEY_ROLLOUT)
     since = f"{incident.discovered_at:%Y-%m-%d %H:%M:%S} UTC"
-    until = f"{promoted.finished_at:%Y-%m-%d %H:%M:%S} UTC" if promoted else "now: writes have not moved yet"
-    # The emergency may continue a rotation that had already promoted its key.
-    if promoted and promoted.finished_at <= incident.discovered_at:
-        return f"Applications wrote under {carrier.target} since {until}, before discovery ({since})"
+    until = f"{left:%Y-%m-%d %H:%M:%S} UTC" if left else "now: writes have not moved yet"
+    # A rotation may have promoted another key already.
+    if left and left <= incident.discovered_at:
+        return f"Applications wrote under another key since {until}, before discovery ({since})"
     return f"Applications still wrote under the compromised key from discovery ({since}) until {until}"
 
 

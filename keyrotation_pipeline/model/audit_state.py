@@ -72,6 +72,11 @@ class Incidents:
         """The open ones, oldest first."""
         return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
 
+    @property
+    def suspected(self) -> dict[KeyVersion, Incident]:
+        """The versions that open incidents name, each with the first of these."""
+        return {version: each for each in reversed(self.unfinished) for version in each.versions}
+
     def incident(self, name: str) -> Incident:
         """Find one by its id, case-insensitively.
 

@@ -342,18 +342,27 @@ class Rate:
         return f"needs {self.needed:,.0f} rows/s, doing {self.measured:,.0f}"
 
 
-def deadlines(incident: Incident, carrier: Request | None, signed_at: datetime | None) -> tuple[Deadline, ...]:
-    """Every stage of an incident.
+def deadlines(incident: Incident, requests: Sequence[Request], signed_at: datetime | None) -> tuple[Deadline, ...]:
+    """Every stage of an incident, and when a walk reached it, whatever that was requested for.
 
     Args:
-        carrier: the request that carries it; see `carried_by`.
-        signed_at: when enough officers had signed that; None: not yet.
+        signed_at: when enough officers had signed the request that carries it; None: not yet.
     """
     reached: dict[ResponseStage, datetime | None] = {ResponseStage.ASSESSED: signed_at or incident.closed_at}
     for stage, step in _REACHED_BY.items():
-        record = carrier.done(step) if isinstance(carrier, Walk) else None
-        reached[stage] = record.finished_at if record is not None else incident.closed_at
+        reached[stage] = reached_at(incident, requests, step) or incident.closed_at
     return tuple(Deadline(stage, incident.discovered_at, reached[stage]) for stage in ResponseStage)
+
+
+def reached_at(incident: Incident, requests: Sequence[Request], step: Step) -> datetime | None:
+    """When a walk from the versions of an incident finished a step, since none of them was made the primary again."""
+    walks = [each for each in requests if isinstance(each, Walk) and each.status is not RequestStatus.CANCELLED]
+    promotions = [(each, record) for each in walks if (record := each.done(Step.PRIMARY_KEY_ROLLOUT)) is not None]
+    back = max((at.finished_at for each, at in promotions if each.target in incident.versions), default=None)
+    # A walk retires its source and every older version.
+    leaving = [each for each in walks if each.source >= max(incident.versions) and each.target not in incident.versions]
+    found = (record.finished_at for each in leaving if (record := each.done(step)) is not None)
+    return min((at for at in found if back is None or at > back), default=None)
 
 
 def carried_by(incident: Incident, requests: Sequence[Request]) -> Request | None:

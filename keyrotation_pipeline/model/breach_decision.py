@@ -67,6 +67,10 @@ def _media(
         BreachNotice(f"media of {state}", due, "164.406", f"{number} residents, more than 500", not_before, certain)
         for state, number in sorted(over.items())
     ]
+    if not affected.is_complete:
+        why = "until all are counted: as for more than 500 residents of another State or jurisdiction"
+        notices.append(BreachNotice("media", due, "164.406", why, not_before, is_certain=False))
+        return tuple(notices), []
     unknown = affected.elsewhere_unknown
     rest = max((number for state, number in affected.by_jurisdiction.items() if state not in over), default=0)
     if not unknown or rest + unknown <= MEDIA_MORE_THAN:
@@ -77,23 +81,23 @@ def _media(
 
 
 def _hhs(facts: IncidentFacts, due: date, not_before: date | None, *, certain: bool) -> tuple[BreachNotice, list[str]]:
-    """The Secretary of HHS: with the individuals from 500 people on, else within 60 days of the year's end."""
+    """The Secretary of HHS: with the individuals from 500 people on, else within 60 days of the year's end.
+
+    An incomplete count is not known to stay below 500.
+    """
     affected = facts.affected
     if affected is not None and affected.total >= HHS_AT_LEAST:
         why = f"{affected.total} people, 500 or more: at the time of the individuals' notice"
         return BreachNotice("HHS", due, "164.408(b)", why, not_before, certain), []
-    missing = ["how many people are affected, and in which States"]
-    if affected is None:
-        why = "until the people are counted: as for 500 or more"
+    if affected is None or not affected.is_complete:
+        so_far = "" if affected is None else f"{affected.total} people so far; "
+        why = f"{so_far}until all are counted: as for 500 or more"
+        missing = ["how many people are affected, and in which States"]
         return BreachNotice("HHS", due, "164.408(b)", why, not_before, is_certain=False), missing
     year_end = date(facts.discovered_on.year, 12, 31)
     annual, annual_not_before = _delayed(year_end + timedelta(days=NOTICE_DAYS), facts.delays)
     why = f"{affected.total} people, fewer than 500: within 60 days of the end of {facts.discovered_on.year}"
-    complete = affected.is_complete
-    return (
-        BreachNotice("HHS", annual, "164.408(c)", why, annual_not_before, certain and complete),
-        [] if complete else missing,
-    )
+    return BreachNotice("HHS", annual, "164.408(c)", why, annual_not_before, certain), []
 
 
 def _delayed(last: date, delays: Sequence[LawEnforcementDelay]) -> tuple[date, date | None]:

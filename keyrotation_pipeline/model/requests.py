@@ -129,8 +129,9 @@ class Request:
 
     @property
     def waits_to_supersede(self) -> bool:
-        """Whether it is to undo or take over another request, and has not started."""
-        return self.supersedes is not None and self.status is RequestStatus.REQUESTED
+        """Whether it has not started, and ends, undoes or takes over what runs then; every emergency does."""
+        follows = self.supersedes is not None or (self.action.walks and self.type is RotationType.EMERGENCY)
+        return follows and self.status is RequestStatus.REQUESTED
 
 
 @dataclass(frozen=True, slots=True)

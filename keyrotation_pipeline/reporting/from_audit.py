@@ -209,7 +209,7 @@ def _incident(
         request=carrier.id if carrier else None,
         stages=tuple(
             StageOfResponse(str(each.stage).replace("_", " "), each.due_at, each.reached_at)
-            for each in deadlines(incident, carrier, signed[enough - 1] if 0 < enough <= len(signed) else None)
+            for each in deadlines(incident, requests, signed[enough - 1] if 0 < enough <= len(signed) else None)
         ),
         notices_due=tuple(NoticeDue(each.to, each.last_date, each.paragraph) for each in assessment.due),
         breach=assessment.lines(),

@@ -6,7 +6,9 @@ with the bytes that were signed, and verifies every signature again.
 
 from datetime import datetime
 
+from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import (
     ApprovalText,
     Roster,
@@ -16,7 +18,7 @@ from keyrotation_pipeline.model.approval import (
     signed_fields,
 )
 from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.tables import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
@@ -46,6 +48,8 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
     _require_within_dates(pipeline, request)
+    if isinstance(request, Walk) and (sentence := suspicion(pipeline, request.target)) is not None:
+        raise RequestError(sentence)
     text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
     verified = _verified(pipeline, request, roster, text, signature)
     name = str(roster.name_of(verified.officer))
@@ -80,6 +84,25 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
             f"request {request.id} needs {missing} more signature(s) of different officers; "
             f"sign with `keyrotation approve {request.id} --text`"
         )
+
+
+def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
+    """Why a version must not become the primary: the sentence that names the open incident.
+
+    None: no open incident names it, or it is the primary already.
+    """
+    incident = incidents(pipeline.ledger).suspected.get(version)
+    if incident is None or pipeline.keys.read().primary == version:
+        return None
+    emergency = (
+        f"`keyrotation request --emergency {incident.id} --reason TEXT`"
+        if incident.request is None
+        else f"`keyrotation approve {incident.request} --text`"
+    )
+    return (
+        f"{version} is named by the open incident {incident.id} and does not become the primary; sign the emergency "
+        f"({emergency}), or if it was a false alarm, close it with `keyrotation incident close {incident.id}`"
+    )
 
 
 def authorised_by(pipeline: Pipeline, request: Request) -> str:

@@ -7,7 +7,7 @@ fingerprint and name. Then the new one is pinned, and officers who are not on it
 from datetime import timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
-from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
@@ -16,6 +16,7 @@ from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
+from keyrotation_pipeline.requests.takeover import preceding
 
 LOCK = "policy"
 
@@ -83,6 +84,9 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
     require_authorised(pipeline, request, stored)
+    # Other officers would void the emergency's signatures.
+    if (sentence := preceding(pipeline, request)) is not None:
+        raise BlockedError(f"{sentence}; it runs with what is pinned now, so undo the change in keyrotation.toml first")
     roster = pipeline.signatures.roster()
     pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
     pipeline.ledger.pin_roster(roster, request.id)

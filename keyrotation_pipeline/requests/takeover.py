@@ -2,11 +2,14 @@
 
 A rollback supersedes the rotation that it undoes. A continuation asks for the same as the request that it supersedes,
 and continues from its state: because its signatures expired after its key became the primary, or because an incident
-makes it an emergency. An emergency whose incident also covers the new key supersedes it with a fresh one.
+makes it an emergency. An emergency has precedence from its last signature on: whatever else is signed does not
+continue, and ends when the emergency starts, which takes over what asks for the same. If that has ended meanwhile, the
+emergency does what is left: everything after the rows again.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import datetime
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import RequestError
@@ -38,8 +41,8 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
         with pipeline.ledger.transaction():
             if former is not None and not former.is_over:
                 pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, by=rotation.id)
-            for other in _waiting(pipeline):
-                if other.id != rotation.id and rotation.type is RotationType.EMERGENCY:
+            for other in waiting(pipeline):
+                if other.id != rotation.id and _is_emergency(rotation):
                     pipeline.ledger.set_status(other.id, RequestStatus.CANCELLED, by=rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             if former is not None and continues(former, rotation):
@@ -56,14 +59,18 @@ def continues(former: Request, request: Request) -> bool:
 def is_stranded(pipeline: Pipeline, request: Request) -> bool:
     """Whether a request waits for a start that can no longer happen.
 
-    What it was to continue was cancelled; or it is an emergency from a key that is no longer the primary.
+    What it was to continue was cancelled; or it is an emergency from a key that is no longer the primary, or to one
+    that an open incident names meanwhile.
     """
-    if not request.waits_to_supersede or request.supersedes is None:
+    emergency = _is_emergency(request)
+    if emergency and request.started_at is None and request.target in incidents(pipeline.ledger).suspected:
+        return not request.is_over
+    if not request.waits_to_supersede:
         return False
-    former = pipeline.ledger.request(request.supersedes)
-    if continues(former, request):
+    former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
+    if former is not None and continues(former, request):
         return former.status is RequestStatus.CANCELLED
-    return request.type is RotationType.EMERGENCY and pipeline.keys.read().primary != request.source
+    return emergency and pipeline.keys.read().primary != request.source
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
@@ -76,13 +83,35 @@ def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
 
 
 def taking_over(pipeline: Pipeline, request: Request) -> str:
-    """The beginning of the signed sentence of a request that takes over or ends another; else empty."""
+    """The beginning of the signed sentence of a request that takes over or ends another; else empty.
+
+    An emergency names none: what runs when it starts may be another than when it was requested.
+    """
+    if request.type is RotationType.EMERGENCY:
+        return (
+            f"end whatever else runs or is signed, or take it over where it stands if it is to {request.action} "
+            f"{request.source} to {request.target}: "
+        )
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
-    if former is None:
-        return ""
-    if continues(former, request):
-        return f"take over {former.action} {former.id} where it stands: "
-    return f"end {former.action} {former.id}: " if request.type is RotationType.EMERGENCY else ""
+    takes_over = former is not None and continues(former, request)
+    return f"take over {former.action} {former.id} where it stands: " if former is not None and takes_over else ""
+
+
+def preceding(pipeline: Pipeline, request: Request) -> str | None:
+    """The sentence that says which signed emergency goes before a request; None: no other does."""
+    for each in waiting(pipeline):
+        if not _is_emergency(each) or each.id == request.id:
+            continue
+        if _is_ready(each, pinned_roster(pipeline).required, pipeline.clock.now()):
+            return (
+                f"the emergency {each.id} is signed and goes before {request.action} {request.id}; run "
+                f"`keyrotation rotate {each.id}`, or withdraw it with `keyrotation cancel {each.id}`"
+            )
+    return None
+
+
+def _is_ready(request: Request, required: int, now: datetime) -> bool:
+    return len(request.approvals) >= required and now <= request.start_by
 
 
 def current_or_next(pipeline: Pipeline) -> Walk | None:
@@ -90,15 +119,15 @@ def current_or_next(pipeline: Pipeline) -> Walk | None:
 
     If two are signed, the emergency.
     """
-    waiting, current = _waiting(pipeline), pipeline.ledger.current()
-    if not waiting:
+    pending, current = waiting(pipeline), pipeline.ledger.current()
+    if not pending:
         return current
     required, now = pinned_roster(pipeline).required, pipeline.clock.now()
-    ready = [each for each in waiting if len(each.approvals) >= required and now <= each.start_by]
-    return next(iter(ready), current) or waiting[0]
+    ready = [each for each in pending if _is_ready(each, required, now)]
+    return next(iter(ready), current) or pending[0]
 
 
-def _waiting(pipeline: Pipeline) -> list[Walk]:
+def waiting(pipeline: Pipeline) -> list[Walk]:
     """Every walk that waits to supersede another, the emergency first."""
     walks = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.waits_to_supersede]
     return sorted(walks, key=lambda each: each.type is not RotationType.EMERGENCY)
@@ -106,9 +135,9 @@ def _waiting(pipeline: Pipeline) -> list[Walk]:
 
 def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
     """The superseded request, with its steps locked until `held` is closed; None if there is none."""
-    if rotation.supersedes is None:
+    former = _former(pipeline, rotation)
+    if former is None:
         return None
-    former = pipeline.ledger.walk(rotation.supersedes)
     if former.status is RequestStatus.RUNNING:
         pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
     if _is_fresh(former, rotation) and is_stranded(pipeline, rotation):
@@ -122,14 +151,25 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
         former = pipeline.ledger.walk(former.id)
     if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")
-    if former.status is RequestStatus.FINISHED and continues(former, rotation):
+    if former.status is RequestStatus.FINISHED and continues(former, rotation) and not _is_emergency(rotation):
         raise RequestError(f"rotation {former.id} is finished; run `keyrotation cancel {rotation.id}`")
     return former
 
 
+def _former(pipeline: Pipeline, rotation: Walk) -> Walk | None:
+    """What a request supersedes now; for an emergency whatever runs, else what it was opened for."""
+    if _is_emergency(rotation) and (current := pipeline.ledger.current()) is not None:
+        return current
+    return None if rotation.supersedes is None else pipeline.ledger.walk(rotation.supersedes)
+
+
+def _is_emergency(request: Request) -> bool:
+    return request.type is RotationType.EMERGENCY
+
+
 def _is_fresh(former: Walk, rotation: Walk) -> bool:
     """Whether an emergency uses a key of its own, whatever happened to the former request."""
-    return rotation.type is RotationType.EMERGENCY and not continues(former, rotation)
+    return _is_emergency(rotation) and not continues(former, rotation)
 
 
 def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:

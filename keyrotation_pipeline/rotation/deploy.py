@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import suspicion
 from keyrotation_pipeline.requests.takeover import held_compromised, lineage, publish_compromised
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
@@ -56,7 +57,7 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         require_keys_open(pipeline, stored, wanted, emergency=emergency)
         pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
         pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
-    _record_promotion(pipeline, rotation)
+    record_promotion(pipeline, rotation)
     publish_compromised(pipeline, rotation.id)
     instances = bring_to_write(pipeline, rotation, report)
     # Row versions with a later transaction id were written since promotion. So this comes last.
@@ -153,10 +154,12 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, 
             f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "
             f"{rotation.source}; name {rotation.source} there again"
         )
+    if (sentence := suspicion(pipeline, rotation.target)) is not None:
+        raise BlockedError(sentence)
     require_stored_and_backed_up(pipeline, stored, record)
 
 
-def _record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
+def record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
     """Move both states together; the source first, since only one version may be active."""
     lost = held_compromised(pipeline, rotation)
     with pipeline.ledger.transaction():

@@ -14,10 +14,10 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
-from keyrotation_pipeline.requests import opening, time_stamping
+from keyrotation_pipeline.requests import opening, takeover, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised, stored_source
 from keyrotation_pipeline.requests.control import hold_all_steps
 from keyrotation_pipeline.requests.roster import (
@@ -104,7 +104,9 @@ def plan(pipeline: Pipeline) -> Plan:
         for version in known
     }
     missing = tuple(version for version in in_rows if version not in stored)
-    ends = tuple(each.id for each in (pipeline.ledger.current(), pipeline.ledger.waiting()) if each is not None)
+    # An emergency that has not begun has changed nothing, and is still to happen.
+    waiting = [each for each in takeover.waiting(pipeline) if each.type is not RotationType.EMERGENCY]
+    ends = tuple(each.id for each in (pipeline.ledger.current(), *waiting) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
     found = divergence(pipeline, stored)
     fenced, live = fences(pipeline), {primary, *in_rows}

@@ -156,7 +156,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
 def clock_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request]) -> tuple[Deadline, ...]:
     """Every stage of an incident, and when it was reached."""
     carrier = carried_by(incident, requests)
-    return deadlines(incident, carrier, None if carrier is None else _signed_at(pipeline, carrier))
+    return deadlines(incident, requests, None if carrier is None else _signed_at(pipeline, carrier))
 
 
 def rate_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request], now: datetime) -> Rate | None:

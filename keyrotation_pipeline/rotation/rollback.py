@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
-from keyrotation_pipeline.requests.approvals import approval_text, stored_source
+from keyrotation_pipeline.requests.approvals import approval_text, stored_source, suspicion
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, publish_compromised, taking_over
@@ -170,6 +170,8 @@ def _require_undoable(pipeline: Pipeline, rotation: Walk) -> None:
     source = record_of(pipeline, rotation.source)
     if source is not None and source.state in LOST:
         raise RequestError(_no_way_back(rotation, source))
+    if (sentence := suspicion(pipeline, rotation.source)) is not None:
+        raise RequestError(f"rotation {rotation.id} cannot be rolled back: {sentence}")
 
 
 def _require_last(pipeline: Pipeline, rotation: Walk) -> None:
@@ -209,6 +211,8 @@ def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
             f"{rotation.target} is {state} and never becomes the primary again, so the rollback {rotation.id} cannot "
             "continue; request a fresh version with `keyrotation request`"
         )
+    if (sentence := suspicion(pipeline, rotation.target)) is not None:
+        raise BlockedError(sentence)
     return record
 
 

@@ -137,10 +137,12 @@ def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVer
 
 
 def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None) -> bool:
-    """Whether a walk's target may still become the primary: neither recorded as compromised nor by this incident."""
+    """Whether a walk's target may still become the primary: not recorded as compromised, nor named by an incident."""
     record = _registered(pipeline).get(target)
-    lost = record is not None and record.state is KeyState.COMPROMISED
-    return not lost and (incident is None or target not in incident.versions)
+    if record is not None and record.state is KeyState.COMPROMISED:
+        return False
+    named = incidents(pipeline.ledger).suspected if incident is not None else {}
+    return target not in named
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
@@ -192,6 +194,7 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
 
 def _stuck(pipeline: Pipeline) -> Walk | None:
     """The unfinished request, if only a continuation can finish it; None if there is no unfinished one."""
+    opening.require_none_waiting(pipeline, emergency=True)
     current = pipeline.ledger.current()
     if current is None:
         return None

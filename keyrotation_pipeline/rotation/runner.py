@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.records import as_json
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, StepRecord, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline, StepFacts
 from keyrotation_pipeline.requests import takeover, time_stamping
-from keyrotation_pipeline.requests.approvals import require_authorised
+from keyrotation_pipeline.requests.approvals import require_authorised, suspicion
 from keyrotation_pipeline.requests.conductor import Decision, Task, decide
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
@@ -27,10 +27,15 @@ from keyrotation_pipeline.rotation import reencrypt, rollout
 def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None) -> Decision:
     """The conductor's decision for a rotation's present state.
 
-    A task that only lacks a signature is not due, nor is creating a key that an application might use at once.
+    A task that only lacks a signature is not due, nor is creating a key that an application might use at once, nor
+    anything that leads to a primary which an open incident names.
     """
     roster = pinned_roster(pipeline)
     decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
+    if decision.tasks and (sentence := takeover.preceding(pipeline, rotation)):
+        return Decision((), sentence)
+    if decision.tasks and (sentence := suspicion(pipeline, rotation.target)):
+        return Decision((), sentence)
     if decision.tasks and (sentence := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, seen)):
         return Decision((), sentence)
     return decision

@@ -26,9 +26,9 @@ def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster)
     assert said(dagster, "incident_flag") == "no new flag was raised"
     (incident,) = incidents(dagster.world.ledger).unfinished
     assert (incident.versions, dagster.world.keys.primary()) == ((V1,), V1)
-    current = dagster.world.ledger.current()
-    assert current is not None
-    assert current.id == incident.request
+    prepared = dagster.world.ledger.waiting()
+    assert prepared is not None
+    assert prepared.id == incident.request
     assert "needs 2 more approval(s)" in said(dagster, "rotation_conductor")
 
 

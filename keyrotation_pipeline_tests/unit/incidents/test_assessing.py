@@ -238,3 +238,13 @@ def test_each_change_gives_the_next_version_of_the_report_and_keeps_the_former(
     assert [each.number for each in versions(world.pipeline, incident.id)] == [1, 2, 3]
     with pytest.raises(IncidentError, match=r"has 3 version\(s\), and no 4"):
         version(world.pipeline, incident.id, 4)
+
+
+def test_a_report_never_says_not_assessed_next_to_a_signed_assessment(world: FakeWorld, incident: Incident) -> None:
+    said(world, incident, **NOTHING_REACHED)
+    assert "not assessed" in incident_report(world.pipeline, incident.id).markdown()
+    for officer in (ADA, BEN):
+        sign(world, incident, officer)
+    markdown = incident_report(world.pipeline, incident.id).markdown()
+    assert "not assessed" not in markdown
+    assert f"Assessed by people: {Outcome.NO_BREACH}, signed by " in markdown

@@ -1,6 +1,7 @@
 """From the flag to the retired key: what a flag changes, what signatures change, and what is taken over."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -22,18 +23,19 @@ from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.approval import Signature
-from keyrotation_pipeline.model.incidents import IncidentStatus
+from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step
+from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.requests.policy import open_policy
-from keyrotation_pipeline.rotation import rollback
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.rotation import deploy, rollback, runner
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.unit.incidents.cases import FLAG, opened, raised, signed, walk
+from keyrotation_pipeline_tests.unit.incidents.test_closing import NONE, answered
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
 
@@ -53,7 +55,10 @@ def test_a_flag_alone_changes_no_key_and_prepares_the_request(world: FakeWorld) 
     assert (incident.id, incident.versions) == ("INC-2026-001", (V1,))
     assert (prepared.type, prepared.incident, prepared.source, prepared.target) == ("emergency", incident.id, V1, V2)
     text = world.ledger.approval_text(prepared.id).decode()
-    assert "Authorises: hold v1 compromised, never to be the primary again; create v2" in text
+    assert (
+        "Authorises: hold v1 compromised, never to be the primary again; end whatever else runs or is signed, or take "
+        "it over where it stands if it is to rotate v1 to v2: create v2"
+    ) in text
     assert f"Reason: incident {incident.id}: key_exposed: the key stands in a log file\n" in text
 
 
@@ -86,10 +91,6 @@ def test_an_emergency_takes_a_routine_rotation_over_from_any_step(world: FakeWor
     done = {record.step for record in walk(world, routine, through).steps}
     _, prepared = opened(world)
     assert (prepared.supersedes, prepared.source, prepared.target) == (routine.id, V1, V2)
-    assert (
-        "compromised, never to be the primary again; take over rotate"
-        in world.ledger.approval_text(prepared.id).decode()
-    )
     finished = walk(world, signed(world, prepared))
     former = world.ledger.walk(routine.id)
     assert (former.status, finished.status) == (RequestStatus.CANCELLED, RequestStatus.FINISHED)
@@ -105,7 +106,7 @@ def test_an_emergency_takes_a_routine_rotation_over_from_any_step(world: FakeWor
     ("through", "written"),
     [
         pytest.param(Step.DUAL_KEY_ROLLOUT, "still wrote under the compromised key from discovery", id="before"),
-        pytest.param(Step.PRIMARY_KEY_ROLLOUT, "wrote under v2 since 2026-", id="after"),
+        pytest.param(Step.PRIMARY_KEY_ROLLOUT, "wrote under another key since 2026-", id="after"),
     ],
 )
 def test_the_report_says_whether_applications_wrote_under_the_key_after_its_exposure_was_known(
@@ -118,6 +119,21 @@ def test_the_report_says_whether_applications_wrote_under_the_key_after_its_expo
     world.signatures.signed_at = world.clock.now()
     walk(world, signed(world, prepared))
     assert f"Applications {written}" in incident_report(world.pipeline, incident.id).markdown()
+
+
+def test_the_report_counts_what_a_routine_rotation_reached_before_the_emergency_was_signed(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    incident, prepared = opened(world, discovered_at=world.clock.now())
+    world.clock.at += timedelta(minutes=3)
+    walk(world, routine)
+    promoted = world.ledger.walk(routine.id).done(Step.PRIMARY_KEY_ROLLOUT)
+    assert promoted is not None
+    markdown = incident_report(world.pipeline, incident.id).markdown()
+    assert f"until {promoted.finished_at:%Y-%m-%d %H:%M:%S} UTC" in markdown
+    assert "Retired and audited" in markdown
+    assert "writes have not moved" not in markdown
+    assert world.ledger.walk(prepared.id).started_at is None
 
 
 @pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS])
@@ -205,17 +221,28 @@ def test_one_request_serves_every_incident_about_the_same_versions(world: FakeWo
     assert (first.id, second.id) == ("INC-2026-001", "INC-2026-002")
 
 
-def test_an_incident_about_more_versions_waits_until_the_first_request_is_signed_or_given_up(world: FakeWorld) -> None:
+def test_an_emergency_to_a_version_that_another_incident_names_is_prepared_again_for_a_fresh_one(
+    world: FakeWorld,
+) -> None:
     walk(world, approved(world), Step.KEY_VERSION)
     _, first = opened(world)
+    sign(world, first, ADA)
     open_incident(world.pipeline, raised(2, type="insider"))
     (sentence,) = prepare_requests(world.pipeline, "test")
-    assert f"no emergency request could be prepared for INC-2026-002: request {first.id}" in sentence
-    walk(world, signed(world, first), Step.KEY_VERSION)
+    assert world.ledger.request(first.id).status is RequestStatus.CANCELLED
+    again = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
+    assert (first.target, again.target) == (V2, V3)
+    assert f"no emergency request could be prepared for INC-2026-002: request {again.id}" in sentence
+    walk(world, signed(world, again), Step.KEY_VERSION)
     assert prepare_requests(world.pipeline, "test") == ()
-    second = incidents(world.ledger).by_id["INC-2026-002"].request
-    assert second is not None
-    assert world.ledger.walk(second).target == V3
+    second = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-002"].request))
+    assert (second.supersedes, second.target) == (again.id, V3)
+    walk(world, signed(world, second))
+    assert (world.keys.primary(), state(world, V1), state(world, V2)) == (
+        V3,
+        KeyState.COMPROMISED,
+        KeyState.COMPROMISED,
+    )
 
 
 def test_a_request_that_can_never_start_is_prepared_anew(world: FakeWorld) -> None:
@@ -247,15 +274,20 @@ def test_what_is_not_in_use_needs_no_rotation(world: FakeWorld) -> None:
         prepare(world.pipeline, incident, "test")
 
 
-def test_a_routine_rotation_that_has_ended_meanwhile_needs_no_take_over(world: FakeWorld) -> None:
+@pytest.mark.parametrize("signed_after", [Step.ROWS, Step.RETIRED_KEY, None])
+def test_an_emergency_whose_rotation_has_ended_meanwhile_does_what_is_left(
+    world: FakeWorld, signed_after: Step | None
+) -> None:
     routine = approved(world)
     walk(world, routine, Step.ROWS)
-    _, prepared = opened(world)
-    walk(world, routine)
-    signed(world, prepared)
-    assert state(world, V1) is KeyState.COMPROMISED
-    with pytest.raises(RequestError, match="is finished"):
-        walk(world, prepared)
+    incident, prepared = opened(world)
+    walk(world, routine, signed_after)
+    finished = walk(world, signed(world, prepared))
+    assert finished.status is RequestStatus.FINISHED
+    assert {record.step for record in finished.steps} == set(WALK)
+    assert (state(world, V1), world.keys.primary(), world.keys.archived()) == (KeyState.COMPROMISED, V2, (V1,))
+    assert close(world.pipeline, incident.id, "ada").status is IncidentStatus.CLOSED
+    verify_audit(world.ledger)
 
 
 def test_a_routine_request_cannot_be_opened_beside_an_incident(world: FakeWorld) -> None:
@@ -284,7 +316,7 @@ def test_a_compromised_target_is_never_promoted(world: FakeWorld) -> None:
     signed(world, opened(world, versions=("v2",))[1])
     world.ledger.set_status(routine.id, RequestStatus.RUNNING)
     with pytest.raises(BlockedError, match="v2 is compromised and never becomes the primary"):
-        walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)
+        deploy.roll_out_primary_key(world.pipeline, world.ledger.walk(routine.id), world.report)
 
 
 def test_a_rotation_to_a_compromised_version_can_be_given_up(world: FakeWorld) -> None:
@@ -303,32 +335,20 @@ def test_a_restored_database_is_reconciled_while_its_primary_is_compromised(worl
     assert (decided.primary, decided.states[V1]) == (V1, KeyState.COMPROMISED)
 
 
-def test_a_flag_keeps_nobody_from_a_rollback(world: FakeWorld) -> None:
-    rotation = approved(world)
-    walk(world, rotation, Step.ROWS)
-    _, prepared = opened(world)
-    undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
-    walk(world, signed(world, undoing))
-    assert world.keys.primary() == V1
-    # What it was to take over has ended, so that it is prepared anew for how things stand now.
-    assert prepare_requests(world.pipeline, "test") == ()
-    anew = incidents(world.ledger).by_id["INC-2026-001"].request
-    assert anew != prepared.id
-    assert walk(world, signed(world, world.ledger.walk(str(anew)))).target == V3
-
-
-def test_a_fresh_request_whose_source_was_replaced_meanwhile_is_prepared_anew(world: FakeWorld) -> None:
+def test_a_fresh_request_whose_source_was_replaced_meanwhile_is_prepared_again(world: FakeWorld) -> None:
     routine = approved(world)
     walk(world, routine, Step.DUAL_KEY_ROLLOUT)
     _, prepared = opened(world, versions=("v2",))
     assert (prepared.source, prepared.target) == (V1, V3)
-    walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)
+    # Somebody names v2 in the key store, against the sentence that says not to.
+    deploy.record_promotion(world.pipeline, world.ledger.walk(routine.id))
+    world.keys.primary_version = V2
     with pytest.raises(RequestError, match="v2 is the primary now"):
         walk(world, signed(world, prepared))
     assert prepare_requests(world.pipeline, "test") == ()
-    anew = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
-    assert (anew.source, anew.target) == (V2, V3)
-    walk(world, signed(world, anew))
+    again = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
+    assert (again.source, again.target) == (V2, V3)
+    walk(world, signed(world, again))
     assert (world.keys.primary(), state(world, V2)) == (V3, KeyState.COMPROMISED)
 
 
@@ -445,3 +465,139 @@ def test_an_emergency_key_is_described_as_the_source_procedure_does(world: FakeW
     (described,) = filter(None, world.keys.descriptions)
     officer = ROSTER.officers[0].name
     assert described == f"Emergency rotation key (incident 20260105), v2 for {incident.id}, authorised by {officer}"
+
+
+def named(world: FakeWorld, **changes: object) -> Incident:
+    """An open incident for which nobody has prepared a request."""
+    return open_incident(world.pipeline, replace(FLAG, **changes))  # type: ignore[arg-type]
+
+
+SUSPECTED = "is named by the open incident INC-2026-001 and does not become the primary"
+
+
+def test_an_archived_version_that_an_open_incident_names_is_no_way_back(world: FakeWorld) -> None:
+    rotation = walk(world, approved(world))
+    named(world, versions=("v1",))
+    with pytest.raises(RequestError, match=f"cannot be rolled back: v1 {SUSPECTED}"):
+        rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+
+
+@pytest.mark.parametrize("signatures", [0, 1, 2])
+def test_an_incident_on_the_former_version_stops_a_rollback_however_far_it_is_signed(
+    world: FakeWorld, signatures: int
+) -> None:
+    rotation = walk(world, approved(world))
+    undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+    for officer in (ADA, BEN)[:signatures]:
+        sign(world, undoing, officer)
+    incident = named(world, versions=("v1",))
+    with pytest.raises(RequestError, match=f"v1 {SUSPECTED}"):
+        sign(world, undoing, BEN)
+    if signatures == len((ADA, BEN)):
+        with pytest.raises(BlockedError, match=f"v1 {SUSPECTED}"):
+            walk(world, undoing)
+        assert f"v1 {SUSPECTED}" in str(runner.pending_reason(world.pipeline, world.ledger.walk(undoing.id)))
+    assert (world.keys.primary(), world.keys.archived()) == (V2, (V1,))
+    assert incident.versions == (V1,)
+
+
+@pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT])
+def test_a_new_version_that_an_open_incident_names_is_not_promoted(world: FakeWorld, through: Step) -> None:
+    routine = approved(world)
+    walk(world, routine, through)
+    named(world, versions=("v2",))
+    with pytest.raises(BlockedError, match=f"v2 {SUSPECTED}"):
+        walk(world, routine)
+    assert world.keys.primary() == V1
+
+
+def test_an_incident_that_arrives_during_a_step_stops_the_promotion(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    rotation = world.ledger.walk(routine.id)
+    named(world, versions=("v2",))
+    with pytest.raises(BlockedError, match=f"v2 {SUSPECTED}"):
+        deploy.roll_out_primary_key(world.pipeline, rotation, world.report)
+    assert world.keys.primary() == V1
+
+
+def test_a_rotation_goes_on_once_the_incident_is_closed_as_a_false_alarm(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    incident = named(world, versions=("v2",))
+    answered(world, incident, ADA, BEN, **NONE)
+    close(world.pipeline, incident.id, "ada")
+    assert walk(world, routine).status is RequestStatus.FINISHED
+
+
+def rolled_back(world: FakeWorld) -> Walk:
+    """A rollback to v1 that officers have signed, after a rotation to v2 has ended."""
+    rotation = walk(world, approved(world))
+    return signed(world, rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba"))
+
+
+def test_an_emergency_is_carried_out_although_a_rollback_is_signed_and_has_not_begun(world: FakeWorld) -> None:
+    undoing = rolled_back(world)
+    _, prepared = opened(world, versions=("v2",))
+    signed(world, prepared)
+    with pytest.raises(BlockedError, match=f"the emergency {prepared.id} is signed and goes before rollback"):
+        walk(world, undoing)
+    assert walk(world, prepared).status is RequestStatus.FINISHED
+    assert world.ledger.walk(undoing.id).status is RequestStatus.CANCELLED
+    assert (world.keys.primary(), state(world, V2)) == (V3, KeyState.COMPROMISED)
+
+
+@pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS, Step.RETIRED_KEY])
+def test_an_emergency_ends_a_rollback_that_began_while_it_was_signed(world: FakeWorld, through: Step) -> None:
+    undoing = rolled_back(world)
+    _, prepared = opened(world, versions=("v2",))
+    walk(world, undoing, through)
+    signed(world, prepared)
+    with pytest.raises(BlockedError, match="is signed and goes before rollback"):
+        walk(world, undoing)
+    if world.keys.primary() == V2:
+        assert walk(world, prepared).status is RequestStatus.FINISHED
+    else:
+        with pytest.raises(RequestError, match="v1 is the primary now"):
+            walk(world, prepared)
+        assert prepare_requests(world.pipeline, "test") == ()
+        again = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
+        # v1 is sound: the rollback replaces the compromised version, and is continued as an emergency.
+        assert (again.action, again.source, again.target) == ("rollback", V2, V1)
+        assert walk(world, signed(world, again)).status is RequestStatus.FINISHED
+    assert world.ledger.walk(undoing.id).status is RequestStatus.CANCELLED
+    assert world.keys.primary() in {V1, V3}
+    assert (state(world, V2), world.keys.archived()[-1]) == (KeyState.COMPROMISED, V2)
+    assert world.ledger.current() is world.ledger.waiting() is None
+    verify_audit(world.ledger)
+
+
+def test_officers_are_not_exchanged_while_a_signed_emergency_waits(world: FakeWorld) -> None:
+    _, prepared = opened(world)
+    cem = type(ROSTER.officers[0])("Cem", "C" * 40)
+    changed, pinned = type(ROSTER)(2, (*ROSTER.officers, cem), ("F" * 40,)), world.signatures.configured
+    world.signatures.configured = changed
+    asked = open_policy(world.pipeline, reason="Cem comes", requested_by="test")
+    for officer in (ADA, BEN):
+        sign(world, asked, officer)
+    world.signatures.configured = pinned
+    signed(world, prepared)
+    world.signatures.configured = changed
+    with pytest.raises(BlockedError, match=f"the emergency {prepared.id} is signed and goes before policy"):
+        change_policy(world.pipeline, asked)
+    world.signatures.configured = pinned
+    assert walk(world, prepared).status is RequestStatus.FINISHED
+    world.signatures.configured = changed
+    assert change_policy(world.pipeline, asked).name_of("C" * 40) == "Cem"
+
+
+def test_a_routine_rotation_does_not_continue_once_an_emergency_is_signed(world: FakeWorld) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.DUAL_KEY_ROLLOUT)
+    _, prepared = opened(world)
+    sign(world, prepared, ADA)
+    walk(world, routine, Step.PRIMARY_KEY_ROLLOUT)
+    sign(world, prepared, BEN)
+    with pytest.raises(BlockedError, match=f"the emergency {prepared.id} is signed and goes before rotate"):
+        walk(world, routine)
+    assert walk(world, prepared).status is RequestStatus.FINISHED

@@ -154,6 +154,16 @@ AFTER_YEAR = date(2027, 3, 1)
         pytest.param(
             None, {"individuals": IN_60_DAYS, "media": IN_60_DAYS, "HHS": IN_60_DAYS}, id="164.408: nobody has counted"
         ),
+        pytest.param(
+            Affected({"Ohio": 40}, is_complete=False),
+            {"individuals": IN_60_DAYS, "media": IN_60_DAYS, "HHS": IN_60_DAYS},
+            id="164.408(b): 40 so far may become 500",
+        ),
+        pytest.param(
+            Affected({"Ohio": 501, "Iowa": 2}, is_complete=False),
+            {"individuals": IN_60_DAYS, "media of Ohio": IN_60_DAYS, "media": IN_60_DAYS, "HHS": IN_60_DAYS},
+            id="164.406: 2 of Iowa so far may become 501",
+        ),
     ],
 )  # fmt: skip
 def test_who_is_told_by_when(affected: Affected | None, expected: dict[str, date]) -> None:

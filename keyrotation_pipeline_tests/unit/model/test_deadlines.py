@@ -85,7 +85,7 @@ def test_a_stage_that_is_reached_has_no_time_left_and_alerts_nobody() -> None:
 def test_stages_are_reached_by_signatures_and_steps(
     steps: tuple[Step, ...], signed: bool, reached: set[ResponseStage]
 ) -> None:
-    found = deadlines(INCIDENT, walk("aa", *steps), FOUND if signed else None)
+    found = deadlines(INCIDENT, [walk("aa", *steps)], FOUND if signed else None)
     assert {each.stage for each in found if each.reached_at is not None} == reached
 
 
