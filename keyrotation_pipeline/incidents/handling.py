@@ -6,11 +6,11 @@ from datetime import date, timedelta, timezone
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
-from keyrotation_pipeline.incidents.opening import used_versions
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.incident_events import IncidentAcknowledged, IncidentAmended, IncidentClosed, NoticeSent
 from keyrotation_pipeline.model.incidents import MEDIA, Incident, IncidentStatus, plain_text
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.takeover import used_versions
 
 NOTIFIED = ("individuals", "HHS", MEDIA, f"{MEDIA} of STATE", "covered entity")
 # A day begins first in the one and ends last in the other: the clinic's day lies between.

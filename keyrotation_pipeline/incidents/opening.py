@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Wal
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.takeover import held_compromised, is_stranded
+from keyrotation_pipeline.requests.takeover import held_compromised, is_stranded, out_of_use
 from keyrotation_pipeline.rotation.rotate import open_request
 
 LOCK = "incidents"
@@ -176,19 +176,9 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
     return None
 
 
-def used_versions(pipeline: Pipeline) -> frozenset[KeyVersion]:
-    """The versions that applications read, and those of the present walk."""
-    walk = pipeline.ledger.current()
-    return frozenset({*pipeline.keys.read().live, *({walk.source, walk.target} if walk is not None else ())})
-
-
 def _require_in_use(pipeline: Pipeline, incident: Incident) -> None:
-    if used_versions(pipeline).isdisjoint(incident.versions):
-        named = ", ".join(map(str, incident.versions))
-        raise IncidentError(
-            f"{named} is not live in the key store, so no rotation replaces it; destroy it with `keyrotation destroy` "
-            "once no backup needs it, or open an incident about the version in use"
-        )
+    if (sentence := out_of_use(pipeline, incident)) is not None:
+        raise IncidentError(sentence)
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
-from keyrotation_pipeline.requests.takeover import is_stranded
+from keyrotation_pipeline.requests.takeover import is_stranded, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences
@@ -97,7 +97,8 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
     incident, carrier = shown.incident, shown.carrier
     if carrier is None:
         command = f"keyrotation request --emergency {incident.id} --reason TEXT"
-        yield f"{incident.id} has no emergency request yet; run `{command}`"
+        otherwise = f"it has no emergency request yet; run `{command}`"
+        yield f"{incident.id}: {out_of_use(pipeline, incident) or otherwise}"
     elif is_stranded(pipeline, carrier):
         yield (
             f"{incident.id} cannot proceed: what request {carrier.id} was to take over was cancelled; run "

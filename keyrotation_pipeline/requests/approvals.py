@@ -94,14 +94,10 @@ def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
     incident = incidents(pipeline.ledger).suspected.get(version)
     if incident is None or pipeline.keys.read().primary == version:
         return None
-    emergency = (
-        f"`keyrotation request --emergency {incident.id} --reason TEXT`"
-        if incident.request is None
-        else f"`keyrotation approve {incident.request} --text`"
-    )
+    emergency = f"sign its emergency with `keyrotation approve {incident.request} --text`; " if incident.request else ""
     return (
-        f"{version} is named by the open incident {incident.id} and does not become the primary; sign the emergency "
-        f"({emergency}), or if it was a false alarm, close it with `keyrotation incident close {incident.id}`"
+        f"{version} is named by the open incident {incident.id} and does not become the primary; {emergency}if it was "
+        f"a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`, and close it"
     )
 
 

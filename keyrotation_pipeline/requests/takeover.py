@@ -15,6 +15,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, RotationType, Step, Walk, held_in_words
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -178,6 +179,24 @@ def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:
             pipeline.ledger.finish_step(rotation.id, record)
     if former.promotion_xid is not None:
         pipeline.ledger.set_promotion(rotation.id, former.promotion_xid)
+
+
+def used_versions(pipeline: Pipeline) -> frozenset[KeyVersion]:
+    """The versions that applications read, and those of the present walk."""
+    walk = pipeline.ledger.current()
+    return frozenset({*pipeline.keys.read().live, *({walk.source, walk.target} if walk is not None else ())})
+
+
+def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
+    """What to do about an incident whose versions applications do not have any more; None: they have one."""
+    if not used_versions(pipeline).isdisjoint(incident.versions):
+        return None
+    named = ", ".join(map(str, incident.versions))
+    return (
+        f"applications do not have {named} any more, so no rotation replaces it; it still opens old backups: "
+        f"`keyrotation incident report {incident.id}` names them, `keyrotation backup --rekey` makes them again under "
+        "the present key, and `keyrotation destroy` ends it"
+    )
 
 
 _BEYOND = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})

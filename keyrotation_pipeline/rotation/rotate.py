@@ -20,7 +20,7 @@ from keyrotation_pipeline.requests.approvals import approval_text, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, taking_over
+from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 
@@ -114,6 +114,8 @@ def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None
     known = incidents(pipeline.ledger).by_id.get((incident or "").upper())
     if known is not None and known.status is IncidentStatus.CLOSED:
         raise RequestError(f"{known.id} is closed; open a new one with `keyrotation incident open`")
+    if known is not None and (sentence := out_of_use(pipeline, known)) is not None:
+        raise RequestError(sentence)
     return known
 
 

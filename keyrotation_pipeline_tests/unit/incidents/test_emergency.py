@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.approval import Signature
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.monitoring import status
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy
@@ -270,8 +271,13 @@ def test_a_request_that_officers_have_cancelled_is_not_prepared_again_by_itself(
 def test_what_is_not_in_use_needs_no_rotation(world: FakeWorld) -> None:
     walk(world, approved(world))
     incident = open_incident(world.pipeline, raised(1, versions=("v1",)))
-    with pytest.raises(IncidentError, match="v1 is not live in the key store"):
+    sentence = "applications do not have v1 any more, so no rotation replaces it; it still opens old backups"
+    with pytest.raises(IncidentError, match=sentence):
         prepare(world.pipeline, incident, "test")
+    with pytest.raises(RequestError, match=sentence):
+        request(world, incident=incident.id)
+    (urgent,) = [each for each in status.incidents_now(world.pipeline, world.clock.now())[1] if incident.id in each]
+    assert sentence in urgent
 
 
 @pytest.mark.parametrize("signed_after", [Step.ROWS, Step.RETIRED_KEY, None])
