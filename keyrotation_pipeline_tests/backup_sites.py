@@ -10,6 +10,7 @@ import pytest
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -84,6 +85,10 @@ class Clinic:
 
     def pass_days(self, days: int) -> None:
         self.clock.at += timedelta(days=days)
+
+    @property
+    def signer(self) -> SigningKey:
+        return signing_key(self.settings)
 
     @property
     def backups(self) -> Path:

@@ -247,5 +247,6 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         heartbeats=heartbeat_store(settings),
         timestamps=_authority(settings),
         hosts=hosts_of(settings),
+        backup_signer=trust.own_signer,
         verification=Verification(settings.verification.every_days, settings.allowed_hours),
     )

@@ -24,6 +24,7 @@ from keyrotation_pipeline.model.approval import (
     left_to_people,
     signed_fields,
     signed_moment,
+    signer_in,
 )
 from keyrotation_pipeline.model.audit import AuditHead, Fact, Note
 from keyrotation_pipeline.model.audit_state import (
@@ -34,6 +35,8 @@ from keyrotation_pipeline.model.audit_state import (
     require,
     verified_by,
 )
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned
+from keyrotation_pipeline.model.backups import signer_fingerprint
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER, AssessmentSigned, BreachAnswers, BreachAssessed
 from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
@@ -123,6 +126,15 @@ def _signer(
 ) -> str:
     good = verified_by(state.verify, roster.officers, text, signed.signature, signed.officer, since=None, at=at)
     return good.officer
+
+
+def _backup_key_pinned(state: AuditState, _entry: AuditEntry, fact: BackupKeyPinned) -> None:
+    """Only the first counts without a signed text: it is older than whatever could be appended later."""
+    try:
+        signer = signer_fingerprint(fact.public)
+    except ValueError:
+        raise ImpossibleError("pins no public key") from None
+    state.signers = state.signers or {signer}
 
 
 def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
@@ -232,7 +244,9 @@ def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
         state.require_signed(stored.id)
     if fact.after is RequestStatus.RUNNING and stored.started_at is None:
         require(entry.at <= stored.start_by, "starts a request after its last date")
-        state.hosts = hosts_in(signed_fields(state.texts[stored.id]))
+        fields = signed_fields(state.texts[stored.id])
+        state.hosts = hosts_in(fields)
+        state.signers.update(signer_in(fields))
     if fact.after is RequestStatus.RUNNING and stored.action is RequestAction.RECONCILE and state.place is not None:
         state.database = state.place
         state.foreign = {seq: place for seq, place in state.foreign.items() if place != state.place}
@@ -370,6 +384,7 @@ def _walk(state: AuditState, request: str | None) -> Walk:
 RULES: dict[type[Fact | Note | None], Callable[[AuditState, AuditEntry, Any], None]] = {
     RosterPinned: _pinned,
     HostsPinned: _hosts_pinned,
+    BackupKeyPinned: _backup_key_pinned,
     RequestOpened: _opened,
     SignatureAdded: _signed,
     StatusChanged: _moved,

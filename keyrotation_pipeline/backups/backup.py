@@ -6,13 +6,21 @@ from typing import Any
 
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.backups import completeness
-from keyrotation_pipeline.backups.catalog import BackupContext, copy_set, is_intact, remove_unfinished, sets_of
+from keyrotation_pipeline.backups.catalog import (
+    BackupContext,
+    copy_set,
+    is_intact,
+    new_stamp,
+    remove_unfinished,
+    sets_of,
+)
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
 from keyrotation_pipeline.errors import AuditError, BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name, free_stamp
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -89,26 +97,33 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         remove_unfinished(site)
         # First, since every key and dump is encrypted to the roster's recipients.
         roster = pinned_roster(site.pipeline)
-        stamp = free_stamp(site.pipeline.clock.now(), site.local.names())
-        dump, failures = _dump(site, stamp) if database else (None, [])
-        keys, lost = _keys(site, stamp)
-        failures = [*_unusable_recipients(site.pipeline), *lost, *failures]
-        if not keys and dump is None:
-            ledger.append(BackupIncomplete(None, tuple(failures)))
-            raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
-        configuration, left_out = _configuration(site, stamp)
-        made = BackupSet(
-            stamp, str(site.pipeline.surroundings.identity()), keys, dump, ledger.head(), roster.digest, configuration
-        )
-        site.trust.write(site.local, made)
+        with new_stamp(site.local, site.pipeline.clock.now(), site.trust.pipeline) as stamp:
+            made, failures = _made(site, stamp, roster, database=database)
         places, later, not_copied = copied(site, made)
-        failures += [*left_out, *_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
+        failures += [*_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
         removed = completeness.remove_expired(site, made.made_at)
         done = BackupMade(made, places, later, removed, tuple(_warnings(site)), _audit_fault(site.pipeline))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
     return done
+
+
+def _made(site: BackupContext, stamp: str, roster: Roster, *, database: bool) -> tuple[BackupSet, list[str]]:
+    """A set in the local directory, and what it lacks."""
+    ledger = site.pipeline.ledger
+    dump, failures = _dump(site, stamp) if database else (None, [])
+    keys, lost = _keys(site, stamp)
+    failures = [*_unusable_recipients(site.pipeline), *lost, *failures]
+    if not keys and dump is None:
+        ledger.append(BackupIncomplete(None, tuple(failures)))
+        raise BackupError(f"nothing could be backed up: {'; '.join(dict.fromkeys(failures))}")
+    configuration, left_out = _configuration(site, stamp)
+    made = BackupSet(
+        stamp, str(site.pipeline.surroundings.identity()), keys, dump, ledger.head(), roster.digest, configuration
+    )
+    site.trust.write(site.local, made)
+    return made, [*failures, *left_out]
 
 
 def back_up_after_rotation(site: BackupContext) -> BackupMade | None:

@@ -2,8 +2,9 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from keyrotation_pipeline.audit.events import recorded
@@ -24,8 +25,10 @@ from keyrotation_pipeline.model.backups import (
     BackupSet,
     KeyCopy,
     StoredFile,
+    free_stamps,
     in_order,
     is_manifest,
+    manifest_name,
     signature_name,
     stamp_in,
 )
@@ -86,6 +89,16 @@ def sets_of(place: BackupPlace, trust: ManifestTrust) -> Iterator[BackupSet]:
             yield trust.read(place, name)
 
 
+@contextmanager
+def new_stamp(local: LocalPlace, made_at: datetime, pipeline: str) -> Iterator[str]:
+    """A stamp for a set that is made meanwhile: that of no other set, and of no other process."""
+    for stamp in free_stamps(made_at, pipeline):
+        with local.claiming(manifest_name(stamp)) as is_ours:
+            if is_ours and stamp not in map(stamp_in, local.names()):
+                yield stamp
+                return
+
+
 def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
     """Copy the local files of a set to another place, its manifest last.
 
@@ -103,7 +116,7 @@ def copy_set(local: LocalPlace, place: BackupPlace, made: BackupSet) -> None:
 def is_intact(place: BackupPlace, file: StoredFile) -> bool:
     """Whether a file exists and its whole content matches its manifest."""
     with suppress(BackupError):
-        return place.digest(file.name) == file.sha256
+        return place.digest(file) == file.sha256
     return False
 
 
@@ -176,9 +189,9 @@ def fetch(place: BackupPlace, file: StoredFile, target: Path) -> None:
 
     Raises:
         BackupError: the file is missing.
-        DamagedBackupError: it is truncated or corrupt.
+        DamagedBackupError: it is truncated, corrupt, or larger than it may be.
     """
-    place.fetch(file.name, target)
+    place.fetch(file, target)
     with target.open("rb") as content:
         sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     require_same(place, file, target.stat().st_size, sha256)
@@ -191,7 +204,7 @@ def read_key(place: BackupPlace, copy: KeyCopy, key: RecoveryKey) -> KeyMaterial
         BackupError: the file is missing.
         DamagedBackupError, WrongRecipientError, FingerprintMismatchError: it is not the key of the manifest.
     """
-    message = place.read(copy.file.name)
+    message = place.read(copy.file.name, copy.file.size_bytes)
     require_same(place, copy.file, len(message), hashlib.sha256(message).hexdigest())
     material = key_in(copy.file.name, message, key)
     if material.fingerprint != copy.fingerprint:

@@ -1,20 +1,33 @@
-"""Which sets are ours: those whose manifest is signed by a pinned key, and is not another than the audit recorded.
+"""Which sets are ours: those whose manifest one of our keys has signed, and is not another than the audit recorded.
 
 Anybody can encrypt to public certificates, and whoever owns a bucket can put anything there. So nothing of a set is
-read before its manifest is known to be ours.
+read before its manifest is known to be ours. Our keys are this home's own, the first that the audit names (the one
+that `init` made together with the roster), and each that stands in the text of a request that officers have signed:
+whoever owns the database can append an event that names another one, which does not make it ours.
 """
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.history import history
+from keyrotation_pipeline.backups.signed_manifest import signed_manifest
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
-from keyrotation_pipeline.model.backups import BackupSet, MadeFrom, in_order, signature_name, stamp_in
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    MadeFrom,
+    in_order,
+    pipeline_id,
+    pipeline_in,
+    signature_name,
+    signer_fingerprint,
+    stamp_in,
+)
 from keyrotation_pipeline.model.manifest import parse, render
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
@@ -22,6 +35,7 @@ from keyrotation_pipeline.ports.backups import ManifestSigner
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
 
+_LARGEST_SIGNATURE_BYTES = 1 << 20
 _CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 
@@ -29,7 +43,7 @@ class ManifestTrust:
     """Signs manifests, and tells ours from others.
 
     Args:
-        ledger: has the public keys that were pinned, and the hash of every manifest that was signed.
+        ledger: has the keys that signed texts name, and the hash of every manifest that was signed.
         officers: checks `vouching`.
         clock: says which sets are of the future.
         vouching: officers' detached signatures over manifests that they take for ours without our own, in a disaster.
@@ -49,6 +63,32 @@ class ManifestTrust:
         self._clock = clock
         self._vouching = tuple(vouching)
         self._told: set[str] = set()
+
+    @property
+    def own_signer(self) -> str | None:
+        """The fingerprint of this home's key; None: it cannot be read."""
+        with suppress(BackupError):
+            return signer_fingerprint(self._signer.public)
+        return None
+
+    @property
+    def pipeline(self) -> str:
+        """The id of this pipeline, which is in the names of its sets.
+
+        Raises:
+            BackupError: there is no key here.
+        """
+        return pipeline_id(signer_fingerprint(self._signer.public))
+
+    @cached_property
+    def signers(self) -> frozenset[str]:
+        """The fingerprints of the keys whose sets are ours."""
+        own = self.own_signer
+        return frozenset({*self._ledger.replayed().signers, *([] if own is None else [own])})
+
+    def knows(self, manifest: str) -> bool:
+        """Whether a manifest has the name of a set of ours, by the id of the pipeline in it."""
+        return pipeline_in(stamp_in(manifest) or "") in map(pipeline_id, self.signers)
 
     def pin(self) -> str:
         """Have the audit name our public key, if it does not yet; gives back the key."""
@@ -73,7 +113,7 @@ class ManifestTrust:
         Raises:
             BackupError: it cannot be signed or written.
         """
-        text = render(made)
+        text = render(made, self._signer.public)
         local.write(signature_name(made.name), self._signer.sign(text))
         local.write(made.name, text)
         source = made.made_from
@@ -91,9 +131,11 @@ class ManifestTrust:
             ManifestError: it is damaged, or of the future.
             BackupError: it cannot be read.
         """
+        if not self._vouching and not self.knows(name):
+            wanting = f"is named as the pipeline {pipeline_in(stamp_in(name) or '')} names its own, which is unknown"
+            raise UnsignedBackupError(name, place.description, wanting)
         text = place.read(name)
-        self._require_ours(place, name, text)
-        made, now = parse(name, text), self._clock.now()
+        made, now = self._ours(place, name, text), self._clock.now()
         if made.made_at > now + _CLOCKS_DIFFER_BY:
             raise FutureBackupError(name, f"{now:%Y-%m-%d %H:%M} UTC")
         return made
@@ -153,18 +195,19 @@ class ManifestTrust:
         seq, _ = self._sealed[manifest]
         return manifest != made.name and (seq > self._reconciled_seq, seq) > self.order(made)[:2]
 
-    def _require_ours(self, place: BackupPlace, name: str, text: bytes) -> None:
+    def _ours(self, place: BackupPlace, name: str, text: bytes) -> BackupSet:
         if self._vouched(name, text):
-            return
+            return parse(name, text)
         _, wanted = self._sealed.get(name, (0, None))
         if wanted not in {None, hashlib.sha256(text).hexdigest()}:
             raise UnsignedBackupError(name, place.description, "is not the one that the audit recorded")
         try:
-            signature = place.read(signature_name(name))
+            signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
         except BackupError:
             raise UnsignedBackupError(name, place.description, "has no signature") from None
-        if not any(self._signer.verifies(public, text, signature) for public in self._pinned):
-            raise UnsignedBackupError(name, place.description, "has a signature that is not this pipeline's")
+        return signed_manifest(
+            name, place.description, text, signature, signers=self.signers, verifies=self._signer.verifies
+        )
 
     def _vouched(self, name: str, text: bytes) -> bool:
         """Whether an officer of the pinned roster signed this manifest; the audit names who and what, once."""

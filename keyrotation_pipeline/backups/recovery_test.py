@@ -285,7 +285,7 @@ def _record(site: BackupContext, outcome: Fact | Note) -> None:
     """Append to the audit, then write the same next to the backups, in every place."""
     now = site.pipeline.clock.now()
     head = site.pipeline.ledger.append(outcome)
-    name = f"recovery-test-{stamp_of(now)}.json"
+    name = f"recovery-test-{stamp_of(now, site.trust.pipeline)}.json"
     content = {"at": now, "outcome": outcome.kind, **outcome.as_json(), "audit": {"seq": head.seq, "head": head.hash}}
     site.local.write(name, f"{json.dumps(json_safe(content), indent=2)}\n".encode())
     for place in site.offsite:

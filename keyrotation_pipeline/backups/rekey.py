@@ -29,7 +29,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backup_events import BackupRekeyed, BackupRekeyIntended
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom, dump_name, free_stamp, manifest_name
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom, dump_name, free_stamps, manifest_name
 from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
@@ -161,7 +161,7 @@ def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
     """The time stamp of the old set, with the next number that no set has or had."""
     taken = {*site.local.names(), *place.names(), *site.trust.names}
     taken |= {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
-    return free_stamp(old.made_at, taken)
+    return next(free_stamps(old.made_at, site.trust.pipeline, taken))
 
 
 def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:

@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.visible_text import is_hidden
 
 HEADER = "keyrotation-approval-v1"
 HOSTS = "Hosts"
+SIGNER = "Backups signed by"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
@@ -125,6 +126,7 @@ class ApprovalText:
         manual: whether people carry it out, and the conductor starts no step.
         incident: makes it an emergency.
         hosts: each host that the configuration names, with its setting; without any there is no line.
+        signer: fingerprint of the pipeline's own key; None, and no line: there is none.
     """
 
     request: str
@@ -148,6 +150,7 @@ class ApprovalText:
     manual: bool = False
     incident: str | None = None
     hosts: tuple[str, ...] = ()
+    signer: str | None = None
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -173,6 +176,7 @@ class ApprovalText:
             ("Officers", f"{self.required} of {', '.join(self.officers)}"),
             ("Recipients", ", ".join(self.recipients)),
             *([(HOSTS, "; ".join(self.hosts))] if self.hosts else []),
+            *([] if self.signer is None else [(SIGNER, self.signer)]),
             ("Audit head", f"{seq} {head}"),
             *not_before,
             ("Start by", signed_moment(self.start_by)),
@@ -227,6 +231,11 @@ def signed_fields(text: bytes) -> Mapping[str, str]:
 def hosts_in(fields: Mapping[str, str]) -> tuple[str, ...]:
     """The hosts in the fields of a canonical text."""
     return tuple(fields[HOSTS].split("; ")) if HOSTS in fields else ()
+
+
+def signer_in(fields: Mapping[str, str]) -> tuple[str, ...]:
+    """The fingerprint of the key that signs backups, in the fields of a canonical text; empty: it names none."""
+    return (fields[SIGNER],) if SIGNER in fields else ()
 
 
 def left_to_people(text: bytes) -> bool:

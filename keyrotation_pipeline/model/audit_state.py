@@ -108,6 +108,8 @@ class AuditState:
         roster: the pinned one.
         rosters: every pinned one, with the seq of its event and the request that pinned it.
         hosts: those that `init` pinned, or that stand in the text of the last request that began.
+        signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
+            text of a request that began.
         keys: by version.
         requests: by id; a `Walk` with its steps in order of name.
         texts: the exact bytes to sign, by request.
@@ -136,6 +138,7 @@ class AuditState:
     roster: Roster | None = None
     rosters: list[tuple[int, Roster, str | None]] = field(default_factory=list)
     hosts: tuple[str, ...] | None = None
+    signers: set[str] = field(default_factory=set)
     keys: dict[KeyVersion, KeyRecord] = field(default_factory=dict)
     requests: dict[str, Request] = field(default_factory=dict)
     texts: dict[str, bytes] = field(default_factory=dict)

@@ -1,6 +1,8 @@
 """A backup set: encrypted key files and, taken at the same moment, one encrypted database dump."""
 
+import hashlib
 import re
+from base64 import b64decode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,10 +13,12 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
-# In every file name of a set: when it was made, in UTC, and a number if there are several sets in one second.
-STAMP = r"\d{8}-\d{6}(?:-[2-9]|-[1-9]\d{1,3})?"
+# In every file name of a set: when it was made, in UTC; by which pipeline; and a number if it made several then.
+STAMP = r"\d{8}-\d{6}-[0-9a-f]{8}(?:-[2-9]|-[1-9]\d{1,3})?"
 _STAMP_FORMAT = "%Y%m%d-%H%M%S"
-STAMP_LENGTH = len("20261124-030000")  # without the number
+STAMP_LENGTH = len("20261124-030000")  # of the moment alone
+_PIPELINE_LENGTH = 8
+_PIPELINE = slice(STAMP_LENGTH + 1, STAMP_LENGTH + 1 + _PIPELINE_LENGTH)
 _MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
 _DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
 _CONFIGURATION = re.compile(rf"configuration-({STAMP})\.tar\.gpg", re.ASCII)
@@ -224,17 +228,35 @@ def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:
     return KeyBackup(file.name, copy.version, file.sha256, copy.fingerprint, file.recipients, made.made_at)
 
 
-def stamp_of(made_at: datetime) -> str:
-    """``20261124-030000``, in UTC."""
-    return f"{made_at.astimezone(UTC):{_STAMP_FORMAT}}"
+def signer_fingerprint(public: str) -> str:
+    """SHA-256, in hex, of a public key: base64 of its SubjectPublicKeyInfo in DER.
+
+    Raises:
+        ValueError: it is not base64.
+    """
+    return hashlib.sha256(b64decode(public, validate=True)).hexdigest()
 
 
-def free_stamp(made_at: datetime, names: Iterable[str]) -> str:
-    """The first stamp of a second that is in none of these names: ``20261124-030000``, ``20261124-030000-2``."""
-    stamp, taken = stamp_of(made_at), set(map(stamp_in, names))
-    if stamp not in taken:
-        return stamp
-    return next(again for number in count(2) if (again := f"{stamp}-{number}") not in taken)
+def pipeline_id(signer: str) -> str:
+    """The id of a pipeline: the first digits of the fingerprint of the key that signs its sets."""
+    return signer[:_PIPELINE_LENGTH]
+
+
+def pipeline_in(stamp: str) -> str:
+    """The id of the pipeline in a stamp."""
+    return stamp[_PIPELINE]
+
+
+def stamp_of(made_at: datetime, pipeline: str) -> str:
+    """``20261124-030000-3fa9c1d2``: the moment in UTC, and the id of a pipeline."""
+    return f"{made_at.astimezone(UTC):{_STAMP_FORMAT}}-{pipeline}"
+
+
+def free_stamps(made_at: datetime, pipeline: str, names: Iterable[str] = ()) -> Iterator[str]:
+    """The stamps of a second that are in none of these names; the second one ends with ``-2``."""
+    stamp, taken = stamp_of(made_at, pipeline), set(map(stamp_in, names))
+    numbered = (stamp if number == 1 else f"{stamp}-{number}" for number in count(1))
+    return (each for each in numbered if each not in taken)
 
 
 def stamped_at(stamp: str) -> datetime:
@@ -248,7 +270,7 @@ def stamped_at(stamp: str) -> datetime:
 
 def in_order(stamp: str) -> tuple[str, int]:
     """The sort key of stamps."""
-    return stamp[:STAMP_LENGTH], int(stamp[STAMP_LENGTH + 1 :] or 1)
+    return stamp[:STAMP_LENGTH], int(stamp[_PIPELINE.stop + 1 :] or 1)
 
 
 def stamp_in(name: str) -> str | None:
@@ -260,27 +282,27 @@ def stamp_in(name: str) -> str | None:
 
 
 def manifest_name(stamp: str) -> str:
-    """``backup-20261124-030000.json``."""
+    """``backup-20261124-030000-3fa9c1d2.json``."""
     return f"backup-{stamp}.json"
 
 
 def signature_name(manifest: str) -> str:
-    """``backup-20261124-030000.json.sig``."""
+    """``backup-20261124-030000-3fa9c1d2.json.sig``."""
     return f"{manifest}.sig"
 
 
 def dump_name(stamp: str) -> str:
-    """``database-20261124-030000.dump.gpg``."""
+    """``database-20261124-030000-3fa9c1d2.dump.gpg``."""
     return f"database-{stamp}.dump.gpg"
 
 
 def configuration_name(stamp: str) -> str:
-    """``configuration-20261124-030000.tar.gpg``."""
+    """``configuration-20261124-030000-3fa9c1d2.tar.gpg``."""
     return f"configuration-{stamp}.tar.gpg"
 
 
 def key_file_name(version: KeyVersion, stamp: str) -> str:
-    """``encryption-key-v2-20261124-030000.bin.gpg``."""
+    """``encryption-key-v2-20261124-030000-3fa9c1d2.bin.gpg``."""
     return f"encryption-key-{version}-{stamp}.bin.gpg"
 
 

@@ -1,5 +1,6 @@
 """Writes and reads the manifest of a backup set; reads it as untrusted text."""
 
+import re
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
@@ -23,12 +24,18 @@ from keyrotation_pipeline.model.backups import (
     dump_name,
     key_file_name,
     manifest_name,
+    pipeline_id,
+    pipeline_in,
+    signer_fingerprint,
     stamp_in,
 )
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
-# A thousand tables of a hundred columns under ten versions need a tenth of this, as do fifty thousand partitions.
-LARGEST_BYTES = 64 << 20
+# A thousand tables of a hundred columns under ten versions need a fifth of this, as do fifty thousand partitions.
+LARGEST_BYTES = 32 << 20
+_PUBLIC_KEY = r"[A-Za-z0-9+/]{1,200}={0,2}"
+# Read before anything is known of a manifest, so that nothing is parsed of one that somebody else has signed.
+_BEGINNING = re.compile(rf'\{{\n  "schema": \d{{1,9}},\n  "signed_by": "({_PUBLIC_KEY})",\n'.encode(), re.ASCII)
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9A-F]{40}([0-9A-F]{24})?$")]
@@ -94,6 +101,7 @@ class _MadeFrom(_Document):
 
 class _Manifest(_Document):
     format: Literal[1] = Field(alias="schema")
+    signed_by: Annotated[str, Field(pattern=rf"^{_PUBLIC_KEY}$")]
     made_at: Annotated[str, Field(max_length=40)]
     database: Annotated[str, Field(min_length=1, max_length=500)]
     keys: tuple[_Key, ...]
@@ -104,10 +112,15 @@ class _Manifest(_Document):
     made_from: _MadeFrom | None
 
 
-def render(made: BackupSet) -> bytes:
-    """The manifest of a set."""
+def render(made: BackupSet, signed_by: str) -> bytes:
+    """The manifest of a set.
+
+    Args:
+        signed_by: the public key that signs it, base64 of its SubjectPublicKeyInfo, whose fingerprint is in the stamp.
+    """
     content = _Manifest(
         schema=1,
+        signed_by=signed_by,
         made_at=made.made_at.isoformat(),
         database=made.database,
         keys=tuple(
@@ -120,6 +133,12 @@ def render(made: BackupSet) -> bytes:
         made_from=None if made.made_from is None else _MadeFrom(**asdict(made.made_from)),
     )
     return f"{content.model_dump_json(indent=2, by_alias=True)}\n".encode()
+
+
+def signer_of(text: bytes) -> str | None:
+    """The public key that a manifest names as its signer's, without reading more; None: it is not in our form."""
+    found = _BEGINNING.match(text)
+    return None if found is None else found[1].decode()
 
 
 def parse(name: str, text: bytes) -> BackupSet:
@@ -171,6 +190,8 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
 
 
 def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
+    if pipeline_in(made.stamp) != _pipeline(content):
+        raise ManifestError(name, "it has the name of another pipeline's")
     if any(key.file.name != key_file_name(key.version, made.stamp) for key in made.keys):
         raise ManifestError(name, "a key's file does not have the name that it should have")
     if len({key.version for key in made.keys}) != len(made.keys):
@@ -189,6 +210,13 @@ def _require_consistent(name: str, made: BackupSet, content: _Manifest) -> None:
         raise ManifestError(name, "its key versions are not those of its tables")
     if made.made_from is not None and _moment(made.made_from.manifest) != made.stamp[:STAMP_LENGTH]:
         raise ManifestError(name, "it is not of the moment of the set that it was made from")
+
+
+def _pipeline(content: _Manifest) -> str | None:
+    try:
+        return pipeline_id(signer_fingerprint(content.signed_by))
+    except ValueError:
+        return None
 
 
 def _moment(manifest: str) -> str | None:

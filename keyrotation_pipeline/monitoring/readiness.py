@@ -220,7 +220,7 @@ def _backups(site: BackupContext) -> Iterator[Check]:
         value = f"{newest.dump.file.name} in {place.description}, {_hours(now - newest.made_at)} old, signed by us"
         if now - newest.made_at > BACKUP_STALE_AFTER:
             yield amber(name, value, "run `keyrotation backup`")
-        elif not place.holds(newest.dump.file.name, newest.dump.file.sha256):
+        elif not place.holds(newest.dump.file):
             yield amber(name, f"{value}, but missing or damaged", "run `keyrotation backup`")
         else:
             yield green(name, f"{value}, with its hash; only a recovery test shows that it restores")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import IO, Protocol
 
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
+from keyrotation_pipeline.model.manifest import LARGEST_BYTES
 
 
 class BackupPlace(Protocol):
@@ -25,18 +26,19 @@ class BackupPlace(Protocol):
     def names(self) -> tuple[str, ...]:
         """Returns every file's name, in order."""
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
         """Reads a small file.
 
         Raises:
-            BackupError: it is not there or cannot be read.
+            BackupError: it is not there, cannot be read, or is larger; of a manifest a `ManifestError`.
         """
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, file: StoredFile, target: Path) -> None:
         """Copies a file of any size to `target`, which must not exist; its mode is then 0600.
 
         Raises:
             BackupError: as `read`.
+            DamagedBackupError: it is larger than its manifest says; not more than that is written, and nothing stays.
         """
 
     def put(self, name: str, source: Path) -> None:
@@ -46,14 +48,14 @@ class BackupPlace(Protocol):
             BackupError: it cannot be written, or reads back differently.
         """
 
-    def digest(self, name: str) -> str:
-        """Returns the SHA-256, hex, of a stored file, read to its end.
+    def digest(self, file: StoredFile) -> str:
+        """Returns the SHA-256, hex, of a stored file, read to its end, or to one byte more than its manifest says.
 
         Raises:
             BackupError: as `read`.
         """
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, file: StoredFile) -> bool:
         """Returns whether exactly this file is there, by the place's own checksum if it has one.
 
         Raises:
@@ -62,6 +64,13 @@ class BackupPlace(Protocol):
 
     def probably_holds(self, file: StoredFile) -> bool:
         """Returns whether a file is probably there, by what is cheap to check: its size, and a small one's checksum.
+
+        Raises:
+            BackupError: the place does not answer.
+        """
+
+    def unfinished(self) -> tuple[str, ...]:
+        """Returns names of files whose upload has begun and not ended: under way, or of a process that was killed.
 
         Raises:
             BackupError: the place does not answer.
@@ -83,6 +92,13 @@ class LocalPlace(BackupPlace, Protocol):
 
     def path(self, name: str) -> Path:
         """Returns the path of a file."""
+
+    def claiming(self, name: str) -> AbstractContextManager[bool]:
+        """Yields whether no other process has claimed the name of a file that is to be made; none can meanwhile.
+
+        Raises:
+            BackupError: the operating system refuses.
+        """
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a small file durably and atomically."""

@@ -16,6 +16,7 @@ from keyrotation_pipeline.model.approval import (
     VerifiedSignature,
     differing_lines,
     signed_fields,
+    signer_in,
 )
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
@@ -154,7 +155,18 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         manual=request.manual,
         incident=request.incident,
         hosts=pipeline.hosts,
+        signer=_signer(pipeline, request),
     )
+
+
+def _signer(pipeline: Pipeline, request: Request) -> str | None:
+    """The pipeline's own key: the present one until the request begins, and from then on the one in the signed text.
+
+    A home that was lost and made again has another key, which must not strand what officers have signed.
+    """
+    if request.started_at is None:
+        return pipeline.backup_signer
+    return next(iter(signer_in(signed_fields(pipeline.ledger.approval_text(request.id)))), None)
 
 
 def _not_checked(pipeline: Pipeline, request: Request) -> tuple[tuple[str, str], ...]:

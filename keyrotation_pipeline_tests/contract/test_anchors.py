@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import BackupSet, stamp_of
 from keyrotation_pipeline_tests.contract.anchors_suite import HEAD, AnchorsSuite, Stage
 from keyrotation_pipeline_tests.fakes import (
+    PIPELINE,
     START,
     FakeAnchors,
     FakeClock,
@@ -66,11 +67,11 @@ class FileStage:
 
     def forge_backup(self, roster: PinnedRoster) -> None:
         elsewhere = fake_pipeline()
-        strangers = ManifestTrust(FakeSigner("a stranger's"), elsewhere.ledger, self.signatures, FakeClock())
+        strangers = ManifestTrust(FakeSigner("c3RyYW5nZXI="), elsewhere.ledger, self.signatures, FakeClock())
         strangers.write(self.backups, self.made(HEAD, roster))
 
     def made(self, head: AuditHead, roster: PinnedRoster | None) -> BackupSet:
-        stamp = stamp_of(START + timedelta(seconds=next(self.numbers)))
+        stamp = stamp_of(START + timedelta(seconds=next(self.numbers)), PIPELINE)
         return BackupSet(stamp, "clinic", (), None, head, roster.roster.digest if roster else None)
 
     def damage_roster(self) -> None:

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from keyrotation_pipeline.adapters.backups import directory
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
-from keyrotation_pipeline.errors import BackupError, ManifestError
+from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline_tests.buckets import REGION, TestBucket
@@ -27,6 +27,12 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> BackupPlace:
         return BackupDirectory(tmp_path / "backups")
     bucket: TestBucket = request.getfixturevalue("bucket")
     return bucket.place()
+
+
+def stored(name: str, content: bytes, size_bytes: int | None = None) -> StoredFile:
+    """A file as a manifest names it."""
+    size_bytes = len(content) if size_bytes is None else size_bytes
+    return StoredFile(name, hashlib.sha256(content).hexdigest(), size_bytes, ())
 
 
 def file_of(tmp_path: Path, content: bytes) -> Path:
@@ -46,19 +52,26 @@ def test_what_is_put_is_what_is_read(place: BackupPlace, tmp_path: Path, size: i
     place.put("a.gpg", file_of(tmp_path, content))
     assert place.names() == ("a.gpg",)
     assert place.read("a.gpg") == content
-    assert place.digest("a.gpg") == hashlib.sha256(content).hexdigest()
-    assert place.holds("a.gpg", hashlib.sha256(content).hexdigest())
-    assert not place.holds("a.gpg", hashlib.sha256(b"other").hexdigest())
-    assert not place.holds("b.gpg", hashlib.sha256(content).hexdigest())
-    place.fetch("a.gpg", tmp_path / "fetched")
+    assert place.digest(stored("a.gpg", content)) == hashlib.sha256(content).hexdigest()
+    assert place.holds(stored("a.gpg", content))
+    assert not place.holds(stored("a.gpg", b"other", size))
+    assert not place.holds(stored("a.gpg", content, size + 1))
+    assert not place.holds(stored("b.gpg", content))
+    assert place.unfinished() == ()
+    place.fetch(stored("a.gpg", content), tmp_path / "fetched")
     assert (tmp_path / "fetched").read_bytes() == content
     assert (tmp_path / "fetched").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("how", ["read", "digest"])
-def test_a_file_that_is_not_there_is_named_with_the_place(place: BackupPlace, how: str) -> None:
-    with pytest.raises(BackupError, match=r"b\.gpg is not in (directory|s3://)"):
-        getattr(place, how)("b.gpg")
+def test_a_file_that_is_not_there_is_named_with_the_place(place: BackupPlace, tmp_path: Path) -> None:
+    missing = stored("b.gpg", b"")
+    for read in (
+        lambda: place.read("b.gpg"),
+        lambda: place.digest(missing),
+        lambda: place.fetch(missing, tmp_path / "b"),
+    ):
+        with pytest.raises(BackupError, match=r"b\.gpg is not in (directory|s3://)"):
+            read()
 
 
 def test_a_bucket_that_is_not_versioned_is_refused_with_what_to_type(bucket: TestBucket) -> None:
@@ -89,9 +102,9 @@ def test_a_stored_file_has_the_seeds_storage_class_a_checksum_and_a_version(
     assert found["StorageClass"] == "STANDARD_IA"
     assert found["ChecksumSHA256"]
     assert found["VersionId"]
-    assert bucket.place().holds("a.gpg", hashlib.sha256(content).hexdigest())
-    assert not bucket.place().holds("a.gpg", hashlib.sha256(b"other").hexdigest())
-    assert not bucket.place().holds("b.gpg", hashlib.sha256(content).hexdigest())
+    assert bucket.place().holds(stored("a.gpg", content))
+    assert not bucket.place().holds(stored("a.gpg", b"other", size))
+    assert not bucket.place().holds(stored("b.gpg", content))
 
 
 def test_files_elsewhere_in_the_bucket_are_not_ours(bucket: TestBucket, tmp_path: Path) -> None:
@@ -188,7 +201,7 @@ def test_a_full_disk_is_said_to_be_full_and_not_the_place_to_be_wrong(place: Bac
             BackupError, match=r"a\.gpg cannot be copied to .*small \(No space left on device\); free space there"
         ),
     ):
-        place.fetch("a.gpg", small / "a.gpg")
+        place.fetch(stored("a.gpg", b"x" * 300_000), small / "a.gpg")
 
 
 def test_a_backup_directory_on_a_full_disk_says_so_and_keeps_no_half_file(tmp_path: Path) -> None:
@@ -210,16 +223,79 @@ def full_disk(at: Path) -> Iterator[Path]:
         subprocess.run(["umount", at], check=True)
 
 
-def test_what_is_larger_than_anything_of_ours_is_not_read_into_memory(
-    place: BackupPlace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(directory, "LARGEST_BYTES", 10)
-    for name in ("backup-20260105-090000.json", "a.gpg"):
+def test_what_is_larger_than_anything_of_ours_is_not_read_into_memory(place: BackupPlace, tmp_path: Path) -> None:
+    for name in ("backup-20260105-090000-efa1f375.json", "a.gpg"):
         place.put(name, file_of(tmp_path, b"x" * 11))
     with pytest.raises(ManifestError, match="it has 11 bytes"):
-        place.read("backup-20260105-090000.json")
+        place.read("backup-20260105-090000-efa1f375.json", 10)
     with pytest.raises(BackupError, match=r"a\.gpg in .* has 11 bytes, so it is not what its name says"):
-        place.read("a.gpg")
+        place.read("a.gpg", 10)
+    assert place.read("a.gpg", 11) == b"x" * 11
+
+
+@pytest.mark.parametrize("more", [1, 9_000_000], ids=["one byte", "9 MB"])
+def test_what_is_larger_than_its_manifest_says_does_not_reach_the_disk(
+    place: BackupPlace, tmp_path: Path, more: int
+) -> None:
+    content = b"x" * 300
+    place.put("a.gpg", file_of(tmp_path, content + b"y" * more))
+    with pytest.raises(DamagedBackupError, match=r"a\.gpg in .* has more than the 300 bytes in its manifest"):
+        place.fetch(stored("a.gpg", content), tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+    assert not place.holds(stored("a.gpg", content))
+    assert place.digest(stored("a.gpg", content)) == hashlib.sha256(content + b"y").hexdigest()
+
+
+class Endless:
+    """Sends bytes without end, and counts them."""
+
+    sent = 0
+
+    def read(self, size: int, /) -> bytes:
+        self.sent += size
+        return b"x" * size
+
+
+def test_what_is_sent_beyond_the_promised_size_is_not_read(tmp_path: Path) -> None:
+    """As a file that grows, or a server that says another length than it sends."""
+    file, endless = stored("a.gpg", b"", 5 << 20), Endless()
+    with pytest.raises(DamagedBackupError, match="more than the 5,242,880 bytes"):
+        directory.fetch_bounded(file, "s3://b", 1, endless, tmp_path / "fetched")
+    assert not (tmp_path / "fetched").exists()
+    assert endless.sent == (5 << 20) + 1
+    directory.digest_bounded(file, endless := Endless())
+    assert endless.sent == (5 << 20) + 1
+    with pytest.raises(BackupError, match="has 11 bytes"):
+        directory.read_small("a.gpg", "s3://b", 1, endless := Endless(), 10)
+    assert endless.sent == 11
+
+
+def test_a_name_is_claimed_once_by_whichever_process_comes_first(tmp_path: Path) -> None:
+    first, second = BackupDirectory(tmp_path), BackupDirectory(tmp_path)
+    with first.claiming("a") as is_ours:
+        assert is_ours
+        with second.claiming("a") as is_theirs, second.claiming("b") as is_free:
+            assert (is_theirs, is_free) == (False, True)
+            assert first.names() == first.unfinished() == ()
+        with second.claiming("a") as is_theirs:
+            assert not is_theirs
+    with second.claiming("a") as is_theirs:
+        assert is_theirs
+
+
+def test_an_upload_in_parts_that_has_begun_is_unfinished_until_it_ends(bucket: TestBucket, tmp_path: Path) -> None:
+    at = {"Bucket": bucket.name, "Key": "encryption-keys/a.gpg"}
+    bucket.client.create_multipart_upload(**at)
+    bucket.client.create_multipart_upload(**at | {"Key": "other/a.gpg"})
+    assert bucket.place().unfinished() == ("a.gpg",)
+    assert bucket.place().names() == ()
+
+
+def test_a_file_of_a_directory_that_has_begun_is_unfinished_until_it_has_its_name(tmp_path: Path) -> None:
+    place = BackupDirectory(tmp_path)
+    with place.receiving("a.gpg"):
+        assert place.unfinished() == ("a.gpg",)
+    assert place.unfinished() == ()
 
 
 @pytest.mark.parametrize("size", [0, 300, 9_000_000], ids=["empty", "small", "in several parts"])

@@ -21,6 +21,7 @@ TAKES = {
     "GetBucketVersioning": {"s3:GetBucketVersioning"},
     "GetObjectLockConfiguration": {"s3:GetBucketObjectLockConfiguration"},
     "ListObjectsV2": {"s3:ListBucket"},
+    "ListMultipartUploads": {"s3:ListBucketMultipartUploads"},
     "ListObjectVersions": {"s3:ListBucketVersions"},
     # The lock of an object is in its head for those only who may see it.
     "HeadObject": {"s3:GetObject", "s3:GetObjectRetention"},
@@ -59,12 +60,14 @@ def asked(bucket: TestBucket, tmp_path: Path, *, writes: bool) -> set[tuple[str,
     place._client.meta.events.register("provide-client-params.s3.*", note)
     place.names()
     place.read("small")
-    place.fetch("large", tmp_path / "fetched")
-    place.digest("small")
+    large, small = (StoredFile(name, "0" * 64, size, ()) for name, size in (("large", 9_000_000), ("small", 3)))
+    place.fetch(large, tmp_path / "fetched")
+    place.digest(small)
     if writes:
         place.require_usable()
-        place.probably_holds(StoredFile("small", "0" * 64, 3, ()))
-        place.holds("small", "0" * 64)
+        place.probably_holds(small)
+        place.holds(small)
+        place.unfinished()
         place.put("large", tmp_path / "large")
         place.put("small", tmp_path / "small")
         place.locked_until("small")

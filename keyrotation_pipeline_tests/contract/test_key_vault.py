@@ -22,10 +22,10 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline_tests.contract.backup_vault_suite import ANCHOR, V2, BackupVaultSuite
-from keyrotation_pipeline_tests.fakes import FakeClock, FakeVault, fake_manifest_trust, fake_pipeline
+from keyrotation_pipeline_tests.fakes import FakeClock, FakeSigner, FakeVault, fake_manifest_trust, fake_pipeline
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer
 
-NAME, MANIFEST = "encryption-key-v2-20260105-090000.bin.gpg", "backup-20260105-090000.json"
+NAME, MANIFEST = "encryption-key-v2-20260105-090000-efa1f375.bin.gpg", "backup-20260105-090000-efa1f375.json"
 
 
 @pytest.fixture
@@ -104,6 +104,7 @@ def test_the_manifest_says_what_the_file_is_and_anchors_the_audit(
     }
     assert json.loads((directory / MANIFEST).read_text()) == {
         "schema": 1,
+        "signed_by": FakeSigner().public,
         "made_at": "2026-01-05T09:00:00+00:00",
         "database": "clinic",
         "keys": [key],
@@ -189,7 +190,7 @@ def test_an_expired_recipient_stops_the_backup_before_anything_is_written(
         vault_of(directory, gpg, [recovery_officer.certificate, expired], clock).store_key(
             V2, KeyMaterial.generate(), ANCHOR
         )
-    assert not directory.exists()
+    assert not any(directory.glob("*"))
 
 
 class ForgetfulGnuPG(GnuPG):

@@ -208,7 +208,7 @@ def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_m
 
     def back_up_today(_site: BackupContext, *, database: bool) -> BackupMade:
         made.append(database)
-        whole = BackupSet("20260331-090000", "clinic", (), None, HEAD)
+        whole = BackupSet("20260331-090000-efa1f375", "clinic", (), None, HEAD)
         return BackupMade(whole, (), (), (), ())
 
     monkeypatch.setattr(backups, "back_up", back_up_today)
@@ -223,11 +223,11 @@ def test_after_downtime_dagsters_own_scheduler_shows_missed_days_as_missed_and_m
     assert (said["2026-03-31"], made) == ("made", [True])
 
 
-KEY_FILE = "encryption-key-v1-20260105-090000.bin.gpg"
+KEY_FILE = "encryption-key-v1-20260105-090000-efa1f375.bin.gpg"
 
 
 def a_set(file: StoredFile) -> BackupSet:
-    return BackupSet("20260105-090000", "clinic", (KeyCopy(V1, "f" * 64, file),), None, HEAD)
+    return BackupSet("20260105-090000-efa1f375", "clinic", (KeyCopy(V1, "f" * 64, file),), None, HEAD)
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,9 @@ def test_backup_decrypts_reads_again_and_claims_no_more_than_it_did(
     place = BackupDirectory(places["test"])
     sha256 = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"  # of b"message"
     made = a_set(StoredFile(KEY_FILE, sha256, 7, ("F" * 40,)))
-    place.write(made.name, render(made))
-    place.write(signature_name(made.name), FakeSigner().sign(render(made)))
+    text = render(made, FakeSigner().public)
+    place.write(made.name, text)
+    place.write(signature_name(made.name), FakeSigner().sign(text))
     if content is not None:
         place.write(KEY_FILE, content)
     found = dagster.check("backup_decrypts", "key_backup")
@@ -272,8 +273,9 @@ def test_backup_decrypts_goes_by_what_status_calls_the_last_backup(
     place = BackupDirectory(places["test"])
     sha256 = "ab530a13e45914982b79f9b7e3fba994cfd1f3fb22f71cea1afbf02b460c6d1d"  # of b"message"
     made = a_set(StoredFile(KEY_FILE, sha256, 7, ("F" * 40,)))
+    text = render(made, FakeSigner().public)
     for name, content in (
-        (KEY_FILE, b"message"), (signature_name(made.name), FakeSigner().sign(render(made))), (made.name, render(made)),
+        (KEY_FILE, b"message"), (signature_name(made.name), FakeSigner().sign(text)), (made.name, text),
     ):  # fmt: skip
         place.write(name, content)
     dagster.world.vault.stands = BackupStanding(dagster.world.clock.at - timedelta(hours=hours), "x", ("no dump",))

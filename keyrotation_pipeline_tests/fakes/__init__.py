@@ -6,6 +6,7 @@ before its n-th entry, as a killed process would.
 """
 
 from keyrotation_pipeline_tests.fakes.backups import (
+    PIPELINE,
     FakeAnchors,
     FakeFiles,
     FakeSigner,
@@ -29,6 +30,7 @@ from keyrotation_pipeline_tests.fakes.world import ROSTER, FakeWorld, fake_pipel
 
 __all__ = [
     "CLIENTS",
+    "PIPELINE",
     "ROSTER",
     "START",
     "V1",

@@ -31,6 +31,8 @@ from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 
+PIPELINE = "efa1f375"
+
 
 @dataclass
 class FakeVault:
@@ -38,7 +40,9 @@ class FakeVault:
 
     backups: dict[KeyVersion, KeyBackup] = field(default_factory=dict)
     journal: Journal = field(default_factory=Journal)
-    stands: BackupStanding = field(default_factory=lambda: BackupStanding(START, "backup-20260105-090000.json"))
+    stands: BackupStanding = field(
+        default_factory=lambda: BackupStanding(START, "backup-20260105-090000-efa1f375.json")
+    )
 
     def store_key(self, version: KeyVersion, material: KeyMaterial, anchor: AuditHead) -> KeyBackup:
         self.journal.note(f"vault.store_key {version}")
@@ -123,7 +127,7 @@ class FakeAnchors:
 class FakeSigner:
     """`ManifestSigner` whose signature names key and text."""
 
-    public: str = "cHVibGlj"  # base64, as a real one is
+    public: str = "cHVibGlj"  # base64, as a real one is; its fingerprint begins with `PIPELINE`
 
     def sign(self, manifest: bytes) -> bytes:
         return f"{self.public} signed ".encode() + manifest

@@ -445,7 +445,7 @@ def test_recipients_other_than_the_pinned_ones_get_no_key_and_no_dump(
         with pytest.raises(KeyRotationError, match=sentence):
             back_up(site)
         with pytest.raises(ApprovalError, match=sentence):
-            site.dumps.make("database-20260105-090000.dump.gpg", site.pipeline.tables)
+            site.dumps.make("database-20260105-090000-efa1f375.dump.gpg", site.pipeline.tables)
         with pytest.raises(ApprovalError, match=sentence):
             site.pipeline.vault.store_key(V1, KeyMaterial.generate(), site.pipeline.ledger.head())
         assert site.local.names() == before

@@ -35,7 +35,12 @@ from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
 from keyrotation_pipeline_tests.servers import Server, copy_of
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
-FUTURE = "20991231-235959"
+THEIRS = "20991231-235959-3fa9c1d2"
+
+
+def as_ours(content: dict[str, Any]) -> bytes:
+    """A manifest in the form of ours, whatever it says."""
+    return f"{json.dumps(content, indent=2)}\n".encode()
 
 
 @dataclass
@@ -62,12 +67,14 @@ class Attacker:
         else:
             self.bucket.overwrite(signature_name(name), signature)
 
-    def forge(self, stamp: str, *, signature: bytes | None = None) -> None:
+    def text(self) -> bytes:
+        return render(self.newest, self.clinic.signer.public)
+
+    def forge(self, stamp: str, *, signature: bytes | None = None, named: str | None = None) -> None:
         """A whole set under a stamp: the newest one's content, with a key and a dump of the attacker's."""
-        text = render(self.newest).decode().replace(self.newest.stamp, stamp)
+        text = self.text().decode().replace(self.newest.stamp, stamp)
         made_at = f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]}T{stamp[9:11]}:{stamp[11:13]}:{stamp[13:15]}+00:00"
-        content = json.loads(text) | {"made_at": made_at}
-        manifest = json.dumps(content).encode()
+        manifest = as_ours(json.loads(text) | {"made_at": made_at} | ({} if named is None else {"signed_by": named}))
         for version in (V1, V2):
             self.bucket.overwrite(
                 key_file_name(version, stamp), self.encrypted(base64_of(KeyMaterial.generate()).encode())
@@ -77,9 +84,9 @@ class Attacker:
 
     def rewrite(self, change: Callable[[dict[str, Any]], object]) -> None:
         """The newest manifest changed, and signed with the attacker's key."""
-        content = json.loads(render(self.newest))
+        content = json.loads(self.text())
         change(content)
-        text = json.dumps(content).encode()
+        text = as_ours(content)
         self.put_manifest(self.newest.name, text, self.key.sign(text))
 
     def swap(self, name: str, other: str) -> None:
@@ -90,6 +97,10 @@ class Attacker:
     def remove(self, *names: str) -> None:
         for name in names:
             self.bucket.delete(name)
+
+    @property
+    def future(self) -> str:
+        return f"20991231-235959-{self.clinic.site.trust.pipeline}"
 
     def names(self, made: BackupSet) -> tuple[str, ...]:
         return (*(file.name for file in made.files), made.name, signature_name(made.name))
@@ -153,18 +164,19 @@ def older_under_the_newest_name(a: Attacker) -> None:
 def re_dated(a: Attacker) -> None:
     """Our own manifest and signature, to the letter, under the name of a later day."""
     a.put_manifest(
-        manifest_name(FUTURE), a.bucket.content(a.older.name), a.bucket.content(signature_name(a.older.name))
+        manifest_name(a.future), a.bucket.content(a.older.name), a.bucket.content(signature_name(a.older.name))
     )
 
 
 ATTACKS: dict[str, Callable[[Attacker], object]] = {
-    "a set of their own, signed by their own key": lambda a: a.forge(FUTURE),
+    "a set of their own, signed by their own key": lambda a: a.forge(a.future),
+    "a set of their own that names their own key": lambda a: a.forge(a.future, named=a.key.public),
     "a set of their own with the signature of ours": lambda a: a.forge(
-        FUTURE, signature=a.bucket.content(signature_name(a.newest.name))
+        a.future, signature=a.bucket.content(signature_name(a.newest.name))
     ),
-    "a set of their own with an empty signature": lambda a: a.forge(FUTURE, signature=b""),
-    "a set of their own with a huge signature": lambda a: a.forge(FUTURE, signature=os.urandom(1 << 20)),
-    "a set of the next second": lambda a: a.forge(f"{a.newest.stamp}-2"),
+    "a set of their own with an empty signature": lambda a: a.forge(a.future, signature=b""),
+    "a set of their own with a huge signature": lambda a: a.forge(a.future, signature=os.urandom(1 << 20)),
+    "a set of the same second": lambda a: a.forge(f"{a.newest.stamp}-2"),
     "our newest replaced by theirs": lambda a: a.forge(a.newest.stamp),
     "our older set under a later day": re_dated,
     "our older manifest under the newest's name": older_under_the_newest_name,
@@ -174,8 +186,8 @@ ATTACKS: dict[str, Callable[[Attacker], object]] = {
     "a file of our manifest named by a path upwards": lambda a: a.rewrite(in_first_key("file", "../../keys/v1.key")),
     "a key's fingerprint changed": lambda a: a.rewrite(in_first_key("fingerprint", "0" * 64)),
     "no table in our manifest": lambda a: a.rewrite(lambda content: content["dump"].update(tables=[], versions=[])),
-    "one byte more in our manifest": lambda a: a.bucket.overwrite(a.newest.name, render(a.newest) + b" "),
-    "our manifest cut off": lambda a: a.bucket.overwrite(a.newest.name, render(a.newest)[:-40]),
+    "one byte more in our manifest": lambda a: a.bucket.overwrite(a.newest.name, a.text() + b" "),
+    "our manifest cut off": lambda a: a.bucket.overwrite(a.newest.name, a.text()[:-40]),
     "our manifest emptied": lambda a: a.bucket.overwrite(a.newest.name, b""),
     "our manifest as deep as can be": lambda a: a.bucket.overwrite(a.newest.name, b"[" * 200_000),
     "our signature removed": lambda a: a.remove(signature_name(a.newest.name)),
@@ -224,19 +236,25 @@ def test_an_attacker_who_owns_the_bucket_gets_nothing_and_no_false_green(attacke
 def test_a_forged_set_is_refused_by_its_name_and_none_of_its_files_is_fetched(
     attacker: Attacker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    attacker.forge(FUTURE)
+    attacker.forge(attacker.future)
     monkeypatch.setattr(
-        attacker.clinic.site.offsite[0], "fetch", lambda name, _target: pytest.fail(f"it fetched {name}")
+        attacker.clinic.site.offsite[0], "fetch", lambda file, _target: pytest.fail(f"it fetched {file.name}")
     )
     with (
         attacker.clinic.recovery_key() as key,
-        pytest.raises(UnsignedBackupError, match=f"{manifest_name(FUTURE)} in s3://.* not this pipeline's"),
+        pytest.raises(UnsignedBackupError, match=f"{manifest_name(attacker.future)} in s3://.* not this pipeline's"),
     ):
         recovery_test(attacker.clinic.site, key)
 
 
 def test_other_things_in_the_bucket_do_not_matter(attacker: Attacker) -> None:
-    for name in ("notes.txt", "backup-x.json", "backup-20991231-235959.json.sig", "database-x.dump.gpg", "é\u202e.gpg"):
+    for name in (
+        "notes.txt",
+        "backup-x.json",
+        "backup-20991231-235959-efa1f375.json.sig",
+        "database-x.dump.gpg",
+        "é\u202e.gpg",
+    ):
         attacker.bucket.overwrite(name, b"x")
     with attacker.clinic.recovery_key() as key:
         assert recovery_test(attacker.clinic.site, key).made == attacker.newest

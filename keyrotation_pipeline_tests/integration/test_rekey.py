@@ -86,7 +86,7 @@ def under(clinic: Clinic, made: BackupSet) -> dict[str, str]:
     """Every value of `clients` in a set's dump, by version and plaintext."""
     assert made.dump is not None
     with clinic.recovery_key() as key, clinic.site.restorer.workspace() as workspace:
-        clinic.site.local.fetch(made.dump.file.name, workspace / "dump")
+        clinic.site.local.fetch(made.dump.file, workspace / "dump")
         with clinic.site.restorer.restored(made.dump, workspace / "dump", key) as restored:
             connection = cast("PostgresRewriting", restored.rewriting).connection
             found = connection.execute("SELECT name FROM public.clients UNION ALL SELECT email FROM public.clients")
@@ -280,8 +280,8 @@ def test_a_set_that_needs_no_other_key_and_one_that_is_not_there_are_refused(loc
     fresh = back_up(local_clinic.site).made
     with pytest.raises(RequestError, match="needs no key but v2 already"):
         rekeyed(local_clinic, fresh.name)
-    with pytest.raises(BackupError, match=r"backup-20200101-000000\.json is not in"):
-        rekeyed(local_clinic, "backup-20200101-000000.json")
+    with pytest.raises(BackupError, match=r"backup-20200101-000000-efa1f375\.json is not in"):
+        rekeyed(local_clinic, "backup-20200101-000000-efa1f375.json")
     rekeyed(local_clinic)
     with pytest.raises(RequestError, match="no kept database backup needs a compromised key"):
         rekeyed(local_clinic)

@@ -1,5 +1,6 @@
 """Stores backups in a local directory, atomically: files of mode 0600, in a directory of mode 0700."""
 
+import hashlib
 import os
 import shutil
 import time
@@ -7,16 +8,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from keyrotation_pipeline.adapters.backups.encrypted_files import sha256_of
-from keyrotation_pipeline.errors import BackupError, ManifestError
+from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
 
 _SMALL_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
 _UNFINISHED = ".tmp"
+_CLAIMED = f".claimed{_UNFINISHED}"
 _ABANDONED_SECONDS = 3600
+
+
+class Source(Protocol):
+    """What a place sends."""
+
+    def read(self, size: int, /) -> bytes:
+        """Returns at most so many bytes; none at the end."""
 
 
 class BackupDirectory:
@@ -48,26 +58,26 @@ class BackupDirectory:
         """See `LocalPlace.path`."""
         return self._directory / name
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
         """See `BackupPlace.read`."""
         with self._reading(name), self.path(name).open("rb") as file:
-            require_small(name, self.description, os.fstat(file.fileno()).st_size)
-            return file.read()
+            return read_small(name, self.description, os.fstat(file.fileno()).st_size, file, most_bytes)
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, file: StoredFile, target: Path) -> None:
         """See `BackupPlace.fetch`."""
-        with self._reading(name), self.path(name).open("rb") as source, fetched_file(name, target) as file:
-            shutil.copyfileobj(source, file)
+        with self._reading(file.name), self.path(file.name).open("rb") as source:
+            fetch_bounded(file, self.description, os.fstat(source.fileno()).st_size, source, target)
 
-    def digest(self, name: str) -> str:
+    def digest(self, file: StoredFile) -> str:
         """See `BackupPlace.digest`."""
-        with self._reading(name):
-            return sha256_of(self.path(name))
+        with self._reading(file.name), self.path(file.name).open("rb") as source:
+            return digest_bounded(file, source)
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, file: StoredFile) -> bool:
         """See `BackupPlace.holds`: by reading it."""
         try:
-            return sha256_of(self.path(name)) == sha256
+            path = self.path(file.name)
+            return path.stat().st_size == file.size_bytes and sha256_of(path) == file.sha256
         except OSError:
             return False
 
@@ -77,7 +87,29 @@ class BackupDirectory:
             size_bytes = self.path(file.name).stat().st_size
         except OSError:
             return False
-        return size_bytes == file.size_bytes and (size_bytes > _SMALL_BYTES or self.holds(file.name, file.sha256))
+        return size_bytes == file.size_bytes and (size_bytes > _SMALL_BYTES or self.holds(file))
+
+    def unfinished(self) -> tuple[str, ...]:
+        """See `BackupPlace.unfinished`."""
+        names = [path.name for path in self._directory.glob(f".*{_UNFINISHED}")]
+        return tuple(sorted(name[1 : -len(_UNFINISHED)] for name in names if not name.endswith(_CLAIMED)))
+
+    @contextmanager
+    def claiming(self, name: str) -> Iterator[bool]:
+        """See `LocalPlace.claiming`; what a killed process has claimed is free again after an hour."""
+        claim = self._directory / f".{name}{_CLAIMED}"
+        with self._failing_plainly(name):
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                os.close(os.open(claim, os.O_CREAT | os.O_EXCL, 0o600))
+                is_ours = True
+            except FileExistsError:
+                is_ours = False
+        try:
+            yield is_ours
+        finally:
+            if is_ours:
+                claim.unlink(missing_ok=True)
 
     def write(self, name: str, content: bytes) -> None:
         """See `LocalPlace.write`."""
@@ -185,14 +217,59 @@ def fetched_file(name: str, target: Path) -> Iterator[IO[bytes]]:
         ) from None
 
 
-def require_small(name: str, place: str, size_bytes: int) -> None:
-    """Refuses to read into memory a file that is larger than any of ours that is read whole.
+def read_small(name: str, place: str, size_bytes: int, source: Source, most_bytes: int) -> bytes:
+    """Reads a file into memory, unless it is larger than it may be.
+
+    Args:
+        size_bytes: what the place says before the first byte; never more than it may be is read, whatever follows.
 
     Raises:
         ManifestError: it is too large and named like a manifest, so that the place's other sets can still be read.
         BackupError: it is too large.
     """
-    if size_bytes > LARGEST_BYTES and is_manifest(name):
+    content = b"" if size_bytes > most_bytes else source.read(most_bytes + 1)
+    if (size_bytes := max(size_bytes, len(content))) <= most_bytes:
+        return content
+    if is_manifest(name):
         raise ManifestError(name, f"it has {size_bytes:,} bytes")
-    if size_bytes > LARGEST_BYTES:
-        raise BackupError(f"{name} in {place} has {size_bytes:,} bytes, so it is not what its name says; remove it")
+    raise BackupError(f"{name} in {place} has {size_bytes:,} bytes, so it is not what its name says; use another copy")
+
+
+def fetch_bounded(file: StoredFile, place: str, size_bytes: int, source: Source, target: Path) -> None:
+    """Copies a file from a place, as far as the size in its manifest.
+
+    Args:
+        size_bytes: as for `read_small`.
+
+    Raises:
+        DamagedBackupError: it is larger; nothing stays.
+    """
+    if size_bytes <= file.size_bytes:
+        with fetched_file(file.name, target) as copy:
+            size_bytes = 0
+            for chunk in bounded(source, file.size_bytes):
+                copy.write(chunk)
+                size_bytes += len(chunk)
+        if size_bytes <= file.size_bytes:
+            return
+        target.unlink()
+    raise DamagedBackupError(
+        f"{file.name} in {place} has more than the {file.size_bytes:,} bytes in its manifest, so it is another file; "
+        "use another copy or an older backup, and find out who replaced it"
+    )
+
+
+def digest_bounded(file: StoredFile, source: Source) -> str:
+    """Returns the SHA-256, hex, of what a place sends as a file; of a larger one only that of its beginning."""
+    digest = hashlib.sha256()
+    for chunk in bounded(source, file.size_bytes):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def bounded(source: Source, size_bytes: int) -> Iterator[bytes]:
+    """Yields what a source holds, and never more than one byte beyond a size."""
+    left = size_bytes + 1
+    while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
+        left -= len(chunk)
+        yield chunk

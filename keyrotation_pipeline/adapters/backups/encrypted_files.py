@@ -104,7 +104,7 @@ def _require_as_written(place: LocalPlace, encryptor: Encryptor, file: StoredFil
 
 
 def _require_same(place: LocalPlace, file: StoredFile) -> None:
-    if not place.holds(file.name, file.sha256):
+    if not place.holds(file):
         raise BackupError(f"backup {file.name} reads back differently from what was written; check the disk")
 
 

@@ -4,10 +4,8 @@ Credentials come from where boto3 looks for them. Source: the source procedure, 
 """
 
 import base64
-import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,10 +17,11 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters import aws
-from keyrotation_pipeline.adapters.backups.directory import fetched_file, require_small
+from keyrotation_pipeline.adapters.backups.directory import digest_bounded, fetch_bounded, read_small
 from keyrotation_pipeline.adapters.backups.encrypted_files import sha256_of
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
+from keyrotation_pipeline.model.manifest import LARGEST_BYTES
 from keyrotation_pipeline.ports.clock import Clock
 
 _PART_BYTES = 8 << 20
@@ -86,20 +85,32 @@ class S3Bucket:
             keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         return tuple(sorted(key.removeprefix(self._bucket.prefix) for key in keys if key != self._bucket.prefix))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
         """See `BackupPlace.read`."""
-        with self._reading(name):
-            found = self._client.get_object(**self._at(name))
-            require_small(name, self.description, found["ContentLength"])
-            return bytes(found["Body"].read())
+        with self._sent(name) as found:
+            return read_small(name, self.description, found["ContentLength"], found["Body"], most_bytes)
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, file: StoredFile, target: Path) -> None:
         """See `BackupPlace.fetch`."""
-        with self._reading(name), fetched_file(name, target) as file:
-            shutil.copyfileobj(self._client.get_object(**self._at(name))["Body"], file)
+        with self._sent(file.name) as found:
+            fetch_bounded(file, self.description, found["ContentLength"], found["Body"], target)
+
+    def digest(self, file: StoredFile) -> str:
+        """See `BackupPlace.digest`: by downloading."""
+        with self._sent(file.name) as found:
+            return digest_bounded(file, found["Body"])
+
+    @contextmanager
+    def _sent(self, name: str) -> Iterator[Mapping[str, Any]]:
+        """Yields S3's answer, whose body is dropped where it was not read to its end."""
+        with self._reading(name):
+            found: Mapping[str, Any] = self._client.get_object(**self._at(name))
+            with closing(found["Body"]):
+                yield found
 
     def put(self, name: str, source: Path) -> None:
         """See `BackupPlace.put`."""
+        sent = StoredFile(name, sha256_of(source), source.stat().st_size, ())
         with self._failing_plainly(f"written ({name})"):
             self._client.upload_file(
                 str(source),
@@ -111,15 +122,18 @@ class S3Bucket:
             if "ObjectLockMode" in storage and self.locked_until(name) is None:  # some servers ignore it for parts
                 until = {"Mode": storage["ObjectLockMode"], "RetainUntilDate": storage["ObjectLockRetainUntilDate"]}
                 self._client.put_object_retention(**self._at(name), Retention=until)
-        self._require_same(name, sha256_of(source))
+        if self.digest(sent) != sent.sha256:
+            raise BackupError(
+                f"{name} downloads differently from {self.description} than it was uploaded; run it again"
+            )
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, file: StoredFile) -> bool:
         """See `BackupPlace.holds`: by the checksum that S3 stores, else by downloading."""
-        found = self._head(name)
-        if found is None or _has_checksum(found, sha256):
-            return found is not None
+        found = self._head(file.name)
+        if found is None or found["ContentLength"] != file.size_bytes:
+            return False
         # A multipart upload has a checksum of the checksums of its parts.
-        return self.digest(name) == sha256
+        return _has_checksum(found, file.sha256) or self.digest(file) == file.sha256
 
     def probably_holds(self, file: StoredFile) -> bool:
         """See `BackupPlace.probably_holds`: by size and, unless uploaded in parts, by S3's own checksum."""
@@ -135,6 +149,18 @@ class S3Bucket:
         except _AbsentError:
             return None
         return found
+
+    def unfinished(self) -> tuple[str, ...]:
+        """See `BackupPlace.unfinished`: uploads in parts; none where the account may not list them."""
+        try:
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket.name, Prefix=self._bucket.prefix
+            )
+            with self._failing_plainly("asked for unfinished uploads"):
+                keys = [entry["Key"] for page in pages for entry in page.get("Uploads", ())]
+        except _DeniedError:
+            return ()
+        return tuple(sorted({key.removeprefix(self._bucket.prefix) for key in keys}))
 
     def locked_until(self, name: str) -> datetime | None:
         """See `BackupPlace.locked_until`."""
@@ -191,20 +217,6 @@ class S3Bucket:
             raise
         return dict(found["ObjectLockConfiguration"])
 
-    def _require_same(self, name: str, sha256: str) -> None:
-        if self.digest(name) != sha256:
-            raise BackupError(
-                f"{name} downloads differently from {self.description} than it was uploaded; run it again"
-            )
-
-    def digest(self, name: str) -> str:
-        """See `BackupPlace.digest`: by downloading."""
-        digest = hashlib.sha256()
-        with self._reading(name):
-            for chunk in self._client.get_object(**self._at(name))["Body"].iter_chunks(1 << 20):
-                digest.update(chunk)
-        return digest.hexdigest()
-
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
         try:
@@ -226,6 +238,8 @@ class S3Bucket:
                 raise BackupError(
                     f"bucket {self._bucket.name} does not exist; create it, or correct [backup.s3] bucket"
                 ) from None
+            if code == "AccessDenied":
+                raise _DeniedError(str(self._refused(doing, code))) from None
             raise self._refused(doing, code) from None
         except (BotoCoreError, Boto3Error) as error:
             raise self._refused(doing, type(error).__name__) from None
@@ -242,6 +256,10 @@ def _has_checksum(found: Mapping[str, Any], sha256: str) -> bool:
 
 class _AbsentError(BackupError):
     """The file is not there."""
+
+
+class _DeniedError(BackupError):
+    """The account may not do that."""
 
 
 def _code(error: ClientError) -> str:

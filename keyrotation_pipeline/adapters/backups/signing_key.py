@@ -65,14 +65,7 @@ class SigningKey:
 
     def verifies(self, public: str, manifest: bytes, signature: bytes) -> bool:
         """See `ManifestSigner.verifies`."""
-        try:
-            key = load_der_public_key(base64.b64decode(public, validate=True))
-            if not isinstance(key, Ed25519PublicKey):
-                return False
-            key.verify(signature, manifest)
-        except (InvalidSignature, UnsupportedAlgorithm, ValueError, binascii.Error):
-            return False
-        return True
+        return verifies(public, manifest, signature)
 
     def _private(self) -> Ed25519PrivateKey:
         try:
@@ -86,3 +79,15 @@ class SigningKey:
         if not isinstance(key, Ed25519PrivateKey):
             raise BackupError(f"{self._path} is not an Ed25519 key; move it away and run `keyrotation init`")
         return key
+
+
+def verifies(public: str, manifest: bytes, signature: bytes) -> bool:
+    """Returns whether a signature is over exactly this, by this Ed25519 key; see `ManifestSigner.verifies`."""
+    try:
+        key = load_der_public_key(base64.b64decode(public, validate=True))
+        if not isinstance(key, Ed25519PublicKey):
+            return False
+        key.verify(signature, manifest)
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, binascii.Error):
+        return False
+    return True

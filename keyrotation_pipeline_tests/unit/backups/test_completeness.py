@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.backups import (
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, V3, FakeWorld, fake_manifest_trust, fake_pipeline
 
-OLD, NEW = "20260106-030000", "20260107-030000"
+OLD, NEW = "20260106-030000-efa1f375", "20260107-030000-efa1f375"
 
 
 @dataclass

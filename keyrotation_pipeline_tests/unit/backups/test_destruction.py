@@ -41,6 +41,7 @@ from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import (
+    PIPELINE,
     START,
     V1,
     V2,
@@ -56,8 +57,8 @@ from keyrotation_pipeline_tests.fakes import (
 from keyrotation_pipeline_tests.unit.incidents.cases import call_compromised
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, request, sign
 
-KEY_FILE = "encryption-key-v1-20260105-030000.bin.gpg"
-OF_V10 = "encryption-key-v10-20260105-030000.bin.gpg"
+KEY_FILE = "encryption-key-v1-20260105-030000-efa1f375.bin.gpg"
+OF_V10 = "encryption-key-v10-20260105-030000-efa1f375.bin.gpg"
 LOCKED_UNTIL = START + timedelta(days=35)
 
 
@@ -74,7 +75,7 @@ class FakePlace:
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.files))
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, most_bytes: int = 0) -> bytes:  # noqa: ARG002  nothing here is large
         if name not in self.files:
             raise BackupError(f"{name} is not in {self.description}; name another")
         return self.files[name]
@@ -89,7 +90,7 @@ class FakePlace:
     def probably_holds(self, file: StoredFile) -> bool:
         raise NotImplementedError
 
-    def holds(self, name: str, sha256: str) -> bool:
+    def holds(self, file: StoredFile) -> bool:
         raise NotImplementedError
 
     def receiving(self, name: str) -> AbstractContextManager[IO[bytes]]:
@@ -102,19 +103,25 @@ class FakePlace:
     def require_usable(self) -> None:
         raise NotImplementedError
 
-    def fetch(self, name: str, target: Path) -> None:
+    def fetch(self, file: StoredFile, target: Path) -> None:
         raise NotImplementedError
 
     def put(self, name: str, source: Path) -> None:
         raise NotImplementedError
 
-    def digest(self, name: str) -> str:
+    def digest(self, file: StoredFile) -> str:
         raise NotImplementedError
 
     def path(self, name: str) -> Path:
         raise NotImplementedError
 
     def write(self, name: str, content: bytes) -> None:
+        raise NotImplementedError
+
+    def claiming(self, name: str) -> AbstractContextManager[bool]:
+        raise NotImplementedError
+
+    def unfinished(self) -> tuple[str, ...]:
         raise NotImplementedError
 
 
@@ -171,10 +178,13 @@ def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
     table = EncryptedTable(TableName("public", "clients"), ("email",))
     content = TableContent(table, 1, {"email": dict.fromkeys(versions, 1)})
     dump = DatabaseCopy(
-        StoredFile(dump_name(stamp_of(START)), "0" * 64, 1, ("F" * 40,)), (content,), 18, DatabaseContent((), 0)
+        StoredFile(dump_name(stamp_of(START, PIPELINE)), "0" * 64, 1, ("F" * 40,)),
+        (content,),
+        18,
+        DatabaseContent((), 0),
     )
-    made = BackupSet(stamp_of(START), "clinic", (), dump, clinic_of().world.ledger.head())
-    return dump.file.name, made.name, render(made)
+    made = BackupSet(stamp_of(START, PIPELINE), "clinic", (), dump, clinic_of().world.ledger.head())
+    return dump.file.name, made.name, render(made, FakeSigner().public)
 
 
 def keep_dump(place: FakePlace, *versions: KeyVersion) -> None:

@@ -21,14 +21,14 @@ from keyrotation_pipeline.model.backups import (
     StoredFile,
     TableContent,
     dump_name,
-    free_stamp,
+    free_stamps,
     key_file_name,
 )
-from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline.model.manifest import parse, render, signer_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline_tests.fakes import START, V1, V2
+from keyrotation_pipeline_tests.fakes import PIPELINE, START, V1, V2, FakeSigner
 
-STAMP = "20260105-090000"
+STAMP, SIGNER = f"20260105-090000-{PIPELINE}", FakeSigner().public
 PLANTED = "planted-text"
 
 
@@ -54,13 +54,13 @@ def a_set(stamp: str = STAMP) -> BackupSet:
 @pytest.mark.parametrize("stamp", [STAMP, f"{STAMP}-2", f"{STAMP}-10"])
 def test_what_is_written_is_what_is_read(stamp: str) -> None:
     made = a_set(stamp)
-    assert parse(made.name, render(made)) == made
+    assert parse(made.name, render(made, SIGNER)) == made
     assert made.made_at == START
 
 
 def test_a_set_without_a_dump_is_one() -> None:
     made = BackupSet(STAMP, "clinic", a_set().keys, None, AuditHead(0, "0" * 64))
-    assert parse(made.name, render(made)) == made
+    assert parse(made.name, render(made, SIGNER)) == made
 
 
 def rekeyed() -> BackupSet:
@@ -69,12 +69,12 @@ def rekeyed() -> BackupSet:
 
 def test_what_a_set_was_made_from_is_read_back() -> None:
     made = rekeyed()
-    assert parse(made.name, render(made)) == made
+    assert parse(made.name, render(made, SIGNER)) == made
 
 
 @pytest.mark.parametrize("schema", [0, 2, "1", None, PLANTED])
 def test_a_manifest_of_another_schema_is_refused_by_that(schema: object) -> None:
-    content = json.loads(render(a_set())) | {"schema": schema, "dump": PLANTED}
+    content = json.loads(render(a_set(), SIGNER)) | {"schema": schema, "dump": PLANTED}
     assert_refused(a_set().name, json.dumps(content).encode())
     with pytest.raises(ManifestSchemaError, match="does not read; use the version that wrote it"):
         parse(a_set().name, json.dumps(content).encode())
@@ -83,13 +83,13 @@ def test_a_manifest_of_another_schema_is_refused_by_that(schema: object) -> None
 @pytest.mark.parametrize(
     "change",
     [
-        pytest.param({"manifest": "backup-20250101-000000.json"}, id="of another moment"),
+        pytest.param({"manifest": "backup-20250101-000000-efa1f375.json"}, id="of another moment"),
         pytest.param({"manifest": f"../backup-{STAMP}.json"}, id="of a set elsewhere"),
         pytest.param({"sha256": PLANTED}, id="of no hash"),
     ],
 )
 def test_a_set_that_was_made_from_what_cannot_be_is_refused(change: dict[str, Any]) -> None:
-    content = json.loads(render(rekeyed()))
+    content = json.loads(render(rekeyed(), SIGNER))
     content["made_from"] |= change
     assert_refused(rekeyed().name, json.dumps(content).encode())
 
@@ -121,7 +121,7 @@ def in_table(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         pytest.param(in_key("file", "../../keys/v1.key"), id="a path upwards"),
         pytest.param(in_key("file", key_file_name(V1, STAMP) + "\n"), id="a newline behind the name"),
         pytest.param(in_key("file", key_file_name(V2, STAMP)), id="the file of another version"),
-        pytest.param(in_key("file", key_file_name(V1, "20250101-000000")), id="the file of another set"),
+        pytest.param(in_key("file", key_file_name(V1, "20250101-000000-efa1f375")), id="the file of another set"),
         pytest.param(in_key("version", "v2"), id="a version twice"),
         pytest.param(in_dump("content", None), id="no list of what the dump holds"),
         pytest.param(in_dump("content", {"relations": []}), id="no number of large objects"),
@@ -149,14 +149,14 @@ def in_table(name: str, value: object) -> Callable[[dict[str, Any]], object]:
         pytest.param(with_("keys", {}), id="an object for a list"),
         pytest.param(with_("audit", {"seq": 1, "head": PLANTED}), id="no head"),
         pytest.param(with_(PLANTED, 1), id="one field more"),
-        *(pytest.param(without(name), id=f"no {name}") for name in json.loads(render(a_set()))),
+        *(pytest.param(without(name), id=f"no {name}") for name in json.loads(render(a_set(), SIGNER))),
     ],
 )
 def test_a_manifest_that_is_not_as_we_write_it_is_refused_in_one_sentence_without_its_content(
     change: Callable[[dict[str, Any]], object],
 ) -> None:
     made = a_set()
-    content = json.loads(render(made))
+    content = json.loads(render(made, SIGNER))
     change(content)
     assert_refused(made.name, json.dumps(content).encode())
 
@@ -185,17 +185,17 @@ def test_what_is_no_manifest_at_all_is_refused_in_one_sentence(text: bytes) -> N
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param("backup-20260105-090001.json", id="a second later"),
-        pytest.param("backup-20261399-990000.json", id="no such day"),
-        pytest.param("backup-20260105-090000-1.json", id="a number that is never given"),
-        pytest.param("backup-20260105-090000.json\n", id="a newline behind"),
-        pytest.param("../backup-20260105-090000.json", id="elsewhere"),
+        pytest.param("backup-20260105-090001-efa1f375.json", id="a second later"),
+        pytest.param("backup-20261399-990000-efa1f375.json", id="no such day"),
+        pytest.param("backup-20260105-090000-efa1f375-1.json", id="a number that is never given"),
+        pytest.param("backup-20260105-090000-efa1f375.json\n", id="a newline behind"),
+        pytest.param("../backup-20260105-090000-efa1f375.json", id="elsewhere"),
         pytest.param("backup-２０２６0105-090000.json", id="digits of another script"),
-        pytest.param("database-20260105-090000.dump.gpg", id="the dump's"),
+        pytest.param("database-20260105-090000-efa1f375.dump.gpg", id="the dump's"),
     ],
 )
 def test_a_manifest_under_another_name_is_refused(name: str) -> None:
-    assert_refused(name, render(a_set()))
+    assert_refused(name, render(a_set(), SIGNER))
 
 
 def assert_refused(name: str, text: bytes) -> None:
@@ -206,10 +206,32 @@ def assert_refused(name: str, text: bytes) -> None:
 
 
 def test_sets_of_one_second_get_stamps_of_their_own() -> None:
-    names = ["backup-20260105-090000.json", "encryption-key-v1-20260105-090000-2.bin.gpg", "notes-20260105-090000-3"]
-    assert free_stamp(START, names) == "20260105-090000-3"
-    assert free_stamp(START, []) == "20260105-090000"
-    assert free_stamp(START.replace(second=1), names) == "20260105-090001"
+    names = [f"backup-{STAMP}.json", f"encryption-key-v1-{STAMP}-2.bin.gpg", f"notes-{STAMP}-3"]
+    assert next(free_stamps(START, PIPELINE, names)) == f"{STAMP}-3"
+    assert next(free_stamps(START, PIPELINE, [])) == STAMP
+    assert next(free_stamps(START.replace(second=1), PIPELINE, names)) == f"20260105-090001-{PIPELINE}"
+    assert next(free_stamps(START, "3fa9c1d2", names)) == "20260105-090000-3fa9c1d2"
+
+
+def test_a_manifest_under_the_name_of_another_pipeline_is_refused() -> None:
+    made = a_set("20260105-090000-3fa9c1d2")
+    assert_refused(made.name, render(made, SIGNER))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"[" * 200_000, id="as deep as can be"),
+        pytest.param(json.dumps(json.loads(render(a_set(), SIGNER))).encode(), id="on one line"),
+        pytest.param(b" " + render(a_set(), SIGNER), id="a space before"),
+        pytest.param(render(a_set(), SIGNER).replace(b'"signed_by"', b'"signed_by_whom"'), id="no signer"),
+        pytest.param(render(a_set(), SIGNER).replace(SIGNER.encode(), b"A" * 300), id="a long key"),
+    ],
+)
+def test_a_manifest_that_is_not_in_our_form_names_no_signer(text: bytes) -> None:
+    assert signer_of(render(a_set(), SIGNER)) == SIGNER
+    assert signer_of(text) is None
 
 
 HOSTILE = {

@@ -12,7 +12,7 @@ DONE = Rehearsed(
     request=None,
     source=KeyVersion(1),
     target=KeyVersion(2),
-    dump="database-20260105-030000.dump.gpg",
+    dump="database-20260105-030000-efa1f375.dump.gpg",
     made_at=datetime(2026, 1, 5, 3, tzinfo=UTC),
     server="PostgreSQL 18 (embedded)",
     dump_rows=100,

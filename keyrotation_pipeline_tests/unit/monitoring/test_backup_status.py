@@ -103,11 +103,13 @@ def test_a_place_that_does_not_answer_is_waited_for_once(world: FakeWorld, monke
 
 
 def incomplete(world: FakeWorld) -> None:
-    world.ledger.append(BackupIncomplete("backup-20260105-090000.json", ("pg_dump ended with 3; see the log",)))
+    world.ledger.append(
+        BackupIncomplete("backup-20260105-090000-efa1f375.json", ("pg_dump ended with 3; see the log",))
+    )
 
 
 def complete(world: FakeWorld) -> None:
-    world.ledger.append(Note(EventKind.BACKUP_MADE, {"dump": "database-20260105-090000.dump.gpg"}))
+    world.ledger.append(Note(EventKind.BACKUP_MADE, {"dump": "database-20260105-090000-efa1f375.dump.gpg"}))
 
 
 def keys_alone(world: FakeWorld) -> None:

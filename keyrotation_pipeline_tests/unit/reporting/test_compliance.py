@@ -59,7 +59,7 @@ def eventful() -> FakeWorld:
     world = before_any_rotation()
     approved(world)
     ledger = world.ledger
-    backed_up(world, "backup-20260105-090000.json")
+    backed_up(world, "backup-20260105-090000-efa1f375.json")
     ledger.append(BackupIncomplete(None, ("s3 is down",)))
     ledger.append(Note(EventKind.RECOVERY_TEST_PASSED, PASSED))
     ledger.append(RecoveryTestFailed("s3", "cd", "DamagedBackupError", "it is damaged"))
@@ -99,27 +99,36 @@ def test_everything_that_the_procedure_asks_for_is_in_the_object() -> None:
 
 def test_backups_that_a_compromised_key_opens_are_listed_with_what_replaces_them() -> None:
     world = eventful()
-    backed_up(world, "backup-20260105-090000-2.json", keys={}, dump_needs=["v1"])
+    backed_up(world, "backup-20260105-090000-efa1f375-2.json", keys={}, dump_needs=["v1"])
     world.ledger.append(
         BackupSealed(
-            "backup-20260105-090000-3.json", "cd" * 32, has_dump=True, made_from="backup-20260105-090000-2.json"
+            "backup-20260105-090000-efa1f375-3.json",
+            "cd" * 32,
+            has_dump=True,
+            made_from="backup-20260105-090000-efa1f375-2.json",
         )
     )
     world.ledger.append(
         BackupRekeyed(
-            "backup-20260105-090000-3.json", "backup-20260105-090000-2.json", V2, (V1,), {"clients": 3}, {}, ("here",)
+            "backup-20260105-090000-efa1f375-3.json",
+            "backup-20260105-090000-efa1f375-2.json",
+            V2,
+            (V1,),
+            {"clients": 3},
+            {},
+            ("here",),
         )
     )
     signed(world, opened(world, versions=("v1",))[1])
     listed = [(each["manifest"], each["compromised"], each["replaced_by"]) for each in reported(world)["backups"]]
     assert listed == [
-        ("backup-20260105-090000.json", ["v1"], None),
+        ("backup-20260105-090000-efa1f375.json", ["v1"], None),
         (None, [], None),
-        ("backup-20260105-090000-2.json", ["v1"], "backup-20260105-090000-3.json"),
-        ("backup-20260105-090000-3.json", [], None),
+        ("backup-20260105-090000-efa1f375-2.json", ["v1"], "backup-20260105-090000-efa1f375-3.json"),
+        ("backup-20260105-090000-efa1f375-3.json", [], None),
     ]
     page = render_html(gather(world.pipeline).report).decode()
-    assert "v1; backup-20260105-090000-3.json replaces its dump" in page
+    assert "v1; backup-20260105-090000-efa1f375-3.json replaces its dump" in page
 
 
 def test_the_same_audit_and_moment_give_the_same_bytes() -> None:
