@@ -1,6 +1,7 @@
 """Makes the daily backup: every key that may still be needed, and the database, at one moment."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from keyrotation_pipeline.backups.catalog import (
     sets_of,
 )
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
+from keyrotation_pipeline.backups.unexpected import unknown_sets
 from keyrotation_pipeline.errors import AuditError, BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import Roster
@@ -102,7 +104,7 @@ def back_up(site: BackupContext, *, database: bool = True) -> BackupMade:
         places, later, not_copied = copied(site, made)
         failures += [*_uncovered(made), *_not_decrypted(site.pipeline, made), *not_copied]
         removed = completeness.remove_expired(site, made.made_at)
-        done = BackupMade(made, places, later, removed, tuple(_warnings(site)), _audit_fault(site.pipeline))
+        done = BackupMade(made, places, later, removed, _warnings(site), _audit_fault(site.pipeline))
         _record(site.pipeline, done, tuple(dict.fromkeys(failures)))
     if failures:
         raise BackupError(f"the backup {made.name} is incomplete: {'; '.join(dict.fromkeys(failures))}")
@@ -262,7 +264,15 @@ def _missed(site: BackupContext, place: BackupPlace) -> Iterator[BackupSet]:
             yield older
 
 
-def _warnings(site: BackupContext) -> Iterator[str]:
+def _warnings(site: BackupContext) -> tuple[str, ...]:
+    unknown: list[str] = []
+    for place in site.places:
+        with suppress(BackupError):  # the copying has reported it
+            unknown += unknown_sets(place, place.names(), site.trust)
+    return (*unknown, *_weaknesses(site))
+
+
+def _weaknesses(site: BackupContext) -> Iterator[str]:
     if site.recipients < FEWEST_RECIPIENTS:
         yield (
             "only one certificate can decrypt the backups, so they are lost with its key; "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
+from keyrotation_pipeline.backups.unexpected import begun_dumps
 from keyrotation_pipeline.errors import (
     BackupError,
     DamagedBackupError,
@@ -39,7 +40,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 @dataclass(frozen=True, slots=True)
 class KeptSets:
-    """The sets of one place, and its other files that are named like a manifest.
+    """The sets of one place, and its other files that are named like a manifest of ours.
 
     Args:
         sets: newest first, by the audit's sequence.
@@ -62,13 +63,13 @@ class KeptSets:
 
 
 def kept_sets(place: BackupPlace, trust: ManifestTrust) -> KeptSets:
-    """The stored sets of a place, by its manifests.
+    """The stored sets of a place, by its manifests; those of other pipelines are left out.
 
     Raises:
         BackupError: the place cannot be read.
     """
     sets, refused = [], {}
-    for name in _manifests(place):
+    for name in filter(trust.knows, _manifests(place)):
         try:
             sets.append(trust.read(place, name))
         except (BackupError, UnsignedBackupError) as error:  # an unreadable one does not hide the others
@@ -84,7 +85,7 @@ def sets_of(place: BackupPlace, trust: ManifestTrust) -> Iterator[BackupSet]:
     Raises:
         BackupError: the place cannot be read.
     """
-    for name in _manifests(place):
+    for name in filter(trust.knows, _manifests(place)):
         with suppress(ManifestError, UnsignedBackupError):
             yield trust.read(place, name)
 
@@ -166,7 +167,7 @@ class BackupContext:
 
 
 def remove_unfinished(site: BackupContext) -> tuple[str, ...]:
-    """Remove local files of sets that never got a manifest; only under the lock of backups.
+    """Remove local files of sets that never got a manifest, which nobody could verify; only under the lock of backups.
 
     Returns:
         Their names.
@@ -175,7 +176,9 @@ def remove_unfinished(site: BackupContext) -> tuple[str, ...]:
     begun = {each.manifest for each in recorded(site.pipeline.ledger, BackupRekeyIntended)}
     # A set whose manifest was lost later is still one, by the audit.
     stamps = {stamp_in(manifest) for manifest in begun - {*names, *site.trust.names}}
-    gone = tuple(name for name in names if (stamp_in(name.removesuffix(".sig")) or "") in stamps)
+    rekeyed = tuple(name for name in names if (stamp_in(name.removesuffix(".sig")) or "") in stamps)
+    # The keys next to a dump stay: `restore-key --from` reads one without a manifest.
+    gone = tuple(dict.fromkeys((*rekeyed, *begun_dumps(names, site.trust))))
     for name in gone:
         site.local.remove(name)
     return gone

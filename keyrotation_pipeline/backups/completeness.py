@@ -14,6 +14,7 @@ from typing import Any
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, sets_of
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
+from keyrotation_pipeline.backups.unexpected import interrupted, unknown_sets
 from keyrotation_pipeline.errors import BackupError, ManifestError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -43,16 +44,31 @@ def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Seque
         BackupError: a place does not answer.
     """
     names = [frozenset(place.names()) for place in places]
+    unknown = tuple(
+        sentence for place, there in zip(places, names, strict=True) for sentence in unknown_sets(place, there, trust)
+    )
     problems: tuple[str, ...] = ()
     for manifest in trust.sealed_with_dump:
         looks = [_check(place, there, trust, manifest, records) for place, there in zip(places, names, strict=True)]
         wanting = tuple(sentence for look in looks for sentence in look.wanting)
         if not wanting:
             held = {copy.version for look in looks if look.made for copy in look.made.keys} - _gone(records)
-            return BackupStanding(stamped_at(stamp_in(manifest) or ""), manifest, problems, tuple(sorted(held)))
+            begun = _interrupted(places, names, trust, manifest)
+            last = stamped_at(stamp_in(manifest) or "")
+            return BackupStanding(last, manifest, (*problems, *begun), tuple(sorted(held)), unknown)
         # Only of the newest one: retention removes older ones from some places.
         problems = problems or wanting
-    return BackupStanding(None, None, problems)
+    return BackupStanding(None, None, (*problems, *_interrupted(places, names, trust, None)), unknown=unknown)
+
+
+def _interrupted(
+    places: Sequence[BackupPlace], names: Sequence[frozenset[str]], trust: ManifestTrust, since: str | None
+) -> tuple[str, ...]:
+    return tuple(
+        sentence
+        for place, there in zip(places, names, strict=True)
+        for sentence in interrupted(place, there, trust, since)
+    )
 
 
 def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
@@ -83,12 +99,22 @@ def _check(
     records: Sequence[KeyRecord],
 ) -> _Checked:
     if manifest not in there:
-        return _Checked(None, (f"{manifest} is not in {place.description}; {_AGAIN}",))
+        return _Checked(None, (_absent(place, there, manifest),))
     try:
         made = trust.read(place, manifest)
     except (ManifestError, UnsignedBackupError) as error:
         return _Checked(None, (str(error),))
     return _Checked(made, (*uncovered(made, records), *_missing(place, there, made, records)))
+
+
+def _absent(place: BackupPlace, there: frozenset[str], manifest: str) -> str:
+    """That a manifest, which is uploaded last, is not in a place; and whether other files of its set are."""
+    if stamp_in(manifest) not in map(stamp_in, {*there, *place.unfinished()}):
+        return f"{manifest} is not in {place.description}; {_AGAIN}"
+    return (
+        f"{manifest} is not in {place.description}, but part of its set is: the upload is under way, was interrupted, "
+        f"or somebody removed it; unless a backup is under way, {_AGAIN}"
+    )
 
 
 def _missing(place: BackupPlace, there: frozenset[str], made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:

@@ -14,6 +14,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, kept_s
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
+from keyrotation_pipeline.backups.unexpected import unknown_sets
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show
@@ -65,11 +66,14 @@ def backup(
         database = site.pipeline.surroundings.identity().name
         if listed:
             kept, silent = _kept(site)
-            value = {"database": database, "sets": [_document(each) for each in kept], "silent": silent}
-            output.show(database, value, _listed(kept, silent), as_json=as_json)
+            unknown = [each for place in kept for each in unknown_sets(place.place, place.place.names(), site.trust)]
+            sets = [_document(each) for each in kept]
+            value: dict[str, Any] = {"database": database, "sets": sets, "unknown": unknown, "silent": silent}
+            output.show(database, value, _listed(kept, [*unknown, *silent]), as_json=as_json)
             return
         made = back_up(site, database=not keys_only)
-    output.show(database, {"database": database, **json_safe(made.facts())}, _made(made, site), as_json=as_json)
+    value = {"database": database, **json_safe(made.facts()), "backup_signer": site.trust.own_signer}
+    output.show(database, value, _made(made, site), as_json=as_json)
     made.require_sound_audit()
 
 
@@ -110,10 +114,11 @@ def _made(done: BackupMade, site: BackupContext) -> Iterator[str]:
         file, needs = made.dump.file, _needs(made.dump.versions)
         yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
     yield f"manifest  {made.name}, for {site.recipients} recipient(s)"
+    yield f"signed by {site.trust.own_signer}; keep that with the recovery key"
     for place in done.places:
         yield f"stored in {place}, read back there"
     if done.uploaded_later:
-        yield f"caught up {len(done.uploaded_later)} older set(s), made while a place did not answer"
+        yield f"caught up {len(done.uploaded_later)} older set(s), which a place did not have whole"
     if done.removed:
         yield f"removed   {len(done.removed)} older local file(s)"
     for warning in done.warnings:
@@ -137,7 +142,7 @@ def _kept(site: BackupContext) -> tuple[list[KeptSets], list[str]]:
     return kept, silent
 
 
-def _listed(kept: list[KeptSets], silent: list[str]) -> Iterator[output.Line]:
+def _listed(kept: list[KeptSets], others: list[str]) -> Iterator[output.Line]:
     rows = [
         (
             made.name,
@@ -151,7 +156,7 @@ def _listed(kept: list[KeptSets], silent: list[str]) -> Iterator[output.Line]:
         for made in each.sets
     ]
     yield output.Table(("Manifest", "Made (UTC)", "Keys", "Database", "Needs", "Place"), rows)
-    for why in (*(str(why) for each in kept for why in each.refused.values()), *silent):
+    for why in (*(str(why) for each in kept for why in each.refused.values()), *others):
         yield output.Text(why, output.BAD)
 
 

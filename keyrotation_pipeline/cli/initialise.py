@@ -9,7 +9,7 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
-from keyrotation_pipeline.assembly.keystores import keys_in_store, signing_key
+from keyrotation_pipeline.assembly.keystores import keys_in_store
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
@@ -61,7 +61,7 @@ def init(
     trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
     with open_pipeline(declared, actor=actor()) as pipeline:
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
-        summary = {**_summary(pipeline, path), **tried, "backup_key": signing_key(declared).public}
+        summary = {**_summary(pipeline, path), **tried, "backup_signer": pipeline.backup_signer}
     output.show(summary["database"], summary, _lines(summary, trial), as_json=as_json)
 
 
@@ -125,8 +125,8 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.L
         yield from _tried(trial)
     officers = ", ".join(summary["officers"])
     yield f"officers  {officers}; {summary['approvals_required']} must approve; pinned"
-    yield f"backups   are signed by {summary['backup_key']}"
-    yield "          keep this line in the safe: with it an empty machine can tell your backups from forged ones"
+    yield f"backups   are signed by {summary['backup_signer']}"
+    yield "          keep that with the recovery key: by it an empty machine can tell your backups from forged ones"
     if not summary["tables"]:
         yield "tables    are large and were not counted; `keyrotation status --count` does, or the first request"
     for table in summary["tables"]:

@@ -123,8 +123,7 @@ def lines(
     for key in shown.key_versions:
         yield f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}"
     held = f", holds {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
-    tested = age(shown.last_recovery_test, now)
-    yield field("Backup", f"{age(shown.last_backup, now)}{held}; proven to restore {tested}")
+    yield field("Backup", f"{age(shown.last_backup, now)}{held}; {_proven(shown, now)}")
     if shown.rehearsal is not None:
         yield field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
     yield field("Audit", f"{shown.audit.seq:,} events, head {shown.audit.hash[:SHOWN_FINGERPRINT_CHARS]}")
@@ -135,6 +134,14 @@ def lines(
     for label, text in _rotation(shown.rotation, running_in_dagster(heartbeats, now, address)):
         yield field(label, text, _STYLES.get(text.partition(":")[0]))
     yield from _others(shown)
+
+
+def _proven(shown: Status, now: datetime) -> str:
+    """Whether backups are proven to restore: a test that failed since is what counts."""
+    if shown.recovery_test_failed is None:
+        return f"proven to restore {age(shown.last_recovery_test, now)}"
+    before = "" if shown.last_recovery_test is None else f" (passed before, {age(shown.last_recovery_test, now)})"
+    return f"NOT proven to restore: the recovery test failed {age(shown.recovery_test_failed, now)}{before}"
 
 
 def _others(shown: Status) -> Iterator[output.Text]:

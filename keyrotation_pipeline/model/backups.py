@@ -213,6 +213,7 @@ class BackupStanding:
         last: when that set was made; None: there is none.
         manifest: its manifest's name.
         problems: one sentence for each reason why newer sets do not count.
+        unknown: one sentence for each other pipeline, or forger, whose sets are in a place.
         versions: the key versions that it holds, by its manifest.
     """
 
@@ -220,6 +221,7 @@ class BackupStanding:
     manifest: str | None = None
     problems: tuple[str, ...] = ()
     versions: tuple[KeyVersion, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 def key_backup_in(made: BackupSet, copy: KeyCopy) -> KeyBackup:

@@ -193,6 +193,8 @@ class Status:
         attention: one sentence for each thing that is overdue, blocked or stale.
         warnings: one for each future problem; they do not count for `--exit-code`.
         contacts: the emergency contact list of the configuration.
+        backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
+        recovery_test_failed: when the last recovery test failed; None: it passed, or there was none.
         empty_versions: those without a value in any table, by counts that were taken since they could last be written.
         not_counted_since: those that became the primary after a table was last counted.
         next_rotation_rule: why it is due then, and what is not known about that.
@@ -217,6 +219,8 @@ class Status:
     rehearsal: LastRehearsal | None = None
     last_backup_versions: tuple[KeyVersion, ...] = ()
     contacts: tuple[Contact, ...] = ()
+    backup_signer: str | None = None
+    recovery_test_failed: datetime | None = None
     empty_versions: tuple[KeyVersion, ...] = ()
     not_counted_since: tuple[KeyVersion, ...] = ()
 
@@ -245,7 +249,9 @@ class Status:
             "rotation": self.rotation.as_json() if self.rotation else None,
             "last_backup": instant(self.last_backup),
             "last_backup_versions": names(self.last_backup_versions),
+            "backup_signer": self.backup_signer,
             "last_recovery_test": instant(self.last_recovery_test),
+            "recovery_test_failed": instant(self.recovery_test_failed),
             "last_rehearsal": self.rehearsal.as_json() if self.rehearsal else None,
             "incidents_open": len(self.incidents),
             "incidents": [incident.as_json() for incident in self.incidents],

@@ -1,6 +1,6 @@
 """Protection against loss, for `status`: the newest backup, the last recovery test, and problems with them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,6 +27,7 @@ class Protection:
     """When the newest complete backup was made and the last test passed, and a sentence for each problem.
 
     Args:
+        recovery_test_failed: when the last test failed; None: it passed, or there was none.
         backup_versions: the key versions that the newest complete backup holds.
         attention: what must be fixed now (red).
         warnings: what must be fixed soon (amber).
@@ -34,6 +35,7 @@ class Protection:
 
     last_backup: datetime | None
     last_recovery_test: datetime | None
+    recovery_test_failed: datetime | None
     attention: tuple[str, ...]
     warnings: tuple[str, ...]
     backup_versions: tuple[KeyVersion, ...] = ()
@@ -42,20 +44,31 @@ class Protection:
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
     """Check the backups, the certificates, and the recovery tests in the audit."""
     lights = backup_lights(pipeline, records, now)
-    passed, tested = recovery_tests(pipeline, records, now)
+    tests = recovery_tests(pipeline, records, now)
     # A place that did not answer is not asked again.
     unbacked = () if lights.is_silent else _unbacked(pipeline, records)
-    red = (*lights.attention, *unbacked, *tested)
-    return Protection(lights.last, passed, tuple(dict.fromkeys(red)), lights.warnings, lights.versions)
+    red = tuple(dict.fromkeys((*lights.attention, *unbacked, *tests.problems)))
+    return Protection(lights.last, tests.passed, tests.failed, red, lights.warnings, lights.versions)
 
 
-def recovery_tests(
-    pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime
-) -> tuple[datetime | None, tuple[str, ...]]:
-    """When the last recovery test passed, by the audit, and a sentence for each problem with the tests."""
-    tests: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
-    passed = tests[EventKind.RECOVERY_TEST_PASSED].at if EventKind.RECOVERY_TEST_PASSED in tests else None
-    return passed, tuple(_test_problems(tests, passed, _since(records, now), now))
+@dataclass(frozen=True, slots=True)
+class RecoveryTests:
+    """When the last test passed, and the last one failed if none has passed since; a sentence for each problem."""
+
+    passed: datetime | None
+    failed: datetime | None
+    problems: tuple[str, ...]
+
+
+def recovery_tests(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> RecoveryTests:
+    """The recovery tests, by the audit."""
+    last: dict[str, AuditEntry] = {entry.kind: entry for entry in entries(pipeline.ledger, *_TESTS)}
+    passed, failed = last.get(EventKind.RECOVERY_TEST_PASSED), last.get(EventKind.RECOVERY_TEST_FAILED)
+    if failed is not None and passed is not None and failed.seq < passed.seq:
+        failed = None
+    at = None if passed is None else passed.at
+    problems = tuple(_test_problems(failed, last.get(EventKind.RECOVERY_TEST_DUE), at, _since(records, now), now))
+    return RecoveryTests(at, None if failed is None else failed.at, problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +90,8 @@ class BackupLights:
 def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> BackupLights:
     """What `status` and the check `backup_decrypts` both say.
 
-    A backup that is incomplete is amber at once, and red when there was no complete one for a day. A certificate that
-    ends within thirty days is amber, one that can no longer be encrypted to is red.
+    A set of another pipeline is red. A backup that is incomplete is amber at once, and red when there was no complete
+    one for a day. A certificate that ends within thirty days is amber, one that can no longer be encrypted to is red.
     """
     certificates = pipeline.signatures.certificates()
     red = [each.unusable for each in certificates if each.unusable is not None and each.encrypts]
@@ -94,6 +107,7 @@ def backup_lights(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetim
         amber += incomplete if found.last or incomplete else [_stale(None)]
     lacking, expected = completeness.backup_lights(pipeline, found.last, now)
     red, amber = [*red, *lacking], [*amber, *expected]
+    red += found.unknown
     attention, warnings = tuple(dict.fromkeys(red)), tuple(dict.fromkeys(amber))
     return BackupLights(found.last, attention, warnings, versions=found.versions)
 
@@ -134,11 +148,10 @@ def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]
 
 
 def _test_problems(
-    tests: Mapping[str, AuditEntry], passed: datetime | None, since: datetime, now: datetime
+    failed: AuditEntry | None, due: AuditEntry | None, passed: datetime | None, since: datetime, now: datetime
 ) -> Iterator[str]:
     """What the last event of each kind says."""
-    failed, due = tests.get(EventKind.RECOVERY_TEST_FAILED), tests.get(EventKind.RECOVERY_TEST_DUE)
-    if failed is not None and (passed is None or failed.at > passed):
+    if failed is not None:
         yield f"the last recovery test failed: {read(RecoveryTestFailed, failed.facts).reason}"
     if due is not None and (passed is None or due.at > passed):
         day = read(RecoveryTestDue, due.facts).since

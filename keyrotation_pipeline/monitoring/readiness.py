@@ -228,13 +228,13 @@ def _backups(site: BackupContext) -> Iterator[Check]:
 
 
 def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:
-    passed, problems = recovery_tests(pipeline, pipeline.ledger.keys(), now)
-    for sentence in problems:
+    tests = recovery_tests(pipeline, pipeline.ledger.keys(), now)
+    for sentence in tests.problems:
         yield amber("recovery_was_tested", *in_two(sentence))
-    if passed is None:
+    if tests.passed is None:
         yield amber("recovery_was_tested", "no recovery test has passed yet", "run `keyrotation recovery-test`")
-    elif not problems:
-        yield green("recovery_was_tested", f"passed {_hours(now - passed)} ago")
+    elif not tests.problems:
+        yield green("recovery_was_tested", f"passed {_hours(now - tests.passed)} ago")
 
 
 def _recovery_key(opened: OpenedKey) -> Check:

@@ -56,7 +56,7 @@ def pack(
         certificates: of keys that are dead.
 
     Raises:
-        AuditError: the audit names something that cannot be the name of a file, or no signed text covers the key.
+        AuditError: the audit names something that cannot be the name of a file, or no signed text names the key.
         BackupError: the pipeline's key is not here.
     """
     told, head = [entry_of(event) for event in evidence.events], evidence.report.audit
@@ -79,8 +79,8 @@ def pack(
     public, signature = sign(manifest)
     if b64decode(public) not in judged.vouched_keys():
         raise AuditError(
-            f"the pipeline's own key was named after event {judged.signed_up_to}, the newest that officers have signed "
-            "a text over, so nobody could check a pack; have the next request signed, then make the pack"
+            "no text that officers have signed names the pipeline's own key, so nobody could check a pack; have the "
+            "next request signed, then make the pack"
         )
     return {**content, MANIFEST: manifest, SIGNATURE: signature}
 

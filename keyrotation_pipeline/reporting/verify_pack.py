@@ -1,6 +1,6 @@
 """Checks a pack with what its `verify.py` has: this package's own judgement of the audit, gpg and openssl.
 
-Nothing of it is believed before the pipeline's own key, which a text that officers have signed covers, has signed for
+Nothing of it is believed before the pipeline's own key, which a text that officers have signed names, has signed for
 every file. Whatever should be checked and cannot be is a difference, like anything that differs, is missing or is not
 known.
 """
@@ -15,11 +15,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from itertools import chain
 from pathlib import Path
 from typing import Protocol
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.errors import KeyRotationError, TimestampError
+from keyrotation_pipeline.model.approval import signed_fields, signer_in
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, PAYLOAD_TYPE, AuditEvent, payload_of, to_sign
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupKeyPinned, BackupSealed
 from keyrotation_pipeline.model.backups import signature_name
@@ -108,13 +110,13 @@ class Judged:
 
     Args:
         keys: the pipeline's own keys that the audit names, DER, each with the seq of its event.
-        signed_up_to: the newest audit head in a text that enough officers have signed; 0: there is none.
+        signed: fingerprints of those that a text which enough officers have signed names.
     """
 
     entries: Sequence[HistoryEntry]
     state: LedgerState
     keys: Sequence[tuple[int, bytes]]
-    signed_up_to: int
+    signed: frozenset[str]
 
     @classmethod
     def of(cls, events: Sequence[AuditEvent], signatures: SignatureVerifier) -> "Judged":
@@ -127,20 +129,21 @@ class Judged:
         counted = [each for each in entries if each.fault is None]
         keys = [(e.seq, b64decode(e.fact.public)) for e in counted if isinstance(e.fact, BackupKeyPinned)]
         begun = [
-            state.requests[each.request or ""].audit_head[0]
+            signer_in(signed_fields(each.text))
             for each in counted
             if isinstance(each.fact, StatusChanged) and each.fact.after is RequestStatus.RUNNING
         ]
-        return cls(entries, state, keys, max(begun, default=0))
+        return cls(entries, state, keys, frozenset(chain.from_iterable(begun)))
 
     def vouched_keys(self, before: int | None = None) -> list[bytes]:
-        """The keys that count: those that a signed text covers, and where there is none, the first.
+        """The keys that count: the first, and those that signed texts name.
 
-        Whoever can append to the audit can name another key, but only after the newest head that officers have signed;
-        it counts once they sign a later one. So more than one is always shown.
+        Whoever can append to the audit can name another key, which counts for nothing. A home made again has another
+        one, too; so more than one is always shown.
         """
-        covered = [each for each in self.keys if each[0] <= self.signed_up_to] if self.signed_up_to else self.keys[:1]
-        return [public for seq, public in covered if before is None or seq < before]
+        counting = self.state.signers
+        named = ((seq, public) for seq, public in self.keys if sha256(public).hexdigest() in counting)
+        return [public for seq, public in named if before is None or seq < before]
 
 
 def check_pack(
@@ -226,12 +229,11 @@ def _check_manifest(files: Mapping[str, bytes], judged: Judged, openssl: Offline
     keys, signature = judged.vouched_keys(), files.get(SIGNATURE, b"")
     signed = [key for key in keys if openssl.verifies(key, content, signature)]
     sentence = f"{SIGNATURE} is not a signature on {MANIFEST} by the pipeline's key"
-    if (
-        found.check(f"{MANIFEST}, signed by the pipeline's key", sentence, holds=bool(signed))
-        and not judged.signed_up_to
-    ):
+    if found.check(f"{MANIFEST}, signed by the pipeline's key", sentence, holds=bool(signed)):
         shown = sha256(signed[0]).hexdigest()
-        found.not_covered.append(f"whether {shown} is the pipeline's key: no text that officers have signed covers it")
+        if shown not in judged.signed:
+            sentence = f"whether {shown} is the pipeline's key: no text that officers have signed names it"
+            found.not_covered.append(sentence)
     if len(keys) > 1:
         named = ", ".join(sha256(key).hexdigest() for key in keys)
         found.not_covered.append(

@@ -210,7 +210,7 @@ def test_the_recipe_of_the_documentation_works_as_it_is_typed(
         "init", "--json",
         ENCRYPTION_MASTER_KEY=first, ENCRYPTION_MASTER_KEY_V2=second, ENCRYPTION_PRIMARY_VERSION="v2",
     )  # fmt: skip
-    safe = json.loads(told)["backup_key"]
+    safe = json.loads(told)["backup_signer"]
     folder.run("backup")
     before = Machine(folder, database_url).values(ring)
 
@@ -227,7 +227,7 @@ def test_the_recipe_of_the_documentation_works_as_it_is_typed(
     for written, here in (
         ("postgresql://keyrotation@db/clinic", f"'{database_url}'"),
         ("pazpaz-key-backups", bucket.name),
-        ("MCowBQYDK2VwAyEAfromTheSafe", safe),
+        ("3fa9c1d2fromTheSafe", safe),
     ):
         assert written in typed
         typed = typed.replace(written, here)
@@ -242,6 +242,7 @@ def test_the_recipe_of_the_documentation_works_as_it_is_typed(
     )
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert "Signature Verified Successfully" in done.stdout
+    assert "of another signer" not in done.stdout
     assert "is not of this set" not in done.stdout
     assert Machine(Folder(empty, []), database_url).values(ring) == before
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -289,6 +290,28 @@ def test_an_upload_in_parts_that_has_begun_is_unfinished_until_it_ends(bucket: T
     bucket.client.create_multipart_upload(**at | {"Key": "other/a.gpg"})
     assert bucket.place().unfinished() == ("a.gpg",)
     assert bucket.place().names() == ()
+
+
+def test_an_upload_that_was_killed_is_unfinished_until_the_next_one_replaces_it(
+    bucket: TestBucket, tmp_path: Path
+) -> None:
+    source = file_of(tmp_path, bytes(80 << 20))
+    program = f"""
+from pathlib import Path
+from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
+from keyrotation_pipeline.adapters.clock import SystemClock
+bucket = Bucket({bucket.name!r}, region_name={REGION!r}, endpoint_url={bucket.url!r})
+S3Bucket(bucket, SystemClock()).put("a.gpg", Path({str(source)!r}))
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as uploading:
+        while not bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads"):
+            assert uploading.poll() is None
+        uploading.kill()
+    assert bucket.place().unfinished() == ("a.gpg",)
+    assert bucket.place().names() == ()
+    source.write_bytes(bytes(9 << 20))
+    bucket.place().put("a.gpg", source)
+    assert bucket.place().unfinished() == ()
 
 
 def test_a_file_of_a_directory_that_has_begun_is_unfinished_until_it_has_its_name(tmp_path: Path) -> None:

@@ -126,11 +126,11 @@ def variants(bodies: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
         yield [*bodies[:place], {**bodies[place], "facts": facts}, *bodies[place + 1 :]]
 
 
-def test_a_key_that_no_signed_text_covers_makes_no_pack(office: Office) -> None:
+def test_a_key_that_no_signed_text_names_makes_no_pack(office: Office) -> None:
     """Such as that of a home that was made again. Before anything was signed, the first one counts, which is said."""
     code, said = verified(packed(office, "first"))
     assert code == 0, said
-    assert "is the pipeline's key: no text that officers have signed covers it" in said
+    assert "is the pipeline's key: no text that officers have signed names it" in said
     office.changed("Ada", "Cem")
     with open_backups(settings.load(office.file), actor="test") as site:
         site.pipeline.ledger.append(BackupKeyPinned(base64.b64encode(PREFIX + bytes(32)).decode()))

@@ -5,7 +5,7 @@ Credentials come from where boto3 looks for them. Source: the source procedure, 
 
 import base64
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,7 +26,7 @@ from keyrotation_pipeline.ports.clock import Clock
 
 _PART_BYTES = 8 << 20
 _TRANSFER = TransferConfig(multipart_threshold=_PART_BYTES, multipart_chunksize=_PART_BYTES)
-_ABSENT = frozenset({"404", "NoSuchKey", "NotFound"})
+_ABSENT = frozenset({"404", "NoSuchKey", "NoSuchUpload", "NotFound"})
 _NO_LOCK = frozenset({"ObjectLockConfigurationNotFoundError", "NoSuchObjectLockConfiguration", "404"})
 
 
@@ -111,6 +111,8 @@ class S3Bucket:
     def put(self, name: str, source: Path) -> None:
         """See `BackupPlace.put`."""
         sent = StoredFile(name, sha256_of(source), source.stat().st_size, ())
+        if sent.size_bytes >= _PART_BYTES:
+            self._abort_unfinished(name)
         with self._failing_plainly(f"written ({name})"):
             self._client.upload_file(
                 str(source),
@@ -152,15 +154,24 @@ class S3Bucket:
 
     def unfinished(self) -> tuple[str, ...]:
         """See `BackupPlace.unfinished`: uploads in parts; none where the account may not list them."""
-        try:
-            pages = self._client.get_paginator("list_multipart_uploads").paginate(
-                Bucket=self._bucket.name, Prefix=self._bucket.prefix
-            )
-            with self._failing_plainly("asked for unfinished uploads"):
-                keys = [entry["Key"] for page in pages for entry in page.get("Uploads", ())]
-        except _DeniedError:
-            return ()
-        return tuple(sorted({key.removeprefix(self._bucket.prefix) for key in keys}))
+        return tuple(sorted({name for name, _ in self._uploads("")}))
+
+    def _uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """Returns name and id of each upload in parts that has not ended."""
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(
+            Bucket=self._bucket.name, Prefix=f"{self._bucket.prefix}{prefix}"
+        )
+        with suppress(_DeniedError), self._failing_plainly("asked for unfinished uploads"):
+            found = [entry for page in pages for entry in page.get("Uploads", ())]
+            return [(entry["Key"].removeprefix(self._bucket.prefix), entry["UploadId"]) for entry in found]
+        return []
+
+    def _abort_unfinished(self, name: str) -> None:
+        """Drops the parts that a killed process sent, which cost as much as a file and show in no listing."""
+        for other, upload in self._uploads(name):
+            if other == name:
+                with suppress(_DeniedError, _AbsentError), self._failing_plainly(f"written ({name})"):
+                    self._client.abort_multipart_upload(**self._at(name), UploadId=upload)
 
     def locked_until(self, name: str) -> datetime | None:
         """See `BackupPlace.locked_until`."""

@@ -13,6 +13,7 @@ from keyrotation_pipeline.backups.catalog import copy_set, kept_sets
 from keyrotation_pipeline.backups.completeness import standing
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.remaining_copies import replacements
+from keyrotation_pipeline.backups.unexpected import MOST_READ, unknown_sets
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     BackupStanding,
@@ -23,11 +24,24 @@ from keyrotation_pipeline.model.backups import (
     TableContent,
     dump_name,
     key_file_name,
+    manifest_name,
+    signature_name,
 )
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, V3, FakeWorld, fake_manifest_trust, fake_pipeline
+from keyrotation_pipeline.model.manifest import LARGEST_BYTES
+from keyrotation_pipeline_tests.fakes import (
+    CLIENTS,
+    PIPELINE,
+    START,
+    V1,
+    V2,
+    V3,
+    FakeWorld,
+    fake_manifest_trust,
+    fake_pipeline,
+)
 
-OLD, NEW = "20260106-030000-efa1f375", "20260107-030000-efa1f375"
+OLD, NEW = f"20260106-030000-{PIPELINE}", f"20260107-030000-{PIPELINE}"
 
 
 @dataclass
@@ -128,6 +142,89 @@ def test_what_is_not_whole_in_every_place_does_not_count_and_is_named(
     found = site.standing()
     assert found.manifest == (None if damage is key_of_before else before.name)
     assert re.search(said, found.problems[0])
+
+
+def killed_after_the_dump(site: Site, made: BackupSet) -> None:
+    for name in (made.name, signature_name(made.name), *(copy.file.name for copy in made.keys)):
+        site.offsite.remove(name)
+
+
+def killed_in_the_dump(site: Site, made: BackupSet) -> None:
+    killed_after_the_dump(site, made)
+    name = dump_name(made.stamp)
+    site.offsite.path(name).rename(site.offsite.path(f".{name}.tmp"))
+
+
+def not_begun(site: Site, made: BackupSet) -> None:
+    killed_after_the_dump(site, made)
+    site.offsite.remove(dump_name(made.stamp))
+
+
+@pytest.mark.parametrize(
+    ("happened", "said"),
+    [
+        pytest.param(killed_after_the_dump, ", but part of its set is: the upload is under", id="after"),
+        pytest.param(killed_in_the_dump, ", but part of its set is: the upload is under", id="in the dump"),
+        pytest.param(not_begun, "; run `keyrotation backup`", id="before"),
+    ],
+)
+def test_an_upload_that_was_killed_is_reported_as_such(
+    site: Site, happened: Callable[[Site, BackupSet], None], said: str
+) -> None:
+    site.back_up(OLD)
+    made = site.back_up(NEW)
+    happened(site, made)
+    (sentence,) = site.standing().problems
+    assert sentence.startswith(f"{made.name} is not in directory {site.offsite.path('')}{said}")
+    assert sentence.endswith("run `keyrotation backup`")
+
+
+@pytest.mark.parametrize("unfinished", [False, True], ids=["dump without a manifest", "half a dump"])
+def test_a_backup_that_was_killed_before_its_manifest_is_reported_until_a_whole_one_is_made(
+    site: Site, *, unfinished: bool
+) -> None:
+    site.back_up(OLD)
+    name = dump_name(NEW)
+    site.local.write(name, b"half")
+    if unfinished:
+        site.local.path(name).rename(site.local.path(f".{name}.tmp"))
+    (sentence,) = site.standing().problems
+    assert "the backup of 2026-01-07 03:00 UTC was begun in directory" in sentence
+    assert "not finished; unless it is still under way, run `keyrotation backup`" in sentence
+    later = site.back_up(f"20260108-030000-{PIPELINE}")
+    assert site.standing() == BackupStanding(later.made_at, later.name, versions=(V1, V2))
+
+
+def test_a_set_of_another_pipeline_is_reported_and_changes_nothing(site: Site) -> None:
+    made = site.back_up(OLD)
+    stamp = "20260107-030000-3fa9c1d2"
+    for name in (manifest_name(stamp), signature_name(manifest_name(stamp)), dump_name(stamp)):
+        site.offsite.write(name, b"theirs")
+    found = site.standing()
+    assert (found.manifest, found.problems) == (made.name, ())
+    (sentence,) = found.unknown
+    assert "has 1 set(s) of the pipeline 3fa9c1d2, which is unknown" in sentence
+    assert manifest_name(stamp) in sentence
+    assert kept_sets(site.offsite, site.trust).refused == {}
+
+
+def test_of_many_manifests_that_are_named_like_ours_only_the_newest_are_read(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, asked = site.back_up(OLD), list[str]()
+    for number in range(2, 60):
+        site.offsite.write(manifest_name(f"{NEW}-{number}"), b"theirs")
+    real = site.offsite.read
+
+    def reading(name: str, most_bytes: int = LARGEST_BYTES) -> bytes:
+        asked.append(name)
+        return real(name, most_bytes)
+
+    monkeypatch.setattr(site.offsite, "read", reading)
+    (sentence,) = unknown_sets(site.offsite, site.offsite.names(), site.trust)
+    assert f"has {MOST_READ} set(s) named like ours, which no key of ours has signed" in sentence
+    assert len(asked) == MOST_READ
+    assert made.name not in asked
 
 
 def test_a_dump_without_the_key_that_it_needs_does_not_count(site: Site) -> None:

@@ -78,6 +78,25 @@ def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen
     assert "Backup    3 h ago; proven to restore 12 days ago" in lines
 
 
+@pytest.mark.parametrize(
+    ("passed", "said"),
+    [
+        pytest.param(None, "NOT proven to restore: the recovery test failed 2 min ago", id="never passed"),
+        pytest.param(
+            NOW - timedelta(minutes=5),
+            "NOT proven to restore: the recovery test failed 2 min ago (passed before, 5 min ago)",
+            id="passed before",
+        ),
+    ],
+)
+def test_nothing_is_proven_to_restore_once_a_recovery_test_failed(
+    capsys: pytest.CaptureFixture[str], passed: datetime | None, said: str
+) -> None:
+    show(replace(status(), last_recovery_test=passed, recovery_test_failed=NOW - timedelta(minutes=2)))
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("Backup")]
+    assert line == f"Backup    3 h ago; {said}"
+
+
 def test_a_column_that_is_not_all_zero_is_shown(screen: Screen) -> None:
     shown = status(table("clients", 7, unreadable=3), table("notes", 2))
     with redirect_stdout(screen):

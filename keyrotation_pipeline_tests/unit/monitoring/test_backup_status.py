@@ -69,6 +69,32 @@ def test_what_is_wrong_is_one_sentence_each(
     assert all(part in sentence for part, sentence in zip(said, sentences, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("events", "passed_at", "failed_at"),
+    [
+        pytest.param([], None, None, id="never tested"),
+        pytest.param([passed], 0, None, id="passed"),
+        pytest.param([failed], None, 0, id="failed"),
+        pytest.param([passed, failed], 0, 60, id="failed after it passed"),
+        pytest.param([failed, passed], 60, None, id="passed after it failed"),
+    ],
+)
+def test_a_test_that_failed_since_the_last_one_passed_is_known_as_such(
+    world: FakeWorld, events: list[Callable[[FakeWorld], None]], passed_at: int | None, failed_at: int | None
+) -> None:
+    for event in events:
+        event(world)
+        world.clock.at += timedelta(seconds=60)
+    found = protection(world.pipeline, world.ledger.keys(), world.clock.now())
+    moments = [None if each is None else START + timedelta(seconds=each) for each in (passed_at, failed_at)]
+    assert [found.last_recovery_test, found.recovery_test_failed] == moments
+
+
+def test_sets_of_another_pipeline_are_red(world: FakeWorld) -> None:
+    world.vault.stands = BackupStanding(START, "x", unknown=("the bucket has sets of another pipeline",))
+    assert seen(world) == ("the bucket has sets of another pipeline",)
+
+
 def test_a_live_key_without_a_backup_is_named(world: FakeWorld) -> None:
     del world.vault.backups[V2]
     assert seen(world) == ("v2 has no intact backup; run `keyrotation backup`",)
