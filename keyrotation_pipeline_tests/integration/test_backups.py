@@ -27,7 +27,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.model.backups import DatabaseCopy, manifest_name, stamp_of
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline.model.requests import Request, RequestStatus
@@ -49,7 +49,7 @@ def test_a_set_holds_every_key_and_the_database_under_one_stamp_in_both_places(
     clinic: Clinic, bucket: TestBucket
 ) -> None:
     done = back_up(clinic.site)
-    stamp = f"{clinic.clock.at:%Y%m%d-%H%M%S}"
+    stamp = stamp_of(clinic.clock.at, clinic.site.trust.pipeline)
     files = {
         f"backup-{stamp}.json",
         f"backup-{stamp}.json.sig",
@@ -238,7 +238,7 @@ def test_what_was_made_while_the_bucket_did_not_answer_stays_until_it_is_uploade
     assert {f"{at:%Y%m%d}" for at in missed} <= stamps(clinic)  # older than seven days, and nowhere else
     versioning(bucket, "Enabled")
     done = back_up(clinic.site)
-    names = [f"backup-{at:%Y%m%d-%H%M%S}.json" for at in missed]
+    names = [manifest_name(stamp_of(at, clinic.site.trust.pipeline)) for at in missed]
     assert set(names) <= set(done.uploaded_later)
     kept = kept_sets(clinic.site.offsite[0], clinic.site.trust)
     assert {done.made.name, *names} <= {made.name for made in kept.sets}
@@ -369,7 +369,8 @@ def test_local_files_older_than_seven_days_go_once_a_newer_one_is_verified(local
     assert {name.split("-")[0] for name in removed} == {"backup", "configuration", "database", "encryption"}
     assert stamps(local_clinic) == {second, day(local_clinic)}
     assert [made.name for made in kept_sets(local_clinic.site.local, local_clinic.site.trust).sets] == [
-        f"backup-{each}-{local_clinic.clock.at:%H%M%S}.json" for each in (day(local_clinic), second)
+        f"backup-{each}-{local_clinic.clock.at:%H%M%S}-{local_clinic.site.trust.pipeline}.json"
+        for each in (day(local_clinic), second)
     ]
 
 

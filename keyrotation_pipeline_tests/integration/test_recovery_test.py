@@ -32,7 +32,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.backups import BackupSet, is_manifest, signature_name
+from keyrotation_pipeline.model.backups import BackupSet, is_manifest, signature_name, stamp_of
 from keyrotation_pipeline.model.manifest import parse
 from keyrotation_pipeline_tests.backup_sites import Clinic, archive_by_officers
 from keyrotation_pipeline_tests.buckets import TestBucket
@@ -231,7 +231,7 @@ def test_a_backup_of_another_key_is_a_fingerprint_mismatch(clinic: Clinic, bucke
     back_up(clinic.site)
     other = clinic.site.pipeline.vault.store_key(V1, KeyMaterial.generate(), clinic.site.pipeline.ledger.head())
     content = (clinic.backups / other.name).read_bytes()
-    name = file_in(clinic, "encryption-key-v1-" + f"{clinic.clock.at:%Y%m%d-%H%M%S}.")
+    name = file_in(clinic, "encryption-key-v1-" + f"{stamp_of(clinic.clock.at, clinic.site.trust.pipeline)}.")
     bucket.overwrite(name, content)
 
     def adapt(manifest: dict[str, Any]) -> None:
