@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.approval import (
     signed_moment,
     signer_in,
 )
-from keyrotation_pipeline.model.audit import AuditHead, Fact, Note
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact, Note
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
@@ -406,3 +406,5 @@ RULES: dict[type[Fact | Note | None], Callable[[AuditState, AuditEntry, Any], No
 }
 # The kinds of events that have one.
 COUNTING = tuple(record.kind for record in RULES if isinstance(record, type) and issubclass(record, Fact))
+# After these the home stores the head. What changes nothing is there too if it happens once and nothing repeats it.
+ANCHORED = frozenset({*COUNTING, EventKind.AUDIT_TIMESTAMPED, EventKind.BACKUP_REKEYED})

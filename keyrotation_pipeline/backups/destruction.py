@@ -118,7 +118,6 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         with pipeline.ledger.transaction():
             pipeline.ledger.append(done.as_fact(KeyDestroyed), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.FINISHED)
-        pipeline.anchors.keep(pipeline.ledger.head())
     time_stamping.stamp(pipeline)
     return done
 

@@ -109,7 +109,6 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             tuple(failures),
         )
         pipeline.ledger.append(record)
-        pipeline.anchors.keep(pipeline.ledger.head())
         left = tuple(made.name for made in sets_to_rekey(site))
     if failures:
         raise BackupError(

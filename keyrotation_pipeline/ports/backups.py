@@ -130,18 +130,12 @@ class ManifestSigner(Protocol):
 class Anchors(Protocol):
     """Stores outside the database what reveals a restored or rewritten one: audit heads, and the roster.
 
-    The owner of the database can rewrite all of it, but not what is stored here.
+    The owner of the database can rewrite all of it, but not what is stored here. The ledger itself stores its newest
+    head, after each commit that leads somewhere.
     """
 
     def heads(self) -> tuple[AuditHead, ...]:
         """Returns every head that can be found, in order of seq."""
-
-    def keep(self, head: AuditHead) -> None:
-        """Stores a head if it is newer than the stored one.
-
-        Raises:
-            BackupError: the operating system refuses.
-        """
 
     def roster(self) -> PinnedRoster | None:
         """Returns the newest roster that was stored here; None: none was.

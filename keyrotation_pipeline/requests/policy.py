@@ -75,7 +75,6 @@ def change_policy(pipeline: Pipeline, request: Request) -> Roster:
         with pipeline.ledger.transaction():
             _pin(pipeline, pipeline.ledger.request(request.id), stored)
         pin_roster_in_store(pipeline, stored)
-    pipeline.anchors.keep(pipeline.ledger.head())
     time_stamping.stamp(pipeline)
     return pinned_roster(pipeline)
 

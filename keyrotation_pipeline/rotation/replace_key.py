@@ -103,7 +103,6 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
             _require_better(pipeline, stored, _require_imported(pipeline, stored, version, material), material)
             pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
         _replace(pipeline, stored, request, material)
-    pipeline.anchors.keep(pipeline.ledger.head())
     time_stamping.stamp(pipeline)
     record = record_of(pipeline, version)
     if record is None or record.fingerprint != material.fingerprint:

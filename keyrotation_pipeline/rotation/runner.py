@@ -103,7 +103,6 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
         record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)
         done_with_it = reencrypt.done_with(task.shard, record, report) if task.shard else ()
         _record(pipeline, rotation, record, *done_with_it)
-        pipeline.anchors.keep(pipeline.ledger.head())
     if record.step is WALK[-1]:
         time_stamping.stamp(pipeline)
     return record

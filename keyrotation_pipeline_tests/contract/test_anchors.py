@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.backups.anchors import FileAnchors
+from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError
@@ -33,6 +33,9 @@ class FakeStage:
 
     def anchors(self) -> FakeAnchors:
         return self.fake
+
+    def store_head(self, head: AuditHead) -> None:
+        self.fake.kept = head
 
     def back_up(self, head: AuditHead, roster: PinnedRoster | None) -> None:
         self.fake.written.append(head)
@@ -61,6 +64,9 @@ class FileStage:
 
     def anchors(self) -> FileAnchors:
         return FileAnchors(self.own, self.own.parent / "backups", fake_manifest_trust(self.ledger, self.signatures))
+
+    def store_head(self, head: AuditHead) -> None:
+        advance_head(self.own, head, lambda _: True)
 
     def back_up(self, head: AuditHead, roster: PinnedRoster | None) -> None:
         self.trust.write(self.backups, self.made(head, roster))

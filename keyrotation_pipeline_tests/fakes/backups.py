@@ -107,8 +107,8 @@ class FakeAnchors:
         found = {*self.written, *([self.kept] if self.kept else [])}
         return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
 
-    def keep(self, head: AuditHead) -> None:
-        if self.kept is None or head.seq > self.kept.seq:
+    def advance(self, head: AuditHead, replaces: Callable[[AuditHead], bool]) -> None:
+        if self.kept is None or replaces(self.kept):
             self.kept = head
 
     def roster(self) -> PinnedRoster | None:

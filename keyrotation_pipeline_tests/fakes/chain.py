@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -10,6 +10,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
+from keyrotation_pipeline.audit.rules import ANCHORED
 from keyrotation_pipeline.errors import ApprovalError, AtWorkError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature
@@ -46,6 +47,9 @@ class LedgerState:
     audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
 
 
+Advance = Callable[[AuditHead, Callable[[AuditHead], bool]], None]
+
+
 @dataclass
 class FakeChain:
     """What a ledger is built on: real transactions (a failure or a death inside undoes all) and a real hash chain."""
@@ -58,6 +62,8 @@ class FakeChain:
     actor: str = "test"
     database: str = "clinic@localhost, system identifier 7"
     verify: Verify = good_at_start
+    advance: Advance | None = None
+    _has_changed: bool = False
     _replay: ReplayedState | None = None
 
     def replayed(self) -> ReplayedState:
@@ -74,14 +80,10 @@ class FakeChain:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        self.depth += 1
-        try:
-            with self._at_once():
-                yield
-                if self.depth == 1:
-                    self.journal.note("commit")
-        finally:
-            self.depth -= 1
+        with self._at_once():
+            yield
+            if self.depth == 1:
+                self.journal.note("commit")
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -94,14 +96,26 @@ class FakeChain:
 
     @contextmanager
     def _at_once(self) -> Iterator[None]:
-        before = copy.copy(self.state)
+        before, self.depth = copy.copy(self.state), self.depth + 1
         for name in ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows", "audit_rows"):
             setattr(before, name, copy.copy(getattr(self.state, name)))
         try:
             yield
         except BaseException:
-            self.state = before
+            self.state, self._has_changed = before, self._has_changed and self.depth > 1
             raise
+        finally:
+            self.depth -= 1
+        self._store_head()
+
+    def _store_head(self) -> None:
+        if not self.depth and self._has_changed:
+            self._has_changed = False
+            if self.advance is not None:
+                self.advance(self.head(), self._replaces)
+
+    def _replaces(self, anchor: AuditHead) -> bool:
+        return self._has(anchor) or anchor in self.replayed().abandoned
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
@@ -131,6 +145,8 @@ class FakeChain:
         )  # fmt: skip
         event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)
         self.state.events.append(event)
+        self._has_changed |= fact.kind in ANCHORED
+        self._store_head()
         return self.head()
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:

@@ -49,12 +49,13 @@ class FakeLedger(FakeChain):
     def begin_with(self, roster: Roster | None, *keys: KeyRecord) -> None:
         """For arrangements: forget all, then pin a roster and register keys, as `init` does; nothing is noted."""
         noted, self.journal = self.journal, Journal()
+        advance, self.advance = self.advance, None
         self.state = LedgerState()
         if roster is not None:
             self.pin_roster(roster)
         for record in keys:
             self.add_key(record, None)
-        self.journal = noted
+        self.journal, self.advance = noted, advance
 
     def pinned_roster(self) -> Roster | None:
         return self.state.roster

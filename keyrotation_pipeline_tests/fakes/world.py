@@ -101,7 +101,7 @@ def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None 
         FakeHeartbeats(),
     )  # fmt: skip
     world = FakeWorld(pipeline, journal, clock, ledger, database, keys, vault, rollout, signatures, anchors, [])
-    ledger.verify = signatures.verify_as_of
+    ledger.verify, ledger.advance = signatures.verify_as_of, anchors.advance
     ledger.state.roster = ROSTER
     keys.roster = ROSTER.digest
     world.keys_are({V1: KeyState.DEACTIVATED, V2: KeyState.ACTIVE})

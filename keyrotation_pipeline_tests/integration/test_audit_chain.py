@@ -16,6 +16,7 @@ from keyrotation_pipeline.audit.chain import read_anchor, verify_audit
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
+from keyrotation_pipeline.model.backup_events import AuditTimestamped
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline_tests.contract.ledger_suite import AT, ROSTER, V1, rotation, text_of
 from keyrotation_pipeline_tests.fakes.chain import good_at_start
@@ -113,7 +114,7 @@ def test_an_event_forged_into_the_filter_is_refused_by_whoever_asks_for_it(ledge
 
 def test_events_that_were_cut_off_stay_missing_when_others_follow(ledger: PostgresLedger) -> None:
     ledger.connection.execute("DELETE FROM keyrotation.audit_events WHERE seq > 7")
-    ledger.append(Note(EventKind.BACKUP_MADE, {}))
+    ledger.append(Note(EventKind.RUN_FAILED, {}))
     with pytest.raises(AuditError, match="events 8 to 9 were removed"):
         verify_audit(ledger)
 
@@ -175,3 +176,7 @@ def test_the_home_stores_the_head_that_was_committed_and_none_that_was_rolled_ba
             ledger.add_key(KeyRecord(V1, KeyState.ACTIVE, "1f" * 32, AT), None)
             raise ZeroDivisionError
     assert read_anchor((tmp_path / "audit-head.json").read_text()) == ledger.head() == AuditHead(1, ledger.head().hash)
+    ledger.append(Note(EventKind.RUN_FAILED, {}))
+    assert read_anchor((tmp_path / "audit-head.json").read_text()).seq == 1
+    stamped = ledger.append(AuditTimestamped(2, ledger.head().hash, AT, "an authority", "", ()))
+    assert read_anchor((tmp_path / "audit-head.json").read_text()) == stamped

@@ -6,6 +6,7 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.backups.anchors import advance_head
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.rules import abandoning
@@ -125,7 +126,7 @@ def test_no_key_is_encrypted_to_whom_a_forged_reconciliation_made_a_recipient(of
 def test_no_anchor_is_given_up_by_signatures_that_no_officer_made(office: Office) -> None:
     lost = AuditHead(10**6, "ab" * 32)
     with office.pipeline() as pipeline, office.forger() as forger:
-        pipeline.anchors.keep(lost)
+        advance_head(office.anchors, lost, lambda _: True)
         request = reconciliation(pipeline)
         forged(office, pipeline, forger, request, pinned_roster(pipeline), abandoning([lost]))
         forger.append(DatabaseReconciled("x", V1, (V1,), {}, (), (lost,)), request.id)

@@ -40,10 +40,6 @@ class FileAnchors:
         found = {*_heads_in(self._own), *_heads_in(self._backups)}
         return tuple(sorted(found, key=lambda head: (head.seq, head.hash)))
 
-    def keep(self, head: AuditHead) -> None:
-        """See `Anchors.keep`."""
-        advance_head(self._directory, head, lambda known: known.seq < head.seq)
-
     def roster(self) -> PinnedRoster | None:
         """See `Anchors.roster`."""
         if ROSTER not in self._own.names():

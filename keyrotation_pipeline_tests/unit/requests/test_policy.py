@@ -6,6 +6,7 @@ import pytest
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.control import cancel
@@ -50,7 +51,8 @@ def test_two_pinned_officers_change_the_roster(world: FakeWorld) -> None:
     assert change_policy(world.pipeline, policy) == NEW
     assert (require_roster(world.pipeline), pending_policy(world.pipeline)) == (NEW, None)
     assert world.ledger.request(policy.id).status is RequestStatus.FINISHED
-    assert world.anchors.kept == world.ledger.head()
+    *_, ended = world.ledger.events(EventKind.STATUS_CHANGED)
+    assert world.anchors.kept == AuditHead(ended.seq, ended.hash)
     with pytest.raises(RequestError, match="is finished"):
         change_policy(world.pipeline, policy)
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSes
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.replay_cache import differs, forget, ledger_state
-from keyrotation_pipeline.audit.rules import RULES
+from keyrotation_pipeline.audit.rules import ANCHORED, RULES
 from keyrotation_pipeline.errors import AuditError, BlockedError, OutOfOrderError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
 
@@ -88,9 +88,9 @@ class AuditChain(LedgerSession):
             )
             head = AuditHead(seq, hash_of(previous.hash, body))
             event = AuditEvent(seq, body, previous.hash, head.hash, fact.kind, request)
-            if isinstance(fact, Fact) and type(fact) in RULES:
+            if type(fact) in RULES:
                 self._require_possible(event)
-                self._has_changed = True
+            self._has_changed |= fact.kind in ANCHORED
             self._store(event)
         return head
 
