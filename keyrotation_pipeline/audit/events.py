@@ -1,7 +1,7 @@
 """Events as they are read back: parsed, and typed by their kind."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from keyrotation_pipeline.model import (
     request_events,
 )
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note
+from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.ledger import Ledger
 
@@ -65,6 +66,10 @@ class AuditEntry:
         if (record := RECORDS.get(self.kind)) is not None:
             return _read(record, self)
         return Note(EventKind(self.kind), self.facts) if self.kind in _KINDS else None
+
+
+# By the type of their facts, what events change; each raises ImpossibleError for one that cannot have happened.
+Rules = Mapping[type[Fact | Note | None], Callable[[AuditState, AuditEntry, Any], None]]
 
 
 def entry_of(event: AuditEvent) -> AuditEntry:

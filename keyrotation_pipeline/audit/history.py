@@ -17,7 +17,6 @@ from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import HASH_BYTES, AuditEvent, AuditHead, EventKind, Fact, Note, hash_of
 from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, Verify
-from keyrotation_pipeline.model.request_events import RequestOpened
 from keyrotation_pipeline.ports.ledger import Ledger
 
 _WHERE = ", system identifier "
@@ -30,7 +29,7 @@ class HistoryEntry:
     Args:
         event: as it is stored.
         entry: its body.
-        fact: what it says; None: of a kind that this package does not know.
+        fact: what it says; None: of a kind that this package does not know, or it cannot be read.
         roster: the pinned one, whose officers sign then.
         text: the exact bytes to sign for its request.
         fault: why it cannot have happened and changed nothing, as the rest of a sentence that begins with the event.
@@ -114,10 +113,8 @@ class LedgerState(AuditState):
 
     def _judged(self, event: AuditEvent, entry: AuditEntry) -> HistoryEntry:
         """Judge an event, which changes the state if it can have happened."""
-        fact, fault = entry.fact(), None
-        if isinstance(fact, RequestOpened) and not self.leads_through(fact.audit_head):
-            fault = "opens a request that is to be signed for another audit"
-        elif (rule := RULES.get(type(fact))) is not None:
+        fact, fault = _read(entry)
+        if (rule := RULES.get(type(fact))) is not None:
             try:
                 rule(self, entry, fact)
                 self.counted.append(entry.seq)
@@ -177,7 +174,15 @@ def history(ledger: Ledger, *kinds: EventKind) -> tuple[HistoryEntry, ...]:
     """The events of these kinds, oldest first, each as the replay of the whole audit judged it."""
     events = tuple(ledger.events(*kinds))
     state = ledger.replayed()
-    return tuple(_entry(state, event, entry := entry_of(event), entry.fact()) for event in events)
+    return tuple(_entry(state, event, entry := entry_of(event), _read(entry)[0]) for event in events)
+
+
+def _read(entry: AuditEntry) -> tuple[Fact | Note | None, str | None]:
+    """What an event says, or why it says nothing: such an event is a fault as any other, and hides nothing."""
+    try:
+        return entry.fact(), None
+    except AuditError:
+        return None, f"does not say what a {entry.kind} must"
 
 
 def _entry(state: AuditState, event: AuditEvent, entry: AuditEntry, fact: Fact | Note | None) -> HistoryEntry:

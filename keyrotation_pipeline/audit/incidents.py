@@ -1,15 +1,21 @@
 """Incidents, replayed from the audit: only events open, acknowledge and close one."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.events import AuditEntry, entries
+from keyrotation_pipeline.audit.events import AuditEntry, Rules, entries
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require
-from keyrotation_pipeline.model.breach import NO_NOTICE
+from keyrotation_pipeline.model.breach import (
+    ASSESSMENT_HEADER,
+    NO_NOTICE,
+    AssessmentSigned,
+    BreachAnswers,
+    BreachAssessed,
+)
 from keyrotation_pipeline.model.incident_events import (
     AlertTold,
     ChannelFailed,
@@ -155,7 +161,25 @@ def _change(state: AuditState, incident: Incident, **changes: Any) -> None:  # n
     state.incidents.by_id[incident.id] = replace(incident, **changes)
 
 
-INCIDENT_RULES: dict[type[Fact | Note | None], Callable[[AuditState, AuditEntry, Any], None]] = {
+def _assessed(state: AuditState, entry: AuditEntry, fact: BreachAssessed) -> None:
+    before, _ = state.answers.get(fact.incident, (BreachAnswers(), 0))
+    state.answers[fact.incident] = before.then(fact.answers), entry.seq
+    state.agreed.pop(fact.incident, None)
+
+
+def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSigned) -> None:
+    answers, seq = state.answers.get(fact.incident, (BreachAnswers(), 0))
+    header, *lines = fact.text.split("\n")
+    named = {f"Incident: {fact.incident}", f"Answers: {answers.digest()}", f"Audit event: {seq}"}
+    require(header == ASSESSMENT_HEADER and named <= set(lines), "is over other answers")
+    state.verified(fact.text.encode(), fact.signature, fact.officer, since=None, at=entry.at)
+    decision = next((line.removeprefix("Decision: ") for line in lines if line.startswith("Decision: ")), "")
+    officers, before = state.agreed.get(fact.incident, (frozenset[str](), decision))
+    require(before == decision, "is over another decision than the signatures before")
+    state.agreed[fact.incident] = officers | {fact.officer}, decision
+
+
+INCIDENT_RULES: Rules = {
     IncidentOpened: _opened,
     FlagRepeated: _repeated,
     FlagSetAside: _set_aside,
@@ -164,4 +188,6 @@ INCIDENT_RULES: dict[type[Fact | Note | None], Callable[[AuditState, AuditEntry,
     IncidentClosed: _closed,
     IncidentAmended: _amended,
     NoticeSent: _notified,
+    BreachAssessed: _assessed,
+    AssessmentSigned: _assessment_signed,
 }

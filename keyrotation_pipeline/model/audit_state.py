@@ -3,7 +3,7 @@
 The chain is the ledger, so this is the state of everything. `audit/rules` says how each event changes it.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,8 +16,11 @@ from keyrotation_pipeline.model.breach import BreachAnswers
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, held_in
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
 
+# Nothing decides or destroys by an audit with a single fault. So one with many costs no further verification, which
+# starts gpg each time; a reconciliation may be signed by so many officers of a roster that the database has lost.
+MOST_FAULTS = 20
 # As `SignatureVerifier.verify_as_of`: text, signature, officers, and the moment it was recorded.
 Verify = Callable[[bytes, bytes, Sequence[Officer], datetime], VerifiedSignature]
 
@@ -214,14 +217,11 @@ class AuditState:
         require(stored.status is RequestStatus.RUNNING, f"is by a request that is {stored.status}")
         return stored
 
-    def require_held_compromised(self, request: str | None, version: KeyVersion) -> Request:
-        """An emergency request, not over, that enough officers have signed, and whose text holds the version lost.
-
-        It may not have begun yet: the last signature is what calls a version compromised.
-        """
+    def require_walk(self, request: str | None) -> Walk:
+        """A signed request that has steps."""
         stored = self.require_signed(request)
-        require(stored.type is RotationType.EMERGENCY, f"is by a {stored.type} request")
-        require(version in held_in(self.texts[stored.id]), f"is by a request that does not hold {version} compromised")
+        if not isinstance(stored, Walk):
+            raise ImpossibleError(f"is a step of a request to {stored.action}, which has none")
         return stored
 
     def require_enough(self, request: Request) -> None:
@@ -244,6 +244,8 @@ class AuditState:
             since: it is not older; OpenPGP's times are in whole seconds.
             at: when it was recorded.
         """
+        faults = len(self.refused) + len(self.unverified)
+        require(faults < MOST_FAULTS, f"follows {faults} events that cannot have happened, and was not verified")
         officers = self.roster.officers if self.roster else ()
         return verified_by(self.verify, officers, text, signature, officer, since=since, at=at)
 
@@ -277,6 +279,17 @@ def names_database(text: bytes, database: str | None) -> bool:
     """Whether a signed text is for this database; it also names a superuser, which may change."""
     named = signed_fields(text).get("Database", "")
     return database is not None and (named == database or named.startswith(f"{database}, as superuser "))
+
+
+def require_lines(text: bytes, expected: Mapping[str, str | None]) -> Mapping[str, str]:
+    """The lines of a text for approval, by name: these with their values, and none of those that are None."""
+    try:
+        fields = signed_fields(text)
+    except ApprovalError:
+        raise ImpossibleError("has a text that nobody can have signed") from None
+    for name, value in expected.items():
+        require(fields.get(name) == value, f"has a text with another line {name} than its facts")
+    return fields
 
 
 def require(holds: bool, otherwise: str) -> None:  # noqa: FBT001  reads as a sentence

@@ -30,10 +30,6 @@ class BreachNotice:
     not_before: date | None = None
     is_certain: bool = True
 
-    def is_overdue(self, today: date) -> bool:
-        """Whether its last date has passed."""
-        return today > self.last_date
-
 
 def notices_of(facts: IncidentFacts, *, certain: bool) -> tuple[tuple[BreachNotice, ...], list[str]]:
     """Every notice with its last date, and the facts that are missing.

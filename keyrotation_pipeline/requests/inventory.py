@@ -31,11 +31,6 @@ class Inventory:
     quarantine: tuple[QuarantinedValue, ...]
     blind_spots: BlindSpots
 
-    @property
-    def is_clean(self) -> bool:
-        """Whether nothing in it would block a retirement of any version."""
-        return not (self.findings or self.quarantine or any(count.unencrypted for count in self.counts))
-
 
 def take_inventory(pipeline: Pipeline) -> Inventory:
     """Count every declared column again, search everything that is undeclared, and record what was found.

@@ -157,6 +157,8 @@ class OfficerSignatures:
             try:
                 return self._verify(text, signature, officers, now, at)
             except ApprovalError as error:
+                if [each.content for each in pinned] == [each.content for each in now]:
+                    raise
                 refused = error
             try:
                 return self._verify(text, signature, officers, pinned, at)

@@ -8,6 +8,7 @@ him to. She cannot make another officer's signature.
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from random import Random
 from typing import Any
@@ -15,23 +16,36 @@ from typing import Any
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import signed_moment
+from keyrotation_pipeline.model.approval import HEADER, RosterChange, RosterSignature, rendered
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, Fact, hash_of
 from keyrotation_pipeline.model.audit_state import AuditState
-from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers, BreachAssessed
+from keyrotation_pipeline.model.breach import (
+    ASSESSMENT_HEADER,
+    NO_NOTICE,
+    AssessmentSigned,
+    BreachAnswers,
+    BreachAssessed,
+)
+from keyrotation_pipeline.model.fleet import TargetKind
 from keyrotation_pipeline.model.incident_events import IncidentClosed
-from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request_events import DatabaseReconciled, RosterPinned, SignatureAdded, StatusChanged
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, held_in
+from keyrotation_pipeline.model.request_events import (
+    DatabaseReconciled,
+    HostsPinned,
+    RolloutConfirmed,
+    RosterPinned,
+    SignatureAdded,
+    StatusChanged,
+)
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline_tests.fakes import ROSTER, START, FakeSignatures
-from keyrotation_pipeline_tests.unit.audit.honest_chains import ATTACKER, EVE, LATER, Body, Installation
+from keyrotation_pipeline_tests.unit.audit.honest_chains import ATTACKER, CORRUPT, EVE, LATER, Body, Installation
+from keyrotation_pipeline_tests.unit.audit.judge import UNKNOWN, Judge
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN
 
+AFTER = START + timedelta(days=1)
 Mutation = Callable[[Random, list[Body], "Attacker"], None]
-_OUT = {KeyState.ARCHIVED, KeyState.DESTROYED}
-_ACTIVE_AT_FIRST = "v1"
-UNKNOWN = KeyVersion(9)
 
 
 def chained(bodies: Sequence[Body], start: int = 0, previous: str = GENESIS) -> Iterator[AuditEvent]:
@@ -57,7 +71,7 @@ class Attacker:
         for body in self.events:
             for name, value in body["facts"].items():
                 self.values.setdefault(name, []).append(value)
-        self.texts = sorted({text for _, text in made.made})
+        self.texts = list(dict.fromkeys(text for _, text in made.made))
         self.states: Sequence[AuditState] = ()
 
     def of_kind(self, rng: Random, *kinds: str) -> Body:
@@ -66,7 +80,8 @@ class Attacker:
 
 
 def drop(rng: Random, bodies: list[Body], _eve: Attacker) -> None:
-    del bodies[rng.randrange(1, len(bodies))]
+    decisive = [index for index, body in enumerate(bodies) if body["event"] in {"status_changed", "roster_pinned"}]
+    del bodies[rng.choice([rng.randrange(1, len(bodies)), *decisive[1:]])]
 
 
 def repeat(rng: Random, bodies: list[Body], _eve: Attacker) -> None:
@@ -80,9 +95,11 @@ def move(rng: Random, bodies: list[Body], _eve: Attacker) -> None:
 
 
 def redate(rng: Random, bodies: list[Body], _eve: Attacker) -> None:
-    body = rng.choice(bodies[1:])
+    """One event, or all from there on."""
+    start = rng.randrange(1, len(bodies))
     shift = timedelta(seconds=rng.choice([-86400, -1, 1, 86400, 86400 * 400]))
-    body["at"] = (datetime.fromisoformat(body["at"]) + shift).isoformat(timespec="microseconds")
+    for body in bodies[start : rng.choice([start + 1, len(bodies)])]:
+        body["at"] = (datetime.fromisoformat(body["at"]) + shift).isoformat(timespec="microseconds")
 
 
 def insert(rng: Random, bodies: list[Body], eve: Attacker) -> None:
@@ -103,7 +120,7 @@ def rewrite(rng: Random, bodies: list[Body], eve: Attacker) -> None:
 
 
 def refile(rng: Random, bodies: list[Body], _eve: Attacker) -> None:
-    ids = sorted({each["request"] for each in bodies if each["request"]})
+    ids = list(dict.fromkeys(each["request"] for each in bodies if each["request"]))
     rng.choice(bodies[1:])["request"] = rng.choice([*ids, None])
 
 
@@ -184,6 +201,7 @@ def forge_request(rng: Random, bodies: list[Body], eve: Attacker) -> None:
 def effects(rng: Random, state: AuditState, target: Request | None) -> Iterator[Fact]:
     """Whatever an event could change from this state on, each as if it were the next one."""
     for record in state.keys.values():
+        yield KeyDestroyed(record.version, record.fingerprint, (), ())
         yield KeyStateChanged(record.version, record.state, rng.choice(list(KeyState)), record.fingerprint)
         yield KeyStateChanged(record.version, record.state, KeyState.DESTROYED, record.fingerprint)
         yield KeyStateChanged(record.version, record.state, KeyState.COMPROMISED, record.fingerprint)
@@ -193,24 +211,87 @@ def effects(rng: Random, state: AuditState, target: Request | None) -> Iterator[
         yield KeyRetired(record.version, ("clients",), 0, 9, "0/1", START, gone, gone, aim, "backup")
     yield KeyRegistered(UNKNOWN, rng.choice(list(KeyState)), "9f" * 32, START)
     yield RosterPinned.of(rng.choice([ATTACKER, LATER]))
-    heads = [AuditHead(99, "9" * 64), *state.abandoned]
+    yield HostsPinned(("alerts: mail.evil.example",))
+    heads = [AuditHead(99, "9" * 64), *sorted(state.abandoned, key=lambda head: head.seq)]
     yield DatabaseReconciled(
         "restored", KeyVersion(1), (), {}, (), tuple(rng.sample(heads, rng.randrange(1, len(heads) + 1)))
     )
-    for incident in state.incidents.unfinished:
+    for incident in state.incidents.by_id.values():
         yield IncidentClosed(incident.id, "owner", START, None, None, None)
         yield BreachAssessed(incident.id, "owner", BreachAnswers(mitigation="none"))
+        yield from _other_decision(rng, state, incident.id)
     if target is not None:
-        for after in (RequestStatus.RUNNING, RequestStatus.FINISHED):
+        text = state.texts[target.id]
+        confirmed = f"keyrotation-confirmation-v1\nRequest: {target.id}\nRollout: writes\n".encode()
+        for officer, rollout in ((BEN, TargetKind.WRITES), (BEN, TargetKind.READS), (ADA, TargetKind.WRITES)):
+            yield RolloutConfirmed(rollout, (), officer, FakeSignatures.sign(BEN, confirmed).hex(), confirmed.decode())
+        yield SignatureAdded(BEN, START, FakeSignatures.sign(BEN, text).hex())
+        yield SignatureAdded(BEN, target.requested_at, FakeSignatures.sign(BEN, text).hex())
+        for after in (RequestStatus.RUNNING, RequestStatus.FINISHED, RequestStatus.CANCELLED):
             yield StatusChanged(target.status, after, START)
+
+
+def _other_decision(rng: Random, state: AuditState, incident: str) -> Iterator[Fact]:
+    """What the corrupt officer signs where the others have signed that notices are due."""
+    answers, seq = state.answers.get(incident, (BreachAnswers(), 0))
+    decision = rng.choice(sorted(NO_NOTICE))
+    lines = (ASSESSMENT_HEADER, f"Incident: {incident}", f"Decision: {decision}")
+    text = "\n".join((*lines, f"Answers: {answers.digest()}", f"Audit event: {seq}", ""))
+    yield AssessmentSigned(incident, rng.choice([ADA, BEN]), FakeSignatures.sign(BEN, text.encode()).hex(), text)
+
+
+def misuse(rng: Random, bodies: list[Body], eve: Attacker) -> None:
+    """Effects by a request that has just begun, or is just over, and is about something else."""
+    moved = [index for index, body in enumerate(bodies) if body["event"] == "status_changed"]
+    at = rng.choice(moved) + 1
+    state = eve.states[at]
+    target = state.requests[bodies[at - 1]["request"]]
+    _insert(rng, bodies, at, list(effects(rng, state, target)), target.id, 8)
+
+
+def pin_again(rng: Random, bodies: list[Body], eve: Attacker) -> None:
+    """A roster by a reconciliation that is not over, with changes that nobody or only the corrupt officer signed."""
+    opened = [index for index, body in enumerate(bodies) if body["facts"].get("action") == "reconcile"]
+    if not opened:
+        return
+    request, text = bodies[opened[-1]]["request"], bodies[opened[-1]]["facts"]["approval_text"].encode()
+    pinned = [
+        index for index, body in enumerate(bodies) if (body["event"], body["request"]) == ("roster_pinned", request)
+    ]
+    if pinned and rng.random() < 0.2:
+        _insert(
+            rng, bodies, pinned[0], [StatusChanged(RequestStatus.REQUESTED, RequestStatus.CANCELLED, START)], request, 1
+        )
+        return
+    at = rng.randrange(opened[-1], len(bodies)) + 1
+    roster = rng.choice([ATTACKER, LATER])
+    policy = rendered(HEADER, [("Action", "policy"), ("From", str(eve.states[at].roster)), ("To", str(roster))])
+    by_both = [text for officer, text in eve.made.made if officer == ADA and (BEN, text) in eve.made.made]
+    agreed = rng.choice([policy, *(each for each in by_both if each.startswith(HEADER.encode()))])
+    signatures = [RosterSignature(each, FakeSignatures.sign(each, agreed).hex(), START) for each in (ADA, BEN)]
+    changes = [
+        (),
+        (
+            RosterChange(
+                roster, policy.decode(), (RosterSignature(BEN, FakeSignatures.sign(BEN, policy).hex(), START),)
+            ),
+        ),
+        (RosterChange(roster, agreed.decode(), tuple(replace(each, at=AFTER) for each in signatures)),),
+    ]
+    _insert(rng, bodies, at, [_signature(EVE, text)], request, 1)
+    _insert(rng, bodies, at + 1, [RosterPinned.of(roster, rng.choice(changes))], request, 1)
 
 
 def act(rng: Random, bodies: list[Body], eve: Attacker) -> None:
     """Effects by any request as it is then, whatever its status, or by none."""
-    at = rng.randrange(1, len(bodies) + 1)
+    at = rng.choice([rng.randrange(1, len(bodies)), rng.randrange(1, len(bodies)), len(bodies)])
     state = eve.states[at]
     target = rng.choice([*state.requests.values(), None])
+    before = len(bodies)
     _insert(rng, bodies, at, list(effects(rng, state, target)), None if target is None else target.id, 2)
+    if rng.random() < 0.2:
+        for body in bodies[at : at + len(bodies) - before]:
+            body["database"] = bodies[0]["database"]
 
 
 def reopen(rng: Random, bodies: list[Body], eve: Attacker) -> None:
@@ -224,7 +305,8 @@ def reopen(rng: Random, bodies: list[Body], eve: Attacker) -> None:
         {"from": rng.choice(["v1", "v2"]), "to": rng.choice(["v1", "v2", "v3"])},
         {"fingerprint": rng.choice(eve.values["fingerprint"])},
         {"type": "emergency", "incident": "INC-2026-001"}, {"type": "emergency"}, {"type": "routine"},
-        {"reason": "because"}, {"incident": None}, {"start_by": "2099-01-01T00:00:00+00:00"},
+        {"reason": "because"}, {"incident": None}, {"supersedes": "e" * 32},
+        {"requested_at": "2027-01-01T00:00:00+00:00"}, {"start_by": "2099-01-01T00:00:00+00:00"},
         {"finish_by": "2099-01-01T00:00:00+00:00"}, {"audit_head": {"seq": 0, "hash": GENESIS}}, {},
     ])  # fmt: skip
     facts.update(change)
@@ -257,7 +339,11 @@ def _signature(officer: str, text: bytes) -> SignatureAdded:
 def _insert(rng: Random, bodies: list[Body], at: int, facts: Sequence[Fact], request: str | None, most: int) -> None:
     chosen = rng.sample(facts, min(len(facts), rng.randrange(1, most + 1)))
     like = bodies[at - 1]
-    bodies[at:at] = [{**like, "event": str(each.kind), "facts": each.as_json(), "request": request} for each in chosen]
+    for each in chosen:
+        said = each.as_json()
+        if said.get("officer") in CORRUPT and "signed_at" in said:
+            said["signed_at"] = like["at"]
+        bodies.insert(at, {**like, "event": str(each.kind), "facts": said, "request": request})
 
 
 def text_in_a_copy(rng: Random, bodies: list[Body], eve: Attacker) -> None:
@@ -272,127 +358,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     forge_request,
 )  # fmt: skip
 # Attacks that know what they want, each from a state that the honest audit led to.
-AIMED: tuple[Mutation, ...] = (act, reopen, reopen, text_in_a_copy)
-
-
-class Judge:
-    """What an audit may say after any mutation, by what officers really signed: not by the rules of the product."""
-
-    def __init__(self, made: Installation) -> None:
-        self.made = made
-        self.agreed = dict(made.agreements())
-        self.fields = list(self.agreed.values())
-        registered = (each for each in Attacker(made).events if each["event"] == "key_registered")
-        self.fingerprints = {each["facts"]["fingerprint"] for each in registered}
-
-    def _answered(self, incident: str, bodies: Sequence[Body], counted: Sequence[int]) -> int:
-        """The last event before the end of an incident that answered about its breach."""
-        closed = next(
-            seq for seq in counted
-            if bodies[seq - 1]["event"] == "incident_closed" and bodies[seq - 1]["facts"]["incident"] == incident
-        )  # fmt: skip
-        answered = [
-            seq for seq in counted
-            if seq < closed and bodies[seq - 1]["event"] == "breach_assessed"
-            and bodies[seq - 1]["facts"]["incident"] == incident
-        ]  # fmt: skip
-        return max(answered, default=0)
-
-    def violations(self, bodies: Sequence[Body], state: AuditState, counted: Sequence[int]) -> Iterator[str]:
-        """What the audit says although nobody agreed to it, and what it does not call a fault."""
-        yield from self._of_requests(state)
-        yield from self._of_keys(state)
-        yield from self._of_the_rest(bodies, state, counted)
-        if not state.faults:
-            yield from self._unnoticed(bodies)
-
-    def _of_requests(self, state: AuditState) -> Iterator[str]:
-        for each in state.requests.values():
-            text = state.texts[each.id]
-            if each.started_at is None and each.status != "finished":
-                continue
-            if text not in self.agreed:
-                yield f"request {each.id} is {each.status} and nobody agreed to it"
-                continue
-            said = self.agreed[text]
-            kind = RotationType.EMERGENCY if held_in(text) else RotationType.ROUTINE
-            reason = each.reason if each.incident is None else f"incident {each.incident}: {each.reason}"
-            facts = (each.id, each.action, each.type, reason, f"{each.audit_head[0]} {each.audit_head[1]}")
-            dates = signed_moment(each.start_by), signed_moment(each.finish_by)
-            names = ("Request", "Action", "Reason", "Audit head", "Start by", "Finish by")
-            if (facts[:2] + facts[3:] + dates, facts[2]) != (tuple(said[name] for name in names), kind):
-                yield f"request {each.id} says something else than its text"
-            if each.started_at is not None and each.started_at > each.start_by:
-                yield f"request {each.id} began too late"
-            if each.action in {"rotate", "destroy"} and said["From"] != f"{each.source} {each.source_fingerprint}":
-                yield f"request {each.id} is of another key than its text"
-            if each.action == "rotate" and said["To"] != str(each.target):
-                yield f"request {each.id} is to another key than its text"
-
-    def _of_keys(self, state: AuditState) -> Iterator[str]:
-        for version, record in state.keys.items():
-            name, by = str(version), [said for said in self.fields if said["Action"] == "destroy"]
-            # `init` registers keys that it finds, without a request: a new version alone changes nothing.
-            if version != UNKNOWN and record.fingerprint not in self.fingerprints:
-                yield f"{version} is another key by nobody"
-            if record.state is KeyState.DESTROYED and f"{version} {record.fingerprint}" not in [s["From"] for s in by]:
-                yield f"{version} is destroyed by nobody"
-            lost = [text for text in self.agreed if version in held_in(text)]
-            if record.state is KeyState.COMPROMISED and not lost:
-                yield f"{version} is compromised by nobody"
-            leading = [s for s in self.fields if s["To"].split()[0] == name or s["Action"] == "reconcile"]
-            if record.state is KeyState.ACTIVE and name != _ACTIVE_AT_FIRST and not leading:
-                yield f"{version} is active by nobody"
-            leaving = [s for s in self.fields if s["From"].split()[0] == name or s["Action"] == "reconcile"]
-            gone = record.state in {KeyState.DEACTIVATED, KeyState.ARCHIVED} and name == _ACTIVE_AT_FIRST
-            if (gone or version in state.retired) and not leaving:
-                yield f"{version} is out of use by nobody"
-
-    def _of_the_rest(self, bodies: Sequence[Body], state: AuditState, counted: Sequence[int]) -> Iterator[str]:
-        if state.roster is not None and str(state.roster) not in {str(ROSTER), str(LATER)}:
-            yield "another roster is pinned"
-        named = " ".join(said["Authorises"] for said in self.fields if said["Action"] == "reconcile")
-        for head in state.abandoned:
-            if head.hash not in named:
-                yield f"event {head.seq} was given up by nobody"
-        for seq in counted:
-            body = bodies[seq - 1]
-            if body["event"] in {"rollout_confirmed", "breach_assessment_signed", "signature_added"}:
-                text = body["facts"].get("text") or state.texts[body["request"]].decode()
-                unverified = {each.seq for each in state.unverified}
-                made = (body["facts"]["officer"], text.encode()) in self.made.made or body["facts"]["officer"] == BEN
-                if not made and seq not in unverified:
-                    yield f"event {seq} has a signature that nobody made"
-                if body["event"] == "rollout_confirmed" and f"Request: {body['request']}\n" not in text:
-                    yield f"event {seq} confirms another rotation's rollout"
-        for incident in state.incidents.by_id.values():
-            in_use = [
-                each for each in incident.versions
-                if each in state.keys and state.keys[each].state not in _OUT and each not in state.retired
-            ]  # fmt: skip
-            if incident.closed_at is None or not in_use:
-                continue
-            if not self._settled(incident.id, self._answered(incident.id, bodies, counted)):
-                yield f"{incident.id} is closed by nobody"
-
-    def _settled(self, incident: str, answered: int) -> bool:
-        named = (f"\nIncident: {incident}\n".encode(), f"\nAudit event: {answered}\n".encode())
-        texts = {text for _, text in self.made.made if all(line in text for line in named)}
-        decided = (text for text in texts if any(f"\nDecision: {each}\n".encode() in text for each in NO_NOTICE))
-        return any(self.made.agreed(text) for text in decided)
-
-    def _unnoticed(self, bodies: Sequence[Body]) -> Iterator[str]:
-        """What must be called a fault, whatever it changes."""
-        there = {body["database"] for body in bodies}
-        reconciled = any(body["event"] == "database_reconciled" for body in bodies)
-        if any(each.startswith("other") for each in there) or (len(there) > 1 and not reconciled):
-            yield "an event of another database is no fault"
-        dates = [datetime.fromisoformat(body["at"]) for body in bodies]
-        if dates != sorted(dates):
-            yield "an event dated before its predecessor is no fault"
-        opened = [body["request"] for body in bodies if body["event"] == "request_opened"]
-        if len(opened) != len(set(opened)):
-            yield "an id that is opened twice is no fault"
+AIMED: tuple[Mutation, ...] = (act, misuse, misuse, reopen, reopen, pin_again, text_in_a_copy)
 
 
 class Generator:

@@ -1,5 +1,6 @@
 """Each event has the roster and the text of its moment, and says why it cannot have happened."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -9,10 +10,17 @@ import pytest
 from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
 from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, RosterSignature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.model.breach import (
+    ASSESSMENT_HEADER,
+    NO_NOTICE,
+    AssessmentSigned,
+    BreachAnswers,
+    BreachAssessed,
+)
 from keyrotation_pipeline.model.fleet import TargetKind
 from keyrotation_pipeline.model.incident_events import IncidentClosed, IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
-from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import (
     DatabaseReconciled,
@@ -308,7 +316,10 @@ def test_a_request_to_destroy_destroys_only_the_key_that_it_names(ledger: FakeLe
         ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
     running(ledger, asked.id)
     ledger.append(KeyStateChanged(V2, KeyState.ARCHIVED, KeyState.DESTROYED, RECORD.fingerprint), asked.id)
-    assert newest(ledger, EventKind.KEY_STATE_CHANGED).fault == "destroys v2 by a request to destroy v1"
+    assert (
+        newest(ledger, EventKind.KEY_STATE_CHANGED).fault
+        == f"destroys v2 by a request to destroy v1 {asked.source_fingerprint[:16]}"
+    )
 
 
 def test_a_confirmation_counts_with_a_good_signature_over_a_text_about_this_rollout(ledger: FakeLedger) -> None:
@@ -370,3 +381,47 @@ def test_an_event_is_not_dated_before_the_one_that_it_follows(ledger: FakeLedger
     ledger.clock.at -= timedelta(seconds=1)
     ledger.append(PromotionRecorded(1), "e" * 32)
     assert any("before the event that it follows" in each for each in ledger.replayed().faults)
+
+
+def test_a_key_that_is_destroyed_is_not_replaced(ledger: FakeLedger) -> None:
+    begin = signed_by(ledger, RequestAction.ROTATE)
+    fingerprint = ledger.state.keys[V1].fingerprint
+    for before, after in ((KeyState.ACTIVE, KeyState.DEACTIVATED), (KeyState.DEACTIVATED, KeyState.ARCHIVED)):
+        ledger.append(KeyStateChanged(V1, before, after, fingerprint), begin)
+    for number, action in enumerate((RequestAction.DESTROY, RequestAction.REPLACE_KEY)):
+        asked = replace(asking(ledger, action), id=f"{number:032x}")
+        text = text_of(asked, ROSTER)
+        if action is RequestAction.REPLACE_KEY:
+            text = re.sub(rb"\nTo: .*", f"\nTo: v1 {'ab' * 32}".encode(), text)
+        ledger.append(RequestOpened.of(asked, text), asked.id)
+        for officer in (ADA, BEN):
+            ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
+        running(ledger, asked.id)
+    ledger.append(KeyStateChanged(V1, KeyState.ARCHIVED, KeyState.DESTROYED, fingerprint), f"{0:032x}")
+    ledger.append(KeyReplaced(V1, fingerprint, "ab" * 32), f"{1:032x}")
+    assert newest(ledger, EventKind.KEY_REPLACED).fault == "replaces v1, which is destroyed"
+
+
+def test_a_lost_roster_is_not_pinned_again_by_a_signature_that_is_filed_under_another_time(ledger: FakeLedger) -> None:
+    request, text = opened(ledger, RequestAction.RECONCILE)
+    for officer in LATER.officers:
+        signed = replace(signature_by(officer.fingerprint, text), signed_at=START - timedelta(days=1))
+        ledger.append(SignatureAdded.of(signed), request.id)
+    ledger.append(RosterPinned.of(LATER, [change(ledger, ADA, BEN)]), request.id)
+    assert "says another time" in str(newest(ledger, EventKind.ROSTER_PINNED).fault)
+
+
+def test_officers_who_signed_different_decisions_have_not_agreed(ledger: FakeLedger) -> None:
+    incident = "INC-2026-001"
+    ledger.append(
+        IncidentOpened(incident, IncidentType.KEY_EXPOSED, "a laptop", START, START, "ops", (V1,), None, None, None, "")
+    )
+    answers = BreachAnswers(mitigation="none")
+    answered = ledger.append(BreachAssessed(incident, "ops", answers)).seq
+    for officer, decision in ((ADA, "notices are due"), (BEN, min(NO_NOTICE))):
+        lines = (ASSESSMENT_HEADER, f"Incident: {incident}", f"Decision: {decision}")
+        text = "\n".join((*lines, f"Answers: {answers.digest()}", f"Audit event: {answered}", ""))
+        signature = FakeSignatures.sign(officer, text.encode()).hex()
+        ledger.append(AssessmentSigned(incident, officer, signature, text))
+    fault = newest(ledger, EventKind.ASSESSMENT_SIGNED).fault
+    assert fault == "is over another decision than the signatures before"

@@ -18,7 +18,7 @@ def test_the_inventory_keeps_its_counts_for_status() -> None:
     inventory = take_inventory(world.pipeline)
     assert inventory.counts[0].values_by_version == {V1: 1, V2: 1}
     assert world.ledger.counts(world.pipeline.tables) == inventory.counts
-    assert inventory.is_clean
+    assert (inventory.findings, inventory.quarantine) == ((), ())
 
 
 @pytest.mark.parametrize(
@@ -29,11 +29,12 @@ def test_the_inventory_keeps_its_counts_for_status() -> None:
         pytest.param("v1:x", False, True, id="unreadable value"),
     ],
 )
-def test_the_inventory_is_not_clean_with_an(cell: str, finding: bool, unreadable: bool) -> None:
+def test_the_inventory_shows_an(cell: str, finding: bool, unreadable: bool) -> None:
     world = fake_pipeline({"clients": [{"first_name": cell, "email": None}]})
     world.database.findings = (FoundColumn("notes", "c", 1, 0, (V1,)),) if finding else ()
     world.database.unreadable = {("clients", 0, "first_name")} if unreadable else set()
-    assert not take_inventory(world.pipeline).is_clean
+    shown = take_inventory(world.pipeline)
+    assert (bool(shown.findings), bool(shown.quarantine)) == (finding, not finding)
 
 
 def test_of_tables_that_do_not_fit_together_the_one_that_was_not_counted_for_longest_has_its_turn(
