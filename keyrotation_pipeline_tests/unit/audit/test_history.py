@@ -10,6 +10,7 @@ import pytest
 from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
 from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, RosterSignature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.model.audit_state import MOST_FAULTS
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
     NO_NOTICE,
@@ -425,3 +426,12 @@ def test_officers_who_signed_different_decisions_have_not_agreed(ledger: FakeLed
         ledger.append(AssessmentSigned(incident, officer, signature, text))
     fault = newest(ledger, EventKind.ASSESSMENT_SIGNED).fault
     assert fault == "is over another decision than the signatures before"
+
+
+def test_after_many_events_that_cannot_have_happened_no_signature_is_verified(ledger: FakeLedger) -> None:
+    request, text = opened(ledger, RequestAction.ROTATE)
+    for number in range(MOST_FAULTS):
+        ledger.append(SignatureAdded(f"{number:040x}", START, b"garbage".hex()), request.id)
+    ledger.append(SignatureAdded.of(signature_by(ADA, text)), request.id)
+    fault = newest(ledger, EventKind.SIGNATURE_ADDED).fault
+    assert fault == f"follows {MOST_FAULTS} events that cannot have happened, and was not verified"

@@ -49,6 +49,12 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
         test_history.test_a_lost_roster_is_not_pinned_again_by_a_signature_that_is_filed_under_another_time
     ),
     "replaces {}, which is destroyed": test_history.test_a_key_that_is_destroyed_is_not_replaced,
+    "is of another database, which nobody has reconciled": (
+        test_history.test_an_event_of_another_database_is_a_fault_and_changes_nothing_that_takes_signatures
+    ),
+    "follows {} events that cannot have happened, and was not verified": (
+        test_history.test_after_many_events_that_cannot_have_happened_no_signature_is_verified
+    ),
     "is over another decision than the signatures before": (
         test_history.test_officers_who_signed_different_decisions_have_not_agreed
     ),
