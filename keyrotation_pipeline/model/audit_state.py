@@ -245,7 +245,7 @@ class AuditState:
             at: when it was recorded.
         """
         faults = len(self.refused) + len(self.unverified)
-        require(faults < MOST_FAULTS, f"follows {faults} events that cannot have happened, and was not verified")
+        require(faults < MOST_FAULTS, f"follows {MOST_FAULTS} events that cannot have happened, and was not verified")
         officers = self.roster.officers if self.roster else ()
         return verified_by(self.verify, officers, text, signature, officer, since=since, at=at)
 
