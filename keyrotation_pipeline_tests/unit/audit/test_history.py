@@ -11,6 +11,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_hist
 from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, RosterSignature
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.audit_state import MOST_FAULTS
+from keyrotation_pipeline.model.backup_events import BackupKeyPinned
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
     NO_NOTICE,
@@ -435,3 +436,8 @@ def test_after_many_events_that_cannot_have_happened_no_signature_is_verified(le
     ledger.append(SignatureAdded.of(signature_by(ADA, text)), request.id)
     fault = newest(ledger, EventKind.SIGNATURE_ADDED).fault
     assert fault == f"follows {MOST_FAULTS} events that cannot have happened, and was not verified"
+
+
+def test_what_is_no_public_key_signs_no_backups(ledger: FakeLedger) -> None:
+    ledger.append(BackupKeyPinned("no base64"))
+    assert newest(ledger, EventKind.BACKUP_KEY_PINNED).fault == "pins no public key"
