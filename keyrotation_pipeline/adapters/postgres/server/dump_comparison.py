@@ -1,0 +1,218 @@
+"""Compares the definitions in two dumps of databases, such as a dump and a dump of what was restored from it.
+
+The order of objects does not matter, nor do the databases' names. PostgreSQL prints two kinds of expressions in another
+way once they were reloaded, since its parser simplifies what it reads; these compare equal:
+
+- ``(ARRAY['a'::varchar])::text[]`` and ``ARRAY[('a'::varchar)::text]``: the parser applies a cast of an array
+  constructor to its elements (transformArrayExpr in parse_expr.c).
+- ``((a AND b) AND c)`` and ``(a AND b AND c)``, and the same with OR: the grammar flattens the operand on the left
+  (makeAndExpr in gram.y). BETWEEN, IN and comparisons of rows are stored with such operands.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from keyrotation_pipeline.adapters.postgres.server.dump_parts import Part, for_database, part_of
+from keyrotation_pipeline.adapters.postgres.server.dump_text import Entry, Statement, Token, statements
+
+_DATABASE = "database"
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How an entry of a dump differs in another one.
+
+    Args:
+        entry: of the first dump, else of the second.
+        what: ``missing``, ``additional``, ``owner``, ``privileges``, ``tablespace`` or ``definition``.
+    """
+
+    entry: Entry
+    what: str
+
+    @property
+    def name(self) -> str:
+        """Kind, schema and name, as in a list of pg_restore."""
+        return " ".join(filter(None, (self.entry.kind, self.entry.schema.strip("-"), self.entry.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What an entry says, in parts that do not depend on the order of statements."""
+
+    definition: tuple[str, ...]
+    owner: tuple[str, ...]
+    privileges: tuple[str, ...]
+    tablespace: str
+
+
+def compare(wanted: str, found: str) -> tuple[Difference, ...]:
+    """Compares two dumps without rows (``--schema-only --create``), ordered by name.
+
+    Raises:
+        ValueError: as `statements`.
+    """
+    expected, actual = _contents(wanted), _contents(found)
+    return tuple(
+        difference
+        for key in sorted(expected.keys() | actual.keys())
+        for difference in _differences(expected.get(key, []), actual.get(key, []))
+    )
+
+
+_Entries: TypeAlias = list[tuple[Entry, _Content]]
+
+
+def _differences(expected: _Entries, actual: _Entries) -> Iterator[Difference]:
+    """Yields the differences of the entries of one name: of several, equal ones belong together."""
+    equal = Counter(content for _, content in expected) & Counter(content for _, content in actual)
+    expected, actual = _without(expected, equal), _without(actual, equal)
+    for (entry, one), (_, other) in zip(expected, actual, strict=False):
+        for what in ("definition", "owner", "privileges", "tablespace"):
+            if getattr(one, what) != getattr(other, what):
+                yield Difference(entry, what)
+    yield from (Difference(entry, "missing") for entry, _ in expected[len(actual) :])
+    yield from (Difference(entry, "additional") for entry, _ in actual[len(expected) :])
+
+
+def _without(entries: _Entries, equal: Counter[_Content]) -> _Entries:
+    left, rest = Counter(equal), []
+    for entry, content in entries:
+        if left[content]:
+            left[content] -= 1
+        else:
+            rest.append((entry, content))
+    return rest
+
+
+def _contents(text: str) -> dict[tuple[str, ...], _Entries]:
+    """Returns the entries by what identifies them: names in comments are ambiguous, so there may be several."""
+    grouped: dict[int, list[Statement]] = defaultdict(list)
+    entries: dict[int, Entry] = {}
+    for statement in statements(text):
+        # pg_restore refreshes materialized views even in a dump without rows.
+        if statement.entry is not None and not statement.entry.kind.endswith(" DATA"):
+            # Two entries may be equal; each is an object of its own.
+            grouped[id(statement.entry)].append(statement)
+            entries[id(statement.entry)] = statement.entry
+    found: dict[tuple[str, ...], _Entries] = defaultdict(list)
+    for number, group in grouped.items():
+        entry = entries[number]
+        owner = entry.owner if entry.kind == "DEFAULT ACL" else ""
+        name = _name(entry)
+        found[entry.kind, entry.schema, name, owner].append((entry, _content(group)))
+    return found
+
+
+def _name(entry: Entry) -> str:
+    if entry.kind in {"DATABASE", "DATABASE PROPERTIES"}:
+        return _DATABASE
+    return "DATABASE" if entry.name.startswith("DATABASE ") else entry.name
+
+
+def _content(group: list[Statement]) -> _Content:
+    definition, owner, privileges = [], [], []
+    tablespace = ""
+    for statement in group:
+        text = canonical(for_database(statement, _DATABASE).words)
+        match part_of(statement):
+            case Part.OWNER:
+                owner.append(text)
+            case Part.PRIVILEGE | Part.DEFAULT_PRIVILEGE:
+                privileges.append(f"{statement.session_role or ''}: {text}")
+            case _ if text.startswith(_STORED):
+                definition.append(f"{text} {statement.access_method}")
+                tablespace = statement.tablespace
+            case _:
+                definition.append(text)
+    return _Content(tuple(sorted(definition)), tuple(sorted(owner)), tuple(sorted(privileges)), tablespace)
+
+
+_STORED = ("CREATE TABLE ", "CREATE UNLOGGED TABLE ", "CREATE MATERIALIZED VIEW ")
+_Tree: TypeAlias = "list[str | _Tree]"
+_CLOSED_BY = {"(": ")", "[": "]"}
+
+
+def canonical(words: Iterable[Token]) -> str:
+    """Returns the statement with one blank between tokens, and expressions as they are printed after a reload."""
+    stack: list[_Tree] = [[]]
+    for word in words:
+        if word.kind == "other" and word.text in _CLOSED_BY:
+            stack.append([word.text])
+        elif word.kind == "other" and word.text in _CLOSED_BY.values() and len(stack) > 1:
+            group = stack.pop()
+            stack[-1].append(_flattened([*_with_casts_inside(group), word.text]))
+        else:
+            stack[-1].append(word.text)
+    while len(stack) > 1:  # an open parenthesis without its end
+        group = stack.pop()
+        stack[-1].extend(group)
+    return " ".join(_leaves(_with_casts_inside(stack[0])))
+
+
+def _leaves(tree: _Tree) -> Iterator[str]:
+    for item in tree:
+        if isinstance(item, str):
+            yield item
+        else:
+            yield from _leaves(item)
+
+
+def _flattened(group: _Tree) -> _Tree:
+    """``((a AND b) AND c)`` as ``(a AND b AND c)``; the inner group is flat already."""
+    inner, operator = group[1], group[2] if len(group) > 3 else None  # noqa: PLR2004
+    if isinstance(inner, list) and operator in {"AND", "OR"} and _connectors(inner) == _connectors(group) == {operator}:
+        return ["(", *inner[1:-1], *group[2:]]
+    return group
+
+
+def _connectors(group: _Tree) -> set[str]:
+    return {item for item in group if isinstance(item, str) and item in {"AND", "OR"}}
+
+
+def _with_casts_inside(items: _Tree) -> _Tree:
+    """``(ARRAY[a, b])::t[]`` as ``ARRAY[(a)::t, (b)::t]``, wherever it stands in a group."""
+    done: _Tree = []
+    place = 0
+    while place < len(items):
+        array, cast = items[place], _cast(items, place + 1)
+        if cast and isinstance(array, list) and _is_array(array[1:-1]):
+            done += _cast_elements(array[1:-1], cast)
+            place += len(cast) + 2  # the cast's own brackets, which are one group
+        else:
+            done.append(array)
+            place += 1
+    return done
+
+
+def _cast(items: _Tree, place: int) -> _Tree:
+    """Returns ``:: t`` of a cast to an array type without length, which stands there; nothing if none does."""
+    if items[place : place + 1] != ["::"]:
+        return []
+    for end in range(place + 1, len(items)):
+        item = items[end]
+        if item == ["[", "]"]:
+            return items[place:end] if end > place + 1 else []
+        if not isinstance(item, str) or not (item == "." or item[0] == '"' or item.isidentifier()):
+            return []
+    return []
+
+
+def _is_array(items: _Tree) -> bool:
+    return len(items) == 2 and items[0] == "ARRAY" and items[1][0] == "["  # noqa: PLR2004
+
+
+def _cast_elements(array: _Tree, cast: _Tree) -> _Tree:
+    elements: list[_Tree] = [[]]
+    for item in array[1][1:-1]:
+        if item == ",":
+            elements.append([])
+        else:
+            elements[-1].append(item)
+    inside: _Tree = ["["]
+    for number, element in enumerate(elements):
+        inside += [","] if number else []
+        inside += _cast_elements(element, cast) if _is_array(element) else [["(", *element, ")"], *cast]
+    return ["ARRAY", [*inside, "]"]]
