@@ -14,7 +14,13 @@ from typing import Any
 
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, fetch, kept_sets, read_key
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.backups.restore_checks import Sampled, require_all_there, require_no_failure, sampled
+from keyrotation_pipeline.backups.restore_checks import (
+    Sampled,
+    require_all_there,
+    require_no_failure,
+    require_same,
+    sampled,
+)
 from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, KeyRotationError, MissingVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -38,7 +44,7 @@ class DumpTested:
     Args:
         sampled: values decrypted, per table, column and key version.
         relations: how many were compared with the dump's snapshot, every row counted.
-        left_out: what was left out on purpose, since it holds no row and needs more privileges or another server.
+        left_out: what is left to a superuser: it holds no row, and could run code with power.
         server: into which it was restored.
         warning: what the server may hide; None: nothing.
     """
@@ -267,6 +273,8 @@ def _restored(
         read: Sampled = {}
         if keys:
             read = sampled(restored.inventory, dump, KeyRing(keys, max(keys)))
+        handed_over = restored.hand_over()
+        require_same(handed_over, restored, dump)
     target.unlink()
     rows = {str(content.table.name): content.rows for content in dump.tables}
     return DumpTested(
@@ -275,7 +283,7 @@ def _restored(
         rows,
         read,
         len(dump.content.relations),
-        restored.left_out,
+        handed_over.left_out,
         restored.server,
         restored.warning,
     )

@@ -7,7 +7,7 @@ that its dump needs. It adds a set and removes none: the old one expires by its 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
@@ -15,7 +15,7 @@ from keyrotation_pipeline.backups.backup import BACKUP_LOCK, copied
 from keyrotation_pipeline.backups.catalog import BackupContext, fetch, remove_unfinished
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.remaining_copies import sets_to_rekey
-from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
+from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure, require_same
 from keyrotation_pipeline.backups.restore_to_new_database import find_dump
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -91,7 +91,10 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             require_all_there(restored, dump)
             tables = _tables(pipeline, dump, restored)
             values = _reencrypted(restored, old, tables, keys, target, report)
+            handed_over = restored.hand_over()
+            require_same(handed_over, restored, dump)
             copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source)
+            copy = replace(copy, definition=dump.definition)  # its scratch server has a superuser of its own
         if set(copy.versions) != {target}:
             site.local.remove(copy.file.name)
             raise ProofError(f"{copy.file.name} needs {', '.join(map(str, copy.versions)) or 'no key'}; report it")
@@ -105,7 +108,7 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             values,
             {each.name: each.sha256 for each in made.files},
             places,
-            restored.left_out,
+            handed_over.left_out,
             tuple(failures),
         )
         pipeline.ledger.append(record)

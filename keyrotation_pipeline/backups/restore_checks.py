@@ -8,7 +8,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, TableContent
 from keyrotation_pipeline.model.key_trial import ColumnTrial
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
-from keyrotation_pipeline.ports.backups import RestoredDump
+from keyrotation_pipeline.ports.backups import HandedOver, RestoredDump
 from keyrotation_pipeline.ports.database import TableInventory
 
 SAMPLE_VALUES = 20
@@ -28,6 +28,19 @@ def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
             f"{dump.file.name} does not restore completely into {restored.server}: {joined(restored.failures)}; "
             f"install what is missing (the package postgresql-{dump.server_major} has PostgreSQL's own extensions and "
             "ICU), or name the programs of a server like the source's in [backup] postgres_binaries"
+        )
+
+
+def require_same(handed_over: HandedOver, restored: RestoredDump, dump: DatabaseCopy) -> None:
+    """Refuse a restored database whose catalogue differs from the dump's in anything that was not left out.
+
+    Raises:
+        IncompleteRestoreError: names what.
+    """
+    if handed_over.differences:
+        raise IncompleteRestoreError(
+            f"what {dump.file.name} restores into {restored.server} differs from what was dumped: "
+            f"{joined(handed_over.differences)}; install what the source has there, or report it"
         )
 
 

@@ -1,7 +1,7 @@
 """Restores a dump into a new database next to the live one and reads all of it; people decide which one to use."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace
-from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey
+from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -30,7 +30,10 @@ class RestoredDatabase:
 
     Args:
         values: how many decrypted, by table; that is all of them.
-        failures: what pg_restore could not restore; no row is missing.
+        failures: what could not be restored, or differs from the dump's catalogue; no row is missing. Then nobody but
+            its owner and superusers can connect to it.
+        left_out: what only a superuser can restore.
+        for_superuser: SQL that does, to be read before it is executed; empty if there is nothing.
     """
 
     database: str
@@ -40,6 +43,8 @@ class RestoredDatabase:
     rows: Mapping[str, int]
     values: Mapping[str, int]
     failures: tuple[str, ...]
+    left_out: tuple[str, ...]
+    for_superuser: str = field(repr=False)
 
     def facts(self) -> Mapping[str, Any]:
         """The facts for the audit."""
@@ -51,7 +56,21 @@ class RestoredDatabase:
             "rows": dict(self.rows),
             "values_decrypted": dict(self.values),
             "failures": list(self.failures[:MOST_SHOWN]),
+            "left_out": list(self.left_out),
         }
+
+    def require_complete(self) -> None:
+        """Refuse a database that lacks something.
+
+        Raises:
+            IncompleteRestoreError: every row is there and every value decrypts, but something else is not as dumped.
+        """
+        if self.failures:
+            raise IncompleteRestoreError(
+                f"the new database {self.database} has every row, and all values decrypt, but these are missing or "
+                f"differ: {joined(self.failures)}; add them there manually before you switch and let others connect to "
+                "it, or fix what stops them, then restore again"
+            )
 
 
 def restore_to_new_database(
@@ -66,7 +85,7 @@ def restore_to_new_database(
         BackupError: there is no such dump.
         MissingVersionError: the dump needs a key that the key store does not hold.
         LostRowsError, UnreadableSampleError: the new database differs from the dump; it is left for inspection.
-        IncompleteRestoreError: every row is there and every value decrypts, but something else could not be restored.
+        IncompleteRestoreError: the server cannot have such a database; says why.
     """
     ledger = site.pipeline.ledger
     with ledger.lock(LOCK), site.restorer.workspace() as workspace:
@@ -76,27 +95,32 @@ def restore_to_new_database(
         ledger.append(Note(EventKind.DATABASE_RESTORE_INTENDED, intent))
         target = workspace / "dump"
         fetch(place, dump.file, target)
-        with databases.restored(into, dump.file.name, target, key) as restored:
+        with databases.restored(into, dump, target, key) as restored:
             require_all_there(restored, dump)
-            values = {}
-            for content in dump.tables:
-                counted = restored.rewriting.decrypt_all(content.table, ring, report)
-                if counted.failures:
-                    raise UnreadableSampleError(
-                        f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not "
-                        "decrypt; leave the old one in use, and use an older backup"
-                    )
-                values[str(content.table.name)] = counted.values
+            values = _decrypted(restored, dump, ring, into, report)
+            handed_over = restored.hand_over()
         rows = {str(content.table.name): content.rows for content in dump.tables}
-        done = RestoredDatabase(into, dump.file.name, made.made_at, place.description, rows, values, restored.failures)
+        wrong = (*restored.failures, *handed_over.differences)
+        done = RestoredDatabase(
+            into, dump.file.name, made.made_at, place.description, rows, values, wrong, handed_over.left_out,
+            handed_over.for_superuser,
+        )  # fmt: skip
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
-        if restored.failures:
-            raise IncompleteRestoreError(
-                f"the new database {into} has every row, and all values decrypt, but pg_restore could not restore "
-                f"{joined(restored.failures)}; add these there manually before you switch, or fix what stops them, "
-                "then restore again"
+    return done
+
+
+def _decrypted(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, into: str, report: Report) -> dict[str, int]:
+    """Decrypt every value; returns how many, by table."""
+    values = {}
+    for content in dump.tables:
+        counted = restored.rewriting.decrypt_all(content.table, ring, report)
+        if counted.failures:
+            raise UnreadableSampleError(
+                f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not decrypt, so "
+                "nobody but superusers can connect to it; leave the old one in use, and use an older backup"
             )
-        return done
+        values[str(content.table.name)] = counted.values
+    return values
 
 
 def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:

@@ -100,7 +100,7 @@ def _rekeyed(done: Rekeyed) -> Iterator[str]:
     for place in record.places:
         yield f"stored in {place}, read back there"
     for each in record.left_out:
-        yield f"left out  {each}: it holds no row, and needs more privileges or another server"
+        yield f"left out  {each}: only a superuser can restore it"
     if done.left:
         more = f"{len(done.left)} more need a compromised key, {done.left[0]} first"
         yield f"next      keyrotation backup --rekey: {more}"
@@ -207,17 +207,44 @@ def restore_database_command(
         reporting(quiet=as_json) as report,
     ):
         name = site.pipeline.surroundings.identity().name
-        new = into or f"{name.partition('@')[0][:40]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
+        new = into or f"{name.partition('@')[0][:38]}_restored_{site.pipeline.clock.now():%Y%m%d_%H%M%S}"
         done = restore_to_new_database(site, databases, opened, new, source, report)
-    show(name, {"beside": name, **done.facts()}, _lines(name, done), as_json=as_json)
+    file = for_superuser(done.database, done.for_superuser)
+    value = {"beside": name, **done.facts(), "for_superuser": str(file) if file else None}
+    show(name, value, _lines(name, done, file), as_json=as_json)
+    done.require_complete()
 
 
-def _lines(name: str, done: RestoredDatabase) -> Iterator[str]:
+def for_superuser(database: str, text: str) -> Path | None:
+    """Write what a restore leaves to a superuser next to where one stands; returns the file, None if there is nothing.
+
+    Raises:
+        BackupError: it cannot be written.
+    """
+    if not text:
+        return None
+    path = Path(f"{database}-for-superuser.sql")
+    try:
+        path.unlink(missing_ok=True)
+        path.touch(mode=0o600, exist_ok=False)
+        path.write_text(text, errors="surrogateescape")
+    except OSError as error:
+        raise BackupError(
+            f"{path} cannot be written ({error.strerror}); run this again in a directory of your own"
+        ) from None
+    return path
+
+
+def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[str]:
     yield f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}"
     yield f"into      {done.database}; {name} is unchanged"
     for table, rows in done.rows.items():
         yield f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt"
-    yield "Owners, privileges and tablespaces are not restored: set them as your application needs them."
+    for each in done.left_out:
+        yield f"left out  {each}"
+    if file is not None:
+        yield f"Read {file}: it restores what is left out, for a superuser to run with"
+        yield f"  psql -X -v ON_ERROR_STOP=1 -d {done.database} -f {file}"
     yield "To switch:"
     yield f"  stop the application; let it and [database] url name {done.database}; then"
     yield "  keyrotation reconcile     since approvals, key states and audit are of an earlier time there"

@@ -146,9 +146,9 @@ def _tested(report: RecoveryReport) -> Iterator[str]:
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
         values = sum(n for table in tested.sampled.values() for column in table.values() for n in column.values())
         yield f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version"
-        yield f"          in {tested.server}; all {tested.relations:,} relations with every row"
+        yield f"          in {tested.server}; all {tested.relations:,} relations with every row, catalogue as dumped"
         for each in tested.left_out:
-            yield f"left out  {each}: it holds no row, and needs more privileges or another server"
+            yield f"left out  {each}: only a superuser can restore it"
         if tested.warning is not None:
             output.note(f"warning: {tested.warning}")
     if report.older is None:

@@ -11,6 +11,7 @@ from itertools import count
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 # In every file name of a set: when it was made, in UTC; by which pipeline; and a number if it made several then.
@@ -116,12 +117,14 @@ class DatabaseCopy:
         tables: the declared ones.
         server_major: version of the server that was dumped, ``18``.
         content: everything.
+        definition: how the database was created, and which roles it names.
     """
 
     file: StoredFile
     tables: tuple[TableContent, ...]
     server_major: int
     content: DatabaseContent
+    definition: DatabaseDefinition
 
     @property
     def versions(self) -> tuple[KeyVersion, ...]:

@@ -29,6 +29,7 @@ from keyrotation_pipeline.model.backups import (
     signer_fingerprint,
     stamp_in,
 )
+from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 # A thousand tables of a hundred columns under ten versions need a fifth of this, as do fifty thousand partitions.
@@ -81,8 +82,22 @@ class _Content(_Document):
     large_objects: Number
 
 
+class _Definition(_Document):
+    encoding: Identifier
+    provider: Literal["libc", "icu", "builtin"]
+    collate: Identifier
+    ctype: Identifier
+    locale: Identifier | None
+    icu_rules: Annotated[str, Field(max_length=100_000)] | None
+    collation_version: Identifier | None
+    collations: dict[Annotated[str, Field(max_length=600)], Identifier]
+    roles: tuple[Identifier, ...]
+    superusers: tuple[Identifier, ...]
+
+
 class _Dump(_File):
     server_major: Annotated[int, Field(ge=1, lt=1000)]
+    definition: _Definition
     versions: tuple[Version, ...]
     tables: tuple[_Table, ...]
     content: _Content
@@ -181,6 +196,7 @@ def _set_of(stamp: str, content: _Manifest) -> BackupSet:
             tuple(map(_table_content, content.dump.tables)),
             content.dump.server_major,
             _database_content(content.dump.content),
+            DatabaseDefinition(**content.dump.definition.model_dump()),
         )
     anchor = AuditHead(content.audit.seq, content.audit.head)
     configuration = None if content.configuration is None else _stored(content.configuration)
@@ -253,6 +269,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
     )
     return _Dump(
         server_major=dump.server_major,
+        definition=_Definition(**asdict(dump.definition)),
         versions=tuple(map(str, dump.versions)),
         tables=tables,
         content=_content_document(dump.content),

@@ -1,6 +1,6 @@
 """Where are the backups of keys and database, and do they restore?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from keyrotation_pipeline.model.backups import (
     StoredFile,
     TableContent,
 )
+from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import TableInventory, TableRewriting
@@ -157,12 +158,13 @@ class Anchors(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DumpUnderWay:
-    """A dump's stream in pg_dump's custom format, the counts of its snapshot, and the server's major version."""
+    """A dump's stream in pg_dump's custom format, and what its snapshot and its server say: see `DatabaseCopy`."""
 
     stream: IO[bytes]
     tables: tuple[TableContent, ...]
     server_major: int
     content: DatabaseContent
+    definition: DatabaseDefinition
 
 
 class DumpSource(Protocol):
@@ -243,14 +245,31 @@ class RekeyableDump(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver:
+    """What became of a restored database with the owners, privileges and settings that the dump gives it.
+
+    Args:
+        differences: from the dump's catalogue, one phrase each, apart from what is left to a superuser.
+        left_out: what only a superuser can restore, one phrase each.
+        for_superuser: SQL that restores it, to be read before it is executed; empty if there is nothing.
+    """
+
+    differences: tuple[str, ...]
+    left_out: tuple[str, ...]
+    for_superuser: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class RestoredDump:
-    """A dump restored into a separate database.
+    """A dump restored into a separate database, which nobody else can use yet.
 
     Args:
         url: of the unprivileged role that restored it.
         content: everything in it, counted.
         failures: what pg_restore could not restore, one phrase each, without content.
         left_out: what was excluded from the restore, one phrase each.
+        hand_over: finishes it, once, after everything was read: gives it owners, privileges and settings, compares its
+            catalogue with the dump's, and lets in whom the source let in, unless something failed or differs.
         server: the server it was restored into, in one plain phrase.
         warning: a warning about that server; None: nothing.
         rekeyable: None if the restore is read-only.
@@ -262,9 +281,10 @@ class RestoredDump:
     failures: tuple[str, ...]
     left_out: tuple[str, ...]
     server: str
-    warning: str | None = None
-    rekeyable: RekeyableDump | None = None
-    url: str = field(default="", repr=False)
+    warning: str | None
+    rekeyable: RekeyableDump | None
+    url: str = field(repr=False)
+    hand_over: Callable[[], HandedOver] = field(repr=False)
 
 
 class DumpRestorer(Protocol):
@@ -290,13 +310,20 @@ class DumpRestorer(Protocol):
 
 
 class NewDatabases(Protocol):
-    """Creates new databases next to the application's own."""
+    """Creates new databases on a server, such as the application's own."""
 
-    def restored(self, database: str, name: str, dump: Path, key: RecoveryKey) -> AbstractContextManager[RestoredDump]:
-        """Creates `database` and restores the dump into it; it stays when the context ends.
+    def restored(
+        self, database: str, dump: DatabaseCopy, file: Path, key: RecoveryKey
+    ) -> AbstractContextManager[RestoredDump]:
+        """Creates `database` and restores the dump in `file` into it; it stays if it was handed over.
+
+        Else it is dropped, except after `LostRowsError` and `UnreadableSampleError`: then it stays closed to everybody
+        but superusers until the next restore into the same name.
 
         Raises:
             RequestError: the name is taken or not valid.
-            PreflightError: the role may not create databases.
+            PreflightError: the role may not create databases or roles.
             DamagedBackupError, WrongRecipientError: the dump cannot be decrypted or restored.
+            IncompleteRestoreError: the server cannot have such a database; says why.
+            RestoreTimeoutError, RestoredQueryTimeoutError: SQL of the dump took too long.
         """

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.backups import (
     configuration_name,
     key_file_name,
 )
+from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
@@ -32,6 +33,7 @@ from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import START, Journal
 
 PIPELINE = "efa1f375"
+DEFINITION = DatabaseDefinition("UTF8", "builtin", "C", "C", "C.UTF-8")
 
 
 @dataclass
@@ -75,7 +77,7 @@ class FakeFiles:
     def dump(self, name: str, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
         if self.failures:
             raise BackupError(self.failures[0])
-        return DatabaseCopy(self.file(name), (), 18, DatabaseContent((), 0))
+        return DatabaseCopy(self.file(name), (), 18, DatabaseContent((), 0), DEFINITION)
 
     def configuration(self, stamp: str) -> StoredFile:
         return self.file(configuration_name(stamp))

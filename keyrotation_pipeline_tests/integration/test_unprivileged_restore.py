@@ -20,6 +20,7 @@ from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.demo.officers import DemoOfficer
@@ -42,18 +43,18 @@ REFUSED = {
     "an untrusted language": "CREATE EXTENSION plpython3u SCHEMA pg_catalog",
     "a setting of the server": "ALTER SYSTEM SET archive_command = 'touch {out}/archive'",
     "a library": "LOAD '{out}/library.so'",
-    "a library for later": "ALTER DATABASE clinic SET session_preload_libraries = '{out}/library.so'",
+    "a library for later": "ALTER DATABASE restored SET session_preload_libraries = '{out}/library.so'",
     "the superuser's role": "SET ROLE postgres",
     "the superuser's session": "SET SESSION AUTHORIZATION postgres",
     "the role of before": "RESET ROLE; RESET SESSION AUTHORIZATION; COPY (SELECT 'x') TO PROGRAM 'touch {out}/reset'",
-    "superuser by decree": "ALTER ROLE restorer SUPERUSER",
+    "superuser by decree": "ALTER ROLE CURRENT_USER SUPERUSER",
     "a role with power": "CREATE ROLE friend SUPERUSER LOGIN",
-    "a right of the system's": "GRANT pg_execute_server_program TO restorer",
+    "a right of the system's": "GRANT pg_execute_server_program TO CURRENT_USER",
     "the catalogue": "UPDATE pg_catalog.pg_authid SET rolsuper = true",
     "a function of the system's": "CREATE OR REPLACE FUNCTION pg_catalog.left(text, int) RETURNS text "
     "LANGUAGE sql AS 'SELECT ''''::text'",
     "a way back in as the superuser": "CREATE EXTENSION dblink SCHEMA public; "
-    "SELECT public.dblink('user=postgres dbname=clinic host=' || "
+    "SELECT public.dblink('user=postgres dbname=restored host=' || "
     "current_setting('unix_socket_directories'), 'COPY (SELECT 1) TO PROGRAM ''touch {out}/dblink''')",
     "another server": "CREATE EXTENSION postgres_fdw SCHEMA public; CREATE SERVER s FOREIGN DATA WRAPPER postgres_fdw",
     "files as tables": "CREATE EXTENSION file_fdw SCHEMA public; CREATE SERVER f FOREIGN DATA WRAPPER file_fdw",
@@ -63,9 +64,9 @@ REFUSED = {
 }
 # These are the role's own affair. They must not change what our checks see, nor run when these look.
 ALLOWED = {
-    "settings of the role": "ALTER ROLE restorer SET search_path = trap, public, pg_catalog",
-    "settings of the database": "ALTER DATABASE clinic SET search_path = trap, public, pg_catalog; "
-    "ALTER DATABASE clinic SET row_security = on",
+    "settings of the role": "ALTER ROLE CURRENT_USER SET search_path = trap, public, pg_catalog",
+    "settings of the database": "ALTER DATABASE restored SET search_path = trap, public, pg_catalog; "
+    "ALTER DATABASE restored SET row_security = on",
 }
 # Code that springs when somebody counts, compares or reads rows with the wrong names in the path, or as the wrong role.
 TRAPS = """
@@ -116,12 +117,13 @@ def forged_dump(connection: Connection, url: str, statements: list[str], directo
 
 @contextmanager
 def restored(
-    dump: bytes, major: int, tmp_path: Path, officer: DemoOfficer, extensions: Sequence[str] = ()
+    dump: bytes, source: Connection, tmp_path: Path, officer: DemoOfficer, extensions: Sequence[str] = ()
 ) -> Iterator[RestoredDump]:
     gpg = GnuPG(tmp_path / "gnupg", SystemClock())
     file = tmp_path / "dump"
     file.write_bytes(gpg.encrypt(dump, [gpg.read_certificate(officer.certificate)]))
-    copy = DatabaseCopy(StoredFile("database-x.dump.gpg", "", 1, ()), (), major, DatabaseContent((), 0))
+    major, definition = source.info.server_version // 10_000, read_definition(source)
+    copy = DatabaseCopy(StoredFile("database-x.dump.gpg", "", 1, ()), (), major, DatabaseContent((), 0), definition)
     servers = ScratchServers(tmp_path / "recovery", None, extensions)
     with (
         imported_key(officer.gpg("--export-secret-keys"), None) as key,
@@ -145,9 +147,8 @@ def test_nothing_of_a_hostile_dump_runs_outside_and_every_attempt_is_a_failure(
     url = make_conninfo(either.info.dsn, user="postgres")
     statements = [each.format(out=outside) for each in (*REFUSED.values(), *ALLOWED.values())]
     dump = forged_dump(either, url, statements, outside)
-    major = either.info.server_version // 10_000
     with ExitStack() as stack:
-        done = stack.enter_context(restored(dump, major, tmp_path, recovery_officer))
+        done = stack.enter_context(restored(dump, either, tmp_path, recovery_officer))
         numbers = {failure.split("zz.c")[1].split(" ")[0] for failure in done.failures if "zz.c" in failure}
         names = [*REFUSED, *ALLOWED]
         assert [name for number, name in enumerate(names) if str(number) not in numbers] == list(ALLOWED)
@@ -179,11 +180,10 @@ def test_an_extension_that_needs_power_is_refused_unless_the_configuration_names
     command = programs.command("pg_dump", "--format=custom")
     environment = programs.environment(make_conninfo(debian.info.dsn, user="postgres"))
     dump = subprocess.run(command, check=True, capture_output=True, env=environment).stdout
-    major = debian.info.server_version // 10_000
     with (
         pytest.raises(IncompleteRestoreError, match=r"needs the extension pageinspect, .*superuser_extensions"),
-        restored(dump, major, tmp_path, recovery_officer),
+        restored(dump, debian, tmp_path, recovery_officer),
     ):
         pytest.fail("it was restored")
-    with restored(dump, major, tmp_path, recovery_officer, ["pageinspect"]) as done:
+    with restored(dump, debian, tmp_path, recovery_officer, ["pageinspect"]) as done:
         assert done.failures == ()

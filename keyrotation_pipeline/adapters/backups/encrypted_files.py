@@ -80,7 +80,7 @@ class EncryptedDumps:
             sha256, size_bytes = _copied(message, file)
         stored = StoredFile(name, sha256, size_bytes, recipients)
         _require_as_written(self.place, self.encryptor, stored)
-        return DatabaseCopy(stored, dump.tables, dump.server_major, dump.content)
+        return DatabaseCopy(stored, dump.tables, dump.server_major, dump.content, dump.definition)
 
 
 def _small(place: LocalPlace, encryptor: Encryptor, name: str, content: bytes) -> StoredFile:

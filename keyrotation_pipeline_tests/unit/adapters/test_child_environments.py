@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.openpgp import runner
 from keyrotation_pipeline.adapters.postgres.server import programs as client_programs
-from keyrotation_pipeline.adapters.postgres.server import restore
+from keyrotation_pipeline.adapters.postgres.server.archive import run_on
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -53,7 +53,7 @@ def test_clients_of_postgresql_get_the_password_by_its_variable_and_nothing_else
             told = stream.read()
     else:
         with Path("/dev/null").open("rb") as nothing:
-            told = restore._run(command, nothing, variables).stdout
+            told = run_on(nothing, command, variables).stdout
     environment, arguments = shown(told)
     assert not set(OURS) & set(environment)
     assert environment["PGPASSWORD"] == "geheim"

@@ -40,6 +40,7 @@ from keyrotation_pipeline_tests.fakes import (
     fake_manifest_trust,
     fake_pipeline,
 )
+from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
 OLD, NEW = f"20260106-030000-{PIPELINE}", f"20260107-030000-{PIPELINE}"
 
@@ -64,7 +65,11 @@ class Site:
             for each in (self.records if keys is None else keys)
         )
         counted = TableContent(CLIENTS, 1, {"first_name": {V1: 1}, "email": {}})
-        copy = DatabaseCopy(self.file(dump_name(stamp)), (counted,), 18, DatabaseContent((), 0)) if dump else None
+        copy = (
+            DatabaseCopy(self.file(dump_name(stamp)), (counted,), 18, DatabaseContent((), 0), DEFINITION)
+            if dump
+            else None
+        )
         made = BackupSet(stamp, "clinic", copies, copy, self.world.ledger.head())
         self.trust.write(self.local, made)
         copy_set(self.local, self.offsite, made)
@@ -251,7 +256,7 @@ def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_co
         old,
         stamp=f"{OLD}-2",
         keys=(),
-        dump=DatabaseCopy(site.file(dump_name(f"{OLD}-2")), (), 18, DatabaseContent((), 0)),
+        dump=DatabaseCopy(site.file(dump_name(f"{OLD}-2")), (), 18, DatabaseContent((), 0), DEFINITION),
         made_from=site.trust.seal_of(old),
     )
     site.trust.write(site.local, made)

@@ -54,6 +54,7 @@ from keyrotation_pipeline_tests.fakes import (
     fake_pipeline,
     rotation_of,
 )
+from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 from keyrotation_pipeline_tests.unit.incidents.cases import call_compromised
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, request, sign
 
@@ -182,6 +183,7 @@ def manifest(*versions: KeyVersion) -> tuple[str, str, bytes]:
         (content,),
         18,
         DatabaseContent((), 0),
+        DEFINITION,
     )
     made = BackupSet(stamp_of(START, PIPELINE), "clinic", (), dump, clinic_of().world.ledger.head())
     return dump.file.name, made.name, render(made, FakeSigner().public)

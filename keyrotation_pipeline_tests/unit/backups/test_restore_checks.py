@@ -10,18 +10,19 @@ from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, RelationKind, StoredFile
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
+from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
 VISITS = RelationContent(TableName("public", "visits"), RelationKind.TABLE, 7)
 EMPTY = RelationContent(TableName("public", "empty"), RelationKind.TABLE, 0)
 TOTALS = RelationContent(TableName("billing", "totals"), RelationKind.MATERIALIZED_VIEW)
 SNAPSHOT = DatabaseContent((TOTALS, EMPTY, VISITS), large_objects=2)
-DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "0" * 64, 1, ("F" * 40,)), (), 18, SNAPSHOT)
+DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "0" * 64, 1, ("F" * 40,)), (), 18, SNAPSHOT, DEFINITION)
 
 
 def restored(content: DatabaseContent = SNAPSHOT, failures: tuple[str, ...] = ()) -> RestoredDump:
     # No table is declared, so nothing is asked of the database.
     nothing = cast("Any", None)
-    return RestoredDump(nothing, nothing, content, failures, (), "PostgreSQL 18 (embedded)")
+    return RestoredDump(nothing, nothing, content, failures, (), "PostgreSQL 18 (embedded)", None, None, "", nothing)
 
 
 def test_what_is_as_it_was_is_believed_and_so_is_more() -> None:

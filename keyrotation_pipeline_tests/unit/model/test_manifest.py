@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.backups import (
 from keyrotation_pipeline.model.manifest import parse, render, signer_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.fakes import PIPELINE, START, V1, V2, FakeSigner
+from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
 STAMP, SIGNER = f"20260105-090000-{PIPELINE}", FakeSigner().public
 PLANTED = "planted-text"
@@ -47,7 +48,7 @@ def a_set(stamp: str = STAMP) -> BackupSet:
         large_objects=2,
     )
     tables = (TableContent(table, 7, {"no te": {V1: 3, V2: 4}}),)
-    dump = DatabaseCopy(a_file(dump_name(stamp)), tables, 18, content)
+    dump = DatabaseCopy(a_file(dump_name(stamp)), tables, 18, content, DEFINITION)
     return BackupSet(stamp, "clinic@host (7)", keys, dump, AuditHead(41, "5" * 64), "7" * 64)
 
 

@@ -71,6 +71,7 @@ class EmbeddedServer:
     """
 
     INITDB: tuple[str, ...] = ()
+    DATABASES: tuple[str, ...] = (APPLICATION_DATABASE, DAGSTER_DATABASE)
 
     def __init__(self, directory: Path, installation: Installation | None = None) -> None:
         self.directory = directory
@@ -78,10 +79,11 @@ class EmbeddedServer:
         self._account = Account.of_server()
         self._installation = self._account.runnable(installation or Installation.of_wheel())
         self._users: IO[bytes] | None = None
+        self.superuser = "postgres"
 
     def url(self, database: str = APPLICATION_DATABASE) -> str:
         """Returns the URL of one of its databases, for psycopg and SQLAlchemy alike (with their own scheme)."""
-        return f"postgresql://postgres@/{database}?host={quote(str(self._socket_directory()))}&port=5432"
+        return f"postgresql://{self.superuser}@/{database}?host={quote(str(self._socket_directory()))}&port=5432"
 
     def __enter__(self) -> Self:
         """Uses the server; starts or creates it if necessary."""
@@ -196,7 +198,15 @@ class EmbeddedServer:
         if int(self._installation.major) >= FIRST_WITH_BUILTIN_LOCALES:
             locale += ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         with self._account.reaching(self.directory) as (directory, descriptors):
-            options = ("-D", str(directory / unfinished.name), "-U", "postgres", "--auth=trust", *locale, *self.INITDB)
+            options = (
+                "-D",
+                str(directory / unfinished.name),
+                "-U",
+                self.superuser,
+                "--auth=trust",
+                *locale,
+                *self.INITDB,
+            )
             made = self._tool("initdb", *options, descriptors=descriptors)
         if not made:
             raise HomeError(f"initdb fails in {self.directory}; free disk space, or use another KEYROTATION_HOME")
@@ -255,7 +265,7 @@ class EmbeddedServer:
     def _create_databases(self) -> None:
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             present = {name for (name,) in connection.execute("SELECT datname FROM pg_database")}
-            for name in (APPLICATION_DATABASE, DAGSTER_DATABASE):
+            for name in self.DATABASES:
                 if name not in present:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 

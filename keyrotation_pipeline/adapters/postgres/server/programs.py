@@ -14,6 +14,7 @@ from psycopg.pq import Conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
 from keyrotation_pipeline.model.backups import TableContent
@@ -227,9 +228,10 @@ class PostgresDump:
             snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
             counted = tuple(map(_content, counts.count(connection, tables)))
             everything = contents.count(connection)
+            definition = read_definition(connection)
             options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
             with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
-                yield DumpUnderWay(stream, counted, major, everything)
+                yield DumpUnderWay(stream, counted, major, everything, definition)
 
 
 @contextmanager

@@ -3,52 +3,50 @@
 import hashlib
 import hmac
 import os
+import secrets
 import shutil
 import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
+import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
-from keyrotation_pipeline.adapters.postgres.inventory import contents
-from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.adapters.postgres.server.embedded import APPLICATION_DATABASE, EmbeddedServer
-from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, Programs, for_dumps_of
-from keyrotation_pipeline.adapters.postgres.server.restore import (
-    LONGEST_RESTORE_SECONDS,
-    entries,
-    restore,
-    within_deadline,
-)
-from keyrotation_pipeline.adapters.postgres.server.restore_prerequisites import (
-    BY_SUPERUSER,
-    hand_over,
-    is_left_out,
-    prerequisites,
-    require_available,
-)
+from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, for_dumps_of
+from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTORE_SECONDS
+from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERUSER
+from keyrotation_pipeline.adapters.postgres.server.restored_copy import Target, restored_copy
+from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole
 from keyrotation_pipeline.adapters.process import die_with_parent
-from keyrotation_pipeline.errors import KeyRotationError, MalformedCiphertextError
+from keyrotation_pipeline.errors import HomeError, KeyRotationError, MalformedCiphertextError
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpSource, ReadRows, RecoveryKey, RestoredDump
+from keyrotation_pipeline.ports.clock import attempts
 
+# The name of every restored database.
+DATABASE = "restored"
 # Immediate shutdown: the server ends its children at once and writes nothing more.
 _SIGNAL = "QUIT"
+# Its own dump locks all tables at once.
+_ALWAYS = ("-c", "max_locks_per_transaction=1024")
 _NOTHING_IS_KEPT = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
 _END_SECONDS = 30
 _STATUS_LINE = 7
+_NAME_BYTES = 8
+_CLOSE_SECONDS, _LOOK_SECONDS = 30, 0.02
 
 
 class EphemeralServer(EmbeddedServer):
@@ -59,9 +57,12 @@ class EphemeralServer(EmbeddedServer):
     """
 
     INITDB = ("--no-sync",)
+    DATABASES = ()
 
     def __init__(self, directory: Path, installation: Installation, *, durable: bool = False) -> None:
         super().__init__(directory, installation)
+        # Not one of the roles that a dump names: what belongs to a superuser there belongs to nobody here.
+        self.superuser = f"scratch_{secrets.token_hex(_NAME_BYTES)}"
         self._options = () if durable else _NOTHING_IS_KEPT
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +72,13 @@ class EphemeralServer(EmbeddedServer):
             directory, descriptors = stack.enter_context(self._account.reaching(self.directory))
             log = stack.enter_context((self.directory / "log").open("ab"))
             self._configure(directory)
-            command = [str(self._installation.binaries / "postgres"), "-D", str(directory / "data"), *self._options]
+            command = [
+                str(self._installation.binaries / "postgres"),
+                "-D",
+                str(directory / "data"),
+                *_ALWAYS,
+                *self._options,
+            ]
             self._process = subprocess.Popen(  # noqa: S603  arguments of our own
                 die_with_parent(command, _SIGNAL),
                 cwd="/",
@@ -235,28 +242,44 @@ class ScratchServers:
         self, dump: DatabaseCopy, file: Path, key: RecoveryKey, *, durable: bool = False
     ) -> Iterator[RestoredDump]:
         """See `DumpRestorer.restored`."""
-        name = dump.file.name
         installation, warning = for_dumps_of(self._binaries, dump.server_major)
-        # The version that wrote the dump, since an older pg_restore could not read it.
-        programs = Programs.of_server(self._binaries, dump.server_major)
-        listed = entries(programs, name, file, key)
-        wanted = prerequisites(programs, name, file, key, listed, self._allowed)
         with (
             tempfile.TemporaryDirectory(dir=self._directory, prefix="server-") as home,
             EphemeralServer(Path(home) / "postgres", installation, durable=durable) as server,
         ):
-            with closing(connect(server.url(APPLICATION_DATABASE))) as superuser:
-                require_available(superuser, dump, listed, installation.description, self._allowed)
-                url = hand_over(server, superuser, wanted)
-            left_out, longest = partial(is_left_out, created=wanted), self._longest_seconds
-            done = restore(programs, url, name, file, key, listed, left_out, longest_seconds=longest)
-            # We read it as the same role: the dump's code never runs with more rights than it was restored with.
-            with within_deadline(url, name, longest, server.end), closing(connect(url)) as connection:
+            target = Target(
+                admin=server.url("postgres"),
+                description=installation.description,
+                binaries=self._binaries,
+                by_superuser=self._allowed,
+                longest_seconds=self._longest_seconds,
                 # Nobody else works there, so no throttling.
-                rewriting = PostgresRewriting(connection, partial(connect, url), Limits().in_an_emergency())
-                rekeyable = ScratchDump(url, connection, self._binaries)
-                content, used = contents.count(connection), installation.description
-                inventory = PostgresInventory(connection)
-                yield RestoredDump(
-                    inventory, rewriting, content, done.failures, done.left_out, used, warning, rekeyable, url
-                )
+                limits=Limits().in_an_emergency(),
+                warning=warning,
+                attributes="BYPASSRLS",
+                is_scratch=True,
+                lock=partial(lock_out, server),
+                rekeyable=partial(ScratchDump, binaries=self._binaries),
+            )
+            with restored_copy(target, DATABASE, dump, file, key) as restored:
+                yield restored
+
+
+def lock_out(server: EphemeralServer) -> None:
+    """Refuses every further login but the restoring role's, the superuser's too.
+
+    Raises:
+        HomeError: the superuser can still log in.
+    """
+    # It needs no password, in a directory that nobody else can enter.
+    server.write_access(f"local {DATABASE} {RestoringRole.of(DATABASE).name} trust\n")
+    with suppress(psycopg.OperationalError), psycopg.connect(server.url("postgres")) as superuser:
+        superuser.execute("SELECT pg_reload_conf()")
+    # It reloads its configuration a moment after the signal.
+    for _ in attempts(SystemClock(), pause_seconds=_LOOK_SECONDS, patience_seconds=_CLOSE_SECONDS):
+        try:
+            psycopg.connect(server.url("postgres"), connect_timeout=5).close()
+        except psycopg.OperationalError as refusal:
+            if "pg_hba.conf" in str(refusal):
+                return
+    raise HomeError("the scratch server does not lock its superuser out; see its log, and run this again")

@@ -2,14 +2,12 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.server.restore import ArchiveEntry, _failures
-from keyrotation_pipeline.adapters.postgres.server.restore_prerequisites import (
-    BY_SUPERUSER,
-    Extension,
-    Prerequisites,
-    is_left_out,
-    named_in,
-)
+from keyrotation_pipeline.adapters.postgres.server.archive import ArchiveEntry
+from keyrotation_pipeline.adapters.postgres.server.restore import failures_in
+from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERUSER, Extension, Extensions, plan
+from keyrotation_pipeline.errors import IncompleteRestoreError
+from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, StoredFile
+from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
 TOLD = """pg_restore: while PROCESSING TOC:
 pg_restore: from TOC entry 2; 3079 16390 EXTENSION citext\x20
@@ -23,7 +21,7 @@ pg_restore: warning: errors ignored on restore: 3
 
 
 def test_each_failure_is_a_phrase_that_quotes_no_row_and_none_is_forgotten() -> None:
-    assert _failures(1, TOLD) == (
+    assert failures_in(1, TOLD) == (
         'EXTENSION citext (extension "citext" is not available)',
         "TABLE DATA clients postgres",
         "1 more",
@@ -39,52 +37,77 @@ def test_each_failure_is_a_phrase_that_quotes_no_row_and_none_is_forgotten() -> 
     ],
 )
 def test_a_bad_end_is_a_failure_whatever_is_said(code: int, told: str, failures: tuple[str, ...]) -> None:
-    assert _failures(code, told) == failures
+    assert failures_in(code, told) == failures
 
 
 def test_what_a_newer_server_wrote_into_the_dump_is_named() -> None:
     told = """pg_restore: from TOC entry 3; 1259 16408 TABLE Termine owner
 pg_restore: error: could not execute query: ERROR:  unrecognized parameter "pg_attver"
 """
-    assert _failures(1, told) == ('TABLE Termine owner (unrecognized parameter "pg_attver")',)
+    assert failures_in(1, told) == ('TABLE Termine owner (unrecognized parameter "pg_attver")',)
 
 
 def test_many_failures_are_shown_in_part_and_counted() -> None:
-    failures = _failures(1, "pg_restore: error: x\n" * 1500)
+    failures = failures_in(1, "pg_restore: error: x\n" * 1500)
     assert failures[-1] == "500 more"
     assert len(failures) == 1001
 
 
+DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "", 1, ()), (), 18, DatabaseContent((), 0), DEFINITION)
+THERE = Extensions({"citext": True, "pg_stat_statements": False, "pageinspect": False}, BY_SUPERUSER)
+
+
+def entries(*texts: str) -> list[ArchiveEntry]:
+    """Entries that each depend on the first."""
+    return [ArchiveEntry(number, text, (1,) if number > 1 else ()) for number, text in enumerate(texts, 1)]
+
+
+def header(text: str) -> str:
+    kind, schema, name, owner = text.split(" ")
+    return f"--\n-- Name: {name}; Type: {kind}; Schema: {schema}; Owner: {owner or '-'}\n--\n\n"
+
+
 @pytest.mark.parametrize(
-    ("text", "left_out"),
+    ("text", "sql", "left_out"),
     [
-        ("TABLE public clients postgres", False),
-        ("TABLE DATA public SERVER postgres", False),
-        ("SCHEMA - public postgres", False),
-        ("SCHEMA - tools postgres", True),
-        ("EXTENSION - citext ", False),
-        ("EXTENSION - postgres_fdw ", True),
-        ("COMMENT - EXTENSION citext ", True),
-        ("COMMENT public TABLE clients postgres", False),
-        ("EVENT TRIGGER - spy postgres", True),
-        ("PUBLICATION TABLE public spy clients postgres", True),
-        ("FOREIGN TABLE public remote postgres", True),
-        ("USER MAPPING - USER MAPPING postgres SERVER other postgres", True),
+        ("TABLE public clients postgres", "", False),
+        ("SCHEMA - public postgres", "", False),
+        ("COMMENT public TABLE clients postgres", "", False),
+        ("EXTENSION - citext ", "", False),
+        ("EXTENSION - postgres_fdw ", "", True),
+        ("EXTENSION - pageinspect ", "", True),
+        ("EVENT TRIGGER - spy postgres", "", True),
+        ("PUBLICATION - some postgres", "CREATE PUBLICATION some WITH (publish = 'insert');", False),
+        ("PUBLICATION - all postgres", "CREATE PUBLICATION \"all\" FOR ALL TABLES WITH (publish = 'insert');", True),
+        ("PUBLICATION TABLE public some clients postgres", "", False),
+        ("PUBLICATION TABLES IN SCHEMA public some public postgres", "", True),
+        ("FOREIGN TABLE public remote postgres", "", True),
+        ("USER MAPPING - USER MAPPING postgres SERVER other postgres", "", True),
+        ("FUNCTION public f() postgres", "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS ' LANGUAGE c ';", False),
+        ("FUNCTION public f() postgres", "CREATE FUNCTION f() RETURNS int LANGUAGE c STRICT AS 'x', 'y';", True),
+        ("CAST - c postgres", "CREATE CAST (public.a AS text) WITHOUT FUNCTION ;", True),
     ],
 )
-def test_only_what_holds_no_row_is_left_out(text: str, *, left_out: bool) -> None:
-    created = Prerequisites((Extension("pg_stat_statements", "tools"),))
-    assert is_left_out(ArchiveEntry(1, text), created) is left_out
+def test_what_only_a_superuser_may_create_is_left_out_with_all_that_depends_on_it(
+    text: str, sql: str, *, left_out: bool
+) -> None:
+    listed = entries(text, f"ACL {text}", "VIEW public v postgres")
+    planned = plan(listed, header(text) + sql if sql else "", THERE, DUMP, "the server")
+    assert planned.left_out == (tuple(listed) if left_out else ())
+    assert planned.restored == (() if left_out else tuple(listed))
 
 
-def test_extensions_and_roles_are_taken_by_name_from_what_pg_dump_writes() -> None:
-    text = """
-CREATE EXTENSION IF NOT EXISTS pg_stat_statements WITH SCHEMA "Odd ""tools";
-CREATE EXTENSION IF NOT EXISTS plpython3u WITH SCHEMA pg_catalog;
-CREATE POLICY seen ON public.clients TO day, "Night ""Nurse" USING ((id > 0));
-CREATE POLICY "x TO y" ON public."Odd.Table" AS RESTRICTIVE FOR UPDATE TO PUBLIC WITH CHECK (true);
-CREATE POLICY kept ON public.clients FOR SELECT TO auditor;
-"""
-    assert named_in(text, BY_SUPERUSER) == Prerequisites(
-        (Extension("pg_stat_statements", 'Odd "tools'),), ('Night "Nurse', "auditor", "day")
+def test_rows_are_never_left_out() -> None:
+    listed = entries("EXTENSION - pageinspect ", "TABLE public pages postgres", "TABLE DATA public pages postgres")
+    with pytest.raises(IncompleteRestoreError, match=r"rows of public pages .*\(EXTENSION - pageinspect\)"):
+        plan(listed, "", THERE, DUMP, "the server")
+
+
+def test_extensions_for_a_superuser_are_created_in_the_schemas_that_the_dump_names() -> None:
+    text = header("EXTENSION - pg_stat_statements ") + (
+        'CREATE EXTENSION IF NOT EXISTS pg_stat_statements WITH SCHEMA "Odd ""tools";'
     )
+    listed = entries("EXTENSION - pg_stat_statements ", 'SCHEMA - Odd "tools postgres', "VIEW public v postgres")
+    planned = plan(listed, text, THERE, DUMP, "the server")
+    assert planned.extensions == (Extension("pg_stat_statements", 'Odd "tools'),)
+    assert [each.text for each in planned.restored] == ["VIEW public v postgres"]

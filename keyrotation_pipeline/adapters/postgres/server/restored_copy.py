@@ -1,0 +1,211 @@
+"""Restores a dump into a new database, in the one way that there is: by a role without power, then with its owners.
+
+The database is created like the dumped one and closed to everybody else. pg_restore, and all that reads what it has
+restored, run as the restoring role. Then our own role gives it owners, privileges and settings, compares its catalogue
+with the dump's, and opens it as the source was. A recovery test does all of this in a server of its own.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import LiteralString
+
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
+from keyrotation_pipeline.adapters.postgres.inventory import contents
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.server.archive import Archive
+from keyrotation_pipeline.adapters.postgres.server.catalogue_check import differences, sequences_behind
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.database_definition import differing_versions, read_definition
+from keyrotation_pipeline.adapters.postgres.server.handover import Handover
+from keyrotation_pipeline.adapters.postgres.server.programs import Programs
+from keyrotation_pipeline.adapters.postgres.server.restore import restore
+from keyrotation_pipeline.adapters.postgres.server.restore_deadline import within_deadline
+from keyrotation_pipeline.adapters.postgres.server.restore_plan import RestorePlan, extensions_of, phrases, plan
+from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
+    RestoringRole,
+    borrow,
+    create_for,
+    drop,
+    drop_privileged,
+    drop_roles,
+    give_back,
+    is_superuser,
+    prepare,
+    require_power,
+)
+from keyrotation_pipeline.errors import LostRowsError, UnreadableSampleError
+from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.ports.backups import HandedOver, RecoveryKey, RekeyableDump, RestoredDump
+
+_FOR_SUPERUSER = """\
+-- What restoring {} leaves to a superuser, since it may run code with power. Read it first; then, in the new database:
+--   psql -X -v ON_ERROR_STOP=1 -f THIS_FILE"""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a dump is restored.
+
+    Args:
+        admin: URL of our own role, to any database of the server.
+        description: the server in one plain phrase.
+        binaries: directory of pg_restore and pg_dump; None finds some.
+        by_superuser: extensions that our role creates, if it is a superuser.
+        longest_seconds: limit for the restore, and for each statement over what was restored.
+        attributes: additional ones of the restoring role.
+        is_scratch: nothing of the server remains; the restoring role keeps access to what it has restored.
+        lock: is called before any SQL of the dump runs.
+        rekeyable: what re-encrypts a restored dump, of the restoring role's URL and connection.
+    """
+
+    admin: str = field(repr=False)
+    description: str
+    binaries: Path | None
+    by_superuser: frozenset[str]
+    longest_seconds: float
+    limits: Limits
+    warning: str | None = None
+    attributes: LiteralString = ""
+    is_scratch: bool = False
+    lock: Callable[[], None] = field(default=lambda: None, repr=False)
+    rekeyable: Callable[[str, Connection], RekeyableDump] | None = None
+
+
+@contextmanager
+def restored_copy(
+    target: Target, database: str, dump: DatabaseCopy, file: Path, key: RecoveryKey
+) -> Iterator[RestoredDump]:
+    """Restores a dump into the new database `database`; yields it as its restoring role reads it.
+
+    An unfinished copy is dropped when the context ends with an error, unless it is worth a look: then nobody but
+    superusers can connect to it.
+
+    Raises:
+        RequestError, PreflightError, IncompleteRestoreError, RestoreTimeoutError, RestoredQueryTimeoutError,
+        DamagedBackupError, WrongRecipientError: see `NewDatabases.restored`.
+    """
+    # The version that wrote the dump, since an older pg_restore could not read it.
+    archive = Archive(Programs.of_server(target.binaries, dump.server_major), dump, file, key)
+    role = RestoringRole.of(database)
+    with ExitStack() as stack:
+        admin = stack.enter_context(closing(connect(target.admin)))
+        require_power(admin, dump.definition)
+        listed = archive.entries()
+        text = archive.sql(listed)
+        allowed = target.by_superuser if is_superuser(admin) else frozenset[str]()
+        planned = plan(listed, text, extensions_of(admin, allowed), dump, target.description)
+        created = create_for(admin, role, dump.definition, target.attributes)
+        try:
+            yield from _restored(stack, target, archive, role, planned, text)
+        except (LostRowsError, UnreadableSampleError):
+            admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role.name)))
+            raise
+        except BaseException:
+            _discard(target, admin, role, created)
+            raise
+        _discard(target, admin, role, created)
+
+
+def _discard(target: Target, admin: Connection, role: RestoringRole, created: Sequence[str]) -> None:
+    """Drops a copy that was not handed over, and the roles that were created for it."""
+    if not target.is_scratch and drop(admin, role):
+        drop_roles(admin, created)
+
+
+def _restored(
+    stack: ExitStack, target: Target, archive: Archive, role: RestoringRole, planned: RestorePlan, text: str
+) -> Iterator[RestoredDump]:
+    """Restores, and yields what was restored."""
+    url, dump = role.url(target.admin), archive.dump
+    # Before any SQL of the dump has run, and before the server is locked.
+    inside = stack.enter_context(closing(connect(make_conninfo(target.admin, dbname=role.database))))
+    prepare(inside, planned, role.name)
+    target.lock()
+    failures = restore(archive, url, planned.restored, longest_seconds=target.longest_seconds)
+    stop = partial(_stop, inside, role)
+    # We read it as the same role: the dump's code never runs with more rights than it was restored with.
+    with within_deadline(url, archive.name, target.longest_seconds, stop), closing(connect(url)) as connection:
+        rewriting = PostgresRewriting(connection, partial(connect, url), target.limits)
+        found = read_definition(connection)
+        warnings = [*filter(None, [target.warning]), *differing_versions(dump.definition, found)]
+        copy = _Copy(target, archive, role, planned, text, inside, failures)
+        yield RestoredDump(
+            PostgresInventory(connection),
+            rewriting,
+            contents.count(connection),
+            (*failures, *sequences_behind(connection, text, planned.left_out_keys)),
+            tuple(phrases(planned.left_out)),
+            target.description,
+            "; ".join(warnings) or None,
+            target.rekeyable(url, connection) if target.rekeyable else None,
+            url,
+            copy.hand_over,
+        )
+
+
+def _stop(inside: Connection, role: RestoringRole) -> None:
+    """Ends what runs as the restoring role, and lets it begin nothing more."""
+    inside.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role.name)))
+    inside.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", (role.name,))
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """What was restored, and how to finish it."""
+
+    target: Target
+    archive: Archive
+    role: RestoringRole
+    planned: RestorePlan
+    text: str = field(repr=False)
+    inside: Connection
+    failures: Sequence[str]
+
+    def hand_over(self) -> HandedOver:
+        """See `RestoredDump.hand_over`."""
+        admin, role, roles = self.inside, self.role, self.archive.dump.definition.roles
+        # Autovacuum may look at what was restored just now.
+        admin.execute("SET lock_timeout = '60s'")
+        borrowed = () if is_superuser(admin) else borrow(admin, roles)
+        try:
+            handover = Handover(admin, role, self.text, self.planned.left_out_keys)
+            handover.of_objects()
+            if self.target.is_scratch:
+                for each in roles:
+                    admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(each), sql.Identifier(role.name)))
+            wrong = (*handover.failures, *self._differences(handover))
+            opened = not wrong and not self.failures
+            with admin.transaction():
+                has_owner = handover.of_database(opened=opened) is not None
+                if not self.target.is_scratch:
+                    drop_privileged(admin, role)
+        finally:
+            give_back(admin, borrowed)
+        left_out = (*phrases(self.planned.left_out), *handover.phrases())
+        return HandedOver(wrong, left_out, self._for_superuser(handover, opened=opened and has_owner))
+
+    def _for_superuser(self, handover: Handover, *, opened: bool) -> str:
+        left_out = self.archive.sql(self.planned.left_out) if self.planned.left_out else ""
+        to_open = "" if opened else f"-- Nobody but its owner can connect before this.\n{handover.sql_to_open()}"
+        parts = [*filter(None, (left_out, handover.sql_for_superuser(), to_open))]
+        name = self.archive.name
+        return "\n\n".join([_FOR_SUPERUSER.format(name), *parts, ""]) if parts else ""
+
+    def _differences(self, handover: Handover) -> tuple[str, ...]:
+        target, major = self.target, self.inside.info.server_version // 10_000
+        url = self.role.url(target.admin) if target.is_scratch else target.admin
+        return differences(
+            Programs.of_server(target.binaries, major),
+            self.text,
+            make_conninfo(url, dbname=self.role.database),
+            self.planned.left_out_keys,
+            handover.refused,
+            is_same=major == self.archive.dump.server_major,
+        )
