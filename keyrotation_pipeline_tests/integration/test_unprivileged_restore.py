@@ -187,11 +187,11 @@ def test_nothing_of_a_hostile_dump_runs_outside_and_every_attempt_is_a_failure(
 def test_an_extension_that_needs_power_is_left_out_but_no_rows_that_depend_on_it(
     debian: Connection, tmp_path: Path, recovery_officer: DemoOfficer
 ) -> None:
-    debian.execute("CREATE EXTENSION pageinspect; CREATE TABLE public.pages AS SELECT 1 AS page")
+    debian.execute("CREATE EXTENSION pageinspect SCHEMA public; CREATE TABLE public.pages AS SELECT 1 AS page")
     dump = dump_of(debian)
     with restored(dump, debian, tmp_path, recovery_officer) as done:
         assert (done.failures, done.left_out) == ((), ("EXTENSION - pageinspect",))
-    debian.execute("ALTER TABLE public.pages ADD raw bytea DEFAULT pg_catalog.get_raw_page('pg_class', 0)")
+    debian.execute("ALTER TABLE public.pages ADD raw bytea DEFAULT public.get_raw_page('pg_class', 0)")
     dump = dump_of(debian)
     with (
         pytest.raises(IncompleteRestoreError, match=r"rows of public pages .*pageinspect.*superuser_extensions"),

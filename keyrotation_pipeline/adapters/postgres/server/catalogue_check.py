@@ -17,8 +17,8 @@ _OPTIONS = (
 )  # fmt: skip
 # A text of `pg_dump --schema-only` has none of these; large objects and sequences are compared otherwise.
 _DATA = ("BLOB", "BLOB METADATA", "SEQUENCE SET")
-# Versions of pg_dump write definitions and lists of privileges differently, but not which objects there are.
-_ACROSS_VERSIONS = frozenset({"missing", "additional", "owner"})
+# Versions of pg_dump write the same definition, owner or list of privileges differently.
+_ACROSS_VERSIONS = frozenset({"missing", "additional"})
 _SETVAL = re.compile(r"SELECT pg_catalog \. setval \( ('[^']*(?:''[^']*)*') , (-? ?\d+) , (true|false) \) ;")
 _LAST_VALUE = "SELECT last_value, is_called FROM "
 

@@ -7,6 +7,7 @@ function, each alone (the extended protocol takes no second one). What our role 
 import re
 from collections import defaultdict
 from dataclasses import dataclass, field
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -49,10 +50,12 @@ class Handover:
     refused: list[Statement] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     _without_owner: set[str] = field(default_factory=set)
+    _session: LiteralString = "ROLE"
     _chosen: dict[Part, list[Statement]] = field(default_factory=lambda: defaultdict(list))
 
     def of_objects(self) -> None:
         """Does everything but what decides who owns the database, and who may connect to it."""
+        self._session = "SESSION AUTHORIZATION" if is_superuser(self.admin) else "ROLE"
         self._select()
         for part in _ORDER:
             for statement in self._chosen[part]:
@@ -127,12 +130,11 @@ class Handover:
         try:
             with self.admin.transaction():
                 if statement.session_role is not None:
-                    self.admin.execute(
-                        sql.SQL("SET {} {}").format(self._session, sql.Identifier(unquoted(statement.session_role)))
-                    )
+                    role = sql.Identifier(unquoted(statement.session_role))
+                    self.admin.execute(sql.SQL("SET {} {}").format(sql.SQL(self._session), role))
                 self.admin.execute(statement.text.encode(errors="surrogateescape"), binary=True)
                 if statement.session_role is not None:
-                    self.admin.execute(sql.SQL("RESET {}").format(self._session))
+                    self.admin.execute(sql.SQL("RESET {}").format(sql.SQL(self._session)))
         except psycopg.errors.InsufficientPrivilege:
             self.refused.append(statement)
             if part is Part.OWNER:
@@ -156,10 +158,6 @@ class Handover:
                 return bool(self.admin.execute(_ANYBODY_SETS, (name,)).fetchall())
             case _:
                 return True
-
-    @property
-    def _session(self) -> sql.SQL:
-        return sql.SQL("SESSION AUTHORIZATION" if is_superuser(self.admin) else "ROLE")
 
 
 def _is_about_database(statement: Statement) -> bool:

@@ -124,6 +124,12 @@ def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | No
 
 
 _VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
+# Values and definitions are written and read in the same way, whatever role, database and server set: times of a
+# partition's bounds, money, and texts with backslashes among them.
+_SESSION = (
+    "-c lc_monetary=C -c standard_conforming_strings=on -c quote_all_identifiers=off -c array_nulls=on "
+    "-c IntervalStyle=postgres"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +171,9 @@ class Programs:
     def environment(self, url: str = "") -> dict[str, str]:
         """Returns the environment of a program: none of ours, but the connection's parameters."""
         library = {"LD_LIBRARY_PATH": str(self.libraries)} if self.libraries.is_dir() else {}
-        return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", **library, **_parameters(url)}
+        given = _parameters(url)
+        session = {"PGTZ": "UTC", "PGOPTIONS": " ".join(filter(None, (given.get("PGOPTIONS"), _SESSION)))}
+        return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", **library, **given, **session}
 
     def require_not_older(self, server_major: int) -> None:
         """Refuses a `pg_dump` that is older than the server: it would refuse itself, or miss things.

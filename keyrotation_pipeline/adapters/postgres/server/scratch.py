@@ -40,8 +40,10 @@ from keyrotation_pipeline.ports.clock import attempts
 DATABASE = "restored"
 # Immediate shutdown: the server ends its children at once and writes nothing more.
 _SIGNAL = "QUIT"
-# Its own dump locks all tables at once.
-_ALWAYS = ("-c", "max_locks_per_transaction=1024")
+# A dump of it locks all tables at once; and the host of a test may have little memory.
+_ALWAYS = (
+    "-c", "max_locks_per_transaction=1024", "-c", "shared_buffers=48MB", "-c", "maintenance_work_mem=64MB",
+)  # fmt: skip
 _NOTHING_IS_KEPT = ("-c", "fsync=off", "-c", "full_page_writes=off", "-c", "synchronous_commit=off")
 _END_SECONDS = 30
 _STATUS_LINE = 7
