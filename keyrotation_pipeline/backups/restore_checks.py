@@ -60,7 +60,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
             ) from None
         _require_rows(content, count, dump)
         _require_values(content, count, dump)
-    _require_relations(dump.content, restored.content, dump)
+    _require_relations(dump.content, restored, dump)
 
 
 def sampled(inventory: TableInventory, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
@@ -129,9 +129,11 @@ def _require_values(content: TableContent, count: TableCount, dump: DatabaseCopy
                 )
 
 
-def _require_relations(wanted: DatabaseContent, found: DatabaseContent, dump: DatabaseCopy) -> None:
+def _require_relations(wanted: DatabaseContent, restored: RestoredDump, dump: DatabaseCopy) -> None:
+    found = restored.content
     there: Mapping[TableName, RelationContent] = {each.name: each for each in found.relations}
-    lost = [sentence for each in wanted.relations if (sentence := _lost(each, there.get(each.name)))]
+    expected = [each for each in wanted.relations if each.name not in restored.lacking]
+    lost = [sentence for each in expected if (sentence := _lost(each, there.get(each.name)))]
     if wanted.large_objects != found.large_objects:
         lost.append(f"{found.large_objects:,} large objects of {wanted.large_objects:,}")
     if lost:

@@ -22,7 +22,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.database import TableInventory, TableRewriting
 
 
@@ -268,6 +268,7 @@ class RestoredDump:
         content: everything in it, counted.
         failures: what pg_restore could not restore, one phrase each, without content.
         left_out: what was excluded from the restore, one phrase each.
+        lacking: the relations among these; they hold no rows.
         hand_over: finishes it, once, after everything was read: gives it owners, privileges and settings, compares its
             catalogue with the dump's, and lets in whom the source let in, unless something failed or differs.
         server: the server it was restored into, in one plain phrase.
@@ -280,6 +281,7 @@ class RestoredDump:
     content: DatabaseContent
     failures: tuple[str, ...]
     left_out: tuple[str, ...]
+    lacking: frozenset[TableName]
     server: str
     warning: str | None
     rekeyable: RekeyableDump | None

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +12,13 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, start_server
 
@@ -149,3 +152,84 @@ def test_owners_privileges_and_settings_are_those_of_the_source(clinic_on: Clini
         psycopg.connect(server.url("copy", "handed_stranger"))
     with psycopg.connect(server.url()) as admin:
         assert admin.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'keyrotation%'").fetchall() == []
+
+
+POWERFUL = """
+CREATE FUNCTION care.audit() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER audit ON ddl_command_end EXECUTE FUNCTION care.audit();
+CREATE PUBLICATION everything FOR ALL TABLES;
+CREATE FUNCTION care.pid() RETURNS integer LANGUAGE internal AS 'pg_backend_pid';
+CREATE VIEW care.who AS SELECT care.pid();
+GRANT SELECT ON care.who TO handed_app;
+COMMENT ON VIEW care.who IS 'the process';
+CREATE PUBLICATION of_a_schema FOR TABLES IN SCHEMA care;
+GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO handed_staff;
+ALTER DATABASE clinic SET log_statement = 'ddl'
+"""
+LEFT_OUT = (
+    "FUNCTION care pid() postgres",
+    "VIEW care who postgres",
+    "PUBLICATION - everything postgres",
+    "PUBLICATION TABLES IN SCHEMA care of_a_schema care postgres",
+    "EVENT TRIGGER - audit postgres",
+    "privilege on an object: ACL pg_catalog FUNCTION pg_read_file(text)",
+    "setting of the database: log_statement",
+)
+DUMPED = ("--schema-only", "--no-owner", "--no-privileges")
+
+
+def dumped(server: Server, database: str, *options: str) -> set[str]:
+    """The lines of a database's dump, without what is of one dump alone."""
+    programs = Programs.of_server(None, int(DEBIAN.parent.name) if server.binaries == DEBIAN else 18)
+    command = programs.command("pg_dump", *options)
+    environment = programs.environment(server.url(database))
+    lines = subprocess.run(command, capture_output=True, check=True, env=environment).stdout.decode().splitlines()
+    return {line.replace(database, "clinic") for line in lines if not line.startswith("\\")}
+
+
+def run_as_superuser(server: Server, text: str) -> None:
+    """As psql does; lines with a backslash are for psql alone."""
+    with psycopg.connect(server.url("copy"), autocommit=True) as superuser:
+        superuser.execute("\n".join(line for line in text.splitlines() if not line.startswith("\\")).encode())
+
+
+@pytest.mark.parametrize("binaries", [OF_18, OF_DEBIAN])
+def test_what_needs_power_is_named_and_the_file_for_a_superuser_restores_it(
+    clinic_on: ClinicOn, binaries: Path | None
+) -> None:
+    clinic, server = clinic_on(binaries)
+    clinic.connection.execute(POWERFUL.encode())
+    back_up(clinic.site)
+    assert run_test(clinic).newest.left_out == LEFT_OUT
+    done = restore(clinic, server.url())
+    done.require_complete()
+    assert done.left_out == LEFT_OUT
+    assert {each for each in dumped(server, "clinic", *DUMPED) if "pid()" in each or "audit" in each}
+    assert dumped(server, "copy", *DUMPED) < dumped(server, "clinic", *DUMPED)
+    run_as_superuser(server, done.for_superuser)
+    assert catalogue(server.url("copy")) == catalogue(server.url("clinic"))
+    everything = ("--schema-only", "--create")
+    assert dumped(server, "copy", *everything) == dumped(server, "clinic", *everything)
+
+
+@pytest.mark.parametrize("binaries", [OF_18, OF_DEBIAN])
+def test_a_role_that_may_create_roles_and_databases_restores_what_it_may_own(
+    clinic_on: ClinicOn, binaries: Path | None
+) -> None:
+    clinic, server = clinic_on(binaries)
+    back_up(clinic.site)
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("CREATE ROLE restorer LOGIN CREATEDB CREATEROLE; GRANT handed_owner TO restorer")
+    done = restore(clinic, server.url(user="restorer"))
+    done.require_complete()
+    # Tables of a superuser, and what another role granted, are left to one; nobody gets more than in the source.
+    assert any(each.startswith("owner of an object: TABLE public clients") for each in done.left_out)
+    with psycopg.connect(server.url("copy", "handed_app")) as app, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        app.execute("SELECT 1 FROM public.clients")
+    run_as_superuser(server, done.for_superuser)
+    assert catalogue(server.url("copy")) == catalogue(server.url("clinic"))
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("ALTER ROLE restorer NOCREATEROLE")
+        with pytest.raises(PreflightError, match=r"may not create databases and roles .* CREATEDB CREATEROLE"):
+            restore(clinic, server.url(user="restorer"), "another")
+        assert admin.execute("SELECT datname FROM pg_database WHERE datname = 'another'").fetchall() == []

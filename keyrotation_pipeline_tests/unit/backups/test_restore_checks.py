@@ -22,7 +22,9 @@ DUMP = DatabaseCopy(StoredFile("database-x.dump.gpg", "0" * 64, 1, ("F" * 40,)),
 def restored(content: DatabaseContent = SNAPSHOT, failures: tuple[str, ...] = ()) -> RestoredDump:
     # No table is declared, so nothing is asked of the database.
     nothing = cast("Any", None)
-    return RestoredDump(nothing, nothing, content, failures, (), "PostgreSQL 18 (embedded)", None, None, "", nothing)
+    return RestoredDump(
+        nothing, nothing, content, failures, (), frozenset(), "PostgreSQL 18 (embedded)", None, None, "", nothing
+    )
 
 
 def test_what_is_as_it_was_is_believed_and_so_is_more() -> None:

@@ -75,14 +75,18 @@ class Archive:
         encoding = f"SET client_encoding = '{self.dump.definition.encoding}';\n".encode()
         return tuple(_entries(decoded(encoding + printed).split("\n")))
 
-    def sql(self, wanted: Iterable[ArchiveEntry]) -> str:
-        """Returns the SQL of entries, with owners and privileges, without rows; raises as `entries`."""
+    def sql(self, wanted: Iterable[ArchiveEntry], *options: str) -> str:
+        """Returns the SQL of entries, with owners and privileges, without rows; raises as `entries`.
+
+        Args:
+            options: ``--create`` adds what creates the database.
+        """
         with tempfile.TemporaryFile() as listed:
             listed.write(b"".join(b"%d;\n" % each.number for each in wanted if not each.holds_rows))
             listed.seek(0)
             descriptor = listed.fileno()
-            options = ("--create", "--no-tablespaces", "--no-security-labels", f"--use-list=/dev/fd/{descriptor}")
-            return decoded(self._printed(*options, "--file=-", descriptors=(descriptor,)))
+            always = ("--no-tablespaces", "--no-security-labels", f"--use-list=/dev/fd/{descriptor}", "--file=-")
+            return decoded(self._printed(*options, *always, descriptors=(descriptor,)))
 
     def _printed(self, *options: str, descriptors: Sequence[int] = ()) -> bytes:
         """Returns what pg_restore prints, for which it must need no more than the table of contents."""

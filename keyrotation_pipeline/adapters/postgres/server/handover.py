@@ -23,6 +23,8 @@ _ROW_SECURITY = re.compile(r"ALTER TABLE [^;]+ ENABLE ROW LEVEL SECURITY ;")
 _COMMENT_ON_EXTENSION = re.compile(r"COMMENT ON EXTENSION \S+ IS '' ;")
 # Whoever may set the others is somebody with power: in a database with such a setting, they act as that.
 _ANYBODY_SETS = "SELECT 1 FROM pg_settings WHERE lower(name) = %s AND context = 'user'"
+# A sequence of a column has the owner of its table, whose new one may have been refused.
+_LINKED = ((), (psycopg.errors.FeatureNotSupported,))
 _SYSTEM = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 _KIND_WORD = re.compile(r"[A-Z]+")
 # Before the others: who owns a schema may own what is in it.
@@ -135,7 +137,7 @@ class Handover:
                 self.admin.execute(statement.text.encode(errors="surrogateescape"), binary=True)
                 if statement.session_role is not None:
                     self.admin.execute(sql.SQL("RESET {}").format(sql.SQL(self._session)))
-        except psycopg.errors.InsufficientPrivilege:
+        except (psycopg.errors.InsufficientPrivilege, *_LINKED[part is Part.OWNER]):
             self.refused.append(statement)
             if part is Part.OWNER:
                 self._without_owner.add(_target(statement))
@@ -192,4 +194,7 @@ def _target(statement: Statement) -> str:
 
 def _name(statement: Statement) -> str:
     entry = statement.entry
+    if (setting := setting_of(statement)) is not None:
+        role = statement.words[2].text if part_of(statement) is Part.ROLE_SETTING else ""
+        return f"{role} {setting}".strip()
     return " ".join(filter(None, (entry.kind, entry.schema.strip("-"), entry.name))) if entry else ""

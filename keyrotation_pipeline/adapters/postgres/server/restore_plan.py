@@ -9,7 +9,8 @@ from keyrotation_pipeline.adapters.postgres.server.archive import ArchiveEntry, 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, statements
 from keyrotation_pipeline.errors import IncompleteRestoreError
-from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent
+from keyrotation_pipeline.model.tables import TableName
 
 # From contrib: types, indexes, triggers and statistics; none opens a file, a connection or another session.
 BY_SUPERUSER = frozenset({
@@ -208,6 +209,21 @@ def _extension_in(statement: Statement) -> tuple[str, str]:
 def unquoted(name: str) -> str:
     """Returns a name without the quotes that pg_dump may have put around it."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def lacking(content: DatabaseContent, left_out: Iterable[ArchiveEntry]) -> frozenset[TableName]:
+    """Returns the names of the relations that are left out."""
+    texts = tuple(each.text for each in left_out)
+    return frozenset(
+        each.name for each in content.relations if any(text.startswith(_shown_name(each)) for text in texts)
+    )
+
+
+def _shown_name(relation: RelationContent) -> str:
+    """Returns how the text of a relation's entry begins."""
+    kind = {"partitioned table": "table", "materialized view without data": "materialized view"}
+    name = f"{relation.name.schema} {relation.name.table} ".replace("\n", " ").replace("\r", " ")
+    return f"{kind.get(relation.kind, relation.kind).upper()} {name}"
 
 
 def phrases(entries: Iterable[ArchiveEntry]) -> Iterator[str]:

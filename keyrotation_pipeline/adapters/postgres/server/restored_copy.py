@@ -27,7 +27,13 @@ from keyrotation_pipeline.adapters.postgres.server.handover import Handover
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.restore import restore
 from keyrotation_pipeline.adapters.postgres.server.restore_deadline import within_deadline
-from keyrotation_pipeline.adapters.postgres.server.restore_plan import RestorePlan, extensions_of, phrases, plan
+from keyrotation_pipeline.adapters.postgres.server.restore_plan import (
+    RestorePlan,
+    extensions_of,
+    lacking,
+    phrases,
+    plan,
+)
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
     RestoringRole,
     borrow,
@@ -98,7 +104,7 @@ def restored_copy(
         admin = stack.enter_context(closing(connect(target.admin)))
         require_power(admin, dump.definition)
         listed = archive.entries()
-        text = archive.sql(listed)
+        text = archive.sql(listed, "--create")
         allowed = target.by_superuser if is_superuser(admin) else frozenset[str]()
         planned = plan(listed, text, extensions_of(admin, allowed), dump, target.description)
         created = create_for(admin, role, dump.definition, target.attributes)
@@ -142,6 +148,7 @@ def _restored(
             contents.count(connection),
             (*failures, *sequences_behind(connection, text, planned.left_out_keys)),
             tuple(phrases(planned.left_out)),
+            lacking(dump.content, planned.left_out),
             target.description,
             "; ".join(warnings) or None,
             target.rekeyable(url, connection) if target.rekeyable else None,
