@@ -116,6 +116,10 @@ class RequestError(KeyRotationError):
     """A request that cannot be opened, found, cancelled or continued."""
 
 
+class DatabaseExistsError(RequestError):
+    """There is a database of the name that a new one was to get."""
+
+
 class LaunchError(KeyRotationError):
     """A Dagster run was launched with input that would decide something, which no launch may do."""
 

@@ -91,7 +91,7 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             require_all_there(restored, dump)
             tables = _tables(pipeline, dump, restored)
             values = _reencrypted(restored, old, tables, keys, target, report)
-            handed_over = restored.hand_over()
+            handed_over = restored.hand_over(lambda _done: None)
             require_same(handed_over, restored, dump)
             copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source)
             copy = replace(copy, definition=dump.definition)  # its scratch server has a superuser of its own

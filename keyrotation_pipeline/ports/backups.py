@@ -270,7 +270,8 @@ class RestoredDump:
         left_out: what was excluded from the restore, one phrase each.
         lacking: the relations among these; they hold no rows.
         hand_over: finishes it, once, after everything was read: gives it owners, privileges and settings, compares its
-            catalogue with the dump's, and lets in whom the source let in, unless something failed or differs.
+            catalogue with the dump's, and lets in whom the source let in, unless something failed or differs. Its
+            argument is called before the database stops being an unfinished one.
         server: the server it was restored into, in one plain phrase.
         warning: a warning about that server; None: nothing.
         rekeyable: None if the restore is read-only.
@@ -286,7 +287,7 @@ class RestoredDump:
     warning: str | None
     rekeyable: RekeyableDump | None
     url: str = field(repr=False)
-    hand_over: Callable[[], HandedOver] = field(repr=False)
+    hand_over: Callable[[Callable[[HandedOver], None]], HandedOver] = field(repr=False)
 
 
 class DumpRestorer(Protocol):

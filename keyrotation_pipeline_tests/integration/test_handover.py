@@ -5,6 +5,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from keyrotation_pipeline.adapters.postgres.server.programs import Programs
 from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
+from keyrotation_pipeline.backups.restore_checks import require_all_there
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, PreflightError, RequestError
+from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline_tests.backup_sites import Clinic, open_clinic
 from keyrotation_pipeline_tests.servers import DEBIAN, EMBEDDED_18, Server, discard, start_server
 
@@ -233,3 +236,79 @@ def test_a_role_that_may_create_roles_and_databases_restores_what_it_may_own(
         with pytest.raises(PreflightError, match=r"may not create databases and roles .* CREATEDB CREATEROLE"):
             restore(clinic, server.url(user="restorer"), "another")
         assert admin.execute("SELECT datname FROM pg_database WHERE datname = 'another'").fetchall() == []
+
+
+# Code of a table's owner that runs while it is restored, as the role that owns everything then.
+HOSTILE = """
+CREATE FUNCTION public.spring() RETURNS integer LANGUAGE plpgsql AS $$
+BEGIN
+    IF session_user LIKE 'keyrotation_restore_%' THEN
+        EXECUTE 'GRANT SELECT ON public.clients TO PUBLIC';
+        BEGIN
+            EXECUTE format('GRANT CONNECT ON DATABASE %I TO PUBLIC', current_database());
+        EXCEPTION WHEN insufficient_privilege THEN NULL;
+        END;
+    END IF;
+    RETURN 1;
+END $$;
+CREATE FUNCTION public.spring(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE
+    AS 'BEGIN RETURN public.spring(); END';
+CREATE TABLE public.bait AS SELECT 1 AS x;
+CREATE INDEX bait_sprung ON public.bait (public.spring(x))
+"""
+
+
+def test_a_difference_of_the_catalogue_is_named(clinic_on: ClinicOn) -> None:
+    clinic, server = clinic_on(None)
+    clinic.connection.execute(HOSTILE.encode())
+    back_up(clinic.site)
+    with pytest.raises(IncompleteRestoreError, match=r"differs from what was dumped: ACL public TABLE clients"):
+        run_test(clinic)
+    done = restore(clinic, server.url())
+    assert done.failures == ("ACL public TABLE clients (additional)",)
+    with pytest.raises(IncompleteRestoreError, match="all values decrypt, but these are missing or differ: ACL public"):
+        done.require_complete()
+    # It stays, as its owner sees it, but lets in nobody else; the file opens it.
+    connect(server.url("copy")).close()
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(server.url("copy", "handed_app"))
+    run_as_superuser(server, done.for_superuser)
+    psycopg.connect(server.url("copy", "handed_app")).close()
+
+
+def restore_and_look(clinic: Clinic, server: Server, dump: DatabaseCopy) -> None:
+    """Restores, tries to connect while it is unfinished, and checks."""
+    file = clinic.backups / dump.file.name
+    databases = RestoreToNewDatabase(server.url(), None)
+    with clinic.recovery_key() as key, databases.restored("copy", dump, file, key) as restored:
+        with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+            psycopg.connect(server.url("copy", "handed_app"))
+        require_all_there(restored, dump)
+
+
+def test_an_unfinished_copy_is_closed_and_the_next_restore_replaces_it(clinic_on: ClinicOn) -> None:
+    clinic, server = clinic_on(None)
+    made = back_up(clinic.site).made
+    assert made.dump is not None
+    lost = replace(made.dump, content=replace(made.dump.content, large_objects=7))
+    with pytest.raises(LostRowsError):
+        restore_and_look(clinic, server, lost)
+    role = "SELECT rolname, rolcanlogin FROM pg_roles WHERE rolname LIKE 'keyrotation_restore_%'"
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        ((_, can_log_in),) = admin.execute(role).fetchall()
+    assert not can_log_in
+    # The same as what a process leaves that was killed.
+    restore(clinic, server.url()).require_complete()
+    assert catalogue(server.url("copy")) == catalogue(server.url("clinic"))
+    with pytest.raises(RequestError, match="there is a database copy already"):
+        restore(clinic, server.url())
+
+
+def test_an_object_never_gets_an_owner_with_more_power_than_it_had(clinic_on: ClinicOn) -> None:
+    clinic, server = clinic_on(None)
+    back_up(clinic.site)
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("ALTER ROLE handed_owner SUPERUSER")
+        with pytest.raises(IncompleteRestoreError, match=r"handed_owner, .* is a superuser here but was none in the"):
+            restore(clinic, server.url())
+        assert admin.execute("SELECT datname FROM pg_database WHERE datname = 'copy'").fetchall() == []

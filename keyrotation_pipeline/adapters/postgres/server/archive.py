@@ -79,13 +79,13 @@ class Archive:
         """Returns the SQL of entries, with owners and privileges, without rows; raises as `entries`.
 
         Args:
-            options: ``--create`` adds what creates the database.
+            options: additional ones; ``--create`` adds what creates the database.
         """
         with tempfile.TemporaryFile() as listed:
             listed.write(b"".join(b"%d;\n" % each.number for each in wanted if not each.holds_rows))
             listed.seek(0)
             descriptor = listed.fileno()
-            always = ("--no-tablespaces", "--no-security-labels", f"--use-list=/dev/fd/{descriptor}", "--file=-")
+            always = ("--no-tablespaces", f"--use-list=/dev/fd/{descriptor}", "--file=-")
             return decoded(self._printed(*options, *always, descriptors=(descriptor,)))
 
     def _printed(self, *options: str, descriptors: Sequence[int] = ()) -> bytes:

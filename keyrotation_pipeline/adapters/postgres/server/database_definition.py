@@ -1,7 +1,7 @@
 """Reads how a database was created, and creates one in the same way."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -34,6 +34,12 @@ WHERE r.rolname !~ '^pg_'
        OR EXISTS (SELECT FROM pg_db_role_setting s WHERE s.setdatabase = d.oid AND s.setrole = r.oid))
 ORDER BY r.rolname COLLATE "C"
 """
+_CLOSED_TO_OTHERS: tuple[LiteralString, ...] = (
+    "REVOKE ALL ON DATABASE {database} FROM PUBLIC",
+    "ALTER DATABASE {database} OWNER TO CURRENT_USER",
+    "GRANT CREATE, CONNECT, TEMPORARY ON DATABASE {database} TO {restorer}",
+    "ALTER DATABASE {database} ALLOW_CONNECTIONS true",
+)
 _FIRST_WITH_PROVIDERS = 150_000
 
 
@@ -55,8 +61,11 @@ def read_definition(connection: Connection) -> DatabaseDefinition:
     )
 
 
-def create_database(connection: Connection, name: str, owner: str, wanted: DatabaseDefinition) -> None:
-    """Creates an empty database with a definition, into which only its owner and superusers can log in.
+def create_database(connection: Connection, name: str, restorer: str, wanted: DatabaseDefinition) -> None:
+    """Creates an empty database with a definition, into which only `restorer`, its owner and superusers can log in.
+
+    It belongs to `restorer` until it is closed to others, then to the connection's role: whatever SQL `restorer` runs,
+    it can let nobody in.
 
     Raises:
         IncompleteRestoreError: the server does not have the encoding, the locale or its provider; says what to install.
@@ -70,7 +79,7 @@ def create_database(connection: Connection, name: str, owner: str, wanted: Datab
     create = sql.SQL("CREATE DATABASE {} TEMPLATE template0 OWNER {} ALLOW_CONNECTIONS false {}")
     database = sql.Identifier(name)
     try:
-        connection.execute(create.format(database, sql.Identifier(owner), options))
+        connection.execute(create.format(database, sql.Identifier(restorer), options))
     except (psycopg.errors.DuplicateDatabase, psycopg.errors.InsufficientPrivilege):
         raise
     except psycopg.DatabaseError as error:
@@ -81,8 +90,9 @@ def create_database(connection: Connection, name: str, owner: str, wanted: Datab
             f"{error.diag.message_primary}; install the locale on its host (the package locales or the one of ICU), or "
             "restore into a server like the source's"
         ) from None
-    connection.execute(sql.SQL("REVOKE ALL ON DATABASE {} FROM PUBLIC").format(database))
-    connection.execute(sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS true").format(database))
+    with connection.transaction():
+        for statement in _CLOSED_TO_OTHERS:
+            connection.execute(sql.SQL(statement).format(database=database, restorer=sql.Identifier(restorer)))
 
 
 def differing_versions(wanted: DatabaseDefinition, found: DatabaseDefinition) -> Iterator[str]:

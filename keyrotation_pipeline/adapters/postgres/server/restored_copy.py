@@ -42,6 +42,7 @@ from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
     drop_privileged,
     drop_roles,
     give_back,
+    give_back_public,
     is_superuser,
     prepare,
     require_power,
@@ -104,7 +105,7 @@ def restored_copy(
         admin = stack.enter_context(closing(connect(target.admin)))
         require_power(admin, dump.definition)
         listed = archive.entries()
-        text = archive.sql(listed, "--create")
+        text = archive.sql(listed, "--create", "--no-security-labels")
         allowed = target.by_superuser if is_superuser(admin) else frozenset[str]()
         planned = plan(listed, text, extensions_of(admin, allowed), dump, target.description)
         created = create_for(admin, role, dump.definition, target.attributes)
@@ -132,7 +133,7 @@ def _restored(
     url, dump = role.url(target.admin), archive.dump
     # Before any SQL of the dump has run, and before the server is locked.
     inside = stack.enter_context(closing(connect(make_conninfo(target.admin, dbname=role.database))))
-    prepare(inside, planned, role.name)
+    owner_of_public = prepare(inside, planned, role)
     target.lock()
     failures = restore(archive, url, planned.restored, longest_seconds=target.longest_seconds)
     stop = partial(_stop, inside, role)
@@ -141,7 +142,7 @@ def _restored(
         rewriting = PostgresRewriting(connection, partial(connect, url), target.limits)
         found = read_definition(connection)
         warnings = [*filter(None, [target.warning]), *differing_versions(dump.definition, found)]
-        copy = _Copy(target, archive, role, planned, text, inside, failures)
+        copy = _Copy(target, archive, role, planned, text, inside, failures, owner_of_public)
         yield RestoredDump(
             PostgresInventory(connection),
             rewriting,
@@ -174,14 +175,16 @@ class _Copy:
     text: str = field(repr=False)
     inside: Connection
     failures: Sequence[str]
+    owner_of_public: str
 
-    def hand_over(self) -> HandedOver:
+    def hand_over(self, note: Callable[[HandedOver], None] = lambda _done: None) -> HandedOver:
         """See `RestoredDump.hand_over`."""
         admin, role, roles = self.inside, self.role, self.archive.dump.definition.roles
         # Autovacuum may look at what was restored just now.
         admin.execute("SET lock_timeout = '60s'")
         borrowed = () if is_superuser(admin) else borrow(admin, roles)
         try:
+            give_back_public(admin, self.owner_of_public)
             handover = Handover(admin, role, self.text, self.planned.left_out_keys)
             handover.of_objects()
             if self.target.is_scratch:
@@ -191,12 +194,14 @@ class _Copy:
             opened = not wrong and not self.failures
             with admin.transaction():
                 has_owner = handover.of_database(opened=opened) is not None
+                left_out = (*phrases(self.planned.left_out), *handover.phrases())
+                done = HandedOver(wrong, left_out, self._for_superuser(handover, opened=opened and has_owner))
                 if not self.target.is_scratch:
                     drop_privileged(admin, role)
+                note(done)
         finally:
             give_back(admin, borrowed)
-        left_out = (*phrases(self.planned.left_out), *handover.phrases())
-        return HandedOver(wrong, left_out, self._for_superuser(handover, opened=opened and has_owner))
+        return done
 
     def _for_superuser(self, handover: Handover, *, opened: bool) -> str:
         left_out = self.archive.sql(self.planned.left_out) if self.planned.left_out else ""

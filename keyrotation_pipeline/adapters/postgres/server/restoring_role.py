@@ -1,6 +1,7 @@
 """The role without power that restores a dump: its SQL runs as this role alone, in a database closed to all others.
 
-It exists as long as a copy is unfinished, and owns it: so what a killed restore has left is recognised by its owner.
+It exists, with privileges on the database, as long as a copy is unfinished: by this the next restore recognises what a
+killed one has left.
 """
 
 import hashlib
@@ -16,14 +17,19 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.adapters.postgres.server.database_definition import create_database
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import RestorePlan
-from keyrotation_pipeline.errors import IncompleteRestoreError, PreflightError, RequestError
+from keyrotation_pipeline.errors import DatabaseExistsError, IncompleteRestoreError, PreflightError
 from keyrotation_pipeline.model.databases import DatabaseDefinition
 
 _PREFIX = "keyrotation_restore_"
 _DIGITS = 12
 _PASSWORD_BYTES = 24
 _POWERS = "SELECT rolsuper, rolcreatedb AND rolcreaterole FROM pg_roles WHERE rolname = current_user"
-_OWNER = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
+# It owns the database for a moment, then has privileges on it that nobody gives a role of this name otherwise.
+_UNFINISHED = """
+SELECT 1 FROM pg_database d JOIN pg_roles r ON r.rolname = %s
+WHERE d.datname = %s AND (d.datdba = r.oid OR EXISTS (SELECT FROM aclexplode(d.datacl) a WHERE a.grantee = r.oid))
+"""
+_OWNER_OF_PUBLIC = "SELECT pg_get_userbyid(nspowner) FROM pg_namespace WHERE nspname = 'public'"
 _SUPERUSERS = "SELECT rolname FROM pg_roles WHERE rolsuper"
 # From 16 on, a role that may act as another one has the option SET; before, every member may.
 _FIRST_WITH_OPTIONS = 160_000
@@ -95,7 +101,7 @@ def create_for(
         The roles that were created, apart from the restoring role.
 
     Raises:
-        RequestError: there is such a database, and it is no unfinished copy.
+        DatabaseExistsError: there is such a database, and it is no unfinished copy.
         PreflightError: the role may not create databases or roles.
         IncompleteRestoreError: as `create_database`.
     """
@@ -106,7 +112,7 @@ def create_for(
         create_database(connection, role.database, role.name, definition)
     except psycopg.errors.DuplicateDatabase:
         drop_roles(connection, (role.name, *created))
-        raise RequestError(f"there is a database {role.database} already; name another with --into") from None
+        raise DatabaseExistsError(f"there is a database {role.database} already; name another with --into") from None
     except psycopg.errors.InsufficientPrivilege:
         drop_roles(connection, (role.name, *created))
         raise PreflightError(
@@ -139,8 +145,8 @@ def _create_roles(connection: Connection, roles: Iterable[str]) -> tuple[str, ..
 
 
 def drop(connection: Connection, role: RestoringRole) -> bool:
-    """Drops an unfinished copy with its restoring role, which owns it; returns whether there was one."""
-    unfinished = connection.execute(_OWNER, (role.database,)).fetchall() == [(role.name,)]
+    """Drops an unfinished copy with its restoring role; returns whether there was one."""
+    unfinished = bool(connection.execute(_UNFINISHED, (role.name, role.database)).fetchall())
     if unfinished:
         # FORCE ends what still runs there.
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(role.database)))
@@ -182,11 +188,24 @@ def give_back(connection: Connection, borrowed: Iterable[str]) -> None:
         connection.execute(sql.SQL("REVOKE {} FROM CURRENT_USER").format(sql.Identifier(each)))
 
 
-def prepare(connection: Connection, wanted: RestorePlan, owner: str) -> None:
-    """Creates extensions with their schemas for `owner`, as a superuser in the empty database."""
+def prepare(connection: Connection, wanted: RestorePlan, role: RestoringRole) -> str:
+    """Prepares the empty database: the schema public for the restoring role; extensions, if we are a superuser.
+
+    Returns:
+        The owner of the schema public, for `give_back_public`.
+    """
+    ((owner,),) = connection.execute(_OWNER_OF_PUBLIC).fetchall()
+    connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(role.name)))
     for schema in sorted(wanted.schemas):
         statement = sql.SQL("CREATE SCHEMA {} AUTHORIZATION {}")
-        connection.execute(statement.format(sql.Identifier(schema), sql.Identifier(owner)))
+        connection.execute(statement.format(sql.Identifier(schema), sql.Identifier(role.name)))
     for each in wanted.extensions:
         statement = sql.SQL("CREATE EXTENSION IF NOT EXISTS {} SCHEMA {} CASCADE")
         connection.execute(statement.format(sql.Identifier(each.name), sql.Identifier(each.schema)))
+    return str(owner)
+
+
+def give_back_public(connection: Connection, owner: str) -> None:
+    """Gives the schema public, unless SQL of the dump has dropped it, the owner that it has in every new database."""
+    if connection.execute(_OWNER_OF_PUBLIC).fetchall():
+        connection.execute(sql.SQL("ALTER SCHEMA public OWNER TO {}").format(sql.Identifier(owner)))
