@@ -1,12 +1,14 @@
 """Compares the definitions in two dumps of databases, such as a dump and a dump of what was restored from it.
 
-The order of objects does not matter, nor do the databases' names. PostgreSQL prints two kinds of expressions in another
-way once they were reloaded, since its parser simplifies what it reads; these compare equal:
+The order of objects does not matter, nor do the databases' names. PostgreSQL prints some expressions in another way
+once they were reloaded, since its parser simplifies what it reads; these compare equal:
 
 - ``(ARRAY['a'::varchar])::text[]`` and ``ARRAY[('a'::varchar)::text]``: the parser applies a cast of an array
   constructor to its elements (transformArrayExpr in parse_expr.c).
 - ``((a AND b) AND c)`` and ``(a AND b AND c)``, and the same with OR: the grammar flattens the operand on the left
   (makeAndExpr in gram.y). BETWEEN, IN and comparisons of rows are stored with such operands.
+- ``'x'::text AS text`` and ``'x'::text``: a column without a name takes that of its type (FigureColname). The name is
+  left out only where nothing can refer to it, as in the second query of a UNION (get_target_list in ruleutils.c).
 """
 
 from collections import Counter, defaultdict
@@ -93,7 +95,7 @@ def _contents(text: str) -> dict[tuple[str, ...], _Entries]:
     entries: dict[int, Entry] = {}
     for statement in statements(text):
         # pg_restore refreshes materialized views even in a dump without rows.
-        if statement.entry is not None and not statement.entry.kind.endswith(" DATA"):
+        if statement.entry is not None and statement.words[0].text != "REFRESH":
             # Two entries may be equal; each is an object of its own.
             grouped[id(statement.entry)].append(statement)
             entries[id(statement.entry)] = statement.entry
@@ -133,6 +135,14 @@ def _content(group: list[Statement]) -> _Content:
 _STORED = ("CREATE TABLE ", "CREATE UNLOGGED TABLE ", "CREATE MATERIALIZED VIEW ")
 _Tree: TypeAlias = "list[str | _Tree]"
 _CLOSED_BY = {"(": ")", "[": "]"}
+# Of types; keywords are in upper case.
+_NAME_STARTS = frozenset('abcdefghijklmnopqrstuvwxyz_"')
+_INTERNAL_NAMES = {
+    "bigint": "int8", "bit varying": "varbit", "boolean": "bool", "character": "bpchar", "character varying": "varchar",
+    "double precision": "float8", "integer": "int4", "real": "float4", "smallint": "int2",
+    "time with time zone": "timetz", "time without time zone": "time", "timestamp with time zone": "timestamptz",
+    "timestamp without time zone": "timestamp",
+}  # fmt: skip
 
 
 def canonical(words: Iterable[Token]) -> str:
@@ -178,26 +188,49 @@ def _with_casts_inside(items: _Tree) -> _Tree:
     place = 0
     while place < len(items):
         array, cast = items[place], _cast(items, place + 1)
-        if cast and isinstance(array, list) and _is_array(array[1:-1]):
+        end = place + 1 + len(cast)
+        if cast and items[end : end + 1] == [["[", "]"]] and isinstance(array, list) and _is_array(array[1:-1]):
             done += _cast_elements(array[1:-1], cast)
-            place += len(cast) + 2  # the cast's own brackets, which are one group
+            place = end + 1
         else:
             done.append(array)
             place += 1
+    return _without_default_names(done)
+
+
+def _without_default_names(items: _Tree) -> _Tree:
+    """``'x'::text`` for ``'x'::text AS text``."""
+    done: _Tree = []
+    place = 0
+    while place < len(items):
+        done.append(items[place])
+        if items[place] == "::" and (cast := _cast(items, place)):
+            end = place + len(cast)
+            done += items[place + 1 : end]
+            array = items[end : end + 1] == [["[", "]"]]
+            done += items[end : end + array]
+            place = end + array - 1
+            named = items[place + 2 : place + 3]
+            if items[place + 1 : place + 2] == ["AS"] and named and str(named[0]).strip('"') == _column_name(cast[1:]):
+                place += 2
+        place += 1
     return done
 
 
+def _column_name(type_: _Tree) -> str:
+    """The name of a column without a name, by its type, as the parser gives it."""
+    words = " ".join(str(word) for word in type_ if isinstance(word, str))
+    return _INTERNAL_NAMES.get(words) or words.split()[-1].strip('"')
+
+
 def _cast(items: _Tree, place: int) -> _Tree:
-    """Returns ``:: t`` of a cast to an array type without length, which stands there; nothing if none does."""
+    """Returns ``:: t`` of a cast that stands there, without length and brackets; nothing if none does."""
     if items[place : place + 1] != ["::"]:
         return []
-    for end in range(place + 1, len(items)):
-        item = items[end]
-        if item == ["[", "]"]:
-            return items[place:end] if end > place + 1 else []
-        if not isinstance(item, str) or not (item == "." or item[0] == '"' or item.isidentifier()):
-            return []
-    return []
+    end = place + 1
+    while end < len(items) and isinstance(word := items[end], str) and (word == "." or word[0] in _NAME_STARTS):
+        end += 1
+    return items[place:end] if end > place + 1 else []
 
 
 def _is_array(items: _Tree) -> bool:
