@@ -45,7 +45,7 @@ CREATE TABLE public.copies AS SELECT name AS kept FROM public.clients;
 NEVER_ENDING = """
 CREATE FUNCTION public.forever(x int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS $$
 BEGIN
-    WHILE session_user = 'restorer' AND current_setting('application_name') = 'keyrotation' LOOP
+    WHILE session_user LIKE 'keyrotation_restore_%' AND current_setting('application_name') = 'keyrotation' LOOP
         BEGIN
             PERFORM pg_sleep(0.1);
         EXCEPTION WHEN query_canceled THEN NULL;

@@ -258,7 +258,8 @@ class ScratchServers:
                 # Nobody else works there, so no throttling.
                 limits=Limits().in_an_emergency(),
                 warning=warning,
-                attributes="BYPASSRLS",
+                # Like the role of a rotation, which a rehearsal runs there; our own sessions are the only others.
+                attributes="BYPASSRLS IN ROLE pg_read_all_stats",
                 is_scratch=True,
                 lock=partial(lock_out, server),
                 rekeyable=partial(ScratchDump, binaries=self._binaries),
