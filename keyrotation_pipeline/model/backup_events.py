@@ -66,7 +66,7 @@ class BackupRekeyed(Fact):
     Args:
         left_behind: versions that the other dump needs, and this one does not.
         values: how many were decrypted and compared, by table.
-        left_out: of the other dump, since it holds no row and needs more privileges or another server.
+        left_out: of the other dump, since it holds no row and only a superuser can restore it.
         failures: why it is not in every place yet.
     """
 
