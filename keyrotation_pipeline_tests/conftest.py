@@ -70,10 +70,15 @@ EXTENDED = (
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `EXTENDED` names, before marks choose."""
+    """Mark what `EXTENDED` names, before marks choose, and begin with what is slow.
+
+    One worker gets the first of all: it waits for Dagster and servers while the others keep the cores busy, and at the
+    end nobody waits for a test of two minutes that had been shuffled there.
+    """
     for item in items:
         if item.nodeid.removeprefix("keyrotation_pipeline_tests/").startswith(EXTENDED):
             item.add_marker("extended")
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -19,6 +19,9 @@ from keyrotation_pipeline_tests.servers import EMBEDDED_18
 PLAINTEXTS = re.compile(rb"patient\d+@example\.org|\+1-555-\d{7}|" + b"|".join(re.escape(f.encode()) for f in FINDINGS))
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Folder:
     folder = Folder(tmp_path_factory.mktemp("demo"), [])

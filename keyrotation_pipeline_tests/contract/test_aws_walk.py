@@ -120,8 +120,8 @@ def test_a_walk_ends_right_whichever_change_fails_once(
 @pytest.mark.parametrize(
     ("answer", "refused"),
     [
-        pytest.param(refusing(500, "InternalServiceError"), False, id="an error"),
-        pytest.param(refusing(400, "ThrottlingException"), False, id="throttled"),
+        pytest.param(refusing(500, "InternalServiceError"), False, id="an error", marks=pytest.mark.extended),
+        pytest.param(refusing(400, "ThrottlingException"), False, id="throttled", marks=pytest.mark.extended),
         pytest.param(timing_out_after_the_effect, False, id="a time-out after the effect"),
         pytest.param(refusing(400, "AccessDeniedException"), True, id="no access"),
     ],

@@ -189,11 +189,12 @@ def machine(migrated: Connection, database_url: str) -> type[Rotations]:
     return type("Bound", (Rotations,), {"url": database_url, "ring": ring_of(1, 2, 3)})
 
 
-def test_the_table_is_at_every_moment_what_a_plain_model_holds(machine: type[Rotations]) -> None:
+@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.extended)])
+def test_the_table_is_at_every_moment_what_a_plain_model_holds(machine: type[Rotations], examples: int) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25,
+            max_examples=examples,
             stateful_step_count=25,
             deadline=None,
             database=None,

@@ -1,7 +1,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keyrotation_pipeline.errors import MalformedCiphertextError
@@ -46,11 +46,13 @@ def test_anything_else_is_refused_by_parser_and_pattern_alike(stored: str) -> No
     assert not re.fullmatch(VALUE_PATTERN, stored)
 
 
+@settings(deadline=None)
 @given(ciphertexts)
 def test_parsing_undoes_formatting(value: Ciphertext) -> None:
     assert parse(str(value)) == value
 
 
+@settings(deadline=None)
 @given(ciphertexts.map(str), st.data())
 def test_parser_and_pattern_agree_on_damaged_values(stored: str, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(stored)))
@@ -96,6 +98,7 @@ def test_column_width_is_that_of_the_longest_value(characters: int, options: dic
     assert ciphertext_length(characters, **options) == width
 
 
+@settings(deadline=None)
 @given(versions, st.text(max_size=50))
 def test_no_value_is_wider_than_its_column(version: KeyVersion, text: str) -> None:
     body = bytes(len(text.encode()) + 16)
