@@ -1,7 +1,8 @@
 """S3 over HTTP for tests: moto's server, and a fresh versioned bucket a test."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +72,21 @@ def bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> TestBucket:
 def locking_bucket(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> TestBucket:
     """A bucket with object lock and no rule of its own."""
     return new_bucket(s3_url, monkeypatch, ObjectLockEnabledForBucket=True)
+
+
+@contextmanager
+def noting(service: str, note: Callable[..., None]) -> Iterator[None]:
+    """Inside, a client that the product makes for a service calls `note(params=…, model=…)` before each request."""
+    import botocore  # noqa: PLC0415
+
+    def register(session: Any) -> None:  # noqa: ANN401 - botocore's
+        session.register(f"provide-client-params.{service}.*", note)
+
+    botocore.register_initializer(register)
+    try:
+        yield
+    finally:
+        botocore.unregister_initializer(register)
 
 
 def new_bucket(url: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TestBucket:  # noqa: ANN401 - boto3's

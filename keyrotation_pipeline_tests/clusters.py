@@ -137,7 +137,7 @@ def exchanging(exchange: StatementPipeline) -> Iterator[None]:
     """Inside, every HTTP exchange of this process goes through `exchange`, beneath what urllib3 tries again."""
     from urllib3.connectionpool import HTTPConnectionPool  # noqa: PLC0415
 
-    real = HTTPConnectionPool._make_request
+    real = HTTPConnectionPool._make_request  # noqa: SLF001  below retries, where an answer is lost
 
     def make_request(pool: Any, connection: Any, method: str, url: str, **options: Any) -> Any:  # noqa: ANN401
         sent: list[str] = []

@@ -41,7 +41,7 @@ class TestFleet:
         labels = {"app": name, "kind": kind}
         spec: dict[str, Any] = {
             "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": {"containers": [self._container(**parts)]}},
+            "template": {"metadata": {"labels": labels}, "spec": {"containers": [self.container(**parts)]}},
         }
         spec["template"]["spec"] |= {"hostNetwork": True, "terminationGracePeriodSeconds": 0}
         if kind != "DaemonSet":
@@ -54,13 +54,13 @@ class TestFleet:
         self.settle()
         return workload
 
-    def _container(self, **parts: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    def container(self, **parts: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
         source = [{"secretRef": {"name": self.secrets.name}}]
         return {"name": "api", "image": IMAGE, "envFrom": source, **parts}
 
     def change(self, workload: Workload, **parts: Any) -> None:  # noqa: ANN401 - JSON
         """Give a workload's container other `parts`, as a deployment does."""
-        template = {"spec": {"containers": [self._container(**parts)]}}
+        template = {"spec": {"containers": [self.container(**parts)]}}
         self.ask("PATCH", workload, {"spec": {"template": template}})
 
     def found(self, workload: Workload) -> dict[str, Any]:

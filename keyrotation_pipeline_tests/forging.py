@@ -121,6 +121,6 @@ def signature_of(officer: DemoOfficer, text: bytes, filed_under: str) -> Signatu
 
 
 def as_another_process() -> None:
-    """Forget what this process has read of audits, as one that starts now does."""
-    replay_cache._STATES.clear()
-    replay_cache._LOST.clear()
+    """Forget what this process has read of audits, as one that starts now does: nothing else ever forgets it."""
+    replay_cache._STATES.clear()  # noqa: SLF001
+    replay_cache._LOST.clear()  # noqa: SLF001

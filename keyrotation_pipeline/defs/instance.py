@@ -47,7 +47,7 @@ class InstanceStorage(DagsterPostgresStorage):
         self._run_storage = _RunStorage(url, should_autocreate_tables=False, inst_data=inst_data)
         self._schedule_storage = _ScheduleStorage(url, should_autocreate_tables=False, inst_data=inst_data)
         for storage in (self._run_storage, self._event_log_storage, self._schedule_storage):
-            storage._engine = _engine(url, os.getpid())  # noqa: SLF001  as their `optimize_for_webserver` does
+            storage._engine = shared_engine(url, os.getpid())  # noqa: SLF001  as their `optimize_for_webserver` does
         known.add("tables")
 
     @classmethod
@@ -96,7 +96,7 @@ def _known(_url: str, _process: int) -> set[str]:
 
 
 @cache
-def _engine(url: str, _process: int) -> Engine:
+def shared_engine(url: str, _process: int) -> Engine:
     """One engine for all instances of a process; never one inherited through a fork."""
     engine = create_pg_engine(
         url,

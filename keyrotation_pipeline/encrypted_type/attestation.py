@@ -45,8 +45,8 @@ _Report = Callable[[str, str], Mapping[str, str]]
 _Send = Callable[[_Report], None]
 
 # The newest request, and the database's own time: what a report must name.
-_ASKED = text("SELECT nonce, at FROM keyrotation.report_nonce")
-_REPORT = text(
+ASKED = text("SELECT nonce, at FROM keyrotation.report_nonce")
+REPORT = text(
     "INSERT INTO keyrotation.instance_reports (instance, report, proofs) VALUES (:instance, :report, :proofs)"
 )
 
@@ -190,8 +190,8 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
 
         def send(report: _Report) -> None:
             with own.begin() as connection:
-                asked = connection.execute(_ASKED).one()
-                connection.execute(_REPORT, report(*asked))
+                asked = connection.execute(ASKED).one()
+                connection.execute(REPORT, report(*asked))
 
         yield send
         own.dispose()
@@ -201,8 +201,8 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
 
     async def sent(report: _Report) -> None:
         async with asynchronous.begin() as connection:
-            asked = (await connection.execute(_ASKED)).one()
-            await connection.execute(_REPORT, report(*asked))
+            asked = (await connection.execute(ASKED)).one()
+            await connection.execute(REPORT, report(*asked))
 
     # An event loop of this thread: the application's may be busy or not running yet.
     with asyncio.Runner() as runner:

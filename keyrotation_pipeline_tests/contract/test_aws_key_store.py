@@ -33,6 +33,7 @@ from keyrotation_pipeline_tests.contract.key_store import (
     set_primary,
     shape,
 )
+from keyrotation_pipeline_tests.contract.test_aws_walk import failing, refusing
 
 
 class TestAwsKeyStore(KeyStoreContract):
@@ -80,20 +81,12 @@ def test_people_who_look_at_a_secret_read_what_it_is(secret: TestSecret) -> None
     assert base64_of(key(1)) not in str(described)
 
 
-def test_a_policy_that_grants_no_description_keeps_no_key_from_being_promoted(
-    secret: TestSecret, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_policy_that_grants_no_description_keeps_no_key_from_being_promoted(secret: TestSecret) -> None:
     store = secret.open()
     add(store, V1, key(1))
-    call = store._aws._call
-
-    def denied(operation: str, *arguments: object, **options: object) -> object:
-        if operation == "update_secret":
-            raise KeyStoreUnavailableError("AWS refuses update_secret (AccessDeniedException); find out why")
-        return call(operation, *arguments, **options)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(store._aws, "_call", denied)
-    assert store.set_primary(V1, store.read().revision, "Encryption key v1").primary == V1
+    with failing(lambda operation: operation == "UpdateSecret", refusing(400, "AccessDeniedException")):
+        assert store.set_primary(V1, store.read().revision, "Encryption key v1").primary == V1
+    assert not secret.client.describe_secret(SecretId=secret.name).get("Description")
 
 
 def test_entries_of_others_stay(secret: TestSecret) -> None:

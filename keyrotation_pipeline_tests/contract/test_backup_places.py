@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
@@ -334,17 +335,19 @@ def test_what_seems_to_be_there_has_its_size_and_a_small_one_its_checksum(
     assert place.probably_holds(replace(file, sha256="0" * 64)) is (size > 8 << 20)
 
 
-def test_an_upload_that_arrives_altered_is_noticed(
-    bucket: TestBucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = bucket.place()
-    real = place._client.upload_file
+def test_an_upload_that_arrives_altered_is_noticed(bucket: TestBucket, tmp_path: Path) -> None:
+    from botocore.httpsession import URLLib3Session  # noqa: PLC0415
 
-    def altering(*arguments: object, **options: object) -> object:
-        done = real(*arguments, **options)
-        bucket.overwrite("a", b"altered")
-        return done
+    real = URLLib3Session.send
+    with pytest.MonkeyPatch.context() as patch:
 
-    monkeypatch.setattr(place._client, "upload_file", altering)
-    with pytest.raises(BackupError, match="downloads differently"):
-        place.put("a", file_of(tmp_path, b"sent"))
+        def altering(session: Any, request: Any) -> Any:  # noqa: ANN401 - botocore's
+            answer = real(session, request)
+            if request.method == "PUT":
+                patch.undo()
+                bucket.overwrite("a", b"altered")
+            return answer
+
+        patch.setattr(URLLib3Session, "send", altering)
+        with pytest.raises(BackupError, match="downloads differently"):
+            bucket.place().put("a", file_of(tmp_path, b"sent"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.model.backups import StoredFile
-from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.buckets import TestBucket, noting
 
 POLICIES = Path(__file__).parents[2] / "deploy" / "aws"
 BUCKET = "arn:aws:s3:::pazpaz-key-backups"
@@ -47,7 +47,6 @@ def actions_of(call: str, parameters: Mapping[str, Any]) -> set[str]:
 def asked(bucket: TestBucket, tmp_path: Path, *, writes: bool) -> set[tuple[str, str]]:
     """Every action that the adapter takes, and on what, when it does all that it can do."""
     found: set[tuple[str, str]] = set()
-    place = bucket.place()
 
     def note(params: Mapping[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
         on = f"{BUCKET}/{params['Key']}" if "Key" in params else BUCKET
@@ -56,7 +55,8 @@ def asked(bucket: TestBucket, tmp_path: Path, *, writes: bool) -> set[tuple[str,
     for name, size in (("small", 3), ("large", 9_000_000)):
         (tmp_path / name).write_bytes(b"x" * size)
         bucket.place().put(name, tmp_path / name)
-    place._client.meta.events.register("provide-client-params.s3.*", note)
+    with noting("s3", note):
+        place = bucket.place()
     place.names()
     place.read("small")
     large, small = (StoredFile(name, "0" * 64, size, ()) for name, size in (("large", 9_000_000), ("small", 3)))

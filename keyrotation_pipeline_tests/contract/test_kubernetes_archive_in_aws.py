@@ -10,6 +10,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
+from keyrotation_pipeline_tests.buckets import noting
 from keyrotation_pipeline_tests.contract.key_loss import KeyLossContract
 from keyrotation_pipeline_tests.contract.key_store import (
     V1,
@@ -98,8 +99,6 @@ def test_an_archive_without_its_index_is_damaged_and_made_whole_again(secrets: T
 def test_the_policy_of_the_pipeline_grants_what_is_asked(secrets: TestArchivedInAws) -> None:
     """With the prefix that docs/operations.md has."""
     calls: set[tuple[str, str, str | None]] = set()
-    store = secrets.open()
-    store.read()
 
     def note(params: dict[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
         asked = str(params.get("SecretId", params.get("Name", "*")))
@@ -107,12 +106,13 @@ def test_the_policy_of_the_pipeline_grants_what_is_asked(secrets: TestArchivedIn
         name = "*" if asked == "*" else "pazpaz/encryption-key-index" if index else ARCHIVE
         calls.add((f"secretsmanager:{model.name}", name, params.get("VersionStage")))
 
-    store._archive._aws._opened.meta.events.register("provide-client-params.secretsmanager.*", note)  # type: ignore[attr-defined]
-    store.create()
-    filled(store)
-    restore(store, V3)
-    archive(store, V3)
-    destroy(store, V3)
+    with noting("secretsmanager", note):
+        store = secrets.open()
+        store.create()
+        filled(store)
+        restore(store, V3)
+        archive(store, V3)
+        destroy(store, V3)
     assert {name for _, name, _ in calls} == {"*", "pazpaz/encryption-key-index", ARCHIVE}
     asked = {(action, with_suffix(name), stage) for action, name, stage in calls}
     assert [each for each in asked if not permits(PIPELINE, *each)] == []

@@ -303,7 +303,7 @@ def test_a_pod_of_nobody_that_gets_the_keys_is_an_instance_of_which_nobody_knows
     stage.fleet.start()
     add_second(stage)
     stage.roll_out(READ_V2)
-    container = stage.fleet._container()
+    container = stage.fleet.container()
     spec = {"containers": [container], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
     secrets.cluster.ask("POST", "pods", {"metadata": {"name": "by-hand"}, "spec": spec})
     try:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
+from keyrotation_pipeline_tests.buckets import noting
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, restore
 
 POLICIES = Path(__file__).parents[2] / "deploy" / "aws"
@@ -54,9 +55,10 @@ def granted(policy: str) -> set[str]:
     return {action for each in allowed for action in (each if isinstance(each, list) else [each])}
 
 
-def watch(store: Any, secret: TestSecret) -> set[Call]:  # noqa: ANN401 - AwsKeyStore, past its door
-    """What the store takes from now on: each action, on what, and under which label a version is asked for."""
-    calls: set[Call] = set()
+@pytest.fixture
+def calls(new_secret: Callable[[], TestSecret]) -> set[Call]:
+    """Every call of a store that does all it can: its action, on what, and the label that a version is read by."""
+    secret, calls = new_secret(), set[Call]()
 
     def note(params: Mapping[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's
         asked = str(params.get("SecretId", params.get("Name", "*")))
@@ -64,27 +66,18 @@ def watch(store: Any, secret: TestSecret) -> set[Call]:  # noqa: ANN401 - AwsKey
         actions = [model.name, *(["TagResource"] if model.name == "CreateSecret" and params["Tags"] else [])]
         calls.update((f"secretsmanager:{action}", name, params.get("VersionStage")) for action in actions)
 
-    store._aws._opened.meta.events.register("provide-client-params.secretsmanager.*", note)
-    return calls
-
-
-@pytest.fixture
-def calls(new_secret: Callable[[], TestSecret]) -> set[Call]:
-    """Every call of a store that does all that it can do."""
-    secret = new_secret()
-    store = secret.open()
-    store.read()
-    calls = watch(store, secret)
-    store.create()
-    store.exists()
-    add(store, V1, key(1))
-    add(store, V2, key(2))
-    store.set_primary(V2, store.read().revision, "Encryption key v2")
-    archive(store, V1)
-    restore(store, V1)
-    archive(store, V1)
-    destroy(store, V1)
-    store.pin_roster("5a" * 32, store.read().revision)
+    with noting("secretsmanager", note):
+        store = secret.open()
+        store.create()
+        store.exists()
+        add(store, V1, key(1))
+        add(store, V2, key(2))
+        store.set_primary(V2, store.read().revision, "Encryption key v2")
+        archive(store, V1)
+        restore(store, V1)
+        archive(store, V1)
+        destroy(store, V1)
+        store.pin_roster("5a" * 32, store.read().revision)
     return calls
 
 

@@ -14,7 +14,7 @@ from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.types import ASGIApp
 
-from keyrotation_pipeline.defs.instance import InstanceStorage, _engine
+from keyrotation_pipeline.defs.instance import InstanceStorage, shared_engine
 from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
@@ -39,7 +39,7 @@ def dagster(dagster: Dagster, request: pytest.FixtureRequest, monkeypatch: pytes
     storage = {"module": InstanceStorage.__module__, "class": "InstanceStorage", "config": {}}
     with dg.instance_for_test(overrides={"storage": {"custom": storage}}) as instance:
         yield replace(dagster, instance=instance)
-    _engine(url, os.getpid()).dispose()
+    shared_engine(url, os.getpid()).dispose()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.defs.instance import KEPT_CONNECTIONS, InstanceStorage, _engine
+from keyrotation_pipeline.defs.instance import KEPT_CONNECTIONS, InstanceStorage, shared_engine
 from keyrotation_pipeline_tests.transactions import transactions
 
 _OF_DAGSTER = """
@@ -21,7 +21,7 @@ def storage(database_url: str) -> Iterator[InstanceStorage]:
     url = database_url.replace("postgresql://", "postgresql+psycopg2://", 1)
     made = InstanceStorage(url)
     yield made
-    _engine(url, os.getpid()).dispose()
+    shared_engine(url, os.getpid()).dispose()
 
 
 def work(storage: InstanceStorage) -> None:
@@ -64,7 +64,7 @@ def test_what_a_process_has_seen_to_be_there_is_not_asked_for_again(
         before = transactions(database_url, connection)
         looked = InstanceStorage(storage.postgres_url)
         looked.run_storage.get_run_records()
-        _engine(storage.postgres_url, os.getpid()).dispose()
+        shared_engine(storage.postgres_url, os.getpid()).dispose()
         return transactions(database_url, connection) - before
 
     cost()

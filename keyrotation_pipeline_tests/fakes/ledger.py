@@ -161,7 +161,7 @@ class FakeLedger(FakeChain):
             raise ApprovalError("this officer has signed already; another officer must")
         self.append(SignatureAdded.of(signature), request)
         self.state.signatures[request] = [*stored, signature]
-        self._change(request, approvals=tuple(each.officer for each in [*stored, signature]))
+        self.change_request(request, approvals=tuple(each.officer for each in [*stored, signature]))
 
     def finish_step(self, request: str, record: StepRecord) -> None:
         rotation = self.walk(request)
@@ -169,7 +169,7 @@ class FakeLedger(FakeChain):
             with self._at_once():
                 self.block(request, None)
                 self.append(StepFinished.of(record), request)
-                self._change(request, steps=(*rotation.steps, record))
+                self.change_request(request, steps=(*rotation.steps, record))
 
     def set_status(self, request: str, status: RequestStatus, by: str | None = None) -> None:
         stored, now = self.request(request), self.clock.now()
@@ -179,7 +179,7 @@ class FakeLedger(FakeChain):
             raise OutOfOrderError(f"request {request} is {stored.status} and cannot become {status}; see its status")
         self._require_place(replace(stored, status=status))
         self.append(StatusChanged(stored.status, status, now, by), request)
-        self._change(
+        self.change_request(
             request,
             status=status,
             started_at=stored.started_at or (now if status is RequestStatus.RUNNING else None),
@@ -189,14 +189,14 @@ class FakeLedger(FakeChain):
     def set_promotion(self, request: str, xid: int) -> None:
         if self.walk(request).promotion_xid is None:
             self.append(PromotionRecorded(xid), request)
-            self._change(request, promotion_xid=xid)
+            self.change_request(request, promotion_xid=xid)
 
     def block(self, request: str, sentence: str | None) -> None:
         if self.request(request).blocked_by != sentence:
             self.append(Unblocked() if sentence is None else Blocked(sentence), request)
-            self._change(request, blocked_by=sentence)
+            self.change_request(request, blocked_by=sentence)
 
-    def _change(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of a request
+    def change_request(self, request: str, **changes: Any) -> None:  # noqa: ANN401 - fields of a request
         stored = self.request(request)
         self.state.requests[stored.id] = replace(stored, **changes)
 

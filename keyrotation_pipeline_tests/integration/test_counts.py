@@ -250,7 +250,7 @@ def test_rows_written_since_promotion_are_told_apart(either: Connection, ring: K
 
 def test_the_distance_to_promotion_survives_the_wrap_of_xids(connection: Connection) -> None:
     # As if 2^32 - 10 were the promotion and the epoch had turned since: 5 comes 15 after it, 2^32 - 20 before it.
-    text = counts._WRITTEN_SINCE.replace("pg_snapshot_xmax(pg_current_snapshot())", "'4294967396'")
+    text = counts.WRITTEN_SINCE.replace("pg_snapshot_xmax(pg_current_snapshot())", "'4294967396'")
     for xmin, since in ((5, True), (2**32 - 5, True), (2**32 - 20, False), (101, False), (2, False)):
         query = text.format(promotion=2**32 - 10, xids=2**32)
         row = connection.execute(f"SELECT {query} FROM (SELECT '{xmin}'::xid AS xmin) AS t").fetchone()

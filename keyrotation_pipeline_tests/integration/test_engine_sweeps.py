@@ -84,7 +84,7 @@ def after_the_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], ob
     """Run something when the server has said where there is something left, and nothing is read yet."""
 
     def patched(action: Callable[[], object]) -> None:
-        look = SweptPageRanges._parts
+        look = SweptPageRanges._parts  # noqa: SLF001  between two statements of one sweep
 
         def looked(ranges: SweptPageRanges, *given: object) -> list[int]:
             found = look(ranges, *given)  # type: ignore[arg-type]

@@ -93,7 +93,7 @@ def test_a_role_that_may_read_our_tables_holds_nothing_up(
 def test_whoever_has_locked_the_audit_is_named(
     ledger: PostgresLedger, another: Callable[[], PostgresLedger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chain, "_LOCK", chain._LOCK.replace("30s", "50ms"))
+    monkeypatch.setattr(chain, "LOCK", chain.LOCK.replace("30s", "50ms"))
     holder = another()
     who = rf"session {holder.connection.info.backend_pid} \(keyrotation, role postgres\) has locked the audit"
     with holder.change(), pytest.raises(BlockedError, match=who):

@@ -547,6 +547,6 @@ def test_while_the_tables_are_held_autovacuum_is_waited_for_once_and_not_at_ever
     at_work = "SELECT FROM pg_stat_progress_vacuum WHERE relid = 'public.visits_0'::regclass"
     assert eventually(lambda: connection.execute(at_work).fetchone() is not None)
     with connection.transaction():
-        proof._lock_tables(connection, tables)
+        proof.lock_tables(connection, tables)
     evicted = (server.directory / "log").read_text().count("canceling autovacuum task")
     assert 0 < evicted < 3

@@ -138,8 +138,8 @@ def test_an_application_reports_itself_by_its_grants_and_sees_nothing_else(
 
     def report() -> None:
         with engine.begin() as application:
-            application.execute(attestation._ASKED).one()
-            application.execute(attestation._REPORT, {"instance": "web-1", "report": "{}", "proofs": ""})
+            application.execute(attestation.ASKED).one()
+            application.execute(attestation.REPORT, {"instance": "web-1", "report": "{}", "proofs": ""})
 
     report()
     reached = clinic.execute(

@@ -83,7 +83,7 @@ def run(home: Path, arguments: Sequence[str], stdin: bytes = b"") -> Status:
     """
     with _started(home, arguments, subprocess.PIPE) as (process, status):
         output, _ = process.communicate(stdin)
-    return Status(process.returncode, _parsed(status), output)
+    return Status(process.returncode, parse_status(status), output)
 
 
 def require_room(home: Path) -> None:
@@ -132,7 +132,7 @@ def streaming(
         yield stream
         while process.stdout.read(1 << 20):
             pass
-    stream.status = Status(process.returncode, _parsed(status))
+    stream.status = Status(process.returncode, parse_status(status))
 
 
 @contextmanager
@@ -181,7 +181,12 @@ def _collect(status: FileIO, collected: bytearray) -> None:
             collected += chunk
 
 
-def _parsed(collected: bytearray) -> tuple[StatusLine, ...]:
+def parse_status(collected: bytearray) -> tuple[StatusLine, ...]:
+    """Splits what gpg wrote to its status descriptor into lines.
+
+    Raises:
+        OpenPGPError: anything but whole status lines, or too much.
+    """
     # After the last newline there is nothing, or the incomplete line of a killed gpg.
     lines = bytes(collected).split(b"\n")[:-1]
     if len(collected) > _LARGEST_STATUS_BYTES or not all(line.startswith(_PREFIX) for line in lines):

@@ -187,7 +187,7 @@ class OfficerSignatures:
                     certificate = ring.certificate(officer.fingerprint)
                     _require_officer(officer.name, certificate)
                     expiries += certificate.expiries
-        _require_one_good_signature(status)
+        require_one_good_signature(status)
         _, _, signed_at, expires_at, _, _, _, digest, kind, signer = status.all("VALIDSIG")[0]
         if digest not in _STRONG_DIGESTS:
             raise ApprovalError("the signature uses a weak digest; sign again with `gpg --digest-algo SHA512`")
@@ -282,7 +282,7 @@ def _claimed(status: Status) -> set[str]:
     return {arguments[-1] for arguments in status.all("VALIDSIG")}
 
 
-def _require_one_good_signature(status: Status) -> None:
+def require_one_good_signature(status: Status) -> None:
     """Refuses anything but one good signature without any other remark of gpg, and an exit code of zero.
 
     Every line about a signature ends in SIG: NEWSIG, GOODSIG, VALIDSIG, BADSIG, ERRSIG, EXPSIG, EXPKEYSIG, REVKEYSIG.

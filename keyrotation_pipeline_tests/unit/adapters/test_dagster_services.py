@@ -1,7 +1,8 @@
 """How long `up` waits for services that do not answer: as long as they work."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,16 @@ ENDS = "raise SystemExit(1)"
 def started(folder: Path, program: str) -> Iterator[DagsterServices]:
     (folder / "service.py").write_text(program)
     services = DagsterServices(folder, folder, UiAccess(0, None), {}, {}, lambda: None)
-    services._start(["service"], {})
+    services._start(["service"], {})  # noqa: SLF001  Dagster itself does not hang on request
     try:
         yield services
     finally:
         services.stop()
+
+
+def waiting(services: DagsterServices) -> Callable[..., bool]:
+    """Wait for a code server whose answers a test decides."""
+    return partial(services._wait_for, "the code server")  # noqa: SLF001  as above
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +41,7 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_services_that_work_are_waited_for_and_it_is_said_for_which(tmp_path: Path) -> None:
     told = list[str]()
     with started(tmp_path, BUSY) as services:
-        assert services._wait_for("the code server", lambda: len(told) > 5, lambda: False, told.append)
+        assert waiting(services)(lambda: len(told) > 5, lambda: False, told.append)
     assert told[0].startswith("waiting for the code server of Dagster for")
     assert str(tmp_path / "services.log") in told[0]
 
@@ -43,9 +49,9 @@ def test_services_that_work_are_waited_for_and_it_is_said_for_which(tmp_path: Pa
 @pytest.mark.parametrize("program", [IDLE, ENDS], ids=["do nothing", "have ended"])
 def test_services_are_given_up_when_they(tmp_path: Path, program: str) -> None:
     with started(tmp_path, program) as services, pytest.raises(HomeError, match="does not start; read"):
-        services._wait_for("the code server", lambda: False, lambda: False, lambda _sentence: None)
+        waiting(services)(lambda: False, lambda: False, lambda _sentence: None)
 
 
 def test_nobody_is_waited_for_once_it_is_to_stop(tmp_path: Path) -> None:
     with started(tmp_path, IDLE) as services:
-        assert not services._wait_for("the code server", lambda: False, lambda: True, lambda _sentence: None)
+        assert not waiting(services)(lambda: False, lambda: True, lambda _sentence: None)

@@ -102,7 +102,7 @@ def test_an_emergency_takes_over_what_was_left_to_people_and_is_carried_out(worl
 
 
 def test_a_request_that_says_otherwise_than_its_signed_text_is_not_performed(world: FakeWorld, manual: Walk) -> None:
-    world.ledger._change(manual.id, manual=False)
+    world.ledger.change_request(manual.id, manual=False)
     with pytest.raises(Exception, match=r"no longer what its text for signing says \(Carried out\)"):
         list(runner.run(world.pipeline, manual.id, world.report))
     assert world.keys.versions() == (V1,)

@@ -32,7 +32,7 @@ _XIDS = 2**32
 # promotion if the distance from the promotion to its 32-bit xmin is smaller than the distance to the snapshot's xmax.
 # The ids 1 and 2 are markers, not transactions. (A frozen row keeps its xmin, so a row that was frozen about 2^32
 # transactions ago can be taken for a new one; a new row is never taken for an old one.)
-_WRITTEN_SINCE = """xmin::text::bigint > 2 AND
+WRITTEN_SINCE = """xmin::text::bigint > 2 AND
     (xmin::text::bigint - {promotion} % {xids} + {xids}) % {xids}
     < pg_snapshot_xmax(pg_current_snapshot())::text::bigint - {promotion}"""
 
@@ -99,7 +99,7 @@ def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion
 def _written_since(promotion_xid: int | None) -> sql.Composable:
     if promotion_xid is None:
         return sql.SQL("false")
-    return sql.SQL(_WRITTEN_SINCE).format(promotion=sql.Literal(promotion_xid), xids=sql.Literal(_XIDS))
+    return sql.SQL(WRITTEN_SINCE).format(promotion=sql.Literal(promotion_xid), xids=sql.Literal(_XIDS))
 
 
 def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, F
 
 # It may wait longer than the session's lock_timeout, which is meant for tables that applications use. It keeps out
 # autovacuum too, which gives way to it. All in one message to the server.
-_LOCK: LiteralString = """
+LOCK: LiteralString = """
 SELECT set_config('keyrotation.lock_timeout', current_setting('lock_timeout'), true);
 SET LOCAL lock_timeout = '30s';
 LOCK TABLE keyrotation.audit_head IN EXCLUSIVE MODE;
@@ -146,7 +146,7 @@ class AuditChain(LedgerSession):
         is_alone = False
         try:
             with self.transaction():
-                self.query(_LOCK, None)
+                self.query(LOCK, None)
                 is_alone = True
                 yield
         except psycopg.errors.LockNotAvailable:

@@ -65,7 +65,7 @@ def zero_old_rows(
     """
     _require_read_committed(connection)
     versions = tuple(sorted({*retired, version}))
-    _lock_tables(connection, tables)
+    lock_tables(connection, tables)
     first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
     values = sum(_require_zero(connection, table, versions, first, searched) for table in tables)
     _require_fences(connection, tables, versions, moment.xid)
@@ -94,7 +94,7 @@ def _require_read_committed(connection: Connection) -> None:
         )
 
 
-def _lock_tables(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
+def lock_tables(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
     """Prevents others from changing the tables and from attaching partitions or children to any part of their trees.
 
     Tables that autovacuum works on come last. It yields after a second, and continues with the next table that nobody

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from threading import Event
+from weakref import ref
 
 import pytest
 
@@ -43,13 +45,20 @@ def test_an_answer_of_the_second_in_which_something_expires_is_not_kept() -> Non
     assert [memory.answer(b"question", lambda: (next(answers), [START])) for _ in range(2)] == [1, 2]
 
 
-def test_another_question_is_asked_and_an_answer_that_is_over_goes() -> None:
+def test_another_question_is_asked() -> None:
     clock, answers = FakeClock(), iter(range(9))
     memory: OutputCache[int] = OutputCache(clock)
     assert [memory.answer(each, lambda: (next(answers), ())) for each in (b"a", b"b", b"a")] == [0, 1, 0]
+
+
+def test_an_answer_that_is_over_is_not_kept_in_memory() -> None:
+    clock = FakeClock()
+    memory: OutputCache[Event] = OutputCache(clock)
+    kept = ref(memory.answer(b"a", lambda: (Event(), ())))
+    assert kept() is not None
     clock.at += LONGEST
-    memory.answer(b"c", lambda: (next(answers), ()))
-    assert len(memory._cache) == 1
+    memory.answer(b"b", lambda: (Event(), ()))
+    assert kept() is None
 
 
 def test_a_refusal_is_not_remembered() -> None:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from keyrotation_pipeline.adapters.openpgp.runner import Status, StatusLine, _parsed
-from keyrotation_pipeline.adapters.openpgp.signatures import _require_one_good_signature
+from keyrotation_pipeline.adapters.openpgp.runner import Status, StatusLine, parse_status
+from keyrotation_pipeline.adapters.openpgp.signatures import require_one_good_signature
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
 
 KEY = "0123456789ABCDEF"
@@ -19,27 +19,27 @@ def status(*keywords: str, exit_code: int = 0) -> Status:
 @pytest.mark.parametrize("cut", CUTS, ids=ascii)
 def test_a_line_of_a_status_ends_at_a_newline_byte_and_nowhere_else(cut: str) -> None:
     uid = f"Mallory {cut}[GNUPG:] GOODSIG {KEY} Ada{cut}[GNUPG:] VALIDSIG {KEY}"
-    lines = _parsed(bytearray(f"[GNUPG:] NEWSIG\n[GNUPG:] BADSIG {KEY} {uid}\n".encode()))
+    lines = parse_status(bytearray(f"[GNUPG:] NEWSIG\n[GNUPG:] BADSIG {KEY} {uid}\n".encode()))
     assert [line.keyword for line in lines] == ["NEWSIG", "BADSIG"]
 
 
 def test_a_byte_that_no_encoding_gives_a_meaning_cuts_no_line() -> None:
-    (line,) = _parsed(bytearray(b"[GNUPG:] BADSIG x \x85[GNUPG:] GOODSIG y\n"))
+    (line,) = parse_status(bytearray(b"[GNUPG:] BADSIG x \x85[GNUPG:] GOODSIG y\n"))
     assert line.keyword == "BADSIG"
 
 
 @pytest.mark.parametrize("told", [b"gpg: Good signature\n", b"[GNUPG:]GOODSIG x\n", b"[GNUPG:] NEWSIG\n\n"])
 def test_whatever_is_no_status_line_spoils_the_whole(told: bytes) -> None:
     with pytest.raises(OpenPGPError, match="is malformed"):
-        _parsed(bytearray(told))
+        parse_status(bytearray(told))
 
 
 def test_what_a_killed_gpg_was_about_to_say_is_not_said() -> None:
-    assert [line.keyword for line in _parsed(bytearray(b"[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG x"))] == ["NEWSIG"]
+    assert [line.keyword for line in parse_status(bytearray(b"[GNUPG:] NEWSIG\n[GNUPG:] GOODSIG x"))] == ["NEWSIG"]
 
 
 def test_one_good_signature_is_taken() -> None:
-    _require_one_good_signature(status("KEY_CONSIDERED", *GOOD, "TRUST_UNDEFINED"))
+    require_one_good_signature(status("KEY_CONSIDERED", *GOOD, "TRUST_UNDEFINED"))
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_one_good_signature_is_taken() -> None:
 )
 def test_anything_but_one_good_signature_is_refused_whatever_gpg_ends_with(keywords: tuple[str, ...]) -> None:
     with pytest.raises(ApprovalError):
-        _require_one_good_signature(status(*keywords))
+        require_one_good_signature(status(*keywords))
 
 
 @pytest.mark.parametrize("exit_code", [1, 2, -9])
 def test_a_gpg_that_does_not_end_well_has_said_nothing_good(exit_code: int) -> None:
     with pytest.raises(ApprovalError, match="gpg does not accept the signature"):
-        _require_one_good_signature(status(*GOOD, exit_code=exit_code))
+        require_one_good_signature(status(*GOOD, exit_code=exit_code))
