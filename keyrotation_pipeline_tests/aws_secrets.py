@@ -94,7 +94,7 @@ class TestSecret:
 
 @contextmanager
 def watched(before: Callable[[str], None]) -> Iterator[None]:
-    """Inside, `before` is told the operation of each request before it goes out, and may raise instead."""
+    """Inside, `before` gets the operation of each request before it goes out, and may raise instead."""
     from botocore.httpsession import URLLib3Session  # noqa: PLC0415
 
     real = URLLib3Session.send

@@ -192,5 +192,5 @@ def local_clinic(
 
 
 def gpg_decrypt(officer: DemoOfficer, file: Path) -> bytes:
-    """``gpg --decrypt FILE``, as the seed types it."""
+    """``gpg --decrypt FILE``, as the source procedure types it."""
     return officer.gpg("--decrypt", str(file))

@@ -52,7 +52,7 @@ Expire-Date: 0
 
 
 def pinentry(directory: Path, pin: str) -> Path:
-    """A pinentry that types what the file ``pin`` beside it says (nothing: cancels), then what ``next`` says."""
+    """A pinentry that types what the file ``pin`` next to it says (nothing: cancels), then what ``next`` says."""
     program = directory / "pinentry"
     program.write_text(PINENTRY.format(directory=directory))
     program.chmod(0o700)
@@ -91,8 +91,12 @@ class Card:
             f"scdaemon-program {shutil.which('gnupg-pkcs11-scd')}\npinentry-program {pinentry(directory, PIN)}\n"
         )
         card.start()
-        told = card._run("gpg-connect-agent", "--homedir", str(card.home), "SCD LEARN --force", "LEARN --force", "/bye")
-        certify, encrypt = (line.split()[2].decode() for line in told.splitlines() if line.startswith(b"S KEYPAIRINFO"))
+        reported = card._run(
+            "gpg-connect-agent", "--homedir", str(card.home), "SCD LEARN --force", "LEARN --force", "/bye"
+        )
+        certify, encrypt = (
+            line.split()[2].decode() for line in reported.splitlines() if line.startswith(b"S KEYPAIRINFO")
+        )
         card._run(
             "gpg", "--homedir", str(card.home), "--batch", "--generate-key",
             text=PARAMETERS.format(certify=certify, encrypt=encrypt).encode(),
@@ -114,7 +118,7 @@ class Card:
         self._run("gpg-connect-agent", "--homedir", str(self.home), "--no-autostart", "KILLAGENT", "/bye")
 
     def _add_key(self, number: str) -> None:
-        """A key made inside the token; the certificate beside it only says which one it is."""
+        """A key made inside the token; the certificate next to it only says which one it is."""
         login = ("--module", str(LIBRARY), "--token-label", "recovery", "--login", "--pin", PIN)
         self._run("pkcs11-tool", *login, "--keypairgen", "--key-type", "rsa:2048", "--id", number, "--label", number)
         public, file = self.directory / f"{number}.pub", self.directory / f"{number}.der"

@@ -19,7 +19,7 @@ from keyrotation_pipeline_tests.forging import signature_of
 
 
 def call_compromised(pipeline: Pipeline, version: KeyVersion, officers: Sequence[DemoOfficer]) -> None:
-    """By an emergency request that its officers have signed, and that was given up.
+    """By an emergency request that its officers have signed, and that was cancelled.
 
     Args:
         officers: those of the pinned roster, in its order.

@@ -36,7 +36,7 @@ class KeyPlace(Protocol):
         """`[keys]` and `[rollout]`."""
 
     def give(self, key: KeyMaterial) -> None:
-        """Put v1 there as the seed procedure has it."""
+        """Put v1 there as the source procedure has it."""
 
     def running(self, url: str) -> Any:  # noqa: ANN401 - a context
         """Inside, applications run on a database, and get what is in the place."""
@@ -142,7 +142,7 @@ class KubernetesPlace:
             yield
 
     def instances(self, url: str) -> list[Seen]:  # noqa: ARG002 - as above
-        return [_told_by(pod) for each in self.fleet.workloads for pod in self.fleet.pods(each)]
+        return [_reported_by(pod) for each in self.fleet.workloads for pod in self.fleet.pods(each)]
 
     @contextmanager
     def watching(self, look: Callable[[], None]) -> Iterator[None]:
@@ -198,11 +198,11 @@ class SplitPlace(KubernetesPlace):
         self.secrets.aws.client.delete_secret(SecretId=name, ForceDeleteWithoutRecovery=True)
 
 
-def _told_by(pod: dict[str, Any]) -> Seen:
+def _reported_by(pod: dict[str, Any]) -> Seen:
     """A Pod from before the first rollout says nothing of itself."""
     text = (pod["metadata"].get("annotations") or {}).get("keyrotation/keys", "")
-    told = {name: KeyVersion.parse(value) for name, value in _pairs(text) if name == "primary"}
-    return frozenset(KeyVersion.parse(name) for name, _ in _pairs(text) if name != "primary"), told.get("primary")
+    reported = {name: KeyVersion.parse(value) for name, value in _pairs(text) if name == "primary"}
+    return frozenset(KeyVersion.parse(name) for name, _ in _pairs(text) if name != "primary"), reported.get("primary")
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -123,7 +123,7 @@ def chained(bodies: Iterable[Mapping[str, Any]]) -> list[AuditEvent]:
 
 
 def rewrite(pack: Path, change: Callable[[list[dict[str, Any]]], Sequence[dict[str, Any]] | None]) -> None:
-    """Change the events of a pack, give them right hashes, and make the files anew that the audit gives."""
+    """Change the events of a pack, give them right hashes, and make the files again that the audit gives."""
     for each in events_in((pack / AUDIT).read_bytes()):
         for name, _ in extracts(entry_of(each)):
             (pack / name).unlink(missing_ok=True)

@@ -125,7 +125,7 @@ def copy_of(server: Server, template: str) -> Iterator[str]:
 
 
 def _installation(binaries: Path) -> Installation:
-    """Programs of a wheel, whose libraries lie beside its package, or of the host."""
+    """Programs of a wheel, whose libraries lie next to its package, or of the host."""
     package = binaries.parents[1]
     libraries = package.with_name(f"{package.name}.libs")
     if not libraries.is_dir():

@@ -59,7 +59,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def imports(*arguments: str, cwd: Path | None = None) -> set[str]:
-    """Names of all modules that a command, typed anew, imports until its end, which is a good one."""
+    """Names of all modules that a command, typed again, imports until its end, which is a good one."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", KEYROTATION, *arguments],
         cwd=cwd,

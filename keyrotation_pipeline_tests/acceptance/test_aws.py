@@ -1,4 +1,4 @@
-"""Keys in AWS Secrets Manager: the seed's plain key is never converted by the way."""
+"""Keys in AWS Secrets Manager: the source procedure's plain key is never converted by the way."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def place(clinic: Clinic, new_secret: Callable[[], TestSecret]) -> AwsPlace:  # 
     return place
 
 
-def test_a_rotation_of_the_seeds_plain_key_says_how_to_convert_it(clinic: Clinic, place: AwsPlace) -> None:  # noqa: F811
+def test_a_rotation_of_the_source_procedures_plain_key_says_how_to_convert_it(clinic: Clinic, place: AwsPlace) -> None:  # noqa: F811
     secret = place.secret
     with clinic.path.open("a") as configuration:
         configuration.write('[rollout]\nmode = "none"\n')

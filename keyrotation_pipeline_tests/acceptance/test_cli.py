@@ -194,10 +194,10 @@ def test_a_newcomer_gets_from_an_empty_folder_to_a_proven_rotation_by_what_is_pr
             armored = officer.sign(text.encode(), "--armor").decode()
             clinic.run("approve", request, "--signature", "-", text=armored)
         with reporting(clinic.database_url, home / "keys"):
-            told = clinic.run("rotate", request)
-            assert "finished: nothing is left under v1 where it was searched" in told
-            assert "not searched: other databases of the server (" in told
-            assert "not seen: standbys behind standbys" in told
+            reported = clinic.run("rotate", request)
+            assert "finished: nothing is left under v1 where it was searched" in reported
+            assert "not searched: other databases of the server (" in reported
+            assert "not seen: standbys behind standbys" in reported
             assert "finished" in clinic.run("rotate", request), "again is no harm"
         with psycopg.connect(clinic.database_url) as connection:
             (row,) = connection.execute(
@@ -280,8 +280,8 @@ def test_a_finished_rotation_is_followed_by_a_full_backup_and_asks_for_one_that_
     request = clinic.approved_request(*clinic.officers)
     right = clinic.path.read_text()
     clinic.path.write_text(f'{right}\n[backup]\npostgres_binaries = "nowhere"\n')
-    told = clinic.run("rotate", request, expect=1)
-    assert "finished: nothing is left under v1" in told, "a failed backup undoes nothing"
+    reported = clinic.run("rotate", request, expect=1)
+    assert "finished: nothing is left under v1" in reported, "a failed backup undoes nothing"
     assert f"rotate {request} is finished, but the backup after it is not complete" in clinic.error
     assert clinic.error.strip().endswith("run `keyrotation backup`")
     assert any(f"rotate {request} to v2 finished" in each for each in clinic.status()["attention"])
@@ -418,7 +418,7 @@ def test_a_rotation_of_empty_tables_waits_for_nothing(clinic: Clinic) -> None:
     before = seconds_of(lambda: clinic.run("status"))
     took = seconds_of(lambda: clinic.run("rotate", request))
     after = seconds_of(lambda: clinic.run("status"))
-    # Thirteen tasks take some three times as long as looking; six times where gpg is asked anew by each (measured).
+    # Thirteen tasks take some three times as long as looking; six times where gpg is asked again by each (measured).
     assert took < 15 * max(before, after)
     assert {key["version"]: key["state"] for key in clinic.status()["key_versions"]} == {
         "v1": "archived",
@@ -494,7 +494,7 @@ def test_a_refusal_is_a_sentence_on_stderr(
     assert list(tmp_path.iterdir()) == [], "only init, demo and up create anything"
 
 
-def test_a_configuration_without_a_home_is_told_to_init(tmp_path: Path) -> None:
+def test_a_configuration_without_a_home_says_to_run_init(tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
     (tmp_path / "keyrotation.toml").write_text('[[tables]]\nname = "clients"\ncolumns = ["a"]\n')
     folder.run("inventory", expect=1)

@@ -119,9 +119,9 @@ def test_with_the_keys_in_aws(desk: Desk, new_secret: Callable[[], TestSecret]) 
     names = (("pazpaz/encryption-key", secret.name), ("us-east-1", secret.region))
     where = {"AWS_ENDPOINT_URL": secret.url, "AWS_DEFAULT_REGION": secret.region, "AWS_PAGER": ""}
     with place.running(desk.url):
-        told = desk.type(block("aws"), *names, **where)
+        reported = desk.type(block("aws"), *names, **where)
     (archive,) = secret.archives()
-    assert archive in told
+    assert archive in reported
     assert secret.text(archive) == base64_of(desk.key)
     held = json.loads(secret.text())
     assert (set(held), held["primary"]) == ({"v2", "primary"}, "v2")
@@ -144,9 +144,9 @@ def test_with_the_keys_in_a_kubernetes_secret(desk: Desk, new_key_secrets: Calla
     with ExitStack() as stack:
         stack.callback(fleet.stop)  # also after a failure: the next test may meet a real cluster
         stack.enter_context(fleet.controlled())
-        told = desk.type(block("kubernetes"), *names, KUBECONFIG=str(secrets.kubeconfig), HOME=str(desk.path))
-    assert "successfully rolled out" in told
-    assert f"{workload}: rolled out" in told
+        reported = desk.type(block("kubernetes"), *names, KUBECONFIG=str(secrets.kubeconfig), HOME=str(desk.path))
+    assert "successfully rolled out" in reported
+    assert f"{workload}: rolled out" in reported
     held = secrets.entries()
     assert (set(held) - {"PEPPER"}, held["ENCRYPTION_PRIMARY_VERSION"]) == (
         {"ENCRYPTION_MASTER_KEY_V2", "ENCRYPTION_PRIMARY_VERSION"},
@@ -173,7 +173,7 @@ def test_what_dagster_needs_in_a_cluster(desk: Desk, new_key_secrets: Callable[[
     cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     try:
         known = {"KUBECONFIG": str(cluster.kubeconfig), "HOME": str(desk.path)}
-        told, again = (desk.type(block("cluster"), *names, **known) for _ in range(2))
+        reported, again = (desk.type(block("cluster"), *names, **known) for _ in range(2))
     finally:
         cluster.ask("DELETE", f"/api/v1/namespaces/{namespace}")
     for made in (
@@ -182,5 +182,5 @@ def test_what_dagster_needs_in_a_cluster(desk: Desk, new_key_secrets: Callable[[
         "deployment.apps/keyrotation-webserver created",
         "networkpolicy.networking.k8s.io/keyrotation-code-server created",
     ):
-        assert made in told
+        assert made in reported
     assert " created" not in again

@@ -90,8 +90,8 @@ class Project:
         assert done.returncode == 0, (line, done.stdout[-3000:])
         return done.stdout
 
-    def failures_heard(self) -> list[str]:
-        """The jobs whose failures their own alert heard of."""
+    def failures_received(self) -> list[str]:
+        """The jobs whose failures their own alert received."""
         heard = self.dagster_home / "heard.txt"
         return heard.read_text().split() if heard.exists() else []
 
@@ -146,7 +146,7 @@ def typed(project: Project) -> list[str]:
     return [project.type(line) for line in lines]
 
 
-def test_the_commands_of_the_page_put_the_component_beside_what_is_there(project: Project) -> None:
+def test_the_commands_of_the_page_add_the_component_to_what_is_there(project: Project) -> None:
     *_, listed = typed(project)
     assets = {each["asset_key"] for each in json.loads(project.type("dg list defs --json"))["assets"]}
 
@@ -170,7 +170,7 @@ def test_a_rotation_inside_another_project_ends_with_proof_and_retirement_and_ta
     with project.dagster():
         wait_until(lambda: project.status()["rotation"] is None, ROTATION_SECONDS)
         # The second comes a minute after the first, which our own alert has had time to hear of.
-        wait_until(lambda: project.failures_heard().count("backup") > 1, ROTATION_SECONDS)
+        wait_until(lambda: project.failures_received().count("backup") > 1, ROTATION_SECONDS)
         wait_until(lambda: "rotation_evidence" in succeeded(project), ROTATION_SECONDS)
 
     states = {key["version"]: key["state"] for key in project.status()["key_versions"]}
@@ -186,9 +186,9 @@ def test_a_rotation_inside_another_project_ends_with_proof_and_retirement_and_ta
         assert instance.get_dynamic_partitions("key_version") == ["theirs"]
         assert instance.get_dynamic_partitions("rotation_key_version") == ["v2"]
     with open_pipeline(settings.load(project.folder.path / "keyrotation.toml"), actor="test") as pipeline:
-        told = [json.loads(event.body)["facts"]["job"] for event in pipeline.ledger.events(EventKind.RUN_FAILED)]
+        reported = [json.loads(event.body)["facts"]["job"] for event in pipeline.ledger.events(EventKind.RUN_FAILED)]
     # Of ours, what was killed; of theirs nothing.
-    assert all(job.startswith("rotation_") for job in told), told
+    assert all(job.startswith("rotation_") for job in reported), reported
     assert leaking(project) == []
 
 

@@ -49,7 +49,7 @@ def test_after_the_demo_the_status_is_green(demo: Folder) -> None:
     assert status["last_backup"] is not None
 
 
-def test_demo_tells_what_the_application_met(demo: Folder) -> None:
+def test_demo_reports_what_the_application_met(demo: Folder) -> None:
     assert re.search(r"0 errors", demo.printed[0])
     assert re.search(r"0 lost writes", demo.printed[0])
 

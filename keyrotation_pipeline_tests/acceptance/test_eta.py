@@ -17,8 +17,8 @@ LEAST, MOST = 0.4, 2.5
 def test_what_is_predicted_of_a_rotation_is_about_what_it_takes(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks.eta", str(tmp_path), "--rows", "5000"]
     done = subprocess.run(command, check=True, cwd=TOP, capture_output=True, text=True, timeout=1200)
-    told = done.stdout.splitlines()
-    profiles = [line.split(",")[0] for line in told if re.match(r"(routine|emergency), ", line)]
+    reported = done.stdout.splitlines()
+    profiles = [line.split(",")[0] for line in reported if re.match(r"(routine|emergency), ", line)]
     ratios = [float(ratio) for ratio in re.findall(r"s = (\d+\.\d+)", done.stdout)]
 
     assert profiles == ["emergency", "routine"]

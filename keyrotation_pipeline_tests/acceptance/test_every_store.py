@@ -140,7 +140,7 @@ class Clinic:
         rows = Counter(KeyVersion.parse(version) for (version,) in values)
         return Moment(tuple(stored.live), stored.primary, self.place.instances(self.url), rows)
 
-    def hears_of(self, instance: str) -> bool:
+    def knows_of(self, instance: str) -> bool:
         with psycopg.connect(self.url) as connection:
             query = "SELECT FROM keyrotation.instance_reports WHERE instance = %s"
             return connection.execute(query, (instance,)).fetchone() is not None
@@ -273,7 +273,7 @@ def sees_an_old_instance_that_comes_back(clinic: Clinic, dagster: Conducted) -> 
         engine = engine_of(clinic.url)
         attestation = attest(engine, ring, instance=name, every_seconds=0.1)
         try:
-            assert eventually(partial(clinic.hears_of, attestation.instance))
+            assert eventually(partial(clinic.knows_of, attestation.instance))
             assert any(attestation.instance in each and sentence in each for each in clinic.attention())
             dagster.tick("alert_delivery")
         finally:

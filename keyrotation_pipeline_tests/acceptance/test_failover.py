@@ -116,7 +116,7 @@ def pair(tmp_path: Path, security_officer: DemoOfficer, privacy_officer: DemoOff
     ],
 )
 @pytest.mark.parametrize("several", [pytest.param(True, id="several hosts"), pytest.param(False, id="another address")])
-def test_a_promoted_rotation_goes_on_where_the_database_now_is(
+def test_a_promoted_rotation_continues_where_the_database_now_is(
     pair: Pair, so_far: Callable[[Pair], None], several: bool
 ) -> None:
     if not several:

@@ -113,8 +113,8 @@ def clinic(
 
 def test_a_flag_of_a_tool_leads_to_the_retired_key_and_the_report(clinic: Clinic) -> None:
     raise_flags(clinic)
-    told = clinic.sensor_looks()
-    assert told == "opened INC-2026-001; 1 repeated; 2 rejected".replace("2026", told[11:15])
+    reported = clinic.sensor_looks()
+    assert reported == "opened INC-2026-001; 1 repeated; 2 rejected".replace("2026", reported[11:15])
     assert clinic.sensor_looks() == "no new flag was raised"
     assert clinic.states() == {V1: KeyState.ACTIVE}
 
@@ -144,8 +144,8 @@ def test_a_flag_of_a_tool_leads_to_the_retired_key_and_the_report(clinic: Clinic
 
 
 def test_a_report_is_never_written_over_what_is_there(clinic: Clinic) -> None:
-    told = clinic.shown("incident", "open", "--type", "key_exposed", "--description", "a", "--discovered-at", "now")
-    incident, file = told.splitlines()[0], clinic.folder.path / "report.md"
+    reported = clinic.shown("incident", "open", "--type", "key_exposed", "--description", "a", "--discovered-at", "now")
+    incident, file = reported.splitlines()[0], clinic.folder.path / "report.md"
     clinic.shown("incident", "report", incident, "--output", str(file))
     written = file.read_text()
     assert written.startswith(f"# Incident report {incident}")
@@ -164,11 +164,11 @@ def test_the_form_of_the_source_procedure_is_filled_in_by_commands(clinic: Clini
         'endpoint_url = "http://127.0.0.1:9"\n'
         '[[contacts]]\nrole = "on-call"\nname = "Ada"\nemail = "ada@clinic.example"\nphone = "+1 555 0100"\n'
     )
-    told = clinic.shown(
+    reported = clinic.shown(
         "incident", "open", "--type", "other", "--description", "a laptop was stolen", "--discovered-at", "now",
         "--action", "locked the account",
     )  # fmt: skip
-    incident = next(line for line in told.splitlines() if line.startswith("INC-"))
+    incident = next(line for line in reported.splitlines() if line.startswith("INC-"))
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     clinic.shown(
         "incident", "amend", incident, "--impact", "high", "--action", "wiped it", "--prevention", "encrypt disks"
@@ -234,8 +234,8 @@ def test_an_incident_at_the_command_line_takes_over_what_runs(clinic: Clinic) ->
     past = {each["id"]: each["outcome"] for each in json.loads(clinic.shown("history", "--json"))}
     assert past == {routine: "cancelled"}
     assert "is acknowledged" in clinic.shown("incident", "ack", opened[0])
-    told = clinic.shown("incident", "show", opened[0])
-    assert f"request         {opened[1]}" in told
+    reported = clinic.shown("incident", "show", opened[0])
+    assert f"request         {opened[1]}" in reported
     assert opened[1] in clinic.shown("incident", "list")
     assert "name [incidents] cloudtrail_bucket" in clinic.shown("incident", "access", opened[0])
     assert "missing  nobody" in clinic.shown("requests")
@@ -256,18 +256,18 @@ def assess(clinic: Clinic, incident: str) -> None:
     """From the answers of one person to a decision that two officers have signed with gpg."""
     answers = clinic.folder.path / "answers.toml"
     answers.write_text('key_breached = "no"\nkey_kept_apart = "yes"\nciphertext_reached = "yes"\n')
-    told = clinic.shown(
+    reported = clinic.shown(
         "incident", "assess", incident, "--answers", str(answers), "--plaintext-reached", "no", "--affected", "Ohio=40"
     )
-    assert "Breach by 45 CFR 164.402: not decided: presumed a breach" in told
-    assert "not in force before 2 more officer(s) sign it" in told
+    assert "Breach by 45 CFR 164.402: not decided: presumed a breach" in reported
+    assert "not in force before 2 more officer(s) sign it" in reported
     text = clinic.shown("incident", "assess", incident, "--text").encode()
     for number, officer in enumerate(clinic.officers, 1):
         signature = clinic.folder.path / f"assessment-{number}.asc"
         signature.write_bytes(officer.sign(text))
-        told = clinic.shown("incident", "assess", incident, "--signature", str(signature))
-        assert f"signed by {officer.name}: {number} of 2" in told
-    assert "Breach by 45 CFR 164.402: secured PHI: no notification" in told
+        reported = clinic.shown("incident", "assess", incident, "--signature", str(signature))
+        assert f"signed by {officer.name}: {number} of 2" in reported
+    assert "Breach by 45 CFR 164.402: secured PHI: no notification" in reported
     report = clinic.shown("incident", "report", incident)
     assert f"breach assessment signed by {officer.name}" in report
     first = clinic.shown("incident", "report", incident, "--version", "1")

@@ -1,4 +1,4 @@
-"""A rollout of two Deployments that fails, by the command: it stops before any row, and goes on after the repair."""
+"""A rollout of two Deployments that fails, by the command: it stops before any row, and continues after the repair."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ columns = ["memo"]
 
 @pytest.fixture
 def fleet(clinic: Clinic, new_key_secrets: Callable[[], TestKeySecrets]) -> Iterator[TestFleet]:  # noqa: F811
-    """Two Deployments that get the seed's Secret: one key, and nothing that names it."""
+    """Two Deployments that get the source procedure's Secret: one key, and nothing that names it."""
     secrets = new_key_secrets()
     secrets.overwrite({FIRST: base64_of(clinic.key), "PEPPER": "x"})
     fleet = TestFleet(secrets)

@@ -102,9 +102,9 @@ def pack(made: Packed, tmp_path: Path) -> Path:
 
 def test_a_finished_rotation_is_reported_and_its_pack_is_checked_offline(made: Packed, pack: Path) -> None:
     clinic, request = made.clinic, made.request
-    report_tells_of(clinic, request, json.loads((pack / "report.json").read_text()))
+    require_report_of(clinic, request, json.loads((pack / "report.json").read_text()))
     envelope = json.loads(clinic.run("report", "--format", "certificate", "--rotation", request))
-    certificate_tells_of(request, json.loads(base64.b64decode(envelope["payload"])))
+    require_certificate_of(request, json.loads(base64.b64decode(envelope["payload"])))
     clinic.run("report", "--format", "pack", "--output", str(made.pack), expect=1)
     assert "already exists" in clinic.error
     assert no_content(pack)
@@ -166,7 +166,7 @@ def test_the_reports_of_a_pack_are_known_again_by_the_audit(made: Packed) -> Non
         assert "is the report that event" in made.clinic.run("audit", "verify", "--anchor", str(made.pack / name))
 
 
-def report_tells_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
+def require_report_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
     assert shown["schema"] == 3
     (rotation,) = shown["requests"]
     assert (rotation["id"], rotation["status"], rotation["records_reencrypted"]) == (request, "finished", 600)
@@ -175,7 +175,7 @@ def report_tells_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None
     assert {key["version"]: key["state"] for key in shown["keys"]} == {"v1": "archived", "v2": "active"}
 
 
-def certificate_tells_of(request: str, statement: dict[str, Any]) -> None:
+def require_certificate_of(request: str, statement: dict[str, Any]) -> None:
     said = statement["predicate"]
     assert statement["_type"] == "https://in-toto.io/Statement/v1"
     assert [(key["version"], key["state"]) for key in said["keys"]] == [("v1", "archived")]

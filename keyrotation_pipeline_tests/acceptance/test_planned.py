@@ -129,7 +129,7 @@ def test_a_date_that_cannot_be_meant_is_one_sentence(
 
 def test_the_page_plans_a_rotation_as_it_says(night: Night) -> None:
     night.shell("keyrotation backup")
-    told = typed(night, block("planned"))
+    reported = typed(night, block("planned"))
     day = f"{datetime.now(UTC) + timedelta(days=14):%Y-%m-%d}"
     for seen in (
         f"Subject: Scheduled Encryption Key Rotation - {day}",
@@ -137,4 +137,4 @@ def test_the_page_plans_a_rotation_as_it_says(night: Night) -> None:
         f"does not start before {day} 09:00 UTC",
         "is cancelled",
     ):
-        assert seen in " ".join(told.split())
+        assert seen in " ".join(reported.split())

@@ -90,7 +90,7 @@ def postgres(settings: Settings, tool: str, *arguments: str) -> None:
         subprocess.run([EMBEDDED_18 / tool, f"--dbname={server.url()}", *arguments], check=True, capture_output=True)
 
 
-def test_a_backup_is_restored_beside_the_database_and_switched_to(
+def test_a_backup_is_restored_next_to_the_database_and_switched_to(
     home: tuple[Folder, Settings, Sequence[DemoOfficer]],
 ) -> None:
     folder, settings, officers = home

@@ -65,16 +65,16 @@ def state(night: Night, version: str) -> str:
 
 def test_a_routine_rotation_its_reports_another_roster_and_the_end_of_its_old_key(night: Night) -> None:
     night.shell("keyrotation backup")
-    told = typed(night, block("routine") + "echo $ID\n")
+    reported = typed(night, block("routine") + "echo $ID\n")
     for seen in ("nothing stopped it", "Authorises: create v2", "key_version", "finished: nothing is left under v1"):
-        assert seen in told
-    rotation = told.split()[-1]
+        assert seen in reported
+    rotation = reported.split()[-1]
     assert re.fullmatch("[0-9a-f]{32}", rotation)
 
     head = status(night)["audit"]["head"]
-    told = typed(night, block("report"), ID=rotation, HEAD=head)
-    assert "application/vnd.in-toto+json" in told
-    assert re.search(r"(?i)\bnothing differs|verified|as it should", told), told[-1500:]
+    reported = typed(night, block("report"), ID=rotation, HEAD=head)
+    assert "application/vnd.in-toto+json" in reported
+    assert re.search(r"(?i)\bnothing differs|verified|as it should", reported), reported[-1500:]
     for name in ("report.html", "report.json", "oscal.json", "pack/verify.py"):
         assert (night.path / name).stat().st_size > 1000
 
@@ -102,31 +102,31 @@ def test_a_routine_rotation_its_reports_another_roster_and_the_end_of_its_old_ke
 
 def test_an_emergency_whether_it_was_a_breach_and_the_backups_that_it_leaves(night: Night) -> None:
     night.shell("keyrotation backup")
-    told = typed(night, block("emergency") + "echo $INCIDENT\n")
-    assert "finished: nothing is left under v1" in told
-    assert len(re.findall(r"(?m)^\w.* {3,}reached 2", told)) == 4
-    assert "is closed" in told
-    incident = told.split()[-1]
+    reported = typed(night, block("emergency") + "echo $INCIDENT\n")
+    assert "finished: nothing is left under v1" in reported
+    assert len(re.findall(r"(?m)^\w.* {3,}reached 2", reported)) == 4
+    assert "is closed" in reported
+    incident = reported.split()[-1]
     assert "# " in (night.path / "report.md").read_text()
     (night.path / "answers.toml").write_text('key_breached = "no"\n[affected]\nOhio = 40\n')
-    told = typed(night, block("assess"), INCIDENT=incident)
+    reported = typed(night, block("assess"), INCIDENT=incident)
     for seen in (
         "presumed a breach",
         "Notice to media of Ohio",
         "not in force before 2 more",
         "by Privacy Officer: 2 of 2",
     ):
-        assert seen in told
-    told = typed(night, block("rekey"))
-    assert "every value under v2, none under v1" in told
-    assert "is to be destroyed permanently" in told
+        assert seen in reported
+    reported = typed(night, block("rekey"))
+    assert "every value under v2, none under v1" in reported
+    assert "is to be destroyed permanently" in reported
 
 
 def test_a_rollback_and_a_database_that_was_restored(night: Night, server: Server) -> None:
     rotation = signed_request(night, "--through rows")
-    told = typed(night, block("rollback"), ROTATION=rotation)
-    assert "finished: nothing is left under v2" in told
-    assert "ROLLBACK POST-MORTEM" in told
+    reported = typed(night, block("rollback"), ROTATION=rotation)
+    assert "finished: nothing is left under v2" in reported
+    assert "ROLLBACK POST-MORTEM" in reported
     assert state(night, "v1") == "active"
 
     url = night.variables["KEYROTATION_DATABASE_URL"]
@@ -137,7 +137,7 @@ def test_a_rollback_and_a_database_that_was_restored(night: Night, server: Serve
         admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
         admin.execute(f"CREATE DATABASE {name}")
     night.shell(f"pg_restore --no-owner --exit-on-error --dbname '{url}' clinic.dump")
-    told = typed(night, block("reconcile"))
-    assert "values are under v1, whose key applications do not get" in told
+    reported = typed(night, block("reconcile"))
+    assert "values are under v1, whose key applications do not get" in reported
     assert state(night, "v3") == "active"
     assert status(night)["rotation"]["to"] == "v4"

@@ -111,10 +111,10 @@ def test_half_walked_rows_are_rolled_back_from_the_command_line(demo: Demo) -> N
     folder.run("rotate", rotation.id, expect=1)
     assert f"rotation {rotation.id} is paused" in folder.printed[-1]
     demo.approved(demo.pipeline.ledger.walk(undoing))
-    told = folder.run("rotate", undoing)
+    reported = folder.run("rotate", undoing)
 
-    assert "ROLLBACK POST-MORTEM" in told
-    assert f"Stopped rotation {rotation.id}" in told
+    assert "ROLLBACK POST-MORTEM" in reported
+    assert f"Stopped rotation {rotation.id}" in reported
     status = json.loads(folder.run("status", "--json", "--count"))
     assert (status["primary"], status["rotation"]) == ("v1", None)
     assert {key["state"] for key in status["key_versions"] if key["version"] != "v1"} == {"archived"}

@@ -84,7 +84,7 @@ class Site:
     url: str
     key: KeyMaterial
     officers: tuple[DemoOfficer, DemoOfficer]
-    told: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
     typed: list[str] = field(default_factory=list)
 
     @property
@@ -132,10 +132,10 @@ class Site:
         if rollout.get("mode") == "confirm":
             self.type(command("uv run keyrotation preflight"))
         else:
-            told = self.type(command("uv run keyrotation preflight"), expect=1).stdout
-            assert "red    applications name their primary: no application instance reports itself" in told
+            reported = self.type(command("uv run keyrotation preflight"), expect=1).stdout
+            assert "red    applications name their primary: no application instance reports itself" in reported
         opened = self.type(f"{command('ID=')}; echo $ID")
-        self.told.append(opened.stderr)
+        self.reported.append(opened.stderr)
         request = opened.stdout.strip()
         for officer in self.officers:
             self.sign("uv run keyrotation approve", officer, request)
@@ -207,9 +207,9 @@ def test_by_the_readme_with_an_application_that_reports(site: Site) -> None:
     with site.application(reports_often) as application:
         site.type(command("uv run keyrotation preflight"))
         planned = site.type(f"{command('uv run keyrotation rotate')} --dry-run", ID=request).stdout
-        for told in (*site.told, planned, signed, written):
-            assert "attest(engine, key_ring)" in told, "what the application must do, by its line of code"
-        told = site.rotate(request).stdout
+        for reported in (*site.reported, planned, signed, written):
+            assert "attest(engine, key_ring)" in reported, "what the application must do, by its line of code"
+        reported = site.rotate(request).stdout
         [instance] = json.loads(site.type(f"{command('uv run keyrotation rollout')} --json").stdout)["instances"]
         assert_rotated(site)
     watch = f"timeout --preserve-status --signal INT 5 {command('uv run keyrotation status').removeprefix('uv run ')}"
@@ -218,7 +218,7 @@ def test_by_the_readme_with_an_application_that_reports(site: Site) -> None:
     assert [line.split()[:4] for line in left if not line.startswith("export ")] == [
         ["uv", "run", "keyrotation", "confirm"]  # which the next test types
     ]
-    assert "finished: nothing is left under v1" in told
+    assert "finished: nothing is left under v1" in reported
     assert (instance["reads"], instance["writes"], instance["silent"]) == (["v2"], "v2", False)
     assert application.requests > 50
     assert application.failures == []

@@ -131,8 +131,8 @@ class Pazpaz:
         for instance in instances or tuple(self.running):
             self.running.remove(instance)
             instance.send_signal(signal.SIGTERM)
-            told, _ = instance.communicate(timeout=60)
-            seen: dict[str, Any] = json.loads(told)
+            reported, _ = instance.communicate(timeout=60)
+            seen: dict[str, Any] = json.loads(reported)
             self.requests += seen["requests"]
             self.failures += seen["failures"]
             self.written |= {int(key): value for key, value in seen["written"].items()}
@@ -199,15 +199,15 @@ def test_the_application_of_the_source_procedure_is_migrated_and_rotated_while_i
     night, one_key = new_desk.night, {"ENCRYPTION_MASTER_KEY": base64_of(new_desk.key)}
     former = [pazpaz.start(old, **one_key), pazpaz.start(old, **one_key)]
     assert set(night.shell(block("labels")).split()) == labels
-    told = adopted(new_desk, block("adopt") if "v2" in labels else "keyrotation init\nkeyrotation verify")
-    assert {line.split()[-1] for line in told.splitlines() if line.startswith("clients   ")} == {"0"}
+    reported = adopted(new_desk, block("adopt") if "v2" in labels else "keyrotation init\nkeyrotation verify")
+    assert {line.split()[-1] for line in reported.splitlines() if line.startswith("clients   ")} == {"0"}
 
     refuses_to_make_a_key(new_desk)
     for each in former:
         pazpaz.start("migrated", **KEYS)
         pazpaz.stop(each)
-    told = night.shell(block("migrated"))
-    assert "green  applications name their primary: every instance that reports does" in told
+    reported = night.shell(block("migrated"))
+    assert "green  applications name their primary: every instance that reports does" in reported
     fleet = json.loads(night.shell("keyrotation rollout --json"))["instances"]
     primary = max(labels)
     assert [(each["reads"], each["writes"], each["names_primary"]) for each in fleet] == [
@@ -252,16 +252,19 @@ def refuses_to_make_a_key(desk: NewDesk) -> None:
 def test_an_application_that_chooses_its_key_itself_stops_the_rotation_and_a_rollback_repairs_it(
     new_desk: NewDesk, pazpaz: Pazpaz, mode: str
 ) -> None:
-    """What the amber light says; with "attest" it runs unseen beside an instance that reports."""
+    """What the amber light says; with "attest" it runs unseen next to an instance that reports."""
     night, one_key = new_desk.night, {"ENCRYPTION_MASTER_KEY": base64_of(new_desk.key)}
     adopted(new_desk, "keyrotation init", mode)
     pazpaz.start("before-4.2", **one_key)
     if mode == "attest":
         pazpaz.start("migrated", **KEYS)
     else:
-        told = night.shell("keyrotation preflight")
-        assert f"amber  applications name their primary: mode {mode}: not seen; one that chooses its key itself" in told
-        assert f'"{EARLY.partition(":")[0]}", and only a rollback helps' in told
+        reported = night.shell("keyrotation preflight")
+        assert (
+            f"amber  applications name their primary: mode {mode}: not seen; one that chooses its key itself"
+            in reported
+        )
+        assert f'"{EARLY.partition(":")[0]}", and only a rollback helps' in reported
     request = signed_request(night, "--through key_version")
     made = (night.path / ".keyrotation" / "keys" / "v2.key").read_text().strip()
     chooses = pazpaz.start("4.2", **one_key, ENCRYPTION_MASTER_KEY_V2=made)  # the deployment of section 4.2

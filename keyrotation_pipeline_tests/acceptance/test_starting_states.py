@@ -163,7 +163,7 @@ class State:
 
 STATES = {
     "right key": State({V1: "a"}, {V1: "a"}, {V1: "a"}, V1),
-    "half rotated by hand": State({V1: "a", V2: "b"}, {V1: "a"}, {V1: "a", V2: "b"}, V2),
+    "half rotated manually": State({V1: "a", V2: "b"}, {V1: "a"}, {V1: "a", V2: "b"}, V2),
     "rotated by the source procedure, both names given": State({V2: "b"}, {V2: "b"}, {V1: "b", V2: "b"}, V2),
     "an emergency by the source procedure": State({V2: "b"}, {V3: "c"}, {V1: "a", V2: "b", V3: "c"}, V3),
     "plaintext among it": State({V1: "a"}, {V1: "a"}, {V1: "a"}, V1, plain=3),
@@ -309,8 +309,8 @@ def test_init_adopts_keys_that_open_the_data_and_names_what_is_wrong_with_others
         if not state.correct:
             return
         variables = setting.give(state.correct)
-    told = setting.init(state.primary, variables)
-    assert re.search(r"decrypts 20 of 20 values|decrypts 40 of 40 values", told)
+    reported = setting.init(state.primary, variables)
+    assert re.search(r"decrypts 20 of 20 values|decrypts 40 of 40 values", reported)
     status = setting.status()
     assert status["primary"] == str(state.primary)
     seen = {version for content in (state.clients, state.visits) for version in content}
@@ -328,8 +328,8 @@ def test_init_names_the_rows_of_single_damaged_values_and_adopts_the_rest(
     damaged = encrypt(KeyRing({V1: setting.keys["b"]}, V1), "of nobody")
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("UPDATE visits SET note = %s WHERE id = 7", (damaged,))
-    told = setting.init(V1, setting.give({V1: "a"}))
-    assert '1 of 20 values under v1 in visits.note (row ["7"]) do not decrypt' in told
+    reported = setting.init(V1, setting.give({V1: "a"}))
+    assert '1 of 20 values under v1 in visits.note (row ["7"]) do not decrypt' in reported
 
 
 def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
@@ -338,7 +338,7 @@ def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
     place = AwsPlain(new_secret())
     setting = Setting(Folder(tmp_path, []), database_url, place, officers)
     setting.configure()
-    setting.fill(STATES["half rotated by hand"])
+    setting.fill(STATES["half rotated manually"])
     setting.give({V1: "a", V2: "b"})
     setting.folder.run("init", "--convert", expect=1)
     assert "holds v1, v2 and does not say under which one applications write; name it in" in setting.folder.printed[-1]
@@ -390,9 +390,9 @@ def test_a_home_that_took_a_wrong_key_shows_no_green_light_and_gets_the_right_on
     wrong = "decrypts none of the 20 values tried under v1 (clients.name 0 of 20)"
     for typed in (("preflight",), ("request", "--reason", "yearly"), ("backup",)):
         setting.folder.run(*typed, expect=1)
-        told = "".join(setting.folder.printed[-2:])
-        assert wrong in told, typed
-        assert "keys/v1.key" in told if isinstance(setting.place, Variables) else stored in told
+        reported = "".join(setting.folder.printed[-2:])
+        assert wrong in reported, typed
+        assert "keys/v1.key" in reported if isinstance(setting.place, Variables) else stored in reported
 
     right = base64_of(setting.keys["a"])
     command = ("replace-key", "v1", "--reason", "the wrong key was imported")

@@ -125,7 +125,7 @@ def test_no_light_is_green_over_values_that_no_key_opens_and_nothing_is_built_on
         assert pipeline.ledger.requests() == ()
 
 
-def test_lights_tell_how_many_values_were_decrypted(home: Home) -> None:
+def test_lights_say_how_many_values_were_decrypted(home: Home) -> None:
     home.fill(home.wrong)  # which is the right one then
     home.folder.run("backup")
     lights = {check["name"]: check for check in json.loads(home.folder.run("preflight", "--json"))["checks"]}

@@ -1,7 +1,7 @@
 """The command as users type it, in a fork of a process that has imported every command already.
 
 A command imports for a second before it does anything, and the tests type hundreds of them. What a test says of the
-start itself (imports, signals, a closed output) it types anew, by `command.KEYROTATION`.
+start itself (imports, signals, a closed output) it types again, by `command.KEYROTATION`.
 """
 
 import atexit
@@ -113,11 +113,11 @@ def _fork_for_each(requests: socket.socket) -> bool:
 
 
 def _become(request: bytes, files: list[int]) -> bool:
-    """Be the command in a child, and tell of it from here."""
+    """Be the command in a child, and report on it from here."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    *standard, told = files
+    *standard, reported = files
     if command := os.fork():
-        with socket.socket(fileno=told) as caller:
+        with socket.socket(fileno=reported) as caller:
             caller.send(str(command).encode())
             _, status = os.waitpid(command, 0)
             caller.send(str(os.waitstatus_to_exitcode(status)).encode())

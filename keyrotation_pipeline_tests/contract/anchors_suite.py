@@ -15,7 +15,7 @@ HEAD, NEXT, OTHER = AuditHead(1, "a" * 64), AuditHead(9, "b" * 64), AuditHead(9,
 
 
 class Stage(Protocol):
-    """Anchors, and what others write beside them."""
+    """Anchors, and what others write next to them."""
 
     def anchors(self) -> Anchors:
         """As a process that has just begun sees them."""
@@ -43,7 +43,7 @@ class AnchorsSuite:
         anchors = stage.anchors()
         assert (anchors.heads(), anchors.roster(), anchors.roster_digests()) == ((), None, frozenset())
 
-    def test_the_head_and_the_roster_that_were_kept_last_are_kept_beside_each_other(self, stage: Stage) -> None:
+    def test_the_head_and_the_roster_that_were_kept_last_are_kept_next_to_each_other(self, stage: Stage) -> None:
         for head, pinned in ((HEAD, FIRST), (NEXT, LATER), (NEXT, FIRST)):
             stage.store_head(head)
             stage.anchors().keep_roster(pinned)
@@ -56,13 +56,13 @@ class AnchorsSuite:
         assert [officer.certificate for officer in kept.roster.officers] == ["mQAQZGE=", ""]
         assert kept.is_same(FIRST)
 
-    def test_heads_of_backups_are_told_in_order_each_once(self, stage: Stage) -> None:
+    def test_heads_of_backups_are_reported_in_order_each_once(self, stage: Stage) -> None:
         stage.store_head(NEXT)
         for head in (OTHER, HEAD, NEXT):
             stage.back_up(head, None)
         assert stage.anchors().heads() == (HEAD, NEXT, OTHER)
 
-    def test_rosters_of_backups_are_told_by_their_digests(self, stage: Stage) -> None:
+    def test_rosters_of_backups_are_reported_by_their_digests(self, stage: Stage) -> None:
         for pinned in (FIRST, None, LATER):
             stage.back_up(HEAD, pinned)
         assert stage.anchors().roster_digests() == {FIRST.roster.digest, LATER.roster.digest}

@@ -199,14 +199,14 @@ class TableRewritingSuite(_Rows):
         assert mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=True).rows == 0
 
     @pytest.mark.parametrize("wait", [False, True])
-    def test_a_row_that_somebody_holds_is_skipped_and_the_rest_goes_on(self, mixed: Subject, *, wait: bool) -> None:
+    def test_a_row_that_somebody_holds_is_skipped_and_the_rest_continues(self, mixed: Subject, *, wait: bool) -> None:
         with mixed.locked(CLIENTS, 0):
             done = mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait)
         assert (done.rows, done.skipped) == (1, 1)
         assert [row["first_name"] for row in mixed.read(CLIENTS)] == ["v1:Ada", "v2:Ben", ""]
         assert mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=wait).rows == 1
 
-    def test_what_does_not_decrypt_stays_and_is_quarantined_until_it_is_mended(self, mixed: Subject) -> None:
+    def test_what_does_not_decrypt_stays_and_is_quarantined_until_it_is_fixed(self, mixed: Subject) -> None:
         mixed.damaged(CLIENTS, 0, "first_name")
         mixed.update(CLIENTS, 2, "email", "never encrypted")
         done = mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V2, wait=False)

@@ -53,7 +53,7 @@ class KeyLossContract:
 
     @pytest.fixture
     def open_store(self) -> Callable[[], KeyStore]:
-        """Opens the same, at first empty, store anew at each call: one that has lost every key."""
+        """Opens the same, at first empty, store again at each call: one that has lost every key."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -148,6 +148,6 @@ class KeyLossContract:
 
     def test_intent_and_outcome_are_in_the_audit_without_the_key(self, world: FakeWorld, pipeline: Pipeline) -> None:
         restore_key(pipeline, V1, KEYS[V1], "backup")
-        told = ["key_restore_intended", "key_restored", "roster_digest_to_key_store_intended"]
-        assert world.ledger.event_names()[-3:] == told
+        reported = ["key_restore_intended", "key_restored", "roster_digest_to_key_store_intended"]
+        assert world.ledger.event_names()[-3:] == reported
         assert base64_of(KEYS[V1]) not in "".join(event.body for event in world.ledger.events())

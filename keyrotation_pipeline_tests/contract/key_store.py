@@ -32,7 +32,7 @@ class Place(Protocol):
     """One store of the kind under test, at first empty, and what can happen to it."""
 
     def open(self) -> KeyStore:
-        """The store, opened anew."""
+        """The store, opened again."""
 
     def dying(self, moment: int) -> AbstractContextManager[None]:
         """Inside, `ProcessKilled` is raised before the moment-th call to what is outside the process."""
@@ -280,22 +280,22 @@ class KeyStoreContract:
         for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1)):
             assert now.roster == digest
 
-    def test_a_version_that_applications_are_told_is_compromised_never_becomes_the_primary(
+    def test_a_version_that_is_published_as_compromised_never_becomes_the_primary(
         self, store: KeyStore, place: Place
     ) -> None:
         assert store.read().compromised == frozenset()
         with pytest.raises(KeyStoreError, match="v2 is the primary, so applications write under it"):
             store.publish_compromised(frozenset({V1, V2}), store.read().revision)
         before = store.read()
-        told = store.publish_compromised(frozenset({V1}), before.revision)
-        assert (told.compromised, shape(told)) == (frozenset({V1}), shape(before))
-        assert told.revision != before.revision
-        assert place.open().read() == told == store.publish_compromised(frozenset({V1}), before.revision)
+        reported = store.publish_compromised(frozenset({V1}), before.revision)
+        assert (reported.compromised, shape(reported)) == (frozenset({V1}), shape(before))
+        assert reported.revision != before.revision
+        assert place.open().read() == reported == store.publish_compromised(frozenset({V1}), before.revision)
         with pytest.raises(KeyStoreConflictError):
             store.publish_compromised(frozenset({V3}), before.revision)
         with pytest.raises(KeyStoreError, match="v1 is compromised and never becomes the primary again"):
             set_primary(store, V1)
-        assert store.publish_compromised(frozenset({V10}), told.revision).compromised == {V1, V10}
+        assert store.publish_compromised(frozenset({V10}), reported.revision).compromised == {V1, V10}
         for now in (add(store, V3, key(3)), archive(store, V1), destroy(store, V1), set_primary(store, V3)):
             assert now.compromised == {V1, V10}
         assert store.read().ring().primary == V3
@@ -339,7 +339,7 @@ class KeyStoreContract:
         assert len({stored.revision for stored in seen}) == len(seen)
         assert store.read().revision == store.read().revision
 
-    def test_of_writers_that_race_from_one_revision_one_wins_and_the_others_are_told(self, place: Place) -> None:
+    def test_of_writers_that_race_from_one_revision_one_wins_and_the_others_fail(self, place: Place) -> None:
         store = filled(place.open())
         outcomes = self.race(place, [KeyVersion(number) for number in range(20, 20 + RACERS)], store.read().revision)
         assert sorted(outcomes.values()) == ["KeyStoreConflictError"] * (RACERS - 1) + ["stored"], outcomes

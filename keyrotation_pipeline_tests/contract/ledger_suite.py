@@ -249,11 +249,11 @@ class LedgerSuite:
         CHANGES[name].before(opened)
         before = opened.head().seq
         CHANGES[name].make(opened)
-        told = newest(opened)
-        fact = told.fact()
+        reported = newest(opened)
+        fact = reported.fact()
         if isinstance(fact, StatusChanged):
             fact = replace(fact, at=AT)
-        assert (told.seq, told.request, fact) == (before + 1, CHANGES[name].request, CHANGES[name].fact)
+        assert (reported.seq, reported.request, fact) == (before + 1, CHANGES[name].request, CHANGES[name].fact)
         assert verify_audit(opened) == opened.head() == AuditHead(before + 1, opened.head().hash)
 
     def test_events_are_read_by_kind_by_request_and_from_a_seq_on(self, opened: Ledger) -> None:
@@ -363,8 +363,8 @@ class LedgerSuite:
         running.block(rotation().id, "web-1 lags; restart it")
         running.finish_step(rotation().id, step())
         assert running.walk(rotation().id).blocked_by is None
-        told = [each.kind for each in entries(running, after_seq=running.head().seq - 2)]
-        assert told == ["unblocked", "step_finished"]
+        reported = [each.kind for each in entries(running, after_seq=running.head().seq - 2)]
+        assert reported == ["unblocked", "step_finished"]
 
     @pytest.mark.parametrize(("before", "after"), FORBIDDEN)
     def test_a_request_takes_only_statuses_that_may_follow(
@@ -464,8 +464,12 @@ class LedgerSuite:
         opened.pin_roster(fewer, policy.id)
         assert opened.pinned_roster() == fewer
         (*_, event) = opened.events()
-        told = json.loads(event.body)
-        assert (told["event"], told["request"], told["facts"]["required"]) == ("roster_pinned", policy.id, 1)
+        reported = json.loads(event.body)
+        assert (reported["event"], reported["request"], reported["facts"]["required"]) == (
+            "roster_pinned",
+            policy.id,
+            1,
+        )
 
     def test_counts_come_back_whole_and_the_last_ones_only(self, ledger: Ledger) -> None:
         ledger.save_counts([replace(COUNT, rows=9, values_by_version={V1: 20})])
@@ -490,17 +494,17 @@ class LedgerSuite:
         ledger.save_counts([COUNT])
         assert ledger.counts([EncryptedTable(TableName("public", "clients"), ("first_name", "email", "phone"))]) == ()
 
-    def test_the_seeds_row_is_begun_at_the_start_and_completed_once(self, opened: Ledger) -> None:
+    def test_the_source_procedures_row_is_begun_at_the_start_and_completed_once(self, opened: Ledger) -> None:
         started = replace(rotation(), started_at=AT)
         for records, completed in ((0, None), (41, AT + timedelta(hours=1)), (99, AT + timedelta(days=8))):
             opened.write_rotation_audit(started, "Ada <ada@clinic.org>", records, completed)
         begun, done = recorded(opened, RotationAuditWritten, rotation().id)
         assert (begun.rotation_date, begun.completion_date, begun.records_reencrypted) == (AT, None, 0)
         assert done == replace(begun, completion_date=AT + timedelta(hours=1), records_reencrypted=41)
-        told = (begun.old_key_version, begun.new_key_version, begun.rotation_type, begun.initiated_by, begun.notes)
-        assert told == ("v1", "v2", "routine", "Ada <ada@clinic.org>", "yearly")
+        reported = (begun.old_key_version, begun.new_key_version, begun.rotation_type, begun.initiated_by, begun.notes)
+        assert reported == ("v1", "v2", "routine", "Ada <ada@clinic.org>", "yearly")
 
-    def test_the_seeds_row_of_a_rollback_says_so(self, opened: Ledger) -> None:
+    def test_the_source_procedures_row_of_a_rollback_says_so(self, opened: Ledger) -> None:
         opened.write_rotation_audit(replace(rotation(), action=RequestAction.ROLLBACK), "Ada", 0, None)
         (row,) = recorded(opened, RotationAuditWritten)
         assert row.rotation_type == "rollback"
@@ -508,17 +512,17 @@ class LedgerSuite:
     def test_nothing_is_walked_before_anything_is_rewritten(self, opened: Ledger) -> None:
         assert opened.shard_progress(rotation().id) == ()
 
-    def test_a_wait_is_told_until_it_ends_and_leaves_no_event(self, opened: Ledger) -> None:
+    def test_a_wait_is_reported_until_it_ends_and_leaves_no_event(self, opened: Ledger) -> None:
         head = opened.head()
         opened.note_wait(rotation().id, "clients shard 00", "pausing: standby x is late")
         opened.note_wait(rotation().id, "clients shard 01", "waiting: clients is locked")
-        told = {each.place: each.waiting_for for each in opened.waits(rotation().id)}
-        assert told == {
+        reported = {each.place: each.waiting_for for each in opened.waits(rotation().id)}
+        assert reported == {
             "clients shard 00": "pausing: standby x is late",
             "clients shard 01": "waiting: clients is locked",
         }
         assert opened.waits("0e" * 16) == ()
-        for place in told:
+        for place in reported:
             opened.end_wait(rotation().id, place)
         assert opened.waits(rotation().id) == ()
         assert opened.head() == head
@@ -550,7 +554,7 @@ class LedgerSuite:
             ledger.append(Note(EventKind.BACKUP_MADE, {"leak": secret}))
         assert ledger.head() == AuditHead(0, GENESIS)
 
-    def test_a_request_that_supersedes_another_waits_beside_it(self, opened: Ledger) -> None:
+    def test_a_request_that_supersedes_another_waits_at_the_same_time(self, opened: Ledger) -> None:
         rollback = rotation(2, action=RequestAction.ROLLBACK, source=V2, target=V1, supersedes=rotation().id)
         opened.open(rollback, text_of(rollback))
         assert (opened.current(), opened.waiting()) == (rotation(), rollback)
@@ -560,7 +564,7 @@ class LedgerSuite:
         with pytest.raises(RequestError):
             opened.open(rotation(3, supersedes=rotation().id), text_of(rotation(3, supersedes=rotation().id)))
 
-    def test_an_emergency_may_wait_beside_a_routine_request_and_comes_first(self, opened: Ledger) -> None:
+    def test_an_emergency_may_wait_at_the_same_time_as_a_routine_request_and_comes_first(self, opened: Ledger) -> None:
         opened.open(rotation(2, supersedes=rotation().id), text_of(rotation(2, supersedes=rotation().id)))
         urgent = rotation(3, supersedes=rotation().id, type=RotationType.EMERGENCY, incident="INC-2026-001")
         opened.open(urgent, text_of(urgent))

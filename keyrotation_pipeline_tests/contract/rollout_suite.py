@@ -26,7 +26,7 @@ class Stage(Protocol):
     def is_silent(self, name: str, seconds: int) -> None: ...
 
 
-def told_nothing(done: int, total: int, note: str) -> None:
+def report_nothing(done: int, total: int, note: str) -> None:
     """A report that nobody reads."""
 
 
@@ -89,13 +89,13 @@ class RolloutSuite:
 
     def test_a_rollout_ends_when_nothing_is_lacking(self, stage: Stage) -> None:
         stage.says("web-1", (V1, V2), V1)
-        [seen] = stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, told_nothing)
+        [seen] = stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, report_nothing)
         assert seen.name == "web-1"
 
     def test_what_is_lacking_after_the_time_out_is_the_refusal(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)
         with pytest.raises(BlockedError, match=r"^web-1 lags; restart it$"):
-            stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, told_nothing)
+            stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, report_nothing)
 
     def test_the_instances_are_looked_at_again_until_nothing_is_lacking(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)
@@ -106,16 +106,16 @@ class RolloutSuite:
             stage.says("web-1", (V1, V2), V1)
             return looks[-1]
 
-        [seen] = stage.rollout(RolloutMode.ATTEST, 20).roll_out(READ_V2, then_it_reloads, told_nothing)
+        [seen] = stage.rollout(RolloutMode.ATTEST, 20).roll_out(READ_V2, then_it_reloads, report_nothing)
         assert (seen.reads, looks) == ((V1, V2), ["web-1 lags; restart it", None])
 
     def test_every_look_is_reported(self, stage: Stage) -> None:
         stage.says("web-1", (V1, V2), V1)
         stage.says("web-2", (V1,), V1)
-        told: list[tuple[int, int, str]] = []
+        reported: list[tuple[int, int, str]] = []
         with pytest.raises(BlockedError):
-            stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, lambda *each: told.append(each))
-        assert told == [(1, 2, "web-2 lags; restart it")]
+            stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lagging, lambda *each: reported.append(each))
+        assert reported == [(1, 2, "web-2 lags; restart it")]
 
     def test_whoever_judges_can_end_the_wait(self, stage: Stage) -> None:
         stage.says("web-1", (V1,), V1)
@@ -124,7 +124,7 @@ class RolloutSuite:
             raise BlockedError("the rotation was paused; resume it")
 
         with pytest.raises(BlockedError, match="paused"):
-            stage.rollout(RolloutMode.ATTEST, 20).roll_out(READ_V2, paused, told_nothing)
+            stage.rollout(RolloutMode.ATTEST, 20).roll_out(READ_V2, paused, report_nothing)
 
     def test_an_officer_is_not_waited_for(self, stage: Stage) -> None:
         looks: list[int] = []
@@ -134,5 +134,5 @@ class RolloutSuite:
             return "nobody has confirmed; confirm it"
 
         with pytest.raises(BlockedError, match="nobody has confirmed"):
-            stage.rollout(RolloutMode.CONFIRM, 20).roll_out(READ_V2, unconfirmed, told_nothing)
+            stage.rollout(RolloutMode.CONFIRM, 20).roll_out(READ_V2, unconfirmed, report_nothing)
         assert looks == [0]

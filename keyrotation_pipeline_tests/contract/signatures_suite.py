@@ -90,7 +90,7 @@ class SignatureSuite:
     ) -> None:
         assert stage.verifier("Ben").verify(TEXT, stage.sign("Ada", TEXT), pinned).officer == pinned[0].fingerprint
 
-    def test_a_strangers_certificate_under_an_officers_name_verifies_nothing(
+    def test_an_unknown_certificate_under_an_officers_name_verifies_nothing(
         self, stage: Stage, pinned: Sequence[Officer]
     ) -> None:
         signature, forged = stage.sign("Eve", TEXT), replace(pinned[0], certificate=stage.officer("Eve").certificate)

@@ -54,10 +54,10 @@ TABLE = """
 ROW = "INSERT INTO public.audit_events VALUES ('view', %s, gen_random_uuid(), %s, %s, %s)"
 
 
-def test_the_seeds_query_over_the_applications_audit(connection: Connection) -> None:
+def test_the_source_procedures_query_over_the_applications_audit(connection: Connection) -> None:
     connection.execute(TABLE)
     for kind, address, at, action in (
-        ("Client", "10.0.0.1", datetime(2026, 1, 5, 9), "READ"),  # noqa: DTZ001  as the seed has it
+        ("Client", "10.0.0.1", datetime(2026, 1, 5, 9), "READ"),  # noqa: DTZ001  as the source procedure has it
         ("Client", "10.0.0.1", datetime(2026, 1, 5, 9), "UPDATE"),  # noqa: DTZ001
         ("Session", "10.0.0.2", datetime(2026, 1, 4, 9), "READ"),  # noqa: DTZ001
     ):

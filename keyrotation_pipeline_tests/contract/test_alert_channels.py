@@ -130,37 +130,37 @@ def topic(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[AlertChannel, C
     queue_arn = sqs.get_queue_attributes(QueueUrl=queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
     sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue_arn)
 
-    def told() -> Told:
+    def reported() -> Told:
         messages = sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", [])
         bodies = [json.loads(each["Body"]) for each in messages]
         return Told([each["Subject"] for each in bodies], [each["Message"] for each in bodies])
 
-    return SnsTopic(arn, s3_url), told
+    return SnsTopic(arn, s3_url), reported
 
 
-def require_told(told: Told, subject: str) -> None:
-    assert told.subjects == [subject]
-    (text,) = told.texts
+def require_received(reported: Told, subject: str) -> None:
+    assert reported.subjects == [subject]
+    (text,) = reported.texts
     assert "A key was exposed." in text
     assert "`keyrotation approve 1a2b --text`" in text
 
 
 def test_a_webhook_gets_it() -> None:
-    with over_webhook() as (channel, told):
+    with over_webhook() as (channel, reported):
         channel.deliver(ALERT)
-        require_told(told(), ALERT.subject)
+        require_received(reported(), ALERT.subject)
 
 
 def test_mail_gets_it() -> None:
-    with over_mail() as (channel, told):
+    with over_mail() as (channel, reported):
         channel.deliver(ALERT)
-        require_told(told(), f"[keyrotation] {ALERT.subject}")
+        require_received(reported(), f"[keyrotation] {ALERT.subject}")
 
 
 def test_an_sns_topic_gets_it(topic: tuple[AlertChannel, Callable[[], Told]]) -> None:
-    channel, told = topic
+    channel, reported = topic
     channel.deliver(ALERT)
-    require_told(told(), ALERT.subject.replace("–", "?"))
+    require_received(reported(), ALERT.subject.replace("–", "?"))
 
 
 @pytest.mark.parametrize("status", [500, 403, 302, 308], ids=str)

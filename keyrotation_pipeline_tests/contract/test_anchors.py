@@ -52,7 +52,7 @@ class FakeStage:
 
 
 class FileStage:
-    """A home, and the manifests of backups beside it."""
+    """A home, and the manifests of backups next to it."""
 
     def __init__(self, directory: Path) -> None:
         self.own = directory / "anchors"

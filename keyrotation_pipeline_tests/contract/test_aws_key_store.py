@@ -149,10 +149,10 @@ def test_an_archive_that_aws_does_not_list_yet_is_found_by_its_tag(
     assert store.read().archived == {V3: key(3)}
 
 
-# --- the seed's plain key -------------------------------------------------------------------------------------------
+# --- the source procedure's plain key --------------------------------------------------------------------------------
 
 
-def test_the_seeds_plain_key_is_v1_and_is_changed_by_its_conversion_only(secret: TestSecret) -> None:
+def test_the_source_procedures_plain_key_is_v1_and_is_changed_by_its_conversion_only(secret: TestSecret) -> None:
     plain = base64_of(key(1)) + "\n"
     secret.overwrite(plain)
     store = secret.open()
@@ -280,7 +280,7 @@ def test_a_change_whose_answers_are_lost_one_by_one_ends_right(
     assert moment > 1
 
 
-def test_a_writer_that_lost_the_race_for_the_label_is_told(secret: TestSecret) -> None:
+def test_a_writer_that_lost_the_race_for_the_label_fails(secret: TestSecret) -> None:
     store = filled(secret.open())
     decided = store.read().revision
     overtaken: list[str] = []

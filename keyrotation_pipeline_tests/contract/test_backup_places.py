@@ -95,7 +95,7 @@ def test_a_server_that_does_not_answer_is_one_sentence(bucket: TestBucket) -> No
 
 
 @pytest.mark.parametrize("size", [3, 9_000_000], ids=["small", "in several parts"])
-def test_a_stored_file_has_the_seeds_storage_class_a_checksum_and_a_version(
+def test_a_stored_file_has_the_source_procedures_storage_class_a_checksum_and_a_version(
     bucket: TestBucket, tmp_path: Path, size: int
 ) -> None:
     content = b"x" * size

@@ -17,7 +17,7 @@ def test_the_time_is_aware_and_in_utc(clock: Clock) -> None:
 
 
 @CLOCKS
-def test_a_sleep_lasts_as_long_as_it_is_told_at_least(clock: Clock) -> None:
+def test_a_sleep_lasts_at_least_as_long_as_asked(clock: Clock) -> None:
     began = clock.monotonic()
     clock.sleep(0.02)
     assert clock.monotonic() - began >= 0.02 - 1e-9

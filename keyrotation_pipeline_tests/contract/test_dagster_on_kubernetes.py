@@ -217,9 +217,9 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
         job = f"dagster-run-{run.run_id}"
         pod = pod_of(cluster, job)
         assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
-        told = launcher.get_run_worker_debug_info(run)
-        assert f"Debug information for pod {pod}" in told
-        assert "Failure fetching" not in told
+        reported = launcher.get_run_worker_debug_info(run)
+        assert f"Debug information for pod {pod}" in reported
+        assert "Failure fetching" not in reported
         assert "Could not find" not in debugged(job, cluster.namespace)
         assert launcher.terminate(run.run_id)
         names = [each["metadata"]["name"] for each in cluster.ask("GET", "pods")["items"]]

@@ -127,7 +127,7 @@ def test_only_the_owner_can_read_it(directory: Path, umask: int) -> None:
     assert {str(path) for path, mode in modes.items() if mode == 0o700} == {".", "archive"}
 
 
-def test_a_directory_made_by_hand_is_a_store(directory: Path) -> None:
+def test_a_directory_made_manually_is_a_store(directory: Path) -> None:
     directory.mkdir(mode=0o700, parents=True)
     for name, text in {"v1.key": base64_of(KEY[1]), "v10.key": f"{base64_of(KEY[9])}\r\n", "primary": "v10"}.items():
         (directory / name).write_text(text)

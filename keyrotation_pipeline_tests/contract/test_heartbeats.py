@@ -1,4 +1,4 @@
-"""What every `Ticks` does, and what the files in the home do besides."""
+"""What every `Ticks` does, and what the files in the home do in addition."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,7 +58,7 @@ def test_what_dagster_no_longer_has_is_forgotten(heartbeats: Heartbeats) -> None
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[]", '{"at": 1, "stopped": {}}', '{"at": "2026", "stopped": []}', "\0"])
-def test_a_damaged_file_counts_as_none_and_is_written_anew(tmp_path: Path, content: str) -> None:
+def test_a_damaged_file_counts_as_none_and_is_written_again(tmp_path: Path, content: str) -> None:
     (tmp_path / "a.json").write_text(content)
     heartbeats = FileHeartbeats(tmp_path)
     assert heartbeats.last() == ()

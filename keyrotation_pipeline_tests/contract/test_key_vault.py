@@ -176,7 +176,7 @@ def test_a_file_without_a_manifest_does_not_count(vault: KeyVault, directory: Pa
     assert vault.key_backup(V2, made.fingerprint) is None
 
 
-def test_versions_that_begin_alike_are_told_apart(vault: KeyVault) -> None:
+def test_versions_that_begin_alike_are_distinguished(vault: KeyVault) -> None:
     material = KeyMaterial.generate()
     vault.store_key(KeyVersion(20), material, ANCHOR)
     assert vault.key_backup(V2, material.fingerprint) is None
@@ -215,7 +215,7 @@ def test_a_message_that_leaves_a_recipient_out_is_no_backup(
     assert vault.key_backup(V2, material.fingerprint) is None
 
 
-def test_a_message_that_a_stranger_can_read_is_no_backup(
+def test_a_message_to_an_unknown_recipient_is_no_backup(
     directory: Path, clock: FakeClock, recovery_officer: DemoOfficer, tmp_path: Path
 ) -> None:
     stranger = make_officer(tmp_path, "Stranger").certificate

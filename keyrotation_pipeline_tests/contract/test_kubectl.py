@@ -1,4 +1,4 @@
-"""The real kubectl beside our adapters: what an administrator types, and what kubectl leaves in a Secret."""
+"""The real kubectl next to our adapters: what an administrator types, and what kubectl leaves in a Secret."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def manifest(secrets: TestKeySecrets, **entries: str) -> str:
     return json.dumps({"apiVersion": "v1", "kind": "Secret", "metadata": about, "stringData": entries})
 
 
-def test_what_kubectl_applies_beside_us(secrets: TestKeySecrets, kubectl: Callable[..., str]) -> None:
+def test_what_kubectl_applies_in_addition_to_us(secrets: TestKeySecrets, kubectl: Callable[..., str]) -> None:
     """Its copy of the old key goes with the key, and a manifest without keys leaves those that we keep."""
     apply = ("apply", "--validate=false", "--filename", "-")
     secrets.delete()

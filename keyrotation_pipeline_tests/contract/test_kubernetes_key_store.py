@@ -300,7 +300,7 @@ def test_a_change_any_of_whose_calls_fails_once_ends_right(
     assert moment > 1
 
 
-def test_a_writer_that_lost_the_race_is_told(secrets: TestKeySecrets) -> None:
+def test_a_writer_that_lost_the_race_fails(secrets: TestKeySecrets) -> None:
     store = filled(secrets.open())
     decided = store.read().revision
     overtaken: list[str] = []

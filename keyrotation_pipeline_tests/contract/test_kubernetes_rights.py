@@ -21,7 +21,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.faulty_walk import world_with
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, destroy, key, set_primary, shape
-from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
+from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, report_nothing
 from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import KIND, Stage
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.unit.rotation.requests import approved
@@ -60,7 +60,7 @@ def allow(cluster: TestCluster, role: str, rules: list[dict[str, Any]]) -> None:
     """Let a Role allow these, and wait until the cluster goes by it for the account of the same name."""
     mark = {"apiGroups": ["test"], "resources": [f"mark-{next(_marks)}"], "verbs": ["get"]}
     cluster.ask("PATCH", f"{PATHS['Role'].format(cluster.namespace)}/{role}", {"rules": [*rules, mark]})
-    if cluster.standin is not None:  # which goes by what it was told last
+    if cluster.standin is not None:  # which goes by what it was sent last
         return
     asked = {"namespace": cluster.namespace, "verb": "get", "group": "test", "resource": mark["resources"][0]}
     spec = {"user": f"system:serviceaccount:{cluster.namespace}:{role}", "resourceAttributes": asked}
@@ -144,7 +144,7 @@ def changes(stage: Stage, version: KeyVersion) -> None:
     """Everything that is done with keys and Pods, with a key of its own."""
     store = stage.fleet.secrets.open()
     add(store, version, KeyMaterial.generate())
-    stage.rollout().roll_out(RolloutTarget(TargetKind.READS, (version,)), lambda _instances: None, told_nothing)
+    stage.rollout().roll_out(RolloutTarget(TargetKind.READS, (version,)), lambda _instances: None, report_nothing)
     archive(store, version)
     destroy(store, version)
     store.pin_roster(f"{version.number:064x}", store.read().revision)

@@ -22,7 +22,7 @@ from keyrotation_pipeline_tests.clusters import (
     timing_out_after_the_effect,
 )
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, archive, key, restore, set_primary
-from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, told_nothing
+from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, report_nothing
 from keyrotation_pipeline_tests.fleets import BROKEN, CRASHES, TestFleet
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -69,7 +69,7 @@ class Stage:
 
     fleet: TestFleet
     reported: NobodyReports = field(default_factory=NobodyReports)
-    told: list[str] = field(default_factory=list)
+    stated: list[str] = field(default_factory=list)
 
     def rollout(self, *workloads: Workload, timeout_seconds: float = 60) -> "KubernetesRollout":
         from keyrotation_pipeline.adapters.cluster import Access, Cluster  # noqa: PLC0415
@@ -86,7 +86,7 @@ class Stage:
             return f"{', '.join(names)} lags" if names else None
 
         def report(_done: int, _total: int, note: str) -> None:
-            self.told.append(note)
+            self.stated.append(note)
 
         return self.rollout(**options).roll_out(goal, lacking, report)
 
@@ -128,8 +128,8 @@ def test_each_rollout_replaces_every_pod_and_is_waited_for_until_it_is_seen(stag
         assert not before & after
         before = after
         assert stage.rollout().waiting() == {}
-    assert f"{workload}: its new template has not been observed yet" in stage.told[0]
-    assert stage.told[-1] == ""
+    assert f"{workload}: its new template has not been observed yet" in stage.stated[0]
+    assert stage.stated[-1] == ""
 
 
 def test_the_way_back_is_made_by_the_same_rollouts(stage: Stage) -> None:
@@ -178,7 +178,7 @@ def test_a_rollout_whose_patch_fails_once_ends_right_and_is_one_rollout(stage: S
         ),
     ],
 )
-def test_a_rollout_that_fails_stops_before_the_next_workload_and_goes_on_after_the_repair(
+def test_a_rollout_that_fails_stops_before_the_next_workload_and_continues_after_the_repair(
     stage: Stage, broken: dict[str, Any], why: str
 ) -> None:
     first, second = stage.fleet.start(replicas=2), stage.fleet.start()
@@ -208,7 +208,7 @@ def test_a_rollout_that_fails_stops_before_the_next_workload_and_goes_on_after_t
         ),
     ],
 )
-def test_a_condition_that_tells_of_failure_stops_the_rollout(stage: Stage, condition: dict[str, str], why: str) -> None:
+def test_a_condition_that_reports_failure_stops_the_rollout(stage: Stage, condition: dict[str, str], why: str) -> None:
     if stage.fleet.cluster.standin is None:
         pytest.skip("needs a status that no controller corrects")
     workload = stage.fleet.start()
@@ -263,7 +263,7 @@ def test_whoever_judges_can_end_the_wait_before_anything_is_changed(stage: Stage
         raise BlockedError("the rotation was paused; resume it")
 
     with pytest.raises(BlockedError, match="paused"):
-        stage.rollout().roll_out(READ_V2, paused, told_nothing)
+        stage.rollout().roll_out(READ_V2, paused, report_nothing)
     assert stage.fleet.found(workload)["metadata"]["generation"] == 1
 
 

@@ -53,7 +53,7 @@ class SecondKeys:
         pytest.param(refusing(500), False, False, id="an error"),
         pytest.param(refusing(429), False, False, id="throttled"),
         pytest.param(timing_out_after_the_effect, False, False, id="a time-out after the effect"),
-        # The first change names the roster, and is decided anew at once.
+        # The first change names the roster, and is decided again at once.
         pytest.param(refusing(409), True, False, id="a conflict"),
         pytest.param(refusing(403), True, True, id="no access"),
     ],

@@ -58,8 +58,8 @@ def test_its_topics_filters_and_alarms_are_made_as_the_procedure_asks(
     (access,) = logs.describe_metric_filters(logGroupName="trail")["metricFilters"]
     assert '$.requestParameters.secretId = "*pazpaz/encryption-key*"' in access["filterPattern"]
     alarms = {each["AlarmName"]: each for each in cloudwatch.describe_alarms(AlarmNamePrefix="pazpaz-")["MetricAlarms"]}
-    told = {name: (each["Threshold"], each["Period"]) for name, each in alarms.items()}
-    assert told == {"pazpaz-key-access": (100.0, 3600), "pazpaz-decryption-failures": (10.0, 60)}
+    reported = {name: (each["Threshold"], each["Period"]) for name, each in alarms.items()}
+    assert reported == {"pazpaz-key-access": (100.0, 3600), "pazpaz-decryption-failures": (10.0, 60)}
     assert alarms["pazpaz-key-access"]["AlarmActions"] == [topics["SecurityTeam"]]
 
 

@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
-from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, V1, V2, RolloutSuite, Stage, told_nothing
+from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2, V1, V2, RolloutSuite, Stage, report_nothing
 from keyrotation_pipeline_tests.fakes import FakeClock, FakeKeyStore, FakeRollout
 from keyrotation_pipeline_tests.reports import report, report_before, store_of
 
@@ -91,5 +91,5 @@ class TestReportedInstances(RolloutSuite):
         for name in ("web-1", "web-2"):
             stage.says(name, (V1, V2), V1)
         stage.withdraws("web-1")
-        stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lambda _instances: None, told_nothing)
+        stage.rollout(RolloutMode.ATTEST, 0).roll_out(READ_V2, lambda _instances: None, report_nothing)
         assert migrated.execute("SELECT instance FROM keyrotation.instance_reports").fetchall() == [("web-2",)]

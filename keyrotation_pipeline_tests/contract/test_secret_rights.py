@@ -105,7 +105,7 @@ def test_an_application_reads_no_version_by_another_label_or_by_its_id(stage: st
     assert not permits(APPLICATION, "secretsmanager:GetSecretValue", LIVE + SUFFIX, stage)
 
 
-def test_an_archived_key_stays_denied_to_an_application_beside_a_wider_policy(
+def test_an_archived_key_stays_denied_to_an_application_under_a_wider_policy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     policy = json.loads((POLICIES / APPLICATION).read_text())
@@ -122,7 +122,7 @@ def test_an_archived_key_stays_denied_to_an_application_beside_a_wider_policy(
 @pytest.mark.parametrize(
     "action", ["secretsmanager:DeleteSecret", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:PutBucketVersioning"]
 )
-def test_the_pipeline_is_denied_to_remove_anything_beside_a_wider_policy(
+def test_the_pipeline_is_denied_to_remove_anything_under_a_wider_policy(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, action: str
 ) -> None:
     policy = json.loads((POLICIES / PIPELINE).read_text())

@@ -56,7 +56,7 @@ def test_a_secret_that_names_a_compromised_primary_leaves_the_former_ring_in_use
     assert keys().primary == V2
 
 
-def test_the_seeds_plain_key_is_v1(secret: TestSecret) -> None:
+def test_the_source_procedures_plain_key_is_v1(secret: TestSecret) -> None:
     secret.overwrite(f"{ONE}\n")
     ring = SecretsManagerKeyRing(secret.client, secret.name)()
     assert (ring.versions, ring.primary, ring.material(V1)) == ((V1,), V1, key(1))

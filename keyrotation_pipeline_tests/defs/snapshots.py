@@ -32,7 +32,7 @@ def _asset(graph: AssetGraph, key: dg.AssetKey) -> str:
         "partitions": _partitions(node.partitions_def),
         "after": _list(each.to_user_string() for each in node.parent_keys),
     }
-    return f"asset {key.to_user_string()} | " + " | ".join(f"{name}: {told}" for name, told in facts.items())
+    return f"asset {key.to_user_string()} | " + " | ".join(f"{name}: {reported}" for name, reported in facts.items())
 
 
 def _partitions(definition: dg.PartitionsDefinition | None) -> str:

@@ -79,6 +79,6 @@ def test_each_kind_of_alert_reaches_a_webhook_once(
             result = dagster.tick("alert_delivery")
             assert isinstance(result, dg.SkipReason)
             assert result.skip_message == "every alert is delivered"
-    told = [each for each in received if subject in each["subject"] and text in each["text"]]
-    assert (len(before), len(told)) == (0, 1), [each["subject"] for each in received]
+    reported = [each for each in received if subject in each["subject"] and text in each["text"]]
+    assert (len(before), len(reported)) == (0, 1), [each["subject"] for each in received]
     assert "no value of ours" not in str(received)

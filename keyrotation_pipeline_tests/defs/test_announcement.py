@@ -267,7 +267,7 @@ def test_a_rollback_is_called_one() -> None:
     for _ in runner.run(world.pipeline, rotation.id, world.report, Step.PRIMARY_KEY_ROLLOUT):
         pass
     back = open_rollback(world.pipeline, world.ledger.walk(rotation.id), reason="slow", requested_by="dba")
-    told = announcement_of(world.pipeline, back, ())
-    assert told.subject.startswith("Scheduled Encryption Key Rollback - by ")
-    assert "We will be performing a rollback of the encryption key by" in told.text
-    assert "Make v1 the primary again" in told.text
+    reported = announcement_of(world.pipeline, back, ())
+    assert reported.subject.startswith("Scheduled Encryption Key Rollback - by ")
+    assert "We will be performing a rollback of the encryption key by" in reported.text
+    assert "Make v1 the primary again" in reported.text

@@ -140,7 +140,7 @@ def test_what_is_optional_is_expected_where_it_is_and_forgotten_where_it_is_not(
     assert list(standing_still(heartbeats.last(), dagster.world.clock.at)) == []
 
 
-def test_a_sensor_of_others_that_is_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:
+def test_a_sensor_of_others_that_is_switched_off_is_not_reported(dagster: Dagster) -> None:
     switch_off(dagster.instance, "somebody_elses", InstigatorType.SENSOR)
     dagster.tick()
 

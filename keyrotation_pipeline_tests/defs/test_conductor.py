@@ -245,8 +245,8 @@ def test_a_damaged_key_store_stops_the_rotation_until_it_is_repaired(
     [request] = requests(dagster)
     assert not dagster.run(request).success
     a_minute_later(dagster)
-    assert "stopped until the key store is repaired: " in (told := skipped(dagster))
-    assert sentence in told
+    assert "stopped until the key store is repaired: " in (reported := skipped(dagster))
+    assert sentence in reported
 
     (keys.live, keys.primary_version), keys.broken = whole, set()
     [again] = requests(dagster)

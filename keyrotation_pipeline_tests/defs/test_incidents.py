@@ -39,10 +39,10 @@ def test_a_failed_check_is_reported_once_and_one_that_passes_is_not(dagster: Dag
     dagster.check_run()
     for _ in range(2):
         assert said(dagster, "alert_delivery") == "every alert is delivered"
-    told = [key for key in topic.keys if key.startswith("check/")]
-    assert len(told) == len(set(told))
-    assert any("every_value_decrypts" in key for key in told)
-    assert not any("key_reads_back" in key for key in told)
+    reported = [key for key in topic.keys if key.startswith("check/")]
+    assert len(reported) == len(set(reported))
+    assert any("every_value_decrypts" in key for key in reported)
+    assert not any("key_reads_back" in key for key in reported)
 
 
 def test_a_channel_that_is_down_is_reported_by_the_sensor(dagster: Dagster) -> None:
@@ -73,7 +73,7 @@ def test_a_flag_lets_a_running_rotation_go_on_until_officers_have_signed(dagster
     assert dagster.world.ledger.walk(approved.id).status is RequestStatus.FINISHED
 
 
-def test_a_signed_emergency_goes_on_where_the_rotation_stood(dagster: Dagster, approved: Walk) -> None:
+def test_a_signed_emergency_continues_where_the_rotation_stood(dagster: Dagster, approved: Walk) -> None:
     first = dagster.tick()
     assert isinstance(first, dg.SensorResult)
     (introduce,) = first.run_requests or ()

@@ -60,9 +60,9 @@ def test_a_run_with_any_configuration_fails_before_it_opens_anything(
             )
         except (dg.DagsterInvalidConfigError, dg.DagsterInvariantViolationError):
             continue  # not even a run
-        told = " ".join(map(repr, dagster.instance.all_logs(result.run_id)))
+        reported = " ".join(map(repr, dagster.instance.all_logs(result.run_id)))
         assert not result.success, name
-        assert SENTENCE in told, name
+        assert SENTENCE in reported, name
 
 
 @pytest.mark.parametrize(
@@ -141,8 +141,11 @@ def test_no_launch_with_a_configuration_is_taken_over_graphql(
     # Dagster takes an object or its JSON: each job gets one of the two, each configuration both.
     for number, (name, configuration) in enumerate(configurations(attacker[0]).items(), JOBS.index(job)):
         config = configuration if number % 2 else json.dumps(configuration)
-        told = ask(served, LAUNCH, selector=selector, config=config, tags=[])
-        assert told["__typename"] == "RunConfigValidationInvalid" or SENTENCE in told["message"], (name, told)
+        reported = ask(served, LAUNCH, selector=selector, config=config, tags=[])
+        assert reported["__typename"] == "RunConfigValidationInvalid" or SENTENCE in reported["message"], (
+            name,
+            reported,
+        )
     assert_nothing_runs(served, attacker)
 
 
@@ -150,10 +153,10 @@ def test_no_launch_with_a_configuration_is_taken_over_graphql(
 def test_no_launch_with_a_tag_that_decides_is_taken(served: Server, attacker: tuple[Path, socket.socket]) -> None:
     pod = {"pod_spec_config": {"service_account_name": "cluster-admin"}, "container_config": {"image": "evil"}}
     tags = [{"key": "dagster-k8s/config", "value": json.dumps(pod)}]
-    told = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=tags)
+    reported = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=tags)
 
-    assert told["__typename"] == "PythonError"
-    assert SENTENCE in told["message"]
+    assert reported["__typename"] == "PythonError"
+    assert SENTENCE in reported["message"]
     assert_nothing_runs(served, attacker)
 
 
@@ -171,19 +174,19 @@ def test_no_other_way_to_launch_takes_a_configuration(served: Server, attacker: 
 
 @pytest.mark.slow
 def test_a_launch_without_a_configuration_is_taken(served: Server) -> None:
-    told = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=[])
+    reported = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=[])
 
-    assert told["__typename"] == "LaunchRunSuccess"
-    assert {run["runId"]: run["status"] for run in runs(served)}[told["run"]["runId"]] == "QUEUED"
-    ask(served, "mutation ($id: String!) { deleteRun(runId: $id) { __typename } }", id=told["run"]["runId"])
+    assert reported["__typename"] == "LaunchRunSuccess"
+    assert {run["runId"]: run["status"] for run in runs(served)}[reported["run"]["runId"]] == "QUEUED"
+    ask(served, "mutation ($id: String!) { deleteRun(runId: $id) { __typename } }", id=reported["run"]["runId"])
 
 
 @pytest.mark.slow
 def test_a_run_from_the_uis_port_is_marked_whatever_tags_it_brings(served: Server) -> None:
     forged = {"dagster/sensor_name": "rotation_conductor", "keyrotation/rotation": "f" * 32, "keyrotation/by_hand": ""}
     tags = [{"key": key, "value": value} for key, value in forged.items()]
-    told = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=tags)
-    [run] = [run for run in runs(served) if run["runId"] == told["run"]["runId"]]
+    reported = ask(served, LAUNCH, selector={**LOCATION, "pipelineName": "evidence"}, config={}, tags=tags)
+    [run] = [run for run in runs(served) if run["runId"] == reported["run"]["runId"]]
 
     assert {"key": "keyrotation/by_hand", "value": "true"} in run["tags"]
     ask(served, "mutation ($id: String!) { deleteRun(runId: $id) { __typename } }", id=run["runId"])

@@ -218,7 +218,7 @@ def test_a_failed_check_of_theirs_is_not_alerted_as_ours(dagster: Dagster) -> No
     assert not [each for each in failing if "host_looks_at_ours" in each or "/rotation/" not in each]
 
 
-def test_what_they_switched_off_is_not_ours_to_tell(dagster: Dagster) -> None:
+def test_what_they_switched_off_is_not_reported(dagster: Dagster) -> None:
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="theirs"))
     for name in ("rotation_calendar", NAMING.name("daily_key_backup")):
         origin = RemoteInstigatorOrigin(RemoteRepositoryOrigin(location, "__repository__"), name)

@@ -63,7 +63,7 @@ def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_cl
 
 
 @pytest.mark.parametrize(
-    ("missed", "told"),
+    ("missed", "reported"),
     [
         pytest.param([], "Nothing writes **v2** yet.", id="all was read"),
         pytest.param(["notes"], "seen in a few seconds, which were too few for notes.", id="a large table"),
@@ -71,13 +71,13 @@ def test_every_page_is_sentences_tables_and_numbers_of_a_length_that_needs_no_cl
     ],
 )
 def test_a_rollout_does_not_say_more_than_it_has_looked_at(
-    dagster: Dagster, walked: Walked, missed: list[str], told: str
+    dagster: Dagster, walked: Walked, missed: list[str], reported: str
 ) -> None:
     rotation = walked(Step.DUAL_KEY_ROLLOUT)
     record = rotation.done(Step.DUAL_KEY_ROLLOUT)
     assert record is not None
     facts = {**record.facts, **({"not_looked_through": missed} if missed else {})}
-    assert summary(rotation, replace(record, facts=facts), Names({})).endswith(told)
+    assert summary(rotation, replace(record, facts=facts), Names({})).endswith(reported)
 
 
 def test_a_shard_says_how_far_its_table_is(dagster: Dagster, walked: Walked) -> None:
@@ -89,13 +89,15 @@ def test_a_shard_says_how_far_its_table_is(dagster: Dagster, walked: Walked) -> 
     assert "Shard 00: 1 rows rewritten. The table: **1 of 2 shards, 50%**" in str(shown["summary"].value)
 
 
-@pytest.mark.parametrize(("instances", "told"), [
+@pytest.mark.parametrize(("instances", "reported"), [
     pytest.param((), "**No application instance reports itself.**", id="none"),
     pytest.param((Instance("web-1", (V1, V2), V1, START),), "web-1 v1, v2 v1 2 min ago", id="one that reports"),
     pytest.param((Instance("web-2", (V1,), V1, START, silent=True),), "web-2 v1 v1 2 min ago, SILENT", id="silent"),
     pytest.param((Instance("web-3", (), None, START),), "web-3 not known not known 2 min ago", id="nothing known"),
 ])  # fmt: skip
-def test_instances_are_a_table_that_is_loud_where_nobody_reports(instances: tuple[Instance, ...], told: str) -> None:
+def test_instances_are_a_table_that_is_loud_where_nobody_reports(
+    instances: tuple[Instance, ...], reported: str
+) -> None:
     value = instance_table(instances, START + timedelta(seconds=125))
     text = (
         " ".join(map(str, value.records[0].data.values()))
@@ -103,14 +105,14 @@ def test_instances_are_a_table_that_is_loud_where_nobody_reports(instances: tupl
         else str(value.value)
     )
 
-    assert text.startswith(told)
+    assert text.startswith(reported)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "told"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (200000, "2 d"), (-3, "0 s")]
+    ("seconds", "reported"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (200000, "2 d"), (-3, "0 s")]
 )
-def test_durations_are_short(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
+def test_durations_are_short(seconds: float, reported: str) -> None:
+    assert duration(seconds) == reported
 
 
 def test_no_check_stands_unevaluated_in_the_middle_of_a_rotation(dagster: Dagster, walked: Walked) -> None:
@@ -150,23 +152,23 @@ def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluat
 
 def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
-    told = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), "")
-    again = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), told)
+    reported = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), "")
+    again = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), reported)
 
-    assert told == again
-    assert "needs 2 more approval(s)" in told
+    assert reported == again
+    assert "needs 2 more approval(s)" in reported
     seen = instance.fetch_observations(dg.AssetKey("key_version"), limit=10).records
-    assert [record.asset_observation.description for record in seen if record.asset_observation] == [told]
+    assert [record.asset_observation.description for record in seen if record.asset_observation] == [reported]
 
 
 def test_the_conductor_says_how_far_the_rows_are(dagster: Dagster, walked: Walked) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
     walked(Step.PRIMARY_KEY_ROLLOUT)
     dagster.materialize("rows", "clients", partition=shard_of("v2", 0))
-    told = report_wait_status(instance, OWN, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
+    reported = report_wait_status(instance, OWN, pipeline, dg.SkipReason("in progress: rows/clients shard 01"), "")
 
-    assert told.startswith("clients 50%")
-    assert "billing.Invoices 0%; in progress: rows/clients shard 01" in told
+    assert reported.startswith("clients 50%")
+    assert "billing.Invoices 0%; in progress: rows/clients shard 01" in reported
     [record] = instance.fetch_observations(dg.AssetKey(["rows", "clients"]), limit=10).records
     assert record.asset_observation is not None
     assert record.asset_observation.metadata["table_percent"].value == 50.0
@@ -176,11 +178,11 @@ def test_a_rollout_that_waits_names_the_instance_on_the_conductors_page(dagster:
     walked(Step.KEY_VERSION)
     lagging = Instance("web-7", (V1,), V1, dagster.world.clock.at)
     dagster.world.rollout.running = (replace(lagging),)
-    told = report_wait_status(
+    reported = report_wait_status(
         dagster.instance, OWN, dagster.world.pipeline, dg.SkipReason("in progress: introduce_key"), ""
     )
 
-    assert told.startswith("in progress: introduce_key; waiting for web-7 (reads v1): not seen to read v2")
+    assert reported.startswith("in progress: introduce_key; waiting for web-7 (reads v1): not seen to read v2")
     [record] = dagster.instance.fetch_observations(dg.AssetKey("dual_key_rollout"), limit=10).records
     assert record.asset_observation is not None
     table = record.asset_observation.metadata["instances"]

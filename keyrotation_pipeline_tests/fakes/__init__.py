@@ -1,7 +1,7 @@
 """In-memory ports for tests of the procedure: small, honest about transactions, and able to die at any change.
 
 `fake_pipeline()` wires them together: v1 is live and primary in a key store that has also v2, one table of two
-encrypted columns, one application instance. Every change is noted in one shared `Journal`, which can be told to die
+encrypted columns, one application instance. Every change is noted in one shared `Journal`, which can be made to die
 before its n-th entry, as a killed process would.
 """
 

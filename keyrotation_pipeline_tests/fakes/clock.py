@@ -10,7 +10,7 @@ from keyrotation_pipeline_tests.fakes.journal import START
 
 @dataclass
 class FakeClock:
-    """`Clock` that stands still until it is told to move."""
+    """`Clock` that stands still until it is moved."""
 
     at: datetime = START
 

@@ -111,7 +111,7 @@ class FakeEvidence:
             if self.database.fence_made.get(str(table.name), 0) >= moment.xid:
                 raise FenceError(f"the fence of table {table.name} was recreated after the proof; run it again")
         for entry in self.database.quarantined(tables):
-            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; mend them")
+            raise ProofError(f"table {entry.table}, column {entry.column}: 1 value(s) are in quarantine; fix them")
         if found := self.snapshot_blockers(moment):
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in FakeInventory(self.database).count(tables))

@@ -295,7 +295,7 @@ def test_a_process_that_ends_withdraws_itself_and_one_that_is_killed_falls_silen
     assert len(instances(migrated, ring)) == 1
 
 
-def test_the_child_of_a_fork_reports_itself_beside_its_parent(
+def test_the_child_of_a_fork_reports_itself_in_addition_to_its_parent(
     migrated: Connection, database_url: str, keyring_of: Rings
 ) -> None:
     ring = keyring_of(1, primary=1)

@@ -141,7 +141,7 @@ def test_a_forgery_that_is_consistent_in_itself_is_found_by_an_anchor(
         verify_audit(ledger, anchor)
 
 
-def test_the_head_that_officers_sign_over_tells_a_chain_that_was_hashed_again(ledger: PostgresLedger) -> None:
+def test_the_head_that_officers_sign_over_reveals_a_chain_that_was_hashed_again(ledger: PostgresLedger) -> None:
     head = ledger.head()
     opened = rotation(audit_head=(head.seq, head.hash))
     ledger.open(opened, text_of(opened))

@@ -60,7 +60,7 @@ def tail_cut(owner: psycopg.Connection) -> None:
     Forger(owner).truncate(2)
 
 
-def chain_hashed_anew(owner: psycopg.Connection) -> None:
+def chain_hashed_again(owner: psycopg.Connection) -> None:
     Forger(owner).rewrite(lambda body, _seq: body.replace("yearly", "for me"))
 
 
@@ -68,7 +68,7 @@ def chain_hashed_anew(owner: psycopg.Connection) -> None:
     ("attack", "sentence"),
     [
         pytest.param(tail_cut, "cut off", id="tail cut with the head moved"),
-        pytest.param(chain_hashed_anew, "is not the one that an anchor names", id="whole chain hashed anew"),
+        pytest.param(chain_hashed_again, "is not the one that an anchor names", id="whole chain hashed again"),
         pytest.param("UPDATE keyrotation.key_rotation_audit SET notes = 'x'", "was changed", id="audit row changed"),
         pytest.param("DELETE FROM keyrotation.key_rotation_audit", "was removed", id="audit row deleted"),
         pytest.param(
@@ -119,7 +119,7 @@ def gone_for_good(pipeline: Pipeline) -> None:
 
 
 def test_status_and_whatever_destroys_verify_the_whole_audit_first(signed: Office) -> None:
-    """What nothing else looks at is a row of the seed's table, and signatures on a change of the rules."""
+    """What nothing else looks at is a row of the source procedure's table, and signatures on a change of the rules."""
     signed.configure("Ada", "Cem")
     with signed.pipeline() as pipeline:
         open_policy(pipeline, reason="Ben leaves", requested_by="test")
@@ -133,9 +133,9 @@ def test_status_and_whatever_destroys_verify_the_whole_audit_first(signed: Offic
         assert pipeline.ledger.head() == head, "a database that was written to from outside is kept as it is"
     signed.configure("Ada", "Ben")
     with signed.pipeline() as pipeline:
-        for deed in (next_step, back, gone_for_good):
+        for action in (next_step, back, gone_for_good):
             with pytest.raises(AuditError, match=r"the row of request .* was changed"):
-                deed(pipeline)
+                action(pipeline)
         assert pipeline.ledger.head() == head
 
 
@@ -155,7 +155,7 @@ def test_an_old_event_that_changes_under_a_running_daemon_is_noticed_by_its_next
         assert pipeline.ledger.head() == head
 
 
-def test_another_process_goes_on_from_the_checkpoint_of_the_home_and_notices_what_counts(
+def test_another_process_continues_from_the_checkpoint_of_the_home_and_notices_what_counts(
     signed: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(history, "FEWEST_EVENTS", 1)

@@ -80,7 +80,7 @@ def with_recovery(clinic: Clinic, key: Path) -> Path:
 
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
-    """A secret key that can only decrypt, which stays on the machine; its certificate lies beside it."""
+    """A secret key that can only decrypt, which stays on the machine; its certificate lies next to it."""
     return decrypting_key(tmp_path)[1]
 
 

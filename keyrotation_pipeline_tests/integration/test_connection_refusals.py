@@ -51,7 +51,7 @@ def guarded() -> Iterator[Server]:
     discard(server)
 
 
-def told(folder: Folder, url: str) -> str:
+def reported(folder: Folder, url: str) -> str:
     folder.run("status", expect=1, CLINIC_URL=url)
     [sentence] = folder.printed[-1].splitlines()
     assert "hunter2" not in sentence
@@ -80,7 +80,7 @@ def folder(tmp_path: Path) -> Folder:
 def test_each_refusal_of_a_server_says_what_is_wrong(
     guarded: Server, folder: Folder, user: str, database: str, says: str
 ) -> None:
-    assert says in told(folder, f"postgresql://{user}@/{database}?host={guarded.directory}")
+    assert says in reported(folder, f"postgresql://{user}@/{database}?host={guarded.directory}")
 
 
 def test_a_shell_is_offered_ids_and_nothing_else(

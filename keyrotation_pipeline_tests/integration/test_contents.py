@@ -38,7 +38,7 @@ def spied(either: Connection) -> Iterator[Connection]:
 
 def test_no_function_of_a_tables_owner_runs_as_our_role_while_rows_are_counted(spied: Connection) -> None:
     ran: list[object] = []
-    spied.add_notice_handler(lambda told: ran.append(told.message_primary))
+    spied.add_notice_handler(lambda reported: ran.append(reported.message_primary))
     spied.execute("SELECT count(*) FROM public.by_index")
     assert len(ran) == 1, "a query that is planned runs it: so this test can fail"
     ran.clear()

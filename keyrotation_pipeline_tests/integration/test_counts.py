@@ -188,7 +188,7 @@ def test_varchar_domains_and_citext_are_counted(debian: Connection, ring: KeyRin
     assert counts.old_rows(debian, table, [V1], None).rows == 1
 
 
-def test_unreadable_values_and_fences_are_told(migrated: Connection, ring: KeyRing, seal: Seal) -> None:
+def test_unreadable_values_and_fences_are_reported(migrated: Connection, ring: KeyRing, seal: Seal) -> None:
     fill(migrated, (seal(ring, 2, "x"), None))
     migrated.execute(
         "INSERT INTO keyrotation.quarantine VALUES ('notes', 'public.notes', '1', 'a', now(), 'not-a-value'), "
@@ -199,7 +199,7 @@ def test_unreadable_values_and_fences_are_told(migrated: Connection, ring: KeyRi
     assert (counted.unreadable, counted.fenced_against) == (1, (V1,))
 
 
-def test_a_fence_marked_valid_by_hand_does_not_answer_the_count(either: Connection, ring: KeyRing, seal: Seal) -> None:
+def test_a_fence_marked_valid_manually_does_not_answer_the_count(either: Connection, ring: KeyRing, seal: Seal) -> None:
     fill(either, (seal(ring, 1, "x"),))
     # In the very words of our own condition, since that is what the planner could refute.
     condition = under("a", [V1]).as_string(either)
@@ -235,7 +235,7 @@ def test_old_rows_are_those_that_a_fence_would_refuse(either: Connection, ring: 
     assert counts.old_rows(either, NOTES, [], None).rows == 0
 
 
-def test_rows_written_since_promotion_are_told_apart(either: Connection, ring: KeyRing, seal: Seal) -> None:
+def test_rows_written_since_promotion_are_distinguished(either: Connection, ring: KeyRing, seal: Seal) -> None:
     fill(either, (seal(ring, 1, "x"), None), (seal(ring, 1, "y"), None), (seal(ring, 1, "z"), None))
     row = either.execute("SELECT pg_current_xact_id()::text::bigint").fetchone()
     promotion = int(str(row[0])) if row else 0

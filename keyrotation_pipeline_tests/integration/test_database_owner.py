@@ -1,4 +1,4 @@
-"""Whoever owns the database can write all of it, and gains neither an office nor a deed that nobody signed."""
+"""Whoever owns the database can write all of it, and gains neither an office nor an action that nobody signed."""
 
 import json
 import shutil
@@ -128,7 +128,7 @@ def office(tmp_path: Path, database_url: str) -> Office:
     return office
 
 
-def schema_made_anew(office: Office) -> None:
+def schema_rebuilt(office: Office) -> None:
     """Everything as `init` would write it, which itself asks the key store first."""
     with office.owner() as owner:
         owner.execute("DROP SCHEMA keyrotation CASCADE")
@@ -142,8 +142,8 @@ def schema_made_anew(office: Office) -> None:
         ).pin()
 
 
-def schema_made_anew_without_backups(office: Office) -> None:
-    schema_made_anew(office)
+def schema_rebuilt_without_backups(office: Office) -> None:
+    schema_rebuilt(office)
     shutil.rmtree(office.anchors.parent.parent / "backups", ignore_errors=True)
     shutil.rmtree(office.anchors.parent / "backups", ignore_errors=True)
 
@@ -181,8 +181,8 @@ def forged_policy(office: Office, *signers: tuple[str, str]) -> None:
 @pytest.mark.parametrize(
     ("attack", "sentence"),
     [
-        (schema_made_anew, NOT_IN_BACKUPS),
-        (schema_made_anew_without_backups, NOT_SEEN),
+        (schema_rebuilt, NOT_IN_BACKUPS),
+        (schema_rebuilt_without_backups, NOT_SEEN),
     ],
 )
 def test_the_databases_owner_does_not_become_officer_by(
@@ -216,7 +216,7 @@ def test_the_databases_owner_pins_nobody_by_an_event(
 
 
 def test_roster_and_audit_replaced_wholesale_are_stopped_by_the_key_store_alone(office: Office) -> None:
-    schema_made_anew_without_backups(office)
+    schema_rebuilt_without_backups(office)
     shutil.rmtree(office.anchors)
     as_another_process()
     with office.pipeline() as pipeline:
@@ -242,12 +242,12 @@ def test_a_roster_from_before_a_change_cannot_be_pinned_again_without_signatures
             verify_everything(pipeline)
 
 
-def test_a_chain_made_anew_is_noticed_by_what_a_backup_names_where_the_home_is_lost(office: Office) -> None:
+def test_a_rebuilt_chain_is_noticed_by_what_a_backup_names_where_the_home_is_lost(office: Office) -> None:
     with office.pipeline() as pipeline:
         stored = pipeline.keys.read()
         pipeline.vault.store_key(V1, stored.material(V1), pipeline.ledger.head())
     shutil.rmtree(office.anchors)
-    schema_made_anew(office)
+    schema_rebuilt(office)
     with office.pipeline() as pipeline, pytest.raises(AuditError, match=NOT_IN_BACKUPS):
         require_roster(pipeline)
 

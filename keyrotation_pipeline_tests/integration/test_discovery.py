@@ -356,7 +356,7 @@ def test_a_value_in_a_large_object_is_found(connection: Connection, value: str, 
     assert (found.relation, found.values, found.reason) == ("large objects", 1, "large objects hold encrypted values")
 
 
-def test_large_objects_that_cannot_be_read_are_told(connection: Connection, database_url: str) -> None:
+def test_large_objects_that_cannot_be_read_are_reported(connection: Connection, database_url: str) -> None:
     connection.execute("SELECT lo_from_bytea(0, 'x')")
     role = f"reader_of_{connection.info.dbname}"
     connection.execute(f"CREATE ROLE {role} LOGIN".encode())
@@ -479,7 +479,7 @@ def test_another_table_in_our_schema_is_searched(migrated: Connection, value: st
     assert discover(migrated, ()) == (FoundColumn("keyrotation.clients_before", "c", 1, 0, (V1,)),)
 
 
-def test_each_place_that_is_not_searched_is_told_by_name(either: Connection) -> None:
+def test_each_place_that_is_not_searched_is_reported_by_name(either: Connection) -> None:
     assert search_exclusions(either)[-len(NEVER_SEARCHED) :] == NEVER_SEARCHED
     either.execute("CREATE DOMAIN public.blob AS bytea; CREATE TYPE public.pixels AS (width int, bits bit(4)[])")
     either.execute('CREATE TABLE public."Scans" (id int, page public.blob[], mask public.pixels, note text)')
@@ -487,11 +487,11 @@ def test_each_place_that_is_not_searched_is_told_by_name(either: Connection) -> 
     either.execute("CREATE TABLE public.older PARTITION OF public.old DEFAULT")
     either.execute("CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
     either.execute("CREATE FOREIGN TABLE public.remote (c text) SERVER far")
-    told = {each.what: each.names for each in search_exclusions(either)}
-    assert told["what is compressed or encrypted in binary columns"] == ("Scans.page", "old.a", "large objects")
-    assert told["bit strings"] == ("Scans.mask",)
-    assert told["what foreign servers hold besides their foreign tables"] == ("far",)
-    assert "postgres" in told["other databases of the server"]
+    reported = {each.what: each.names for each in search_exclusions(either)}
+    assert reported["what is compressed or encrypted in binary columns"] == ("Scans.page", "old.a", "large objects")
+    assert reported["bit strings"] == ("Scans.mask",)
+    assert reported["what foreign servers hold besides their foreign tables"] == ("far",)
+    assert "postgres" in reported["other databases of the server"]
 
 
 def test_of_a_large_table_a_part_is_read_where_a_sample_is_wanted(
@@ -505,13 +505,13 @@ def test_of_a_large_table_a_part_is_read_where_a_sample_is_wanted(
     either.execute(statement.encode(), (value, 1_500, rows))
     either.execute("CREATE TABLE public.small (c text); CREATE TABLE public.empty (c text)")
     either.execute("INSERT INTO public.small VALUES (%s)", (value,))
-    told: list[str] = []
-    large, small = discover(either, (), announce=told.append, sampled=True)
+    reported: list[str] = []
+    large, small = discover(either, (), announce=reported.append, sampled=True)
 
     assert (large.relation, small.relation, small.values) == ("large", "small", 1)
     assert 0 < large.values < rows
     assert large.versions == (V1,)
-    assert {"empty", "large", "small"} <= set(told)
-    assert "large objects" not in told
+    assert {"empty", "large", "small"} <= set(reported)
+    assert "large objects" not in reported
     assert discover(either, (), sampled=True) == (large, small), "the same part each time"
     assert [each.values for each in discover(either, ())] == [rows, 1]

@@ -101,7 +101,7 @@ def test_it_starts_at_the_first_attempt_without_a_pause_has_both_databases_and_s
         assert one(server.url("dagster"), "SELECT current_database()") == "dagster"
         assert display_name(server.url()) == "clinic@localhost"
     assert postmaster(home) is None
-    # No time is lost beside what initdb and pg_ctl take.
+    # No time is lost in addition to what initdb and pg_ctl take.
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail(f"it slept for {seconds} s"))
     with EmbeddedServer(home / "postgres"):
         pass

@@ -486,7 +486,7 @@ READS = {
 @pytest.mark.parametrize(
     ("statement", "value"), [pytest.param(*case, id=name) for name, case in READS.items()]
 )  # fmt: skip
-def test_what_makes_sense_on_ciphertext_goes_on_working(
+def test_what_makes_sense_on_ciphertext_keeps_working(
     session: Session, statement: Callable[[], Any], value: object
 ) -> None:
     assert session.execute(statement()).scalars().all() == [value]
@@ -523,7 +523,7 @@ def test_a_statement_is_looked_at_once_and_then_taken_from_the_cache(session: Se
     assert hits == ["CACHE_MISS", "CACHE_HIT"]
 
 
-def test_the_connection_goes_on_after_a_refusal(session: Session) -> None:
+def test_the_connection_continues_after_a_refusal(session: Session) -> None:
     session.execute(update(T).values(kind="kept"))
     with pytest.raises(EncryptedExpressionError):
         session.execute(update(T).values(n=func.upper(SECRET)))

@@ -196,7 +196,7 @@ def test_a_value_moved_to_a_retired_or_wrong_key_is_an_error(session: Session) -
 
 
 def test_a_value_in_the_place_of_another_decrypts_there(session: Session) -> None:
-    """Which is not protected: the seed's format has no associated data."""
+    """Which is not protected: the source procedure's format has no associated data."""
     session.add_all([Client(first_name="Anna"), Client(first_name="Bert")])
     session.commit()
     swap = "UPDATE clients SET first_name = other.first_name FROM clients other WHERE other.id <> clients.id"

@@ -129,7 +129,7 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     assert migrated.execute("SELECT count(*) FROM keyrotation.quarantine").fetchone() == (0,)
 
 
-def test_a_dropped_connection_is_one_sentence_and_the_rewrite_goes_on_later(
+def test_a_dropped_connection_is_one_sentence_and_the_rewrite_continues_later(
     migrated: Connection, database_url: str
 ) -> None:
     ring = ring_of(1, 2)
@@ -179,7 +179,7 @@ def small_disk() -> Iterator[Path]:
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_a_full_disk_is_one_sentence_and_the_rewrite_goes_on_when_there_is_room(small_disk: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_the_rewrite_continues_when_there_is_room(small_disk: Path) -> None:
     server, ring = start_server(EMBEDDED_18), ring_of(1, 2)
     if server.user:
         shutil.chown(small_disk, server.user, server.user)

@@ -300,7 +300,7 @@ def test_a_waiting_sweep_gives_up_on_a_row_that_stays_locked(engine: Engine, dat
 
 @contextmanager
 def written_without_pause(url: str, table: str, where: str) -> Iterator[None]:
-    """A column beside the encrypted ones of a row changes all the time, its lock free for moments only."""
+    """A column next to the encrypted ones of a row changes all the time, its lock free for moments only."""
     ended = threading.Event()
 
     def hammer() -> None:
@@ -431,7 +431,7 @@ CREATE TRIGGER refuse_once BEFORE UPDATE ON public.cases
 """
 
 
-def test_rows_that_were_written_beside_a_write_that_failed_are_counted(
+def test_rows_that_were_written_next_to_a_write_that_failed_are_counted(
     migrated: Connection, engine: Engine, ring: KeyRing
 ) -> None:
     migrated.execute(REFUSED_ONCE.encode())
@@ -469,7 +469,7 @@ CREATE CONSTRAINT TRIGGER refuse AFTER UPDATE ON public.cases DEFERRABLE INITIAL
 
 
 @pytest.mark.parametrize("duty_cycle", [0.35, 1.0], ids=["routine", "without rests"])
-def test_a_commit_that_is_refused_is_one_sentence_and_the_rows_written_beside_it_are_recorded(
+def test_a_commit_that_is_refused_is_one_sentence_and_the_rows_written_next_to_it_are_recorded(
     migrated: Connection, engine: Engine, ring: KeyRing, duty_cycle: float
 ) -> None:
     migrated.execute(REFUSED_AT_COMMIT.encode())
@@ -525,7 +525,7 @@ Engine(url, ring, Limits(max_pages=1, max_rows_per_second=600)).shard(table_of("
 """
 
 
-def test_a_killed_rewrite_goes_on_from_its_progress(
+def test_a_killed_rewrite_continues_from_its_progress(
     migrated: Connection, engine: Engine, ring: KeyRing, database_url: str
 ) -> None:
     keys = [base64_of(ring.material(version)) for version in ring.versions]
@@ -640,7 +640,7 @@ def test_shards_started_one_after_the_other_leave_no_gap(migrated: Connection, e
     assert all(done)
 
 
-def test_a_server_that_stops_midway_is_one_sentence_and_the_rewrite_goes_on_later() -> None:
+def test_a_server_that_stops_midway_is_one_sentence_and_the_rewrite_continues_later() -> None:
     server, ring = start_server(), ring_of(1, 2)
     try:
         with connect(server.url()) as connection:

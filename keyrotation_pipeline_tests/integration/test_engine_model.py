@@ -130,7 +130,7 @@ class Rotations(RuleBasedStateMachine):
         if what == "write":
             self.application_writes(key, column, text, 1)
             return
-        # Another row gets the place of one that is gone: by VACUUM, or as the table is written anew.
+        # Another row gets the place of one that is gone: by VACUUM, or as the table is written again.
         self.application_deletes(key)
         self.connection.execute("VACUUM public.cases" if what == "replace" else "VACUUM FULL public.cases")
         if what == "replace":

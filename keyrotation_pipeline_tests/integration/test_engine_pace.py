@@ -91,15 +91,15 @@ def test_it_goes_slower_while_commits_are_slow_says_why_and_comes_back(
             assert eventually(lambda: stored_rows(url) > 1_000)
             delay_commits(90_000)
             assert eventually(lambda: any("going slower" in each.note for each in engine.progress))
-            assert eventually(lambda: bool(waits(connection, REQUEST)))  # noted after it was told, by a slow commit
+            assert eventually(lambda: bool(waits(connection, REQUEST)))  # noted after it was reported, by a slow commit
             (noted,) = waits(connection, REQUEST)
             assert noted.waiting_for.startswith("going slower: a small commit takes ")
             assert "16 times as long" in noted.waiting_for or eventually(
                 lambda: any("resting 16 times" in each.note for each in engine.progress), 20
             )
-            before, told = stored_rows(url), len(engine.progress)
-            assert eventually(lambda: len(engine.progress) >= told + 10)
-            assert stored_rows(url) - before < 4_000 * 0.5, "it goes on, slowly"
+            before, reported = stored_rows(url), len(engine.progress)
+            assert eventually(lambda: len(engine.progress) >= reported + 10)
+            assert stored_rows(url) - before < 4_000 * 0.5, "it continues, slowly"
             assert not done
             delay_commits(0)
             assert eventually(lambda: not waits(connection, REQUEST))

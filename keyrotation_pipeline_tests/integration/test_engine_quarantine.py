@@ -1,4 +1,4 @@
-"""What will not decrypt is left, named by table, key and column, and kept until it is mended; the rest goes on."""
+"""What will not decrypt is left, named by table, key and column, and kept until it is fixed; the rest continues."""
 
 import os
 
@@ -71,7 +71,7 @@ def fill(connection: Connection, ring: KeyRing, key: str = "id int PRIMARY KEY")
         pytest.param("place text DEFAULT 'X\"', id int, PRIMARY KEY (place, id)", '["X\\"", "{}"]', id="two columns"),
     ],
 )
-def test_bad_values_are_named_by_key_and_column_and_the_rest_of_their_rows_goes_on(
+def test_bad_values_are_named_by_key_and_column_and_the_rest_of_their_rows_continues(
     migrated: Connection, engine: Engine, ring: KeyRing, key: str, named: str
 ) -> None:
     fill(migrated, ring, key)
@@ -151,7 +151,7 @@ def test_no_part_of_a_value_is_in_what_is_recorded(migrated: Connection, engine:
 
 
 @pytest.mark.parametrize(
-    ("mend", "left"),
+    ("fix", "left"),
     [
         pytest.param("UPDATE public.cases SET b = NULL", [0, 1, 2, 3], id="another column"),
         pytest.param("UPDATE public.cases SET a = NULL", [], id="NULL"),
@@ -162,18 +162,18 @@ def test_no_part_of_a_value_is_in_what_is_recorded(migrated: Connection, engine:
     ],
 )
 @pytest.mark.parametrize("key", ["id int PRIMARY KEY", "id int"], ids=["keyed", "no key"])
-def test_an_entry_stays_until_its_value_is_mended(
-    migrated: Connection, engine: Engine, ring: KeyRing, key: str, mend: str, left: list[int]
+def test_an_entry_stays_until_its_value_is_fixed(
+    migrated: Connection, engine: Engine, ring: KeyRing, key: str, fix: str, left: list[int]
 ) -> None:
     fill(migrated, ring, key)
     migrated.execute("DELETE FROM public.cases WHERE id = 3")
     insert(migrated, "public.cases (id, a)", [(3, "plain")])
     migrated.execute("CREATE TEMPORARY TABLE good (a text)")
-    insert(migrated, "good", [(sealed(ring, 2, "mended"),)])
+    insert(migrated, "good", [(sealed(ring, 2, "fixed"),)])
     engine.shard(CASES)
     assert len(entries(migrated)) == 4
 
-    migrated.execute(mend.replace("good", "pg_temp.good").encode())
+    migrated.execute(fix.replace("good", "pg_temp.good").encode())
 
     assert len(entries(migrated)) == len(left)
     assert migrated.execute("SELECT count(*) FROM keyrotation.quarantine").fetchone() == (len(left),)
@@ -190,16 +190,16 @@ def test_a_row_without_key_is_named_once_however_often_it_moves(
         assert len(entries(migrated)) == 4
 
 
-def test_a_mended_value_is_rewritten_by_the_next_sweep(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
+def test_a_fixed_value_is_rewritten_by_the_next_sweep(migrated: Connection, engine: Engine, ring: KeyRing) -> None:
     fill(migrated, ring)
     engine.shard(CASES)
-    migrated.execute("UPDATE public.cases SET a = %s WHERE id = 0", (sealed(ring, 1, "mended"),))
+    migrated.execute("UPDATE public.cases SET a = %s WHERE id = 0", (sealed(ring, 1, "fixed"),))
     assert engine.sweep(CASES).rows == 1
     assert [key for key, _, _ in entries(migrated)] == ['["1"]', '["2"]', '["3"]']
 
 
-def decrypted(url: str, ring: KeyRing, told: list[Progress] | None = None, workers: int = 1) -> DecryptedCount:
-    report = (told if told is not None else []).append
+def decrypted(url: str, ring: KeyRing, reported: list[Progress] | None = None, workers: int = 1) -> DecryptedCount:
+    report = (reported if reported is not None else []).append
     return decrypt_all(lambda: connect(url), CASES, ring, report, Limits(workers=workers, pages_per_worker=1))
 
 
@@ -213,9 +213,9 @@ def test_a_full_decrypt_counts_every_value_and_quarantines_what_fails(
 ) -> None:
     fill(migrated, ring)
     insert(migrated, "public.cases", [(n, sealed(ring, 2, "x"), None if n % 2 else "") for n in range(10, 2000)])
-    told: list[Progress] = []
+    reported: list[Progress] = []
 
-    counted = decrypted(database_url, ring, told, workers)
+    counted = decrypted(database_url, ring, reported, workers)
 
     assert figures(counted) == (1994, 1998, 4)
     assert counted.by_column == {"a": {V1: 1, V2: 1990}, "b": {V1: 3}}
@@ -224,7 +224,7 @@ def test_a_full_decrypt_counts_every_value_and_quarantines_what_fails(
     assert [(key, column) for key, column, _ in entries(migrated)] == [
         ('["0"]', "a"), ('["1"]', "a"), ('["2"]', "a"), ('["3"]', "b"),
     ]  # fmt: skip
-    assert told[-1].done == told[-1].total > 0
+    assert reported[-1].done == reported[-1].total > 0
 
 
 @pytest.mark.parametrize(
@@ -258,8 +258,8 @@ def test_a_full_decrypt_drops_entries_that_it_does_not_find_again(
 ) -> None:
     fill(migrated, ring)
     assert decrypted(database_url, ring).failures == 4
-    # Mended under the same version: nothing but decrypting can tell.
-    migrated.execute("UPDATE public.cases SET a = %s WHERE id = 2", (sealed(ring, 1, "mended"),))
+    # Fixed under the same version: nothing but decrypting can tell.
+    migrated.execute("UPDATE public.cases SET a = %s WHERE id = 2", (sealed(ring, 1, "fixed"),))
     assert len(entries(migrated)) == 4
     assert decrypted(database_url, ring).failures == 3
     assert len(entries(migrated)) == 3

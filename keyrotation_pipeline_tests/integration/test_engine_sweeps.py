@@ -97,7 +97,7 @@ def after_the_look(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], ob
 
 
 @pytest.mark.parametrize("rewrite", ["VACUUM FULL public.cases", "CLUSTER public.cases USING by_n"])
-def test_a_table_that_is_rewritten_after_the_look_is_gone_through_anew(
+def test_a_table_that_is_rewritten_after_the_look_is_walked_again(
     migrated: Connection,
     engine: Engine,
     ring: KeyRing,

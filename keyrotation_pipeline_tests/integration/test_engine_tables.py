@@ -257,24 +257,24 @@ def test_megabyte_values_are_read_in_batches_bounded_by_bytes(migrated: Connecti
     assert read_back(migrated, ring, CASES, "id") == {n: under_v2("x" * 1_000_000, f"{n}") for n in range(24)}
 
 
-@pytest.mark.parametrize("beside", [True, False], ids=["all values are new", "one value is NULL"])
+@pytest.mark.parametrize("neighbour", [True, False], ids=["all values are new", "one value is NULL"])
 @pytest.mark.parametrize("kind", ["varchar({})", "char({})", "short", "shorter"])
 def test_a_value_too_long_for_its_column_is_refused_and_never_cut(
-    migrated: Connection, database_url: str, kind: str, beside: bool
+    migrated: Connection, database_url: str, kind: str, neighbour: bool
 ) -> None:
     ring = ring_of(9, 10, primary=10)
     old = sealed(ring, 9, "secret text")
     migrated.execute("SET search_path = public")
     migrated.execute(f"CREATE DOMAIN short AS varchar({len(old)}); CREATE DOMAIN shorter AS short".encode())
     migrated.execute(f"CREATE TABLE cases (id int PRIMARY KEY, a text, b {kind.format(len(old))})".encode())
-    insert(migrated, "public.cases", [(1, old if beside else None, old)])
+    insert(migrated, "public.cases", [(1, old if neighbour else None, old)])
 
     with pytest.raises(PreflightError, match=r"too long for its column.*widen") as refusal:
         Engine(database_url, ring, target=ring.primary).shard(CASES)
 
     assert refusal.value.__cause__ is None
     assert refusal.value.__context__ is None
-    assert migrated.execute("SELECT a, b FROM public.cases").fetchall() == [(old if beside else None, old)]
+    assert migrated.execute("SELECT a, b FROM public.cases").fetchall() == [(old if neighbour else None, old)]
 
 
 @pytest.mark.parametrize(

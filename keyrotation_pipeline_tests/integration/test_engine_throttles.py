@@ -76,7 +76,7 @@ def test_the_end_is_foreseen_within_a_fifth_from_a_tenth_of_the_way(
 ) -> None:
     """Rows that were rewritten stand for time: a cap makes one of the other."""
     monkeypatch.setattr(supervisor, "TICK_SECONDS", 0.05)
-    # What is done is told stretch by stretch, so they are short beside the table, as those of large tables are.
+    # What is done is reported stretch by stretch, so they are short next to the table, as those of large tables are.
     engine = Engine(database_url, ring_of(1, 2), Limits(max_rows_per_second=10_000, max_pages=8))
     fill(migrated, engine, 20_000)
     engine.progress = seen = _Counted(database_url)
@@ -88,7 +88,7 @@ def test_the_end_is_foreseen_within_a_fifth_from_a_tenth_of_the_way(
     ]
     assert len(foreseen) >= 5
     for rows, left in foreseen:
-        # And a stretch, some 500 rows, is told when all of it is written.
+        # And a stretch, some 500 rows, is reported when all of it is written.
         assert abs(left - (20_000 - rows)) <= 0.2 * (20_000 - rows) + 500
 
 

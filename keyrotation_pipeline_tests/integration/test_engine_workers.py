@@ -1,4 +1,4 @@
-"""Worker processes: they share a shard, read their keys by themselves, and whoever dies, another run goes on."""
+"""Worker processes: they share a shard, read their keys by themselves, and whoever dies, another run continues."""
 
 import base64
 import os
@@ -147,7 +147,7 @@ def test_no_key_stands_in_a_workers_arguments_or_environment(
             os.kill(worker, signal.SIGKILL)
 
 
-def test_a_killed_worker_ends_the_shard_with_a_sentence_and_the_next_run_goes_on(
+def test_a_killed_worker_ends_the_shard_with_a_sentence_and_the_next_run_continues(
     migrated: Connection, database_url: str, store: FileKeyStore, shard: Shard
 ) -> None:
     with running(database_url, store, shard) as outcome:
@@ -306,14 +306,14 @@ def alive(process: int) -> bool:
         return False
 
 
-def tell(workers: Iterable[int], what: signal.Signals) -> None:
+def send(workers: Iterable[int], what: signal.Signals) -> None:
     """Signal those workers that still run; one may end at any moment."""
     for worker in workers:
         with suppress(ProcessLookupError):
             os.kill(worker, what)
 
 
-def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_rewrite_goes_on_later(
+def test_a_server_that_crashes_under_its_workers_is_one_sentence_and_the_rewrite_continues_later(
     store: FileKeyStore,
 ) -> None:
     server = start_server()
@@ -365,10 +365,10 @@ def test_frozen_workers_keep_no_application_write_waiting(
         application.execute("SET lock_timeout = '1s'")
         for moment in range(8):
             workers = workers_of(os.getpid())
-            tell(workers, signal.SIGSTOP)
+            send(workers, signal.SIGSTOP)
             time.sleep(0.003 * moment)
             application.execute("UPDATE cases SET n = n + 1")  # every row; LockNotAvailable after a second
-            tell(workers, signal.SIGCONT)
+            send(workers, signal.SIGCONT)
             time.sleep(0.05)
     assert isinstance(outcome[0], Rewritten), outcome
     while Engine(database_url, store.read().ring()).sweep(CASES).rows:

@@ -88,10 +88,10 @@ def test_a_retired_version_is_refused_in_every_column_without_printing_the_row(
     with pytest.raises(psycopg.errors.InvalidTextRepresentation) as refused:
         anywhere.execute(f"UPDATE public.clients SET {column} = %s WHERE id = 1", (value(1),))
 
-    told = f"{refused.value} {refused.value.diag.message_detail} {refused.value.diag.context}"
-    assert "key version v1 is retired" in told
-    assert "Plain Name" not in told
-    assert TAIL not in told
+    reported = f"{refused.value} {refused.value.diag.message_detail} {refused.value.diag.context}"
+    assert "key version v1 is retired" in reported
+    assert "Plain Name" not in reported
+    assert TAIL not in reported
 
 
 @pytest.mark.parametrize(
@@ -103,9 +103,9 @@ def test_a_retired_version_is_refused_in_every_column_without_printing_the_row(
         pytest.param([1, 10], value(10), True, id="two lengths, the longer"),
         pytest.param([1, 10], value(1), True, id="two lengths, the shorter"),
         pytest.param([1, 2, 10, 11], value(2), True, id="two of each length"),
-        pytest.param([1, 2, 10, 11], value(12), False, id="beside two of each length"),
+        pytest.param([1, 2, 10, 11], value(12), False, id="next to two of each length"),
         pytest.param([999_999], value(999_999), True, id="the longest version"),
-        pytest.param([999_999], value(99_999), False, id="beside the longest version"),
+        pytest.param([999_999], value(99_999), False, id="next to the longest version"),
         pytest.param([1], None, False, id="NULL"),
         pytest.param([1], "", False, id="empty string"),
         pytest.param([1], "v1", False, id="no colon"),
@@ -388,7 +388,7 @@ def test_a_prepared_transaction_blocks_the_fence_and_is_named(connection: Connec
     fence.fence(connection, CLIENTS, [V1])
 
 
-def test_a_role_that_does_not_own_the_table_is_told_so(
+def test_a_role_that_does_not_own_the_table_is_refused_in_one_sentence(
     connection: Connection, server: Server, database_url: str
 ) -> None:
     make_clients(connection)
@@ -495,7 +495,7 @@ def test_no_attempt_waits_in_the_queue_behind_a_long_transaction(
 def _collect(raised: list[BaseException], function: object, *arguments: object) -> None:
     try:
         function(*arguments)  # type: ignore[operator]
-    except BaseException as error:  # noqa: BLE001 - told to the test
+    except BaseException as error:  # noqa: BLE001 - reported to the test
         raised.append(error)
 
 

@@ -87,7 +87,7 @@ FOREIGN = [
     pytest.param(
         f"{TAKES} CREATE TABLE notes (id int, c text); CREATE TRIGGER t BEFORE UPDATE ON notes FOR EACH ROW"
         f" WHEN ({OURS} AND takes(NEW.c)) EXECUTE FUNCTION rewrites()",
-        r"trigger t of public\.notes calls public\.takes\(text\)", id="condition beside our clause",
+        r"trigger t of public\.notes calls public\.takes\(text\)", id="condition next to our clause",
     ),
     pytest.param(
         f"{TAKES} CREATE TABLE notes (id int, c text) PARTITION BY LIST (takes(id::text));"
@@ -148,7 +148,7 @@ def test_the_statement_in_the_refusal_is_the_way_on(
         assert problems(mine, fatal=True) == []
     with connection.transaction():
         connection.execute(f"SET LOCAL ROLE {owner}")
-        assert connection.execute("SELECT public.f_unaccent('É')").fetchone()  # the application goes on to use it
+        assert connection.execute("SELECT public.f_unaccent('É')").fetchone()  # the application continues to use it
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_table_that_runs_its_owners_code_when_a_query_is_planned_is_not_read(
     what: str,
     table: str,
 ) -> None:
-    """The planner folds what is constant: an index is enough, on any table that stands beside the declared one."""
+    """The planner folds what is constant: an index is enough, on any table that stands next to the declared one."""
     owner, _, url = roles
     owned(
         connection,
@@ -401,7 +401,7 @@ def test_a_sample_names_rows_by_no_key_whose_type_has_casts_of_its_owners(
     assert (tried.tried, tried.opened, tried.rows) == (1, 0, ("(0,1)",))
 
 
-def test_a_superuser_is_told_to_make_a_role_and_officers_sign_that_it_is_one(
+def test_a_superuser_is_advised_to_make_a_role_and_officers_sign_that_it_is_one(
     connection: psycopg.Connection[tuple[object, ...]], roles: tuple[str, str, str], database_url: str
 ) -> None:
     owner, ours, url = roles

@@ -1,4 +1,4 @@
-"""`reconcile` gives up anchors and pins rosters again: the database's owner writes its events, and gains nothing."""
+"""`reconcile` abandons anchors and pins rosters again: the database's owner writes its events, and gains nothing."""
 
 from dataclasses import replace
 
@@ -98,7 +98,7 @@ def destroyed_by_its_officers(office: Office) -> None:
 
 
 def test_no_key_is_left_out_of_a_backup_by_a_roster_that_was_pinned_for_a_moment(office: Office) -> None:
-    """Nothing looks amiss in the end: the roster is the one that home and key store know."""
+    """Nothing looks wrong in the end: the roster is the one that home and key store know."""
     with office.pipeline() as pipeline:
         import_keys(pipeline, KeyRing({V1: office.key, V2: KeyMaterial.generate()}, V1))
         pinned_roster(pipeline)
@@ -123,7 +123,7 @@ def test_no_key_is_encrypted_to_whom_a_forged_reconciliation_made_a_recipient(of
             verify_everything(site.pipeline)
 
 
-def test_no_anchor_is_given_up_by_signatures_that_no_officer_made(office: Office) -> None:
+def test_no_anchor_is_abandoned_by_signatures_that_no_officer_made(office: Office) -> None:
     lost = AuditHead(10**6, "ab" * 32)
     with office.pipeline() as pipeline, office.forger() as forger:
         advance_head(office.anchors, lost, lambda _: True)

@@ -53,9 +53,9 @@ def test_an_event_holds_who_did_what_when_and_where(ledger: PostgresLedger) -> N
         Note(EventKind.BACKUP_MADE, {"version": V1, "at": AT, "names": ("a", "b"), "state": KeyState.ACTIVE}), "ab" * 16
     )
     (event,) = ledger.events()
-    told = json.loads(event.body)
-    assert datetime.fromisoformat(told.pop("at")).tzinfo == UTC
-    assert told == {
+    reported = json.loads(event.body)
+    assert datetime.fromisoformat(reported.pop("at")).tzinfo == UTC
+    assert reported == {
         "actor": "dba@clinic",
         "database": "clinic@localhost, system identifier 7",
         "event": "backup_made",
@@ -244,12 +244,12 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
     ledger.block(rotation().id, None)
     ledger.block(rotation().id, "web-2 lags \N{EN DASH} restart it")
     [seen] = ledger.query(ROTATION, (rotation().id,))
-    told = ledger.walk(rotation().id)
-    expected = {name: getattr(told, name) for name in seen if hasattr(told, name)} | {
-        "source_version": told.source.number,
-        "target_version": told.target.number,
-        "audit_seq": told.audit_head[0],
-        "audit_hash": told.audit_head[1],
+    reported = ledger.walk(rotation().id)
+    expected = {name: getattr(reported, name) for name in seen if hasattr(reported, name)} | {
+        "source_version": reported.source.number,
+        "target_version": reported.target.number,
+        "audit_seq": reported.audit_head[0],
+        "audit_hash": reported.audit_head[1],
         "approval_text": text_of(opened).decode(),
     }
     assert seen == expected
@@ -283,7 +283,7 @@ def test_progress_adds_up_the_walks_of_a_shards_relations(ledger: PostgresLedger
     assert (progress.rows, progress.rows_per_second) == (60, 60.0)
 
 
-def test_the_seeds_row_is_begun_at_the_start_and_completed_once(ledger: PostgresLedger) -> None:
+def test_the_source_procedures_row_is_begun_at_the_start_and_completed_once(ledger: PostgresLedger) -> None:
     ledger.open(rotation(), TEXT)
     started = replace(rotation(), started_at=AT)
     ledger.write_rotation_audit(started, "Ada", 0, None)
@@ -298,7 +298,7 @@ def test_the_seeds_row_is_begun_at_the_start_and_completed_once(ledger: Postgres
     ]
 
 
-def test_a_lost_connection_is_told_in_one_sentence(ledger: PostgresLedger, database_url: str) -> None:
+def test_a_lost_connection_is_one_sentence(ledger: PostgresLedger, database_url: str) -> None:
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute("SELECT pg_terminate_backend(%s, 5000)", (ledger.connection.info.backend_pid,))
     for _ in range(2):
@@ -306,7 +306,7 @@ def test_a_lost_connection_is_told_in_one_sentence(ledger: PostgresLedger, datab
             ledger.append(Note(EventKind.BACKUP_MADE, {}))
 
 
-def test_a_connection_lost_in_the_middle_of_a_transaction_is_told_the_same_way(
+def test_a_connection_lost_in_the_middle_of_a_transaction_is_the_same_sentence(
     ledger: PostgresLedger, database_url: str
 ) -> None:
     def lose() -> None:
@@ -322,7 +322,7 @@ def test_a_connection_lost_in_the_middle_of_a_transaction_is_told_the_same_way(
         assert ledger_on(again).head().seq == 0
 
 
-def test_a_role_without_rights_on_the_schema_is_told_whom_to_be(ledger: PostgresLedger) -> None:
+def test_to_a_role_without_rights_on_the_schema_the_error_names_the_right_one(ledger: PostgresLedger) -> None:
     role = f"stranger_of_{ledger.connection.info.dbname}"
     ledger.connection.execute(f"CREATE ROLE {role}")
     ledger.connection.execute(f"SET ROLE {role}")
@@ -349,7 +349,7 @@ def test_reading_sees_what_is_new_holds_no_snapshot_and_is_one_transaction(
     assert ledger.connection.info.transaction_status is TransactionStatus.IDLE
 
 
-def test_reading_goes_on_after_a_failed_statement_and_after_a_snapshot(ledger: PostgresLedger) -> None:
+def test_reading_continues_after_a_failed_statement_and_after_a_snapshot(ledger: PostgresLedger) -> None:
     with ledger.reading():
         with pytest.raises(psycopg.errors.DivisionByZero):
             ledger.query("SELECT 1 / 0")

@@ -33,7 +33,7 @@ ATTACKS = {
     "it is not inherited": [DROP, f"{ADD} CHECK NO INHERIT"],
     "a column is left out": ["ALTER TABLE clients DROP email CASCADE, ADD email text"],
     "a column is of another type": ["ALTER TABLE clients ALTER email TYPE jsonb USING to_jsonb(email)"],
-    "the table is made anew": ["ALTER TABLE clients RENAME TO kept", f"CREATE TABLE {TABLE}"],
+    "the table is made again": ["ALTER TABLE clients RENAME TO kept", f"CREATE TABLE {TABLE}"],
     "the table is made partitioned": [
         "ALTER TABLE clients RENAME TO kept",
         f"CREATE TABLE {TABLE} PARTITION BY RANGE (id)",

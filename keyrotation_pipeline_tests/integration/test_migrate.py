@@ -73,7 +73,9 @@ def test_an_owner_without_privileges_can_migrate(clinic_owner_url: str) -> None:
         require_migrated(opened)
 
 
-def test_a_role_that_may_not_create_schemas_is_told_what_to_grant(clinic_owner_url: str, database_url: str) -> None:
+def test_to_a_role_that_may_not_create_schemas_the_error_says_what_to_grant(
+    clinic_owner_url: str, database_url: str
+) -> None:
     with psycopg.connect(database_url, autocommit=True) as admin:
         admin.execute(f"ALTER DATABASE {admin.info.dbname} OWNER TO postgres")
     with pytest.raises(PreflightError, match="GRANT CREATE ON DATABASE"):

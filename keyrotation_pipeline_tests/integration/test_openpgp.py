@@ -84,7 +84,7 @@ def test_a_demo_home_may_ask_for_one_approval_but_not_for_none(verifier: Verifie
 # --- certificates ---------------------------------------------------------------------------------------------------
 
 
-def test_a_certificate_tells_who_it_is_of_and_what_it_can_do(gpg: GnuPG, tmp_path: Path) -> None:
+def test_a_certificate_says_who_it_is_of_and_what_it_can_do(gpg: GnuPG, tmp_path: Path) -> None:
     read = gpg.read_certificate(make_officer(tmp_path, "Zoë Żak", "20401231T000000").certificate)
     assert read.user_ids == ("Zoë Żak <zoë-żak@clinic.invalid>",)
     assert read.expires_at == datetime(2040, 12, 31, tzinfo=UTC)
@@ -193,7 +193,7 @@ def test_encryption_to_nobody_is_refused(gpg: GnuPG) -> None:
 # --- gpg itself -----------------------------------------------------------------------------------------------------
 
 
-def test_a_machine_without_gpg_is_told_to_install_it(
+def test_without_gpg_the_error_says_to_install_it(
     gpg: GnuPG, security_officer: DemoOfficer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

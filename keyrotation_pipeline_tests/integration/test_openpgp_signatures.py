@@ -48,7 +48,7 @@ def test_a_detached_signature_names_its_officer_and_its_time(
         pytest.param("Ada <not an address>", None, id="no address in brackets"),
     ],
 )
-def test_a_signature_tells_the_address_of_its_officers_certificate(
+def test_a_signature_gives_the_address_of_its_officers_certificate(
     tmp_path: Path, verifier: Verifier, uid: str, address: str | None
 ) -> None:
     officer = make_officer_with_uid(tmp_path, uid)
@@ -72,7 +72,7 @@ def test_a_signature_by_a_subkey_is_of_the_officer_with_the_primary_key(
 
 
 @pytest.mark.parametrize("days", [pytest.param(-1, id="backdated"), pytest.param(400, id="future-dated")])
-def test_the_time_that_a_signature_claims_is_told_to_the_second_so_that_the_request_can_refuse_it(
+def test_the_time_that_a_signature_claims_is_returned_to_the_second_so_that_the_request_can_refuse_it(
     verifier: Verifier, tmp_path: Path, days: int
 ) -> None:
     officer = make_officer(tmp_path, "Time Officer", extra=at_instant(datetime.now(UTC) - timedelta(days=30)))
@@ -209,7 +209,7 @@ def test_a_signature_by_a_revoked_subkey_of_a_valid_certificate_is_refused(
     officer.export()
     with pytest.raises(ApprovalError, match="by the revoked key"):
         signatures.verify(TEXT, signature)
-    # What it signed before is as good as it was: whoever loses a card has a new key, and the audit goes on.
+    # What it signed before is as good as it was: whoever loses a card has a new key, and the audit continues.
     assert signatures.verify_as_of(TEXT, signature, signatures.pinned, datetime.now(UTC)).officer == fingerprint(
         gpg, officer
     )

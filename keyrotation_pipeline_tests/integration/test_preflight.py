@@ -720,7 +720,7 @@ def test_a_setting_that_logs_ciphertext_is_warned_of(connection: Connection) -> 
         pytest.param({"pgaudit.log_parameter": "on"}, ("pgaudit.log_parameter = on",), id="pgaudit"),
     ],
 )
-def test_settings_that_log_parameters_are_told_from_others(
+def test_settings_that_log_parameters_are_distinguished_from_others(
     settings: dict[str, str], revealing: tuple[str, ...]
 ) -> None:
     assert revealing_settings(settings) == revealing
@@ -737,8 +737,8 @@ def test_citext_and_nondeterministic_collations_are_let_through(debian: Connecti
     assert fatal(debian, EncryptedTable(TableName("public", "notes"), ("c", "d")), target=V10) == []
 
 
-@pytest.mark.parametrize(("distributed", "told"), [("notes", 1), ("others", 0)])
-def test_a_table_that_citus_distributes_is_refused(connection: Connection, distributed: str, told: int) -> None:
+@pytest.mark.parametrize(("distributed", "reported"), [("notes", 1), ("others", 0)])
+def test_a_table_that_citus_distributes_is_refused(connection: Connection, distributed: str, reported: int) -> None:
     run(connection, "CREATE TABLE notes (c text); CREATE TABLE others (c text)")
     # As Citus makes it; the extension itself is on no server of the tests.
     connection.execute(
@@ -746,4 +746,4 @@ def test_a_table_that_citus_distributes_is_refused(connection: Connection, distr
     )
     connection.execute("INSERT INTO pg_catalog.pg_dist_partition VALUES (%s::regclass)", (f"public.{distributed}",))
     found = [each for each in fatal(connection) if "distributed by Citus" in each]
-    assert len(found) == told
+    assert len(found) == reported

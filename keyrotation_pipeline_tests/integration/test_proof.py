@@ -163,7 +163,7 @@ def test_an_old_value_in_an_unfenced_table_is_counted(clinic: Clinic) -> None:
         clinic.prove()
 
 
-def test_a_fence_made_anew_after_the_proof_is_not_the_one_proven(clinic: Clinic) -> None:
+def test_a_fence_made_again_after_the_proof_is_not_the_one_proven(clinic: Clinic) -> None:
     fence.unfence(clinic.connection, CLIENTS, V1)
     fence.fence(clinic.connection, CLIENTS, [V1])
     with pytest.raises(FenceError, match=r"fence of table clients .* was recreated after the proof"):

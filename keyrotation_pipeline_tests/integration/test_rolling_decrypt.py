@@ -43,7 +43,7 @@ class Round:
         broken = self.good[:-4] + ("AAAA" if self.good[-4:] != "AAAA" else "BBBB")
         self.connection.execute("UPDATE public.notes SET body = %s WHERE id = %s", (broken, row))
 
-    def mend(self, row: int) -> None:
+    def fix(self, row: int) -> None:
         self.connection.execute("UPDATE public.notes SET body = %s WHERE id = %s", (self.good, row))
 
     def spans(self, table: EncryptedTable = NOTES) -> list[PageSpan]:
@@ -99,13 +99,13 @@ def test_damage_in_the_last_span_is_found_when_that_is_read_and_not_before(three
     assert three.bad() == [f'["{row}"]'], "found once, it stays"
 
 
-def test_a_mended_value_leaves_the_quarantine_whatever_is_read_and_a_damaged_one_that_moved_does_not(
+def test_a_fixed_value_leaves_the_quarantine_whatever_is_read_and_a_damaged_one_that_moved_does_not(
     three: Round,
 ) -> None:
     three.damage(1)
     three.damage(2)
     decrypt_all(lambda: connect(three.url), NOTES, three.ring, nobody, three.limits)
-    three.mend(1)
+    three.fix(1)
     three.connection.execute("UPDATE public.notes SET id = DEFAULT WHERE id = 3")
     three.connection.execute("UPDATE public.notes SET body = body WHERE id = 2")
     assert len(three.bad()) == 2, "nothing but decrypting can tell"

@@ -226,7 +226,7 @@ def test_a_table_that_is_called_as_another_place_is_searched_too(place: Place, n
     assert all(each.read for each in place.spans())
 
 
-def test_a_relation_that_cannot_be_read_is_found_and_one_that_was_made_anew_is_unread(
+def test_a_relation_that_cannot_be_read_is_found_and_one_that_was_recreated_is_unread(
     place: Place, database_url: str
 ) -> None:
     place.search(*place.spans())

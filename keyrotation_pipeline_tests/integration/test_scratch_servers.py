@@ -161,7 +161,7 @@ def test_what_the_embedded_server_cannot_take_fails_the_test_and_the_package_is_
 
 @pytest.mark.external_postgres
 @of_debian[1]
-def test_an_index_that_needs_the_applications_search_path_is_backed_up_and_its_failure_to_restore_is_told(
+def test_an_index_that_needs_the_applications_search_path_is_backed_up_and_its_failure_to_restore_is_reported(
     debian_clinic: Clinic,
 ) -> None:
     if DEBIAN_MAJOR >= 17:

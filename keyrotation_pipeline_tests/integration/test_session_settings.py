@@ -148,7 +148,7 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
             assert shown["reason"].startswith(text.partition("…")[0])
 
 
-def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server) -> None:
+def test_names_and_keys_that_are_no_utf8_are_one_sentence(server: Server) -> None:
     ring = ring_of(1, 2)
     with hostile(server, "hostile_bytes", "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'") as url:
         migrate(url)
@@ -160,9 +160,9 @@ def test_names_and_keys_that_are_no_utf8_are_told_in_one_sentence(server: Server
             with pytest.raises(PreflightError, match="the key of a row to be named is not"):
                 ports.rewriting.sweep("0f" * 16, CLIENTS, ring, V2, wait=False)
             latin.execute('CREATE TABLE public."größe" (a text)')
-            told = "the catalog cannot be read, since it has a name or a text that is not valid UTF-8"
-            assert any(told in each.sentence for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal)
-            with pytest.raises(PreflightError, match=told):
+            reported = "the catalog cannot be read, since it has a name or a text that is not valid UTF-8"
+            assert any(reported in each.sentence for each in ports.surroundings.preflight([CLIENTS], V2) if each.fatal)
+            with pytest.raises(PreflightError, match=reported):
                 ports.inventory.discover([CLIENTS])
 
 

@@ -133,7 +133,7 @@ def owner(clients: Connection, database_url: str) -> Iterator[str]:
         admin.execute("DROP ROLE horizon_owner")
 
 
-def test_a_plain_role_is_told_of_sessions_that_it_may_not_see(clients: Connection, owner: str) -> None:
+def test_to_a_plain_role_sessions_that_it_may_not_see_are_reported(clients: Connection, owner: str) -> None:
     with connect(owner) as connection:
         moment = replaced(connection)
         assert any(

@@ -106,10 +106,12 @@ def test_a_row_that_became_too_large_after_the_preflight_stops_the_walk_with_one
     ports.rewriting.sweep(REQUEST, CASES, ring, V2, wait=False)
     ports.connection.execute("INSERT INTO public.cases VALUES (2, %s)", (sealed(ring, 1, "x" * 4 * 2**20),))
     small = replace(ports.rewriting, limits=Limits(largest_row_bytes=3 * 2**20))
-    told = "a row of cases holds 5 MiB in its encrypted columns, and more than 3 MiB cannot be re-encrypted at once; "
-    with pytest.raises(PreflightError, match=told):
+    reported = (
+        "a row of cases holds 5 MiB in its encrypted columns, and more than 3 MiB cannot be re-encrypted at once; "
+    )
+    with pytest.raises(PreflightError, match=reported):
         small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
-    with pytest.raises(PreflightError, match=told):
+    with pytest.raises(PreflightError, match=reported):
         small.sweep(REQUEST, CASES, ring, V2, wait=True)
     ports.connection.execute("DELETE FROM public.cases WHERE id = 2")
     small.rewrite_shard(REQUEST, Shard(CASES, 0, 1), ring, V2, lambda _: None)
@@ -139,7 +141,7 @@ REMADE = (
 
 
 @pytest.mark.parametrize("write", ["shard", "sweep"])
-def test_a_table_dropped_and_made_anew_in_the_middle_is_told_and_then_rotated(
+def test_a_table_dropped_and_recreated_in_the_middle_is_reported_and_then_rotated(
     ports: PostgresPorts, database_url: str, ring: KeyRing, write: str
 ) -> None:
     ports.connection.execute("CREATE TABLE public.cases (id int, a text)")

@@ -29,21 +29,21 @@ def warned(connection: Connection) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("rows", "index", "told"),
+    ("rows", "index", "reported"),
     [
         pytest.param(MANY, "c", 1, id="a large table"),
         pytest.param(1_000_000, "c", 0, id="a small one"),
         pytest.param(MANY, "id", 0, id="in HOT order no vacuum runs"),
     ],
 )
-def test_the_pre_flight_tells_of_vacuums_that_read_indexes_again(
-    debian: Connection, rows: int, index: str, told: int
+def test_the_pre_flight_reports_vacuums_that_read_indexes_again(
+    debian: Connection, rows: int, index: str, reported: int
 ) -> None:
     if debian.info.server_version >= 170000:
         pytest.skip("this server's vacuums need no such memory")
     make(debian, rows, index)
     sentences = warned(debian)
-    assert len(sentences) == told
+    assert len(sentences) == reported
     assert all("57 MiB" in each and "maintenance_work_mem is 8 MiB" in each for each in sentences)
 
 
@@ -74,7 +74,7 @@ def test_our_vacuums_take_the_memory_that_they_need(
     )
     (relation,) = heaps(debian, NOTES)
     url = make_conninfo(debian.info.dsn, options=f"-c maintenance_work_mem={before}")
-    beside = vacuum.Vacuum(lambda: connect(url), relation, Limits(vacuum_pages=1), wanted=True)
-    beside.rewritten(relation.pages)
-    beside.finish()
+    neighbour = vacuum.Vacuum(lambda: connect(url), relation, Limits(vacuum_pages=1), wanted=True)
+    neighbour.rewritten(relation.pages)
+    neighbour.finish()
     assert debian.execute("SELECT memory FROM public.seen").fetchall() == [(memory,)]

@@ -87,8 +87,8 @@ def test_what_no_test_types_is_nothing_but_docker_pods_and_a_card() -> None:
 
 def test_no_command_hides_in_a_block_that_is_not_for_a_shell() -> None:
     hidden = r"(?m)^(?:\$ )?(?:uv run|keyrotation|kubectl|docker|helm|aws|gpg|psql|dg) [a-z-]"
-    told = [each for each in fenced() if each.language in NO_SHELL - {"text"} and re.search(hidden, each.text)]
-    assert [each.page for each in told] == []
+    reported = [each for each in fenced() if each.language in NO_SHELL - {"text"} and re.search(hidden, each.text)]
+    assert [each.page for each in reported] == []
 
 
 @pytest.mark.parametrize("page", TYPED_PAGES, ids=lambda page: str(page.name))

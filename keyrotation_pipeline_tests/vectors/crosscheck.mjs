@@ -2,7 +2,7 @@
 //
 //   node crosscheck.mjs vectors.json
 //
-// Decrypts every frozen value and compares; then prints, as JSON, the same texts encrypted anew under the same
+// Decrypts every frozen value and compares; then prints, as JSON, the same texts encrypted again under the same
 // versions: [{"name": …, "stored": …}].
 
 import { createCipheriv, createDecipheriv, createHash, randomBytes } from "node:crypto";

@@ -36,7 +36,7 @@ LOST = head(5, 0xFF)
 
 
 @pytest.mark.parametrize(
-    ("abandoned", "expected"), [pytest.param((), LOST, id="lost"), pytest.param((LOST,), head(4), id="given up")]
+    ("abandoned", "expected"), [pytest.param((), LOST, id="lost"), pytest.param((LOST,), head(4), id="abandoned")]
 )
 def test_an_audit_that_lost_the_stored_head_replaces_it_only_if_officers_gave_it_up(
     tmp_path: Path, abandoned: tuple[AuditHead, ...], expected: AuditHead

@@ -39,15 +39,15 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_services_that_work_are_waited_for_and_it_is_said_for_which(tmp_path: Path) -> None:
-    told = list[str]()
+    reported = list[str]()
     with started(tmp_path, BUSY) as services:
-        assert waiting(services)(lambda: len(told) > 5, lambda: False, told.append)
-    assert told[0].startswith("waiting for the code server of Dagster for")
-    assert str(tmp_path / "services.log") in told[0]
+        assert waiting(services)(lambda: len(reported) > 5, lambda: False, reported.append)
+    assert reported[0].startswith("waiting for the code server of Dagster for")
+    assert str(tmp_path / "services.log") in reported[0]
 
 
 @pytest.mark.parametrize("program", [IDLE, ENDS], ids=["do nothing", "have ended"])
-def test_services_are_given_up_when_they(tmp_path: Path, program: str) -> None:
+def test_services_are_not_waited_for_when_they(tmp_path: Path, program: str) -> None:
     with started(tmp_path, program) as services, pytest.raises(HomeError, match="does not start; read"):
         waiting(services)(lambda: False, lambda: False, lambda _sentence: None)
 

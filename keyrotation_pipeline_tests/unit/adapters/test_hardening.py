@@ -35,16 +35,16 @@ _EACH = pytest.mark.parametrize(
 )
 
 
-def _told(begins: str, directory: Path, *wrapped: str) -> str:
+def _reported(begins: str, directory: Path, *wrapped: str) -> str:
     return subprocess.run(
         [*wrapped, sys.executable, "-c", _PROGRAM.format(begins)],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, cwd=str(directory),
     ).stdout  # fmt: skip
 
 
-def _kilobytes(name: str, told: str) -> int:
-    found = re.search(rf"^{name}:\s+(\d+) kB$", told, re.MULTILINE)
-    assert found, told
+def _kilobytes(name: str, reported: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", reported, re.MULTILINE)
+    assert found, reported
     return int(found[1])
 
 
@@ -61,7 +61,7 @@ def _can(*command: str) -> bool:
 
 @_EACH
 def test_a_process_that_holds_keys_is_hardened_as_it_begins(begins: str, tmp_path: Path) -> None:
-    assert "(0, 0) 0" in _told(begins, tmp_path).splitlines()
+    assert "(0, 0) 0" in _reported(begins, tmp_path).splitlines()
 
 
 @_EACH
@@ -69,9 +69,9 @@ def test_a_process_that_holds_keys_is_not_swapped_out(begins: str, tmp_path: Pat
     permitted = _NO_LIMIT if _can(*_NO_LIMIT) else ()
     if not permitted and not _can("setpriv", "--inh-caps=+ipc_lock"):
         pytest.skip("this user may not lock memory")
-    told = _told(begins, tmp_path, *permitted)
+    reported = _reported(begins, tmp_path, *permitted)
     # VmLck also counts address space that was never touched.
-    assert _kilobytes("VmLck", told) >= _kilobytes("VmRSS", told) > 64 * 1024
+    assert _kilobytes("VmLck", reported) >= _kilobytes("VmRSS", reported) > 64 * 1024
 
 
 @_EACH
@@ -89,4 +89,4 @@ def test_where_locked_memory_is_limited_nothing_is_locked_and_nothing_is_refused
     wrapped = (*(_LARGE_LIMIT if _can(*_LARGE_LIMIT) else ()), *limited)
     if not _can(*wrapped):
         pytest.skip("cannot be set up by this user")
-    assert _kilobytes("VmLck", _told(begins, tmp_path, *wrapped)) == 0
+    assert _kilobytes("VmLck", _reported(begins, tmp_path, *wrapped)) == 0

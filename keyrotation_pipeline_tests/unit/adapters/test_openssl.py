@@ -47,7 +47,7 @@ def test_only_this_signature_of_this_key_over_these_bytes_is_good() -> None:
 
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 1"], ids=["takes all", "takes none"])
-def test_an_openssl_that_cannot_tell_is_none(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_openssl_that_cannot_verify_is_none(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     OpenSSL.found()
     stub = tmp_path / "openssl"
     stub.write_text(f"#!/bin/sh\n{script}\n")

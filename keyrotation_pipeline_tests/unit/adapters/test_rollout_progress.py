@@ -50,8 +50,8 @@ ON_NODES: Json = {"desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "num
     ],
 )
 def test_a_rollout_is_complete_when_kubectl_says_so(found: Json, waits: str | None) -> None:
-    told = pending(found)
-    assert told is None if waits is None else told is not None and waits in told
+    reported = pending(found)
+    assert reported is None if waits is None else reported is not None and waits in reported
 
 
 def pod(reason: str = "", **more: object) -> Json:
@@ -103,9 +103,9 @@ def condition(kind: str, status: str, reason: str, message: str = "SECRET-TEXT")
 def test_a_rollout_that_does_not_go_on_by_itself_says_which_pod_and_why(
     found: Json, pods: list[Json], why: str | None
 ) -> None:
-    told = failed(found, pods)
-    assert told is None if why is None else told is not None and why in told
-    assert "SECRET-TEXT" not in str(told)
+    reported = failed(found, pods)
+    assert reported is None if why is None else reported is not None and why in reported
+    assert "SECRET-TEXT" not in str(reported)
 
 
 READY_NOW: Json = {"conditions": [{"type": "Ready", "status": "True"}]}
@@ -113,7 +113,7 @@ UNSCHEDULABLE: Json = {"conditions": [{"type": "PodScheduled", "status": "False"
 
 
 @pytest.mark.parametrize(
-    ("pods", "told"),
+    ("pods", "reported"),
     [
         pytest.param([], None, id="no Pod"),
         pytest.param([{**pod(), "status": READY_NOW}], None, id="ready"),
@@ -122,8 +122,8 @@ UNSCHEDULABLE: Json = {"conditions": [{"type": "PodScheduled", "status": "False"
         pytest.param([pod("ContainerCreating")], "Pod api-1 is not ready: ContainerCreating", id="being made"),
     ],
 )
-def test_a_pod_that_is_waited_for_is_named(pods: list[Json], told: str | None) -> None:
-    assert not_ready(pods) == told
+def test_a_pod_that_is_waited_for_is_named(pods: list[Json], reported: str | None) -> None:
+    assert not_ready(pods) == reported
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ def test_whatever_needs_the_key_refuses_the_request(
 
 
 @pytest.mark.parametrize(("arrange", "error", "sentence"), REFUSALS)
-def test_whatever_came_to_need_it_since_refuses_the_deed(
+def test_whatever_came_to_need_it_since_refuses_the_destruction(
     clinic: Clinic, arrange: Callable[[Clinic], object], error: type[KeyRotationError], sentence: str
 ) -> None:
     opened = clinic.signed()

@@ -24,7 +24,7 @@ def typed_on(page: str) -> list[str]:
     return [line for each in code for line in TYPED.findall(each)]
 
 
-def amiss(line: str) -> str | None:
+def problem_of(line: str) -> str | None:
     """What of a command line does not exist."""
     words = line.split()
     if words[0].startswith("--"):
@@ -45,15 +45,15 @@ def amiss(line: str) -> str | None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_and_option_of_a_page_exists(page: str) -> None:
-    assert [problem for line in typed_on(page) if (problem := amiss(line))] == []
+    assert [problem for line in typed_on(page) if (problem := problem_of(line))] == []
 
 
-def test_every_command_is_told_of() -> None:
-    told = {line.split()[0] for page in PAGES for line in typed_on(page)}
+def test_every_command_is_documented() -> None:
+    reported = {line.split()[0] for page in PAGES for line in typed_on(page)}
     group = get_command(app)
     assert isinstance(group, LazyGroup)
     everywhere = "".join((TOP / page).read_text() for page in PAGES)
-    assert {name for name in group.commands if name not in told and f"`{name}" not in everywhere} == set()
+    assert {name for name in group.commands if name not in reported and f"`{name}" not in everywhere} == set()
 
 
 @pytest.mark.parametrize(
@@ -67,4 +67,4 @@ def test_every_command_is_told_of() -> None:
     ],
 )
 def test_what_does_not_exist_is_found(line: str, says: str | None) -> None:
-    assert amiss(line) == says
+    assert problem_of(line) == says

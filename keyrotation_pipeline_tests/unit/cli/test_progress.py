@@ -1,4 +1,4 @@
-"""What a terminal and a log are told of long steps."""
+"""What a terminal and a log show of long steps."""
 
 from datetime import UTC, datetime
 from io import StringIO
@@ -49,7 +49,7 @@ def test_all_rows_are_one_number_with_rate_and_time_left(overall: Overall, secon
     assert str(overall) == "20,000 of 60,000 rows (33 %), 1,000 a second, ETA 40 s"
 
 
-def test_no_rate_is_told_of_a_few_milliseconds(overall: Overall, seconds: Seconds) -> None:
+def test_no_rate_is_shown_of_a_few_milliseconds(overall: Overall, seconds: Seconds) -> None:
     overall.see(pages("clients shard 01", 0))
     seconds.now += 0.04
     overall.see(pages("clients shard 01", 100))
@@ -59,7 +59,7 @@ def test_no_rate_is_told_of_a_few_milliseconds(overall: Overall, seconds: Second
     assert str(overall) == "20,000 of 60,000 rows (33 %), 10,000 a second, ETA 4 s"
 
 
-def test_what_is_no_step_of_a_rotation_is_told_by_its_subject_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_step_of_a_rotation_is_shown_by_its_subject_alone(capsys: pytest.CaptureFixture[str]) -> None:
     """`verify` decrypts as the proof does, and is no step."""
     OnLines(lambda: AT)(Progress(None, "clients decrypted", 128, 512, "pages"))
 
@@ -81,18 +81,18 @@ def test_an_empty_database_has_no_percent(seconds: Seconds) -> None:
 
 
 @pytest.mark.parametrize(
-    ("length", "told"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3600, "1 h 00 min"), (93_900, "26 h 05 min")]
+    ("length", "reported"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3600, "1 h 00 min"), (93_900, "26 h 05 min")]
 )
-def test_durations(length: float, told: str) -> None:
-    assert duration(length) == told
+def test_durations(length: float, reported: str) -> None:
+    assert duration(length) == reported
 
 
 def test_a_log_gets_one_line_in_five_seconds_with_its_time(
     overall: Overall, seconds: Seconds, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = OnLines(lambda: AT, overall, seconds)
+    reported = OnLines(lambda: AT, overall, seconds)
     for step in range(100):
-        told(pages("clients shard 01", step, note=f"{step} rows"))
+        reported(pages("clients shard 01", step, note=f"{step} rows"))
         seconds.now += 0.125
 
     first, *_, last = written = capsys.readouterr().err.splitlines()
@@ -103,11 +103,11 @@ def test_a_log_gets_one_line_in_five_seconds_with_its_time(
     )
 
 
-def test_what_waits_is_told_at_once_and_once(seconds: Seconds, capsys: pytest.CaptureFixture[str]) -> None:
-    told = OnLines(lambda: AT, None, seconds)
-    told(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 0, note="sweep 1"))
+def test_what_waits_is_shown_at_once_and_once(seconds: Seconds, capsys: pytest.CaptureFixture[str]) -> None:
+    reported = OnLines(lambda: AT, None, seconds)
+    reported(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 0, note="sweep 1"))
     for _ in range(3):
-        told(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 0, note="waiting for the last rows"))
+        reported(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 0, note="waiting for the last rows"))
 
     assert capsys.readouterr().err.splitlines() == [
         "2026-11-25 03:00:07 zero_old_rows_proof clients: sweep 1",
@@ -119,10 +119,10 @@ def test_a_terminal_shows_one_bar_above_the_shards(overall: Overall, seconds: Se
     screen = StringIO()
     bars = bars_on(Console(file=screen, force_terminal=True, width=140, color_system=None))
     with bars:
-        told = OnTerminal(bars, overall)
-        told(pages("clients shard 01", 0))
+        reported = OnTerminal(bars, overall)
+        reported(pages("clients shard 01", 0))
         seconds.now += 10
-        told(pages("clients shard 01", 50))
+        reported(pages("clients shard 01", 50))
         bars.refresh()
     shown = screen.getvalue()
 
@@ -134,11 +134,11 @@ def test_a_terminal_shows_the_end_of_a_step_before_the_next_one(overall: Overall
     screen = StringIO()
     bars = bars_on(Console(file=screen, force_terminal=True, width=140, color_system=None))
     with bars:
-        told = OnTerminal(bars, overall)
-        told(pages("clients shard 01", 42))
+        reported = OnTerminal(bars, overall)
+        reported(pages("clients shard 01", 42))
         bars.refresh()
-        told(pages("clients shard 01", 100, note="1,000 rows"))
-        told(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 4))
+        reported(pages("clients shard 01", 100, note="1,000 rows"))
+        reported(Progress(Step.ZERO_OLD_ROWS_PROOF, "clients", 0, 4))
     shown = screen.getvalue()
 
     assert "1,000 rows" in shown

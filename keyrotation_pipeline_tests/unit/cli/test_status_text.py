@@ -119,7 +119,7 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
     ]
 
 
-@pytest.mark.parametrize(("heartbeats", "told"), [
+@pytest.mark.parametrize(("heartbeats", "reported"), [
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=4), {}),),
                  f"Dagster runs it, its conductor was active 4 s ago; see {ADDRESS}", id="at work"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
@@ -130,16 +130,18 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
                   Heartbeat("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
                  f"Dagster runs it, its conductor was active 0 s ago; see {ADDRESS}", id="switched on again"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=61), {}),
-                  Heartbeat("ledger_mirror", NOW, {})), None, id="silent beside another"),
+                  Heartbeat("ledger_mirror", NOW, {})), None, id="silent next to another"),
     pytest.param((Heartbeat("ledger_mirror", NOW, {}),), None, id="another sensor"),
     pytest.param((), None, id="never"),
 ])  # fmt: skip
-def test_dagster_is_named_only_while_its_conductor_looks(heartbeats: tuple[Heartbeat, ...], told: str | None) -> None:
-    assert running_in_dagster(heartbeats, NOW, ADDRESS) == told
+def test_dagster_is_named_only_while_its_conductor_looks(
+    heartbeats: tuple[Heartbeat, ...], reported: str | None
+) -> None:
+    assert running_in_dagster(heartbeats, NOW, ADDRESS) == reported
 
 
 @pytest.mark.parametrize(
-    ("ago", "told"),
+    ("ago", "reported"),
     [
         (timedelta(0), "0 s ago"),
         (timedelta(hours=30), "30 h ago"),
@@ -147,8 +149,8 @@ def test_dagster_is_named_only_while_its_conductor_looks(heartbeats: tuple[Heart
         (timedelta(days=2), "2 days ago"),
     ],
 )
-def test_ages(ago: timedelta, told: str) -> None:
-    assert age(NOW - ago, NOW) == told
+def test_ages(ago: timedelta, reported: str) -> None:
+    assert age(NOW - ago, NOW) == reported
 
 
 def test_a_word_longer_than_the_line_stays_whole(screen: Screen) -> None:

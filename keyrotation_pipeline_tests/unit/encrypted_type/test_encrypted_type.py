@@ -277,7 +277,7 @@ class Unhashable:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        pytest.param((bytes(32),), "takes a KeyRing or what gives one", id="key bytes, as the seed's"),
+        pytest.param((bytes(32),), "takes a KeyRing or what gives one", id="key bytes, as the source procedure's"),
         pytest.param((Unhashable(),), "hashable", id="unhashable provider"),
         pytest.param((RING, "pass"), "legacy", id="unknown legacy"),
     ],
@@ -424,11 +424,11 @@ def test_threads_see_one_whole_ring_while_it_is_reloaded() -> None:
     assert all(ring.versions == (V1, V2) and ring.primary == V2 for ring in seen)
 
 
-# --- the seed -------------------------------------------------------------------------------------------------------
+# --- the source procedure -------------------------------------------------------------------------------------------
 
 
 class SeedEncryptedType(TypeDecorator[str]):
-    """The code of the seed procedure, section 4.2."""
+    """The code of the source procedure, section 4.2."""
 
     impl = String
     cache_ok = False
@@ -450,7 +450,7 @@ class SeedEncryptedType(TypeDecorator[str]):
 
 
 @pytest.mark.parametrize("primary", [V1, V2], ids=str)
-def test_the_seeds_own_type_reads_ours_and_we_read_its(database: Connection, primary: KeyVersion) -> None:
+def test_the_source_applications_type_reads_ours_and_we_read_its(database: Connection, primary: KeyVersion) -> None:
     texts = ["Anna Schmidt", "", "日本語 🦷", "x" * 10_000]
     seeds = clients_with(SeedEncryptedType(raw_of(KEYS[V2]), raw_of(KEYS[V1])))
     ours = clients_with(EncryptedType(KeyRing(KEYS, primary)))

@@ -29,9 +29,9 @@ def variables(path: Path, primary: str) -> Path:
         (moment / name).write_text(content)
         if not (path / name).is_symlink():
             (path / name).symlink_to(f"..data/{name}")
-    beside = path / "..data_tmp"
-    beside.symlink_to(moment.name)
-    beside.rename(path / "..data")
+    neighbour = path / "..data_tmp"
+    neighbour.symlink_to(moment.name)
+    neighbour.rename(path / "..data")
     return path
 
 
@@ -91,31 +91,31 @@ def test_files_that_make_no_ring_leave_the_former_one_in_use(tmp_path: Path, spo
     assert not any(secret in str(refused.value) for secret in (ONE, TWO, "not a key"))
 
 
-def told_beside_variables(path: Path) -> None:
+def reported_next_to_variables(path: Path) -> None:
     (path / "..data" / "ENCRYPTION_COMPROMISED_VERSIONS").write_text("v1\n")
 
 
-def told_beside_key_files(path: Path) -> None:
+def reported_next_to_key_files(path: Path) -> None:
     (path / "compromised").write_text("v1\n")
 
 
-def told_in_lines(path: Path) -> None:
+def reported_in_lines(path: Path) -> None:
     with (path / "keys.env").open("a") as file:
         file.write("ENCRYPTION_COMPROMISED_VERSIONS=v1\n")
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
-    [(variables, told_beside_variables), (key_files, told_beside_key_files), (lines, told_in_lines)],
+    ("written", "reported"),
+    [(variables, reported_next_to_variables), (key_files, reported_next_to_key_files), (lines, reported_in_lines)],
 )
 def test_what_is_compromised_is_read_and_never_the_primary_again(
-    tmp_path: Path, written: Callable[[Path, str], Path], told: Callable[[Path], None]
+    tmp_path: Path, written: Callable[[Path, str], Path], reported: Callable[[Path], None]
 ) -> None:
     keys = MountedKeyRing(written(tmp_path, "v2"))
-    told(tmp_path)
+    reported(tmp_path)
     assert same(keys(), V2)
     written(tmp_path, "v1")
-    told(tmp_path)
+    reported(tmp_path)
     with pytest.raises(InvalidKeyError, match="v1 is compromised, so nothing is encrypted under it again"):
         keys.reload()
     assert same(keys(), V2)
@@ -143,7 +143,7 @@ def test_files_that_change_while_they_are_read_never_make_the_primary_look_compr
 def test_a_link_into_the_mount_is_read_as_of_one_moment(tmp_path: Path) -> None:
     keys = MountedKeyRing(variables(tmp_path, "v1"))
     keys()
-    # A file that is not of this moment: what stands beside `..data` is not looked at.
+    # A file that is not of this moment: what stands next to `..data` is not looked at.
     (tmp_path / "ENCRYPTION_PRIMARY_VERSION").unlink()
     (tmp_path / "ENCRYPTION_PRIMARY_VERSION").write_text("v2")
     assert same(keys.reload(), V1)

@@ -91,7 +91,7 @@ def test_bytes_of_any_kind_are_named_and_never_raise(rewriter: Rewriter, raw: by
     assert [failure.defect for failure in rewriter.rewrite([[raw]]).failures] == [NOT_A_VALUE]
 
 
-def test_failures_name_row_column_and_reason_and_the_rest_goes_on(rewriter: Rewriter, ring: KeyRing) -> None:
+def test_failures_name_row_column_and_reason_and_the_rest_continues(rewriter: Rewriter, ring: KeyRing) -> None:
     good = sealed(ring, 1, "good").encode()
     unknown = good.replace(b"v1:", b"v7:")
     rewritten = rewriter.rewrite([[good, unknown, good], [b"plain", good, damaged(good.decode()).encode()]])

@@ -80,7 +80,7 @@ def test_repr_shows_version_and_size_only() -> None:
         *(pytest.param(value, False, id=f"something else: {name}") for name, value in NO_NEAR_MISSES.items()),
     ],
 )
-def test_what_was_meant_as_a_value_is_told_from_plain_text(stored: str, expected: bool) -> None:
+def test_what_was_meant_as_a_value_is_distinguished_from_plain_text(stored: str, expected: bool) -> None:
     assert looks_encrypted(stored) is expected
 
 

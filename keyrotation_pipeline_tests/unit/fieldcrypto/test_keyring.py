@@ -22,7 +22,7 @@ KEY, KEY_V2, KEY_V10 = base64_of(ONE), base64_of(TWO), base64_of(TEN)
         pytest.param({"ENCRYPTION_MASTER_KEY": KEY}, (V1,), V1, id="one key"),
         pytest.param({"ENCRYPTION_MASTER_KEY": f" {KEY}\n"}, (V1,), V1, id="white space around it"),
         pytest.param({"ENCRYPTION_MASTER_KEY_V2": KEY_V2}, (V2,), V2, id="only a later key"),
-        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": ""}, (V1,), V1, id="seed: empty V2"),
+        pytest.param({"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": ""}, (V1,), V1, id="empty V2"),
         pytest.param(
             {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY_V2, "ENCRYPTION_PRIMARY_VERSION": "v1"},
             (V1, V2), V1, id="dual key, still writing v1",
@@ -92,7 +92,7 @@ def test_what_a_variable_holds_is_never_shown(variable: str) -> None:
     assert secret[:8] not in str(caught.value)
 
 
-def test_variables_are_named_as_in_the_seed() -> None:
+def test_variables_are_named_as_in_the_source_procedure() -> None:
     assert [variable_of(version) for version in (V1, V2, V10)] == [
         "ENCRYPTION_MASTER_KEY",
         "ENCRYPTION_MASTER_KEY_V2",
@@ -182,7 +182,7 @@ DUAL = {"ENCRYPTION_MASTER_KEY": KEY, "ENCRYPTION_MASTER_KEY_V2": KEY_V2}
     ("primary", "compromised", "refusal"),
     [
         pytest.param("v2", "v1", None, id="the former one"),
-        pytest.param("v2", " v1, v10 \n", None, id="one that is not there besides"),
+        pytest.param("v2", " v1, v10 \n", None, id="one that is not there in addition"),
         pytest.param("v1", "", None, id="none"),
         pytest.param("v1", "v1", "v1 is compromised, so nothing is encrypted under it again; name", id="the primary"),
         pytest.param("v2", "v1,v2", "v2 is compromised, so nothing is encrypted", id="both"),

@@ -70,7 +70,7 @@ def test_what_nobody_encrypted_is_refused_though_it_looks_well(codec: NativeCode
     assert codec.check([(stored.encode(),)], 0, 1) is None
 
 
-def test_positions_are_packed_beside_the_values_and_what_stays_is_null(codec: NativeCodec, ring: KeyRing) -> None:
+def test_positions_are_packed_next_to_the_values_and_what_stays_is_null(codec: NativeCodec, ring: KeyRing) -> None:
     old, new = sealed(ring, 1, "Zürich 😀").encode(), sealed(ring, 2, "x").encode()
     rows = [(7, b"\0\0\0\1\0\1", old, None), (7, b"\0\0\0\1\0\2", new, sealed(ring, 999_999, "").encode())]
     packed = codec.rewrite(rows, 2, 2, [(1, TidArray.element_oid)])
@@ -109,7 +109,7 @@ def test_packed_bytes_that_were_damaged_are_never_given_out(
 
 
 def built(directory: Path, *extra: str) -> ModuleType:
-    """The codec compiled anew, as a module beside the installed one."""
+    """The codec compiled again, as a module next to the installed one."""
     found = importlib.util.spec_from_file_location("_keyrotation_codec", compile_codec(directory, *extra))
     assert found is not None
     assert found.loader is not None
@@ -134,7 +134,7 @@ def test_no_address_is_touched_that_is_not_the_codecs(tmp_path: Path) -> None:
     assert min(map(int, done.stdout.split())) > SANITISED_VALUES // 10
 
 
-def test_the_interpreter_goes_on_meanwhile_and_a_second_thread_is_refused(codec: NativeCodec, ring: KeyRing) -> None:
+def test_the_interpreter_continues_meanwhile_and_a_second_thread_is_refused(codec: NativeCodec, ring: KeyRing) -> None:
     # A second call can only come while the first computes if that does not hold the interpreter's lock.
     large = [(sealed(ring, 1, "x" * 20_000_000).encode(),)]
     refusals: list[RuntimeError] = []

@@ -37,7 +37,7 @@ def walk(world: FakeWorld, request: Walk, through: Step | None = None) -> Walk:
 
 
 def call_compromised(world: FakeWorld, *versions: str) -> None:
-    """By an emergency that both officers have signed, and that was given up."""
+    """By an emergency that both officers have signed, and that was cancelled."""
     _, prepared = opened(world, versions=versions)
     signed(world, prepared)
     world.ledger.set_status(prepared.id, RequestStatus.CANCELLED)

@@ -1,4 +1,4 @@
-"""Who is told what and when: once by each channel, to whom appendix B names, and never in the way of a rotation."""
+"""Who is notified of what and when: once by each channel, to whom appendix B names, never in the way of a rotation."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -49,7 +49,7 @@ class People:
         default_factory=lambda: {role: FakeChannel(f"mail to {role}") for role in ContactRole}
     )
 
-    def told(self, after: timedelta = timedelta(0), **also: list[str]) -> tuple[str, ...]:
+    def reported(self, after: timedelta = timedelta(0), **also: list[str]) -> tuple[str, ...]:
         self.world.clock.at += after
         by_role = {role: (channel,) for role, channel in self.mail.items()}
         channels = Channels((self.topic,), by_role, (Contact(ContactRole.ON_CALL, "Zoe", phone="+1 555 0100"),))
@@ -60,7 +60,7 @@ class People:
 def test_the_officers_get_the_exact_text_to_sign(world: FakeWorld) -> None:
     incident, prepared = opened(world)
     people = People(world)
-    assert people.told() == ()
+    assert people.reported() == ()
     (to_sign,) = people.mail[ContactRole.OFFICER].took
     assert to_sign.key == f"incident/{incident.id}/sign/{prepared.id}"
     assert world.ledger.approval_text(prepared.id).decode() in to_sign.text
@@ -69,67 +69,67 @@ def test_the_officers_get_the_exact_text_to_sign(world: FakeWorld) -> None:
     assert "on-call: Zoe, +1 555 0100" in called.text
 
 
-def test_escalation_goes_on_until_somebody_acknowledges(world: FakeWorld) -> None:
+def test_escalation_continues_until_somebody_acknowledges(world: FakeWorld) -> None:
     incident, _ = opened(world)
     people, lead = People(world), ContactRole.DEVOPS_LEAD
-    people.told(timedelta(minutes=29))
+    people.reported(timedelta(minutes=29))
     assert people.mail[lead].keys == []
-    people.told(timedelta(minutes=1))
+    people.reported(timedelta(minutes=1))
     assert people.mail[lead].keys == [f"incident/{incident.id}/escalated/devops-lead"]
     acknowledge(world.pipeline, incident.id, "zoe")
-    people.told(timedelta(hours=1))
+    people.reported(timedelta(hours=1))
     assert f"incident/{incident.id}/escalated/security-officer" not in people.topic.keys
 
 
-def test_each_threshold_of_the_clock_is_told_once(world: FakeWorld) -> None:
+def test_each_threshold_of_the_clock_is_reported_once(world: FakeWorld) -> None:
     incident, _ = opened(world)  # discovered an hour ago
     people = People(world)
     for _ in range(60):
-        people.told(timedelta(hours=1))
-    told = Counter(people.topic.keys)
-    stages = {key.split("/")[2] for key in told if key.rsplit("/", 1)[1] in {"50", "80", "100"}}
+        people.reported(timedelta(hours=1))
+    reported = Counter(people.topic.keys)
+    stages = {key.split("/")[2] for key in reported if key.rsplit("/", 1)[1] in {"50", "80", "100"}}
     assert stages == {"assessed", "dual_key", "reencrypted", "retired_and_audited"}
     assert all(
-        told[f"incident/{incident.id}/{stage}/{percent}"] == 1
+        reported[f"incident/{incident.id}/{stage}/{percent}"] == 1
         for stage in ("dual_key", "reencrypted")
         for percent in (50, 80, 100)
     )
-    assert set(told.values()) == {1}
+    assert set(reported.values()) == {1}
 
 
-def test_compliance_is_told_when_officers_have_signed(world: FakeWorld) -> None:
+def test_compliance_is_notified_when_officers_have_signed(world: FakeWorld) -> None:
     incident, prepared = opened(world)
     people = People(world)
-    people.told()
+    people.reported()
     assert people.mail[ContactRole.COMPLIANCE_OFFICER].took == []
     signed(world, prepared)
-    people.told()
+    people.reported()
     assert people.mail[ContactRole.COMPLIANCE_OFFICER].keys == [f"incident/{incident.id}/breach-assessment"]
 
 
 def test_a_channel_that_is_down_is_visible_stops_nothing_and_is_tried_again(world: FakeWorld) -> None:
     _, prepared = opened(world)
     people = People(world, FakeChannel("topic", down=True))
-    assert people.told() == ("topic does not answer; check it",)
+    assert people.reported() == ("topic does not answer; check it",)
     assert people.mail[ContactRole.ON_CALL].keys
-    people.told()
+    people.reported()
     assert world.ledger.event_names().count("alert_channel_failed") == 1
     assert any("alerts do not reach topic since" in each for each in overview(world.pipeline).attention)
     walk(world, signed(world, prepared))
     people.topic.down = False
-    people.told()
+    people.reported()
     assert people.topic.keys
     assert not any("alerts do not reach" in each for each in overview(world.pipeline).attention)
 
 
-def test_failures_checks_and_attention_are_told_once_in_their_time(world: FakeWorld) -> None:
+def test_failures_checks_and_attention_are_reported_once_in_their_time(world: FakeWorld) -> None:
     people = People(world)
     for _ in range(3):
         facts = {"run": "r", "job": "backup", "subject": None, "attempt": None}
         world.ledger.append(Note(EventKind.RUN_FAILED, facts))
-        people.told(attention=["the last backup is of 2026-01-01"], failed_checks=[("a/b", "it fails")])  # type: ignore[list-item]
+        people.reported(attention=["the last backup is of 2026-01-01"], failed_checks=[("a/b", "it fails")])  # type: ignore[list-item]
     assert [key.split("/")[0] for key in people.topic.keys] == ["run", "check", "attention"]
-    people.told(timedelta(days=8), attention=["the last backup is of 2026-01-09"])
+    people.reported(timedelta(days=8), attention=["the last backup is of 2026-01-09"])
     assert [key.split("/")[0] for key in people.topic.keys] == ["run", "check", "attention", "attention"]
 
 

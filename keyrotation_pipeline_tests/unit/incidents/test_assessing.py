@@ -166,19 +166,19 @@ def test_signatures_of_a_roster_that_nobody_signed_for_make_the_audit_refused(
         assessment_of(world.pipeline, incident)
 
 
-def test_the_history_tells_who_said_what(world: FakeWorld, incident: Incident) -> None:
+def test_the_history_says_who_said_what(world: FakeWorld, incident: Incident) -> None:
     said(world, incident, key_breached="unknown")
     world.clock.at += timedelta(hours=1)
     said(world, incident, key_breached="no", affected={"Ohio": 12})
     sign(world, incident, ADA)
-    told = [sentence for _, sentence in assessment_of(world.pipeline, incident).history]
-    assert told == [
+    reported = [sentence for _, sentence in assessment_of(world.pipeline, incident).history]
+    assert reported == [
         "breach assessment by ada@clinic: key breached: unknown",
         "breach assessment by ada@clinic: key breached: no; affected: 12 of Ohio",
         "breach assessment signed by Ada",
     ]
     report = incident_report(world.pipeline, incident.id).markdown()
-    assert all(sentence in report for sentence in told)
+    assert all(sentence in report for sentence in reported)
 
 
 @pytest.mark.parametrize(

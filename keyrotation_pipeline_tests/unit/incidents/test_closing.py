@@ -99,7 +99,9 @@ def closed(world: FakeWorld) -> Incident:
     return close(world.pipeline, incident.id, "mal")
 
 
-def test_what_is_due_of_a_closed_incident_is_told_until_officers_settle_it(world: FakeWorld, closed: Incident) -> None:
+def test_what_is_due_of_a_closed_incident_is_reported_until_officers_settle_it(
+    world: FakeWorld, closed: Incident
+) -> None:
     (sentence,) = unsettled_in_words(world.pipeline)
     assert sentence in overview(world.pipeline, duties=[sentence]).attention
     assert f"{closed.id} is closed, and officers have not signed" in sentence

@@ -171,7 +171,7 @@ def test_an_emergency_takes_a_rollback_over_while_its_target_is_sound(world: Fak
     undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
     if through is not None:
         walk(world, signed(world, undoing), through)
-    # A rollback that waits stands beside the rotation that it is to undo.
+    # A rollback that waits stands next to the rotation that it is to undo.
     versions = ("v2",) if through is not None else ("v1",)
     _, prepared = opened(world, versions=versions)
     assert (prepared.action, prepared.target) == (("rollback", V1) if through is not None else ("rotate", V2))
@@ -246,16 +246,16 @@ def test_an_emergency_to_a_version_that_another_incident_names_is_prepared_again
     )
 
 
-def test_a_request_that_can_never_start_is_prepared_anew(world: FakeWorld) -> None:
+def test_a_request_that_can_never_start_is_prepared_again(world: FakeWorld) -> None:
     routine = approved(world)
     walk(world, routine, Step.KEY_VERSION)
     _, prepared = opened(world)
     cancel(world.pipeline, routine)
     assert prepare_requests(world.pipeline, "test") == ()
-    anew = incidents(world.ledger).by_id["INC-2026-001"].request
-    assert anew is not None
-    assert anew != prepared.id
-    assert walk(world, signed(world, world.ledger.walk(anew))).target == V3
+    again = incidents(world.ledger).by_id["INC-2026-001"].request
+    assert again is not None
+    assert again != prepared.id
+    assert walk(world, signed(world, world.ledger.walk(again))).target == V3
 
 
 def test_a_request_that_officers_have_cancelled_is_not_prepared_again_by_itself(world: FakeWorld) -> None:
@@ -296,7 +296,7 @@ def test_an_emergency_whose_rotation_has_ended_meanwhile_does_what_is_left(
     verify_audit(world.ledger)
 
 
-def test_a_routine_request_cannot_be_opened_beside_an_incident(world: FakeWorld) -> None:
+def test_a_routine_request_cannot_be_opened_during_an_incident(world: FakeWorld) -> None:
     opened(world)
     with pytest.raises(RequestError):
         request(world)
@@ -325,7 +325,7 @@ def test_a_compromised_target_is_never_promoted(world: FakeWorld) -> None:
         deploy.roll_out_primary_key(world.pipeline, world.ledger.walk(routine.id), world.report)
 
 
-def test_a_rotation_to_a_compromised_version_can_be_given_up(world: FakeWorld) -> None:
+def test_a_rotation_to_a_compromised_version_can_be_cancelled(world: FakeWorld) -> None:
     routine = approved(world)
     walk(world, routine, Step.DUAL_KEY_ROLLOUT)
     _, prepared = opened(world, versions=("v2",))
@@ -359,7 +359,7 @@ def test_a_fresh_request_whose_source_was_replaced_meanwhile_is_prepared_again(w
 
 
 @pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS, Step.ARCHIVED_KEY])
-def test_an_emergency_that_runs_longer_than_its_clock_goes_on_without_another_signature(
+def test_an_emergency_that_runs_longer_than_its_clock_continues_without_another_signature(
     world: FakeWorld, through: Step
 ) -> None:
     _, prepared = opened(world)
@@ -381,7 +381,7 @@ def test_officers_who_sign_on_the_second_day_need_no_other_request(world: FakeWo
         pytest.param("server_compromise", Step.KEY_VERSION, {V2}, {V1, V2}, id="a target too, at once"),
     ],
 )
-def test_the_key_store_tells_applications_what_is_compromised(
+def test_the_key_store_publishes_what_is_compromised_to_applications(
     world: FakeWorld, type_: str, through: Step | None, before: set[KeyVersion], after: set[KeyVersion]
 ) -> None:
     if through is not None:
@@ -527,7 +527,7 @@ def test_an_incident_that_arrives_during_a_step_stops_the_promotion(world: FakeW
     assert world.keys.primary() == V1
 
 
-def test_a_rotation_goes_on_once_the_incident_is_closed_as_a_false_alarm(world: FakeWorld) -> None:
+def test_a_rotation_continues_once_the_incident_is_closed_as_a_false_alarm(world: FakeWorld) -> None:
     routine = approved(world)
     walk(world, routine, Step.DUAL_KEY_ROLLOUT)
     incident = named(world, versions=("v2",))

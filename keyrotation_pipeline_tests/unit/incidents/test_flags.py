@@ -1,4 +1,4 @@
-"""Each flag is taken exactly once, whatever dies; a malformed one is put aside with its reason."""
+"""Each flag is taken exactly once, whatever dies; a malformed one is rejected with its reason."""
 
 import json
 from dataclasses import replace
@@ -47,7 +47,7 @@ def test_every_trigger_of_the_procedure_is_a_type(type_: IncidentType) -> None:
         pytest.param({"versions": ("v01",)}, "not a version", id="no version"),
     ],
 )
-def test_a_malformed_flag_is_put_aside_and_its_reason_shows_nothing_of_it(
+def test_a_malformed_flag_is_rejected_and_its_reason_shows_nothing_of_it(
     world: FakeWorld, changes: dict[str, object], reason: str
 ) -> None:
     world.ledger.flags = [replace(FLAG, **changes)]  # type: ignore[arg-type]

@@ -40,17 +40,17 @@ def last_dates(given: IncidentFacts) -> dict[str, date]:
 GRID = [
     pytest.param(YES, YES, YES, NO, Outcome.NOTIFY, id="164.402 unsecured: key and ciphertext"),
     pytest.param(NO, YES, YES, NO, Outcome.SAFE_HARBOR, id="164.402 secured: key not breached and kept apart"),
-    pytest.param(NO, NO, YES, NO, Outcome.NOTIFY, id="164.402 unsecured: key beside the data"),
-    pytest.param(YES, NO, YES, NO, Outcome.NOTIFY, id="164.402 unsecured: key breached and beside the data"),
+    pytest.param(NO, NO, YES, NO, Outcome.NOTIFY, id="164.402 unsecured: key next to the data"),
+    pytest.param(YES, NO, YES, NO, Outcome.NOTIFY, id="164.402 unsecured: key breached and next to the data"),
     pytest.param(UNKNOWN, YES, YES, NO, Outcome.UNDECIDED, id="164.414(b): key perhaps breached"),
-    pytest.param(NO, UNKNOWN, YES, NO, Outcome.UNDECIDED, id="164.414(b): key perhaps beside the data"),
-    pytest.param(UNKNOWN, NO, YES, NO, Outcome.NOTIFY, id="164.402: beside the data, whatever the key"),
+    pytest.param(NO, UNKNOWN, YES, NO, Outcome.UNDECIDED, id="164.414(b): key perhaps next to the data"),
+    pytest.param(UNKNOWN, NO, YES, NO, Outcome.NOTIFY, id="164.402: next to the data, whatever the key"),
     pytest.param(YES, YES, UNKNOWN, NO, Outcome.UNDECIDED, id="164.414(b): ciphertext perhaps reached"),
     pytest.param(NO, YES, UNKNOWN, NO, Outcome.SAFE_HARBOR, id="164.402 secured: reached or not"),
     pytest.param(YES, YES, NO, NO, Outcome.NO_BREACH, id="164.402: a key alone is no PHI"),
     pytest.param(UNKNOWN, UNKNOWN, NO, NO, Outcome.NO_BREACH, id="164.402: nothing was reached"),
     pytest.param(NO, YES, NO, YES, Outcome.NOTIFY, id="164.402: plaintext columns, whatever the key"),
-    pytest.param(NO, YES, YES, YES, Outcome.NOTIFY, id="164.402: plaintext beside secured ciphertext"),
+    pytest.param(NO, YES, YES, YES, Outcome.NOTIFY, id="164.402: plaintext next to secured ciphertext"),
     pytest.param(NO, YES, YES, UNKNOWN, Outcome.UNDECIDED, id="164.414(b): plaintext perhaps reached"),
     pytest.param(NO, YES, NO, UNKNOWN, Outcome.UNDECIDED, id="164.414(b): only plaintext is unknown"),
     pytest.param(UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN, Outcome.UNDECIDED, id="164.414(b): nothing is known"),
@@ -166,7 +166,7 @@ AFTER_YEAR = date(2027, 3, 1)
         ),
     ],
 )  # fmt: skip
-def test_who_is_told_by_when(affected: Affected | None, expected: dict[str, date]) -> None:
+def test_who_is_notified_by_when(affected: Affected | None, expected: dict[str, date]) -> None:
     assert last_dates(facts(affected=affected)) == expected
 
 
@@ -176,7 +176,7 @@ def test_an_unknown_state_is_missing_and_its_notice_uncertain() -> None:
     assert {notice.to for notice in decision.notices if not notice.is_certain} == {"media"}
 
 
-def test_a_count_that_goes_on_is_missing() -> None:
+def test_a_count_that_continues_is_missing() -> None:
     decision = decide_breach(facts(affected=Affected({"Ohio": 40}, is_complete=False)))
     assert decision.missing == ("how many people are affected, and in which States",)
 
@@ -264,7 +264,7 @@ def test_a_delay_holds_for_the_annual_report_too() -> None:
     assert last_dates(facts(delays=[delay]))["HHS"] == date(2027, 6, 30)
 
 
-def test_a_business_associate_tells_the_covered_entity_alone() -> None:
+def test_a_business_associate_notifies_the_covered_entity_alone() -> None:
     """164.410: without unreasonable delay, and within 60 days."""
     given = facts(role=Role.BUSINESS_ASSOCIATE, affected=Affected({"Ohio": 5000}))
     assert last_dates(given) == {"covered entity": IN_60_DAYS}

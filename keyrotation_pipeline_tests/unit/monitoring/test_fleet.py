@@ -32,7 +32,7 @@ def run(world: FakeWorld, through: Step | None = None) -> str:
     return rotation.id
 
 
-def amiss(world: FakeWorld) -> list[str]:
+def problem_of(world: FakeWorld) -> list[str]:
     return [sentence for sentence in overview(world.pipeline).attention if sentence.startswith("instance ")]
 
 
@@ -99,9 +99,9 @@ def test_an_instance_that_comes_back_with_an_old_key_is_seen(
 ) -> None:
     rotated.rollout.running = (Instance("web-2", (V2,), V2, START), Instance("old-pod", reads, writes, START))
     if sentence is None:
-        assert amiss(rotated) == []
+        assert problem_of(rotated) == []
         return
-    [found] = amiss(rotated)
+    [found] = problem_of(rotated)
     assert found.startswith("instance old-pod ")
     assert sentence in found
 
@@ -119,13 +119,13 @@ def test_an_instance_that_came_back_and_fell_silent_is_seen(
 ) -> None:
     rotated.rollout.running = (Instance("batch", reads, V2, START + heard, silent=True),)
     expected = ["instance batch came back with v1 after every instance had been seen without it, 2026-01-05 09:00 UTC"]
-    assert [sentence.partition(", and fell silent")[0] for sentence in amiss(rotated)] == expected * found
+    assert [sentence.partition(", and fell silent")[0] for sentence in problem_of(rotated)] == expected * found
 
 
 def test_one_that_fell_silent_is_news_for_a_day(rotated: FakeWorld) -> None:
     rotated.rollout.running = (Instance("batch", (V1, V2), V2, START + timedelta(minutes=1), silent=True),)
     rotated.clock.at = START + timedelta(hours=25)
-    assert amiss(rotated) == []
+    assert problem_of(rotated) == []
 
 
 def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(rotated: FakeWorld) -> None:
@@ -134,14 +134,14 @@ def test_a_report_that_does_not_count_is_attention_with_the_number_of_its_row(ro
         Instance("web-1", (V2,), V2, START),
         Instance("web-2", (), None, START, unproven=(V2,), problem=problem),
     )
-    [found] = amiss(rotated)
+    [found] = problem_of(rotated)
     assert found.startswith(f"instance web-2: {problem}; compare the keys")
     assert fleet(rotated.pipeline)["attention"] == [found]
     assert fleet(rotated.pipeline)["instances"][1]["unproven"] == ["v2"]
     rotated.rollout.running = (replace(rotated.rollout.running[1], silent=True),)
-    assert amiss(rotated) == [found]
+    assert problem_of(rotated) == [found]
     rotated.clock.at = START + timedelta(hours=25)
-    assert amiss(rotated) == []
+    assert problem_of(rotated) == []
 
 
 def test_many_reports_that_do_not_count_are_one_sentence_that_stays_the_same(rotated: FakeWorld) -> None:
@@ -156,19 +156,19 @@ def test_many_reports_that_do_not_count_are_one_sentence_that_stays_the_same(rot
 
 def test_one_that_claims_an_old_key_without_proof_is_seen_too(rotated: FakeWorld) -> None:
     rotated.rollout.running = (Instance("web-1", (V2,), V2, START, unproven=(V1,)),)
-    [found] = amiss(rotated)
+    [found] = problem_of(rotated)
     assert "still holds v1, which was taken from the applications" in found
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["it runs", "it ended"])
-def test_values_decrypted_under_a_key_that_every_instance_had_let_go_are_told_in_the_same_words_each_time(
+def test_values_decrypted_under_a_key_that_every_instance_had_let_go_are_reported_in_the_same_words_each_time(
     rotated: FakeWorld, silent: bool
 ) -> None:
     said = []
     for minutes, values in ((-1, 1), (1, 2), (5, 3)):
         decrypted = (Decrypted(V1, values, START + timedelta(minutes=minutes)),)
         rotated.rollout.running = (Instance("web-1", (V2,), V2, START, silent=silent, decrypted=decrypted),)
-        said.append(amiss(rotated))
+        said.append(problem_of(rotated))
     assert said[0] == []
     assert said[1] == said[2]
     assert said[1][0].startswith("instance web-1 decrypted values of v1 after every instance had been seen without it")
@@ -178,7 +178,7 @@ def test_what_a_rotation_waits_for_is_said_by_the_rotation_alone() -> None:
     world = before_any_rotation()
     run(world, Step.RETIRED_KEY)
     world.rollout.running = (Instance("web-1", (V1, V2), V2, START),)
-    assert amiss(world) == []
+    assert problem_of(world) == []
     assert "web-1 (reads v1, v2): not seen to be without v1" in str(waiting_for(world))
     world.rollout.running = None
     assert waiting_for(world) is None
@@ -220,7 +220,7 @@ NOW, BEFORE, LONG_AGO = timedelta(0), timedelta(hours=2), timedelta(hours=25)
 
 
 @pytest.mark.parametrize(
-    ("instances", "told"),
+    ("instances", "reported"),
     [
         pytest.param((failing("a", v1={NOW: 10}),), None, id="ten"),
         pytest.param((failing("a", v1={NOW: 11}),), "11 value(s)", id="eleven"),
@@ -231,17 +231,17 @@ NOW, BEFORE, LONG_AGO = timedelta(0), timedelta(hours=2), timedelta(hours=25)
         pytest.param((failing("a", v1={BEFORE: 30, NOW: 11}),), "30 value(s)", id="the worst minute"),
     ],
 )
-def test_too_many_values_that_cannot_be_decrypted_are_attention_and_told_once_an_hour(
-    rotated: FakeWorld, instances: tuple[Instance, ...], told: str | None
+def test_too_many_values_that_cannot_be_decrypted_are_attention_and_reported_once_an_hour(
+    rotated: FakeWorld, instances: tuple[Instance, ...], reported: str | None
 ) -> None:
     rotated.rollout.running = instances
     sentences = [each for each in overview(rotated.pipeline).attention if "could not decrypt" in each]
     assert [each for each in fleet(rotated.pipeline)["attention"] if "could not decrypt" in each] == sentences
     alerts = {each.alert.key for each in notices(rotated.pipeline) if "decrypt" in each.alert.key}
-    if told is None:
+    if reported is None:
         assert (sentences, alerts) == ([], set())
         return
     (sentence,) = sentences
-    assert told in sentence
+    assert reported in sentence
     latest = max(minute for each in instances for failed in each.failed for minute in failed.minutes)
     assert alerts == {f"decrypt-failures/{latest:%Y-%m-%dT%H}"}

@@ -272,7 +272,7 @@ def test_the_rehearsal_of_the_next_rotation_is_a_box(
     assert (box.light, value in box.value, bool(box.do)) == (light, True, light is Light.AMBER)
 
 
-def test_who_is_told_is_a_box_where_it_was_looked_at(clinic: Clinic) -> None:
+def test_who_is_notified_is_a_box_where_it_was_looked_at(clinic: Clinic) -> None:
     contact = Contact(ContactRole.ON_CALL, "Zoe", None, "+1 555 0100")
     everybody = Channels((FakeChannel("topic t"),), {ContactRole.ON_CALL: (FakeChannel("mail to z@c"),)}, (contact,))
     assert "people_can_be_told" not in clinic.checks()

@@ -84,7 +84,7 @@ MORNING = {"daily_key_backup": LONG_AGO}
         id="what was switched off is old news once nothing looks",
     ),
 ])  # fmt: skip
-def test_each_thing_that_stands_still_is_told_with_since_when(
+def test_each_thing_that_stands_still_is_reported_with_since_when(
     heartbeats: list[Heartbeat], sentences: list[str]
 ) -> None:
     found = list(standing_still(heartbeats, NOW))

@@ -138,7 +138,7 @@ def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -
 
 
 @pytest.mark.parametrize("stopped", ["paused", "blocked"])
-def test_no_eta_is_told_while_nobody_works_at_a_rotation(stopped: str) -> None:
+def test_no_eta_is_shown_while_nobody_works_at_a_rotation(stopped: str) -> None:
     world = before_any_rotation()
     walk = approved(world)
     next(runner.run(world.pipeline, walk.id, world.report))
@@ -167,7 +167,7 @@ def test_an_approved_rotation_that_cannot_begin_is_attention_and_one_that_is_not
     assert f"rotation {walk.id} cannot begin: {awaited}" in shown.attention
 
 
-def test_who_is_awaited_in_vain_is_named_and_has_not_failed() -> None:
+def test_who_never_answers_is_named_and_has_not_failed() -> None:
     world = before_any_rotation()
     walk = approved(world)
     world.rollout.running = (Instance("web-1", (V1,), V1, world.clock.at),)
@@ -214,7 +214,7 @@ def test_the_instances_are_asked_for_once(mode: RolloutMode, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("kind", [KeyStoreError, BlockedError])
-def test_in_the_middle_of_a_rotation_instances_that_cannot_be_seen_are_told_and_asked_for_once(
+def test_in_the_middle_of_a_rotation_instances_that_cannot_be_seen_are_reported_and_asked_for_once(
     kind: type[KeyRotationError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = before_any_rotation()

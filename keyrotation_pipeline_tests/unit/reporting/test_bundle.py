@@ -37,7 +37,7 @@ def test_it_runs_alone_and_refuses_a_directory_that_is_no_pack(tmp_path: Path) -
     assert (code, "DIFFERENT    audit.jsonl has no event" in said) == (1, True)
 
 
-def test_it_imports_nothing_that_lies_beside_it(tmp_path: Path) -> None:
+def test_it_imports_nothing_that_lies_next_to_it(tmp_path: Path) -> None:
     (tmp_path / "verify.py").write_bytes(bundle())
     for name in ("json", "importlib", "keyrotation_pipeline"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(0)\n")

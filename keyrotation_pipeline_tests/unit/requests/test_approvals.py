@@ -96,7 +96,7 @@ def test_a_request_past_its_dates_takes_no_signature_and_authorises_nothing(
         sign(world, rotation, ADA)
 
 
-def test_a_started_rotation_goes_on_until_it_had_to_be_finished(world: FakeWorld) -> None:
+def test_a_started_rotation_continues_until_it_had_to_be_finished(world: FakeWorld) -> None:
     rotation = approved(world)
     world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     running = world.ledger.walk(rotation.id)
@@ -249,7 +249,7 @@ def test_the_text_says_what_nobody_looks_at_and_no_more_may_be_unseen_when_the_w
         require_authorised(world.pipeline, rotation, world.pipeline.keys.read())
 
 
-def test_a_walk_that_has_begun_goes_on_with_what_was_signed_of_the_unseen(world: FakeWorld) -> None:
+def test_a_walk_that_has_begun_continues_with_what_was_signed_of_the_unseen(world: FakeWorld) -> None:
     rotation = approved(world)
     world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     world.database.unseen = BlindSpots((Unsearched("bit strings", ("scans.new",)),), gone=("old@primary",))

@@ -1,4 +1,4 @@
-"""A rotation is given up only while nothing is written under its new key."""
+"""A rotation is cancelled only while nothing is written under its new key."""
 
 from collections.abc import Callable
 from dataclasses import replace

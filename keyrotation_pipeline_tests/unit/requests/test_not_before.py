@@ -133,6 +133,6 @@ def test_a_moment_without_offset_is_one_of_the_configured_time_zone(text: str, u
         pytest.param("9999-12-31T23:59-12:00", "is not a date or time", id="beyond all time"),
     ],
 )
-def test_a_moment_that_nobody_can_tell_is_refused(text: str, sentence: str) -> None:
+def test_an_ambiguous_moment_is_refused(text: str, sentence: str) -> None:
     with pytest.raises(KeyRotationError, match=sentence):
         unambiguous_moment("--not-before", text, BERLIN)

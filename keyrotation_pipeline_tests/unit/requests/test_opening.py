@@ -144,7 +144,10 @@ def test_an_incident_makes_it_an_emergency_and_is_signed(world: FakeWorld) -> No
         pytest.param({"reason": "x" * 1001}, ApprovalError, "at most 1000", id="endless reason"),
         pytest.param({"incident": "a\nb"}, ApprovalError, "Incident holds", id="newline in the incident"),
         pytest.param(
-            {"requested_by": "x" * 256}, ApprovalError, "at most 255", id="name too long for the seed's column"
+            {"requested_by": "x" * 256},
+            ApprovalError,
+            "at most 255",
+            id="name too long for the source procedure's column",
         ),
         pytest.param({"finish_by": START}, RequestError, "correct the two dates", id="finishes before it starts"),
         pytest.param({"start_by": START - timedelta(1)}, RequestError, "correct the two dates", id="starts before now"),

@@ -29,8 +29,8 @@ def test_each_word_adds_to_those_before_and_a_reset_ends_them(world: FakeWorld) 
     set_pace(world.pipeline, rotation, {}, None)
     assert pace_of(world.pipeline, rotation) == PaceSet()
     assert str(pace_of(world.pipeline, rotation)) == "as configured"
-    told = list(recorded(world.ledger, PaceSet, rotation.id))
-    assert [each.reason for each in told] == ["the clinic opens", None, None, None]
+    reported = list(recorded(world.ledger, PaceSet, rotation.id))
+    assert [each.reason for each in reported] == ["the clinic opens", None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -38,10 +38,10 @@ def dying_at(world: FakeWorld, entry: str) -> Iterator[None]:
     """The process dies before that change."""
     note = world.journal.note
 
-    def die(told: str) -> None:
-        if told == entry:
+    def die(reported: str) -> None:
+        if reported == entry:
             raise ProcessKilled(entry)
-        note(told)
+        note(reported)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(world.keys.journal, "note", die)
@@ -95,7 +95,7 @@ def test_a_store_that_was_made_before_gets_the_digest_at_the_next_step_with_an_e
     assert '"before":null' in event.body
 
 
-def test_of_two_processes_the_one_that_decided_from_an_older_state_decides_anew(world: FakeWorld) -> None:
+def test_of_two_processes_the_one_that_decided_from_an_older_state_decides_again(world: FakeWorld) -> None:
     world.keys.roster = None
     old = world.keys.read()  # a step of another process, in the middle of which the rules are changed
     change_policy(world.pipeline, opened(world, ADA, BEN))

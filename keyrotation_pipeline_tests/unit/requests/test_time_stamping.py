@@ -78,7 +78,7 @@ def test_nothing_is_stamped_twice(world: FakeWorld) -> None:
     assert len(stamped(world)) == 2
 
 
-def test_an_authority_that_is_down_stops_no_rotation_is_told_once_and_asked_again(world: FakeWorld) -> None:
+def test_an_authority_that_is_down_stops_no_rotation_is_reported_once_and_asked_again(world: FakeWorld) -> None:
     authority(world).down = True
     rotation = finished(world)
     assert world.ledger.request(rotation).status is RequestStatus.FINISHED
@@ -96,7 +96,7 @@ def test_an_authority_that_is_down_stops_no_rotation_is_told_once_and_asked_agai
     assert (len(stamped(world)), unstamped(world)) == (1, [])
 
 
-def test_a_request_that_ended_without_a_time_stamp_is_told_after_a_while(world: FakeWorld) -> None:
+def test_a_request_that_ended_without_a_time_stamp_is_reported_after_a_while(world: FakeWorld) -> None:
     known, world.pipeline = world.pipeline, replace(world.pipeline, timestamps=None)
     rotation = finished(world)
     assert unstamped(world) == [], "none is wanted"

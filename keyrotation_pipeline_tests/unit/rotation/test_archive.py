@@ -100,5 +100,5 @@ def test_dying_at_any_change_and_archiving_again_ends_the_same() -> None:
         archive(world)
 
         assert state_of(world, V1) is KeyState.ARCHIVED
-        told = [each for each in world.ledger.event_names() if each in {"key_backed_up", "key_state_changed"}]
-        assert told in (["key_state_changed"], ["key_backed_up", "key_state_changed"])
+        reported = [each for each in world.ledger.event_names() if each in {"key_backed_up", "key_state_changed"}]
+        assert reported in (["key_state_changed"], ["key_backed_up", "key_state_changed"])

@@ -40,7 +40,7 @@ def world() -> FakeWorld:
     return made
 
 
-def told(world: FakeWorld) -> list[str]:
+def reported(world: FakeWorld) -> list[str]:
     """What `status` says of it, in attention and warnings."""
     shown = overview(world.pipeline)
     words = ("takes", "refuses", "under v1")
@@ -48,13 +48,13 @@ def told(world: FakeWorld) -> list[str]:
 
 
 def test_nothing_is_said_while_every_table_refuses_what_was_retired_in_it(world: FakeWorld) -> None:
-    assert told(world) == []
+    assert reported(world) == []
     assert fences(world.pipeline).retired == {"clients": (V1,), "visits": (V1,)}
 
 
 def test_a_table_without_its_fence_is_attention(world: FakeWorld) -> None:
     world.database.fence_state["clients"] = ()
-    (sentence,) = told(world)
+    (sentence,) = reported(world)
     assert sentence in overview(world.pipeline).attention
     assert sentence.startswith("table clients takes values under v1 again, which was retired in it; find out who")
 
@@ -75,7 +75,7 @@ def test_every_version_that_was_ever_retired_is_looked_for(world: FakeWorld) -> 
 def test_values_under_an_archived_version_are_attention(world: FakeWorld) -> None:
     world.database.rows["visits"].append({"first_name": "v1:Mal", "email": None})
     world.ledger.save_counts(world.pipeline.inventory.count(world.pipeline.tables))
-    (sentence,) = told(world)
+    (sentence,) = reported(world)
     assert sentence in overview(world.pipeline).attention
     assert sentence.startswith("table visits holds 1 value(s) under v1, which is archived")
 
@@ -96,11 +96,11 @@ def test_a_table_that_was_declared_later_promises_nothing_and_is_not_said_to_be_
     )
 
 
-def test_a_table_that_is_declared_no_longer_is_told_while_it_is_there(world: FakeWorld) -> None:
+def test_a_table_that_is_declared_no_longer_is_reported_while_it_is_there(world: FakeWorld) -> None:
     fewer = with_tables(world, "clients")
-    assert any("nobody looks whether table visits still refuses v1" in each for each in told(fewer))
+    assert any("nobody looks whether table visits still refuses v1" in each for each in reported(fewer))
     del world.database.rows["visits"]  # dropped, or renamed
-    assert told(fewer) == []
+    assert reported(fewer) == []
 
 
 @dataclass

@@ -302,7 +302,7 @@ def test_a_different_key_never_takes_the_place_of_a_stored_one(empty: FakeWorld,
     assert states(empty) == {}
 
 
-def test_a_new_primary_beside_the_one_in_the_store_is_refused(empty: FakeWorld, ring: KeyRing) -> None:
+def test_another_primary_than_the_one_in_the_store_is_refused(empty: FakeWorld, ring: KeyRing) -> None:
     import_keys(empty.pipeline, ring)
     newer = KeyRing({V2: ring.material(V2), V3: KeyMaterial.generate()}, V3)
     with pytest.raises(KeyStoreError, match="the key store's primary is v2, but v3 is given"):

@@ -218,7 +218,7 @@ def test_a_reconciliation_that_dies_at_any_change_ends_the_same_when_it_is_run_a
     assert states(world)[V2] is KeyState.ACTIVE
 
 
-def test_officers_sign_the_states_that_are_set_and_the_anchor_that_is_given_up(world: FakeWorld) -> None:
+def test_officers_sign_the_states_that_are_set_and_the_anchor_that_is_abandoned(world: FakeWorld) -> None:
     rotation = restored_after_a_rotation(world, Step.KEY_VERSION)
     kept = world.anchors.kept
     opened, _ = open_reconciliation(world.pipeline, requested_by="dba")
@@ -388,10 +388,10 @@ def test_no_rollback_is_opened_over_an_audit_that_was_changed_long_ago(world: Fa
         rollback.open_rollback(world.pipeline, world.ledger.walk(rotation.id), reason="x", requested_by="dba")
 
 
-# --- what a reconciliation gives up -----------------------------------------------------------------------------------
+# --- what a reconciliation abandons -----------------------------------------------------------------------------------
 
 
-def test_anchors_are_not_given_up_by_an_event_that_nobody_signed(world: FakeWorld) -> None:
+def test_anchors_are_not_abandoned_by_an_event_that_nobody_signed(world: FakeWorld) -> None:
     """The owner cuts the audit, and writes that what was cut need not be there."""
     restored_after_a_rotation(world, Step.KEY_VERSION)
     found = divergence(world.pipeline, world.keys.read())

@@ -49,26 +49,26 @@ def pages(done: int, total: int, note: str = "") -> Progress:
 
 
 @pytest.mark.parametrize(
-    ("told", "end"),
+    ("reported", "end"),
     [
         pytest.param([pages(42, 100, "420 rows")], [pages(100, 100, "1,000 rows")], id="ended between two reports"),
         pytest.param([pages(0, 0)], [pages(1, 1, "1,000 rows")], id="no page of it"),
-        pytest.param([], [pages(1, 1, "1,000 rows")], id="nothing was told"),
+        pytest.param([], [pages(1, 1, "1,000 rows")], id="nothing was reported"),
         pytest.param([pages(42, 100), pages(100, 100, "at 9 rows a second")], [], id="told to its end"),
     ],
 )
 def test_the_last_report_of_a_finished_shard_says_all_of_it(
-    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, told: list[Progress], end: list[Progress]
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, reported: list[Progress], end: list[Progress]
 ) -> None:
     def rewrite(_request: str, _shard: Shard, _ring: object, _target: object, report: Report) -> Rewritten:
-        for each in told:
+        for each in reported:
             report(each)
         return Rewritten(1000)
 
     monkeypatch.setattr(world.pipeline.rewriting, "rewrite_shard", rewrite)
-    heard: list[Progress] = []
-    reencrypt_shard(world.pipeline, rotation_of(world, V1, V2), SHARD, heard.append)
-    assert heard == [*told, *end]
+    received: list[Progress] = []
+    reencrypt_shard(world.pipeline, rotation_of(world, V1, V2), SHARD, received.append)
+    assert received == [*reported, *end]
 
 
 def unregistered(world: FakeWorld) -> None:

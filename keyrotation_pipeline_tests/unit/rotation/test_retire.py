@@ -297,7 +297,7 @@ def test_a_replica_that_was_declared_gone_before_the_officers_signed_is_gone_by_
     assert world.ledger.facts_of("replicas_accounted")["gone_as_signed"] == ["exports@local"]
 
 
-def test_whom_the_retirement_waits_for_is_noted_until_it_goes_on(world: FakeWorld) -> None:
+def test_whom_the_retirement_waits_for_is_noted_until_it_continues(world: FakeWorld) -> None:
     rotation = world.ledger.current()
     assert rotation is not None
     world.database.holders = [("session 7 is in an old transaction",), ()]

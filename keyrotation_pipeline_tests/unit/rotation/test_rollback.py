@@ -153,7 +153,7 @@ def test_an_opened_rollback_pauses_the_rotation_and_waits_for_two_officers(world
     assert takeover.current_or_next(world.pipeline) == world.ledger.walk(undoing.id)
 
 
-def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_goes_on(world: FakeWorld) -> None:
+def test_a_rollback_that_nobody_signs_is_cancelled_and_the_rotation_continues(world: FakeWorld) -> None:
     rotation = rotated(world, Step.ROWS)
     cancel(world.pipeline, opened(world, rotation))
     assert (world.keys.versions(), world.ledger.state.keys[V1].state) == ((V1, V2), KeyState.DEACTIVATED)
@@ -272,7 +272,7 @@ def test_a_rollback_is_not_rolled_back(world: FakeWorld) -> None:
         opened(world, undoing)
 
 
-def test_a_second_rollback_beside_the_first_is_refused(world: FakeWorld) -> None:
+def test_a_second_rollback_at_the_same_time_is_refused(world: FakeWorld) -> None:
     rotation = rotated(world, Step.ROWS)
     first = opened(world, rotation)
     with pytest.raises(RequestError, match=first.id):
@@ -281,7 +281,7 @@ def test_a_second_rollback_beside_the_first_is_refused(world: FakeWorld) -> None
         request(world)
 
 
-def test_the_post_mortem_tells_the_facts_in_the_seeds_form(world: FakeWorld) -> None:
+def test_the_post_mortem_states_the_facts_in_the_form_of_the_source_procedure(world: FakeWorld) -> None:
     rotation = rotated(world, Step.ROWS)
     world.ledger.append(Blocked("instance web-1 lags; restart it"), rotation.id)
     undoing = signed(world, rotation)
@@ -299,7 +299,7 @@ def test_the_post_mortem_tells_the_facts_in_the_seeds_form(world: FakeWorld) -> 
         assert line in text
 
 
-def test_paused_nothing_is_due_and_resumed_it_goes_on(world: FakeWorld) -> None:
+def test_paused_nothing_is_due_and_resumed_it_continues(world: FakeWorld) -> None:
     rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
     for _ in range(2):
         pause(world.pipeline, rotation)
@@ -324,7 +324,7 @@ def test_what_is_over_is_neither_paused_nor_resumed(world: FakeWorld, change: Ca
         change(world.pipeline, rotation)
 
 
-def test_the_key_store_is_told_in_plain_words_what_its_keys_are(world: FakeWorld) -> None:
+def test_the_key_store_describes_its_keys_in_plain_words(world: FakeWorld) -> None:
     world.signatures.addresses[ADA] = "ada@clinic.example"
     rotation = approved(world)
     run(world, rotation)

@@ -257,7 +257,7 @@ def test_an_officer_says_that_a_silent_instance_has_ended(world: FakeWorld, rota
     with pytest.raises(BlockedError, match="old-pod"):
         run(world, rotation)
     assert 'Gone: "old-pod" last heard of 2026-01-05T07:00:00.000000+00:00\n' in confirm(world, rotation)
-    with pytest.raises(BlockedError, match="web-1"):  # which goes on to the next rollout, and waits for that one
+    with pytest.raises(BlockedError, match="web-1"):  # which continues with the next rollout, and waits for that one
         run(world, rotation)
     assert world.keys.primary() == V2
 
@@ -369,7 +369,7 @@ def test_each_of_the_three_rollouts_waits_for_a_confirmation_of_its_own(world: F
     ]
 
 
-def approved_anew(world: FakeWorld, rotation: Walk) -> Walk:
+def approved_again(world: FakeWorld, rotation: Walk) -> Walk:
     """The same request under the rollout mode as it is now, which the signed text names."""
     world.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
     return approved(world)
@@ -377,7 +377,7 @@ def approved_anew(world: FakeWorld, rotation: Walk) -> Walk:
 
 def test_nothing_is_due_while_only_a_signature_can_help(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.mode = RolloutMode.CONFIRM
-    rotation = approved_anew(world, rotation)
+    rotation = approved_again(world, rotation)
     with pytest.raises(BlockedError):
         run(world, rotation)
     assert runner.next_decision(world.pipeline, world.ledger.walk(rotation.id)).tasks == ()
@@ -456,7 +456,7 @@ def test_a_silent_instance_that_somebody_added_to_a_confirmation_is_not_gone(
         run(world, unconfirmed)
 
 
-def test_a_signature_is_verified_anew_when_it_is_used(world: FakeWorld, unconfirmed: Walk) -> None:
+def test_a_signature_is_verified_again_when_it_is_used(world: FakeWorld, unconfirmed: Walk) -> None:
     confirm(world, unconfirmed)
     goal = goal_at(world.pipeline, unconfirmed)
     assert pending_reason(world.pipeline, unconfirmed, goal) is None
@@ -493,7 +493,7 @@ def test_there_is_nothing_to_confirm_where_no_rollout_is(world: FakeWorld, when:
 
 def test_with_none_nobody_is_waited_for_and_the_signed_text_says_so(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.mode = RolloutMode.NONE
-    rotation = approved_anew(world, rotation)
+    rotation = approved_again(world, rotation)
     assert b"\nRollout: none: nobody is asked whether applications read v" in world.ledger.approval_text(rotation.id)
     world.rollout.running = (instance("old-pod", V1, writes=V1, silent=True),)
     run(world, rotation)
@@ -502,7 +502,7 @@ def test_with_none_nobody_is_waited_for_and_the_signed_text_says_so(world: FakeW
 
 def test_with_none_an_instance_that_says_that_it_lags_is_still_waited_for(world: FakeWorld, rotation: Walk) -> None:
     world.rollout.mode = RolloutMode.NONE
-    rotation = approved_anew(world, rotation)
+    rotation = approved_again(world, rotation)
     world.rollout.running = (instance("web-1", V1, writes=V1),)
     with pytest.raises(BlockedError, match="web-1"):
         run(world, rotation)

@@ -180,7 +180,7 @@ def another_key_store(world: FakeWorld, rotation: Walk) -> None:
 
 @pytest.mark.parametrize("step", WALK)
 @pytest.mark.parametrize("change", [one_signature_gone, another_key_store])
-def test_every_step_takes_the_approval_anew(
+def test_every_step_takes_the_approval_again(
     world: FakeWorld, step: Step, change: Callable[[FakeWorld, Walk], None]
 ) -> None:
     rotation = approved(world)
@@ -209,7 +209,7 @@ def test_what_stopped_a_step_is_shown_as_what_blocks_the_rotation(world: FakeWor
     assert world.ledger.walk(rotation.id).blocked_by == str(refused.value)
 
 
-def test_the_seeds_row_is_there_from_the_start(world: FakeWorld) -> None:
+def test_the_source_procedures_row_is_there_from_the_start(world: FakeWorld) -> None:
     rotation = approved(world)
     run(world, rotation, Step.KEY_VERSION)
     assert world.ledger.state.seed_rows == {rotation.id: (0, None)}

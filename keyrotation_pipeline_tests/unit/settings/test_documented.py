@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline_tests.pages import Fenced, fenced
 
 TABLE = '\n[[tables]]\nname = "clients"\ncolumns = ["first_name"]\n'
-# A block that goes on where another one ends.
+# A block that continues where another one ends.
 CONTINUED = {
     "[keys.kubernetes-secret.aws-archive]": '[keys]\nstore = "kubernetes-secret"\n'
     '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "pazpaz-secrets"\n'

@@ -28,10 +28,10 @@ def test_a_byte_that_no_encoding_gives_a_meaning_cuts_no_line() -> None:
     assert line.keyword == "BADSIG"
 
 
-@pytest.mark.parametrize("told", [b"gpg: Good signature\n", b"[GNUPG:]GOODSIG x\n", b"[GNUPG:] NEWSIG\n\n"])
-def test_whatever_is_no_status_line_spoils_the_whole(told: bytes) -> None:
+@pytest.mark.parametrize("reported", [b"gpg: Good signature\n", b"[GNUPG:]GOODSIG x\n", b"[GNUPG:] NEWSIG\n\n"])
+def test_whatever_is_no_status_line_spoils_the_whole(reported: bytes) -> None:
     with pytest.raises(OpenPGPError, match="is malformed"):
-        parse_status(bytearray(told))
+        parse_status(bytearray(reported))
 
 
 def test_what_a_killed_gpg_was_about_to_say_is_not_said() -> None:

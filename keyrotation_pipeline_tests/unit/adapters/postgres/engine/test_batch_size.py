@@ -65,7 +65,7 @@ def test_a_resting_rewrite_works_for_two_milliseconds_and_then_rests_for_all_of_
     for _ in range(6):
         now += 0.0008
         rests.append(size.seconds_to_wait(10))
-        now += 5.0  # what the engine does besides, and its rest, are no work
+        now += 5.0  # what the engine does in addition, and its rest, are no work
         size.resume()
     assert rests == pytest.approx([0, 0, 0.0072, 0, 0, 0.0072])
 

@@ -20,17 +20,17 @@ def priority() -> int:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux gives a thread a priority of its own")
 def test_the_work_goes_last_and_its_caller_stays_as_it_is() -> None:
-    before, seen, told = priority(), [], []
+    before, seen, reported = priority(), [], []
 
     def work(report: Report, _: threading.Event) -> Rewritten:
         seen.append(priority())
         report(PROGRESS)
         return Rewritten(rows=3)
 
-    assert at_low_priority(work, lambda progress: told.append((progress, threading.current_thread()))).rows == 3
+    assert at_low_priority(work, lambda progress: reported.append((progress, threading.current_thread()))).rows == 3
     assert seen == [min(19, before + NICENESS)]
     assert priority() == before
-    assert told == [(PROGRESS, threading.current_thread())]
+    assert reported == [(PROGRESS, threading.current_thread())]
 
 
 def test_what_the_work_raises_is_raised_by_the_caller() -> None:
