@@ -16,7 +16,7 @@ class KeyRotationScaffolder(dg.Scaffolder):
     """Writes `defs.yaml`, with the folder's name as the prefix, so that no name collides with one of the project."""
 
     def scaffold(self, request: dg.ScaffoldRequest) -> None:
-        """Scaffold the component for `dg scaffold defs`."""
+        """Scaffolds the component for `dg scaffold defs`."""
         dg.scaffold_component(request, {"config": "keyrotation.toml", "key_prefix": request.target_path.name})
 
 
@@ -33,7 +33,7 @@ class KeyRotation(dg.Component, dg.Resolvable, dg.Model):
     )
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Build everything that Dagster shows of the pipeline.
+        """Builds everything that Dagster shows of the pipeline.
 
         Raises:
             ConfigurationError: the configuration or the prefix is wrong; one sentence that says what to correct.

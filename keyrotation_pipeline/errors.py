@@ -16,7 +16,7 @@ class KeyRotationError(Exception):
 
 
 def restored(kind: type[KeyRotationError], args: tuple[object, ...], attributes: dict[str, object]) -> KeyRotationError:
-    """Restore an error that another process pickled."""
+    """Restores an error that another process pickled."""
     error = kind.__new__(kind, *args)
     error.__dict__.update(attributes)
     return error

@@ -63,7 +63,7 @@ def build_asset(
 
 
 def with_code_references(assets: Sequence[dg.AssetsDefinition]) -> Sequence[dg.AssetsDefinition]:
-    """Add to assets without a row what the UI links to; each load would warn that these references are beta."""
+    """Adds to assets without a row what the UI links to; each load would warn that these references are beta."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
         return [each for each in dg.with_source_code_references(assets) if isinstance(each, dg.AssetsDefinition)]

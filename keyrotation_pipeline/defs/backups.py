@@ -74,7 +74,7 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
 
 
 def _require_today(days: Sequence[str], today: str) -> None:
-    """Refuse to make a backup under another day's name.
+    """Refuses to make a backup under another day's name.
 
     Raises:
         BackupError: says which day is possible.

@@ -59,7 +59,7 @@ def evaluate(
 def tick(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason:
-    """Launch what is due and not yet running; otherwise say why nothing is launched."""
+    """Launches what is due and not yet running; otherwise says why nothing is launched."""
     rotation = takeover.current_or_next(pipeline)
     if rotation is None:
         return _follow_up(instance, naming, pipeline, time_zone)
@@ -153,7 +153,7 @@ def fail_stale_runs(
     locks: Iterable[str],
     conducted: Iterable[tuple[dg.DagsterRun, ConductorRun]],
 ) -> None:
-    """Mark runs as failed whose machine, or the whole of Dagster, was killed, so that the conductor retries them.
+    """Marks runs as failed whose machine, or the whole of Dagster, was killed, so that the conductor retries them.
 
     Dagster's own launcher never notices them: they would count as running for ever.
 

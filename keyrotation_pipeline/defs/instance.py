@@ -110,7 +110,7 @@ def shared_engine(url: str, _process: int) -> Engine:
 
 
 def _require_open(connection: Any, *_: object) -> None:  # noqa: ANN401  psycopg2's
-    """Replace a connection that the server has closed, which shows as something to read from it."""
+    """Replaces a connection that the server has closed, which shows as something to read from it."""
     waiting = select.poll()
     waiting.register(connection, select.POLLIN)
     if waiting.poll(0):
@@ -127,7 +127,7 @@ class UnconfiguredRunCoordinator(QueuedRunCoordinator):
     """`run_coordinator` of `dagster.yaml`: Dagster's queue, for runs as they are defined."""
 
     def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
-        """Queue a run, and mark one that was launched through the web server.
+        """Queues a run, and marks one that was launched through the web server.
 
         Raises:
             LaunchError: it brings a configuration, or a tag that decides how it runs.

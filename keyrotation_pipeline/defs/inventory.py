@@ -173,7 +173,7 @@ def _no_undeclared(key: dg.AssetCheckKey, findings: Sequence[FoundColumn]) -> dg
 
 
 def _none_found_so_far(key: dg.AssetCheckKey, pipeline: Pipeline, report: Report) -> dg.AssetCheckResult:
-    """Search today's share; the check from what was searched within `every_days`."""
+    """Searches today's share; the check from what was searched within `every_days`."""
     pages, reach = read_what_is_due(pipeline, SEARCH, report), how_far(pipeline, SEARCH)
     named = [f"{column} ({number} values)" for column, number in sorted(undeclared(pipeline.inventory, reach).items())]
     return dg.AssetCheckResult(

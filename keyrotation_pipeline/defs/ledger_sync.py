@@ -67,7 +67,7 @@ def _sealed(result: dg.SensorResult, seal: Seal) -> dg.SensorResult:
 
 
 def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synced: int = 0) -> tuple[Outcome, int]:
-    """Report, without a run, each recorded step that Dagster lacks, provisional checks, and changes of partitions.
+    """Reports, without a run, each recorded step that Dagster lacks, provisional checks, and changes of partitions.
 
     Args:
         synced: the event of the audit up to which every step is in Dagster; the new one is returned.
@@ -127,7 +127,7 @@ def _missing(
 def report_wait_status(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, result: Outcome, before: str
 ) -> str:
-    """Say what the conductor waits for, and observe the current step with it if it has changed.
+    """Says what the conductor waits for, and observes the current step with it if it has changed.
 
     The progress of rows is in whole percents, so that it changes at most a hundred times a table.
 

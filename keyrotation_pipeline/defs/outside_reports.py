@@ -97,7 +97,7 @@ class Corrections:
     has_lost: bool = False
 
     def correct(self, cursor: str | None) -> str | None:
-        """Correct every report from outside since a cursor of Dagster's events; gives the next cursor."""
+        """Corrects every report from outside since a cursor of Dagster's events; gives the next cursor."""
         checks, assets = dict[dg.AssetCheckKey, str](), dict[dg.AssetKey, str]()
         read = 0
         while read < MOST_READ:
@@ -116,7 +116,7 @@ class Corrections:
     def _sort(
         self, record: dg.EventLogRecord, checks: dict[dg.AssetCheckKey, str], assets: dict[dg.AssetKey, str]
     ) -> None:
-        """Note the check or asset of an event that does not count."""
+        """Notes the check or asset of an event that does not count."""
         entry = record.event_log_entry
         at = datetime.fromtimestamp(entry.timestamp, UTC)
         name = f"event {record.storage_id} of {at:%Y-%m-%d %H:%M:%S} UTC, from outside every run, does not count"
@@ -180,7 +180,7 @@ class Corrections:
         return None
 
     def _report(self, report: Report | None, name: str, at: float | None = None) -> None:
-        """Report again, and name what this corrects; `at`: when it was made, in seconds since 1970."""
+        """Reports again, and names what this corrects; `at`: when it was made, in seconds since 1970."""
         if report is not None:
             moment = SystemClock().now() if at is None else datetime.fromtimestamp(at, UTC)
             report_at(self.instance, self.seal, report.with_metadata({**report.metadata, CORRECTED: name}), moment)
@@ -211,7 +211,7 @@ def report_at(
     report: Report,
     at: datetime,
 ) -> None:
-    """Report without a run, sealed, what happened at a time that may be past."""
+    """Reports without a run, sealed, what happened at a time that may be past."""
     sealed = seal.on(report, at)
     data = StepMaterializationData(sealed) if isinstance(sealed, dg.AssetMaterialization) else sealed
     kind = KINDS_OF[type(sealed)]

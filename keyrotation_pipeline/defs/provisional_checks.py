@@ -26,7 +26,7 @@ Evaluate = Callable[[], dg.AssetCheckResult]
 def provisional_evaluations(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, rotation: Walk
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate each check whose last result is older than its asset, or than the proof that it rests on."""
+    """Evaluates each check whose last result is older than its asset, or than the proof that it rests on."""
     checks = _checks(naming, pipeline, rotation)
     evaluated = instance.event_log_storage.get_latest_asset_check_execution_by_key(list(checks))
     latest = instance.event_log_storage.get_latest_materialization_events({key.asset_key for key in checks})

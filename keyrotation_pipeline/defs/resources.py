@@ -66,7 +66,7 @@ class PipelineResource:
 
     @contextmanager
     def open(self, actor: str) -> Iterator[Pipeline]:
-        """Open the pipeline; `actor` is whom the audit names.
+        """Opens the pipeline; `actor` is whom the audit names.
 
         Raises:
             KeyRotationError: no configuration, a wrong one, or no database.
@@ -76,13 +76,13 @@ class PipelineResource:
 
     @contextmanager
     def open_backups(self, actor: str) -> Iterator[BackupContext]:
-        """Open the pipeline with its backups; raises as `open`."""
+        """Opens the pipeline with its backups; raises as `open`."""
         with open_backups(self._declared(), actor=actor) as site:
             yield site
 
     @contextmanager
     def recovery_key(self) -> Iterator[RecoveryKey]:
-        """Open the key of `[recovery]`.
+        """Opens the key of `[recovery]`.
 
         Raises:
             RecoveryKeyError, ConfigurationError: no usable key is named.
@@ -91,11 +91,11 @@ class PipelineResource:
             yield key
 
     def rehearse(self, site: BackupContext, key: RecoveryKey, report: Report) -> Rehearsed:
-        """Rehearse the next rotation on the newest backup; see `backups.rehearsal.rehearse`."""
+        """Rehearses the next rotation on the newest backup; see `backups.rehearsal.rehearse`."""
         return rehearse(site, key, RestoredStages(self._declared()), None, report)
 
     def record_heartbeat(self, name: str, context: dg.SensorEvaluationContext | None = None) -> None:
-        """Record for `keyrotation status` that a sensor or schedule ran; never fails its tick.
+        """Records for `keyrotation status` that a sensor or schedule ran; never fails its tick.
 
         Args:
             context: of a sensor, which also sees what is switched off.

@@ -76,7 +76,7 @@ def plan_runs(
     now: datetime,
     parallel_shards: int,
 ) -> RunPlan:
-    """Plan the runs for the due tasks: never two for one subject at a time, and a pause after a failure."""
+    """Plans the runs for the due tasks: never two for one subject at a time, and a pause after a failure."""
     wanted = subjects(rotation, tasks, parallel_shards)
     newest = {run.subject: run for run in sorted(past, key=lambda run: run.attempt) if run.subject in wanted}
     in_progress = [subject for subject, run in newest.items() if run.ended_at is None]

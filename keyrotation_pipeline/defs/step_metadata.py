@@ -45,7 +45,7 @@ class CommonFacts:
 
     @classmethod
     def of(cls, pipeline: Pipeline, rotation: Walk, *records: StepRecord) -> "CommonFacts":
-        """Read the ledger now, which costs the same for one step as for many."""
+        """Reads the ledger now, which costs the same for one step as for many."""
         names, ledger = officers_of(pipeline), pipeline.ledger
         signed = tuple(
             f"{names.of([each.officer])} ({each.signed_at:%Y-%m-%d %H:%M} UTC)"

@@ -34,7 +34,7 @@ def run_step(
     table: EncryptedTable | None = None,
     closing: Step | None = None,
 ) -> Mapping[str, dg.MetadataValue]:
-    """Run the step of one asset and describe it.
+    """Runs the step of one asset and describes it.
 
     Args:
         table: for `Step.ROWS`: the one whose shard the partition names.
@@ -92,7 +92,7 @@ def actor_of(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext |
 
 
 def progress_to(log: dg.DagsterLogManager) -> Report:
-    """Log progress, at most one line every few seconds: each line is a row in Dagster's storage."""
+    """Logs progress, at most one line every few seconds: each line is a row in Dagster's storage."""
     last = -SECONDS_BETWEEN_LOG_LINES
 
     def report(progress: Progress) -> None:
@@ -117,7 +117,7 @@ PACKAGE = Path(__file__).parent.parent
 
 @contextmanager
 def step_failures() -> Iterator[None]:
-    """Turn any exception into a failed step with one sentence; `from None`, since a cause may carry parameters."""
+    """Turns any exception into a failed step with one sentence; `from None`, since a cause may carry parameters."""
     try:
         yield
     except dg.Failure:

@@ -203,5 +203,5 @@ def _report(rotation: Walk, facts: Facts) -> str:
 
 
 def plain(text: str) -> str:
-    """Escape text that people wrote, so that Markdown shows it as it is."""
+    """Escapes text that people wrote, so that Markdown shows it as it is."""
     return "".join(f"\\{each}" if each in "\\`*_[]<>|#" else each for each in text if not is_hidden(each))

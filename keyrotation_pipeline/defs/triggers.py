@@ -21,7 +21,7 @@ def is_scheduled(context: dg.AssetExecutionContext | dg.AssetCheckExecutionConte
 
 
 def refuse_configured(run: dg.DagsterRun) -> None:
-    """Refuse a run that was launched with a configuration, or with a tag that decides how it runs.
+    """Refuses a run that was launched with a configuration, or with a tag that decides how it runs.
 
     Raises:
         LaunchError: names the configuration or tag.

@@ -45,7 +45,7 @@ HOW_TO_OPEN = (
 
 
 def guarded(app: ASGIApp, token: str | None, *, port: int, hosts: Sequence[str] = ()) -> ASGIApp:
-    """Put the application behind every access check.
+    """Puts the application behind every access check.
 
     Args:
         app: Dagster's.
@@ -205,7 +205,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) 
 
 
 def main() -> None:
-    """Serve until interrupted."""
+    """Serves until interrupted."""
     options = _options()
     token = None if options.no_token else _token()
     with dg.DagsterInstance.get() as instance:

@@ -62,7 +62,7 @@ class Channels:
 
 
 def deliver(pipeline: Pipeline, channels: Channels, notices: Sequence[Alarm]) -> tuple[str, ...]:
-    """Deliver what was not delivered yet; returns a sentence for each channel that failed.
+    """Delivers what was not delivered yet; returns a sentence for each channel that failed.
 
     An alert is recorded after it was delivered, so that a crash between the two sends it twice rather than never.
     """

@@ -55,7 +55,7 @@ def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
 
 
 def assess(pipeline: Pipeline, name: str, answers: BreachAnswers, by: str) -> Assessment:
-    """Take answers in; of a closed incident too, since a count may be raised later.
+    """Takes answers in; of a closed incident too, since a count may be raised later.
 
     Raises:
         IncidentError: there is no such incident, or nothing is answered.
@@ -93,7 +93,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
 
 
 def sign_assessment(pipeline: Pipeline, name: str, signature: bytes) -> tuple[str, Assessment]:
-    """Verify one officer's detached signature over the answers as they are, and keep it.
+    """Verifies one officer's detached signature over the answers as they are, and keeps it.
 
     Returns:
         The officer's name, and the assessment as it then stands.
@@ -116,7 +116,7 @@ def sign_assessment(pipeline: Pipeline, name: str, signature: bytes) -> tuple[st
 
 
 def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
-    """Where the breach decision stands, with every signature verified anew.
+    """Where the breach decision stands, with every signature verified again.
 
     Raises:
         AuditError: there are signatures, and the audit that tells of them does not verify.

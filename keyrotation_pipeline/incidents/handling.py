@@ -18,7 +18,7 @@ _LATEST_DAY, _EARLIEST_DAY = timezone(timedelta(hours=14)), timezone(timedelta(h
 
 
 def acknowledge(pipeline: Pipeline, name: str, by: str) -> Incident:
-    """Acknowledge an incident, so that nobody else is called; repeating changes nothing.
+    """Acknowledges an incident, so that nobody else is called; repeating changes nothing.
 
     Raises:
         IncidentError: there is no such incident, or it is closed.
@@ -38,7 +38,7 @@ def amend(
     actions: Sequence[str] = (),
     prevention: Sequence[str] = (),
 ) -> Incident:
-    """Add what people know about an incident and did about it; a closed one too.
+    """Adds what people know about an incident and did about it; a closed one too.
 
     Args:
         texts: by the names of `IncidentAmended`; each replaces the previous one.
@@ -59,7 +59,7 @@ def amend(
 
 
 def require_plain_texts(texts: Mapping[str, str], actions: Sequence[str], prevention: Sequence[str]) -> None:
-    """Refuse a text that cannot be stored and sent.
+    """Refuses a text that cannot be stored and sent.
 
     Raises:
         IncidentError: names which, without showing it.
@@ -70,7 +70,7 @@ def require_plain_texts(texts: Mapping[str, str], actions: Sequence[str], preven
 
 
 def record_notice(pipeline: Pipeline, name: str, by: str, to: str, sent_on: date) -> Incident:
-    """Record that a notice of a breach was given, which meets its deadline.
+    """Records that a notice of a breach was given, which meets its deadline.
 
     Args:
         to: one of `NOTIFIED`, in any case.
@@ -115,7 +115,7 @@ def close(
     remediation: str | None = None,
     lessons: str | None = None,
 ) -> Incident:
-    """Close an incident whose key is out of use, or that enough officers have assessed as no breach.
+    """Closes an incident whose key is out of use, or that enough officers have assessed as no breach.
 
     Raises:
         IncidentError: there is no such incident, it is closed, its request is not over, its key is still in use and
@@ -144,7 +144,7 @@ def _require_unfinished(incident: Incident) -> None:
 
 
 def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
-    """Refuse to close an incident whose key is in use: one person could cancel the request and close it alone."""
+    """Refuses to close an incident whose key is in use: one person could cancel the request and close it alone."""
     in_use = used_versions(pipeline)
     used = [each for each in incident.versions if each in in_use]
     if not used or assessment_of(pipeline, incident).is_settled_as_none:

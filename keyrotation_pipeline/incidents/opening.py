@@ -37,7 +37,7 @@ class Taken:
 
 
 def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
-    """Open an incident that somebody reports at the command line; its request has yet to be prepared.
+    """Opens an incident that somebody reports at the command line; its request has yet to be prepared.
 
     Args:
         flag: its key is not used.
@@ -57,7 +57,7 @@ def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
 
 
 def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
-    """Take each flag exactly once: one event each, which a crash either leaves or not."""
+    """Takes each flag exactly once: one event each, which a crash either leaves or not."""
     taken: list[Taken] = []
     with _alone(pipeline):
         known = incidents(pipeline.ledger)
@@ -69,7 +69,7 @@ def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
 
 
 def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
-    """Prepare missing emergency requests; returns a sentence for each that cannot be prepared now."""
+    """Prepares missing emergency requests; returns a sentence for each that cannot be prepared now."""
     sentences = []
     requests = {each.id: each for each in pipeline.ledger.requests()}
     for incident in incidents(pipeline.ledger).unfinished:
@@ -227,7 +227,7 @@ class FlagIntake:
 
 
 def poll_flags(pipeline: Pipeline, sources: Sequence[FlagSource], requested_by: str) -> FlagIntake:
-    """Take all raised flags, and store new report versions. A source that does not answer does not stop the others."""
+    """Takes all raised flags; stores new report versions. A source that does not answer does not stop the others."""
     taken: list[Taken] = []
     trouble: list[str] = []
     for _ in range(ROUNDS):

@@ -42,7 +42,7 @@ class Protection:
 
 
 def protection(pipeline: Pipeline, records: Sequence[KeyRecord], now: datetime) -> Protection:
-    """Check the backups, the certificates, and the recovery tests in the audit."""
+    """Checks the backups, the certificates, and the recovery tests in the audit."""
     lights = backup_lights(pipeline, records, now)
     tests = recovery_tests(pipeline, records, now)
     # A place that did not answer is not asked again.

@@ -127,7 +127,7 @@ def _mebibytes(size: int) -> str:
 
 
 def fences(pipeline: Pipeline) -> Iterator[Check]:
-    """Check that no fence refuses a version in use, and that each table still refuses what was retired in it."""
+    """Checks that no fence refuses a version in use, and that each table still refuses what was retired in it."""
     records = pipeline.ledger.keys()
     in_use = {record.version for record in records if record.state in _IN_USE}
     seen = look_at_fences(pipeline)

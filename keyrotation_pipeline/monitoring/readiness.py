@@ -52,7 +52,7 @@ OpenedKey = Callable[[], AbstractContextManager[RecoveryKey]]
 def readiness(
     site: BackupContext, team: Sequence[str] | None = None, recovery_key: OpenedKey | None = None
 ) -> Readiness:
-    """Check everything. Nothing is changed but the counts, which `status` then shows.
+    """Checks everything. Nothing is changed but the counts, which `status` then shows.
 
     While a rotation is open, that one is checked; else the one that `request` would open.
 

@@ -47,7 +47,7 @@ def due_now(pipeline: Pipeline, check: RollingCheck) -> tuple[PageSpan, ...]:
 
 
 def read_what_is_due(pipeline: Pipeline, check: RollingCheck, report: Report) -> int:
-    """Read what is due; returns the number of values decrypted, or of pages searched.
+    """Reads what is due; returns the number of values decrypted, or of pages searched.
 
     It stops where the allowed hours end, and continues from there the next time. What another process is
     reading is left to it.
@@ -100,7 +100,7 @@ def _may_read(pipeline: Pipeline) -> bool:
 
 
 def _decrypt(pipeline: Pipeline, spans: Sequence[PageSpan], report: Report) -> int:
-    """Decrypt pages with the keys that applications have now."""
+    """Decrypts pages with the keys that applications have now."""
     ring = pipeline.keys.read().ring()
     values = 0
     for table in pipeline.tables:

@@ -111,7 +111,7 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
 
 
 def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:
-    """Gather the whole status; what cannot be read is reported in `attention`, without hiding the rest.
+    """Gathers the whole status; what cannot be read is reported in `attention`, without hiding the rest.
 
     `warnings` has future problems: they do not count for `--exit-code`.
 

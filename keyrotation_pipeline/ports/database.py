@@ -36,10 +36,10 @@ class TableInventory(Protocol):
     """What the declared columns hold, what was found in others, and when each page was read."""
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-        """Count values per version, unencrypted, near-misses, and quarantined ones, anew."""
+        """Counts values per version, unencrypted, near-misses, and quarantined ones, again."""
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
-        """Scan every undeclared column of every user relation that can hold text for values of our grammar."""
+        """Scans every undeclared column of every user relation that can hold text for values of our grammar."""
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """What `discover` finds in the definitions that the catalogue keeps; reads no row."""
@@ -54,7 +54,7 @@ class TableInventory(Protocol):
     def search_spans(
         self, tables: Sequence[EncryptedTable], spans: Sequence[PageSpan], go_on: Callable[[], bool]
     ) -> int:
-        """Search these pages as `discover` does, and note down when and what was found; returns the number of pages.
+        """Searches these pages as `discover` does, and notes down when and what was found; returns the number of pages.
 
         Args:
             go_on: asked before each span.
@@ -70,7 +70,7 @@ class TableInventory(Protocol):
         """Rows inserted and updated in each table, by its name, since the server's statistics began."""
 
     def quarantine(self, tables: Sequence[EncryptedTable]) -> tuple[QuarantinedValue, ...]:
-        """Values that would not decrypt and are still as they were (entries mended meanwhile are dropped)."""
+        """Values that would not decrypt and are still as they were (entries fixed meanwhile are dropped)."""
 
     def page_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """All pages of these tables as they are now, and when each was read; notes down new ones.
@@ -85,7 +85,7 @@ class TableInventory(Protocol):
     def decrypt_sample(
         self, table: EncryptedTable, ring: KeyRing, values: int, wanted: Mapping[str, Collection[KeyVersion]]
     ) -> KeyTrial:
-        """Decrypt up to so many stored values of each column under each version, from all over the table.
+        """Decrypts up to so many stored values of each column under each version, from all over the table.
 
         Nothing is kept or recorded. What the key of its own version does not open is tried with the other keys.
 
@@ -111,7 +111,7 @@ class TableRewriting(Protocol):
         """
 
     def rewrite_shard(self, request: str, shard: Shard, ring: KeyRing, target: KeyVersion, report: Report) -> Rewritten:
-        """Go through one shard by page ranges, from where it was left, and re-encrypt to `target` what is not under it.
+        """Walks one shard by page ranges, from where it was left, and re-encrypts to `target` what is not under it.
 
         Raises:
             PreflightError: the table has changed since it was checked, and can no longer be rewritten harmlessly.
@@ -121,14 +121,14 @@ class TableRewriting(Protocol):
         """Whether a table's first shard is all of it: as it was begun, else if the table is small enough for that."""
 
     def sweep(self, request: str, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, wait: bool) -> Rewritten:
-        """Re-encrypt what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
+        """Re-encrypts what was skipped anywhere in a table; `wait`: each row in its own transaction, waiting briefly.
 
         Raises:
             PreflightError: as `rewrite_shard`.
         """
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
-        """Decrypt every value of a table with `ring`, keeping nothing; failures go to the quarantine.
+        """Decrypts every value of a table with `ring`, keeping nothing; failures go to the quarantine.
 
         Args:
             request: id of the rotation whose proof this is; its pausing is then obeyed.
@@ -145,9 +145,9 @@ class TableRewriting(Protocol):
         report: Report,
         go_on: Callable[[], bool],
     ) -> int:
-        """Decrypt what these pages of one table hold, one span after the other; returns the number of values.
+        """Decrypts what these pages of one table hold, one span after the other; returns the number of values.
 
-        Failures go to the quarantine, from which those are dropped that are mended. Each span is noted down as read
+        Failures go to the quarantine, from which those are dropped that are fixed. Each span is noted down as read
         when it was.
 
         Args:
@@ -162,7 +162,7 @@ class TableFencing(Protocol):
         """Rows that hold any value under `versions`, in any declared column."""
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
-        """Make the table refuse exactly these versions on every declared column, and validate that.
+        """Makes the table refuse exactly these versions on every declared column, and validates that.
 
         Args:
             wait: False: where somebody else is at the table, leave it as it is.
@@ -176,7 +176,7 @@ class TableFencing(Protocol):
         """
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
-        """Let the table take values under `version` again (a rollback); repeating it changes nothing."""
+        """Lets the table take values under `version` again (a rollback); repeating it changes nothing."""
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """The versions that the table's validated and intact fence refuses on every declared column; reads no row.
@@ -212,7 +212,7 @@ class RetirementEvidence(Protocol):
     def search(
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
     ) -> Searched:
-        """Read everything that `zero_old_rows` counts and searches, outside of a transaction and holding no lock.
+        """Reads everything that `zero_old_rows` counts and searches, outside of a transaction and holding no lock.
 
         Raises:
             ProofError, BlockedError: an old or unencrypted value is left; names table, column and count.
@@ -226,7 +226,7 @@ class RetirementEvidence(Protocol):
         moment: Moment,
         searched: Searched | None = None,
     ) -> ZeroOldRows:
-        """Take the evidence of invariant 4 inside the ledger's running transaction, failing closed.
+        """Takes the evidence of invariant 4 inside the ledger's running transaction, failing closed.
 
         `retired` are all versions that the fences must name, `version` among them; `moment` was taken after they were
         validated; `searched` was read after that, and what has not changed since is not read again, unless it is small.

@@ -24,7 +24,7 @@ class ReportEvidence:
 
 
 def gather(pipeline: Pipeline, period: Period | None = None) -> ReportEvidence:
-    """Verify the audit as a whole, then make the report from it.
+    """Verifies the audit as a whole, then makes the report from it.
 
     Args:
         period: None: of all of it.

@@ -93,18 +93,18 @@ def is_free(target: Path) -> bool:
 
 
 def write_directory(target: Path, content: Mapping[str, bytes]) -> bool:
-    """Write a pack beside, and give it its name when it is whole; False if the name was taken meanwhile."""
-    beside = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.resolve().parent))
+    """Writes a pack under its name, once it is whole; False if the name was taken meanwhile."""
+    staged = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.resolve().parent))
     try:
         for name, each in content.items():
-            file = beside / name
+            file = staged / name
             file.parent.mkdir(mode=0o700, exist_ok=True)
             file.write_bytes(each)
         if not is_free(target):
             return False
-        beside.replace(target)  # which the system refuses over a directory that is not empty
+        staged.replace(target)  # which the system refuses over a directory that is not empty
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staged, ignore_errors=True)
     return True
 
 

@@ -63,7 +63,7 @@ class PackManifest:
 
     @classmethod
     def decode(cls, content: bytes) -> Self:
-        """Read a manifest.
+        """Reads a manifest.
 
         Raises:
             AuditError: it is not exactly what `encode` writes.

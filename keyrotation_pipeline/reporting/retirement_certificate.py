@@ -56,7 +56,7 @@ def certificates(site: BackupContext, events: Sequence[AuditEvent]) -> Iterator[
 
 
 def require_dead(retired: Retirement) -> None:
-    """Refuse to certify the death of a key that is in use again, or that a later reading found in use.
+    """Refuses to certify the death of a key that is in use again, or that a later reading found in use.
 
     Raises:
         RequestError: says what contradicts it.

@@ -79,7 +79,7 @@ class Findings:
     differences: list[str] = field(default_factory=list)
 
     def check(self, what: str, difference: str, *, holds: bool) -> bool:
-        """Count one check; note the difference where it does not hold."""
+        """Counts one check; notes the difference where it does not hold."""
         self.checked[what] += 1
         if not holds:
             self.differences.append(difference)
@@ -87,7 +87,7 @@ class Findings:
 
     @contextmanager
     def readable(self, what: str) -> Iterator[None]:
-        """Note whatever cannot be read, or checked here, as a difference, in one sentence."""
+        """Notes whatever cannot be read, or checked here, as a difference, in one sentence."""
         try:
             yield
         except KeyRotationError as error:
@@ -120,7 +120,7 @@ class Judged:
 
     @classmethod
     def of(cls, events: Sequence[AuditEvent], signatures: SignatureVerifier) -> "Judged":
-        """Judge the events.
+        """Judges the events.
 
         Raises:
             AuditError: they form no chain.
@@ -153,7 +153,7 @@ def check_pack(
     openssl: Callable[[], OfflineCrypto],
     now: datetime,
 ) -> Findings:
-    """Check everything in a directory.
+    """Checks everything in a directory.
 
     Args:
         heads: hashes that the chain must lead through, as somebody typed them.
@@ -199,7 +199,7 @@ def _regular_files(pack: Path, found: Findings) -> Mapping[str, bytes]:
 def check_audit(
     content: bytes, heads: Sequence[str], signatures: SignatureVerifier, now: datetime, found: Findings
 ) -> Judged:
-    """Check the chain and judge each event, as `keyrotation audit verify` does.
+    """Checks the chain and judges each event, as `keyrotation audit verify` does.
 
     Raises:
         AuditError: it is no chain of events.

@@ -14,7 +14,7 @@ _ONLY_IN_REPORTS = frozenset({"policy", "requests", "assessment-results"})
 
 
 def record(ledger: Ledger, form: str, files: Mapping[str, bytes]) -> None:
-    """Record a report, before anybody gets it."""
+    """Records a report, before anybody gets it."""
     ledger.append(ReportWritten(form, {name: sha256(content).hexdigest() for name, content in files.items()}))
 
 

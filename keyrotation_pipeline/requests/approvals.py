@@ -35,7 +35,7 @@ def approval_text(pipeline: Pipeline, request: Request) -> bytes:
 
 
 def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tuple[str, int]:
-    """Verify and store one officer's detached signature over the text of a request.
+    """Verifies and stores one officer's detached signature over the text of a request.
 
     Returns:
         The officer's name, and how many different officers have now signed.
@@ -64,7 +64,7 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
 
 
 def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
-    """Require that enough officers signed exactly what is about to be done; verifies every signature now.
+    """Requires that enough officers signed exactly what is about to be done; verifies every signature now.
 
     Args:
         stored: the key store as read for the action that follows.

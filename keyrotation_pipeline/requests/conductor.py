@@ -28,7 +28,7 @@ class Decision:
 
 
 def decide(rotation: Walk, required: int, tables: Sequence[EncryptedTable], shards: int, now: datetime) -> Decision:
-    """Decide the next tasks of a rotation from its state alone.
+    """Decides the next tasks of a rotation from its state alone.
 
     Args:
         required: signatures that the pinned roster asks for.

@@ -64,7 +64,7 @@ def confirmation_text(pipeline: Pipeline, walk: Walk) -> bytes:
 
 
 def add_confirmation(pipeline: Pipeline, walk: Walk, signature: bytes) -> tuple[str, RolloutTarget]:
-    """Verify one officer's detached signature over the text that confirms the present rollout, and store it.
+    """Verifies one officer's detached signature over the text that confirms the present rollout, and stores it.
 
     Returns:
         The officer's name, and the goal that is confirmed.

@@ -17,7 +17,7 @@ from keyrotation_pipeline.requests.conductor import Task
 
 
 def pause(pipeline: Pipeline, rotation: Walk) -> None:
-    """Pause a rotation: no further step starts, and re-encryption stops within a second. Repeatable.
+    """Pauses a rotation: no further step starts, and re-encryption stops within a second. Repeatable.
 
     Raises:
         RequestError: it is over, or a rollback that only waits for its signatures.
@@ -34,7 +34,7 @@ def pause(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def resume(pipeline: Pipeline, rotation: Walk) -> None:
-    """Resume a paused rotation; one that is not paused is unchanged.
+    """Resumes a paused rotation; one that is not paused is unchanged.
 
     Raises:
         RequestError: it is over.
@@ -59,7 +59,7 @@ def pace_of(pipeline: Pipeline, rotation: Walk) -> PaceSet | None:
 
 
 def set_pace(pipeline: Pipeline, rotation: Walk, changes: Mapping[str, Any], reason: str | None) -> PaceSet:
-    """Set some parts of the pace, and leave the others as set before; the engine follows within seconds.
+    """Sets some parts of the pace, and leaves the others as set before; the engine follows within seconds.
 
     Args:
         changes: parts of `PaceSet` by name; empty: everything is as configured again.
@@ -84,7 +84,7 @@ STEPS_BEFORE_ROWS = (Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_R
 
 
 def cancel(pipeline: Pipeline, request: Request) -> None:
-    """Cancel a request, and withdraw its key if one was made; that version is never used again. Repeatable.
+    """Cancels a request, and withdraws its key if one was made; that version is never used again. Repeatable.
 
     Raises:
         RequestError: writes may have moved to the new key, so it can only be finished or rolled back.
@@ -111,7 +111,7 @@ PAUSE_SECONDS = 0.5
 
 @contextmanager
 def hold_all_steps(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
-    """Lock every step and shard of a request that may not start a new one: it is paused, or over.
+    """Locks every step and shard of a request that may not start a new one: it is paused, or over.
 
     Raises:
         BlockedError: a step is still running; names who runs it.

@@ -12,7 +12,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 def pin_hosts(pipeline: Pipeline) -> None:
-    """Pin the configured hosts, if none are pinned or signed yet."""
+    """Pins the configured hosts, if none are pinned or signed yet."""
     if signed_hosts(pipeline) is None:
         pipeline.ledger.append(HostsPinned(pipeline.hosts), None)
 
@@ -43,7 +43,7 @@ def difference(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def require_signed_key_store(pipeline: Pipeline) -> None:
-    """Refuse to send keys to a key store on a host that officers have not signed.
+    """Refuses to send keys to a key store on a host that officers have not signed.
 
     Raises:
         ApprovalError: it is on another one than they signed, or `init` pinned.

@@ -33,7 +33,7 @@ class Inventory:
 
 
 def take_inventory(pipeline: Pipeline) -> Inventory:
-    """Count every declared column again, search everything that is undeclared, and record what was found.
+    """Counts every declared column again, searches everything that is undeclared, and records what was found.
 
     Raises:
         PreflightError: a declared table is missing or cannot be read.
@@ -51,7 +51,7 @@ def take_inventory(pipeline: Pipeline) -> Inventory:
 
 
 def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
-    """Count all tables if they are small, else none: a terabyte would take hours. The first counts are recorded.
+    """Counts all tables if they are small, else none: a terabyte would take hours. The first counts are recorded.
 
     Raises:
         As `take_inventory`.
@@ -84,7 +84,7 @@ def renew_counts(pipeline: Pipeline, most_bytes: int) -> tuple[TableCount, ...]:
 
 
 def recount(pipeline: Pipeline, table: EncryptedTable) -> None:
-    """Count one table again, and record that with the last counts of the others; raises as `take_inventory`."""
+    """Counts one table again, and records that with the last counts of the others; raises as `take_inventory`."""
     last = {count.table: count for count in pipeline.ledger.counts(pipeline.tables)}
     (last[table],) = pipeline.inventory.count([table])
     _saved(pipeline, last)
@@ -97,7 +97,7 @@ def _saved(pipeline: Pipeline, last: Mapping[EncryptedTable, TableCount]) -> tup
 
 
 def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, ...]:
-    """Run the pre-flight for a rotation to `target`, and return its warnings.
+    """Runs the pre-flight for a rotation to `target`, and returns its warnings.
 
     Raises:
         PreflightError: every fatal problem.

@@ -37,7 +37,7 @@ def new_request(
     supersedes: str | None = None,
     manual: bool = False,
 ) -> Kind:
-    """Build a new request of any action, with a 128-bit random id, anchored at the audit's head; not stored yet.
+    """Builds a new request of any action, with a 128-bit random id, anchored at the audit's head; not stored yet.
 
     Args:
         fingerprint: of the source, 64 hex digits.
@@ -85,7 +85,7 @@ def pending(pipeline: Pipeline, action: RequestAction) -> tuple[Request, ...]:
 
 
 def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
-    """Refuse texts that two people could read differently, or that are too long to be stored.
+    """Refuses texts that two people could read differently, or that are too long to be stored.
 
     Raises:
         ApprovalError: names which, and why.
@@ -103,7 +103,7 @@ def require_texts(reason: str, requested_by: str, incident: str | None) -> None:
 
 
 def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None:
-    """Refuse to open a request while one waits to undo another or to take it over.
+    """Refuses to open a request while one waits to undo another or to take it over.
 
     Args:
         emergency: the new request is one. An emergency and a routine request may wait at the same time: a flag, which

@@ -27,7 +27,7 @@ def pending_policy(pipeline: Pipeline) -> Request | None:
 
 
 def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) -> Request:
-    """Open a request to pin what the configuration says, for officers of the pinned roster to sign.
+    """Opens a request to pin what the configuration says, for officers of the pinned roster to sign.
 
     Raises:
         RequestError: that is already pinned, no reason is given, or no key is registered yet.
@@ -62,7 +62,7 @@ def open_policy(pipeline: Pipeline, *, reason: str | None, requested_by: str) ->
 
 
 def change_policy(pipeline: Pipeline, request: Request) -> Roster:
-    """Pin the roster that officers signed, if the configuration still says the same.
+    """Pins the roster that officers signed, if the configuration still says the same.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.

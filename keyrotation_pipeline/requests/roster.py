@@ -56,7 +56,7 @@ def require_roster(pipeline: Pipeline) -> Roster:
 
 
 def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
-    """Refuse to set up a database with a different roster from the one in the key store.
+    """Refuses to set up a database with a different roster from the one in the key store.
 
     Raises:
         AuditError: says how to continue.
@@ -72,7 +72,7 @@ def require_known_to_store(pipeline: Pipeline, roster: Roster) -> None:
 
 
 def pin_roster_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
-    """Make the key store name the pinned roster, where it names an earlier one or none.
+    """Makes the key store name the pinned roster, where it names an earlier one or none.
 
     Args:
         stored: as just read, and consistent with the audit.
@@ -171,7 +171,7 @@ def _configured(pipeline: Pipeline, roster: Roster) -> Roster:
 
 
 def _require_in_store(pipeline: Pipeline, digests: Collection[str]) -> None:
-    """Refuse an audit that never pinned the roster that the key store names, if it can be read."""
+    """Refuses an audit that never pinned the roster that the key store names, if it can be read."""
     with suppress(KeyStoreError):
         digest = pipeline.keys.read().roster
         if digest is not None and digest not in digests:

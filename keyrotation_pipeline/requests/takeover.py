@@ -28,7 +28,7 @@ TAKEN_OVER = frozenset(WALK[: WALK.index(Step.ROWS) + 1])
 
 
 def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
-    """Start an authorised request; returns it in its new state.
+    """Starts an authorised request; returns it in its new state.
 
     Raises:
         RequestError: what it was to supersede was cancelled, or no longer needs a continuation.
@@ -216,7 +216,7 @@ def in_words(pipeline: Pipeline, request: Request) -> str:
 
 
 def mark_compromised(pipeline: Pipeline, request: Request) -> None:
-    """Mark the versions as compromised that enough officers have signed for; repeating changes nothing.
+    """Marks the versions as compromised that enough officers have signed for; repeating changes nothing.
 
     A walk that makes one of them the primary, or encrypts under it, is paused in the same commit.
 
@@ -240,7 +240,7 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
 
 
 def publish_compromised(pipeline: Pipeline, request: str | None) -> None:
-    """Publish the compromised versions in the key store, so that applications never encrypt under them. Repeatable.
+    """Publishes the compromised versions in the key store, so that applications never encrypt under them. Repeatable.
 
     Except the primary: applications write under it until another is promoted; then it is published, too.
 

@@ -38,7 +38,7 @@ class Stamps:
 
 
 def stamp(pipeline: Pipeline) -> str | None:
-    """Have the newest event time-stamped, unless nothing has happened since the last time; returns what failed."""
+    """Has the newest event time-stamped, unless nothing has happened since the last time; returns what failed."""
     if (authority := pipeline.timestamps) is None or authority.name is None:
         return None
     try:
@@ -71,7 +71,7 @@ def unstamped(pipeline: Pipeline, now: datetime) -> Iterator[str]:
 
 
 def stamps(ledger: Ledger) -> Stamps:
-    """Read the time stamps from the audit."""
+    """Reads the time stamps from the audit."""
     seq, failing = 0, None
     for entry in entries(ledger, *_OWN):
         match entry.fact():

@@ -19,7 +19,7 @@ FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DEST
 
 
 def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Wait until no instance has the keys that retirement withdrew, check each key, and record it as archived.
+    """Waits until no instance has the keys that retirement withdrew, checks each key, and records it as archived.
 
     A key without an intact backup gets one: old database backups need it for as long as they exist.
 

@@ -24,7 +24,7 @@ EMERGENCY_LOOK_SECONDS = 3.0
 
 
 def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Wait until every application instance is seen to read the target version, while nothing writes under it.
+    """Waits until every application instance is seen to read the target version, while nothing writes under it.
 
     Raises:
         BlockedError: an instance does not read it in time, or something writes under it already.
@@ -36,7 +36,7 @@ def roll_out_dual_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
 
 
 def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Make the target version the primary, and wait until every instance is seen to write under it.
+    """Makes the target version the primary, and waits until every instance is seen to write under it.
 
     Raises:
         BlockedError: the target may not become the primary, or an instance does not write under it in time.
@@ -67,12 +67,12 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
 
 
 def bring_to_read(pipeline: Pipeline, rotation: Walk, report: Report, step: Step) -> tuple[Instance, ...]:
-    """Wait until every instance reads the target; see `roll_out`."""
+    """Waits until every instance reads the target; see `roll_out`."""
     return roll_out(pipeline, rotation, RolloutTarget(TargetKind.READS, (rotation.target,)), step, report)
 
 
 def bring_to_write(pipeline: Pipeline, rotation: Walk, report: Report) -> tuple[Instance, ...]:
-    """Wait until every instance writes under the target; see `roll_out`."""
+    """Waits until every instance writes under the target; see `roll_out`."""
     return roll_out(
         pipeline, rotation, RolloutTarget(TargetKind.WRITES, (rotation.target,)), Step.PRIMARY_KEY_ROLLOUT, report
     )
@@ -87,7 +87,7 @@ def _refuse_early_writers(rotation: Walk, instances: Sequence[Instance]) -> None
 
 
 def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
-    """Refuse values under the target that were written before its promotion, by reporting instances or others.
+    """Refuses values under the target that were written before its promotion, by reporting instances or others.
 
     In an emergency the search takes only a few seconds, since the old key must be replaced at once. A value that it
     misses is not lost: every instance reads the target before it becomes the primary.
@@ -160,7 +160,7 @@ def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, 
 
 
 def record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
-    """Move both states together; the source first, since only one version may be active."""
+    """Moves both states together; the source first, since only one version may be active."""
     lost = held_compromised(pipeline, rotation)
     with pipeline.ledger.transaction():
         source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)

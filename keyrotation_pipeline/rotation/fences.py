@@ -88,7 +88,7 @@ class Fences:
 
 
 def fences(pipeline: Pipeline) -> Fences:
-    """Look at the fence of every declared table, and at what the audit says that it must refuse."""
+    """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
     retired = _retired(pipeline)
     standing, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
     for table, seen in pipeline.fencing.all_fences(pipeline.tables).items():
@@ -110,7 +110,7 @@ def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iter
         if number and version in gone:
             yield (
                 f"table {count.table.name} holds {number} value(s) under {version}, which is {gone[version]}, so no "
-                "application can read them; find out who wrote them, and write the records anew"
+                "application can read them; find out who wrote them, and write the records again"
             )
 
 

@@ -29,7 +29,7 @@ def counted_in(counts: Sequence[TableCount]) -> Wanted:
 
 
 def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelta | None = None) -> KeyTrial:
-    """Decrypt a sample of every declared column, and at least one value of each version in `wanted`.
+    """Decrypts a sample of every declared column, and at least one value of each version in `wanted`.
 
     Args:
         within: no further table is started after this time; None: all are tried.
@@ -48,7 +48,7 @@ def try_keys(pipeline: Pipeline, ring: KeyRing, wanted: Wanted, within: timedelt
 
 
 def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *, emergency: bool = False) -> KeyTrial:
-    """Refuse to continue with keys that do not decrypt the values stored under their versions.
+    """Refuses to continue with keys that do not decrypt the values stored under their versions.
 
     Args:
         stored: the key store as read for the action that follows.

@@ -24,7 +24,7 @@ from keyrotation_pipeline.rotation.rollout import require_named_primary
 
 
 def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
-    """Make the key of the rotation's target version, from the operating system's CSPRNG to a checked backup.
+    """Makes the key of the rotation's target version, from the operating system's CSPRNG to a checked backup.
 
     Raises:
         KeyStoreError: the version is in use, or the store holds a key under it that this pipeline did not make.
@@ -52,7 +52,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
 
 
 def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
-    """Import the keys that the application uses today into the key store and the ledger; repeating changes nothing.
+    """Imports the keys that the application uses today into the key store and the ledger; repeating changes nothing.
 
     Args:
         pipeline: its key store and ledger may have none, some or all of the keys.
@@ -77,7 +77,7 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
 
 
 def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:
-    """Refuse another key for a registered version; returns what is registered.
+    """Refuses another key for a registered version; returns what is registered.
 
     Raises:
         KeyStoreError: names the version.
@@ -94,7 +94,7 @@ def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersi
 
 
 def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
-    """Record since when an imported primary has been in use; repeating changes nothing.
+    """Records since when an imported primary has been in use; repeating changes nothing.
 
     Raises:
         KeyStoreError: that is in the future, or after the key was imported.
@@ -129,7 +129,7 @@ def _records(pipeline: Pipeline) -> tuple[KeyRecord, ...]:
 
 
 def require_registered_keys(pipeline: Pipeline) -> None:
-    """Refuse a key store that gives applications no key ring, or holds another key under a registered version.
+    """Refuses a key store that gives applications no key ring, or holds another key under a registered version.
 
     Raises:
         KeyStoreDamagedError: says which.
@@ -143,7 +143,7 @@ def require_registered_keys(pipeline: Pipeline) -> None:
 
 
 def require_stored_and_backed_up(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord) -> KeyBackup:
-    """Check that the store holds the registered key and that an intact backup of it exists; return the backup.
+    """Checks that the store holds the registered key and that an intact backup of it exists; returns the backup.
 
     Raises:
         KeyStoreDamagedError: the store holds no such key, or another one.
@@ -184,7 +184,7 @@ def _stored_before(
 
 
 def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
-    """Store a new key. The recorded intent holds its fingerprint, by which a later attempt recognises it."""
+    """Stores a new key. The recorded intent holds its fingerprint, by which a later attempt recognises it."""
     version, material = rotation.target, KeyMaterial.generate()
     if material.fingerprint in stored.fingerprints | {record.fingerprint for record in _records(pipeline)}:
         raise KeyStoreError(

@@ -23,7 +23,7 @@ NAMED_AT_MOST = 5
 
 
 def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> Proven:
-    """Bring every declared table to zero old values, decrypt all of it, and fence it against all retired versions.
+    """Brings every declared table to zero old values, decrypts all of it, and fences it against all retired versions.
 
     Returns:
         What was found; retirement waits until no snapshot can show a value from before it.
@@ -54,7 +54,7 @@ def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ..
 
 
 def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], report: Report) -> None:
-    """Fence every table; tables that are locked come last.
+    """Fences every table; tables that are locked come last.
 
     Autovacuum gives way after a second and continues with the next table, where we would wait for it again.
     """
@@ -139,7 +139,7 @@ def _stale_writers(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) ->
 def _decrypt(
     pipeline: Pipeline, rotation: Walk, table: EncryptedTable, ring: KeyRing, report: Report
 ) -> DecryptedCount:
-    """Decrypt every value of a table; those that fail go to the quarantine, which names them better than a count."""
+    """Decrypts every value of a table; those that fail go to the quarantine, which names them better than a count."""
     decrypted = pipeline.rewriting.decrypt_all(table, ring, report, rotation.id)
     if decrypted.failures:
         _require_encrypted(pipeline)
@@ -203,7 +203,7 @@ def _require_empty_quarantine(pipeline: Pipeline) -> None:
 
 @contextmanager
 def _noted(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, waiting_for: str) -> Iterator[None]:
-    """Record a possible wait, for `status` to show."""
+    """Records a possible wait, for `status` to show."""
     pipeline.ledger.note_wait(rotation.id, str(table.name), waiting_for)
     try:
         yield

@@ -86,7 +86,7 @@ class Plan:
 
 
 def plan(pipeline: Pipeline) -> Plan:
-    """Read rows, key store, ledger and anchors, and decide what to change.
+    """Reads rows, key store, ledger and anchors, and decides what to change.
 
     Raises:
         KeyStoreError: the key store names no primary, or one that is destroyed.
@@ -165,7 +165,7 @@ def pending_reconciliation(pipeline: Pipeline) -> Request | None:
 
 
 def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Request, Plan]:
-    """Open a request to carry out the plan, for officers to sign.
+    """Opens a request to carry out the plan, for officers to sign.
 
     Raises:
         RequestError: there is nothing to reconcile.
@@ -191,7 +191,7 @@ def open_reconciliation(pipeline: Pipeline, *, requested_by: str) -> tuple[Reque
 
 
 def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
-    """Carry out what officers signed, if the facts still call for exactly that; may be repeated after a crash.
+    """Carries out what officers signed, if the facts still call for exactly that; may be repeated after a crash.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.
@@ -259,7 +259,7 @@ def _withdraw(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
 
 
 def _fence(pipeline: Pipeline, decided: Plan) -> None:
-    """Make each table refuse again what was retired in it, in addition to what else it refuses."""
+    """Makes each table refuse again what was retired in it, in addition to what else it refuses."""
     for table in pipeline.tables:
         if wanted := decided.refused.get(str(table.name)):
             pipeline.fencing.fence(table, sorted({*wanted, *pipeline.fencing.fences(table)}))

@@ -20,7 +20,7 @@ _WHOLE_TABLE = "whole_table"
 
 
 def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Report) -> Mapping[str, Any]:
-    """Re-encrypt one shard of one table, from where it stopped. The first shard of a small table is the whole table.
+    """Re-encrypts one shard of one table, from where it stopped. The first shard of a small table is the whole table.
 
     A table may grow and shrink meanwhile, and its shards run in any order and concurrently: another shard has nothing
     left only where the first one's record says so, and that says so only if no other shard was started before its end.
@@ -43,7 +43,7 @@ def reencrypt_shard(pipeline: Pipeline, rotation: Walk, shard: Shard, report: Re
 
 
 def _rewrite(rewriting: TableRewriting, rotation: Walk, part: Shard, ring: KeyRing, report: Report) -> Rewritten:
-    """Re-encrypt a part, and report its end.
+    """Re-encrypts a part, and reports its end.
 
     The engine reports pages about once a second. A part may end between two reports, be rewritten as a whole by
     others (then it has fewer pages), or have no page at all.

@@ -36,7 +36,7 @@ def pending_replacement(pipeline: Pipeline, version: KeyVersion) -> Request | No
 def open_replacement(
     pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, *, reason: str | None, requested_by: str
 ) -> Request:
-    """Open a request to replace an imported key, for officers to sign.
+    """Opens a request to replace an imported key, for officers to sign.
 
     Raises:
         RequestError: the key was not imported, is not live, or decrypts values; such a request is open, or no reason is
@@ -76,7 +76,7 @@ def open_replacement(
 
 
 def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> KeyRecord:
-    """Carry out what officers signed: back the key up, store it, read it back, and only then register it.
+    """Carries out what officers signed: backs the key up, stores it, reads it back, and only then registers it.
 
     Raises:
         ApprovalError: too few signatures, or something has changed since.

@@ -22,7 +22,7 @@ from keyrotation_pipeline.requests.takeover import lineage
 
 
 def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
-    """Verify the chain, then complete the row of the source procedure's `key_rotation_audit`.
+    """Verifies the chain, then completes the row of the source procedure's `key_rotation_audit`.
 
     Raises:
         AuditError: the chain does not verify.
@@ -43,7 +43,7 @@ def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) 
 
 
 def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
-    """Summarise the facts of a rotation for an auditor, with the audit's head as anchor.
+    """Summarises the facts of a rotation for an auditor, with the audit's head as anchor.
 
     Raises:
         AuditError: the chain does not verify.

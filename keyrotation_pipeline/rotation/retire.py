@@ -32,7 +32,7 @@ HORIZON_PAUSE_SECONDS = 0.5
 
 
 def retire_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyRetired:
-    """Archive, in the key store, the source and every other registered version that is still live but not the target.
+    """Archives, in the key store, the source and every other registered version that is still live but not the target.
 
     The key store cannot take part in the transaction. So it comes last before the commit: a process that dies between
     the two leaves keys archived on complete evidence, and the next run takes the evidence again and records it.
@@ -89,7 +89,7 @@ def _retire(
 
 
 def _accounted(pipeline: Pipeline, rotation: Walk, evidence: ZeroOldRows) -> ReplicasAccounted:
-    """Record the replicas in the chain, since the database's owner may change the rows that name them."""
+    """Records the replicas in the chain, since the database's owner may change the rows that name them."""
     gone = tuple(each.name for each in evidence.replicas if each.replayed is None)
     signed = signed_as_gone(pipeline, rotation, gone)
     return ReplicasAccounted(evidence.replicas, signed, tuple(name for name in gone if name not in signed))
@@ -108,7 +108,7 @@ def _newest_proof(pipeline: Pipeline, rotation: Walk) -> Proven:
 
 
 def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Report) -> NoReturn:
-    """Refuse because a fence was changed after the proof, but prove everything again first so that a retry can work.
+    """Refuses because a fence was changed after the proof, but proves everything again first so that a retry can work.
 
     The repetition is in the audit with what was found, so that the change does not go unnoticed.
     """
@@ -121,7 +121,7 @@ def _prove_again(pipeline: Pipeline, rotation: Walk, finding: str, report: Repor
 
 
 def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report: Report) -> None:
-    """Wait, without holding locks, until no snapshot can show a value from before the proof."""
+    """Waits, without holding locks, until no snapshot can show a value from before the proof."""
     patience = HORIZON_PATIENCE_SECONDS
     try:
         for waited in attempts(pipeline.clock, pause_seconds=HORIZON_PAUSE_SECONDS, patience_seconds=patience):
@@ -147,7 +147,7 @@ def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def _require_target(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyBackup:
-    """Check again that the target key reads back as registered and is backed up."""
+    """Checks again that the target key reads back as registered and is backed up."""
     target, registered = rotation.target, record_of(pipeline, rotation.target)
     if registered is None or stored.primary != target:
         raise KeyStoreError(

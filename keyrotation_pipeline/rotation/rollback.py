@@ -41,7 +41,7 @@ def open_rollback(
     start_by: datetime | None = None,
     finish_by: datetime | None = None,
 ) -> Walk:
-    """Open a request to undo a rotation, for officers to sign; the rotation is paused from now on.
+    """Opens a request to undo a rotation, for officers to sign; the rotation is paused from now on.
 
     Args:
         rotation: the unfinished one, or the last finished one.
@@ -83,7 +83,7 @@ def open_rollback(
 
 
 def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
-    """Make the key of the earlier version live again, from the archive if it is there.
+    """Makes the key of the earlier version live again, from the archive if it is there.
 
     Raises:
         RequestError: it is compromised or destroyed.
@@ -107,7 +107,7 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
 
 
 def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Wait until every application instance is seen to read the earlier version.
+    """Waits until every application instance is seen to read the earlier version.
 
     Raises:
         BlockedError: an instance does not read it in time.
@@ -117,7 +117,7 @@ def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapp
 
 
 def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
-    """Let the tables accept the earlier version again, make it the primary, and wait until every instance writes it.
+    """Lets the tables accept the earlier version again, makes it the primary, and waits until every instance writes it.
 
     Raises:
         RequestError: it was compromised or destroyed meanwhile.
@@ -217,7 +217,7 @@ def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
 
 
 def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
-    """Move both states together; the source first, since only one version may be active."""
+    """Moves both states together; the source first, since only one version may be active."""
     with pipeline.ledger.transaction():
         source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)
         if source is not None and source.state is KeyState.ACTIVE:

@@ -31,7 +31,7 @@ STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED
 def roll_out(
     pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, step: Step, report: Report
 ) -> tuple[Instance, ...]:
-    """Roll out a goal to every application instance, and wait until each is seen or confirmed to have reached it.
+    """Rolls out a goal to every application instance, and waits until each is seen or confirmed to have reached it.
 
     Raises:
         BlockedError: timed out, with the sentence that says what is pending; or the request was paused or cancelled.
@@ -79,7 +79,7 @@ def unnamed_primary(pipeline: Pipeline, rotation: Walk, seen: Seen = None) -> st
 
 
 def require_named_primary(pipeline: Pipeline, rotation: Walk) -> None:
-    """Refuse to make a key that an application may write under before it is the primary.
+    """Refuses to make a key that an application may write under before it is the primary.
 
     Raises:
         BlockedError: no instance reports, or one does not name its primary, and no officer has confirmed it.

@@ -48,7 +48,7 @@ def open_request(
     not_before: datetime | None = None,
     manual: bool = False,
 ) -> Walk:
-    """Open a rotation from the primary to an unused version, for officers to sign.
+    """Opens a rotation from the primary to an unused version, for officers to sign.
 
     If an unfinished request is past its dates, and its key is the primary already, then this opens its continuation:
     the same request again, which continues where the other one stopped. An emergency does so while any rotation or
@@ -164,7 +164,7 @@ def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
 
 
 def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
-    """Cancel a rotation, and archive its key if one was made."""
+    """Cancels a rotation, and archives its key if one was made."""
     _require_cancellable(pipeline, rotation)
     stored = pipeline.keys.read()
     require_consistent(pipeline, stored)

@@ -65,7 +65,7 @@ def left_to_people(pipeline: Pipeline, rotation: Walk) -> str | None:
 
 
 def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) -> StepRecord:
-    """Run one task to its end and record it; a task that is already done returns its record.
+    """Runs one task to its end and records it; a task that is already done returns its record.
 
     Raises:
         OutOfOrderError: the rotation is not at this task; nothing was done.
@@ -109,7 +109,7 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
 
 
 def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | None = None) -> Iterator[StepRecord]:
-    """Run due tasks, one after another, until the walk ends, waits, or `through` is done; yields each record.
+    """Runs due tasks, one after another, until the walk ends, waits, or `through` is done; yields each record.
 
     Raises:
         BlockedError: nothing is due and the rotation is not finished; the sentence says what it waits for.
@@ -125,7 +125,7 @@ def run(pipeline: Pipeline, request_id: str, report: Report, through: Step | Non
 
 
 def run_shards(pipeline: Pipeline, request_id: str, report: Report) -> Iterator[StepRecord]:
-    """Run the due shards that no other process has, one after another and each once; yields each record.
+    """Runs the due shards that no other process has, one after another and each once; yields each record.
 
     A shard that fails does not stop the others.
 

@@ -30,7 +30,7 @@ SHOWN_FINGERPRINT_CHARS = 16
 
 
 def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None:
-    """Refuse a secret whose file is in the home, the key store or the backups, or is a file of the key store.
+    """Refuses a secret whose file is in the home, the key store or the backups, or is a file of the key store.
 
     Args:
         content: the configuration as parsed TOML.
@@ -56,7 +56,7 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
 
 
 def require_no_keys(settings: Settings, fingerprints: Collection[str]) -> None:
-    """Refuse a setting, or a credential in the environment, that holds one of these keys.
+    """Refuses a setting, or a credential in the environment, that holds one of these keys.
 
     Raises:
         ConfigurationError: names the setting and the fingerprint.
@@ -66,7 +66,7 @@ def require_no_keys(settings: Settings, fingerprints: Collection[str]) -> None:
 
 
 def require_no_key(setting: str, text: bytes, fingerprints: Collection[str]) -> None:
-    """Refuse one secret that holds one of these keys; raises as `require_no_keys`."""
+    """Refuses one secret that holds one of these keys; raises as `require_no_keys`."""
     if (found := key_in(text, fingerprints)) is not None:
         raise ConfigurationError(
             f"{setting} holds an encryption key (fingerprint {found[:SHOWN_FINGERPRINT_CHARS]}), which is never sent "

@@ -58,7 +58,7 @@ class Reported:
 
 
 def read_reports(rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMaterial]) -> Reported:
-    """Read every report; a wrong one is a problem of the instance that it names, and of no other.
+    """Reads every report; a wrong one is a problem of the instance that it names, and of no other.
 
     Args:
         rows: those of one instance together.
