@@ -10,6 +10,8 @@ from pathlib import Path
 from keyrotation_pipeline_tests.acceptance import warm
 
 KEYROTATION = warm.KEYROTATION
+# Only a failure takes so long: a demo takes half a minute, and has taken ten times that on a busy machine.
+PATIENCE_SECONDS = 900.0
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Folder:
 
     def run(self, *arguments: str, text: str | None = None, expect: int = 0, **variables: str) -> str:
         """Run one command to its end; gives back its standard output."""
-        done = warm.run(arguments, cwd=self.path, env=environment(**variables), text=text, timeout=240)
+        done = warm.run(arguments, cwd=self.path, env=environment(**variables), text=text, timeout=PATIENCE_SECONDS)
         self.printed.extend([done.stdout, done.stderr])
         assert done.returncode == expect, (
             f"{arguments}: exit {done.returncode}\n{done.stdout[-2000:]}\n{done.stderr[-2000:]}"

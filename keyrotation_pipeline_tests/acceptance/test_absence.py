@@ -103,7 +103,13 @@ def test_the_age_of_an_imported_key_is_unknown_until_somebody_declares_it(clinic
     assert findings(clinic)["key-age-known"] == "satisfied"
 
 
-@pytest.mark.parametrize("command", [("status", "--count"), ("inventory",), ("verify",)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("inventory",),
+        *(pytest.param(each, marks=pytest.mark.extended) for each in (("status", "--count"), ("verify",))),
+    ],
+)
 def test_a_key_that_was_found_in_use_after_its_retirement_gets_no_certificate(
     clinic: Clinic, command: tuple[str, ...]
 ) -> None:

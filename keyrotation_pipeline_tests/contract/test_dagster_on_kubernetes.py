@@ -209,7 +209,6 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
     role = rights["Role"]
     account = as_account(TestKeySecrets(cluster, "none", cluster.kubeconfig), role["metadata"]["name"], tmp_path)
     launcher: Any = instance.run_launcher
-    debugged = launcher._api_client.get_job_debug_info  # noqa: SLF001  dagster_k8s logs it and returns it nowhere
 
     def everything() -> None:
         """Start a run, look after it, say why it failed, end it."""
@@ -220,7 +219,8 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
         reported = launcher.get_run_worker_debug_info(run)
         assert f"Debug information for pod {pod}" in reported
         assert "Failure fetching" not in reported
-        assert "Could not find" not in debugged(job, cluster.namespace)
+        api = launcher._api_client  # noqa: SLF001  dagster_k8s logs what it says, and returns it nowhere
+        assert "Could not find" not in api.get_job_debug_info(job, cluster.namespace)
         assert launcher.terminate(run.run_id)
         names = [each["metadata"]["name"] for each in cluster.ask("GET", "pods")["items"]]
         assert pod not in names or cluster.standin is None

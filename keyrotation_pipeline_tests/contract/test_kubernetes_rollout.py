@@ -351,7 +351,7 @@ def test_an_instance_is_gone_when_its_pod_was_seen_here_and_has_ended(stage: Sta
     rollout.forget()
     assert [each.name for each in rollout.instances()] == [name, f"{name}/1-aa", f"{name}/2-bb"], "its Pod is there"
     stage.fleet.stop()
-    assert eventually(lambda: stage.fleet.cluster.ask("GET", "pods")["items"] == [])
+    assert eventually(lambda: stage.fleet.pods(workload) == [])
     stage.fleet.workloads.clear()
     rollout = stage.rollout(stage.fleet.start())
     assert f"{name}/1-aa" not in [each.name for each in rollout.instances()]
