@@ -158,7 +158,7 @@ class Refusals:
         inner, files = audit_state.ImpossibleError.__init__, {module.__file__ for module in MODULES}
 
         def noted(error: audit_state.ImpossibleError, *arguments: object) -> None:
-            frame: FrameType | None = sys._getframe(1)
+            frame: FrameType | None = sys._getframe(1)  # noqa: SLF001  the only way to see a caller
             while frame is not None and frame.f_code.co_filename in files:
                 self.at.add((frame.f_code.co_filename, frame.f_lineno))
                 frame = frame.f_back
