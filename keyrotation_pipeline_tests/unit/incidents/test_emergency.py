@@ -430,7 +430,7 @@ def by_a_cancelled_emergency(world: FakeWorld) -> str:
     ("attack", "fault"),
     [
         (by_nobody, "is of a request that was never opened"),
-        (by_a_routine_rotation, "is by a routine request"),
+        (by_a_routine_rotation, "is by a request that does not hold v1 compromised"),
         (by_an_emergency_that_one_has_signed, "is by a request that too few have signed"),
         (by_an_emergency_about_another_version, "is by a request that does not hold v1 compromised"),
         (by_a_cancelled_emergency, "is by a request that is cancelled"),
