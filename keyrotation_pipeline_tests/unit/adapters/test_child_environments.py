@@ -32,9 +32,9 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     return Programs(tmp_path, tmp_path / "lib")
 
 
-def shown(told: bytes) -> tuple[dict[str, str], list[str]]:
+def shown(reported: bytes) -> tuple[dict[str, str], list[str]]:
     """The environment and the arguments."""
-    parts = told.decode().rstrip("\0").split("\0")
+    parts = reported.decode().rstrip("\0").split("\0")
     first = next(at for at, part in enumerate(parts) if "=" not in part)
     return dict(part.split("=", 1) for part in parts[:first]), parts[first:]
 
@@ -50,11 +50,11 @@ def test_clients_of_postgresql_get_the_password_by_its_variable_and_nothing_else
     command, variables = programs.command(name, "--no-password"), programs.environment(OURS["KEYROTATION_DATABASE_URL"])
     if name == "pg_dump":
         with client_programs._running(command, variables) as stream:  # noqa: SLF001  how pg_dump is started
-            told = stream.read()
+            reported = stream.read()
     else:
         with Path("/dev/null").open("rb") as nothing:
-            told = run_on(nothing, command, variables).stdout
-    environment, arguments = shown(told)
+            reported = run_on(nothing, command, variables).stdout
+    environment, arguments = shown(reported)
     assert not set(OURS) & set(environment)
     assert environment["PGPASSWORD"] == "geheim"
     assert [part for part in (*arguments, *environment.values()) if "a-key" in part or "for-aws" in part] == []

@@ -29,22 +29,22 @@ def test_each_failure_is_a_phrase_that_quotes_no_row_and_none_is_forgotten() -> 
 
 
 @pytest.mark.parametrize(
-    ("code", "told", "failures"),
+    ("code", "reported", "failures"),
     [
         pytest.param(0, "", (), id="all restored"),
         pytest.param(1, "", ("1 more",), id="a bad end without a word"),
         pytest.param(0, "pg_restore: warning: errors ignored on restore: 1\n", ("1 more",), id="an error not named"),
     ],
 )
-def test_a_bad_end_is_a_failure_whatever_is_said(code: int, told: str, failures: tuple[str, ...]) -> None:
-    assert failures_in(code, told) == failures
+def test_a_bad_end_is_a_failure_whatever_is_said(code: int, reported: str, failures: tuple[str, ...]) -> None:
+    assert failures_in(code, reported) == failures
 
 
 def test_what_a_newer_server_wrote_into_the_dump_is_named() -> None:
-    told = """pg_restore: from TOC entry 3; 1259 16408 TABLE Termine owner
+    reported = """pg_restore: from TOC entry 3; 1259 16408 TABLE Termine owner
 pg_restore: error: could not execute query: ERROR:  unrecognized parameter "pg_attver"
 """
-    assert failures_in(1, told) == ('TABLE Termine owner (unrecognized parameter "pg_attver")',)
+    assert failures_in(1, reported) == ('TABLE Termine owner (unrecognized parameter "pg_attver")',)
 
 
 def test_many_failures_are_shown_in_part_and_counted() -> None:
