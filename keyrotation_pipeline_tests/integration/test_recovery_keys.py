@@ -11,7 +11,13 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
-from keyrotation_pipeline.errors import OpenPGPError, RecoveryError, RecoveryKeyError, WrongRecipientError
+from keyrotation_pipeline.errors import (
+    DamagedBackupError,
+    OpenPGPError,
+    RecoveryError,
+    RecoveryKeyError,
+    WrongRecipientError,
+)
 from keyrotation_pipeline_tests.officers import make_officer, revoke
 from keyrotation_pipeline_tests.small_disks import full_disk
 from keyrotation_pipeline_tests.verifiers import install_gpg
@@ -102,3 +108,29 @@ def test_one_byte_off_anywhere_in_a_message_is_never_taken_for_what_was_encrypte
                 continue
             # A packet of another recipient's, or a version that gpg reads alike; never the data.
             assert place < packets[2], f"byte {place} of the data may be changed"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(("--store",), id="only packed"),
+        pytest.param(("--local-user", "{name}", "--sign"), id="only signed"),
+        pytest.param(
+            ("--pinentry-mode=loopback", "--passphrase", "guessed", "--symmetric"), id="encrypted under a passphrase"
+        ),
+    ],
+)
+def test_nothing_is_read_of_a_message_that_is_not_encrypted_to_a_key(
+    recovery_officer: DemoOfficer, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    forged = tmp_path / "forged.gpg"
+    named = [option.format(name=recovery_officer.name) for option in options]
+    forged.write_bytes(recovery_officer.gpg(*named, text=b"DROP TABLE clients;"))
+    read: list[bytes] = []
+    with (
+        imported_key(recovery_officer.gpg("--export-secret-keys"), b"guessed") as key,
+        pytest.raises(DamagedBackupError, match="not an OpenPGP message that is encrypted to a key"),
+        key.decrypting("x.gpg", forged) as plaintext,
+    ):
+        read.append(plaintext.read())
+    assert read == []

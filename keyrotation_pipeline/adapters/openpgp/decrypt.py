@@ -75,9 +75,13 @@ class GpgRecoveryKey:
                 environment=_terminal() if self._ask else {},
             ) as stream,
         ):
-            yield stream.output
-        if stream.status.exit_code or not stream.status.says("DECRYPTION_OKAY"):
-            raise self._refusal(name, stream.status)
+            # gpg says this before the first byte of output: so nobody gets content that is not encrypted to this key.
+            is_for_us = _is_encrypted(stream.status_until("DECRYPTION_INFO"))
+            if is_for_us:
+                yield stream.output
+        status = stream.status
+        if status.exit_code or not (is_for_us and status.says("DECRYPTION_OKAY") and status.says("GOODMDC")):
+            raise self._refusal(name, status)
 
     @contextmanager
     def _passphrase_pipe(self) -> Iterator[tuple[int, ...]]:
@@ -108,8 +112,19 @@ class GpgRecoveryKey:
                 "which its manifest lists"
             )
         return DamagedBackupError(
-            f"{name} cannot be decrypted: it is damaged, or not an OpenPGP message; use another copy or an older backup"
+            f"{name} cannot be decrypted: it is damaged, or not an OpenPGP message that is encrypted to a key; use "
+            "another copy or an older backup"
         )
+
+
+def _is_encrypted(status: Status) -> bool:
+    """Returns whether a message is encrypted to the public key that we have, with integrity protection.
+
+    gpg also decrypts what is only compressed, signed, or encrypted under a passphrase.
+    Source: doc/DETAILS of GnuPG, `DECRYPTION_KEY` and `DECRYPTION_INFO`.
+    """
+    methods = [(detection, aead[0] if aead else "0") for detection, _cipher, *aead in status.all("DECRYPTION_INFO")]
+    return status.says("DECRYPTION_KEY") and any(method != ("0", "0") for method in methods)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from threading import Thread
+from threading import Condition, Thread
 from typing import IO
 
 from keyrotation_pipeline.adapters.process import die_with_parent
@@ -83,7 +83,7 @@ def run(home: Path, arguments: Sequence[str], stdin: bytes = b"") -> Status:
     """
     with _started(home, arguments, subprocess.PIPE) as (process, status):
         output, _ = process.communicate(stdin)
-    return Status(process.returncode, parse_status(status), output)
+    return Status(process.returncode, parse_status(status.collected), output)
 
 
 def require_room(home: Path) -> None:
@@ -98,12 +98,57 @@ def require_room(home: Path) -> None:
         raise OpenPGPError(f"gpg cannot write in {home} ({error.strerror}); fix that and run this again") from None
 
 
+class _StatusReader(Thread):
+    """Reads to the end, so that gpg never blocks; stores what a well-behaved gpg would say, and a little more."""
+
+    def __init__(self, source: FileIO) -> None:
+        super().__init__(daemon=True)
+        self.collected = bytearray()
+        self._source = source
+        self._ended = False
+        self._changed = Condition()
+
+    def run(self) -> None:
+        """Collects; see `Thread.run`."""
+        try:
+            while chunk := self._source.read(1 << 16):
+                with self._changed:
+                    if len(self.collected) <= _LARGEST_STATUS_BYTES:
+                        self.collected += chunk
+                    self._changed.notify_all()
+        finally:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def until(self, keyword: str) -> bytes:
+        """Waits for a whole line with this keyword, or for the end; returns what was read so far."""
+        line = b"\n" + _PREFIX + keyword.encode() + b" "
+
+        def is_there() -> bool:
+            said = b"\n" + bytes(self.collected)
+            return self._ended or (line in said and b"\n" in said[said.index(line) + 1 :])
+
+        with self._changed:
+            self._changed.wait_for(is_there)
+            return bytes(self.collected)
+
+
 class Stream:
     """A running gpg process in a pipe: its output now, its status when it has ended."""
 
-    def __init__(self, output: IO[bytes]) -> None:
+    def __init__(self, output: IO[bytes], reader: _StatusReader) -> None:
         self.output = output
         self.status = Status(-1, ())
+        self._reader = reader
+
+    def status_until(self, keyword: str) -> Status:
+        """Waits until gpg says `keyword`, which must be before it writes any output, or ends.
+
+        Raises:
+            OpenPGPError: its status lines are malformed.
+        """
+        return Status(-1, parse_status(self._reader.until(keyword)))
 
 
 @contextmanager
@@ -128,11 +173,11 @@ def streaming(
     with _started(home, arguments, source, pass_fds, environment) as (process, status):
         if process.stdout is None:  # pragma: no cover  for the type checker
             raise OpenPGPError("gpg has no output; run it again")
-        stream = Stream(process.stdout)
+        stream = Stream(process.stdout, status)
         yield stream
         while process.stdout.read(1 << 20):
             pass
-    stream.status = Status(process.returncode, parse_status(status))
+    stream.status = Status(process.returncode, parse_status(status.collected))
 
 
 @contextmanager
@@ -142,8 +187,8 @@ def _started(
     stdin: IO[bytes] | int,
     pass_fds: Sequence[int] = (),
     environment: Mapping[str, str] | None = None,
-) -> Iterator[tuple["subprocess.Popen[bytes]", bytearray]]:
-    """Yields a gpg process and its status bytes, complete when the block ends; kills it if the block fails."""
+) -> Iterator[tuple["subprocess.Popen[bytes]", _StatusReader]]:
+    """Yields a gpg process and its status, complete when the block ends; kills it if the block fails."""
     reading, writing = os.pipe()
     with FileIO(reading) as status:
         command = [gpg_binary(), "--homedir", str(home), *_OPTIONS, "--status-fd", str(writing), *arguments]
@@ -160,13 +205,12 @@ def _started(
             raise OpenPGPError(f"gpg cannot be started ({error.strerror}); fix that and run this again") from None
         finally:
             os.close(writing)
-        collected = bytearray()
-        reader = Thread(target=_collect, args=(status, collected), daemon=True)
+        reader = _StatusReader(status)
         reader.start()
         try:
             with process:
                 try:
-                    yield process, collected
+                    yield process, reader
                 except BaseException:
                     process.kill()
                     raise
@@ -174,14 +218,7 @@ def _started(
             reader.join()
 
 
-def _collect(status: FileIO, collected: bytearray) -> None:
-    """Reads to the end, so that gpg never blocks; stores what a well-behaved gpg would say, and a little more."""
-    while chunk := status.read(1 << 16):
-        if len(collected) <= _LARGEST_STATUS_BYTES:
-            collected += chunk
-
-
-def parse_status(collected: bytearray) -> tuple[StatusLine, ...]:
+def parse_status(collected: bytes | bytearray) -> tuple[StatusLine, ...]:
     """Splits what gpg wrote to its status descriptor into lines.
 
     Raises:
