@@ -85,7 +85,10 @@ def require_home(home: Path) -> None:
     except PermissionError:
         raise HomeError(f"{home} belongs to another user; run as that user") from None
     if not present:
-        raise HomeError(f"there is no home {home} yet; run `keyrotation init` or `keyrotation demo`")
+        raise HomeError(
+            f"there is no home {home} yet; run `keyrotation init` or `keyrotation demo`, or restore a backup: "
+            "`keyrotation recover`"
+        )
 
 
 def system_time() -> datetime:

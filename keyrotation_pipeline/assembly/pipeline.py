@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
@@ -33,7 +34,7 @@ from keyrotation_pipeline.assembly.keystores import (
 )
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.errors import WrongKeyError
+from keyrotation_pipeline.errors import HomeError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
@@ -90,7 +91,8 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
     Raises:
         HomeError: there is no home yet.
         DatabaseUnavailableError: the database does not answer.
-        PreflightError: the schema `keyrotation` is missing, or of another version.
+        PreflightError: none of the declared tables is there, or the schema `keyrotation` is missing or of another
+            version.
         ConfigurationError: a setting holds a key.
     """
     harden_process()
@@ -98,6 +100,7 @@ def open_pipeline(settings: Settings, *, actor: str) -> Iterator[Pipeline]:
     wipe_leftovers(settings)
     with database_url(settings) as url:
         with opening(url) as connection:
+            _require_declared(settings, connection)
             require_migrated(connection)
             require_same_time(connection, SystemClock())
             pipeline = _assemble(settings, url, connection, actor)
@@ -129,13 +132,15 @@ def initialise(
             that officers have not signed.
         WrongKeyError: values cannot be decrypted with the key of their version, or it is missing; no key was imported.
         KeyStoreError: another key is registered or stored under one of the versions.
-        PreflightError, BlockedError: a declared table does not exist, or cannot be read.
+        PreflightError, BlockedError: a declared table does not exist, or cannot be read; nothing was created where
+            none of them exists.
     """
     # Alembic and SQLAlchemy take as long to import as everything else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
 
     if ring is not None:  # before any of them is registered
         require_no_keys(settings, {ring.material(version).fingerprint for version in ring.versions})
+    _require_restored(settings)
     create_home(settings.home)
     create_key_store(settings)
     signing_key(settings).create()
@@ -159,6 +164,24 @@ def initialise(
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial
+
+
+def _require_restored(settings: Settings) -> None:
+    """Refuses to set anything up over a database that was lost."""
+    if settings.is_demo:
+        return
+    if settings.database.url is None and not settings.home.is_dir():
+        raise HomeError(
+            f"there is no home {settings.home}, and so no embedded PostgreSQL with the declared tables; begin with "
+            "`keyrotation up`, or restore a backup: `keyrotation recover`"
+        )
+    with database_url(settings) as url, closing(connect(url)) as connection:
+        _require_declared(settings, connection)
+
+
+def _require_declared(settings: Settings, connection: Connection) -> None:
+    if not settings.is_demo:  # which makes its tables later
+        require_declared(connection, settings.encrypted_tables)
 
 
 def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:

@@ -8,7 +8,7 @@ from typing import Any, cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
@@ -146,6 +146,28 @@ FROM base b JOIN pg_type bt ON bt.oid = b.typ AND bt.typtype <> 'd'
 JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
 LEFT JOIN pg_cast k ON k.castsource = bt.oid AND k.casttarget = 'text'::regtype
 """
+
+
+_THERE = """
+SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS declared (schema, name)
+JOIN pg_namespace n ON n.nspname = declared.schema
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = declared.name
+"""
+
+
+def require_declared(connection: Connection, tables: Sequence[EncryptedTable]) -> None:
+    """Refuses a database that has none of the declared tables: it is empty, or another one than the configuration's.
+
+    Raises:
+        PreflightError: says how to restore a backup.
+    """
+    names = [table.name.schema for table in tables], [table.name.table for table in tables]
+    if tables and connection.execute(_THERE, names).fetchone() == (0,):
+        declared = ", ".join(str(table.name) for table in tables)
+        raise PreflightError(
+            f"{display_name(connection.info.dsn)} has none of the tables that keyrotation.toml declares ({declared}); "
+            "correct [database] url, or restore a backup: `keyrotation recover`"
+        )
 
 
 def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
