@@ -23,7 +23,7 @@ from keyrotation_pipeline.errors import BackupError, RecoveryKeyError
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings import FILE_NAME, Settings
 from keyrotation_pipeline.settings.backups import S3Settings, SecretPlace
 from keyrotation_pipeline.settings.secrets import backed_up_fingerprints, require_no_key
 
@@ -132,7 +132,7 @@ def read_backup(settings: Settings, source: str, clock: Clock) -> tuple[str, byt
 
 
 def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
-    """Returns `keyrotation.toml`, the public certificates that it names, and the public key that verifies manifests.
+    """Returns the configuration as `keyrotation.toml`, the public certificates that it names, and our public key.
 
     Files next to the configuration keep their relative path; others go under ``elsewhere/`` with their path.
     """
@@ -141,7 +141,7 @@ def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
     # gpg reads each: a file that holds a secret key by mistake is refused.
     found = {_place(settings.path, path): gpg.read_certificate(path).content for path in certificates}
     public = f"{signing_key(settings).public}\n".encode()
-    return {settings.path.name: _read(settings.path), **found, "backup-key.txt": public}
+    return {FILE_NAME: _read(settings.path), **found, "backup-key.txt": public}
 
 
 def _place(configuration: Path, path: Path) -> str:

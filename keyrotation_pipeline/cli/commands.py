@@ -93,6 +93,11 @@ COMMANDS = {
         "restore_database_command",
         "Restore a backup into a new database, and read every value.",
     ),
+    "recover": Command(
+        "recover",
+        "recover_command",
+        "Restore database, configuration and keys from backups and the recovery key alone.",
+    ),
     "reconcile": Command(
         "signed_changes",
         "reconcile_command",

@@ -1,13 +1,13 @@
-"""Everything is lost but the bucket and one recovery key: an empty machine gets all of it back, with plain tools."""
+"""Everything is lost but the bucket and one recovery key, or the database alone: all of it comes back."""
 
 import json
 import os
+import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
@@ -15,19 +15,20 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.requests import WALK, Step
-from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.nights import NewDesk, Night
 from keyrotation_pipeline_tests.backup_sites import admit, gpg_decrypt, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.programs import needs_aws
-from keyrotation_pipeline_tests.servers import EMBEDDED_18, Server
+from keyrotation_pipeline_tests.servers import Server
 
 AWS = shutil.which("aws")
-LIBRARIES = str(EMBEDDED_18.parent / "lib")
 # A set takes ten seconds to make and restore: three of the nine steps, unless all are asked for.
 STEPS = WALK if "KEYROTATION_TEST_EVERY_STEP" in os.environ else WALK[::3]
 
@@ -88,46 +89,96 @@ def seed_copy(bucket: TestBucket, name: str, target: Path) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-@needs_aws
-def test_an_empty_machine_gets_everything_back_from_the_bucket_and_the_recovery_key(
-    clinic_machine: Machine,
-    server: Server,
-    tmp_path: Path,
-    ring: KeyRing,
-    bucket: TestBucket,
-    officers: dict[str, DemoOfficer],
-    recovery_officer: DemoOfficer,
-) -> None:
-    clinic_machine.folder.run("backup")
-    before = clinic_machine.values(ring)
-    names = [path.name for path in (clinic_machine.folder.path / ".keyrotation" / "backups").iterdir()]
-    dump = next(name for name in names if name.startswith("database-"))
+@dataclass
+class WorstDay:
+    """A clinic with backups in a bucket, to be lost; what is typed then, in a folder with the recovery key."""
 
-    # The disaster: key store, local backups and database.
-    shutil.rmtree(clinic_machine.folder.path)
+    night: Night
+    url: str
+    server: Server
+    ring: KeyRing
+    bucket: TestBucket
+    signer: str
+
+    def lose_the_database(self) -> None:
+        lost = conninfo_to_dict(self.url)["dbname"]
+        with psycopg.connect(self.server.url(), autocommit=True) as admin:
+            admin.execute(f"DROP DATABASE {lost} WITH (FORCE)")
+
+    def lose_the_folder(self) -> None:
+        for path in self.night.path.iterdir():
+            if path.name == "officers":
+                shutil.rmtree(path)
+            elif path.name.startswith((".keyrotation", "keyrotation.toml")):
+                path.unlink() if path.is_file() else shutil.rmtree(path)
+
+    def type(self, lines: str, into: str) -> str:
+        """Type lines of the documentation, with the names of this test."""
+        database = re.search(r"--into (\w+)", lines)
+        assert database is not None
+        for written, here in (
+            ("s3://pazpaz-key-backups/", f"s3://{self.bucket.name}/"),
+            ("5f0c…64-digits", self.signer),
+            ("postgresql://postgres@db/ ", f"'{self.server.url()}' "),
+            (f"--into {database[1]}", f"--into {into}"),
+            (f"postgresql://keyrotation@db/{database[1]}", f"'{self.server.url(into)}'"),
+        ):
+            lines = lines.replace(written, here)
+        assert "@db/" not in lines
+        return self.night.shell(lines)
+
+    def rows(self, url: str) -> list[tuple[object, ...]]:
+        with psycopg.connect(url) as connection:
+            rows = connection.execute("SELECT id, first_name, email FROM clients ORDER BY id").fetchall()
+        return [(row[0], opened(self.ring, row[1]), opened(self.ring, row[2])) for row in rows]
+
+
+@pytest.fixture
+def worst_day(
+    new_desk: NewDesk, database_url: str, server: Server, bucket: TestBucket
+) -> Iterator[tuple[WorstDay, str]]:
+    night = new_desk.night
+    night.variables["AWS_ENDPOINT_URL"] = bucket.url
+    with (night.path / "keyrotation.toml").open("a") as file:
+        file.write(f'[backup.s3]\nbucket = "{bucket.name}"\n[rollout]\nmode = "none"\n')
+    night.shell(f"ENCRYPTION_MASTER_KEY={base64_of(new_desk.key)} keyrotation init")
+    night.shell("keyrotation backup")
+    signer = json.loads(night.shell("keyrotation status --json"))["backup_signer"]
+    into = f"{conninfo_to_dict(database_url)['dbname']}_again"
+    ring = KeyRing({KeyVersion(1): new_desk.key}, KeyVersion(1))
+    yield WorstDay(night, database_url, server, ring, bucket, signer), into
     with psycopg.connect(server.url(), autocommit=True) as admin:
-        lost = conninfo_to_dict(clinic_machine.url)["dbname"]
-        admin.execute(f"DROP DATABASE {lost} WITH (FORCE)")
-        admin.execute(f"CREATE DATABASE {lost}")
+        admin.execute(f"DROP DATABASE IF EXISTS {into} WITH (FORCE)")
+        admin.execute(f"CREATE DATABASE {conninfo_to_dict(database_url)['dbname']}")  # which the fixture drops
 
-    begun = time.monotonic()
-    empty = Machine(Folder(tmp_path / "empty", []), clinic_machine.url)
-    empty.folder.path.mkdir()
-    write_configuration(empty.folder.path, empty.url, officers, bucket)
-    (empty.folder.path / "recovery.key").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
-    seed_copy(bucket, dump, tmp_path / dump)
-    plain = gpg_decrypt(recovery_officer, tmp_path / dump)
-    environment = {**os.environ, "LD_LIBRARY_PATH": str(EMBEDDED_18.parent / "lib")}
-    subprocess.run([EMBEDDED_18 / "pg_restore", "-d", empty.url], input=plain, check=True, env=environment)
-    empty.folder.run("init")
-    empty.folder.run("restore-key", "v1", "v2", "--key", "recovery.key")
-    empty.folder.run("verify")
-    seconds = time.monotonic() - begun
 
-    assert empty.values(ring) == before
-    assert empty.values(store_of(empty)) == before
-    empty.folder.run("audit", "verify")
-    assert seconds < 60
+def test_everything_is_lost_and_comes_back_by_what_the_documentation_types(worst_day: tuple[WorstDay, str]) -> None:
+    """Nothing is brought but the recovery key and the signer's fingerprint; the officers have their own keys."""
+    day, into = worst_day
+    before = day.rows(day.url)
+    day.lose_the_database()
+    day.lose_the_folder()
+    printed = day.type(block("recover"), into)
+    assert day.rows(day.server.url(into)) == before
+    assert f"export KEYROTATION_DATABASE_URL='dbname={into}" in printed
+    assert "backups are signed by" in printed
+    assert "events verified" in printed
+    assert day.signer not in printed.partition("backups are signed by")[2].partition(";")[0], "the new home has its own"
+
+
+def test_only_the_database_is_lost_and_comes_back_by_what_the_documentation_types(
+    worst_day: tuple[WorstDay, str],
+) -> None:
+    day, into = worst_day
+    before = day.rows(day.url)
+    keys = (day.night.path / ".keyrotation" / "keys" / "v1.key").read_bytes()
+    day.night.shell('keyrotation request --reason "after the backup"')  # which is lost, and its head is not
+    day.lose_the_database()
+    printed = day.type(block("recover-database"), into)
+    assert day.rows(day.server.url(into)) == before
+    assert (day.night.path / ".keyrotation" / "keys" / "v1.key").read_bytes() == keys
+    assert "a copy outside names event" in printed
+    assert "events verified" in printed
 
 
 @pytest.mark.slow
@@ -147,104 +198,39 @@ def test_everything_comes_back_from_a_set_of_any_step_of_a_rotation(
     text = clinic.run("approve", rotation, "--text").encode()
     for role in ("security", "privacy"):
         clinic.run("approve", rotation, "--signature", "-", text=officers[role].sign(text).decode())
-    dumps, before = dict[Step, str](), {}
+    sets, before = dict[Step, str](), {}
     for step in STEPS:
         clinic.run("rotate", rotation, "--through", step)
-        clinic.run("backup")
-        made = {path.name for path in (clinic.path / ".keyrotation" / "backups").glob("database-*")}
-        (dumps[step],) = made - set(dumps.values())
+        sets[step] = json.loads(clinic.run("backup", "--json"))["set"]
         before[step] = clinic_machine.values(store_of(clinic_machine))
+    signer = json.loads(clinic.run("status", "--json"))["backup_signer"]
     shutil.rmtree(clinic.path)
 
-    for step, dump in dumps.items():  # each on a machine of its own
+    (tmp_path / "recovery.key").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
+    options = ("--key", str(tmp_path / "recovery.key"), "--signer", signer, "--server", server.url())
+    for step, manifest in sets.items():  # each on a machine of its own
         begun = time.monotonic()
         name = f"{conninfo_to_dict(clinic_machine.url)['dbname']}_{step}"
-        with psycopg.connect(server.url(), autocommit=True) as admin:
-            admin.execute(f"CREATE DATABASE {name}")
         empty = Machine(Folder(tmp_path / step, []), server.url(name))
         empty.folder.path.mkdir()
-        write_configuration(empty.folder.path, empty.url, officers, bucket)
-        (empty.folder.path / "recovery.key").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
-        (tmp_path / dump).write_bytes(bucket.content(dump))
-        plain = gpg_decrypt(recovery_officer, tmp_path / dump)
-        variables = {**os.environ, "LD_LIBRARY_PATH": LIBRARIES}
-        subprocess.run([EMBEDDED_18 / "pg_restore", "-d", empty.url], input=plain, check=True, env=variables)
-        empty.folder.run("init")
-        empty.folder.run("restore-key", "v1", "v2", "v3", "--key", "recovery.key")
+        place = f"s3://{bucket.name}/encryption-keys"
+        what = ("--from", place, "--set", manifest, *options, "--into", name)
+        empty.folder.run("recover", *what, AWS_ENDPOINT_URL=bucket.url)
+        (empty.folder.path / "url").write_text(empty.url)
         assert empty.values(store_of(empty)) == before[step], step
+        reconcile(empty.folder, officers)
         empty.folder.run("verify")
         empty.folder.run("audit", "verify")
-        assert time.monotonic() - begun < 60, step
+        assert time.monotonic() - begun < 120, step
 
 
-@pytest.fixture
-def gnupg_home() -> Iterator[str]:
-    """A home with a path that is short enough for the agent's socket."""
-    with tempfile.TemporaryDirectory(prefix="kr-", dir="/tmp") as home:
-        yield home
-        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=False)
-
-
-@needs_aws
-def test_the_recipe_of_the_documentation_works_as_it_is_typed(
-    tmp_path: Path,
-    database_url: str,
-    server: Server,
-    ring: KeyRing,
-    bucket: TestBucket,
-    officers: dict[str, DemoOfficer],
-    gnupg_home: str,
-) -> None:
-    """Nothing is brought but the recovery key, the line from the safe, and what the configuration says is secret."""
-    clinic = tmp_path / "clinic"
-    (clinic / "officers").mkdir(parents=True)
-    near = {role: replace(each, certificate=Path("officers") / f"{role}.asc") for role, each in officers.items()}
-    for role, officer in officers.items():
-        shutil.copy(officer.certificate, clinic / near[role].certificate)
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        admit(connection, ring)
-    write_configuration(clinic, database_url, near, bucket)
-    folder = Folder(clinic, [])
-    first, second = (base64_of(ring.material(version)) for version in ring.versions)
-    told = folder.run(
-        "init", "--json",
-        ENCRYPTION_MASTER_KEY=first, ENCRYPTION_MASTER_KEY_V2=second, ENCRYPTION_PRIMARY_VERSION="v2",
-    )  # fmt: skip
-    safe = json.loads(told)["backup_signer"]
-    folder.run("backup")
-    before = Machine(folder, database_url).values(ring)
-
-    shutil.rmtree(clinic)
-    lost = conninfo_to_dict(database_url)["dbname"]
-    with psycopg.connect(server.url(), autocommit=True) as admin:
-        admin.execute(f"DROP DATABASE {lost} WITH (FORCE)")
-        admin.execute(f"CREATE DATABASE {lost}")
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (empty / "url").write_text(database_url)
-    (empty / "recovery.sec.asc").write_bytes(officers["recovery"].gpg("--armor", "--export-secret-keys"))
-    typed = block("recovery")
-    for written, here in (
-        ("postgresql://keyrotation@db/clinic", f"'{database_url}'"),
-        ("pazpaz-key-backups", bucket.name),
-        ("3fa9c1d2fromTheSafe", safe),
-    ):
-        assert written in typed
-        typed = typed.replace(written, here)
-    path = f"{EMBEDDED_18}:{KEYROTATION.parent}:{Path(str(AWS)).parent}:{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", typed],
-        cwd=empty,
-        env=environment(PATH=path, AWS_ENDPOINT_URL=bucket.url, GNUPGHOME=gnupg_home, LD_LIBRARY_PATH=LIBRARIES),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "Signature Verified Successfully" in done.stdout
-    assert "of another signer" not in done.stdout
-    assert "is not of this set" not in done.stdout
-    assert Machine(Folder(empty, []), database_url).values(ring) == before
+def reconcile(folder: Folder, officers: dict[str, DemoOfficer]) -> None:
+    """Reconcile, signed by both officers."""
+    request = json.loads(folder.run("reconcile", "--json"))["id"]
+    text = folder.run("approve", request, "--text").encode()
+    for role in ("security", "privacy"):
+        folder.run("approve", request, "--signature", "-", text=officers[role].sign(text).decode())
+    folder.run("reconcile")
 
 
 def test_while_s3_is_down_the_list_is_that_of_the_local_copy(clinic_machine: Machine, bucket: TestBucket) -> None:

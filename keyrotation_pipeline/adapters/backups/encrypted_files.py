@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.errors import BackupError, DamagedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import DatabaseCopy, KeyCopy, StoredFile, configuration_name, key_file_name
 from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.ports.backup_places import LocalPlace
 from keyrotation_pipeline.ports.backups import DumpSource, Encryptor
 
@@ -58,6 +59,42 @@ class EncryptedConfiguration:
                 member.size, member.mode = len(content), 0o600
                 tar.addfile(member, io.BytesIO(content))
         return _small(self.place, self.encryptor, configuration_name(stamp), packed.getvalue())
+
+
+def unpacked(name: str, packed: bytes) -> Mapping[str, bytes]:
+    """Reads the files of a configuration's tar into memory: regular files with plain relative names, and nothing else.
+
+    Modes, owners and times are ignored.
+
+    Raises:
+        DamagedBackupError: it is not a tar, or holds anything else.
+    """
+    found: dict[str, bytes] = {}
+    try:
+        with tarfile.open(fileobj=io.BytesIO(packed), mode="r:") as tar:
+            for member in tar:
+                # A sparse file can be larger than the tar.
+                is_file = member.isreg() and member.size <= len(packed) and _is_plain(member.name)
+                content = tar.extractfile(member) if is_file and member.name not in found else None
+                if content is None:
+                    raise DamagedBackupError(
+                        f"{name} holds something that is no file of a configuration; name an older backup with --set"
+                    )
+                found[member.name] = content.read()
+    except (tarfile.TarError, EOFError, UnicodeDecodeError):
+        raise DamagedBackupError(
+            f"{name} decrypts, but is not the tar of a configuration; name an older backup with --set"
+        ) from None
+    return found
+
+
+def _is_plain(name: str) -> bool:
+    """Returns whether a name is that of a file beneath the directory into which it is unpacked, on every system."""
+    return (
+        not any(map(is_hidden, name))
+        and all(part not in {"", ".", ".."} for part in name.split("/"))
+        and "\\" not in name
+    )
 
 
 @dataclass(frozen=True, slots=True)

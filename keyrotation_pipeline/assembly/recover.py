@@ -1,0 +1,263 @@
+"""Opens what `recover` needs, where there may be neither configuration nor home nor database."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from keyrotation_pipeline.adapters.backups.anchors import advance_head
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory, private_file
+from keyrotation_pipeline.adapters.backups.encrypted_files import unpacked
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.adapters.held_directory import held, wipe_abandoned
+from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
+from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
+from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole
+from keyrotation_pipeline.adapters.process import harden_process
+from keyrotation_pipeline.assembly.home import SIGNING_KEY, create_home
+from keyrotation_pipeline.assembly.keystores import create_key_store, signing_key
+from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
+from keyrotation_pipeline.errors import (
+    AuditError,
+    ConfigurationError,
+    DatabaseExistsError,
+    DatabaseUnavailableError,
+    HomeError,
+)
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.backups import (
+    signer_fingerprint,
+)
+from keyrotation_pipeline.model.records import as_json, read
+from keyrotation_pipeline.ports.backup_places import LocalPlace
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.recovery import RestoredSet, WrittenFiles
+from keyrotation_pipeline.settings import Settings, home_of
+from keyrotation_pipeline.settings.recovered import (
+    BackedUpConfiguration,
+    backed_up,
+    over_database,
+    to_provide,
+    where_url_goes,
+)
+
+_WORKSPACE, _NOTE = "recovery", "recovering.json"
+# Of a URL; the others may be secret, or are of the role that restores.
+_SHOWN = ("dbname", "host", "hostaddr", "port", "sslmode", "sslrootcert")
+_OWNER = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
+_WITHOUT_LOGIN = "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) AND NOT rolcanlogin ORDER BY rolname"
+_OF_BACKUP = ".from-backup"
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """What an unfinished recovery has stored: ``name@host`` of the new database, and whether it makes the home."""
+
+    database: str
+    new_home: bool
+    restored: RestoredSet
+
+
+class HomeHere:
+    """`RecoveredHome` over the directory of a configuration.
+
+    Args:
+        path: where `keyrotation.toml` is, or will be.
+        server: URL of the server that gets the new database.
+        database: its name.
+        actor: for the audit.
+    """
+
+    def __init__(self, path: Path, server: str, database: str, actor: str) -> None:
+        harden_process()
+        self._path = path
+        self._home = home_of(path)
+        self._server = server
+        self._url = make_conninfo(server, dbname=database)
+        self._actor = actor
+        self._note = self._home / _NOTE
+        self._configuration = BackedUpConfiguration("", {})
+        self._text = ""
+        noted = self._noted()
+        self.is_new = noted.new_home if noted else not (self._home / SIGNING_KEY).exists()
+
+    @property
+    def databases(self) -> RestoreToNewDatabase:
+        """The server, as `recover` restores there.
+
+        Raises:
+            DatabaseUnavailableError: it does not answer.
+            DatabaseExistsError: there is a database of the name.
+        """
+        server = _url_that_answers(self._server)
+        self._require_free(server)
+        return RestoreToNewDatabase(server, None)
+
+    def _require_free(self, server: str) -> None:
+        """Refuses the name of a database that no recovery began here, before anything is copied."""
+        name = str(conninfo_to_dict(self._url)["dbname"])
+        with closing(connect(server)) as connection:
+            owners = connection.execute(_OWNER, (name,)).fetchall()
+        if owners and owners != [(RestoringRole.of(name).name,)] and self.restored is None:
+            raise DatabaseExistsError(f"there is a database {name} already; name another with --into")
+
+    @property
+    def database(self) -> str:
+        """``name@host`` of the new database."""
+        return display_name(self._url)
+
+    @property
+    def signer(self) -> str:
+        """The fingerprint of the home's own key, which signs backups from now on."""
+        return signer_fingerprint(SigningKey(self._home / SIGNING_KEY).public)
+
+    @property
+    def holds_keys(self) -> bool:
+        """See `RecoveredHome.holds_keys`."""
+        return self._settings().keys.store == "file"
+
+    @property
+    def key_store(self) -> str:
+        """The kind of key store that the configuration names."""
+        return self._settings().keys.store
+
+    @property
+    def url_to_set(self) -> str:
+        """What to do so that the configuration names the new database; without role and password."""
+        parts = conninfo_to_dict(self._url)
+        shown = make_conninfo("", **{name: parts[name] for name in _SHOWN if name in parts})
+        return f"{where_url_goes(self._text)}'{shown} user=…'"
+
+    def without_login(self, roles: Sequence[str]) -> tuple[str, ...]:
+        """Returns which of the roles that the dump names cannot log in, as those that were created with it."""
+        with closing(connect(self._url)) as connection:
+            found = connection.execute(_WITHOUT_LOGIN, (list(roles),)).fetchall()
+        return tuple(str(name) for (name,) in found)
+
+    @contextmanager
+    def workspace(self) -> Iterator[LocalPlace]:
+        """See `RecoveredHome.workspace`."""
+        try:
+            with held(self._new_workspace) as directory:
+                yield BackupDirectory(directory)
+        finally:
+            with suppress(OSError):  # unless something is in it
+                self._home.rmdir()
+
+    def _new_workspace(self) -> Path:
+        directory = self._home / _WORKSPACE
+        wipe_abandoned([directory])
+        try:
+            self._home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700)
+        except FileExistsError:
+            raise HomeError(f"another recovery is under way in {directory}; wait until it has ended") from None
+        return directory
+
+    def read_configuration(self, name: str, packed: bytes) -> None:
+        """See `RecoveredHome.read_configuration`."""
+        self._configuration = backed_up(unpacked(name, packed))
+        with suppress(FileNotFoundError):
+            self._text = self._path.read_text(encoding="utf-8")
+        self._text = self._text or self._configuration.text
+        try:
+            self._settings()
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"{error}; or move {self._path} away, so that the backup's configuration is used"
+                if self._path.exists()
+                else f"in the backup's configuration, {error}; name an older backup with --set"
+            ) from None
+
+    @property
+    def restored(self) -> RestoredSet | None:
+        """See `RecoveredHome.restored`."""
+        noted = self._noted()
+        return noted.restored if noted and noted.database == display_name(self._url) else None
+
+    def _noted(self) -> _Note | None:
+        try:
+            return read(_Note, json.loads(self._note.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (ValueError, RecursionError, AuditError):
+            raise HomeError(f"{self._note} is damaged; remove it and run this again with another --into") from None
+
+    def note_restored(self, done: RestoredSet, for_superuser: str) -> None:
+        """See `RecoveredHome.note_restored`."""
+        if done.for_superuser is not None:
+            content = for_superuser.encode(errors="surrogateescape")
+            BackupDirectory(self._path.parent).write(done.for_superuser, content)
+        noted = _Note(display_name(self._url), self.is_new, done)
+        BackupDirectory(self._home).write(_NOTE, json.dumps(as_json(noted)).encode())
+
+    def finish(self) -> None:
+        """See `RecoveredHome.finish`."""
+        BackupDirectory(self._home).remove(_NOTE)
+
+    def write_configuration(self) -> WrittenFiles:
+        """See `RecoveredHome.write_configuration`."""
+        written, kept = list[str](), list[str]()
+        texts = {self._path.name: self._configuration.text.encode(), **self._configuration.files}
+        for name, content in texts.items():
+            target = self._path.parent / name
+            if _write_new(target, content):
+                written.append(name)
+            elif target.read_bytes() != content:
+                _write_new(other := target.with_name(f"{target.name}{_OF_BACKUP}"), content)
+                kept.append(f"{name} was here and stays; the backup's is {other.name}")
+        return WrittenFiles(tuple(written), tuple(kept), to_provide(self._text, self._path.parent))
+
+    @contextmanager
+    def opened(self, anchor: AuditHead) -> Iterator[Pipeline]:
+        """See `RecoveredHome.opened`."""
+        settings = self._settings()
+        create_home(self._home)
+        if self.holds_keys:
+            create_key_store(settings)
+        signer = signing_key(settings)
+        signer.create()
+        advance_head(self._home / "anchors", anchor, lambda known: known.seq < anchor.seq)
+        with open_pipeline(settings, actor=self._actor) as pipeline:
+            ManifestTrust(signer, pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
+            yield pipeline
+
+    def _settings(self) -> Settings:
+        return over_database(self._text, self._path, self._url)
+
+
+def _url_that_answers(server: str) -> str:
+    """Returns the given URL, or one of the server's own database if it names the one that is lost."""
+    try:
+        connect(server).close()
+    except DatabaseUnavailableError:
+        try:
+            connect(own := make_conninfo(server, dbname="postgres")).close()
+        except DatabaseUnavailableError:
+            pass
+        else:
+            return own
+        raise
+    return server
+
+
+def _write_new(target: Path, content: bytes) -> bool:
+    """Writes a file as a whole, unless there is one of its name; returns whether it did."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
+    with private_file(unfinished) as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink()
+    return True

@@ -1,0 +1,314 @@
+"""Brings database, configuration and keys back from backups and the recovery key alone: for the day when all is lost.
+
+Whoever owns the place of backups can put anything there, and anybody can encrypt to a public certificate. So in this
+order, and nothing of a set is used once something of it does not verify: the signature on its manifest, the size and
+hash of each file, each message (encrypted to the recovery key), each key's fingerprint, the content of the
+configuration; then the dump is restored without power into a new database, counted, and every value decrypted. Only
+then is anything written next to the command, and never over something that is there.
+
+It may be killed anywhere and run again: what is restored is noted in the home, and every other step may be repeated.
+"""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.backups.catalog import fetch, read_key
+from keyrotation_pipeline.backups.key_loss import restore_key
+from keyrotation_pipeline.backups.restore_checks import joined, require_all_there
+from keyrotation_pipeline.errors import (
+    AuditError,
+    BackupError,
+    DamagedBackupError,
+    DatabaseExistsError,
+    FutureBackupError,
+    IncompleteRestoreError,
+    KeyRotationError,
+    MissingVersionError,
+    UnreadableSampleError,
+    UnsignedBackupError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    DatabaseCopy,
+    StoredFile,
+    in_order,
+    is_manifest,
+    stamp_in,
+)
+from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
+from keyrotation_pipeline.ports.backups import HandedOver, NewDatabases, RecoveryKey, RestoredDump
+from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.ports.recovery import RecoveredHome, RestoredSet, WrittenFiles
+from keyrotation_pipeline.requests.roster import pinned_roster
+from keyrotation_pipeline.rotation.keys import record_of
+
+_CLOCKS_DIFFER_BY = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class RecoverySource:
+    """A place of backups, and whose sets count.
+
+    Args:
+        accepted: verifies a manifest of the place, given its name, and reads it only then; raises UnsignedBackupError,
+            ManifestError.
+        trusted: whose signature counts, in one phrase.
+    """
+
+    place: BackupPlace
+    accepted: Callable[[str], BackupSet]
+    trusted: str
+    clock: Clock
+
+
+@dataclass(frozen=True, slots=True)
+class FoundSet:
+    """The newest set that verifies, and all of it here.
+
+    Args:
+        rejected: by the name of its manifest, why each newer set is not used.
+    """
+
+    made: BackupSet
+    dump: DatabaseCopy
+    configuration: StoredFile
+    rejected: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeysHere:
+    """The key store next to the new home.
+
+    Args:
+        put_back: where each key was put, ``live`` or ``archive``; none where the store is not in files here.
+        not_registered: keys of the set that were made after its database was dumped.
+        findings: what `reconcile` will name; None: not known, since the key store was not read.
+    """
+
+    put_back: Mapping[KeyVersion, str]
+    not_registered: tuple[KeyVersion, ...]
+    findings: tuple[str, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a recovery brought back.
+
+    Args:
+        restored: the new database.
+        keys: the fingerprint of every key of the set.
+        files: the configuration.
+    """
+
+    found: FoundSet
+    place: str
+    restored: RestoredSet
+    keys: Mapping[KeyVersion, str]
+    keys_here: KeysHere
+    files: WrittenFiles
+
+    def require_complete(self) -> None:
+        """Fail, once everything else is brought back, where the database lacks something.
+
+        Raises:
+            IncompleteRestoreError: every row is there and every value decrypts, but something else is not as dumped.
+        """
+        if self.restored.failures:
+            raise IncompleteRestoreError(
+                f"the new database {self.restored.database} has every row, and all values decrypt, but these are "
+                f"missing or differ: {joined(self.restored.failures)}; add them there manually before you let others "
+                "connect to it"
+            )
+
+
+def recover(
+    source: RecoverySource,
+    key: RecoveryKey,
+    databases: NewDatabases,
+    here: RecoveredHome,
+    into: str,
+    wanted: str | None,
+    report: Report,
+) -> Recovered:
+    """Restore the newest set that verifies into the new database `into`, and everything else into `here`.
+
+    Args:
+        wanted: name of the manifest of another set than the newest.
+
+    Raises:
+        UnsignedBackupError, BackupError: no set verifies; the sentence is that of the newest.
+        DamagedBackupError, WrongRecipientError, RecoveryKeyError: the recovery key does not open the set.
+        MissingVersionError, LostRowsError, UnreadableSampleError: the set is not complete.
+        RequestError: there is a database of that name which no recovery made here.
+    """
+    with here.workspace() as local:
+        found = _newest(source, local, wanted, report)
+        keys = {copy.version: read_key(local, copy, key) for copy in found.made.keys}
+        _require_keys(found.dump, keys)
+        packed = key.decrypt(found.configuration.name, local.read(found.configuration.name))
+        here.read_configuration(found.configuration.name, packed)
+        restored = _restored(found, keys, local, key, databases, here, into, report)
+    files = here.write_configuration()
+    keys_here = KeysHere({}, (), None)
+    if here.is_new:
+        with here.opened(found.made.anchor) as pipeline:
+            pipeline.ledger.append(Note(EventKind.DATABASE_RESTORED, _facts(source, found, restored)))
+            keys_here = _keys_here(pipeline, here, source, found, keys)
+    here.finish()
+    fingerprints = {version: material.fingerprint for version, material in keys.items()}
+    return Recovered(found, source.place.description, restored, fingerprints, keys_here, files)
+
+
+def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, report: Report) -> FoundSet:
+    """The newest set that verifies, by the time that its signed manifest names, with all of its files in `local`."""
+    rejected: dict[str, KeyRotationError] = {}
+    for name in _manifests(source.place, wanted):
+        try:
+            made = source.accepted(name)
+            if (found := _restorable(made, rejected, by_name=wanted is not None)) is not None:
+                _require_past(made, source.clock)
+                _fetch_all(source.place, made, local, report)
+                return found
+        except (BackupError, UnsignedBackupError, DamagedBackupError) as error:
+            rejected[name] = error
+    if rejected:
+        raise next(iter(rejected.values()))
+    what = f"{wanted} is not" if wanted else "no backup of a database is"
+    raise BackupError(f"{what} in {source.place.description}; correct --from{' or --set' if wanted else ''}")
+
+
+def _manifests(place: BackupPlace, wanted: str | None) -> list[str]:
+    """Names of the manifests, newest first."""
+    names = [name for name in place.names() if is_manifest(name) and wanted in {None, name}]
+    return sorted(names, key=lambda name: in_order(stamp_in(name) or ""), reverse=True)
+
+
+def _restorable(made: BackupSet, rejected: Mapping[str, KeyRotationError], *, by_name: bool) -> FoundSet | None:
+    """The set, if everything can be restored from it; a set that was made from another one only by its name."""
+    if made.dump is None or made.configuration is None or (made.made_from is not None and not by_name):
+        return None
+    why = {name: str(error) for name, error in rejected.items()}
+    return FoundSet(made, made.dump, made.configuration, why)
+
+
+def _require_past(made: BackupSet, clock: Clock) -> None:
+    now = clock.now()
+    if made.made_at > now + _CLOCKS_DIFFER_BY:
+        raise FutureBackupError(made.name, f"{now:%Y-%m-%d %H:%M} UTC")
+
+
+def _fetch_all(place: BackupPlace, made: BackupSet, local: LocalPlace, report: Report) -> None:
+    """Copy every file of a set, the small ones first; removes them again if one is not what its manifest says."""
+    files = sorted(made.files, key=lambda file: file.size_bytes)
+    try:
+        for number, file in enumerate(files):
+            size = f"{file.size_bytes:,} bytes"
+            report(Progress(None, file.name, number, len(files), "files", f"copied from {place.description}, {size}"))
+            fetch(place, file, local.path(file.name))
+    except BaseException:
+        for file in files:
+            local.remove(file.name)
+        raise
+
+
+def _require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> None:
+    for version in dump.versions:
+        if version not in keys:
+            raise MissingVersionError(
+                f"{dump.file.name} has values under {version}, whose key is not in the same set; name another set with "
+                "--set"
+            )
+
+
+def _restored(
+    found: FoundSet,
+    keys: Mapping[KeyVersion, KeyMaterial],
+    local: LocalPlace,
+    key: RecoveryKey,
+    databases: NewDatabases,
+    here: RecoveredHome,
+    into: str,
+    report: Report,
+) -> RestoredSet:
+    """Restore the dump, count it against its manifest and decrypt every value; or find that an earlier run did."""
+    name = found.dump.file.name
+    try:
+        with databases.restored(into, found.dump, local.path(name), key) as restored:
+            require_all_there(restored, found.dump)
+            values = _decrypted(restored, found.dump, KeyRing(keys, max(keys)), report)
+            failures = restored.failures
+
+            def as_set(done: HandedOver) -> RestoredSet:
+                rows = {str(content.table.name): content.rows for content in found.dump.tables}
+                file = f"{into}-for-superuser.sql" if done.for_superuser else None
+                wrong = (*failures, *done.differences)
+                return RestoredSet(found.made.name, into, rows, values, wrong, done.left_out, file)
+
+            # Noted before the database is complete: until then another run begins the restore again.
+            return as_set(restored.hand_over(lambda done: here.note_restored(as_set(done), done.for_superuser)))
+    except DatabaseExistsError:
+        earlier = here.restored
+        if earlier is None or (earlier.manifest, earlier.database) != (found.made.name, into):
+            raise
+        return earlier
+
+
+def _decrypted(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, report: Report) -> Mapping[str, int]:
+    """Decrypt every value; returns how many, by table."""
+    values = {}
+    for content in dump.tables:
+        counted = restored.rewriting.decrypt_all(content.table, ring, report)
+        if counted.failures:
+            raise UnreadableSampleError(
+                f"{counted.failures} value(s) of {content.table.name} in {dump.file.name} do not decrypt; name an "
+                "older backup with --set"
+            )
+        values[str(content.table.name)] = counted.values
+    return values
+
+
+def _facts(source: RecoverySource, found: FoundSet, restored: RestoredSet) -> Mapping[str, Any]:
+    return {
+        "database": restored.database,
+        "manifest": found.made.name,
+        "trusted": source.trusted,
+        "dump": found.dump.file.name,
+        "made_at": found.made.made_at.isoformat(),
+        "place": source.place.description,
+        "rows": dict(restored.rows),
+        "values_decrypted": dict(restored.values),
+        "failures": list(restored.failures),
+        "left_out": list(restored.left_out),
+    }
+
+
+def _keys_here(
+    pipeline: Pipeline,
+    here: RecoveredHome,
+    source: RecoverySource,
+    found: FoundSet,
+    keys: Mapping[KeyVersion, KeyMaterial],
+) -> KeysHere:
+    """Put the keys into a store in files, each where the restored audit has it; one in a cloud is not touched."""
+    unknown = tuple(version for version in keys if record_of(pipeline, version) is None)
+    if not here.holds_keys:
+        return KeysHere({}, unknown, None)
+    files = {copy.version: copy.file.name for copy in found.made.keys}
+    put_back = {
+        version: restore_key(pipeline, version, material, f"{files[version]} in {source.place.description}").place
+        for version, material in keys.items()
+        if version not in unknown
+    }
+    with suppress(AuditError):  # which the divergence then names
+        pinned_roster(pipeline)  # which stores it in the home
+    return KeysHere(put_back, unknown, divergence(pipeline, pipeline.keys.read()).findings)

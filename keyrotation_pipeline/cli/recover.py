@@ -1,0 +1,236 @@
+"""`recover`: from backups and the recovery key alone to a database, a home and keys."""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.recover import HomeHere
+from keyrotation_pipeline.assembly.recovery_source import (
+    by_officers,
+    by_signer,
+    own_signer,
+    passphrase_in,
+    place_of_backups,
+    recovery_key_at,
+    signatures_in,
+)
+from keyrotation_pipeline.backups.recover import Recovered, RecoverySource, recover
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.errors import ConfigurationError
+
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+_SOURCE = typer.Option("--from", metavar="DIR|s3://BUCKET/PREFIX", help="Where the backups are.", show_default=False)
+_KEY = typer.Option(
+    "--key",
+    metavar="FILE",
+    help="Exported OpenPGP secret key of a recipient, or the GnuPG home whose card has it.",
+    show_default=False,
+)
+_INTO = typer.Option("--into", metavar="NAME", help="Name of the new database.", show_default=False)
+
+
+def recover_command(
+    *,
+    source: Annotated[str, _SOURCE],
+    key: Annotated[Path, _KEY],
+    into: Annotated[str, _INTO],
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="The server that gets it, with a role that may create databases and roles; else as [database] url, "
+            "or KEYROTATION_DATABASE_URL.",
+            show_default=False,
+        ),
+    ] = None,
+    signer: Annotated[
+        str | None,
+        typer.Option(
+            "--signer",
+            metavar="FINGERPRINT",
+            help="Of the key that signed the backups, as `init`, `backup` and `status --json` print it; else that of "
+            "the home, if it is not lost.",
+            show_default=False,
+        ),
+    ] = None,
+    trusted: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trust-unsigned",
+            metavar="FILE",
+            help="Instead of --signer: an officer's signature over a manifest.",
+            show_default=False,
+        ),
+    ] = None,
+    officer: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--officer",
+            metavar="FILE",
+            help="With --trust-unsigned: that officer's certificate, from elsewhere than the backups.",
+            show_default=False,
+        ),
+    ] = None,
+    wanted: Annotated[
+        str | None,
+        typer.Option("--set", metavar="MANIFEST", help="Another set than the newest.", show_default=False),
+    ] = None,
+    passphrase_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--passphrase-file", metavar="FILE", help="Passphrase of the key; else asked for.", show_default=False
+        ),
+    ] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Restore database, configuration and keys from backups and the recovery key alone.
+
+    Also where only the database is lost: the home and the configuration that are there stay as they are. Everything is
+    verified before it is used. Run it again with the same options after whatever stopped it.
+    """
+    path = settings.config_path(config)
+    here = HomeHere(path, _server(server, path), into, actor())
+    passphrase = passphrase_in(passphrase_file) if passphrase_file else _asked(key)
+    with (
+        ExitStack() as stack,
+        recovery_key_at(key, passphrase) as opened,
+        reporting(quiet=as_json) as report,
+    ):
+        found = _source(source, signer, trusted or [], officer or [], path, stack)
+        done = recover(found, opened, here.databases, here, into, wanted, report)
+    next_steps = tuple(_next(done, here, key))
+    value = _document(done, here, next_steps)
+    output.show(here.database, value, _lines(done, here, next_steps), as_json=as_json)
+    done.require_complete()
+
+
+def _server(given: str | None, path: Path) -> str:
+    """The URL of the server; that of the configuration leads to the lost database's own."""
+    if given is not None:
+        return given
+    if path.exists() and (url := settings.load(path).database.url) is not None:
+        return url.get_secret_value()
+    if (variable := settings.database_variable()) is not None:
+        return variable
+    raise ConfigurationError("no server is named that could get the database; name it with --server URL")
+
+
+def _asked(key: Path) -> bytes | None:
+    if key.is_dir() or not sys.stdin.isatty():
+        return None
+    typed: str = typer.prompt(
+        f"Passphrase of {key.name} (empty: none)", hide_input=True, default="", show_default=False, err=True
+    )
+    return typed.encode() or None
+
+
+def _source(
+    source: str, signer: str | None, trusted: list[Path], officers: list[Path], path: Path, stack: ExitStack
+) -> RecoverySource:
+    if (signer is not None and trusted) or bool(trusted) != bool(officers):
+        raise typer.BadParameter(
+            "give the signer's fingerprint, or an officer's signature together with that officer's certificate",
+            param_hint="--signer / --trust-unsigned / --officer",
+        )
+    if trusted:
+        place = place_of_backups(source)
+        return stack.enter_context(by_officers(place, signatures_in(trusted), officers))
+    fingerprint = re.sub(r"[\s:]", "", signer).lower() if signer is not None else own_signer(path)
+    if fingerprint is None:
+        raise ConfigurationError(
+            "nothing says which backups are yours, and anybody can encrypt to your certificates; give the fingerprint "
+            "that was stored with the recovery key as --signer, or an officer's signature over the manifest with "
+            "--trust-unsigned FILE --officer CERTIFICATE"
+        )
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise typer.BadParameter("a fingerprint has 64 hex digits", param_hint="--signer")
+    return by_signer(place_of_backups(source), fingerprint)
+
+
+def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iterator[output.Line]:
+    made = done.found.made
+    for why in done.found.rejected.values():
+        yield output.Text(f"rejected  {why}", output.BAD)
+    yield f"restored  {made.name} of {output.minutes(made.made_at)} UTC from {done.place}"
+    yield f"into      the new database {here.database}"
+    for table, rows in done.restored.rows.items():
+        yield f"table     {table}: {rows:,} rows, all {done.restored.values[table]:,} values decrypt"
+    for each in done.restored.left_out:
+        yield f"left out  {each}"
+    for version, fingerprint in done.keys.items():
+        where = done.keys_here.put_back.get(version)
+        yield f"key       {version} ({fingerprint[:16]}){f' is {where} in the key store' if where else ''}"
+    for name in done.files.written:
+        yield f"written   {name}"
+    for phrase in done.files.kept:
+        yield f"kept      {phrase}"
+    if here.is_new:
+        yield f"signer    backups are signed by {here.signer} from now on; keep that with the recovery key"
+    for number, step in enumerate(next_steps, 1):
+        yield f"{'next' if number == 1 else '':<10}{number}. {step}"
+
+
+def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
+    """What is left to do, in order."""
+    if (file := done.restored.for_superuser) is not None:
+        yield (
+            f"read {file}: it restores what is left out, for a superuser to run with "
+            f"psql -X -v ON_ERROR_STOP=1 -d {done.restored.database} -f {file}"
+        )
+    if roles := here.without_login(done.found.dump.definition.roles):
+        yield (
+            f"the roles {', '.join(roles)} cannot log in on this server; for each that did: "
+            "ALTER ROLE … LOGIN PASSWORD …"
+        )
+    yield f"{here.url_to_set}, with the pipeline's role and its password"
+    yield from done.files.to_provide
+    versions = " ".join(map(str, done.keys))
+    if here.is_new and not here.holds_keys:
+        yield (
+            f"the key store is {here.key_store}: if it is lost, keyrotation restore-key {versions} --key {key}; "
+            "`keyrotation restore-key --survey` says what it lacks"
+        )
+    elif not here.is_new:
+        yield f"keyrotation status, which names keys that the key store lacks: keyrotation restore-key --key {key}"
+    if done.keys_here.findings == ():
+        yield "keyrotation audit verify"
+    else:
+        yield "keyrotation reconcile, which two officers sign, and the same again; then keyrotation audit verify"
+    yield f"applications: let them use the database {done.restored.database}, with the keys of the key store"
+    yield "keyrotation backup"
+
+
+def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> dict[str, Any]:
+    made, keys_here = done.found.made, done.keys_here
+    return {
+        "schema": 1,
+        "database": here.database,
+        "set": made.name,
+        "made_at": output.instant(made.made_at),
+        "place": done.place,
+        "rejected": dict(done.found.rejected),
+        "rows": dict(done.restored.rows),
+        "values_decrypted": dict(done.restored.values),
+        "failures": list(done.restored.failures),
+        "left_out": list(done.restored.left_out),
+        "for_superuser": done.restored.for_superuser,
+        "keys": {str(version): fingerprint for version, fingerprint in done.keys.items()},
+        "put_back": {str(version): where for version, where in keys_here.put_back.items()},
+        "not_registered": output.names(keys_here.not_registered),
+        "written": list(done.files.written),
+        "kept": list(done.files.kept),
+        "to_provide": list(done.files.to_provide),
+        "reconcile": None if keys_here.findings is None else list(keys_here.findings),
+        "backup_signer": here.signer if here.is_new else None,
+        "next": list(next_steps),
+    }

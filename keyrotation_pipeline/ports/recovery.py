@@ -1,0 +1,102 @@
+"""Where does a recovery write what it brings back?"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.ports.backup_places import LocalPlace
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredSet:
+    """A set whose database was restored and read completely.
+
+    Args:
+        manifest: its manifest's name.
+        database: name of the new database.
+        rows: by table.
+        values: how many decrypted, by table; that is all of them.
+        failures: what could not be restored, or differs from the dump's catalogue; no row is missing.
+        left_out: what only a superuser can restore.
+        for_superuser: name of the file with SQL that does; None: there is nothing.
+    """
+
+    manifest: str
+    database: str
+    rows: Mapping[str, int]
+    values: Mapping[str, int]
+    failures: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    for_superuser: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFiles:
+    """What became of the configuration.
+
+    Args:
+        written: names of files that are new.
+        kept: a phrase for each file that was there and differs from the backup's; it stays as it is.
+        to_provide: a phrase for each variable and file that the configuration names and that is not here.
+    """
+
+    written: tuple[str, ...]
+    kept: tuple[str, ...]
+    to_provide: tuple[str, ...]
+
+
+class RecoveredHome(Protocol):
+    """The directory that a recovery fills: configuration, home and key store. What is there stays."""
+
+    @property
+    def is_new(self) -> bool:
+        """Whether this recovery makes the home; otherwise there is one that has not been lost, which stays."""
+
+    @property
+    def holds_keys(self) -> bool:
+        """Whether the key store is in files here, so that the recovery fills it. Only after `read_configuration`."""
+
+    def workspace(self) -> AbstractContextManager[LocalPlace]:
+        """Yields an empty private place, wiped at the end; what a killed process left is wiped first.
+
+        Raises:
+            HomeError: the operating system refuses, or another recovery is under way here.
+        """
+
+    def read_configuration(self, name: str, packed: bytes) -> None:
+        """Checks the configuration that is here, or else that of the backup, without writing anything.
+
+        Args:
+            name: of the backup's file, for the sentence.
+            packed: its decrypted content.
+
+        Raises:
+            DamagedBackupError: it holds something else than a configuration.
+            ConfigurationError: the configuration that is used here is wrong.
+        """
+
+    @property
+    def restored(self) -> RestoredSet | None:
+        """The set that an earlier, unfinished recovery restored here."""
+
+    def note_restored(self, done: RestoredSet, for_superuser: str) -> None:
+        """Stores durably that a set is restored, until `finish`, and the SQL in the file for a superuser."""
+
+    def write_configuration(self) -> WrittenFiles:
+        """Writes the configuration that was read, and its certificates; never over another file."""
+
+    def opened(self, anchor: AuditHead) -> AbstractContextManager[Pipeline]:
+        """Makes home, signing key and key store, and opens every port on the new database.
+
+        Args:
+            anchor: the audit's head that the manifest names, which the home stores as known.
+
+        Raises:
+            As `open_pipeline`.
+        """
+
+    def finish(self) -> None:
+        """Forgets what `note_restored` stored: a recovery that is run again is another one."""

@@ -1,0 +1,330 @@
+"""The worst day by `keyrotation recover`: what it accepts, what it writes, and what it says to type next."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.model.backups import signature_name
+from keyrotation_pipeline_tests.acceptance import dying_recovery
+from keyrotation_pipeline_tests.acceptance.command import Folder, environment
+from keyrotation_pipeline_tests.backup_sites import write_configuration
+from keyrotation_pipeline_tests.lost_clinics import ROLE, EmptyMachine, Forger, tar_of
+
+
+@pytest.mark.parametrize("home", [True, False], ids=["with a home", "without a home"])
+def test_over_an_empty_database_nothing_is_set_up_and_recover_is_named(
+    tmp_path: Path, database_url: str, backup_officers: dict[str, DemoOfficer], *, home: bool
+) -> None:
+    folder = Folder(tmp_path, [])
+    write_configuration(tmp_path, database_url, backup_officers, None)
+    if home:
+        (tmp_path / ".keyrotation").mkdir(mode=0o700)
+    before = sorted(tmp_path.rglob("*"))
+    for command in (("init",), ("status",), ("status", "--json"), ("restore-key", "v1"), ("restore-key", "--survey")):
+        folder.run(*command, expect=1)
+        assert "restore a backup: `keyrotation recover`" in folder.printed[-1], command
+    assert sorted(tmp_path.rglob("*")) == before
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT FROM pg_namespace WHERE nspname = 'keyrotation'").fetchall()
+    assert found == []
+
+
+def test_without_a_home_there_is_no_embedded_database_to_initialise(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    officers = "".join(f'[[approvals.officers]]\nname = "{each}"\ncertificate = "{each}.asc"\n' for each in "AB")
+    (tmp_path / "keyrotation.toml").write_text(f'[[tables]]\nname = "clients"\ncolumns = ["a"]\n{officers}')
+    folder.run("init", expect=1)
+    assert "and so no embedded PostgreSQL" in folder.printed[-1]
+    assert "restore a backup: `keyrotation recover`" in folder.printed[-1]
+    assert not (tmp_path / ".keyrotation").exists()
+
+
+def test_an_empty_folder_gets_database_configuration_home_and_keys(machine: EmptyMachine) -> None:
+    done = machine.recover()
+    assert machine.values() == machine.lost.values
+    assert done["set"] == machine.lost.newest.name
+    assert done["rejected"] == {}
+    assert done["values_decrypted"] == {"clients": 6, "billing.Invoices": 1}
+    assert done["put_back"] == {"v1": "live", "v2": "live"}
+    assert (machine.home.stat().st_mode & 0o777, machine.home.is_dir()) == (0o700, True)
+    assert "put the file url there, which [database] url names" not in done["to_provide"], "its own line says so"
+    assert any(step.startswith(f"write into the file url: 'dbname={machine.into}") for step in done["next"])
+    machine.variables()
+    machine.folder.run("verify")
+    assert done["backup_signer"] != machine.lost.signer
+    assert not (machine.home / "recovering.json").exists()
+    assert not (machine.home / "recovery").exists()
+    assert sorted(path.name for path in (machine.home / "anchors").iterdir()) == ["audit-head.json", "roster.json"]
+
+
+def test_roles_owners_and_privileges_come_back_and_what_takes_power_is_left_to_a_superuser(
+    machine: EmptyMachine,
+) -> None:
+    done = machine.recover()
+    with psycopg.connect(machine.url) as connection:
+        owner = connection.execute("SELECT tableowner FROM pg_tables WHERE tablename = 'clients'").fetchone()
+        may = connection.execute(f"SELECT has_table_privilege('{ROLE}', 'billing.\"Invoices\"', 'SELECT')").fetchone()
+        login = connection.execute(f"SELECT rolcanlogin FROM pg_roles WHERE rolname = '{ROLE}'").fetchone()
+        triggers = connection.execute("SELECT evtname FROM pg_event_trigger").fetchall()
+    assert (owner, may, login, triggers) == ((ROLE,), (True,), (False,), [])
+    assert any(f"the roles {ROLE} cannot log in" in step for step in done["next"])
+    assert any("watched" in each for each in done["left_out"])
+    file = machine.folder.path / done["for_superuser"]
+    assert file.stat().st_mode & 0o777 == 0o600
+    with psycopg.connect(machine.url, autocommit=True) as connection:
+        lines = file.read_text().splitlines(keepends=True)
+        connection.execute("".join(line for line in lines if not line.startswith("\\")).encode())  # of psql
+        triggers = connection.execute("SELECT evtname FROM pg_event_trigger").fetchall()
+    assert triggers == [("watched",)]
+    assert done["failures"] == []
+
+
+def test_a_role_without_superusers_power_brings_everything_back_as_well(machine: EmptyMachine) -> None:
+    admin = f"admin_{machine.into}"
+    with psycopg.connect(machine.lost.server.url(), autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {admin} LOGIN CREATEDB CREATEROLE")
+    try:
+        server = machine.lost.server.url(user=admin)
+        machine.folder.run(*machine.options("--json", "--server", server))
+        assert machine.values() == machine.lost.values
+    finally:
+        with psycopg.connect(machine.lost.server.url(), autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {machine.into} WITH (FORCE)")
+            connection.execute(f"DROP ROLE IF EXISTS {ROLE}")
+            connection.execute(f"DROP OWNED BY {admin}; DROP ROLE {admin}")
+
+
+def test_only_the_database_is_lost_and_home_configuration_and_keys_stay(machine: EmptyMachine) -> None:
+    machine.recover()
+    machine.variables()
+    (machine.folder.path / f"{machine.into}-for-superuser.sql").unlink()
+    before = {path: path.read_bytes() for path in machine.folder.path.rglob("*") if path.is_file()}
+    with psycopg.connect(machine.lost.server.url(), autocommit=True) as admin:
+        admin.execute(f"DROP DATABASE {machine.into}")
+    backups = machine.home / "backups"
+    shutil.copytree(machine.backups, backups, dirs_exist_ok=True)
+
+    done = machine.recover()
+
+    assert machine.values() == machine.lost.values
+    assert (done["put_back"], done["backup_signer"], done["written"]) == ({}, None, [])
+    after = {path: path.read_bytes() for path in machine.folder.path.rglob("*") if path.is_file()}
+    assert {path: after.get(path) for path in before} == before
+    assert any("keyrotation reconcile" in step for step in done["next"])
+
+
+def test_the_newest_set_that_verifies_is_used_and_a_forged_newer_one_is_reported(
+    machine: EmptyMachine, forger: Forger
+) -> None:
+    """Unencrypted, with SQL and a configuration of the forger's: the recipe of the documentation ran both."""
+    evil = tar_of({"keyrotation.toml": b"[database]\n", "../evil": b"x", "officers/x.asc": b"x"})
+    dump = b"CREATE ROLE evil SUPERUSER LOGIN;\n"
+    files = {"database-": forger.stored(dump), "configuration-": forger.stored(evil), "encryption-key-": b"no key"}
+    first = forger.set(newer(machine, 1), files)
+    second = forger.set(newer(machine, 2), files, public=public_of(machine))  # which names the genuine signer
+
+    done = machine.recover()
+
+    assert done["set"] == machine.lost.newest.name
+    assert machine.values() == machine.lost.values
+    assert list(done["rejected"]) == [second, first]
+    assert "has a signature that is not this pipeline's" in done["rejected"][second]
+    assert f"names the signer {forger.signer}" in done["rejected"][first]
+    assert not (machine.folder.path / "evil").exists()
+    assert not (machine.folder.path.parent / "evil").exists()
+    with psycopg.connect(machine.lost.server.url()) as connection:
+        assert connection.execute("SELECT FROM pg_roles WHERE rolname = 'evil'").fetchall() == []
+
+
+def test_nothing_but_a_forged_set_restores_nothing(machine: EmptyMachine, forger: Forger) -> None:
+    name = forger.set(newer(machine, 1), {"database-": forger.stored(b"SELECT 1")})
+    for path in machine.backups.iterdir():
+        if newer(machine, 1) not in path.name:
+            path.unlink()
+    assert f"the manifest {name} in directory" in machine.refused()
+    assert list(machine.folder.path.iterdir()) == []
+    assert not machine.database_is_there()
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-30] + bytes([content[-30] ^ 1]) + content[-29:])
+
+
+def swell(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(400 << 20)
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        pytest.param(Path.unlink, "is not in directory", id="missing"),
+        pytest.param(cut, "is truncated", id="cut off"),
+        pytest.param(flip, "is corrupt", id="one bit"),
+        pytest.param(swell, "bytes", id="400 MB"),
+    ],
+)
+def test_of_a_damaged_newest_set_the_one_before_it_is_used(
+    machine: EmptyMachine, harm: Callable[[Path], object], sentence: str
+) -> None:
+    assert machine.lost.newest.dump is not None
+    harm(machine.backups / machine.lost.newest.dump.file.name)
+    used_before = shutil.disk_usage(machine.folder.path).used
+    done = machine.recover()
+    assert done["set"] == machine.lost.older.name
+    assert sentence in done["rejected"][machine.lost.newest.name]
+    assert shutil.disk_usage(machine.folder.path).used - used_before < 200 << 20
+    assert machine.values() == machine.lost.values
+
+
+def test_a_set_is_restored_by_its_name_and_never_one_of_the_future(machine: EmptyMachine) -> None:
+    done = machine.recover("--set", machine.lost.older.name)
+    assert (done["set"], done["rejected"]) == (machine.lost.older.name, {})
+
+
+def test_without_the_signer_an_officers_signature_over_the_manifest_counts(machine: EmptyMachine) -> None:
+    manifest = machine.backups / machine.lost.newest.name
+    signature = machine.folder.path.parent / "manifest.asc"
+    signature.write_bytes(machine.lost.officers["security"].sign(manifest.read_bytes(), "--armor"))
+    (machine.backups / signature_name(manifest.name)).unlink()
+    officers = {role: str(each.certificate) for role, each in machine.lost.officers.items()}
+
+    assert "anybody can encrypt to your certificates" in machine.refused(signer="")
+    vouched = ("--trust-unsigned", str(signature), "--officer")
+    assert "is signed by none of the officers named" in machine.refused(*vouched, officers["privacy"], signer="")
+    done = machine.recover(*vouched, officers["security"], signer="")
+    assert done["set"] == machine.lost.newest.name
+    machine.variables()
+    (event,) = [
+        each
+        for each in json.loads(machine.folder.run("audit", "log", "--json"))
+        if each["event"] == "database_restored_beside"
+    ]
+    assert "signed by an officer" in str(event)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        pytest.param(("--key", "/nowhere/x"), "/nowhere/x cannot be read", id="no recovery key"),
+        pytest.param(("--set", "backup-20200101-000000-00000000.json"), "is not in directory", id="no such set"),
+        pytest.param(("--into", "a b"), "is not a valid name", id="no name of a database"),
+        pytest.param(("--server", "postgresql://postgres@/x?host=/nowhere"), "no server answers", id="no server"),
+    ],
+)
+def test_what_cannot_work_is_a_sentence_and_leaves_nothing(
+    machine: EmptyMachine, options: tuple[str, ...], sentence: str
+) -> None:
+    assert sentence in machine.refused(*options)
+    assert list(machine.folder.path.iterdir()) == []
+
+
+def test_another_recipients_key_is_said_to_be_one(machine: EmptyMachine) -> None:
+    other = machine.folder.path.parent / "other.key"
+    other.write_bytes(machine.lost.officers["privacy"].gpg("--armor", "--export-secret-keys"))
+    assert "is not encrypted to the recovery key" in machine.refused("--key", str(other))
+    assert list(machine.folder.path.iterdir()) == []
+
+
+def test_a_database_of_the_name_is_never_touched(machine: EmptyMachine) -> None:
+    with psycopg.connect(machine.lost.server.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE {machine.into}")
+    with psycopg.connect(machine.url) as connection:
+        connection.execute("CREATE TABLE public.ours (id int)")
+    assert f"there is a database {machine.into} already" in machine.refused()
+    with psycopg.connect(machine.url) as connection:
+        assert connection.execute("SELECT * FROM public.ours").fetchall() == []
+    assert list(machine.folder.path.iterdir()) == []
+
+
+def test_what_is_here_stays_and_what_the_configuration_names_and_is_not_here_is_said(machine: EmptyMachine) -> None:
+    mine = machine.folder.path / "keyrotation.toml"
+    write_configuration(machine.folder.path, machine.url, machine.lost.officers, None)
+    text = mine.read_text() + (
+        '[alerts]\nwebhook_url = { env = "NOT_SET_HERE" }\n[recovery]\nsecret_key = { file = "/media/key" }\n'
+        '[keys]\nstore = "aws-secrets-manager"\n[keys.aws-secrets-manager]\nsecret_id = "pazpaz/encryption-key"\n'
+    )
+    mine.write_text(text)
+    done = machine.recover()
+    assert mine.read_text() == text
+    assert done["kept"] == ["keyrotation.toml was here and stays; the backup's is keyrotation.toml.from-backup"]
+    assert done["to_provide"] == [
+        "set NOT_SET_HERE, which [alerts] webhook_url names",
+        "put the file /media/key there, which [recovery] secret_key names",
+    ]
+    assert done["put_back"] == {}
+    assert any("keyrotation restore-key v1 v2 --key" in step for step in done["next"])
+    assert not (machine.home / "keys").exists()
+
+
+DEATHS = [
+    ("note_restored", "return", 1),  # everything is read, and the database not released
+    ("write_configuration", "call", 1),  # the database is there, and nothing else
+    ("_write_new", "return", 1),  # one file of several
+    ("finish", "call", 1),
+]
+
+
+def killed(machine: EmptyMachine, function: str, event: str, number: int) -> bool:
+    """Recover, to be killed at a moment; False if the moment never came."""
+    done = subprocess.run(
+        [sys.executable, dying_recovery.__file__, function, event, str(number), *machine.options()],
+        cwd=machine.folder.path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode in {-signal.SIGKILL, 0}, f"{function} {event} {number}: {done.stderr}"
+    return done.returncode != 0
+
+
+def test_a_recovery_that_is_killed_again_and_again_is_continued(machine: EmptyMachine) -> None:
+    for function, event, number in DEATHS:
+        assert killed(machine, function, event, number), function
+    done = machine.recover()
+    assert done["put_back"] == {"v1": "live", "v2": "live"}
+    assert machine.values() == machine.lost.values
+    machine.variables()
+    machine.folder.run("verify")
+    left = {path.name for path in machine.home.iterdir()}
+    assert "recovery" not in left
+    assert "recovering.json" not in left
+    assert "there is a database" in machine.refused(), "it is complete, and another recovery needs another name"
+
+
+@pytest.mark.extended
+def test_a_recovery_is_continued_wherever_it_is_killed(machine: EmptyMachine) -> None:
+    """Each run is killed a little later than the one before it, over whatever that one left."""
+    moment, step = 3, 5
+    while killed(machine, "-", "-", moment):
+        moment += step
+    assert moment > 10 * step
+    assert machine.values() == machine.lost.values
+    machine.variables()
+    machine.folder.run("verify")
+
+
+def newer(machine: EmptyMachine, minutes: int) -> str:
+    """A stamp of the pipeline's own, a little later than its newest set."""
+    stamp = machine.lost.newest.stamp
+    return f"{machine.lost.newest.made_at + timedelta(minutes=minutes):%Y%m%d-%H%M%S}{stamp[15:]}"
+
+
+def public_of(machine: EmptyMachine) -> str:
+    text = json.loads((machine.backups / machine.lost.newest.name).read_text())
+    return str(text["signed_by"])
