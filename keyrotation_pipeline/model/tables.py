@@ -187,6 +187,19 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
+class UnseenDisk:
+    """Nothing is known about the server's disk.
+
+    Args:
+        why: a phrase.
+        do: what to type or to do instead.
+    """
+
+    why: str
+    do: str = "check it there"
+
+
+@dataclass(frozen=True, slots=True)
 class Wal:
     """The write-ahead log.
 
@@ -213,12 +226,11 @@ class Surroundings:
 
     Args:
         table_bytes: heaps and TOAST of all declared tables.
-        disk: None: not visible from this host.
         prints_rows: the server's log shows the whole row where one is refused.
     """
 
     table_bytes: int
-    disk: Disk | None
+    disk: Disk | UnseenDisk
     wal: Wal
     standbys: tuple[Standby, ...]
     prints_rows: bool

@@ -9,7 +9,13 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
-from keyrotation_pipeline.model.tables import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, Surroundings, TableCount
+from keyrotation_pipeline.model.tables import (
+    DISK_IS_LARGE_ENOUGH,
+    TABLES_ARE_READABLE,
+    Surroundings,
+    TableCount,
+    UnseenDisk,
+)
 from keyrotation_pipeline.monitoring.progress import usage_of_primary
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
@@ -107,8 +113,8 @@ def around(pipeline: Pipeline) -> Iterator[Check]:
 def _room(seen: Surroundings) -> Iterator[Check]:
     growth, wal = _mebibytes(seen.growth_bytes), _mebibytes(seen.wal_bytes)
     need = f"the tables ({_mebibytes(seen.table_bytes)}) grow by about {growth}; about {wal} of WAL is written"
-    if seen.disk is None:
-        yield amber(DISK_IS_LARGE_ENOUGH, f"not seen: the server's disk is not on this host; {need}", "check it there")
+    if isinstance(seen.disk, UnseenDisk):
+        yield amber(DISK_IS_LARGE_ENOUGH, f"not seen: {seen.disk.why}; {need}", seen.disk.do)
     elif seen.disk.free_bytes < seen.growth_bytes:
         pass  # which the pre-flight refuses
     elif seen.disk.free_bytes < seen.needed_bytes:

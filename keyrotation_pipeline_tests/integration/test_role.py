@@ -4,19 +4,24 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
+from keyrotation_pipeline.adapters.postgres.preflight.server import surroundings
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.encrypted_type import attestation
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment
+from keyrotation_pipeline.model.tables import Disk, UnseenDisk
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.pages import TOP, block
@@ -106,12 +111,45 @@ def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
 def test_what_retirement_will_need_is_tried_before_the_first_row(
     own_server: Server, clinic: Connection, role: Connection, change: str, sentence: str
 ) -> None:
+    clinic.execute("REVOKE pg_read_all_data FROM keyrotation")
     with psycopg.connect(own_server.url("clinic", "app")):
         assert fatal(role) == []
         for statement in change.split("; "):
             clinic.execute(statement.encode())
         (found,) = fatal(role)
     assert re.search(sentence, found)
+
+
+@pytest.mark.parametrize("right", ["pg_read_all_data", "nothing more"])
+def test_publications_are_checked_without_rights_on_other_schemas(
+    clinic: Connection, role: Connection, right: str
+) -> None:
+    clinic.execute("CREATE SCHEMA closed CREATE TABLE closed.notes (id int PRIMARY KEY)")
+    clinic.execute("GRANT clinic_owner TO keyrotation; ALTER TABLE closed.notes OWNER TO clinic_owner")
+    clinic.execute("CREATE PUBLICATION everything FOR ALL TABLES; CREATE PUBLICATION named FOR TABLE public.clients")
+    clinic.execute("CREATE PUBLICATION deaf FOR TABLE closed.notes WITH (publish = 'insert')")
+    if right != "pg_read_all_data":
+        clinic.execute("REVOKE pg_read_all_data FROM keyrotation")
+        clinic.execute("GRANT USAGE ON SCHEMA closed TO clinic_owner")
+    digest = catalog_digest(role, tree(role, CLIENTS))
+    assert fatal(role) == []
+    clinic.execute("ALTER PUBLICATION named SET (publish = 'insert')")
+    assert digest != catalog_digest(role, tree(role, CLIENTS))
+    (sentence,) = fatal(role)
+    assert sentence.startswith("publication named does not publish updates")
+
+
+def test_what_the_role_may_not_see_of_the_disk_is_said(clinic: Connection, role: Connection) -> None:
+    assert isinstance(surroundings(role, [CLIENTS]).disk, Disk)
+    clinic.execute("REVOKE pg_read_all_settings FROM keyrotation")
+    seen = surroundings(role, [CLIENTS]).disk
+    # The server's process shows its directory only to its own user and to root.
+    if isinstance(seen, UnseenDisk):
+        assert (seen.why, seen.do) == (
+            "the role may not see where the server's data directory is", "GRANT pg_read_all_settings TO keyrotation"
+        )  # fmt: skip
+    else:
+        assert Path(f"/proc/{role.info.backend_pid}/cwd").resolve() == Path(seen.directory)
 
 
 def test_without_the_grant_on_the_database_nothing_is_made(own_server: Server, clinic: Connection) -> None:

@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK
 from keyrotation_pipeline.model.status import Check, Light
-from keyrotation_pipeline.model.tables import FoundColumn, Problem, Standby, Wal
+from keyrotation_pipeline.model.tables import FoundColumn, Problem, Standby, UnseenDisk, Wal
 from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -145,7 +145,11 @@ def arrange_amber(world: FakeWorld) -> None:
     world.database.findings = (FoundColumn("notes", "body", 3, 0, (V2,)),)
     world.database.rows["clients"].append({"first_name": "plain", "email": None})
     world.database.around = replace(
-        AMPLE, disk=None, wal=Wal(1, ("slot old",)), standbys=(Standby("far", 900.0),), prints_rows=True
+        AMPLE,
+        disk=UnseenDisk("the server is on far"),
+        wal=Wal(1, ("slot old",)),
+        standbys=(Standby("far", 900.0),),
+        prints_rows=True,
     )
     world.database.fence_state["clients"] = (V2,)
     world.database.writes = 2**31
@@ -162,7 +166,7 @@ def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> N
     amber = {name: check.value for name, check in checks.items() if check.light is Light.AMBER}
     assert "notes.body (3)" in amber["no_undeclared_ciphertext"]
     assert "1 in clients" in amber["every_value_is_encrypted"]
-    assert amber["disk_is_large_enough"].startswith("not seen")
+    assert amber["disk_is_large_enough"].startswith("not seen: the server is on far; ")
     assert "slot old" in amber["wal_is_let_go"]
     assert "far 900 s" in amber["standbys_keep_up"]
     assert "Ada until 2026-02-04" in amber["certificates_outlast_the_rotation"]

@@ -7,7 +7,8 @@ from keyrotation_pipeline.adapters.postgres.retirement.fence import NAME
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 # One line per object. Sizes, file nodes and statistics are left out: they change while rows are rewritten. So is our
-# own fence. Functions count with their owners and bodies, and rights with the roles that grant them.
+# own fence. Relations are compared without resolving names, for which our role would need rights on every schema that
+# the planner looks at. Functions count with their owners and bodies, and rights with the roles that grant them.
 _DIGEST = """
 WITH tree(oid) AS (SELECT unnest(%(oids)s::bigint[]::oid[])),
 index AS (SELECT i.* FROM pg_index i JOIN tree ON i.indrelid = tree.oid),
@@ -37,7 +38,8 @@ line(text) AS (
     UNION ALL SELECT format('publication %%s', to_jsonb(p)) FROM pg_publication p
     UNION ALL SELECT format('published %%s', to_jsonb(r)) FROM pg_publication_rel r JOIN tree ON r.prrelid = tree.oid
     UNION ALL SELECT format('published as %%s', to_jsonb(t)) FROM pg_publication_tables t
-    WHERE to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) IN (SELECT oid::regclass FROM tree)
+    WHERE (t.schemaname, t.tablename) IN (
+        SELECT n.nspname, c.relname FROM pg_class c JOIN tree USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace)
     UNION ALL SELECT format('subscribed %%s %%s', r.srsubid, r.srrelid)
     FROM pg_subscription_rel r JOIN tree ON r.srrelid = tree.oid
     UNION ALL SELECT format('function %%s %%s %%s', p.oid, p.proowner, md5(p.prosrc)) FROM pg_proc p WHERE p.oid IN (

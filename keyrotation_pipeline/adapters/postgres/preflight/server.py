@@ -1,13 +1,11 @@
 """Preflight checks of the server: connection, log settings, disk, WAL and standbys."""
 
-import shutil
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heap_and_toast_bytes
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.preflight.disk import disk_of
 from keyrotation_pipeline.adapters.postgres.preflight.table import fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import BlockedError, PreflightError
@@ -223,20 +221,6 @@ def revealing_settings(settings: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name} = {settings[name]}" for name in names)
 
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
-_IDENTIFIER_BYTES = 8
-
-_IN_OTHER_TABLESPACES = """
-SELECT EXISTS (SELECT FROM pg_class WHERE oid = ANY(%s::oid[]) AND reltablespace <> 0)
-    OR EXISTS (SELECT FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace
-               WHERE d.datname = current_database() AND t.spcname <> 'pg_default')
-"""
-
-# No row for a role that may not see the setting.
-_DIRECTORY = """
-SELECT setting, (SELECT system_identifier FROM pg_control_system()) FROM pg_settings WHERE name = 'data_directory'
-"""
-
 _WAL = """
 SELECT pg_size_bytes(current_setting('max_wal_size')),
        (SELECT current_setting('archive_mode') <> 'off' AND last_failed_time > coalesce(last_archived_time, '-infinity')
@@ -262,7 +246,7 @@ def surroundings(connection: Connection, tables: Sequence[EncryptedTable]) -> Su
     standbys = connection.execute(_STANDBYS).fetchall()
     return Surroundings(
         size,
-        _disk(connection, oids),
+        disk_of(connection, oids),
         _wal(connection),
         tuple(Standby(str(name), None if late is None else float(str(late))) for name, late in standbys),
         _prints_rows(connection),
@@ -275,34 +259,11 @@ def too_small(connection: Connection, tables: Sequence[EncryptedTable]) -> Itera
         seen = surroundings(connection, tables)
     except (PreflightError, BlockedError):
         return  # another check reports a table that cannot be read
-    if seen.disk is not None and seen.disk.free_bytes < seen.growth_bytes:
+    if isinstance(seen.disk, Disk) and seen.disk.free_bytes < seen.growth_bytes:
         yield fatal(
             f"the disk of {seen.disk.directory} has {seen.disk.free_bytes / 2**20:,.0f} MiB free, and the tables grow "
             f"by about {seen.growth_bytes / 2**20:,.0f} MiB; free some space"
         )
-
-
-def _disk(connection: Connection, oids: Sequence[int]) -> Disk | None:
-    """Returns the server's disk, if it is this host's: the data directory here must have the server's identifier."""
-    host = connection.info.host
-    if not host.startswith("/") and host not in _LOOPBACK:
-        return None
-    row = connection.execute(_DIRECTORY).fetchone()
-    if row is None or connection.execute(_IN_OTHER_TABLESPACES, (list(oids),)).fetchone() == (True,):
-        return None
-    # A server's working directory is its data directory; it may use a path for it that is valid only in its own
-    # process.
-    named, own = Path(str(row[0])), Path(f"/proc/{connection.info.backend_pid}/cwd")
-    directory, identifier = named if named.is_dir() else own.resolve(), int(str(row[1]))
-    try:
-        with (directory / "global" / "pg_control").open("rb") as control:
-            if int.from_bytes(control.read(_IDENTIFIER_BYTES), sys.byteorder) != identifier:
-                return None
-        # The WAL may be on another disk: the smaller free space counts.
-        free = min(shutil.disk_usage(place).free for place in (directory, directory / "pg_wal"))
-    except OSError:
-        return None
-    return Disk(str(directory), free)
 
 
 def _wal(connection: Connection) -> Wal:

@@ -170,7 +170,8 @@ def indexes_are_known(subject: Subject) -> Iterator[Problem]:
 # Partitions are published individually, or through their root.
 _WITHOUT_UPDATES = """
 SELECT DISTINCT p.pubname FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
-WHERE NOT p.pubupdate AND to_regclass(format('%%I.%%I', t.schemaname, t.tablename)) = ANY (%s::oid[]::regclass[])
+JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+WHERE NOT p.pubupdate AND c.oid = ANY (%s::oid[])
 ORDER BY p.pubname
 """
 
