@@ -94,8 +94,7 @@ def _contents(text: str) -> dict[tuple[str, ...], _Entries]:
     grouped: dict[int, list[Statement]] = defaultdict(list)
     entries: dict[int, Entry] = {}
     for statement in statements(text):
-        # pg_restore refreshes materialized views even in a dump without rows.
-        if statement.entry is not None and statement.words[0].text != "REFRESH":
+        if statement.entry is not None and not _is_data(statement):
             # Two entries may be equal; each is an object of its own.
             grouped[id(statement.entry)].append(statement)
             entries[id(statement.entry)] = statement.entry
@@ -106,6 +105,15 @@ def _contents(text: str) -> dict[tuple[str, ...], _Entries]:
         name = _name(entry)
         found[entry.kind, entry.schema, name, owner].append((entry, _content(group)))
     return found
+
+
+def _is_data(statement: Statement) -> bool:
+    """Returns whether it fills views, sequences or large objects; pg_restore prints some without rows, too.
+
+    The kind of its entry does not say so for certain: comments do not quote names.
+    """
+    words = [word.text for word in statement.words[:3]]
+    return words[0] in {"SELECT", "REFRESH", "BEGIN", "COMMIT"} or words[1:] == ["LARGE", "OBJECT"]
 
 
 def _name(entry: Entry) -> str:

@@ -28,7 +28,7 @@ _KINDS = (
 )  # fmt: skip
 # By kind of entry, words of those that only a superuser may execute.
 _WORDS = {
-    "FUNCTION": re.compile(r" LANGUAGE (?:c|internal) "),
+    "FUNCTION": re.compile(r" LANGUAGE (?:c|internal) | LEAKPROOF "),
     "PROCEDURE": re.compile(r" LANGUAGE (?:c|internal) "),
     "PUBLICATION": re.compile(r" FOR ALL "),
     "CAST": re.compile(r" WITHOUT FUNCTION "),

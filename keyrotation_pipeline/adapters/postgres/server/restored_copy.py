@@ -188,7 +188,8 @@ class _Copy:
             handover = Handover(admin, role, self.text, self.planned.left_out_keys)
             handover.of_objects()
             if self.target.is_scratch:
-                for each in roles:
+                # An owner may have no right on what it owns.
+                for each in (*roles, "pg_read_all_data"):
                     admin.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(each), sql.Identifier(role.name)))
             wrong = (*handover.failures, *self._differences(handover))
             opened = not wrong and not self.failures

@@ -179,6 +179,12 @@ def grants(*grantees: str) -> str:
             ['TABLE public "a b" definition'], id="two objects that a comment names alike",
         ),
         pytest.param(
+            dump(header("SEQUENCE SET", "s", owner="x; Type: TABLE; Schema: public; Owner: y"),
+                 "SELECT pg_catalog.setval('public.s', 1, true);\n", header("BLOB", "1", "-"),
+                 "SELECT pg_catalog.lo_create('1');\nALTER LARGE OBJECT 1 OWNER TO x;\n"),
+            dump(), [], id="data",
+        ),
+        pytest.param(
             dump("SET default_tablespace = fast;\n", table("a")), dump(table("a")), ["TABLE public a tablespace"],
             id="tablespace",
         ),
