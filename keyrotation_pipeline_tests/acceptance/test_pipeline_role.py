@@ -73,7 +73,7 @@ class Line:
     Args:
         words: the command; {names} are of what earlier ones printed.
         exits: its exit code.
-        keep: the name under which the last line that it prints is kept.
+        keep: the name under which the first word that it prints is kept.
         signed_by: how many officers sign the text that it prints with --text.
         needs: the oldest server on which the documented role can do it.
     """
@@ -95,9 +95,9 @@ LINES = (
     Line("rotate {first}", exits=1), Line("confirm {first}", signed_by=1),
     Line("rotate {first}", exits=1), Line("confirm {first}", signed_by=1), Line("rotate {first}"),
     Line("history"), Line("rollback {first}", keep="second"), Line("cancel {second}"),
-    Line("backup --rekey --key recovery.asc"), Line("restore-key --survey --key recovery.asc"),
+    Line("backup --rekey --key recovery.asc", exits=1), Line("restore-key --survey --key recovery.asc"),
     Line("restore-database --into clinic_copy --key recovery.asc", needs=16),
-    Line("policy --reason none", exits=1), Line("reconcile"), Line("destroy v1 --reason old", exits=1),
+    Line("policy --reason none", exits=1), Line("reconcile", exits=1), Line("destroy v1 --reason old", exits=1),
     Line("replace-key v1 --reason wrong", exits=1),
     Line("incident open --type insider --description d --discovered-at 2026-01-01", keep="emergency"),
     Line("incident list"), Line("incident show {emergency}"), Line("incident ack {emergency}"),
@@ -137,7 +137,7 @@ class Desk:
             return
         done = self.type(line.words, line.exits)
         if line.keep:
-            self.kept[line.keep] = done.split()[-1]
+            self.kept[line.keep] = done.split()[0]
 
 
 @pytest.fixture(
