@@ -126,7 +126,7 @@ def _content(group: list[Statement]) -> _Content:
     definition, owner, privileges = [], [], []
     tablespace = ""
     for statement in group:
-        text = canonical(for_database(statement, _DATABASE).words)
+        text = canonical(_with_sorted_roles(for_database(statement, _DATABASE).words))
         match part_of(statement):
             case Part.OWNER:
                 owner.append(text)
@@ -138,6 +138,21 @@ def _content(group: list[Statement]) -> _Content:
             case _:
                 definition.append(text)
     return _Content(tuple(sorted(definition)), tuple(sorted(owner)), tuple(sorted(privileges)), tablespace)
+
+
+def _with_sorted_roles(words: tuple[Token, ...]) -> tuple[Token, ...]:
+    """Sorts the roles of a policy, which pg_dump writes in the order in which they were created on the server."""
+    if [word.text for word in words[:2]] != ["CREATE", "POLICY"]:
+        return words
+    texts = [word.text for word in words]
+    start = end = texts.index("TO") + 1 if "TO" in texts else 0
+    while end and end + 1 < len(words) and texts[end + 1] == ",":
+        end += 2
+    roles = sorted(words[start : end + 1 : 2])
+    return tuple(
+        roles[(place - start) // 2] if start <= place <= end and not (place - start) % 2 else word
+        for place, word in enumerate(words)
+    )
 
 
 _STORED = ("CREATE TABLE ", "CREATE UNLOGGED TABLE ", "CREATE MATERIALIZED VIEW ")

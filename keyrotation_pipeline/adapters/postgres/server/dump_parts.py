@@ -10,7 +10,7 @@ from dataclasses import replace
 from enum import Enum
 from itertools import pairwise
 
-from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, Token, shape_of
+from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, Token, shape_of, unquoted
 
 
 class Part(Enum):
@@ -77,7 +77,7 @@ def setting_of(statement: Statement) -> str | None:
     words = [word.text for word in statement.words]
     start = words.index("SET") + 1
     end = next(place for place, word in enumerate(words) if word in {"TO", "="} and place > start)
-    return "".join(map(_unquoted, words[start:end])).lower()
+    return "".join(map(unquoted, words[start:end])).lower()
 
 
 def for_database(statement: Statement, name: str) -> Statement:
@@ -99,7 +99,3 @@ def for_database(statement: Statement, name: str) -> Statement:
             tokens[named] = Token("quoted", '"' + name.replace('"', '""') + '"')
             return replace(statement, tokens=tuple(tokens))
     return statement
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name

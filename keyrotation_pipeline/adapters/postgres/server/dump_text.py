@@ -24,7 +24,9 @@ _TOKEN = re.compile(
 )
 _ESCAPED = re.compile(r"'[^'\\]*(?:(?:''|\\.)[^'\\]*)*'", re.DOTALL)
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
-_HEADER = re.compile(r"-- (?:Data for )?Name: (.*); Type: (.*?); Schema: (.*); Owner: (.*?)(?:; Tablespace: .*)?")
+_HEADER = re.compile(r"-- (?:Data for )?Name: (.*; Type: .*; Schema: .*; Owner: .*?)(?:; Tablespace: .*)?")
+_TYPE = re.compile(r"; Type: ([A-Z][A-Z ]*); Schema: ")
+_OWNER = re.compile("; Owner: ")
 _ENCODING = re.compile(rb"^SET client_encoding = '(\w+)';$", re.MULTILINE)
 _LATIN = {"LATIN5": "9", "LATIN6": "10", "LATIN7": "13", "LATIN8": "14", "LATIN9": "15", "LATIN10": "16"}
 _OTHER_CODECS = {
@@ -161,7 +163,7 @@ class _Nesting:
 
 
 def _split(text: str, session: _Session) -> Iterator[tuple[Entry | None, list[Token]]]:
-    entry, tokens, nesting, place = None, list[Token](), _Nesting(), 0
+    entry, header, tokens, nesting, place = None, "", list[Token](), _Nesting(), 0
     while place < len(text):
         if not tokens and text[place] == "\\":
             place = len(text) if (end := text.find("\n", place)) < 0 else end
@@ -169,18 +171,36 @@ def _split(text: str, session: _Session) -> Iterator[tuple[Entry | None, list[To
         token = _token(text, place, session)
         place += len(token.text)
         if token.kind == "space" and not tokens:
-            if header := _HEADER.fullmatch(token.text):
-                entry = Entry(header[2], header[3], header[1], header[4])
+            if found := _HEADER.fullmatch(token.text):
+                header = found[1]
             continue
         if session.backslashes and token.kind == "text" and "\\" in token.text and token.text[0] == "'":
             # The text then means the same whatever the setting is.
             token = Token("text", f"E{token.text}")
         tokens.append(token)
         if nesting.ends_at(token):
+            if header:
+                entry, header = _entry(header, tokens), ""
             yield entry, tokens
             tokens, nesting = [], _Nesting()
     if tokens:
         raise ValueError("the last statement has no end")
+
+
+def _entry(header: str, tokens: Sequence[Token]) -> Entry | None:
+    """Returns the entry that a comment names, in which names are not quoted: the reading that fits the statement."""
+    named = {unquoted(token.text).replace("\n", " ").replace("\r", " ") for token in tokens} | {"-"}
+    readings = [
+        Entry(kind[1], header[kind.end() : owner.start()], header[: kind.start()], header[owner.end() :])
+        for kind in _TYPE.finditer(header)
+        for owner in _OWNER.finditer(header, kind.end())
+    ]
+    return max(readings, key=lambda each: (each.schema in named) + (each.name in named), default=None)
+
+
+def unquoted(name: str) -> str:
+    """Returns a name without its quotes."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _token(text: str, place: int, session: _Session) -> Token:

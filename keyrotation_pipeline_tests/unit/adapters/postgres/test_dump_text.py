@@ -70,6 +70,24 @@ def test_a_statement_knows_its_entry_its_role_and_where_it_is_stored() -> None:
     assert (first.session_role, second.session_role) == ('"x ""y"', None)
 
 
+ODD = "x; Type: TABLE; Schema: public; Owner: y"
+
+
+@pytest.mark.parametrize(
+    ("comment", "statement", "read"),
+    [
+        (header("INDEX", ODD, "s"), f'CREATE INDEX "{ODD}" ON s.t USING btree (a);', ("INDEX", "s", ODD, "o")),
+        (header("INDEX", "i", ODD), f'CREATE INDEX i ON "{ODD}".t USING btree (a);', ("INDEX", ODD, "i", "o")),
+        (header("SEQUENCE SET", "i", "s", ODD), "SELECT pg_catalog.setval('s.i', 1);", ("SEQUENCE SET", "s", "i", ODD)),
+        (header("SCHEMA", ODD, "-"), f'CREATE SCHEMA "{ODD}";', ("SCHEMA", "-", ODD, "o")),
+    ],
+)
+def test_a_comment_is_read_as_its_statement_says(comment: str, statement: str, read: tuple[str, ...]) -> None:
+    (found,) = statements(comment + statement)
+    assert found.entry is not None
+    assert (found.entry.kind, found.entry.schema, found.entry.name, found.entry.owner) == read
+
+
 @pytest.mark.parametrize(
     ("raw", "text"),
     [
@@ -165,6 +183,16 @@ def grants(*grantees: str) -> str:
         pytest.param(dump(table("a"), table("b")), dump(table("b"), table("a")), [], id="another order"),
         pytest.param(dump(table("a"), table("b")), dump(table("b")), ["TABLE public a missing"], id="missing"),
         pytest.param(dump(), dump(table("b")), ["TABLE public b additional"], id="additional"),
+        pytest.param(
+            dump(header("POLICY", "a p"), "CREATE POLICY p ON public.a TO x, \"y z\", w USING (true);"),
+            dump(header("POLICY", "a p"), "CREATE POLICY p ON public.a TO w, x, \"y z\" USING (true);"),
+            [], id="roles of a policy in another order",
+        ),
+        pytest.param(
+            dump(header("POLICY", "a p"), "CREATE POLICY p ON public.a TO x, y USING (true);"),
+            dump(header("POLICY", "a p"), "CREATE POLICY p ON public.a TO x, z USING (true);"),
+            ["POLICY public a p definition"], id="other roles of a policy",
+        ),
         pytest.param(dump(table("a")), dump(table("a", owner="x")), ["TABLE public a owner"], id="owner"),
         pytest.param(dump(table("a")), dump(table("a", "(id bigint)")), ["TABLE public a definition"], id="definition"),
         pytest.param(dump(grants("x", "y")), dump(grants("y", "x")), [], id="grants in another order"),
