@@ -21,7 +21,12 @@ from keyrotation_pipeline_tests.archives_in_aws import new_split_secrets  # noqa
 from keyrotation_pipeline_tests.aws_secrets import new_secret  # noqa: F401
 from keyrotation_pipeline_tests.buckets import bucket, locking_bucket, s3_url  # noqa: F401
 from keyrotation_pipeline_tests.clusters import cluster, new_key_secrets  # noqa: F401
-from keyrotation_pipeline_tests.officers import privacy_officer, recovery_officer, security_officer  # noqa: F401
+from keyrotation_pipeline_tests.officers import (  # noqa: F401
+    privacy_officer,
+    recovery_officer,
+    sealed_officer,
+    security_officer,
+)
 from keyrotation_pipeline_tests.servers import DIRECTORY, Server, copy_of, discard, start_server
 
 _BASE = pytest.StashKey[Path]()

@@ -60,6 +60,12 @@ def privacy_officer(tmp_path_factory: pytest.TempPathFactory) -> DemoOfficer:
 
 
 @pytest.fixture(scope="session")
+def sealed_officer(tmp_path_factory: pytest.TempPathFactory) -> DemoOfficer:
+    """An officer whose key lies in a safe until another one's is lost."""
+    return make_officer(tmp_path_factory.mktemp("sealed"), "Sealed Officer")
+
+
+@pytest.fixture(scope="session")
 def recovery_officer(tmp_path_factory: pytest.TempPathFactory) -> DemoOfficer:
     """Who can decrypt backups, and approves nothing."""
     return make_officer(tmp_path_factory.mktemp("recovery"), "Recovery Officer")

@@ -159,8 +159,8 @@ _STYLES = {Light.RED: output.BAD, Light.AMBER: "yellow"}
 def preflight(*, config: Config = None, as_json: Json = False) -> None:
     """Check everything that a rotation needs: keys, backups, officers, tables, room, time.
 
-    Red: `request` would refuse it, its rotation could not start, or a recovery key on this machine can sign. Amber:
-    you should know it before you start, or it could not be checked. Exit code 1 if any is red.
+    Red: `request` would refuse it, its rotation could not start, no officer may be lost, or a recovery key on this
+    machine can sign. Amber: you should know it before you start, or it could not be checked. Exit code 1 if any is red.
     """
     declared = settings.load(config)
     recovery = None if declared.recovery.secret_key is None else partial(recovery_key, declared)

@@ -57,13 +57,17 @@ timeout_seconds = 600             # how long `rotate` waits for instances
 [approvals]
 required = 2                      # signatures of different officers
 
-# Fill in: at least two officers, each with the public certificate that `gpg --export --armor FINGERPRINT` gives.
+# Fill in the officers, each with the public certificate that `gpg --export --armor FINGERPRINT` gives. With one more
+# than required, one may be lost: the key of the third can lie sealed in a safe (docs/operations.md, Officers).
 # [[approvals.officers]]
 # name = "Security Officer"
 # certificate = "officers/security.asc"
 # [[approvals.officers]]
 # name = "Privacy Officer"
 # certificate = "officers/privacy.asc"
+# [[approvals.officers]]
+# name = "Sealed Officer"
+# certificate = "officers/sealed.asc"
 
 # [backup]
 # directory = "backups"           # default: backups in the home

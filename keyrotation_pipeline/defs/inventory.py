@@ -80,7 +80,7 @@ def _readiness(context: dg.AssetExecutionContext, keyrotation: PipelineResource)
 
 
 def _readiness_summary(found: Readiness) -> str:
-    verdict = "A rotation may be requested." if found.ready else "**A request is refused.**"
+    verdict = "A rotation may be requested." if found.ready else "**Not ready: first do what the red lines say.**"
     open_points = [*found.of(Light.RED), *found.of(Light.AMBER)]
     return "\n".join([verdict, "", *(f"- {each.light}: {each.value}. {each.do}" for each in open_points)])
 

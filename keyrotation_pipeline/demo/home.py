@@ -16,13 +16,15 @@ mode = "{mode}"
 
 """
 OFFICERS = ("Security Officer", "Privacy Officer")
+# Signs nothing here: with three officers, two of whom must sign, one may be lost.
+SEALED = "Sealed Officer"
 HEADING = """\
 # Made by `keyrotation demo`: an invented clinic in an embedded PostgreSQL. Delete this file and its home to start over.
 """
 
 
 def prepare(option: Path | None, rollout: RolloutMode = RolloutMode.ATTEST) -> tuple[Settings, tuple[DemoOfficer, ...]]:
-    """Creates the demo's home and configuration, or finds those of an earlier demo.
+    """Creates the demo's home and configuration, or finds those of an earlier demo; returns the officers who sign.
 
     Args:
         option: `--config`.
@@ -38,12 +40,12 @@ def prepare(option: Path | None, rollout: RolloutMode = RolloutMode.ATTEST) -> t
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not marker.exists():
         marker.write_text(json.dumps({"made_by": "keyrotation demo"}) + "\n")
-    officers = tuple(DemoOfficer.create(home / "officers", name) for name in OFFICERS)
+    officers = tuple(DemoOfficer.create(home / "officers", name) for name in (*OFFICERS, SEALED))
     if not path.exists():
         unfinished = path.with_suffix(".toml.unfinished")
         unfinished.write_text(_configuration(officers, rollout))
         unfinished.rename(path)
-    return load(path), officers
+    return load(path), officers[: len(OFFICERS)]
 
 
 def _refuse_what_is_not_a_demo(path: Path, home: Path, marker: Path) -> None:

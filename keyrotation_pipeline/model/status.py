@@ -299,7 +299,7 @@ def amber(name: str, value: str, do: str) -> Check:
 
 
 def red(name: str, value: str, do: str) -> Check:
-    """A check that refuses a request, or stops its rotation before anything is done."""
+    """A check to act on before a rotation is requested: most of these refuse the request, or stop its rotation."""
     return Check(name, Light.RED, value, do)
 
 

@@ -1,7 +1,7 @@
 """Checks whether everything is ready for a rotation: each item of the source procedure's checklist that can be a fact.
 
-A red check names what a request is refused for, what would stop its rotation before anything is done, or a recovery key
-on this machine that can sign. What could not be checked is amber and says so.
+A red check names what a request is refused for, what would stop its rotation before anything is done, officers of whom
+none may be lost, or a recovery key on this machine that can sign. What could not be checked is amber and says so.
 
 Source: the source procedure, section 3 and appendix A.
 """
@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.fleet import (
     pending_sentence,
 )
 from keyrotation_pipeline.model.key_trial import KeyTrial
-from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline.monitoring.backup_status import BACKUP_STALE_AFTER, recovery_tests
@@ -131,7 +131,7 @@ def _authority(pipeline: Pipeline, walk: Walk | None) -> Iterator[Check]:
         yield green("no_other_rotation_is_open", "none is open")
     else:
         yield _open(pipeline, walk)
-    yield from _looked("more_officers_than_required", lambda: _spare(pipeline))
+    yield from _looked("more_officers_than_required", lambda: [_spare(pipeline, walk)])
     end = walk.finish_by if walk is not None else pipeline.clock.now() + ROTATE.finish_within
     yield from _looked("certificates_outlast_the_rotation", lambda: [_certificates(pipeline, end)])
 
@@ -152,16 +152,17 @@ def _open(pipeline: Pipeline, walk: Walk) -> Check:
     )
 
 
-def _spare(pipeline: Pipeline) -> Iterator[Check]:
-    roster = pinned_roster(pipeline)
+def _spare(pipeline: Pipeline, walk: Walk | None) -> Check:
+    """Red for routine work, which can wait for another officer; an emergency or a rollback goes on, and it is amber."""
+    name, roster = "more_officers_than_required", pinned_roster(pipeline)
     value = f"{len(roster.officers)} officers, {roster.required} must sign"
     if len(roster.officers) > roster.required:
-        yield green("more_officers_than_required", value)
-        return
-    yield amber(
-        "more_officers_than_required",
-        f"{value}: one on holiday blocks an emergency",
-        "name one more in [approvals], then run `keyrotation policy --reason TEXT`",
+        return green(name, value)
+    light = red if walk is None or walk.kind == RotationType.ROUTINE else amber
+    return light(
+        name,
+        f"{value}: if one is lost, nothing can be signed, not in an emergency, and not who takes the place",
+        "name one more in [approvals], whose key may lie sealed in a safe, then run `keyrotation policy --reason TEXT`",
     )
 
 

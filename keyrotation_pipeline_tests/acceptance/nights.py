@@ -34,6 +34,9 @@ certificate = "officers/security.asc"
 [[approvals.officers]]
 name = "Privacy Officer"
 certificate = "officers/privacy.asc"
+[[approvals.officers]]
+name = "Sealed Officer"
+certificate = "officers/sealed.asc"
 [backup]
 recipients = ["officers/recovery.asc", "officers/security.asc"]
 """
@@ -77,6 +80,7 @@ def new_desk(
     database_url: str,
     security_officer: DemoOfficer,
     privacy_officer: DemoOfficer,
+    sealed_officer: DemoOfficer,
     recovery_officer: DemoOfficer,
 ) -> Iterator[NewDesk]:
     ring = KeyRing({V1: KeyMaterial.generate()}, V1)
@@ -87,7 +91,7 @@ def new_desk(
                 "INSERT INTO clients VALUES (%s, %s, %s)", (row, encrypt(ring, "Zoe"), encrypt(ring, "e"))
             )
     (tmp_path / "officers").mkdir()
-    for officer in (security_officer, privacy_officer, recovery_officer):
+    for officer in (security_officer, privacy_officer, sealed_officer, recovery_officer):
         shutil.copy(officer.certificate, tmp_path / "officers" / f"{officer.name.partition(' ')[0].lower()}.asc")
     (tmp_path / "recovery.sec.asc").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
     (tmp_path / "keyrotation.toml").write_text(CONFIGURATION)

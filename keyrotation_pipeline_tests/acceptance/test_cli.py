@@ -228,8 +228,9 @@ def test_init_writes_a_configuration_that_names_what_is_encrypted_and_then_says_
 def test_init_again_changes_nothing_and_a_different_key_is_refused(clinic: Clinic) -> None:
     clinic.initialise()
     home = clinic.folder.path / ".keyrotation"
-    seen = json.loads(clinic.run("preflight", "--json"))
-    assert seen["ready"] is True
+    seen = json.loads(clinic.run("preflight", "--json", expect=1))
+    red = [check["name"] for check in seen["checks"] if check["light"] == "red"]
+    assert (seen["ready"], red) == (False, ["more_officers_than_required"])
     assert {tuple(check) for check in seen["checks"]} == {("name", "light", "value", "do")}
     before = (clinic.path.read_text(), clinic.status()["audit"])
 

@@ -42,7 +42,7 @@ ROWS = 30
 class Home:
     """A home whose v1 is `wrong`; it was made while the table was empty, so that there was nothing to try it on."""
 
-    def __init__(self, path: Path, url: str, officers: tuple[DemoOfficer, DemoOfficer]) -> None:
+    def __init__(self, path: Path, url: str, officers: tuple[DemoOfficer, ...]) -> None:
         self.folder, self.url, self.officers = Folder(path, []), url, officers
         self.right, self.wrong = KeyMaterial.generate(), KeyMaterial.generate()
         self.file = path / "keyrotation.toml"
@@ -72,7 +72,7 @@ class Home:
     def sign(self, request: str, *officers: DemoOfficer) -> None:
         with self.opened() as pipeline:
             stored = pipeline.ledger.request(request)
-            for officer in officers or self.officers:
+            for officer in officers or self.officers[:2]:
                 add_approval(pipeline, stored, officer.sign(pipeline.ledger.approval_text(stored.id)))
 
     def refused(self, *arguments: str, **variables: str) -> str:
@@ -93,14 +93,15 @@ class Home:
         return [decrypt(ring, value) for (value,) in rows]
 
 
-@pytest.fixture(scope="module")
-def officers(tmp_path_factory: pytest.TempPathFactory) -> tuple[DemoOfficer, DemoOfficer]:
-    directory = tmp_path_factory.mktemp("officers")
-    return DemoOfficer.create(directory, "Security Officer"), DemoOfficer.create(directory, "Privacy Officer")
+@pytest.fixture
+def officers(
+    security_officer: DemoOfficer, privacy_officer: DemoOfficer, sealed_officer: DemoOfficer
+) -> tuple[DemoOfficer, ...]:
+    return security_officer, privacy_officer, sealed_officer
 
 
 @pytest.fixture
-def home(tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, DemoOfficer]) -> Home:
+def home(tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]) -> Home:
     return Home(tmp_path, database_url, officers)
 
 

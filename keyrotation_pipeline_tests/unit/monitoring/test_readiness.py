@@ -14,6 +14,7 @@ from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.backups import CertificateStanding
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
@@ -37,6 +38,7 @@ from keyrotation_pipeline_tests.fakes import (
     rotation_of,
 )
 from keyrotation_pipeline_tests.fakes.database import AMPLE
+from keyrotation_pipeline_tests.fakes.world import ROSTER
 from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA
 from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
@@ -56,6 +58,7 @@ class Clinic:
 @pytest.fixture
 def clinic(tmp_path: Path) -> Clinic:
     world = fake_pipeline({"clients": [{"first_name": "v2:Zoe", "email": "v2:zoe@example.org"}]})
+    pin(world, replace(ROSTER, officers=(*ROSTER.officers, Officer("Cem", "C" * 40))))
     trust, nothing = fake_manifest_trust(world.ledger, world.pipeline.signatures), None
     place: Any = BackupDirectory(tmp_path)
     fields: list[Any] = [
@@ -72,6 +75,11 @@ def clinic(tmp_path: Path) -> Clinic:
         Objectives(1, 1),
     ]
     return Clinic(world, BackupContext(*fields))
+
+
+def pin(world: FakeWorld, roster: Roster) -> None:
+    world.signatures.configured, world.keys.roster = roster, roster.digest
+    world.ledger.begin_with(roster, *world.ledger.keys())
 
 
 def two_problems(world: FakeWorld) -> None:
@@ -173,10 +181,38 @@ def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> N
     assert "Ben" not in amber["certificates_outlast_the_rotation"]
     expected = {
         "log_shows_no_rows", "no_fence_is_left_over", "key_usage_below_gcm_limit", "instances_read_the_primary",
-        "database_backup_is_fresh", "recovery_was_tested", "more_officers_than_required",
+        "database_backup_is_fresh", "recovery_was_tested",
     }  # fmt: skip
     assert expected <= amber.keys()
     assert all(check.do for check in checks.values() if check.light is Light.AMBER)
+
+
+def routine(world: FakeWorld) -> None:
+    open_request(world.pipeline, reason="yearly", requested_by="dba")
+
+
+def emergency(world: FakeWorld) -> None:
+    open_request(world.pipeline, reason="leak", requested_by="dba", incident="INC-1")
+
+
+@pytest.mark.parametrize(("opened", "light"), [
+    pytest.param(lambda _world: None, Light.RED, id="nothing is open: the next is a routine one"),
+    pytest.param(routine, Light.RED, id="a routine rotation"),
+    pytest.param(emergency, Light.AMBER, id="an emergency, which does not wait for another officer"),
+])  # fmt: skip
+def test_officers_of_whom_none_may_be_lost_are_red_for_routine_work(
+    clinic: Clinic, opened: Callable[[FakeWorld], None], light: Light
+) -> None:
+    pin(clinic.world, ROSTER)
+    opened(clinic.world)
+    check = clinic.checks()["more_officers_than_required"]
+    assert (check.light, check.value.partition(":")[0]) == (light, "2 officers, 2 must sign")
+    assert "keyrotation policy --reason" in check.do
+
+
+def test_officers_of_whom_one_may_be_lost_are_green(clinic: Clinic) -> None:
+    check = clinic.checks()["more_officers_than_required"]
+    assert (check.light, check.value) == (Light.GREEN, "3 officers, 2 must sign")
 
 
 NAMING = "applications_name_their_primary"
