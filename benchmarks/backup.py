@@ -1,6 +1,6 @@
-"""Whether backup, recovery test and restore keep their memory, however large the database is.
+"""What backup, recovery test and restore cost, next to the plain programs on the same data, and how much memory.
 
-uv run python -m benchmarks.backup [--gigabytes 10] [--directory DIR] [--json FILE]
+uv run python -m benchmarks.backup [--gigabytes 5] [--rounds 1] [--directory DIR] [--json FILE]
 """
 
 import argparse
@@ -10,18 +10,20 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.process_memory import Peaks, watched
-from benchmarks.processes import machine
+from benchmarks.processes import machine, postmaster_of, server_cpu_seconds
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.adapters.postgres.server.programs import Installation
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -35,7 +37,7 @@ HISTORIES = 0.75
 # So many are made, and repeated: pg_dump compresses what repeats within 32 kB, and these are further apart.
 DISTINCT, DISTINCT_SCANS = 2_000, 20
 # As needed: the database, its dump, the copy that is restored, the restored database with its log.
-DISK_FACTOR = 5.5
+DISK_FACTOR = 6.5
 CONFIGURATION = """
 [[tables]]
 name = "clients"
@@ -53,39 +55,81 @@ recipients = ["officers/recovery.asc", "officers/security-officer.asc"]
 """
 
 
+# By the command that does the same and more: what people type without us. gpg would compress a second time.
+YARDSTICKS = {
+    "backup": "pg_dump --format=custom {url} | gpg --compress-algo none {to} --output plain.gpg --encrypt",
+    "recovery-test": "gpg --decrypt plain.gpg | pg_restore --no-owner --no-privileges --dbname {copy}",
+    "restore-database": "gpg --decrypt plain.gpg | pg_restore --no-owner --no-privileges --dbname {copy}",
+}
+COPIES = ("restored", "plain")
+
+
 def main() -> None:
     """Measure, print and write down."""
     options = _options()
+    rounds: list[dict[str, Peaks]] = []
     with _place(options.directory, options.gigabytes) as directory:
         environment, ring = _prepared(directory)
-        key = directory / "recovery.sec.asc"
         with EmbeddedServer(directory / ".keyrotation" / "postgres") as server:
             with closing(connect(server.url())) as connection:
                 _fill(connection, ring, options.gigabytes)
-            results: dict[str, Peaks] = {}
-            for name, arguments in (
-                ("init", ()),
-                ("backup", ()),
-                ("recovery-test", ("--key", str(key))),
-                ("restore-database", ("--key", str(key), "--into", "restored")),
-            ):
-                command = [str(Path(sys.executable).with_name("keyrotation")), name, *arguments]
-                results[name] = watched(command, environment, directory)
-                print(name, results[name], flush=True)
-        (dump,) = (directory / ".keyrotation" / "backups").glob("database-*")
-        dump_bytes = dump.stat().st_size
-    _print(Console(width=110), results, dump_bytes)
+            bench = Bench(directory, environment, server)
+            bench.measured("init", bench.keyrotation("init"))
+            for _ in range(options.rounds):
+                rounds.append(results := {})
+                for name, plain in YARDSTICKS.items():
+                    results[f"plain {name}"] = bench.measured(f"plain {name}", bench.shell(plain))
+                    results[name] = bench.measured(name, bench.keyrotation(name))
+        dump_bytes = max(each.stat().st_size for each in (directory / ".keyrotation" / "backups").glob("database-*"))
+    _print(Console(width=130), rounds, dump_bytes)
     if options.json:
-        figures = {name: asdict(peaks) for name, peaks in results.items()}
+        figures = [{name: asdict(peaks) for name, peaks in results.items()} for results in rounds]
         document = {"machine": machine(), "dump_bytes": dump_bytes, "results": figures}
         options.json.write_text(json.dumps(document, indent=2) + "\n")
 
 
+@dataclass(frozen=True)
+class Bench:
+    """Where commands are measured: each on the same data, with as much of it in memory, and no copy left."""
+
+    directory: Path
+    environment: dict[str, str]
+    server: EmbeddedServer
+
+    def keyrotation(self, name: str) -> list[str]:
+        """The command as it is typed."""
+        key = ("--key", str(self.directory / "recovery.sec.asc"))
+        options = {"recovery-test": key, "restore-database": (*key, "--into", COPIES[0])}
+        return [str(Path(sys.executable).with_name("keyrotation")), name, *options.get(name, ())]
+
+    def shell(self, line: str) -> list[str]:
+        """A yardstick."""
+        to = " ".join(f"--recipient-file officers/{name}.asc" for name in ("recovery", "security-officer"))
+        typed = line.format(url=f"'{self.server.url()}'", copy=f"'{self.server.url(COPIES[1])}'", to=to)
+        return ["bash", "-euo", "pipefail", "-c", typed]
+
+    def measured(self, name: str, command: list[str]) -> Peaks:
+        """What a command took, the server's part included."""
+        with closing(connect(self.server.url("postgres"))) as admin:
+            for copy in COPIES:
+                admin.execute(f"DROP DATABASE IF EXISTS {copy} WITH (FORCE)".encode())
+            if COPIES[1] in " ".join(command):
+                admin.execute(f"CREATE DATABASE {COPIES[1]} TEMPLATE template0".encode())
+            admin.execute("CHECKPOINT")
+        if "--output" in " ".join(command):
+            (self.directory / "plain.gpg").unlink(missing_ok=True)
+        postmaster = postmaster_of(self.server.url())
+        before = server_cpu_seconds(postmaster)
+        peaks = watched(command, self.environment, self.directory)
+        peaks.cpu_seconds += server_cpu_seconds(postmaster) - before
+        print(name, peaks, flush=True)
+        return peaks
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.backup", description=__doc__)
-    parser.add_argument(
-        "--gigabytes", type=float, default=10, help="size of the dump; the disk needs 5.5 times as much"
-    )
+    parser.add_argument("--gigabytes", type=float, default=5, help="size of the dump; the disk needs 6 times as much")
+    parser.add_argument("--rounds", type=int, default=1, help="how often everything is done")
     parser.add_argument("--directory", type=Path, help="where a directory is made, and removed; default: the temporary")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     return parser.parse_args()
@@ -109,8 +153,11 @@ def _prepared(directory: Path) -> tuple[dict[str, str], KeyRing]:
     (directory / "recovery.sec.asc").write_bytes(recovery.gpg("--armor", "--export-secret-keys"))
     (directory / "keyrotation.toml").write_text(CONFIGURATION)
     raw = os.urandom(32)
+    programs = Installation.of_wheel()
     environment = {
-        "PATH": os.environ["PATH"],
+        "PATH": f"{programs.binaries}:{os.environ['PATH']}",
+        "LD_LIBRARY_PATH": str(programs.binaries.parent / "lib"),
+        "GNUPGHOME": str(recovery.home),
         "ENCRYPTION_MASTER_KEY": base64.b64encode(raw).decode(),
     }
     return environment, KeyRing({V1: KeyMaterial(raw)}, V1)
@@ -145,19 +192,24 @@ def _fill(connection: Connection, ring: KeyRing, gigabytes: float) -> None:
     connection.execute("CHECKPOINT")
 
 
-def _print(console: Console, results: dict[str, Peaks], dump_bytes: int) -> None:
-    table = Table("command", "seconds", "peak MB of each program", "all together MB", "disk GB")
-    table.title = f"a dump of {dump_bytes / 1e9:.2f} GB"
-    for name, peaks in results.items():
-        programs = ", ".join(
-            f"{program} {kib / 1024:.0f}" for program, kib in sorted(peaks.resident_kib.items()) if program
-        )
+def _print(console: Console, rounds: Sequence[dict[str, Peaks]], dump_bytes: int) -> None:
+    table = Table("command", "seconds", "CPU s", "to plain", "CPU to plain", "peak MB of each program", "disk GB")
+    table.title = f"a dump of {dump_bytes / 1e9:.2f} GB; {len(rounds)} round(s), medians"
+    for name in rounds[0]:
+        several = [results[name] for results in rounds]
+        plain = [results.get(f"plain {name}", results[name]) for results in rounds]
+        pairs = tuple(zip(several, plain, strict=True))
+        peak: dict[str, int] = {}
+        for program, kib in (each for peaks in several for each in peaks.resident_kib.items() if each[0]):
+            peak[program] = max(peak.get(program, 0), kib)
         table.add_row(
             name,
-            f"{peaks.seconds:,.0f}",
-            programs,
-            f"{peaks.together_kib / 1024:.0f}",
-            f"{peaks.used_bytes / 1e9:.1f}",
+            f"{median(peaks.seconds for peaks in several):,.1f}",
+            f"{median(peaks.cpu_seconds for peaks in several):,.1f}",
+            f"{median(ours.seconds / theirs.seconds for ours, theirs in pairs):.2f}",
+            f"{median(ours.cpu_seconds / theirs.cpu_seconds for ours, theirs in pairs):.2f}",
+            ", ".join(f"{program} {kib / 1024:.0f}" for program, kib in sorted(peak.items())),
+            f"{max(peaks.used_bytes for peaks in several) / 1e9:.1f}",
         )
     console.print(table)
 

@@ -1,6 +1,7 @@
-"""Peak memory of a command and of every process that it starts, from /proc."""
+"""Peak memory and CPU time of a command and of every process that it starts."""
 
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,11 @@ class Peaks:
         resident_kib: highest resident set of one process, by the program's name; shared pages count.
         together_kib: highest sum of all its processes, shared pages divided among those that share them (PSS).
         used_bytes: most that was in use on the disk besides what was before.
+        cpu_seconds: user and system time of all its processes.
     """
 
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     resident_kib: dict[str, int] = field(default_factory=dict)
     together_kib: int = 0
     used_bytes: int = 0
@@ -35,7 +38,7 @@ def watched(command: Sequence[str], environment: Mapping[str, str], directory: P
     Raises:
         CalledProcessError: it ends badly.
     """
-    peaks, free, begun = Peaks(), _free_bytes(directory), time.monotonic()
+    peaks, free, begun, cpu = Peaks(), _free_bytes(directory), time.monotonic(), _cpu_seconds()
     with subprocess.Popen(command, env=environment, cwd=directory) as process:  # noqa: S603  arguments of our own
         while process.poll() is None:
             _look(process.pid, peaks)
@@ -43,8 +46,14 @@ def watched(command: Sequence[str], environment: Mapping[str, str], directory: P
             time.sleep(_LOOK_SECONDS)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    peaks.seconds = time.monotonic() - begun
+    peaks.seconds, peaks.cpu_seconds = time.monotonic() - begun, _cpu_seconds() - cpu
     return peaks
+
+
+def _cpu_seconds() -> float:
+    """Of all children that have ended, and theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _look(root: int, peaks: Peaks) -> None:
