@@ -49,9 +49,9 @@ def test_the_sealed_officer_and_the_one_who_is_left_replace_the_lost_one(
     exchange(night, "privacy.asc", new)
     exchange(night, "sealed.asc", sealed_again)
     with with_keys_of(night, security_officer, sealed_officer) as left:
-        told = left.shell(block("lost-officer"))
-    assert len(set(re.findall(r"(?m)^officer +[-+] .*", told))) == 4
-    assert "green  more officers than required: 3 officers, 2 must sign" in told
+        printed = left.shell(block("lost-officer"))
+    assert len(set(re.findall(r"(?m)^officer +[-+] .*", printed))) == 4
+    assert "green  more officers than required: 3 officers, 2 must sign" in printed
     request = night.shell("keyrotation request --reason yearly").split()[-1]
     sign = f"keyrotation approve {request} --text | gpg -ab | keyrotation approve {request} --signature -"
     with with_keys_of(night, sealed_officer) as opened:
@@ -77,8 +77,8 @@ def test_two_of_two_who_have_lost_one_start_over_with_the_same_keys_and_rows(
         exchange(night, "privacy.asc", make_officer(tmp_path, "New Officer"))
         configuration.write_text(configuration.read_text() + SEALED)
         assert "differ from what is pinned" in night.shell("! keyrotation request --reason yearly")
-        told = night.shell(block("start-over"))
-        assert "green  more officers than required: 3 officers, 2 must sign" in told
+        printed = night.shell(block("start-over"))
+        assert "green  more officers than required: 3 officers, 2 must sign" in printed
         with psycopg.connect(url) as connection:
             versions = "SELECT DISTINCT left(unnest(ARRAY[first_name, email]), 3) FROM clients"
             assert connection.execute(versions).fetchall() == [("v2:",)]
@@ -91,8 +91,8 @@ def test_the_second_recipient_reads_old_sets_and_the_new_recovery_key_the_next(n
     new = make_officer(tmp_path, "New Recovery")
     (night.path / "new-recovery.sec.asc").write_bytes(new.gpg("--armor", "--export-secret-keys"))
     exchange(night, "recovery.asc", new)
-    told = night.shell(by_both(block("lost-recovery-key")))
-    assert re.search(r"all \d+ relations with every row", told)
+    printed = night.shell(by_both(block("lost-recovery-key")))
+    assert re.search(r"all \d+ relations with every row", printed)
     (night.path / "recovery.sec.asc").unlink()
     old = min(path.name for path in (night.path / ".keyrotation" / "backups").glob("encryption-key-v1-*"))
     decrypt = f"gpg --decrypt .keyrotation/backups/{old} 2> /dev/null"

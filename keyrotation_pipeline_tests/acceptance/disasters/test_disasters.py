@@ -1,0 +1,105 @@
+"""What is lost, and what one types then: no write acknowledged before the backup is lost, and every value decrypts.
+
+Where the live database survives, no write is lost at all.
+"""
+
+import shutil
+
+import pytest
+
+from keyrotation_pipeline_tests.acceptance.disasters.application import Journal, Write
+from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes
+from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
+
+
+@pytest.mark.parametrize(
+    ("found", "so_far", "lost"),
+    [
+        pytest.param({1: "b", 2: "c"}, 3, [], id="the last write of each"),
+        pytest.param({1: "a", 2: "c"}, 3, [1], id="an earlier write"),
+        pytest.param({1: "a", 2: "c"}, 1, [], id="the last one before the backup, and one from after it"),
+        pytest.param({1: "b"}, 3, [2], id="no row"),
+        pytest.param({1: "a"}, 1, [], id="no row that came after the backup"),
+        pytest.param({1: "b", 2: "c", 3: "d"}, 3, [3], id="a row that nobody wrote"),
+        pytest.param({1: "b", 2: "c", 4: "sent"}, 3, [], id="a write that was sent and not acknowledged"),
+    ],
+)
+def test_the_journal_tells_which_rows_are_lost(found: dict[int, str], so_far: int, lost: list[int]) -> None:
+    journal = Journal([Write(1, "a"), Write(1, "b"), Write(2, "c"), Write(4, "sent")], 3)
+    assert journal.lost(found, so_far) == lost
+
+
+def test_the_keys_are_lost(clinic: Clinic, record_minutes: RecordMinutes) -> None:
+    with clinic.application.working() as application:
+        clinic.backed_up()
+        application.wait_for(20)
+        clinic.strike()
+        shutil.rmtree(clinic.keys)
+        application.wait_for(20)
+        assert "by `keyrotation restore-key v1`" in clinic.typed("lost-keys")
+        application.wait_for(20)
+    record_minutes(clinic.require_whole())
+
+
+@pytest.mark.extended
+def test_the_home_is_lost(clinic: Clinic, record_minutes: RecordMinutes) -> None:
+    with clinic.application.working() as application:
+        clinic.backed_up()
+        application.wait_for(20)
+        clinic.strike()
+        shutil.rmtree(clinic.home)
+        application.wait_for(20)
+        clinic.typed("lost-home")
+        application.wait_for(20)
+    record_minutes(clinic.require_whole())
+
+
+@pytest.mark.extended
+def test_the_bucket_is_lost(clinic: Clinic, record_minutes: RecordMinutes, monkeypatch: pytest.MonkeyPatch) -> None:
+    with clinic.application.working() as application:
+        clinic.backed_up()
+        application.wait_for(20)
+        clinic.strike()
+        empty(clinic.bucket)
+        new = new_bucket(clinic.bucket.url, monkeypatch)
+        configuration = clinic.machine.path / "keyrotation.toml"
+        configuration.write_text(configuration.read_text().replace(clinic.bucket.name, new.name))
+        clinic.typed("lost-bucket")
+    assert {each.partition("-")[0] for each in new.tags()} == {
+        "backup",
+        "configuration",
+        "database",
+        "encryption",
+        "recovery",
+    }
+    record_minutes(clinic.require_whole())
+
+
+def empty(bucket: TestBucket) -> None:
+    """Somebody removes every version of everything, and the bucket."""
+    for version in bucket.client.list_object_versions(Bucket=bucket.name).get("Versions", []):
+        bucket.client.delete_object(Bucket=bucket.name, Key=version["Key"], VersionId=version["VersionId"])
+    bucket.client.delete_bucket(Bucket=bucket.name)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "through",
+    [pytest.param("primary_key_rollout", id="in mid-walk"), pytest.param("archived_key", id="after retirement")],
+)
+def test_the_database_is_restored_to_yesterday(clinic: Clinic, through: str, record_minutes: RecordMinutes) -> None:
+    with clinic.application.working() as application:
+        kept = clinic.backed_up()
+        dump = max(path.name for path in (clinic.home / "backups").glob("database-*"))
+        clinic.machine.shell("keyrotation preflight")
+        clinic.rotated(through)
+        application.wait_for(20)
+    clinic.strike()
+    new = f"{clinic.database}_yesterday"
+    clinic.typed("yesterday", ("database-20261124-030000-3fa9c1d2.dump.gpg", dump), ("clinic_yesterday", new))
+    clinic.moved_to(new)
+    assert "this database was restored" in clinic.machine.shell("keyrotation status")
+    with clinic.application.working():
+        pass
+    clinic.typed("reconcile")
+    record_minutes(clinic.require_whole(kept))

@@ -1,0 +1,236 @@
+"""The database is lost, or more than that: `keyrotation recover`, typed as docs/operations.md has it."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
+from keyrotation_pipeline.model.backups import is_manifest, signature_name
+from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes, Safe, open_clinic
+from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
+from keyrotation_pipeline_tests.waiting import eventually
+
+PAGE_SIGNER = "--signer 5f0c…64-digits"
+SWEDISH = "LOCALE_PROVIDER icu ICU_LOCALE 'sv-SE' LOCALE 'C.UTF-8' TEMPLATE template0"
+WARDS = """
+CREATE TABLE wards (name text) PARTITION BY RANGE (name);
+CREATE TABLE wards_a_to_z PARTITION OF wards FOR VALUES FROM (MINVALUE) TO ('z');
+CREATE TABLE wards_after_z PARTITION OF wards FOR VALUES FROM ('z') TO (MAXVALUE);
+INSERT INTO wards VALUES ('ambulans'), ('zebra'), ('ärende'), ('öppen')
+"""
+
+
+@contextmanager
+def struck(clinic: Clinic) -> Iterator[int]:
+    """An application writes before a backup and after it, until the database fails; yields what was written before."""
+    with clinic.application.working() as application:
+        kept = clinic.backed_up()
+        application.wait_for(20)
+        clinic.strike()
+        yield kept
+        assert eventually(application.failed.is_set)
+
+
+def recovered(clinic: Clinic, trusted: str, server: Server | None = None) -> str:
+    """Type the page's block on an empty machine; the application's database is the new one then."""
+    clinic.server = server or clinic.server
+    clinic.moved_to(f"{clinic.database}_recovered")
+    return clinic.typed(
+        "recover",
+        ("s3://pazpaz-key-backups/", f"s3://{clinic.bucket.name}/"),
+        (PAGE_SIGNER, trusted),
+        ("postgresql://postgres@db/", f"'{clinic.server.url()}'"),
+        ("postgresql://keyrotation@db/clinic", f"'{clinic.url}'"),
+        ("--into clinic", f"--into {clinic.database}"),
+    )
+
+
+def signer_of(clinic: Clinic) -> str:
+    """What was put into the safe, as an option."""
+    return f"--signer {json.loads(clinic.machine.shell('keyrotation status --json'))['backup_signer']}"
+
+
+def manifests(bucket: TestBucket) -> list[str]:
+    return sorted(name for name in bucket.tags() if is_manifest(name))
+
+
+@pytest.fixture
+def another_server() -> Iterator[Server]:
+    running = start_server()
+    yield running
+    discard(running)
+
+
+def test_the_database_is_lost(clinic: Clinic, record_minutes: RecordMinutes) -> None:
+    with struck(clinic) as kept:
+        clinic.lose_database()
+    new = f"{clinic.database}_2"
+    server = clinic.server.url()
+    clinic.moved_to(new)
+    clinic.typed(
+        "recover-database",
+        ("postgresql://postgres@db/", f"'{server}'"),
+        ("postgresql://keyrotation@db/clinic_2", f"'{clinic.url}'"),
+        ("--into clinic_2", f"--into {new}"),
+    )
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_the_machine_is_lost(clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes) -> None:
+    signer = signer_of(clinic)
+    with clinic.application.working() as application:
+        clinic.backed_up()
+        application.wait_for(20)
+        clinic.strike()
+        clinic.lose_machine(tmp_path / "empty", safe)
+        application.wait_for(20)
+        clinic.typed(
+            "lost-machine",
+            ("s3://pazpaz-key-backups/", f"s3://{clinic.bucket.name}/"),
+            (PAGE_SIGNER, signer),
+            ("postgresql://postgres@db/", f"'{clinic.server.url()}'"),
+            ("postgresql://keyrotation@db/clinic", f"'{clinic.url}'"),
+            ("clinic_copy", f"{clinic.database}_copy"),
+        )
+        application.wait_for(20)
+    record_minutes(clinic.require_whole())
+
+
+@pytest.mark.extended
+def test_machine_and_database_are_lost(
+    clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes
+) -> None:
+    signer = signer_of(clinic)
+    with struck(clinic) as kept:
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    recovered(clinic, signer)
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_everything_is_lost_but_the_bucket_and_the_recovery_key(
+    clinic: Clinic, safe: Safe, tmp_path: Path, another_server: Server, record_minutes: RecordMinutes
+) -> None:
+    """The signer's fingerprint, too: an officer vouches for the manifest."""
+    with struck(clinic) as kept:
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    manifest = manifests(clinic.bucket)[-1]
+    (clinic.machine.path / manifest).write_bytes(clinic.bucket.content(manifest))
+    (clinic.machine.path / "security.asc").write_bytes(safe.officers[0].certificate.read_bytes())
+    clinic.machine.shell(f"gpg -u 'Security Officer' -ab {manifest}")
+    recovered(clinic, f"--trust-unsigned {manifest}.asc --officer security.asc", another_server)
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_the_newest_set_is_damaged(clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes) -> None:
+    signer, kept = signer_of(clinic), clinic.backed_up()
+    with struck(clinic):
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    dump = max(name for name in clinic.bucket.tags() if name.startswith("database-"))
+    content = bytearray(clinic.bucket.content(dump))
+    content[len(content) // 2] ^= 1
+    clinic.bucket.overwrite(dump, bytes(content))
+    printed = recovered(clinic, signer)
+    assert f"rejected  {dump}" in printed
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+def test_two_pipelines_share_a_bucket(
+    clinic: Clinic, safe: Safe, tmp_path: Path, bucket: TestBucket, server: Server, record_minutes: RecordMinutes
+) -> None:
+    signer = signer_of(clinic)
+    with open_clinic(tmp_path / "other", server, bucket, safe) as other, struck(clinic) as kept:
+        theirs, ours = signer_of(other), signer.removeprefix("--signer ")[:8]
+        for command in ("backup", "status"):
+            assert ours in other.machine.shell(f"keyrotation {command}")
+            assert theirs.removeprefix("--signer ")[:8] in clinic.machine.shell("keyrotation status")
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    recovered(clinic, signer)
+    record_minutes(clinic.require_whole(kept))
+
+
+@pytest.mark.extended
+@pytest.mark.external_postgres
+def test_the_new_server_has_another_locale(
+    safe: Safe, bucket: TestBucket, another_server: Server, tmp_path: Path, record_minutes: RecordMinutes
+) -> None:
+    """A server without ICU is refused with one sentence; on one that has it, Swedish names sort as before."""
+    source, target = start_server(DEBIAN), start_server(DEBIAN)
+    try:
+        with open_clinic(tmp_path / "clinic", source, bucket, safe, SWEDISH) as clinic:
+            with psycopg.connect(clinic.url, autocommit=True) as connection:
+                connection.execute(WARDS)
+            signer = signer_of(clinic)
+            with struck(clinic) as kept:
+                clinic.lose_database()
+                clinic.lose_machine(tmp_path / "empty", safe)
+            from_bucket = f"--from s3://{bucket.name}/encryption-keys --key recovery.sec.asc {signer}"
+            refused = f"keyrotation recover {from_bucket} --server '{another_server.url()}' --into {clinic.database}"
+            assert "ICU" in clinic.machine.shell(f"! {refused}")
+            recovered(clinic, signer, target)
+            with psycopg.connect(clinic.url) as connection:
+                after_z = connection.execute("SELECT name FROM ONLY wards_after_z ORDER BY name").fetchall()
+            assert [name for (name,) in after_z] == ["zebra", "ärende", "öppen"]
+            record_minutes(clinic.require_whole(kept))
+    finally:
+        for each in (source, target):
+            discard(each)
+
+
+def test_a_forged_set_lies_next_to_the_genuine_one(
+    clinic: Clinic, safe: Safe, tmp_path: Path, record_minutes: RecordMinutes
+) -> None:
+    signer = signer_of(clinic)
+    with struck(clinic) as kept:
+        clinic.lose_database()
+        clinic.lose_machine(tmp_path / "empty", safe)
+    forger = SigningKey(tmp_path / "forger.pem")
+    forger.create()
+    sql = safe.officers[0].gpg("--store", text=b"CREATE TABLE public.forged (x int);")
+    genuine = manifests(clinic.bucket)[-1]
+    forged = [
+        forge(clinic.bucket, genuine, forger, sql, timedelta(seconds=1), {}),
+        forge(clinic.bucket, genuine, forger, sql, timedelta(seconds=2), {"signed_by": forger.public}),
+    ]
+    printed = recovered(clinic, signer)
+    assert f"restored  {genuine}" in printed
+    assert [name for name in forged if not re.search(rf"(?m)^rejected  .*{name}", printed)] == []
+    with psycopg.connect(clinic.url) as connection:
+        assert connection.execute("SELECT to_regclass('public.forged')").fetchone() == (None,)
+    record_minutes(clinic.require_whole(kept))
+
+
+def forge(
+    bucket: TestBucket, genuine: str, forger: SigningKey, sql: bytes, newer_by: timedelta, signed_by: dict[str, str]
+) -> str:
+    """Whoever writes the bucket adds a newer set of messages that are not encrypted; gives back its manifest's name.
+
+    Args:
+        signed_by: what the manifest says of that; nothing: as the genuine one does.
+    """
+    text = bucket.content(genuine).decode()
+    made_at = datetime.fromisoformat(json.loads(text)["made_at"])
+    stamps = f"{made_at:%Y%m%d-%H%M%S}", f"{made_at + newer_by:%Y%m%d-%H%M%S}"
+    content = json.loads(text.replace(*stamps)) | {"made_at": (made_at + newer_by).isoformat(), **signed_by}
+    for entry in (*content["keys"], content["dump"], content["configuration"]):
+        bucket.overwrite(entry["file"], sql)
+        entry |= {"size_bytes": len(sql), "sha256": hashlib.sha256(sql).hexdigest()}
+    manifest, name = f"{json.dumps(content, indent=2)}\n".encode(), genuine.replace(*stamps)
+    bucket.overwrite(name, manifest)
+    bucket.overwrite(signature_name(name), forger.sign(manifest))
+    return name
