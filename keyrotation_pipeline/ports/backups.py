@@ -157,14 +157,26 @@ class Anchors(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class DumpContent:
+    """What a dump's snapshot and its server say: see `DatabaseCopy`."""
+
+    definition: DatabaseDefinition
+    server_major: int
+    tables: tuple[TableContent, ...]
+    content: DatabaseContent
+
+
+@dataclass(frozen=True, slots=True)
 class DumpUnderWay:
-    """A dump's stream in pg_dump's custom format, and what its snapshot and its server say: see `DatabaseCopy`."""
+    """A dump's stream in pg_dump's custom format.
+
+    Args:
+        counted: waits for what is counted in its snapshot while the stream is read; only in the context of the dump.
+            Raises PreflightError, BlockedError: a table cannot be read.
+    """
 
     stream: IO[bytes]
-    tables: tuple[TableContent, ...]
-    server_major: int
-    content: DatabaseContent
-    definition: DatabaseDefinition
+    counted: Callable[[], DumpContent]
 
 
 class DumpSource(Protocol):

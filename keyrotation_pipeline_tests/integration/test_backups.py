@@ -2,10 +2,12 @@
 
 import json
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
+from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.audit.chain import read_anchor
@@ -41,7 +44,9 @@ from keyrotation_pipeline_tests.buckets import TestBucket
 from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
 from keyrotation_pipeline_tests.officers import make_expired_officer, make_officer, revoke
+from keyrotation_pipeline_tests.waiting import eventually
 
+LOCK_SECONDS = 50
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 
 
@@ -77,6 +82,48 @@ def test_the_manifest_says_what_was_counted_in_the_very_snapshot_that_was_dumped
     assert parse(made.name, text.encode()) == made
     events = {event.seq: event.hash for event in clinic.site.pipeline.ledger.events()}
     assert events[read_anchor(text).seq] == read_anchor(text).hash
+
+
+def dump_of(clinic: Clinic) -> PostgresDump:
+    url = (clinic.directory / "url").read_text()
+    return PostgresDump(url, partial(connect, url), None)
+
+
+def test_rows_that_come_while_the_dump_is_read_are_neither_in_it_nor_counted(clinic: Clinic) -> None:
+    """Counting is a session of its own, and it takes the dump's snapshot."""
+    source = dump_of(clinic)
+    with source.dumping(clinic.site.pipeline.tables) as dump:
+        clinic.connection.execute("DELETE FROM public.clients")
+        assert dump.stream.read(5) == b"PGDMP"
+        while dump.stream.read(1 << 16):
+            pass
+        counted = dump.counted()
+    assert [each.rows for each in counted.tables] == [4, 1]
+    assert {str(each.name): each.rows for each in counted.content.relations}["clients"] == 4
+
+
+def test_a_dump_that_is_abandoned_ends_its_count_at_once(clinic: Clinic) -> None:
+    begun = time.monotonic()
+    with clinic.connection.transaction():
+        clinic.connection.execute("LOCK TABLE public.clients IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(ZeroDivisionError):
+            abandon_a_dump(clinic)
+    assert time.monotonic() - begun < LOCK_SECONDS
+    assert eventually(lambda: counting(clinic) == 0)
+
+
+def abandon_a_dump(clinic: Clinic) -> None:
+    with dump_of(clinic).dumping(clinic.site.pipeline.tables):
+        assert eventually(lambda: counting(clinic) == 1)
+        raise ZeroDivisionError
+
+
+def counting(clinic: Clinic) -> int:
+    """Sessions that wait for the lock to count."""
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with connect((clinic.directory / "url").read_text()) as another:
+        ((found,),) = another.execute(f"{others} AND application_name NOT LIKE 'pg_dump%'".encode()).fetchall()
+    return int(str(found))
 
 
 def test_gpg_decrypt_gives_the_base64_key_and_a_restorable_dump(clinic: Clinic) -> None:

@@ -115,9 +115,10 @@ class EncryptedDumps:
             self.encryptor.encrypting(dump.stream) as message,
         ):
             sha256, size_bytes = _copied(message, file)
+            counted = dump.counted()
         stored = StoredFile(name, sha256, size_bytes, recipients)
         _require_as_written(self.place, self.encryptor, stored)
-        return DatabaseCopy(stored, dump.tables, dump.server_major, dump.content, dump.definition)
+        return DatabaseCopy(stored, counted.tables, counted.server_major, counted.content, counted.definition)
 
 
 def _small(place: LocalPlace, encryptor: Encryptor, name: str, content: bytes) -> StoredFile:

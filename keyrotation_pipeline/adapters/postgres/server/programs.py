@@ -5,11 +5,13 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
 
+import psycopg
 from psycopg.pq import Conninfo
 
 from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
@@ -17,9 +19,9 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
-from keyrotation_pipeline.model.backups import TableContent
+from keyrotation_pipeline.model.backups import DatabaseContent, TableContent
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
-from keyrotation_pipeline.ports.backups import DumpUnderWay
+from keyrotation_pipeline.ports.backups import DumpContent, DumpUnderWay
 
 # Where Debian's and PostgreSQL's own packages install the programs of one version.
 _PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
@@ -227,19 +229,30 @@ class PostgresDump:
 
     @contextmanager
     def dumping(self, tables: Sequence[EncryptedTable]) -> Iterator[DumpUnderWay]:
-        """See `DumpSource.dumping`."""
-        with closing(self.connect()) as connection:
+        """See `DumpSource.dumping`. Counting takes a fifth of the time of pg_dump, so both work at the same time."""
+        with closing(self.connect()) as connection, closing(self.connect()) as second, ThreadPoolExecutor(1) as thread:
             major = connection.info.server_version // 10_000
             programs = Programs.of_server(self.binaries, major)
             programs.require_not_older(major)
             connection.execute(_SNAPSHOT)
             snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
-            counted = tuple(map(_content, counts.count(connection, tables)))
-            everything = contents.count(connection)
             definition = read_definition(connection)
+            counting = thread.submit(_counted, second, snapshot, tables)
             options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
-            with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
-                yield DumpUnderWay(stream, counted, major, everything, definition)
+            try:
+                with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
+                    yield DumpUnderWay(stream, lambda: DumpContent(definition, major, *counting.result()))
+            finally:
+                # Nobody waits for it any more. (If the server is gone, so is that session.)
+                with suppress(psycopg.Error):
+                    connection.execute("SELECT pg_terminate_backend(%s)", (second.info.backend_pid,))
+
+
+def _counted(
+    connection: Connection, snapshot: str, tables: Sequence[EncryptedTable]
+) -> tuple[tuple[TableContent, ...], DatabaseContent]:
+    connection.execute(f"{_SNAPSHOT}; SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+    return tuple(map(_content, counts.count(connection, tables))), contents.count(connection)
 
 
 @contextmanager
