@@ -54,7 +54,9 @@ FROM pg_proc p WHERE pg_temp.ours('pg_proc', oid, pronamespace);
 SELECT 'privileges of a function of an extension: ' || oid::regprocedure, pg_temp.acl(proacl, 'f', proowner)
 FROM pg_proc WHERE oid >= 16384 AND pg_temp.member('pg_proc', oid) AND proacl IS NOT NULL;
 
-SELECT pg_temp.identity('pg_type', t.oid), jsonb_build_object('owner', typowner::regrole, 'acl', pg_temp.acl(typacl, 'T', typowner),
+-- Up to 15, ALTER TYPE … OWNER TO of a range leaves its multirange with the old owner, which no dump names.
+SELECT pg_temp.identity('pg_type', t.oid), jsonb_build_object(
+       'owner', CASE WHEN typtype <> 'm' THEN typowner::regrole END, 'acl', CASE WHEN typtype <> 'm' THEN pg_temp.acl(typacl, 'T', typowner) END,
        'comment', obj_description(t.oid, 'pg_type'), 'kind', typtype, 'labels', (SELECT array_agg(enumlabel ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = t.oid),
        'base', format_type(typbasetype, typtypmod), 'null', typnotnull, 'default', typdefault, 'collation', nullif(typcollation, 0)::regcollation,
        'range', (SELECT jsonb_build_array(rngsubtype::regtype, rngmultitypid::regtype, rngsubdiff, nullif(rngcollation, 0)::regcollation) FROM pg_range WHERE rngtypid = t.oid))

@@ -37,7 +37,8 @@ class Difference:
     @property
     def name(self) -> str:
         """Kind, schema and name, as in a list of pg_restore."""
-        return " ".join(filter(None, (self.entry.kind, self.entry.schema.strip("-"), self.entry.name)))
+        schema = self.entry.schema if self.entry.schema != "-" else ""
+        return " ".join(filter(None, (self.entry.kind, schema, self.entry.name)))
 
 
 @dataclass(frozen=True, slots=True)

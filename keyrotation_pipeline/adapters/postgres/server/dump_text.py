@@ -195,7 +195,14 @@ def _entry(header: str, tokens: Sequence[Token]) -> Entry | None:
         for kind in _TYPE.finditer(header)
         for owner in _OWNER.finditer(header, kind.end())
     ]
-    return max(readings, key=lambda each: (each.schema in named) + (each.name in named), default=None)
+    begins = {token.text for token in tokens[:4]}
+    return max(
+        readings,
+        key=lambda each: (
+            (each.schema in named) + (each.name.partition("(")[0] in named) + (each.kind.partition(" ")[0] in begins)
+        ),
+        default=None,
+    )
 
 
 def unquoted(name: str) -> str:

@@ -15,7 +15,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.server.archive import key_of, shown
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.dump_parts import Part, for_database, part_of, setting_of
-from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, statements
+from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, shape_of, statements
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import unquoted
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole, is_superuser
 
@@ -172,7 +172,7 @@ def _is_about_database(statement: Statement) -> bool:
 
 def _is_harmless(statement: Statement) -> bool:
     """Returns whether it is one of the statements of no other part that pg_restore does not execute for us."""
-    shape = " ".join("''" if word.kind in {"text", "dollar"} else word.text for word in statement.words)
+    shape = shape_of(statement.words)
     kind = statement.entry.kind if statement.entry else ""
     if kind == "ROW SECURITY":
         return _ROW_SECURITY.fullmatch(shape) is not None
@@ -197,4 +197,6 @@ def _name(statement: Statement) -> str:
     if (setting := setting_of(statement)) is not None:
         role = statement.words[2].text if part_of(statement) is Part.ROLE_SETTING else ""
         return f"{role} {setting}".strip()
-    return " ".join(filter(None, (entry.kind, entry.schema.strip("-"), entry.name))) if entry else ""
+    return (
+        " ".join(filter(None, (entry.kind, entry.schema if entry.schema != "-" else "", entry.name))) if entry else ""
+    )

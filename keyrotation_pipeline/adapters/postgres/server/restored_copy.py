@@ -5,6 +5,7 @@ restored, run as the restoring role. Then our own role gives it owners, privileg
 with the dump's, and opens it as the source was. A recovery test does all of this in a server of its own.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -51,9 +52,11 @@ from keyrotation_pipeline.errors import LostRowsError, UnreadableSampleError
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import HandedOver, RecoveryKey, RekeyableDump, RestoredDump
 
+_ENCODING = re.compile(r"^SET client_encoding = '\w+';$", re.MULTILINE)
 _FOR_SUPERUSER = """\
 -- What restoring {} leaves to a superuser, since it may run code with power. Read it first; then, in the new database:
---   psql -X -v ON_ERROR_STOP=1 -f THIS_FILE"""
+--   psql -X -v ON_ERROR_STOP=1 -f THIS_FILE
+SET client_encoding = 'UTF8';"""
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,8 @@ class _Copy:
 
     def _for_superuser(self, handover: Handover, *, opened: bool) -> str:
         left_out = self.archive.sql(self.planned.left_out) if self.planned.left_out else ""
+        # The text was decoded, and is written in UTF-8, whatever the encoding of the database.
+        left_out = _ENCODING.sub("SET client_encoding = 'UTF8';", left_out, count=1)
         to_open = "" if opened else f"-- Nobody but its owner can connect before this.\n{handover.sql_to_open()}"
         parts = [*filter(None, (left_out, handover.sql_for_superuser(), to_open))]
         name = self.archive.name

@@ -79,6 +79,11 @@ ODD = "x; Type: TABLE; Schema: public; Owner: y"
         (header("INDEX", ODD, "s"), f'CREATE INDEX "{ODD}" ON s.t USING btree (a);', ("INDEX", "s", ODD, "o")),
         (header("INDEX", "i", ODD), f'CREATE INDEX i ON "{ODD}".t USING btree (a);', ("INDEX", ODD, "i", "o")),
         (header("SEQUENCE SET", "i", "s", ODD), "SELECT pg_catalog.setval('s.i', 1);", ("SEQUENCE SET", "s", "i", ODD)),
+        (
+            header("COMMENT", f'TABLE "{ODD}"'),
+            f"COMMENT ON TABLE public.\"{ODD}\" IS 'c';",
+            ("COMMENT", "public", f'TABLE "{ODD}"', "o"),
+        ),
         (header("SCHEMA", ODD, "-"), f'CREATE SCHEMA "{ODD}";', ("SCHEMA", "-", ODD, "o")),
     ],
 )
