@@ -79,9 +79,8 @@ class Clinic:
     def application(self) -> Application:
         return Application(self.url, self.keys, self.journal)
 
-    def typed(self, name: str, *instead: tuple[str, str]) -> str:
+    def typed(self, lines: str, *instead: tuple[str, str]) -> str:
         """Type a block of the documentation; `instead`: what stands in place of the page's own names."""
-        lines = block(name)
         for written, here in instead:
             assert written in lines, written
             lines = lines.replace(written, here)

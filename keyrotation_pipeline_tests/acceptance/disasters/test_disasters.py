@@ -10,6 +10,7 @@ import pytest
 from keyrotation_pipeline_tests.acceptance.disasters.application import Journal, Write
 from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes
 from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
+from keyrotation_pipeline_tests.pages import block
 
 
 @pytest.mark.parametrize(
@@ -36,7 +37,7 @@ def test_the_keys_are_lost(clinic: Clinic, record_minutes: RecordMinutes) -> Non
         clinic.strike()
         shutil.rmtree(clinic.keys)
         application.wait_for(20)
-        assert "by `keyrotation restore-key v1`" in clinic.typed("lost-keys")
+        assert "by `keyrotation restore-key v1`" in clinic.typed(block("lost-keys"))
         application.wait_for(20)
     record_minutes(clinic.require_whole())
 
@@ -49,7 +50,7 @@ def test_the_home_is_lost(clinic: Clinic, record_minutes: RecordMinutes) -> None
         clinic.strike()
         shutil.rmtree(clinic.home)
         application.wait_for(20)
-        clinic.typed("lost-home")
+        clinic.typed(block("lost-home"))
         application.wait_for(20)
     record_minutes(clinic.require_whole())
 
@@ -64,7 +65,7 @@ def test_the_bucket_is_lost(clinic: Clinic, record_minutes: RecordMinutes, monke
         new = new_bucket(clinic.bucket.url, monkeypatch)
         configuration = clinic.machine.path / "keyrotation.toml"
         configuration.write_text(configuration.read_text().replace(clinic.bucket.name, new.name))
-        clinic.typed("lost-bucket")
+        clinic.typed(block("lost-bucket"))
     assert {each.partition("-")[0] for each in new.tags()} == {
         "backup",
         "configuration",
@@ -96,10 +97,10 @@ def test_the_database_is_restored_to_yesterday(clinic: Clinic, through: str, rec
         application.wait_for(20)
     clinic.strike()
     new = f"{clinic.database}_yesterday"
-    clinic.typed("yesterday", ("database-20261124-030000-3fa9c1d2.dump.gpg", dump), ("clinic_yesterday", new))
+    clinic.typed(block("yesterday"), ("database-20261124-030000-3fa9c1d2.dump.gpg", dump), ("clinic_yesterday", new))
     clinic.moved_to(new)
     assert "this database was restored" in clinic.machine.shell("keyrotation status")
     with clinic.application.working():
         pass
-    clinic.typed("reconcile")
+    clinic.typed(block("reconcile"))
     record_minutes(clinic.require_whole(kept))

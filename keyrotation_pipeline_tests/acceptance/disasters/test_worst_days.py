@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.model.backups import is_manifest, signature_name
 from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes, Safe, open_clinic
 from keyrotation_pipeline_tests.buckets import TestBucket
+from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -44,7 +45,7 @@ def recovered(clinic: Clinic, trusted: str, server: Server | None = None) -> str
     clinic.server = server or clinic.server
     clinic.moved_to(f"{clinic.database}_recovered")
     return clinic.typed(
-        "recover",
+        block("recover"),
         ("s3://pazpaz-key-backups/", f"s3://{clinic.bucket.name}/"),
         (PAGE_SIGNER, trusted),
         ("postgresql://postgres@db/", f"'{clinic.server.url()}'"),
@@ -76,7 +77,7 @@ def test_the_database_is_lost(clinic: Clinic, record_minutes: RecordMinutes) -> 
     server = clinic.server.url()
     clinic.moved_to(new)
     clinic.typed(
-        "recover-database",
+        block("recover-database"),
         ("postgresql://postgres@db/", f"'{server}'"),
         ("postgresql://keyrotation@db/clinic_2", f"'{clinic.url}'"),
         ("--into clinic_2", f"--into {new}"),
@@ -94,7 +95,7 @@ def test_the_machine_is_lost(clinic: Clinic, safe: Safe, tmp_path: Path, record_
         clinic.lose_machine(tmp_path / "empty", safe)
         application.wait_for(20)
         clinic.typed(
-            "lost-machine",
+            block("lost-machine"),
             ("s3://pazpaz-key-backups/", f"s3://{clinic.bucket.name}/"),
             (PAGE_SIGNER, signer),
             ("postgresql://postgres@db/", f"'{clinic.server.url()}'"),
