@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.held_directory import held, wipe_abandoned
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
-from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole
+from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole, is_unfinished
 from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.assembly.home import SIGNING_KEY, create_home
 from keyrotation_pipeline.assembly.keystores import create_key_store, signing_key
@@ -49,7 +49,6 @@ from keyrotation_pipeline.settings.recovered import (
 _WORKSPACE, _NOTE = "recovery", "recovering.json"
 # Of a URL; the others may be secret, or are of the role that restores.
 _SHOWN = ("dbname", "host", "hostaddr", "port", "sslmode", "sslrootcert")
-_OWNER = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
 _WITHOUT_LOGIN = "SELECT rolname FROM pg_roles WHERE rolname = ANY(%s) AND NOT rolcanlogin ORDER BY rolname"
 _OF_BACKUP = ".from-backup"
 
@@ -102,8 +101,9 @@ class HomeHere:
         """Refuses the name of a database that no recovery began here, before anything is copied."""
         name = str(conninfo_to_dict(self._url)["dbname"])
         with closing(connect(server)) as connection:
-            owners = connection.execute(_OWNER, (name,)).fetchall()
-        if owners and owners != [(RestoringRole.of(name).name,)] and self.restored is None:
+            is_there = connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchall()
+            is_left = is_unfinished(connection, RestoringRole.of(name))
+        if is_there and not is_left and self.restored is None:
             raise DatabaseExistsError(f"there is a database {name} already; name another with --into")
 
     @property

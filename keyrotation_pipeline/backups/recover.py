@@ -142,6 +142,8 @@ def recover(
 ) -> Recovered:
     """Restore the newest set that verifies into the new database `into`, and everything else into `here`.
 
+    It may be repeated until `here.finish`, which whoever has shown the result calls.
+
     Args:
         wanted: name of the manifest of another set than the newest.
 
@@ -164,7 +166,6 @@ def recover(
         with here.opened(found.made.anchor) as pipeline:
             pipeline.ledger.append(Note(EventKind.DATABASE_RESTORED, _facts(source, found, restored)))
             keys_here = _keys_here(pipeline, here, source, found, keys)
-    here.finish()
     fingerprints = {version: material.fingerprint for version, material in keys.items()}
     return Recovered(found, source.place.description, restored, fingerprints, keys_here, files)
 

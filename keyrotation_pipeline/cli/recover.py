@@ -111,6 +111,8 @@ def recover_command(
     next_steps = tuple(_next(done, here, key))
     value = _document(done, here, next_steps)
     output.show(here.database, value, _lines(done, here, next_steps), as_json=as_json)
+    sys.stdout.flush()  # before a run of the same line would be another recovery
+    here.finish()
     done.require_complete()
 
 

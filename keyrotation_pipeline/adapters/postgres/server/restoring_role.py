@@ -144,9 +144,14 @@ def _create_roles(connection: Connection, roles: Iterable[str]) -> tuple[str, ..
     return missing
 
 
+def is_unfinished(connection: Connection, role: RestoringRole) -> bool:
+    """Returns whether there is a database of the role, which a restore has left that was killed."""
+    return bool(connection.execute(_UNFINISHED, (role.name, role.database)).fetchall())
+
+
 def drop(connection: Connection, role: RestoringRole) -> bool:
     """Drops an unfinished copy with its restoring role; returns whether there was one."""
-    unfinished = bool(connection.execute(_UNFINISHED, (role.name, role.database)).fetchall())
+    unfinished = is_unfinished(connection, role)
     if unfinished:
         # FORCE ends what still runs there.
         connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(role.database)))
