@@ -18,7 +18,7 @@ from typing import Any
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.backups.catalog import fetch, read_key
 from keyrotation_pipeline.backups.key_loss import restore_key
-from keyrotation_pipeline.backups.restore_checks import joined, require_all_there
+from keyrotation_pipeline.backups.restore_checks import decrypt_all, joined
 from keyrotation_pipeline.errors import (
     AuditError,
     BackupError,
@@ -28,7 +28,6 @@ from keyrotation_pipeline.errors import (
     IncompleteRestoreError,
     KeyRotationError,
     MissingVersionError,
-    UnreadableSampleError,
     UnsignedBackupError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -45,7 +44,7 @@ from keyrotation_pipeline.model.backups import (
 )
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
-from keyrotation_pipeline.ports.backups import HandedOver, NewDatabases, RecoveryKey, RestoredDump
+from keyrotation_pipeline.ports.backups import HandedOver, NewDatabases, RecoveryKey
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RecoveredHome, RestoredSet, WrittenFiles
@@ -245,8 +244,7 @@ def _restored(
     name = found.dump.file.name
     try:
         with databases.restored(into, found.dump, local.path(name), key) as restored:
-            require_all_there(restored, found.dump)
-            values = _decrypted(restored, found.dump, KeyRing(keys, max(keys)), report)
+            values = decrypt_all(restored, found.dump, KeyRing(keys, max(keys)), report)
             failures = restored.failures
 
             def as_set(done: HandedOver) -> RestoredSet:
@@ -262,20 +260,6 @@ def _restored(
         if earlier is None or (earlier.manifest, earlier.database) != (found.made.name, into):
             raise
         return earlier
-
-
-def _decrypted(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, report: Report) -> Mapping[str, int]:
-    """Decrypt every value; returns how many, by table."""
-    values = {}
-    for content in dump.tables:
-        counted = restored.rewriting.decrypt_all(content.table, ring, report)
-        if counted.failures:
-            raise UnreadableSampleError(
-                f"{counted.failures} value(s) of {content.table.name} in {dump.file.name} do not decrypt; name an "
-                "older backup with --set"
-            )
-        values[str(content.table.name)] = counted.values
-    return values
 
 
 def _facts(source: RecoverySource, found: FoundSet, restored: RestoredSet) -> Mapping[str, Any]:

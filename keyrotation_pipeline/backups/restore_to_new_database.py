@@ -7,20 +7,19 @@ from typing import Any
 
 from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK
-from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, joined, require_all_there
+from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, decrypt_all, joined
 from keyrotation_pipeline.errors import (
     BackupError,
     IncompleteRestoreError,
     KeyRotationError,
     MissingVersionError,
-    UnreadableSampleError,
 )
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_in
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace
-from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey, RestoredDump
+from keyrotation_pipeline.ports.backups import NewDatabases, RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
@@ -96,8 +95,7 @@ def restore_to_new_database(
         target = workspace / "dump"
         fetch(place, dump.file, target)
         with databases.restored(into, dump, target, key) as restored:
-            require_all_there(restored, dump)
-            values = _decrypted(restored, dump, ring, into, report)
+            values = decrypt_all(restored, dump, ring, report)
             handed_over = restored.hand_over(lambda _done: None)
         rows = {str(content.table.name): content.rows for content in dump.tables}
         wrong = (*restored.failures, *handed_over.differences)
@@ -107,20 +105,6 @@ def restore_to_new_database(
         )  # fmt: skip
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
     return done
-
-
-def _decrypted(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, into: str, report: Report) -> dict[str, int]:
-    """Decrypt every value; returns how many, by table."""
-    values = {}
-    for content in dump.tables:
-        counted = restored.rewriting.decrypt_all(content.table, ring, report)
-        if counted.failures:
-            raise UnreadableSampleError(
-                f"{counted.failures} value(s) of {content.table.name} in the new database {into} do not decrypt, so "
-                "nobody but superusers can connect to it; leave the old one in use, and use an older backup"
-            )
-        values[str(content.table.name)] = counted.values
-    return values
 
 
 def find_dump(site: BackupContext, wanted: str | None) -> tuple[BackupPlace, BackupSet, DatabaseCopy]:

@@ -5,11 +5,21 @@ from typing import Any, cast
 
 import pytest
 
-from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
-from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError
-from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, RelationKind, StoredFile
+from keyrotation_pipeline.backups.restore_checks import decrypt_all, require_all_there, require_no_failure
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, UnreadableSampleError
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.backups import (
+    DatabaseContent,
+    DatabaseCopy,
+    RelationContent,
+    RelationKind,
+    StoredFile,
+    TableContent,
+)
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.ports.backups import RestoredDump
+from keyrotation_pipeline_tests.fakes import CLIENTS, V1, V2, FakeWorld, fake_pipeline
 from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
 VISITS = RelationContent(TableName("public", "visits"), RelationKind.TABLE, 7)
@@ -63,3 +73,42 @@ def test_a_failure_is_shown_and_is_one() -> None:
         IncompleteRestoreError, match=r"does not restore completely into .*: EXTENSION citext; .*postgresql-18"
     ):
         require_no_failure(restored(failures=("EXTENSION citext",)), DUMP)
+
+
+ROWS = ({"first_name": "v1:Zoe", "email": "v2:z@example.org"}, {"first_name": "v2:Ada", "email": None})
+CONTENT = TableContent(CLIENTS, 2, {"first_name": {V1: 1, V2: 1}, "email": {V2: 1}})
+RING = KeyRing({version: KeyMaterial.generate() for version in (V1, V2)}, V2)
+
+
+def read_completely(world: FakeWorld) -> dict[str, int]:
+    found = replace(restored(), rewriting=world.pipeline.rewriting)
+    return dict(decrypt_all(found, replace(DUMP, tables=(CONTENT,)), RING, world.report))
+
+
+def test_every_value_is_decrypted_in_the_pass_that_counts() -> None:
+    world = fake_pipeline({"clients": ROWS})
+    assert read_completely(world) == {"clients": 3}
+    assert world.database.decrypted == ["clients"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        pytest.param((), "table clients is empty in what", id="no row"),
+        pytest.param(ROWS[:1], "table clients has 1 rows in what", id="a row less"),
+        pytest.param(
+            ({**ROWS[0], "first_name": "v2:Zoe"}, ROWS[1]), "first_name has 0 values under v1", id="another version"
+        ),
+        pytest.param(({**ROWS[0], "email": None}, ROWS[1]), "email has 0 values under v2", id="a value less"),
+    ],
+)
+def test_what_is_decrypted_is_compared_with_the_dump(rows: tuple[dict[str, str | None], ...], sentence: str) -> None:
+    with pytest.raises(LostRowsError, match=sentence):
+        read_completely(fake_pipeline({"clients": rows}))
+
+
+def test_a_value_that_does_not_decrypt_is_no_restore() -> None:
+    world = fake_pipeline({"clients": ROWS})
+    world.database.unreadable.add(("clients", 0, "email"))
+    with pytest.raises(UnreadableSampleError, match="1 value"):
+        read_completely(world)
