@@ -11,7 +11,6 @@ from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
-    NO_NOTICE,
     AssessmentSigned,
     BreachAnswers,
     BreachAssessed,
@@ -111,9 +110,7 @@ def _closed(state: AuditState, _entry: AuditEntry, fact: IncidentClosed) -> None
     in_use = [each for each in incident.versions if _is_in_use(state, each)]
     if in_use:
         # One person alone could otherwise cancel the emergency and end the incident.
-        officers, decision = state.agreed.get(incident.id, (frozenset[str](), ""))
-        required = state.roster.required if state.roster else 0
-        settled = decision in NO_NOTICE and 0 < required <= len(officers)
+        settled = state.is_settled_as_none(incident.id)
         require(settled, f"closes an incident although {in_use[0]} is in use and officers have signed no decision")
     _change(state, incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
 

@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import ApprovalError, IncidentError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature, signed_fields
 from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
-from keyrotation_pipeline.model.breach import BreachAnswers
+from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
@@ -74,11 +74,6 @@ class Incidents:
     def unfinished(self) -> tuple[Incident, ...]:
         """The open ones, oldest first."""
         return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
-
-    @property
-    def suspected(self) -> dict[KeyVersion, Incident]:
-        """The versions that open incidents name, each with the first of these."""
-        return {version: each for each in reversed(self.unfinished) for version in each.versions}
 
     def incident(self, name: str) -> Incident:
         """Find one by its id, case-insensitively.
@@ -223,6 +218,26 @@ class AuditState:
         if not isinstance(stored, Walk):
             raise ImpossibleError(f"is a step of a request to {stored.action}, which has none")
         return stored
+
+    def is_settled_as_none(self, incident: str) -> bool:
+        """Whether enough officers have signed, over the answers as they are, that nobody is to be notified."""
+        officers, decision = self.agreed.get(incident, (frozenset[str](), ""))
+        required = self.roster.required if self.roster else 0
+        return decision in NO_NOTICE and 0 < required <= len(officers)
+
+    @property
+    def suspected(self) -> dict[KeyVersion, Incident]:
+        """The versions that must not become the primary, each with the first incident that names it.
+
+        An incident about a key that is out of use can be closed by one person: until officers have signed that it was
+        no breach, its versions stay suspected.
+        """
+        found = (
+            each
+            for each in reversed(self.incidents.by_id.values())
+            if each.status is not IncidentStatus.CLOSED or not self.is_settled_as_none(each.id)
+        )
+        return {version: each for each in found for version in each.versions}
 
     def require_enough(self, request: Request) -> None:
         """Refuse what too few officers of the pinned roster have signed."""

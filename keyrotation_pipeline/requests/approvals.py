@@ -6,7 +6,6 @@ with the bytes that were signed, and verifies every signature again.
 
 from datetime import datetime
 
-from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import (
@@ -18,6 +17,7 @@ from keyrotation_pipeline.model.approval import (
     signed_fields,
     signer_in,
 )
+from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.model.tables import gone_as_signed, lines_as_signed
@@ -88,17 +88,19 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
 
 
 def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
-    """Why a version must not become the primary: the sentence that names the open incident.
+    """Why a version must not become the primary: the sentence that names the incident.
 
-    None: no open incident names it, or it is the primary already.
+    None: no incident names it that is open or that officers have not settled, or it is the primary already.
     """
-    incident = incidents(pipeline.ledger).suspected.get(version)
+    incident = pipeline.ledger.replayed().suspected.get(version)
     if incident is None or pipeline.keys.read().primary == version:
         return None
-    emergency = f"sign its emergency with `keyrotation approve {incident.request} --text`; " if incident.request else ""
+    prepared = incident.request is not None and incident.status is not IncidentStatus.CLOSED
+    emergency = f"sign its emergency with `keyrotation approve {incident.request} --text`; " if prepared else ""
     return (
-        f"{version} is named by the open incident {incident.id} and does not become the primary; {emergency}if it was "
-        f"a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`, and close it"
+        f"{version} is named by the {incident.status} incident {incident.id} and does not become the primary; "
+        f"{emergency}if it was a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`, "
+        "and close it"
     )
 
 

@@ -64,7 +64,7 @@ def is_stranded(pipeline: Pipeline, request: Request) -> bool:
     that an open incident names meanwhile.
     """
     emergency = _is_emergency(request)
-    if emergency and request.started_at is None and request.target in incidents(pipeline.ledger).suspected:
+    if emergency and request.started_at is None and request.target in pipeline.ledger.replayed().suspected:
         return not request.is_over
     if not request.waits_to_supersede:
         return False

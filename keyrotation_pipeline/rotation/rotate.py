@@ -143,7 +143,7 @@ def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None)
     record = _registered(pipeline).get(target)
     if record is not None and record.state is KeyState.COMPROMISED:
         return False
-    named = incidents(pipeline.ledger).suspected if incident is not None else {}
+    named = pipeline.ledger.replayed().suspected if incident is not None else {}
     return target not in named
 
 

@@ -479,6 +479,7 @@ def named(world: FakeWorld, **changes: object) -> Incident:
 
 
 SUSPECTED = "is named by the open incident INC-2026-001 and does not become the primary"
+UNSETTLED = SUSPECTED.replace("open", "closed")
 
 
 def test_an_archived_version_that_an_open_incident_names_is_no_way_back(world: FakeWorld) -> None:
@@ -486,6 +487,16 @@ def test_an_archived_version_that_an_open_incident_names_is_no_way_back(world: F
     named(world, versions=("v1",))
     with pytest.raises(RequestError, match=f"cannot be rolled back: v1 {SUSPECTED}"):
         rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+
+
+def test_one_person_who_closes_an_incident_does_not_clear_the_key(world: FakeWorld) -> None:
+    rotation = walk(world, approved(world))
+    incident = named(world, versions=("v1",))
+    close(world.pipeline, incident.id, "ada")
+    with pytest.raises(RequestError, match=f"cannot be rolled back: v1 {UNSETTLED}"):
+        rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+    answered(world, incident, ADA, BEN, **NONE)
+    assert rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba").target == V1
 
 
 @pytest.mark.parametrize("signatures", [0, 1, 2])
