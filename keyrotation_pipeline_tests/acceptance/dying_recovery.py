@@ -1,6 +1,6 @@
 """`keyrotation recover` as a program that is killed on the way: `dying_recovery.py FUNCTION EVENT NUMBER ARGUMENTS…`.
 
-It dies when a function of the three modules of the recovery is entered (``call``) or left (``return``) for the
+It dies when a function of the modules of the recovery is entered (``call``) or left (``return``) for the
 NUMBER-th time. With ``-`` for FUNCTION, at the NUMBER-th such moment of any of them.
 """
 
@@ -13,9 +13,10 @@ from typing import Any
 from keyrotation_pipeline.assembly import recover as opening
 from keyrotation_pipeline.assembly import recovery_source as sources
 from keyrotation_pipeline.backups import recover as recovering
+from keyrotation_pipeline.backups import restore_checks
 from keyrotation_pipeline.cli import main
 
-FILES = frozenset({opening.__file__, sources.__file__, recovering.__file__})
+FILES = frozenset({opening.__file__, sources.__file__, recovering.__file__, restore_checks.__file__})
 
 
 def die_at(function: str, event: str, number: int) -> None:

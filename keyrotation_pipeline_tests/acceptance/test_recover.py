@@ -272,7 +272,7 @@ def test_what_is_here_stays_and_what_the_configuration_names_and_is_not_here_is_
 
 
 DEATHS = [
-    ("_decrypted", "call", 1),  # the database is restored, and nobody knows yet whether it is the same
+    ("decrypt_all", "call", 1),  # the database is restored, and nobody knows yet whether it is the same
     ("note_restored", "return", 1),  # everything is read, and the database not released
     ("write_configuration", "call", 1),  # the database is there, and nothing else
     ("_write_new", "return", 1),  # one file of several
