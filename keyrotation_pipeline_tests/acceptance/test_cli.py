@@ -249,7 +249,8 @@ def test_status_is_the_contracts_object_before_during_and_after(clinic: Clinic) 
     clinic.initialise()
     before = clinic.status()
     assert set(before) == STATUS_KEYS | {
-        "attention", "contacts", "incidents", "last_backup_versions", "last_rehearsal", "requests", "warnings",
+        "attention", "backup_signer", "contacts", "incidents", "last_backup_versions", "last_rehearsal",
+        "recovery_test_failed", "requests", "warnings",
     }  # fmt: skip
     assert (before["schema"], before["primary"], before["rotation"]) == (1, "v1", None)
     assert {table["table"]: table["values_by_version"] for table in before["tables"]} == {

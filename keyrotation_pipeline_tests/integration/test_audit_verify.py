@@ -140,7 +140,10 @@ def test_status_and_whatever_destroys_verify_the_whole_audit_first(signed: Offic
 
 
 def somebody_else(owner: psycopg.Connection) -> None:
-    owner.execute("UPDATE keyrotation.audit_events SET body = replace(body, 'test', 'else') WHERE seq = 2")
+    owner.execute(
+        "UPDATE keyrotation.audit_events SET body = replace(body, 'test', 'else')"
+        " WHERE seq = (SELECT min(seq) FROM keyrotation.audit_events WHERE event = 'key_creation_intended')"
+    )
 
 
 def test_an_old_event_that_changes_under_a_running_daemon_is_noticed_by_its_next_step(signed: Office) -> None:
@@ -173,9 +176,8 @@ def test_another_process_continues_from_the_checkpoint_of_the_home_and_notices_w
     as_another_process()
     with signed.pipeline() as pipeline:
         assert pipeline.ledger.requests() == known
-        kind = next(pipeline.ledger.events(after_seq=1)).kind
-        with pytest.raises(AuditError, match="does not follow event 1"):
-            list(pipeline.ledger.events(EventKind(kind)))
+        with pytest.raises(AuditError, match="does not follow event"):
+            list(pipeline.ledger.events(EventKind.KEY_CREATION_INTENDED))
     with signed.owner() as owner:
         owner.execute("UPDATE keyrotation.audit_events SET body = replace(body, 'yearly', 'for me')")
     with pytest.raises(AuditError, match="does not follow event"):

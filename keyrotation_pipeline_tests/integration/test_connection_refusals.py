@@ -46,6 +46,8 @@ def guarded() -> Iterator[Server]:
             admin.execute(statement.rstrip(";").encode())
         (server.directory / "data" / "pg_hba.conf").write_text(ACCESS)
         admin.execute("SELECT pg_reload_conf()")
+    with psycopg.connect(server.url("clinic")) as admin:
+        admin.execute("CREATE TABLE public.clients (id bigint PRIMARY KEY, name text)")
     migrate(server.url("clinic"))
     yield server
     discard(server)

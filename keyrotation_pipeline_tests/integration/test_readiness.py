@@ -23,8 +23,11 @@ def test_everything_is_looked_at_and_nothing_is_left_behind(
     before = local_clinic.connection.execute("SELECT max(ctid), sum(octet_length(name)) FROM public.clients").fetchone()
     checks = by_name(local_clinic)
 
-    # No application runs here that names its primary.
-    assert {check.name for check in checks.values() if check.light is Light.RED} == {"applications_name_their_primary"}
+    # No application runs here that names its primary, and both of two officers must sign.
+    assert {check.name for check in checks.values() if check.light is Light.RED} == {
+        "applications_name_their_primary",
+        "more_officers_than_required",
+    }
     assert checks["database_backup_is_fresh"].light is Light.GREEN
     assert checks["disk_is_large_enough"].light is Light.GREEN  # the embedded server's disk is seen
     assert "for 5 rows" in checks["duration_is_known"].value

@@ -6,7 +6,6 @@ import pytest
 
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline_tests.fakes import START
 from keyrotation_pipeline_tests.packs import Judge, offline_judge
 from keyrotation_pipeline_tests.unit.audit.honest_chains import CORRUPT, Body, Installation, installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
@@ -15,9 +14,9 @@ CHAINS = 150
 
 
 def good_signatures(made: Installation) -> dict[str, str]:
-    """Every signature that somebody made; whoever is corrupt signs anything."""
+    """Every signature that somebody made; whoever is corrupt signs anything, with any date."""
     signed = {f"{officer} {text.hex()}": at.isoformat() for (officer, text), at in made.made.items()}
-    return {**signed, **dict.fromkeys(CORRUPT, START.isoformat())}
+    return {**signed, **dict.fromkeys(CORRUPT, "at any time")}
 
 
 def here(made: Installation, bodies: list[Body]) -> list[str]:
@@ -46,4 +45,5 @@ def test_the_generated_program_gives_the_same_answers_over_hostile_chains(made: 
 
 
 def answer(judge: Judge, bodies: list[Body]) -> list[str]:
-    return judge(tuple(chained(bodies)), {})
+    """Without what only the clock says, which a replay does not ask."""
+    return [each for each in judge(tuple(chained(bodies)), {}) if not each.endswith("which is in the future")]
