@@ -95,12 +95,14 @@ def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
     incident = pipeline.ledger.replayed().suspected.get(version)
     if incident is None or pipeline.keys.read().primary == version:
         return None
-    prepared = incident.request is not None and incident.status is not IncidentStatus.CLOSED
+    is_open = incident.status is not IncidentStatus.CLOSED
+    prepared = is_open and incident.request is not None
     emergency = f"sign its emergency with `keyrotation approve {incident.request} --text`; " if prepared else ""
+    otherwise = f"if it was a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`"
+    then = ", and close it" if is_open else ""
     return (
         f"{version} is named by the {incident.status} incident {incident.id} and does not become the primary; "
-        f"{emergency}if it was a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`, "
-        "and close it"
+        f"{emergency}{otherwise}{then}"
     )
 
 
