@@ -223,8 +223,8 @@ class FingerprintMismatchError(RecoveryError):
     """A backup holds a different key from the registered one."""
 
 
-class UnreadableSampleError(RecoveryError):
-    """A stored value does not decrypt with the recovered key."""
+class UndecryptableError(RecoveryError):
+    """Stored values do not decrypt with the recovered keys."""
 
 
 class LostRowsError(RecoveryError):

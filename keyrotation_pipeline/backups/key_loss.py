@@ -110,7 +110,7 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
 
     Raises:
         FingerprintMismatchError: it is not the key that is registered.
-        UnreadableSampleError: it does not decrypt what is stored under its version.
+        UndecryptableError: it does not decrypt what is stored under its version.
         KeyStoreError: the version is destroyed, or the store holds a different key under it.
         AuditError: the key is restored, but the pinned roster cannot be trusted.
     """

@@ -18,14 +18,13 @@ from typing import Any
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.backups.catalog import fetch, read_key
 from keyrotation_pipeline.backups.key_loss import restore_key
-from keyrotation_pipeline.backups.restore_checks import decrypt_all, joined
+from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, decrypt_all, require_complete
 from keyrotation_pipeline.errors import (
     AuditError,
     BackupError,
     DamagedBackupError,
     DatabaseExistsError,
     FutureBackupError,
-    IncompleteRestoreError,
     KeyRotationError,
     MissingVersionError,
     UnsignedBackupError,
@@ -117,17 +116,12 @@ class Recovered:
     files: WrittenFiles
 
     def require_complete(self) -> None:
-        """Fail, once everything else is brought back, where the database lacks something.
+        """Fail, once everything is brought back, where the database lacks something or a value does not decrypt.
 
         Raises:
-            IncompleteRestoreError: every row is there and every value decrypts, but something else is not as dumped.
+            IncompleteRestoreError, UndecryptableError: as `restore_checks.require_complete`.
         """
-        if self.restored.failures:
-            raise IncompleteRestoreError(
-                f"the new database {self.restored.database} has every row, and all values decrypt, but these are "
-                f"missing or differ: {joined(self.restored.failures)}; add them there manually before you let others "
-                "connect to it"
-            )
+        require_complete(self.restored.database, self.restored.failures, self.restored.undecryptable)
 
 
 def recover(
@@ -149,13 +143,14 @@ def recover(
     Raises:
         UnsignedBackupError, BackupError: no set verifies; the sentence is that of the newest.
         DamagedBackupError, WrongRecipientError, RecoveryKeyError: the recovery key does not open the set.
-        MissingVersionError, LostRowsError, UnreadableSampleError: the set is not complete.
+        MissingVersionError, LostRowsError: the set has no key, or fewer rows than were dumped.
         RequestError: there is a database of that name which no recovery made here.
     """
     with here.workspace() as local:
         found = _newest(source, local, wanted, report)
         keys = {copy.version: read_key(local, copy, key) for copy in found.made.keys}
-        _require_keys(found.dump, keys)
+        if not keys:
+            raise MissingVersionError(f"{found.made.name} has no key; name another set with --set")
         packed = key.decrypt(found.configuration.name, local.read(found.configuration.name))
         here.read_configuration(found.configuration.name, packed)
         restored = _restored(found, keys, local, key, databases, here, into, report)
@@ -221,15 +216,6 @@ def _fetch_all(place: BackupPlace, made: BackupSet, local: LocalPlace, report: R
         raise
 
 
-def _require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> None:
-    for version in dump.versions:
-        if version not in keys:
-            raise MissingVersionError(
-                f"{dump.file.name} has values under {version}, whose key is not in the same set; name another set with "
-                "--set"
-            )
-
-
 def _restored(
     found: FoundSet,
     keys: Mapping[KeyVersion, KeyMaterial],
@@ -244,14 +230,17 @@ def _restored(
     name = found.dump.file.name
     try:
         with databases.restored(into, found.dump, local.path(name), key) as restored:
-            values = decrypt_all(restored, found.dump, KeyRing(keys, max(keys)), report)
+            read = decrypt_all(restored, found.dump, KeyRing(keys, max(keys)), report)
             failures = restored.failures
 
             def as_set(done: HandedOver) -> RestoredSet:
                 rows = {str(content.table.name): content.rows for content in found.dump.tables}
                 file = f"{into}-for-superuser.sql" if done.for_superuser else None
                 wrong = (*failures, *done.differences)
-                return RestoredSet(found.made.name, into, rows, values, wrong, done.left_out, file)
+                return RestoredSet(
+                    found.made.name, into, rows, read.by_table(), read.undecryptable, read.unencrypted, wrong,
+                    done.left_out, file,
+                )  # fmt: skip
 
             # Noted before the database is complete: until then another run begins the restore again.
             return as_set(restored.hand_over(lambda done: here.note_restored(as_set(done), done.for_superuser)))
@@ -272,6 +261,8 @@ def _facts(source: RecoverySource, found: FoundSet, restored: RestoredSet) -> Ma
         "place": source.place.description,
         "rows": dict(restored.rows),
         "values_decrypted": dict(restored.values),
+        "undecryptable": list(restored.undecryptable[:MOST_SHOWN]),
+        "unencrypted": dict(restored.unencrypted),
         "failures": list(restored.failures),
         "left_out": list(restored.left_out),
     }

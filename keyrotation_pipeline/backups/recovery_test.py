@@ -15,13 +15,19 @@ from typing import Any
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Objectives, fetch, kept_sets, read_key
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import (
-    Sampled,
-    require_all_there,
+    DecryptedCopy,
+    decrypt_all,
+    joined,
     require_no_failure,
     require_same,
-    sampled,
 )
-from keyrotation_pipeline.errors import BackupError, FingerprintMismatchError, KeyRotationError, MissingVersionError
+from keyrotation_pipeline.errors import (
+    BackupError,
+    FingerprintMismatchError,
+    KeyRotationError,
+    MissingVersionError,
+    UndecryptableError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -29,6 +35,7 @@ from keyrotation_pipeline.model.audit import EventKind, Fact, Note
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, stamp_of
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
@@ -42,7 +49,7 @@ class DumpTested:
     """One dump that was restored and read.
 
     Args:
-        sampled: values decrypted, per table, column and key version.
+        read: every value of it, decrypted.
         relations: how many were compared with the dump's snapshot, every row counted.
         left_out: what is left to a superuser: it holds no row, and could run code with power.
         server: into which it was restored.
@@ -52,7 +59,7 @@ class DumpTested:
     name: str
     made_at: datetime
     rows: Mapping[str, int]
-    sampled: Sampled
+    read: DecryptedCopy
     relations: int
     left_out: tuple[str, ...]
     server: str
@@ -64,7 +71,8 @@ class DumpTested:
             "file": self.name,
             "made_at": self.made_at,
             "rows": dict(self.rows),
-            "decrypted": self.sampled,
+            "decrypted": self.read.values,
+            "unencrypted": dict(self.read.unencrypted),
             "relations": self.relations,
             "left_out": list(self.left_out),
             "server": self.server,
@@ -127,7 +135,7 @@ class RecoveryReport:
         }
 
 
-def recovery_test(site: BackupContext, key: RecoveryKey) -> RecoveryReport:
+def recovery_test(site: BackupContext, key: RecoveryKey, report: Report = lambda _progress: None) -> RecoveryReport:
     """Recover from the first place, read what was restored, and record the outcome, passed or failed.
 
     Raises:
@@ -140,14 +148,14 @@ def recovery_test(site: BackupContext, key: RecoveryKey) -> RecoveryReport:
         begun = {"place": place.description, "recovery_key": key.label}
         ledger.append(Note(EventKind.RECOVERY_TEST_STARTED, begun))
         try:
-            report = _tested(site, place, key)
+            tested = _tested(site, place, key, report)
         except KeyRotationError as error:
             # A place that does not answer must not hide why the test failed.
             with suppress(BackupError):
                 _record(site, RecoveryTestFailed(place.description, key.label, type(error).__name__, str(error)))
             raise
-        _record(site, Note(EventKind.RECOVERY_TEST_PASSED, report.facts()))
-        return report
+        _record(site, Note(EventKind.RECOVERY_TEST_PASSED, tested.facts()))
+        return tested
 
 
 def recovered_keys(
@@ -193,19 +201,19 @@ def require_keys(dump: DatabaseCopy, keys: Mapping[KeyVersion, KeyMaterial]) -> 
         )
 
 
-def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey) -> RecoveryReport:
+def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: Report) -> RecoveryReport:
     clock, registered = site.pipeline.clock, site.pipeline.ledger.keys()
     with site.restorer.workspace() as workspace:
         begun = clock.now()
         kept = kept_sets(place, site.trust)
         made, dump = newest_dump(kept, site.trust)
         keys = recovered_keys(place, made, key, registered)
-        newest = _restored(site, place, made, dump, keys, key, workspace)
+        newest = _restored(site, place, made, dump, keys, key, workspace, report)
         recovered = clock.now()
         older_set = _older_under_archived_key(kept, made, registered)
         older = None
         if older_set is not None and older_set.dump is not None:
-            older = _restored(site, place, older_set, older_set.dump, keys, key, workspace)
+            older = _restored(site, place, older_set, older_set.dump, keys, key, workspace, report)
     return RecoveryReport(
         place=place.description,
         recovery_key=key.label,
@@ -239,6 +247,12 @@ def newest_dump(kept: KeptSets, trust: ManifestTrust) -> tuple[BackupSet, Databa
     return made, made.dump
 
 
+def _ring(keys: Mapping[KeyVersion, KeyMaterial]) -> KeyRing:
+    """The keys of a set; before the first one was registered, one that decrypts nothing."""
+    held = keys or {KeyVersion(1): KeyMaterial.generate()}
+    return KeyRing(held, max(held))
+
+
 def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:
     """The newest set before `newest` whose dump needs a key that applications no longer have."""
     archived = {record.version for record in registered if record.state is KeyState.ARCHIVED}
@@ -263,18 +277,21 @@ def _restored(
     keys: Mapping[KeyVersion, KeyMaterial],
     key: RecoveryKey,
     workspace: Path,
+    report: Report,
 ) -> DumpTested:
     require_keys(dump, keys)
     target = workspace / "dump"
     fetch(place, dump.file, target)
     with site.restorer.restored(dump, target, key) as restored:
         require_no_failure(restored, dump)
-        require_all_there(restored, dump)
-        read: Sampled = {}
-        if keys:
-            read = sampled(restored.inventory, dump, KeyRing(keys, max(keys)))
+        read = decrypt_all(restored, dump, _ring(keys), report)
         handed_over = restored.hand_over(lambda _done: None)
         require_same(handed_over, restored, dump)
+        if read.undecryptable:
+            raise UndecryptableError(
+                f"what {dump.file.name} restores is complete, but {joined(read.undecryptable)} do not decrypt with the "
+                "recovered keys; run `keyrotation verify`, which names the rows, and take them from an older backup"
+            )
     target.unlink()
     rows = {str(content.table.name): content.rows for content in dump.tables}
     return DumpTested(

@@ -23,7 +23,7 @@ from keyrotation_pipeline.errors import (
     MissingVersionError,
     ProofError,
     RequestError,
-    UnreadableSampleError,
+    UndecryptableError,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -68,7 +68,7 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         RequestError: there is nothing to rekey, or no key to do it with.
         MissingVersionError: the key store lacks a key that the old dump needs.
         RecoveryError: the old dump does not restore completely.
-        UnreadableSampleError: a value of it does not decrypt.
+        UndecryptableError: a value of it does not decrypt.
         ProofError: its content would differ under the new key; names what.
         BackupError: the new set is not safe in every place.
     """
@@ -199,7 +199,7 @@ def _reencrypted(
     for table in tables:
         before = rows.read(table, before_ring)
         if before.failures:
-            raise UnreadableSampleError(
+            raise UndecryptableError(
                 f"{before.failures:,} value(s) of {table.name} in {old.name} do not decrypt, so it cannot be rekeyed "
                 "completely; look for the keys, or for an older backup of the table"
             )

@@ -1,22 +1,43 @@
 """Checks that a restored database is the one that was dumped: counts every row, decrypts values of every column."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
-from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, PreflightError, UnreadableSampleError
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, PreflightError, UndecryptableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, TableContent
-from keyrotation_pipeline.model.key_trial import ColumnTrial
 from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.backups import HandedOver, RestoredDump
 from keyrotation_pipeline.ports.database import TableInventory
 
 SAMPLE_VALUES = 20
 MOST_SHOWN = 10
-# Values decrypted, by table, column and version.
-Sampled = dict[str, dict[str, dict[str, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class DecryptedCopy:
+    """What decrypting every value of a restored database found.
+
+    Args:
+        values: how many decrypted, by table, column and key version.
+        undecryptable: a phrase per column and version with values that were dumped and do not decrypt.
+        unencrypted: how many values are not encrypted, by table; none that has none.
+    """
+
+    values: Mapping[str, Mapping[str, Mapping[str, int]]]
+    undecryptable: tuple[str, ...]
+    unencrypted: Mapping[str, int]
+
+    def by_table(self) -> dict[str, int]:
+        """How many values decrypted, by table."""
+        return {
+            table: sum(number for versions in columns.values() for number in versions.values())
+            for table, columns in self.values.items()
+        }
 
 
 def require_no_failure(restored: RestoredDump, dump: DatabaseCopy) -> None:
@@ -46,6 +67,27 @@ def require_same(handed_over: HandedOver, restored: RestoredDump, dump: Database
         )
 
 
+def require_complete(database: str, failures: Sequence[str], undecryptable: Sequence[str]) -> None:
+    """Refuse a new database that lacks something, or in which not every value decrypts.
+
+    Raises:
+        IncompleteRestoreError: every row is there, but something else is not as dumped.
+        UndecryptableError: it is as dumped, and others may connect to it.
+    """
+    some = f"{joined(undecryptable)} do not decrypt with these keys" if undecryptable else ""
+    if failures:
+        raise IncompleteRestoreError(
+            f"the new database {database} has every row, and {some or 'all values decrypt'}, but these are missing or "
+            f"differ: {joined(failures)}; add them there manually before you let others connect to it, or fix what "
+            "stops them, then restore again"
+        )
+    if some:
+        raise UndecryptableError(
+            f"the new database {database} is as it was dumped, and can be used, but {some}; put back a missing key "
+            "with `keyrotation restore-key`, take damaged values from an older backup, then run `keyrotation verify`"
+        )
+
+
 def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
     """Refuse a restored database that does not hold what was counted in the dump's own snapshot.
 
@@ -60,27 +102,49 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
     _require_relations(dump.content, restored, dump)
 
 
-def decrypt_all(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, report: Report) -> Mapping[str, int]:
-    """Require the same by decrypting every value, in the one pass that also counts; returns how many, by table.
+def decrypt_all(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, report: Report) -> DecryptedCopy:
+    """Require the same by decrypting every value, in the one pass that also counts.
+
+    A value that does not decrypt does not end it: whoever can write one value to a table could otherwise make every
+    backup of it useless.
+
+    Args:
+        ring: values under a version that it lacks are undecryptable.
 
     Raises:
         LostRowsError: as `require_all_there`.
-        UnreadableSampleError: a value does not decrypt.
     """
-    values = {}
+    values: dict[str, dict[str, dict[str, int]]] = {}
+    undecryptable: list[str] = []
+    unencrypted: dict[str, int] = {}
     for content in dump.tables:
         with _there(content, dump):
             read = restored.rewriting.decrypt_all(content.table, ring, report)
         _require_rows(content, read.rows, dump)
-        if read.failures:
-            raise UnreadableSampleError(
-                f"{read.failures} value(s) of {content.table.name} in what {dump.file.name} restores do not decrypt; "
-                "nobody but superusers can connect to that database; use an older backup"
-            )
-        _require_values(content, read.by_column, dump)
-        values[str(content.table.name)] = read.values
+        lacking = dict(_lacking(content, read))
+        if (others := read.failures - sum(lacking.values())) < 0:
+            _require_values(content, read.by_column, dump)
+        if others:
+            unencrypted[str(content.table.name)] = others
+        undecryptable += [
+            f"{number:,} of {content.values[column][version]:,} values of {content.table.name}.{column} under {version}"
+            for (column, version), number in lacking.items()
+        ]
+        values[str(content.table.name)] = {
+            column: {str(version): number for version, number in counted.items()}
+            for column, counted in read.by_column.items()
+            if counted
+        }
     _require_relations(dump.content, restored, dump)
-    return values
+    return DecryptedCopy(values, tuple(undecryptable), unencrypted)
+
+
+def _lacking(content: TableContent, read: DecryptedCount) -> Iterator[tuple[tuple[str, KeyVersion], int]]:
+    """How many of the dumped values did not decrypt, by column and version."""
+    for column, values in content.values.items():
+        for version, number in values.items():
+            if (lacking := number - read.by_column.get(column, {}).get(version, 0)) > 0:
+                yield (column, version), lacking
 
 
 @contextmanager
@@ -94,46 +158,24 @@ def _there(content: TableContent, dump: DatabaseCopy) -> Iterator[None]:
         ) from None
 
 
-def sampled(inventory: TableInventory, dump: DatabaseCopy, ring: KeyRing) -> Sampled:
-    """Decrypt a sample of every column under every version in it; returns how many values.
-
-    Raises:
-        UnreadableSampleError: a value does not decrypt; names table, column and version.
-    """
-    read: Sampled = {}
-    for content in dump.tables:
-        for each in _opened(inventory, content.table, ring, content.values):
-            read.setdefault(each.table, {}).setdefault(each.column, {})[str(each.version)] = each.opened
-    return read
-
-
 def sampled_under(inventory: TableInventory, table: EncryptedTable, version: KeyVersion, ring: KeyRing) -> int:
     """Decrypt a sample of every column of one table under one version; returns how many values.
 
     Raises:
-        UnreadableSampleError: as `sampled`.
+        UndecryptableError: a value does not decrypt; names table, column and version.
     """
-    wanted = dict.fromkeys(table.columns, (version,))
-    return sum(each.opened for each in _opened(inventory, table, ring, wanted, only=version))
-
-
-def _opened(
-    inventory: TableInventory,
-    table: EncryptedTable,
-    ring: KeyRing,
-    wanted: Mapping[str, Collection[KeyVersion]],
-    only: KeyVersion | None = None,
-) -> Iterator[ColumnTrial]:
-    for each in inventory.decrypt_sample(table, ring, SAMPLE_VALUES, wanted).columns:
-        if only not in {None, each.version}:
+    opened = 0
+    for each in inventory.decrypt_sample(table, ring, SAMPLE_VALUES, dict.fromkeys(table.columns, (version,))).columns:
+        if each.version != version:
             continue
         if each.failed:
-            raise UnreadableSampleError(
+            raise UndecryptableError(
                 f"a value of {table.name}.{each.column} under {each.version} does not decrypt with the recovered key "
                 f"{ring.material(each.version).fingerprint[:16]}; find the key that encrypted it, or an older backup "
                 "of the table"
             )
-        yield each
+        opened += each.opened
+    return opened
 
 
 def _require_rows(content: TableContent, rows: int, dump: DatabaseCopy) -> None:

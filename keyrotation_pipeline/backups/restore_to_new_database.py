@@ -7,10 +7,9 @@ from typing import Any
 
 from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK
-from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, decrypt_all, joined
+from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, DecryptedCopy, decrypt_all, require_complete
 from keyrotation_pipeline.errors import (
     BackupError,
-    IncompleteRestoreError,
     KeyRotationError,
     MissingVersionError,
 )
@@ -28,7 +27,7 @@ class RestoredDatabase:
     """A database that was restored and read completely.
 
     Args:
-        values: how many decrypted, by table; that is all of them.
+        read: every value of it, decrypted.
         failures: what could not be restored, or differs from the dump's catalogue; no row is missing. Then nobody but
             its owner and superusers can connect to it.
         left_out: what only a superuser can restore.
@@ -40,7 +39,7 @@ class RestoredDatabase:
     made_at: datetime
     place: str
     rows: Mapping[str, int]
-    values: Mapping[str, int]
+    read: DecryptedCopy
     failures: tuple[str, ...]
     left_out: tuple[str, ...]
     for_superuser: str = field(repr=False)
@@ -53,23 +52,20 @@ class RestoredDatabase:
             "made_at": self.made_at.isoformat(),
             "place": self.place,
             "rows": dict(self.rows),
-            "values_decrypted": dict(self.values),
+            "values_decrypted": self.read.by_table(),
+            "undecryptable": list(self.read.undecryptable[:MOST_SHOWN]),
+            "unencrypted": dict(self.read.unencrypted),
             "failures": list(self.failures[:MOST_SHOWN]),
             "left_out": list(self.left_out),
         }
 
     def require_complete(self) -> None:
-        """Refuse a database that lacks something.
+        """Refuse a database that lacks something, or in which not every value decrypts.
 
         Raises:
-            IncompleteRestoreError: every row is there and every value decrypts, but something else is not as dumped.
+            IncompleteRestoreError, UndecryptableError: as `restore_checks.require_complete`.
         """
-        if self.failures:
-            raise IncompleteRestoreError(
-                f"the new database {self.database} has every row, and all values decrypt, but these are missing or "
-                f"differ: {joined(self.failures)}; add them there manually before you switch and let others connect to "
-                "it, or fix what stops them, then restore again"
-            )
+        require_complete(self.database, self.failures, self.read.undecryptable)
 
 
 def restore_to_new_database(
@@ -83,7 +79,7 @@ def restore_to_new_database(
     Raises:
         BackupError: there is no such dump.
         MissingVersionError: the dump needs a key that the key store does not hold.
-        LostRowsError, UnreadableSampleError: the new database differs from the dump; it is left for inspection.
+        LostRowsError: the new database differs from the dump; it is left for inspection.
         IncompleteRestoreError: the server cannot have such a database; says why.
     """
     ledger = site.pipeline.ledger
@@ -95,12 +91,12 @@ def restore_to_new_database(
         target = workspace / "dump"
         fetch(place, dump.file, target)
         with databases.restored(into, dump, target, key) as restored:
-            values = decrypt_all(restored, dump, ring, report)
+            read = decrypt_all(restored, dump, ring, report)
             handed_over = restored.hand_over(lambda _done: None)
         rows = {str(content.table.name): content.rows for content in dump.tables}
         wrong = (*restored.failures, *handed_over.differences)
         done = RestoredDatabase(
-            into, dump.file.name, made.made_at, place.description, rows, values, wrong, handed_over.left_out,
+            into, dump.file.name, made.made_at, place.description, rows, read, wrong, handed_over.left_out,
             handed_over.for_superuser,
         )  # fmt: skip
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
@@ -142,13 +138,15 @@ def _is_of(manifest: str, wanted: str) -> bool:
 
 
 def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:
-    """Every key that the dump needs, live or archived."""
-    stored = pipeline.keys.read()
-    for version in dump.versions:
+    """Every key that the dump needs, live or archived; values under a version that never was a key stay as they are."""
+    stored, records = pipeline.keys.read(), pipeline.ledger.keys()
+    registered = {record.version for record in records}
+    for version in registered.intersection(dump.versions):
         if version not in stored:
             raise MissingVersionError(
                 f"{dump.file.name} needs the key {version}, which is not in the key store; "
                 f"put it back with `keyrotation restore-key {version}` first"
             )
-    needed = {version: stored.material(version) for version in dump.versions or stored.versions[:1]}
+    held = registered.intersection(dump.versions) or stored.versions[:1]
+    needed = {version: stored.material(version) for version in held}
     return KeyRing(needed, max(needed))

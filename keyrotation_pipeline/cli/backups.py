@@ -19,7 +19,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, vouching
+from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, unread, vouching
 from keyrotation_pipeline.errors import BackupError, RehearsalError
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
@@ -235,11 +235,13 @@ def for_superuser(database: str, text: str) -> Path | None:
     return path
 
 
-def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[str]:
+def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[output.Line]:
     yield f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}"
     yield f"into      {done.database}; {name} is unchanged"
+    values = done.read.by_table()
     for table, rows in done.rows.items():
-        yield f"table     {table}: {rows:,} rows, all {done.values[table]:,} values decrypt"
+        yield f"table     {table}: {rows:,} rows, {values[table]:,} values decrypt"
+    yield from unread(done.read.undecryptable, done.read.unencrypted)
     for each in done.left_out:
         yield f"left out  {each}"
     if file is not None:

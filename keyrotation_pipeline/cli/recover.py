@@ -24,6 +24,7 @@ from keyrotation_pipeline.backups.recover import Recovered, RecoverySource, reco
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.cli.recovery import unread
 from keyrotation_pipeline.errors import ConfigurationError
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -166,7 +167,8 @@ def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iter
     yield f"restored  {made.name} of {output.minutes(made.made_at)} UTC from {done.place}"
     yield f"into      the new database {here.database}"
     for table, rows in done.restored.rows.items():
-        yield f"table     {table}: {rows:,} rows, all {done.restored.values[table]:,} values decrypt"
+        yield f"table     {table}: {rows:,} rows, {done.restored.values[table]:,} values decrypt"
+    yield from unread(done.restored.undecryptable, done.restored.unencrypted)
     for each in done.restored.left_out:
         yield f"left out  {each}"
     for version, fingerprint in done.keys.items():
@@ -223,6 +225,8 @@ def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> d
         "rejected": dict(done.found.rejected),
         "rows": dict(done.restored.rows),
         "values_decrypted": dict(done.restored.values),
+        "undecryptable": list(done.restored.undecryptable),
+        "unencrypted": dict(done.restored.unencrypted),
         "failures": list(done.restored.failures),
         "left_out": list(done.restored.left_out),
         "for_superuser": done.restored.for_superuser,

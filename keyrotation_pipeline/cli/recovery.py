@@ -1,7 +1,7 @@
 """`recovery-test` proves that backups restore; `restore-key` puts a lost key back in the store."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from keyrotation_pipeline.backups.loss_survey import LossSurvey, ReadableValues,
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
+from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import BackupError, RecoveryError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.records import json_safe
@@ -47,9 +48,13 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     """Restore the newest backup in a scratch server, and read it."""
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
-    with open_backups(declared, actor=actor()) as site, recovery_key(declared, key, passphrase) as opened:
+    with (
+        open_backups(declared, actor=actor()) as site,
+        recovery_key(declared, key, passphrase) as opened,
+        reporting(quiet=as_json) as progress,
+    ):
         database = site.pipeline.surroundings.identity().name
-        report = recovery_test(site, opened)
+        report = recovery_test(site, opened, progress)
     value = {"database": database, "passed": True, **json_safe(report.facts())}
     output.show(database, value, _tested(report), as_json=as_json)
     if report.missed:
@@ -138,14 +143,23 @@ def _restored(each: KeyRestored) -> str:
     )
 
 
-def _tested(report: RecoveryReport) -> Iterator[str]:
+def unread(undecryptable: Sequence[str], unencrypted: Mapping[str, int]) -> Iterator[output.Line]:
+    """A line for each thing in a restored database that did not decrypt."""
+    for each in undecryptable:
+        yield output.Text(f"          {each} do not decrypt", output.BAD)
+    for table, number in unencrypted.items():
+        yield f"          {number:,} values of {table} are not encrypted, as in the backup"
+
+
+def _tested(report: RecoveryReport) -> Iterator[output.Line]:
     yield f"fetched   {report.made.name} and its files from {report.place}"
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in report.made.keys)
     yield f"keys      {keys}: 32 bytes each, fingerprints as registered, opened by {report.recovery_key}"
     for tested in filter(None, (report.newest, report.older)):
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
-        values = sum(n for table in tested.sampled.values() for column in table.values() for n in column.values())
-        yield f"restored  {tested.name}: {rows}; {values:,} values decrypted, of every column and key version"
+        values = sum(tested.read.by_table().values())
+        yield f"restored  {tested.name}: {rows}; every encrypted value decrypts, {values:,} in all"
+        yield from unread((), tested.read.unencrypted)
         yield f"          in {tested.server}; all {tested.relations:,} relations with every row, catalogue as dumped"
         for each in tested.left_out:
             yield f"left out  {each}: only a superuser can restore it"

@@ -197,7 +197,7 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
         "left_out": as_list(map(plain, report.newest.left_out)),
         "server": report.newest.server,
         "warning": report.newest.warning or "none",
-        "values_decrypted": report.newest.sampled,
+        "values_decrypted": report.newest.read.values,
         "older_dump": report.older.name if report.older else "no dump is left that an archived key reads",
         "rto_seconds": report.rto_seconds,
         "rpo_seconds": report.rpo_seconds,
@@ -207,9 +207,7 @@ def _recovery_metadata(report: RecoveryReport) -> Mapping[str, Any]:
 
 def _recovery_summary(report: RecoveryReport) -> str:
     """What the test restored and how long that took, in sentences of Markdown."""
-    values = sum(
-        number for columns in report.newest.sampled.values() for by in columns.values() for number in by.values()
-    )
+    values = sum(report.newest.read.by_table().values())
     missed = f" **Missed: {plain('; '.join(report.missed))}.**" if report.missed else " Both are within the objectives."
     return (
         f"`{report.newest.name}` of {plain(report.place)} was fetched, decrypted and restored into a scratch server: "

@@ -332,8 +332,8 @@ class NewDatabases(Protocol):
     ) -> AbstractContextManager[RestoredDump]:
         """Creates `database` and restores the dump in `file` into it; it stays if it was handed over.
 
-        Else it is dropped, except after `LostRowsError` and `UnreadableSampleError`: then it stays closed to everybody
-        but superusers until the next restore into the same name.
+        Else it is dropped, except after `LostRowsError`: then it stays closed to everybody but superusers until the
+        next restore into the same name.
 
         Raises:
             RequestError: the name is taken or not valid.

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from keyrotation_pipeline.model.audit import AuditHead
@@ -18,7 +18,9 @@ class RestoredSet:
         manifest: its manifest's name.
         database: name of the new database.
         rows: by table.
-        values: how many decrypted, by table; that is all of them.
+        values: how many decrypted, by table.
+        undecryptable: a phrase per column and version with values that do not decrypt.
+        unencrypted: how many values are not encrypted, by table; none that has none.
         failures: what could not be restored, or differs from the dump's catalogue; no row is missing.
         left_out: what only a superuser can restore.
         for_superuser: name of the file with SQL that does; None: there is nothing.
@@ -28,6 +30,8 @@ class RestoredSet:
     database: str
     rows: Mapping[str, int]
     values: Mapping[str, int]
+    undecryptable: tuple[str, ...] = ()
+    unencrypted: Mapping[str, int] = field(default_factory=dict)
     failures: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
     for_superuser: str | None = None

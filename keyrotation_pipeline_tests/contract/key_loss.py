@@ -7,7 +7,7 @@ from typing import cast
 import pytest
 
 from keyrotation_pipeline.backups.key_loss import restore_key
-from keyrotation_pipeline.errors import FingerprintMismatchError, KeyStoreError, UnreadableSampleError
+from keyrotation_pipeline.errors import FingerprintMismatchError, KeyStoreError, UndecryptableError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -134,7 +134,7 @@ class KeyLossContract:
         other = KeyMaterial.generate()
         world.database.sealed_under[V1] = record.fingerprint
         world.ledger.state.keys[V1] = replace(record, fingerprint=other.fingerprint)
-        with pytest.raises(UnreadableSampleError, match=r"a value of clients\.first_name under v1 does not decrypt"):
+        with pytest.raises(UndecryptableError, match=r"a value of clients\.first_name under v1 does not decrypt"):
             restore_key(pipeline, V1, other, "backup")
         assert not pipeline.keys.read().live
 

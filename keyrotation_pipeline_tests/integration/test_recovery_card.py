@@ -75,7 +75,7 @@ class TestCard:
         lost = site.pipeline.keys.read().material(V1)
         (clinic.settings.home / "keys" / "v1.key").unlink()
         with recovery_key(clinic.settings) as key:
-            assert recovery_test(site, key).newest.sampled["clients"]["name"] == {"v1": 4}
+            assert recovery_test(site, key).newest.read.values["clients"]["name"] == {"v1": 4}
             restore_key(site.pipeline, V1, *newest_key(site, V1, key))
             assert site.pipeline.keys.read().material(V1) == lost
             new = f"{psycopg.conninfo.conninfo_to_dict(database_url)['dbname']}_by_card"
@@ -85,7 +85,7 @@ class TestCard:
                 )
             finally:
                 clinic.connection.execute(f'DROP DATABASE IF EXISTS "{new}" WITH (FORCE)'.encode())
-        assert done.values["clients"] == 6
+        assert done.read.by_table()["clients"] == 6
         assert "unlock the card" in (card.directory / "asked").read_text()
 
     @pytest.mark.parametrize("pin", [pytest.param("000000", id="a wrong PIN"), pytest.param("", id="nobody there")])

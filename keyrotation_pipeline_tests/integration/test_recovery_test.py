@@ -25,7 +25,7 @@ from keyrotation_pipeline.errors import (
     KeyRotationError,
     LostRowsError,
     MissingVersionError,
-    UnreadableSampleError,
+    UndecryptableError,
     UnsignedBackupError,
     WrongRecipientError,
 )
@@ -59,7 +59,7 @@ def test_everything_comes_from_the_bucket_and_values_of_every_column_and_version
     report = run_test(clinic)
     assert report.place == clinic.site.offsite[0].description
     assert report.newest.rows == {"clients": 4, "billing.Invoices": 1}
-    assert report.newest.sampled == {
+    assert report.newest.read.values == {
         "clients": {"name": {"v1": 4}, "email": {"v2": 2}},
         "billing.Invoices": {"note": {"v2": 1}},
     }
@@ -110,10 +110,10 @@ def test_an_older_dump_under_an_archived_key_is_restored_with_todays_backups(cli
     back_up(clinic.site)
     report = run_test(clinic)
     assert older.dump is not None
-    assert report.newest.sampled["clients"]["name"] == {"v2": 4}
+    assert report.newest.read.values["clients"]["name"] == {"v2": 4}
     assert report.older is not None
     assert report.older.name == older.dump.file.name
-    assert report.older.sampled["clients"]["name"] == {"v1": 4}
+    assert report.older.read.values["clients"]["name"] == {"v1": 4}
 
 
 def test_missed_objectives_are_said_with_what_was_measured(clinic: Clinic) -> None:
@@ -267,7 +267,7 @@ def test_a_value_that_does_not_decrypt_is_named_by_column_and_version(clinic: Cl
     stranger = ring_of(1, primary=1)
     clinic.connection.execute("UPDATE public.clients SET name = %s WHERE id = 3", (sealed(stranger, 1, "x"),))
     back_up(clinic.site)
-    with pytest.raises(UnreadableSampleError, match=r"a value of clients\.name under v1 does not decrypt") as refused:
+    with pytest.raises(UndecryptableError, match=r"1 of 4 values of clients\.name under v1 do not decrypt") as refused:
         run_test(clinic)
     assert "v1:" not in str(refused.value)
 

@@ -130,7 +130,7 @@ def test_without_a_server_of_its_version_it_is_restored_into_the_embedded_one_an
     report = run_test(debian_clinic)
     assert report.newest.server == "PostgreSQL 18 (embedded)"
     assert f"postgresql-{DEBIAN_MAJOR}" in str(report.newest.warning)
-    assert report.newest.sampled["clients"] == {"name": {"v1": 4}, "email": {"v2": 2}}
+    assert report.newest.read.values["clients"] == {"name": {"v1": 4}, "email": {"v2": 2}}
 
 
 @pytest.mark.external_postgres

@@ -5,8 +5,14 @@ from typing import Any, cast
 
 import pytest
 
-from keyrotation_pipeline.backups.restore_checks import decrypt_all, require_all_there, require_no_failure
-from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, UnreadableSampleError
+from keyrotation_pipeline.backups.restore_checks import (
+    DecryptedCopy,
+    decrypt_all,
+    require_all_there,
+    require_complete,
+    require_no_failure,
+)
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, UndecryptableError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backups import (
@@ -80,14 +86,14 @@ CONTENT = TableContent(CLIENTS, 2, {"first_name": {V1: 1, V2: 1}, "email": {V2: 
 RING = KeyRing({version: KeyMaterial.generate() for version in (V1, V2)}, V2)
 
 
-def read_completely(world: FakeWorld) -> dict[str, int]:
+def read_completely(world: FakeWorld) -> DecryptedCopy:
     found = replace(restored(), rewriting=world.pipeline.rewriting)
-    return dict(decrypt_all(found, replace(DUMP, tables=(CONTENT,)), RING, world.report))
+    return decrypt_all(found, replace(DUMP, tables=(CONTENT,)), RING, world.report)
 
 
 def test_every_value_is_decrypted_in_the_pass_that_counts() -> None:
     world = fake_pipeline({"clients": ROWS})
-    assert read_completely(world) == {"clients": 3}
+    assert read_completely(world).by_table() == {"clients": 3}
     assert world.database.decrypted == ["clients"]
 
 
@@ -107,8 +113,21 @@ def test_what_is_decrypted_is_compared_with_the_dump(rows: tuple[dict[str, str |
         read_completely(fake_pipeline({"clients": rows}))
 
 
-def test_a_value_that_does_not_decrypt_is_no_restore() -> None:
+def test_a_value_that_does_not_decrypt_is_named_by_column_and_version_and_is_an_error_at_the_end() -> None:
     world = fake_pipeline({"clients": ROWS})
     world.database.unreadable.add(("clients", 0, "email"))
-    with pytest.raises(UnreadableSampleError, match="1 value"):
-        read_completely(world)
+    found = read_completely(world)
+    assert (found.by_table(), found.unencrypted) == ({"clients": 2}, {})
+    assert found.undecryptable == ("1 of 1 values of clients.email under v2",)
+    with pytest.raises(UndecryptableError, match=r"can be used, but 1 of 1 values of clients\.email under v2 do not"):
+        require_complete("new", (), found.undecryptable)
+    with pytest.raises(IncompleteRestoreError, match=r"every row, and 1 of 1 .* differ: TABLE x; add them"):
+        require_complete("new", ("TABLE x",), found.undecryptable)
+
+
+def test_a_value_that_is_not_encrypted_is_counted_and_no_error() -> None:
+    rows = ({**ROWS[0], "email": "Ada"}, ROWS[1])
+    found = replace(restored(), rewriting=fake_pipeline({"clients": rows}).pipeline.rewriting)
+    content = TableContent(CLIENTS, 2, {"first_name": {V1: 1, V2: 1}})
+    read = decrypt_all(found, replace(DUMP, tables=(content,)), RING, lambda _progress: None)
+    assert (read.undecryptable, read.unencrypted) == ((), {"clients": 1})

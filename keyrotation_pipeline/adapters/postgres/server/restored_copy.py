@@ -48,7 +48,7 @@ from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
     prepare,
     require_power,
 )
-from keyrotation_pipeline.errors import LostRowsError, UnreadableSampleError
+from keyrotation_pipeline.errors import LostRowsError
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import HandedOver, RecoveryKey, RekeyableDump, RestoredDump
 
@@ -114,7 +114,7 @@ def restored_copy(
         created = create_for(admin, role, dump.definition, target.attributes)
         try:
             yield from _restored(stack, target, archive, role, planned, text)
-        except (LostRowsError, UnreadableSampleError):
+        except LostRowsError:
             admin.execute(sql.SQL("ALTER ROLE {} NOLOGIN").format(sql.Identifier(role.name)))
             raise
         except BaseException:
