@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import pytest
@@ -50,7 +51,8 @@ class Ui:
     token: str
 
 
-@pytest.mark.slow
+# Where there is a browser, `test_browser.py` follows a rotation that `up` carries to its end.
+@pytest.mark.extended if which("chromium") else pytest.mark.slow
 def test_up_carries_an_approved_rotation_to_its_end_and_stops_without_leftovers(tmp_path: Path) -> None:
     folder = Folder(tmp_path, [])
     settings, officers = prepare(tmp_path / "keyrotation.toml", RolloutMode.NONE)

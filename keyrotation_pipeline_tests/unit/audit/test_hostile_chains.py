@@ -14,6 +14,7 @@ from keyrotation_pipeline_tests.unit.audit.rule_removal import WITNESSES, Rule, 
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 CHAINS, BATCHES = 10_000, 10
+NORMALLY = 3  # batches; `pytest -m extended` takes the others
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,9 @@ def test_nothing_honest_is_rejected(made: Installation, generator: Generator) ->
         assert list(generator.judge.violations(bodies, state, state.counted)) == []
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(
+    "batch", [pytest.param(each, marks=[pytest.mark.extended] if each >= NORMALLY else []) for each in range(BATCHES)]
+)
 def test_nothing_without_a_quorum_is_accepted(generator: Generator, batch: int) -> None:
     size = CHAINS // BATCHES
     found = [each for seed in range(batch * size, (batch + 1) * size) for each in generator.violations(seed)]

@@ -10,7 +10,7 @@ from keyrotation_pipeline_tests.packs import Judge, offline_judge
 from keyrotation_pipeline_tests.unit.audit.honest_chains import CORRUPT, Body, Installation, installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
 
-CHAINS = 150
+CHAINS = 60
 
 
 def good_signatures(made: Installation) -> dict[str, str]:
