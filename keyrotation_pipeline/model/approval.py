@@ -207,12 +207,12 @@ def require_plain(name: str, value: str) -> None:
     """
     if value != value.strip():
         raise ApprovalError(f"{name} begins or ends with white space; write it without")
-    for character in value:
-        if is_hidden(character):
-            raise ApprovalError(
-                f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; "
-                "write it in one plain line"
-            )
+    if is_hidden(value):
+        character = next(filter(is_hidden, value))
+        raise ApprovalError(
+            f"{name} holds the character U+{ord(character):04X}, which can hide or reorder text; "
+            "write it in one plain line"
+        )
 
 
 def signed_fields(text: bytes) -> Mapping[str, str]:

@@ -347,5 +347,5 @@ def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[st
 
 def _plain(name: str) -> str:
     """A name that cannot be misread: quoted if it has characters that could hide or end it."""
-    odd = name != name.strip() or any(c in ',;()"' or is_hidden(c) for c in name)
+    odd = name != name.strip() or is_hidden(name) or not set(name).isdisjoint(',;()"')
     return json.dumps(name).replace(",", "\\u002c") if odd else name

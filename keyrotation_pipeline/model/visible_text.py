@@ -10,9 +10,9 @@ _BLANK = re.compile(
 )
 
 
-def is_hidden(character: str) -> bool:
-    """Whether a character is invisible, or can reorder or overwrite what stands around it."""
-    return not character.isprintable() or _BLANK.match(character) is not None
+def is_hidden(text: str) -> bool:
+    """Whether any character of a text is invisible, or can reorder or overwrite what stands around it."""
+    return not text.isprintable() or _BLANK.search(text) is not None
 
 
 def visible(text: str, *, keep: str = "") -> str:
@@ -21,7 +21,7 @@ def visible(text: str, *, keep: str = "") -> str:
     Args:
         keep: characters that stay as they are, such as a line break.
     """
-    if text.isprintable() and _BLANK.search(text) is None:
+    if not is_hidden(text):
         return text
     return "".join(
         each if each in keep or not is_hidden(each) else each.encode("unicode_escape").decode() for each in text

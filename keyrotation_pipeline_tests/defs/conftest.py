@@ -4,11 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.storage import event_log, runs
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
@@ -21,6 +23,7 @@ from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.incidents import Incident, KeyRead
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import ManifestSigner
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline.ports.incidents import FlagSource
@@ -152,11 +155,24 @@ def dagster(tmp_path: Path, now: datetime) -> Iterator[Dagster]:
     channels["test"] = Channels()
     dump_failures.clear()
     with dg.DagsterInstance.ephemeral() as instance:
-        resource = FakePipelineResource(config_file="test")
-        definitions = build_definitions(
-            world.pipeline.tables, world.pipeline.shards, resource, installed=datetime(2026, 1, 1, tzinfo=UTC)
-        )
+        definitions, resource = definitions_of(world.pipeline.tables, world.pipeline.shards)
         yield Dagster(definitions, instance, resource, world)
+
+
+@cache
+def definitions_of(tables: tuple[EncryptedTable, ...], shards: int) -> tuple[dg.Definitions, FakePipelineResource]:
+    """Built once: they hold no state, and to build and resolve them takes longer than most tests."""
+    resource = FakePipelineResource(config_file="test")
+    return build_definitions(tables, shards, resource, installed=datetime(2026, 1, 1, tzinfo=UTC)), resource
+
+
+@pytest.fixture(scope="session", autouse=True)
+def unstamped() -> Iterator[None]:
+    """Nobody migrates an instance in memory: to note the revision of its schema takes most of the time to make one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for storage in (runs.in_memory, event_log.in_memory):
+            patch.setattr(storage, "stamp_alembic_rev", lambda *_: None)
+        yield
 
 
 @pytest.fixture
