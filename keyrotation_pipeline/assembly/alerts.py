@@ -17,7 +17,7 @@ from keyrotation_pipeline.incidents.alert_delivery import Channels
 from keyrotation_pipeline.model.incidents import ContactRole, Incident
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
-from keyrotation_pipeline.ports.incidents import AlertChannel, FlagSource
+from keyrotation_pipeline.ports.incidents import AlertChannel, ApplicationAudit, FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings, home_of
 from keyrotation_pipeline.settings.alerts import SmtpSettings
@@ -64,10 +64,19 @@ def accesses(settings: Settings, since: datetime, until: datetime) -> AccessAudi
             declared.cloudtrail_bucket, declared.cloudtrail_prefix, declared.region_name, declared.endpoint_url
         )
         keys = key_reads(trail.records(since, until), _secrets(settings), since, until)
-    if declared.audit_events_table is not None:
-        with database_url(settings) as url, closing(connect(url)) as connection:
-            records = AuditEvents(connection, TableName.parse(declared.audit_events_table)).reads(since, until)
+    with application_audit(settings) as audit:
+        records = None if audit is None else audit.reads(since, until)
     return AccessAudit(since, until, keys, records)
+
+
+@contextmanager
+def application_audit(settings: Settings) -> Iterator[ApplicationAudit | None]:
+    """Yields the application's audit, on a connection of its own; None: `[incidents]` names none."""
+    if settings.incidents.audit_events_table is None:
+        yield None
+        return
+    with database_url(settings) as url, closing(connect(url)) as connection:
+        yield AuditEvents(connection, TableName.parse(settings.incidents.audit_events_table))
 
 
 def _secrets(settings: Settings) -> list[str]:

@@ -10,6 +10,7 @@ from keyrotation_pipeline.errors import AuditError, BlockedError
 from keyrotation_pipeline.model import (
     backup_events,
     breach,
+    comparison,
     data_events,
     incident_events,
     key_events,
@@ -26,6 +27,7 @@ RECORDS: Mapping[str, type[Fact]] = {
     str(record.kind): record
     for module in (
         breach,
+        comparison,
         backup_events,
         incident_events,
         key_events,

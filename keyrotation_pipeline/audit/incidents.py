@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.breach import (
     BreachAnswers,
     BreachAssessed,
 )
+from keyrotation_pipeline.model.comparison import Comparison, ValuesCompared
 from keyrotation_pipeline.model.incident_events import (
     AlertTold,
     ChannelFailed,
@@ -137,6 +138,12 @@ def _notified(state: AuditState, _entry: AuditEntry, fact: NoticeSent) -> None:
     _change(state, found, notices=(*found.notices, SentNotice(fact.to, fact.sent_on, fact.by, fact.at)))
 
 
+def _compared(state: AuditState, entry: AuditEntry, fact: ValuesCompared) -> None:
+    # Also of a closed incident, as it can be amended.
+    found = _known(state, fact.incident)
+    _change(state, found, comparisons=(*found.comparisons, Comparison(entry.seq, fact)))
+
+
 def _given(fact: IncidentAmended | IncidentClosed, names: Iterable[str]) -> dict[str, Any]:
     """The texts that an event has; a missing one leaves the former text."""
     return {name: text for name in names if (text := getattr(fact, name)) is not None}
@@ -185,6 +192,7 @@ INCIDENT_RULES: Rules = {
     IncidentClosed: _closed,
     IncidentAmended: _amended,
     NoticeSent: _notified,
+    ValuesCompared: _compared,
     BreachAssessed: _assessed,
     AssessmentSigned: _assessment_signed,
 }

@@ -6,6 +6,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.model.approval import (
+    COMPARED,
     Signature,
     hosts_in,
     left_to_people,
@@ -54,7 +55,7 @@ def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
         raise ImpossibleError("opens a request that is there already")
     text = fact.approval_text.encode()
     require(state.leads_through(fact.audit_head), "opens a request that is to be signed for another audit")
-    fields = require_lines(text, _signed_facts(request, fact))
+    fields = require_lines(text, _signed_facts(state, request, fact))
     require(names_database(text, state.place), "is to be signed for another database")
     if fact.action is not RequestAction.RECONCILE and state.roster is not None:
         officers = ", ".join(officer.fingerprint for officer in state.roster.officers)
@@ -85,7 +86,7 @@ def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
     state.texts[request] = text
 
 
-def _signed_facts(request: str, fact: RequestOpened) -> Mapping[str, str | None]:
+def _signed_facts(state: AuditState, request: str, fact: RequestOpened) -> Mapping[str, str | None]:
     """What the text to sign must say, for the facts of a request."""
     source, known = f"{fact.source} {fact.fingerprint}", fact.action is not RequestAction.POLICY
     target = {
@@ -103,6 +104,7 @@ def _signed_facts(request: str, fact: RequestOpened) -> Mapping[str, str | None]
         "Start by": signed_moment(fact.start_by),
         "Finish by": signed_moment(fact.finish_by),
         "Incident": fact.incident,
+        COMPARED: None if fact.incident is None else state.incidents.compared(fact.incident, fact.audit_head.seq),
         "Reason": fact.reason if fact.incident is None else f"incident {fact.incident}: {fact.reason}",
     }
 

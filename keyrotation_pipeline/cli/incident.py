@@ -17,6 +17,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.assess import assess_command, assessed
+from keyrotation_pipeline.cli.compare import compare_command
 from keyrotation_pipeline.cli.incident_details import (
     Actions,
     Impact,
@@ -157,6 +158,7 @@ def _details(shown: dict[str, Any]) -> Iterator[str]:
 app.command("assess")(assess_command)
 app.command("amend")(amend_command)
 app.command("notice")(notice_command)
+app.command("compare")(compare_command)
 
 
 @app.command()

@@ -70,6 +70,7 @@ def details(found: Incident, carrier: Request | None) -> dict[str, Any]:
         "prevention": list(found.prevention),
         "lessons": found.lessons,
         "notices_sent": [f"{each.to} on {each.sent_on}" for each in found.notices],
+        "values_compared": [str(each.fact) for each in found.comparisons],
     }
 
 

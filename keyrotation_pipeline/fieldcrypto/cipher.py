@@ -4,9 +4,15 @@ import os
 
 from cryptography.exceptions import InvalidTag
 
-from keyrotation_pipeline.errors import DecryptionError, MalformedCiphertextError, PlaintextEncodingError
+from keyrotation_pipeline.errors import (
+    DecryptionError,
+    MalformedCiphertextError,
+    PlaintextEncodingError,
+    UnknownKeyVersionError,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, Ciphertext, KeyVersion, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 
 def encrypt(ring: KeyRing, plaintext: str) -> str:
@@ -66,6 +72,19 @@ def _text(plaintext: bytes, value: Ciphertext) -> str:
     raise PlaintextEncodingError(
         f"a value under key version {value.version} decrypts, but not to UTF-8 text; find out what wrote it"
     )
+
+
+def plaintext(ring: KeyRing, stored: str) -> bytes | Defect:
+    """Returns the plaintext of a stored value, or what is wrong with the value."""
+    value = parsed(stored)
+    if value is None:
+        return NOT_A_VALUE
+    try:
+        return _opened(ring, value)
+    except UnknownKeyVersionError:
+        return Defect(DefectKind.UNKNOWN_VERSION, value.version)
+    except DecryptionError:
+        return Defect(DefectKind.NOT_AUTHENTIC, value.version)
 
 
 def opened_by(ring: KeyRing, value: Ciphertext) -> KeyVersion | None:

@@ -17,6 +17,7 @@ from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.breach import Deadline, carried_by, reached_at
+from keyrotation_pipeline.model.comparison import ValuesCompared, comparison_lines
 from keyrotation_pipeline.model.incident_events import (
     EmergencyPrepared,
     IncidentAcknowledged,
@@ -200,6 +201,7 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
         EventKind.INCIDENT_CLOSED,
         EventKind.INCIDENT_AMENDED,
         EventKind.NOTICE_SENT,
+        EventKind.VALUES_COMPARED,
     )
     for entry in entries(pipeline.ledger, *kinds):
         match entry.fact():
@@ -215,6 +217,8 @@ def _own_events(pipeline: Pipeline, incident: Incident) -> Iterator[tuple[dateti
                 yield from ((entry.at, sentence) for sentence in _amended(amended))
             case NoticeSent(incident=incident.id, by=by, to=to, sent_on=sent_on):
                 yield entry.at, f"notice to {to} of {sent_on} reported by {by}"
+            case ValuesCompared(incident=incident.id, by=by, backup=backup, differences=differences):
+                yield entry.at, f"values compared with {backup} by {by}: {differences:,} difference(s)"
 
 
 def _amended(fact: IncidentAmended) -> Iterator[str]:
@@ -269,6 +273,7 @@ def _impact(
         else:
             late = "late" if deadline.reached_at > deadline.due_at else "in time"
             yield f"{deadline.stage.replace('_', ' ').capitalize()}: {deadline.reached_at:%Y-%m-%d %H:%M} UTC, {late}"
+    yield from comparison_lines(incident.comparisons)
     yield from assessment.lines()
 
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.visible_text import is_hidden
 HEADER = "keyrotation-approval-v1"
 HOSTS = "Hosts"
 SIGNER = "Backups signed by"
+COMPARED = "Values compared with a backup"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
@@ -125,6 +126,7 @@ class ApprovalText:
         not_before: the earliest start; None, and no line: it may start at once.
         manual: whether people carry it out, and the conductor starts no step.
         incident: makes it an emergency.
+        compared: of an emergency, whether values were compared with a backup when it was requested.
         hosts: each host that the configuration names, with its setting; without any there is no line.
         signer: fingerprint of the pipeline's own key; None, and no line: there is none.
     """
@@ -149,6 +151,7 @@ class ApprovalText:
     not_before: datetime | None = None
     manual: bool = False
     incident: str | None = None
+    compared: str | None = None
     hosts: tuple[str, ...] = ()
     signer: str | None = None
 
@@ -183,6 +186,7 @@ class ApprovalText:
             ("Finish by", signed_moment(self.finish_by)),
             *([CARRIED_OUT] if self.manual else []),
             *(() if self.incident is None else (("Incident", self.incident),)),
+            *(() if self.compared is None else ((COMPARED, self.compared),)),
             ("Reason", self.reason),
         )
         return rendered(HEADER, fields)

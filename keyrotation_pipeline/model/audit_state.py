@@ -13,6 +13,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature, signed_fields
 from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
+from keyrotation_pipeline.model.comparison import as_signed
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
@@ -74,6 +75,11 @@ class Incidents:
     def unfinished(self) -> tuple[Incident, ...]:
         """The open ones, oldest first."""
         return tuple(each for each in self.by_id.values() if each.status is not IncidentStatus.CLOSED)
+
+    def compared(self, name: str, seq: int) -> str:
+        """What the text of an emergency anchored at an event says of comparisons with a backup; see `as_signed`."""
+        found = self.by_id.get(name)
+        return as_signed(() if found is None else found.comparisons, seq)
 
     def incident(self, name: str) -> Incident:
         """Find one by its id, case-insensitively.

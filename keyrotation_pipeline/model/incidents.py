@@ -10,6 +10,7 @@ from enum import StrEnum
 from keyrotation_pipeline.errors import ApprovalError, IncidentError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
+from keyrotation_pipeline.model.comparison import Comparison
 
 LONGEST_TEXT_CHARS = 800
 LONGEST_SOURCE_CHARS = 255
@@ -122,6 +123,7 @@ class Incident:
         actions: what was done about it.
         prevention: measures against a repetition.
         notices: those that were given, in the order of reporting.
+        comparisons: of its values with backups, in the order of the audit.
     """
 
     id: str
@@ -145,6 +147,7 @@ class Incident:
     actions: tuple[str, ...] = ()
     prevention: tuple[str, ...] = ()
     notices: tuple[SentNotice, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     def notice(self, to: str) -> SentNotice | None:
         """The notice that was given to these recipients, the earliest of several; None: none was."""

@@ -4,7 +4,7 @@ What do the columns hold? How are rows re-encrypted and decrypted? Which old val
 new ones? Could anything still show an old value? Which database is this, and what about it stops or slows a rotation?
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -30,6 +30,9 @@ from keyrotation_pipeline.model.tables import (
     TableCount,
     TableName,
 )
+
+# A row's key, a JSON array of the texts of its columns; and the stored value of each declared column.
+KeyedRow = tuple[str, tuple[str | None, ...]]
 
 
 class TableInventory(Protocol):
@@ -95,6 +98,28 @@ class TableInventory(Protocol):
 
     def has_table(self, name: TableName) -> bool:
         """Whether there is such a table, of whatever kind and columns."""
+
+    def columns(self, name: TableName) -> frozenset[str]:
+        """The columns of a relation; none: there is no such relation."""
+
+    def row_key(self, table: EncryptedTable) -> tuple[str, ...]:
+        """The columns of the primary key of a table and all its partitions, else of another unique key; empty: none.
+
+        Raises:
+            PreflightError, BlockedError: the table cannot be read.
+        """
+
+    def rows_by_key(self, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
+        """Yields all rows of a table and its partitions in one snapshot, in the order of the key's text by code point.
+
+        Close it if it is not read to its end. Two rows may have the same key, if no index of the table forbids it.
+
+        Args:
+            key: column names, at least one.
+
+        Raises:
+            PreflightError, BlockedError: the table cannot be read, or not by this key.
+        """
 
 
 class TableRewriting(Protocol):

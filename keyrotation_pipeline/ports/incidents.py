@@ -1,6 +1,6 @@
 """Where do incidents show, and how are people alerted: flags raised elsewhere, access logs, alert channels."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -19,7 +19,24 @@ class CloudTrail(Protocol):
 
 
 class ApplicationAudit(Protocol):
-    """Reads the application's own audit of reads."""
+    """Reads the application's own audit."""
+
+    @property
+    def name(self) -> str:
+        """The table's name."""
+
+    def names_rows(self) -> bool:
+        """Returns whether it names the row of each event; raises as `reads`."""
+
+    def writes(self, rows: Collection[str], since: datetime) -> Mapping[str, str]:
+        """Returns what it has of writes to each of these rows since a moment, in words; nothing of rows without any.
+
+        Args:
+            rows: the text of the only column of each row's key.
+
+        Raises:
+            IncidentError: as `reads`.
+        """
 
     def reads(self, since: datetime, until: datetime) -> tuple[RecordReads, ...]:
         """Returns reads in this time: by whom, from where and of what.

@@ -17,6 +17,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
 from keyrotation_pipeline.model.breach import carried_by, deadlines
+from keyrotation_pipeline.model.comparison import comparison_lines
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyState, rotation_due
 from keyrotation_pipeline.model.proof import records_reencrypted
@@ -213,6 +214,7 @@ def _incident(
         ),
         notices_due=tuple(NoticeDue(each.to, each.last_date, each.paragraph) for each in assessment.due),
         breach=assessment.lines(),
+        compared=tuple(comparison_lines(incident.comparisons)),
     )
 
 

@@ -271,6 +271,7 @@ class IncidentReported:
         stages: of the response, in order.
         notices_due: by the decision in force, also of a closed incident.
         breach: the decision by 45 CFR 164.402, a sentence each, as far as it is known.
+        compared: whether its values were compared with a backup, and what was found, a sentence each.
     """
 
     id: str
@@ -285,6 +286,7 @@ class IncidentReported:
     stages: tuple[StageOfResponse, ...]
     notices_due: tuple[NoticeDue, ...]
     breach: tuple[str, ...]
+    compared: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,9 +158,17 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         not_before=request.not_before,
         manual=request.manual,
         incident=request.incident,
+        compared=_compared(pipeline, request),
         hosts=pipeline.hosts,
         signer=_signer(pipeline, request),
     )
+
+
+def _compared(pipeline: Pipeline, request: Request) -> str | None:
+    """Whether an emergency's values were compared with a backup by the event that its text is anchored at."""
+    if request.incident is None:
+        return None
+    return pipeline.ledger.replayed().incidents.compared(request.incident, request.audit_head[0])
 
 
 def _signer(pipeline: Pipeline, request: Request) -> str | None:

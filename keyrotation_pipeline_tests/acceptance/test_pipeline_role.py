@@ -104,6 +104,8 @@ LINES = (
     Line("incident assess {emergency}"), Line("incident amend {emergency} --scope one"),
     Line("incident access {emergency}"), Line("incident notice {emergency} --to HHS --sent-on 2026-01-02"),
     Line("incident report {emergency}"),
+    Line("incident open --type insider --description e --discovered-at now", keep="later"),
+    Line("incident compare {later} --key recovery.asc"),
     Line("incident close {emergency}", exits=1), Line("audit verify"), Line("audit log"),
     Line("report --output report.html"),
 )  # fmt: skip

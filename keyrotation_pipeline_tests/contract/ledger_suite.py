@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import ApprovalText, Officer, Roster, Signature
 from keyrotation_pipeline.model.audit import GENESIS, AuditHead, EventKind, Fact, Note
+from keyrotation_pipeline.model.comparison import NOT_COMPARED
 from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -89,6 +90,7 @@ def text_of(request: Request, roster: Roster = ROSTER, after: Roster | None = No
         audit_head=request.audit_head, start_by=request.start_by, finish_by=request.finish_by,
         reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
         not_before=request.not_before, manual=request.manual, incident=request.incident,
+        compared=None if request.incident is None else NOT_COMPARED,
     ).render()  # fmt: skip
 
 

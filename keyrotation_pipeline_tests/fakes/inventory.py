@@ -2,7 +2,7 @@
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,6 +11,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
+from keyrotation_pipeline.ports.database import KeyedRow
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
 
 
@@ -105,6 +106,17 @@ class FakeInventory:
 
     def has_table(self, name: TableName) -> bool:
         return str(name) in self.database.rows
+
+    def columns(self, name: TableName) -> frozenset[str]:
+        rows = self.database.rows.get(str(name), [])
+        return frozenset(column for row in rows for column in row)
+
+    def row_key(self, table: EncryptedTable) -> tuple[str, ...]:
+        return ("id",)
+
+    def rows_by_key(self, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
+        rows = enumerate(self.database.rows[str(table.name)], 1)
+        yield from sorted((f'["{number}"]', tuple(row.get(each) for each in table.columns)) for number, row in rows)
 
 
 def _trial(table: str, column: str, version: KeyVersion, cells: Sequence[tuple[int, KeyVersion | None]]) -> ColumnTrial:

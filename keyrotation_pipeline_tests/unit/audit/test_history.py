@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.breach import (
     BreachAnswers,
     BreachAssessed,
 )
+from keyrotation_pipeline.model.comparison import TableCompared, ValuesCompared
 from keyrotation_pipeline.model.fleet import TargetKind
 from keyrotation_pipeline.model.incident_events import IncidentClosed, IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
@@ -244,6 +245,57 @@ def test_an_emergency_without_an_incident_and_an_incident_without_an_emergency_o
         assert "is a " in str(newest(ledger, EventKind.REQUEST_OPENED).fault)
 
 
+def incident_opened() -> IncidentOpened:
+    named = ("INC-2026-001", IncidentType.KEY_EXPOSED, "a laptop")
+    return IncidentOpened(*named, START, START, "ops", (V1,), None, None, None, "")
+
+
+def compared(ledger: FakeLedger) -> ValuesCompared:
+    """A comparison of an incident's values, which found one difference."""
+    found = TableCompared("clients", rows=5, values=9, changed=1)
+    fact = ValuesCompared("INC-2026-001", "ada", START, "backup-1.json", START, "here", (found,), (), ())
+    ledger.append(fact)
+    return fact
+
+
+def test_the_text_of_an_emergency_says_which_comparison_the_audit_has_that_it_is_anchored_at(
+    ledger: FakeLedger,
+) -> None:
+    ledger.append(incident_opened())
+    asked = replace(asking(ledger, RequestAction.ROTATE), type=RotationType.EMERGENCY, incident="INC-2026-001")
+    before = replace(asked, audit_head=anchor(ledger))
+    fact = compared(ledger)
+    after = replace(asked, id="d" * 32, audit_head=anchor(ledger))
+    compared(ledger)
+    said = f"Values compared with a backup: yes, {fact}".encode()
+    told = text_of(after).replace(b"Values compared with a backup: no", said)
+    for request, text, is_true in (
+        (before, text_of(before), True),
+        (replace(before, id="c" * 32), text_of(before).replace(b"Values compared with a backup: no", said), False),
+        (replace(after, id="e" * 32), text_of(replace(after, id="e" * 32)), False),
+        (after, told, True),
+    ):
+        ledger.append(RequestOpened.of(request, text), request.id)
+        fault = newest(ledger, EventKind.REQUEST_OPENED).fault
+        assert (fault is None) == is_true, fault
+    assert said.endswith(b"1 difference(s), 9 present value(s) compared")
+
+
+def test_a_comparison_that_somebody_wrote_keeps_no_emergency_from_being_signed(ledger: FakeLedger) -> None:
+    compared(ledger)
+    assert newest(ledger, EventKind.VALUES_COMPARED).fault == "is of an incident that was never opened"
+    ledger.append(incident_opened())
+    hidden = ValuesCompared("INC-2026-001", "ada", START, "backup\n\u202e1", START, "here", (), (), ())
+    ledger.append(hidden)
+    line = ledger.replayed().incidents.compared("INC-2026-001", ledger.head().seq)
+    assert line.isprintable()  # else nobody could request an emergency any more
+
+
+def anchor(ledger: FakeLedger) -> tuple[int, str]:
+    head = ledger.head()
+    return head.seq, head.hash
+
+
 def test_a_text_for_another_database_or_other_officers_opens_nothing(ledger: FakeLedger) -> None:
     asked = asking(ledger, RequestAction.ROTATE)
     text = text_of(asked, ROSTER).replace(b"Database: clinic,", b"Database: other,")
@@ -340,9 +392,7 @@ def test_a_confirmation_counts_with_a_good_signature_over_a_text_about_this_roll
 
 def test_one_event_closes_no_incident_whose_key_is_in_use(ledger: FakeLedger) -> None:
     incident = "INC-2026-001"
-    ledger.append(
-        IncidentOpened(incident, IncidentType.KEY_EXPOSED, "a laptop", START, START, "ops", (V1,), None, None, None, "")
-    )
+    ledger.append(incident_opened())
     ledger.append(IncidentClosed(incident, "owner", START, None, None, None))
     fault = newest(ledger, EventKind.INCIDENT_CLOSED).fault
     assert fault == "closes an incident although v1 is in use and officers have signed no decision"

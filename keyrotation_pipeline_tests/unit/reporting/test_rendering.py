@@ -88,7 +88,8 @@ REPORT = ComplianceReport(
     incidents=(
         IncidentReported("INC-1", "key exposed", "open", "in a log", ("v1",), START, None, None, "R-1",
                          (StageOfResponse("assessed", START + DAY, None),),
-                         (NoticeDue("individuals", (START + 60 * DAY).date(), "164.404"),), ("no", "no risk")),
+                         (NoticeDue("individuals", (START + 60 * DAY).date(), "164.404"),), ("no", "no risk"),
+                         ("3 of 4 differ",)),
     ),
     timestamps=(
         TimeStamped(5, "ab" * 32, START, START + DAY, "tsa.example", ("ee" * 32,), None),

@@ -1,6 +1,7 @@
-"""Reads the application's own audit of reads: the source procedure's query over its table `audit_events`."""
+"""Reads the application's own audit: the source procedure's query over its table `audit_events`, and writes of rows."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, LiteralString, cast
 
@@ -43,9 +44,19 @@ _READS: LiteralString = """
     WHERE created_at >= %(since)s AND created_at <= %(until)s AND action::text = 'READ'
     GROUP BY 1, 2, 3, 4 ORDER BY reads, first_at LIMIT 1000
 """
+_ROW = "resource_id"
+_WRITES: LiteralString = """
+    SELECT resource_id::text AS resource, count(*) AS writes, max(created_at)::timestamptz AS last_at,
+           (array_agg(concat_ws(' ', {action}, {resource_type}, 'by', coalesce({user_id}, 'unknown'), 'from',
+                                coalesce({ip_address}, 'unknown')) ORDER BY created_at DESC))[1] AS last
+    FROM {table}
+    WHERE created_at >= %(since)s AND action::text IS DISTINCT FROM 'READ'
+      AND resource_id::text = ANY (%(rows)s::text[])
+    GROUP BY 1
+"""
 _TEXTS = {
     name: sql.SQL(_READABLE).format(column=sql.Identifier(name))
-    for name in ("resource_type", "event_type", "user_id", "ip_address")
+    for name in ("resource_type", "event_type", "user_id", "ip_address", "action")
 }
 
 
@@ -60,8 +71,31 @@ class AuditEvents:
         self._connection = connection
         self._table = table
 
+    @property
+    def name(self) -> str:
+        """See `ApplicationAudit.name`."""
+        return str(self._table)
+
     def reads(self, since: datetime, until: datetime) -> tuple[RecordReads, ...]:
         """See `ApplicationAudit.reads`; the rarest first, a thousand at most. Times without a zone are UTC."""
+        with self._query() as (name, _), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.SQL(_READS).format(table=name, **_TEXTS), {"since": since, "until": until})
+            return tuple(map(_reads, cursor.fetchall()))
+
+    def names_rows(self) -> bool:
+        """See `ApplicationAudit.names_rows`: by a column `resource_id`, which the procedure's query does not show."""
+        with self._query() as (_, columns):
+            return _ROW in columns
+
+    def writes(self, rows: Collection[str], since: datetime) -> Mapping[str, str]:
+        """See `ApplicationAudit.writes`: whatever is not a read."""
+        with self._query() as (name, _), self._connection.cursor(row_factory=dict_row) as cursor:
+            cursor.execute(sql.SQL(_WRITES).format(table=name, **_TEXTS), {"rows": list(rows), "since": since})
+            return {each["resource"]: _written(each) for each in cursor.fetchall()}
+
+    @contextmanager
+    def _query(self) -> Iterator[tuple[sql.Identifier, Collection[str]]]:
+        """Yields the table's name and its columns of built-in types, in a transaction that only reads."""
         name = sql.Identifier(self._table.schema, self._table.table)
         try:
             with self._connection.transaction():
@@ -70,17 +104,14 @@ class AuditEvents:
                 self._connection.execute("SET LOCAL timezone = 'UTC'")
                 # Otherwise the planner evaluates the constraints of children.
                 self._connection.execute("SET LOCAL constraint_exclusion = off")
-                self._require_safe(name)
-                with self._connection.cursor(row_factory=dict_row) as cursor:
-                    cursor.execute(sql.SQL(_READS).format(table=name, **_TEXTS), {"since": since, "until": until})
-                    return tuple(map(_reads, cursor.fetchall()))
+                yield name, self._require_safe(name)
         except psycopg.Error as error:
             raise IncidentError(
                 f"the table {self._table} of [incidents] audit_events_table cannot be queried (SQLSTATE "
                 f"{error.sqlstate or 'none'}); check that it exists, and that the role may read it"
             ) from None
 
-    def _require_safe(self, name: sql.Identifier) -> None:
+    def _require_safe(self, name: sql.Identifier) -> Collection[str]:
         found = self._connection.execute(_SAFE, {"table": name.as_string(self._connection)}).fetchone()
         is_plain, columns, oids = found if found is not None else (False, None, None)
         known: list[str] = columns or []  # type: ignore[assignment]
@@ -95,6 +126,7 @@ class AuditEvents:
                 "code of its owner; name an ordinary table"
             )
         require_own_planning(self._connection, *cast("list[int]", oids))
+        return known
 
 
 def _reads(row: Mapping[str, Any]) -> RecordReads:
@@ -102,3 +134,7 @@ def _reads(row: Mapping[str, Any]) -> RecordReads:
     # The text of a single inet address includes its mask.
     texts["address"] = texts["address"].removesuffix("/32").removesuffix("/128")
     return RecordReads(**{**row, **texts})
+
+
+def _written(row: Mapping[str, Any]) -> str:
+    return f"{row['writes']:,} write(s), the last {row['last_at']:%Y-%m-%d %H:%M:%S} UTC: {visible(row['last'])}"

@@ -1,12 +1,13 @@
 """What the columns of a database on PostgreSQL hold."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
+    keyed_rows,
     page_readings,
     quarantine,
     relations,
@@ -20,6 +21,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
+from keyrotation_pipeline.ports.database import KeyedRow
 
 
 @dataclass(frozen=True)
@@ -90,3 +92,15 @@ class PostgresInventory:
     def has_table(self, name: TableName) -> bool:
         """See `TableInventory.has_table`."""
         return relations.exists(self.connection, name)
+
+    def columns(self, name: TableName) -> frozenset[str]:
+        """See `TableInventory.columns`."""
+        return keyed_rows.columns_of(self.connection, name)
+
+    def row_key(self, table: EncryptedTable) -> tuple[str, ...]:
+        """See `TableInventory.row_key`."""
+        return keyed_rows.common_key(self.connection, table)
+
+    def rows_by_key(self, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
+        """See `TableInventory.rows_by_key`."""
+        return keyed_rows.rows_by_key(self.connection, table, key)

@@ -1,5 +1,6 @@
 """Names the rows of a relation by the columns of a unique index, never by an encrypted column."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +60,7 @@ class RowKey:
         """Returns the key of a row as an SQL expression."""
         if not self.columns:
             return sql.SQL("{}.ctid::text").format(sql.Identifier(alias))
-        texts = [sql.SQL("{}::text").format(sql.Identifier(alias, column.name)) for column in self.columns]
-        return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))
+        return key_text(alias, [column.name for column in self.columns])
 
     def matches(self, alias: str, key: sql.Composable) -> sql.Composable:
         """Returns a condition for the row with this key; the unique index can answer it.
@@ -89,3 +89,25 @@ def row_key(connection: Connection, relation: Relation) -> RowKey:
     encrypted = [column.name for column in relation.columns]
     rows: list[Any] = connection.execute(_KEY_COLUMNS, {"oid": relation.oid, "encrypted": encrypted}).fetchall()
     return RowKey(tuple(KeyColumn(*row) for row in rows))
+
+
+# As above: a type that belongs neither to a superuser nor to our role could run code when it is written as text.
+_NAMEABLE = """
+SELECT count(*) = cardinality(%(names)s::text[])
+FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid JOIN pg_roles r ON r.oid = t.typowner
+WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY(%(names)s)
+  AND NOT a.attname = ANY(%(encrypted)s) AND (t.oid < 16384 OR r.rolsuper OR r.rolname = current_user)
+"""
+
+
+def can_name_rows(connection: Connection, relation: Relation, names: Sequence[str]) -> bool:
+    """Returns whether a relation has these columns, none of them encrypted, and none could run code of another role."""
+    encrypted = [column.name for column in relation.columns]
+    asked = {"oid": relation.oid, "names": list(names), "encrypted": encrypted}
+    return connection.execute(_NAMEABLE, asked).fetchone() == (True,)
+
+
+def key_text(alias: str, names: Sequence[str]) -> sql.Composable:
+    """Returns columns of a row as a JSON array of their texts, as an SQL expression."""
+    texts = [sql.SQL("{}::text").format(sql.Identifier(alias, name)) for name in names]
+    return sql.SQL("json_build_array({})::text").format(sql.SQL(", ").join(texts))

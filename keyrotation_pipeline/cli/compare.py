@@ -1,0 +1,140 @@
+"""`incident compare`: lists the values that differ from a backup from before an incident's discovery."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly.alerts import application_audit
+from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
+from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
+from keyrotation_pipeline.cli.report import require_new, taken
+from keyrotation_pipeline.incidents.comparison import Output, compare_values
+from keyrotation_pipeline.model.comparison import Difference, ValuesCompared
+from keyrotation_pipeline.model.records import as_json as as_json_object
+
+SHOWN = 40
+LIMITS = (
+    "what was planted before that backup is in both, and not listed: name an older one with --backup",
+    "only the columns under [[tables]] are compared, as they were when this began; who wrote a value is not known",
+)
+
+
+@dataclass(slots=True)
+class _Listing:
+    """The differences: the first few for the terminal, and every one in a file, a JSON object a line."""
+
+    file: IO[str] | None
+    first: list[Difference] = field(default_factory=list)
+
+    def add(self, found: Difference) -> None:
+        if len(self.first) < SHOWN:
+            self.first.append(found)
+        if self.file is not None:
+            self.file.write(f"{json.dumps(as_json_object(found))}\n")
+
+
+def compare_command(
+    name: IncidentId,
+    backup: Annotated[
+        str | None,
+        typer.Option(
+            "--backup", metavar="NAME", help="Another one than the newest from before discovery.", show_default=False
+        ),
+    ] = None,
+    target: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            metavar="FILE",
+            help="Every difference, a JSON object a line; never overwrites.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    key: KeyFile = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """List every encrypted value that differs from a backup from before the incident, by table, key and column.
+
+    The backup is restored in a scratch server; no content is shown, stored or recorded. What an emergency re-encrypts
+    is authentic under the new key, whoever wrote it. Differences are not forgeries yet: honest changes are listed too.
+    """
+    require_new(target)
+    declared = settings.load(config)
+    passphrase = passphrase_for(declared, key)
+    with ExitStack() as stack:
+        site = stack.enter_context(open_backups(declared, actor=actor()))
+        opened = stack.enter_context(recovery_key(declared, key, passphrase))
+        audit = stack.enter_context(application_audit(declared))
+        listing = _Listing(_opened(stack, target, as_json=as_json))
+        compared = compare_values(site, opened, name, actor(), audit, Output(listing.add, output.note), backup)
+        database = site.pipeline.surroundings.identity().name
+        if as_json and listing.file is not None:
+            _document(database, compared, listing.file)
+            return
+        output.show(database, {}, _lines(compared, listing.first, target), as_json=False)
+
+
+def _opened(stack: ExitStack, target: Path | None, *, as_json: bool) -> IO[str] | None:
+    """Where every difference goes; a named file is removed again if the comparison fails."""
+    if target is None:
+        return stack.enter_context(tempfile.TemporaryFile("w+")) if as_json else None
+    try:
+        target.touch(mode=0o600, exist_ok=False)
+    except FileExistsError:
+        raise taken(target) from None
+    stack.push(lambda kind, _error, _trace: _removed(target) if kind is not None else None)
+    return stack.enter_context(target.open("r+"))
+
+
+def _removed(target: Path) -> None:
+    with suppress(OSError):
+        target.unlink()
+
+
+def _document(database: str, compared: ValuesCompared, listed: IO[str]) -> None:
+    """One JSON object, whose list of differences is never held in memory."""
+    head = json.dumps({"database": database, **as_json_object(compared), "limits": list(LIMITS)}, indent=2)
+    sys.stdout.write(head.removesuffix("\n}") + ',\n  "differences": [')
+    listed.seek(0)
+    before = "\n"
+    for each in listed:
+        sys.stdout.write(f"{before}    {each.rstrip()}")
+        before = ",\n"
+    sys.stdout.write("\n  ]\n}\n")
+
+
+def _lines(compared: ValuesCompared, first: list[Difference], target: Path | None) -> Iterator[output.Line]:
+    yield output.field("Incident", compared.incident)
+    yield output.field("Backup", f"{compared.backup} of {output.minutes(compared.made_at)} UTC, from {compared.place}")
+    for table in compared.tables:
+        yield output.field("Compared", f"{table.table}: {table.rows:,} rows, {table.values:,} values: {table}")
+    for phrase in compared.not_compared:
+        yield output.field("Not", phrase, output.BAD)
+    for phrase in compared.passed_over:
+        yield output.field("Not used", phrase)
+    if first:
+        yield ""
+        yield output.Table(("Table", "Key", "Column", "Value", "Application's audit"), map(_row, first))
+        if (more := compared.differences - len(first)) > 0:
+            yield f"and {more:,} more; --output FILE or --json lists all"
+    if target is not None:
+        yield output.field("Written", f"every difference to {target}")
+    yield ""
+    yield from (output.field("Note", each) for each in LIMITS)
+
+
+def _row(found: Difference) -> tuple[Any, ...]:
+    kind = str(found.kind) if found.unreadable is None else f"{found.kind}, {found.unreadable}"
+    return found.table, found.key, found.column, kind, found.recorded or "-"

@@ -1,0 +1,174 @@
+"""Compares present values with those of a backup from before an incident was discovered.
+
+Whoever holds the leaked key and can write a table may have planted values, and an emergency that re-encrypts them makes
+them authentic under the new key. So the backup is restored in a scratch server, both tables are read in the order of
+their keys, and both values of each cell are decrypted and compared in memory. Nothing is found by content: what differs
+is named by table, row and column.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from json import loads
+from pathlib import Path
+
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.backups.catalog import BackupContext
+from keyrotation_pipeline.backups.recovery_test import LOCK, require_keys
+from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, PreflightError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.incidents.baseline import Baseline, fetched_baseline
+from keyrotation_pipeline.incidents.table_comparison import TableComparison
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backups import DatabaseCopy
+from keyrotation_pipeline.model.comparison import NO_WRITE, Difference, TableCompared, ValuesCompared
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.backups import RecoveryKey
+from keyrotation_pipeline.ports.database import TableInventory
+from keyrotation_pipeline.ports.incidents import ApplicationAudit
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+# How many rows the application's audit is asked about at a time.
+BATCH = 5_000
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a comparison goes while it runs.
+
+    Args:
+        found: is called with each difference, in the order of tables and keys.
+        note: is called with a phrase for each part that begins.
+    """
+
+    found: Callable[[Difference], None]
+    note: Callable[[str], None]
+
+
+def compare_values(
+    site: BackupContext,
+    key: RecoveryKey,
+    name: str,
+    by: str,
+    audit: ApplicationAudit | None,
+    output: Output,
+    wanted: str | None = None,
+) -> ValuesCompared:
+    """Compares every present value with the newest backup from before an incident's discovery, and records the result.
+
+    Args:
+        key: decrypts the backup.
+        audit: is asked about the rows that differ; None: there is none.
+        wanted: manifest or dump of another backup from before the discovery; None: the newest that is intact.
+
+    Raises:
+        IncidentError: there is no such incident, or no backup from before it.
+        RecoveryError, BackupError: the backup cannot be restored completely.
+        BlockedError: another recovery test, rehearsal or comparison is running.
+    """
+    pipeline = site.pipeline
+    ledger, incident = pipeline.ledger, incidents(pipeline.ledger).incident(name)
+    with ledger.lock(LOCK):
+        began = pipeline.clock.now()
+        ledger.append(Note(EventKind.COMPARISON_STARTED, {"incident": incident.id, "recovery_key": key.label}))
+        try:
+            audited = audit if audit is not None and audit.names_rows() else None
+            with site.restorer.workspace() as workspace:
+                base = fetched_baseline(site, incident, key, workspace / "dump", wanted)
+                compared = _Comparison(pipeline, base, audited, output)
+                compared.run(site, key, workspace / "dump")
+        except KeyRotationError as error:
+            failure = {"incident": incident.id, "failure": type(error).__name__, "reason": str(error)}
+            ledger.append(Note(EventKind.COMPARISON_FAILED, failure))
+            raise
+        fact = ValuesCompared(
+            incident=incident.id,
+            by=by,
+            at=began,
+            backup=base.made.name,
+            made_at=base.made.made_at,
+            place=base.place.description,
+            tables=tuple(compared.tables),
+            not_compared=tuple(compared.not_compared),
+            passed_over=base.passed_over,
+            audited=None if audited is None else audited.name,
+        )
+        ledger.append(fact, incident.request)
+        return fact
+
+
+class _Comparison:
+    """One comparison, table by table."""
+
+    def __init__(self, pipeline: Pipeline, base: Baseline, audit: ApplicationAudit | None, output: Output) -> None:
+        self.tables: list[TableCompared] = []
+        self.not_compared: list[str] = []
+        self._pipeline = pipeline
+        self._base = base
+        self._audit = audit
+        self._output = output
+
+    def run(self, site: BackupContext, key: RecoveryKey, file: Path) -> None:
+        dump, ring = self._base.dump, _ring(self._pipeline, self._base)
+        require_keys(dump, self._base.keys)
+        self._output.note(f"restoring {dump.file.name} from {self._base.place.description}")
+        with site.restorer.restored(dump, file, key) as restored:
+            file.unlink()
+            require_no_failure(restored, dump)
+            require_all_there(restored, dump)
+            for table in self._pipeline.tables:
+                self._output.note(f"comparing {table.name}")
+                self._compare(table, restored.inventory, ring)
+        self.not_compared += _no_longer_declared(dump, self._pipeline.tables)
+
+    def _compare(self, table: EncryptedTable, backup: TableInventory, ring: KeyRing) -> None:
+        comparison, done = TableComparison(table, ring), TableCompared(str(table.name))
+        try:
+            for each in self._with_audit(comparison.differences(backup, self._pipeline.inventory)):
+                self._output.found(each)
+                done = done.plus(each)
+            self.tables.append(replace(done, rows=comparison.rows, values=comparison.values))
+        except (PreflightError, BlockedError) as error:
+            # Whoever owns one table must not keep the others from being compared.
+            begun = f", after {done.differences:,} difference(s) were listed" if done.differences else ""
+            self.not_compared.append(f"{table.name}{begun}: {error}")
+
+    def _with_audit(self, differences: Iterable[Difference]) -> Iterator[Difference]:
+        if self._audit is None:
+            yield from differences
+            return
+        every = iter(differences)
+        while batch := list(islice(every, BATCH)):
+            rows = {row for each in batch if (row := _single(each.key)) is not None}
+            written = self._audit.writes(rows, self._base.made.made_at) if rows else {}
+            for each in batch:
+                row = _single(each.key)
+                yield each if row is None else replace(each, recorded=written.get(row, NO_WRITE))
+
+
+def _single(key: str) -> str | None:
+    """The text of a row's key, if it has one column: what an application's audit may name the row by."""
+    columns: list[str] = loads(key)
+    return columns[0] if len(columns) == 1 else None
+
+
+def _ring(pipeline: Pipeline, base: Baseline) -> KeyRing:
+    """Every key that the backup's values or the present ones may be under, each the registered one."""
+    stored, keys = pipeline.keys.read(), dict[KeyVersion, KeyMaterial](base.keys)
+    registered = pipeline.ledger.keys()
+    for record in registered:
+        if record.version not in keys and record.version in stored:
+            keys[record.version] = stored.registered(record)
+    return KeyRing(keys, max(keys))
+
+
+def _no_longer_declared(dump: DatabaseCopy, tables: Sequence[EncryptedTable]) -> Iterator[str]:
+    """What the configuration declared when the backup was made, and does not any more."""
+    present: Mapping[object, EncryptedTable] = {table.name: table for table in tables}
+    for each in dump.tables:
+        table = present.get(each.table.name)
+        gone = [column for column in each.table.columns if table is None or column not in table.columns]
+        yield from (f"{each.table.name}.{column}: [[tables]] does not declare it any more" for column in gone)

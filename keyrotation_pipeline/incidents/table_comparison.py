@@ -1,0 +1,141 @@
+"""Compares the values of one table in two databases: row by row in the order of a key, decrypted in memory."""
+
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby, islice, zip_longest
+from operator import itemgetter
+
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.cipher import plaintext
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.model.comparison import Difference, DifferenceKind
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.database import KeyedRow, TableInventory
+
+# Without a unique index in the present table, any number of rows may share a key.
+MOST_OF_ONE_KEY = 100
+Values = tuple[str | None, ...]
+
+
+class TableComparison:
+    """The differences of one table, and how many present rows and values were compared."""
+
+    def __init__(self, table: EncryptedTable, ring: KeyRing) -> None:
+        self.rows = self.values = 0
+        self._table = table
+        self._absent: Values = (None,) * len(table.columns)
+        self._open = partial(plaintext, ring)
+
+    def differences(self, backup: TableInventory, present: TableInventory) -> Iterator[Difference]:
+        """Yields each value that differs, in the order of the keys.
+
+        Raises:
+            PreflightError, BlockedError: the table cannot be read, or nothing identifies its rows.
+        """
+        pair = _pair(self._table, backup, present)
+        is_same = pair.places == tuple(range(len(pair.places)))
+        with closing(pair.before) as before, closing(pair.now) as now:
+            for key, old, new in _merged(before, now):
+                self.rows += len(new)
+                self.values += sum(len(row) - row.count(None) - row.count("") for row in new)
+                moved = old if is_same else [_in_place(row, pair.places) for row in old]
+                for column, kind, defect in self._of_rows(moved, new):
+                    yield Difference(str(self._table.name), key, self._table.columns[column], kind, defect)
+
+    def _of_rows(
+        self, before: Sequence[Values], now: Sequence[Values]
+    ) -> Iterator[tuple[int, DifferenceKind, str | None]]:
+        if len(before) == len(now) == 1:
+            yield from self._of_row(before[0], now[0])
+            return
+        # Several rows with one key: those that have a twin are no difference.
+        left, more = list(before), []
+        for row in now:
+            twin = next((each for each in left if not any(self._of_row(each, row))), None)
+            more += [row] if twin is None else []
+            if twin is not None:
+                left.remove(twin)
+        for old, new in zip_longest(left, more, fillvalue=self._absent):
+            yield from self._of_row(old, new)
+
+    def _of_row(self, before: Values, now: Values) -> Iterator[tuple[int, DifferenceKind, str | None]]:
+        if before == now:
+            return
+        for column, (old, new) in enumerate(zip(before, now, strict=True)):
+            if old == new or not (old or new):
+                continue
+            if not new:
+                yield column, DifferenceKind.GONE, None
+                continue
+            opened = self._open(new)
+            defect = str(opened) if isinstance(opened, Defect) else None
+            if not old:
+                yield column, DifferenceKind.NEW, defect
+            elif defect is not None or self._open(old) != opened:
+                yield column, DifferenceKind.CHANGED, defect
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """The rows of one table in the backup and now; `places`: where each present column is in a row of the backup."""
+
+    before: Generator[KeyedRow, None, None]
+    now: Generator[KeyedRow, None, None]
+    places: tuple[int | None, ...]
+
+
+def _pair(table: EncryptedTable, backup: TableInventory, present: TableInventory) -> _Pair:
+    """The rows of a table in both databases, by the key that they had in the backup.
+
+    Raises:
+        PreflightError: nothing identifies a row.
+    """
+    # Whoever owns the present table could drop its key, or make it another one.
+    there = backup.columns(table.name)
+    known = EncryptedTable(table.name, tuple(column for column in table.columns if column in there))
+    key = (backup.row_key(known) if known.columns else ()) or present.row_key(table)
+    if not key:
+        raise PreflightError("no primary or other unique key identifies its rows; compare it by other means")
+    before = backup.rows_by_key(known, key) if known.columns else _nothing()
+    places = tuple(known.columns.index(column) if column in known.columns else None for column in table.columns)
+    return _Pair(before, present.rows_by_key(table, key), places)
+
+
+def _nothing() -> Generator[KeyedRow, None, None]:
+    yield from ()
+
+
+def _merged(
+    before: Iterator[KeyedRow], now: Iterator[KeyedRow]
+) -> Iterator[tuple[str, Sequence[Values], Sequence[Values]]]:
+    """Each key with its rows in the backup and now."""
+    old_groups, new_groups = _by_key(before), _by_key(now)
+    old, new = next(old_groups, None), next(new_groups, None)
+    while old is not None or new is not None:
+        if new is None or (old is not None and old[0] < new[0]):
+            assert old is not None  # noqa: S101  the loop's condition
+            yield old[0], old[1], ()
+            old = next(old_groups, None)
+        elif old is None or new[0] < old[0]:
+            yield new[0], (), new[1]
+            new = next(new_groups, None)
+        else:
+            yield new[0], old[1], new[1]
+            old, new = next(old_groups, None), next(new_groups, None)
+
+
+def _by_key(rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Sequence[Values]]]:
+    for key, group in groupby(rows, itemgetter(0)):
+        values = [each for _, each in islice(group, MOST_OF_ONE_KEY + 1)]
+        if len(values) > MOST_OF_ONE_KEY:
+            raise PreflightError(
+                f"more than {MOST_OF_ONE_KEY:,} rows have the key {key}; make that unique again, as it was"
+            )
+        yield key, values
+
+
+def _in_place(row: Values, places: Sequence[int | None]) -> Values:
+    return tuple(None if place is None else row[place] for place in places)
