@@ -25,7 +25,7 @@ from keyrotation_pipeline.model.records import as_json as as_json_object
 SHOWN = 40
 LIMITS = (
     "what was planted before that backup is in both, and not listed: name an older one with --backup",
-    "only the columns under [[tables]] are compared, as they were when this began; who wrote a value is not known",
+    "only the columns under [[tables]] are compared, and what is written since this began may be missing",
 )
 
 

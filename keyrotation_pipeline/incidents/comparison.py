@@ -7,6 +7,7 @@ is named by table, row and column.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import islice
 from json import loads
@@ -112,13 +113,14 @@ class _Comparison:
         self._output = output
 
     def run(self, site: BackupContext, key: RecoveryKey, file: Path) -> None:
-        dump, ring = self._base.dump, _ring(self._pipeline, self._base)
+        dump = self._base.dump
         require_keys(dump, self._base.keys)
         self._output.note(f"restoring {dump.file.name} from {self._base.place.description}")
         with site.restorer.restored(dump, file, key) as restored:
             file.unlink()
             require_no_failure(restored, dump)
             require_all_there(restored, dump)
+            ring = _ring(self._pipeline, self._base)
             for table in self._pipeline.tables:
                 self._output.note(f"comparing {table.name}")
                 self._compare(table, restored.inventory, ring)
@@ -127,9 +129,11 @@ class _Comparison:
     def _compare(self, table: EncryptedTable, backup: TableInventory, ring: KeyRing) -> None:
         comparison, done = TableComparison(table, ring), TableCompared(str(table.name))
         try:
-            for each in self._with_audit(comparison.differences(backup, self._pipeline.inventory)):
-                self._output.found(each)
-                done = done.plus(each)
+            # Closed at once: the audit is appended to on the connection that has the snapshot.
+            with closing(comparison.differences(backup, self._pipeline.inventory)) as every:
+                for each in self._with_audit(every):
+                    self._output.found(each)
+                    done = done.plus(each)
             self.tables.append(replace(done, rows=comparison.rows, values=comparison.values))
         except (PreflightError, BlockedError) as error:
             # Whoever owns one table must not keep the others from being compared.

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.comparison import Difference, DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.database import KeyedRow, TableInventory
 
-# Without a unique index in the present table, any number of rows may share a key.
+# Without a unique index in the present table, any number of rows may share a key; so many are held in memory.
 MOST_OF_ONE_KEY = 100
 Values = tuple[str | None, ...]
 
@@ -29,8 +29,8 @@ class TableComparison:
         self._absent: Values = (None,) * len(table.columns)
         self._open = partial(plaintext, ring)
 
-    def differences(self, backup: TableInventory, present: TableInventory) -> Iterator[Difference]:
-        """Yields each value that differs, in the order of the keys.
+    def differences(self, backup: TableInventory, present: TableInventory) -> Generator[Difference, None, None]:
+        """Yields each value that differs, in the order of the keys; to be closed, since it holds a snapshot.
 
         Raises:
             PreflightError, BlockedError: the table cannot be read, or nothing identifies its rows.
@@ -111,7 +111,7 @@ def _nothing() -> Generator[KeyedRow, None, None]:
 def _merged(
     before: Iterator[KeyedRow], now: Iterator[KeyedRow]
 ) -> Iterator[tuple[str, Sequence[Values], Sequence[Values]]]:
-    """Each key with its rows in the backup and now."""
+    """Each key with its rows in the backup and now; a key that has many of them more than once."""
     old_groups, new_groups = _by_key(before), _by_key(now)
     old, new = next(old_groups, None), next(new_groups, None)
     while old is not None or new is not None:
@@ -128,13 +128,10 @@ def _merged(
 
 
 def _by_key(rows: Iterator[KeyedRow]) -> Iterator[tuple[str, Sequence[Values]]]:
+    """The rows of each key, in several parts where somebody made many rows of one key: the second part has no twin."""
     for key, group in groupby(rows, itemgetter(0)):
-        values = [each for _, each in islice(group, MOST_OF_ONE_KEY + 1)]
-        if len(values) > MOST_OF_ONE_KEY:
-            raise PreflightError(
-                f"more than {MOST_OF_ONE_KEY:,} rows have the key {key}; make that unique again, as it was"
-            )
-        yield key, values
+        while values := [each for _, each in islice(group, MOST_OF_ONE_KEY)]:
+            yield key, values
 
 
 def _in_place(row: Values, places: Sequence[int | None]) -> Values:

@@ -97,7 +97,7 @@ class ValuesCompared(Fact):
 
     Args:
         by: who had it done.
-        at: when the comparison began: later changes are not in it.
+        at: when the comparison began: what was written since may be in it or not.
         backup: manifest of the backup's set.
         made_at: when that was made.
         place: where its files were read.

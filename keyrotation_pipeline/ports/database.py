@@ -96,9 +96,6 @@ class TableInventory(Protocol):
             wanted: versions by column of which there are values; those that the sample misses are looked for.
         """
 
-    def has_table(self, name: TableName) -> bool:
-        """Whether there is such a table, of whatever kind and columns."""
-
     def columns(self, name: TableName) -> frozenset[str]:
         """The columns of a relation; none: there is no such relation."""
 

@@ -98,7 +98,7 @@ def fences(pipeline: Pipeline) -> Fences:
             standing[str(table.name)] = seen
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
-    undeclared = tuple(name for name in others if pipeline.inventory.has_table(TableName.parse(name)))
+    undeclared = tuple(name for name in others if pipeline.inventory.columns(TableName.parse(name)))
     walk = pipeline.ledger.current()
     return Fences(retired, standing, unseen, undeclared, None if walk is None else walk.id)
 

@@ -104,12 +104,9 @@ class FakeInventory:
             return version if version in ring.versions else None
         return next((each for each in ring.versions if ring.material(each).fingerprint == fingerprint), None)
 
-    def has_table(self, name: TableName) -> bool:
-        return str(name) in self.database.rows
-
     def columns(self, name: TableName) -> frozenset[str]:
-        rows = self.database.rows.get(str(name), [])
-        return frozenset(column for row in rows for column in row)
+        rows = self.database.rows.get(str(name))
+        return frozenset() if rows is None else frozenset({"id", *(column for row in rows for column in row)})
 
     def row_key(self, table: EncryptedTable) -> tuple[str, ...]:
         return ("id",)

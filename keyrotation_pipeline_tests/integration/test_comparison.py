@@ -224,6 +224,18 @@ def test_the_applications_audit_says_what_it_has_of_each_row(scene: Scene) -> No
     assert ({each.recorded for each in found.listed}, found.fact.audited) == ({None}, None)
 
 
+def test_an_audit_that_cannot_be_read_fails_the_comparison_and_that_is_recorded(scene: Scene) -> None:
+    scene.sql(
+        "CREATE TABLE public.audit_events (event_type text, resource_type text, resource_id bigint, user_id uuid,"
+        " ip_address inet, created_at text, action text)"
+    )
+    scene.sql("UPDATE public.clients SET name = %s WHERE id = 1", scene.seal(1, PLANTED))
+    with pytest.raises(IncidentError, match="audit_events_table cannot be queried"):
+        scene.compare(audit="audit_events")
+    *_, last = scene.clinic.site.pipeline.ledger.events()
+    assert json.loads(last.body)["event"] == EventKind.COMPARISON_FAILED
+
+
 def fill(scene: Scene, rows: int) -> None:
     """Two values a row, under v1."""
     ring = KeyRing({V1: scene.clinic.ring.material(V1)}, V1)

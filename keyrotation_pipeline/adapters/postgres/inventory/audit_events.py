@@ -89,7 +89,11 @@ class AuditEvents:
 
     def writes(self, rows: Collection[str], since: datetime) -> Mapping[str, str]:
         """See `ApplicationAudit.writes`: whatever is not a read."""
-        with self._query() as (name, _), self._connection.cursor(row_factory=dict_row) as cursor:
+        with self._query() as (name, columns), self._connection.cursor(row_factory=dict_row) as cursor:
+            if _ROW not in columns:
+                raise IncidentError(
+                    f"the table {self._table} has no column {_ROW} of a built-in type; name its rows so"
+                )
             cursor.execute(sql.SQL(_WRITES).format(table=name, **_TEXTS), {"rows": list(rows), "since": since})
             return {each["resource"]: _written(each) for each in cursor.fetchall()}
 

@@ -64,7 +64,8 @@ def rows_by_key(connection: Connection, table: EncryptedTable, key: Sequence[str
     if not heaps:
         return
     parts = [_part(connection, each, key) for each in heaps]
-    query = sql.SQL("{} ORDER BY 1").format(sql.SQL(" UNION ALL ").join(parts))
+    # Sorted at once: the planner would sort each partition, with so much memory for each.
+    query = sql.SQL("SELECT * FROM ({} OFFSET 0) AS every ORDER BY 1").format(sql.SQL(" UNION ALL ").join(parts))
     previous = b""
     with heap_scan(connection, f"table {table.name}"):
         require_own_planning(connection, *(each.oid for each in heaps))

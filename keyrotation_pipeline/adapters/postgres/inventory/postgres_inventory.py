@@ -10,7 +10,6 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     keyed_rows,
     page_readings,
     quarantine,
-    relations,
     rolling_search,
     samples,
 )
@@ -88,10 +87,6 @@ class PostgresInventory:
     ) -> KeyTrial:
         """See `TableInventory.decrypt_sample`."""
         return samples.decrypt_sample(self.connection, table, ring, values, wanted)
-
-    def has_table(self, name: TableName) -> bool:
-        """See `TableInventory.has_table`."""
-        return relations.exists(self.connection, name)
 
     def columns(self, name: TableName) -> frozenset[str]:
         """See `TableInventory.columns`."""

@@ -10,7 +10,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,6 @@ _BYTES = (
     "SELECT coalesce(sum(pg_table_size(oid)), 0)::bigint FROM pg_class WHERE oid = ANY(%s::oid[]) AND relkind = 'r'"
 )
 
-_EXISTS = """
-SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s
-"""
-
 _COLUMNS = """
 WITH RECURSIVE base(attrelid, attnum, typ, typmod) AS (
     SELECT a.attrelid, a.attnum, a.atttypid, a.atttypmod FROM pg_attribute a
@@ -196,11 +192,6 @@ def trees(
     for place, *facts in rows:
         facts_by_place.setdefault(place, []).append(facts)
     return {table: _tree(table, facts_by_place.get(place, ()), columns) for place, table in enumerate(tables, 1)}
-
-
-def exists(connection: Connection, name: TableName) -> bool:
-    """Returns whether there is a relation of that name."""
-    return connection.execute(_EXISTS, (name.schema, name.table)).fetchone() is not None
 
 
 def heap_and_toast_bytes(connection: Connection, oids: Sequence[int]) -> int:
