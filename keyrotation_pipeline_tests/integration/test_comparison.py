@@ -23,6 +23,7 @@ from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.incidents import comparison
 from keyrotation_pipeline.incidents.comparison import Output, compare_values
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import incident_report
@@ -36,6 +37,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, environment
+from keyrotation_pipeline_tests.backup_sites import CLIENTS as CLIENTS_THEN
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
 
@@ -152,6 +154,19 @@ def test_what_cannot_be_compared_is_named_and_the_rest_is_compared(scene: Scene)
     assert undeclared == "billing.Invoices.note: [[tables]] does not declare it any more"
 
 
+def test_a_key_that_was_archived_and_lost_since_is_read_from_the_backup(scene: Scene) -> None:
+    keys = scene.clinic.site.pipeline.keys
+    for number, (name, mail) in enumerate(CLIENTS_THEN, 1):
+        values = scene.seal(2, name), mail and scene.seal(2, mail)
+        scene.sql("UPDATE public.clients SET name = %s, email = %s WHERE id = %s", *values, number)
+    keys.archive(V1, keys.read().revision)
+    for file in (scene.clinic.settings.home / "keys").rglob("*v1*"):
+        file.unlink()
+    assert V1 not in keys.read()
+    scene.sql("UPDATE public.clients SET name = %s WHERE id = 2", scene.seal(2, PLANTED))
+    assert scene.compare().named == {("clients", '["2"]', "name", "changed")}
+
+
 def test_only_a_backup_from_before_the_discovery_will_do(scene: Scene) -> None:
     scene.sql("UPDATE public.clients SET name = %s WHERE id = 1", scene.seal(1, PLANTED))
     scene.clinic.pass_days(1)
@@ -224,12 +239,16 @@ def test_the_applications_audit_says_what_it_has_of_each_row(scene: Scene) -> No
     assert ({each.recorded for each in found.listed}, found.fact.audited) == ({None}, None)
 
 
-def test_an_audit_that_cannot_be_read_fails_the_comparison_and_that_is_recorded(scene: Scene) -> None:
+def test_an_audit_that_cannot_be_read_fails_the_comparison_and_that_is_recorded(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while rows are still to be read, in a transaction that is rolled back."""
+    monkeypatch.setattr(comparison, "BATCH", 1)
     scene.sql(
         "CREATE TABLE public.audit_events (event_type text, resource_type text, resource_id bigint, user_id uuid,"
         " ip_address inet, created_at text, action text)"
     )
-    scene.sql("UPDATE public.clients SET name = %s WHERE id = 1", scene.seal(1, PLANTED))
+    scene.sql("UPDATE public.clients SET name = %s", scene.seal(1, PLANTED))
     with pytest.raises(IncidentError, match="audit_events_table cannot be queried"):
         scene.compare(audit="audit_events")
     *_, last = scene.clinic.site.pipeline.ledger.events()

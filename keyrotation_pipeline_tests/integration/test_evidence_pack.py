@@ -16,9 +16,10 @@ from keyrotation_pipeline.audit.history import whole_history
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError, OutOfOrderError
 from keyrotation_pipeline.incidents.assessing import answers_in, assess, sign_assessment, text_to_sign
-from keyrotation_pipeline.incidents.opening import open_incident
+from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned
 from keyrotation_pipeline.model.breach import AssessmentSigned
+from keyrotation_pipeline.model.comparison import TableCompared, ValuesCompared
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.pack import pack, write_directory
@@ -57,6 +58,27 @@ def forged(office: Office, name: str, change: Callable[[dict[str, Any]], object]
     code, said = verified(folder)
     assert code == 1, said
     return said
+
+
+def test_a_pack_says_what_the_text_of_an_emergency_rests_on(office: Office) -> None:
+    with open_backups(settings.load(office.file), actor="test") as site:
+        pipeline = site.pipeline
+        now = pipeline.clock.now()
+        incident = open_incident(pipeline, Flag("1", "test", "key_exposed", "in a log", now, versions=("v1",)))
+        found = TableCompared("clients", rows=3, values=5, changed=1)
+        pipeline.ledger.append(ValuesCompared(incident.id, "ada", now, "backup-1.json", now, "here", (found,), (), ()))
+        request = prepare(pipeline, incident, "ada")
+        assert b"1 difference(s), 5 present value(s) compared" in pipeline.ledger.approval_text(request.id)
+        report = gather(pipeline).report.incidents[0].compared
+    assert report[1] == "In clients: 1 changed, 0 new, 0 gone"
+    code, said = verified(packed(office, "pack"))
+    assert code == 0, said
+
+    def nothing_found(event: dict[str, Any]) -> None:
+        if event["event"] == "incident_values_compared":
+            event["facts"]["tables"][0]["changed"] = 0
+
+    assert "is to be signed for another audit" in forged(office, "forged", nothing_found)
 
 
 def test_a_pack_says_whether_each_roster_was_signed_by_the_one_before(office: Office) -> None:
