@@ -1,10 +1,11 @@
 """`incident compare`: lists the values that differ from a backup from before an incident's discovery."""
 
 import json
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -18,6 +19,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
 from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
 from keyrotation_pipeline.cli.report import require_new, taken
+from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.comparison import Output, compare_values
 from keyrotation_pipeline.model.comparison import Difference, ValuesCompared
 from keyrotation_pipeline.model.records import as_json as as_json_object
@@ -68,7 +70,7 @@ def compare_command(
     """List every encrypted value that differs from a backup from before the incident, by table, key and column.
 
     The backup is restored in a scratch server; no content is shown, stored or recorded. What an emergency re-encrypts
-    is authentic under the new key, whoever wrote it. Differences are not forgeries yet: honest changes are listed too.
+    is authentic under the new key, whoever wrote it. A difference need not be a forgery: honest changes are listed, too.
     """
     require_new(target)
     declared = settings.load(config)
@@ -77,30 +79,40 @@ def compare_command(
         site = stack.enter_context(open_backups(declared, actor=actor()))
         opened = stack.enter_context(recovery_key(declared, key, passphrase))
         audit = stack.enter_context(application_audit(declared))
-        listing = _Listing(_opened(stack, target, as_json=as_json))
+        listing = _Listing(_spool(stack, target, as_json=as_json))
         compared = compare_values(site, opened, name, actor(), audit, Output(listing.add, output.note), backup)
         database = site.pipeline.surroundings.identity().name
+        if target is not None and listing.file is not None:
+            _write(target, listing.file)
         if as_json and listing.file is not None:
             _document(database, compared, listing.file)
             return
         output.show(database, {}, _lines(compared, listing.first, target), as_json=False)
 
 
-def _opened(stack: ExitStack, target: Path | None, *, as_json: bool) -> IO[str] | None:
-    """Where every difference goes; a named file is removed again if the comparison fails."""
-    if target is None:
-        return stack.enter_context(tempfile.TemporaryFile("w+")) if as_json else None
+def _spool(stack: ExitStack, target: Path | None, *, as_json: bool) -> IO[str] | None:
+    """Where every difference goes meanwhile: a file without a name, of which nothing is left if this process dies.
+
+    Raises:
+        IncidentError: nothing can be written where the list is to go.
+    """
+    if target is None and not as_json:
+        return None
+    try:
+        return stack.enter_context(tempfile.TemporaryFile("w+", dir=None if target is None else target.parent))
+    except OSError:
+        raise IncidentError("no file can be written there; name another one with --output") from None
+
+
+def _write(target: Path, listed: IO[str]) -> None:
+    """The whole list at once, in a file that only its owner may read."""
     try:
         target.touch(mode=0o600, exist_ok=False)
     except FileExistsError:
         raise taken(target) from None
-    stack.push(lambda kind, _error, _trace: _removed(target) if kind is not None else None)
-    return stack.enter_context(target.open("r+"))
-
-
-def _removed(target: Path) -> None:
-    with suppress(OSError):
-        target.unlink()
+    listed.seek(0)
+    with target.open("w") as file:
+        shutil.copyfileobj(listed, file)
 
 
 def _document(database: str, compared: ValuesCompared, listed: IO[str]) -> None:
@@ -121,7 +133,7 @@ def _lines(compared: ValuesCompared, first: list[Difference], target: Path | Non
     for table in compared.tables:
         yield output.field("Compared", f"{table.table}: {table.rows:,} rows, {table.values:,} values: {table}")
     for phrase in compared.not_compared:
-        yield output.field("Not", phrase, output.BAD)
+        yield output.field("Excluded", phrase, output.BAD)
     for phrase in compared.passed_over:
         yield output.field("Not used", phrase)
     if first:

@@ -346,6 +346,8 @@ def test_the_command_shows_a_few_and_lists_all_in_a_file_and_in_json(scene: Scen
     assert in_json["differences"] == listed
     assert (in_json["backup"], in_json["tables"][0]["new"]) == (scene.backup, len(rows))
     assert run(scene, "--output", file).exit_code == 1  # never overwritten
+    nowhere = run(scene, "--output", scene.clinic.directory / "missing" / "list")
+    assert (nowhere.exit_code, "no file can be written there" in str(nowhere.exception)) == (1, True)
     scene.clinic.site.local.remove(scene.backup)
     other = scene.clinic.directory / "other.jsonl"
     assert (run(scene, "--output", other).exit_code, other.exists()) == (1, False)
