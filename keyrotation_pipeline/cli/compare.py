@@ -70,7 +70,7 @@ def compare_command(
     """List every encrypted value that differs from a backup from before the incident, by table, key and column.
 
     The backup is restored in a scratch server; no content is shown, stored or recorded. What an emergency re-encrypts
-    is authentic under the new key, whoever wrote it. A difference need not be a forgery: honest changes are listed, too.
+    is authentic under the new key, whoever wrote it. Not each difference is a forgery: honest changes are listed, too.
     """
     require_new(target)
     declared = settings.load(config)

@@ -127,7 +127,7 @@ class ValuesCompared(Fact):
     def __str__(self) -> str:
         """In one line, as officers sign it."""
         values = sum(each.values for each in self.tables)
-        left = f", {len(self.not_compared)} table(s) or column(s) not compared" if self.not_compared else ""
+        left = f", {len(self.not_compared)} part(s) not compared" if self.not_compared else ""
         return (
             f"{_minute(self.at)}, with {visible(self.backup)} of {_minute(self.made_at)}: "
             f"{self.differences:,} difference(s), {values:,} present value(s) compared{left}"

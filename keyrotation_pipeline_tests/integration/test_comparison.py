@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.cli.application import app
 from keyrotation_pipeline.cli.compare import SHOWN
-from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.errors import BackupError, IncidentError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -165,6 +165,20 @@ def test_a_key_that_was_archived_and_lost_since_is_read_from_the_backup(scene: S
     assert V1 not in keys.read()
     scene.sql("UPDATE public.clients SET name = %s WHERE id = 2", scene.seal(2, PLANTED))
     assert scene.compare().named == {("clients", '["2"]', "name", "changed")}
+
+
+def test_a_value_under_an_unknown_key_that_was_planted_before_the_backup_does_not_end_it(local_clinic: Clinic) -> None:
+    scene = Scene(local_clinic)
+    for number in (3, 4):
+        unknown = scene.seal(2, "x").replace("v2:", "v7:", 1)
+        scene.sql("UPDATE public.clients SET name = %s WHERE id = %s", unknown, number)
+    with pytest.raises(BackupError, match="under v7"):
+        back_up(local_clinic.site)
+    scene.discover()
+    scene.sql("UPDATE public.clients SET name = %s WHERE id = 4", scene.seal(2, PLANTED))
+    found = scene.compare()
+    assert found.named == {("clients", '["4"]', "name", "changed")}
+    assert "values under v7 in the backup: no key opens them" in "; ".join(found.fact.not_compared)
 
 
 def test_only_a_backup_from_before_the_discovery_will_do(scene: Scene) -> None:
@@ -367,7 +381,7 @@ def test_the_text_of_an_emergency_says_what_was_known_when_it_was_requested(scen
     said = signed_fields(pipeline.ledger.approval_text(second.id))[COMPARED]
     assert said == f"yes, {found.fact}"
     assert f"with {scene.backup} of" in said
-    assert said.endswith("1 difference(s), 6 present value(s) compared, 1 table(s) or column(s) not compared")
+    assert said.endswith("1 difference(s), 6 present value(s) compared, 1 part(s) not compared")
     assert pipeline.ledger.replayed().faults == ()
     report = incident_report(pipeline, scene.incident).markdown()
     assert f"Values compared with a backup by ada {found.fact}" in report
