@@ -185,7 +185,9 @@ def test_only_a_backup_from_before_the_discovery_will_do(scene: Scene) -> None:
     scene.sql("UPDATE public.clients SET name = %s WHERE id = 1", scene.seal(1, PLANTED))
     scene.clinic.pass_days(1)
     later = back_up(scene.clinic.site).made
-    assert scene.compare().fact.backup == scene.backup
+    # Named by its dump, too; and of those from before, the newest one is taken.
+    dump = scene.backup.replace("backup-", "database-").replace(".json", ".dump.gpg")
+    assert scene.compare(dump).fact.backup == scene.compare().fact.backup == scene.backup
     sentence = f"{later.name} was not complete before .*, when {scene.incident} was discovered.*name an older one"
     with pytest.raises(IncidentError, match=sentence):
         scene.compare(later.name)
@@ -205,7 +207,6 @@ def test_a_newer_backup_that_somebody_damaged_is_named_and_an_older_one_taken(lo
     newer = back_up(local_clinic.site).made
     assert newer.dump is not None
     scene.discover()
-    assert scene.compare().fact.backup == newer.name
     if harm == "removed":
         local_clinic.site.local.remove(newer.name)
     else:
@@ -215,7 +216,6 @@ def test_a_newer_backup_that_somebody_damaged_is_named_and_an_older_one_taken(lo
     assert found.backup == older.name
     (phrase,) = found.passed_over
     assert phrase.startswith(newer.name)
-    assert scene.compare(older.dump.file.name if older.dump else None).fact.passed_over == ()
 
 
 def test_an_event_that_dates_a_later_backup_back_does_not_count(scene: Scene) -> None:
