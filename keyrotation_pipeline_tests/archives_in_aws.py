@@ -39,7 +39,7 @@ class TestArchivedInAws(TestKeySecrets):
         return KubernetesKeyStore(KeySecrets(live, archived, Access(self.kubeconfig)))
 
     def archives(self) -> list[str]:
-        return [name for name in self.aws.archives() if "-archived-" in name]
+        return self.aws.archives()
 
     @contextmanager
     def dying(self, moment: int) -> Iterator[None]:

@@ -62,7 +62,7 @@ class TestSecret:
 
     def archives(self) -> list[str]:
         listed = self.client.list_secrets(Filters=[{"Key": "name", "Values": [self.prefix]}])["SecretList"]
-        return sorted(each["Name"] for each in listed)
+        return sorted(each["Name"] for each in listed if "-archived-" in each["Name"])
 
     @contextmanager
     def dying(self, moment: int) -> Iterator[None]:

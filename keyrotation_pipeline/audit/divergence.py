@@ -54,10 +54,15 @@ class AuditExpectations:
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """Where they differ: a phrase each, and the anchors that are not in the audit."""
+    """Where they differ: a phrase each, and the anchors that are not in the audit.
+
+    Args:
+        behind: all that differs is that the key store shows what the audit knows to be replaced.
+    """
 
     findings: tuple[str, ...]
     unknown: tuple[AuditHead, ...]
+    behind: bool = False
 
     def __bool__(self) -> bool:
         return bool(self.findings)
@@ -84,7 +89,7 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
         *_about_primary(stored, records, told),
         *_about_roster(stored, told),
     ]
-    return Divergence(tuple(findings), unknown)
+    return Divergence(tuple(findings), unknown, behind=len(findings) == 1 and _is_behind(stored, records, told))
 
 
 def require_consistent(pipeline: Pipeline, stored: StoredKeys, *, afresh: bool = False) -> None:
@@ -106,6 +111,11 @@ def warning(found: Divergence) -> str | None:
     """Describe a divergence in one sentence; None if there is none."""
     if not found:
         return None
+    if found.behind:
+        return (
+            f"{found.findings[0]}, which replaced it: a key store may answer with what was there before, so wait a "
+            "minute and run the same again; if it stays so, somebody changed it back: run `keyrotation reconcile`"
+        )
     return (
         f"this database was restored, or is not the one that it was ({'; '.join(found.findings)}); "
         "run `keyrotation reconcile`"
@@ -160,9 +170,17 @@ def _may_be_shelved(record: KeyRecord, told: AuditExpectations) -> bool:
     return record.state in _SHELVED or record.version in told.shelved
 
 
+def _active(records: Sequence[KeyRecord]) -> KeyVersion | None:
+    return next((record.version for record in records if record.state is KeyState.ACTIVE), None)
+
+
+def _is_behind(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> bool:
+    """A restored database is behind the key store; here it is the other way round."""
+    return (stored.primary, _active(records)) in told.primaries
+
+
 def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> Iterator[str]:
-    primary = stored.primary
-    active = next((record.version for record in records if record.state is KeyState.ACTIVE), None)
+    primary, active = stored.primary, _active(records)
     if primary is None or active in {None, primary}:
         return
     if (active, primary) not in told.primaries:

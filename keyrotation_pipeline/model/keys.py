@@ -93,6 +93,7 @@ class StoredKeys:
         pending: keys from an interrupted write, which nobody gets until they are added again.
         roster: digest of the roster that is pinned; None in a store from before it was stored there.
         compromised: versions that applications must never encrypt under again.
+        left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
     """
 
     live: Mapping[KeyVersion, KeyEntry]
@@ -102,6 +103,7 @@ class StoredKeys:
     pending: Mapping[KeyVersion, KeyMaterial] = field(default_factory=dict)
     roster: str | None = None
     compromised: frozenset[KeyVersion] = frozenset()
+    left_behind: Mapping[KeyVersion, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -113,12 +115,13 @@ class StoredKeys:
         pending: Mapping[KeyVersion, KeyMaterial] | None = None,
         roster: str | None = None,
         compromised: frozenset[KeyVersion] = frozenset(),
+        left_behind: Mapping[KeyVersion, str] | None = None,
     ) -> Self:
         """The entries in order. Without a revision of the store's own, the content gives one."""
         live = dict(sorted(live.items()))
         archived = {version: entry for version, entry in sorted(archived.items()) if version not in live}
         revision = revision or _revision(live, archived, primary, roster, compromised)
-        return cls(live, archived, primary, revision, pending or {}, roster, compromised)
+        return cls(live, archived, primary, revision, pending or {}, roster, compromised, left_behind or {})
 
     def __contains__(self, version: object) -> bool:
         return version in self.live or version in self.archived

@@ -31,6 +31,10 @@ def database(pipeline: Pipeline, target: KeyVersion) -> Iterator[Check]:
         yield from map(of_problem, pipeline.rollout.preflight(target))
     except KeyRotationError as error:
         yield red("rollout_can_be_made", *in_two(str(error)))
+    try:
+        yield from map(of_problem, pipeline.keys.preflight())
+    except KeyRotationError as error:
+        yield red("keys_can_be_archived", *in_two(str(error)))
     problems = pipeline.surroundings.preflight(pipeline.tables, target)
     yield from map(of_problem, problems)
     found, names = {problem.check for problem in problems}, pipeline.surroundings.check_names()

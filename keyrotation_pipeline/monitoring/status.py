@@ -203,7 +203,7 @@ def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord
         tampered = [str(error)]
     else:
         tampered = []
-    return [*unnamed, *lost_keys(pipeline, stored, records), *tampered]
+    return [*unnamed, *stored.left_behind.values(), *lost_keys(pipeline, stored, records), *tampered]
 
 
 def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:

@@ -5,6 +5,7 @@ from typing import Protocol
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.tables import Problem
 
 
 class KeyStore(Protocol):
@@ -35,6 +36,9 @@ class KeyStore(Protocol):
 
     def place_of(self, version: KeyVersion) -> str:
         """Returns where the live key of a version is, or will be stored, as somebody would look for it."""
+
+    def preflight(self) -> tuple[Problem, ...]:
+        """Lists what would stop a change later. To find out, it may make what every store has that archives keys."""
 
     def read(self) -> StoredKeys:
         """Reads the whole store as it is at one moment, without a cache."""

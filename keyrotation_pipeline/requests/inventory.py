@@ -102,7 +102,11 @@ def require_preflight(pipeline: Pipeline, target: KeyVersion) -> tuple[Problem, 
     Raises:
         PreflightError: every fatal problem.
     """
-    problems = (*pipeline.rollout.preflight(target), *pipeline.surroundings.preflight(pipeline.tables, target))
+    problems = (
+        *pipeline.rollout.preflight(target),
+        *pipeline.surroundings.preflight(pipeline.tables, target),
+        *pipeline.keys.preflight(),
+    )
     sentences = [problem.sentence for problem in problems if problem.fatal]
     if sentences:
         more = len(sentences) - 1

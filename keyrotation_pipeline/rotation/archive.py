@@ -55,6 +55,8 @@ def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, re
     if record.version in stored.live or record.version not in stored.archived:
         raise KeyStoreError(
             f"key {record.version} is not in the archive of the key store alone; find out who restored it to the "
-            "applications"
+            "applications, or, if nobody did, wait a minute and run the same again"
         )
+    if (sentence := stored.left_behind.get(record.version)) is not None:
+        raise KeyStoreError(sentence)
     return backed_up(pipeline, record.version, stored.registered(record), rotation.id)

@@ -1,7 +1,7 @@
 """What is asked of Secrets Manager is what deploy/aws grants, and no more, as moto reads policies.
 
 moto's server grants everything, so each call is held against the policy by moto's own evaluation of it. Its evaluation
-of conditions is not that of AWS, so the two that stand in our files are evaluated here: an absent value is not equal.
+of conditions is not that of AWS, so those that stand in our files are evaluated here: an absent value is not equal.
 Which action a call takes is as the Service Authorization Reference of AWS Secrets Manager has it.
 """
 
@@ -26,6 +26,7 @@ STAGE = "secretsmanager:VersionStage"
 HOLDS: Mapping[str, Callable[[str | None, str], bool]] = {
     "StringEquals": lambda found, wanted: found == wanted,
     "StringNotEquals": lambda found, wanted: found != wanted,
+    "Null": lambda found, wanted: (found is None) == (wanted == "true"),
 }
 Call = tuple[str, str, str | None]
 
@@ -70,6 +71,7 @@ def calls(new_secret: Callable[[], TestSecret]) -> set[Call]:
         store = secret.open()
         store.create()
         store.exists()
+        store.preflight()
         add(store, V1, key(1))
         add(store, V2, key(2))
         store.set_primary(V2, store.read().revision, "Encryption key v2")
@@ -98,6 +100,13 @@ def test_an_application_may_read_the_present_keys_and_do_nothing_else_that_the_p
     allowed = [each for each in calls if permits(APPLICATION, each[0], with_suffix(each[1]), each[2])]
     assert allowed == [read]
     assert granted(APPLICATION) == {read[0]}
+
+
+@pytest.mark.parametrize("name", [LIVE, ARCHIVE])
+def test_the_pipeline_reads_no_unlabelled_version_of_a_secret(name: str) -> None:
+    read = "secretsmanager:GetSecretValue"
+    assert all(permits(PIPELINE, read, name + SUFFIX, label) for label in ("AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"))
+    assert not permits(PIPELINE, read, name + SUFFIX, None)
 
 
 @pytest.mark.parametrize("stage", ["AWSPREVIOUS", "AWSPENDING", None])

@@ -10,6 +10,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailabl
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline_tests.fakes.journal import Journal
 
 
@@ -45,6 +46,9 @@ class FakeKeyStore:
 
     def place_of(self, version: KeyVersion) -> str:
         return f"entry {version} of the fake key store"
+
+    def preflight(self) -> tuple[Problem, ...]:
+        return ()
 
     def read(self) -> StoredKeys:
         self.reads += 1

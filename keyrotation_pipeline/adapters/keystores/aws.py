@@ -7,27 +7,31 @@
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
                                             description: Archived key v1 (rotated 2026-01-05), authorised by …
 
-A change puts the new text as AWSPENDING, reads it back, and moves AWSCURRENT from the version that was read to it. AWS
-does this only if AWSCURRENT is still there: that is the compare-and-swap. An archived key is stored in its own secret
-before it leaves the live one. Nothing is ever deleted: the secret of a destroyed key gets another text, and AWS drops
-the old version, which has no label any longer, at some later time.
+A change puts the new text as AWSPENDING, reads it back, moves AWSCURRENT from the version that was read to it, and
+waits until AWS's answers show that. AWS moves the label only if it is still there: that is the compare-and-swap. An
+archived key is stored in its own secret before it leaves the live one. Nothing is ever deleted: the secret of a
+destroyed key gets another text, and AWS drops the old version, which is unlabelled then, at some later time.
 """
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive, ManualSecrets, manual_secrets
+from keyrotation_pipeline.adapters.keystores.aws_preflight import live_problems
+from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, PRIMARY, LiveSecret
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
-    COMPROMISED,
     CURRENT,
     MOST_BYTES,
+    PAUSE_SECONDS,
     PENDING,
-    PRIMARY,
-    LiveSecret,
+    PREVIOUS,
     MissingSecretError,
+    SecretFacts,
     SecretsManager,
     StaleVersionError,
     request_token,
@@ -38,9 +42,10 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
-from keyrotation_pipeline.ports.clock import Clock
+from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.ports.clock import Clock, attempts
 
-_ATTEMPTS = 5
+_PATIENCE_SECONDS = 10.0
 _ROSTER = "keyrotation-roster"
 
 
@@ -69,7 +74,7 @@ class AwsKeyStore:
     def __init__(self, secret: AwsSecret, clock: Clock) -> None:
         self._secret = secret
         self._clock = clock
-        self._aws = SecretsManager(secret.region_name, secret.endpoint_url)
+        self._aws = SecretsManager(clock, secret.region_name, secret.endpoint_url)
         self._archive = AwsArchive(self._aws, secret.secret_id, secret.archive_prefix, clock)
 
     def __reduce__(self) -> tuple[type["AwsKeyStore"], tuple[AwsSecret, Clock]]:
@@ -114,6 +119,10 @@ class AwsKeyStore:
         """Returns the entry of the live secret."""
         return f"entry {version} of secret {self._id}"
 
+    def preflight(self) -> tuple[Problem, ...]:
+        """See `KeyStore.preflight`; with the live secret itself, its replicas and its quota."""
+        return (*live_problems(self._aws, self._id, self._clock), *self._archive.problems())
+
     def read(self) -> StoredKeys:
         """Reads the live secret and every archived one; retries if the live one changed meanwhile."""
         return self._read_snapshot().stored
@@ -132,7 +141,8 @@ class AwsKeyStore:
         """Replaces a live key by another."""
         seen = self._read_snapshot()
         if changes.needs_replacing(seen.stored, version, material, revision):
-            self._replace(seen.live, {str(version): base64_of(material)})
+            current = self._replace(seen.live, {str(version): base64_of(material)})
+            self._unlabel(seen.live, current)
         return self.read()
 
     def set_primary(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
@@ -148,11 +158,12 @@ class AwsKeyStore:
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
         """Stores a key in its own secret, and removes it from the live one and from AWS's previous version of that."""
         seen = self._read_snapshot()
+        current = seen.live.version
         if changes.needs_archiving(seen.stored, version, revision):
             known = seen.archives.get(version, ())
             self._archive.keep(version, seen.stored.material(version), known, description)
-            self._replace(seen.live, {str(version): None})
-        self._aws.forget_previous(self._id)
+            current = self._replace(seen.live, {str(version): None})
+        self._unlabel(seen.live, current)
         return self.read()
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
@@ -167,7 +178,7 @@ class AwsKeyStore:
         seen = self._read_snapshot()
         changes.needs_destroying(seen.stored, version, revision)
         self._archive.destroy(version, seen.archives.get(version, ()))
-        self._aws.forget_previous(self._id)
+        self._unlabel(seen.live, seen.live.version)
         return self.read()
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
@@ -189,8 +200,9 @@ class AwsKeyStore:
         seen = self._read_snapshot()
         if changes.needs_pinning(seen.stored, digest, revision):
             if not seen.live.plain:
-                self._put(seen.live, seen.live.entries, digest)
+                self._put(seen.live, seen.live.entries)
             self._aws.tag(self._id, {_ROSTER: digest})
+            self._aws.until_seen(self._id, lambda: self._aws.describe(self._id).tags.get(_ROSTER) != seen.stored.roster)
             if (stored := self.read()).roster != digest:
                 raise changes.conflict()
             return stored
@@ -201,68 +213,102 @@ class AwsKeyStore:
         return self._secret.secret_id
 
     def _read_snapshot(self) -> _Snapshot:
-        for _ in range(_ATTEMPTS):
+        for _ in attempts(self._clock, pause_seconds=PAUSE_SECONDS, patience_seconds=_PATIENCE_SECONDS):
             # In this order a key that is being moved is seen in at least one place.
             live = self._live()
-            tags, stages = self._aws.describe(self._id)
-            if CURRENT in stages.get(live.version, ()):
-                archives = self._archive.names(tags)
-                archived = self._archive.read(archives)
-                pending = next((each for each, labels in stages.items() if PENDING in labels), live.version)
-                stored = self._stored(live, archived, self._pending(live, pending), tags.get(_ROSTER))
-                return _Snapshot(live, archives, stored)
+            facts = self._aws.describe(self._id)
+            if CURRENT in facts.labels.get(live.version, ()):
+                archives = self._archive.names(facts.tags)
+                return _Snapshot(live, archives, self._stored(live, facts, self._archive.read(archives)))
         raise changes.conflict()
 
     def _live(self) -> LiveSecret:
         return LiveSecret.of(self._id, self._aws.read(self._id))
 
-    def _stored(
-        self,
-        live: LiveSecret,
-        archived: dict[KeyVersion, KeyEntry],
-        pending: dict[KeyVersion, KeyMaterial],
-        roster: str | None,
-    ) -> StoredKeys:
+    def _stored(self, live: LiveSecret, facts: SecretFacts, archived: dict[KeyVersion, KeyEntry]) -> StoredKeys:
+        pending: dict[KeyVersion, KeyMaterial] = {}
+        left: dict[KeyVersion, str] = {}
+        known, roster = live.keys(), facts.tags.get(_ROSTER)
+        for version, labels in facts.labels.items():
+            if version == live.version or not labels:
+                continue
+            for each, key in self._labelled(version, labels[0]).items():
+                if each not in known and archived.get(each) == key:
+                    left[each] = self._left_behind(each, version, labels[0])
+                elif each not in known and PENDING in labels:
+                    pending[each] = key
         # The archives are part of the state, but every change of them changes the live secret too, except a
         # destruction.
         revision = " ".join([live.version, *map(str, sorted(archived)), *([roster] if roster else [])])
-        return StoredKeys.of(live.keys(), archived, live.primary(), revision, pending, roster, live.compromised())
+        compromised = live.compromised()
+        return StoredKeys.of(known, archived, live.primary(), revision, pending, roster, compromised, left)
 
-    def _pending(self, live: LiveSecret, version: str) -> dict[KeyVersion, KeyMaterial]:
-        """Returns keys in a version that was put but never became current; none if its text is not ours."""
-        if version == live.version:
-            return {}
+    def _labelled(self, version: str, label: str) -> Mapping[KeyVersion, KeyMaterial]:
+        """Returns the keys in a version that is not current; none if its text is not ours, or its label has moved."""
         try:
-            keys = LiveSecret.of_json(self._id, self._aws.read(self._id, version)).keys()
+            found = self._aws.read(self._id, label)
+            return LiveSecret.of(self._id, found).materials if found.id == version else {}
         except KeyStoreDamagedError:
             return {}
-        known = live.keys()
-        return {each: key for each, key in keys.items() if each not in known and isinstance(key, KeyMaterial)}
 
-    def _replace(self, live: LiveSecret, difference: dict[str, str | None]) -> None:
-        """Changes the live text by a difference (None: removes the entry), reads it back, and makes it current."""
+    def _left_behind(self, version: KeyVersion, id_: str, label: str) -> str:
+        return (
+            f"{version} is archived, but secret {self._id} still gives its key under the label {label}; run "
+            f"`aws secretsmanager update-secret-version-stage --secret-id {self._id} --version-stage {label} "
+            f"--remove-from-version-id {id_}`"
+        )
+
+    def _unlabel(self, live: LiveSecret, current: str) -> None:
+        """Leaves no label on what the live secret was before."""
+        if current != live.version:
+            self._aws.take_off(self._id, PREVIOUS, live.version)
+        self._aws.unlabel_previous(self._id, current)
+
+    def _replace(self, live: LiveSecret, difference: dict[str, str | None]) -> str:
+        """Changes the live text by a difference (None: removes the entry); returns the id of the new version."""
         if live.plain:
             raise KeyStoreError(
                 f"secret {self._id} holds one key without a version; run `keyrotation init --convert` when every "
                 "application reads the versioned form"
             )
-        self._put(live, {**live.entries, **difference})
+        return self._put(live, {**live.entries, **difference})
 
-    def _put(self, live: LiveSecret, entries: dict[str, Any], *about: str) -> None:
-        """Makes a version with these entries current; `about` distinguishes versions of the same text."""
+    def _put(self, live: LiveSecret, entries: dict[str, Any]) -> str:
+        """Makes a version with these entries current, and waits until AWS answers with it; returns its id."""
         text = json.dumps({name: value for name, value in entries.items() if value is not None})
         if len(text.encode()) > MOST_BYTES:
             raise KeyStoreError(
                 f"secret {self._id} would hold more than {MOST_BYTES:,} bytes; move whatever is not a key elsewhere"
             )
-        token = request_token(live.version, text, *about)
-        self._aws.put(self._id, text, token, PENDING)
-        if self._aws.read(self._id, token).text != text:
-            raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; check its versions")
+        put = str(uuid4())
+        self._aws.put(self._id, text, put, PENDING)
+        self._aws.until_seen(self._id, lambda: self._reads_back(live, put, text))
         try:
-            self._aws.move(self._id, CURRENT, source=live.version, target=token)
+            self._aws.move(self._id, CURRENT, source=live.version, target=put)
         except StaleVersionError:
             # Either our own move, whose answer was lost, or somebody else's.
-            if self._live().version != token:
+            if self._current_after(live) != put:
                 raise changes.conflict() from None
-        self._aws.take_off(self._id, PENDING, token)
+        self._current_after(live)
+        self._aws.take_off(self._id, PENDING, put)
+        return put
+
+    def _reads_back(self, live: LiveSecret, put: str, text: str) -> bool:
+        found = self._aws.read(self._id, PENDING)
+        if found.id == put and found.text != text:
+            raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; check its versions")
+        if found.id != put and self._live().version != live.version:
+            raise changes.conflict()
+        return found.id == put
+
+    def _current_after(self, live: LiveSecret) -> str:
+        """Returns the version that replaced the one that was read, once AWS answers with it."""
+        current = live.version
+
+        def is_another() -> bool:
+            nonlocal current
+            current = self._live().version
+            return current != live.version
+
+        self._aws.until_seen(self._id, is_another)
+        return current

@@ -1,26 +1,31 @@
 """Archives keys in AWS, each in a secret of its own; and finds keys that somebody put there manually."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from uuid import uuid4
 
+from keyrotation_pipeline.adapters.keystores.live_secret import DESTROYED, LiveSecret, entry
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
-    DESTROYED,
-    LiveSecret,
+    PREVIOUS,
     MissingSecretError,
     SecretsManager,
-    entry,
     request_token,
 )
-from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
+from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
+# Tags of ours, and those of AWS, which nobody may set.
+_OURS = ("keyrotation-", "aws:")
 _INDEX = "keyrotation-archived-"
+_MOST_TAGS = 50
+_PREFLIGHT = "no key is here; the pre-flight makes this secret as archived keys are made, and so sees that it may"
 
 Archives = Mapping[KeyVersion, tuple[str, ...]]
 
@@ -43,9 +48,9 @@ class AwsArchive:
     def residual_copies(self) -> str:
         """See `KeyStore.residual_copies`."""
         return (
-            "in AWS Secrets Manager the version of the archive secret that holds the key loses its label and stays "
-            "readable by its version id for whoever may call GetSecretValue, until AWS drops it or an administrator "
-            "deletes that secret"
+            "in AWS Secrets Manager the version of the archive secret that holds the key is unlabelled then, and stays "
+            "readable by its version id for whoever may call GetSecretValue, which the policies in deploy/aws deny, "
+            "until AWS drops it or an administrator deletes that secret"
         )
 
     def names(self, tags: Mapping[str, str]) -> Archives:
@@ -61,6 +66,33 @@ class AwsArchive:
             if (match := pattern.fullmatch(name)) is not None:
                 found.setdefault(KeyVersion.parse(match[1]), set()).add(name)
         return {version: tuple(sorted(names)) for version, names in found.items()}
+
+    def problems(self) -> Iterator[Problem]:
+        """Yields what would keep a key from being archived: creates a secret as archives are, once, and reads it.
+
+        AWS has no other way to ask for the right to create one, to tag it and to use its KMS key.
+        """
+        index = self._aws.describe(self._index)
+        name = f"{self._prefix}preflight"
+        tags = self._tags(index.tags)
+        if len(tags) > _MOST_TAGS:
+            yield _problem(
+                f"secret {self._index} has {len(tags)} tags that archives get, and AWS takes {_MOST_TAGS}; remove "
+                f"some with `aws secretsmanager untag-resource --secret-id {self._index} --tag-keys …`"
+            )
+            return
+        try:
+            if not self._aws.create(name, _PREFLIGHT, str(uuid4()), tags, _PREFLIGHT, index.kms_key):
+                if self._aws.describe(name).kms_key != index.kms_key:
+                    self._aws.set_kms_key(name, index.kms_key)
+                self._aws.read(name)
+        except (KeyStoreUnavailableError, KeyStoreDamagedError) as error:
+            yield _problem(f"no secret for an archived key can be created: {error}")
+
+    def _tags(self, live: Mapping[str, str]) -> dict[str, str]:
+        day = self._clock.now().date()
+        theirs = {name: value for name, value in live.items() if not name.startswith(_OURS)}
+        return theirs | {"Status": "Archived", "RotationDate": day.isoformat()}
 
     def read(self, archives: Archives) -> dict[KeyVersion, KeyEntry]:
         """Reads the archives; leaves out versions whose key was destroyed."""
@@ -93,21 +125,28 @@ class AwsArchive:
         if matching := [each for each, found in held.items() if found == material]:
             name = matching[0]
         else:
-            about = {"Status": "Archived", "RotationDate": day.isoformat()}
-            text = description or f"Archived key {version} ({day.isoformat()})"
-            self._aws.create(name, base64_of(material), request_token(name, material.fingerprint), about, text)
+            index, text = self._aws.describe(self._index), description or f"Archived key {version} ({day.isoformat()})"
+            token = request_token(name, material.fingerprint)
+            self._aws.create(name, base64_of(material), token, self._tags(index.tags), text, index.kms_key)
         if self._entry(version, name) != material:
             raise KeyStoreDamagedError(
                 f"secret {name} does not hold the key to be archived there; find out what it holds"
             )
-        self._aws.tag(self._index, {f"{_INDEX}{version}": name})
+        tag = f"{_INDEX}{version}"
+        self._aws.tag(self._index, {tag: name})
+        # Else the key would seem to be in no place, once it has left the live secret.
+        self._aws.until_seen(self._index, lambda: self._aws.describe(self._index).tags.get(tag) == name)
 
     def destroy(self, version: KeyVersion, known: tuple[str, ...]) -> None:
         """Overwrites the text of an archived key, and removes every label from the version that holds it."""
         for name in known:
-            if self._aws.read(name).text != DESTROYED:
-                self._aws.put(name, DESTROYED, request_token(DESTROYED, name), CURRENT)
-            self._aws.forget_previous(name)
+            held = self._aws.read(name)
+            current = held.id
+            if held.text != DESTROYED:
+                current = str(uuid4())
+                self._aws.put(name, DESTROYED, current, CURRENT)
+                self._aws.take_off(name, PREVIOUS, held.id)
+            self._aws.unlabel_previous(name, current)
         self._aws.untag(self._index, f"{_INDEX}{version}")
 
     def _entry(self, version: KeyVersion, name: str) -> KeyEntry | None:
@@ -119,6 +158,10 @@ class AwsArchive:
         except KeyStoreDamagedError as error:
             return DamagedKey(str(error))
         return None if text == DESTROYED else entry(f"secret {name}", str(version), text)
+
+
+def _problem(sentence: str) -> Problem:
+    return Problem(sentence, fatal=True, check="keys_can_be_archived")
 
 
 @dataclass(frozen=True, slots=True)

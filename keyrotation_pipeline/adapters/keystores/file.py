@@ -25,6 +25,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base6
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+from keyrotation_pipeline.model.tables import Problem
 
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
@@ -65,6 +66,10 @@ class FileKeyStore:
     def place_of(self, version: KeyVersion) -> str:
         """``file <path of the key file>``."""
         return f"file {_file(self._live, version)}"
+
+    def preflight(self) -> tuple[Problem, ...]:
+        """See `KeyStore.preflight`."""
+        return ()
 
     def read(self) -> StoredKeys:
         """Reads everything in the directory, under one lock. A key file that holds no key does not hide the others."""

@@ -36,6 +36,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 )
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
+from keyrotation_pipeline.model.tables import Problem
 
 _ATTEMPTS = 5
 ROSTER = "keyrotation/roster"
@@ -100,6 +101,10 @@ class KubernetesKeyStore:
     def place_of(self, version: KeyVersion) -> str:
         """Returns the entry of the live Secret."""
         return f"entry {variable_of(version)} of {self._secrets.live}"
+
+    def preflight(self) -> tuple[Problem, ...]:
+        """See `KeyStore.preflight`."""
+        return tuple(self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the Secret and its archive; retries if the Secret changed meanwhile."""

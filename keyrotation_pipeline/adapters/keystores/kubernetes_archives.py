@@ -1,6 +1,6 @@
 """The archives for keys of a Kubernetes Secret: a second Secret, or AWS Secrets Manager."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry
+from keyrotation_pipeline.model.tables import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 # An annotation of the archive for each key in it.
@@ -56,6 +57,9 @@ class ArchivePlace(Protocol):
     def residual_copies(self) -> str | None:
         """See `KeyStore.residual_copies`; None: no more than in Kubernetes itself."""
 
+    def problems(self) -> Iterable[Problem]:
+        """See `KeyStore.preflight`."""
+
     def create(self) -> None:
         """Creates it without a key, unless it exists."""
 
@@ -90,6 +94,9 @@ class _SecretArchive:
     @property
     def description(self) -> str:
         return f"{self._name.namespace}/{self._name.name}"
+
+    def problems(self) -> Iterable[Problem]:
+        return ()
 
     def create(self) -> None:
         try:
@@ -141,7 +148,7 @@ class _AwsArchive:
     def __init__(self, place: InAws) -> None:
         self._place = place
         self._index = f"{place.prefix}index"
-        self._aws = SecretsManager(place.region_name, place.endpoint_url)
+        self._aws = SecretsManager(place.clock, place.region_name, place.endpoint_url)
         self._archive = AwsArchive(self._aws, self._index, place.prefix, place.clock)
 
     @property
@@ -153,13 +160,15 @@ class _AwsArchive:
     def residual_copies(self) -> str:
         return self._archive.residual_copies
 
+    def problems(self) -> Iterable[Problem]:
+        return self._archive.problems()
+
     def create(self) -> None:
         text = "no key is here; the tags name the secrets with archived keys"
         self._aws.create(self._index, text, request_token("index", self._index), {})
 
     def read(self) -> Archived:
-        tags, _ = self._aws.describe(self._index)
-        return _AwsArchived(self._archive, self._archive.names(tags))
+        return _AwsArchived(self._archive, self._archive.names(self._aws.describe(self._index).tags))
 
 
 class _AwsArchived:

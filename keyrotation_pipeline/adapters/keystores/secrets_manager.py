@@ -1,11 +1,14 @@
-"""Calls AWS Secrets Manager, with errors as sentences, and parses the texts of the secrets."""
+"""Calls AWS Secrets Manager, with errors as sentences.
+
+Its answers may be some seconds old. A change takes effect at once, but whoever reads may still see what was there
+before, so every change here waits until it is seen (`until_seen`), and names versions by their ids.
+"""
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -13,16 +16,15 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters import aws
-from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
-from keyrotation_pipeline.fieldcrypto.keyring import versions_in
-from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
+from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
+from keyrotation_pipeline.ports.clock import Clock, attempts
 
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
 # The most that AWS accepts in one secret.
 MOST_BYTES = 65_536
 LONGEST_DESCRIPTION_CHARS = 2048
+# How long a change may take to be seen, and the pause between two looks.
+PATIENCE_SECONDS, PAUSE_SECONDS = 60.0, 0.5
 _CONFIG = Config(connect_timeout=5, read_timeout=10, retries={"mode": "adaptive", "total_max_attempts": 4})
 _THROTTLED = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"})
 
@@ -46,35 +48,70 @@ class SecretVersion:
         return f"SecretVersion({self.id})"
 
 
+@dataclass(frozen=True, slots=True)
+class SecretFacts:
+    """What AWS says about a secret, without its text.
+
+    Args:
+        labels: of each version that has any, by its id.
+        kms_key: None: AWS's own.
+        replicas: the status of each other region that has a copy, by its name.
+        rotated_by_aws: AWS puts new versions there by itself.
+    """
+
+    tags: Mapping[str, str]
+    labels: Mapping[str, tuple[str, ...]]
+    kms_key: str | None = None
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    rotated_by_aws: bool = False
+
+
 class SecretsManager:
     """Secrets Manager of one region.
 
     Args:
+        clock: for waits.
         region_name, endpoint_url: as boto3 takes them; None: as boto3 finds them.
     """
 
-    def __init__(self, region_name: str | None = None, endpoint_url: str | None = None) -> None:
+    def __init__(self, clock: Clock, region_name: str | None = None, endpoint_url: str | None = None) -> None:
+        self._clock = clock
         self._region_name = region_name
         self._endpoint_url = endpoint_url
         self._opened: Any = None
 
-    def read(self, secret: str, version: str | None = None) -> SecretVersion:
-        """Reads the version under AWSCURRENT, or the given one regardless of its labels.
+    def read(self, secret: str, label: str = CURRENT) -> SecretVersion:
+        """Reads the version under a label. Versions without one are never read: our policies deny that.
 
         Raises:
-            MissingSecretError: there is no such secret or version.
+            MissingSecretError: there is no such secret, or the label is on no version.
         """
-        which = {"VersionId": version} if version else {"VersionStage": CURRENT}
-        answer = self._call("get_secret_value", secret, which)
+        answer = self._call("get_secret_value", secret, {"VersionStage": label})
         if "SecretString" not in answer:
             raise KeyStoreDamagedError(f"secret {secret} holds bytes instead of text; put the keys there as JSON text")
         return SecretVersion(str(answer["VersionId"]), str(answer["SecretString"]))
 
-    def describe(self, secret: str) -> tuple[dict[str, str], dict[str, list[str]]]:
-        """Returns the tags of a secret, and the labels of each of its versions."""
+    def describe(self, secret: str) -> SecretFacts:
+        """Returns what is known of a secret."""
         answer = self._call("describe_secret", secret)
-        tags = {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("Tags", ())}
-        return tags, {str(version): list(stages) for version, stages in answer["VersionIdsToStages"].items()}
+        return SecretFacts(
+            {str(tag["Key"]): str(tag["Value"]) for tag in answer.get("Tags", ())},
+            {str(version): tuple(map(str, labels)) for version, labels in answer["VersionIdsToStages"].items()},
+            answer.get("KmsKeyId") or None,
+            {str(each["Region"]): str(each.get("Status", "")) for each in answer.get("ReplicationStatus", ())},
+            bool(answer.get("RotationEnabled")),
+        )
+
+    def versions_since(self, secret: str, since: datetime) -> int:
+        """Returns how many versions were put since a moment, with a label or without."""
+        token: dict[str, str] = {}
+        found = 0
+        while True:
+            answer = self._call("list_secret_version_ids", secret, {"IncludeDeprecated": True, **token})
+            found += len([each for each in answer["Versions"] if each["CreatedDate"] >= since])
+            if not answer.get("NextToken"):
+                return found
+            token = {"NextToken": str(answer["NextToken"])}
 
     def names(self, prefix: str) -> Iterator[str]:
         """Yields secrets with a prefix; AWS may leave out those of the last five minutes."""
@@ -87,14 +124,24 @@ class SecretsManager:
                 return
             token = {"NextToken": str(answer["NextToken"])}
 
-    def create(self, secret: str, text: str, token: str, tags: Mapping[str, str], description: str = "") -> bool:
-        """Creates a secret; returns False if the name exists."""
+    def create(
+        self,
+        secret: str,
+        text: str,
+        token: str,
+        tags: Mapping[str, str],
+        description: str = "",
+        kms_key: str | None = None,
+    ) -> bool:
+        """Creates a secret, and waits until it can be read; returns False if the name exists."""
         about = {"Description": description[:LONGEST_DESCRIPTION_CHARS]} if description else {}
+        about |= {"KmsKeyId": kms_key} if kms_key else {}
         request = {"SecretString": text, "ClientRequestToken": token, "Tags": _tags(tags), **about}
         try:
             self._call("create_secret", None, {"Name": secret, **request}, subject=secret)
         except _ExistsError:
             return False
+        self.until_seen(secret, lambda: bool(self.read(secret).id))
         return True
 
     def put(self, secret: str, text: str, token: str, stage: str) -> None:
@@ -116,12 +163,36 @@ class SecretsManager:
         with suppress(StaleVersionError):
             self.move(secret, stage, source=version)
 
-    def forget_previous(self, secret: str) -> None:
-        """Removes AWSPREVIOUS: AWS leaves the old text readable under it."""
-        _, stages = self.describe(secret)
-        for version, labels in stages.items():
-            if PREVIOUS in labels:
+    def unlabel_previous(self, secret: str, current: str) -> None:
+        """Removes AWSPREVIOUS, under which AWS leaves the old text readable, and waits until it is seen to be gone.
+
+        Args:
+            current: the version that is known to have AWSCURRENT: no answer that does not show it there is relied on.
+        """
+
+        def is_gone() -> bool:
+            labels = self.describe(secret).labels
+            previous = [version for version, of_it in labels.items() if PREVIOUS in of_it]
+            for version in previous:
                 self.take_off(secret, PREVIOUS, version)
+            return not previous and CURRENT in labels.get(current, ())
+
+        self.until_seen(secret, is_gone)
+
+    def until_seen(self, secret: str, is_seen: Callable[[], bool]) -> None:
+        """Waits until AWS's answers show a change.
+
+        Raises:
+            KeyStoreUnavailableError: they did not in time.
+        """
+        for _ in attempts(self._clock, pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
+            with suppress(MissingSecretError):  # what was created just now
+                if is_seen():
+                    return
+        raise KeyStoreUnavailableError(
+            f"AWS answers with secret {secret} as it was before the last change, which it accepted more than "
+            f"{PATIENCE_SECONDS:.0f} s ago; wait a minute and run the same again"
+        )
 
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:
         """Sets tags, and leaves the others unchanged."""
@@ -130,6 +201,10 @@ class SecretsManager:
     def set_description(self, secret: str, description: str) -> None:
         """Sets a secret's description for people; its text and its versions do not change."""
         self._call("update_secret", secret, {"Description": description[:LONGEST_DESCRIPTION_CHARS]})
+
+    def set_kms_key(self, secret: str, kms_key: str | None) -> None:
+        """Encrypts a secret under another KMS key; None: AWS's own."""
+        self._call("update_secret", secret, {"KmsKeyId": kms_key or "alias/aws/secretsmanager"})
 
     def untag(self, secret: str, name: str) -> None:
         """Removes a tag; repeating it changes nothing."""
@@ -198,102 +273,6 @@ def _refusal(operation: str, secret: str, error: ClientError) -> KeyStoreError:
     return KeyStoreUnavailableError(
         f"AWS refuses {operation} on secret {secret} ({code}); find out why (rights, KMS key, limits), and try again"
     )
-
-
-PRIMARY = "primary"
-COMPROMISED = "compromised"
-# Replaces a destroyed key in an archive.
-DESTROYED = "destroyed"
-_VERSION = re.compile(VERSION_PATTERN)
-
-
-@dataclass(frozen=True, slots=True)
-class LiveSecret:
-    """The live secret as it is: its version, and the entries of its text, including those that are not ours.
-
-    Args:
-        name: of the secret, for messages.
-        version: its id in AWS.
-        plain: the source procedure's form, one key without a version.
-    """
-
-    name: str
-    version: str
-    entries: dict[str, Any] = field(repr=False)
-    plain: bool
-
-    @classmethod
-    def of(cls, name: str, current: SecretVersion) -> "LiveSecret":
-        """Parses a version's text in either form.
-
-        Raises:
-            KeyStoreDamagedError: it has neither form.
-        """
-        if not isinstance(entry(name, "v1", current.text), DamagedKey):
-            return cls(name, current.id, {"v1": current.text.strip(), PRIMARY: "v1"}, plain=True)
-        return cls.of_json(name, current)
-
-    @classmethod
-    def of_json(cls, name: str, current: SecretVersion) -> "LiveSecret":
-        """Parses a version's text as JSON.
-
-        Raises:
-            KeyStoreDamagedError: it is not JSON.
-        """
-        try:
-            entries = json.loads(current.text)
-        except ValueError:
-            entries = None
-        if not isinstance(entries, dict):
-            raise KeyStoreDamagedError(
-                f'secret {name} is not JSON of the form {{"v1": "<base64>", "primary": "v1"}}; correct it'
-            )
-        return cls(name, current.id, entries, plain=False)
-
-    def keys(self) -> dict[KeyVersion, KeyEntry]:
-        """Returns the key of each version, or the error that its entry is not a key."""
-        return {
-            KeyVersion.parse(name): entry(f"entry {name} of secret {self.name}", name, text)
-            for name, text in self.entries.items()
-            if _VERSION.fullmatch(name)
-        }
-
-    def primary(self) -> KeyVersion | None:
-        """Returns the version that is named as the primary.
-
-        Raises:
-            KeyStoreDamagedError: the named one is not a version.
-        """
-        named = self.entries.get(PRIMARY)
-        try:
-            return None if named is None else KeyVersion.parse(str(named))
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{PRIMARY} of secret {self.name} does not name a key version; write v1, v2, … there"
-            ) from None
-
-    def compromised(self) -> frozenset[KeyVersion]:
-        """Returns the versions that applications never encrypt under again.
-
-        Raises:
-            KeyStoreDamagedError: the named ones are not versions.
-        """
-        try:
-            return versions_in(str(self.entries.get(COMPROMISED, "")))
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{COMPROMISED} of secret {self.name} does not name key versions; write them there as v1,v2"
-            ) from None
-
-
-def entry(place: str, version: str, text: object) -> KeyEntry:
-    """Returns the key that a text holds, or an error that names the place."""
-    try:
-        return key_from_base64(str(text))
-    except InvalidKeyError:
-        return DamagedKey(
-            f"{place} is not the base64 of 32 bytes; remove it, then run `keyrotation restore-key {version}`"
-        )
 
 
 def request_token(*parts: str) -> str:
