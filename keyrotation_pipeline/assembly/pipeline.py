@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import Pos
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.ledger.schema import require_migrated
+from keyrotation_pipeline.adapters.postgres.ledger.schema import REVISIONS, require_migrated, revision_of
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
@@ -32,9 +32,11 @@ from keyrotation_pipeline.assembly.keystores import (
     signing_key,
     wipe_leftovers,
 )
+from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.backups.destruction import DESTROY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.errors import HomeError, WrongKeyError
+from keyrotation_pipeline.errors import AuditError, HomeError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceOf
@@ -115,9 +117,9 @@ def initialise(
 ) -> KeyTrial | None:
     """Creates what a home and a database need before the first rotation; repeating it changes nothing.
 
-    In this order: home, key store, the schema `keyrotation`, the pinned roster, and the existing keys. A key is
-    imported only when its backup can be encrypted to known recipients, and when it decrypts the values under its
-    version.
+    In this order: home, key store, the schema `keyrotation`, the pinned roster, and the existing keys. A schema of an
+    earlier release is upgraded once everything that its audit records was read and verified. A key is imported only
+    when its backup can be encrypted to known recipients, and when it decrypts the values under its version.
 
     Args:
         ring: the keys in use today; None imports none.
@@ -133,7 +135,8 @@ def initialise(
         WrongKeyError: values cannot be decrypted with the key of their version, or it is missing; no key was imported.
         KeyStoreError: another key is registered or stored under one of the versions.
         PreflightError, BlockedError: a declared table does not exist, or cannot be read; nothing was created where
-            none of them exists.
+            none of them exists. Or the schema is of a version that this one does not continue.
+        AuditError: the audit of an earlier release does not verify; nothing was changed.
     """
     # Alembic and SQLAlchemy take as long to import as everything else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
@@ -141,6 +144,7 @@ def initialise(
     if ring is not None:  # before any of them is registered
         require_no_keys(settings, {ring.material(version).fingerprint for version in ring.versions})
     _require_restored(settings)
+    _require_upgradable(settings, actor)
     create_home(settings.home)
     create_key_store(settings)
     signing_key(settings).create()
@@ -177,6 +181,25 @@ def _require_restored(settings: Settings) -> None:
         )
     with database_url(settings) as url, closing(connect(url)) as connection:
         _require_declared(settings, connection)
+
+
+def _require_upgradable(settings: Settings, actor: str) -> None:
+    """Refuses a schema that this version does not continue; reads and verifies all that one of a former release says.
+
+    A database that was restored, or renamed, is upgraded, too: only then can it be reconciled.
+    """
+    if settings.is_demo and not settings.home.is_dir():
+        return  # nor a server yet
+    with database_url(settings) as url, closing(connect(url)) as connection:
+        if revision_of(connection) in {None, REVISIONS[-1]}:
+            return
+        create_home(settings.home)
+        pipeline = _assemble(settings, url, connection, actor)
+        try:
+            restored = divergence(pipeline, pipeline.keys.read()).unknown
+            require_verified(pipeline, afresh=True, but=restored, reconciling=True)
+        except AuditError as error:
+            raise AuditError(f"the schema was not upgraded, so use the version before: {error}") from None
 
 
 def _require_declared(settings: Settings, connection: Connection) -> None:

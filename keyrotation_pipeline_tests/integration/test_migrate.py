@@ -2,14 +2,16 @@
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from importlib import resources
 
 import psycopg
 import pytest
+from alembic.script import ScriptDirectory
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.ledger.schema import HEAD, OWN_TABLES, require_migrated
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import _config, migrate
+from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES, REVISIONS, require_migrated
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline_tests.servers import Server
@@ -36,7 +38,7 @@ def test_a_fresh_database_gets_the_whole_schema(database_url: str, connection: C
     migrate(database_url)
     names = {row[0] for row in connection.execute(OBJECTS)}
     assert {"rotations", "key_versions", "key_rotation_audit", *OWN_TABLES} <= names
-    assert connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchall() == [(HEAD,)]
+    assert connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchall() == [(REVISIONS[-1],)]
     require_migrated(connection)
 
 
@@ -102,14 +104,31 @@ def test_a_database_without_the_schema_is_refused_until_init(connection: Connect
 
 def test_a_schema_of_a_newer_version_is_left_alone(database_url: str, connection: Connection) -> None:
     migrate(database_url)
-    connection.execute("UPDATE keyrotation.alembic_version SET version_num = '9999'")
-    with pytest.raises(PreflightError, match="of another version"):
-        require_migrated(connection)
-    with pytest.raises(PreflightError, match="newer keyrotation-pipeline"):
-        migrate(database_url)
+    connection.execute("UPDATE keyrotation.alembic_version SET version_num = '9.9.9'")
+    for refuses in (partial(require_migrated, connection), partial(migrate, database_url)):
+        with pytest.raises(PreflightError, match=r"made by a newer keyrotation-pipeline \(9\.9\.9\); install that one"):
+            refuses()
+
+
+@pytest.mark.parametrize("revision", ["0001", "0013"])
+def test_a_schema_of_a_development_version_is_left_alone(
+    database_url: str, connection: Connection, revision: str
+) -> None:
+    migrate(database_url)
+    connection.execute("UPDATE keyrotation.alembic_version SET version_num = %s", (revision,))
+    before = connection.execute(OBJECTS).fetchall()
+    for refuses in (partial(require_migrated, connection), partial(migrate, database_url)):
+        with pytest.raises(PreflightError, match=r"of a development version from before 0\.1\.0"):
+            refuses()
+    assert connection.execute(OBJECTS).fetchall() == before
+
+
+def test_the_revisions_are_those_of_the_migrations() -> None:
+    found = ScriptDirectory.from_config(_config()).walk_revisions()
+    assert tuple(each.revision for each in found)[::-1] == REVISIONS
 
 
 def test_the_package_brings_its_migrations_along() -> None:
     migrations = resources.files("keyrotation_pipeline.adapters.postgres.ledger") / "migrations"
     assert (migrations / "env.py").is_file()
-    assert (migrations / "versions" / "0001_ledger.py").is_file()
+    assert (migrations / "versions" / "0_1_0_ledger.py").is_file()

@@ -4,11 +4,11 @@ import psycopg
 import sqlalchemy
 from alembic import command
 from alembic.config import Config
-from alembic.util import CommandError
 from psycopg.rows import dict_row
 from sqlalchemy.pool import NullPool
 
 from keyrotation_pipeline.adapters.postgres.ledger import session_locks
+from keyrotation_pipeline.adapters.postgres.ledger.schema import require_known
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 
@@ -34,7 +34,8 @@ def migrate(url: str) -> None:
         url: libpq connection string or URL, as `connect` takes it.
 
     Raises:
-        PreflightError: the role may not create the schema, the database is read-only, or the schema is newer.
+        PreflightError: the role may not create the schema, the database is read-only, or the schema is of a version
+            that this one does not continue; nothing was changed.
         DatabaseUnavailableError: no server answers, or the connection was lost.
     """
 
@@ -46,18 +47,16 @@ def migrate(url: str) -> None:
     engine = sqlalchemy.create_engine("postgresql+psycopg://", creator=creator, poolclass=NullPool)
     try:
         with engine.begin() as connection:
-            _upgrade(connection)
+            _upgrade(connection, display_name(url))
     except sqlalchemy.exc.DBAPIError as error:
         raise _refusal(url, error.orig) from None
-    except CommandError:
-        raise PreflightError(
-            f"the schema keyrotation of {display_name(url)} was made by a newer keyrotation-pipeline; install that one"
-        ) from None
 
 
-def _upgrade(connection: sqlalchemy.Connection) -> None:
+def _upgrade(connection: sqlalchemy.Connection, name: str) -> None:
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{PATIENCE}'")
     _lock(connection)
+    for revision in connection.exec_driver_sql("SELECT version_num FROM keyrotation.alembic_version").scalars():
+        require_known(name, revision)
     config = _config()
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

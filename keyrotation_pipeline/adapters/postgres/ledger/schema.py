@@ -1,10 +1,15 @@
 """Checks that a database has the required schema `keyrotation`; without Alembic, since every command does this."""
 
+import re
+
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 
-# The newest revision in migrations/versions: what `migrate` upgrades a database to.
-HEAD = "0001"
+# The revisions in migrations/versions, oldest first, each named after the release that brought it. `migrate` upgrades a
+# database to the last one.
+REVISIONS = ("0.1.0",)
+# How development versions named theirs.
+_DEVELOPMENT = re.compile("[0-9]{4}")
 
 # Tables of ours that are not searched for values: people and applications write text there. Everything else in the
 # schema keyrotation is searched.
@@ -19,11 +24,45 @@ def require_migrated(connection: Connection) -> None:
     """Refuses to work on a database whose schema `keyrotation` is missing or of another version.
 
     Raises:
-        PreflightError: says to run `keyrotation init`.
+        PreflightError: says what to do.
     """
     name = display_name(connection.info.dsn)
-    if connection.execute("SELECT to_regclass('keyrotation.alembic_version')").fetchone() == (None,):
+    if (revision := revision_of(connection)) is None:
         raise PreflightError(f"{name} has no schema keyrotation yet; run `keyrotation init`")
+    if revision != REVISIONS[-1]:
+        raise PreflightError(f"the schema keyrotation of {name} is of {revision}; run `keyrotation init` to upgrade it")
+
+
+def revision_of(connection: Connection) -> str | None:
+    """Returns the revision of the schema `keyrotation`; None: there is none yet.
+
+    Raises:
+        PreflightError: this version does not continue it.
+    """
+    if connection.execute("SELECT to_regclass('keyrotation.alembic_version')").fetchone() == (None,):
+        return None
     row = connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchone()
-    if row != (HEAD,):
-        raise PreflightError(f"the schema keyrotation of {name} is of another version; run `keyrotation init`")
+    if row is None:
+        return None
+    revision = str(row[0])
+    require_known(display_name(connection.info.dsn), revision)
+    return revision
+
+
+def require_known(database: str, revision: str) -> None:
+    """Refuses a revision that this version cannot upgrade from.
+
+    Raises:
+        PreflightError: a development version made it, or a newer one.
+    """
+    if _DEVELOPMENT.fullmatch(revision):
+        raise PreflightError(
+            f"the schema keyrotation of {database} is of a development version from before {REVISIONS[0]}, which no "
+            'release continues, and was left as it is; finish its rotation with that version, then see "Upgrades" in '
+            "docs/operations.md"
+        )
+    if revision not in REVISIONS:
+        raise PreflightError(
+            f"the schema keyrotation of {database} was made by a newer keyrotation-pipeline ({revision}); install that "
+            "one"
+        )

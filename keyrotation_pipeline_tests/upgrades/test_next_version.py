@@ -1,0 +1,111 @@
+"""The version after this one: `init` reads and verifies a home before it migrates anything, and then goes on."""
+
+import shutil
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.adapters.postgres.ledger.schema import REVISIONS
+from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
+from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.errors import AuditError, PreflightError
+from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.upgrades.kept_home import DATABASE, HOMES, folder_of, revived
+from keyrotation_pipeline_tests.upgrades.test_kept_homes import Revived
+
+NEXT = "999.0.0"
+MIGRATION = f"""
+from alembic import op
+
+revision = "{NEXT}"
+down_revision = "{REVISIONS[-1]}"
+
+
+def upgrade():
+    op.execute("ALTER TABLE keyrotation.quarantine ADD COLUMN looked_at_by text")
+"""
+
+
+@pytest.fixture
+def home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Revived]:
+    file = HOMES / REVISIONS[-1] / "key.tar.xz"
+    with folder_of(file) as folder, revived(file, folder) as server:
+        monkeypatch.setenv("KEYROTATION_DATABASE_URL", server.url(DATABASE))
+        yield Revived(server, Folder(folder, []))
+
+
+@pytest.fixture
+def declared(home: Revived) -> Settings:
+    return settings.load(home.folder.path / "keyrotation.toml")
+
+
+def become_the_next_version(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
+    """From here on the package has one more migration."""
+    migrations = directory / "migrations"
+    with resources.as_file(resources.files("keyrotation_pipeline.adapters.postgres.ledger") / "migrations") as ours:
+        shutil.copytree(ours, migrations)
+    (migrations / "versions" / "next.py").write_text(MIGRATION)
+    monkeypatch.setattr("keyrotation_pipeline.adapters.postgres.ledger.migrate._LOCATION", str(migrations))
+    for module in ("adapters.postgres.ledger.schema", "assembly.pipeline"):
+        monkeypatch.setattr(f"keyrotation_pipeline.{module}.REVISIONS", (*REVISIONS, NEXT))
+
+
+def revision(home: Revived) -> str:
+    with psycopg.connect(home.url) as connection:
+        ((found,),) = connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchall()
+    return str(found)
+
+
+def test_a_verified_home_is_upgraded_and_its_walk_is_finished(
+    home: Revived, declared: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    become_the_next_version(monkeypatch, tmp_path)
+    with (
+        pytest.raises(PreflightError, match=rf"is of {REVISIONS[-1]}; run `keyrotation init` to upgrade it"),
+        open_pipeline(declared, actor="test"),
+    ):
+        pass
+    initialise(declared, None, actor="test")
+    assert revision(home) == NEXT
+    with open_pipeline(declared, actor="test") as pipeline:
+        list(runner.run(pipeline, home.request(), lambda _progress: None))
+        assert pipeline.ledger.request(home.request()).status is RequestStatus.FINISHED
+
+
+def test_an_audit_that_does_not_verify_is_not_migrated(
+    home: Revived, declared: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with psycopg.connect(home.url) as connection:
+        connection.execute("ALTER TABLE keyrotation.audit_events DISABLE TRIGGER USER")
+        connection.execute("UPDATE keyrotation.audit_events SET body = replace(body, 'yearly', 'hourly')")
+        connection.execute("ALTER TABLE keyrotation.audit_events ENABLE TRIGGER USER")
+    become_the_next_version(monkeypatch, tmp_path)
+    before = sorted(home.folder.path.rglob("*"))
+    with pytest.raises(AuditError, match="the schema was not upgraded, so use the version before: audit event"):
+        initialise(declared, None, actor="test")
+    assert revision(home) == REVISIONS[-1]
+    assert sorted(home.folder.path.rglob("*")) == before
+
+
+def test_a_database_that_was_restored_is_upgraded_and_still_to_be_reconciled(
+    home: Revived, declared: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Else neither version could continue: the old one would be needed to reconcile it."""
+    with psycopg.connect(home.server.url(), autocommit=True) as admin:
+        admin.execute(f"CREATE DATABASE earlier TEMPLATE {DATABASE}")
+        home.run("rotate", home.request(), "--through", "primary_key_rollout")
+        admin.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)")
+        admin.execute(f"ALTER DATABASE earlier RENAME TO {DATABASE}")
+    become_the_next_version(monkeypatch, tmp_path)
+    initialise(declared, None, actor="test")
+    assert revision(home) == NEXT
+    with open_pipeline(declared, actor="test") as pipeline:
+        found = divergence(pipeline, pipeline.keys.read())
+    assert any("a copy outside names event" in each for each in found.findings)
