@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers  # noqa: F401 - fixtures
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
@@ -56,3 +57,26 @@ def test_an_instance_with_the_plain_key_names_no_primary_until_it_is_converted(c
         assert eventually(names_its_primary)
         clinic.run("rotate", request, "--through", "key_version")
     assert {"v1", "v2"} <= json.loads(place.secret.text()).keys()
+
+
+@pytest.mark.extended
+def test_rotate_and_status_leave_no_label_on_the_old_key_though_answers_are_three_seconds_old(
+    clinic: Clinic,  # noqa: F811
+    new_stale_secret: Callable[[float], TestSecret],
+) -> None:
+    secret = new_stale_secret(3)
+    store = secret.open()
+    store.add(KeyVersion(1), clinic.key, store.read().revision)
+    store.set_primary(KeyVersion(1), store.read().revision)
+    place = AwsPlace(secret)
+    clinic.path.write_text(
+        f'database.url = "{clinic.database_url}"\n{place.configuration()}{TABLES}\n[rollout]\nmode = "none"\n'
+        f"{clinic.roster}"
+    )
+    clinic.run("init")
+    clinic.run("rotate", clinic.approved_request(*clinic.officers))
+    clinic.run("status", "--exit-code")
+    labels = secret.client.describe_secret(SecretId=secret.name)["VersionIdsToStages"]
+    texts = [secret.text(VersionId=version) for version, of_it in labels.items() if of_it]
+    assert texts
+    assert not [text for text in texts if base64_of(clinic.key) in text]

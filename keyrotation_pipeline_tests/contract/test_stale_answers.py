@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.contract.faulty_walk import assert_ended_right, walk, world_with
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, V3, add, archive, destroy, filled, key, shape
+from keyrotation_pipeline_tests.contract.test_aws_walk import failing, refusing
 from keyrotation_pipeline_tests.unit.rotation.requests import approved
 
 SECONDS = 0.3
@@ -64,7 +66,7 @@ def test_a_change_that_is_never_seen_is_reported_as_a_late_answer(
 ) -> None:
     secret = new_stale_secret(5)
     monkeypatch.setattr("keyrotation_pipeline.adapters.keystores.secrets_manager.PATIENCE_SECONDS", 0.2)
-    with pytest.raises(KeyStoreUnavailableError, match=r"as it was before the last change.*run the same again"):
+    with pytest.raises(KeyStoreUnavailableError, match=r"does not show the last change.*run the same again"):
         add(secret.open(), V1, key(1))
 
 
@@ -104,6 +106,23 @@ def test_only_an_archived_copy_is_said_to_be_left_behind(new_secret: Callable[[]
     assert V1 not in store.read()
     assert "v1" in json.loads(secret.text(VersionStage="AWSPREVIOUS"))
     assert store.read().left_behind == {}
+
+
+def test_a_label_whose_version_cannot_be_read_is_named_too(new_secret: Callable[[], TestSecret]) -> None:
+    """As where its KMS key is gone: else nothing would say why nothing works, or what to do."""
+    secret = new_secret()
+    store = filled(secret.open())
+    labelled(secret, "before", "{}")
+    refused = refusing(400, "AccessDeniedException")
+
+    def of_other_labels(request: Any, send: Callable[[], Any]) -> Any:  # noqa: ANN401 - botocore's
+        return send() if b"AWSCURRENT" in request.body else refused(request, send)
+
+    with (
+        failing(lambda operation: operation == "GetSecretValue", of_other_labels),
+        pytest.raises(KeyStoreUnavailableError, match=r"under the label .* is not known .*AccessDenied.*`aws .*`"),
+    ):
+        store.read()
 
 
 def test_a_walk_is_not_finished_and_status_is_not_quiet_while_a_label_leads_to_the_old_key(

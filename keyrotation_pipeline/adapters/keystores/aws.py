@@ -250,12 +250,22 @@ class AwsKeyStore:
             return LiveSecret.of(self._id, found).materials if found.id == version else {}
         except KeyStoreDamagedError:
             return {}
+        except KeyStoreUnavailableError as error:
+            raise KeyStoreUnavailableError(
+                f"what secret {self._id} holds under the label {label} is not known ({error}); if it cannot be read, "
+                f"run `{self._command(version, label)}`"
+            ) from None
 
     def _left_behind(self, version: KeyVersion, id_: str, label: str) -> str:
         return (
             f"{version} is archived, but secret {self._id} still gives its key under the label {label}; run "
-            f"`aws secretsmanager update-secret-version-stage --secret-id {self._id} --version-stage {label} "
-            f"--remove-from-version-id {id_}`"
+            f"`{self._command(id_, label)}`"
+        )
+
+    def _command(self, version: str, label: str) -> str:
+        return (
+            f"aws secretsmanager update-secret-version-stage --secret-id {self._id} --version-stage {label} "
+            f"--remove-from-version-id {version}"
         )
 
     def _unlabel(self, live: LiveSecret, current: str) -> None:

@@ -190,8 +190,9 @@ class SecretsManager:
                 if is_seen():
                     return
         raise KeyStoreUnavailableError(
-            f"AWS answers with secret {secret} as it was before the last change, which it accepted more than "
-            f"{PATIENCE_SECONDS:.0f} s ago; wait a minute and run the same again"
+            f"AWS does not show the last change of secret {secret}, which it accepted {PATIENCE_SECONDS:.0f} s ago: "
+            "its answers are of an earlier moment, or somebody has changed it since; wait a minute and run the same "
+            "again"
         )
 
     def tag(self, secret: str, tags: Mapping[str, str]) -> None:
