@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import KeyStoreUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.model.status import Light
 from keyrotation_pipeline.model.tables import Problem
@@ -91,7 +91,9 @@ def test_what_would_keep_a_key_from_being_archived_is_known_before_anything_is_o
         return called == operation and "CreateSecret" in last
 
     with failing(fails, refusing(400, code)):
-        with pytest.raises(PreflightError, match=rf"no secret for an archived key can be created.*\({code}\)"):
+        with pytest.raises(
+            KeyStoreUnavailableError, match=rf"no secret for an archived key can be created.*\({code}\)"
+        ):
             approved(world)
         seen = {each.name: each for each in data_readiness.database(world.pipeline, V2)}
     assert seen["keys_can_be_archived"].light is Light.RED

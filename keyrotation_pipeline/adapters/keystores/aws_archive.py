@@ -71,14 +71,19 @@ class AwsArchive:
         """Yields what would keep a key from being archived: creates a secret as archives are, once, and reads it.
 
         AWS has no other way to ask for the right to create one, to tag it and to use its KMS key.
+
+        Raises:
+            KeyStoreUnavailableError: AWS refuses that, or does not answer.
         """
         index = self._aws.describe(self._index)
         name = f"{self._prefix}preflight"
         tags = self._tags(index.tags)
         if len(tags) > _MOST_TAGS:
-            yield _problem(
+            yield Problem(
                 f"secret {self._index} has {len(tags)} tags that archives get, and AWS takes {_MOST_TAGS}; remove "
-                f"some with `aws secretsmanager untag-resource --secret-id {self._index} --tag-keys …`"
+                f"some with `aws secretsmanager untag-resource --secret-id {self._index} --tag-keys …`",
+                fatal=True,
+                check="keys_can_be_archived",
             )
             return
         try:
@@ -86,8 +91,8 @@ class AwsArchive:
                 if self._aws.describe(name).kms_key != index.kms_key:
                     self._aws.set_kms_key(name, index.kms_key)
                 self._aws.read(name)
-        except (KeyStoreUnavailableError, KeyStoreDamagedError) as error:
-            yield _problem(f"no secret for an archived key can be created: {error}")
+        except KeyStoreUnavailableError as error:
+            raise KeyStoreUnavailableError(f"no secret for an archived key can be created: {error}") from None
 
     def _tags(self, live: Mapping[str, str]) -> dict[str, str]:
         day = self._clock.now().date()
@@ -158,10 +163,6 @@ class AwsArchive:
         except KeyStoreDamagedError as error:
             return DamagedKey(str(error))
         return None if text == DESTROYED else entry(f"secret {name}", str(version), text)
-
-
-def _problem(sentence: str) -> Problem:
-    return Problem(sentence, fatal=True, check="keys_can_be_archived")
 
 
 @dataclass(frozen=True, slots=True)
