@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests import aws_secrets
 from keyrotation_pipeline_tests.aws_secrets import TestSecret, watched
 from keyrotation_pipeline_tests.clusters import CHANGING, TestKeySecrets, exchanging
@@ -28,7 +29,7 @@ class TestArchivedInAws(TestKeySecrets):
     def index(self) -> str:
         return f"{self.aws.prefix}index"
 
-    def open(self) -> "KubernetesKeyStore":
+    def open(self, clock: Clock | None = None) -> "KubernetesKeyStore":
         from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
@@ -36,7 +37,7 @@ class TestArchivedInAws(TestKeySecrets):
 
         live = SecretName(self.cluster.namespace, self.name)
         archived = InAws(self.aws.prefix, SystemClock(), self.aws.region, self.aws.url)
-        return KubernetesKeyStore(KeySecrets(live, archived, Access(self.kubeconfig)))
+        return KubernetesKeyStore(KeySecrets(live, archived, Access(self.kubeconfig)), clock or SystemClock())
 
     def archives(self) -> list[str]:
         return self.aws.archives()

@@ -19,8 +19,10 @@ from unittest import mock
 
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 
 if TYPE_CHECKING:
@@ -81,13 +83,13 @@ class TestKeySecrets:
     def archive(self) -> str:
         return f"{self.name}-archive"
 
-    def open(self) -> "KubernetesKeyStore":
+    def open(self, clock: Clock | None = None) -> "KubernetesKeyStore":
         from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
         from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
-        return KubernetesKeyStore(KeySecrets(live, archive, Access(self.kubeconfig)))
+        return KubernetesKeyStore(KeySecrets(live, archive, Access(self.kubeconfig)), clock or SystemClock())
 
     def secret(self, name: str = "") -> dict[str, Any]:
         content: dict[str, Any] = self.cluster.ask("GET", f"secrets/{name or self.name}")

@@ -201,8 +201,9 @@ class SplitPlace(KubernetesPlace):
 def _reported_by(pod: dict[str, Any]) -> Seen:
     """A Pod from before the first rollout says nothing of itself."""
     text = (pod["metadata"].get("annotations") or {}).get("keyrotation/keys", "")
-    reported = {name: KeyVersion.parse(value) for name, value in _pairs(text) if name == "primary"}
-    return frozenset(KeyVersion.parse(name) for name, _ in _pairs(text) if name != "primary"), reported.get("primary")
+    named = dict(_pairs(text))
+    primary, _revision = named.pop("primary", None), named.pop("secret", None)
+    return frozenset(map(KeyVersion.parse, named)), None if primary is None else KeyVersion.parse(primary)
 
 
 def _pairs(text: str) -> list[tuple[str, str]]:

@@ -1,8 +1,9 @@
 """Calls a Kubernetes API server: objects as plain JSON, and two kinds of failure.
 
-Credentials come from where kubectl and Pods have them. urllib3 retries a bounded number of times: after a broken
-connection, a time-out, throttling or a server error a call is sent again, although the first one may have taken
-effect. So a caller guards each change by a resource version, or makes one that is idempotent.
+Credentials come from where kubectl and Pods have them. After a broken connection, a time-out, throttling or a server
+error a call is sent again, although the first one may have taken effect. So a caller guards each change by a resource
+version, or makes one that is idempotent. A server that has answered is waited for, for more than a minute, and a token
+that it has accepted is read again where it came from; one that never answered is reported within seconds.
 
 An object may hold keys. Neither the server's text nor a failure's cause is passed on: both may repeat what was sent.
 """
@@ -20,9 +21,17 @@ from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
+from keyrotation_pipeline.ports.clock import Clock
+
 Json = dict[str, Any]
 
+# By it the server's `managedFields` name our changes.
+FIELD_MANAGER = "keyrotation"
 _TIMEOUTS_SECONDS = (5, 15)
+# Before each further attempt; the later ones only where the server has answered, or accepted the token, before.
+_PAUSES_SECONDS = (0.0, 0.4, 0.8, 1.6)
+_OUTAGE_PAUSES_SECONDS = (3.0, 6.0, *(10.0,) * 7)
+_LONGEST_PAUSE_SECONDS = 30.0  # a server may request an hour
 _AGAIN = frozenset(
     {
         HTTPStatus.TOO_MANY_REQUESTS,
@@ -32,15 +41,7 @@ _AGAIN = frozenset(
         HTTPStatus.GATEWAY_TIMEOUT,
     }
 )
-_RETRIES = urllib3.Retry(
-    total=4,
-    redirect=0,
-    status_forcelist=_AGAIN,
-    allowed_methods=None,
-    backoff_factor=0.2,
-    raise_on_status=False,
-    respect_retry_after_header=False,  # it may request an hour
-)
+_METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 
 
 class RefusalError(Exception):
@@ -48,15 +49,21 @@ class RefusalError(Exception):
 
     Args:
         status: HTTP status.
+        retry_after_seconds: how long the server wants to be left alone; 0: it does not say.
     """
 
-    def __init__(self, status: int) -> None:
+    def __init__(self, status: int, retry_after_seconds: float = 0.0) -> None:
         self.status = status
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(f"HTTP {status}")
 
 
 class UnreachableError(Exception):
     """There is no API server, or it does not answer. The text says why, and what to check."""
+
+
+class _OutageError(UnreachableError):
+    """It does not answer now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +104,19 @@ class Cluster:
         UnreachableError: it cannot be reached.
     """
 
-    def __init__(self, access: Access) -> None:
+    def __init__(self, access: Access, clock: Clock) -> None:
         self._access = access
+        self._clock = clock
         self._opened: client.ApiClient | None = None
+        self._has_answered = False
 
     def get(self, kind: Kind, namespace: str, name: str) -> Json:
         """Returns one object."""
         return self._call("GET", _path(kind, namespace, name))
+
+    def metadata(self, kind: Kind, namespace: str, name: str) -> Json:
+        """Returns the metadata of one object, without its content."""
+        return dict(self._call("GET", _path(kind, namespace, name), accept=_METADATA)["metadata"])
 
     def every(self, kind: Kind, namespace: str) -> list[Json]:
         """Returns every object of a kind in a namespace, from one list call."""
@@ -113,7 +126,7 @@ class Cluster:
         """Creates an object; returns False if the name exists."""
         body = {"metadata": {"name": name, "namespace": namespace}, **content}
         try:
-            self._call("POST", _path(kind, namespace), body)
+            self._call("POST", f"{_path(kind, namespace)}?fieldManager={FIELD_MANAGER}", body)
         except RefusalError as refusal:
             if refusal.status == HTTPStatus.CONFLICT:
                 return False
@@ -125,15 +138,46 @@ class Cluster:
 
         If the difference names a resource version and the object has another, the call is refused with 409.
         """
-        return self._call("PATCH", _path(kind, namespace, name), difference)
+        return self._call("PATCH", f"{_path(kind, namespace, name)}?fieldManager={FIELD_MANAGER}", difference)
 
-    def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Json:
+    def _call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, accept: str = "application/json"
+    ) -> Json:
+        attempt = 0
+        while True:
+            try:
+                return self._attempt(method, path, body, accept)
+            except RefusalError as refusal:
+                if refusal.status == HTTPStatus.UNAUTHORIZED and self._has_answered:
+                    self._opened = None  # the token has expired: the next attempt reads the one that replaced it
+                elif refusal.status not in _AGAIN:
+                    raise
+                failure: RefusalError | UnreachableError = refusal
+            except UnreachableError as error:
+                if not (self._has_answered or isinstance(error, _OutageError)):
+                    raise
+                failure = error
+            pauses = (*_PAUSES_SECONDS, *_OUTAGE_PAUSES_SECONDS) if self._has_answered else _PAUSES_SECONDS
+            if attempt == len(pauses):
+                raise failure from None
+            requested = failure.retry_after_seconds if isinstance(failure, RefusalError) else 0.0
+            self._clock.sleep(max(pauses[attempt], min(requested, _LONGEST_PAUSE_SECONDS)))
+            attempt += 1
+
+    def _attempt(self, method: str, path: str, body: Mapping[str, Any] | None, accept: str) -> Json:
         try:
-            return self._answer(method, path, body)
+            answer = self._answer(method, path, body, accept)
         except ApiException as error:
-            failure: Exception = RefusalError(error.status) if error.status else UnreachableError("no TLS connection")
+            if not error.status:
+                failure: Exception = UnreachableError("no TLS connection")
+            else:
+                # Anything may answer for a server that is away; but only the server itself throttles.
+                self._has_answered |= error.status < HTTPStatus.INTERNAL_SERVER_ERROR and (
+                    error.status != HTTPStatus.UNAUTHORIZED
+                )
+                failure = RefusalError(error.status, _retry_after(error))
         except HTTPError as error:
-            failure = UnreachableError(
+            failure = _OutageError(
                 f"the API server does not answer ({_reason(error)}); check its address and certificate, and the network"
             )
         except (config.ConfigException, yaml.YAMLError):
@@ -143,15 +187,18 @@ class Cluster:
             )
         except (TypeError, ValueError):
             failure = UnreachableError("the answer is not from an API server; check the address in the kubeconfig")
+        else:
+            self._has_answered = True
+            return answer
         raise failure from None
 
-    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None) -> Json:
+    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None, accept: str) -> Json:
         # Raw: the client also logs what it parses.
         answer = self._client().call_api(
             f"/{path}",
             method,
             header_params={
-                "Accept": "application/json",
+                "Accept": accept,
                 "Content-Type": "application/merge-patch+json" if method == "PATCH" else "application/json",
             },
             body=body,
@@ -167,7 +214,7 @@ class Cluster:
     def _client(self) -> client.ApiClient:
         if self._opened is None:
             declared = client.Configuration()
-            declared.retries = _RETRIES
+            declared.retries = urllib3.Retry(total=0, redirect=0)  # `_call` tries again
             self._load(declared)
             self._opened = client.ApiClient(declared)
         return self._opened
@@ -187,6 +234,14 @@ class Cluster:
 def _path(kind: Kind, namespace: str, name: str = "") -> str:
     # The settings have checked the names: they contain no slash.
     return f"{kind.group}/namespaces/{namespace}/{kind.plural}/{name}".rstrip("/")
+
+
+def _retry_after(error: ApiException) -> float:
+    """Returns the seconds that an API server names; it never names a date."""
+    try:
+        return float((error.headers or {}).get("Retry-After", 0))
+    except ValueError:
+        return 0.0
 
 
 def _reason(error: HTTPError) -> str:

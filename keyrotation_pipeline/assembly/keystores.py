@@ -134,7 +134,7 @@ def _kubernetes(declared: KubernetesStoreSettings) -> "KubernetesKeyStore":
         if archive is None
         else InAws(archive.prefix, SystemClock(), archive.region_name, archive.endpoint_url)
     )
-    return KubernetesKeyStore(KeySecrets(live, place, Access(declared.kubeconfig, declared.context)))
+    return KubernetesKeyStore(KeySecrets(live, place, Access(declared.kubeconfig, declared.context)), SystemClock())
 
 
 def signing_key(settings: Settings) -> SigningKey:

@@ -79,7 +79,7 @@ def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clo
 
     workloads = tuple(Workload(each.kind, each.name, each.container) for each in declared.workloads)
     fleet = Fleet(secret.namespace, secret.name, workloads)
-    cluster = Cluster(Access(secret.kubeconfig, secret.context))
+    cluster = Cluster(Access(secret.kubeconfig, secret.context), clock)
     return KubernetesRollout(cluster, fleet, keys, reported, declared.timeout_seconds, clock)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.errors import (
     KeyStoreConflictError,
     KeyStoreDamagedError,
@@ -139,7 +140,7 @@ def test_the_archive_may_be_in_a_namespace_of_its_own(secrets: TestKeySecrets) -
 
     cluster, apart = secrets.cluster, f"{secrets.cluster.namespace}-archive"
     live, archived = SecretName(cluster.namespace, secrets.name), SecretName(apart, "archive")
-    store = KubernetesKeyStore(KeySecrets(live, archived, Access(secrets.kubeconfig)))
+    store = KubernetesKeyStore(KeySecrets(live, archived, Access(secrets.kubeconfig)), SystemClock())
     with pytest.raises(KeyStoreDamagedError, match=f"there is no namespace {apart}; correct"):
         store.create()
     cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": apart}})
@@ -252,7 +253,7 @@ def test_without_settings_the_cluster_is_that_of_the_pod_else_that_of_kubeconfig
     from keyrotation_pipeline.adapters.cluster import SECRET, Access, Cluster  # noqa: PLC0415
 
     def found() -> str:
-        content = Cluster(Access()).get(SECRET, secrets.cluster.namespace, secrets.name)
+        content = Cluster(Access(), SystemClock()).get(SECRET, secrets.cluster.namespace, secrets.name)
         return str(content["metadata"]["name"])
 
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)

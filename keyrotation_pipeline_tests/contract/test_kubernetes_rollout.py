@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests.clusters import (
     Once,
     StatementPipeline,
@@ -54,20 +55,42 @@ class NobodyReports(ReportedInstances):
 
 
 class ControllersClock(SystemClock):
-    """A pause in which the controllers of the cluster work."""
+    """A pause in which the controllers of the cluster work.
 
-    def __init__(self, fleet: TestFleet) -> None:
-        self._fleet = fleet
+    Args:
+        meddle: what others do in it.
+        seconds: how much longer it seems to be than it is.
+    """
+
+    def __init__(self, fleet: TestFleet, meddle: Callable[[], None], seconds: float) -> None:
+        self._fleet, self._meddle, self._seconds = fleet, meddle, seconds
+        self._passed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self._passed
 
     def sleep(self, _seconds: float) -> None:
+        self._passed += self._seconds
+        self._meddle()
         self._fleet.tick()
 
 
 @dataclass
 class Stage:
-    """A fleet whose Secret holds v1, the primary; and v2, stored and not read by anybody."""
+    """A fleet whose Secret holds v1, the primary; and v2, stored and not read by anybody.
+
+    Args:
+        meddle: what others do in each pause between two polls.
+        pause_seconds: how much longer a pause seems to be than it is.
+        settle_seconds: how long the Secret must not have changed before Pods are made.
+        waits: what waits for the API server.
+    """
 
     fleet: TestFleet
+    meddle: Callable[[], None] = lambda: None
+    pause_seconds: float = 0
+    settle_seconds: float = 0
+    waits: Clock = field(default_factory=SystemClock)
     reported: NobodyReports = field(default_factory=NobodyReports)
     stated: list[str] = field(default_factory=list)
 
@@ -77,8 +100,9 @@ class Stage:
 
         secrets = self.fleet.secrets
         fleet = Fleet(secrets.cluster.namespace, secrets.name, workloads or tuple(self.fleet.workloads))
-        cluster, clock = Cluster(Access(secrets.kubeconfig)), ControllersClock(self.fleet)
-        return KubernetesRollout(cluster, fleet, secrets.open(), self.reported, timeout_seconds, clock)
+        clock = ControllersClock(self.fleet, self.meddle, self.pause_seconds)
+        cluster, keys = Cluster(Access(secrets.kubeconfig), self.waits), secrets.open(self.waits)
+        return KubernetesRollout(cluster, fleet, keys, self.reported, timeout_seconds, clock, self.settle_seconds)
 
     def roll_out(self, goal: RolloutTarget, **options: float) -> tuple[Instance, ...]:
         def lacking(instances: Sequence[Instance]) -> str | None:
@@ -311,6 +335,31 @@ def test_a_pod_of_nobody_that_gets_the_keys_is_an_instance_of_which_nobody_knows
         assert [each.writes for each in stage.rollout().instances() if each.name == "by-hand"] == [None]
     finally:
         secrets.cluster.ask("DELETE", "pods/by-hand")
+
+
+def test_a_pod_whose_ephemeral_container_gets_the_keys_is_an_instance_until_that_has_ended(stage: Stage) -> None:
+    """`kubectl debug` adds one to a Pod that had nothing of the Secret."""
+    cluster = stage.fleet.cluster
+    stage.fleet.start()
+    add_second(stage)
+    stage.roll_out(READ_V2)
+    spec = {"containers": [stage.fleet.container(envFrom=[])], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
+    cluster.ask("POST", "pods", {"metadata": {"name": "debugged"}, "spec": spec})
+    try:
+        assert "debugged" not in [each.name for each in stage.rollout().instances()]
+        added = {"spec": {"ephemeralContainers": [{**stage.fleet.container(), "name": "debugger"}]}}
+        cluster.ask("PATCH", "pods/debugged/ephemeralcontainers", added)
+        assert [each.writes for each in stage.rollout().instances() if each.name == "debugged"] == [None]
+        if cluster.standin is not None:
+            status = {"name": "debugger", "state": {"running": {}}}
+            ended = {"phase": "Succeeded", "ephemeralContainerStatuses": [status]}
+            cluster.ask("PATCH", "pods/debugged/status", {"status": ended})
+            assert "debugged" in [each.name for each in stage.rollout().instances()], "it still runs"
+            status["state"] = {"terminated": {"exitCode": 0}}
+            cluster.ask("PATCH", "pods/debugged/status", {"status": ended})
+            assert "debugged" not in [each.name for each in stage.rollout().instances()]
+    finally:
+        cluster.ask("DELETE", "pods/debugged")
 
 
 def test_a_workload_that_is_not_there_is_refused(stage: Stage) -> None:

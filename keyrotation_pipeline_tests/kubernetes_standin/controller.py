@@ -10,6 +10,7 @@ import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from keyrotation_pipeline_tests.kubernetes_standin.objects import CREATED_AT, WITH_TEMPLATE, Json, Key, Objects, merged
@@ -132,7 +133,7 @@ class Controller:
     def _start(self, pod: Json) -> None:
         statuses = []
         for container in pod["spec"]["containers"]:
-            status: Json = {"name": container["name"], "ready": True, "state": {"running": {}}}
+            status: Json = {"name": container["name"], "ready": True, "state": {"running": {"startedAt": _now()}}}
             if container["image"].endswith(":no-such-tag"):
                 status |= {"ready": False, "state": {"waiting": {"reason": "ImagePullBackOff"}}}
             elif container.get("command") == ["/no-such-program"]:
@@ -194,6 +195,10 @@ class Controller:
         """Change what no client may change."""
 
         self._objects.put(key, merged(self._objects.get(*key), difference), "MODIFIED")
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def _revision(owner: Json) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyrotation_pipeline_tests.kubernetes_standin import validation
+from keyrotation_pipeline_tests.kubernetes_standin.managed import CONTROLLERS, recorded
 
 Json = dict[str, Any]
 Key = tuple[str, str, str]  # plural, namespace, name
@@ -79,7 +80,7 @@ class Objects:
                 if (kind, where) == (plural, namespace)
             ]
 
-    def create(self, plural: str, namespace: str, body: Json) -> Json:
+    def create(self, plural: str, namespace: str, body: Json, manager: str = CONTROLLERS) -> Json:
         with self.lock:
             made = copy.deepcopy(body)
             metadata = made.setdefault("metadata", {})
@@ -100,14 +101,26 @@ class Objects:
                 metadata["generation"] = 1
                 made["status"] = {}
             _check(plural, made)
+            if plural == "pods" and (made.get("spec") or {}).get("ephemeralContainers"):
+                raise RefusedError(422, "Invalid", "spec.ephemeralContainers: Forbidden: cannot be set on create")
+            metadata["managedFields"] = recorded(None, made, manager)
             return self.put((plural, namespace, name), made, "ADDED")
 
-    def patch(self, plural: str, namespace: str, name: str, change: Callable[[Json], Any], part: str = "") -> Json:
+    def patch(
+        self,
+        plural: str,
+        namespace: str,
+        name: str,
+        change: Callable[[Json], Any],
+        part: str = "",
+        manager: str = CONTROLLERS,
+    ) -> Json:
         """Change an object as a patch or a replacement asks.
 
         Args:
             change: from the object as it is to the object as it is wanted.
-            part: ``status`` changes the status and nothing else; without it everything else.
+            part: ``status`` changes the status and nothing else, ``ephemeralcontainers`` adds these to a Pod; without
+                it everything else.
         """
         with self.lock:
             before = self.get(plural, namespace, name)
@@ -121,6 +134,8 @@ class Objects:
             after = copy.deepcopy(before)
             if part == "status":
                 after["status"] = wanted.get("status", {})
+            elif part == "ephemeralcontainers":
+                after["spec"]["ephemeralContainers"] = _added(before["spec"], wanted["spec"])
             else:
                 after = {**wanted, "apiVersion": before["apiVersion"], "kind": before["kind"]}
                 kept = ("name", "namespace", "uid", "creationTimestamp", "resourceVersion", "generation")
@@ -131,8 +146,10 @@ class Objects:
                     after["metadata"]["generation"] = known["generation"] + 1
                 _check(plural, after)
                 _check_unchangeable(plural, before, after)
+            after["metadata"]["managedFields"] = known.get("managedFields", [])
             if after == before:
                 return before
+            after["metadata"]["managedFields"] = recorded(before, after, manager)
             return self.put((plural, namespace, name), after, "MODIFIED")
 
     def delete(self, plural: str, namespace: str, name: str) -> Json:
@@ -173,6 +190,14 @@ def merged(before: Any, difference: Any, *, by_name: bool = False) -> Any:  # no
             known[each["name"]] = merged(known.get(each["name"]), each, by_name=True)
         return list(known.values())
     return copy.deepcopy(difference)
+
+
+def _added(before: Json, wanted: Json) -> list[Json]:
+    """Ephemeral containers are added, and never changed or removed."""
+    known, asked = before.get("ephemeralContainers") or [], wanted.get("ephemeralContainers") or []
+    if asked[: len(known)] != known:
+        raise RefusedError(422, "Invalid", "spec.ephemeralContainers: Forbidden: existing ones may not be changed")
+    return asked
 
 
 def _named(values: list[Any]) -> bool:
@@ -224,5 +249,12 @@ def _check_unchangeable(plural: str, before: Json, after: Json) -> None:
             raise RefusedError(422, "Invalid", "type: field is immutable")
         if before.get("immutable") and (after.get("data") != before.get("data") or not after.get("immutable")):
             raise RefusedError(422, "Invalid", "data: Forbidden: field is immutable when `immutable` is set")
+    if plural == "pods" and _without_images(before["spec"]) != _without_images(after["spec"]):
+        raise RefusedError(422, "Invalid", "spec: Forbidden: pod updates may not change fields other than images")
     if plural in WITH_TEMPLATE and before["spec"]["selector"] != after["spec"]["selector"]:
         raise RefusedError(422, "Invalid", "spec.selector: field is immutable")
+
+
+def _without_images(pod: Json) -> Json:
+    containers = [{name: value for name, value in each.items() if name != "image"} for each in pod["containers"]]
+    return {**pod, "containers": containers}

@@ -103,7 +103,7 @@ class Standin:
         if name is not None:
             return self._one(request, (plural, namespace, name), content)
         if request.method == "POST":
-            return self.objects.create(plural, namespace, _valid(plural, content))
+            return self.objects.create(plural, namespace, _valid(plural, content), _manager(request))
         group, kind = KINDS[plural]
         version = {"resourceVersion": str(self.objects.version)}
         names, labels = _names_in(request), _labels_in(request)
@@ -121,23 +121,26 @@ class Standin:
         match request.method:
             case "GET":
                 found = self.objects.get(*which)
+                if "as=PartialObjectMetadata" in request.headers.get("accept", "").partition(",")[0]:
+                    about = {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1"}
+                    return {**about, "metadata": found["metadata"]}
                 return {"log": "a line"} if part == "log" else found  # any bytes are a log
             case "DELETE":
                 return self.objects.delete(*which)
             case "PUT":
-                return self.objects.patch(*which, lambda _before: _valid(which[0], content), part)
+                return self.objects.patch(*which, lambda _before: _valid(which[0], content), part, _manager(request))
         by_name = MERGES.get(request.headers.get("content-type", "").partition(";")[0])
         if by_name is None:
             raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
 
         applied = request.headers["content-type"].startswith("application/apply-patch")
         if applied and not any(each["metadata"]["name"] == which[2] for each in self.objects.every(*which[:2])):
-            return self.objects.create(*which[:2], _valid(which[0], content))
+            return self.objects.create(*which[:2], _valid(which[0], content), _manager(request))
 
         def change(before: Json) -> Json:
             return _valid(which[0], merged(before, content, by_name=by_name))
 
-        return self.objects.patch(*which, change, part)
+        return self.objects.patch(*which, change, part, _manager(request))
 
     async def _watch(self, request: Request) -> AsyncIterator[str]:
         """Each change after a resource version, until the client has enough."""
@@ -177,6 +180,12 @@ def _valid(plural: str, content: Json) -> Json:
     except kubernetes_validate.ValidationError as error:
         raise RefusedError(400, "BadRequest", f"strict decoding error: {error.message}") from None
     return content
+
+
+def _manager(request: Request) -> str:
+    """The field manager that a request names, else the beginning of its user agent."""
+    named = request.query_params.get("fieldManager") or request.headers.get("user-agent", "").partition("/")[0]
+    return named or "unknown"
 
 
 def _names_in(request: Request) -> set[str] | None:

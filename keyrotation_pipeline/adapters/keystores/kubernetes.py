@@ -37,6 +37,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import KeyEntry, StoredKeys
 from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.ports.clock import Clock
 
 _ATTEMPTS = 5
 ROSTER = "keyrotation/roster"
@@ -64,13 +65,14 @@ class _Snapshot:
 class KubernetesKeyStore:
     """`ports.KeyStore` in a Secret and its archive; the revision combines those of both."""
 
-    def __init__(self, secrets: KeySecrets) -> None:
+    def __init__(self, secrets: KeySecrets, clock: Clock) -> None:
         self._secrets = secrets
-        self._api = Secrets(secrets.access)
+        self._clock = clock
+        self._api = Secrets(secrets.access, clock)
         self._archive = open_archive(secrets.archive, self._api)
 
-    def __reduce__(self) -> tuple[type["KubernetesKeyStore"], tuple[KeySecrets]]:
-        return type(self), (self._secrets,)
+    def __reduce__(self) -> tuple[type["KubernetesKeyStore"], tuple[KeySecrets, Clock]]:
+        return type(self), (self._secrets, self._clock)
 
     def create(self) -> None:
         """Creates the Secret and the archive without a key, unless they exist."""

@@ -14,6 +14,7 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, K
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
+from keyrotation_pipeline.ports.clock import Clock
 
 # `kubectl apply` stores the whole text that it was given here, including keys.
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
@@ -85,8 +86,8 @@ class Secret:
 class Secrets:
     """The Secrets of one cluster."""
 
-    def __init__(self, access: Access) -> None:
-        self._cluster = Cluster(access)
+    def __init__(self, access: Access, clock: Clock) -> None:
+        self._cluster = Cluster(access, clock)
 
     def read(self, name: SecretName) -> Secret:
         """Reads a Secret as it is now.

@@ -1,23 +1,38 @@
 """Rolls out keys from a Kubernetes Secret: gives workloads a new Pod template and waits until Pods run it.
 
-An annotation of the template names the keys that the Secret held when the template was made, by their fingerprints, and
-the primary. Kubernetes copies it to each Pod that it starts from that template, so a Pod shows the keys that it was
-started with. Nobody knows what a Pod reads that gets the Secret but has no such annotation.
+An annotation of the template (`annotation`) says what the Secret held when the template was made, and its revision.
+Where the Secret has changed since, a Pod may have been started with something else, or a container of it restarted: the
+workload is rolled out again, unless every Pod of it proves what it holds. Nobody knows what a Pod reads that gets the
+Secret but has no such annotation.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, TypeVar
 
-from keyrotation_pipeline.adapters.cluster import POD, REPLICA_SET, WORKLOADS, Cluster, RefusalError, UnreachableError
-from keyrotation_pipeline.adapters.rollouts import progress, templates
+from keyrotation_pipeline.adapters.cluster import (
+    POD,
+    REPLICA_SET,
+    SECRET,
+    WORKLOADS,
+    Cluster,
+    RefusalError,
+    UnreachableError,
+)
+from keyrotation_pipeline.adapters.rollouts import progress, proofs, templates
+from keyrotation_pipeline.adapters.rollouts.annotation import (
+    ANNOTATION,
+    annotated,
+    described,
+    instance_of,
+    names_same_keys,
+)
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
+from keyrotation_pipeline.adapters.rollouts.reverts import Reverts
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
-from keyrotation_pipeline.errors import BlockedError, InvalidKeyError
+from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.tables import Problem
@@ -25,8 +40,10 @@ from keyrotation_pipeline.ports.clock import Clock, attempts
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 
-ANNOTATION = "keyrotation/keys"
 POLL_SECONDS = 1.0  # each poll lists the Pods of a namespace
+# A controller may answer each change of the Secret with one of its own (External Secrets writes a hash of the content),
+# and a kubelet may be a moment late: Pods are made when the Secret has not changed for so long.
+SETTLE_SECONDS = 2.0
 _NAMED_AT_MOST = 3
 Json = dict[str, Any]
 _T = TypeVar("_T")
@@ -46,11 +63,13 @@ class _Snapshot:
     """The namespace at one moment.
 
     Args:
+        secret: the metadata of the Secret.
         pods: those that have not ended, and get the Secret or belong to a workload.
         present: every Pod that has not ended.
     """
 
     keys: StoredKeys
+    secret: Json
     found: dict[Workload, Json]
     pods: tuple[Json, ...]
     present: frozenset[Pod]
@@ -71,6 +90,7 @@ class KubernetesRollout:
     Args:
         keys: the store over the Secret.
         reported: instances that call `attest`, in Pods or not; a lagging one counts.
+        settle_seconds: how long the Secret must not have changed before Pods are made.
     """
 
     def __init__(
@@ -81,6 +101,7 @@ class KubernetesRollout:
         reported: ReportedInstances,
         timeout_seconds: float,
         clock: Clock,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
         self._cluster = cluster
         self._fleet = fleet
@@ -88,6 +109,7 @@ class KubernetesRollout:
         self._reported = reported
         self._timeout_seconds = timeout_seconds
         self._clock = clock
+        self._settle_seconds = settle_seconds
 
     @property
     def mode(self) -> RolloutMode:
@@ -123,6 +145,7 @@ class KubernetesRollout:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self.forget()
         sentence: str | None = None
+        reverts = Reverts(goal, self._fleet.namespace, self._fleet.secret)
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
             if problems := self._problems(snapshot, () if goal.aim is TargetKind.WITHOUT else goal.versions):
@@ -130,19 +153,29 @@ class KubernetesRollout:
             self._reported.see_pods(snapshot.present)
             instances = self._instances(snapshot)
             lacks = lacking(instances)  # raises to end the wait of a paused request
-            sentence = self._roll(snapshot) or lacks
+            now = self._clock.monotonic()
+            reverts.see(snapshot.secret, now)
+            undone = reverts.contradiction(snapshot.keys, snapshot.secret, now)
+            sentence = undone or self._roll(snapshot, instances, reverts) or lacks
             report(sum(goal.met_by(each) for each in instances if not each.silent), len(instances), sentence or "")
             if sentence is None:
                 return instances
         raise BlockedError(sentence)
 
-    def _roll(self, snapshot: _Snapshot) -> str | None:
+    def _roll(self, snapshot: _Snapshot, instances: Sequence[Instance], reverts: Reverts) -> str | None:
         """Gives the first workload without it its new template; returns what that waits for, None: nothing is left."""
-        wanted = _described(snapshot.keys)
+        wanted = described(snapshot.keys, str(snapshot.secret["resourceVersion"]))
         for workload in self._fleet.workloads:
-            template = snapshot.found[workload]["spec"]["template"]
-            if (template["metadata"].get("annotations") or {}).get(ANNOTATION) != wanted:
-                self._annotate(workload, wanted)
+            text = annotated(snapshot.found[workload]["spec"]["template"])
+            proven = names_same_keys(text, wanted) and proofs.are_proven(
+                snapshot.pods_of(workload), self._fleet.secret, instances, reverts.goal
+            )
+            if text != wanted and not proven:
+                if not reverts.has_settled(self._settle_seconds):
+                    return f"Secret {self._fleet.secret} has just changed; wait, and run the rotation again"
+                reverts.before_writing(workload, snapshot.found[workload], wanted, snapshot.secret)
+                if self._annotate(workload, wanted):
+                    reverts.written(workload, wanted)
                 return f"{workload}: its new template has not been observed yet; wait, and run the rotation again"
             newest = snapshot.newest_of(workload)
             if why := progress.failed(snapshot.found[workload], newest):
@@ -151,22 +184,28 @@ class KubernetesRollout:
                 return f"{workload}: {waits}; see `kubectl rollout status {str(workload).lower()}`, and run it again"
         return None
 
-    def _annotate(self, workload: Workload, text: str) -> None:
+    def _annotate(self, workload: Workload, text: str) -> bool:
+        """Changes a template; returns False if a controller was faster, and the next poll tries again."""
         difference = {"spec": {"template": {"metadata": {"annotations": {ANNOTATION: text}}}}}
         kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
 
-        def patch() -> None:
+        def patch() -> bool:
             try:
                 self._cluster.patch(kind, namespace, workload.name, difference)
             except RefusalError as refusal:
-                if refusal.status != HTTPStatus.CONFLICT:  # a controller was faster; the next poll tries again
+                if refusal.status != HTTPStatus.CONFLICT:
                     raise
+                return False
+            return True
 
-        _called(f"patch {workload}", patch)
+        return _called(f"patch {workload}", patch)
 
     def _take_snapshot(self) -> _Snapshot:
-        # Reads the keys first: a template must not promise more than the Pods started from it get.
+        # Reads the keys first: a template must not promise more than the Pods started from it get. Whatever changes
+        # between the two reads and is undone later has a revision that is not the one read here.
         keys, namespace = self._keys.read(), self._fleet.namespace
+        name = self._fleet.secret
+        secret = _called(f"get Secret {name}", lambda: self._cluster.metadata(SECRET, namespace, name))
         found = {each: self._found(each) for each in self._fleet.workloads}
         replica_sets = _called("list ReplicaSets", lambda: self._cluster.every(REPLICA_SET, namespace))
         selectors = [each["spec"]["selector"] for each in found.values()]
@@ -179,7 +218,7 @@ class KubernetesRollout:
             or any(progress.selects(selector, progress.labels_of(pod)) for selector in selectors)
         )
         uids = frozenset(Pod(namespace, str(pod["metadata"]["uid"])) for pod in present)
-        return _Snapshot(keys, found, pods, uids, replica_sets)
+        return _Snapshot(keys, secret, found, pods, uids, replica_sets)
 
     def _found(self, workload: Workload) -> Json:
         kind, namespace = WORKLOADS[workload.kind], self._fleet.namespace
@@ -209,7 +248,7 @@ class KubernetesRollout:
 
     def _instances(self, snapshot: _Snapshot) -> tuple[Instance, ...]:
         now = self._clock.now()
-        pods = tuple(_instance(pod, snapshot.keys, now) for pod in snapshot.pods)
+        pods = tuple(instance_of(pod, snapshot.keys, now) for pod in snapshot.pods)
         reported = self._reported.instances()
         ended = self._ended(reported, snapshot)
         return (*pods, *(each for each in reported if each not in ended))
@@ -235,35 +274,6 @@ def _unfinished(snapshot: _Snapshot, workload: Workload) -> str | None:
     newest = {pod["metadata"]["uid"] for pod in pods}
     old = [str(pod["metadata"]["name"]) for pod in snapshot.pods_of(workload) if pod["metadata"]["uid"] not in newest]
     return f"of an older template is {', '.join(old[:_NAMED_AT_MOST])}, which has not ended" if old else None
-
-
-def _described(keys: StoredKeys) -> str:
-    """Returns the text of the annotation."""
-    live = (f"{each}={key.fingerprint[:16]}" for each, key in keys.live.items() if isinstance(key, KeyMaterial))
-    return " ".join((*live, f"primary={keys.primary}"))
-
-
-def _instance(pod: Json, keys: StoredKeys, now: datetime) -> Instance:
-    name = str(pod["metadata"]["name"])
-    # What a Pod was started with does not show how its processes choose their primary.
-    unknown = Instance(name, (), None, now, names_primary=False)
-    annotation = (pod["metadata"].get("annotations") or {}).get(ANNOTATION)
-    if not annotation:
-        return unknown
-    try:
-        named = dict(part.split("=", 1) for part in annotation.split())
-        primary = KeyVersion.parse(named.pop("primary"))
-        prints = {KeyVersion.parse(version): fingerprint for version, fingerprint in named.items()}
-    except (InvalidKeyError, KeyError, ValueError):
-        return unknown
-    reads = (version for version, fingerprint in prints.items() if not _is_another(keys, version, fingerprint))
-    return replace(unknown, reads=tuple(sorted(reads)), writes=primary)
-
-
-def _is_another(keys: StoredKeys, version: KeyVersion, fingerprint: str) -> bool:
-    """Returns whether the store holds another key under a version than the Pod was started with."""
-    entry = keys.live.get(version)
-    return isinstance(entry, KeyMaterial) and entry.fingerprint[:16] != fingerprint
 
 
 def _called(what: str, call: Callable[[], _T]) -> _T:

@@ -124,8 +124,15 @@ def _template(owner: Json) -> Json:
 
 
 def is_over(pod: Json) -> bool:
-    """Returns whether every container of a Pod has ended for good."""
-    return (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"}
+    """Returns whether every container of a Pod has ended for good; its phase says nothing of ephemeral ones."""
+    running = any("running" in (each.get("state") or {}) for each in container_statuses(pod))
+    return (pod.get("status") or {}).get("phase") in {"Succeeded", "Failed"} and not running
+
+
+def container_statuses(pod: Json) -> list[Json]:
+    """Returns the status of each container that a Pod has, also of init and ephemeral ones."""
+    lists = ("initContainerStatuses", "containerStatuses", "ephemeralContainerStatuses")
+    return [status for each in lists for status in (pod.get("status") or {}).get(each) or ()]
 
 
 def selects(selector: Json, labels: Json) -> bool:

@@ -40,10 +40,23 @@ def uses(pod: Json, secret: str) -> bool:
     Args:
         pod: the ``spec`` of a Pod or of a template.
     """
-    volumes = any(_items_of(volume, secret) is not None for volume in pod.get("volumes") or ())
-    return volumes or any(
-        _is_whole(source, secret, prefixed=True) for each in _containers(pod) for source in each.get("envFrom") or ()
-    ) or any(ref["name"] == secret for each in _containers(pod) for _, ref in _references(each))  # fmt: skip
+    return bool(_volumes(pod, secret) or users(pod, secret))
+
+
+def users(pod: Json, secret: str) -> list[str]:
+    """Returns the containers of a Pod that get anything from a Secret, ephemeral ones included."""
+    volumes = _volumes(pod, secret)
+    return [
+        str(each["name"])
+        for each in _containers(pod)
+        if any(_is_whole(source, secret, prefixed=True) for source in each.get("envFrom") or ())
+        or any(ref["name"] == secret for _, ref in _references(each))
+        or volumes.intersection(mount["name"] for mount in each.get("volumeMounts") or ())
+    ]
+
+
+def _volumes(pod: Json, secret: str) -> set[str]:
+    return {str(each["name"]) for each in pod.get("volumes") or () if _items_of(each, secret) is not None}
 
 
 def _strategy(spec: Json) -> Iterator[str]:
@@ -144,4 +157,5 @@ def _references(container: Json) -> Iterator[tuple[str, Json]]:
 
 
 def _containers(pod: Json) -> list[Json]:
-    return [*(pod.get("initContainers") or ()), *(pod.get("containers") or ())]
+    lists = ("initContainers", "containers", "ephemeralContainers")
+    return [container for each in lists for container in pod.get(each) or ()]

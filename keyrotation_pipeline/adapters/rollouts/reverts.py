@@ -1,0 +1,151 @@
+"""Detects, within one rollout, that somebody else undoes it: a template's annotation, or the Secret's entries.
+
+The first time it is done again, since a person or a deployment may have been faster; the second time it stops, so that
+a controller that corrects every change costs no endless row of Pods.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from keyrotation_pipeline.adapters.rollouts import managers
+from keyrotation_pipeline.adapters.rollouts.annotation import ANNOTATION
+from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
+from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
+from keyrotation_pipeline.model.keys import StoredKeys
+
+Json = dict[str, Any]
+PATIENCE_SECONDS = 30.0  # with entries that contradict the goal, which nothing of ours corrects
+_AT_MOST = 2
+_TEMPLATE = ("f:spec", "f:template")
+_ANNOTATIONS = (*_TEMPLATE, "f:metadata", "f:annotations")
+
+
+@dataclass
+class Reverts:
+    """What was undone so far.
+
+    Args:
+        namespace: of the Secret.
+        secret: its name.
+    """
+
+    goal: RolloutTarget
+    namespace: str
+    secret: str
+    _written: dict[Workload, str] = field(default_factory=dict)
+    _lost: Counter[Workload] = field(default_factory=Counter)
+    _revisions: set[str] = field(default_factory=set)
+    _seen: str = ""
+    _settled_seconds: float = 0.0
+    _changed_at: float = 0.0
+    _contradictions: int = 0
+    _contradicted_at: float | None = None
+
+    def see(self, secret: Json, now: float) -> None:
+        """Takes note of the Secret's revision.
+
+        Args:
+            secret: its metadata.
+            now: monotonic seconds.
+        """
+        if secret["resourceVersion"] != self._seen:
+            self._seen, self._changed_at = secret["resourceVersion"], now
+        self._settled_seconds = now - self._changed_at
+
+    def has_settled(self, seconds: float) -> bool:
+        """Returns whether the Secret has been seen unchanged for so long."""
+        return self._settled_seconds >= seconds
+
+    def contradiction(self, keys: StoredKeys, secret: Json, now: float) -> str | None:
+        """Returns why no Pod could reach the goal with what the Secret holds now; None: each can.
+
+        Args:
+            secret: its metadata.
+            now: monotonic seconds.
+
+        Raises:
+            BlockedError: it was right again meanwhile, or it stays so.
+        """
+        if (entry := _wrong_entry(self.goal, keys)) is None:
+            self._contradicted_at = None
+            return None
+        if self._contradicted_at is None:
+            self._contradicted_at = now
+            self._contradictions += 1
+        sentence = self._about_entry(entry, keys, secret)
+        if self._contradictions == _AT_MOST or now - self._contradicted_at >= PATIENCE_SECONDS:
+            raise BlockedError(sentence)
+        return sentence
+
+    def before_writing(self, workload: Workload, found: Json, text: str, secret: Json) -> None:
+        """Refuses to write an annotation once more that others have undone twice, or whose Secret does not rest.
+
+        Raises:
+            BlockedError: see above.
+        """
+        if self._written.get(workload) == text:
+            self._lost[workload] += 1
+        if self._lost[workload] == _AT_MOST:
+            raise BlockedError(_about_template(workload, found))
+        self._revisions.add(str(secret["resourceVersion"]))
+        if len(self._revisions) > _AT_MOST:
+            who = managers.others(secret, ("f:data",), ("f:metadata",))
+            raise BlockedError(
+                f"Secret {self.secret} was changed twice since this rollout began, last by {managers.named(who)}, so "
+                "that it is not known what its Pods were started with; "
+                f"{managers.advice(who, 'it')}, and run the rotation again"
+            )
+
+    def written(self, workload: Workload, text: str) -> None:
+        """Records that a template got its annotation."""
+        self._written[workload] = text
+
+    def _about_entry(self, entry: str, keys: StoredKeys, secret: Json) -> str:
+        who = managers.others(secret, ("f:data", f"f:{entry}"), ("f:data",), ("f:metadata",))
+        advice = managers.advice(who, "the entries ENCRYPTION_… of this Secret")
+        by = f"({managers.named(who)})"
+        match self.goal.aim:
+            case TargetKind.WRITES:
+                return (
+                    f"entry {entry} of Secret {self.secret} names {keys.primary} again, not "
+                    f"{', '.join(map(str, self.goal.versions))} {by}; {advice}, and run the rotation again"
+                )
+            case TargetKind.WITHOUT:
+                patch = f'[{{"op":"remove","path":"/data/{entry}"}}]'
+                return (
+                    f"entry {entry} is back in Secret {self.secret} {by}; {advice}, run `kubectl --namespace "
+                    f"{self.namespace} patch secret {self.secret} --type json --patch '{patch}'`, and run the rotation "
+                    "again"
+                )
+        missing = ", ".join(str(each) for each in self.goal.versions if each not in keys.live)
+        return (
+            f"entry {entry} is no longer in Secret {self.secret} {by}; {advice}, run `keyrotation restore-key "
+            f"{missing}`, and run the rotation again"
+        )
+
+
+def _wrong_entry(goal: RolloutTarget, keys: StoredKeys) -> str | None:
+    live: set[KeyVersion] = set(keys.live)
+    match goal.aim:
+        case TargetKind.READS:
+            wrong = [variable_of(each) for each in goal.versions if each not in live]
+        case TargetKind.WRITES:
+            wrong = [] if keys.primary in goal.versions else [PRIMARY_VARIABLE]
+        case TargetKind.WITHOUT:
+            wrong = [variable_of(each) for each in goal.versions if each in live]
+        case _:
+            wrong = []
+    return next(iter(wrong), None)
+
+
+def _about_template(workload: Workload, found: Json) -> str:
+    who = managers.others(found["metadata"], (*_ANNOTATIONS, f"f:{ANNOTATION}"), _ANNOTATIONS, _TEMPLATE)
+    kept = f"the annotation {ANNOTATION} of its Pod template"
+    return (
+        f"{workload}: {ANNOTATION} of its Pod template was undone twice by {managers.named(who)}, and each time makes "
+        f"new Pods; {managers.advice(who, kept)}, and run the rotation again"
+    )
