@@ -9,7 +9,8 @@ An object may hold keys. Neither the server's text nor a failure's cause is pass
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -31,6 +32,7 @@ _TIMEOUTS_SECONDS = (5, 15)
 # Before each further attempt; the later ones only where the server has answered, or accepted the token, before.
 _PAUSES_SECONDS = (0.0, 0.4, 0.8, 1.6)
 _OUTAGE_PAUSES_SECONDS = (3.0, 6.0, *(10.0,) * 7)
+_LONGEST_OUTAGE_SECONDS = 80.0  # attempts that time out take time as well
 _LONGEST_PAUSE_SECONDS = 30.0  # a server may request an hour
 _AGAIN = frozenset(
     {
@@ -109,6 +111,16 @@ class Cluster:
         self._clock = clock
         self._opened: client.ApiClient | None = None
         self._has_answered = False
+        self._hurried = False
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Inside, an outage is reported within seconds, since somebody waits for what the caller holds."""
+        self._hurried = True
+        try:
+            yield
+        finally:
+            self._hurried = False
 
     def get(self, kind: Kind, namespace: str, name: str) -> Json:
         """Returns one object."""
@@ -143,7 +155,7 @@ class Cluster:
     def _call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, accept: str = "application/json"
     ) -> Json:
-        attempt = 0
+        attempt, began = 0, self._clock.monotonic()
         while True:
             try:
                 return self._attempt(method, path, body, accept)
@@ -157,8 +169,9 @@ class Cluster:
                 if not (self._has_answered or isinstance(error, _OutageError)):
                     raise
                 failure = error
-            pauses = (*_PAUSES_SECONDS, *_OUTAGE_PAUSES_SECONDS) if self._has_answered else _PAUSES_SECONDS
-            if attempt == len(pauses):
+            is_patient = self._has_answered and not self._hurried
+            pauses = (*_PAUSES_SECONDS, *_OUTAGE_PAUSES_SECONDS) if is_patient else _PAUSES_SECONDS
+            if attempt == len(pauses) or self._clock.monotonic() - began >= _LONGEST_OUTAGE_SECONDS:
                 raise failure from None
             requested = failure.retry_after_seconds if isinstance(failure, RefusalError) else 0.0
             self._clock.sleep(max(pauses[attempt], min(requested, _LONGEST_PAUSE_SECONDS)))

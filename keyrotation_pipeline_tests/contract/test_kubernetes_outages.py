@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.errors import KeyStoreUnavailableError
 from keyrotation_pipeline_tests.clusters import StatementPipeline, TestKeySecrets, exchanging, refusing
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, key, set_primary, shape
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2
@@ -30,6 +31,9 @@ class Waits(SystemClock):
     @property
     def passed(self) -> float:
         return sum(self.pauses)
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -83,12 +87,17 @@ FAULTS = [
 def test_a_server_that_has_answered_is_waited_for_for_more_than_a_minute(
     new_key_secrets: Callable[[], TestKeySecrets], fault: StatementPipeline
 ) -> None:
+    from keyrotation_pipeline.adapters.cluster import RefusalError, UnreachableError  # noqa: PLC0415
+
     secrets, clock = new_key_secrets(), Waits()
     cluster = cluster_of(secrets, clock)
     read(cluster, secrets)
     with exchanging(away(clock, 65, fault)):
         assert read(cluster, secrets) == secrets.name
     assert 65 <= clock.passed < 90
+    with exchanging(fault), pytest.raises((RefusalError, UnreachableError)):
+        read(cluster, secrets)
+    assert 145 <= clock.passed < 180, "an outage that lasts is reported"
 
 
 @pytest.mark.parametrize(
@@ -189,3 +198,18 @@ def test_a_change_of_keys_survives_a_minute_without_the_server(
     with exchanging(away(clock, 65, refused)):
         set_primary(store, V1)
     assert shape(store.read()) == ((V1,), (), V1)
+
+
+def test_no_outage_is_waited_for_while_tables_are_locked(new_key_secrets: Callable[[], TestKeySecrets]) -> None:
+    """The retirement archives the old key in its transaction: applications would wait as long."""
+    secrets, clock = new_key_secrets(), Waits()
+    store = secrets.open(clock)
+    add(store, V1, key(1))
+    add(store, V2, key(2))
+    set_primary(store, V2)
+    revision, before = store.read().revision, clock.passed
+    with exchanging(refused), pytest.raises(KeyStoreUnavailableError):
+        store.archive(V1, revision)
+    assert clock.passed - before < 3
+    with exchanging(away(clock, 65, refused)):
+        assert shape(store.read()) == ((V1, V2), (), V2), "anything else is waited for again"

@@ -140,15 +140,19 @@ class KubernetesKeyStore:
         return self.read()
 
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
-        """Stores a key in the archive, then removes it from the live Secret and from kubectl's copy of its text."""
-        seen = self._read_snapshot()
-        entry = variable_of(version)
-        if changes.needs_archiving(seen.stored, version, revision):
-            seen.archive.keep(version, seen.stored.material(version), description)
-            self._change(seen, {entry: None})
-        elif seen.live.last_applied(entry):
-            self._change(seen, {entry: None})
-        return self.read()
+        """Stores a key in the archive, then removes it from the live Secret and from kubectl's copy of its text.
+
+        No outage is waited for: the retirement calls this while it holds locks on the application's tables.
+        """
+        with self._api.hurried():
+            seen = self._read_snapshot()
+            entry = variable_of(version)
+            if changes.needs_archiving(seen.stored, version, revision):
+                seen.archive.keep(version, seen.stored.material(version), description)
+                self._change(seen, {entry: None})
+            elif seen.live.last_applied(entry):
+                self._change(seen, {entry: None})
+            return self.read()
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
         """Gives an archived key to the applications again; its copy in the archive stays."""

@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -102,6 +103,10 @@ class Secrets:
         except UnreachableError as error:
             failure = _unreachable(name, error)
         raise failure from None
+
+    def hurried(self) -> AbstractContextManager[None]:
+        """See `Cluster.hurried`."""
+        return self._cluster.hurried()
 
     def make(self, name: SecretName) -> None:
         """Creates a Secret without an entry, unless it exists."""

@@ -1,5 +1,6 @@
 """Names who else writes an object, by its `managedFields`, and what to change there so that a rollout is left alone."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ _PAGES = {
     "helm-controller": "docs/flux.md",
 }
 _NAMED_AT_MOST = 3
+_PLAIN = re.compile(r"[-\w.:/@+]{1,128}", re.ASCII)
 
 
 def others(metadata: Json, *places: Sequence[str]) -> list[str]:
@@ -41,7 +43,10 @@ def named(managers: Sequence[str]) -> str:
     """Returns who it was, as far as is known."""
     if not managers:
         return "something that its managedFields do not name"
-    shown = ", ".join(managers[:_NAMED_AT_MOST])
+    # Whoever may write there names itself: nothing that could be read as a part of the sentence.
+    shown = ", ".join(
+        each if _PLAIN.fullmatch(each) else "(of a name that is none)" for each in managers[:_NAMED_AT_MOST]
+    )
     return f"field manager {shown}" if len(managers) == 1 else f"one of the field managers {shown}"
 
 

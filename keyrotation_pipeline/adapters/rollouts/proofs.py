@@ -27,11 +27,11 @@ def _is_proven(pod: Json, secret: str, instances: Sequence[Instance], goal: Roll
     """A report says nothing of another container, nor of a process that was started since."""
     own = Pod(str(pod["metadata"]["namespace"]), str(pod["metadata"]["uid"]))
     reports = [each for each in instances if each.pod == own and not each.silent]
-    running = [(each.get("state") or {}).get("running") or {} for each in container_statuses(pod)]
-    started = [datetime.fromisoformat(each["startedAt"]) for each in running if each.get("startedAt")]
+    states = {str(each["name"]): (each.get("state") or {}).get("running") or {} for each in container_statuses(pod)}
+    started = [datetime.fromisoformat(each["startedAt"]) for each in states.values() if each.get("startedAt")]
+    readers = [each for each in templates.users(pod["spec"], secret) if states.get(each)]
     return (
-        len(templates.users(pod["spec"], secret)) == 1
-        and bool(started)
+        len(readers) == 1
         and all(goal.met_by(each) for each in reports)
         and any(each.reported_at > max(started) + CLOCKS_DIFFER for each in reports)
     )
