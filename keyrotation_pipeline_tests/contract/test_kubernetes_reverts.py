@@ -241,9 +241,8 @@ ENTRIES = [
     pytest.param(
         Entry(
             add_second, READ_V2, SECOND, base64_of(key(2)), None, EXTERNAL,
-            rf"entry {SECOND} is no longer in Secret .* \(field manager externalsecrets.external-secrets.io/pazpaz\); "
-            r"have it leave the entries ENCRYPTION_… of this Secret alone as docs/external-secrets.md says, run "
-            r"`keyrotation restore-key v2`, "
+            rf"entry {SECOND} of Secret .* is gone \(field manager {EXTERNAL}\); have it leave the entries "
+            r"ENCRYPTION_… of this Secret alone as docs/external-secrets.md says, run `keyrotation restore-key v2`, "
             "and run the rotation again",
         ),
         id="the new key is taken out by External Secrets",
@@ -251,15 +250,16 @@ ENTRIES = [
     pytest.param(
         Entry(
             promoted, WRITE_V2, PRIMARY_VARIABLE, "v2", "v1", "kustomize-controller",
-            rf"entry {PRIMARY_VARIABLE} of Secret .* names v1 again, not v2 \(field manager kustomize-controller\); "
-            r"have it leave .* alone as docs/flux.md says, and run the rotation again",
+            rf"entry {PRIMARY_VARIABLE} of Secret .* names v1, not v2 \(field manager kustomize-controller\); "
+            r"have it leave .* alone as docs/flux.md says, run `kubectl --namespace .* patch secret .* --patch "
+            r"'\{\"stringData\":\{\"ENCRYPTION_PRIMARY_VERSION\":\"v2\"\}\}'`, and run the rotation again",
         ),
         id="the old primary is named again by Flux",
     ),
     pytest.param(
         Entry(
             withdrawn, WITHOUT_V1, FIRST, None, base64_of(key(1)), "argocd-controller",
-            rf"entry {FIRST} is back in Secret .* \(field manager argocd-controller\); have it leave .* alone as "
+            rf"entry {FIRST} of Secret .* is back \(field manager argocd-controller\); have it leave .* alone as "
             r"docs/argo-cd.md says, run `kubectl --namespace .* patch secret .* --type json --patch "
             r"'\[\{\"op\":\"remove\",\"path\":\"/data/ENCRYPTION_MASTER_KEY\"\}\]'`, and run the rotation again",
         ),

@@ -192,6 +192,20 @@ def merged(before: Any, difference: Any, *, by_name: bool = False) -> Any:  # no
     return copy.deepcopy(difference)
 
 
+def without(before: Json, operations: list[Json]) -> Json:
+    """RFC 6902, of which people only remove."""
+    after = copy.deepcopy(before)
+    for each in operations:
+        *parents, name = each["path"].removeprefix("/").split("/")
+        place = after
+        for parent in parents:
+            place = place.get(parent) or {}
+        if each["op"] != "remove" or name not in place:
+            raise RefusedError(422, "Invalid", "the server rejected our request due to an error in our request")
+        del place[name]
+    return after
+
+
 def _added(before: Json, wanted: Json) -> list[Json]:
     """Ephemeral containers are added, and never changed or removed."""
     known, asked = before.get("ephemeralContainers") or [], wanted.get("ephemeralContainers") or []

@@ -19,16 +19,25 @@ from starlette.routing import Route
 from keyrotation_pipeline_tests.kubernetes_standin.certificate import write_certificate
 from keyrotation_pipeline_tests.kubernetes_standin.controller import Controller
 from keyrotation_pipeline_tests.kubernetes_standin.discovery import documents
-from keyrotation_pipeline_tests.kubernetes_standin.objects import KINDS, Json, Key, Objects, RefusedError, merged
+from keyrotation_pipeline_tests.kubernetes_standin.objects import (
+    KINDS,
+    Json,
+    Key,
+    Objects,
+    RefusedError,
+    merged,
+    without,
+)
 from keyrotation_pipeline_tests.kubernetes_standin.rights import Rights
 from keyrotation_pipeline_tests.waiting import eventually
 
 ADMIN_TOKEN = "admin"
 SCHEMA = "1.32"
+APPLY, JSON_PATCH = "application/apply-patch+yaml", "application/json-patch+json"
 MERGES = {
     "application/merge-patch+json": False,
     "application/strategic-merge-patch+json": True,
-    "application/apply-patch+yaml": True,
+    APPLY: True,
 }
 
 
@@ -129,16 +138,17 @@ class Standin:
                 return self.objects.delete(*which)
             case "PUT":
                 return self.objects.patch(*which, lambda _before: _valid(which[0], content), part, _manager(request))
-        by_name = MERGES.get(request.headers.get("content-type", "").partition(";")[0])
-        if by_name is None:
+        kind = request.headers.get("content-type", "").partition(";")[0]
+        if kind not in {*MERGES, JSON_PATCH}:
             raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
 
-        applied = request.headers["content-type"].startswith("application/apply-patch")
-        if applied and not any(each["metadata"]["name"] == which[2] for each in self.objects.every(*which[:2])):
+        if kind == APPLY and not any(each["metadata"]["name"] == which[2] for each in self.objects.every(*which[:2])):
             return self.objects.create(*which[:2], _valid(which[0], content), _manager(request))
 
         def change(before: Json) -> Json:
-            return _valid(which[0], merged(before, content, by_name=by_name))
+            if kind == JSON_PATCH:
+                return _valid(which[0], without(before, content))
+            return _valid(which[0], merged(before, content, by_name=MERGES[kind]))
 
         return self.objects.patch(*which, change, part, _manager(request))
 

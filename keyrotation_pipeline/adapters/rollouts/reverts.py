@@ -4,6 +4,7 @@ The first time it is done again, since a person or a deployment may have been fa
 a controller that corrects every change costs no endless row of Pods.
 """
 
+import json
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,6 @@ from keyrotation_pipeline.adapters.rollouts import managers
 from keyrotation_pipeline.adapters.rollouts.annotation import ANNOTATION
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
@@ -70,13 +70,13 @@ class Reverts:
         Raises:
             BlockedError: it was right again meanwhile, or it stays so.
         """
-        if (entry := _wrong_entry(self.goal, keys)) is None:
+        if (wrong := self._wrong_entry(keys)) is None:
             self._contradicted_at = None
             return None
         if self._contradicted_at is None:
             self._contradicted_at = now
             self._contradictions += 1
-        sentence = self._about_entry(entry, keys, secret)
+        sentence = self._about_entry(*wrong, secret)
         if self._contradictions == _AT_MOST or now - self._contradicted_at >= PATIENCE_SECONDS:
             raise BlockedError(sentence)
         return sentence
@@ -104,42 +104,32 @@ class Reverts:
         """Records that a template got its annotation."""
         self._written[workload] = text
 
-    def _about_entry(self, entry: str, keys: StoredKeys, secret: Json) -> str:
+    def _wrong_entry(self, keys: StoredKeys) -> tuple[str, str, str] | None:
+        """Returns an entry that contradicts the goal, what is wrong with it, and what repairs it; None: none does."""
+        without = self.goal.aim is TargetKind.WITHOUT
+        for version in self.goal.versions:
+            entry, is_live = variable_of(version), version in keys.live
+            if without and is_live:
+                removal = {"op": "remove", "path": f"/data/{entry}"}
+                return entry, "is back", self._patch("--type json --patch", [removal])
+            if not without and not is_live:
+                return entry, "is gone", f"keyrotation restore-key {version}"
+            if self.goal.aim is TargetKind.WRITES and keys.primary != version:
+                repair = self._patch("--patch", {"stringData": {PRIMARY_VARIABLE: str(version)}})
+                return PRIMARY_VARIABLE, f"names {keys.primary}, not {version}", repair
+        return None
+
+    def _patch(self, option: str, difference: object) -> str:
+        content = json.dumps(difference, separators=(",", ":"))
+        return f"kubectl --namespace {self.namespace} patch secret {self.secret} {option} '{content}'"
+
+    def _about_entry(self, entry: str, what: str, repair: str, secret: Json) -> str:
         who = managers.others(secret, ("f:data", f"f:{entry}"), ("f:data",), ("f:metadata",))
         advice = managers.advice(who, "the entries ENCRYPTION_… of this Secret")
-        by = f"({managers.named(who)})"
-        match self.goal.aim:
-            case TargetKind.WRITES:
-                return (
-                    f"entry {entry} of Secret {self.secret} names {keys.primary} again, not "
-                    f"{', '.join(map(str, self.goal.versions))} {by}; {advice}, and run the rotation again"
-                )
-            case TargetKind.WITHOUT:
-                patch = f'[{{"op":"remove","path":"/data/{entry}"}}]'
-                return (
-                    f"entry {entry} is back in Secret {self.secret} {by}; {advice}, run `kubectl --namespace "
-                    f"{self.namespace} patch secret {self.secret} --type json --patch '{patch}'`, and run the rotation "
-                    "again"
-                )
-        missing = ", ".join(str(each) for each in self.goal.versions if each not in keys.live)
         return (
-            f"entry {entry} is no longer in Secret {self.secret} {by}; {advice}, run `keyrotation restore-key "
-            f"{missing}`, and run the rotation again"
+            f"entry {entry} of Secret {self.secret} {what} ({managers.named(who)}); {advice}, run `{repair}`, and run "
+            "the rotation again"
         )
-
-
-def _wrong_entry(goal: RolloutTarget, keys: StoredKeys) -> str | None:
-    live: set[KeyVersion] = set(keys.live)
-    match goal.aim:
-        case TargetKind.READS:
-            wrong = [variable_of(each) for each in goal.versions if each not in live]
-        case TargetKind.WRITES:
-            wrong = [] if keys.primary in goal.versions else [PRIMARY_VARIABLE]
-        case TargetKind.WITHOUT:
-            wrong = [variable_of(each) for each in goal.versions if each in live]
-        case _:
-            wrong = []
-    return next(iter(wrong), None)
 
 
 def _about_template(workload: Workload, found: Json) -> str:
