@@ -143,7 +143,9 @@ def _instances(facts: Facts) -> str:
     number, named = facts.get("instances", 0), ", ".join(map(str, facts.get("names", ())))
     if not number:
         return "**No instance was seen**: this rests on an officer's signature or on `[rollout] mode`"
-    return f"{number} instance{'s' * (number > 1)} ({plain(named)})"
+    proven = facts.get("proven", 0)
+    evidence = "each proved" if proven == number else f"{proven} proved" if proven else "none proved"
+    return f"{number} instance{'s' * (number > 1)} ({plain(named)}; {evidence} which keys it holds)"
 
 
 def _early(facts: Facts, new: str) -> str:

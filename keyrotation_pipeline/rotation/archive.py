@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
-from keyrotation_pipeline.rotation.rollout import roll_out
+from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
 
 # A compromised version stays compromised, wherever its key is stored; the others are archived already, or gone.
 FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -36,7 +36,7 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
             if record.state not in FINAL_STATES:
                 pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, rotation.id)
             kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
-    return {"archived": kept, "instances": len(instances), "names": sorted(each.name for each in instances)}
+    return {"archived": kept, **seen_facts(instances)}
 
 
 def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:

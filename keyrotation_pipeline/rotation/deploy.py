@@ -18,7 +18,7 @@ from keyrotation_pipeline.requests.approvals import suspicion
 from keyrotation_pipeline.requests.takeover import held_compromised, lineage, publish_compromised
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
-from keyrotation_pipeline.rotation.rollout import roll_out
+from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
 
 EMERGENCY_LOOK_SECONDS = 3.0
 
@@ -121,7 +121,7 @@ def _rows_under(pipeline: Pipeline, table: EncryptedTable, version: KeyVersion) 
 
 
 def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed: Sequence[str]) -> Mapping[str, Any]:
-    facts = {what: str(rotation.target), "instances": len(instances), "names": names_of(instances)}
+    facts = {what: str(rotation.target), **seen_facts(instances)}
     return {**facts, "not_looked_through": list(missed)} if missed else facts
 
 
@@ -170,8 +170,3 @@ def record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
         if target is not None and target.state is not KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
             pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
-
-
-def names_of(instances: Sequence[Instance]) -> list[str]:
-    """The instances' names, in order."""
-    return sorted(instance.name for instance in instances)

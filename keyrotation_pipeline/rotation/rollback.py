@@ -27,6 +27,7 @@ from keyrotation_pipeline.rotation import deploy
 from keyrotation_pipeline.rotation import report as rotation_report
 from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of
 from keyrotation_pipeline.rotation.report import post_mortem
+from keyrotation_pipeline.rotation.rollout import seen_facts
 from keyrotation_pipeline.rotation.rotate import STEPS
 
 LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -113,7 +114,7 @@ def roll_out_old_key(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapp
         BlockedError: an instance does not read it in time.
     """
     instances = deploy.bring_to_read(pipeline, rotation, report, Step.DUAL_KEY_ROLLOUT)
-    return {"version": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
+    return {"version": str(rotation.target), **seen_facts(instances)}
 
 
 def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -141,7 +142,7 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
     instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:
         pipeline.ledger.set_promotion(rotation.id, pipeline.evidence.current_xid())
-    return {"primary": str(rotation.target), "instances": len(instances), "names": deploy.names_of(instances)}
+    return {"primary": str(rotation.target), **seen_facts(instances)}
 
 
 def report_rollback(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:

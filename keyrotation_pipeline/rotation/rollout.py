@@ -5,6 +5,7 @@ No instance seen is not every instance: where none reports, or one is silent, an
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.audit import AuditHead
@@ -42,6 +43,12 @@ def roll_out(
         report(Progress(step, str(goal), done, total, "instances", note))
 
     return pipeline.rollout.roll_out(goal, wait.pending, forward)
+
+
+def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:
+    """What a step records of the instances that ended its wait, and how many of them proved what they hold."""
+    proven = sum(each.nonce is not None and not each.unproven for each in instances)
+    return {"instances": len(instances), "names": sorted(each.name for each in instances), "proven": proven}
 
 
 def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen: Seen = None) -> str | None:

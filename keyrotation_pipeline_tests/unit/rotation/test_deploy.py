@@ -51,7 +51,7 @@ def states(world: FakeWorld) -> dict[str, str]:
 
 def test_the_dual_key_rollout_ends_when_every_instance_reads_the_new_key(world: FakeWorld, rotation: Walk) -> None:
     facts = roll_out_dual_key(world.pipeline, rotation, world.report)
-    assert facts == {"version": "v3", "instances": 2, "names": ["web_1", "web_2"]}
+    assert facts == {"version": "v3", "instances": 2, "names": ["web_1", "web_2"], "proven": 0}
     assert world.keys.primary() == V2
 
 
@@ -118,7 +118,7 @@ def test_promotion_is_announced_before_and_recorded_after_and_its_transaction_co
     ]
     assert states(world) == {"v1": "deactivated", "v2": "deactivated", "v3": "active"}
     assert world.ledger.walk(rotation.id).promotion_xid == world.database.xid
-    assert facts == {"primary": "v3", "instances": 1, "names": ["web-1"]}
+    assert facts == {"primary": "v3", "instances": 1, "names": ["web-1"], "proven": 0}
 
 
 def test_an_emergency_leaves_the_old_key_compromised(world: FakeWorld, rotation: Walk) -> None:

@@ -36,7 +36,7 @@ from keyrotation_pipeline.requests.confirming import add_confirmation, confirmat
 from keyrotation_pipeline.requests.control import pause, resume
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.rollout import pending_reason
+from keyrotation_pipeline.rotation.rollout import pending_reason, seen_facts
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation
 
@@ -552,3 +552,12 @@ def test_the_signed_text_names_every_workload(world: FakeWorld) -> None:
     world.rollout.workloads = ("Deployment/api",)
     with pytest.raises(ApprovalError, match=r"is no longer what its text for signing says \(Rollout\)"):
         run(world, request)
+
+
+def test_a_rollout_records_how_many_instances_proved_which_keys_they_hold() -> None:
+    pod = instance("api-7", V1, V2, writes=V1)
+    proving = replace(instance("api-7/1-aa", V1, V2, writes=V1), nonce="1")
+    lacking = replace(instance("web-1", V1, writes=V1), nonce="1", unproven=(V2,))
+    assert seen_facts((proving, pod, lacking)) == {
+        "instances": 3, "names": ["api-7", "api-7/1-aa", "web-1"], "proven": 1,
+    }  # fmt: skip
