@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
+from keyrotation_pipeline.adapters.rollouts import progress
 from keyrotation_pipeline.adapters.rollouts.annotation import ANNOTATION
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
@@ -28,6 +29,7 @@ from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import (
 )
 
 EXTERNAL = "externalsecrets.external-secrets.io/pazpaz"
+UNOBSERVED = "its new template has not been observed yet"
 FIRST, SECOND = "ENCRYPTION_MASTER_KEY", "ENCRYPTION_MASTER_KEY_V2"
 OWN = {"metadata": {"annotations": {"tool": "own"}}}
 
@@ -163,8 +165,9 @@ class Undoing:
 
     def look(self) -> None:
         self.pods |= uids(self.stage, self.workload)
-        template = self.stage.fleet.found(self.workload)["spec"]["template"]["metadata"]
-        if self.times and (template.get("annotations") or {}).get(ANNOTATION, self.text) != self.text:
+        found = self.stage.fleet.found(self.workload)
+        template, is_observed = found["spec"]["template"]["metadata"], progress.pending(found) != UNOBSERVED
+        if self.times and is_observed and (template.get("annotations") or {}).get(ANNOTATION, self.text) != self.text:
             self.times -= 1
             as_manager(self.stage, self.manager, self.workload, {"metadata": {"annotations": {ANNOTATION: self.text}}})
 
@@ -204,6 +207,12 @@ def test_a_controller_that_undoes_the_annotation_is_named_at_the_second_time(
     )
     assert generation(stage, workload) == before + 4, "written twice, undone twice"
     assert len(undoing.pods) <= 3 + 2 * 3
+
+    with pytest.raises(BlockedError, match="undone twice"):
+        stage.roll_out(READ_V2)
+    assert generation(stage, workload) == before + 6, "the next run knows by the ReplicaSet"
+    undoing.times = 0
+    assert seen(stage.roll_out(READ_V2)) == {((V1, V2), V1)}
 
 
 def test_what_is_undone_once_is_done_again(stage: Stage) -> None:  # noqa: F811

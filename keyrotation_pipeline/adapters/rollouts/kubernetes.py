@@ -83,6 +83,11 @@ class _Snapshot:
         found = self.found[workload]
         return [pod for pod in self.pods_of(workload) if progress.is_newest(found, self.replica_sets, pod)]
 
+    def earlier_of(self, workload: Workload) -> list[str]:
+        """Returns the annotations of a Deployment's templates, present and earlier; other kinds keep none to list."""
+        owned = progress.owned_by(self.found[workload], self.replica_sets)
+        return [annotated(each["spec"]["template"]) for each in owned]
+
 
 class KubernetesRollout:
     """`Rollout` over workloads of one namespace, and over other instances that report themselves.
@@ -173,7 +178,8 @@ class KubernetesRollout:
             if text != wanted and not proven:
                 if not reverts.has_settled(self._settle_seconds):
                     return f"Secret {self._fleet.secret} has just changed; wait, and run the rotation again"
-                reverts.before_writing(workload, snapshot.found[workload], wanted, snapshot.secret)
+                earlier = snapshot.earlier_of(workload)
+                reverts.before_writing(workload, snapshot.found[workload], wanted, snapshot.secret, earlier)
                 if self._annotate(workload, wanted):
                     reverts.written(workload, wanted)
                 return f"{workload}: its new template has not been observed yet; wait, and run the rotation again"

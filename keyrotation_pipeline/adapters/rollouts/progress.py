@@ -95,15 +95,19 @@ def is_newest(found: Json, replica_sets: Sequence[Json], pod: Json) -> bool:
     """
     match found["kind"]:
         case "Deployment":
-            return any(
-                _owns(found, each) and _template(each) == _template(found) and _owns(each, pod) for each in replica_sets
-            )
+            owned = owned_by(found, replica_sets)
+            return any(_template(each) == _template(found) and _owns(each, pod) for each in owned)
         case "StatefulSet":
             revision = (found.get("status") or {}).get("updateRevision")
             return labels_of(pod).get("controller-revision-hash") == revision
         case _:
             generation = (found["metadata"].get("annotations") or {}).get("deprecated.daemonset.template.generation")
             return labels_of(pod).get("pod-template-generation") == generation
+
+
+def owned_by(owner: Json, things: Iterable[Json]) -> list[Json]:
+    """Returns those of the things that a workload made."""
+    return [each for each in things if _owns(owner, each)]
 
 
 def labels_of(thing: Json) -> Json:

@@ -1,4 +1,4 @@
-"""Detects, within one rollout, that somebody else undoes it: a template's annotation, or the Secret's entries.
+"""Detects that somebody else undoes a rollout: a template's annotation, or the Secret's entries.
 
 The first time it is done again, since a person or a deployment may have been faster; the second time it stops, so that
 a controller that corrects every change costs no endless row of Pods.
@@ -6,6 +6,7 @@ a controller that corrects every change costs no endless row of Pods.
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,13 +82,18 @@ class Reverts:
             raise BlockedError(sentence)
         return sentence
 
-    def before_writing(self, workload: Workload, found: Json, text: str, secret: Json) -> None:
+    def before_writing(self, workload: Workload, found: Json, text: str, secret: Json, earlier: Iterable[str]) -> None:
         """Refuses to write an annotation once more that others have undone twice, or whose Secret does not rest.
+
+        Args:
+            earlier: the annotations of the workload's earlier templates, as far as the cluster keeps them: an earlier
+                run wrote what is among them.
 
         Raises:
             BlockedError: see above.
         """
-        if self._written.get(workload) == text:
+        written = self._written.get(workload)
+        if written == text or (written is None and text in earlier):
             self._lost[workload] += 1
         if self._lost[workload] == _AT_MOST:
             raise BlockedError(_about_template(workload, found))
