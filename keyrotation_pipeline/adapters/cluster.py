@@ -101,16 +101,19 @@ class Access:
 class Cluster:
     """A Kubernetes API server.
 
+    Args:
+        has_answered: whether it did to the process that this one continues.
+
     Every method raises:
         RefusalError: the server refuses.
         UnreachableError: it cannot be reached.
     """
 
-    def __init__(self, access: Access, clock: Clock) -> None:
+    def __init__(self, access: Access, clock: Clock, *, has_answered: bool = False) -> None:
         self._access = access
         self._clock = clock
         self._opened: client.ApiClient | None = None
-        self._has_answered = False
+        self.has_answered = has_answered
         self._hurried = False
 
     @contextmanager
@@ -160,16 +163,16 @@ class Cluster:
             try:
                 return self._attempt(method, path, body, accept)
             except RefusalError as refusal:
-                if refusal.status == HTTPStatus.UNAUTHORIZED and self._has_answered:
+                if refusal.status == HTTPStatus.UNAUTHORIZED and self.has_answered:
                     self._opened = None  # the token has expired: the next attempt reads the one that replaced it
                 elif refusal.status not in _AGAIN:
                     raise
                 failure: RefusalError | UnreachableError = refusal
             except UnreachableError as error:
-                if not (self._has_answered or isinstance(error, _OutageError)):
+                if not (self.has_answered or isinstance(error, _OutageError)):
                     raise
                 failure = error
-            is_patient = self._has_answered and not self._hurried
+            is_patient = self.has_answered and not self._hurried
             pauses = (*_PAUSES_SECONDS, *_OUTAGE_PAUSES_SECONDS) if is_patient else _PAUSES_SECONDS
             if attempt == len(pauses) or self._clock.monotonic() - began >= _LONGEST_OUTAGE_SECONDS:
                 raise failure from None
@@ -185,7 +188,7 @@ class Cluster:
                 failure: Exception = UnreachableError("no TLS connection")
             else:
                 # Anything may answer for a server that is away; but only the server itself throttles.
-                self._has_answered |= error.status < HTTPStatus.INTERNAL_SERVER_ERROR and (
+                self.has_answered |= error.status < HTTPStatus.INTERNAL_SERVER_ERROR and (
                     error.status != HTTPStatus.UNAUTHORIZED
                 )
                 failure = RefusalError(error.status, _retry_after(error))
@@ -201,7 +204,7 @@ class Cluster:
         except (TypeError, ValueError):
             failure = UnreachableError("the answer is not from an API server; check the address in the kubeconfig")
         else:
-            self._has_answered = True
+            self.has_answered = True
             return answer
         raise failure from None
 

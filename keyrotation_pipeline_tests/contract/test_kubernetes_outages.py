@@ -1,6 +1,7 @@
 """An API server that is away for a minute, throttles, or no longer accepts a token: waited for, if it ever answered."""
 
 import json
+import pickle
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -213,3 +214,19 @@ def test_no_outage_is_waited_for_while_tables_are_locked(new_key_secrets: Callab
     assert clock.passed - before < 3
     with exchanging(away(clock, 65, refused)):
         assert shape(store.read()) == ((V1, V2), (), V2), "anything else is waited for again"
+
+
+def test_a_worker_process_waits_as_the_process_that_started_it(new_key_secrets: Callable[[], TestKeySecrets]) -> None:
+    store = new_key_secrets().open(Waits())
+    unused = pickle.dumps(store)
+    store.read()
+    used, attempts = pickle.dumps(store), iter(range(8))
+
+    def refuse_some(pool: Any, method: str, path: str, send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
+        return send() if next(attempts, None) is None else refused(pool, method, path, send)
+
+    with exchanging(refuse_some), pytest.raises(KeyStoreUnavailableError):
+        pickle.loads(unused).read()  # noqa: S301 - our own
+    attempts = iter(range(8))
+    with exchanging(refuse_some):
+        assert shape(pickle.loads(used).read()) == ((), (), None)  # noqa: S301

@@ -63,16 +63,20 @@ class _Snapshot:
 
 
 class KubernetesKeyStore:
-    """`ports.KeyStore` in a Secret and its archive; the revision combines those of both."""
+    """`ports.KeyStore` in a Secret and its archive; the revision combines those of both.
 
-    def __init__(self, secrets: KeySecrets, clock: Clock) -> None:
+    Args:
+        has_answered: see `Cluster`; a worker process gets the store of its parent.
+    """
+
+    def __init__(self, secrets: KeySecrets, clock: Clock, has_answered: bool = False) -> None:  # noqa: FBT001, FBT002 - pickled
         self._secrets = secrets
         self._clock = clock
-        self._api = Secrets(secrets.access, clock)
+        self._api = Secrets(secrets.access, clock, has_answered=has_answered)
         self._archive = open_archive(secrets.archive, self._api)
 
-    def __reduce__(self) -> tuple[type["KubernetesKeyStore"], tuple[KeySecrets, Clock]]:
-        return type(self), (self._secrets, self._clock)
+    def __reduce__(self) -> tuple[type["KubernetesKeyStore"], tuple[KeySecrets, Clock, bool]]:
+        return type(self), (self._secrets, self._clock, self._api.has_answered)
 
     def create(self) -> None:
         """Creates the Secret and the archive without a key, unless they exist."""

@@ -87,8 +87,13 @@ class Secret:
 class Secrets:
     """The Secrets of one cluster."""
 
-    def __init__(self, access: Access, clock: Clock) -> None:
-        self._cluster = Cluster(access, clock)
+    def __init__(self, access: Access, clock: Clock, *, has_answered: bool) -> None:
+        self._cluster = Cluster(access, clock, has_answered=has_answered)
+
+    @property
+    def has_answered(self) -> bool:
+        """Whether the API server ever did."""
+        return self._cluster.has_answered
 
     def read(self, name: SecretName) -> Secret:
         """Reads a Secret as it is now.
