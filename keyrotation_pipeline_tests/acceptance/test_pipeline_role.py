@@ -60,6 +60,9 @@ certificate = "{security}"
 [[approvals.officers]]
 name = "Privacy Officer"
 certificate = "{privacy}"
+[[approvals.officers]]
+name = "Sealed Officer"
+certificate = "{sealed}"
 [backup]
 recipients = ["{recovery}"]
 {binaries}
@@ -153,6 +156,7 @@ def desk(
     tmp_path: Path,
     security_officer: DemoOfficer,
     privacy_officer: DemoOfficer,
+    sealed_officer: DemoOfficer,
     recovery_officer: DemoOfficer,
 ) -> Iterator[Desk]:
     if not request.param.exists():
@@ -170,7 +174,7 @@ def desk(
         (tmp_path / "keyrotation.toml").write_text(
             CONFIGURATION.format(
                 security=security_officer.certificate, privacy=privacy_officer.certificate,
-                recovery=recovery_officer.certificate, binaries="",
+                sealed=sealed_officer.certificate, recovery=recovery_officer.certificate, binaries="",
             )
         )  # fmt: skip
         (tmp_path / "recovery.asc").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
