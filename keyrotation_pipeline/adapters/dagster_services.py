@@ -1,22 +1,19 @@
 """Runs Dagster's code server, web server and daemon as child processes that never outlive this one."""
 
 import contextlib
-import ctypes
+import fcntl
 import os
 import secrets
 import shutil
-import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, cast
 
+from keyrotation_pipeline.adapters.child_service import LOOK_SECONDS, ChildService
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.process import cpu_ticks
 from keyrotation_pipeline.errors import HomeError
@@ -25,15 +22,11 @@ from keyrotation_pipeline.ports.clock import attempts
 LOOPBACK = "127.0.0.1"
 IDLE_SECONDS = 180  # services that use no CPU for so long and do not answer have failed
 TELL_SECONDS = 30
-STOP_SECONDS = 20
-LOOK_SECONDS = 0.2
-PR_SET_PDEATHSIG = 1
 INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
 SOCKET_VARIABLE = "KEYROTATION_CODE_SERVER"  # as in our workspace.yaml
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
 LOCATION = ("--module-name", "keyrotation_pipeline.definitions", "--location-name", "keyrotation_pipeline")
-LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def random_token() -> str:
@@ -69,6 +62,30 @@ class UiAccess:
         return page if self.token is None else f"{page}?token={self.token}"
 
 
+@contextlib.contextmanager
+def sole_services(home: Path, access: UiAccess) -> Iterator[None]:
+    """Lets only one process at a time serve a home: two would take code server, address and heartbeats from each other.
+
+    The lock ends with its process in any case; no child inherits it.
+
+    Raises:
+        HomeError: another process serves it; names that and its port.
+    """
+    with os.fdopen(os.open(home / "up.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid, _, port = lock.read().partition(" ")
+            raise HomeError(
+                f"`keyrotation up` already serves this home on port {port} (process {pid}); its address is in "
+                f"{home / 'dagster' / 'address'}, and `kill {pid}` stops it"
+            ) from None
+        lock.truncate()
+        lock.write(f"{os.getpid()} {access.port}")
+        lock.flush()
+        yield
+
+
 class DagsterServices:
     """Dagster's code server, its daemon, and its UI on loopback behind access control.
 
@@ -98,9 +115,7 @@ class DagsterServices:
         self._bare = {**bare, "DAGSTER_HOME": str(home)}
         self._keep_storage = keep_storage
         self._cleanup = contextlib.ExitStack()
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._code_server: subprocess.Popen[bytes] | None = None
-        self._code_was_loaded = False
+        self._served: dict[ChildService, Callable[[], bool]] = {}
         self._socket = home / "code.sock"
 
     def start(self) -> None:
@@ -117,7 +132,11 @@ class DagsterServices:
         self._write_address()
         self._choose_socket()
         self.log.write_bytes(b"")
-        self._start_code_server()
+        # As `dagster dev` starts it: it reloads the code when the UI asks for that.
+        options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
+        command = ["dagster", "code-server", "start", *LOCATION, *options]
+        code_server = self._service("the code server", command, self._environment, works_in_child=True)
+        self._served[code_server] = self._code_is_served
 
     def wait_until_served(self, stopped: Callable[[], bool], announce: Callable[[str], None]) -> bool:
         """Starts the others, and waits for the web server; returns False if `stopped` came first.
@@ -128,59 +147,57 @@ class DagsterServices:
         Raises:
             HomeError: the services ended, or hang.
         """
-        if not self._wait_for("the code server", self._code_is_served, stopped, announce):
+        if not all(self.wait_for(each, stopped, announce) for each in self._served):
             return False
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
-        self._start(["dagster._daemon", "run", "--log-level", "warning", *workspace], self._bare)
-        webserver = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *workspace]
-        self._start(webserver, self._bare, line=self._access.token)
-        return self._wait_for("the web server", self._page_is_served, stopped, announce)
+        daemon = ["dagster._daemon", "run", "--log-level", "warning", *workspace]
+        self._served[self._service("the daemon", daemon, self._bare)] = lambda: True
+        command = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *workspace]
+        webserver = self._service("the web server", command, self._bare, line=self._access.token)
+        self._served[webserver] = self._page_is_served
+        return self.wait_for(webserver, stopped, announce)
 
     def wait_while_running(self, stopped: Callable[[], bool], announce: Callable[[str], None]) -> None:
-        """Waits until `stopped`; restarts a code server or a storage that ends meanwhile.
+        """Waits until `stopped`; restarts a service or a storage that ends meanwhile.
 
         Raises:
-            HomeError: another service ended by itself, or one of these cannot be restarted.
+            HomeError: one of these cannot be restarted, or ends again at once.
         """
         for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
                 return
             self._keep_storage()
-            if self._code_server_is_lost():
-                self._start_code_server()
-                self._wait_for("the code server", self._code_is_served, stopped, announce)
-            elif not self._run():
-                raise HomeError(f"Dagster ended by itself; read {self.log}, then run `keyrotation up` again")
+            for service in filter(ChildService.is_lost, self._served):
+                self._restart(service, announce)
+                self.wait_for(service, stopped, announce)
 
-    def _code_server_is_lost(self) -> bool:
-        """Returns whether it has ended, or lost its child, which has loaded the code and serves it.
+    def _restart(self, service: ChildService, announce: Callable[[str], None]) -> None:
+        announce(f"{service.name} of Dagster ended by itself, and is started again; its log is {self.log}")
+        if self._served[service] == self._code_is_served:
+            self._socket.unlink(missing_ok=True)
+        if not service.restart():
+            raise self._failure(service)
 
-        It never had one if the code does not load, which the UI shows; and none is visible without /proc.
-        """
-        if self._code_server is None or self._code_server.poll() is not None:
-            return self._code_server is not None
-        children = _has_children(self._code_server.pid)
-        lost, self._code_was_loaded = self._code_was_loaded and not children, children
-        return lost
-
-    def _wait_for(
-        self, what: str, served: Callable[[], bool], stopped: Callable[[], bool], announce: Callable[[str], None]
-    ) -> bool:
-        """Waits as long as the services are alive and use CPU: on a busy machine that takes minutes."""
+    def wait_for(self, service: ChildService, stopped: Callable[[], bool], announce: Callable[[str], None]) -> bool:
+        """Waits as long as it is alive and the services use CPU: on a busy machine that takes minutes."""
         looked_at = worked_at = 0.0
         spent = self._cpu_ticks()
         for waited in attempts(SystemClock(), pause_seconds=LOOK_SECONDS):
             if stopped():
                 return False
-            if not self._run() or waited - worked_at > IDLE_SECONDS:
+            self._keep_storage()
+            if service.has_ended or waited - worked_at > IDLE_SECONDS:
                 break
-            if served():
+            if self._served[service]():
                 return True
             if waited - looked_at > TELL_SECONDS:
                 looked_at, before, spent = waited, spent, self._cpu_ticks()
                 worked_at = waited if spent != before else worked_at
-                announce(f"waiting for {what} of Dagster for {waited:.0f} s; its log is {self.log}")
-        raise HomeError(f"Dagster does not start; read {self.log} and fix the error in it")
+                announce(f"waiting for {service.name} of Dagster for {waited:.0f} s; its log is {self.log}")
+        raise self._failure(service)
+
+    def _failure(self, service: ChildService) -> HomeError:
+        return HomeError(f"{service.name} of Dagster does not start; read {self.log} and fix the error in it")
 
     def _code_is_served(self) -> bool:
         """Returns whether the code is loaded: the code server listens only then."""
@@ -196,55 +213,36 @@ class DagsterServices:
         return False
 
     def _cpu_ticks(self) -> int:
-        return cpu_ticks({process.pid for process in self._processes})
-
-    def _run(self) -> bool:
-        return all(process.poll() is None for process in self._processes)
+        return cpu_ticks({service.session for service in self._served})
 
     def stop(self) -> None:
         """Stops the services and the runs that they started; an interrupted run continues at the next start."""
-        for process in self._processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-        for process in self._processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
-        for process in self._processes:
-            _end_group(process)
+        for service in self._served:
+            service.interrupt()
+        for service in self._served:
+            service.end()
         self._address_file.unlink(missing_ok=True)
         self._socket.unlink(missing_ok=True)
         self._cleanup.close()
 
-    def _start_code_server(self) -> None:
-        """Starts it as `dagster dev` does: it reloads the code when the UI asks for that."""
-        if self._code_server is not None:
-            self._processes.remove(self._code_server)
-            _end_group(self._code_server)
-        self._code_was_loaded = False
-        self._socket.unlink(missing_ok=True)
-        options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
-        self._code_server = self._start(["dagster", "code-server", "start", *LOCATION, *options], self._environment)
-
-    def _start(
-        self, module_and_arguments: Sequence[str], environment: Mapping[str, str], line: str | None = None
-    ) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            started = subprocess.Popen(  # noqa: S603  arguments of our own
-                [sys.executable, "-m", *module_and_arguments],
-                cwd=self._folder,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=_stop_with_parent,  # noqa: PLW1509  there is one thread
-            )
-        self._processes.append(started)
-        # Through a pipe: arguments and environments of processes are visible to others, and are inherited by runs. If
-        # it has already ended, `wait_until_served` says so.
-        with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", started.stdin) as stdin:
-            stdin.write(f"{line or ''}\n".encode())
-        return started
+    def _service(
+        self,
+        name: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        line: str | None = None,
+        works_in_child: bool = False,
+    ) -> ChildService:
+        return ChildService(
+            name,
+            arguments,
+            folder=self._folder,
+            environment=environment,
+            log=self.log,
+            line=line,
+            works_in_child=works_in_child,
+        )
 
     def _choose_socket(self) -> None:
         """Chooses a socket in the home, which only its owner can enter; else, if its path is too long, elsewhere."""
@@ -279,38 +277,3 @@ class DagsterServices:
                     f"port {self._access.port} of {LOOPBACK} is taken; stop what listens there, or choose another with "
                     "--port"
                 ) from None
-
-
-def _has_children(pid: int) -> bool:
-    for file in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread that has just ended
-            if file.read_text().strip():
-                return True
-    return False
-
-
-def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """Ends whatever a process has started, and waits for the process itself."""
-    for force in (signal.SIGTERM, signal.SIGKILL):
-        if _group_ends(process.pid, force):
-            break
-    process.wait()
-
-
-def _group_ends(group: int, force: signal.Signals, seconds: float = 5) -> bool:
-    try:
-        os.killpg(group, force)
-        for _ in attempts(SystemClock(), pause_seconds=LOOK_SECONDS, patience_seconds=seconds):
-            os.killpg(group, 0)
-    except ProcessLookupError:
-        return True
-    return False
-
-
-def _stop_with_parent() -> None:
-    """Runs in the child: makes it end when the parent dies, and handle SIGINT even if the parent ignores it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # The sockets that Dagster creates accept commands from whoever may write to them.
-    os.umask(os.umask(0o077) | 0o022)
-    if sys.platform == "linux":
-        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGINT)

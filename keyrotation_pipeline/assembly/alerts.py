@@ -5,7 +5,7 @@ from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess, random_token
+from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess, random_token, sole_services
 from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
@@ -123,11 +123,12 @@ def dagster_services(
         declared: None if there is no configuration yet.
 
     Raises:
-        HomeError: the home cannot be created, or the embedded server cannot run.
+        HomeError: the home cannot be created or is served already, or the embedded server cannot run.
     """
     home = home_of(path)
     create_home(home)
     with ExitStack() as stack:
+        stack.enter_context(sole_services(home, access))  # before anything that the end of this would remove
         storage, keep_storage = _storage(stack, home)
         variables = {"KEYROTATION_HOME": str(home), "DAGSTER_PG_URL": storage}
         if declared is not None:

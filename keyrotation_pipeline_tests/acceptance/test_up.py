@@ -128,6 +128,19 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
         [loaded] = [pid for pid in family(code_server) if " api grpc " in command_of(pid)]
         os.kill(loaded, signal.SIGKILL)
         wait_until(lambda: code_servers(process.pid) not in ([], [code_server]) and bool(partitions(ui)), START_SECONDS)
+        # So does the daemon, whose end stops neither the web server nor the database.
+        others, before = web_servers(process.pid), daemons(process.pid)
+        [killed_daemon] = before
+        os.kill(killed_daemon, signal.SIGKILL)
+        wait_until(lambda: daemons(process.pid) not in ([], before), START_SECONDS)
+        assert web_servers(process.pid) == others
+        # A second one, on another port, is refused and takes nothing from the first.
+        folder.run("up", "--port", "1", expect=1)
+        port = ui.url.rpartition(":")[2]
+        assert f"serves this home on port {port} (process {process.pid})" in folder.printed[-1]
+        assert folder.printed[-1].endswith(f"`kill {process.pid}` stops it\n")
+        assert address.read_text() == f"{ui.url}/asset-groups?token={ui.token}\n"
+        assert is_shown(ui)
         # So does the server of Dagster's storage, which no look of a sensor starts again: Dagster looks by it.
         killed = postmaster(tmp_path)
         assert killed is not None
@@ -138,7 +151,7 @@ def test_up_without_a_configuration_says_so_and_dies_whole(tmp_path: Path) -> No
         process.wait()
         wait_until(lambda: not any(Path(f"/proc/{pid}/environ").exists() and environ_of(pid) for pid in started), 40)
 
-    assert "no keyrotation.toml yet" in folder.printed[-1]
+    assert "no keyrotation.toml yet" in folder.printed[0]
     with EmbeddedServer(tmp_path / ".keyrotation" / "postgres"):
         pass  # the last to leave stops the server that the killed one left running
     assert processes_about(tmp_path) == []
@@ -256,8 +269,19 @@ def family(pid: int) -> list[int]:
 
 def code_servers(pid: int) -> list[int]:
     """Of the descendants of a process; web server and daemon share one."""
-    commands = {each: command_of(each) for each in family(pid)}
-    return [each for each, command in commands.items() if "code-server start" in command]
+    return _running(pid, "code-server start")
+
+
+def daemons(pid: int) -> list[int]:
+    return _running(pid, "dagster._daemon run")
+
+
+def web_servers(pid: int) -> list[int]:
+    return _running(pid, "defs.webserver")
+
+
+def _running(pid: int, command: str) -> list[int]:
+    return [each for each in family(pid) if command in command_of(each)]
 
 
 def postmaster(folder: Path) -> int | None:

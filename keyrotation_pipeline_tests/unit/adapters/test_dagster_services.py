@@ -1,15 +1,18 @@
-"""How long `up` waits for services that do not answer: as long as they work."""
+"""How long `up` waits for services that do not answer (as long as they work), and how it restarts those that end."""
 
 import contextlib
-from collections.abc import Callable, Iterator
-from functools import partial
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters import dagster_services
-from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess
+from keyrotation_pipeline.adapters import child_service, dagster_services
+from keyrotation_pipeline.adapters.child_service import ChildService
+from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess, sole_services
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline_tests.waiting import eventually
 
 BUSY = "while True: pass"
 IDLE = "import time; time.sleep(600)"
@@ -17,19 +20,21 @@ ENDS = "raise SystemExit(1)"
 
 
 @contextlib.contextmanager
-def started(folder: Path, program: str) -> Iterator[DagsterServices]:
-    (folder / "service.py").write_text(program)
+def started(folder: Path, programs: Mapping[str, str], served: Callable[[], bool]) -> Iterator[DagsterServices]:
+    """Services that run these programs, by their names: Dagster itself does not hang on request."""
     services = DagsterServices(folder, folder, UiAccess(0, None), {}, {}, lambda: None)
-    services._start(["service"], {})  # noqa: SLF001  Dagster itself does not hang on request
+    for name, program in programs.items():
+        (folder / f"{name}.py").write_text(program)
+        child = ChildService(name, [name], folder=folder, environment={}, log=services.log)
+        services._served[child] = served  # noqa: SLF001  as above
     try:
         yield services
     finally:
         services.stop()
 
 
-def waiting(services: DagsterServices) -> Callable[..., bool]:
-    """Wait for a code server whose answers a test decides."""
-    return partial(services._wait_for, "the code server")  # noqa: SLF001  as above
+def children(services: DagsterServices) -> list[ChildService]:
+    return list(services._served)  # noqa: SLF001  as above
 
 
 @pytest.fixture(autouse=True)
@@ -40,18 +45,61 @@ def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_services_that_work_are_waited_for_and_it_is_said_for_which(tmp_path: Path) -> None:
     reported = list[str]()
-    with started(tmp_path, BUSY) as services:
-        assert waiting(services)(lambda: len(reported) > 5, lambda: False, reported.append)
-    assert reported[0].startswith("waiting for the code server of Dagster for")
+    with started(tmp_path, {"service": BUSY}, lambda: len(reported) > 5) as services:
+        assert services.wait_for(children(services)[0], lambda: False, reported.append)
+    assert reported[0].startswith("waiting for service of Dagster for")
     assert str(tmp_path / "services.log") in reported[0]
 
 
 @pytest.mark.parametrize("program", [IDLE, ENDS], ids=["do nothing", "have ended"])
 def test_services_are_not_waited_for_when_they(tmp_path: Path, program: str) -> None:
-    with started(tmp_path, program) as services, pytest.raises(HomeError, match="does not start; read"):
-        waiting(services)(lambda: False, lambda: False, lambda _sentence: None)
+    with (
+        started(tmp_path, {"service": program}, lambda: False) as services,
+        pytest.raises(HomeError, match="does not start; read"),
+    ):
+        services.wait_for(children(services)[0], lambda: False, lambda _sentence: None)
 
 
 def test_nobody_is_waited_for_once_it_is_to_stop(tmp_path: Path) -> None:
-    with started(tmp_path, IDLE) as services:
-        assert not waiting(services)(lambda: False, lambda: True, lambda _sentence: None)
+    with started(tmp_path, {"service": IDLE}, lambda: False) as services:
+        assert not services.wait_for(children(services)[0], lambda: True, lambda _sentence: None)
+
+
+def test_a_killed_service_is_started_again_and_the_others_stay(tmp_path: Path) -> None:
+    reported = list[str]()
+    with started(tmp_path, {"daemon": IDLE, "webserver": IDLE}, lambda: True) as services:
+        daemon, webserver = children(services)
+        killed, other = daemon.session, webserver.session
+        os.kill(killed, signal.SIGKILL)
+        assert eventually(lambda: daemon.has_ended)
+        services.wait_while_running(lambda: daemon.session != killed, reported.append)
+        assert (daemon.has_ended, webserver.has_ended, webserver.session) == (False, False, other)
+    assert reported == [f"daemon of Dagster ended by itself, and is started again; its log is {services.log}"]
+
+
+def test_a_service_that_ends_at_once_again_stops_it_by_one_sentence(tmp_path: Path) -> None:
+    with (
+        started(tmp_path, {"daemon": ENDS}, lambda: True) as services,
+        pytest.raises(HomeError, match="daemon of Dagster does not start; read"),
+    ):
+        services.wait_while_running(lambda: False, lambda _sentence: None)
+
+
+def test_a_service_that_ended_long_after_it_was_restarted_is_restarted_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child_service, "SETTLED_SECONDS", 0.01)
+    with started(tmp_path, {"daemon": ENDS}, lambda: True) as services:
+        [daemon] = children(services)
+        for _ in range(2):
+            assert daemon.restart()
+            assert eventually(lambda: daemon.has_ended)
+
+
+def test_a_home_is_served_by_one_process_and_the_refusal_names_it(tmp_path: Path) -> None:
+    with sole_services(tmp_path, UiAccess(3000, None)):
+        expected = rf"already serves this home on port 3000 \(process {os.getpid()}\); .*`kill {os.getpid()}` stops it"
+        with pytest.raises(HomeError, match=expected), sole_services(tmp_path, UiAccess(3001, None)):
+            pass
+    with sole_services(tmp_path, UiAccess(3001, None)):
+        assert (tmp_path / "up.lock").read_text() == f"{os.getpid()} 3001"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -98,6 +99,25 @@ def test_a_rollback_that_dies_at_any_change_ends_the_same_when_it_is_run_again(w
     world.journal.die_at = None
     assert deaths > 2 * len(WALK)
     assert_rolled_back(world, undoing, new_rows=WALK.index(through) >= PROMOTED)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param({"reason": ""}, id="no reason"),
+        pytest.param({"reason": "slow\u202egnol"}, id="a misleading character"),
+        pytest.param({"reason": "a" * 1001}, id="a reason that is too long"),
+        pytest.param({"requested_by": ""}, id="nobody asks"),
+        pytest.param({"start_by": START}, id="a start that has passed"),
+        pytest.param({"finish_by": START}, id="an end that has passed"),
+    ],
+)
+def test_nothing_is_paused_before_every_argument_is_right(world: FakeWorld, wrong: dict[str, Any]) -> None:
+    rotation, head = rotated(world, Step.ROWS), world.ledger.head()
+    with pytest.raises((ApprovalError, RequestError)):
+        rollback.open_rollback(world.pipeline, rotation, **{"reason": "slow", "requested_by": "dba"} | wrong)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.RUNNING
+    assert world.ledger.head() == head
 
 
 def test_a_rotation_killed_between_the_primary_and_its_record_is_rolled_back_too(world: FakeWorld) -> None:
