@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.key_events import (
     PrimaryChangeIntended,
     RetirementIntended,
 )
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import LOST, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -88,6 +88,7 @@ def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
         *_about_keys(stored, records, told),
         *_about_primary(stored, records, told),
         *_about_roster(stored, told),
+        *_about_compromised(stored, records),
     ]
     return Divergence(tuple(findings), unknown, behind=len(findings) == 1 and _is_behind(stored, records, told))
 
@@ -191,3 +192,10 @@ def _about_roster(stored: StoredKeys, told: AuditExpectations) -> Iterator[str]:
     # An earlier one is fine: the audit pins first, and the key store follows.
     if stored.roster is not None and stored.roster not in told.rosters:
         yield f"the key store names a roster ({stored.roster[:16]}) that was never pinned in the database"
+
+
+def _about_compromised(stored: StoredKeys, records: Sequence[KeyRecord]) -> Iterator[str]:
+    # The audit is first to call a version compromised, and the key store follows.
+    known = {record.version for record in records if record.state in LOST}
+    for version in sorted(stored.compromised - known):
+        yield f"the key store calls {version} compromised, and the database does not"

@@ -30,6 +30,7 @@ from keyrotation_pipeline.model.incident_events import (
 )
 from keyrotation_pipeline.model.incidents import Incident, SentNotice
 from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.requests import held_in
 from keyrotation_pipeline.ports.ledger import Ledger
 
 _TEXTS = ("scope", "impact", "root_cause", "remediation", "lessons")
@@ -97,7 +98,11 @@ def _set_aside(state: AuditState, entry: AuditEntry, fact: FlagSetAside) -> None
 
 
 def _prepared(state: AuditState, _entry: AuditEntry, fact: EmergencyPrepared) -> None:
-    _change(state, _unfinished(state, fact.incident), request=fact.request)
+    incident = _unfinished(state, fact.incident)
+    held = held_in(state.texts.get(fact.request, b""))
+    # Another request, a finished one above all, would hide that the key is still in use.
+    require(held.issuperset(incident.versions), "prepares a request that does not hold its versions compromised")
+    _change(state, incident, request=fact.request)
 
 
 def _acknowledged(state: AuditState, _entry: AuditEntry, fact: IncidentAcknowledged) -> None:
@@ -108,7 +113,7 @@ def _acknowledged(state: AuditState, _entry: AuditEntry, fact: IncidentAcknowled
 
 def _closed(state: AuditState, _entry: AuditEntry, fact: IncidentClosed) -> None:
     incident = _unfinished(state, fact.incident)
-    in_use = [each for each in incident.versions if _is_in_use(state, each)]
+    in_use = unretired(state, incident)
     if in_use:
         # One person alone could otherwise cancel the emergency and end the incident.
         settled = state.is_settled_as_none(incident.id)
@@ -116,9 +121,10 @@ def _closed(state: AuditState, _entry: AuditEntry, fact: IncidentClosed) -> None
     _change(state, incident, closed_at=fact.at, closed_by=fact.by, **_given(fact, _TEXTS[2:]))
 
 
-def _is_in_use(state: AuditState, version: KeyVersion) -> bool:
-    record = state.keys.get(version)
-    return record is not None and record.state not in _OUT_OF_USE and version not in state.retired
+def unretired(state: AuditState, incident: Incident) -> list[KeyVersion]:
+    """The versions of an incident that nothing in the audit has taken out of use: it is not closed by one person."""
+    registered = (each for each in incident.versions if each in state.keys)
+    return [each for each in registered if state.keys[each].state not in _OUT_OF_USE and each not in state.retired]
 
 
 def _amended(state: AuditState, _entry: AuditEntry, fact: IncidentAmended) -> None:

@@ -6,10 +6,9 @@ from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, require, require_lines
 from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState
 from keyrotation_pipeline.model.requests import RequestAction, held_in
 
-_BY_SIGNATURES = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 _CHANGING_STATES = (RequestAction.ROTATE, RequestAction.ROLLBACK, RequestAction.RECONCILE)
 _BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
 
@@ -18,7 +17,7 @@ def _registered(state: AuditState, entry: AuditEntry, fact: KeyRegistered) -> No
     if entry.request is not None:
         state.require_running(entry.request)
     require(fact.version not in state.keys, f"registers {fact.version} again")
-    require(fact.state not in _BY_SIGNATURES, f"registers {fact.version} as {fact.state}")
+    require(fact.state not in LOST, f"registers {fact.version} as {fact.state}")
     _require_only_active(state, fact.version, fact.state)
     state.keys[fact.version] = KeyRecord(fact.version, fact.state, fact.fingerprint, fact.created_at)
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from datetime import date, timedelta, timezone
 
-from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.incidents import incidents, unretired
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.model.breach import carried_by
@@ -121,6 +122,7 @@ def close(
         IncidentError: there is no such incident, it is closed, its request is not over, its key is still in use and
             officers have not assessed it, or a text is invalid.
         KeyStoreError: which keys are in use cannot be read.
+        BlockedError: the database was restored to an earlier state.
     """
     incident = incidents(pipeline.ledger).incident(name)
     _require_unfinished(incident)
@@ -132,6 +134,7 @@ def close(
             f"{incident.id} has the {carrier.action} {carrier.id}, which is not over; let it end, or if it was "
             f"a false alarm, run `keyrotation cancel {carrier.id}` first"
         )
+    require_consistent(pipeline, pipeline.keys.read())
     _require_out_of_use(pipeline, incident)
     at = pipeline.clock.now()
     pipeline.ledger.append(IncidentClosed(incident.id, by, at, root_cause, remediation, lessons), incident.request)
@@ -145,10 +148,15 @@ def _require_unfinished(incident: Incident) -> None:
 
 def _require_out_of_use(pipeline: Pipeline, incident: Incident) -> None:
     """Refuses to close an incident whose key is in use: one person could cancel the request and close it alone."""
-    in_use = used_versions(pipeline)
+    in_use, kept = used_versions(pipeline), unretired(pipeline.ledger.replayed(), incident)
     used = [each for each in incident.versions if each in in_use]
-    if not used or assessment_of(pipeline, incident).is_settled_as_none:
+    if not (used or kept) or assessment_of(pipeline, incident).is_settled_as_none:
         return
+    if not used:
+        raise IncidentError(
+            f"{incident.id} names {', '.join(map(str, kept))}, which no rotation has retired; have officers sign an "
+            f"assessment that says that nothing was breached (`keyrotation incident assess {incident.id}`)"
+        )
     raise IncidentError(
         f"{incident.id} names {', '.join(map(str, used))}, which is still in use; let a rotation replace it "
         f"(`keyrotation request --emergency {incident.id} --reason TEXT`), or if it was a false alarm, have officers "

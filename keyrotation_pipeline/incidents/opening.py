@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BlockedError, IncidentError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -102,6 +103,7 @@ def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
     if (serving := _serving(pipeline, incident)) is not None:
         pipeline.ledger.append(EmergencyPrepared(incident.id, serving.id), serving.id)
         return serving
+    require_consistent(pipeline, pipeline.keys.read())  # else what is in use is not known
     _require_in_use(pipeline, incident)
     return open_request(pipeline, reason=incident.reason, requested_by=requested_by, incident=incident.id)
 

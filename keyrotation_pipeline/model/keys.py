@@ -40,6 +40,9 @@ ALLOWED_TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
     KeyState.DESTROYED: frozenset(),
 }
 
+# Never the primary again; only officers' signatures lead there.
+LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
+
 
 @dataclass(frozen=True, slots=True)
 class KeyMade:

@@ -1,9 +1,10 @@
 """Gathers the status that the command line and Dagster show, with requests and open incidents."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from keyrotation_pipeline.audit.divergence import require_consistent
+from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.backups.key_loss import lost_keys
@@ -95,19 +96,30 @@ def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident
 
 def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
     incident, carrier = shown.incident, shown.carrier
-    if carrier is None:
-        command = f"keyrotation request --emergency {incident.id} --reason TEXT"
-        otherwise = f"it has no emergency request yet; run `{command}`"
-        yield f"{incident.id}: {out_of_use(pipeline, incident) or otherwise}"
+    command = f"keyrotation request --emergency {incident.id} --reason TEXT"
+    if carrier is None or carrier.status is RequestStatus.CANCELLED:
+        missing = "it has no emergency request yet" if carrier is None else f"its request {carrier.id} was cancelled"
+        otherwise = f"{missing}; run `{command}`"
+        if carrier is not None:
+            otherwise += f", or if it was a false alarm, `keyrotation incident assess {incident.id}`"
+        yield f"{incident.id}: {_restored(pipeline) or out_of_use(pipeline, incident) or otherwise}"
     elif is_stranded(pipeline, carrier):
         yield (
             f"{incident.id} cannot proceed: what request {carrier.id} was to take over was cancelled; run "
-            f"`keyrotation cancel {carrier.id}`, then `keyrotation request --emergency {incident.id} --reason TEXT`"
+            f"`keyrotation cancel {carrier.id}`, then `{command}`"
         )
     elif carrier.status is RequestStatus.FINISHED:
         yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
     else:
         yield f"{incident.id} is {incident.status}: {shown.clock_in_words}"
+
+
+def _restored(pipeline: Pipeline) -> str | None:
+    """What must be done before an emergency can be prepared, where the database was restored to an earlier state."""
+    with suppress(KeyStoreError):
+        if divergence(pipeline, pipeline.keys.read()):
+            return "its emergency can be prepared once the restored database is reconciled; run `keyrotation reconcile`"
+    return None
 
 
 def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:

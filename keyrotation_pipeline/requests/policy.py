@@ -16,7 +16,7 @@ from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
-from keyrotation_pipeline.requests.takeover import preceding
+from keyrotation_pipeline.requests.takeover import preceding, running_emergency
 
 LOCK = "policy"
 
@@ -83,13 +83,20 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
     require_authorised(pipeline, request, stored)
-    # Other officers would void the emergency's signatures.
-    if (sentence := preceding(pipeline, request)) is not None:
-        raise BlockedError(f"{sentence}; it runs with what is pinned now, so undo the change in keyrotation.toml first")
+    _require_no_emergency(pipeline, request)
     roster = pipeline.signatures.roster()
     pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
     pipeline.ledger.pin_roster(roster, request.id)
     pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
+
+
+def _require_no_emergency(pipeline: Pipeline, request: Request) -> None:
+    """Refuses to pin other officers, which would void an emergency's signatures, before that is finished."""
+    sentence = preceding(pipeline, request)
+    if sentence is None and (running := running_emergency(pipeline)) is not None:
+        sentence = f"the emergency {running.id} goes before policy {request.id}; run `keyrotation rotate {running.id}`"
+    if sentence is not None:
+        raise BlockedError(f"{sentence}; it runs with what is pinned now, so undo the change in keyrotation.toml first")
 
 
 def _active(pipeline: Pipeline) -> KeyRecord:

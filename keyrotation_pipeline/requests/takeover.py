@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.keys import LOST, KeyState
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, RotationType, Step, Walk, held_in_words
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by, require_authorised
@@ -61,7 +61,7 @@ def is_stranded(pipeline: Pipeline, request: Request) -> bool:
     """Whether a request waits for a start that can no longer happen.
 
     What it was to continue was cancelled; or it is an emergency from a key that is no longer the primary, or to one
-    that an open incident names meanwhile.
+    that is in use or that an open incident names meanwhile.
     """
     emergency = _is_emergency(request)
     if emergency and request.started_at is None and request.target in pipeline.ledger.replayed().suspected:
@@ -71,7 +71,12 @@ def is_stranded(pipeline: Pipeline, request: Request) -> bool:
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
     if former is not None and continues(former, request):
         return former.status is RequestStatus.CANCELLED
-    return emergency and pipeline.keys.read().primary != request.source
+    return emergency and (pipeline.keys.read().primary != request.source or _is_used(pipeline, request.target))
+
+
+def _is_used(pipeline: Pipeline, version: KeyVersion) -> bool:
+    records = pipeline.ledger.keys()
+    return any(each.version == version and each.state is not KeyState.PRE_ACTIVATION for each in records)
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
@@ -100,15 +105,22 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
 
 def preceding(pipeline: Pipeline, request: Request) -> str | None:
     """The sentence that says which signed emergency goes before a request; None: no other does."""
+    required, now = pinned_roster(pipeline).required, pipeline.clock.now()
     for each in waiting(pipeline):
-        if not _is_emergency(each) or each.id == request.id:
-            continue
-        if _is_ready(each, pinned_roster(pipeline).required, pipeline.clock.now()):
+        if _is_emergency(each) and each.id != request.id and _is_ready(each, required, now):
             return (
                 f"the emergency {each.id} is signed and goes before {request.action} {request.id}; run "
                 f"`keyrotation rotate {each.id}`, or withdraw it with `keyrotation cancel {each.id}`"
             )
     return None
+
+
+def running_emergency(pipeline: Pipeline) -> Walk | None:
+    """The emergency that has begun and whose signatures count until its end; None: there is none."""
+    current = pipeline.ledger.current()
+    if current is None or not _is_emergency(current) or pipeline.clock.now() > current.finish_by:
+        return None
+    return current
 
 
 def _is_ready(request: Request, required: int, now: datetime) -> bool:
@@ -137,24 +149,31 @@ def waiting(pipeline: Pipeline) -> list[Walk]:
 def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
     """The superseded request, with its steps locked until `held` is closed; None if there is none."""
     former = _former(pipeline, rotation)
+    _require_not_stranded(pipeline, former, rotation)
     if former is None:
         return None
     if former.status is RequestStatus.RUNNING:
         pipeline.ledger.set_status(former.id, RequestStatus.PAUSED, by=rotation.id)
-    if _is_fresh(former, rotation) and is_stranded(pipeline, rotation):
-        raise RequestError(
-            f"{pipeline.keys.read().primary} is the primary now, so rotation {rotation.id} from {rotation.source} "
-            f"cannot proceed; run `keyrotation cancel {rotation.id}`, and request it again"
-        )
     if not former.is_over:
         held.enter_context(hold_all_steps(pipeline, former))
-        # It may have ended while we waited for its lock.
+        # It may have ended, or promoted its key, while we waited for its lock.
         former = pipeline.ledger.walk(former.id)
+        _require_not_stranded(pipeline, former, rotation)
     if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")
     if former.status is RequestStatus.FINISHED and continues(former, rotation) and not _is_emergency(rotation):
         raise RequestError(f"rotation {former.id} is finished; run `keyrotation cancel {rotation.id}`")
     return former
+
+
+def _require_not_stranded(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> None:
+    if (former is None or _is_fresh(former, rotation)) and is_stranded(pipeline, rotation):
+        primary = pipeline.keys.read().primary
+        cause = f"{primary} is the primary now" if primary != rotation.source else f"{rotation.target} is used already"
+        raise RequestError(
+            f"{cause}, so rotation {rotation.id} from {rotation.source} cannot proceed; run "
+            f"`keyrotation cancel {rotation.id}`, and request it again"
+        )
 
 
 def _former(pipeline: Pipeline, rotation: Walk) -> Walk | None:
@@ -199,9 +218,6 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
     )
 
 
-_BEYOND = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
-
-
 def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, ...]:
     """The versions that a request calls compromised: those of its incident, else its source; none if routine."""
     if request.type is not RotationType.EMERGENCY:
@@ -230,7 +246,7 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
     with pipeline.ledger.transaction():
         registered = pipeline.ledger.keys()
         for record in registered:
-            if record.version in versions and record.state not in _BEYOND:
+            if record.version in versions and record.state not in LOST:
                 pipeline.ledger.set_key_state(record.version, KeyState.COMPROMISED, request.id)
         walk = pipeline.ledger.current()
         concerned = walk is not None and walk.id != request.id and walk.target in versions

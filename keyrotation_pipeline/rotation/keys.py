@@ -35,7 +35,7 @@ def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> Ke
     registered = record_of(pipeline, version)
     if registered is not None and registered.state is not KeyState.PRE_ACTIVATION:
         raise KeyStoreError(
-            f"{version} is {registered.state} already; cancel rotation {rotation.id} and request a new one"
+            f"{version} is {registered.state} already; run `keyrotation cancel {rotation.id}`, and request a new one"
         )
     stored = pipeline.keys.read()
     material = _stored_before(pipeline, stored, version, registered)

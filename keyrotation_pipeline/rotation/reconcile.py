@@ -12,9 +12,9 @@ from keyrotation_pipeline.errors import BlockedError, KeyStoreError, RequestErro
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, time_stamping
@@ -29,8 +29,6 @@ from keyrotation_pipeline.requests.roster import (
 )
 from keyrotation_pipeline.rotation.fences import fences
 
-FINAL = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -44,6 +42,7 @@ class Plan:
         roster: the roster of this home, which the audit has lost; it is pinned again.
         ends: ids of the requests of the earlier time, which are cancelled.
         refused: by table, the versions that were retired in it and that it must refuse, except live ones.
+        lost: versions that the key store calls compromised, and of which the audit has lost that.
         unfenced: each table that accepts such a version, which no running rotation will refuse, with the version.
     """
 
@@ -57,6 +56,7 @@ class Plan:
     roster: Roster | None = None
     refused: Mapping[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     unfenced: tuple[tuple[str, KeyVersion], ...] = ()
+    lost: tuple[KeyVersion, ...] = ()
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -74,7 +74,8 @@ class Plan:
     def sentence(self) -> str:
         """What officers authorise, in one line."""
         states = ", ".join(f"{version} {state}" for version, state in self.states.items())
-        parts = [f"reconcile database and key store: primary {self.primary}, live {_list(self.live)}; states {states}"]
+        beginning = f"{held_in_words(self.lost)}reconcile database and key store"
+        parts = [f"{beginning}: primary {self.primary}, live {_list(self.live)}; states {states}"]
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
         parts += [f"refuse {_list(versions)} in {name}" for name, versions in sorted(self.refused.items())]
@@ -97,9 +98,12 @@ def plan(pipeline: Pipeline) -> Plan:
     primary = _primary(stored, registered)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
     known = sorted({*registered, *stored.versions})
+    compromised = tuple(each for each in known if each in stored.compromised and _may_be_lost(registered.get(each)))
     states = {
         version: _state_of_primary(registered.get(version))
         if version == primary
+        else KeyState.COMPROMISED
+        if version in compromised
         else _state(registered.get(version), needed=version in in_rows, live=version in stored.live)
         for version in known
     }
@@ -118,7 +122,11 @@ def plan(pipeline: Pipeline) -> Plan:
     }
     unfenced = () if ends else tuple((name, version) for name, version in fenced.lost if version not in live)
     lost = lost_roster(pipeline)
-    return Plan(found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced)
+    return Plan(found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced, compromised)
+
+
+def _may_be_lost(record: KeyRecord | None) -> bool:
+    return record is None or record.state not in LOST
 
 
 def _state_of_primary(record: KeyRecord | None) -> KeyState:
@@ -127,7 +135,7 @@ def _state_of_primary(record: KeyRecord | None) -> KeyState:
 
 
 def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:
-    if record is not None and record.state in FINAL:
+    if record is not None and record.state in LOST:
         return record.state
     if needed:
         return KeyState.DEACTIVATED
@@ -291,9 +299,13 @@ def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotatio
     registered = pipeline.ledger.keys()
     record = next((each for each in registered if each.version == version), None)
     if record is None:
-        fingerprint = pipeline.keys.read().material(version).fingerprint
-        pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), rotation.id)
-        return
+        fingerprint, first = pipeline.keys.read().material(version).fingerprint, state
+        if state is KeyState.COMPROMISED:
+            first = KeyState.DEACTIVATED  # no version is compromised before it is registered
+        record = KeyRecord(version, first, fingerprint, pipeline.clock.now())
+        pipeline.ledger.add_key(record, rotation.id)
+        if first is state:
+            return
     if state is not record.state and state not in ALLOWED_TRANSITIONS[record.state]:
         pipeline.ledger.set_key_state(version, KeyState.DEACTIVATED, rotation.id)
     pipeline.ledger.set_key_state(version, state, rotation.id)

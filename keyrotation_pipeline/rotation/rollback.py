@@ -14,7 +14,7 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, RequestError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChanged, PrimaryChangeIntended
-from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
@@ -29,8 +29,6 @@ from keyrotation_pipeline.rotation.keys import backed_up, described_primary, rec
 from keyrotation_pipeline.rotation.report import post_mortem
 from keyrotation_pipeline.rotation.rollout import seen_facts
 from keyrotation_pipeline.rotation.rotate import STEPS
-
-LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 def open_rollback(

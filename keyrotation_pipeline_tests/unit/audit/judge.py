@@ -254,6 +254,10 @@ class Account:
     def _emergency_request_prepared(self, _seq: int, _body: Body, facts: Body) -> Iterator[str]:
         if facts["incident"] not in self.incidents:
             yield "is of no open incident"
+        asked = self.requests.get(facts["request"])
+        held = held_in("\n".join(asked.lines).encode()) if asked is not None else ()
+        if not set(self.incidents.get(facts["incident"], ())) <= set(map(str, held)):
+            yield "leaves its key in use"
 
     def _breach_assessed(self, seq: int, _body: Body, facts: Body) -> Iterator[str]:
         self.decisions.pop(facts["incident"], None)

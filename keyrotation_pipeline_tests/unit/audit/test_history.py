@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.breach import (
 )
 from keyrotation_pipeline.model.comparison import TableCompared, ValuesCompared
 from keyrotation_pipeline.model.fleet import TargetKind
-from keyrotation_pipeline.model.incident_events import IncidentClosed, IncidentOpened
+from keyrotation_pipeline.model.incident_events import EmergencyPrepared, IncidentClosed, IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -477,6 +477,16 @@ def test_officers_who_signed_different_decisions_have_not_agreed(ledger: FakeLed
         ledger.append(AssessmentSigned(incident, officer, signature, text))
     fault = newest(ledger, EventKind.ASSESSMENT_SIGNED).fault
     assert fault == "is over another decision than the signatures before"
+
+
+def test_a_request_that_leaves_its_key_in_use_is_not_that_of_an_incident(ledger: FakeLedger) -> None:
+    incident = "INC-2026-001"
+    ledger.append(
+        IncidentOpened(incident, IncidentType.KEY_EXPOSED, "a laptop", START, START, "ops", (V1,), None, None, None, "")
+    )
+    ledger.append(EmergencyPrepared(incident, opened(ledger, RequestAction.ROTATE)[0].id))
+    fault = newest(ledger, EventKind.EMERGENCY_PREPARED).fault
+    assert fault == "prepares a request that does not hold its versions compromised"
 
 
 def test_after_many_events_that_cannot_have_happened_no_signature_is_verified(ledger: FakeLedger) -> None:

@@ -59,6 +59,9 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
     "follows {} events that cannot have happened, and was not verified": (
         test_history.test_after_many_events_that_cannot_have_happened_no_signature_is_verified
     ),
+    "prepares a request that does not hold its versions compromised": (
+        test_history.test_a_request_that_leaves_its_key_in_use_is_not_that_of_an_incident
+    ),
     "is over another decision than the signatures before": (
         test_history.test_officers_who_signed_different_decisions_have_not_agreed
     ),
