@@ -17,7 +17,7 @@ from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Wal
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.takeover import held_compromised, is_stranded, out_of_use
+from keyrotation_pipeline.requests.takeover import cannot_begin, held_compromised, out_of_use
 from keyrotation_pipeline.rotation.rotate import open_request
 
 LOCK = "incidents"
@@ -75,7 +75,7 @@ def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
     requests = {each.id: each for each in pipeline.ledger.requests()}
     for incident in incidents(pipeline.ledger).unfinished:
         prepared = requests.get(incident.request or "")
-        if prepared is not None and not is_stranded(pipeline, prepared):
+        if prepared is not None and cannot_begin(pipeline, prepared) is None:
             continue
         try:
             prepare(pipeline, incident, requested_by)
@@ -97,7 +97,7 @@ def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
     """
     if incident.request is not None:
         prepared = pipeline.ledger.walk(incident.request)
-        if not is_stranded(pipeline, prepared):
+        if cannot_begin(pipeline, prepared) is None:
             return prepared
         pipeline.ledger.set_status(prepared.id, RequestStatus.CANCELLED)
     if (serving := _serving(pipeline, incident)) is not None:
@@ -173,7 +173,7 @@ def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
     for each in pipeline.ledger.requests():
         if not isinstance(each, Walk) or each.type is not RotationType.EMERGENCY or each.is_over:
             continue
-        if set(incident.versions) <= set(held_compromised(pipeline, each)) and not is_stranded(pipeline, each):
+        if set(incident.versions) <= set(held_compromised(pipeline, each)) and cannot_begin(pipeline, each) is None:
             return each
     return None
 

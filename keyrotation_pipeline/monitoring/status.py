@@ -31,7 +31,7 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
 from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
-from keyrotation_pipeline.requests.takeover import is_stranded, out_of_use
+from keyrotation_pipeline.requests.takeover import cannot_begin, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.fences import fences
@@ -103,11 +103,8 @@ def _urgent(pipeline: Pipeline, shown: OpenIncident) -> Iterator[str]:
         if carrier is not None:
             otherwise += f", or if it was a false alarm, `keyrotation incident assess {incident.id}`"
         yield f"{incident.id}: {_restored(pipeline) or out_of_use(pipeline, incident) or otherwise}"
-    elif is_stranded(pipeline, carrier):
-        yield (
-            f"{incident.id} cannot proceed: what request {carrier.id} was to take over was cancelled; run "
-            f"`keyrotation cancel {carrier.id}`, then `{command}`"
-        )
+    elif (sentence := cannot_begin(pipeline, carrier)) is not None:
+        yield f"{incident.id}: {sentence} with `{command}`"
     elif carrier.status is RequestStatus.FINISHED:
         yield f"the rotation of {incident.id} is finished; close it with `keyrotation incident close {incident.id}`"
     else:

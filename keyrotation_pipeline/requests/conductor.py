@@ -48,8 +48,10 @@ def command_of_walk(request: Request) -> str:
     return f"keyrotation rotate {request.id}"
 
 
-def renewal_of_walk(_request: Request) -> str:
+def renewal_of_walk(request: Request) -> str:
     """How to continue a walk when its signatures no longer count."""
+    if request.started_at is None:
+        return f"withdraw it with `keyrotation cancel {request.id}`, and request it again"
     return "take it over with `keyrotation request`, or cancel it if its key is not the primary yet"
 
 

@@ -57,26 +57,45 @@ def continues(former: Request, request: Request) -> bool:
     return (former.action, former.source, former.target) == (request.action, request.source, request.target)
 
 
-def is_stranded(pipeline: Pipeline, request: Request) -> bool:
-    """Whether a request waits for a start that can no longer happen.
+def cannot_begin(pipeline: Pipeline, request: Request) -> str | None:
+    """Why a request waits for a start that can no longer happen: a sentence; None: it can, or it has begun."""
+    cause = _cause(pipeline, request) if request.started_at is None and not request.is_over else None
+    if cause is None:
+        return None
+    return (
+        f"{request.action} {request.id} from {request.source} to {request.target} cannot proceed: {cause}; run "
+        f"`keyrotation cancel {request.id}`, and request it again"
+    )
 
-    What it was to continue was cancelled; or it is an emergency from a key that is no longer the primary, or to one
-    that is in use or that an open incident names meanwhile.
-    """
-    emergency = _is_emergency(request)
-    if emergency and request.started_at is None and request.target in pipeline.ledger.replayed().suspected:
-        return not request.is_over
+
+def _cause(pipeline: Pipeline, request: Request) -> str | None:
+    named = pipeline.ledger.replayed().suspected.get(request.target)
+    if _is_emergency(request) and named is not None:
+        return f"{request.target} is named by {named.id}"
     if not request.waits_to_supersede:
-        return False
+        return None
+    if _has_other_officers(pipeline, request):
+        return "other officers are pinned now"
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
     if former is not None and continues(former, request):
-        return former.status is RequestStatus.CANCELLED
-    return emergency and (pipeline.keys.read().primary != request.source or _is_used(pipeline, request.target))
+        is_gone = former.status is RequestStatus.CANCELLED
+        return f"{former.id}, which it was to take over, was cancelled" if is_gone else None
+    return _cause_in_keys(pipeline, request) if _is_emergency(request) else None
 
 
-def _is_used(pipeline: Pipeline, version: KeyVersion) -> bool:
-    records = pipeline.ledger.keys()
-    return any(each.version == version and each.state is not KeyState.PRE_ACTIVATION for each in records)
+def _cause_in_keys(pipeline: Pipeline, emergency: Request) -> str | None:
+    if (primary := pipeline.keys.read().primary) != emergency.source:
+        return f"{primary} is the primary now"
+    registered = pipeline.ledger.keys()
+    used = {each.version for each in registered if each.state is not KeyState.PRE_ACTIVATION}
+    return f"{emergency.target} is in use already" if emergency.target in used else None
+
+
+def _has_other_officers(pipeline: Pipeline, request: Request) -> bool:
+    """Whether another roster was pinned since a request was opened, so that it cannot be signed any more."""
+    rosters = pipeline.ledger.replayed().rosters
+    then = [roster for seq, roster, _ in rosters if seq <= request.audit_head[0]]
+    return bool(then) and str(then[-1]) != str(rosters[-1][1])
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
@@ -105,9 +124,10 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
 
 def preceding(pipeline: Pipeline, request: Request) -> str | None:
     """The sentence that says which signed emergency goes before a request; None: no other does."""
-    required, now = pinned_roster(pipeline).required, pipeline.clock.now()
     for each in waiting(pipeline):
-        if _is_emergency(each) and each.id != request.id and _is_ready(each, required, now):
+        if not _is_emergency(each) or each.id == request.id:
+            continue
+        if _is_ready(each, pinned_roster(pipeline).required, pipeline.clock.now()):
             return (
                 f"the emergency {each.id} is signed and goes before {request.action} {request.id}; run "
                 f"`keyrotation rotate {each.id}`, or withdraw it with `keyrotation cancel {each.id}`"
@@ -167,13 +187,9 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
 
 
 def _require_not_stranded(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> None:
-    if (former is None or _is_fresh(former, rotation)) and is_stranded(pipeline, rotation):
-        primary = pipeline.keys.read().primary
-        cause = f"{primary} is the primary now" if primary != rotation.source else f"{rotation.target} is used already"
-        raise RequestError(
-            f"{cause}, so rotation {rotation.id} from {rotation.source} cannot proceed; run "
-            f"`keyrotation cancel {rotation.id}`, and request it again"
-        )
+    is_own = former is None or _is_fresh(former, rotation)
+    if is_own and (sentence := cannot_begin(pipeline, rotation)) is not None:
+        raise RequestError(sentence)
 
 
 def _former(pipeline: Pipeline, rotation: Walk) -> Walk | None:

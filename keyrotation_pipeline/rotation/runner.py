@@ -28,13 +28,15 @@ def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None)
     """The conductor's decision for a rotation's present state.
 
     A task that only lacks a signature is not due, nor is creating a key that an application might use at once, nor
-    anything that leads to a primary which an open incident names.
+    anything that leads to a primary which an open incident names, nor what cannot begin any more.
     """
     roster = pinned_roster(pipeline)
     decision = decide(rotation, roster.required, pipeline.tables, pipeline.shards, pipeline.clock.now())
     if decision.tasks and (sentence := takeover.preceding(pipeline, rotation)):
         return Decision((), sentence)
-    if decision.tasks and (sentence := suspicion(pipeline, rotation.target)):
+    if sentence := takeover.cannot_begin(pipeline, rotation):
+        return Decision((), sentence)
+    if not rotation.is_over and (sentence := suspicion(pipeline, rotation.target)):
         return Decision((), sentence)
     if decision.tasks and (sentence := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, seen)):
         return Decision((), sentence)

@@ -151,7 +151,7 @@ def test_an_emergency_restored_to_before_its_start_gives_way_to_one_that_can_beg
     reconciled(world)
     for officer in (ADA, BEN)[signatures:]:
         sign(world, prepared, officer)
-    with pytest.raises(RequestError, match=f"cannot proceed; run `keyrotation cancel {prepared.id}`"):
+    with pytest.raises(BlockedError, match=f"cannot proceed: .*; run `keyrotation cancel {prepared.id}`"):
         walk(world, prepared)
     assert world.ledger.walk(prepared.id).started_at is None
     assert prepare_requests(world.pipeline, "test") == ()

@@ -349,7 +349,7 @@ def test_a_fresh_request_whose_source_was_replaced_meanwhile_is_prepared_again(w
     # Somebody names v2 in the key store, against the sentence that says not to.
     deploy.record_promotion(world.pipeline, world.ledger.walk(routine.id))
     world.keys.primary_version = V2
-    with pytest.raises(RequestError, match="v2 is the primary now"):
+    with pytest.raises(BlockedError, match="v2 is the primary now"):
         walk(world, signed(world, prepared))
     assert prepare_requests(world.pipeline, "test") == ()
     again = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
@@ -575,7 +575,7 @@ def test_an_emergency_ends_a_rollback_that_began_while_it_was_signed(world: Fake
     if world.keys.primary() == V2:
         assert walk(world, prepared).status is RequestStatus.FINISHED
     else:
-        with pytest.raises(RequestError, match="v1 is the primary now"):
+        with pytest.raises(BlockedError, match="v1 is the primary now"):
             walk(world, prepared)
         assert prepare_requests(world.pipeline, "test") == ()
         again = world.ledger.walk(str(incidents(world.ledger).by_id["INC-2026-001"].request))
