@@ -131,7 +131,7 @@ def lines(
     yield from _tables(shown)
     yield output.Text(f"Not searched: {'; '.join(map(str, blind_spots.unsearched))}", indent=0)
     yield ""
-    for label, text in _rotation(shown.rotation, running_in_dagster(heartbeats, now, address)):
+    for label, text in _rotation(shown.rotation, conductor_in_words(heartbeats, now, address)):
         yield field(label, text, _STYLES.get(text.partition(":")[0]))
     yield from _others(shown)
 
@@ -170,13 +170,13 @@ def age(at: datetime | None, now: datetime) -> str:
     return f"{seconds:.0f} s ago"
 
 
-def running_in_dagster(heartbeats: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
-    """Say that Dagster is running rotations now, and where to see it; None: not as far as is known."""
+def conductor_in_words(heartbeats: Sequence[Heartbeat], now: datetime, address: str | None) -> str | None:
+    """Say that Dagster's conductor looks after rotations now, and where to see it; None: not as far as is known."""
     look = conductor_at_work(heartbeats, now)
     if look is None:
         return None
     place = f"; see {address}" if address else ""
-    return f"Dagster runs it, its conductor was active {age(look.at, now)}{place}"
+    return f"its conductor was active {age(look.at, now)}{place}"
 
 
 def _tables(shown: Status) -> Iterator[output.Line]:
@@ -214,7 +214,7 @@ def _row(
     return (table.table.name, count.rows, *values, *wrong, fenced, age(count.counted_at, now))
 
 
-def _rotation(rotation: RotationStatus | None, runs_in: str | None) -> Iterator[tuple[str, str]]:
+def _rotation(rotation: RotationStatus | None, conductor: str | None) -> Iterator[tuple[str, str]]:
     if rotation is None:
         yield "Rotation", 'none is open; the next begins with: keyrotation request --reason "…"'
         return
@@ -229,9 +229,11 @@ def _rotation(rotation: RotationStatus | None, runs_in: str | None) -> Iterator[
         yield "", f"blocked: {rotation.blocked_by}"
     if rotation.waiting_for:
         yield "", f"waits: {rotation.waiting_for}"
-    elif runs_in:
+    elif conductor and rotation.at_work:
         since = f" since {output.minutes(walk.started_at)} UTC" if walk.started_at else ""
-        yield "", f"in progress{since}: {runs_in}"
+        yield "", f"in progress{since}: Dagster runs it, {conductor}"
+    elif conductor:
+        yield "", f"no process works at it now; Dagster has to start one, {conductor}"
     else:
         yield "", f"next: keyrotation rotate {walk.id}"
 

@@ -35,6 +35,11 @@ FIRST_ATTEMPT = "1"
 LEFT_TO_THE_COMMAND = timedelta(seconds=30)
 # A step logs every few seconds and holds its lock from beginning to end, and its run does little else.
 STALE_AFTER = timedelta(minutes=5)
+# A daemon makes a worker within seconds, or reports that it cannot. How long the worker may take to begin, for which a
+# cluster may have to add a machine, is for Dagster's `start_timeout_seconds`.
+LAUNCHED_WITHIN = timedelta(seconds=90)
+# What dagster-k8s logs before it asks for a Job; it logs another event when it has one.
+CREATING_A_JOB = "Creating Kubernetes run worker job"
 
 
 def evaluate(
@@ -69,11 +74,11 @@ def tick(
         backup = _backup_follow_up(instance, naming, pipeline, time_zone)
         reason = f"left to people: {people}" if people else f"waiting for {decision.waiting_for}"
         return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(reason)
-    locks = [f"{rotation.id}/{task}" for task in decision.tasks]
-    fail_stale_runs(instance, pipeline, locks, _conducted(instance, naming, rotation))
+    fail_stale_runs(instance, pipeline, f"{rotation.id}/", _conducted(instance, naming, rotation))
     past, now = (past for _, past in _conducted(instance, naming, rotation)), pipeline.clock.now()
     plan = plan_runs(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)
-    if any(request.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for request in plan.requests):
+    failed = plan.next_try_at is not None or any(each.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for each in plan.requests)
+    if plan.requests and failed:
         # After a failure: more runs cannot repair a damaged key store. One that only does not answer is retried.
         try:
             require_registered_keys(pipeline)
@@ -113,7 +118,7 @@ def _backup_follow_up(
     rotation, _ = finished
     tried = [each for each in _conducted(instance, naming, rotation) if each[1].subject == BACKUP]
     if unfinished := [each for each in tried if each[1].ended_at is None]:
-        fail_stale_runs(instance, pipeline, [BACKUP_LOCK], unfinished)
+        fail_stale_runs(instance, pipeline, BACKUP_LOCK, unfinished)
         return dg.SkipReason(f"in progress: {BACKUP}")
     if (attempt := next_backup_attempt((past for _, past in tried), now)) is None:
         return None
@@ -150,35 +155,44 @@ def _conducted(
 def fail_stale_runs(
     instance: dg.DagsterInstance,
     pipeline: Pipeline,
-    locks: Iterable[str],
+    locks: str,
     conducted: Iterable[tuple[dg.DagsterRun, ConductorRun]],
 ) -> None:
-    """Marks runs as failed whose machine, or the whole of Dagster, was killed, so that the conductor retries them.
+    """Marks runs as failed that nobody works at any more, so that the conductor retries them.
 
-    Dagster's own launcher never notices them: they would count as running for ever.
+    These are runs whose machine, or the whole of Dagster, was killed: Dagster's own launcher never notices, and they
+    would count as running for ever. And runs whose daemon was killed before it made a worker, which Dagster ends only
+    after the time that it allows a worker to start. A worker that comes after all finds its run finished, and ends.
 
     Args:
-        locks: of the due tasks; a process that works at one, on any machine, holds its lock.
+        locks: how the locks of the tasks begin; a process that works at one, on any machine, holds its lock.
     """
     now = pipeline.clock.now()
-    started = [run for run, _ in conducted if run.status is dg.DagsterRunStatus.STARTED]
+    runs = [run for run, _ in conducted]
+    for run in runs:
+        if run.status is dg.DagsterRunStatus.STARTING and has_no_worker(instance, run, now):
+            instance.report_run_failed(run, "nothing was started for it, its daemon is gone; the conductor retries it")
+    started = [run for run in runs if run.status is dg.DagsterRunStatus.STARTED]
     stale = [run for run in started if _is_silent(instance, run, now)]
-    if stale and not _is_any_held(pipeline, locks):
+    if stale and not pipeline.ledger.held_locks(locks):
         for run in stale:
             instance.report_run_failed(run, "its process is gone and left no message; the conductor retries it")
 
 
 def _is_silent(instance: dg.DagsterInstance, run: dg.DagsterRun, now: datetime) -> bool:
-    newest = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-    return all(now.timestamp() - record.timestamp > STALE_AFTER.total_seconds() for record in newest)
+    newest = _newest_event(instance, run)
+    return newest is None or now.timestamp() - newest.timestamp > STALE_AFTER.total_seconds()
 
 
-def _is_any_held(pipeline: Pipeline, locks: Iterable[str]) -> bool:
-    """Whether a process on any machine holds one of these locks; a lock ends with its process."""
-    for name in locks:
-        try:
-            with pipeline.ledger.lock(name):
-                pass
-        except AtWorkError:
-            return True
-    return False
+def has_no_worker(instance: dg.DagsterInstance, run: dg.DagsterRun, now: datetime) -> bool:
+    """Whether the last that happened to a run, a while ago, is that somebody set out to start its worker."""
+    newest = _newest_event(instance, run)
+    if newest is None or now.timestamp() - newest.timestamp <= LAUNCHED_WITHIN.total_seconds():
+        return False
+    kind = newest.dagster_event.event_type if newest.dagster_event is not None else None
+    return kind is dg.DagsterEventType.RUN_STARTING or newest.message.endswith(CREATING_A_JOB)
+
+
+def _newest_event(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dg.EventLogEntry | None:
+    records = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    return records[0].event_log_entry if records else None

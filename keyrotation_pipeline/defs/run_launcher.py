@@ -6,12 +6,14 @@ run. Here secrets that only one job needs are listed under that job, and no tag 
 This module is separate because it imports the Kubernetes client, which only such deployments need.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from dagster_k8s.container_context import K8sContainerContext
-from dagster_k8s.job import UserDefinedDagsterK8sConfig
+from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_job_name_from_run_id
 from dagster_k8s.launcher import K8sRunLauncher
 
 from keyrotation_pipeline.defs.run_requests import MODE_TAG
@@ -58,3 +60,20 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
             raw = UserDefinedDagsterK8sConfig.from_dict(config)  # type: ignore[no-untyped-call]
             context = context.merge(K8sContainerContext(run_k8s_config=raw))
         return context
+
+    def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
+        """Returns what the API server knows of the Job of a run; while it does not answer, the Job counts as running.
+
+        Dagster's own launcher calls a worker unknown then, and run monitoring fails a run whose Pod works on.
+        """
+        found: CheckRunHealthResult = super().check_run_worker_health(run)
+        if found.status is not WorkerStatus.UNKNOWN:
+            return found
+        name = get_job_name_from_run_id(run.run_id)  # type: ignore[no-untyped-call]
+        namespace = self.get_container_context_for_run(run).namespace
+        try:
+            is_there = self._api_client.get_job_status(job_name=name, namespace=namespace) is not None
+        except Exception as error:  # noqa: BLE001  no answer, whatever the reason
+            logging.getLogger(__name__).warning("the API server does not say whether %s runs: %s", name, error)
+            return CheckRunHealthResult(WorkerStatus.RUNNING, "the API server does not answer")
+        return CheckRunHealthResult(WorkerStatus.RUNNING) if is_there else found

@@ -61,7 +61,7 @@ def _job_of(subject: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What to launch now; and why due tasks are not launched: they run already, or are retried later."""
+    """What to launch now; and why other due tasks are not launched: they run already, or are retried later."""
 
     requests: Sequence[dg.RunRequest]
     in_progress: Sequence[str]
@@ -76,19 +76,20 @@ def plan_runs(
     now: datetime,
     parallel_shards: int,
 ) -> RunPlan:
-    """Plans the runs for the due tasks: never two for one subject at a time, and a pause after a failure."""
+    """Plans the runs for the due tasks: never two for one subject at a time, and for each a pause after its last."""
     wanted = subjects(rotation, tasks, parallel_shards)
     newest = {run.subject: run for run in sorted(past, key=lambda run: run.attempt) if run.subject in wanted}
     in_progress = [subject for subject, run in newest.items() if run.ended_at is None]
-    ended = ((run.ended_at, run.attempt) for run in newest.values() if run.ended_at is not None)
-    retry_at = max((at + pause_after(attempt) for at, attempt in ended), default=now)
-    if now < retry_at:
-        return RunPlan((), in_progress, retry_at)
-    # Each running one works at one of the due tasks: launch no more than there are others.
-    idle = [subject for subject in wanted if subject not in in_progress][: len(tasks) - len(in_progress)]
+    again_at = {
+        subject: run.ended_at + pause_after(run.attempt) for subject, run in newest.items() if run.ended_at is not None
+    }
+    pausing = {subject: at for subject, at in again_at.items() if now < at}
+    # Each of these has one of the due tasks: launch no more than there are others.
+    busy = {*in_progress, *pausing}
+    idle = [subject for subject in wanted if subject not in busy][: max(len(tasks) - len(busy), 0)]
     attempts = {subject: newest[subject].attempt + 1 if subject in newest else 1 for subject in idle}
     requests = [request_for(naming, rotation, tasks[0], subject, attempt) for subject, attempt in attempts.items()]
-    return RunPlan(requests, in_progress, None)
+    return RunPlan(requests, in_progress, min(pausing.values(), default=None))
 
 
 def pause_after(attempt: int) -> timedelta:

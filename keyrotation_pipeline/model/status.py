@@ -66,6 +66,7 @@ class RotationStatus:
         progress: 0 to 1.
         eta_seconds: the remaining time, without waits for people; None where it is not running.
         waiting_for: why it does not proceed by itself, or why it is slower; None if it proceeds.
+        at_work: whether a process works at one of its steps at this moment; not in the JSON.
         pace: what an operator has set; None: as configured, and not in the JSON.
     """
 
@@ -75,6 +76,7 @@ class RotationStatus:
     progress: float
     eta_seconds: int | None
     waiting_for: str | None
+    at_work: bool
     pace: PaceSet | None = None
 
     @property

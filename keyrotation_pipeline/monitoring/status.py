@@ -277,6 +277,7 @@ def _rotation(
         progress=far,
         eta_seconds=eta_seconds,
         waiting_for=_waiting_for(pipeline, walk, seen),
+        at_work=bool(pipeline.ledger.held_locks(f"{walk.id}/")),
         pace=pace,
     )
 

@@ -39,6 +39,9 @@ class Ledger(Protocol):
             AtWorkError: another process holds it.
         """
 
+    def held_locks(self, prefix: str) -> tuple[str, ...]:
+        """Returns the session locks that any process holds now whose names begin with `prefix`, in order."""
+
     # audit
     def head(self) -> AuditHead:
         """Returns the newest event."""

@@ -543,6 +543,13 @@ class LedgerSuite:
         with ledger.lock("clients/00"):
             pass
 
+    def test_every_process_sees_which_locks_are_held(self, ledger: Ledger, other: Ledger) -> None:
+        with other.lock("clients/01"), other.lock("clients/00"), ledger.lock("100%/00"):
+            assert ledger.held_locks("clients/") == ("clients/00", "clients/01")
+            assert other.held_locks("100%/") == ("100%/00",)
+            assert ledger.held_locks("%") == ()
+        assert ledger.held_locks("clients/") == ()
+
     @pytest.mark.parametrize(
         "secret",
         [

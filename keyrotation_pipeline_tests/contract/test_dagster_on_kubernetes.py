@@ -1,28 +1,33 @@
 """Dagster's instance on Kubernetes: what it makes of a run, launched by dagster-k8s at an API server."""
 
 import json
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import dagster as dg
 import psycopg
 import pytest
 import yaml
 from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.launcher import LaunchRunContext, WorkerStatus
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
+from keyrotation_pipeline.defs.conductor import LAUNCHED_WITHIN, has_no_worker
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
-from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
+from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets, exchanging, refusing
 from keyrotation_pipeline_tests.contract.test_kubernetes_rights import account_of, allow, apply, as_account, one_less
+from keyrotation_pipeline_tests.defs.test_conductor import happened
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
 from keyrotation_pipeline_tests.servers import Server
@@ -81,11 +86,16 @@ def launch(instance: dg.DagsterInstance, cluster: TestCluster) -> Iterator[Launc
 
 
 def launched_run(instance: dg.DagsterInstance, job_name: str, tags: dict[str, str]) -> dg.DagsterRun:
+    run = run_for(instance, job_name, tags)
+    instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+    return run
+
+
+def run_for(instance: dg.DagsterInstance, job_name: str, tags: dict[str, str]) -> dg.DagsterRun:
     pointer = ModuleCodePointer("keyrotation_pipeline.definitions", "defs")
     code = RepositoryPythonOrigin(sys.executable, pointer, IMAGE, entry_point=["dagster"])  # as a code server says
     run = dg.DagsterRun(job_name=job_name, tags=tags, job_code_origin=JobPythonOrigin(job_name, code))
     instance.add_run(run)
-    instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
     return run
 
 
@@ -215,7 +225,7 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
         run = launched_run(instance, "evidence", {})
         job = f"dagster-run-{run.run_id}"
         pod = pod_of(cluster, job)
-        assert launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING
+        assert launcher.check_run_worker_health(run) == CheckRunHealthResult(WorkerStatus.RUNNING)  # seen, not assumed
         reported = launcher.get_run_worker_debug_info(run)
         assert f"Debug information for pod {pod}" in reported
         assert "Failure fetching" not in reported
@@ -238,6 +248,54 @@ def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enoug
                 everything()
         allow(cluster, role["metadata"]["name"], role["rules"])
         everything()
+
+
+def test_while_the_api_server_does_not_answer_a_run_keeps_its_worker(
+    instance: dg.DagsterInstance, cluster: TestCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dagster_k8s.client.time.sleep", lambda _seconds: None)
+    run = launched_run(instance, "reencrypt_rows", {})
+    job = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/dagster-run-{run.run_id}"
+    instance.handle_new_event(happened(run, dg.DagsterEventType.RUN_START))
+
+    def monitored() -> dg.DagsterRunStatus:
+        """What an iteration of Dagster's run monitoring makes of the run."""
+        record = instance.get_run_records(dg.RunsFilter([run.run_id]))[0]
+        monitor_started_run(instance, Mock(), record, logging.getLogger(__name__))
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        return found.status
+
+    for status in (401, 429, 503):
+        with exchanging(refusing(status)):
+            assert monitored() is dg.DagsterRunStatus.STARTED
+    with exchanging(cut_off):
+        assert monitored() is dg.DagsterRunStatus.STARTED
+    assert monitored() is dg.DagsterRunStatus.STARTED
+    cluster.ask("DELETE", job)
+    assert eventually(lambda: monitored() is dg.DagsterRunStatus.FAILURE), "a Job that is gone is still noticed"
+
+
+def cut_off(_pool: Any, _method: str, path: str, _send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
+    raise ConnectionResetError(path)
+
+
+def test_a_launch_that_got_no_answer_leaves_a_run_without_a_worker(instance: dg.DagsterInstance) -> None:
+    class KilledError(BaseException):
+        """As `kill -9` of the daemon, in the middle of its call."""
+
+    def kill(_pool: Any, _method: str, path: str, _send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
+        raise KilledError(path)
+
+    run = run_for(instance, "reencrypt_rows", {})
+    instance.handle_new_event(happened(run, dg.DagsterEventType.RUN_STARTING))
+    at = datetime.now(UTC) + LAUNCHED_WITHIN + timedelta(minutes=1)
+    assert has_no_worker(instance, run, at)
+    with pytest.raises(KilledError), exchanging(kill):
+        instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+    assert has_no_worker(instance, run, at), "dagster-k8s logs something else than it did"
+    instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
+    assert not has_no_worker(instance, run, at)
 
 
 def built() -> list[dict[str, Any]]:

@@ -8,7 +8,9 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.events import EngineEventData
 
+from keyrotation_pipeline.defs.conductor import CREATING_A_JOB
 from keyrotation_pipeline.defs.ledger_sync import sync
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
@@ -24,6 +26,7 @@ from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster, FakePipelineResource, dump_failures, failure_of
 from keyrotation_pipeline_tests.fakes import V1, V2, FakeKeyStore, FakeLedger, FakeRewriting
 
+BOTH_SLOTS = {"reencrypt_rows/1", "reencrypt_rows/2"}
 TABLES = ("clients", "billing.Invoices")
 Walked = Callable[[Step | None], Walk]
 
@@ -162,7 +165,7 @@ def test_a_run_that_went_with_its_machine_is_tried_again(dagster: Dagster, walke
     for request in wanted:
         job = dagster.definitions.resolve_job_def(str(request.job_name))
         run = dagster.instance.create_run_for_job(job, tags={**TRUE_TAGS, **request.tags})
-        dagster.instance.handle_new_event(started(run))
+        dagster.instance.handle_new_event(happened(run, dg.DagsterEventType.RUN_START))
     dagster.world.clock.at = datetime.now(UTC) + timedelta(minutes=4)
     assert "in progress" in skipped(dagster)
     dagster.world.clock.at += timedelta(minutes=2)
@@ -175,11 +178,63 @@ def test_a_run_that_went_with_its_machine_is_tried_again(dagster: Dagster, walke
     assert all(dagster.run(request).success for request in again)
 
 
-def started(run: dg.DagsterRun) -> dg.EventLogEntry:
+def happened(run: dg.DagsterRun, kind: dg.DagsterEventType, message: str = "") -> dg.EventLogEntry:
     """The last event of a run."""
-    event = dg.DagsterEvent(dg.DagsterEventType.RUN_START.value, run.job_name)
+    about = EngineEventData() if kind is dg.DagsterEventType.ENGINE_EVENT else None
+    event = dg.DagsterEvent(kind.value, run.job_name, event_specific_data=about)
     now = datetime.now(UTC).timestamp()
-    return dg.EventLogEntry(None, 10, "", run.run_id, now, None, run.job_name, event)  # type: ignore[no-untyped-call]
+    return dg.EventLogEntry(None, 10, message, run.run_id, now, None, run.job_name, event)  # type: ignore[no-untyped-call]
+
+
+def launching(dagster: Dagster, request: dg.RunRequest, *events: tuple[dg.DagsterEventType, str]) -> dg.DagsterRun:
+    """A run that the daemon has begun to launch, and what happened to it since."""
+    job = dagster.definitions.resolve_job_def(str(request.job_name))
+    run = dagster.instance.create_run_for_job(job, tags={**TRUE_TAGS, **request.tags})
+    for kind, message in ((dg.DagsterEventType.RUN_STARTING, ""), *events):
+        dagster.instance.handle_new_event(happened(run, kind, message))
+    return run
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        pytest.param([], id="before it asked for a Job"),
+        pytest.param([(dg.DagsterEventType.ENGINE_EVENT, CREATING_A_JOB)], id="while it asked for a Job"),
+    ],
+)
+def test_a_run_whose_daemon_died_before_it_made_a_worker_is_ended_after_a_minute_and_a_half(
+    dagster: Dagster, walked: Walked, events: list[tuple[dg.DagsterEventType, str]]
+) -> None:
+    rotation = walked(Step.PRIMARY_KEY_ROLLOUT)
+    first, second = requests(dagster)
+    run = launching(dagster, first, *events)
+    other = launching(dagster, second, (dg.DagsterEventType.RUN_START, ""))
+    dagster.world.clock.at = datetime.now(UTC) + timedelta(seconds=80)
+    assert set(skipped(dagster).removeprefix("in progress: ").split(", ")) == BOTH_SLOTS
+    dagster.world.clock.at += timedelta(seconds=15)
+    with dagster.world.ledger.lock(f"{rotation.id}/rows/clients shard 01"):  # the other one is at work
+        dagster.tick()
+    statuses = {each.run_id: each.status for each in dagster.instance.get_runs()}
+    assert statuses == {run.run_id: dg.DagsterRunStatus.FAILURE, other.run_id: dg.DagsterRunStatus.STARTED}
+
+
+def test_a_run_whose_worker_was_made_has_the_time_that_dagster_allows_it(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    engine = dg.DagsterEventType.ENGINE_EVENT
+    made = [(engine, CREATING_A_JOB), (engine, "Kubernetes run worker job created")]
+    for request in requests(dagster):
+        launching(dagster, request, *made)
+    dagster.world.clock.at = datetime.now(UTC) + timedelta(minutes=9)
+    assert set(skipped(dagster).removeprefix("in progress: ").split(", ")) == BOTH_SLOTS
+
+
+def test_a_slot_that_failed_delays_no_other_one(dagster: Dagster, walked: Walked) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    first, second = requests(dagster)
+    failed = launching(dagster, first)
+    dagster.instance.report_run_failed(failed)
+    [request] = requests(dagster)
+    assert request.tags["keyrotation/subject"] == second.tags["keyrotation/subject"]
 
 
 def test_a_blocked_proof_is_tried_again_a_minute_later(dagster: Dagster, walked: Walked) -> None:

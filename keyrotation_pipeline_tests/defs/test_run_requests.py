@@ -40,7 +40,12 @@ def ago(**passed: int) -> datetime:
         pytest.param(SHARDS[:1], [], [f"{FIRST}/1"], id="one for the last shard"),
         pytest.param(SHARDS[:1], [(SECOND, 1, None)], [], id="none next to the one that has the last shard"),
         pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5)), (SECOND, 1, None)], [], id="after a failure not at once"),
-        pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5))], [], id="and not by another one"),
+        pytest.param(SHARDS, [(FIRST, 1, ago(seconds=5))], [f"{SECOND}/1"], id="a failure delays no other one"),
+        pytest.param(
+            SHARDS, [(FIRST, 1, ago(seconds=5)), (SECOND, 3, ago(seconds=65))], [f"{SECOND}/4"],
+            id="nor one that has paused itself",
+        ),
+        pytest.param(SHARDS[:1], [(FIRST, 1, ago(seconds=5))], [], id="the last shard is not retried by another one"),
         pytest.param(
             SHARDS, [(FIRST, 1, ago(seconds=65)), (SECOND, 1, None)], [f"{FIRST}/2"], id="but a minute later"
         ),

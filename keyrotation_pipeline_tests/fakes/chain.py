@@ -127,6 +127,9 @@ class FakeChain:
         finally:
             self.locks.discard(name)
 
+    def held_locks(self, prefix: str) -> tuple[str, ...]:
+        return tuple(sorted(name for name in self.locks if name.startswith(prefix)))
+
     def head(self) -> AuditHead:
         return (
             AuditHead(self.state.events[-1].seq, self.state.events[-1].hash)

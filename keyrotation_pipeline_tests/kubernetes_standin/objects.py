@@ -99,6 +99,7 @@ class Objects:
             metadata.update(namespace=namespace, uid=str(uuid.uuid4()), creationTimestamp=CREATED_AT)
             if plural in WITH_TEMPLATE:
                 metadata["generation"] = 1
+            if plural in {*WITH_TEMPLATE, "jobs"}:
                 made["status"] = {}
             _check(plural, made)
             if plural == "pods" and (made.get("spec") or {}).get("ephemeralContainers"):

@@ -9,12 +9,13 @@ import pytest
 
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli import status as status_command
-from keyrotation_pipeline.cli.status import age, running_in_dagster
+from keyrotation_pipeline.cli.status import age, conductor_in_words
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.status import Heartbeat, Status, TableStatus
+from keyrotation_pipeline.model.status import Heartbeat, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.tables import BlindSpots, EncryptedTable, TableCount, TableName
+from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 
 NOW = datetime(2026, 11, 25, 3, 0, tzinfo=UTC)
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -121,14 +122,14 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(("heartbeats", "reported"), [
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=4), {}),),
-                 f"Dagster runs it, its conductor was active 4 s ago; see {ADDRESS}", id="at work"),
+                 f"its conductor was active 4 s ago; see {ADDRESS}", id="at work"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(minutes=3), {}),), None, id="silent"),
     pytest.param((Heartbeat("rotation_conductor", NOW, {"rotation_conductor": NOW}),), None, id="switched off"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=9), {}),
                   Heartbeat("ledger_mirror", NOW, {"rotation_conductor": NOW})), None, id="switched off, by another"),
     pytest.param((Heartbeat("rotation_conductor", NOW, {}),
                   Heartbeat("ledger_mirror", NOW - timedelta(seconds=8), {"rotation_conductor": NOW})),
-                 f"Dagster runs it, its conductor was active 0 s ago; see {ADDRESS}", id="switched on again"),
+                 f"its conductor was active 0 s ago; see {ADDRESS}", id="switched on again"),
     pytest.param((Heartbeat("rotation_conductor", NOW - timedelta(seconds=61), {}),
                   Heartbeat("ledger_mirror", NOW, {})), None, id="silent next to another"),
     pytest.param((Heartbeat("ledger_mirror", NOW, {}),), None, id="another sensor"),
@@ -137,7 +138,29 @@ def test_a_pipe_gets_each_sentence_in_one_line(capsys: pytest.CaptureFixture[str
 def test_dagster_is_named_only_while_its_conductor_looks(
     heartbeats: tuple[Heartbeat, ...], reported: str | None
 ) -> None:
-    assert running_in_dagster(heartbeats, NOW, ADDRESS) == reported
+    assert conductor_in_words(heartbeats, NOW, ADDRESS) == reported
+
+
+@pytest.mark.parametrize(
+    ("at_work", "said"),
+    [
+        pytest.param(True, f"in progress: Dagster runs it, its conductor was active 4 s ago; see {ADDRESS}", id="yes"),
+        pytest.param(
+            False,
+            f"no process works at it now; Dagster has to start one, its conductor was active 4 s ago; see {ADDRESS}",
+            id="no worker exists",
+        ),
+    ],
+)
+def test_dagster_is_said_to_run_a_rotation_only_while_a_process_works_at_it(
+    capsys: pytest.CaptureFixture[str], at_work: bool, said: str
+) -> None:
+    walk = replace(rotation_of(fake_pipeline()), started_at=None)
+    rotation = RotationStatus(walk, "key_version", 2, 0.0, None, None, at_work=at_work)
+    heartbeats = (Heartbeat("rotation_conductor", NOW - timedelta(seconds=4), {}),)
+    shown = replace(status(), rotation=rotation)
+    output.show(shown.database, {}, status_command.lines(shown, BlindSpots((), ()), heartbeats, ADDRESS), as_json=False)
+    assert said in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

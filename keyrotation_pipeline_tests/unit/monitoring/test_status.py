@@ -137,6 +137,22 @@ def test_the_eta_is_there_from_the_first_step_to_the_last_and_progress_grows() -
     assert shown.eta_seconds is not None, "with the last one to go by"
 
 
+def test_a_rotation_says_whether_a_process_works_at_it() -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    running, waiting = world.ledger.lock(f"{walk.id}/key_version"), world.ledger.lock("another/key_version")
+
+    def at_work() -> bool:
+        shown = overview(world.pipeline).rotation
+        assert shown is not None
+        return shown.at_work
+
+    with waiting:
+        assert not at_work()
+        with running:
+            assert at_work()
+
+
 @pytest.mark.parametrize("stopped", ["paused", "blocked"])
 def test_no_eta_is_shown_while_nobody_works_at_a_rotation(stopped: str) -> None:
     world = before_any_rotation()

@@ -30,6 +30,11 @@ SELECT pid, usename, application_name FROM keyrotation.session_locks JOIN pg_sta
 WHERE name = %(name)s
 """
 
+HELD: LiteralString = """
+SELECT name FROM keyrotation.session_locks held JOIN pg_stat_activity a USING (pid)
+WHERE starts_with(name, %(prefix)s) AND coalesce(a.backend_start = held.session_began_at, true) ORDER BY name
+"""
+
 # Nobody is in the way by reading a table, which takes its weakest lock.
 TABLE_HOLDER: LiteralString = """
 SELECT l.pid, a.usename, a.application_name FROM pg_locks l LEFT JOIN pg_stat_activity a USING (pid)

@@ -129,6 +129,10 @@ class LedgerSession:
                 with self._between_readings():
                     self.query(session_locks.RELEASE, {"name": name})
 
+    def held_locks(self, prefix: str) -> tuple[str, ...]:
+        """See `Ledger.held_locks`."""
+        return tuple(row["name"] for row in self.query(session_locks.HELD, {"prefix": prefix}))
+
     def _take(self, name: str) -> bool:
         try:
             with self._between_readings():
