@@ -59,13 +59,18 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
         context: dg.AssetExecutionContext, keyrotation: PipelineParameter
     ) -> Iterator[dg.MaterializeResult[None]]:
         wanted = {key.path[-1] for key in context.selected_asset_keys}
+        # A run of the job can be launched without a partition.
+        days = context.partition_keys if context.has_partition_key or context.has_partition_key_range else ()
         with step_failures(), keyrotation.open_backups(actor_of(context)) as site:
-            _require_today(context.partition_keys, f"{site.pipeline.clock.now().astimezone(zone):%Y-%m-%d}")
+            today = f"{site.pipeline.clock.now().astimezone(zone):%Y-%m-%d}"
+            _require_today(days, today)
             # A dump without the keys of its moment is not a coordinated backup, so the keys are always included.
             done = back_up(site, database=DATABASE_BACKUP in wanted)
             names = officers_of(site.pipeline)
         for name, metadata in ((KEY_BACKUP, _key_metadata(done, names)), (DATABASE_BACKUP, _dump_metadata(done))):
             if name in wanted:
+                if not days:
+                    context.log_event(dg.AssetMaterialization(naming.asset(name), partition=today, metadata=metadata))
                 yield dg.MaterializeResult(asset_key=naming.asset(name), metadata=metadata)
         with step_failures():
             done.require_sound_audit()

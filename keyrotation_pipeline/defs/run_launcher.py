@@ -7,7 +7,7 @@ This module is separate because it imports the Kubernetes client, which only suc
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
@@ -17,7 +17,27 @@ from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_job_name_from_run_i
 from dagster_k8s.launcher import K8sRunLauncher
 
 from keyrotation_pipeline.defs.run_requests import MODE_TAG
+from keyrotation_pipeline.defs.schedules import ASSET_JOBS, INTRODUCE_KEY, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.model.requests import RotationType
+
+# Dagster's own name of the run that materializes assets on their pages.
+MATERIALIZED = "__ASSET_JOB"
+
+
+def jobs_of(run: dg.DagsterRun) -> Sequence[str]:
+    """Returns the jobs whose configuration a run gets: its own; on an asset's page, those that make the same assets.
+
+    Such a run needs the account and the Secrets of what it does, and no others.
+    """
+    if run.job_name != MATERIALIZED:
+        return (run.job_name,)
+    makers = {str(asset): job for job, assets, _ in ASSET_JOBS for asset in assets}
+    jobs = [
+        REENCRYPT_ROWS if key.path[0] == "rows" else makers.get(key.path[-1], MATERIALIZED)
+        for key in sorted(run.asset_selection or ())
+    ]
+    # The least of them first: an account that a later one names replaces that of an earlier one.
+    return sorted({*jobs} or {MATERIALIZED}, key=lambda job: job in {INTRODUCE_KEY, RETIRE_KEY, MATERIALIZED})
 
 
 class JobwiseK8sRunLauncher(K8sRunLauncher):
@@ -53,7 +73,7 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
     def get_container_context_for_run(self, dagster_run: dg.DagsterRun) -> K8sContainerContext:
         """The configuration of the Pod of a run; its `dagster-k8s/` tags are ignored."""
         context = K8sContainerContext.create_for_run(dagster_run, self, include_run_tags=False)
-        added = [self._jobs.get(dagster_run.job_name, {})]
+        added = [self._jobs.get(job, {}) for job in jobs_of(dagster_run)]
         if dagster_run.tags.get(MODE_TAG) == RotationType.EMERGENCY:
             added.append(self._emergency)
         for config in added:

@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
@@ -21,12 +21,14 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
 
+from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.conductor import LAUNCHED_WITHIN, has_no_worker
+from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets, exchanging, refusing
-from keyrotation_pipeline_tests.contract.test_kubernetes_rights import account_of, allow, apply, as_account, one_less
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import allow, apply, as_account, one_less
 from keyrotation_pipeline_tests.defs.test_conductor import happened
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
 from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
@@ -75,8 +77,8 @@ def launch(instance: dg.DagsterInstance, cluster: TestCluster) -> Iterator[Launc
     jobs = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
     made: list[str] = []
 
-    def launched(job_name: str, tags: dict[str, str]) -> dict[str, Any]:
-        made.append(f"dagster-run-{launched_run(instance, job_name, tags).run_id}")
+    def launched(job_name: str, tags: dict[str, str], assets: Sequence[str] = ()) -> dict[str, Any]:
+        made.append(f"dagster-run-{launched_run(instance, job_name, tags, assets).run_id}")
         content: dict[str, Any] = cluster.ask("GET", f"{jobs}/{made[-1]}")
         return content
 
@@ -85,18 +87,28 @@ def launch(instance: dg.DagsterInstance, cluster: TestCluster) -> Iterator[Launc
         cluster.ask("DELETE", f"{jobs}/{name}")
 
 
-def launched_run(instance: dg.DagsterInstance, job_name: str, tags: dict[str, str]) -> dg.DagsterRun:
-    run = run_for(instance, job_name, tags)
+def launched_run(
+    instance: dg.DagsterInstance, job_name: str, tags: dict[str, str], assets: Sequence[str] = ()
+) -> dg.DagsterRun:
+    run = run_for(instance, job_name, tags, assets)
     instance.run_launcher.launch_run(LaunchRunContext(dagster_run=run, workspace=None))
     return run
 
 
-def run_for(instance: dg.DagsterInstance, job_name: str, tags: dict[str, str]) -> dg.DagsterRun:
-    pointer = ModuleCodePointer("keyrotation_pipeline.definitions", "defs")
-    code = RepositoryPythonOrigin(sys.executable, pointer, IMAGE, entry_point=["dagster"])  # as a code server says
-    run = dg.DagsterRun(job_name=job_name, tags=tags, job_code_origin=JobPythonOrigin(job_name, code))
+def run_for(
+    instance: dg.DagsterInstance, job_name: str, tags: dict[str, str], assets: Sequence[str] = ()
+) -> dg.DagsterRun:
+    run = run_of(job_name, tags, assets)
     instance.add_run(run)
     return run
+
+
+def run_of(job_name: str, tags: dict[str, str], assets: Sequence[str]) -> dg.DagsterRun:
+    pointer = ModuleCodePointer("keyrotation_pipeline.definitions", "defs")
+    code = RepositoryPythonOrigin(sys.executable, pointer, IMAGE, entry_point=["dagster"])  # as a code server says
+    selected = frozenset(dg.AssetKey(each.split("/")) for each in assets) or None
+    origin = JobPythonOrigin(job_name, code)
+    return dg.DagsterRun(job_name=job_name, tags=tags, job_code_origin=origin, asset_selection=selected)
 
 
 def shard_tags(mode: str) -> dict[str, str]:
@@ -152,29 +164,68 @@ def test_an_emergencys_shard_has_two_processors_and_four_gigabytes(launch: Launc
     }
 
 
-def test_the_recovery_key_is_in_the_job_that_needs_it_alone(launch: Launch) -> None:
-    common = {"keyrotation-dagster-storage", "keyrotation-database"}
-    assert secrets_of(launch("recovery_drill", {})) == common | {"keyrotation-recovery"}
-    for job in ("introduce_key", "retire_key", "evidence", "backup", "__ASSET_JOB"):
-        assert secrets_of(launch(job, {})) == common
+RECOVERY_KEY = "/etc/keyrotation-recovery/recovery.asc"
+NAMED = {  # what `keyrotation.toml` of docs/operations.md and its environment name, and what has it
+    "/etc/keyrotation/keyrotation.toml": ("configMap", "keyrotation-configuration"),
+    "/etc/keyrotation/ada.asc": ("configMap", "keyrotation-configuration"),
+    "/home/keyrotation/home": ("persistentVolumeClaim", "keyrotation-home"),
+    RECOVERY_KEY: ("secret", "keyrotation-recovery"),
+}
+BY_HAND = "__ASSET_JOB"
+# A run of a job, or of assets by hand; its account; whether it reads the recovery key.
+RUNS = [
+    pytest.param("introduce_key", (), "keyrotation", False, id="introduce_key"),
+    pytest.param("retire_key", (), "keyrotation", False, id="retire_key"),
+    pytest.param("evidence", (), "keyrotation-observer", False, id="evidence"),
+    pytest.param("decrypt_what_is_due", (), "keyrotation-reader", False, id="decrypt_what_is_due"),
+    pytest.param("reencrypt_rows", (), "keyrotation-reader", False, id="reencrypt_rows"),
+    pytest.param("backup", (), "keyrotation-reader", False, id="backup"),
+    pytest.param("recovery_drill", (), "keyrotation-reader", True, id="recovery_drill"),
+    pytest.param("rehearsal", (), "keyrotation-reader", True, id="rehearsal"),
+    pytest.param(BY_HAND, (), "keyrotation", False, id="by hand: nothing that is known"),
+    pytest.param(BY_HAND, ("key_version",), "keyrotation", False, id="by hand: key_version"),
+    pytest.param(BY_HAND, ("retired_key", "archived_key"), "keyrotation", False, id="by hand: retired_key"),
+    pytest.param(BY_HAND, ("rows/clients",), "keyrotation-reader", False, id="by hand: rows"),
+    pytest.param(BY_HAND, ("key_backup", "database_backup"), "keyrotation-reader", False, id="by hand: backups"),
+    pytest.param(BY_HAND, ("recovery_test",), "keyrotation-reader", True, id="by hand: recovery_test"),
+    pytest.param(BY_HAND, ("rotation_rehearsal",), "keyrotation-reader", True, id="by hand: rotation_rehearsal"),
+    pytest.param(
+        BY_HAND, ("database_backup", "key_backup", "recovery_test"), "keyrotation-reader", True, id="by hand: a group"
+    ),
+    pytest.param(
+        BY_HAND, ("key_version", "recovery_test"), "keyrotation", True, id="by hand: a step and a test of backups"
+    ),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("job", "account"),
-    [
-        ("introduce_key", "keyrotation"),
-        ("retire_key", "keyrotation"),
-        ("__ASSET_JOB", "keyrotation"),
-        ("evidence", "keyrotation-observer"),
-        ("reencrypt_rows", "keyrotation-reader"),
-        ("backup", "keyrotation-reader"),
-        ("recovery_drill", "keyrotation-reader"),
-    ],
-)
-def test_each_job_has_the_account_with_the_rights_that_it_uses(launch: Launch, job: str, account: str) -> None:
-    assert launch(job, {})["spec"]["template"]["spec"]["serviceAccountName"] == account == account_of(job)
-    pipeline = yaml.safe_load_all((DAGSTER.parent / "pipeline.yaml").read_text())
-    assert account in {each["metadata"]["name"] for each in pipeline if each["kind"] == "ServiceAccount"}
+@pytest.mark.parametrize(("job", "assets", "account", "reads_recovery_key"), RUNS)
+def test_each_run_has_the_account_and_the_files_that_it_uses_and_no_more(
+    launch: Launch, job: str, assets: Sequence[str], account: str, reads_recovery_key: bool
+) -> None:
+    made = launch(job, {}, assets)
+    pod = made["spec"]["template"]["spec"]
+    assert pod["serviceAccountName"] == account
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    mounts = [(each["mountPath"], volumes[each["name"]]) for each in container_of(made)["volumeMounts"]]
+    for file, (kind, name) in NAMED.items():
+        found = [volume for path, volume in mounts if file.startswith(f"{path}/")]
+        wanted = reads_recovery_key or file != RECOVERY_KEY
+        assert [name in each.get(kind, {}).values() for each in found] == [True] * wanted, file
+    assert secrets_of(made) == {"keyrotation-dagster-storage", "keyrotation-database"} | (
+        {"keyrotation-recovery"} if reads_recovery_key else set()
+    )
+
+
+def test_every_job_and_every_asset_is_among_those_runs() -> None:
+    from keyrotation_pipeline.defs.run_launcher import jobs_of  # noqa: PLC0415
+
+    definitions = build_definitions([CLIENTS], 4, PipelineResource(), installed=datetime(2026, 1, 1, tzinfo=UTC))
+    jobs = {job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")}
+    assert {str(case.values[0]) for case in RUNS} - {BY_HAND} == jobs
+    needing = {"recovery_test", "rotation_rehearsal"}
+    for key in definitions.resolve_asset_graph().materializable_asset_keys:
+        own = jobs_of(run_of(BY_HAND, {}, ["/".join(key.path)]))
+        assert bool({*own} & {"recovery_drill", "rehearsal"}) == (key.path[-1] in needing)
 
 
 def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance: dg.DagsterInstance) -> None:
