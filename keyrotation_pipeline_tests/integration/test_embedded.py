@@ -167,6 +167,48 @@ def test_as_root_processes_that_start_together_on_a_new_machine_find_one_user(tm
     assert asked.returncode == 0, asked.stderr
 
 
+def start_as(uid: int, home: Path) -> str:
+    """What becomes of a start in a process of that user, as a cluster starts a Pod under a user id that it chose."""
+    home.mkdir(mode=0o700)
+    os.chown(home, uid, 0)
+    reading, writing = os.pipe()
+    if (child := os.fork()) == 0:
+        os.close(reading)
+        try:
+            os.setgroups([])
+            os.setgid(0)
+            os.setuid(uid)
+            with EmbeddedServer(home / "postgres"):
+                said = "started"
+        except HomeError as error:
+            said = str(error)
+        except BaseException as error:  # noqa: BLE001  this process must end here
+            said = repr(error)
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        said = answer.read()
+    os.waitpid(child, 0)
+    return said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="changes its user")
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_user_id_without_a_name_has_a_server_or_is_told_why_not(
+    monkeypatch: pytest.MonkeyPatch, *, installed: bool
+) -> None:
+    if installed and not any(Path("/usr/lib").glob("*/libnss_wrapper.so")):
+        pytest.skip("Debian's libnss-wrapper is not installed")
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        Path(directory).chmod(0o755)
+        if not installed:
+            monkeypatch.setattr(account, "LIBRARIES", Path(directory))
+        said = start_as(1_000_770_000, Path(directory, "home"))
+    assert said == "started" if installed else "initdb refuses user id 1000770000" in said
+    assert "disk" not in said
+
+
 def test_no_variable_of_ours_reaches_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", "planted")
     with EmbeddedServer(home / "postgres"):

@@ -22,6 +22,8 @@ SERVER_USER = "pgserver"
 PRIVATE = 0o700
 # Copies of programs that the account cannot reach: readable by all, writable by root.
 PROGRAMS = Path("/var/lib/keyrotation")
+# Where Debian and its like install libraries, by architecture.
+LIBRARIES = Path("/usr/lib")
 
 
 class _RunAs(TypedDict, total=False):
@@ -57,6 +59,30 @@ class Account:
     def as_arguments(self) -> _RunAs:
         """Returns arguments of `subprocess.run` that run a program as this account."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.switch else {}
+
+    def named(self, directory: Path) -> dict[str, str]:
+        """Returns an environment in which the account has a name, without which `initdb` refuses to run.
+
+        A cluster may start a Pod under a user id that no file of its image names, as OpenShift does by default.
+
+        Args:
+            directory: of the account, for the file that names it.
+
+        Raises:
+            HomeError: the system has no name for the account, and the library that can give it one is not installed.
+        """
+        if _is_named(self.uid):
+            return {}
+        library = next(LIBRARIES.glob("*/libnss_wrapper.so"), None)
+        if library is None:
+            raise HomeError(
+                f"PostgreSQL's initdb refuses user id {self.uid}, for which this system has no name; run this as a "
+                "user that has one (in a Pod of our image `runAsUser: 10001`), or install libnss-wrapper"
+            )
+        users, groups = directory / "passwd", directory / "group"
+        users.write_text(f"{SERVER_USER}:x:{self.uid}:{self.gid}::/:/bin/false\n")
+        groups.write_text(f"{SERVER_USER}:x:{self.gid}:\n")
+        return {"LD_PRELOAD": str(library), "NSS_WRAPPER_PASSWD": str(users), "NSS_WRAPPER_GROUP": str(groups)}
 
     def own(self, path: Path) -> None:
         """Gives one file or directory to the account."""
@@ -114,6 +140,14 @@ class Account:
             raise HomeError(f"{short} is not a private directory of ours; remove it, or use a shorter KEYROTATION_HOME")
         self.own(short)
         return short
+
+
+def _is_named(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
 
 
 def _is_passable(directory: Path) -> bool:

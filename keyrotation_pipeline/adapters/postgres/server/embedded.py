@@ -9,7 +9,7 @@ import fcntl
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -207,7 +207,8 @@ class EmbeddedServer:
                 *locale,
                 *self.INITDB,
             )
-            made = self._tool("initdb", *options, descriptors=descriptors)
+            named = self._account.named(self.directory)
+            made = self._tool("initdb", *options, descriptors=descriptors, environment=named)
         if not made:
             raise HomeError(f"initdb fails in {self.directory}; free disk space, or use another KEYROTATION_HOME")
         unfinished.rename(self._data)
@@ -269,13 +270,15 @@ class EmbeddedServer:
                 if name not in present:
                     connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
 
-    def _tool(self, name: str, *arguments: str, descriptors: Sequence[int] = ()) -> bool:
+    def _tool(
+        self, name: str, *arguments: str, descriptors: Sequence[int] = (), environment: Mapping[str, str] | None = None
+    ) -> bool:
         done = subprocess.run(  # noqa: S603  arguments of our own
             [self._installation.binaries / name, *arguments],
             check=False,
             cwd="/",
             pass_fds=descriptors,
-            env=self._installation.environment(),
+            env={**self._installation.environment(), **(environment or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
