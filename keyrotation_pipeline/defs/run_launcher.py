@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_job_name_from_run_id
 from dagster_k8s.launcher import K8sRunLauncher
 
 from keyrotation_pipeline.defs.run_requests import MODE_TAG
+from keyrotation_pipeline.defs.run_worker import COMMAND
 from keyrotation_pipeline.defs.schedules import ASSET_JOBS, INTRODUCE_KEY, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.model.requests import RotationType
 
@@ -80,6 +81,12 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
             raw = UserDefinedDagsterK8sConfig.from_dict(config)  # type: ignore[no-untyped-call]
             context = context.merge(K8sContainerContext(run_k8s_config=raw))
         return context
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Creates the Job of a run, whose command has the id of the run and nothing else that it brings."""
+        run = context.dagster_run
+        name = get_job_name_from_run_id(run.run_id)  # type: ignore[no-untyped-call]
+        self._launch_k8s_job_with_args(name, [*COMMAND, run.run_id], run)
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Returns what the API server knows of the Job of a run; while it does not answer, the Job counts as running.

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import yaml
 from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster._core.launcher import LaunchRunContext
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
@@ -27,11 +27,9 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
-from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets, exchanging, refusing
-from keyrotation_pipeline_tests.contract.test_kubernetes_rights import allow, apply, as_account, one_less
+from keyrotation_pipeline_tests.clusters import TestCluster, exchanging, refusing
 from keyrotation_pipeline_tests.defs.test_conductor import happened
 from keyrotation_pipeline_tests.fakes import CLIENTS, fake_pipeline, rotation_of
-from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -145,7 +143,7 @@ def test_a_shards_job_is_valid_hardened_limited_and_holds_no_secret(launch: Laun
     assert secrets_of(job) == {"keyrotation-dagster-storage", "keyrotation-database"}
     container, spec = container_of(job), job["spec"]
     assert container["image"] == IMAGE
-    assert container["args"][:3] == ["dagster", "api", "execute_run"]
+    assert container["args"][:-1] == ["python", "-I", "-m", "keyrotation_pipeline.defs.run_worker"]
     assert container["resources"] == {
         "requests": {"cpu": "250m", "memory": "1Gi"},
         "limits": {"cpu": "1", "memory": "2Gi"},
@@ -240,67 +238,6 @@ def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance:
     assert instance.run_monitoring_max_resume_run_attempts == 0
 
 
-def pod_of(cluster: TestCluster, job: str) -> str:
-    """A Pod of a Job whose container runs, as far as anybody can see; and a Job that was seen by its controller."""
-    name = f"{job}-pod"
-    container = {"name": "dagster", "image": POD_IMAGE}
-    spec = {"containers": [container], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
-    cluster.ask("POST", "pods", {"metadata": {"name": name, "labels": {"job-name": job}}, "spec": spec})
-    now = "2026-01-05T03:00:00Z"
-    running = {"name": "dagster", "ready": True, "restartCount": 0, "image": POD_IMAGE, "imageID": ""}
-    running["state"] = {"running": {"startedAt": now}}
-    if cluster.standin is not None:
-        cluster.ask("PATCH", f"pods/{name}/status", {"status": {"phase": "Running", "containerStatuses": [running]}})
-        path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/{job}/status"
-        cluster.ask("PATCH", path, {"status": {"startTime": now}})
-    assert eventually(lambda: "running" in str(cluster.ask("GET", f"pods/{name}")["status"].get("containerStatuses")))
-    return name
-
-
-def test_each_right_of_daemon_and_web_server_is_needed_and_all_of_them_are_enough(
-    instance: dg.DagsterInstance, cluster: TestCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from dagster_k8s.client import DagsterK8sUnrecoverableAPIError, DagsterKubernetesClient  # noqa: PLC0415
-    from kubernetes import client, config  # noqa: PLC0415
-
-    rights = {each["kind"]: each for each in yaml.safe_load_all((DAGSTER / "rights.yaml").read_text())}
-    rights["RoleBinding"]["subjects"][0]["namespace"] = cluster.namespace
-    for kind in ("ServiceAccount", "Role", "RoleBinding"):
-        apply(cluster, rights[kind])
-    role = rights["Role"]
-    account = as_account(TestKeySecrets(cluster, "none", cluster.kubeconfig), role["metadata"]["name"], tmp_path)
-    launcher: Any = instance.run_launcher
-
-    def everything() -> None:
-        """Start a run, look after it, say why it failed, end it."""
-        run = launched_run(instance, "evidence", {})
-        job = f"dagster-run-{run.run_id}"
-        pod = pod_of(cluster, job)
-        assert launcher.check_run_worker_health(run) == CheckRunHealthResult(WorkerStatus.RUNNING)  # seen, not assumed
-        reported = launcher.get_run_worker_debug_info(run)
-        assert f"Debug information for pod {pod}" in reported
-        assert "Failure fetching" not in reported
-        api = launcher._api_client  # noqa: SLF001  dagster_k8s logs what it says, and returns it nowhere
-        assert "Could not find" not in api.get_job_debug_info(job, cluster.namespace)
-        assert launcher.terminate(run.run_id)
-        names = [each["metadata"]["name"] for each in cluster.ask("GET", "pods")["items"]]
-        assert pod not in names or cluster.standin is None
-
-    with config.new_client_from_config(str(account.kubeconfig)) as asked:
-        ours = DagsterKubernetesClient.production_client(  # type: ignore[no-untyped-call]
-            core_api_override=client.CoreV1Api(asked), batch_api_override=client.BatchV1Api(asked)
-        )
-        monkeypatch.setattr(launcher, "_api_client", ours)
-        allow(cluster, role["metadata"]["name"], role["rules"])
-        everything()
-        for fewer in one_less(role["rules"]):
-            allow(cluster, role["metadata"]["name"], fewer)
-            with pytest.raises((AssertionError, client.ApiException, DagsterK8sUnrecoverableAPIError)):
-                everything()
-        allow(cluster, role["metadata"]["name"], role["rules"])
-        everything()
-
-
 def test_while_the_api_server_does_not_answer_a_run_keeps_its_worker(
     instance: dg.DagsterInstance, cluster: TestCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,7 +299,7 @@ def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those
     given: dict[str, set[str]] = {}
     for content in built():
         kubernetes_validate.validate(content, "1.32", strict=True)
-        assert content["metadata"]["namespace"] == "pazpaz"
+        assert content["metadata"]["namespace"] == "pazpaz"  # which the API server takes off policies of the cluster
         if content["kind"] == "Deployment":
             [container] = content["spec"]["template"]["spec"]["containers"]
             assert container["securityContext"]["readOnlyRootFilesystem"] is True

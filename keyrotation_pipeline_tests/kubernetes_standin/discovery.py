@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from keyrotation_pipeline_tests.kubernetes_standin.admission import CLUSTER_KINDS, GROUP
 from keyrotation_pipeline_tests.kubernetes_standin.objects import KINDS
 
 Json = dict[str, Any]
@@ -10,7 +11,8 @@ VERBS = ["create", "delete", "get", "list", "patch", "update", "watch"]
 
 def documents() -> dict[str, Json]:
     """The answer at each path."""
-    groups = sorted({group for group, _ in KINDS.values()})
+    every = {**KINDS, **{plural: (GROUP, kind) for plural, kind in CLUSTER_KINDS.items()}}
+    groups = sorted({group for group, _ in every.values()})
     answers: dict[str, Json] = {
         "/version": {"major": "1", "minor": "32", "gitVersion": "v1.32.0"},
         "/api": {"kind": "APIVersions", "versions": ["v1"]},
@@ -25,7 +27,7 @@ def documents() -> dict[str, Json]:
             "kind": "APIResourceList",
             "apiVersion": "v1",
             "groupVersion": group,
-            "resources": [_resource(plural, kind) for plural, (of, kind) in KINDS.items() if of == group],
+            "resources": [_resource(plural, kind) for plural, (of, kind) in every.items() if of == group],
         }
     return answers
 
@@ -37,4 +39,4 @@ def _group(group: str) -> Json:
 
 
 def _resource(plural: str, kind: str) -> Json:
-    return {"name": plural, "singularName": kind.lower(), "namespaced": True, "kind": kind, "verbs": VERBS}
+    return {"name": plural, "singularName": kind.lower(), "namespaced": plural in KINDS, "kind": kind, "verbs": VERBS}

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from keyrotation_pipeline_tests.kubernetes_standin.admission import GROUP, Admission
 from keyrotation_pipeline_tests.kubernetes_standin.certificate import write_certificate
 from keyrotation_pipeline_tests.kubernetes_standin.controller import Controller
 from keyrotation_pipeline_tests.kubernetes_standin.discovery import documents
@@ -51,6 +52,7 @@ class Standin:
     def __post_init__(self) -> None:
         self.rights = Rights(self.objects)
         self.controller = Controller(self.objects)
+        self.admission = Admission()
         self.discovery: dict[str, Json] = documents()
 
     @property
@@ -61,6 +63,8 @@ class Standin:
         groups = sorted({("api" if "/" not in group else "apis", group) for group, _ in KINDS.values()})
         routes = [Route("/api/v1/namespaces", self.answer, methods=["POST"])]
         routes.append(Route("/api/v1/namespaces/{namespace}", self.answer, methods=["GET", "DELETE"]))
+        routes.append(Route(f"/apis/{GROUP}/{{policies}}", self.answer, methods=["POST"]))
+        routes.append(Route(f"/apis/{GROUP}/{{policies}}/{{policy}}", self.answer, methods=["GET", "PATCH", "DELETE"]))
         for root, group in groups:
             base = f"/{root}/{group}/namespaces/{{namespace}}/{{plural}}"
             routes.append(Route(base, self.answer, methods=["GET", "POST"]))
@@ -82,6 +86,7 @@ class Standin:
         try:
             content = json.loads(body) if body else None
             self._require_allowed(request)
+            self._require_admitted(request, content)
             return JSONResponse(self._act(request, content), 201 if request.method == "POST" else 200)
         except RefusedError as refused:
             status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
@@ -100,8 +105,21 @@ class Standin:
         )
         self.rights.require(token, verb, where)
 
+    def _require_admitted(self, request: Request, content: Any) -> None:  # noqa: ANN401 - JSON
+        where = request.path_params
+        operation = {"POST": "CREATE", "DELETE": "DELETE"}.get(request.method)
+        token = request.headers["authorization"].partition(" ")[2]
+        if operation is None or token == ADMIN_TOKEN or "plural" not in where or "part" in where:
+            return
+        of, name = self.rights.accounts[token]
+        old = None if "name" not in where else self.objects.get(where["plural"], where["namespace"], where["name"])
+        user, wanted = f"system:serviceaccount:{of}:{name}", content if operation == "CREATE" else None
+        self.admission.require(user, operation, (where["plural"], where["namespace"]), wanted, old)
+
     def _act(self, request: Request, content: Any) -> Json:  # noqa: ANN401 - JSON
         where = request.path_params
+        if "policies" in where:
+            return self.admission.act(request.method, where["policies"], where.get("policy"), content)
         if "plural" not in where:
             return self._namespace(request.method, where, content)
         plural, namespace, name = where["plural"], where["namespace"], where.get("name")

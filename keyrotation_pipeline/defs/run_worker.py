@@ -1,0 +1,47 @@
+"""The process of a run on Kubernetes: executes a run that Dagster has stored, with this package's code and no other.
+
+``dagster api execute_run`` takes from its argument which code to load and which instance to use, so that whoever may
+create a Job with one of our accounts executes anything with it. Here the argument is the id of a run; an admission
+policy of the cluster can compare the rest of the command word by word (`deploy/kubernetes/dagster/jobs-policy.yaml`).
+"""
+
+import sys
+from collections.abc import Sequence
+
+import dagster as dg
+from dagster._cli.api import _execute_run_command_body  # what `dagster api execute_run` does with its argument
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._utils.interrupts import capture_interrupts
+
+from keyrotation_pipeline.errors import LaunchError
+
+CODE = "keyrotation_pipeline.definitions"
+# Isolated: neither PYTHONPATH nor the working directory, a volume that all runs share, has code to import.
+COMMAND = ("python", "-I", "-m", "keyrotation_pipeline.defs.run_worker")
+
+
+def execute(instance: dg.DagsterInstance, run_id: str) -> int:
+    """Executes a run to its end, and returns the exit code of the process.
+
+    Raises:
+        LaunchError: there is no such run, or it names other code.
+    """
+    run = instance.get_run_by_id(run_id)
+    if run is None:
+        raise LaunchError(f"there is no run {run_id!r}; start runs in Dagster's UI")
+    origin = run.job_code_origin
+    pointer = origin.repository_origin.code_pointer if origin is not None else None
+    if not isinstance(pointer, ModuleCodePointer) or pointer.module != CODE:
+        raise LaunchError(f"run {run_id} names other code than {CODE}, and nothing else runs here; start it elsewhere")
+    return _execute_run_command_body(run_id, instance, lambda _event: None, set_exit_code_on_failure=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Executes the run whose id is the only argument."""
+    [run_id] = arguments
+    with capture_interrupts(), dg.DagsterInstance.get() as instance:
+        return execute(instance, run_id)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,323 @@
+"""What Dagster's own accounts may do on Kubernetes: all that they do, and nothing more, whoever has their tokens."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+
+from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
+from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import (
+    DAGSTER,
+    RUNS,
+    instance,  # noqa: F401 - a fixture
+    launched_run,
+)
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import allow, apply, as_account, one_less
+from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
+from keyrotation_pipeline_tests.waiting import eventually
+
+DAEMON, WEB_SERVER = "keyrotation-dagster", "keyrotation-webserver"
+POLICIES = "/apis/admissionregistration.k8s.io/v1"
+PLURALS = {
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+}
+Change = Callable[[dict[str, Any], dict[str, Any]], None]
+Ask = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def roles(cluster: TestCluster) -> dict[str, list[dict[str, Any]]]:
+    """The accounts of rights.yaml in the namespace of the tests, and the rules of their Roles."""
+    found = {}
+    for content in yaml.safe_load_all((DAGSTER / "rights.yaml").read_text()):
+        if content["kind"] == "RoleBinding":
+            content["subjects"][0]["namespace"] = cluster.namespace
+        if content["kind"] != "NetworkPolicy":
+            apply(cluster, content)
+        if content["kind"] == "Role":
+            found[content["metadata"]["name"]] = content["rules"]
+    for name, rules in found.items():
+        allow(cluster, name, rules)
+    return found
+
+
+@pytest.fixture(scope="module")
+def policies(cluster: TestCluster, roles: dict[str, list[dict[str, Any]]]) -> Iterator[None]:
+    """The policies of jobs-policy.yaml, at work."""
+    assert roles
+    made = []
+    for content in yaml.safe_load_all((DAGSTER / "jobs-policy.yaml").read_text()):
+        plural = PLURALS[content["kind"]]
+        cluster.ask("POST", f"{POLICIES}/{plural}", content)
+        made.append(f"{POLICIES}/{plural}/{content['metadata']['name']}")
+    yield
+    for path in reversed(made):
+        cluster.ask("DELETE", path)
+
+
+@contextmanager
+def as_daemon(
+    opened: dg.DagsterInstance, cluster: TestCluster, folder: Path, monkeypatch: pytest.MonkeyPatch, account: str
+) -> Iterator[Any]:
+    """Inside, the launcher of an instance has the token of an account; gives its client."""
+    from dagster_k8s.client import DagsterKubernetesClient  # noqa: PLC0415
+    from kubernetes import client, config  # noqa: PLC0415
+
+    found = as_account(TestKeySecrets(cluster, "none", cluster.kubeconfig), account, folder)
+    with config.new_client_from_config(str(found.kubeconfig)) as asked:
+        ours = DagsterKubernetesClient.production_client(  # type: ignore[no-untyped-call]
+            core_api_override=client.CoreV1Api(asked), batch_api_override=client.BatchV1Api(asked)
+        )
+        monkeypatch.setattr(opened.run_launcher, "_api_client", ours)
+        yield ours
+
+
+def pod_of(cluster: TestCluster, job: str) -> str:
+    """A Pod of a Job whose container runs, as far as anybody can see; and a Job that was seen by its controller."""
+    name = f"{job}-pod"
+    container = {"name": "dagster", "image": POD_IMAGE}
+    spec = {"containers": [container], "hostNetwork": True, "terminationGracePeriodSeconds": 0}
+    cluster.ask(
+        "POST",
+        "pods",
+        {
+            "metadata": {"name": name, "labels": {"job-name": job, "dagster/run-id": job.removeprefix("dagster-run-")}},
+            "spec": spec,
+        },
+    )
+    now = "2026-01-05T03:00:00Z"
+    running = {"name": "dagster", "ready": True, "restartCount": 0, "image": POD_IMAGE, "imageID": ""}
+    running["state"] = {"running": {"startedAt": now}}
+    if cluster.standin is not None:
+        cluster.ask("PATCH", f"pods/{name}/status", {"status": {"phase": "Running", "containerStatuses": [running]}})
+        path = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/{job}/status"
+        cluster.ask("PATCH", path, {"status": {"startTime": now}})
+    assert eventually(lambda: "running" in str(cluster.ask("GET", f"pods/{name}")["status"].get("containerStatuses")))
+    return name
+
+
+def test_each_right_of_the_daemon_is_needed_and_all_of_them_are_enough(
+    instance: dg.DagsterInstance,  # noqa: F811
+    cluster: TestCluster,
+    roles: dict[str, list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launcher: Any = instance.run_launcher
+
+    def everything(api: Any) -> None:  # noqa: ANN401 - dagster_k8s'
+        """Start a run, look after it, say why it failed, end it."""
+        run = launched_run(instance, "evidence", {})
+        job = f"dagster-run-{run.run_id}"
+        pod = pod_of(cluster, job)
+        assert launcher.check_run_worker_health(run) == CheckRunHealthResult(WorkerStatus.RUNNING)  # seen, not assumed
+        reported = launcher.get_run_worker_debug_info(run)
+        assert f"Debug information for pod {pod}" in reported
+        assert "Failure fetching" not in reported
+        assert "Could not find" not in api.get_job_debug_info(job, cluster.namespace)
+        assert launcher.terminate(run.run_id)
+        assert pod not in names_of_pods(cluster) or cluster.standin is None
+
+    with as_daemon(instance, cluster, tmp_path, monkeypatch, DAEMON) as api:
+        require_each_right(cluster, DAEMON, roles[DAEMON], lambda: everything(api))
+
+
+def test_each_right_of_the_web_server_is_needed_and_all_of_them_are_enough_to_end_a_run(
+    instance: dg.DagsterInstance,  # noqa: F811
+    cluster: TestCluster,
+    roles: dict[str, list[dict[str, Any]]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from kubernetes import client  # noqa: PLC0415
+
+    launcher: Any = instance.run_launcher
+
+    def end() -> None:
+        with monkeypatch.context() as administrator:
+            administrator.setattr(launcher, "_api_client", unlimited)
+            run = launched_run(instance, "evidence", {})
+        pod = pod_of(cluster, f"dagster-run-{run.run_id}")
+        assert launcher.terminate(run.run_id)
+        assert pod not in names_of_pods(cluster) or cluster.standin is None
+
+    unlimited = launcher._api_client  # noqa: SLF001  as the daemon's
+    with as_daemon(instance, cluster, tmp_path, monkeypatch, WEB_SERVER):
+        require_each_right(cluster, WEB_SERVER, roles[WEB_SERVER], end)
+        with pytest.raises(client.ApiException, match="403") as refused:
+            launcher._api_client.batch_api.create_namespaced_job(cluster.namespace, {})  # noqa: SLF001
+        assert refused.value.status == 403
+
+
+def names_of_pods(cluster: TestCluster) -> list[str]:
+    return [each["metadata"]["name"] for each in cluster.ask("GET", "pods")["items"]]
+
+
+def require_each_right(
+    cluster: TestCluster, role: str, rules: list[dict[str, Any]], everything: Callable[[], None]
+) -> None:
+    from dagster_k8s.client import DagsterK8sUnrecoverableAPIError  # noqa: PLC0415
+    from kubernetes import client  # noqa: PLC0415
+
+    everything()
+    for fewer in one_less(rules):
+        allow(cluster, role, fewer)
+        with pytest.raises((AssertionError, client.ApiException, DagsterK8sUnrecoverableAPIError)):
+            everything()
+    allow(cluster, role, rules)
+    everything()
+
+
+@pytest.fixture
+def as_token(cluster: TestCluster, tmp_path: Path) -> Callable[[str], Ask]:
+    """Whoever has the token of an account: asks the API server as it, and raises what is refused."""
+
+    def of(account: str) -> Ask:
+        found = as_account(TestKeySecrets(cluster, "none", cluster.kubeconfig), account, tmp_path)
+        return TestCluster(found.kubeconfig, cluster.namespace, cluster.standin).ask
+
+    return of
+
+
+@pytest.mark.usefixtures("policies")
+def test_every_job_of_a_run_is_admitted(
+    instance: dg.DagsterInstance,  # noqa: F811
+    cluster: TestCluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with as_daemon(instance, cluster, tmp_path, monkeypatch, DAEMON):
+        for case in RUNS:
+            job, assets = str(case.values[0]), case.values[1]
+            assert isinstance(assets, Sequence)
+            run = launched_run(instance, job, {"keyrotation/mode": "emergency"}, assets)
+            assert instance.run_launcher.terminate(run.run_id) is not None
+
+
+def put(part: str, value: Any, *, at: str = "run") -> Change:  # noqa: ANN401 - JSON
+    """Change one part of the container, or of the Pod."""
+
+    def change(pod: dict[str, Any], run: dict[str, Any]) -> None:
+        (run if at == "run" else pod)[part] = value
+
+    return change
+
+
+def add(part: str, value: Any, *, at: str = "run") -> Change:  # noqa: ANN401 - JSON
+    """Add to a list of the container, or of the Pod."""
+
+    def change(pod: dict[str, Any], run: dict[str, Any]) -> None:
+        target = run if at == "run" else pod
+        target[part] = [*target.get(part, []), value]
+
+    return change
+
+
+SHELL = {"exec": {"command": ["sh", "-c", "true"]}}
+KEYS = "pazpaz-secrets"
+ANOTHER = {"name": "another", "image": "registry.example/keyrotation:0.1.0"}
+WORKER = ["python", "-I", "-m", "keyrotation_pipeline.defs.run_worker", "0b1e7f6e-8a55-4d0b-9a1e-3d8f0a9f7c11"]
+FORGERIES = [
+    pytest.param(put("image", "registry.example/another:0.1.0"), id="another image"),
+    pytest.param(put("image", "registry.example/keyrotation:0.1.0-evil"), id="another tag"),
+    pytest.param(put("command", ["sh", "-c", "env"]), id="a command"),
+    pytest.param(put("args", ["dagster", "api", "execute_run", "{}"]), id="code of its own"),
+    pytest.param(put("args", ["keyrotation", "restore-key", "v1"]), id="our own program"),
+    pytest.param(put("args", [*WORKER[:4], "--help"]), id="an option for the id of a run"),
+    pytest.param(put("args", [*WORKER, "more"]), id="one more argument"),
+    pytest.param(put("workingDir", "/home/keyrotation"), id="another directory"),
+    pytest.param(put("lifecycle", {"postStart": SHELL}), id="a command after the start"),
+    pytest.param(put("livenessProbe", SHELL), id="a command as a probe"),
+    pytest.param(put("startupProbe", SHELL), id="a command as a probe of the start"),
+    pytest.param(put("readinessProbe", SHELL), id="a command as a probe of readiness"),
+    pytest.param(add("env", {"name": "LD_PRELOAD", "value": "/home/keyrotation/evil.so"}), id="a library to preload"),
+    pytest.param(add("env", {"name": "PYTHONPATH", "value": "/home/keyrotation"}), id="a path for modules"),
+    pytest.param(add("env", {"name": "DAGSTER_HOME", "value": "/home/keyrotation"}), id="another instance of Dagster"),
+    pytest.param(
+        add("env", {"name": "DAGSTER_RUN_JOB_NAME", "valueFrom": {"secretKeyRef": {"name": KEYS, "key": "k"}}}),
+        id="a key in a variable",
+    ),
+    pytest.param(add("envFrom", {"secretRef": {"name": KEYS}}), id="every key in variables"),
+    pytest.param(add("envFrom", {"prefix": "LD_", "configMapRef": {"name": "keyrotation-environment"}}), id="a prefix"),
+    pytest.param(add("envFrom", {"configMapRef": {"name": "another"}}), id="another ConfigMap"),
+    pytest.param(add("volumes", {"name": "keys", "secret": {"secretName": KEYS}}, at="pod"), id="the keys as files"),
+    pytest.param(
+        add("volumes", {"name": "node", "hostPath": {"path": "/"}}, at="pod"), id="the file system of the node"
+    ),
+    pytest.param(
+        add("volumes", {"name": "all", "projected": {"sources": [{"secret": {"name": KEYS}}]}}, at="pod"),
+        id="the keys as projected files",
+    ),
+    pytest.param(
+        add("volumes", {"name": "home-of-others", "persistentVolumeClaim": {"claimName": "pazpaz-data"}}, at="pod"),
+        id="the volume of an application",
+    ),
+    pytest.param(
+        add("volumeMounts", {"name": "home", "mountPath": "/opt/keyrotation/lib"}), id="files in place of the program"
+    ),
+    pytest.param(add("containers", ANOTHER, at="pod"), id="a second container"),
+    pytest.param(add("initContainers", ANOTHER, at="pod"), id="a container before it"),
+    pytest.param(put("serviceAccountName", "default", at="pod"), id="another account"),
+    pytest.param(put("hostNetwork", True, at="pod"), id="the network of the node"),
+    pytest.param(put("hostPID", True, at="pod"), id="the processes of the node"),
+    pytest.param(put("securityContext", {}, at="pod"), id="as root"),
+    pytest.param(put("securityContext", {"privileged": True}), id="privileged"),
+]
+
+
+@pytest.mark.usefixtures("policies")
+def test_whoever_has_the_daemons_token_gets_no_job_but_those_of_runs(
+    instance: dg.DagsterInstance,  # noqa: F811
+    cluster: TestCluster,
+    as_token: Callable[[str], Ask],
+) -> None:
+    from kubernetes import client  # noqa: PLC0415
+
+    jobs, ask = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs", as_token(DAEMON)
+    run = launched_run(instance, "recovery_drill", {})
+    genuine = cluster.ask("GET", f"{jobs}/dagster-run-{run.run_id}")
+    metadata = {part: genuine["metadata"][part] for part in ("labels",)}
+    for number, case in enumerate([*FORGERIES, pytest.param(lambda _pod, _run: None, id="none")]):
+        change: Any = case.values[0]
+        forged = copy.deepcopy({"metadata": {**metadata, "name": f"forged-{number}"}, "spec": genuine["spec"]})
+        forged["spec"].pop("selector", None)
+        forged["spec"]["template"]["metadata"].pop("labels", None)
+        pod = forged["spec"]["template"]["spec"]
+        change(pod, pod["containers"][0])
+        if case.id == "none":
+            ask("POST", jobs, forged)
+            ask("DELETE", f"{jobs}/forged-{number}")
+            continue
+        with pytest.raises(client.ApiException) as refused:
+            ask("POST", jobs, forged)
+        assert "keyrotation-jobs" in str(refused.value.body), case.id
+
+
+@pytest.mark.usefixtures("policies")
+@pytest.mark.parametrize("account", [DAEMON, WEB_SERVER])
+def test_whoever_has_a_token_of_dagster_ends_runs_and_nothing_of_an_application(
+    instance: dg.DagsterInstance,  # noqa: F811
+    cluster: TestCluster,
+    as_token: Callable[[str], Ask],
+    account: str,
+) -> None:
+    from kubernetes import client  # noqa: PLC0415
+
+    ask = as_token(account)
+    name = f"api-under-{account}"
+    container = {"name": "api", "image": POD_IMAGE}
+    cluster.ask("POST", "pods", {"metadata": {"name": name}, "spec": {"containers": [container], "hostNetwork": True}})
+    with pytest.raises(client.ApiException) as refused:
+        ask("DELETE", f"pods/{name}")
+    assert "keyrotation-deletions" in str(refused.value.body)
+    assert name in names_of_pods(cluster)
+    cluster.ask("DELETE", f"pods/{name}")
+    run = launched_run(instance, "evidence", {})
+    ask("DELETE", f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/dagster-run-{run.run_id}")
