@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -347,9 +348,23 @@ def test_the_charts_values_say_the_same_as_our_instance() -> None:
     assert launcher == ours["run_launcher"]
     daemon = values["dagsterDaemon"]
     assert daemon["runCoordinator"]["config"]["customRunCoordinator"] == ours["run_coordinator"]
-    runs, pools = values["concurrency"]["runs"], values["concurrency"]["pools"]
-    assert runs["tagConcurrencyLimits"] == ours["concurrency"]["runs"]["tag_concurrency_limits"]
-    assert pools["defaultLimit"] == ours["concurrency"]["pools"]["default_limit"]
-    assert values["dagsterWebserver"]["enableReadOnly"] is True
-    [deployment] = values["dagster-user-deployments"]["deployments"]
+    assert {in_snakes(name): value for name, value in daemon["runMonitoring"].items()} == ours["run_monitoring"]
+    limits = values["concurrency"]
+    assert limits["enabled"] is True  # else the chart renders none of them
+    for part in ("runs", "pools"):
+        assert {in_snakes(name): value for name, value in limits[part].items()} == ours["concurrency"][part]
+    for part in ("local_artifact_storage", "nux"):
+        assert values["additionalInstanceConfig"][part] == ours[part]
+    code = values["dagster-user-deployments"]
+    [deployment] = code["deployments"]
     assert deployment["includeConfigInLaunchedRuns"] == {"enabled": False}
+    server = next(yaml.safe_load_all((DAGSTER / "code-server.yaml").read_text()))["spec"]["template"]["spec"]
+    assert (code["serviceAccount"]["name"], code["serviceAccount"]["create"]) == (server["serviceAccountName"], False)
+    assert deployment["podSecurityContext"] == server["securityContext"]
+    assert deployment["securityContext"] == server["containers"][0]["securityContext"]
+    assert (values["rbacEnabled"], code["rbacEnabled"]) == (False, False), "the Roles are those of rights.yaml"
+
+
+def in_snakes(name: str) -> str:
+    """``maxConcurrentRuns`` as ``max_concurrent_runs``."""
+    return re.sub(r"(?<=[a-z])([A-Z])", r"_\1", name).lower()

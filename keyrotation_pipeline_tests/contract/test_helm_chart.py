@@ -1,0 +1,220 @@
+"""The official Helm chart of Dagster with our values: what it renders is what the plain manifests say.
+
+The chart is of Dagster's own repository, and in no package: `helm pull dagster/dagster --version 1.13.27 --untar`, then
+`KEYROTATION_TEST_CHART` names its directory. `helm` is on the path, or `KEYROTATION_TEST_HELM` names it.
+"""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from keyrotation_pipeline_tests.clusters import TestCluster
+from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import (
+    DAGSTER,
+    IMAGE,
+    RUNS,
+    TOP,
+    container_of,
+    launched_run,
+    secrets_of,
+)
+from keyrotation_pipeline_tests.contract.test_dagster_rights import DAEMON, as_daemon, policies, roles  # noqa: F401
+
+CHART, HELM = "KEYROTATION_TEST_CHART", "KEYROTATION_TEST_HELM"
+VALUES = TOP / "deploy" / "helm" / "values.yaml"
+READ_ONLY = {"name": "DAGSTER_WEBSERVER_READ_ONLY", "value": "true"}
+Content = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> list[Content]:
+    """What `helm template` makes of the chart, after it has validated our values by the chart's own schema."""
+    helm = os.environ.get(HELM) or shutil.which("helm")
+    if helm is None:
+        pytest.skip(f"helm is not installed; put it on the path, or name it in {HELM}")
+    if not (named := os.environ.get(CHART)):
+        pytest.skip(
+            "the chart is not here; `helm pull dagster/dagster --version "
+            f"{importlib.metadata.version('dagster')} --untar`, and name its directory in {CHART}"
+        )
+    chart = tmp_path_factory.mktemp("helm") / "dagster"
+    shutil.copytree(named, chart)
+    for schema in chart.rglob("values.schema.json"):
+        # Kubernetes' own part is at an address that a test does not ask; every object is validated below.
+        schema.write_text(json.dumps(without_addresses(json.loads(schema.read_text()))))
+    command = [helm, "template", "keyrotation", str(chart), "--namespace", "pazpaz", "--values", str(VALUES)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [each for each in yaml.safe_load_all(done.stdout) if each]
+
+
+def without_addresses(schema: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(schema, dict):
+        kept = {name: without_addresses(value) for name, value in schema.items()}
+        return {name: value for name, value in kept.items() if name != "$ref" or not str(value).startswith("https:")}
+    return [without_addresses(each) for each in schema] if isinstance(schema, list) else schema
+
+
+def found(rendered: list[Content], kind: str, name: str) -> Content:
+    [content] = [each for each in rendered if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return content
+
+
+@pytest.fixture(scope="module")
+def dagster_yaml(rendered: list[Content]) -> Content:
+    data = found(rendered, "ConfigMap", "keyrotation-dagster-instance")["data"]
+    content: Content = yaml.safe_load(data["dagster.yaml"])
+    return content
+
+
+def test_the_chart_is_that_of_our_dagster() -> None:
+    """So that what is compared here is what somebody installs."""
+    version = importlib.metadata.version("dagster")
+    assert f"--version {version} " in VALUES.read_text()
+    if named := os.environ.get(CHART):
+        assert yaml.safe_load((Path(named) / "Chart.yaml").read_text())["version"] == version
+
+
+def test_its_instance_is_ours_but_for_the_storage(dagster_yaml: Content) -> None:
+    ours = yaml.safe_load((DAGSTER / "dagster.yaml").read_text())
+    launcher = ours["run_launcher"]["config"]
+    launcher["instance_config_map"] = "keyrotation-dagster-instance"
+    launcher["postgres_password_secret"] = "keyrotation-dagster-postgresql"
+    launcher["env_secrets"].remove("keyrotation-dagster-storage")
+    assert dagster_yaml.pop("schedules") == {"use_threads": True, "num_workers": 4}  # the chart's default
+    for part in ("run_storage", "event_log_storage", "schedule_storage"):
+        assert dagster_yaml.pop(part)["config"]["postgres_db"]["scheme"] == "postgresql+psycopg2"
+    assert dagster_yaml.pop("scheduler")["class"] == "DagsterDaemonScheduler"
+    kept = dagster_yaml.pop("retention")
+    for part, ticks in ours.pop("retention").items():
+        assert ticks["purge_after_days"].items() <= kept[part]["purge_after_days"].items()
+    assert dagster_yaml.pop("compute_logs")["class"] == ours.pop("compute_logs")["class"]
+    del ours["storage"]
+    assert dagster_yaml == ours
+
+
+def test_every_object_is_as_the_api_knows_it_and_every_pod_as_hardened_as_ours(rendered: list[Content]) -> None:
+    import kubernetes_validate  # noqa: PLC0415
+
+    accounts = {}
+    for content in rendered:
+        kubernetes_validate.validate(without_nulls(content), "1.32", strict=True)
+        if content["kind"] != "Deployment":
+            continue
+        pod = content["spec"]["template"]["spec"]
+        accounts[content["metadata"]["name"]] = pod["serviceAccountName"]
+        assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["fsGroup"]) == (True, 10001)
+        assert container_of(content)["image"] == IMAGE
+        for container in (*pod["containers"], *pod.get("initContainers", ())):
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+    assert accounts == {
+        "keyrotation-dagster-keyrotation-code-server": "keyrotation",
+        "keyrotation-dagster-daemon": DAEMON,
+        "keyrotation-dagster-webserver": DAEMON,
+    }
+    kinds = {content["kind"] for content in rendered}
+    assert not kinds & {"Role", "RoleBinding", "ServiceAccount", "Secret"}, "rights.yaml and pipeline.yaml have them"
+
+
+def without_nulls(content: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(content, dict):
+        return {name: without_nulls(value) for name, value in content.items() if value is not None}
+    return [without_nulls(each) for each in content] if isinstance(content, list) else content
+
+
+def test_the_web_server_is_only_looked_at(rendered: list[Content]) -> None:
+    container = container_of(found(rendered, "Deployment", "keyrotation-dagster-webserver"))
+    assert READ_ONLY in container["env"]
+    assert not [each for each in rendered if each["metadata"]["name"].endswith("-read-only")]
+
+
+def test_the_variable_of_the_values_makes_a_web_server_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dagster_webserver.cli import cli  # noqa: PLC0415
+
+    assert READ_ONLY in yaml.safe_load(VALUES.read_text())["dagsterWebserver"]["env"]
+    for value, is_read_only in (("", False), (READ_ONLY["value"], True)):
+        monkeypatch.setenv(READ_ONLY["name"], value)
+        context = cli.make_context("dagster-webserver", [], auto_envvar_prefix="DAGSTER_WEBSERVER")
+        assert context.params["read_only"] is is_read_only
+
+
+def test_the_workspace_names_our_code_location(rendered: list[Content]) -> None:
+    data = found(rendered, "ConfigMap", "keyrotation-dagster-workspace-yaml")["data"]
+    assert yaml.safe_load(data["workspace.yaml"]) == yaml.safe_load((DAGSTER / "workspace.yaml").read_text())
+
+
+def named_in(content: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - JSON
+    """The Secrets, claims, ConfigMaps and accounts that an object needs."""
+    if isinstance(content, list):
+        for each in content:
+            yield from named_in(each)
+    if not isinstance(content, dict):
+        return
+    for part, value in content.items():
+        if part in {"secretRef", "secretKeyRef"} and not value.get("optional"):
+            yield "Secret", value["name"]
+        elif part in {"configMapRef", "configMap"}:
+            yield "ConfigMap", value["name"]
+        elif part in {"serviceAccountName", "service_account_name"}:
+            yield "ServiceAccount", value
+        elif part == "secretName":
+            yield "Secret", value
+        elif part == "claimName":
+            yield "PersistentVolumeClaim", value
+        yield from named_in(value)
+
+
+def test_the_values_list_everything_that_is_to_be_created_before_it(
+    rendered: list[Content], dagster_yaml: Content
+) -> None:
+    launcher = dagster_yaml["run_launcher"]["config"]
+    needed = {*named_in(rendered), *named_in(launcher)}
+    needed |= {("Secret", launcher["postgres_password_secret"])}
+    needed |= {("Secret", each) for each in launcher["env_secrets"]}
+    needed |= {("ConfigMap", each) for each in launcher["env_config_maps"]}
+    made = {(each["kind"], each["metadata"]["name"]) for each in rendered}
+    assert needed - made == listed()
+
+
+def listed() -> set[tuple[str, str]]:
+    """The list at the head of the values."""
+    line = r"^# +(Secret|ConfigMap|ServiceAccount|PersistentVolumeClaim) ([a-z, -]+)"
+    lines = re.findall(line, VALUES.read_text(), re.MULTILINE)
+    return {(kind, name.strip()) for kind, names in lines for name in names.split(",")}
+
+
+@pytest.mark.usefixtures("policies")
+def test_its_runs_are_admitted(
+    dagster_yaml: Content, cluster: TestCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The instance is read by Dagster, and its Jobs pass the policy of the daemon's account."""
+    monkeypatch.setenv("DAGSTER_PG_PASSWORD", "never-in-a-manifest")
+    for part in ("run_storage", "event_log_storage", "schedule_storage"):
+        dagster_yaml.pop(part, None)
+    dagster_yaml.pop("local_artifact_storage")  # nothing is stored outside of the test
+    dagster_yaml["run_launcher"]["config"] |= {
+        "load_incluster_config": False,
+        "kubeconfig_file": str(cluster.kubeconfig),
+        "job_namespace": cluster.namespace,
+    }
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(dagster_yaml))
+    jobs = f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
+    with dg.DagsterInstance.from_config(str(tmp_path)) as opened:
+        assert opened.get_concurrency_config().pool_config.default_pool_limit == 4
+        with as_daemon(opened, cluster, tmp_path, monkeypatch, DAEMON):
+            for case in RUNS[-4:]:
+                run = launched_run(opened, str(case.values[0]), {}, case.values[1])  # type: ignore[arg-type]
+                job = cluster.ask("GET", f"{jobs}/dagster-run-{run.run_id}")
+                assert "keyrotation-recovery" in secrets_of(job)
+                assert opened.run_launcher.terminate(run.run_id) is not None
