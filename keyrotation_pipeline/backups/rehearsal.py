@@ -89,8 +89,7 @@ def _rehearsed(
             target.unlink()
             require_no_failure(restored, dump)
             require_all_there(restored, dump)
-            with stages.opened(restored.url, KeyRing(keys, source)) as stage:
-                _archive_unused(stage.pipeline, registered, dump)
+            with stages.opened(restored.url, KeyRing(_used(keys, source, registered, dump), source)) as stage:
                 walked = _carried_out(stage, stages, report)
         return _as_fact(walked, restored, made, dump, source, request, rows_now)
 
@@ -100,15 +99,12 @@ def _require_key(source: KeyVersion, keys: Mapping[KeyVersion, KeyMaterial], mad
         raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
 
 
-def _archive_unused(pipeline: Pipeline, registered: Sequence[KeyRecord], dump: DatabaseCopy) -> None:
-    """Archive keys that applications no longer have, as in the real key store, unless the dump needs them."""
-    for record in registered:
-        stored = pipeline.keys.read()
-        if record.state in _OUT_OF_USE and record.version in stored.live and record.version not in dump.versions:
-            if record.version == stored.primary:
-                continue
-            pipeline.keys.archive(record.version, stored.revision)
-            pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, None)
+def _used(
+    keys: Mapping[KeyVersion, KeyMaterial], source: KeyVersion, registered: Sequence[KeyRecord], dump: DatabaseCopy
+) -> Mapping[KeyVersion, KeyMaterial]:
+    """Returns the keys without earlier ones that neither applications have nor the dump needs."""
+    gone = {each.version for each in registered if each.state in _OUT_OF_USE and each.version < source}
+    return {version: key for version, key in keys.items() if version not in gone or version in dump.versions}
 
 
 @dataclass(slots=True)

@@ -165,6 +165,7 @@ def test_an_emergencys_shard_has_two_processors_and_four_gigabytes(launch: Launc
 
 RECOVERY_KEY = "/etc/keyrotation-recovery/recovery.asc"
 NAMED = {  # what `keyrotation.toml` of docs/operations.md and its environment name, and what has it
+    "/opt/dagster/dagster.yaml": ("configMap", "keyrotation-dagster"),
     "/etc/keyrotation/keyrotation.toml": ("configMap", "keyrotation-configuration"),
     "/etc/keyrotation/ada.asc": ("configMap", "keyrotation-configuration"),
     "/home/keyrotation/home": ("persistentVolumeClaim", "keyrotation-home"),
@@ -345,6 +346,7 @@ def test_the_charts_values_say_the_same_as_our_instance() -> None:
     # The chart gives Dagster's storage and its ConfigMap names of its own.
     config |= {name: launcher["config"][name] for name in ("instance_config_map", "postgres_password_secret")}
     config["env_secrets"].remove("keyrotation-dagster-storage")
+    config["volumes"][0]["configMap"]["name"] = config["instance_config_map"]
     assert launcher == ours["run_launcher"]
     daemon = values["dagsterDaemon"]
     assert daemon["runCoordinator"]["config"]["customRunCoordinator"] == ours["run_coordinator"]

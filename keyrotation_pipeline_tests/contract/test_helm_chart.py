@@ -91,6 +91,7 @@ def test_its_instance_is_ours_but_for_the_storage(dagster_yaml: Content) -> None
     launcher["instance_config_map"] = "keyrotation-dagster-instance"
     launcher["postgres_password_secret"] = "keyrotation-dagster-postgresql"
     launcher["env_secrets"].remove("keyrotation-dagster-storage")
+    launcher["volumes"][0]["configMap"]["name"] = launcher["instance_config_map"]
     assert dagster_yaml.pop("schedules") == {"use_threads": True, "num_workers": 4}  # the chart's default
     for part in ("run_storage", "event_log_storage", "schedule_storage"):
         assert dagster_yaml.pop(part)["config"]["postgres_db"]["scheme"] == "postgresql+psycopg2"

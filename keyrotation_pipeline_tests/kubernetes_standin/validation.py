@@ -50,6 +50,9 @@ def _reasons(plural: str, wanted: Json) -> Iterator[str]:
     for field in ("replicas", "backoffLimit", "ttlSecondsAfterFinished", "parallelism", "completions"):
         if int(spec.get(field) or 0) < 0:
             yield f"spec.{field}: must be greater than or equal to 0"
+    for subject in wanted.get("subjects") or () if plural == "rolebindings" else ():
+        if subject["kind"] == "ServiceAccount" and not subject.get("namespace"):
+            yield "subjects[0].namespace: Required value"
     if plural == "jobs" and len(wanted["metadata"]["name"]) > _MOST_JOB_NAME:
         yield "spec.template.labels: must be no more than 63 bytes"
     if "spec" in template:

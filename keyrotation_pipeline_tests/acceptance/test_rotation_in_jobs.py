@@ -1,0 +1,286 @@
+"""A whole rotation as Kubernetes Jobs, from the manifests of deploy/kubernetes as they are.
+
+Daemon, code server and every run are processes with the command, environment, volumes and account of their manifests,
+at the stand-in of an API server, whose Roles and admission policies decide. The Pod of one run is killed, and so is the
+daemon, at the worst moment. Afterwards the backups are tested and the next rotation is rehearsed, as jobs too.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+import yaml
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, officers  # noqa: F401 - fixtures
+from keyrotation_pipeline_tests.acceptance.test_kubernetes import TABLES, values_under
+from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
+from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import DAGSTER, IMAGE
+from keyrotation_pipeline_tests.contract.test_dagster_rights import policies, roles  # noqa: F401 - fixtures
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS
+from keyrotation_pipeline_tests.fleets import TestFleet
+from keyrotation_pipeline_tests.kubernetes_standin.kubelet import Kubelet
+from keyrotation_pipeline_tests.servers import Server
+from keyrotation_pipeline_tests.waiting import eventually
+
+pytestmark = [
+    pytest.mark.extended,
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("unshare") is None, reason="needs root and unshare"),
+]
+PLURALS = {
+    **PATHS,
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "PersistentVolumeClaim": "/api/v1/namespaces/{}/persistentvolumeclaims",
+    "ConfigMap": "/api/v1/namespaces/{}/configmaps",
+}
+CERTIFICATES = "/etc/keyrotation"
+RUNS = "dagster-run-"
+
+
+@pytest.fixture
+def namespace(cluster: TestCluster) -> Iterator[TestCluster]:
+    """A namespace that holds nothing but this test."""
+    if cluster.standin is None:
+        pytest.skip("runs are processes of this machine here; on a real cluster follow docs/operations.md")
+    name = f"jobs-{os.urandom(3).hex()}"
+    cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    yield TestCluster(cluster.kubeconfig, name, cluster.standin)
+    cluster.ask("DELETE", f"/api/v1/namespaces/{name}")
+
+
+class World:
+    """What docs/operations.md has somebody apply, and the processes that come of it."""
+
+    def __init__(
+        self, folder: Clinic, cluster: TestCluster, certificate: Path, recovery: DemoOfficer, server: Server
+    ) -> None:
+        self.clinic, self.cluster = folder, cluster
+        assert cluster.standin is not None
+        standin = cluster.standin
+        self.objects = standin.objects
+        self.secrets = TestKeySecrets(cluster, "pazpaz-secrets", cluster.kubeconfig)
+        self.secrets.open().create()
+        self.secrets.overwrite({"ENCRYPTION_MASTER_KEY": base64_of(folder.key), "PEPPER": "x"})
+        self.secrets.delete(self.secrets.archive)
+        self.fleet = TestFleet(self.secrets)
+        self.fleet.start(replicas=2, name="pazpaz-api")
+        node = folder.folder.path / "node"
+        node.mkdir()
+        self.kubelet = Kubelet(
+            standin.objects, standin.rights, cluster.namespace, standin.port, certificate, node,
+            hosts=("keyrotation-code-server",),
+        )  # fmt: skip
+        self.port = str(free_port())
+        for file in ("../pipeline.yaml", "home.yaml", "rights.yaml"):
+            for content in yaml.safe_load_all(self.text(file)):
+                if content["kind"] in PLURALS:
+                    cluster.ask("POST", PLURALS[content["kind"]].format(cluster.namespace), content)
+        self.pods = {
+            name: next(yaml.safe_load_all(self.text(f"{name}.yaml")))["spec"]["template"]["spec"]
+            for name in ("code-server", "daemon", "webserver")
+        }
+        for pod in self.pods.values():
+            for variable in pod["containers"][0].get("env", ()):
+                variable["value"] = IMAGE  # as kustomization.yaml has it
+        self.configure(recovery, server)
+
+    def text(self, file: str) -> str:
+        """A file of deploy/kubernetes/dagster, in this namespace."""
+        text = (
+            (DAGSTER / file).read_text().replace('"4000"', f'"{self.port}"').replace("port: 4000", f"port: {self.port}")
+        )
+        return re.sub(r"(namespace: )pazpaz\b", rf"\g<1>{self.cluster.namespace}", text)
+
+    def configure(self, recovery: DemoOfficer, server: Server) -> None:
+        """The ConfigMaps and Secrets."""
+        people = (*self.clinic.officers, recovery)
+        names = [officer.certificate.name for officer in people]
+        roster = "".join(
+            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{CERTIFICATES}/{each.certificate.name}"\n'
+            for each in self.clinic.officers
+        )
+        keys = (
+            f'[keys]\nstore = "kubernetes-secret"\n[keys.kubernetes-secret]\nnamespace = "{self.cluster.namespace}"\n'
+        )
+        rest = (
+            f'name = "{self.secrets.name}"\n[rollout]\nmode = "kubernetes"\n'
+            '[[rollout.workloads]]\nkind = "Deployment"\nname = "pazpaz-api"\ncontainer = "api"\n'
+            f"{TABLES}[backup]\nrecipients = {[f'{CERTIFICATES}/{each}' for each in (names[0], names[2])]}\n"
+            '[recovery]\nsecret_key = { file = "/etc/keyrotation-recovery/recovery.asc" }\nrehearse_nightly = true\n'
+        )
+        url = '[database]\nurl = { env = "KEYROTATION_DATABASE_URL" }\n'
+        files = {each.certificate.name: each.certificate.read_text() for each in people}
+        environment = {
+            "KEYROTATION_CONFIG": f"{CERTIFICATES}/keyrotation.toml",
+            "KEYROTATION_HOME": "/home/keyrotation/home",
+            "HOME": "/home/keyrotation",
+        }
+        for name, data in (
+            ("keyrotation-configuration", {"keyrotation.toml": f"{url}{keys}{rest}{roster}", **files}),
+            ("keyrotation-dagster", {file: self.text(file) for file in ("dagster.yaml", "workspace.yaml")}),
+            ("keyrotation-environment", environment),
+        ):
+            self.cluster.ask(
+                "POST", PLURALS["ConfigMap"].format(self.cluster.namespace), {"metadata": {"name": name}, "data": data}
+            )
+        database = f"dagster_{os.urandom(3).hex()}"
+        with psycopg.connect(server.url(), autocommit=True) as admin:
+            admin.execute(f"CREATE DATABASE {database}")
+        self.storage = server.url(database).replace("postgresql://", "postgresql+psycopg2://", 1)
+        for name, data in (
+            ("keyrotation-dagster-storage", {"DAGSTER_PG_URL": self.storage}),
+            ("keyrotation-database", {"KEYROTATION_DATABASE_URL": self.clinic.database_url}),
+            ("keyrotation-recovery", {"recovery.asc": decryption_key(recovery)}),
+            ("keyrotation-ui", {"token": "0" * 64}),
+        ):
+            self.cluster.ask("POST", "secrets", {"metadata": {"name": name}, "stringData": data})
+
+    @property
+    def home(self) -> Path:
+        return self.kubelet.folder / "claim-keyrotation-home" / "home"
+
+    def execute(self, name: str, of: str, *command: str) -> str:
+        """What `kubectl exec` into a Deployment does; gives its output."""
+        process = self.kubelet.start(name, self.pods[of], command)
+        assert process.wait(120) == 0, self.kubelet.log(name)
+        del self.kubelet.processes[name]
+        return self.kubelet.log(name)
+
+    def approved_request(self) -> str:
+        """A request that is opened and signed in a Pod: its text names the hosts that a Pod knows."""
+        reported = self.execute("request", "code-server", "keyrotation", "request", "--reason", "yearly rotation")
+        [request] = re.findall(r"^[0-9a-f]{32}$", reported, re.MULTILINE)
+        self.execute("text", "code-server", "sh", "-c", f"keyrotation approve {request} --text > text")
+        claim = self.home.parent
+        for number, officer in enumerate(self.clinic.officers):
+            (claim / f"{number}.asc").write_bytes(officer.sign((claim / "text").read_bytes(), "--armor"))
+            self.execute(
+                f"approve-{number}", "code-server", "keyrotation", "approve", request, "--signature", f"{number}.asc"
+            )
+        return str(request)
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """Dagster's storage, to look into."""
+        folder = self.clinic.folder.path / "looking"
+        folder.mkdir(exist_ok=True)
+        content = {"storage": {"postgres": {"postgres_url": self.storage}}, "telemetry": {"enabled": False}}
+        (folder / "dagster.yaml").write_text(yaml.safe_dump(content))
+        with dg.DagsterInstance.from_config(str(folder)) as opened:
+            yield opened
+
+    def jobs(self) -> list[tuple[str, str, str]]:
+        """Every Job that was created: the job of Dagster, its account, its name."""
+        return [
+            (
+                content["metadata"]["labels"]["dagster/job"],
+                content["spec"]["template"]["spec"]["serviceAccountName"],
+                content["metadata"]["name"],
+            )
+            for _, kind, plural, content in self.objects.events
+            if (kind, plural, content["metadata"]["namespace"]) == ("ADDED", "jobs", self.cluster.namespace)
+        ]
+
+    def at_work(self, job: str) -> list[str]:
+        """The Jobs of a job whose processes run."""
+        return [name for of, _, name in self.jobs() if of == job and name in self.kubelet.processes]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def decryption_key(officer: DemoOfficer) -> str:
+    """Exports the encryption subkey alone, as the page says."""
+    command = ["gpg", "--homedir", str(officer.home), "--batch", "--armor", "--export-secret-subkeys"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture
+def world(
+    clinic: Clinic,  # noqa: F811
+    namespace: TestCluster,
+    policies: None,  # noqa: F811
+    recovery_officer: DemoOfficer,
+    server: Server,
+) -> Iterator[World]:
+    certificate = namespace.kubeconfig.with_name("certificate.pem")
+    made = World(clinic, namespace, certificate, recovery_officer, server)
+    with made.fleet.controlled(), made.kubelet.running():
+        yield made
+    made.fleet.stop()
+
+
+def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    world.execute("init", "code-server", "keyrotation", "init")
+    world.kubelet.start("code-server", world.pods["code-server"])
+    request = world.approved_request()
+    world.kubelet.start("daemon", world.pods["daemon"])
+
+    most_rows = 0
+
+    def until(true: Callable[[], bool], seconds: float = 150) -> None:
+        def looked() -> bool:
+            nonlocal most_rows
+            most_rows = max(most_rows, len(world.at_work("reencrypt_rows")))
+            return true()
+
+        assert eventually(looked, seconds), world.kubelet.log("daemon")[-3000:]
+
+    until(lambda: bool(world.at_work("reencrypt_rows")))
+    world.kubelet.kill(world.at_work("reencrypt_rows")[0])
+    world.kubelet.kill("daemon")
+    world.kubelet.start("daemon-again", world.pods["daemon"])
+    until(lambda: values_under(world.clinic, "v1") == 0 and finished(world, request))
+    until(lambda: {"backup", "evidence"} <= {job for job, _, _ in world.jobs()} and not any_at_work(world))
+    for job in ("recovery_drill", "rehearsal"):
+        where = ("--workspace", "/opt/dagster/workspace.yaml", "--location", "keyrotation_pipeline")
+        world.execute(f"launch-{job}", "code-server", "dagster", "job", "launch", *where, "--job", job)
+        until(lambda job=job: job in {of for of, _, _ in world.jobs()} and not any_at_work(world))  # type: ignore[misc]
+
+    made = Counter((job, account) for job, account, _ in world.jobs())
+    with world.instance() as opened:
+        failed = Counter(run.job_name for run in opened.get_runs() if run.status is not dg.DagsterRunStatus.SUCCESS)
+    facts = f"Jobs by account: {dict(made)}; at most {most_rows} for rows; failed: {dict(failed)}"
+    with capsys.disabled():
+        sys.stdout.write(f"\n{time.monotonic() - began:.0f} s; {facts}\n")
+    assert dict(made.keys()) == {
+        "introduce_key": "keyrotation",
+        "reencrypt_rows": "keyrotation-reader",
+        "retire_key": "keyrotation",
+        "backup": "keyrotation-reader",
+        "evidence": "keyrotation-observer",
+        "recovery_drill": "keyrotation-reader",
+        "rehearsal": "keyrotation-reader",
+    }
+    assert most_rows <= 2
+    assert failed == {"reencrypt_rows": 1}, "the one that was killed"
+    assert values_under(world.clinic, "v2") > 0
+    world.execute("status", "code-server", "keyrotation", "status", "--exit-code")
+
+
+def finished(world: World, request: str) -> bool:
+    with psycopg.connect(world.clinic.database_url) as connection:
+        query = "SELECT completion_date IS NOT NULL FROM keyrotation.key_rotation_audit WHERE request = %s"
+        row = connection.execute(query, (request,)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def any_at_work(world: World) -> bool:
+    return any(name.startswith(RUNS) for name in world.kubelet.processes)
