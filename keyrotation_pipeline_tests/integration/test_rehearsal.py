@@ -27,7 +27,8 @@ from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
-from keyrotation_pipeline_tests.backup_sites import Clinic
+from keyrotation_pipeline_tests.backup_sites import Clinic, archive_by_officers
+from keyrotation_pipeline_tests.contract.key_store import V1, archive
 from keyrotation_pipeline_tests.integration.encrypted_rows import sealed
 from keyrotation_pipeline_tests.integration.test_killed_recovery import command_line, descendants, homes_of
 from keyrotation_pipeline_tests.waiting import eventually
@@ -89,6 +90,20 @@ def test_every_step_is_timed_on_the_backup_and_nothing_real_is_touched(local_cli
     assert local_clinic.connection.execute("TABLE public.clients").fetchall() == rows
     assert homes_of(os.getpid()) == []
     assert not (local_clinic.settings.home / "recovery").exists()
+
+
+def test_the_rotation_after_a_finished_one_is_rehearsed(local_clinic: Clinic) -> None:
+    for (row,) in local_clinic.connection.execute("SELECT id FROM public.clients").fetchall():
+        value = sealed(local_clinic.ring, 2, f"re-encrypted {row}")
+        local_clinic.connection.execute("UPDATE public.clients SET name = %s WHERE id = %s", (value, row))
+    archive(local_clinic.site.pipeline.keys, V1)
+    archive_by_officers(local_clinic, V1)
+    back_up(local_clinic.site)
+
+    done = rehearsed(local_clinic)
+
+    assert (done.findings, set(done.seconds)) == ((), set(WALK))
+    assert (str(done.source), str(done.target)) == ("v2", "v3")
 
 
 def test_what_a_step_would_stop_at_is_named_and_what_later_ones_would(local_clinic: Clinic) -> None:
