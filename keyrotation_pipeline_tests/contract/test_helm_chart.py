@@ -70,7 +70,7 @@ def found(rendered: list[Content], kind: str, name: str) -> Content:
     return content
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def dagster_yaml(rendered: list[Content]) -> Content:
     data = found(rendered, "ConfigMap", "keyrotation-dagster-instance")["data"]
     content: Content = yaml.safe_load(data["dagster.yaml"])
