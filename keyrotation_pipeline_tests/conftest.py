@@ -4,6 +4,7 @@ import base64
 import os
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -47,13 +48,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # Minutes of processor time each; `pytest -m extended` runs them, and what a shorter test shows stays with that.
 EXTENDED = (
+    "acceptance/test_absence.py::test_a_key_that_was_found_in_use_after_its_retirement_gets_no_certificate[command1]",
     "acceptance/test_absence.py::test_a_key_that_was_found_in_use_after_its_retirement_gets_no_certificate[command2]",
+    "acceptance/test_absence.py::test_a_rotation_without_a_backup_after_it",
+    "acceptance/test_aws.py::test_an_instance_with_the_plain_key",
     "acceptance/test_browser_by_hand.py",
+    "acceptance/test_cli.py::test_a_finished_rotation_is_followed",
+    "acceptance/test_cli.py::test_a_rotation_of_empty_tables",
+    "acceptance/test_cli.py::test_cancel_withdraws",
     "acceptance/test_cli.py::test_gpg_is_started_for",
+    "acceptance/test_cli.py::test_of_two_requests_at_once",
+    "acceptance/test_crossings.py::test_a_change_of_officers",
+    "acceptance/test_crossings.py::test_a_rollback_is_under_way",
+    "acceptance/test_crossings.py::test_another_incident",
     "acceptance/test_destroy.py",
     "acceptance/test_disaster.py::test_everything_comes_back",
+    "acceptance/test_disaster.py::test_everything_is_lost",
+    "acceptance/test_disaster.py::test_recovery_test_and_restore_key",
     "acceptance/test_failover.py",
     "acceptance/test_kill.py",
+    "acceptance/test_planned.py::test_a_planned_rotation_waits",
     "acceptance/test_policy.py",
     "acceptance/test_reconcile.py",
     "acceptance/test_rollback.py::test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind[rows are",
@@ -63,14 +77,13 @@ EXTENDED = (
     "acceptance/test_rollback.py::test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind[writes have",
     "acceptance/test_rollout.py",
     "acceptance/test_up.py::test_up_without",
-    "acceptance/test_wrong_key.py::test_a_death_in_the_middle_is_completed_by_running_it_again[replace]",
+    "acceptance/test_wrong_key.py::test_a_death_in_the_middle",
+    "acceptance/test_wrong_key.py::test_a_rotation_that_stuck",
     "contract/test_aws_key_store.py::TestAwsKeyStore::test_after_a_death",
     "contract/test_aws_key_store.py::test_a_change_whose_answers_are_lost",
-    "contract/test_aws_walk.py::test_a_walk_ends_right_though_each_call_fails_at_its_first_time[no access]",
     "contract/test_file_key_store.py::test_after_a_death",
     "contract/test_kubernetes_archive_in_aws.py::TestKubernetesKeyStoreWithItsArchiveInAws",
     "contract/test_kubernetes_key_store.py::TestKubernetesKeyStore::test_after_a_death",
-    "contract/test_kubernetes_walk.py::test_a_walk_with_its_rollouts_ends_right_though_each_call_fails_at_its_first_time[no",
     "defs/test_access.py",
     "defs/test_definitions.py::test_dg_check_defs_passes[with keyrotation.toml]",
     "defs/test_launch_configuration.py::test_no_launch_with_a_configuration_is_taken_over_graphql[backup]",
@@ -78,35 +91,67 @@ EXTENDED = (
     "defs/test_launch_configuration.py::test_no_launch_with_a_configuration_is_taken_over_graphql[introduce_key]",
     "defs/test_launch_configuration.py::test_no_launch_with_a_configuration_is_taken_over_graphql[recovery_drill]",
     "defs/test_launch_configuration.py::test_no_launch_with_a_configuration_is_taken_over_graphql[retire_key]",
-    "defs/test_partitions.py::test_a_typed_partition_is_refused_and_does_not_stay[V2]",
-    "defs/test_partitions.py::test_a_typed_partition_is_refused_and_does_not_stay[typed6]",
-    "defs/test_partitions.py::test_a_typed_partition_is_refused_and_does_not_stay[v1-back",
-    "defs/test_partitions.py::test_a_typed_partition_is_refused_and_does_not_stay[v2 ]",
     "defs/test_proxy.py",
     "integration/test_backup_assets.py::test_a_key_that_can_sign_must_not_stay_on_a_machine",
+    "integration/test_backup_assets.py::test_a_wrong_passphrase",
     "integration/test_dump_comparison.py::test_a_reloaded_database_differs_in_nothing[debian_server-1]",
     "integration/test_dump_comparison.py::test_a_reloaded_database_differs_in_nothing[server-1]",
     "integration/test_engine_concurrency.py::test_no_write_is_lost_and_no_value_changes_rows_while_the_relation_is_rewritten[16",
     "integration/test_engine_concurrency.py::test_no_write_is_lost_and_no_value_changes_rows_while_the_relation_is_rewritten[18]",
     "integration/test_engine_interleaving.py::test_two_processes_that_walk_one_shard_at_once_do_no_harm",
-    "integration/test_handover.py::test_a_role_that_may_create_roles_and_databases_restores_what_it_may_own[debian]",
-    "integration/test_handover.py::test_owners_privileges_and_settings_are_those_of_the_source[debian]",
+    "integration/test_engine_throttles.py::test_the_end_is_foreseen",
+    "integration/test_evidence_pack.py::test_a_key_that_no_signed_text",
+    "integration/test_forged_histories.py::test_a_destruction_with_garbage",
+    "integration/test_handover.py::test_a_role_that_may_create",
+    "integration/test_handover.py::test_owners_privileges",
     "integration/test_handover.py::test_what_needs_power_is_named_and_the_file_for_a_superuser_restores_it[debian]",
     "integration/test_random_schemas.py::test_the_copy_differs_in_nothing_that_is_not_named_and_the_test_agrees_with_the_restore[server-3]",
     "integration/test_rehearsal.py::test_values",
     "integration/test_rehearsal.py::test_what",
+    "integration/test_rekey.py::test_a_set_of_several_versions",
+)
+
+# One mechanism at many points: of each parametrized test here the first of three variants is run, and the others are
+# extended.
+THINNED = (
+    "acceptance/test_pack.py::test_an_edited_pack",
+    "acceptance/test_pack.py::test_what_the_audit_says",
+    "acceptance/test_starting_states.py::test_init_adopts",
+    "contract/test_aws_walk.py",
+    "contract/test_kubernetes_walk.py",
+    "defs/test_automation.py",
+    "defs/test_daily_round.py",
+    "defs/test_outside_reports.py",
+    "defs/test_partitions.py",
+    "defs/test_prefix.py",
+    "integration/test_audit_verify.py",
+    "integration/test_database_owner.py",
+    "integration/test_engine_interleaving.py",
+    "integration/test_engine_tables.py",
+    "integration/test_hostile_buckets.py",
+    "integration/test_incident_flags.py",
+    "integration/test_poolers.py",
+    "integration/test_unusual_tables.py",
+    "unit/incidents/test_crossing_stages.py",
+    "unit/incidents/test_crossings.py",
+    "unit/rotation/test_runner.py::test_a_clock_that_jumps",
 )
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `EXTENDED` names, before marks choose, and begin with what is slow.
+    """Mark what `EXTENDED` and `THINNED` name, before marks choose, and begin with what is slow.
 
     One worker gets the first of all: it waits for Dagster and servers while the others keep the cores busy, and at the
     end nobody waits for a test of two minutes that had been shuffled there.
     """
+    variants = Counter[str]()
     for item in items:
-        if item.nodeid.removeprefix("keyrotation_pipeline_tests/").startswith(EXTENDED):
+        name = item.nodeid.removeprefix("keyrotation_pipeline_tests/")
+        function, bracket, _ = name.partition("[")
+        variants[function] += 1
+        is_thinned = bracket and name.startswith(THINNED) and variants[function] % 3 != 1
+        if is_thinned or name.startswith(EXTENDED):
             item.add_marker("extended")
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 

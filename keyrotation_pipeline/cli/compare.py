@@ -117,7 +117,7 @@ def _write(target: Path, listed: IO[str]) -> None:
 
 def _document(database: str, compared: ValuesCompared, listed: IO[str]) -> None:
     """One JSON object, whose list of differences is never held in memory."""
-    head = json.dumps({"database": database, **as_json_object(compared), "limits": list(LIMITS)}, indent=2)
+    head = json.dumps({"schema": 1, "database": database, **as_json_object(compared), "limits": list(LIMITS)}, indent=2)
     sys.stdout.write(head.removesuffix("\n}") + ',\n  "differences": [')
     listed.seek(0)
     before = "\n"

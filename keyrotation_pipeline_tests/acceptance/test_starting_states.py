@@ -393,7 +393,7 @@ def test_once_the_live_secret_names_its_primary_no_other_secret_adds_a_key(
 
 @pytest.mark.parametrize(
     "place",
-    ["file", "AWS JSON", *(pytest.param(each, marks=pytest.mark.extended) for each in PLACES[2:])],
+    ["file", *(pytest.param(each, marks=pytest.mark.extended) for each in PLACES[1:])],
     indirect=True,
 )
 def test_a_home_that_took_a_wrong_key_shows_no_green_light_and_gets_the_right_one_by_two_signatures(

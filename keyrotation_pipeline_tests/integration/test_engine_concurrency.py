@@ -29,7 +29,7 @@ from keyrotation_pipeline_tests.servers import (
 from keyrotation_pipeline_tests.waiting import PATIENCE_SECONDS
 
 CLIENTS = table_of("clients", "first_name", "last_name", "notes")
-ROWS = 1500
+ROWS = 1000
 WRITERS = 4
 
 

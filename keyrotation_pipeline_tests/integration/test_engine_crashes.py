@@ -86,7 +86,7 @@ print(died, rotation)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [20, pytest.param(60, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("kills", [8, pytest.param(60, marks=pytest.mark.extended)])
 def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     migrated: Connection, database_url: str, kills: int
 ) -> None:
