@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -116,15 +115,9 @@ def _write(target: Path, listed: IO[str]) -> None:
 
 
 def _document(database: str, compared: ValuesCompared, listed: IO[str]) -> None:
-    """One JSON object, whose list of differences is never held in memory."""
-    head = json.dumps({"schema": 1, "database": database, **as_json_object(compared), "limits": list(LIMITS)}, indent=2)
-    sys.stdout.write(head.removesuffix("\n}") + ',\n  "differences": [')
     listed.seek(0)
-    before = "\n"
-    for each in listed:
-        sys.stdout.write(f"{before}    {each.rstrip()}")
-        before = ",\n"
-    sys.stdout.write("\n  ]\n}\n")
+    head = {"schema": 1, "database": database, **as_json_object(compared), "limits": list(LIMITS)}
+    output.show_list(head, "differences", listed)
 
 
 def _lines(compared: ValuesCompared, first: list[Difference], target: Path | None) -> Iterator[output.Line]:

@@ -115,6 +115,20 @@ def content(text: str) -> None:
     sys.stdout.write(visible(text, keep="\n\t") if sys.stdout.isatty() else text)
 
 
+def show_list(head: Mapping[str, Any], name: str, listed: Iterable[str]) -> None:
+    """Print one JSON object whose last field is a list that is never held in memory.
+
+    Args:
+        listed: JSON objects, one per line.
+    """
+    sys.stdout.write(json.dumps(head, indent=2).removesuffix("\n}") + f',\n  "{name}": [')
+    before = "\n"
+    for each in listed:
+        sys.stdout.write(f"{before}    {each.rstrip()}")
+        before = ",\n"
+    sys.stdout.write("\n  ]\n}\n")
+
+
 def to_sign(text: bytes) -> None:
     """Print the exact bytes that officers sign, in which everybody sees the same.
 
