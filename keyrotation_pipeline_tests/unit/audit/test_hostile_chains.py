@@ -14,7 +14,7 @@ from keyrotation_pipeline_tests.unit.audit.rule_removal import WITNESSES, Rule, 
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 CHAINS, BATCHES = 10_000, 10
-NORMALLY = 3  # batches; `pytest -m extended` takes the others
+NORMALLY = 2  # batches; `pytest -m extended` takes the others
 
 
 @pytest.fixture(scope="module")
