@@ -40,6 +40,9 @@ _PAGES_PER_TASK = 1024
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _PATIENCE = "SET LOCAL idle_in_transaction_session_timeout = '15min'"
 _EXPORT = "SELECT pg_export_snapshot()"
+# With the pages of large values: a small heap may have many.
+_LARGEST = """SELECT coalesce(max(pg_table_size(oid)), 0) / current_setting('block_size')::int
+              FROM unnest(%s::oid[]) AS relation (oid)"""
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
 
 
@@ -127,7 +130,8 @@ def opened(
             limits = limits_for(housekeeping, request, limits)
         relations = heaps(housekeeping, table)
         # Connecting takes as long as reading some hundred pages.
-        worth_it = max((relation.pages for relation in relations), default=0) // limits.pages_per_worker
+        oids = [relation.oid for relation in relations]
+        worth_it = int(str(housekeeping.execute(_LARGEST, (oids,)).fetchall()[0][0])) // limits.pages_per_worker
         readers = [
             _Reader(
                 stack.enter_context(closing(open_connection(connect))),

@@ -45,7 +45,8 @@ class RestoreToNewDatabase:
             binaries=self._binaries,
             by_superuser=BY_SUPERUSER,
             longest_seconds=self._longest_seconds,
-            limits=Limits(),
+            # A second thread decrypts while the server reads for the first.
+            limits=Limits(threads_per_worker=2),
         )
         with restored_copy(target, database, dump, file, key) as restored:
             yield restored
