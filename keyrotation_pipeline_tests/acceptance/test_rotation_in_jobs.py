@@ -46,7 +46,6 @@ PLURALS = {
     "ConfigMap": "/api/v1/namespaces/{}/configmaps",
 }
 CERTIFICATES = "/etc/keyrotation"
-RUNS = "dagster-run-"
 
 
 @pytest.fixture
@@ -235,7 +234,7 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
 
     most_rows = 0
 
-    def until(true: Callable[[], bool], seconds: float = 150) -> None:
+    def until(true: Callable[[], bool], seconds: float = 600) -> None:  # only a failure takes so long
         def looked() -> bool:
             nonlocal most_rows
             most_rows = max(most_rows, len(world.at_work("reencrypt_rows")))
@@ -248,11 +247,11 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
     world.kubelet.kill("daemon")
     world.kubelet.start("daemon-again", world.pods["daemon"])
     until(lambda: values_under(world.clinic, "v1") == 0 and finished(world, request))
-    until(lambda: {"backup", "evidence"} <= {job for job, _, _ in world.jobs()} and not any_at_work(world))
+    until(lambda: ended(world, "backup") and ended(world, "evidence"))
     for job in ("recovery_drill", "rehearsal"):
         where = ("--workspace", "/opt/dagster/workspace.yaml", "--location", "keyrotation_pipeline")
         world.execute(f"launch-{job}", "code-server", "dagster", "job", "launch", *where, "--job", job)
-        until(lambda job=job: job in {of for of, _, _ in world.jobs()} and not any_at_work(world))  # type: ignore[misc]
+        until(lambda job=job: ended(world, job))  # type: ignore[misc]
 
     made = Counter((job, account) for job, account, _ in world.jobs())
     with world.instance() as opened:
@@ -282,5 +281,8 @@ def finished(world: World, request: str) -> bool:
     return row is not None and bool(row[0])
 
 
-def any_at_work(world: World) -> bool:
-    return any(name.startswith(RUNS) for name in world.kubelet.processes)
+def ended(world: World, job: str) -> bool:
+    """Whether a job was launched, and every run of it is over: its Pod may only start a while after its Job is made."""
+    with world.instance() as opened:
+        runs = [run for run in opened.get_runs() if run.job_name == job]
+    return bool(runs) and all(run.is_finished for run in runs)
