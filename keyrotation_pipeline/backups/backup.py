@@ -211,14 +211,14 @@ def _dump(site: BackupContext, stamp: str) -> tuple[DatabaseCopy | None, list[st
 
 
 def _uncovered(made: BackupSet) -> list[str]:
-    """A sentence for each version in the dump that no backed-up key can read."""
-    held = {copy.version for copy in made.keys}
-    return [
-        f"the dump holds values under {version}, and no key {version} could be backed up; put it back with "
-        f"`keyrotation restore-key {version}`, or find out who writes under it"
-        for version in (made.dump.versions if made.dump else ())
-        if version not in held
-    ]
+    """What the dump holds that no backed-up key can read."""
+    if (keyless := made.keyless) is None:
+        return []
+    sentence = (
+        f"the dump holds values under {keyless}, and no such key could be backed up; put it back with `keyrotation "
+        "restore-key VERSION`, or find out who writes under it"
+    )
+    return [sentence]
 
 
 def _not_decrypted(pipeline: Pipeline, made: BackupSet) -> list[str]:

@@ -78,9 +78,8 @@ def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
         was_there = record.state is not KeyState.DESTROYED and record.created_at <= made.made_at
         if was_there and held.get(record.version) != record.fingerprint:
             yield f"{made.name} does not hold the registered key {record.version}; {_AGAIN}"
-    for version in made.dump.versions if made.dump else ():
-        if version not in held:
-            yield f"{made.name} has values under {version}, but no key {version}; {_AGAIN}"
+    if made.keyless is not None:
+        yield f"{made.name} has values under {made.keyless}, but no such key; {_AGAIN}"
 
 
 @dataclass(frozen=True, slots=True)

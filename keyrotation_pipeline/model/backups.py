@@ -19,6 +19,7 @@ STAMP = r"\d{8}-\d{6}-[0-9a-f]{8}(?:-[2-9]|-[1-9]\d{1,3})?"
 _STAMP_FORMAT = "%Y%m%d-%H%M%S"
 STAMP_LENGTH = len("20261124-030000")  # of the moment alone
 _PIPELINE_LENGTH = 8
+_MOST_NAMED = 10  # versions
 _PIPELINE = slice(STAMP_LENGTH + 1, STAMP_LENGTH + 1 + _PIPELINE_LENGTH)
 _MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
 _DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
@@ -178,6 +179,17 @@ class BackupSet:
     def made_at(self) -> datetime:
         """When it was made, to the second."""
         return stamped_at(self.stamp)
+
+    @property
+    def keyless(self) -> str | None:
+        """The versions of values in its dump whose key it does not hold, in words; None: there is none.
+
+        Whoever can write to a table can use any number of versions, so only the first few are named.
+        """
+        held = {copy.version for copy in self.keys}
+        lacking = [version for version in (self.dump.versions if self.dump else ()) if version not in held]
+        more = f" and {len(lacking) - _MOST_NAMED:,} more versions" if len(lacking) > _MOST_NAMED else ""
+        return ", ".join(map(str, lacking[:_MOST_NAMED])) + more or None
 
     @property
     def files(self) -> Iterator[StoredFile]:

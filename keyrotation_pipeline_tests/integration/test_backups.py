@@ -355,8 +355,18 @@ def test_a_key_that_is_promoted_while_the_database_is_dumped_is_in_the_set(local
 
 def test_a_version_in_the_dump_that_no_key_covers_fails_the_backup(local_clinic: Clinic) -> None:
     insert(local_clinic.connection, "public.clients", [(99, sealed(ring_of(2, 9), 9, "Eve"), None)])
-    with pytest.raises(BackupError, match=r"the dump holds values under v9, and no key v9 could be backed up; put it"):
+    with pytest.raises(BackupError, match="the dump holds values under v9, and no such key could be backed up"):
         back_up(local_clinic.site)
+
+
+def test_any_number_of_planted_versions_makes_one_sentence(local_clinic: Clinic) -> None:
+    stranger = sealed(ring_of(2, 9), 9, "Eve").removeprefix("v9:")
+    insert(local_clinic.connection, "public.clients", [(100 + n, f"v{n}:{stranger}", None) for n in range(10, 310)])
+    with pytest.raises(BackupError, match=r"values under v10, v11, .*, v19 and 290 more versions, and no such") as made:
+        back_up(local_clinic.site)
+    assert len(str(made.value)) < 600
+    *_, last = local_clinic.site.pipeline.ledger.events()
+    assert len(last.body) < 4000
 
 
 def test_one_recipient_is_a_warning_and_so_is_one_place(local_clinic: Clinic) -> None:

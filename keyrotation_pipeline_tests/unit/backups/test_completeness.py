@@ -235,7 +235,7 @@ def test_of_many_manifests_that_are_named_like_ours_only_the_newest_are_read(
 def test_a_dump_without_the_key_that_it_needs_does_not_count(site: Site) -> None:
     site.records = [record for record in site.records if record.version == V2]
     made = site.back_up(NEW)
-    assert site.standing().problems[0] == f"{made.name} has values under v1, but no key v1; run `keyrotation backup`"
+    assert site.standing().problems[0] == f"{made.name} has values under v1, but no such key; run `keyrotation backup`"
     assert site.standing().last is None
 
 
