@@ -12,15 +12,20 @@ from typing import Any
 
 import dagster as dg
 from dagster._core.launcher import CheckRunHealthResult, LaunchRunContext, WorkerStatus
+from dagster_k8s.client import DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import UserDefinedDagsterK8sConfig, get_job_name_from_run_id
 from dagster_k8s.launcher import K8sRunLauncher
+from kubernetes.client.exceptions import ApiException
+from urllib3.exceptions import HTTPError
 
 from keyrotation_pipeline.defs.run_requests import MODE_TAG
 from keyrotation_pipeline.defs.run_worker import COMMAND
 from keyrotation_pipeline.defs.schedules import ASSET_JOBS, INTRODUCE_KEY, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.model.requests import RotationType
 
+# The API server's refusal, a broken connection, and what dagster-k8s makes of either after its own attempts.
+_NO_ANSWER = (ApiException, HTTPError, OSError, DagsterK8sAPIRetryLimitExceeded, DagsterK8sUnrecoverableAPIError)
 # Dagster's own name of the run that materializes assets on their pages.
 MATERIALIZED = "__ASSET_JOB"
 
@@ -100,7 +105,8 @@ class JobwiseK8sRunLauncher(K8sRunLauncher):
         namespace = self.get_container_context_for_run(run).namespace
         try:
             is_there = self._api_client.get_job_status(job_name=name, namespace=namespace) is not None
-        except Exception as error:  # noqa: BLE001  no answer, whatever the reason
-            logging.getLogger(__name__).warning("the API server does not say whether %s runs: %s", name, error)
+        except _NO_ANSWER as error:
+            kind = type(error).__name__
+            logging.getLogger(__name__).warning("the API server does not say whether %s runs (%s)", name, kind)
             return CheckRunHealthResult(WorkerStatus.RUNNING, "the API server does not answer")
         return CheckRunHealthResult(WorkerStatus.RUNNING) if is_there else found
