@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.basetemp = config.stash[_BASE]
 
 
-# Minutes of processor time each; `pytest -m extended` runs them, and what a shorter test shows stays with that.
+# What is long and in part shown by a shorter test: `pytest -m extended` runs it, before a release.
 EXTENDED = (
     "acceptance/disasters/test_disasters.py::test_the_keys_are_lost",
     "acceptance/test_absence.py::test_a_key_that_was_found_in_use_after_its_retirement",

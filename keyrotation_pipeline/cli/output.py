@@ -135,7 +135,7 @@ def to_sign(text: bytes) -> None:
     Raises:
         ApprovalError: the text, which may be read from the database, has hidden characters.
     """
-    if any(is_hidden(each) for each in text.decode().replace("\n", "")):
+    if is_hidden(text.decode().replace("\n", "")):
         raise ApprovalError(
             "the text to sign has characters that can hide or reorder others; do not sign it, and run "
             "`keyrotation audit verify`"

@@ -269,7 +269,9 @@ def test_a_rotation_runs_as_jobs_through_a_killed_pod_and_a_killed_daemon(
         "rehearsal": "keyrotation-reader",
     }
     assert most_rows <= 2
-    assert failed == {"reencrypt_rows": 1}, "the one that was killed"
+    # The one that was killed, and perhaps one whose daemon was killed before it had a Job.
+    assert failed["reencrypt_rows"] in {1, 2}
+    assert set(failed) == {"reencrypt_rows"}
     assert values_under(world.clinic, "v2") > 0
     world.execute("status", "code-server", "keyrotation", "status", "--exit-code")
 

@@ -90,11 +90,7 @@ def unpacked(name: str, packed: bytes) -> Mapping[str, bytes]:
 
 def _is_plain(name: str) -> bool:
     """Returns whether a name is that of a file beneath the directory into which it is unpacked, on every system."""
-    return (
-        not any(map(is_hidden, name))
-        and all(part not in {"", ".", ".."} for part in name.split("/"))
-        and "\\" not in name
-    )
+    return not is_hidden(name) and all(part not in {"", ".", ".."} for part in name.split("/")) and "\\" not in name
 
 
 @dataclass(frozen=True, slots=True)
