@@ -7,13 +7,13 @@ starts; every other one is ready a tick after its Pod was made.
 import hashlib
 import json
 import secrets
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 from keyrotation_pipeline_tests.kubernetes_standin.objects import CREATED_AT, WITH_TEMPLATE, Json, Key, Objects, merged
+from keyrotation_pipeline_tests.kubernetes_standin.ticking import ticking
 
 TICK_SECONDS = 0.02
 TEMPLATE_GENERATION = "deprecated.daemonset.template.generation"
@@ -47,19 +47,8 @@ class Controller:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Inside, it ticks by itself."""
-        ended = threading.Event()
-
-        def run() -> None:
-            while not ended.wait(TICK_SECONDS):
-                self.tick()
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        try:
+        with ticking(self.tick, TICK_SECONDS):
             yield
-        finally:
-            ended.set()
-            thread.join()
 
     def _step(self, key: Key, owner: Json) -> None:
         if owner["status"].get("observedGeneration") != owner["metadata"]["generation"]:

@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from keyrotation_pipeline_tests.kubernetes_standin.objects import CREATED_AT, Json, Objects, merged
 from keyrotation_pipeline_tests.kubernetes_standin.rights import Rights
+from keyrotation_pipeline_tests.kubernetes_standin.ticking import ticking
 
 TICK_SECONDS = 0.1
 IN_CLUSTER = "var/run/secrets/kubernetes.io/serviceaccount"
@@ -49,19 +49,10 @@ class Kubelet:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Inside, Jobs get Pods, and Pods end."""
-        stopped = threading.Event()
-
-        def run() -> None:
-            while not stopped.wait(TICK_SECONDS):
-                self.tick()
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
         try:
-            yield
+            with ticking(self.tick, TICK_SECONDS):
+                yield
         finally:
-            stopped.set()
-            thread.join()
             for name in [*self.processes]:
                 self.kill(name)
 
