@@ -60,7 +60,8 @@ class TableCount:
     """The content of one table (with its partitions or children), in values over all declared columns.
 
     `empty` counts stored ``''``; `unencrypted` every other value outside the grammar, including near-misses (``v01:``
-    …), which `near_misses` counts separately. `unreadable` is the number of values in quarantine.
+    …), which `near_misses` counts separately. `unreadable` is the number of values in quarantine. Of more than twenty
+    versions that were never registered, only some are in `values_by_version`: the others' values are near-misses.
     `by_column` is the same as `values_by_version`, per column.
     """
 

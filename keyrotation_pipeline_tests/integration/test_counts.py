@@ -10,6 +10,7 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import counts
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
@@ -55,6 +56,21 @@ def test_values_are_counted_by_version_and_by_column(either: Connection, ring: K
     assert (counted.empty, counted.unencrypted, counted.near_misses) == (1, 1, 0)
     assert counted.unencrypted_by_column == {"b": 1}
     assert counted.counted_at.utcoffset() is not None
+
+
+def test_of_any_number_of_unregistered_versions_a_few_are_named_and_every_value_is_counted(
+    either: Connection, ring: KeyRing, seal: Seal
+) -> None:
+    stranger = seal(ring, 10, "planted").removeprefix("v10:")
+    fill(either, *((f"v{number}:{stranger}", "") for number in range(1, 501)), (None, seal(ring, 2, "honest")))
+    either.execute("CREATE SCHEMA keyrotation; CREATE TABLE keyrotation.key_versions AS SELECT 77 AS version")
+    (counted,) = counts.count(either, [NOTES])
+    named = [*range(1, 20), 77, 500]
+    assert [version.number for version in counted.values_by_version] == named
+    assert (counted.values_by_version[V2], counted.near_misses, counted.unencrypted) == (2, 479, 479)
+    assert counted.unencrypted_by_column == {"a": 479}
+    found, _ = discover(either, [])
+    assert ([version.number for version in found.versions], found.values) == (named, 500)
 
 
 @pytest.mark.parametrize(

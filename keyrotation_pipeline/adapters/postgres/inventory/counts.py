@@ -10,7 +10,12 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import relations
-from keyrotation_pipeline.adapters.postgres.inventory.filters import Counted, counted_by_filters
+from keyrotation_pipeline.adapters.postgres.inventory.filters import (
+    Counted,
+    counted_by_filters,
+    listed_versions,
+    registered,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     NEAR_MISS,
@@ -111,6 +116,7 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
         rows += counted.rows
         for column, classes_found in counted.classes.items():
             classes[column].update(classes_found)
+    _list_few_versions(classes, registered(connection))
     total = sum(classes.values(), Counter())
     return TableCount(
         table=table,
@@ -125,6 +131,15 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
         by_column={column: _by_version(counts) for column, counts in classes.items()},
         unencrypted_by_column={column: n for column, counts in classes.items() if (n := _unencrypted(counts))},
     )
+
+
+def _list_few_versions(classes: Mapping[str, Counter[int]], known: Sequence[KeyVersion]) -> None:
+    """Counts values as near-misses instead, if they are under more versions than `listed_versions` lists."""
+    found = {KeyVersion(number) for counts in classes.values() for number in counts if number > 0}
+    listed = {version.number for version in listed_versions(found, known)}
+    for counts in classes.values():
+        for number in [number for number in counts if number > 0 and number not in listed]:
+            counts[NEAR_MISS] += counts.pop(number)
 
 
 def _counted_by_groups(connection: Connection, relation: Relation, table: EncryptedTable) -> Counted:

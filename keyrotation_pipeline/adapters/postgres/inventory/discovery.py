@@ -9,6 +9,7 @@ from typing import cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search
+from keyrotation_pipeline.adapters.postgres.inventory.filters import listed_versions, registered
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     ANYWHERE,
     EXACT_END,
@@ -270,7 +271,7 @@ def _finding(connection: Connection, relation: Place, column: str, pages: sql.Co
     )
     row = connection.execute(query).fetchone()
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
-    found = tuple(KeyVersion(number) for number in versions or ())
+    found = listed_versions([KeyVersion(number) for number in versions or ()], registered(connection))
     if relation.kind == "m":
         return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
     return FoundColumn(relation.label, column, values, near_misses, found)

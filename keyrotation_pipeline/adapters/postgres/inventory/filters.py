@@ -6,7 +6,7 @@ of the first rows; the result is returned only if it accounts for every value of
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -30,6 +30,8 @@ _MOST_FIGURES = 1600
 # Each version is one more comparison per value; beyond this many, grouping costs no more.
 _MOST_VERSIONS = 8
 _FIRST_ROWS = 1000
+# Far more than a ledger can be behind its data.
+MOST_UNREGISTERED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,3 +102,19 @@ def registered(connection: Connection) -> tuple[KeyVersion, ...]:
         else []
     )
     return tuple(sorted(KeyVersion(int(str(number))) for (number,) in rows))
+
+
+def listed_versions(found: Collection[KeyVersion], known: Collection[KeyVersion]) -> tuple[KeyVersion, ...]:
+    """Returns the versions that a count or a finding names: the registered ones and a few others, in order.
+
+    Whoever can write to a table can use a million versions, and every count is recorded, signed and displayed. Of the
+    others the lowest are named, which come next in turn, and the highest, since no number is used twice.
+
+    Args:
+        found: versions of values.
+        known: the registered versions.
+    """
+    others = sorted(set(found).difference(known))
+    if len(others) > MOST_UNREGISTERED:
+        others = [*others[: MOST_UNREGISTERED - 1], others[-1]]
+    return tuple(sorted({*others, *set(found).intersection(known)}))
