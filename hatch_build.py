@@ -18,6 +18,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = Path(__file__).parent / "keyrotation_pipeline" / "fieldcrypto" / "codec.c"
 LIBRARY = "_keyrotation_codec.abi3.so"
+# Set to anything: a wheel for every platform, without the codec.
+PURE = "KEYROTATION_PURE_WHEEL"
 _TIMEOUT_SECONDS = 120
 
 
@@ -39,7 +41,8 @@ def compile_codec(directory: Path, *extra: str) -> Path:
 
 def _can_be_built() -> bool:
     # The stable interface does not exist for interpreters without the global lock.
-    return sys.platform == "linux" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    has_stable_interface = sys.platform == "linux" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+    return has_stable_interface and not os.environ.get(PURE)
 
 
 class CodecBuildHook(BuildHookInterface[Any]):

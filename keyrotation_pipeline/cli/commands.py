@@ -109,6 +109,11 @@ COMMANDS = {
     "destroy": Command("signed_changes", "destroy_command", "Remove a key that nothing needs any more."),
     "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
     "audit": Command("audit", "app", "The hash-chained audit of everything that was done."),
+    "docs": Command(
+        "docs",
+        "docs",
+        "Show the pages of this version, or copy them with the files for Kubernetes, AWS, Helm and SQL.",
+    ),
 }
 
 
