@@ -58,7 +58,7 @@ class UiAccess:
     @property
     def address(self) -> str:
         """The address to open in a browser."""
-        page = f"{self.url}/asset-groups"
+        page = f"{self.url}/assets/status"
         return page if self.token is None else f"{page}?token={self.token}"
 
 

@@ -18,6 +18,7 @@ from keyrotation_pipeline.defs.reencrypt import DUE_SHARDS, rows_asset, zero_old
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineResource
 from keyrotation_pipeline.defs.schedules import build_jobs, schedules
 from keyrotation_pipeline.defs.sensors import sensors
+from keyrotation_pipeline.defs.status_page import STATUS_PAGE
 from keyrotation_pipeline.defs.step_assets import step_assets
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.settings import Settings
@@ -83,7 +84,7 @@ def _assets(
     return [
         *with_code_references(others),
         *step_assets(naming, tables),
-        *(build_asset(naming, row) for row in (READINESS, *BACKUP_TESTS, *INCIDENT_ASSETS)),
+        *(build_asset(naming, row) for row in (STATUS_PAGE, READINESS, *BACKUP_TESTS, *INCIDENT_ASSETS)),
     ]
 
 

@@ -11,7 +11,6 @@ from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
 from keyrotation_pipeline.defs.triggers import is_scheduled
-from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.status import Light, Readiness, Status
@@ -86,9 +85,9 @@ def _readiness_summary(found: Readiness) -> str:
 
 
 def _inventory_metadata(pipeline: Pipeline, counts: Sequence[TableCount]) -> Mapping[str, Any]:
-    status = overview(pipeline, duties=unsettled_in_words(pipeline))
+    status = overview(pipeline)
     return {
-        **_status_metadata(status),
+        **_ages(status),
         "tables": dg.MetadataValue.table([_record(count) for count in counts], schema=_SCHEMA),
         "rows": sum(count.rows for count in counts),
         "values": sum(sum(count.values_by_version.values()) for count in counts),
@@ -96,19 +95,6 @@ def _inventory_metadata(pipeline: Pipeline, counts: Sequence[TableCount]) -> Map
         "unencrypted": sum(count.unencrypted for count in counts),
         "unreadable": sum(count.unreadable for count in counts),
         "audit_seq": pipeline.ledger.head().seq,
-    }
-
-
-def _status_metadata(status: Status) -> Mapping[str, dg.MetadataValue]:
-    """What `keyrotation status` says now."""
-    rotation = status.rotation
-    attention = "\n".join(f"- {sentence}" for sentence in status.attention)
-    return {
-        "attention": dg.MetadataValue.md(attention or "nothing is overdue, blocked or stale"),
-        "warnings": dg.MetadataValue.md("\n".join(f"- {sentence}" for sentence in status.warnings) or "none"),
-        "rotation": dg.MetadataValue.text(rotation.phase if rotation else "none is open"),
-        "waiting_for": dg.MetadataValue.text((rotation and rotation.waiting_for) or "nothing"),
-        **_ages(status),
     }
 
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.defs.inventory import ENCRYPTED_COLUMNS, NO_UNDECLARED
 from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.reencrypt import due_shards_op
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineParameter, PipelineResource
+from keyrotation_pipeline.defs.status_page import STATUS
 from keyrotation_pipeline.defs.step_runner import step_failures
 from keyrotation_pipeline.model.key_events import RecoveryTestDue
 from keyrotation_pipeline.model.requests import Step
@@ -68,7 +69,7 @@ def build_jobs(
         for name, assets, description in ASSET_JOBS
     } | {
         EVIDENCE: (
-            dg.AssetSelection.assets(naming.asset(ENCRYPTED_COLUMNS)).without_checks()
+            dg.AssetSelection.assets(*map(naming.asset, (ENCRYPTED_COLUMNS, STATUS))).without_checks()
             | dg.AssetSelection.checks(*checks),
             "Every check, changing nothing: reads all after a rotation or on demand, a daily share when scheduled.",
         ),

@@ -9,10 +9,12 @@ import dagster as dg
 
 from keyrotation_pipeline.defs import conductor, ledger_sync
 from keyrotation_pipeline.defs.checks import is_failure
+from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
 from keyrotation_pipeline.defs.schedules import CONDUCTED, Job
+from keyrotation_pipeline.defs.status_page import renew
 from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
@@ -66,7 +68,8 @@ def sensors(
     yield build_sensor(naming, INCIDENT_FLAG)
     yield build_sensor(naming, Sensor(
         "alert_delivery", 20,
-        "Delivers each alert once through each channel; `status` names a channel that is down.",
+        "Delivers each alert once through each channel, and renews the page of the asset `status`, which names a "
+        "channel that is down.",
         partial(_deliver_alerts, ownership=ownership),
     ))  # fmt: skip
     if timestamps:
@@ -154,6 +157,8 @@ def _deliver_alerts(
         failures = deliver(opened, channels, (*news, duty))
         with suppress(KeyRotationError):  # a cluster that does not answer: alerts do not depend on it
             opened.rollout.forget()
+        with suppress(KeyRotationError):
+            renew(context.instance, keyrotation.naming, opened, Seal(keyrotation.signer()))
     return dg.SkipReason("; ".join(failures) or "every alert is delivered")
 
 

@@ -13,7 +13,6 @@ from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatu
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
 from keyrotation_pipeline.defs.code_location import build_definitions
-from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.monitoring.scheduler_health import (
     OPTIONAL,
     SCHEDULES,
@@ -145,18 +144,3 @@ def test_a_sensor_of_others_that_is_switched_off_is_not_reported(dagster: Dagste
     dagster.tick()
 
     assert wrong(dagster) == []
-
-
-def test_the_inventory_shows_what_status_says(dagster: Dagster, approved: Walk) -> None:
-    dagster.world.ledger.set_status(approved.id, RequestStatus.PAUSED)
-    switch_off(dagster.instance, "daily_key_backup", InstigatorType.SCHEDULE)
-    dagster.tick()
-    [event] = dagster.check_run().get_asset_materialization_events()
-    shown = {name: value.value for name, value in event.materialization.metadata.items()}
-    said = overview(dagster.world.pipeline).rotation
-    assert said is not None
-
-    assert all(f"- {sentence}" in str(shown["attention"]) for sentence in wrong(dagster))
-    assert "daily_key_backup is switched off" in str(shown["attention"])
-    assert (shown["rotation"], shown["waiting_for"]) == (said.phase, said.waiting_for)
-    assert f"keyrotation resume {approved.id}" in str(shown["waiting_for"])

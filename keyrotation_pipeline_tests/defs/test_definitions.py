@@ -42,7 +42,7 @@ def test_the_graph_is_the_walk_in_its_order(dagster: Dagster) -> None:
     positions = [max(order.index(key) for key in order if key.split("/")[0] == step) for step in WALK]
 
     assert positions == sorted(positions)
-    others = {"encrypted_columns", "rotation_readiness", *BACKUPS, *INCIDENTS}
+    others = {"status", "encrypted_columns", "rotation_readiness", *BACKUPS, *INCIDENTS}
     assert {key.split("/")[0] for key in order} == {*map(str, WALK), *others}
 
 
@@ -66,7 +66,7 @@ def test_every_asset_says_what_it_is_who_answers_for_it_and_where_it_stands(dags
         assert node.description
         assert node.owners
         assert node.kinds
-        assert node.group_name in {"inventory", "new_key", "rows", "old_key", "evidence", "backups"}
+        assert node.group_name in {"status", "inventory", "new_key", "rows", "old_key", "evidence", "backups"}
 
 
 def test_the_checks_state_the_truth_wanted(dagster: Dagster) -> None:

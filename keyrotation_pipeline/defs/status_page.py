@@ -1,0 +1,138 @@
+"""The asset `status`, whose page people open first: what needs attention, the open rotation, and what to do next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from textwrap import wrap
+from typing import Any
+
+import dagster as dg
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.defs.assets import Asset
+from keyrotation_pipeline.defs.outside_reports import Seal, report_at
+from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
+from keyrotation_pipeline.defs.resources import PipelineResource
+from keyrotation_pipeline.defs.step_runner import actor_of
+from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, duration, plain, runs_link
+from keyrotation_pipeline.incidents.obligations import unsettled_in_words
+from keyrotation_pipeline.model.requests import PendingRequest, Step
+from keyrotation_pipeline.model.status import OpenIncident, RotationStatus
+from keyrotation_pipeline.monitoring.status import overview
+from keyrotation_pipeline.ports.pipeline import Pipeline
+
+STATUS, AUDIT_SEQ = "status", "audit_seq"
+GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
+_MOST_SENTENCES, _WIDTH_CHARS = 5, 64
+
+
+def lineage_path(naming: Naming) -> str:
+    """The graph of all assets with every group open, from left to right as a rotation goes."""
+    return f"/asset-groups?expanded={','.join(f'global@global:{naming.name(group)}' for group in GROUPS)}"
+
+
+def status_metadata(pipeline: Pipeline, naming: Naming) -> Mapping[str, dg.MetadataValue]:
+    """What `keyrotation status` says now, in the order in which people need it."""
+    status = overview(pipeline, duties=unsettled_in_words(pipeline))
+    links = (
+        f"[the walk, step by step]({lineage_path(naming)})",
+        asset_link(naming.asset("encrypted_columns")),
+        asset_link(naming.asset("database_backup")),
+        *([runs_link(status.rotation.walk)] if status.rotation else []),
+        "[all runs](/runs)",
+        "[sensors and schedules](/automation)",
+    )
+    return {
+        "needs_attention": _sentences(status.attention, "Nothing is overdue, blocked or stale."),
+        "rotation": _short("  \n".join(_rotation(naming, status.rotation))),
+        "where_to_look": dg.MetadataValue.md("  \n".join(links)),
+        "incidents": _sentences([_incident(each) for each in status.incidents], "None is open."),
+        "to_be_signed": _sentences([_unsigned(each) for each in status.other_requests], "No other request is open."),
+        "soon": _sentences(status.warnings, "Nothing is due soon."),
+        "keys": dg.MetadataValue.md(", ".join(f"**{each.version}** {each.state}" for each in status.key_versions)),
+        "last_backup": dg.MetadataValue.text(_on(status.last_backup)),
+        "last_recovery_test": dg.MetadataValue.text(_on(status.last_recovery_test)),
+        AUDIT_SEQ: dg.MetadataValue.int(status.audit.seq),
+    }
+
+
+def renew(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal) -> None:
+    """Reports the status, sealed and without a run, if the page says something else.
+
+    The number of the audit's events grows with every count and alert, so that it alone is no reason.
+    """
+    key = naming.asset(STATUS)
+    metadata, last = status_metadata(pipeline, naming), instance.get_latest_materialization_event(key)
+    shown = last.asset_materialization.metadata if last is not None and last.asset_materialization else {}
+    if any(shown.get(name) != value for name, value in metadata.items() if name != AUDIT_SEQ):
+        report_at(instance, seal, dg.AssetMaterialization(key, metadata=metadata), SystemClock().now())
+
+
+def _materialize(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
+    with keyrotation.open(actor_of(context)) as opened:
+        return status_metadata(opened, keyrotation.naming)
+
+
+def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
+    """A line each, for Markdown."""
+    if rotation is None:
+        yield 'None is open. The next begins with `keyrotation request --reason "…"`.'
+        return
+    walk = rotation.walk
+    yield f"**{walk.source} → {walk.target}**, {walk.kind}, `{walk.id}`"
+    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
+    at = asset_link(naming.step(Step(rotation.phase))) if rotation.phase in _WITH_A_PAGE else rotation.phase
+    yield f"At {at}, {rotation.progress:.0%}{eta}; {len(walk.approvals)} of {rotation.approvals_required} approvals."
+    if rotation.blocked_by:
+        yield from _wrapped(f"BLOCKED: {rotation.blocked_by}")
+    if rotation.waiting_for:
+        yield from _wrapped(f"Waits: {rotation.waiting_for}")
+    elif not rotation.at_work:
+        yield from _wrapped(f"rotation_conductor starts the next step if it is on; else keyrotation rotate {walk.id}")
+
+
+_WITH_A_PAGE = frozenset(Step) - {Step.ROWS}
+
+
+def _sentences(sentences: Sequence[str], otherwise: str) -> dg.MetadataValue:
+    shown = ["  \n  ".join(_wrapped(each)) for each in sentences[:_MOST_SENTENCES]]
+    if more := len(sentences) - len(shown):
+        shown.append(f"and {more} more: `keyrotation status`")
+    return _short("\n".join(f"- {each}" for each in shown) or otherwise)
+
+
+def _wrapped(sentence: str) -> list[str]:
+    """In lines that the page does not cut off, with whatever people wrote as it is."""
+    return [plain(line) for line in wrap(sentence, _WIDTH_CHARS, break_long_words=False, break_on_hyphens=False)]
+
+
+def _short(text: str) -> dg.MetadataValue:
+    """Markdown that Dagster shows without a click."""
+    cut = text if len(text) <= SHOWN_WITHOUT_A_CLICK_CHARS else f"{text[: SHOWN_WITHOUT_A_CLICK_CHARS - 1]}…"
+    return dg.MetadataValue.md(cut)
+
+
+def _unsigned(listed: PendingRequest) -> str:
+    missing = ", ".join(listed.missing) or "nobody"
+    return f"{listed.request.action} {listed.request.id}: not signed by {missing}"
+
+
+def _incident(shown: OpenIncident) -> str:
+    """With a date instead of the time left, which would be another each minute."""
+    open_stages = [each for each in shown.clock if each.reached_at is None]
+    stages = [f"{each.stage.replace('_', ' ')} by {_on(each.due_at)}" for each in open_stages[:1]]
+    return f"{shown.incident.id}, {shown.incident.type}: {', '.join(stages) or 'every stage is reached'}"
+
+
+def _on(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC" if at is not None else "never"
+
+
+STATUS_PAGE = Asset(
+    STATUS,
+    "status",
+    {"report"},
+    SITE_RELIABILITY,
+    "**Where we stand**: what needs attention, what the open rotation waits for, and what to do next; as "
+    "`keyrotation status` says. The sensor `alert_delivery` renews this page within half a minute of a change.",
+    _materialize,
+)

@@ -1,0 +1,94 @@
+"""The asset `status` says what `keyrotation status` says, and is renewed when that has changed, and only then."""
+
+import re
+
+import dagster as dg
+import pytest
+
+from keyrotation_pipeline.defs.status_page import GROUPS
+from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
+from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
+
+STATUS = dg.AssetKey("status")
+
+
+@pytest.fixture(autouse=True)
+def _no_channels() -> None:
+    channels["test"] = Channels(())
+
+
+def shown(dagster: Dagster) -> dict[str, str]:
+    """The page as people see it after one look of the sensor, without Markdown's escapes and line breaks."""
+    dagster.tick("alert_delivery")
+    event = dagster.instance.get_latest_materialization_event(STATUS)
+    assert event is not None
+    assert event.asset_materialization is not None
+    texts = {name: str(value.value) for name, value in event.asset_materialization.metadata.items()}
+    return {name: re.sub(r"\s+", " ", re.sub(r"\\(.)", r"\1", text)) for name, text in texts.items()}
+
+
+def times_reported(dagster: Dagster) -> int:
+    return len(dagster.instance.fetch_materializations(STATUS, 100).records)
+
+
+def test_without_a_rotation_the_page_says_how_the_next_one_begins(dagster: Dagster) -> None:
+    page = shown(dagster)
+    assert page["rotation"].startswith("None is open. The next begins with `keyrotation request")
+    assert page["keys"] == "**v1** active"
+    assert page["incidents"] == "None is open."
+    assert "/asset-groups?expanded=global@global:status,global@global:inventory" in page["where_to_look"]
+
+
+def test_it_names_the_open_rotation_and_what_it_waits_for(dagster: Dagster, approved: Walk) -> None:
+    dagster.world.ledger.set_status(approved.id, RequestStatus.PAUSED)
+    page = shown(dagster)
+    assert page["rotation"].startswith(f"**v1 → v2**, routine, `{approved.id}` At requested, 0%; 2 of 2 approvals.")
+    assert (
+        f"Waits: rotation {approved.id} is paused; continue with `keyrotation resume {approved.id}`"
+        in (page["rotation"])
+    )
+    assert f"{approved.id}" in page["where_to_look"], "its runs"
+
+
+def test_what_blocks_it_is_shown_as_it_was_said_and_cannot_pretend_to_be_markdown(
+    dagster: Dagster, approved: Walk
+) -> None:
+    dagster.world.ledger.block(approved.id, "[all is well](http://evil) <b>x</b>; grant the right")
+    event = shown(dagster)
+    assert "BLOCKED: [all is well](http://evil) <b>x</b>; grant the right" in event["rotation"]
+    latest = dagster.instance.get_latest_materialization_event(STATUS)
+    assert latest is not None
+    assert latest.asset_materialization is not None
+    assert r"\[all is well\](http://evil)" in str(latest.asset_materialization.metadata["rotation"].value)
+
+
+def test_it_is_renewed_by_a_change_and_by_nothing_else(dagster: Dagster, approved: Walk) -> None:
+    shown(dagster)
+    shown(dagster)
+    assert times_reported(dagster) == 1
+    dagster.world.ledger.set_status(approved.id, RequestStatus.PAUSED)
+    shown(dagster)
+    shown(dagster)
+    assert times_reported(dagster) == 2
+
+
+def test_a_report_from_outside_is_replaced(dagster: Dagster) -> None:
+    honest = shown(dagster)
+    forged = {name: dg.MetadataValue.md("Nothing to see here.") for name in honest}
+    dagster.instance.report_runless_asset_event(dg.AssetMaterialization(STATUS, metadata=forged))
+    dagster.tick("ledger_mirror")
+    after = shown(dagster)
+    assert after["rotation"] == honest["rotation"]
+
+
+def test_every_group_is_open_in_the_graph_to_which_it_links(dagster: Dagster) -> None:
+    groups = {spec.group_name for spec in dagster.definitions.get_repository_def().asset_graph.asset_nodes}
+    assert groups == set(GROUPS)
+
+
+def test_people_can_materialize_it_too(dagster: Dagster) -> None:
+    job = dagster.definitions.resolve_implicit_global_asset_job_def()
+    done = job.execute_in_process(instance=dagster.instance, asset_selection=[STATUS])
+    [page] = done.asset_materializations_for_node("status")
+    assert "None is open" in str(page.metadata["rotation"].value)
