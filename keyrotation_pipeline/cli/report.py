@@ -19,7 +19,7 @@ from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Period
+from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Period, Stated
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.oscal import render_oscal
@@ -181,12 +181,17 @@ def report(
     period = period_of(since, until, declared.time_zone)
     with open_pipeline(declared, actor=actor()) as pipeline:
         _stamp(pipeline)
-        found = gather(pipeline, period).report
+        found = gather(pipeline, period, _stated(declared)).report
         if period is not None and period.since is not None:
             found = _with_accesses(found, declared, period.since)
         content = _rendered(found, form)
         record(pipeline.ledger, form, {f"report.{_ENDINGS[form]}": content})
     _write(content, target, f"the report up to audit event {found.audit.seq}")
+
+
+def _stated(declared: Settings) -> Stated:
+    """What a report has from the configuration."""
+    return Stated(declared.report.organisation, declared.recovery.rto_seconds, declared.recovery.rpo_seconds)
 
 
 def _rendered(report: ComplianceReport, form: ReportFormat) -> bytes:
@@ -223,9 +228,10 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
         raise typer.BadParameter("name the directory of the pack with --output", param_hint="--output")
     if not is_free(target):
         raise taken(target)
-    with open_backups(settings.load(config), actor=actor()) as site:
+    declared = settings.load(config)
+    with open_backups(declared, actor=actor()) as site:
         _stamp(site.pipeline)
-        found = gather(site.pipeline)
+        found = gather(site.pipeline, stated=_stated(declared))
         dead = certificates(site, found.events)
         signatures = site.pipeline.signatures
         judged = Judged.of(found.events, signatures)

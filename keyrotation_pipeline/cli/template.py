@@ -88,6 +88,9 @@ required = 2                      # signatures of different officers
 # timestamp_url = "https://tsa.example.org/tsr"
 # timestamp_certificates = ["tsa/root.pem"]
 
+# [report]                        # whose the compliance report is
+# organisation = "Example Clinic, Springfield"
+
 # [recovery]
 # secret_key = { file = "/media/recovery/recovery.sec.asc" }      # can only decrypt; default: an officer brings one
 """

@@ -1,39 +1,61 @@
 """Answers about the audit, officers, keys, incidents and data: each from one report, with the records it rests on."""
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.keys_in_audit import GENERATED
 from keyrotation_pipeline.reporting.sections import Decided
+from keyrotation_pipeline.reporting.wording import listed, when
 
 OFFICERS_REQUIRED = 2
+NO_ROTATION = "no rotation is finished"
 COUNTED_WITHIN = timedelta(days=7)
-NO_INCIDENT = "no incident is on record"
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One record: a sentence about it, and when it was made."""
+    """One record: a sentence about it, when it was made, and whether the statement is true by it."""
 
     about: str
     said: str
     at: datetime
+    holds: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Whether a statement is true, and by which records; where there are none, `remark` says what is missing."""
+    """Whether a statement is true, and by which records; where there are none, `remark` says what is missing.
+
+    Args:
+        applies: False: there is nothing that the statement could be about; `remark` says so.
+    """
 
     holds: bool
     evidence: tuple[Record, ...] = ()
     remark: str = ""
+    applies: bool = True
+
+
+def by_records(records: Iterable[Record], missing: str = "") -> Answer:
+    """A statement that is true if it is by every record, and none is missing."""
+    found = tuple(records)
+    return Answer(not missing and all(each.holds for each in found), found, missing)
 
 
 def nothing_recorded(remark: str) -> Answer:
     """What nobody recorded is not satisfied."""
     return Answer(False, remark=remark)  # noqa: FBT003
+
+
+def not_applicable(remark: str) -> Answer:
+    """There is nothing yet that could be judged; it does not count as satisfied either."""
+    return Answer(False, remark=remark, applies=False)  # noqa: FBT003
 
 
 def audit_verified(report: ComplianceReport) -> Answer:
@@ -47,16 +69,16 @@ def time_stamped(report: ComplianceReport) -> Answer:
     """Whether there are time stamps, and all verify."""
     if not report.timestamps:
         return nothing_recorded("the audit has no time stamp; set [audit] timestamp_url")
-    records = tuple(
+    return by_records(
         Record(
             f"time stamp of event {each.seq}",
             f"{each.authority} saw event {each.seq} ({each.head}) at {when(each.stamped_at)}, which is recorded "
             f"for {when(each.recorded_at)}: {each.refusal or 'verified'}",
             each.stamped_at,
+            each.refusal is None,
         )
         for each in report.timestamps
     )
-    return Answer(all(each.refusal is None for each in report.timestamps), records)
 
 
 def policy_pinned(report: ComplianceReport) -> Answer:
@@ -66,17 +88,28 @@ def policy_pinned(report: ComplianceReport) -> Answer:
         return nothing_recorded("no officers are pinned; run `keyrotation init`")
     who = ", ".join(f"{each.name} ({each.fingerprint})" for each in policy.officers)
     said = f"{policy.required} of {who} must sign"
-    return Answer(policy.required >= OFFICERS_REQUIRED, (Record("roster", said, report.audit_ends_at),))
+    return by_records([Record("roster", said, report.audit_ends_at, policy.required >= OFFICERS_REQUIRED)])
 
 
 def two_officers(report: ComplianceReport) -> Answer:
     """Whether every request that began was signed by enough officers."""
     begun = [each for each in report.requests if each.started_at is not None or each.status == "finished"]
-    holds = all(
-        len({by.fingerprint for by in each.approvals}) >= max(each.required, OFFICERS_REQUIRED) for each in begun
+    if not begun:
+        return not_applicable("no request has begun")
+    return by_records(
+        Record(each.id, _signed(each), each.started_at or each.requested_at, _has_enough(each)) for each in begun
     )
-    records = (Record(each.id, _signed(each), each.started_at or each.requested_at) for each in begun)
-    return Answer(holds, tuple(records)) if begun else nothing_recorded("no request has begun")
+
+
+def _has_enough(request: Decided) -> bool:
+    return len({each.fingerprint for each in request.approvals}) >= max(request.required, OFFICERS_REQUIRED)
+
+
+def _no_rotation(report: ComplianceReport) -> Answer:
+    """None is finished, which is in order only as long as it is shown that none is due."""
+    if in_cryptoperiod(report).holds:
+        return not_applicable(NO_ROTATION)
+    return nothing_recorded(f"{NO_ROTATION}, and it is not shown that none is due")
 
 
 def _signed(request: Decided) -> str:
@@ -106,7 +139,7 @@ def key_age_known(report: ComplianceReport) -> Answer:
             "write [keys] activated_at, and run `keyrotation init` again"
         )
     at = key.declared[-1].at if key.declared else since or key.registered_at
-    return Answer(since is not None, (Record(key.version, said, at),))
+    return by_records([Record(key.version, said, at, since is not None)])
 
 
 def in_cryptoperiod(report: ComplianceReport) -> Answer:
@@ -114,88 +147,70 @@ def in_cryptoperiod(report: ComplianceReport) -> Answer:
     due, key = report.policy.next_rotation_due, report.active_key
     if due is None or key is None:
         return nothing_recorded("no key is active; run `keyrotation init`")
-    said = f"{key.version} ({key.fingerprint}) is to be replaced by {when(due)}: {report.policy.rule}"
+    said = f"{key.version} ({key.fingerprint[:16]}) is to be replaced by {when(due)}: {report.policy.rule}"
     known = key_age_known(report).holds
-    return Answer(known and report.as_of <= due, (Record(key.version, said, report.as_of),))
+    return by_records([Record(key.version, said, report.as_of, known and report.as_of <= due)])
 
 
 def old_keys_retired(report: ComplianceReport) -> Answer:
     """Whether every finished rotation retired its old key, and nothing read later contradicts it."""
     rotated = [each for each in report.requests if each.action == "rotate" and each.status == "finished"]
-    holds = all(
-        each.retirement.get("old_values") == 0 and all(found.gone for found in each.later_findings) for each in rotated
+    if not rotated:
+        return _no_rotation(report)
+    return by_records(
+        Record(
+            each.id,
+            _retirement(each),
+            each.finished_at or each.requested_at,
+            _is_clean(each),
+        )
+        for each in rotated
     )
-    records = (Record(each.id, _retirement(each), each.finished_at or each.requested_at) for each in rotated)
-    return Answer(holds, tuple(records)) if rotated else nothing_recorded("no rotation is finished")
+
+
+def _is_clean(request: Decided) -> bool:
+    """Whether the retirement found nothing, and nothing that was read later contradicts it."""
+    found = retired_by(request)
+    return found is not None and found.old_values == 0 and all(each.gone for each in request.later_findings)
+
+
+def retired_by(request: Decided) -> KeyRetired | None:
+    """The evidence of a retirement; None: there is none, or it does not say what it must."""
+    with suppress(AuditError):
+        return read(KeyRetired, dict(request.retirement))
+    return None
 
 
 def _retirement(request: Decided) -> str:
-    said = request.retirement
-    if not said:
-        return f"rotation {request.id} of {request.source} retired no key"
+    found, what = retired_by(request), f"rotation {request.id} of {request.source}"
+    if found is None:
+        return f"{what} {'has incomplete evidence' if request.retirement else 'retired no key'}"
     later = "".join(
         f"; on {when(each.at)} {each.said} (event {each.seq}){', which is gone by now' if each.gone else ''}"
         for each in request.later_findings
     )
     unread = f"; {request.not_read_again}" if request.not_read_again else ""
     return (
-        f"rotation {request.id} of {request.source} to {request.target}: {said.get('old_values')} old value(s) of "
-        f"{said.get('values')} counted at {said.get('proven_at')}; the database refuses "
-        f"{', '.join(map(str, said.get('fenced_against') or ())) or 'no version'}; not searched: "
-        f"{'; '.join(map(str, said.get('not_searched') or ())) or 'nothing is named'}{unread}{later}"
+        f"{what} to {request.target}: {found.old_values:,} old value(s) of {found.values:,} counted at "
+        f"{when(found.proven_at)}; the database refuses {listed(map(str, found.fenced_against))}; not searched: "
+        f"{'; '.join(found.not_searched) or 'nothing is named'}{unread}{later}"
     )
 
 
 def rotations_documented(report: ComplianceReport) -> Answer:
     """Whether every finished rotation has its completed row."""
     finished = [each for each in report.requests if each.steps and each.status == "finished"]
-    holds = all(each.documented_at is not None for each in finished)
-    records = (Record(each.id, _documented(each), each.finished_at or each.requested_at) for each in finished)
-    return Answer(holds, tuple(records)) if finished else nothing_recorded("no rotation is finished")
+    if not finished:
+        return _no_rotation(report)
+    return by_records(
+        Record(each.id, _documented(each), each.finished_at or each.requested_at, each.documented_at is not None)
+        for each in finished
+    )
 
 
 def _documented(request: Decided) -> str:
     row = "no completed row" if request.documented_at is None else f"a row of {when(request.documented_at)}"
     return f"{request.action} {request.id} has {row} in key_rotation_audit"
-
-
-def incidents_in_time(report: ComplianceReport) -> Answer:
-    """Whether every stage of every incident was reached by its time, or is not due yet."""
-    holds, records = True, []
-    for incident in report.incidents:
-        stages = []
-        for stage in incident.stages:
-            late = (stage.reached_at or report.as_of) > stage.due_at
-            holds = holds and not late
-            reached = "not reached yet" if stage.reached_at is None else f"reached {when(stage.reached_at)}"
-            stages.append(f"{stage.stage} due {when(stage.due_at)}, {reached}{', late' if late else ''}")
-        said = f"{incident.id} ({incident.type}): {'; '.join(stages)}"
-        records.append(Record(incident.id, said, incident.discovered_at))
-    return Answer(holds, tuple(records), "" if records else NO_INCIDENT)
-
-
-def incidents_closed(report: ComplianceReport) -> Answer:
-    """Whether every incident is closed."""
-    records = tuple(
-        Record(each.id, f"{each.id} ({each.type}) is {each.status}; {'; '.join(each.breach)}", each.discovered_at)
-        for each in report.incidents
-    )
-    holds = all(each.closed_at is not None for each in report.incidents)
-    return Answer(holds, records, "" if records else NO_INCIDENT)
-
-
-def notices_given(report: ComplianceReport) -> Answer:
-    """Whether no notice of a breach is due."""
-    due = [each for each in report.incidents if each.notices_due]
-    records = (
-        Record(
-            each.id,
-            f"{each.id}: due to {', '.join(f'{n.to} by {n.last_date} ({n.rule})' for n in each.notices_due)}",
-            each.discovered_at,
-        )
-        for each in due
-    )
-    return Answer(not due, tuple(records), "" if due else "no notice is due")
 
 
 def key_access_logged(report: ComplianceReport) -> Answer:
@@ -217,7 +232,7 @@ def key_generation_known(report: ComplianceReport) -> Answer:
         return nothing_recorded("no key is active; run `keyrotation init`")
     generated = key.origin == GENERATED
     how = "generated by the pipeline" if generated else "imported: how it was generated is not on record; rotate it"
-    return Answer(generated, (Record(key.version, f"{key.version} was {how}", key.registered_at),))
+    return by_records([Record(key.version, f"{key.version} was {how}", key.registered_at, generated)])
 
 
 def values_encrypted(report: ComplianceReport) -> Answer:
@@ -226,21 +241,20 @@ def values_encrypted(report: ComplianceReport) -> Answer:
     if not tables:
         return nothing_recorded("nothing was counted; run `keyrotation status --count`")
     missing = (*report.data.not_counted, *_dropped(report, (each.table for each in tables)))
-    holds = not missing and all(
-        not each.unencrypted and not each.unreadable and report.as_of - each.counted_at <= COUNTED_WITHIN
-        for each in tables
-    )
-    records = tuple(
-        Record(
-            each.table,
-            f"{each.table}: {sum(each.values_by_version.values()):,} encrypted, {each.unencrypted:,} unencrypted and "
-            f"{each.unreadable:,} unreadable value(s), counted {when(each.counted_at)}",
-            each.counted_at,
-        )
-        for each in tables
-    )
     never = f"not counted: {listed(missing)}; declare them, and run `keyrotation status --count`" if missing else ""
-    return Answer(holds, records, never)
+    return by_records(
+        (
+            Record(
+                each.table,
+                f"{each.table}: {sum(each.values_by_version.values()):,} encrypted, {each.unencrypted:,} unencrypted "
+                f"and {each.unreadable:,} unreadable value(s), counted {when(each.counted_at)}",
+                each.counted_at,
+                not each.unencrypted and not each.unreadable and report.as_of - each.counted_at <= COUNTED_WITHIN,
+            )
+            for each in tables
+        ),
+        never,
+    )
 
 
 def _dropped(report: ComplianceReport, read: Iterable[str]) -> Iterator[str]:
@@ -260,7 +274,7 @@ def every_value_decrypts(report: ComplianceReport) -> Answer:
         "decrypt"
     )
     rest = f"not read: {listed(dict.fromkeys(missing))}; run `keyrotation verify`" if missing else ""
-    return Answer(not last.failures and not missing, (Record("every value", said, last.at),), rest)
+    return by_records([Record("every value", said, last.at, not last.failures)], rest)
 
 
 def undeclared_searched(report: ComplianceReport) -> Answer:
@@ -270,14 +284,4 @@ def undeclared_searched(report: ComplianceReport) -> Answer:
     unread = [each.not_read_again for each in report.requests if each.not_read_again]
     said = f"searched on {when(last.at)}: " + "; ".join((*(last.findings or ("no values found",)), *unread))
     limits = f"; not searched: {'; '.join(last.not_searched) or 'nothing is named'}"
-    return Answer(not last.findings and not unread, (Record("undeclared columns", f"{said}{limits}", last.at),))
-
-
-def listed(names: Iterable[str]) -> str:
-    """Names in a sentence."""
-    return ", ".join(names) or "none"
-
-
-def when(at: datetime) -> str:
-    """A moment in a sentence."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    return by_records([Record("undeclared columns", f"{said}{limits}", last.at, not last.findings and not unread)])

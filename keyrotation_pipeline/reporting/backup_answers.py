@@ -2,9 +2,17 @@
 
 from datetime import timedelta
 
-from keyrotation_pipeline.reporting.answers import Answer, Record, listed, nothing_recorded, when
+from keyrotation_pipeline.reporting.answers import (
+    NO_ROTATION,
+    Answer,
+    Record,
+    by_records,
+    not_applicable,
+    nothing_recorded,
+)
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
+from keyrotation_pipeline.reporting.wording import lasting, listed, when
 
 PLACES_REQUIRED = 2
 BACKUP_AT_MOST = timedelta(hours=26)  # made every night
@@ -16,14 +24,15 @@ def backup_complete(report: ComplianceReport) -> Answer:
     made = [each for each in report.backups if each.made_from is None]
     if not made:
         return nothing_recorded("no backup was ever made; run `keyrotation backup`")
-    return Answer(made[-1].is_complete, (_record(made[-1], _described(made[-1])),))
+    return by_records([_record(made[-1], _described(made[-1]), holds=made[-1].is_complete)])
 
 
 def backup_elsewhere(report: ComplianceReport) -> Answer:
     """Whether the newest complete backup is in more than one place."""
     if (last := _newest(report)) is None:
         return _no_backup()
-    return Answer(len(set(last.places)) >= PLACES_REQUIRED, (_record(last, f"it is in {listed(last.places)}"),))
+    enough = len(set(last.places)) >= PLACES_REQUIRED
+    return by_records([_record(last, f"it is in {listed(last.places)}", holds=enough)])
 
 
 def backup_has_active_key(report: ComplianceReport) -> Answer:
@@ -32,22 +41,22 @@ def backup_has_active_key(report: ComplianceReport) -> Answer:
         return _no_backup()
     if (key := report.active_key) is None:
         return nothing_recorded("no key is active; run `keyrotation init`")
-    said = f"it holds {listed(last.keys)}; {key.version} ({key.fingerprint}) is active"
-    return Answer(last.keys.get(key.version) == key.fingerprint, (_record(last, said),))
+    said = f"it holds {listed(last.keys)}; {key.version} ({key.fingerprint[:16]}) is active"
+    return by_records([_record(last, said, holds=last.keys.get(key.version) == key.fingerprint)])
 
 
 def backup_after_rotation(report: ComplianceReport) -> Answer:
     """Whether a complete backup was begun after the last rotation or rollback ended."""
     ended = [each for each in report.requests if each.steps and each.status == "finished" and each.finished_at]
     if not ended:
-        return nothing_recorded("no rotation is finished")
+        return not_applicable(NO_ROTATION)
     walk = max(ended, key=lambda each: each.finished_at or each.requested_at)
     if (last := _newest(report)) is None or walk.finished_at is None or last.made_at is None:
         return _no_backup()
     said = f"{walk.action} {walk.id} to {walk.target} ended {when(walk.finished_at)}; the backup begun then or later"
     # Names of sets have whole seconds.
     holds = last.made_at >= walk.finished_at.replace(microsecond=0)
-    return Answer(holds, (_record(last, f"{said}: {when(last.made_at) if holds else 'none'}"),))
+    return by_records([_record(last, f"{said}: {when(last.made_at) if holds else 'none'}", holds=holds)])
 
 
 def backup_daily(report: ComplianceReport) -> Answer:
@@ -55,16 +64,15 @@ def backup_daily(report: ComplianceReport) -> Answer:
     if (last := _newest(report)) is None or last.made_at is None:
         return _no_backup()
     holds = report.as_of - last.made_at <= BACKUP_AT_MOST
-    return Answer(
-        holds, (_record(last, f"it is of {when(last.made_at)}, and this is the state of {when(report.as_of)}"),)
-    )
+    said = f"it is of {when(last.made_at)}, and this is the state of {when(report.as_of)}"
+    return by_records([_record(last, said, holds=holds)])
 
 
 def backup_encrypted(report: ComplianceReport) -> Answer:
     """Whether the newest complete backup names the certificates that it is encrypted to."""
     if (last := _newest(report)) is None:
         return _no_backup()
-    return Answer(bool(last.recipients), (_record(last, f"encrypted to {listed(last.recipients)}"),))
+    return by_records([_record(last, f"encrypted to {listed(last.recipients)}", holds=bool(last.recipients))])
 
 
 def _newest(report: ComplianceReport) -> BackupTaken | None:
@@ -75,9 +83,9 @@ def _no_backup() -> Answer:
     return nothing_recorded("no complete backup is on record; run `keyrotation backup`")
 
 
-def _record(backup: BackupTaken, said: str) -> Record:
+def _record(backup: BackupTaken, said: str, *, holds: bool) -> Record:
     name = backup.manifest or "backup"
-    return Record(name, f"{name}: {said}", backup.at)
+    return Record(name, f"{name}: {said}", backup.at, holds)
 
 
 def _described(backup: BackupTaken) -> str:
@@ -90,39 +98,48 @@ def _described(backup: BackupTaken) -> str:
 def recovery_tested(report: ComplianceReport) -> Answer:
     """Whether the newest recovery test passed."""
     if not report.recovery_tests:
-        return _no_test()
+        return _no_test(report)
     last = report.recovery_tests[-1]
     said = f"recovery test from {last.place}: {last.failure or 'passed'}"
-    return Answer(last.failure is None, (Record("recovery test", said, last.at),))
+    return by_records([Record("recovery test", said, last.at, last.failure is None)])
 
 
 def recovery_tested_quarterly(report: ComplianceReport) -> Answer:
     """Whether a recovery test passed within a quarter."""
-    if (last := _passed(report)) is None:
-        return _no_test()
+    if (last := passed_test(report)) is None:
+        return _no_test(report)
     said = f"the last one that passed is of {when(last.at)}, from {last.place}"
-    return Answer(report.as_of - last.at <= TESTED_WITHIN, (Record("recovery test", said, last.at),))
+    return by_records([Record("recovery test", said, last.at, report.as_of - last.at <= TESTED_WITHIN)])
 
 
 def recovery_objectives_met(report: ComplianceReport) -> Answer:
-    """Whether RTO and RPO were measured, and are within their objectives."""
-    if (last := _passed(report)) is None:
-        return _no_test()
-    pairs = (
-        ("RTO", last.rto_seconds, last.rto_allowed_seconds), ("RPO", last.rpo_seconds, last.rpo_allowed_seconds),
-    )  # fmt: skip
-    holds = all(took is not None and allowed is not None and took <= allowed for _, took, allowed in pairs)
-    said = "; ".join(f"{name} {_seconds(took)}, allowed {_seconds(allowed)}" for name, took, allowed in pairs)
-    return Answer(holds, (Record("recovery test", said, last.at),))
+    """Whether RTO and RPO were measured, and are within their objectives, those of the test and those of now."""
+    if (last := passed_test(report)) is None:
+        return _no_test(report)
+    stated = report.parameters.stated
+    measured = (
+        ("RTO", last.rto_seconds, last.rto_allowed_seconds, stated.rto_seconds),
+        ("RPO", last.rpo_seconds, last.rpo_allowed_seconds, stated.rpo_seconds),
+    )
+    holds = all(
+        took is not None and allowed is not None and took <= min(allowed, allowed if now is None else now)
+        for _, took, allowed, now in measured
+    )
+    said = "; ".join(
+        f"{name} {lasting(took)}, allowed {lasting(allowed, 'nothing')}"
+        + (f", and {lasting(now)} by now" if now is not None and now != allowed else "")
+        for name, took, allowed, now in measured
+    )
+    return by_records([Record("recovery test", said, last.at, holds)])
 
 
-def _passed(report: ComplianceReport) -> RecoveryTested | None:
+def passed_test(report: ComplianceReport) -> RecoveryTested | None:
+    """The newest recovery test that passed; None: none ever did."""
     return next((each for each in reversed(report.recovery_tests) if each.failure is None), None)
 
 
-def _no_test() -> Answer:
-    return nothing_recorded("no recovery test ever passed; run `keyrotation recovery-test --key FILE`")
-
-
-def _seconds(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:,.0f} s"
+def _no_test(report: ComplianceReport) -> Answer:
+    stated = report.parameters.stated
+    named = (("RTO", stated.rto_seconds), ("RPO", stated.rpo_seconds))
+    objectives = "".join(f"; the {name} objective is {lasting(seconds)}" for name, seconds in named if seconds)
+    return nothing_recorded(f"no recovery test ever passed; run `keyrotation recovery-test --key FILE`{objectives}")

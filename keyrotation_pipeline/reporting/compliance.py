@@ -6,6 +6,9 @@ Source: the source procedure, section 8.3.
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyrotation_pipeline.reporting.checklist import Checklist
+from keyrotation_pipeline.reporting.incidents_in_audit import IncidentReported
+from keyrotation_pipeline.reporting.policy import Policy
 from keyrotation_pipeline.reporting.sections import (
     AccessSummary,
     Algorithm,
@@ -13,14 +16,12 @@ from keyrotation_pipeline.reporting.sections import (
     BackupTaken,
     DataRead,
     Decided,
-    IncidentReported,
     KeyLife,
-    Policy,
     RecoveryTested,
     TimeStamped,
 )
 
-SCHEMA = 3
+SCHEMA = 4
 ALGORITHM = Algorithm()
 NO_ACCESS = (
     "who read the key and who read records: give --from, where [incidents] names the logs, or run "
@@ -46,6 +47,20 @@ class Period:
 
 
 @dataclass(frozen=True, slots=True)
+class Stated:
+    """What only the configuration says: no event of the audit does, and nobody has signed it.
+
+    Args:
+        organisation: whose report it is; None: not named.
+        rto_seconds, rpo_seconds: recovery objectives; None: not stated.
+    """
+
+    organisation: str | None = None
+    rto_seconds: int | None = None
+    rpo_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
     """What a report depends on besides the audit and the moment; it stands in the report itself.
 
@@ -56,6 +71,7 @@ class Parameters:
 
     period: Period | None = None
     timestamps_verified: bool = False
+    stated: Stated = Stated()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,7 @@ class ComplianceReport:
         generated_at: when it was made; ages and deadlines are judged at this moment, or at the end of the period.
         since: the time of the first event.
         audit_ends_at: the time of the newest event.
+        checklists: one for each rotation among the requests.
         access: not from the audit but from the logs that `[incidents]` names; None: not read.
     """
 
@@ -82,6 +99,7 @@ class ComplianceReport:
     backups: tuple[BackupTaken, ...]
     recovery_tests: tuple[RecoveryTested, ...]
     incidents: tuple[IncidentReported, ...]
+    checklists: tuple[Checklist, ...] = ()
     timestamps: tuple[TimeStamped, ...] = ()
     access: AccessSummary | None = None
     algorithm: Algorithm = ALGORITHM

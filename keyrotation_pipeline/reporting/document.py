@@ -1,4 +1,4 @@
-"""The compliance report as JSON: the value, and each objective as it answers it."""
+"""The compliance report as JSON: the value, what it concludes, and each objective as it answers it."""
 
 import json
 import math
@@ -7,12 +7,18 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport
+from keyrotation_pipeline.reporting.conclusions import concluded
 from keyrotation_pipeline.reporting.objectives import assessed
 
 
 def document(report: ComplianceReport) -> dict[str, Any]:
     """The object of `report --format json`; a change of it is a new `schema`."""
-    return {"schema": SCHEMA, **_plain(report), "objectives": _plain(tuple(assessed(report)))}
+    return {
+        "schema": SCHEMA,
+        **_plain(report),
+        "conclusions": _plain(concluded(report)),
+        "objectives": _plain(tuple(assessed(report))),
+    }
 
 
 def render_json(report: ComplianceReport) -> bytes:

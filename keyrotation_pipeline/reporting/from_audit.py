@@ -9,36 +9,30 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from keyrotation_pipeline.audit.assessments import assessment_from
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY
 from keyrotation_pipeline.model.backup_events import AuditTimestamped
-from keyrotation_pipeline.model.breach import carried_by, deadlines
-from keyrotation_pipeline.model.comparison import comparison_lines
-from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyState, rotation_due
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import SignatureAdded
-from keyrotation_pipeline.model.requests import Request, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 from keyrotation_pipeline.reporting.backups_in_audit import backups_of, recovery_test_of
+from keyrotation_pipeline.reporting.checklist import checklist_of
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters
+from keyrotation_pipeline.reporting.incidents_in_audit import incidents_of, required_for
 from keyrotation_pipeline.reporting.keys_in_audit import data_read, declared_ages, key_lives
+from keyrotation_pipeline.reporting.policy import OfficerOnRoster, Policy
 from keyrotation_pipeline.reporting.sections import (
     Approval,
     AuditVerified,
     BackupTaken,
     Decided,
     FinishedStep,
-    IncidentReported,
     LaterFinding,
-    NoticeDue,
-    OfficerOnRoster,
-    Policy,
     RecoveryTested,
-    StageOfResponse,
     TimeStamped,
 )
 
@@ -68,7 +62,7 @@ def compliance_report(
     moved = {each.request for each in within}
     approvals = _approvals(entries, state)
     requests = tuple(state.requests.values())
-    incidents = state.incidents.by_id.values()
+    shown = [each for each in requests if each.id in moved or not each.is_over or each is _newest_walk(requests)]
     return ComplianceReport(
         generated_at=generated_at,
         parameters=parameters,
@@ -79,17 +73,14 @@ def compliance_report(
         policy=_policy(state, entries),
         keys=key_lives(entries, state),
         data=data_read(entries),
-        requests=tuple(
-            _decided(each, approvals.get(each.id, ()), entries, state)
-            for each in requests
-            if each.id in moved or not each.is_over or each is _newest_walk(requests)
-        ),
+        requests=tuple(_decided(each, approvals.get(each.id, ()), entries, state) for each in shown),
         backups=tuple(_with_the_newest(backups_of(entries, state), since)),
         recovery_tests=tuple(_with_the_newest([each for each in map(recovery_test_of, entries) if each], since)),
-        incidents=tuple(
-            _incident(each, entries, requests, approvals)
-            for each in incidents
-            if each.closed_at is None or each.closed_at >= since or assessment_from(entries, each).due
+        incidents=tuple(incidents_of(tuple(state.incidents.by_id.values()), since, entries, requests, approvals)),
+        checklists=tuple(
+            checklist_of(each, entries)
+            for each in shown
+            if isinstance(each, Walk) and each.action is RequestAction.ROTATE and each.started_at is not None
         ),
         timestamps=tuple(_time_stamps(every, since, parameters)),
     )
@@ -168,7 +159,7 @@ def _decided(request: Request, approvals: tuple[Approval, ...], entries: Entries
         started_at=request.started_at,
         finished_at=request.finished_at,
         status=str(request.status),
-        required=_required(request, entries),
+        required=required_for(request, entries),
         approvals=approvals,
         steps=tuple(FinishedStep(str(each.step), each.finished_at) for each in steps if each.table is None),
         records_reencrypted=records_reencrypted(walk) if walk else None,
@@ -183,39 +174,6 @@ def _later(retired: Retirement) -> Iterator[LaterFinding]:
     open_ones = retired.contradicted_by
     for each in retired.found:
         yield LaterFinding(each.entry.seq, each.entry.at, each.found or "", gone=each not in open_ones)
-
-
-def _required(request: Request, entries: Entries) -> int:
-    """How many officers the roster of the request's last event demands."""
-    rosters = [each.roster for each in entries if each.request == request.id and each.roster is not None]
-    return rosters[-1].required if rosters else 0
-
-
-def _incident(
-    incident: Incident, entries: Entries, requests: Sequence[Request], approvals: dict[str, tuple[Approval, ...]]
-) -> IncidentReported:
-    carrier = carried_by(incident, requests)
-    signed = sorted(each.signed_at for each in approvals.get(carrier.id, ())) if carrier else []
-    enough = _required(carrier, entries) if carrier else 0
-    assessment = assessment_from(entries, incident)
-    return IncidentReported(
-        id=incident.id,
-        type=str(incident.type),
-        status=str(incident.status),
-        description=incident.description,
-        versions=tuple(map(str, incident.versions)),
-        discovered_at=incident.discovered_at,
-        acknowledged_at=incident.acknowledged_at,
-        closed_at=incident.closed_at,
-        request=carrier.id if carrier else None,
-        stages=tuple(
-            StageOfResponse(str(each.stage).replace("_", " "), each.due_at, each.reached_at)
-            for each in deadlines(incident, requests, signed[enough - 1] if 0 < enough <= len(signed) else None)
-        ),
-        notices_due=tuple(NoticeDue(each.to, each.last_date, each.paragraph) for each in assessment.due),
-        breach=assessment.lines(),
-        compared=tuple(comparison_lines(incident.comparisons)),
-    )
 
 
 def _time_stamps(every: Entries, since: datetime, parameters: Parameters) -> Iterator[TimeStamped]:

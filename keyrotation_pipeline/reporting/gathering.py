@@ -11,8 +11,10 @@ from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period
+from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.from_audit import compliance_report
+
+_NOTHING = Stated()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +25,19 @@ class ReportEvidence:
     events: tuple[AuditEvent, ...]
 
 
-def gather(pipeline: Pipeline, period: Period | None = None) -> ReportEvidence:
+def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _NOTHING) -> ReportEvidence:
     """Verifies the audit as a whole, then makes the report from it.
 
     Args:
         period: None: of all of it.
+        stated: what the configuration says.
 
     Raises:
         AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty in that period.
     """
     events = verified_events(pipeline)
     history = whole_history(_up_to(period, events), pipeline.signatures.verify_as_of)
-    parameters = Parameters(period, timestamps_verified=pipeline.timestamps is not None)
+    parameters = Parameters(period, timestamps_verified=pipeline.timestamps is not None, stated=stated)
     return ReportEvidence(compliance_report(history, pipeline.clock.now(), parameters), events)
 
 

@@ -26,6 +26,7 @@ from keyrotation_pipeline.reporting.sections import (
     AgeDeclared,
     DataRead,
     EveryValueRead,
+    KeyChange,
     KeyLife,
     Span,
     TableCounted,
@@ -68,6 +69,11 @@ def _life(record: KeyRecord, entries: Entries, ages: tuple[AgeDeclared, ...], *,
         registered_at=record.created_at,
         declared=declared,
         cryptoperiods=tuple(_cryptoperiods(record.version, entries, declared, generated=generated)),
+        changes=tuple(
+            KeyChange(str(each.fact.after), each.at)
+            for each in entries
+            if isinstance(each.fact, KeyStateChanged) and each.fact.version == record.version
+        ),
     )
 
 

@@ -7,7 +7,7 @@ names. What nobody recorded is not satisfied: absence is no evidence that someth
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from keyrotation_pipeline.reporting import answers, backup_answers
+from keyrotation_pipeline.reporting import answers, backup_answers, incident_answers
 from keyrotation_pipeline.reporting.answers import Answer, Record
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 
@@ -36,6 +36,7 @@ class Assessed:
     """An objective as a report answers it.
 
     Args:
+        applies: False: there is nothing yet that it could be about, as `remark` says.
         remark: what is not on record; empty: the evidence says everything.
     """
 
@@ -45,6 +46,7 @@ class Assessed:
     title: str
     wanted: str
     satisfied: bool
+    applies: bool
     evidence: tuple[Record, ...]
     remark: str
 
@@ -54,7 +56,15 @@ def assessed(report: ComplianceReport) -> Iterator[Assessed]:
     for each in OBJECTIVES:
         answer = each.answer(report)
         yield Assessed(
-            each.name, each.control, each.source, each.title, each.wanted, answer.holds, answer.evidence, answer.remark
+            name=each.name,
+            control=each.control,
+            source=each.source,
+            title=each.title,
+            wanted=each.wanted,
+            satisfied=answer.holds,
+            applies=answer.applies,
+            evidence=answer.evidence,
+            remark=answer.remark,
         )
 
 
@@ -74,11 +84,11 @@ OBJECTIVES = (
               "Every finished rotation has a completed row in key_rotation_audit.", answers.rotations_documented),
     Objective("incidents-in-time", "ir-4", "2.2", "Incidents are answered in time",
               "Every incident reached each stage of the response (4, 8, 24 and 48 hours) in time, as far as it is due.",
-              answers.incidents_in_time),
+              incident_answers.incidents_in_time),
     Objective("incidents-closed", "ir-4", "2.2", "Incidents are dealt with",
-              "Every incident on record is closed.", answers.incidents_closed),
+              "Every incident on record is closed.", incident_answers.incidents_closed),
     Objective("notices-given", "ir-6", "2.2", "Notices of breaches were given",
-              "No notice is due that nobody has reported as given.", answers.notices_given),
+              "No notice is due that nobody has reported as given.", incident_answers.notices_given),
     Objective("backup-complete", "cp-9", "7.1", "The newest backup is complete",
               "The newest backup holds keys and database of one moment, in every place.",
               backup_answers.backup_complete),
@@ -107,7 +117,7 @@ OBJECTIVES = (
     Objective("audit-time-stamped", "au-8", "8.3.2", "An authority outside has seen the audit",
               "The audit has time stamps by an outside authority, and each verifies with the configured certificates.",
               answers.time_stamped),
-    Objective("key-access-logged", "au-6", "8.3.2", "Accesses to the key are known",
+    Objective("key-access-logged", "au-6", "8.3.2", "The log of key reads is included",
               "The report includes the log of who read the key.", answers.key_access_logged),
     Objective("key-generation-known", "sc-12", "8.3.3", "The key in use was generated securely",
               "The pipeline generated the active key from random bytes of the operating system.",

@@ -13,6 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from keyrotation_pipeline.reporting.answers import Record
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.conclusions import SECTIONS
 from keyrotation_pipeline.reporting.objectives import Assessed, assessed
 
 OSCAL_VERSION = "1.1.3"
@@ -21,6 +22,8 @@ NOT_CLAIMED = (
     "Only the named records were examined. No finding says that a control is met as a whole; `satisfied` says that "
     "one sentence is true by these records. What nobody recorded is not satisfied."
 )
+
+CFR = {name: section.cfr for section in SECTIONS for name in section.objectives}
 
 
 class _Ids:
@@ -142,17 +145,23 @@ def _finding(ids: _Ids, objective: Assessed) -> dict[str, Any]:
         "uuid": ids.of("finding", objective.name),
         "title": objective.title,
         "description": objective.wanted,
+        "props": [{"name": "cfr", "ns": NAMESPACE, "value": f"45 CFR {each}"} for each in CFR[objective.name]],
         "target": {
             "type": "objective-id",
             "target-id": objective.name,
             "status": {
                 "state": "satisfied" if objective.satisfied else "not-satisfied",
-                "reason": "pass" if objective.satisfied else "fail",
-                **({"remarks": f"{objective.remark[:1].upper()}{objective.remark[1:]}."} if objective.remark else {}),
+                "reason": "other" if not objective.applies else "pass" if objective.satisfied else "fail",
+                **({"remarks": _remark(objective)} if objective.remark else {}),
             },
         },
         **({"related-observations": observed} if observed else {}),
     }
+
+
+def _remark(objective: Assessed) -> str:
+    remark = f"{objective.remark[:1].upper()}{objective.remark[1:]}."
+    return remark if objective.applies else f"Not applicable. {remark}"
 
 
 def _resources(report: ComplianceReport, ids: _Ids) -> list[dict[str, Any]]:

@@ -1,37 +1,33 @@
-"""Renders the compliance report as one self-contained HTML page, readable in black and white on paper."""
+"""Renders the compliance report as one self-contained HTML page, readable in black and white, on paper and a phone."""
 
-from datetime import UTC, datetime
+from collections import Counter
 
+from keyrotation_pipeline.reporting import narrative
+from keyrotation_pipeline.reporting.backup_answers import passed_test
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.conclusions import concluded
 from keyrotation_pipeline.reporting.objectives import assessed
-from keyrotation_pipeline.reporting.sections import KeyLife
+from keyrotation_pipeline.reporting.timeline import timeline
 from keyrotation_pipeline.templates import render
 
 
 def render_html(report: ComplianceReport) -> bytes:
     """The report for people and paper; every value is escaped, nothing is loaded from elsewhere."""
+    conclusions = concluded(report)
     page = render(
         "compliance_report.html.j2",
         report=report,
+        conclusions=conclusions,
+        verdicts=Counter(each.verdict for each in conclusions),
         objectives=tuple(assessed(report)),
-        when=_when,
+        timeline=timeline(report),
+        tested=passed_test(report),
+        when=narrative.at,
         number=_number,
-        encrypted=_encrypted,
+        say=narrative,
     )
     return page.encode()
 
 
-def _when(at: datetime | None, otherwise: str = "–", *, seconds: bool = False) -> str:
-    shown = "%Y-%m-%d %H:%M:%S UTC" if seconds else "%Y-%m-%d %H:%M UTC"
-    return at.astimezone(UTC).strftime(shown) if at else otherwise
-
-
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:,.0f}"
-
-
-def _encrypted(key: KeyLife) -> str:
-    """The spans in which a version encrypted."""
-    spans = [f"{_when(each.since, 'unknown')} to {_when(each.until, 'now')}" for each in key.cryptoperiods]
-    declared = [f"(in use since {_when(age.since)}, as {age.by} declared on {_when(age.at)})" for age in key.declared]
-    return "; ".join(spans + declared)

@@ -2,37 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.model.incidents import IncidentType, KeyReadsBy, RecordReads
-
-
-@dataclass(frozen=True, slots=True)
-class OfficerOnRoster:
-    """An officer who may approve; the fingerprint is that of the certificate's primary key."""
-
-    name: str
-    fingerprint: str
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The policy: when keys change, and who must agree.
-
-    Args:
-        next_rotation_due, rule: when it is due, and which rule says so; None: no key is active.
-    """
-
-    required: int
-    officers: tuple[OfficerOnRoster, ...]
-    recipients: tuple[str, ...]
-    next_rotation_due: datetime | None
-    rule: str | None
-    schedule: str = "every 12 months"
-    emergency: str = "within 24 hours of the request, for an incident"
-    emergency_triggers: tuple[str, ...] = tuple(each.replace("_", " ") for each in IncidentType)
-    approval: str = "OpenPGP signatures of different officers over the exact text, verified again before each deed"
+from keyrotation_pipeline.model.incidents import KeyReadsBy, RecordReads
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +31,14 @@ class AgeDeclared:
 
 
 @dataclass(frozen=True, slots=True)
+class KeyChange:
+    """A version got another state."""
+
+    state: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class KeyLife:
     """One key version.
 
@@ -66,6 +47,7 @@ class KeyLife:
         origin: ``generated`` by the pipeline or ``imported``.
         declared: every declaration of an imported key's age, the newest last; none: it is unknown, or generated.
         cryptoperiods: when it encrypted.
+        changes: every state that it got since it was registered, in order.
     """
 
     version: str
@@ -75,6 +57,7 @@ class KeyLife:
     registered_at: datetime
     declared: tuple[AgeDeclared, ...]
     cryptoperiods: tuple[Span, ...]
+    changes: tuple[KeyChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,56 +220,6 @@ class RecoveryTested:
     rto_allowed_seconds: float | None = None
     rpo_seconds: float | None = None
     rpo_allowed_seconds: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class StageOfResponse:
-    """A stage of the response to an incident; `reached_at` None: not yet."""
-
-    stage: str
-    due_at: datetime
-    reached_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class NoticeDue:
-    """A notice of a breach that is due and that nobody has reported as given.
-
-    Args:
-        to: whom to notify.
-        last_date: the last day for it.
-        rule: the paragraph of 45 CFR.
-    """
-
-    to: str
-    last_date: date
-    rule: str
-
-
-@dataclass(frozen=True, slots=True)
-class IncidentReported:
-    """One incident.
-
-    Args:
-        stages: of the response, in order.
-        notices_due: by the decision in force, also of a closed incident.
-        breach: the decision by 45 CFR 164.402, a sentence each, as far as it is known.
-        compared: whether its values were compared with a backup, and what was found, a sentence each.
-    """
-
-    id: str
-    type: str
-    status: str
-    description: str
-    versions: tuple[str, ...]
-    discovered_at: datetime
-    acknowledged_at: datetime | None
-    closed_at: datetime | None
-    request: str | None
-    stages: tuple[StageOfResponse, ...]
-    notices_due: tuple[NoticeDue, ...]
-    breach: tuple[str, ...]
-    compared: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)

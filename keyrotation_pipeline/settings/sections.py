@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, StrictFloat, StrictInt, model_validator
 
-from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
+from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
@@ -59,6 +60,24 @@ class AuditSettings(Section):
                 "authority's root certificate, which you got from somewhere you trust"
             )
         return self
+
+
+LONGEST_NAME_CHARS = 120
+
+
+def plain_name(text: str) -> str:
+    """Checks a name that stands on a document."""
+    try:
+        require_plain("[report] organisation", text)
+    except ApprovalError as error:
+        raise ConfigurationError(str(error)) from None
+    return text
+
+
+class ReportSettings(Section):
+    """`[report]`: whose the compliance report is, in at most 120 characters."""
+
+    organisation: Annotated[Text, Field(max_length=LONGEST_NAME_CHARS), AfterValidator(plain_name)] | None = None
 
 
 FILE_NAME = "keyrotation.toml"
@@ -278,6 +297,7 @@ class File(Section):
     contacts: tuple[ContactSettings, ...] = ()
     incidents: IncidentsSettings = IncidentsSettings()
     audit: AuditSettings = AuditSettings()
+    report: ReportSettings = ReportSettings()
     time_zone: Annotated[Text, AfterValidator(known_time_zone)] = "UTC"
 
     @model_validator(mode="after")

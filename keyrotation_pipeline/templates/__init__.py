@@ -1,15 +1,39 @@
 """Renders HTML pages from the Jinja templates in this folder."""
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from keyrotation_pipeline.model.visible_text import visible
+
+
+def _shown(value: object) -> object:
+    """Make the hidden characters of a text visible: none of them can reorder what a page says."""
+    if isinstance(value, str):
+        text = visible(value, keep="\n\t")
+        return Markup(text) if isinstance(value, Markup) else text  # noqa: S704  an escape holds nothing to escape
+    return value
+
+
+def _commands(text: str) -> Markup:
+    """A sentence whose commands, between backticks, look like what one types."""
+    parts = visible(text).split("`")
+    if len(parts) % 2 == 0:  # a backtick of somebody's own
+        return escape("`".join(parts))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in enumerate(parts)
+    )
+
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("keyrotation_pipeline", "templates"),
     autoescape=True,
+    finalize=_shown,
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
     keep_trailing_newline=True,
 )
+_ENVIRONMENT.filters["commands"] = _commands
 
 
 def render(template: str, **values: object) -> str:

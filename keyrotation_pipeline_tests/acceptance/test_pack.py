@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from keyrotation_pipeline_tests.servers import Server, copy_of
 from keyrotation_pipeline_tests.timestamp_authority import certified, serving
 
 __all__ = ["officers"]
+ORGANISATION = "Klinik <Süd> & Partner"
 NOT_SIGNED = "pack.json.sig is not a signature on pack.json by the pipeline's key"
 
 
@@ -73,7 +75,7 @@ def made(
         with serving(certified(folder / "authority")) as authority:
             clinic.path.write_text(
                 f'{clinic.path.read_text()}\n[audit]\ntimestamp_url = "{authority.url}"\n'
-                f'timestamp_certificates = ["{authority.root}"]\n'
+                f'timestamp_certificates = ["{authority.root}"]\n[report]\norganisation = "{ORGANISATION}"\n'
             )
             request = clinic.approved_request(*clinic.officers)
             clinic.walk(request)
@@ -130,6 +132,10 @@ def test_a_pack_holds_offline_and_says_what_it_does_not_cover(made: Packed, pack
     code, said = verified(pack, "ab" * 32)
     assert (code, "the chain does not lead through" in said) == (1, True)
     assert made.differences(pack) == ""
+    assert json.loads((pack / "report.json").read_text())["parameters"]["stated"] == {
+        "organisation": ORGANISATION, "rto_seconds": 14400, "rpo_seconds": 90000,
+    }  # fmt: skip
+    assert escape(ORGANISATION) in (pack / "report.html").read_text()
 
 
 @pytest.mark.parametrize("form", ["html", "json", "oscal"])
@@ -167,7 +173,7 @@ def test_the_reports_of_a_pack_are_known_again_by_the_audit(made: Packed) -> Non
 
 
 def require_report_of(clinic: Clinic, request: str, shown: dict[str, Any]) -> None:
-    assert shown["schema"] == 3
+    assert shown["schema"] == 4
     (rotation,) = shown["requests"]
     assert (rotation["id"], rotation["status"], rotation["records_reencrypted"]) == (request, "finished", 600)
     assert [each["officer"] for each in rotation["approvals"]] == [officer.name for officer in clinic.officers]
@@ -298,6 +304,13 @@ EDITS: dict[str, tuple[Edit, str, str]] = {
         json_in("report.json", lambda r: r["algorithm"].update(key_bits=512)), NAMED, REMADE),
     "another state of a key in the report": (
         json_in("report.json", lambda r: r["keys"][0].update(state="destroyed")), NAMED, REMADE),
+    "another organisation in the report": (
+        json_in("report.json", lambda r: r["parameters"]["stated"].update(organisation="Mallory")), NAMED, ""),
+    "a section met in the report": (
+        json_in("report.json", lambda r: [each.update(verdict="met") for each in r["conclusions"]]), NAMED, REMADE),
+    "a line ticked in the report": (
+        json_in("report.json", lambda r: r["checklists"][0]["lines"][1].update(at="2026-01-01T00:00:00+00:00")),
+        NAMED, REMADE),
     "a backup's manifest removed": (without("backups/*.json"), "is missing", SEALED),
     "the signature of a backup's manifest removed": (
         without("backups/*.sig"), "is missing", SEALED),

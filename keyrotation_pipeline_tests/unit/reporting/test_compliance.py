@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Parameters, Period
+from keyrotation_pipeline.reporting.conclusions import Conclusion
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.gathering import gather
@@ -74,7 +75,7 @@ def test_everything_that_the_procedure_asks_for_is_in_the_object() -> None:
     world = eventful()
     shown = reported(world)
     head = world.ledger.head()
-    assert shown["schema"] == SCHEMA == 3
+    assert shown["schema"] == SCHEMA == 4
     assert (shown["audit"], shown["database"]) == (
         {"seq": head.seq, "head": head.hash},
         "clinic@localhost, system identifier 7",
@@ -94,7 +95,7 @@ def test_everything_that_the_procedure_asks_for_is_in_the_object() -> None:
     (incident,) = shown["incidents"]
     assert incident["breach"][0].startswith("Breach by 45 CFR 164.402: ")
     assert [each["to"] for each in incident["notices_due"]] == ["individuals", "media", "HHS"]
-    assert incident["stages"][0]["stage"] == "assessed"
+    assert incident["stages"][0]["stage"] == "the incident is assessed"
 
 
 def test_backups_that_a_compromised_key_opens_are_listed_with_what_replaces_them() -> None:
@@ -230,10 +231,12 @@ def test_the_object_follows_the_published_schema_which_is_of_exactly_this_report
     made["properties"] = {
         "schema": {"const": SCHEMA, "title": "Schema"},
         **made["properties"],
+        "conclusions": {"items": {"$ref": "#/$defs/Conclusion"}, "title": "Conclusions", "type": "array"},
         "objectives": {"items": {"$ref": "#/$defs/Assessed"}, "title": "Objectives", "type": "array"},
     }
-    answered = TypeAdapter(Assessed).json_schema(mode="serialization")
-    made["$defs"] |= {**answered.pop("$defs"), "Assessed": answered}
+    for judged in (Conclusion, Assessed):
+        answered = TypeAdapter(judged).json_schema(mode="serialization")
+        made["$defs"] |= {**answered.pop("$defs"), judged.__name__: answered}
     made["required"] = list(made["properties"])
     made |= {"$schema": "https://json-schema.org/draft/2020-12/schema", "additionalProperties": False}
     again = json.dumps(made, indent=1)

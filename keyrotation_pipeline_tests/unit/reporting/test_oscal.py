@@ -100,7 +100,7 @@ def test_what_nobody_recorded_is_not_satisfied_and_says_what_to_do() -> None:
     (result,) = assessment_results(report)["assessment-results"]["results"]
     remarks = {each["target"]["target-id"]: each["target"]["status"].get("remarks") for each in result["findings"]}
     assert remarks["backup-daily"] == "No complete backup is on record; run `keyrotation backup`."
-    assert remarks["incidents-closed"] == "No incident is on record."
+    assert remarks["incidents-closed"] == "Not applicable. No incident is on record."
 
 
 def one_signature(report: ComplianceReport) -> ComplianceReport:

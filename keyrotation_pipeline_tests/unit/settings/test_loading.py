@@ -332,6 +332,14 @@ def test_a_recovery_key_is_looked_up_only_when_it_is_used(tmp_path: Path) -> Non
             TABLE + "[recovery]\ngnupg_home = 'g'\nsecret_key = { file = 'k' }", "remove one", id="key in two places"
         ),
         pytest.param(
+            TABLE + "[report]\norganisation = 'Clinic\u202e'",
+            "[report] organisation holds the character U+202E",
+            id="a name that reorders the page",
+        ),
+        pytest.param(
+            TABLE + f"[report]\norganisation = '{'x' * 121}'", "should have at most 120 characters", id="a long name"
+        ),
+        pytest.param(
             TABLE + "[audit]\ntimestamp_url = 'https://tsa.example.org'",
             "needs to know whom to trust; add timestamp_certificates",
             id="an authority without a root",
@@ -352,3 +360,10 @@ def test_a_wrong_backup_or_recovery_setting_is_one_sentence(tmp_path: Path, text
     with pytest.raises(ConfigurationError) as refused:
         read(text, tmp_path)
     assert sentence in str(refused.value)
+
+
+def test_the_organisation_of_a_report_is_a_setting(tmp_path: Path) -> None:
+    assert read(TABLE, tmp_path).report.organisation is None
+    assert read(TABLE + "[report]\norganisation = 'Klinik Süd & Partner'", tmp_path).report.organisation == (
+        "Klinik Süd & Partner"
+    )
