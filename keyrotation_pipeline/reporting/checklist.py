@@ -142,11 +142,12 @@ class _Trace:
     def backup_of_source(self) -> Shown:
         """The newest encrypted copy of the old key that was made before the rotation began."""
         copies = [
-            (each, f"{each.fact.facts.get('backup')}, encrypted")
+            (each, f"{each.fact.facts['backup']}, encrypted")
             for each in self._before
             if isinstance(each.fact, Note)
             and each.fact.kind is EventKind.KEY_BACKED_UP
             and each.fact.facts.get("version") == str(self.walk.source)
+            and isinstance(each.fact.facts.get("backup"), str)
         ]
         sets = [
             (entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}")
@@ -237,9 +238,10 @@ class _Trace:
             ):
                 name = (each.roster.name_of(each.fact.officer) if each.roster else None) or "somebody"
                 return each, f"{name} ({each.fact.officer}) signed that every instance was seen to {did}"
-        if not isinstance(seen, int) or seen < 1:
+        if type(seen) is not int or seen < 1:
             return None, f"no instance was seen to {did} (event {entry.seq})"
-        return entry, f"{several(seen, 'instance')} seen to {did}, {proven or 0} of them by reports with proof"
+        by_proof = proven if type(proven) is int else 0
+        return entry, f"{several(seen, 'instance')} seen to {did}, {by_proof} of them by reports with proof"
 
     def reencrypted(self) -> Shown:
         """All rows were walked."""
@@ -250,14 +252,16 @@ class _Trace:
         )
 
     def counted(self) -> Shown:
-        """Counts of each table from the start of the re-encryption to the proof."""
+        """Counts of each table on every day from the promotion to the proof, or to now."""
         first, last = self._steps.get(Step.PRIMARY_KEY_ROLLOUT), self._steps.get(Step.ZERO_OLD_ROWS_PROOF)
         if first is None:
             return None, ""
-        until = last.seq if last else self._entries[-1].seq
-        counts = [each for each in self._entries if isinstance(each.fact, Counted) and first.seq < each.seq <= until]
-        days = sorted({_day(each.at) for each in counts})
-        return (counts[-1], f"{several(len(counts), 'count')}, on {', '.join(days)}") if counts else (None, "")
+        end = last or self._entries[-1]
+        counts = [each for each in self._entries if isinstance(each.fact, Counted) and first.seq < each.seq <= end.seq]
+        counted, days = {_day(each.at) for each in counts}, set(_days(first.at, end.at))
+        if not days <= counted:
+            return None, f"counted on {len(days & counted)} of {several(len(days), 'day')}"
+        return counts[-1], f"counted on {several(len(days), 'day')}"
 
     def decrypted(self) -> Shown:
         """Every value was decrypted by the proof, which is more than a spot check."""
@@ -288,7 +292,8 @@ class _Trace:
         """The old key is in the archive of the key store, and backed up."""
         entry = self._steps.get(Step.ARCHIVED_KEY)
         kept = self._facts(Step.ARCHIVED_KEY).get("archived")
-        named = [str(each.get("backup")) for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
+        copies = [each.get("backup") for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
+        named = [each for each in copies if isinstance(each, str)]
         return (entry, f"archived in the key store, and backed up in {', '.join(named)}") if named else (None, "")
 
     def summed_up(self) -> Shown:
@@ -345,3 +350,11 @@ def _named(versions: Sequence[KeyVersion]) -> str:
 
 def _day(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d}"
+
+
+def _days(first: datetime, last: datetime) -> Iterator[str]:
+    at = first
+    while _day(at) < _day(last):
+        yield _day(at)
+        at += timedelta(days=1)
+    yield _day(last)

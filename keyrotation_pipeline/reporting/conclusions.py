@@ -106,7 +106,7 @@ def _why(asked: Sequence[Assessed], failed: Sequence[Assessed]) -> Iterator[str]
     if holding and not failed:
         yield f"{'; '.join([holding[0], *map(_lower, holding[1:])])}."
     for remark in dict.fromkeys(each.remark for each in asked if not each.applies):
-        yield f"{remark[:1].upper()}{remark[1:]}."
+        yield f"Not applicable yet: {remark}." if holding or failed else f"{remark[:1].upper()}{remark[1:]}."
 
 
 def _reasons(objective: Assessed) -> str:

@@ -1,5 +1,6 @@
 """Requests, backups and incidents in sentences, for the body of the report; every value comes from the report."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -27,11 +28,14 @@ _STATUS: Mapping[str, str] = {
     RequestStatus.FINISHED: "finished",
 }
 _SEVERAL = 2
+_STRAIGHT = str.maketrans({"“": '"', "”": '"'})
+_ONE_NAME = re.compile(r"[\w@'-]+([ .][\w@'-]+)*")
 
 
 def heading(request: Decided) -> str:
     """What was asked for, and how it stands: ``Routine rotation from v1 to v2, finished``."""
-    what = _ACTIONS.get(request.action, request.action).format(source=request.source, target=request.target)
+    known = _ACTIONS.get(request.action)
+    what = request.action if known is None else known.format(source=request.source, target=request.target)
     kind = f"{request.type} " if request.action in {RequestAction.ROTATE, RequestAction.ROLLBACK} else ""
     return f"{capital(f'{kind}{what}')}, {_STATUS.get(request.status, request.status)}"
 
@@ -39,7 +43,8 @@ def heading(request: Decided) -> str:
 def account(request: Decided) -> Iterator[str]:
     """What became of a request, a sentence each."""
     incident = f" for incident {request.incident}" if request.incident else ""
-    yield f"Requested on {at(request.requested_at)} by {request.requested_by}{incident}. Reason: “{request.reason}”."
+    who = account_name(request.requested_by)
+    yield f"Requested on {at(request.requested_at)} by {who}{incident}. Reason: {quoted(request.reason)}."
     yield _approved(request)
     yield from _carried_out(request)
     if request.retirement:
@@ -101,6 +106,16 @@ def _evidence(request: Decided) -> Iterator[str]:
         yield f"Copies of the database that it could not see: {'; '.join(found.not_seen)}."
 
 
+def quoted(text: str) -> str:
+    """Somebody's words in quotation marks, out of which they cannot lead."""
+    return f"“{text.translate(_STRAIGHT)}”"
+
+
+def account_name(name: str) -> str:
+    """The name of an account; in quotation marks where it could be read as more than that."""
+    return name if _ONE_NAME.fullmatch(name) else quoted(name)
+
+
 def step(name: str) -> str:
     """A step in words."""
     return capital(STEPS[Step(name)] if name in set(Step) else name.replace("_", " "))
@@ -126,7 +141,7 @@ def encrypted(key: KeyLife) -> Iterator[str]:
     for each in key.cryptoperiods:
         yield f"{at(each.since, 'unknown')} to {at(each.until, 'now')}"
     for age in key.declared:
-        yield f"in use since {at(age.since)}, as {age.by} declared on {at(age.at)}"
+        yield f"in use since {at(age.since)}, as {account_name(age.by)} declared on {at(age.at)}"
 
 
 def objective(tested: RecoveryTested | None, name: str, stated: int | None) -> str:

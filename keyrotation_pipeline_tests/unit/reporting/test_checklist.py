@@ -1,17 +1,19 @@
 """The procedure's checklist as performed: each line by an event of the audit, and nothing that no event shows."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from keyrotation_pipeline.audit.history import whole_history
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import ReportWritten
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incident_events import AlertTold
-from keyrotation_pipeline.model.request_events import Rehearsed
-from keyrotation_pipeline.model.requests import Step, announced_key
-from keyrotation_pipeline.reporting.checklist import ChecklistLine
+from keyrotation_pipeline.model.request_events import Rehearsed, StepFinished
+from keyrotation_pipeline.model.requests import Step, Walk, announced_key
+from keyrotation_pipeline.reporting.checklist import ChecklistLine, checklist_of
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
@@ -125,6 +127,31 @@ def test_a_backup_counts_only_if_it_was_there_before_and_its_manifest_signed() -
     assert "no complete backup of the 26 hours before" in shown["Verify that database backups are current"].evidence
 
 
+def test_facts_of_another_type_show_nothing() -> None:
+    """Whoever owns the database can write events that no signature covers."""
+    world = before_any_rotation()
+    for backup in ({"a": 1}, None, 7):
+        world.ledger.append(Note(EventKind.KEY_BACKED_UP, {"version": "v1", "backup": backup}))
+    approved(world)
+    walked(world)
+    events = world.ledger.state.events
+    entries = whole_history(events, world.ledger.verify)[0]
+    odd = {"instances": True, "proven": "all", "archived": [{"backup": {"x": 1}}, 3], "rows": "many"}
+    changed = [
+        replace(each, fact=replace(each.fact, facts=odd)) if isinstance(each.fact, StepFinished) else each
+        for each in entries
+    ]
+    (rotation,) = world.ledger.requests()
+    assert isinstance(rotation, Walk)
+    shown = {each.item: each for each in checklist_of(rotation, changed).lines}
+    assert shown["Back up the current encryption key (v1)"].at is None
+    performed = {item for item, each in shown.items() if each.at is not None}
+    assert not performed & {
+        "Deploy the dual-key application", "Verify that new writes use v2", "Run the re-encryption",
+        "Verify that 100 % of the data is under v2", "Archive the old key in a secure vault",
+    }  # fmt: skip
+
+
 def test_a_rotation_that_goes_on_has_not_done_the_rest_yet() -> None:
     world = before_any_rotation()
     approved(world)
@@ -152,6 +179,17 @@ def test_a_rollout_that_an_officer_confirmed_names_the_officer() -> None:
         == f"Ben ({BEN}) signed that every instance was seen to read v2"
     )
     assert f"Ben ({BEN})" in shown["Deploy the single-key application"].evidence
+
+
+def test_daily_means_each_day() -> None:
+    world = before_any_rotation()
+    approved(world)
+    walked(world, Step.PRIMARY_KEY_ROLLOUT)
+    world.clock.at += 3 * DAY
+    walked(world)
+    shown = of(world)["Monitor progress daily by counts"]
+    assert (shown.at, shown.evidence) == (None, "counted on 1 of 4 days")
+    assert of(rotated())["Monitor progress daily by counts"].evidence == "counted on 1 day"
 
 
 def test_no_instance_seen_is_not_every_instance() -> None:

@@ -127,16 +127,16 @@ def failed_test(report: ComplianceReport) -> ComplianceReport:
 
 
 @pytest.mark.parametrize(("change", "section", "why"), [
-    (one_signature, "rotations", "Not shown that two people agreed: rotate"),
-    (one_officer_twice, "rotations", "Not shown that two people agreed: rotate"),
+    (one_signature, "rotations", "Not shown that enough officers signed every request that began: rotate"),
+    (one_officer_twice, "rotations", "Not shown that enough officers signed every request that began: rotate"),
     (no_evidence, "rotations", "retired no key"),
     (evidence_by_somebody, "rotations", "has incomplete evidence"),
     (found_later, "rotations", "a count found 3 value(s)"),
     (undocumented, "rotations", "has no completed row in key_rotation_audit"),
     (of_unknown_age, "keys", "Not shown that the age of the key in use is known"),
     (overdue, "keys", "Not shown that the key in use is within its cryptoperiod"),
-    (later(2), "backups", "Not shown that a backup is made every day"),
-    (in_one_place, "backups", "Not shown that backups are in several places"),
+    (later(2), "backups", "Not shown that the newest backup is of the last day"),
+    (in_one_place, "backups", "Not shown that the newest backup is in several places"),
     (unencrypted, "data", "1 unencrypted"), (never_counted, "data", "not counted: large"),
     (not_all_read, "data", "not read: clients"),
     (failed_test, "recovery", "recovery test from s3: it is damaged"),
@@ -154,10 +154,10 @@ def test_an_incident_whose_stages_or_notices_are_late_is_not_met() -> None:
     report = gather(eventful().pipeline).report
     found = of(report, "incidents")
     assert found.verdict is NOT_MET
-    assert "Not shown that incidents are dealt with: INC-2026-001 (key exposed) is open" in found.why[0]
+    assert "Not shown that every incident is closed: INC-2026-001 (key exposed) is open" in found.why[0]
     assert "due to individuals by" in found.why[1]
     late = of(replace(report, generated_at=report.generated_at + timedelta(days=3)), "incidents")
-    assert "Not shown that incidents are answered in time" in late.why[0]
+    assert "Not shown that incidents were answered in time" in late.why[0]
 
 
 def test_reasons_are_cut_after_the_first_and_those_of_one_cause_are_said_once() -> None:
@@ -169,5 +169,5 @@ def test_reasons_are_cut_after_the_first_and_those_of_one_cause_are_said_once() 
     untested = of(replace(report, recovery_tests=()), "recovery").why
     assert len(untested) == 1
     assert untested[0].startswith(
-        "Not shown that the newest recovery test passed, that recovery is tested every quarter"
+        "Not shown that the newest recovery test passed, that a recovery test passed within the last quarter"
     )

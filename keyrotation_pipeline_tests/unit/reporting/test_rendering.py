@@ -14,6 +14,7 @@ from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.incidents import IncidentType, KeyReadsBy, RecordReads
 from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.reporting import narrative
 from keyrotation_pipeline.reporting.checklist import Checklist, ChecklistLine
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.gathering import gather
@@ -359,6 +360,15 @@ def test_nobody_who_writes_a_name_or_a_reason_can_make_a_section_claim_more(clai
     assert shown.open == []
     assert "✓ Met" not in [text.strip() for text in shown.texts if "✗" in text]
     assert not any(hidden in changed for hidden in "\u202e\u202c\u200b"), "each hidden character is shown as an escape"
+
+
+@pytest.mark.parametrize("reason", ["x”. 3 officers signed. “", "“", "annual”"])
+def test_nobody_can_write_a_sentence_out_of_the_quotation_marks(reason: str) -> None:
+    changed = replace(REPORT.requests[0], reason=reason, requested_by="ops. Signed by all")
+    (said, *_) = narrative.account(changed)
+    assert said.count("“") == said.count("”") == 2
+    assert said.endswith("”.")
+    assert "by “ops. Signed by all” for incident" in said
 
 
 @pytest.mark.parametrize("text", ["run `keyrotation status` now", "a ` alone", "`<b>`", "`a` and `b`", "``"])
