@@ -10,7 +10,7 @@ from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.keys_in_audit import GENERATED
-from keyrotation_pipeline.reporting.sections import Decided
+from keyrotation_pipeline.reporting.sections import Decided, TableCounted
 from keyrotation_pipeline.reporting.wording import listed, when
 
 OFFICERS_REQUIRED = 2
@@ -242,19 +242,17 @@ def values_encrypted(report: ComplianceReport) -> Answer:
         return nothing_recorded("nothing was counted; run `keyrotation status --count`")
     missing = (*report.data.not_counted, *_dropped(report, (each.table for each in tables)))
     never = f"not counted: {listed(missing)}; declare them, and run `keyrotation status --count`" if missing else ""
-    return by_records(
-        (
-            Record(
-                each.table,
-                f"{each.table}: {sum(each.values_by_version.values()):,} encrypted, {each.unencrypted:,} unencrypted "
-                f"and {each.unreadable:,} unreadable value(s), counted {when(each.counted_at)}",
-                each.counted_at,
-                not each.unencrypted and not each.unreadable and report.as_of - each.counted_at <= COUNTED_WITHIN,
-            )
-            for each in tables
-        ),
-        never,
+    return by_records((_count(each, report.as_of) for each in tables), never)
+
+
+def _count(table: TableCounted, now: datetime) -> Record:
+    fresh = now - table.counted_at <= COUNTED_WITHIN
+    said = (
+        f"{table.table}: {sum(table.values_by_version.values()):,} encrypted, {table.unencrypted:,} unencrypted "
+        f"and {table.unreadable:,} unreadable value(s), counted {when(table.counted_at)}"
+        f"{'' if fresh else f', more than {COUNTED_WITHIN.days} days before {when(now)}'}"
     )
+    return Record(table.table, said, table.counted_at, fresh and not table.unencrypted and not table.unreadable)
 
 
 def _dropped(report: ComplianceReport, read: Iterable[str]) -> Iterator[str]:

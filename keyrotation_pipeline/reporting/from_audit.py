@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.backup_events import AuditTimestamped
 from keyrotation_pipeline.model.keys import KeyState, rotation_due
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import SignatureAdded
-from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
+from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, Step, Walk
 from keyrotation_pipeline.reporting.backups_in_audit import backups_of, recovery_test_of
 from keyrotation_pipeline.reporting.checklist import checklist_of
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters
@@ -144,7 +144,7 @@ def _decided(request: Request, approvals: tuple[Approval, ...], entries: Entries
     walk = request if isinstance(request, Walk) else None
     retired = walk.done(Step.RETIRED_KEY) if walk else None
     after = retirement_of(entries, request.id)
-    steps = sorted(walk.steps, key=lambda each: (each.finished_at, each.step)) if walk else ()
+    steps = sorted(walk.steps, key=lambda each: (each.finished_at, WALK.index(each.step))) if walk else ()
     row = state.audit_rows.get(request.id)
     return Decided(
         id=request.id,

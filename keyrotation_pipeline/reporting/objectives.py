@@ -122,7 +122,7 @@ OBJECTIVES = (
     Objective("key-generation-known", "sc-12", "8.3.3", "The pipeline generated the key in use",
               "The pipeline generated the active key from random bytes of the operating system.",
               answers.key_generation_known),
-    Objective("values-encrypted", "sc-28", "8.3.3", "The last counts found only encrypted values",
+    Objective("values-encrypted", "sc-28", "8.3.3", "Counts of the last 7 days found only encrypted values",
               "Every declared table, and every one of the last retirement, was counted within the last 7 days, without"
               " unencrypted or unreadable values.",
               answers.values_encrypted),

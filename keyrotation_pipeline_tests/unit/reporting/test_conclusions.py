@@ -135,6 +135,7 @@ def failed_test(report: ComplianceReport) -> ComplianceReport:
     (undocumented, "rotations", "has no completed row in key_rotation_audit"),
     (of_unknown_age, "keys", "Not shown that the age of the key in use is known"),
     (overdue, "keys", "Not shown that the key in use is within its cryptoperiod"),
+    (later(8), "data", "more than 7 days before"),
     (later(2), "backups", "Not shown that the newest backup is of the last day"),
     (in_one_place, "backups", "Not shown that the newest backup is in several places"),
     (unencrypted, "data", "1 unencrypted"), (never_counted, "data", "not counted: large"),

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from datetime import timedelta
+from functools import cache
 from html.parser import HTMLParser
 from typing import Any
 
@@ -180,7 +181,12 @@ class Page(HTMLParser):
 
 
 def page(report: ComplianceReport) -> str:
-    return render_html(report).decode()
+    return render_html(report).decode() if report is not REPORT else _page_of_it()
+
+
+@cache
+def _page_of_it() -> str:
+    return render_html(REPORT).decode()
 
 
 def texts_of(value: object) -> Iterator[str]:
@@ -274,7 +280,13 @@ def test_the_page_is_an_anchor_and_draws_when_each_key_encrypted() -> None:
     ],
 )  # fmt: skip
 def test_what_stands_on_the_page(report: ComplianceReport, sentence: str) -> None:
-    assert [text for text in Page(page(report)).texts if sentence in text] != []
+    shown = Page(page(report)).texts if report is not REPORT else _texts_of_it()
+    assert [text for text in shown if sentence in text] != []
+
+
+@cache
+def _texts_of_it() -> list[str]:
+    return Page(_page_of_it()).texts
 
 
 def test_lists_and_objects_of_the_evidence_are_tables_and_no_json() -> None:
