@@ -124,8 +124,7 @@ class _Trace:
         }
         self._begun = walk.started_at
         self._before = [each for each in entries if self._begun is None or each.at <= self._begun]
-        self._backups = [found for each in entries if (found := _backup(each)) is not None]
-        self._sealed = {each.fact.manifest for each in entries if isinstance(each.fact, BackupSealed)}
+        self._backups = tuple(_backups(entries))
 
     def _facts(self, step: Step) -> Mapping[str, object]:
         entry = self._steps.get(step)
@@ -153,7 +152,6 @@ class _Trace:
             (entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}")
             for entry, made in self._backups
             if made.keys.get(str(self.walk.source)) == self.walk.source_fingerprint
-            and made.manifest in self._sealed
             and (self._begun is None or entry.at <= self._begun)
         ]
         return max((*copies, *sets), key=lambda each: each[0].seq, default=(None, ""))
@@ -193,7 +191,7 @@ class _Trace:
     def announced(self) -> Shown:
         """An announcement that a channel has delivered."""
         key = announced_key(self.walk.id)
-        told = [(each, each.fact) for each in self._entries if isinstance(each.fact, AlertTold)]
+        told = [(each, each.fact) for each in self._before if isinstance(each.fact, AlertTold)]
         return next(((each, f"announced by {fact.channel}") for each, fact in told if fact.alert == key), (None, ""))
 
     def current_backup(self) -> Shown:
@@ -203,9 +201,7 @@ class _Trace:
         made = [
             (entry, f"{facts.manifest}, with a dump of the database")
             for entry, facts in self._backups
-            if facts.dump is not None
-            and facts.manifest in self._sealed
-            and timedelta() <= self._begun - entry.at <= BACKUP_IS_CURRENT
+            if facts.dump is not None and timedelta() <= self._begun - entry.at <= BACKUP_IS_CURRENT
         ]
         return made[-1] if made else (None, "no complete backup of the 26 hours before it began is on record")
 
@@ -273,13 +269,12 @@ class _Trace:
 
     def proven(self) -> Shown:
         """Nothing was left under the old key."""
-        return self._read(
+        entry, said = self._read(
             Step.ZERO_OLD_ROWS_PROOF,
             Proven,
-            lambda proof: (
-                f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}; the database refuses more"
-            ),
+            lambda proof: f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}",
         )
+        return (entry, f"{said}; the database refuses more") if said.startswith("0 ") else (None, said)
 
     def retired(self) -> Shown:
         """The old key was withdrawn."""
@@ -317,10 +312,10 @@ class _Trace:
         return None, "no report was written between its end and this one" if end else ""
 
     def backup_of_target(self) -> Shown:
-        """A copy of the new key, and the first complete backup with it."""
+        """The first complete backup with the new key, or else the copy from before it was used."""
+        new = next((each.fact for each in self._own if isinstance(each.fact, KeyRegistered)), None)
         for entry, made in self._backups:
-            key = self._steps.get(Step.KEY_VERSION)
-            if key is not None and entry.seq > key.seq and str(self.walk.target) in made.keys:
+            if new is not None and made.keys.get(str(self.walk.target)) == new.fingerprint:
                 return entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}"
         return self._read(Step.KEY_VERSION, KeyMade, lambda made: f"{made.backup}, before it was used")
 
@@ -337,11 +332,16 @@ _CONFIRMS = {
 }
 
 
-def _backup(entry: HistoryEntry) -> tuple[HistoryEntry, BackupFacts] | None:
-    if isinstance(entry.fact, Note) and entry.fact.kind is EventKind.BACKUP_MADE:
-        with suppress(AuditError):
-            return entry, read(BackupFacts, entry.fact.facts)
-    return None
+def _backups(entries: Entries) -> Iterator[tuple[HistoryEntry, BackupFacts]]:
+    """Every complete backup whose signed manifest is on record before it."""
+    sealed = set[str]()
+    for each in entries:
+        if isinstance(each.fact, BackupSealed):
+            sealed.add(each.fact.manifest)
+        if isinstance(each.fact, Note) and each.fact.kind is EventKind.BACKUP_MADE:
+            with suppress(AuditError):
+                if (made := read(BackupFacts, each.fact.facts)).manifest in sealed:
+                    yield each, made
 
 
 def _named(versions: Sequence[KeyVersion]) -> str:

@@ -8,7 +8,7 @@ import pytest
 from keyrotation_pipeline.audit.history import whole_history
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backup_events import ReportWritten
+from keyrotation_pipeline.model.backup_events import BackupSealed, ReportWritten
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incident_events import AlertTold
 from keyrotation_pipeline.model.request_events import Rehearsed, StepFinished
@@ -120,9 +120,17 @@ def test_a_backup_counts_only_if_it_was_there_before_and_its_manifest_signed() -
     approved(world)
     walked(world, Step.KEY_VERSION)
     world.clock.at += DAY
+    world.ledger.append(BackupSealed("another.json", "ab" * 32, has_dump=True))
+    world.ledger.append(
+        Note(EventKind.BACKUP_MADE, {"set": "another.json", "keys": {"v2": "ab" * 32},
+             "recipients": [], "dump": "d", "dump_needs": [], "places": []})
+    )  # fmt: skip
     backed_up(world, "backup-20260106-090000-efa1f375.json")
+    world.ledger.append(AlertTold(announced_key(world.ledger.requests()[0].id), "email"))
     walked(world)
     shown = of(world)
+    assert shown["Back up the new key (v2)"].evidence.startswith("backup-20260106-090000-efa1f375.json")
+    assert shown["Communicate the rotation schedule to the team"].at is None, "not before it began"
     assert shown["Back up the current encryption key (v1)"].at is None
     assert "no complete backup of the 26 hours before" in shown["Verify that database backups are current"].evidence
 
@@ -136,7 +144,14 @@ def test_facts_of_another_type_show_nothing() -> None:
     walked(world)
     events = world.ledger.state.events
     entries = whole_history(events, world.ledger.verify)[0]
-    odd = {"instances": True, "proven": "all", "archived": [{"backup": {"x": 1}}, 3], "rows": "many"}
+    left = {
+        "moment": {"xid": 1, "lsn": "0/1"},
+        "retired": ["v1"],
+        "swept_rows": {},
+        "values_decrypted": 9,
+        "old_values": 5,
+    }
+    odd = {**left, "instances": True, "proven": "all", "archived": [{"backup": {"x": 1}}, 3], "rows": "many"}
     changed = [
         replace(each, fact=replace(each.fact, facts=odd)) if isinstance(each.fact, StepFinished) else each
         for each in entries
