@@ -24,9 +24,10 @@ from keyrotation_pipeline.defs.run_requests import ConductorRun
 from keyrotation_pipeline.defs.step_metadata import ROLLOUTS, CommonFacts, asset_of, instances_now, materialization
 from keyrotation_pipeline.defs.summaries import duration
 from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
+from keyrotation_pipeline.monitoring.progress import tables_progress
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover

@@ -13,11 +13,12 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from keyrotation_pipeline.defs.checks import below_gcm_limit, not_overdue, progress_metadata, reads_back
 from keyrotation_pipeline.defs.partitions import Naming
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
+from keyrotation_pipeline.monitoring.progress import tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 Evaluate = Callable[[], dg.AssetCheckResult]

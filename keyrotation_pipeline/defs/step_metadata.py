@@ -18,9 +18,10 @@ from keyrotation_pipeline.defs.summaries import (
     summary,
 )
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import TableName
-from keyrotation_pipeline.monitoring.progress import TableProgress, tables_progress
+from keyrotation_pipeline.monitoring.progress import tables_progress
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
 

@@ -14,12 +14,12 @@ from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
-from keyrotation_pipeline.monitoring.progress import TableProgress
 
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
 SHOWN_FINGERPRINT_CHARS = 16

@@ -74,6 +74,29 @@ class ShardProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class TableProgress:
+    """One table in a walk.
+
+    Args:
+        share: of its pages, 0 to 1.
+        rows: rewritten so far; fewer than in the table where the application wrote the new version itself.
+        rows_per_second: of the running shards together; of all so far where none runs; None: not known.
+        eta_seconds: None where that is not known, and at the end.
+    """
+
+    table: str
+    shards_done: int
+    shards: int
+    share: float
+    rows: int
+    rows_per_second: float | None
+    eta_seconds: int | None
+
+    def __str__(self) -> str:
+        return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"
+
+
+@dataclass(frozen=True, slots=True)
 class AllowedHours:
     """From `start` until just before `end`, each day; past midnight if `end` is earlier. Equal ones: the whole day."""
 

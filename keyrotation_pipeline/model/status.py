@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.breach import Deadline, Rate
 from keyrotation_pipeline.model.fleet import awaits
 from keyrotation_pipeline.model.incidents import Contact, Incident
 from keyrotation_pipeline.model.keys import KeyRecord
-from keyrotation_pipeline.model.progress import PaceSet
+from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Problem, TableCount
@@ -68,6 +68,7 @@ class RotationStatus:
         waiting_for: why it does not proceed by itself, or why it is slower; None if it proceeds.
         at_work: whether a process works at one of its steps at this moment; not in the JSON.
         pace: what an operator has set; None: as configured, and not in the JSON.
+        tables: progress of each table; not in the JSON.
     """
 
     walk: Walk
@@ -78,6 +79,7 @@ class RotationStatus:
     waiting_for: str | None
     at_work: bool
     pace: PaceSet | None = None
+    tables: tuple[TableProgress, ...] = ()
 
     @property
     def blocked_by(self) -> str | None:

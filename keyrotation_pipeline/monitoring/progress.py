@@ -1,14 +1,13 @@
 """Progress of an open rotation and of the rows of each table; the inputs of the ETA."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.model import progress
 from keyrotation_pipeline.model.keys import KeyUsage
-from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten, ShardProgress
+from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten, ShardProgress, TableProgress
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.request_events import GROW_WITH_ROWS, StatusChanged
@@ -114,29 +113,6 @@ def _before(pipeline: Pipeline, walk: Walk) -> tuple[Mapping[Step, float], int]:
             took = {two: (ended[two] - ended[one]).total_seconds() for one, two in steps if {one, two} <= set(ended)}
             return took, read(Proven, proof.facts).values_decrypted
     return {}, 0
-
-
-@dataclass(frozen=True, slots=True)
-class TableProgress:
-    """One table in a walk.
-
-    Args:
-        share: of its pages, 0 to 1.
-        rows: rewritten so far; fewer than in the table where the application wrote the new version itself.
-        rows_per_second: of the running shards together; of all so far where none runs; None: not known.
-        eta_seconds: None where that is not known, and at the end.
-    """
-
-    table: str
-    shards_done: int
-    shards: int
-    share: float
-    rows: int
-    rows_per_second: float | None
-    eta_seconds: int | None
-
-    def __str__(self) -> str:
-        return f"{self.shards_done} of {self.shards} shards, {self.share:.0%}"
 
 
 def tables_progress(pipeline: Pipeline, walk: Walk, tables: Sequence[EncryptedTable]) -> tuple[TableProgress, ...]:

@@ -23,7 +23,7 @@ from keyrotation_pipeline.monitoring import counting, rolling
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
-from keyrotation_pipeline.monitoring.progress import progress_and_eta
+from keyrotation_pipeline.monitoring.progress import progress_and_eta, tables_progress
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
@@ -279,6 +279,7 @@ def _rotation(
         waiting_for=_waiting_for(pipeline, walk, seen),
         at_work=bool(pipeline.ledger.held_locks(f"{walk.id}/")),
         pace=pace,
+        tables=tables_progress(pipeline, walk, pipeline.tables),
     )
 
 
