@@ -1,16 +1,13 @@
 """Assembles the commands, and prints what a user sees when one fails."""
 
-import sys
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
 from keyrotation_pipeline import assembly
-from keyrotation_pipeline.cli.commands import LazyGroup
-from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.cli.commands import LazyGroup, wants_json
+from keyrotation_pipeline.cli.failures import sentence_of
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
-
-_INSUFFICIENT_PRIVILEGE = "42501"
 
 app = typer.Typer(
     name="keyrotation",
@@ -51,33 +48,10 @@ def run() -> None:
         # For every command; those that open the database also wipe restored keys.
         assembly.wipe_abandoned_keys()
         app()
-    except KeyRotationError as error:
-        _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or type(error).__name__}; fix that, then run this again")
-    except _database_errors() as error:
-        if error.sqlstate == _INSUFFICIENT_PRIVILEGE:
-            # Its first line names a schema, a table or a function, but nothing from a row.
-            _fail(
-                f"the database role lacks a right ({error.diag.message_primary}); grant it as "
-                "deploy/sql/pipeline-role.sql does, then run this again"
-            )
-        # Its text, and a traceback that shows it, could contain row data.
-        _fail(
-            f"the database refused, or the connection was lost ({type(error).__name__}, SQLSTATE "
-            f"{error.sqlstate or 'none'}); "
-            "see its log, then run this again"
-        )
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        from keyrotation_pipeline.cli.output import refuse  # noqa: PLC0415  --help and --version need none of it
 
-
-def _database_errors() -> Any:  # noqa: ANN401  psycopg.Error, which has a `sqlstate`, or no class at all
-    """Psycopg's errors, if the command has imported it."""
-    psycopg = sys.modules.get("psycopg")
-    return psycopg.Error if psycopg is not None else ()
-
-
-def _fail(sentence: str) -> NoReturn:
-    from keyrotation_pipeline.cli.output import note  # noqa: PLC0415  --help and --version need none of it
-
-    note(sentence)
-    raise SystemExit(1) from None
+        refuse(sentence, as_json=wants_json())
+        raise SystemExit(1) from None

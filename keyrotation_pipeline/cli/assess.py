@@ -71,7 +71,7 @@ def assess_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Answer what the breach decision needs to know, show the decision, or sign the answers.
+    """Show the breach decision, answer its questions, or sign.
 
     Answers that add duties take effect at once. Answers that reduce them take effect when enough officers have signed:
     keyrotation incident assess ID --text | gpg -ab | keyrotation incident assess ID --signature -

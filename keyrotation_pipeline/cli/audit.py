@@ -12,12 +12,14 @@ from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.reporting.written import written_at
 
 app = typer.Typer(
+    cls=WholeGroup,
     help="The hash-chained audit of everything that was done.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -40,7 +42,10 @@ def verify(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Find events changed, removed, reordered or cut off, and signatures and time stamps that do not hold."""
+    """Verify every event, signature and time stamp.
+
+    Finds events that were changed, removed, reordered or cut off, and signatures and time stamps that do not hold.
+    """
     content = None if anchor is None else _read(anchor)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
@@ -90,7 +95,10 @@ def log(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List the events, oldest first; `audit verify` checks whether they are genuine."""
+    """List the events, oldest first.
+
+    `keyrotation audit verify` checks whether they are genuine.
+    """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
         wanted = pipeline.ledger.request(request).id if request is not None else None

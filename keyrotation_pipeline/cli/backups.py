@@ -103,10 +103,10 @@ def _rekeyed(done: Rekeyed) -> Iterator[str]:
         yield f"left out  {each}: only a superuser can restore it"
     if done.left:
         more = f"{len(done.left)} more need a compromised key, {done.left[0]} first"
-        yield f"next      keyrotation backup --rekey: {more}"
+        yield f"next      `keyrotation backup --rekey`: {more}"
 
 
-def _made(done: BackupMade, site: BackupContext) -> Iterator[str]:
+def _made(done: BackupMade, site: BackupContext) -> Iterator[output.Line]:
     made = done.made
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in made.keys)
     yield f"keys      {keys}"
@@ -114,11 +114,11 @@ def _made(done: BackupMade, site: BackupContext) -> Iterator[str]:
         file, needs = made.dump.file, _needs(made.dump.versions)
         yield f"database  {file.name}, {file.size_bytes:,} bytes; needs {needs}"
     yield f"manifest  {made.name}, for {site.recipients} recipient(s)"
-    yield f"signed by {site.trust.own_signer}; keep that with the recovery key"
+    yield output.field("signed by", f"{site.trust.own_signer}; keep that with the recovery key")
     for place in done.places:
-        yield f"stored in {place}, read back there"
+        yield output.field("stored in", f"{place}, read back there")
     if done.uploaded_later:
-        yield f"caught up {len(done.uploaded_later)} older set(s), which a place did not have whole"
+        yield output.field("caught up", f"{len(done.uploaded_later)} older set(s), which a place did not have whole")
     if done.removed:
         yield f"removed   {len(done.removed)} older local file(s)"
     for warning in done.warnings:
@@ -197,7 +197,10 @@ def restore_database_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Restore a backup into a new database, and read every value."""
+    """Restore a backup into a new database.
+
+    Reads every value there; the database in use stays as it is.
+    """
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
@@ -246,18 +249,19 @@ def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[out
         yield f"left out  {each}"
     if file is not None:
         yield f"Read {file}: it restores what is left out, for a superuser to run with"
-        yield f"  psql -X -v ON_ERROR_STOP=1 -d {done.database} -f {file}"
+        yield output.Text(f"  psql -X -v ON_ERROR_STOP=1 -d {done.database} -f {file}", whole=True)
     yield "To switch:"
     yield f"  stop the application; let it and [database] url name {done.database}; then"
-    yield "  keyrotation reconcile     since approvals, key states and audit are of an earlier time there"
+    yield "  `keyrotation reconcile`, since approvals, key states and audit are of an earlier time there"
 
 
 def rehearse_command(
     request_id: RequestId, *, key: KeyFile = None, config: Config = None, as_json: Json = False
 ) -> None:
-    """Run a rotation on the newest backup, in a scratch server.
+    """Run a rotation on a copy of the newest backup.
 
-    Finds what would stop it and how long it would take, without touching production. Exit code 1 if it would stop.
+    In a scratch server, without touching production. Finds what would stop it and how long it would take. Exit code 1
+    if it would stop.
     """
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)

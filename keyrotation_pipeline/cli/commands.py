@@ -3,6 +3,8 @@
 A command's module is imported only when that command is run, so that start-up stays fast.
 """
 
+import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -38,91 +40,90 @@ class Command:
         return typer.main.get_command(alone)
 
 
-COMMANDS = {
-    "demo": Command("demo", "demo", "Rotate the keys of an invented clinic, start to end."),
-    "up": Command(
-        "up",
-        "up",
-        "Serve Dagster's UI and run its daemon, which executes approved rotations, until Ctrl-C.",
-    ),
-    "init": Command("initialise", "init", "Set up configuration, home, schema, officers and keys."),
-    "inventory": Command("inspect", "inventory", "Count values by key version, and search undeclared columns."),
-    "status": Command("status", "status", "Show keys, tables, the rotation, and what to type next."),
-    "preflight": Command(
-        "inspect",
-        "preflight",
-        "Check everything that a rotation needs: keys, backups, officers, tables, room, time.",
-    ),
-    "rehearse": Command("backups", "rehearse_command", "Run a rotation on the newest backup, in a scratch server."),
-    "request": Command("requests", "request", "Open a rotation for officers to sign; prints its id."),
-    "approve": Command("requests", "approve", "Print the text to sign, or add an officer's signature."),
-    "requests": Command("requests", "requests", "List every pending request, with who has signed it and who has not."),
-    "history": Command("requests", "history", "List past rotations and other requests, with how long each took."),
-    "rotate": Command("rotate", "rotate", "Run the next phases of an approved rotation."),
-    "confirm": Command(
-        "inspect",
-        "confirm",
-        "Print the text that says which rollout is done, or add an officer's signature over it.",
-    ),
-    "rollout": Command("inspect", "rollout", "Show which application instance reads and writes which key version."),
-    "pause": Command("rollback", "pause", "Pause a rotation."),
-    "resume": Command("rollback", "resume", "Resume a paused rotation."),
-    "pace": Command("requests", "pace_command", "Set how fast a running rotation goes; without an option, show it."),
-    "cancel": Command("requests", "cancel", "Cancel a rotation that has written nothing yet."),
-    "policy": Command(
-        "signed_changes",
-        "policy_command",
-        "Change officers, threshold, recipients or hosts to what keyrotation.toml now says.",
-    ),
-    "rollback": Command("rollback", "rollback_command", "Open a request to undo a rotation; prints its id."),
-    "verify": Command("inspect", "verify", "Decrypt every value with the current keys, and count."),
-    "report": Command(
-        "report",
-        "report",
-        "Write the compliance report: objectives, policy, keys, approvals, backups, recovery tests, incidents, audit.",
-    ),
-    "backup": Command("backups", "backup", "Back up all keys and the database at one moment."),
-    "recovery-test": Command(
-        "recovery",
-        "recovery_test_command",
-        "Restore the newest backup in a scratch server, and read it.",
-    ),
-    "restore-key": Command("recovery", "restore_key_command", "Restore lost keys from backups, or show what is lost."),
-    "restore-database": Command(
-        "backups",
-        "restore_database_command",
-        "Restore a backup into a new database, and read every value.",
-    ),
-    "recover": Command(
-        "recover",
-        "recover_command",
-        "Restore database, configuration and keys from backups and the recovery key alone.",
-    ),
-    "reconcile": Command(
-        "signed_changes",
-        "reconcile_command",
-        "Reconcile a restored database, or restore lost fences.",
-    ),
-    "replace-key": Command(
-        "signed_changes", "replace_key_command", "Replace an imported key that decrypts no value with one that does."
-    ),
-    "destroy": Command("signed_changes", "destroy_command", "Remove a key that nothing needs any more."),
-    "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
-    "audit": Command("audit", "app", "The hash-chained audit of everything that was done."),
-    "docs": Command(
-        "docs",
-        "docs",
-        "Show the pages of this version, or copy them with the files for Kubernetes, AWS, Helm and SQL.",
-    ),
-}
+# In the order of `keyrotation --help`. A summary fits into one line of 80 columns.
+SECTIONS = {
+    "Set up": {
+        "demo": Command("demo", "demo", "Rotate the keys of an invented clinic, start to end."),
+        "init": Command("initialise", "init", "Set up configuration, home, schema, officers and keys."),
+        "up": Command("up", "up", "Serve Dagster's UI and execute approved rotations."),
+        "docs": Command("docs", "docs", "Show the pages of this version, or copy them with deploy/."),
+    },
+    "Rotate": {
+        "preflight": Command("inspect", "preflight", "Check everything that a rotation needs."),
+        "request": Command("requests", "request", "Open a rotation for officers to sign; prints its id."),
+        "rehearse": Command("backups", "rehearse_command", "Run a rotation on a copy of the newest backup."),
+        "rotate": Command("rotate", "rotate", "Run the next phases of an approved rotation."),
+        "pace": Command("requests", "pace_command", "Show or set how fast a running rotation goes."),
+        "pause": Command("rollback", "pause", "Pause a rotation."),
+        "resume": Command("rollback", "resume", "Resume a paused rotation."),
+        "cancel": Command("rollback", "cancel", "Cancel a request that has written nothing yet."),
+        "rollback": Command("rollback", "rollback_command", "Open a request to undo a rotation; prints its id."),
+    },
+    "Approve": {
+        "requests": Command("requests", "requests", "List pending requests: who has signed, who has not."),
+        "approve": Command("requests", "approve", "Print the text to sign, or add an officer's signature."),
+        "confirm": Command("inspect", "confirm", "Print a rollout's text to sign, or add a signature."),
+        "policy": Command("signed_changes", "policy_command", "Pin the officers that keyrotation.toml now names."),
+    },
+    "Watch": {
+        "status": Command("status", "status", "Show keys, tables, the rotation, and what to type next."),
+        "metrics": Command("metrics", "metrics", "Print the status in OpenMetrics text, for Prometheus."),
+        "rollout": Command("inspect", "rollout", "Show which application instance reads and writes what."),
+        "history": Command("requests", "history", "List past requests, with how long each took."),
+    },
+    "Protect": {
+        "backup": Command("backups", "backup", "Back up all keys and the database at one moment."),
+        "recovery-test": Command("recovery", "recovery_test_command", "Prove that the newest backup restores."),
+        "restore-key": Command("recovery", "restore_key_command", "Restore lost keys from backups, or survey them."),
+        "restore-database": Command("backups", "restore_database_command", "Restore a backup into a new database."),
+        "recover": Command("recover", "recover_command", "Restore everything from backups and the recovery key."),
+        "reconcile": Command("signed_changes", "reconcile_command", "Reconcile a restored database, or lost fences."),
+        "replace-key": Command("signed_changes", "replace_key_command", "Replace an imported key that is wrong."),
+        "destroy": Command("signed_changes", "destroy_command", "Remove a key that nothing needs any more."),
+    },
+    "Incident": {
+        "incident": Command("incident", "app", "Incidents: the emergency rotation against the clock."),
+    },
+    "Inspect": {
+        "inventory": Command("inspect", "inventory", "Count values by key version, and search other columns."),
+        "verify": Command("inspect", "verify", "Decrypt every value with the current keys, and count."),
+        "audit": Command("audit", "app", "The hash-chained audit of everything that was done."),
+        "report": Command("report", "report", "Write the compliance report, or the pack for an auditor."),
+    },
+}  # fmt: skip
+COMMANDS = {name: command for section in SECTIONS.values() for name, command in section.items()}
 
 
-class LazyGroup(TyperGroup):
+class WholeGroup(TyperGroup):
+    """A group whose help cuts no command's summary."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each command with the whole first paragraph of its help."""
+        del ctx
+        longest = max(map(len, self.commands))
+        for title, names in self.sections().items():
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:<{longest}}", _summary(self.commands[name])) for name in names])
+
+    def sections(self) -> Mapping[str, Iterable[str]]:
+        """Names of commands by the heading that they stand under."""
+        return {"Commands": self.commands}
+
+
+def _summary(command: click.Command) -> str:
+    return " ".join((command.help or "").partition("\n\n")[0].split())
+
+
+class LazyGroup(WholeGroup):
     """A group that lists all commands, and imports only the one that is run."""
 
     def __init__(self, **attributes: Any) -> None:  # noqa: ANN401  what typer passes
         super().__init__(**attributes)
         self.commands = {name: TyperCommand(name, help=each.summary) for name, each in COMMANDS.items()}
+
+    def sections(self) -> Mapping[str, Iterable[str]]:
+        """As above."""
+        return SECTIONS
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -132,3 +133,20 @@ class LazyGroup(TyperGroup):
         if listed is None or listed.name is None:
             return name, listed, rest
         return name, COMMANDS[listed.name].load(listed.name), rest
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  what a command returns
+        """Run the command; wrong usage is one line of JSON where JSON was asked for."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as wrong:
+            if not wants_json():
+                raise
+            from keyrotation_pipeline.cli.output import refuse  # noqa: PLC0415  --help and --version need none of it
+
+            refuse(wrong.format_message(), as_json=True)
+            raise SystemExit(wrong.exit_code) from None
+
+
+def wants_json() -> bool:
+    """Whether what was typed asks for JSON, even where it could not be parsed."""
+    return "--json" in sys.argv[1:]

@@ -66,10 +66,11 @@ def compare_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List every encrypted value that differs from a backup from before the incident, by table, key and column.
+    """List the values that differ from an earlier backup.
 
-    The backup is restored in a scratch server; no content is shown, stored or recorded. What an emergency re-encrypts
-    is authentic under the new key, whoever wrote it. Not each difference is a forgery: honest changes are listed, too.
+    Every encrypted value, by table, key and column, against a backup from before the incident. The backup is restored
+    in a scratch server; no content is shown, stored or recorded. What an emergency re-encrypts is authentic under the
+    new key, whoever wrote it. Not each difference is a forgery: honest changes are listed, too.
     """
     require_new(target)
     declared = settings.load(config)

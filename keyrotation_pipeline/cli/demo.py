@@ -1,10 +1,15 @@
 """`demo`: a whole rotation on the embedded PostgreSQL, and its result."""
 
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
@@ -33,7 +38,8 @@ def demo(
         say(codec_in_use())
     with reporting(quiet=as_json) as report:
         outcome = run_demo(config, rows, report, say, lambda record, seconds: say(phase_line(record, seconds)))
-    output.show(None, outcome.as_facts(), _facts(outcome), as_json=as_json)
+    lines = [*_facts(outcome), *(_next(outcome, config) if outcome.holds else ())]
+    output.show(None, outcome.as_facts(), lines, as_json=as_json)
     if not outcome.holds:
         raise typer.Exit(1)
 
@@ -59,7 +65,29 @@ def _facts(outcome: DemoOutcome) -> Iterator[output.Line]:
         return
     under = f"Every value of these columns is under {rotation.target}"
     yield output.Text(f"{under}, {rotation.source} is archived, nothing was lost.", "bold green")
+
+
+def _next(outcome: DemoOutcome, config: Path | None) -> Iterator[output.Line]:
+    """Three commands to try, which work as they are printed where the demo was typed."""
+    option = "" if config is None else f" --config {shlex.quote(str(config))}"
+    now = outcome.rotation.target
     yield "Next:"
-    yield "  keyrotation status    the database, its keys and its tables now"
-    yield "  keyrotation up        the same rotation as assets in Dagster's UI"
-    yield f"  keyrotation demo      once more, {rotation.target} to {rotation.target.next()}"
+    for command, what in (
+        ("status", "the database, its keys and its tables now"),
+        ("up", "the same rotation as assets in Dagster's UI"),
+        ("demo", f"once more, {now} to {now.next()}"),
+    ):
+        yield output.Text(f"  {_program()} {command}{option}", whole=True)
+        yield f"      {what}"
+
+
+def _program() -> str:
+    """This program, as the user's shell finds it from here."""
+    here, project = Path.cwd(), Path(sys.prefix).parent
+    by_uv = settings.started_by_uv()
+    if by_uv and project in {here, *here.parents}:
+        return "uv run keyrotation"
+    found = None if by_uv else shutil.which("keyrotation")
+    if found is not None and Path(found).samefile(sys.argv[0]):
+        return "keyrotation"
+    return shlex.quote(sys.argv[0])

@@ -22,13 +22,16 @@ def shipped() -> Path:
 
 
 def docs(
-    page: Annotated[str | None, typer.Argument(help="the page to show, such as operations")] = None,
+    page: Annotated[str | None, typer.Argument(metavar="[PAGE]", help="The page to show, such as operations.", show_default=False)] = None,
     *,
     copy: Annotated[
-        Path | None, typer.Option("--copy", help="copy every page and the deployment files into this new directory")
+        Path | None, typer.Option("--copy", metavar="DIR", help="Copy every page and the deployment files into this new directory.")
     ] = None,
 ) -> None:
-    """Show the pages of this version, or copy them with the files for Kubernetes, AWS, Helm and SQL."""
+    """Show the pages of this version, or copy them with deploy/.
+
+    deploy/ has the files for Kubernetes, AWS, Helm, Prometheus and SQL.
+    """
     if copy is not None:
         _copy(copy)
         output.line(f"copied {' and '.join(FOLDERS)} into {copy}")
@@ -37,7 +40,7 @@ def docs(
     else:
         output.line(output.Table(("Page", "What it is"), _listed()))
         output.line("")
-        output.line("keyrotation docs PAGE shows one; --copy DIR copies all, with the deployment files")
+        output.line("`keyrotation docs PAGE` shows one; `--copy DIR` copies all, with the deployment files")
 
 
 def _pages() -> dict[str, Path]:

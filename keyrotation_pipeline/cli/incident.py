@@ -17,6 +17,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.assess import assess_command, assessed
+from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.compare import compare_command
 from keyrotation_pipeline.cli.incident_details import (
     Actions,
@@ -51,6 +52,7 @@ from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
 app = typer.Typer(
+    cls=WholeGroup,
     help="Incidents: the emergency rotation against the clock.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -84,10 +86,11 @@ def open_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Open an incident and prepare its emergency request; no key changes before officers have signed.
+    """Open an incident and prepare its emergency request.
 
-    Prints the incident's id and the request's id. Without --key-version the key that is in use, or being rotated
-    out, counts as compromised; for unauthorized_access, server_compromise, insider and other, every live one does.
+    Prints the incident's id and the request's id. No key changes before officers have signed. Without --key-version the
+    key that is in use, or being rotated out, counts as compromised; for unauthorized_access, server_compromise, insider
+    and other, every live one does.
     """
     declared = settings.load(config)
     require_plain_texts({}, action or (), ())  # before anything is opened
@@ -163,7 +166,10 @@ app.command("compare")(compare_command)
 
 @app.command()
 def access(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
-    """Show who read the key (CloudTrail) and records (the application's audit) meanwhile, unusual readers first."""
+    """Show who read the key and records meanwhile.
+
+    From CloudTrail and the application's audit, unusual readers first.
+    """
     declared = settings.load(config)
     with open_pipeline(declared, actor=actor()) as pipeline:
         found = access_audit(declared, incidents(pipeline.ledger).incident(name), pipeline)
@@ -191,7 +197,7 @@ def _accesses(found: AccessAudit) -> Iterator[output.Line]:
 
 @app.command()
 def ack(name: IncidentId, *, config: Config = None, as_json: Json = False) -> None:
-    """Acknowledge an incident: you are handling it, and nobody else is called."""
+    """Acknowledge an incident, so that nobody else is called."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         show_changed(pipeline, acknowledge(pipeline, name, actor()), as_json=as_json)
 
@@ -206,7 +212,10 @@ def close_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Close an incident whose rotation is over, or whose request was cancelled."""
+    """Close an incident whose rotation is over.
+
+    Or whose request was cancelled, such as after a false alarm.
+    """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         texts = {"root_cause": root_cause, "remediation": remediation, "lessons": lessons}
         show_changed(pipeline, close(pipeline, name, actor(), **texts), as_json=as_json)
@@ -224,9 +233,10 @@ def report(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Print the incident report, in the source procedure's form, from the audit.
+    """Print the incident report, from the audit.
 
-    Its content is stored in the audit under a number; any change gives the next number.
+    It has the source procedure's form. Its content is stored in the audit under a number; any change gives the next
+    number.
     """
     require_new(file)
     declared = settings.load(config)

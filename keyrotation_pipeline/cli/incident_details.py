@@ -90,9 +90,10 @@ def amend_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Add facts and actions for the report; works for a closed incident too.
+    """Add facts and actions for the report.
 
-    Actions and prevention measures are added to the existing ones; any other text replaces the previous one.
+    Works for a closed incident, too. Actions and prevention measures are added to the existing ones; any other text
+    replaces the previous one.
     """
     given = {"scope": scope, "impact": impact, "root_cause": root_cause, "remediation": remediation, "lessons": lessons}
     texts = {key: value for key, value in given.items() if value is not None}
@@ -109,7 +110,10 @@ def notice_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Record that a notice of a breach was sent (45 CFR 164.404 to 164.410), which meets its deadline."""
+    """Record that a notice of a breach was sent.
+
+    This meets its deadline (45 CFR 164.404 to 164.410).
+    """
     day = _day(sent_on)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         changed = record_notice(pipeline, name, actor(), to, day)

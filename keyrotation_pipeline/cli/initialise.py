@@ -132,7 +132,7 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.L
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
         yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}"
-    yield 'next      keyrotation inventory, keyrotation request --reason "…"'
+    yield 'next      `keyrotation inventory`, `keyrotation request --reason "…"`'
 
 
 def _tried(trial: KeyTrial) -> Iterator[output.Line]:

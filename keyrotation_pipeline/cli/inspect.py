@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -31,7 +31,7 @@ from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:
-    """Count values by key version, and search undeclared columns.
+    """Count values by key version, and search other columns.
 
     Shows every declared column with its values per key version, undeclared columns that hold encrypted values, values
     that do not decrypt or are not encrypted, by table, key and column, and what was not searched.
@@ -156,8 +156,17 @@ def _columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]) -> 
 _STYLES = {Light.RED: output.BAD, Light.AMBER: "yellow"}
 
 
-def preflight(*, config: Config = None, as_json: Json = False) -> None:
-    """Check everything that a rotation needs: keys, backups, officers, tables, room, time.
+def preflight(
+    *,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Show what is green, too, each with what was seen.", show_default=False)
+    ] = False,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything that a rotation needs.
+
+    Keys, backups, officers, tables, room and time, what is red first.
 
     Red: `request` would refuse it, its rotation could not start, no officer may be lost, or a recovery key on this
     machine can sign. Amber: you should know it before you start, or it could not be checked. Exit code 1 if any is red.
@@ -168,23 +177,26 @@ def preflight(*, config: Config = None, as_json: Json = False) -> None:
         database, now = site.pipeline.surroundings.identity().name, site.pipeline.clock.now()
         found = readiness(site, alert_channels(declared).in_words, recovery)
     value = {"database": database, "generated_at": instant(now), **found.as_json()}
-    output.show(database, value, _lines(found), as_json=as_json)
+    output.show(database, value, _lines(found, everything=everything), as_json=as_json)
     if not found.ready:
         raise typer.Exit(1)
 
 
-def _lines(found: Readiness) -> Iterator[output.Line]:
-    for light in (Light.RED, Light.AMBER, Light.GREEN):
+def _lines(found: Readiness, *, everything: bool) -> Iterator[output.Line]:
+    """What to act on, then what to know; what is good is a number, unless everything is asked for."""
+    for light in (Light.RED, Light.AMBER, *([Light.GREEN] if everything else [])):
         for check in found.of(light):
-            yield output.Text(f"{light:<6} {check.name.replace('_', ' ')}: {check.value}", _STYLES.get(light))
+            yield output.Text(f"{light:<6} {check.name.replace('_', ' ')}: {check.value}", _STYLES.get(light), 7)
             if check.do:
-                yield f"       do: {check.do}"
-    lights = ", ".join(f"{len(found.of(light))} {light}" for light in Light)
+                yield output.Text(f"       do: {check.do}", indent=11)
+    lights = ", ".join(f"{len(found.of(light))} {light}" for light in (Light.RED, Light.AMBER, Light.GREEN))
     yield output.Text(f"{'ready' if found.ready else 'not ready'}: {lights}", "bold")
+    if not everything:
+        yield "`keyrotation preflight --all` shows each one"
 
 
 def rollout(*, config: Config = None, as_json: Json = False) -> None:
-    """Show which application instance reads and writes which key version.
+    """Show which application instance reads and writes what.
 
     Also shows how many values of an older version each has decrypted, and how many it could not decrypt, since it
     started.
@@ -208,7 +220,7 @@ def _rollout_lines(content: dict[str, Any]) -> Iterator[output.Line]:
     if content["waiting_for"]:
         yield f"waits: {content['waiting_for']}"
     for sentence in content["attention"]:
-        yield output.Text(f"Attention {sentence}", output.BAD)
+        yield output.field("Attention", sentence, output.BAD)
 
 
 def confirm(
@@ -219,7 +231,9 @@ def confirm(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print the text that says which rollout is done, or add an officer's signature over it.
+    """Print a rollout's text to sign, or add a signature.
+
+    The text says which rollout is done:
 
     keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
     """
@@ -233,7 +247,7 @@ def confirm(
         database = pipeline.surroundings.identity().name
     value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
     confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
-    output.show(database, value, [confirmed, f"next: keyrotation rotate {walk.id}"], as_json=as_json)
+    output.show(database, value, [confirmed, f"next: `keyrotation rotate {walk.id}`"], as_json=as_json)
 
 
 def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:

@@ -4,6 +4,7 @@ Whatever is printed may come from outside: hidden characters are printed as esca
 """
 
 import json
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,27 +19,35 @@ from keyrotation_pipeline.model.visible_text import is_hidden, visible
 if TYPE_CHECKING:
     from rich.console import Console
 
+SCHEMA = 1
 PIPE_WIDTH = 200
 LABEL_CHARS, ROOMY_CHARS = 10, 100
+MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
 BAD = "bold red"
+# A command that is to be copied; and the label of a line, or its columns, under which the rest is aligned.
+COMMAND = re.compile("`[^`]*`")
+LABEL = re.compile(r"\s*(?:\S.*?\s{2,})?")
+_GLUE = "\0"  # which `visible` leaves in no text
 
 __all__ = [
-    "BAD", "Line", "Table", "Text", "console", "content", "document", "field", "heading", "instant", "line", "minutes",
-    "names", "note", "seconds", "show", "to_sign",
+    "BAD", "Line", "Table", "Text", "console", "content", "document", "duration", "field", "heading", "instant", "line",
+    "minutes", "names", "note", "refuse", "seconds", "show", "to_sign", "wrapped",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A line with a style, or one that a terminal may break between words.
+    """A line with a style; a terminal breaks it between words, and within no command.
 
     Args:
-        indent: of the lines after the first, where it is wrapped; None: never wrapped.
+        indent: of the lines after the first, where it is wrapped; None: as far as its label or columns reach.
+        whole: never broken, since all of it is to be copied.
     """
 
     text: str
     style: str | None = None
     indent: int | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +86,22 @@ def show(database: str | None, value: Document | Sequence[Document], lines: Iter
 
 
 def document(value: Document | Sequence[Document]) -> None:
-    """One JSON object, or a list of them, on stdout."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    shown = "".join(json.dumps(each)[1:-1] if each != "\n" and is_hidden(each) else each for each in text)
-    sys.stdout.write(f"{shown}\n")
+    """One JSON object, with its `schema`, or a list of objects, on stdout."""
+    sys.stdout.write(f"{_as_json(value, indent=2)}\n")
+
+
+def refuse(sentence: str, *, as_json: bool) -> None:
+    """Print why a command fails on stderr: the sentence, or one line of JSON."""
+    if as_json:
+        sys.stderr.write(f"{_as_json({'error': sentence})}\n")
+    else:
+        note(sentence)
+
+
+def _as_json(value: Document | Sequence[Document], indent: int | None = None) -> str:
+    whole = {"schema": SCHEMA, **value} if isinstance(value, Mapping) else value
+    text = json.dumps(whole, indent=indent, ensure_ascii=False)
+    return "".join(json.dumps(each)[1:-1] if each != "\n" and is_hidden(each) else each for each in text)
 
 
 def heading(database: str) -> None:
@@ -93,11 +114,11 @@ def line(shown: Line = "") -> None:
     match shown:
         case Table():
             _print_table(shown)
-        case Text(text, style, indent):
-            for each in [text] if indent is None else _broken(text, indent):
+        case Text(text, style, indent, whole):
+            for each in [visible(text)] if whole else _lines(text, indent):
                 _print(each, style)
         case str():
-            _print(shown, None)
+            line(Text(shown))
 
 
 def field(label: str, text: str, style: str | None = None) -> Text:
@@ -107,7 +128,8 @@ def field(label: str, text: str, style: str | None = None) -> Text:
 
 def note(text: str) -> None:
     """Print one line on stderr, apart from the result."""
-    sys.stderr.write(f"{visible(text)}\n")
+    for each in _lines(text, None, stderr=True):
+        sys.stderr.write(f"{each}\n")
 
 
 def content(text: str) -> None:
@@ -153,8 +175,43 @@ def seconds(at: datetime) -> str:
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _print(text: str, style: str | None) -> None:
+def duration(length: float) -> str:
+    """``27 s``, ``12 min``, ``3 h 05 min``, of seconds."""
+    if length < MINUTE_SECONDS:
+        return f"{length:.0f} s"
+    if length < HOUR_SECONDS:
+        return f"{length / MINUTE_SECONDS:.0f} min"
+    return f"{int(length) // HOUR_SECONDS} h {int(length) % HOUR_SECONDS // MINUTE_SECONDS:02d} min"
+
+
+def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:
+    """The lines of a text in so many columns, broken between words and within no command; a longer word stays whole.
+
+    Args:
+        indent: see `Text`.
+    """
+    if len(text) <= width:
+        return [text]
+    start = len(text) - len(text.lstrip())
+    if indent is None:
+        label = LABEL.match(text)
+        indent = label.end() if label else start
+    text = COMMAND.sub(lambda found: found.group().replace(" ", _GLUE), text)
+    longest = max(map(len, text.split()), default=0)
+    if indent > width // 2 or indent + longest > width:
+        indent = start  # so that it need not be cut, if it fits there
+    broken = textwrap.wrap(text, width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)
+    return [each.replace(_GLUE, " ") for each in broken] or [""]
+
+
+def _lines(text: str, indent: int | None, *, stderr: bool = False) -> list[str]:
+    """A text as lines of the terminal; in a pipe or file it stays one."""
     text = visible(text)
+    stream = sys.stderr if stderr else sys.stdout
+    return wrapped(text, console(stderr=stderr).width, indent) if stream.isatty() else [text]
+
+
+def _print(text: str, style: str | None) -> None:
     if style is None:
         # Not by a second console, which would write into the bars of `progress`.
         sys.stdout.write(f"{text}\n")
@@ -164,28 +221,50 @@ def _print(text: str, style: str | None) -> None:
     console().print(Styled(text, style=style), soft_wrap=True)
 
 
-def _broken(text: str, indent: int) -> list[str]:
-    if not sys.stdout.isatty():
-        return [text]
-    # A word longer than the line, such as an id, is not broken, so that it can be copied.
-    return textwrap.wrap(
-        text, console().width, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-    ) or [""]
-
-
 def _print_table(table: Table) -> None:
+    """Print aligned columns; on a terminal that is too narrow for their words, a block of lines for each row."""
     from rich.table import Table as Grid  # noqa: PLC0415  as above
 
     listed = [[_cell(value) for value in row] for row in table.rows]
     where = console()
     gap = 3 if where.width >= ROOMY_CHARS else 2
+    numeric = [
+        bool(listed) and all(row[index].replace(",", "").isdigit() for row in listed)
+        for index in range(len(table.columns))
+    ]
+    room = where.width - gap * (len(table.columns) - 1)
+    widths = _widths([table.columns, *listed], numeric, room)
+    if sum(widths) > room and sys.stdout.isatty():
+        _print_rows(table.columns, listed)
+        return
     shown = Grid(box=None, pad_edge=False, padding=(0, gap, 0, 0), header_style="bold")
-    for index, name in enumerate(table.columns):
-        numeric = bool(listed) and all(row[index].replace(",", "").isdigit() for row in listed)
-        shown.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    for name, width, right in zip(table.columns, widths, numeric, strict=True):
+        shown.add_column(name, justify="right" if right else "left", overflow="fold", no_wrap=right, width=width)
     for row in listed:
         shown.add_row(*row)
+    where.width = max(where.width, sum(widths) + gap * len(widths))
     where.print(shown)
+
+
+def _widths(rows: Sequence[Sequence[str]], numeric: Sequence[bool], room: int) -> list[int]:
+    """Columns as wide as their contents; where that is too much, the widest shrink, down to their longest word."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    words = [max((len(word) for cell in column for word in cell.split()), default=0) for column in columns]
+    least = [width if right else word for width, word, right in zip(widths, words, numeric, strict=True)]
+    while sum(widths) > room and widths != least:
+        index = max((i for i in range(len(widths)) if widths[i] > least[i]), key=widths.__getitem__)
+        widths[index] -= 1
+    return widths
+
+
+def _print_rows(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    label = max(map(len, columns)) + 2
+    for number, row in enumerate(rows):
+        if number:
+            line()
+        for name, cell in zip(columns, row, strict=True):
+            line(Text(f"{name:<{label}}{cell}", indent=label))
 
 
 def _cell(value: object) -> str:

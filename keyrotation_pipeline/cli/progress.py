@@ -2,11 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     TaskID,
@@ -17,16 +17,83 @@ from rich.progress import (
 from rich.progress import (
     Progress as Bars,
 )
+from rich.table import Column
+from rich.text import Text as Line
 
 from keyrotation_pipeline.assembly.home import system_time
-from keyrotation_pipeline.cli.output import console, note, seconds
-from keyrotation_pipeline.cli.status import Overall
+from keyrotation_pipeline.cli.output import console, duration, note, seconds, wrapped
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.visible_text import visible
 
 PLAIN_SECONDS = 5.0
 ALL_ROWS = "all rows"
+STATE_CHARS = 28  # of a note within a bar's line: rows and their rate
+SHORTEST_SECONDS = 1.0  # a rate over less time is no basis for an estimate
+
+
+class Overall:
+    """Adds up what the shards report; a table is weighted by its last row count.
+
+    Args:
+        rows: by table.
+        shards: of each table.
+        done: subjects that are finished already, as ``clients shard 00``.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, int],
+        shards: int,
+        done: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._weights = {
+            f"{table} shard {index:02d}": number / shards for table, number in rows.items() for index in range(shards)
+        }
+        self._shares = {subject: float(subject in done) for subject in self._weights}
+        self._clock = clock
+        self._began: tuple[float, float] | None = None
+
+    def see(self, progress: Progress) -> None:
+        """Take one report; reports of other steps than shards of rows are ignored."""
+        if progress.step is Step.ROWS and progress.subject in self._shares and progress.total:
+            if self._began is None:
+                self._began = (self._clock(), self.rows)
+            self._shares[progress.subject] = min(progress.done / progress.total, 1.0)
+
+    @property
+    def total(self) -> int:
+        """Rows of all tables."""
+        return round(sum(self._weights.values()))
+
+    @property
+    def rows(self) -> float:
+        """Rows processed so far."""
+        return sum(self._weights[subject] * share for subject, share in self._shares.items())
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Rate since the first report; None during the first second of work."""
+        if self._began is None:
+            return None
+        at, rows = self._began
+        seconds, passed = self._clock() - at, self.rows - rows
+        return passed / seconds if seconds >= SHORTEST_SECONDS and passed > 0 else None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """Remaining seconds at that rate."""
+        pace = self.rows_per_second
+        return None if pace is None else max(self.total - self.rows, 0.0) / pace
+
+    def __str__(self) -> str:
+        """``27,120 of 60,000 rows (45 %), 1,203 a second, ETA 27 s``."""
+        percent = f" ({100 * self.rows / self.total:.0f} %)" if self.total else ""
+        pace, eta = self.rows_per_second, self.eta_seconds
+        rest = "" if pace is None or eta is None else f", {pace:,.0f} a second, ETA {duration(eta)}"
+        return f"{self.rows:,.0f} of {self.total:,} rows{percent}{rest}"
 
 
 @contextmanager
@@ -45,10 +112,28 @@ def reporting(overall: Overall | None = None, *, quiet: bool = False) -> Iterato
         yield OnLines(system_time, overall)
 
 
-def bars_on(where: Console) -> Bars:
+class Screen(Bars):
+    """Bars, with lines above and below them that are as long as they need to be."""
+
+    above = ""
+    below: Mapping[str, str] = {}
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """The lines and the bars, from top to bottom."""
+        yield from self._lines(self.above)
+        yield self.make_tasks_table(self.tasks)
+        for subject, wait in self.below.items():
+            yield from self._lines(f"{subject}: {wait}")
+
+    def _lines(self, text: str) -> Iterator[RenderableType]:
+        # Not wrapped by Rich, which knows nothing of commands.
+        yield from (Line(each) for each in (wrapped(text, self.console.width) if text else ()))
+
+
+def bars_on(where: Console) -> Screen:
     """Bars that disappear when they end."""
-    return Bars(
-        TextColumn("{task.description}"),
+    return Screen(
+        TextColumn("{task.description}", table_column=Column(overflow="fold")),
         BarColumn(),
         TaskProgressColumn(),
         TextColumn("{task.fields[state]}"),
@@ -61,9 +146,12 @@ def bars_on(where: Console) -> Bars:
 
 
 class OnTerminal:
-    """One bar for all rows, and one per subject; the bars of a finished step are removed for the next one's."""
+    """One bar for all rows, and one per subject; the bars of a finished step are removed for the next one's.
 
-    def __init__(self, bars: Bars, overall: Overall | None = None) -> None:
+    The step with the rows, their rate and the time left stands above them, what is waited for below.
+    """
+
+    def __init__(self, bars: Screen, overall: Overall | None = None) -> None:
         self._bars = bars
         self._overall = overall
         self._step = ""
@@ -77,20 +165,24 @@ class OnTerminal:
             for task in self._tasks.values():
                 self._bars.remove_task(task)
             self._step, self._tasks = step, {}
+            self._bars.above, self._bars.below = step, {}
         if self._overall is not None and progress.step is Step.ROWS:
             self._show(self._overall, progress)
         total = progress.total or None
-        if progress.subject not in self._tasks:
-            self._tasks[progress.subject] = self._bars.add_task(_title(progress), total=total, state="")
-        self._bars.update(
-            self._tasks[progress.subject], completed=progress.done, total=total, state=visible(progress.note)
-        )
+        subject, state = visible(progress.subject), visible(progress.note)
+        if subject not in self._tasks:
+            self._tasks[subject] = self._bars.add_task(subject, total=total, state="")
+        fits = len(state) <= STATE_CHARS
+        others = {name: each for name, each in self._bars.below.items() if name != subject}
+        self._bars.below = others if fits else {**others, subject: state}
+        self._bars.update(self._tasks[subject], completed=progress.done, total=total, state=state if fits else "")
 
     def _show(self, overall: Overall, progress: Progress) -> None:
         overall.see(progress)
         if ALL_ROWS not in self._tasks:
             self._tasks[ALL_ROWS] = self._bars.add_task(ALL_ROWS, total=overall.total or None, state="")
-        self._bars.update(self._tasks[ALL_ROWS], completed=overall.rows, state=str(overall))
+        self._bars.above = f"{self._step}: {overall}"
+        self._bars.update(self._tasks[ALL_ROWS], completed=overall.rows)
 
 
 class OnLines:

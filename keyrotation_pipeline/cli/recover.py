@@ -94,10 +94,11 @@ def recover_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Restore database, configuration and keys from backups and the recovery key alone.
+    """Restore everything from backups and the recovery key.
 
-    Also where only the database is lost: the home and the configuration that are there stay as they are. Everything is
-    verified before it is used. Run it again with the same options after whatever stopped it.
+    Database, configuration and keys, with nothing else at hand. Also where only the database is lost: the home and the
+    configuration that are there stay as they are. Everything is verified before it is used. Run it again with the same
+    options after whatever stopped it.
     """
     path = settings.config_path(config)
     here = HomeHere(path, _server(server, path), into, actor())
@@ -189,7 +190,7 @@ def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
     if (file := done.restored.for_superuser) is not None:
         yield (
             f"read {file}: it restores what is left out, for a superuser to run with "
-            f"psql -X -v ON_ERROR_STOP=1 -d {done.restored.database} -f {file}"
+            f"`psql -X -v ON_ERROR_STOP=1 -d {done.restored.database} -f {file}`"
         )
     if roles := here.without_login(done.found.dump.definition.roles):
         yield (
@@ -201,17 +202,17 @@ def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
     versions = " ".join(map(str, done.keys))
     if here.is_new and not here.holds_keys:
         yield (
-            f"the key store is {here.key_store}: if it is lost, keyrotation restore-key {versions} --key {key}; "
+            f"the key store is {here.key_store}: if it is lost, `keyrotation restore-key {versions} --key {key}`; "
             "`keyrotation restore-key --survey` says what it lacks"
         )
     elif not here.is_new:
-        yield f"keyrotation status, which names keys that the key store lacks: keyrotation restore-key --key {key}"
+        yield f"`keyrotation status`, which names keys that the key store lacks: `keyrotation restore-key --key {key}`"
     if done.keys_here.findings == ():
-        yield "keyrotation audit verify"
+        yield "`keyrotation audit verify`"
     else:
-        yield "keyrotation reconcile, which two officers sign, and the same again; then keyrotation audit verify"
+        yield "`keyrotation reconcile`, which two officers sign, and the same again; then `keyrotation audit verify`"
     yield f"applications: let them use the database {done.restored.database}, with the keys of the key store"
-    yield "keyrotation backup"
+    yield "`keyrotation backup`"
 
 
 def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> dict[str, Any]:

@@ -45,7 +45,10 @@ Trusted = Annotated[
 
 
 def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json: Json = False) -> None:
-    """Restore the newest backup in a scratch server, and read it."""
+    """Prove that the newest backup restores.
+
+    Restores it in a scratch server, and decrypts every value there.
+    """
     declared = settings.load(config)
     passphrase = passphrase_for(declared, key)
     with (
@@ -80,7 +83,10 @@ def restore_key_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Restore lost keys from backups, or show what is lost."""
+    """Restore lost keys from backups, or survey them.
+
+    The survey names what is lost, which backups hold it, and what cannot be read meanwhile.
+    """
     wanted = [KeyVersion.parse(name) for name in versions or ()]
     if look == bool(wanted):
         raise typer.BadParameter("name the lost versions, or ask for --survey", param_hint="VERSION / --survey")

@@ -159,8 +159,9 @@ def report(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Write the compliance report: objectives, policy, keys, approvals, backups, recovery tests, incidents, audit.
+    """Write the compliance report, or the pack for an auditor.
 
+    Objectives, policy, keys, approvals, backups, recovery tests, incidents and audit, of a period or of all time.
     It is read from the verified audit alone. What nobody recorded is reported as not satisfied. A
     pack is a directory with all the evidence for the report, and verify.py, which checks it offline. A certificate is
     one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is. oscal is the report as

@@ -1,4 +1,4 @@
-"""`request`, `approve`, `cancel` and `pace`."""
+"""`request`, `approve` and `pace`."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -18,7 +18,6 @@ from keyrotation_pipeline.model.requests import PendingRequest, Request
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
 from keyrotation_pipeline.requests.approvals import add_approval
-from keyrotation_pipeline.requests.control import cancel as give_up
 from keyrotation_pipeline.requests.control import pace_of, set_pace
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -120,7 +119,7 @@ def requests(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """List every pending request, with who has signed it and who has not."""
+    """List pending requests: who has signed, who has not."""
     declared = settings.load(config)
     if announcement is not None:
         _show_announcement(declared, announcement, as_json=as_json)
@@ -146,26 +145,17 @@ def _pending(listed: Sequence[PendingRequest]) -> Iterator[str]:
 
 
 def history(*, config: Config = None, as_json: Json = False) -> None:
-    """List past rotations and other requests, with how long each took."""
+    """List past requests, with how long each took."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         listed, database = past_requests(pipeline), pipeline.surroundings.identity().name
     rows = [
-        (past.request.id, f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
+        (past.request.id[:12], f"{past.request.type} {past.request.action}", past.request.source, past.request.target,
          output.minutes(past.request.started_at), "-" if past.seconds is None else f"{past.seconds:,.0f} s",
          "-" if past.rows is None else past.rows, past.outcome)
         for past in listed
     ]  # fmt: skip
     table = output.Table(("Request", "What", "From", "To", "Started", "Took", "Rows", "Outcome"), rows)
     output.show(database, [each.as_json() for each in listed], [table], as_json=as_json)
-
-
-def cancel(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
-    """Cancel a rotation that has written nothing yet."""
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.request(request_id), pipeline.surroundings.identity().name
-        give_up(pipeline, rotation)
-    value = {"database": database, "id": rotation.id, "phase": "cancelled"}
-    output.show(database, value, [f"rotation {rotation.id} is cancelled"], as_json=as_json)
 
 
 def _earliest(not_before: str | None, time_zone: str) -> datetime | None:
@@ -207,9 +197,9 @@ def pace_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Set how fast a running rotation goes; without an option, show it.
+    """Show or set how fast a running rotation goes.
 
-    It takes effect within seconds, for emergencies too. What is not given stays as set before, or as configured.
+    A change takes effect within seconds, for emergencies too. What is not given stays as set before, or as configured.
     """
     given = {"rows_per_second": rows_per_second, "duty_cycle": duty_cycle, "hours": hours}
     changes = {name: value for name, value in given.items() if value is not None}

@@ -13,8 +13,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
-from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.status import Overall
+from keyrotation_pipeline.cli.progress import Overall, reporting
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 from keyrotation_pipeline.model.key_events import KeyRetired
@@ -171,10 +170,10 @@ def _ahead(pipeline: Pipeline, rotation: Walk, through: Step | None) -> tuple[li
 
 def _end(rotation: Walk) -> Iterator[str]:
     if (phase := phase_of(rotation)) != "finished":
-        yield f"next is {phase}: keyrotation rotate {rotation.id}"
+        yield f"next is {phase}: `keyrotation rotate {rotation.id}`"
         return
     yield f"finished: nothing is left under {rotation.source} where it was searched, and its key is archived"
     yield from _limits_of_proof(rotation)
     if (record := rotation.done(Step.COMPLIANCE_REPORT)) and (text := record.facts.get("post_mortem")):
         yield from ("", *text.split("\n"))
-    yield "next: keyrotation status, keyrotation verify"
+    yield "next: `keyrotation status`, `keyrotation verify`"

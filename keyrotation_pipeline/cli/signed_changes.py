@@ -28,10 +28,10 @@ from keyrotation_pipeline.rotation.replace_key import open_replacement, pending_
 
 
 def policy_command(reason: Reason = None, *, config: Config = None, as_json: Json = False) -> None:
-    """Change officers, threshold, recipients or hosts to what keyrotation.toml now says.
+    """Pin the officers that keyrotation.toml now names.
 
-    The first time, with --reason, it shows the difference and prints the id of a request. Once officers who are pinned
-    today have signed that, run it again, and the new ones are pinned.
+    And its threshold, recipients and hosts. The first time, with --reason, it shows the difference and prints the id of
+    a request. Once officers who are pinned today have signed that, run it again, and the new ones are pinned.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         before, database = pinned_roster(pipeline), pipeline.surroundings.identity().name
@@ -101,7 +101,7 @@ def destroy_command(
         done = destroy(site, request)
     lines = [f"{wanted} ({done.fingerprint[:16]}) is destroyed: it is no longer in the key store"]
     lines += _copies(done, "removed   ")
-    lines.append("next: keyrotation backup, so that the newest set is complete without it")
+    lines.append("next: `keyrotation backup`, so that the newest set is complete without it")
     show(database, _destroy_document(database, request, done, destroyed=True), lines, as_json=as_json)
 
 
@@ -121,10 +121,11 @@ def replace_key_command(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Replace an imported key that decrypts no value with one that does.
+    """Replace an imported key that is wrong.
 
-    The right key is given as `init` takes it, in ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 … The first time, with
-    --reason, it prints the id of a request. Once two officers have signed that, run it again, with the same key.
+    One that decrypts no value, with one that does. The right key is given as `init` takes it, in ENCRYPTION_MASTER_KEY,
+    ENCRYPTION_MASTER_KEY_V2 … The first time, with --reason, it prints the id of a request. Once two officers have
+    signed that, run it again, with the same key.
     """
     wanted = KeyVersion.parse(version)
     material = _given(wanted)
@@ -141,7 +142,7 @@ def replace_key_command(
         now = replace_key(pipeline, request, material).fingerprint
     lines = [
         f"{wanted} is {now[:16]} now, instead of {request.source_fingerprint[:16]}",
-        "next: keyrotation backup; then rotate; if a rotation is under way, by a new request that takes it over",
+        "next: `keyrotation backup`; then rotate; if a rotation is under way, by a new request that takes it over",
     ]
     show(database, _replace_key_document(database, request, now, done=True), lines, as_json=as_json)
 
@@ -160,7 +161,7 @@ def _replace_key_document(database: str, request: Request, fingerprint: str, *, 
 
 
 def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
-    """Reconcile a restored database, or restore lost fences.
+    """Reconcile a restored database, or lost fences.
 
     The first time it prints what it found, what it will do, and the id of a request. Once two officers have signed
     that, run it again to do it.
@@ -176,7 +177,7 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
         require_signed(pipeline, request)
         done = reconcile(pipeline, request)
     several = len(done.in_rows) > 1
-    then = "; next: keyrotation request, which re-encrypts every value under one new version" if several else ""
+    then = "; next: `keyrotation request`, which re-encrypts every value under one new version" if several else ""
     value = _reconcile_document(database, request, done, reconciled=True)
     output.show(database, value, [*_lines(done), f"done{then}"], as_json=as_json)
 

@@ -1,11 +1,12 @@
 """`status`: the state of keys, tables and rotations, for people, for cron and for programs."""
 
 import sys
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Never
 
 import psycopg
@@ -15,95 +16,20 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import system_time, ui_address, wait
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.nagios import check
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
-from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.tables import BlindSpots
 from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
-SHORTEST_SECONDS = 1.0  # a rate over less time is no basis for an estimate
+DAY_SECONDS = 86400
 _STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
-
-
-class Overall:
-    """Adds up what the shards report; a table is weighted by its last row count.
-
-    Args:
-        rows: by table.
-        shards: of each table.
-        done: subjects that are finished already, as ``clients shard 00``.
-        clock: seconds, monotonic.
-    """
-
-    def __init__(
-        self,
-        rows: Mapping[str, int],
-        shards: int,
-        done: Collection[str] = (),
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._weights = {
-            f"{table} shard {index:02d}": number / shards for table, number in rows.items() for index in range(shards)
-        }
-        self._shares = {subject: float(subject in done) for subject in self._weights}
-        self._clock = clock
-        self._began: tuple[float, float] | None = None
-
-    def see(self, progress: Progress) -> None:
-        """Take one report; reports of other steps than shards of rows are ignored."""
-        if progress.step is Step.ROWS and progress.subject in self._shares and progress.total:
-            if self._began is None:
-                self._began = (self._clock(), self.rows)
-            self._shares[progress.subject] = min(progress.done / progress.total, 1.0)
-
-    @property
-    def total(self) -> int:
-        """Rows of all tables."""
-        return round(sum(self._weights.values()))
-
-    @property
-    def rows(self) -> float:
-        """Rows processed so far."""
-        return sum(self._weights[subject] * share for subject, share in self._shares.items())
-
-    @property
-    def rows_per_second(self) -> float | None:
-        """Rate since the first report; None during the first second of work."""
-        if self._began is None:
-            return None
-        at, rows = self._began
-        seconds, passed = self._clock() - at, self.rows - rows
-        return passed / seconds if seconds >= SHORTEST_SECONDS and passed > 0 else None
-
-    @property
-    def eta_seconds(self) -> float | None:
-        """Remaining seconds at that rate."""
-        pace = self.rows_per_second
-        return None if pace is None else max(self.total - self.rows, 0.0) / pace
-
-    def __str__(self) -> str:
-        """``27,120 of 60,000 rows (45 %), 1,203 a second, ETA 27 s``."""
-        percent = f" ({100 * self.rows / self.total:.0f} %)" if self.total else ""
-        pace, eta = self.rows_per_second, self.eta_seconds
-        rest = "" if pace is None or eta is None else f", {pace:,.0f} a second, ETA {duration(eta)}"
-        return f"{self.rows:,.0f} of {self.total:,} rows{percent}{rest}"
-
-
-def duration(seconds: float) -> str:
-    """``27 s``, ``12 min``, ``3 h 05 min``."""
-    if seconds < MINUTE_SECONDS:
-        return f"{seconds:.0f} s"
-    if seconds < HOUR_SECONDS:
-        return f"{seconds / MINUTE_SECONDS:.0f} min"
-    return f"{int(seconds) // HOUR_SECONDS} h {int(seconds) % HOUR_SECONDS // MINUTE_SECONDS:02d} min"
 
 
 def lines(
@@ -164,7 +90,7 @@ def age(at: datetime | None, now: datetime) -> str:
     if at is None:
         return "never"
     seconds = max((now - at).total_seconds(), 0.0)
-    for size, unit in ((2 * DAY_SECONDS, "days"), (HOUR_SECONDS, "h"), (MINUTE_SECONDS, "min")):
+    for size, unit in ((2 * DAY_SECONDS, "days"), (output.HOUR_SECONDS, "h"), (output.MINUTE_SECONDS, "min")):
         if seconds >= size:
             return f"{seconds // min(size, DAY_SECONDS):.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
@@ -216,11 +142,11 @@ def _row(
 
 def _rotation(rotation: RotationStatus | None, conductor: str | None) -> Iterator[tuple[str, str]]:
     if rotation is None:
-        yield "Rotation", 'none is open; the next begins with: keyrotation request --reason "…"'
+        yield "Rotation", 'none is open; the next begins with `keyrotation request --reason "…"`'
         return
     walk = rotation.walk
     yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
-    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
+    eta = "" if rotation.eta_seconds is None else f", about {output.duration(rotation.eta_seconds)} left"
     yield "", f"phase {rotation.phase}, {rotation.progress:.0%}{eta}"
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
     if rotation.pace:
@@ -235,7 +161,7 @@ def _rotation(rotation: RotationStatus | None, conductor: str | None) -> Iterato
     elif conductor:
         yield "", f"no process works at it now; Dagster has to start one, {conductor}"
     else:
-        yield "", f"next: keyrotation rotate {walk.id}"
+        yield "", f"next: `keyrotation rotate {walk.id}`"
 
 
 WATCH_SECONDS = 2.0
@@ -250,22 +176,46 @@ def status(
         bool,
         typer.Option("--exit-code", help="Exit with 1 if anything is overdue, blocked or stale.", show_default=False),
     ] = False,
+    nagios: Annotated[
+        bool,
+        typer.Option(
+            "--nagios",
+            help="Print one line with performance data, and exit with 0, 1, 2 or 3.",
+            show_default=False,
+        ),
+    ] = False,
     count: Annotated[bool, typer.Option("--count", help="Count all values again.", show_default=False)] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Show keys, tables, the rotation, and what to type next."""
+    if nagios:
+        if watch or exit_code or as_json:
+            raise typer.BadParameter("give it alone, or with --count", param_hint="--nagios")
+        raise typer.Exit(check(partial(_take, config, count=count)))
     declared = settings.load(config)
-    with open_pipeline(declared, actor=actor()) as pipeline:
-        if count:
-            pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
+    with _opened(declared, count=count) as pipeline:
         shown = _show(pipeline, declared, as_json=as_json)
-        with suppress(KeyRotationError):  # which what is shown says
-            pipeline.rollout.forget()
     if watch:
         _watch(declared, as_json=as_json)
     if exit_code and shown.attention:
         raise typer.Exit(1)
+
+
+@contextmanager
+def _opened(declared: settings.Settings, *, count: bool) -> Iterator[Pipeline]:
+    with open_pipeline(declared, actor=actor()) as pipeline:
+        if count:
+            pipeline.ledger.save_counts(pipeline.inventory.count(pipeline.tables))
+        yield pipeline
+        with suppress(KeyRotationError):  # which what is shown says
+            pipeline.rollout.forget()
+
+
+def _take(config: Path | None, *, count: bool) -> Status:
+    declared = settings.load(config)
+    with _opened(declared, count=count) as pipeline:
+        return status_now(pipeline, declared)
 
 
 def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
@@ -284,8 +234,13 @@ def _watch(declared: settings.Settings, *, as_json: bool) -> Never:
         wait(WATCH_SECONDS)
 
 
+def status_now(pipeline: Pipeline, declared: settings.Settings) -> Status:
+    """The status that every form of it shows."""
+    return replace(overview(pipeline, duties=unsettled_in_words(pipeline)), contacts=declared.contact_list)
+
+
 def _show(pipeline: Pipeline, declared: settings.Settings, *, as_json: bool) -> Status:
-    shown = replace(overview(pipeline, duties=unsettled_in_words(pipeline)), contacts=declared.contact_list)
+    shown = status_now(pipeline, declared)
     heading = f"{shown.database}  {output.minutes(shown.generated_at)} UTC"
     output.show(heading, shown.as_json(), _lines(pipeline, declared, shown), as_json=as_json)
     sys.stdout.flush()

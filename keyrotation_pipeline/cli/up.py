@@ -38,7 +38,10 @@ def up(
     ] = None,
     config: Config = None,
 ) -> None:
-    """Serve Dagster's UI and run its daemon, which executes approved rotations, until Ctrl-C."""
+    """Serve Dagster's UI and execute approved rotations.
+
+    With Dagster's daemon, and the embedded PostgreSQL if none is configured, until Ctrl-C.
+    """
     path = settings.config_path(config)
     declared = _declared(config)
     token = None if no_token else random_token()

@@ -76,7 +76,7 @@ class Instance:
 # What applications have to do, as shown to whoever requests a rotation.
 LINES_OF_CODE = (
     "from keyrotation_pipeline.encrypted_type import attest",
-    "attest(engine, key_ring)  # once a process, with its SQLAlchemy engine and what EncryptedType was given",
+    "attest(engine, key_ring)  # once per process; the type's key ring",
 )
 
 

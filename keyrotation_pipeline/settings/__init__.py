@@ -12,6 +12,7 @@ from keyrotation_pipeline.settings.loading import (
     load,
     parse,
     process_environment,
+    started_by_uv,
 )
 from keyrotation_pipeline.settings.sections import DEMO_MARKER, FILE_NAME, Settings
 
@@ -26,4 +27,5 @@ __all__ = [
     "load",
     "parse",
     "process_environment",
+    "started_by_uv",
 ]

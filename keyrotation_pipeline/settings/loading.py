@@ -90,6 +90,11 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def started_by_uv() -> bool:
+    """Returns whether `uv run` started this process, whose PATH is then not that of the user's shell."""
+    return "UV_RUN_RECURSION_DEPTH" in os.environ
+
+
 def database_variable() -> str | None:
     """Returns the database URL in `KEYROTATION_DATABASE_URL`, which `init` uses before there is a file."""
     return os.environ.get(DATABASE_VARIABLE) or None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import subprocess
 import time
@@ -357,6 +358,48 @@ def test_status_exit_code_is_for_cron(clinic: Clinic) -> None:
     said = clinic.run("status", "--exit-code", expect=1)
     assert "was last counted on" in said
     clinic.run("status", "--count", "--exit-code")
+
+
+def test_monitoring_gets_the_status_by_the_codes_of_its_plugins_and_as_metrics(clinic: Clinic) -> None:
+    clinic.initialise()
+    assert "KEYROTATION WARNING" in clinic.run("status", "--nagios", expect=1), "there is no backup yet"
+    clinic.run("backup")
+    assert "KEYROTATION OK" in clinic.run("status", "--nagios")
+    shown, metrics = clinic.status(), clinic.run("metrics")
+    assert f'keyrotation_audit_head_seq{{database="{shown["database"]}"}} {shown["audit"]["seq"]}\n' in metrics
+    request = clinic.approved_request(*clinic.officers)
+    clinic.walk(request, Step.PRIMARY_KEY_ROLLOUT)
+    during = clinic.run("metrics")
+    left = {table["table"]: table["rows"] for table in shown["tables"]}
+    for name, rows in left.items():
+        labels = f'{{database="{shown["database"]}",table="{name}"}}'
+        assert f"keyrotation_rotation_rows_left{labels} {rows}\n" in during
+        assert f"keyrotation_rotation_rows_done{labels} 0\n" in during
+    assert 'type="routine",from="v1",to="v2",phase="rows"} 1\n' in during
+    assert re.search(r'keyrotation_request_approvals\{.*action="rotate",type="routine"\} 2\n', during)
+    clinic.run("pause", request)
+    paused = clinic.status()["rotation"]["waiting_for"]
+    assert f'keyrotation_rotation_waiting{{database="{shown["database"]}",reason="{paused}"}} 1' in clinic.run(
+        "metrics"
+    )
+    clinic.execute("UPDATE keyrotation.table_counts SET counted_at = counted_at - interval '8 days'")
+    assert clinic.run("status", "--nagios", expect=2).startswith("KEYROTATION CRITICAL - ")
+    clinic.execute("ALTER SCHEMA keyrotation RENAME TO elsewhere")
+    assert clinic.run("status", "--nagios", expect=3).startswith("KEYROTATION UNKNOWN - ")
+    assert clinic.run("metrics", expect=1) == ""
+
+
+def test_preflight_folds_what_is_green(clinic: Clinic) -> None:
+    clinic.initialise()
+    folded = clinic.run("preflight", expect=1).splitlines()[1:]
+    lights = [line.split()[0] for line in folded if line.split()[0] in {"red", "amber", "green"}]
+    assert lights == sorted(lights, key=["red", "amber"].index)
+    whole = clinic.run("preflight", "--all", expect=1)
+    green = sum(line.startswith("green ") for line in whole.splitlines())
+    assert folded[-2] == f"not ready: {lights.count('red')} red, {lights.count('amber')} amber, {green} green"
+    assert green > 40
+    assert "--all" in folded[-1]
+    assert "--all" not in whole
 
 
 def test_status_waits_for_no_slow_library_that_it_does_not_use(clinic: Clinic) -> None:

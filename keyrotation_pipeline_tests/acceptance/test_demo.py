@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.demo.clinic import FINDINGS
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import EMBEDDED_18
 
@@ -66,7 +67,8 @@ def test_demo_again_rotates_once_more(demo: Folder) -> None:
         left.execute(
             "INSERT INTO keyrotation.instance_reports (instance, report, proofs) VALUES ('api-1/1-killed', '', '')"
         )
-    demo.run("demo")
+    done = documented("demo", demo.run("demo", "--json"))
+    assert (done["from"], done["to"], done["holds"]) == ("v2", "v3", True)
     after = json.loads(demo.run("status", "--json", "--count"))
 
     assert (before, after["primary"]) == ("v2", "v3")

@@ -9,6 +9,7 @@ import pytest
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.backup_sites import admit, write_configuration
 from keyrotation_pipeline_tests.buckets import TestBucket
@@ -69,7 +70,7 @@ def test_an_archived_key_is_destroyed_once_no_backup_needs_it_and_two_officers_s
     assert "needs 1 more approval(s)" in folder.printed[-1]
     approve(folder, opened, officers[1:])
     assert "next: keyrotation destroy v1" in folder.printed[-2]
-    done = json.loads(folder.run("destroy", "v1", "--json"))
+    done = documented("destroy", folder.run("destroy", "v1", "--json"))
 
     assert (done["id"], done["destroyed"], done["version"]) == (opened, True, "v1")
     assert all(copy["locked_until"] for copy in done["held"])

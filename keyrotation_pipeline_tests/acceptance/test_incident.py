@@ -30,6 +30,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.pages import fenced
 
@@ -245,7 +246,7 @@ def test_an_incident_at_the_command_line_takes_over_what_runs(clinic: Clinic) ->
     assert f"<h1>Incident report {opened[0]}</h1>" in clinic.shown("incident", "report", opened[0], "--html")
     assess(clinic, opened[0])
     clinic.shown("cancel", opened[1])
-    clinic.shown("incident", "close", opened[0], "--root-cause", "a ticket")
+    documented("incident close", clinic.shown("incident", "close", opened[0], "--root-cause", "a ticket", "--json"))
     events = [each["event"] for each in json.loads(clinic.shown("audit", "log", "--json"))]
     assert "incident_closed" in events
     assert "breach_assessment_signed" in events

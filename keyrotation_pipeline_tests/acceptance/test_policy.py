@@ -24,6 +24,7 @@ from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.applications import reporting
 from keyrotation_pipeline_tests.officers import make_officer, revoke
 
@@ -208,7 +209,7 @@ def test_the_way_back_is_signed_by_the_new_officers(office: Office) -> None:
     with pytest.raises(ApprovalError, match="which no officer of the roster has"):
         office.signed(back, "Ben")
     office.signed(back, "Cem", "Ada")
-    assert json.loads(office.run("policy", "--json"))["pinned"] is True
+    assert documented("policy", office.run("policy", "--json"))["pinned"] is True
 
 
 def test_a_rotation_that_has_begun_is_taken_over_under_the_new_roster(office: Office) -> None:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.backups import signature_name
 from keyrotation_pipeline_tests.acceptance import dying_recovery
 from keyrotation_pipeline_tests.acceptance.command import Folder, environment
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.backup_sites import write_configuration
 from keyrotation_pipeline_tests.lost_clinics import ROLE, EmptyMachine, Forger, tar_of
 
@@ -94,7 +95,7 @@ def test_a_role_without_superusers_power_brings_everything_back_as_well(machine:
         connection.execute(f"CREATE ROLE {admin} LOGIN CREATEDB CREATEROLE")
     try:
         server = machine.lost.server.url(user=admin)
-        machine.folder.run(*machine.options("--json", "--server", server))
+        documented("recover", machine.folder.run(*machine.options("--json", "--server", server)))
         assert machine.values() == machine.lost.values
     finally:
         with psycopg.connect(machine.lost.server.url(), autocommit=True) as connection:

@@ -30,6 +30,7 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.replace_key import pending_replacement, replace_key
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
+from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.acceptance.test_clusters_page import one_gnupg_home
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 from keyrotation_pipeline_tests.forging import Forger, owner_of
@@ -84,7 +85,8 @@ class Home:
             "replace-key", "v1", "--reason", "the wrong key was imported", ENCRYPTION_MASTER_KEY=base64_of(self.right)
         ).strip()
         self.sign(request)
-        self.folder.run("replace-key", "v1", ENCRYPTION_MASTER_KEY=base64_of(self.right))
+        done = self.folder.run("replace-key", "v1", "--json", ENCRYPTION_MASTER_KEY=base64_of(self.right))
+        assert documented("replace-key", done)["done"] is True
         return request
 
     def plain(self, ring: KeyRing) -> list[str]:

@@ -56,7 +56,7 @@ def test_so_are_notes_headings_and_documents_on_a_terminal(
 def test_json_means_the_same_and_shows_no_hidden_character(capsys: pytest.CaptureFixture[str]) -> None:
     output.document({"name": HOSTILE, "officer": "Zoë"})
     printed = capsys.readouterr().out
-    assert json.loads(printed) == {"name": HOSTILE, "officer": "Zoë"}
+    assert json.loads(printed) == {"schema": 1, "name": HOSTILE, "officer": "Zoë"}
     assert hidden(printed) == set()
     assert "Zoë" in printed
 

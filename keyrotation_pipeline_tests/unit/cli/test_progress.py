@@ -6,8 +6,8 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from keyrotation_pipeline.cli.progress import OnLines, OnTerminal, bars_on
-from keyrotation_pipeline.cli.status import Overall, duration
+from keyrotation_pipeline.cli.output import duration
+from keyrotation_pipeline.cli.progress import OnLines, OnTerminal, Overall, bars_on
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.requests import Step
 

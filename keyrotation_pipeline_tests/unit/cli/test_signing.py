@@ -39,7 +39,7 @@ def test_a_request_that_is_not_signed_is_not_carried_out(world: FakeWorld) -> No
 @pytest.mark.parametrize(
     ("database", "as_json", "printed"),
     [
-        pytest.param("clinic", True, '{\n"id": "ä"\n}\n', id="JSON"),
+        pytest.param("clinic", True, '{\n"schema": 1,\n"id": "ä"\n}\n', id="JSON"),
         pytest.param("clinic", False, "clinic\none\ntwo\nRows\n1,000\n", id="text begins with the database"),
         pytest.param(None, False, "one\ntwo\nRows\n1,000\n", id="named before"),
     ],
