@@ -4,7 +4,8 @@ A command's module is imported only when that command is run, so that start-up s
 """
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -134,17 +135,29 @@ class LazyGroup(WholeGroup):
             return name, listed, rest
         return name, COMMANDS[listed.name].load(listed.name), rest
 
-    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  what a command returns
-        """Run the command; wrong usage is one line of JSON where JSON was asked for."""
-        try:
-            return super().invoke(ctx)
-        except click.UsageError as wrong:
-            if not wants_json():
-                raise
-            from keyrotation_pipeline.cli.output import refuse  # noqa: PLC0415  --help and --version need none of it
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:  # noqa: ANN401  click's own
+        """Parse what stands before the command."""
+        with usage_in_json():
+            return super().make_context(*arguments, **options)
 
-            refuse(wrong.format_message(), as_json=True)
-            raise SystemExit(wrong.exit_code) from None
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401  what a command returns
+        """Parse and run the command."""
+        with usage_in_json():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def usage_in_json() -> Iterator[None]:
+    """Print wrong usage as one line of JSON where JSON was asked for."""
+    try:
+        yield
+    except click.UsageError as wrong:
+        if not wants_json():
+            raise
+        from keyrotation_pipeline.cli.output import refuse  # noqa: PLC0415  --help and --version need none of it
+
+        refuse(wrong.format_message(), as_json=True)
+        raise SystemExit(wrong.exit_code) from None
 
 
 def wants_json() -> bool:

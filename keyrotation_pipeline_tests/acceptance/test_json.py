@@ -65,6 +65,7 @@ def test_the_quick_commands_print_what_is_documented(clinic: Clinic) -> None:  #
     [
         pytest.param("status", 1, "run `keyrotation init` or `keyrotation demo`", id="nothing is there"),
         pytest.param("statsu", 2, "No such command", id="no such command"),
+        pytest.param("--verison status", 2, "No such option", id="no such option before the command"),
         pytest.param("status --cuont", 2, "No such option", id="no such option"),
         pytest.param("rotate", 2, "Missing argument", id="missing argument"),
         pytest.param("rotate x --through nowhere", 2, "'nowhere' is not one of", id="wrong value"),
