@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.dagster_services import INSTANCE_FILES
 from keyrotation_pipeline.ports.clock import attempts
 
-TOKEN = "a-token-of-this-test"
+TOKEN, METRICS_TOKEN = "a-token-of-this-test", "one-for-metrics-alone"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
 BROWSER = {"accept": "text/html"}
 START_SECONDS = 180
@@ -74,7 +74,7 @@ def serving(home: Path, *options: str, **variables: str) -> Iterator[Server]:
             stdin=subprocess.PIPE, stdout=log, stderr=log,
         )  # fmt: skip
     assert process.stdin is not None
-    process.stdin.write(f"{TOKEN}\n".encode())
+    process.stdin.write(f"{TOKEN}\n{METRICS_TOKEN}\n".encode())
     process.stdin.close()
     client = httpx.Client(timeout=60, trust_env=False, verify=False)  # noqa: S501  HTTP; loading them is slow
     server = Server(port, process, home / "log", client)

@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import urllib.error
 import urllib.request
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from keyrotation_pipeline.adapters.child_service import LOOK_SECONDS, ChildService
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.command_socket import CommandSocket
 from keyrotation_pipeline.adapters.process import cpu_ticks
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts
@@ -26,6 +28,8 @@ INSTANCE_FILES = Path(__file__).parent / "dagster_instance"
 SOCKET_VARIABLE = "KEYROTATION_CODE_SERVER"  # as in our workspace.yaml
 # `sun_path` holds 104 bytes on macOS and 108 on Linux, the final zero among them.
 MAX_SOCKET_PATH_BYTES = 103
+# As the installed command, without the working directory on the import path.
+METRICS_COMMAND = (sys.executable, "-P", "-c", "from keyrotation_pipeline.cli import main; main()", "metrics")
 LOCATION = ("--module-name", "keyrotation_pipeline.definitions", "--location-name", "keyrotation_pipeline")
 
 
@@ -90,7 +94,7 @@ class DagsterServices:
     """Dagster's code server, its daemon, and its UI on loopback behind access control.
 
     Args:
-        home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, the services' log, and the address.
+        home: Dagster's home; it gets our `dagster.yaml` and `workspace.yaml`, the services' log, address and token.
         folder: where the services look for a `keyrotation.toml` that is not there yet.
         environment: of the code server and its runs, with the variables that `dagster.yaml` refers to; it must hold no
             key.
@@ -117,6 +121,8 @@ class DagsterServices:
         self._cleanup = contextlib.ExitStack()
         self._served: dict[ChildService, Callable[[], bool]] = {}
         self._socket = home / "code.sock"
+        self._metrics: CommandSocket | None = None
+        self._metrics_token = None if access.token is None else random_token()
 
     def start(self) -> None:
         """Starts the code server; `wait_until_served` starts the others, its clients, when it answers.
@@ -129,9 +135,13 @@ class DagsterServices:
         self._home.chmod(0o700)  # whoever reaches the socket runs code as us
         for name in ("dagster.yaml", "workspace.yaml"):
             shutil.copyfile(INSTANCE_FILES / name, self._home / name)
-        self._write_address()
+        self._write_private(self._address_file, self._access.address)
+        if self._metrics_token is not None:
+            self._write_private(self.metrics_token_file, self._metrics_token)
         self._choose_socket()
         self.log.write_bytes(b"")
+        path = self._socket.with_name("metrics.sock")
+        self._metrics = CommandSocket(path, METRICS_COMMAND, self._folder, self._environment, self.log)
         # As `dagster dev` starts it: it reloads the code when the UI asks for that.
         options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
         command = ["dagster", "code-server", "start", *LOCATION, *options]
@@ -152,8 +162,10 @@ class DagsterServices:
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
         daemon = ["dagster._daemon", "run", "--log-level", "warning", *workspace]
         self._served[self._service("the daemon", daemon, self._bare)] = lambda: True
-        command = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *workspace]
-        webserver = self._service("the web server", command, self._bare, line=self._access.token)
+        metrics = ["--metrics", str(self._socket.with_name("metrics.sock"))]
+        command = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *metrics, *workspace]
+        tokens = f"{self._access.token or ''}\n{self._metrics_token or ''}"
+        webserver = self._service("the web server", command, self._bare, line=tokens)
         self._served[webserver] = self._page_is_served
         return self.wait_for(webserver, stopped, announce)
 
@@ -167,6 +179,8 @@ class DagsterServices:
             if stopped():
                 return
             self._keep_storage()
+            if self._metrics is not None:
+                self._metrics.poll()
             for service in filter(ChildService.is_lost, self._served):
                 self._restart(service, announce)
                 self.wait_for(service, stopped, announce)
@@ -221,8 +235,10 @@ class DagsterServices:
             service.interrupt()
         for service in self._served:
             service.end()
-        self._address_file.unlink(missing_ok=True)
-        self._socket.unlink(missing_ok=True)
+        for file in (self._address_file, self.metrics_token_file, self._socket):
+            file.unlink(missing_ok=True)
+        if self._metrics is not None:
+            self._metrics.close()
         self._cleanup.close()
 
     def _service(
@@ -260,12 +276,17 @@ class DagsterServices:
     def _address_file(self) -> Path:
         return self._home / "address"
 
-    def _write_address(self) -> None:
-        """Writes the address for a user who lost the terminal: readable only by that user, and removed at the end."""
-        self._address_file.unlink(missing_ok=True)
-        descriptor = os.open(self._address_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    @property
+    def metrics_token_file(self) -> Path:
+        """Holds the token of ``/metrics``, which whoever scrapes it reads anew each time."""
+        return self._home / "metrics-token"
+
+    def _write_private(self, path: Path, line: str) -> None:
+        """Writes what only this user may read, such as one who lost the terminal; it is removed at the end."""
+        path.unlink(missing_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{self._access.address}\n")
+            file.write(f"{line}\n")
 
     def _refuse_taken_port(self) -> None:
         with socket.socket() as probe:

@@ -109,7 +109,7 @@ def _mail(smtp: SmtpSettings, address: str) -> AlertChannel:
     return Mail(SmtpServer(smtp.host, smtp.port, smtp.starttls, smtp.user, password), smtp.sender, [address])
 
 
-__all__ = ["UiAccess", "dagster_services", "random_token"]
+__all__ = ["DagsterServices", "UiAccess", "dagster_services", "random_token"]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.alerts import UiAccess, dagster_services, random_token
+from keyrotation_pipeline.assembly.alerts import DagsterServices, UiAccess, dagster_services, random_token
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config
 from keyrotation_pipeline.errors import HomeError
@@ -51,7 +51,7 @@ def up(
             output.heading(database)
         services.start()
         if services.wait_until_served(stopped, output.note):
-            _announce(door, services.log, configured=declared is not None)
+            _announce(door, services, configured=declared is not None)
             services.wait_while_running(stopped, output.note)
 
 
@@ -62,12 +62,15 @@ def _declared(config: Path | None) -> settings.Settings | None:
         return None
 
 
-def _announce(door: UiAccess, log: Path, *, configured: bool) -> None:
+def _announce(door: UiAccess, services: DagsterServices, *, configured: bool) -> None:
     if not configured:
         output.line(
             "no keyrotation.toml yet, so there is no table to rotate; run `keyrotation init` or `keyrotation demo`"
         )
-    output.line(f"Dagster: {door.address}  (Ctrl-C stops it; its log is {log})")
+    output.line(f"Dagster: {door.address}  (Ctrl-C stops it; its log is {services.log})")
+    if configured:
+        bearer = "" if door.token is None else f"  (with the bearer token in {services.metrics_token_file})"
+        output.line(f"Metrics: {door.url}/metrics{bearer}")
     sys.stdout.flush()
 
 

@@ -5,14 +5,15 @@ the loopback interface. So an ASGI layer in front requires the token that `keyro
 Jupyter does), a host name of ours, and that requests come from the UI's own pages. Nobody may report a result or a
 materialization there, or wipe one: what Dagster shows comes from runs and from the ledger.
 
-The token comes as one line on standard input: other users can read arguments and environments of processes, and runs
-inherit the environment.
+The token comes as one line on standard input, and in the next one that of `/metrics`, if any: other users can read
+arguments and environments of processes, and runs inherit the environment.
 """
 
 import argparse
 import secrets
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from http.cookies import SimpleCookie
 from urllib.parse import urlencode, urlsplit
@@ -30,6 +31,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
+from keyrotation_pipeline.defs.metrics_page import MetricsPage, is_metrics
+
 LOOPBACK = "127.0.0.1"
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20  # those of dagster-webserver
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
@@ -44,18 +47,26 @@ HOW_TO_OPEN = (
 )
 
 
-def guarded(app: ASGIApp, token: str | None, *, port: int, hosts: Sequence[str] = ()) -> ASGIApp:
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """What a request must show: `ui` for everything, or `metrics`, which opens that page alone."""
+
+    ui: str
+    metrics: str = ""
+
+
+def guarded(app: ASGIApp, tokens: Tokens | None, *, port: int, hosts: Sequence[str] = ()) -> ASGIApp:
     """Puts the application behind every access check.
 
     Args:
         app: Dagster's.
-        token: None asks for none: a proxy in front authenticates people.
+        tokens: None asks for none: a proxy in front authenticates people.
         port: of the address that browsers see; part of the cookie's name, since all ports of a host share cookies.
         hosts: names in addition to those of the loopback interface under which a proxy serves the UI.
     """
     behind: ASGIApp = PostedGraphQL(app)
-    if token is not None:
-        behind = TokenOrCookie(behind, token, f"keyrotation-{port}")
+    if tokens is not None:
+        behind = TokenOrCookie(behind, tokens, f"keyrotation-{port}")
     return TrustedHostMiddleware(SameOrigin(behind), allowed_hosts=[*LOOPBACK_NAMES, *hosts], www_redirect=False)
 
 
@@ -79,26 +90,29 @@ class SameOrigin:
 class TokenOrCookie:
     """Accepts the token in the address once, then the cookie it is exchanged for, or the token as a bearer."""
 
-    def __init__(self, app: ASGIApp, token: str, cookie_name: str) -> None:
+    def __init__(self, app: ASGIApp, tokens: Tokens, cookie_name: str) -> None:
         self._app = app
-        self._token = token
+        self._token, self._metrics_token = tokens.ui, tokens.metrics
         self._cookie_name = cookie_name
         # Not the token, so that a stolen cookie does not work in an address.
         self._cookie = secrets.token_urlsafe(32)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one ASGI connection."""
-        if scope["type"] == "lifespan" or self._is_authenticated(Headers(scope=scope)):
+        if scope["type"] == "lifespan" or self._is_authenticated(scope):
             await self._app(scope, receive, send)
         elif scope["type"] == "http" and scope["method"] in SAFE_METHODS and self._has_token(scope):
             await self._exchange(scope)(scope, receive, send)
         else:
             await _refuse(scope, receive, send, _page(Headers(scope=scope)))
 
-    def _is_authenticated(self, headers: Headers) -> bool:
+    def _is_authenticated(self, scope: Scope) -> bool:
+        headers = Headers(scope=scope)
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and _same(bearer.strip(), self._token):
-            return True
+        if scheme.lower() == "bearer":
+            scraper = bool(self._metrics_token) and is_metrics(scope) and _same(bearer.strip(), self._metrics_token)
+            if scraper or _same(bearer.strip(), self._token):
+                return True
         cookies = SimpleCookie(headers.get("cookie", ""))
         shown = cookies.get(self._cookie_name)
         return shown is not None and _same(shown.value, self._cookie)
@@ -207,7 +221,7 @@ async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) 
 def main() -> None:
     """Serves until interrupted."""
     options = _options()
-    token = None if options.no_token else _token()
+    tokens = None if options.no_token else _tokens()
     with dg.DagsterInstance.get() as instance:
         instance.optimize_for_webserver(STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW)
         with ServedWorkspace(
@@ -217,20 +231,21 @@ def main() -> None:
             workspace_load_target=WorkspaceFileTarget([options.workspace]),
             code_server_log_level="warning",
         ) as context:
-            app = guarded(
-                create_app_from_workspace_process_context(context), token, port=options.port, hosts=options.host
-            )
+            app: ASGIApp = create_app_from_workspace_process_context(context)
+            if options.metrics is not None:
+                app = MetricsPage(app, options.metrics)
+            app = guarded(app, tokens, port=options.port, hosts=options.host)
             # An access log would hold the address with the token.
             uvicorn.run(
                 app, host=LOOPBACK, port=options.port, log_level="warning", access_log=False, proxy_headers=False
             )
 
 
-def _token() -> str:
-    token = sys.stdin.readline().strip()
-    if not token:
+def _tokens() -> Tokens:
+    ui, metrics = (sys.stdin.readline().strip() for _ in range(2))
+    if not ui:
         raise SystemExit("no token came on standard input; start the UI with `keyrotation up`")
-    return token
+    return Tokens(ui, metrics)
 
 
 def _options() -> argparse.Namespace:
@@ -240,6 +255,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--host", action="append", default=[], help="name under which a proxy serves the UI")
     parser.add_argument("--read-only", action="store_true")
     parser.add_argument("--no-token", action="store_true")
+    parser.add_argument("--metrics", metavar="SOCKET", help="where the metrics come from; else there is no such page")
     return parser.parse_args()
 
 

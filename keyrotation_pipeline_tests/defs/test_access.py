@@ -1,15 +1,22 @@
 """Attacks on the UI's port, on Dagster's real web server as `keyrotation up` starts it."""
 
+import asyncio
 import json
+import socket
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
+import httpx
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from keyrotation_pipeline_tests.web_server import BEARER, BROWSER, TOKEN, Server, serving
+from keyrotation_pipeline.defs.metrics_page import MetricsPage
+from keyrotation_pipeline_tests.web_server import BEARER, BROWSER, METRICS_TOKEN, TOKEN, Server, serving
 
 pytestmark = pytest.mark.slow
 
@@ -18,10 +25,38 @@ ADD = """mutation { addDynamicPartition(partitionsDefName: "key_version", partit
     {repositoryName: "__repository__", repositoryLocationName: "keyrotation_pipeline"}) { __typename } }"""
 
 
+@dataclass
+class Metrics:
+    """Answers at the socket by which the web server asks, counted."""
+
+    path: Path
+    answers: list[bytes]
+    asked: int = 0
+
+    def serve(self, listener: socket.socket) -> None:
+        with suppress(OSError):  # closed at the end
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    self.asked += 1
+                    connection.sendall(self.answers[-1])
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def metrics(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Metrics]:
+    answers = Metrics(tmp_path_factory.mktemp("metrics") / "sock", [b"# TYPE a gauge\na 1\n# EOF\n"])
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(answers.path))
+        listener.listen()
+        Thread(target=answers.serve, args=[listener], daemon=True).start()
+        yield answers
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, metrics: Metrics) -> Iterator[Server]:
     """As `keyrotation up`."""
-    with serving(tmp_path_factory.mktemp("ui") / "home") as server:
+    with serving(tmp_path_factory.mktemp("ui") / "home", "--metrics", str(metrics.path)) as server:
         yield server
 
 
@@ -54,6 +89,7 @@ def not_the_token(server: Server) -> dict[str, dict[str, str | bytes]]:
     ("GET", "/"), ("GET", "/asset-groups"), ("GET", "/server_info"), ("GET", "/graphql"), ("POST", "/graphql"),
     ("GET", "/logs/x"), ("GET", "/notebook"), ("GET", "/download_debug/x"), ("GET", "/favicon.png"), ("HEAD", "/"),
     ("POST", "/report_asset_check/key_version"), ("POST", "/report_asset_materialization/key_version"),
+    ("GET", "/metrics"), ("HEAD", "/metrics"), ("POST", "/metrics"),
     ("PUT", "/graphql"), ("OPTIONS", "/graphql"),
 ])  # fmt: skip
 def test_nothing_is_served_without_the_token(served: Server, method: str, path: str) -> None:
@@ -65,6 +101,56 @@ def test_nothing_is_served_without_the_token(served: Server, method: str, path: 
         assert method == "HEAD" or "keyrotation up" in answer.text, name
         assert "set-cookie" not in answer.headers, name
     assert served.ask(method, path, params={"token": "another"}, **body).status_code == 403
+
+
+SCRAPER = {"authorization": f"Bearer {METRICS_TOKEN}"}
+
+
+def test_metrics_need_a_token_and_theirs_opens_nothing_else(served: Server) -> None:
+    for headers in (BEARER, SCRAPER, served.cookie()):
+        answer = served.ask("GET", "/metrics", headers=headers)
+        assert (answer.status_code, answer.text) == (200, "# TYPE a gauge\na 1\n# EOF\n")
+        assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    accepts = {"accept": "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"}
+    asked = served.ask("GET", "/metrics", headers=SCRAPER | accepts)
+    assert asked.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    for method, path in (
+        ("GET", "/"), ("GET", "/server_info"), ("POST", "/graphql"), ("POST", "/metrics"), ("GET", "/metrics/"),
+        ("GET", "//metrics"), ("GET", "/metrics/../server_info"), ("GET", "/%6detrics/x"), ("GET", "/graphql?/metrics"),
+    ):  # fmt: skip
+        body = {"json": {"query": "{ version }"}} if method == "POST" else {}
+        assert served.ask(method, path, headers=SCRAPER, **body).status_code == 403, path
+    assert served.ask("GET", "/metrics", params={"token": METRICS_TOKEN}).status_code == 403
+    with pytest.raises(InvalidStatus, match="403"):
+        open_socket(served, dict(SCRAPER))
+
+
+def test_metrics_are_asked_for_once_whoever_asks_how_often(served: Server, metrics: Metrics) -> None:
+    served.ask("GET", "/metrics", headers=SCRAPER)
+    before = metrics.asked
+    for headers in [SCRAPER, BEARER] * 5:
+        served.ask("GET", "/metrics", headers=headers)
+    assert metrics.asked <= before + 1
+
+
+def test_no_metrics_are_served_where_none_come_and_the_failure_is_kept(tmp_path: Path) -> None:
+    answers = Metrics(tmp_path / "sock", [b"# TYPE a gauge\na 1\n"])  # a command that died before its end
+
+    async def asked() -> list[int]:
+        page = MetricsPage(lambda *_: None, str(answers.path))  # type: ignore[arg-type]
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(page), base_url="http://here") as client:
+            without = [(await client.get("/metrics")).status_code for _ in range(2)]
+            page._read_at = float("-inf")  # noqa: SLF001  a quarter of a minute later
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(str(answers.path))
+                listener.listen()
+                Thread(target=answers.serve, args=[listener], daemon=True).start()
+                cut = [(await client.get("/metrics")).status_code for _ in range(2)]
+                listener.shutdown(socket.SHUT_RDWR)
+            return [*without, *cut]
+
+    assert asyncio.run(asked()) == [503] * 4
+    assert answers.asked == 1
 
 
 def test_the_token_is_not_taken_by_a_post_of_a_form(served: Server) -> None:
