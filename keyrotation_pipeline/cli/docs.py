@@ -22,10 +22,13 @@ def shipped() -> Path:
 
 
 def docs(
-    page: Annotated[str | None, typer.Argument(metavar="[PAGE]", help="The page to show, such as operations.", show_default=False)] = None,
+    page: Annotated[
+        str | None, typer.Argument(metavar="[PAGE]", help="The page to show, such as operations.", show_default=False)
+    ] = None,
     *,
     copy: Annotated[
-        Path | None, typer.Option("--copy", metavar="DIR", help="Copy every page and the deployment files into this new directory.")
+        Path | None,
+        typer.Option("--copy", metavar="DIR", help="Copy every page and the deployment files into this new directory."),
     ] = None,
 ) -> None:
     """Show the pages of this version, or copy them with deploy/.
@@ -63,7 +66,7 @@ def _page(name: str) -> Path:
 def _show(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     if not sys.stdout.isatty():
-        sys.stdout.write(text)
+        output.content(text)
         return
     from rich.markdown import Markdown  # noqa: PLC0415  nothing else renders Markdown
 
