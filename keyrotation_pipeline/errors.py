@@ -293,6 +293,10 @@ class OpenPGPError(KeyRotationError):
     """gpg is missing or refuses a certificate, a signature or a message."""
 
 
+class OpenSSHError(KeyRotationError):
+    """ssh-keygen is missing, cannot work, or refuses a public key."""
+
+
 class IncidentError(KeyRotationError):
     """A flag or an incident is invalid, or does not allow the requested change."""
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.approval import Officer, VerifiedSignature
 
@@ -22,7 +23,7 @@ class Signatures(OfficerSignatures):
     pinned: tuple[Officer, ...] = ()
 
     def pin(self, gpg: GnuPG) -> "Signatures":
-        read = [(name, gpg.read_certificate(path)) for name, path in self._officers]
+        read = [(each.name, gpg.read_certificate(each.certificate)) for each in self._officers if each.certificate]
         self.pinned = tuple(Officer(name, each.fingerprint, b64encode(each.content).decode()) for name, each in read)
         return self
 
@@ -46,7 +47,7 @@ def verifier(gpg: GnuPG, security_officer: DemoOfficer, privacy_officer: DemoOff
     """`verifier(another, …)`: two valid officers and others, of whom two must sign."""
 
     def build(*others: DemoOfficer, required: int = 2, lone: bool = False) -> Signatures:
-        officers = [(each.name, each.certificate) for each in (security_officer, privacy_officer, *others)]
+        officers = [OfficerFiles(each.name, each.certificate) for each in (security_officer, privacy_officer, *others)]
         return Signatures(gpg, officers, required, [security_officer.certificate], lone_officer_allowed=lone).pin(gpg)
 
     return build

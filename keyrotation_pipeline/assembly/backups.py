@@ -10,6 +10,7 @@ from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfi
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
+from keyrotation_pipeline.adapters.openssh import read_ssh_key
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
@@ -100,7 +101,7 @@ def recovery_key(
     elif recovery.secret_key is not None:
         secret = _recovery_secret(settings, recovery.secret_key, "secret_key")
         gpg = GnuPG(settings.home / "gnupg", SystemClock())
-        officers = [gpg.read_certificate(officer.certificate).fingerprint for officer in settings.approvals.officers]
+        officers = [gpg.read_certificate(each).fingerprint for each in settings.officers_certificates]
         with imported_key(secret, passphrase, officers=officers, decrypts_only=True) as key:
             yield key
     elif recovery.gnupg_home is not None:
@@ -137,9 +138,11 @@ def _configuration(settings: Settings, clock: Clock) -> Mapping[str, bytes]:
     Files next to the configuration keep their relative path; others go under ``elsewhere/`` with their path.
     """
     gpg = GnuPG(settings.home / "gnupg", clock)
-    certificates = {*settings.recipients, *(officer.certificate for officer in settings.approvals.officers)}
-    # gpg reads each: a file that holds a secret key by mistake is refused.
+    certificates = {*settings.recipients, *settings.officers_certificates}
+    # gpg and ssh-keygen read each: a file that holds a secret key by mistake is refused.
     found = {_place(settings.path, path): gpg.read_certificate(path).content for path in certificates}
+    ssh_keys = {each.ssh_key for each in settings.approvals.officers if each.ssh_key is not None}
+    found |= {_place(settings.path, path): f"{read_ssh_key(path).line}\n".encode() for path in ssh_keys}
     public = f"{signing_key(settings).public}\n".encode()
     return {FILE_NAME: _read(settings.path), **found, "backup-key.txt": public}
 

@@ -7,7 +7,8 @@ from functools import cache, partial
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures, gpg_binary
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openssl import OpenSSL
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.reporting.verify_pack import check_pack
@@ -28,18 +29,15 @@ def main(program: str, heads: Sequence[str]) -> int:
 
 
 def officers_of(files: Mapping[str, bytes], home: Path) -> SignatureVerifier:
-    """Open gpg with the officers' certificates of a pack as they were when it was made.
+    """Open gpg and ssh-keygen, with the officers' certificates of a pack as they were when it was made.
 
     Args:
         home: an empty directory of our own.
-
-    Raises:
-        OpenPGPError: gpg is missing.
     """
-    gpg_binary()
     certificates = []
     for name, content in sorted(files.items()):
         if name.startswith(_OFFICERS) and name.endswith(_NOW):
-            certificates.append((name, home / Path(name).name))
-            certificates[-1][1].write_bytes(content)
+            file = home / Path(name).name
+            file.write_bytes(content)
+            certificates.append(OfficerFiles(name, file))
     return OfficerSignatures(GnuPG(home / "gpg", SystemClock()), certificates, 1, ())

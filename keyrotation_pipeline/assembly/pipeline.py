@@ -7,7 +7,8 @@ from functools import partial
 from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head
 from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
@@ -258,7 +259,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
     replicas = _replicas(settings)
     surroundings = PostgresSurroundings(url, connection, replicas)
-    officers = [(officer.name, officer.certificate) for officer in settings.approvals.officers]
+    officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
     identity = str(surroundings.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)
     signatures = OfficerSignatures(

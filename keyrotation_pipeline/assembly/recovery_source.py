@@ -8,7 +8,8 @@ from pathlib import Path
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey, verifies
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
 from keyrotation_pipeline.assembly.backups import S3_SCHEME
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
@@ -86,7 +87,7 @@ def by_officers(
     with tempfile.TemporaryDirectory(prefix="keyrotation-") as home:
         gpg = GnuPG(Path(home), SystemClock())
         named = [(str(each), gpg.read_certificate(each)) for each in certificates]
-        officers = OfficerSignatures(gpg, list(zip(map(str, certificates), certificates, strict=True)), 1, ())
+        officers = OfficerSignatures(gpg, [OfficerFiles(str(each), each) for each in certificates], 1, ())
         roster = [Officer(name, each.fingerprint, "") for name, each in named]
 
         def accepted(name: str) -> BackupSet:

@@ -8,7 +8,7 @@ from typing import Any
 from keyrotation_pipeline.audit.events import AuditEntry, Rules, entries
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require
+from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require, require_lines
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
     AssessmentSigned,
@@ -179,11 +179,9 @@ def _assessed(state: AuditState, entry: AuditEntry, fact: BreachAssessed) -> Non
 
 def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSigned) -> None:
     answers, seq = state.answers.get(fact.incident, (BreachAnswers(), 0))
-    header, *lines = fact.text.split("\n")
-    named = {f"Incident: {fact.incident}", f"Answers: {answers.digest()}", f"Audit event: {seq}"}
-    require(header == ASSESSMENT_HEADER and named <= set(lines), "is over other answers")
+    named = {"Incident": fact.incident, "Answers": answers.digest(), "Audit event": str(seq)}
+    decision = require_lines(fact.text.encode(), named, ASSESSMENT_HEADER).get("Decision", "")
     state.verified(fact.text.encode(), fact.signature, fact.officer, since=None, at=entry.at)
-    decision = next((line.removeprefix("Decision: ") for line in lines if line.startswith("Decision: ")), "")
     officers, before = state.agreed.get(fact.incident, (frozenset[str](), decision))
     require(before == decision, "is over another decision than the signatures before")
     state.agreed[fact.incident] = officers | {fact.officer}, decision

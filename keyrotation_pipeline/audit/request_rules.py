@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
     Unverified,
+    is_its_time,
     names_database,
     require,
     require_lines,
@@ -58,8 +59,7 @@ def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
     fields = require_lines(text, _signed_facts(state, request, fact))
     require(names_database(text, state.place), "is to be signed for another database")
     if fact.action is not RequestAction.RECONCILE and state.roster is not None:
-        officers = ", ".join(officer.fingerprint for officer in state.roster.officers)
-        require(fields.get("Officers") == f"{state.roster.required} of {officers}", "is to be signed by other officers")
+        require(fields.get("Officers") == state.roster.signed_officers, "is to be signed by other officers")
     require((fact.type is RotationType.EMERGENCY) == (fact.incident is not None), f"is a {fact.type} request")
     require(fact.supersedes is None or fact.supersedes in state.requests, "supersedes a request that is not there")
     content: dict[str, Any] = {
@@ -105,6 +105,7 @@ def _signed_facts(state: AuditState, request: str, fact: RequestOpened) -> Mappi
         "Finish by": signed_moment(fact.finish_by),
         "Incident": fact.incident,
         COMPARED: None if fact.incident is None else state.incidents.compared(fact.incident, fact.audit_head.seq),
+        "Requested by": fact.requested_by,
         "Reason": fact.reason if fact.incident is None else f"incident {fact.incident}: {fact.reason}",
     }
 
@@ -123,7 +124,8 @@ def _signed(state: AuditState, entry: AuditEntry, fact: SignatureAdded) -> None:
             raise
         state.unverified.append(Unverified(entry.seq, entry.at, stored.id, fact))
     else:
-        require(good.signed_at == fact.signed_at, "says another time than the signature")
+        when = is_its_time(good, fact.signed_at, stored.requested_at, entry.at)
+        require(when, "says another time than the signature")
     _file(state, stored.id, fact)
 
 
@@ -181,9 +183,7 @@ def _blocked(state: AuditState, entry: AuditEntry, fact: Blocked | Unblocked) ->
 def _confirmed(state: AuditState, entry: AuditEntry, fact: RolloutConfirmed) -> None:
     walk = state.require_walk(entry.request)
     text = fact.text.encode()
-    header, *lines = fact.text.split("\n")
-    named = {f"Request: {walk.id}", f"Rollout: {fact.rollout}"}
-    require(header == CONFIRMATION_HEADER and named <= set(lines), "confirms another rollout than its text")
+    require_lines(text, {"Request": walk.id, "Rollout": str(fact.rollout)}, CONFIRMATION_HEADER)
     state.verified(text, fact.signature, fact.officer, since=walk.requested_at, at=entry.at)
 
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
+    is_its_time,
     names_database,
     require,
     require_lines,
@@ -74,7 +75,8 @@ def _pin_again(state: AuditState, request: Request, before: Roster, fact: Roster
     waiting = [each for each in state.unverified if each.request == request.id]
     for each in waiting:
         good = _verified(state, fact.roster, state.texts[request.id], each.fact, each.at)
-        require(good.signed_at == each.fact.signed_at, f"is by a request whose signature {each.seq} says another time")
+        when = is_its_time(good, each.fact.signed_at, request.requested_at, each.at)
+        require(when, f"is by a request whose signature {each.seq} says another time")
     officers = {officer.fingerprint for officer in fact.roster.officers}.intersection(request.approvals)
     require(len(officers) >= fact.roster.required, "is by a request that too few have signed")
     state.unverified = [each for each in state.unverified if each not in waiting]

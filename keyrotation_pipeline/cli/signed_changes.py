@@ -56,7 +56,7 @@ def _changes(before: Roster, after: Roster) -> Iterator[str]:
         yield f"required   {before.required} becomes {after.required}"
     for sign, here, there in (("-", before, after), ("+", after, before)):
         for officer in sorted({*here.officers} - {*there.officers}, key=lambda each: each.name):
-            yield f"officer    {sign} {officer.fingerprint} {officer.name}"
+            yield f"officer    {sign} {officer.keys} {officer.name}"
     for sign, here, there in (("-", before, after), ("+", after, before)):
         for recipient in sorted({*here.recipients} - {*there.recipients}):
             yield f"recipient  {sign} {recipient}"
@@ -70,7 +70,9 @@ def _document(database: str, request: str, before: Roster, after: Roster, *, pin
 def _roster(roster: Roster) -> dict[str, Any]:
     return {
         "required": roster.required,
-        "officers": [{"name": each.name, "fingerprint": each.fingerprint} for each in roster.officers],
+        "officers": [
+            {"name": each.name, "fingerprint": each.fingerprint, "keys": each.keys} for each in roster.officers
+        ],
         "recipients": list(roster.recipients),
     }
 

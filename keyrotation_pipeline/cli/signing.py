@@ -1,7 +1,7 @@
 """Requests that officers sign: how to sign, whether enough have, and reading a given signature."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +9,10 @@ import typer
 
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.errors import ApprovalError, BlockedError
-from keyrotation_pipeline.model.approval import how_to_sign
+from keyrotation_pipeline.model.approval import Officer, how_to_sign
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.approvals import text_to_sign
 
 Reason = Annotated[
     str | None,
@@ -21,7 +22,7 @@ TextToSign = Annotated[
     bool, typer.Option("--text", help="Print the exact text to sign, and nothing else.", show_default=False)
 ]
 SignatureFile = Annotated[
-    str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP signature; - is stdin.")
+    str | None, typer.Option("--signature", metavar="FILE", help="Add a detached OpenPGP or SSH signature; - is stdin.")
 ]
 
 
@@ -45,7 +46,8 @@ def propose(
         return
     for line in lines:
         output.note(line)
-    sign = f"{_required(pipeline, request)} officers approve it with: {how_to_sign('approve', request.id)}"
+    required = _required(pipeline, request)
+    sign = f"{required} officer(s) must sign; `keyrotation approve {request.id}` shows each what, and how"
     output.note(f"{sign}; then {then}" if then else sign)
     sys.stdout.write(f"{request.id}\n")
 
@@ -58,8 +60,8 @@ def require_signed(pipeline: Pipeline, request: Request) -> None:
     """
     if (missing := _required(pipeline, request) - len(request.approvals)) > 0:
         raise BlockedError(
-            f"request {request.id} needs {missing} more approval(s); sign with `keyrotation approve {request.id} "
-            f"--text`, or withdraw it with `keyrotation cancel {request.id}`"
+            f"request {request.id} needs {missing} more approval(s); sign with `keyrotation approve {request.id}`, "
+            f"or withdraw it with `keyrotation cancel {request.id}`"
         )
 
 
@@ -67,7 +69,54 @@ def _required(pipeline: Pipeline, request: Request) -> int:
     return pipeline.actions[request.action].authority(pipeline).required
 
 
-def given_signature(*, text: bool, signature: str | None) -> bytes:
+def guide(pipeline: Pipeline, request: Request, *, as_json: bool) -> None:
+    """Show an officer everything about signing a request: the text, who has signed, how to sign, what comes next.
+
+    Raises:
+        ApprovalError, RequestError: no signature would count now.
+    """
+    text, roster = text_to_sign(pipeline, request)
+    action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name
+    missing = [each for each in roster.officers if each.fingerprint not in request.approvals]
+    signed = [roster.name_of(each) or each for each in request.approvals]
+    enough = len(signed) >= roster.required
+    ways = [] if enough else [each for officer in missing for each in _ways(request, officer)]
+    command = action.command(request)
+    if as_json:
+        value = {"database": database, "id": request.id, "text": text.decode(), "approvals_required": roster.required}
+        who = {"signed_by": signed, "missing": [each.name for each in missing], "how_to_sign": ways}
+        output.document({**value, **who, "next": command})
+        return
+    output.heading(database)
+    output.line("Read this whole text; it is what you sign:\n")
+    sys.stdout.flush()
+    output.to_sign(text)
+    sys.stdout.buffer.flush()
+    output.line()
+    output.line(output.field("signed", f"{', '.join(signed) or 'nobody'} ({roster.required} must)"))
+    for way in ways:
+        output.line(output.field("to sign", f"{way['officer']}, with the {way['key']}:"))
+        output.line(f"  {way['command']}")
+    for program, note in _NOTES.items():
+        if any(program in way["command"] for way in ways):
+            output.line(output.field("note", note))
+    waits = "" if enough else f"once {roster.required - len(signed)} more have signed: "
+    output.line(output.field("then", f"{waits}{command}"))
+
+
+_NOTES = {
+    "| gpg": "gpg asks for the passphrase of your key, or for the PIN of your card",
+    "| ssh-keygen": "after -f name the file with your SSH key; a security key waits for your touch",
+}
+
+
+def _ways(request: Request, officer: Officer) -> Iterator[Mapping[str, str]]:
+    """What an officer can type, by each of their keys."""
+    for key, program in officer.signing_programs:
+        yield {"officer": officer.name, "key": key, "command": how_to_sign("approve", request.id, program)}
+
+
+def given_signature(*, text: bool, signature: str | None, may_be_neither: bool = False) -> bytes:
     """The detached signature in a file, or on standard input where it is named ``-``; empty where `text` is asked for.
 
     Read it before opening a database: the signing program may wait for its user for a while.
@@ -76,7 +125,7 @@ def given_signature(*, text: bool, signature: str | None) -> bytes:
         BadParameter: both are given, or neither.
         ApprovalError: the file cannot be read.
     """
-    if text == (signature is not None):
+    if (text and signature is not None) or not (text or signature or may_be_neither):
         raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
     return b"" if signature is None else _signature_in(signature)
 
@@ -88,5 +137,6 @@ def _signature_in(name: str) -> bytes:
         return Path(name).read_bytes()
     except OSError:
         raise ApprovalError(
-            f"signature file {name} cannot be read; write it with `gpg -ab`, or use --signature -"
+            f"signature file {name} cannot be read; write it with `gpg -ab` or `ssh-keygen -Y sign`, or use "
+            "--signature -"
         ) from None

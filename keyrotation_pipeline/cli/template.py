@@ -57,14 +57,15 @@ timeout_seconds = 600             # how long `rotate` waits for instances
 [approvals]
 required = 2                      # signatures of different officers
 
-# Fill in the officers, each with the public certificate that `gpg --export --armor FINGERPRINT` gives. With one more
-# than required, one may be lost: the key of the third can lie sealed in a safe (docs/operations.md, Officers).
+# Fill in the officers, each with the public certificate that `gpg --export --armor FINGERPRINT` gives, or with an SSH
+# key (`ssh-keygen -t ed25519-sk`, on hardware), or both. With one more than required, one may be lost: the key of the
+# third can lie sealed in a safe (docs/operations.md, Officers).
 # [[approvals.officers]]
 # name = "Security Officer"
 # certificate = "officers/security.asc"
 # [[approvals.officers]]
 # name = "Privacy Officer"
-# certificate = "officers/privacy.asc"
+# ssh_key = "officers/privacy.pub"
 # [[approvals.officers]]
 # name = "Sealed Officer"
 # certificate = "officers/sealed.asc"

@@ -11,7 +11,6 @@ from keyrotation_pipeline.audit.incidents import incidents, told
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alert_delivery import Alarm
 from keyrotation_pipeline.incidents.obligations import in_words, unsettled
-from keyrotation_pipeline.model.approval import how_to_sign
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
@@ -189,7 +188,7 @@ class _Writer:
             Severity.CRITICAL,
             f"Incident {incident.id}: sign the emergency request",
             f"Two officers sign exactly this text; until then no key changes:\n\n{text}\n"
-            f"{how_to_sign('approve', carrier.id)}",
+            f"`keyrotation approve {carrier.id}` shows it again, and the line that each of them types",
             SIGNERS,
         )
 

@@ -2,11 +2,14 @@
 
 import hashlib
 import json
+import re
+from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.model.signed_sentences import sentences
 from keyrotation_pipeline.model.visible_text import is_hidden
 
 HEADER = "keyrotation-approval-v1"
@@ -16,22 +19,84 @@ COMPARED = "Values compared with a backup"
 CARRIED_OUT = ("Carried out", "by people, in Dagster or by keyrotation rotate; the conductor leaves it")
 
 
-def how_to_sign(command: str, request: str) -> str:
-    """What an officer types to sign a request (``approve``), or that its rollout is done (``confirm``)."""
-    return f"keyrotation {command} {request} --text | gpg -ab | keyrotation {command} {request} --signature -"
+def how_to_sign(command: str, request: str, program: str = "gpg -ab") -> str:
+    """What an officer types to sign a request (``approve``), or that its rollout is done (``confirm``).
+
+    Args:
+        program: what signs; for officers with an SSH key see `Officer.signing_programs`.
+    """
+    return f"keyrotation {command} {request} --text | {program} | keyrotation {command} {request} --signature -"
+
+
+# ssh-keygen signs for a purpose; what it signed for another one is no approval.
+SSH_NAMESPACE = "keyrotation-pipeline"
+SSH_SIGNATURE = b"-----BEGIN SSH SIGNATURE-----"
+# No DSA, no certificates, and no options before the key.
+SSH_KEY_FORM = re.compile(
+    r"(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-(?:ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com) "
+    r"[A-Za-z0-9+/]+={0,2}",
+    re.ASCII,
+)
+
+# What `ssh-keygen -t` calls the file of a key.
+_SSH_FILES = {
+    "ssh-ed25519": "ed25519",
+    "ssh-rsa": "rsa",
+    "sk-ssh-ed25519@openssh.com": "ed25519_sk",
+    "sk-ecdsa-sha2-nistp256@openssh.com": "ecdsa_sk",
+}
+
+
+def ssh_fingerprint(line: str) -> str:
+    """The fingerprint of a public SSH key as ``ssh-keygen -l`` shows it; `line` is its type and its base64."""
+    try:
+        key = b64decode(line.partition(" ")[2], validate=True)
+    except ValueError:
+        return "SHA256:none"
+    return f"SHA256:{b64encode(hashlib.sha256(key).digest()).decode().rstrip('=')}"
 
 
 @dataclass(frozen=True, slots=True)
 class Officer:
-    """One officer: a name to show and the primary-key fingerprint that identifies the certificate.
+    """One officer: a name to show, and the keys that are theirs; whichever of them signs, it is one signature.
 
     Args:
+        fingerprint: identifies the officer: of the OpenPGP certificate's primary key, else of the SSH key.
         certificate: base64 of the public certificate when the roster was read; it does not decide who an officer is.
+        ssh_key: type and base64 of the public SSH key; empty: none.
     """
 
     name: str
     fingerprint: str
     certificate: str = field(default="", repr=False, compare=False)
+    ssh_key: str = field(default="", repr=False)
+
+    @property
+    def signing_programs(self) -> tuple[tuple[str, str], ...]:
+        """For each key of the officer what it is, and the command that signs with it from stdin to stdout."""
+        found = list[tuple[str, str]]()
+        if not self.ssh_key or ssh_fingerprint(self.ssh_key) != self.fingerprint:
+            found.append((f"OpenPGP key {self.fingerprint}", f"gpg -u {self.fingerprint} -ab"))
+        if self.ssh_key:
+            kind = "SSH security key" if self.ssh_key.startswith("sk-") else "SSH key"
+            file = f"~/.ssh/id_{_SSH_FILES.get(self.ssh_key.partition(' ')[0], 'ecdsa')}"
+            program = f"ssh-keygen -Y sign -n {SSH_NAMESPACE} -f {file}"
+            found.append((f"{kind} {ssh_fingerprint(self.ssh_key)}", program))
+        return tuple(found)
+
+    @property
+    def keys(self) -> str:
+        """The fingerprint of each key."""
+        found = [self.fingerprint, *([ssh_fingerprint(self.ssh_key)] if self.ssh_key else [])]
+        return " or ".join(dict.fromkeys(found))
+
+    def __str__(self) -> str:
+        """The officer in a signed text: the name in quotes, then the fingerprint of each key."""
+        return _named(self.name, self.keys)
+
+
+def _named(name: str | None, keys: str) -> str:
+    return f"({keys})" if name is None else f"{json.dumps(name, ensure_ascii=False)} ({keys})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +106,40 @@ class Roster:
     Args:
         required: signatures of different officers that an action needs; at least 2 outside a demo home.
         recipients: primary-key fingerprints of the backup recipients.
+        recipient_names: what their certificates said when the roster was read, by fingerprint.
     """
 
     required: int
     officers: tuple[Officer, ...]
     recipients: tuple[str, ...]
+    recipient_names: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
 
     def __str__(self) -> str:
         """The roster in one line of a signed text, whatever the order in the configuration."""
-        named = sorted((each.fingerprint, json.dumps(each.name, ensure_ascii=False)) for each in self.officers)
-        officers = ", ".join(f"{fingerprint} {name}" for fingerprint, name in named)
-        return f"{self.required} of {officers}; recipients {', '.join(sorted(self.recipients))}"
+        return f"{self._sorted_officers()}; recipients {', '.join(self.named_recipients(sorted(self.recipients)))}"
+
+    def _sorted_officers(self) -> str:
+        by_fingerprint = sorted(self.officers, key=lambda each: (each.fingerprint, each.name))
+        return f"{self.required} of {', '.join(map(str, by_fingerprint))}"
+
+    @property
+    def signed_officers(self) -> str:
+        """The line `Officers` of a signed text."""
+        return f"{self.required} of {', '.join(map(str, self.officers))}"
+
+    def named_recipients(self, fingerprints: Sequence[str]) -> tuple[str, ...]:
+        """Recipients in a signed text: the name in quotes, if one is known, then the fingerprint."""
+        names = {**self.recipient_names, **{each.fingerprint: each.name for each in self.officers}}
+        return tuple(_named(names.get(each), each) for each in fingerprints)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of that line, in hex: what is stored outside the database."""
-        return hashlib.sha256(str(self).encode()).hexdigest()
+        """SHA-256 of the roster, in hex: what is stored outside the database.
+
+        Without the names in recipients' certificates, which their owners may change.
+        """
+        decides = f"{self._sorted_officers()}; recipients {', '.join(sorted(self.recipients))}"
+        return hashlib.sha256(decides.encode()).hexdigest()
 
     def differences(self, other: "Roster") -> tuple[str, ...]:
         """The parts that differ in `other`, whatever the order."""
@@ -68,7 +151,7 @@ class Roster:
         return tuple(name for name, mine, others in parts if mine != others)
 
     def name_of(self, fingerprint: str) -> str | None:
-        """The name of the officer with this primary-key fingerprint; None: nobody on the roster has it."""
+        """The name of the officer whom this fingerprint identifies; None: nobody on the roster."""
         return next((each.name for each in self.officers if each.fingerprint == fingerprint), None)
 
 
@@ -109,7 +192,11 @@ class PinnedRoster:
 
 @dataclass(frozen=True, slots=True)
 class Signature:
-    """One officer's detached signature, exactly as given."""
+    """One officer's detached signature, exactly as given.
+
+    Args:
+        signed_at: as the signature says; one by an SSH key says no time, so when it was received.
+    """
 
     officer: str
     signature: bytes
@@ -141,12 +228,11 @@ class ApprovalText:
     columns: tuple[str, ...]
     rollout: str | None
     not_looked_at: tuple[tuple[str, str], ...]
-    required: int
-    officers: tuple[str, ...]
-    recipients: tuple[str, ...]
+    roster: Roster
     audit_head: tuple[int, str]
     start_by: datetime
     finish_by: datetime
+    requested_by: str
     reason: str
     not_before: datetime | None = None
     manual: bool = False
@@ -176,8 +262,8 @@ class ApprovalText:
             ("Columns", ", ".join(self.columns)),
             *rollout,
             *self.not_looked_at,
-            ("Officers", f"{self.required} of {', '.join(self.officers)}"),
-            ("Recipients", ", ".join(self.recipients)),
+            ("Officers", self.roster.signed_officers),
+            ("Recipients", ", ".join(self.roster.named_recipients(self.roster.recipients))),
             *([(HOSTS, "; ".join(self.hosts))] if self.hosts else []),
             *([] if self.signer is None else [(SIGNER, self.signer)]),
             ("Audit head", f"{seq} {head}"),
@@ -187,20 +273,22 @@ class ApprovalText:
             *([CARRIED_OUT] if self.manual else []),
             *(() if self.incident is None else (("Incident", self.incident),)),
             *(() if self.compared is None else ((COMPARED, self.compared),)),
+            ("Requested by", self.requested_by),
             ("Reason", self.reason),
         )
         return rendered(HEADER, fields)
 
 
 def rendered(header: str, fields: Sequence[tuple[str, str]]) -> bytes:
-    """The canonical bytes of a text for signing: the header, then one field per line.
+    """The canonical bytes of a text for signing: the header, what the lines mean in sentences, and a line per field.
 
     Raises:
         ApprovalError: a value could make its line misleading.
     """
     for name, value in fields:
         require_plain(name, value)
-    return "".join([f"{header}\n", *(f"{name}: {value}\n" for name, value in fields)]).encode()
+    lines = [header, "", *sentences(header, dict(fields)), "", *(f"{name}: {value}" for name, value in fields), ""]
+    return "\n".join(lines).encode()
 
 
 def require_plain(name: str, value: str) -> None:
@@ -219,17 +307,27 @@ def require_plain(name: str, value: str) -> None:
         )
 
 
-def signed_fields(text: bytes) -> Mapping[str, str]:
+def signed_fields(text: bytes, header: str = HEADER) -> Mapping[str, str]:
     """The fields of a canonical text, by name.
 
     Raises:
-        ApprovalError: it is not in the form that `render` writes, with each field once.
+        ApprovalError: it is not exactly what `rendered` writes of these fields, each of which it has once. So the
+            sentences above them say what they say.
     """
-    lines = text.decode(errors="replace").split("\n")
-    fields = {name: value for name, colon, value in (line.partition(": ") for line in lines[1:-1]) if colon}
-    if lines[0] != HEADER or lines[-1] or len(fields) != len(lines) - 2:
+    lines = _lines(text)
+    fields = [(name, value) for name, colon, value in (line.partition(": ") for line in lines) if colon]
+    try:
+        same = len(dict(fields)) == len(lines) and rendered(header, fields) == text
+    except ApprovalError:
+        same = False
+    if not same:
         raise ApprovalError("a signed text is not one that this program writes; run `keyrotation audit verify`")
-    return fields
+    return dict(fields)
+
+
+def _lines(text: bytes) -> Sequence[str]:
+    """The lines after the sentences."""
+    return text.decode(errors="replace").removesuffix("\n").rpartition("\n\n")[2].split("\n")
 
 
 def hosts_in(fields: Mapping[str, str]) -> tuple[str, ...]:
@@ -249,13 +347,12 @@ def left_to_people(text: bytes) -> bool:
 
 def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:
     """Names of the fields in which two canonical texts differ, for the error message."""
-    before, after = (dict(_split(text)) for text in (signed, rebuilt))
+    before, after = ({name: value for name, _, value in map(_split, _lines(text))} for text in (signed, rebuilt))
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
 
 
-def _split(text: bytes) -> list[tuple[str, str]]:
-    lines = text.decode(errors="replace").splitlines()
-    return [(line.partition(": ")[0], line.partition(": ")[2]) for line in lines]
+def _split(line: str) -> tuple[str, str, str]:
+    return line.partition(": ")
 
 
 def signed_moment(at: datetime) -> str:
@@ -265,12 +362,13 @@ def signed_moment(at: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSignature:
-    """A good signature: who (primary-key fingerprint) and when (seconds precision).
+    """A good signature: who (the fingerprint that identifies the officer) and when (seconds precision).
 
     Args:
+        signed_at: None: it says no time (SSH), so that the time of receipt counts.
         address: the mail address in the certificate's primary user id; None: it has none.
     """
 
     officer: str
-    signed_at: datetime
+    signed_at: datetime | None
     address: str | None = None

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, IncidentError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature, signed_fields
+from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, Signature, VerifiedSignature, signed_fields
 from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
 from keyrotation_pipeline.model.comparison import as_signed
@@ -291,9 +291,21 @@ def verified_by(
     except (ApprovalError, ValueError) as error:
         raise ImpossibleError(f"has no good signature: {str(error).partition(';')[0]}") from None
     require(verified.officer == officer, f"is signed by {verified.officer[-16:]}, not by {officer[-16:]}")
-    require(since is None or verified.signed_at >= since.replace(microsecond=0), "is signed before what it is about")
-    require(verified.signed_at <= at, "is signed after it was recorded")
+    # A signature without a time is over a text that nobody can have known before, and not older than that.
+    signed_at = at if verified.signed_at is None else verified.signed_at
+    require(since is None or signed_at >= since.replace(microsecond=0), "is signed before what it is about")
+    require(signed_at <= at, "is signed after it was recorded")
     return verified
+
+
+def is_its_time(verified: VerifiedSignature, said: datetime, since: datetime, at: datetime) -> bool:
+    """Whether an event gives the time of a signature: what that says, else when it was received.
+
+    Args:
+        since: when that which was signed became known.
+        at: of the event.
+    """
+    return since <= said <= at if verified.signed_at is None else said == verified.signed_at
 
 
 def names_database(text: bytes, database: str | None) -> bool:
@@ -302,10 +314,10 @@ def names_database(text: bytes, database: str | None) -> bool:
     return database is not None and (named == database or named.startswith(f"{database}, as superuser "))
 
 
-def require_lines(text: bytes, expected: Mapping[str, str | None]) -> Mapping[str, str]:
-    """The lines of a text for approval, by name: these with their values, and none of those that are None."""
+def require_lines(text: bytes, expected: Mapping[str, str | None], header: str = HEADER) -> Mapping[str, str]:
+    """The lines of a text for signing, by name: these with their values, and none of those that are None."""
     try:
-        fields = signed_fields(text)
+        fields = signed_fields(text, header)
     except ApprovalError:
         raise ImpossibleError("has a text that nobody can have signed") from None
     for name, value in expected.items():

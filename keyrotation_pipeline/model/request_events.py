@@ -25,17 +25,18 @@ class RosterPinned(Fact):
     required: int
     officers: tuple[Officer, ...]
     recipients: tuple[str, ...]
+    recipient_names: Mapping[str, str]
     changes: tuple[RosterChange, ...] = ()
 
     @classmethod
     def of(cls, roster: Roster, changes: Sequence[RosterChange] = ()) -> Self:
         """The record of a roster."""
-        return cls(roster.required, roster.officers, roster.recipients, tuple(changes))
+        return cls(roster.required, roster.officers, roster.recipients, roster.recipient_names, tuple(changes))
 
     @property
     def roster(self) -> Roster:
         """The roster as a value."""
-        return Roster(self.required, self.officers, self.recipients)
+        return Roster(self.required, self.officers, self.recipients, self.recipient_names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,11 @@ MANIFEST, SIGNATURE = "pack.json", "pack.json.sig"
 _PLAIN = re.compile(r"([a-z]+/)?[A-Za-z0-9][A-Za-z0-9._-]{0,199}", re.ASCII)
 
 
+def file_name_of(fingerprint: str) -> str:
+    """An officer's fingerprint as the name of a file; that of an SSH key has colon, plus and slash in its own form."""
+    return fingerprint.replace(":", "-").replace("+", "-").replace("/", "_")
+
+
 def is_plain(name: str) -> bool:
     """Whether a name can be that of a file in a pack."""
     return _PLAIN.fullmatch(name) is not None
@@ -118,16 +123,20 @@ def extracts(entry: AuditEntry) -> Iterator[tuple[str, bytes]]:
         case RequestOpened() as opened:
             yield f"approvals/{entry.request}.txt", opened.approval_text.encode()
         case SignatureAdded() as added:
-            yield f"approvals/{entry.request}.{added.officer}.sig", bytes.fromhex(added.signature)
+            yield f"approvals/{entry.request}.{file_name_of(added.officer)}.sig", bytes.fromhex(added.signature)
         case RolloutConfirmed() as confirmed:
             yield f"confirmations/{entry.seq}.txt", confirmed.text.encode()
-            yield f"confirmations/{entry.seq}.{confirmed.officer}.sig", bytes.fromhex(confirmed.signature)
+            yield f"confirmations/{entry.seq}.{file_name_of(confirmed.officer)}.sig", bytes.fromhex(confirmed.signature)
         case AssessmentSigned() as assessed:
             yield f"assessments/{entry.seq}.txt", assessed.text.encode()
-            yield f"assessments/{entry.seq}.{assessed.officer}.sig", bytes.fromhex(assessed.signature)
+            yield f"assessments/{entry.seq}.{file_name_of(assessed.officer)}.sig", bytes.fromhex(assessed.signature)
         case RosterPinned() as pinned:
             for officer in pinned.officers:
-                yield f"officers/{officer.fingerprint}.{entry.seq}.pgp", b64decode(officer.certificate)
+                name = f"officers/{file_name_of(officer.fingerprint)}.{entry.seq}"
+                if officer.certificate:
+                    yield f"{name}.pgp", b64decode(officer.certificate)
+                if officer.ssh_key:
+                    yield f"{name}.pub", f"{officer.ssh_key}\n".encode()
         case AuditTimestamped() as stamped:
             yield f"timestamps/{entry.seq}.tsr", b64decode(stamped.response)
             yield f"timestamps/{entry.seq}.pem", "".join(map(_pem, stamped.trusted)).encode("ascii")

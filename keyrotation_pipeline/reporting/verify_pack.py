@@ -1,4 +1,4 @@
-"""Checks a pack with what its `verify.py` has: this package's own judgement of the audit, gpg and openssl.
+"""Checks a pack with what its `verify.py` has: this package's own judgement of the audit, gpg, ssh-keygen and openssl.
 
 Nothing of it is believed before the pipeline's own key, which a text that officers have signed names, has signed for
 every file. Whatever should be checked and cannot be is a difference, like anything that differs, is missing or is not
@@ -157,7 +157,7 @@ def check_pack(
 
     Args:
         heads: hashes that the chain must lead through, as somebody typed them.
-        signatures: opens gpg, with the officers' certificates of these files as they are now.
+        signatures: opens gpg and ssh-keygen, with the officers' certificates of these files as they are now.
         openssl: opens it; raises a `KeyRotationError` where there is none.
     """
     found = Findings()
@@ -209,7 +209,7 @@ def check_audit(
         judged.entries
     )
     signed = sum(isinstance(each.fact, SignatureAdded | AssessmentSigned | RolloutConfirmed) for each in judged.entries)
-    found.checked["signatures of officers, each over the text of its moment, by gpg"] = signed
+    found.checked["signatures of officers, each over the text of its moment, by gpg or ssh-keygen"] = signed
     found.differences += judged.state.faults
     if judged.entries[-1].at > now + EVENTS_DIFFER_BY:
         found.differences.append(f"an event is dated {judged.entries[-1].at:%Y-%m-%d %H:%M:%S}, which is in the future")

@@ -34,6 +34,21 @@ def approval_text(pipeline: Pipeline, request: Request) -> bytes:
     return _text(pipeline, request, pipeline.keys.read(), roster).render()
 
 
+def text_to_sign(pipeline: Pipeline, request: Request) -> tuple[bytes, Roster]:
+    """The text of a request, a signature over which would count now, and the roster whose officers sign it.
+
+    Raises:
+        ApprovalError, RequestError: as `add_approval`, whatever the signature.
+    """
+    if request.is_over:
+        raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
+    roster = pipeline.actions[request.action].authority(pipeline)
+    _require_within_dates(pipeline, request)
+    if isinstance(request, Walk) and (sentence := suspicion(pipeline, request.target)) is not None:
+        raise RequestError(sentence)
+    return _unchanged_text(pipeline, request, pipeline.keys.read(), roster), roster
+
+
 def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tuple[str, int]:
     """Verifies and stores one officer's detached signature over the text of a request.
 
@@ -45,18 +60,13 @@ def add_approval(pipeline: Pipeline, request: Request, signature: bytes) -> tupl
         RequestError: the request is over, or past its dates.
     """
     request = pipeline.ledger.request(request.id)
-    roster = pipeline.actions[request.action].authority(pipeline)
-    if request.is_over:
-        raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation request`")
-    _require_within_dates(pipeline, request)
-    if isinstance(request, Walk) and (sentence := suspicion(pipeline, request.target)) is not None:
-        raise RequestError(sentence)
-    text = _unchanged_text(pipeline, request, pipeline.keys.read(), roster)
+    text, roster = text_to_sign(pipeline, request)
     verified = _verified(pipeline, request, roster, text, signature)
     name = str(roster.name_of(verified.officer))
     if verified.officer in request.approvals:
         raise ApprovalError(f"{name} has signed this request already; another officer must sign it too")
-    pipeline.ledger.add_signature(request.id, Signature(verified.officer, signature, verified.signed_at))
+    signed_at = verified.signed_at or pipeline.clock.now()
+    pipeline.ledger.add_signature(request.id, Signature(verified.officer, signature, signed_at))
     request = pipeline.ledger.request(request.id)
     if len(request.approvals) >= roster.required:
         pipeline.actions[request.action].approved(pipeline, request)
@@ -83,7 +93,7 @@ def require_authorised(pipeline: Pipeline, request: Request, stored: StoredKeys)
     if (missing := roster.required - len(officers)) > 0:
         raise ApprovalError(
             f"request {request.id} needs {missing} more signature(s) of different officers; "
-            f"sign with `keyrotation approve {request.id} --text`"
+            f"sign with `keyrotation approve {request.id}`"
         )
 
 
@@ -97,7 +107,7 @@ def suspicion(pipeline: Pipeline, version: KeyVersion) -> str | None:
         return None
     is_open = incident.status is not IncidentStatus.CLOSED
     prepared = is_open and incident.request is not None
-    emergency = f"sign its emergency with `keyrotation approve {incident.request} --text`; " if prepared else ""
+    emergency = f"sign its emergency with `keyrotation approve {incident.request}`; " if prepared else ""
     otherwise = f"if it was a false alarm, have officers sign so with `keyrotation incident assess {incident.id}`"
     then = ", and close it" if is_open else ""
     return (
@@ -114,12 +124,10 @@ def authorised_by(pipeline: Pipeline, request: Request) -> str:
     """
     roster, text = pipeline.actions[request.action].authority(pipeline), pipeline.ledger.approval_text(request.id)
     kept = pipeline.ledger.signatures(request.id)
-    signed = [_verified(pipeline, request, roster, text, each.signature) for each in kept]
+    signed = [(each.signed_at, _verified(pipeline, request, roster, text, each.signature)) for each in kept]
     if not signed:
-        raise ApprovalError(
-            f"nobody has signed request {request.id}; sign with `keyrotation approve {request.id} --text`"
-        )
-    first = min(signed, key=lambda each: each.signed_at)
+        raise ApprovalError(f"nobody has signed request {request.id}; sign with `keyrotation approve {request.id}`")
+    _, first = min(signed, key=lambda each: each[0])
     name = str(roster.name_of(first.officer))
     full = name if first.address is None else f"{name} <{first.address}>"
     return full if len(full) <= LONGEST_INITIATOR_CHARS else name[:LONGEST_INITIATOR_CHARS]
@@ -148,12 +156,11 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
         rollout=rollout.mode.rule(request.source, request.target, rollout.workloads) if action.steps else None,
         not_looked_at=_not_checked(pipeline, request) if action.steps else (),
-        required=roster.required,
-        officers=tuple(officer.fingerprint for officer in roster.officers),
-        recipients=roster.recipients,
+        roster=roster,
         audit_head=request.audit_head,
         start_by=request.start_by,
         finish_by=request.finish_by,
+        requested_by=request.requested_by,
         reason=request.reason if request.incident is None else f"incident {request.incident}: {request.reason}",
         not_before=request.not_before,
         manual=request.manual,
@@ -226,6 +233,8 @@ def verified_signature(
         raise ApprovalError(
             f"the signature is by {verified.officer[-16:]}, who is not on the pinned roster; let an officer sign"
         )
+    if verified.signed_at is None:  # by an SSH key: nobody can have known the text before it was there
+        return verified
     # OpenPGP times are in whole seconds.
     if verified.signed_at < since.replace(microsecond=0):
         raise ApprovalError(f"the signature of {name} is dated before {what}; sign again with the right time")

@@ -95,10 +95,7 @@ def _waiting_for(rotation: Walk, required: int, now: datetime) -> str | None:
     if rotation.status is RequestStatus.PAUSED:
         return f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
     if (missing := required - len(rotation.approvals)) > 0:
-        return (
-            f"rotation {rotation.id} needs {missing} more approval(s); "
-            f"sign with `keyrotation approve {rotation.id} --text`"
-        )
+        return f"rotation {rotation.id} needs {missing} more approval(s); sign with `keyrotation approve {rotation.id}`"
     return too_early(rotation, now) or past_dates(rotation, renewal_of_walk(rotation), now)
 
 

@@ -118,7 +118,7 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None
             continue
         raise RequestError(
             f"request {waiting.id} ({waiting.action} {waiting.source} to {waiting.target}) waits for its start; "
-            f"approve it with `keyrotation approve {waiting.id} --text`, or cancel it"
+            f"approve it with `keyrotation approve {waiting.id}`, or cancel it"
         )
 
 

@@ -65,10 +65,11 @@ def backed_up(files: Mapping[str, bytes]) -> BackedUpConfiguration:
 
 
 def _certificates(content: Mapping[str, Any]) -> Iterator[str]:
-    """Every certificate that a configuration names."""
+    """Every certificate and SSH key that a configuration names."""
     for officer in _at(content, "approvals", "officers") or ():
-        if isinstance(officer, dict) and isinstance(named := officer.get("certificate"), str):
-            yield named
+        for key in ("certificate", "ssh_key"):
+            if isinstance(officer, dict) and isinstance(named := officer.get(key), str):
+                yield named
     for named in _at(content, "backup", "recipients") or ():
         if isinstance(named, str):
             yield named

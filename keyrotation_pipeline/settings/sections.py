@@ -240,10 +240,23 @@ class VerificationSettings(Section):
 
 
 class OfficerSettings(Section):
-    """One `[[approvals.officers]]`: a display name and an OpenPGP public certificate."""
+    """One `[[approvals.officers]]`: a name, and an OpenPGP public certificate, an SSH public key, or both.
+
+    Whichever of the two signs, it is one signature of this officer.
+    """
 
     name: Text
-    certificate: SettingPath
+    certificate: SettingPath | None = None
+    ssh_key: SettingPath | None = None
+
+    @model_validator(mode="after")
+    def _has_a_key(self) -> Self:
+        if self.certificate is None and self.ssh_key is None:
+            raise ConfigurationError(
+                f"[[approvals.officers]] {self.name} has no key; add certificate (OpenPGP) or ssh_key (SSH), a file "
+                "with the public part"
+            )
+        return self
 
 
 class ApprovalsSettings(Section):
@@ -310,6 +323,16 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _somebody_opens_backups(self) -> Self:
+        officers = self.approvals.officers
+        if officers and not self.backup.recipients and not any(each.certificate for each in officers):
+            raise ConfigurationError(
+                "no officer has an OpenPGP certificate, so that nobody could open a backup; name a certificate under "
+                "[backup] recipients"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tables_once(self) -> Self:
         if not self.tables:
             raise ConfigurationError(
@@ -367,7 +390,12 @@ class Settings(File):
     @property
     def recipients(self) -> tuple[Path, ...]:
         """The certificates that backups are encrypted to."""
-        return self.backup.recipients or tuple(officer.certificate for officer in self.approvals.officers)
+        return self.backup.recipients or self.officers_certificates
+
+    @property
+    def officers_certificates(self) -> tuple[Path, ...]:
+        """The OpenPGP certificates of those officers who have one."""
+        return tuple(each.certificate for each in self.approvals.officers if each.certificate is not None)
 
     @property
     def is_demo(self) -> bool:

@@ -195,7 +195,7 @@ def require_certificate_of(request: str, statement: dict[str, Any]) -> None:
 
 def no_content(pack: Path) -> bool:
     """None of the plaintexts, and no value of ours."""
-    parts = (b"name 1", b"memo 1", b'"v1:', b">v1:", b"PRIVATE")
+    parts = (b"name 1", b"memo 1", b'"v1:', b">v1:", b"PRIVATE KEY-----")
     return not any(part in file.read_bytes() for file in pack.rglob("*") if file.is_file() for part in parts)
 
 

@@ -48,6 +48,7 @@ class SignatureSuite:
         for officer in pinned:
             verified = verifier.verify(TEXT, stage.sign(officer.name, TEXT), pinned)
             assert verified.officer == officer.fingerprint
+            assert verified.signed_at is not None
             assert verified.signed_at.utcoffset() is not None
             assert verified.signed_at.microsecond == 0
 

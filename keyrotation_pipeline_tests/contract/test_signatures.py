@@ -9,7 +9,8 @@ from shutil import copyfile
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline_tests.contract.signatures_suite import AFTERWARDS, SignatureSuite, Stage
@@ -62,7 +63,7 @@ class GpgStage:
         return self.directory / name
 
     def verifier(self, *names: str, required: int = 2) -> OfficerSignatures:
-        return OfficerSignatures(self.gpg, [(name, self.file(name)) for name in names], required, [])
+        return OfficerSignatures(self.gpg, [OfficerFiles(name, self.file(name)) for name in names], required, [])
 
     def officer(self, name: str) -> Officer:
         self.file(name)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
 from keyrotation_pipeline.model.requests import Walk
@@ -43,7 +44,7 @@ class Signing:
 def signing(tmp_path: Path) -> Signing:
     born = at_instant(REQUESTED_AT - timedelta(days=30))
     ada, ben, eve = (make_officer(tmp_path, name, extra=born) for name in ("Ada", "Ben", "Eve"))
-    officers = [("Ada", ada.certificate), ("Ben", ben.certificate)]
+    officers = [OfficerFiles("Ada", ada.certificate), OfficerFiles("Ben", ben.certificate)]
     signatures = OfficerSignatures(GnuPG(tmp_path / "gnupg", SystemClock()), officers, 2, [ada.certificate])
     world = fake_pipeline()
     world.ledger.begin_with(signatures.roster(), *world.ledger.keys())

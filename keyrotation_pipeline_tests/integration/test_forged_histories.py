@@ -33,6 +33,7 @@ from keyrotation_pipeline_tests.integration.test_database_owner import (
     signed_rotation,
 )
 from keyrotation_pipeline_tests.integration.test_forged_reconciliation import OWNERS, forged, reconciliation, roster_of
+from keyrotation_pipeline_tests.signed_texts import confirmation_of
 
 __all__ = ["office"]
 V2, V3 = KeyVersion(2), KeyVersion(3)
@@ -153,7 +154,7 @@ def test_a_garbage_confirmation_is_named(office: Office, typed: Folder) -> None:
     run(office, rotation, Step.KEY_VERSION)
     with office.pipeline() as pipeline, office.forger() as forger:
         ada, _ = pinned_roster(pipeline).officers
-        text = f"keyrotation-confirmation-v1\nRequest: {rotation}\nRollout: {TargetKind.READS}\n"
+        text = confirmation_of(rotation, TargetKind.READS).decode()
         forger.append(RolloutConfirmed(TargetKind.READS, (), ada.fingerprint, b"garbage".hex(), text), rotation)
     assert "(rollout_confirmed) has no good signature" in fault_of(typed)
 

@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Roster, signed_fields
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.request_events import DatabaseReconciled, RosterPinned
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
@@ -34,6 +34,7 @@ from keyrotation_pipeline_tests.integration.test_database_owner import (
     destruction_of,
     office,
 )
+from keyrotation_pipeline_tests.signed_texts import with_lines
 
 __all__ = ["office"]
 V2 = KeyVersion(2)
@@ -45,12 +46,12 @@ def forged(
     office: Office, pipeline: Pipeline, forger: Forger, request: Request, filed_under: Roster, authorises: str = ""
 ) -> None:
     """Open and begin a request, with signatures of Eve and Mal that are filed under officers of a roster."""
-    text = approval_text(pipeline, request).decode()
-    line = next(line for line in text.splitlines() if line.startswith("Authorises: "))
-    text = text.replace(line, f"{line}; {authorises}") if authorises else text
+    text = approval_text(pipeline, request)
+    if authorises:
+        text = with_lines(text, {"Authorises": f"{signed_fields(text)['Authorises']}; {authorises}"})
     officers = zip(filed_under.officers, OWNERS, strict=True)
-    signatures = [signature_of(office.people[name], text.encode(), each.fingerprint) for each, name in officers]
-    forger.begin(request, text.encode(), signatures)
+    signatures = [signature_of(office.people[name], text, each.fingerprint) for each, name in officers]
+    forger.begin(request, text, signatures)
 
 
 def reconciliation(pipeline: Pipeline) -> Request:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.openpgp import GnuPG, OfficerSignatures
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
+from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
@@ -39,7 +40,7 @@ def test_the_same_certificate_under_two_names_is_refused(
 ) -> None:
     copy = tmp_path / "copy.gpg"
     copy.write_bytes(security_officer.gpg("--export"))
-    officers = [("Ada", security_officer.certificate), ("Ben", copy)]
+    officers = [OfficerFiles("Ada", security_officer.certificate), OfficerFiles("Ben", copy)]
     with pytest.raises(ApprovalError, match="officers Ada and Ben have the same certificate"):
         OfficerSignatures(gpg, officers, 2, []).roster()
 
@@ -58,7 +59,7 @@ def test_a_revoked_officer_is_refused(verifier: Verifier, tmp_path: Path) -> Non
 
 def test_a_revoked_recipient_is_refused(gpg: GnuPG, verifier: Verifier, tmp_path: Path) -> None:
     recipient = make_officer(tmp_path, "Recovery")
-    officers = [(each, make_officer(tmp_path, each).certificate) for each in ("Ada", "Ben")]
+    officers = [OfficerFiles(each, make_officer(tmp_path, each).certificate) for each in ("Ada", "Ben")]
     revoke(recipient)
     with pytest.raises(OpenPGPError, match="is revoked"):
         OfficerSignatures(gpg, officers, 2, [recipient.certificate]).roster()
@@ -219,7 +220,9 @@ def test_gpg_gets_no_variable_of_our_environment(
     install_gpg(tmp_path / "bin", f'env >> {seen}\nexec gpg "$@"', monkeypatch)
     monkeypatch.setenv("ENCRYPTION_MASTER_KEY", "planted-master-key")
     gpg = GnuPG(tmp_path / "gnupg", SystemClock())
-    Signatures(gpg, [("Ada", security_officer.certificate)], 2, []).pin(gpg).verify(TEXT, security_officer.sign(TEXT))
+    Signatures(gpg, [OfficerFiles("Ada", security_officer.certificate)], 2, []).pin(gpg).verify(
+        TEXT, security_officer.sign(TEXT)
+    )
     gpg.encrypt(b"secret", [gpg.read_certificate(security_officer.certificate)])
     assert "LC_ALL=C" in seen.read_text()
     assert "planted-master-key" not in seen.read_text()
@@ -304,7 +307,7 @@ def test_certificates_say_until_when_they_can_do_what_they_are_named_for(
     short.gpg("--quick-set-expire", fingerprint(gpg, short), "20391231T120000", subkey)
     short.export()
     gone = make_expired_officer(tmp_path / "gone", "Gone")
-    named = [("Short", short.certificate), ("Security", security_officer.certificate)]
+    named = [OfficerFiles("Short", short.certificate), OfficerFiles("Security", security_officer.certificate)]
     recipients = [short.certificate, gone.certificate, tmp_path / "nowhere.asc"]
     found = OfficerSignatures(gpg, named, 2, recipients).certificates()
     assert [(each.encrypts, each.ends_at) for each in found[:3]] == [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError
@@ -164,7 +165,7 @@ def test_what_expires_after_it_was_verified_is_refused_from_then_on(
     signature = officer.sign(TEXT, *at_instant(NOON), *options)
     install_gpg(tmp_path / "bin", f'exec gpg --faked-system-time "$(cat {clock.file})" "$@"', monkeypatch)
     gpg = GnuPG(tmp_path / "gnupg", clock)
-    signatures = Signatures(gpg, [("Ada", officer.certificate)], 2, []).pin(gpg)
+    signatures = Signatures(gpg, [OfficerFiles("Ada", officer.certificate)], 2, []).pin(gpg)
     assert signatures.verify(TEXT, signature)
     clock.set(NOON + timedelta(seconds=8))
     assert signatures.verify(TEXT, signature)

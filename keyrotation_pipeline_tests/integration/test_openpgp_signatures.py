@@ -34,6 +34,7 @@ def test_a_detached_signature_names_its_officer_and_its_time(
     before = datetime.now(UTC).replace(microsecond=0)
     verified = verifier().verify(TEXT, privacy_officer.sign(TEXT))
     assert verified.officer == fingerprint(gpg, privacy_officer)
+    assert verified.signed_at is not None
     assert before <= verified.signed_at <= datetime.now(UTC)
 
 

@@ -3,6 +3,5 @@
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate
 from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG
 from keyrotation_pipeline.adapters.openpgp.runner import gpg_binary
-from keyrotation_pipeline.adapters.openpgp.signatures import OfficerSignatures
 
-__all__ = ["Certificate", "GnuPG", "OfficerSignatures", "gpg_binary"]
+__all__ = ["Certificate", "GnuPG", "gpg_binary"]

@@ -6,7 +6,6 @@ him to. She cannot make another officer's signature.
 """
 
 import json
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -40,6 +39,7 @@ from keyrotation_pipeline.model.request_events import (
 )
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline_tests.fakes import ROSTER, START, FakeSignatures
+from keyrotation_pipeline_tests.signed_texts import confirmation_of, with_lines
 from keyrotation_pipeline_tests.unit.audit.honest_chains import ATTACKER, CORRUPT, EVE, LATER, Body, Installation
 from keyrotation_pipeline_tests.unit.audit.judge import UNKNOWN, Judge
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN
@@ -176,10 +176,11 @@ def forge_request(rng: Random, bodies: list[Body], eve: Attacker) -> None:
         request = f"{rng.getrandbits(128):032x}"
         opened["facts"]["approval_text"] = opened["facts"]["approval_text"].replace(before, request)
     opened["facts"]["audit_head"] = {"seq": 0, "hash": GENESIS}
-    text = re.sub(r"Audit head: \d+ [0-9a-f]{64}", f"Audit head: 0 {GENESIS}", opened["facts"]["approval_text"])
+    lines = {"Audit head": f"0 {GENESIS}"}
     if rng.random() < 0.3:
-        text = text.replace("Action: rotate", "Action: destroy").replace("To: v2", "To: destroyed")
+        lines |= {"Action": "destroy", "To": "destroyed"}
         opened["facts"]["action"] = "destroy"
+    text = with_lines(opened["facts"]["approval_text"].encode(), lines).decode()
     opened["facts"]["approval_text"] = text
     told = [opened]
     for officer in rng.choice([[EVE], [each.fingerprint for each in ROSTER.officers], []]):
@@ -222,7 +223,7 @@ def effects(rng: Random, state: AuditState, target: Request | None) -> Iterator[
         yield from _other_decision(rng, state, incident.id)
     if target is not None:
         text = state.texts[target.id]
-        confirmed = f"keyrotation-confirmation-v1\nRequest: {target.id}\nRollout: writes\n".encode()
+        confirmed = confirmation_of(target.id, "writes")
         for officer, rollout in ((BEN, TargetKind.WRITES), (BEN, TargetKind.READS), (ADA, TargetKind.WRITES)):
             yield RolloutConfirmed(rollout, (), officer, FakeSignatures.sign(BEN, confirmed).hex(), confirmed.decode())
         yield SignatureAdded(BEN, START, FakeSignatures.sign(BEN, text).hex())
@@ -235,8 +236,8 @@ def _other_decision(rng: Random, state: AuditState, incident: str) -> Iterator[F
     """What the corrupt officer signs where the others have signed that notices are due."""
     answers, seq = state.answers.get(incident, (BreachAnswers(), 0))
     decision = rng.choice(sorted(NO_NOTICE))
-    lines = (ASSESSMENT_HEADER, f"Incident: {incident}", f"Decision: {decision}")
-    text = "\n".join((*lines, f"Answers: {answers.digest()}", f"Audit event: {seq}", ""))
+    lines = (("Incident", incident), ("Decision", decision), ("Answers", answers.digest()))
+    text = rendered(ASSESSMENT_HEADER, [*lines, ("Audit event", str(seq))]).decode()
     yield AssessmentSigned(incident, rng.choice([ADA, BEN]), FakeSignatures.sign(BEN, text.encode()).hex(), text)
 
 

@@ -127,7 +127,7 @@ class Account:
         if not asked.line("Database").startswith(_place(body)):
             yield "is to be signed for another database"
         if self.roster is not None and facts["action"] != "reconcile":
-            officers = ", ".join(each["fingerprint"] for each in self.roster["officers"])
+            officers = ", ".join(f'"{each["name"]}" ({each["fingerprint"]})' for each in self.roster["officers"])
             if asked.line("Officers") != f"{self.roster['required']} of {officers}":
                 yield "is to be signed by others"
         if facts["supersedes"] is not None and facts["supersedes"] not in self.requests:

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
-from keyrotation_pipeline.model.approval import Officer, Roster, RosterChange, RosterSignature
+from keyrotation_pipeline.model.approval import COMPARED, Officer, Roster, RosterChange, RosterSignature, rendered
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.audit_state import MOST_FAULTS
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned
@@ -35,9 +35,18 @@ from keyrotation_pipeline.model.request_events import (
     StatusChanged,
     StepFinished,
 )
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import (
+    CONFIRMATION_HEADER,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    Step,
+    Walk,
+)
 from keyrotation_pipeline_tests.contract.ledger_suite import opened_as, rotation, signature_by, step, text_of
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, FakeLedger, FakeSignatures
+from keyrotation_pipeline_tests.signed_texts import confirmation_of, with_lines
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 LATER = Roster(2, (Officer("Cem", "C" * 40), Officer("Dan", "D" * 40)), ("F" * 40,))
@@ -267,18 +276,18 @@ def test_the_text_of_an_emergency_says_which_comparison_the_audit_has_that_it_is
     fact = compared(ledger)
     after = replace(asked, id="d" * 32, audit_head=anchor(ledger))
     compared(ledger)
-    said = f"Values compared with a backup: yes, {fact}".encode()
-    told = text_of(after).replace(b"Values compared with a backup: no", said)
+    said = f"yes, {fact}"
+    told = with_lines(text_of(after, ROSTER), {COMPARED: said})
     for request, text, is_true in (
-        (before, text_of(before), True),
-        (replace(before, id="c" * 32), text_of(before).replace(b"Values compared with a backup: no", said), False),
-        (replace(after, id="e" * 32), text_of(replace(after, id="e" * 32)), False),
+        (before, text_of(before, ROSTER), True),
+        (replace(before, id="c" * 32), with_lines(text_of(before, ROSTER), {COMPARED: said}), False),
+        (replace(after, id="e" * 32), text_of(replace(after, id="e" * 32), ROSTER), False),
         (after, told, True),
     ):
         ledger.append(RequestOpened.of(request, text), request.id)
         fault = newest(ledger, EventKind.REQUEST_OPENED).fault
         assert (fault is None) == is_true, fault
-    assert said.endswith(b"1 difference(s), 9 present value(s) compared")
+    assert said.endswith("1 difference(s), 9 present value(s) compared")
 
 
 def test_a_comparison_that_somebody_wrote_keeps_no_emergency_from_being_signed(ledger: FakeLedger) -> None:
@@ -298,7 +307,7 @@ def anchor(ledger: FakeLedger) -> tuple[int, str]:
 
 def test_a_text_for_another_database_or_other_officers_opens_nothing(ledger: FakeLedger) -> None:
     asked = asking(ledger, RequestAction.ROTATE)
-    text = text_of(asked, ROSTER).replace(b"Database: clinic,", b"Database: other,")
+    text = with_lines(text_of(asked, ROSTER), {"Database": "other, system identifier 7"})
     ledger.append(RequestOpened.of(asked, text), asked.id)
     assert newest(ledger, EventKind.REQUEST_OPENED).fault == "is to be signed for another database"
     ledger.append(RequestOpened.of(asked, text_of(asked, LATER)), asked.id)
@@ -307,7 +316,7 @@ def test_a_text_for_another_database_or_other_officers_opens_nothing(ledger: Fak
 
 def test_a_confirmation_or_a_text_of_another_kind_is_no_approval(ledger: FakeLedger) -> None:
     asked = asking(ledger, RequestAction.ROTATE)
-    text = text_of(asked, ROSTER).replace(b"keyrotation-approval-v1", b"keyrotation-confirmation-v1")
+    text = with_lines(text_of(asked, ROSTER), {}, CONFIRMATION_HEADER)
     ledger.append(RequestOpened.of(asked, text), asked.id)
     assert newest(ledger, EventKind.REQUEST_OPENED).fault == "has a text that nobody can have signed"
 
@@ -378,12 +387,13 @@ def test_a_request_to_destroy_destroys_only_the_key_that_it_names(ledger: FakeLe
 
 def test_a_confirmation_counts_with_a_good_signature_over_a_text_about_this_rollout(ledger: FakeLedger) -> None:
     request = signed_by(ledger, RequestAction.ROTATE)
-    text = f"keyrotation-confirmation-v1\nRequest: {request}\nRollout: reads\n"
+    text = confirmation_of(request, "reads").decode()
     for said, signature, fault in (
         (text, FakeSignatures.sign(ADA, text.encode()), None),
         (text, b"garbage", "has no good signature"),
-        (text.replace(request, "e" * 32), b"", "confirms another rollout than its text"),
-        (text.replace("confirmation", "approval"), b"", "confirms another rollout than its text"),
+        (text.replace(request, "e" * 32), b"", "has a text with another line Request than its facts"),
+        (confirmation_of(request, "writes").decode(), b"", "has a text with another line Rollout than its facts"),
+        (text.replace("confirmation", "approval"), b"", "has a text that nobody can have signed"),
     ):
         ledger.append(RolloutConfirmed(TargetKind.READS, (), ADA, signature.hex(), said), request)
         found = newest(ledger, EventKind.ROLLOUT_CONFIRMED).fault
@@ -418,7 +428,7 @@ def newest_fault(ledger: FakeLedger) -> str | None:
 def test_a_reconciliation_makes_a_restored_database_that_of_the_audit(ledger: FakeLedger) -> None:
     ledger.database = "other@localhost, system identifier 7"
     asked = asking(ledger, RequestAction.RECONCILE)
-    text = text_of(asked, ROSTER).replace(b"Database: clinic,", b"Database: other,")
+    text = with_lines(text_of(asked, ROSTER), {"Database": "other, system identifier 7"})
     ledger.append(RequestOpened.of(asked, text), asked.id)
     for officer in (ADA, BEN):
         ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
@@ -471,8 +481,8 @@ def test_officers_who_signed_different_decisions_have_not_agreed(ledger: FakeLed
     answers = BreachAnswers(mitigation="none")
     answered = ledger.append(BreachAssessed(incident, "ops", answers)).seq
     for officer, decision in ((ADA, "notices are due"), (BEN, min(NO_NOTICE))):
-        lines = (ASSESSMENT_HEADER, f"Incident: {incident}", f"Decision: {decision}")
-        text = "\n".join((*lines, f"Answers: {answers.digest()}", f"Audit event: {answered}", ""))
+        lines = (("Incident", incident), ("Decision", decision), ("Answers", answers.digest()))
+        text = rendered(ASSESSMENT_HEADER, [*lines, ("Audit event", str(answered))]).decode()
         signature = FakeSignatures.sign(officer, text.encode()).hex()
         ledger.append(AssessmentSigned(incident, officer, signature, text))
     fault = newest(ledger, EventKind.ASSESSMENT_SIGNED).fault

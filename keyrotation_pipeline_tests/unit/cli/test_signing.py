@@ -15,7 +15,7 @@ def world() -> FakeWorld:
 
 
 @pytest.mark.parametrize(
-    ("then", "ends"), [(None, "--signature -"), ("run it again", "--signature -; then run it again")]
+    ("then", "ends"), [(None, "what, and how"), ("run it again", "what, and how; then run it again")]
 )
 def test_the_id_stands_alone_on_stdout(
     world: FakeWorld, then: str | None, ends: str, capsys: pytest.CaptureFixture[str]
@@ -23,10 +23,9 @@ def test_the_id_stands_alone_on_stdout(
     request = open_request(world.pipeline, reason="yearly", requested_by="ops@host")
     propose(world.pipeline, request, {"id": request.id}, ["clinic: v1 to v2"], then, as_json=False)
     printed = capsys.readouterr()
-    approve = f"keyrotation approve {request.id}"
     assert printed.out == f"{request.id}\n"
     assert printed.err.splitlines() == [
-        "clinic: v1 to v2", f"2 officers approve it with: {approve} --text | gpg -ab | {approve} {ends}",
+        "clinic: v1 to v2", f"2 officer(s) must sign; `keyrotation approve {request.id}` shows each {ends}",
     ]  # fmt: skip
 
 

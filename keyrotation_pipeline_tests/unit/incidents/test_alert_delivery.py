@@ -64,7 +64,7 @@ def test_the_officers_get_the_exact_text_to_sign(world: FakeWorld) -> None:
     (to_sign,) = people.mail[ContactRole.OFFICER].took
     assert to_sign.key == f"incident/{incident.id}/sign/{prepared.id}"
     assert world.ledger.approval_text(prepared.id).decode() in to_sign.text
-    assert f"keyrotation approve {prepared.id} --text | gpg -ab" in to_sign.text
+    assert f"`keyrotation approve {prepared.id}` shows it again" in to_sign.text
     (called,) = people.mail[ContactRole.ON_CALL].took
     assert "on-call: Zoe, +1 555 0100" in called.text
 

@@ -144,11 +144,12 @@ def test_a_signature_is_over_these_answers_and_no_others(world: FakeWorld, incid
     with pytest.raises(ApprovalError):
         sign_assessment(world.pipeline, incident.id, FakeSignatures.sign(BEN, text))
     # Whoever can write events writes one with a signature over what was signed before, or over another's text.
-    for officer, signed in ((BEN, text), (BEN, b"anything")):
-        signature = FakeSignatures.sign(officer, signed).hex()
-        world.ledger.append(AssessmentSigned(incident.id, officer, signature, signed.decode()))
+    for signed, fault in ((text, "another line Answers than its facts"), (b"anything", "that nobody can have signed")):
+        signature = FakeSignatures.sign(BEN, signed).hex()
+        world.ledger.append(AssessmentSigned(incident.id, BEN, signature, signed.decode()))
+        assert fault in str(assessed(world.pipeline)[-1].fault)
     assert assessment_from(assessed(world.pipeline), incident).signed_by == ()
-    with pytest.raises(AuditError, match=r"\(breach_assessment_signed\) is over other answers"):
+    with pytest.raises(AuditError, match=r"\(breach_assessment_signed\) has a text"):
         assessment_of(world.pipeline, incident)
 
 

@@ -208,7 +208,7 @@ def test_a_flag_lets_no_routine_rotation_be_requested_before_its_emergency_is_si
     world: FakeWorld,
 ) -> None:
     _, prepared = opened(world)
-    with pytest.raises(RequestError, match=f"approve it with `keyrotation approve {prepared.id} --text`, or cancel it"):
+    with pytest.raises(RequestError, match=f"approve it with `keyrotation approve {prepared.id}`, or cancel it"):
         request(world)
     cancel(world.pipeline, prepared)
     assert walk(world, approved(world)).status is RequestStatus.FINISHED

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.approval import ApprovalText, differing_lines, require_plain
+from keyrotation_pipeline.model.approval import ApprovalText, Officer, Roster, differing_lines, require_plain
 
 TEXT = ApprovalText(
     request="0123456789abcdef0123456789abcdef",
@@ -19,17 +19,33 @@ TEXT = ApprovalText(
     columns=("clients.first_name", "billing.Invoices.note"),
     rollout="none: nobody is asked",
     not_looked_at=(("Not searched", "bit strings (scans.pixels); logs"), ("Replicas declared gone", "none")),
-    required=2,
-    officers=("A" * 40, "B" * 40),
-    recipients=("F" * 40,),
+    roster=Roster(2, (Officer("Ada", "A" * 40), Officer("Ben", "B" * 40)), ("F" * 40,), {"F" * 40: "Recovery"}),
     audit_head=(41, "cd" * 32),
     start_by=datetime(2026, 4, 1, 9, 0, tzinfo=UTC),
     finish_by=datetime(2026, 7, 1, 11, 0, tzinfo=timezone(timedelta(hours=2))),
+    requested_by="dba@clinic",
     reason="Annual rotation – Größe, 年次",
 )
 
 GOLDEN = """\
 keyrotation-approval-v1
+
+You are asked to approve a new encryption key for the database "clinic@db.example, system identifier \
+7000000000000000001".
+What happens: applications get the key v2 and write under it; every value in the columns below is encrypted again, \
+from v1 (fingerprint abababababababababababababababababababababababababababababababab) to v2; then v1 is taken from \
+the applications, refused by the database, and archived.
+What cannot be undone: once applications may write under v2, this cannot be cancelled any more; only another \
+request, which officers sign, can lead back. No key is destroyed: v1 stays in the archive.
+How many must sign, and who may: 2 of "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" \
+(BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB).
+Who can open the backups: "Recovery" (FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF).
+Until when: it begins by 2026-04-01 09:00:00 UTC at the latest; after 2026-07-01 09:00:00 UTC your signature counts \
+for nothing more.
+Requested in the name of "dba@clinic", which nobody has verified.
+The reason as it was given: "Annual rotation – Größe, 年次".
+If you did not expect this, or if anything in it is not right, do not sign, and ask.
+
 Request: 0123456789abcdef0123456789abcdef
 Action: rotate
 Authorises: create v2, distribute, promote, re-encrypt, fence, retire, archive v1
@@ -41,11 +57,12 @@ Columns: clients.first_name, billing.Invoices.note
 Rollout: none: nobody is asked
 Not searched: bit strings (scans.pixels); logs
 Replicas declared gone: none
-Officers: 2 of AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA, BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB
-Recipients: FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF
+Officers: 2 of "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" (BBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBBB)
+Recipients: "Recovery" (FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF)
 Audit head: 41 cdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcdcd
 Start by: 2026-04-01T09:00:00Z
 Finish by: 2026-07-01T09:00:00Z
+Requested by: dba@clinic
 Reason: Annual rotation – Größe, 年次
 """
 
@@ -56,13 +73,18 @@ def test_the_text_is_these_bytes_and_no_others() -> None:
 
 def test_a_date_before_which_nothing_starts_stands_before_the_others() -> None:
     later = replace(TEXT, not_before=datetime(2026, 3, 5, 9, 0, tzinfo=UTC))
-    line = "Not before: 2026-03-05T09:00:00Z\n"
-    assert later.render().decode() == GOLDEN.replace("Start by", f"{line}Start by")
+    line, sentence = "Not before: 2026-03-05T09:00:00Z\n", "it begins not before 2026-03-05 09:00:00 UTC, by "
+    expected = GOLDEN.replace("Start by", f"{line}Start by").replace("it begins by ", sentence)
+    assert later.render().decode() == expected
 
 
 def test_what_people_carry_out_says_so_before_its_reason() -> None:
     line = "Carried out: by people, in Dagster or by keyrotation rotate; the conductor leaves it\n"
-    assert replace(TEXT, manual=True).render() == GOLDEN.replace("Reason: ", f"{line}Reason: ").encode()
+    sentence = "People carry it out step by step; the program starts nothing of it by itself.\n"
+    expected = GOLDEN.replace("\nRequested by: ", f"\n{line}Requested by: ").replace(
+        "Requested in", f"{sentence}Requested in"
+    )
+    assert replace(TEXT, manual=True).render() == expected.encode()
 
 
 def test_what_changes_no_application_has_no_line_about_its_rollout() -> None:
@@ -114,8 +136,9 @@ def test_a_reason_that_could_be_read_differently_is_refused(reason: str) -> None
         ("From", {"source": "a\nb"}),
         ("To", {"target": "a\nb"}),
         ("Columns", {"columns": ("a\nb",)}),
-        ("Officers", {"officers": ("a\nb",)}),
-        ("Recipients", {"recipients": ("a\nb",)}),
+        ("Officers", {"roster": Roster(1, (Officer("Ada", "a\nb"),), ())}),
+        ("Recipients", {"roster": Roster(1, (Officer("Ada", "A" * 40),), ("a\nb",))}),
+        ("Requested by", {"requested_by": "a\nb"}),
         ("Audit head", {"audit_head": (1, "a\nb")}),
         ("Reason", {"reason": "a\nb"}),
     ],

@@ -36,14 +36,15 @@ def opened(world: FakeWorld, *officers: str) -> Request:
 
 def test_both_rosters_are_signed_whole_the_same_in_whatever_order(world: FakeWorld) -> None:
     text = world.ledger.approval_text(opened(world).id).decode()
-    assert f'From: 2 of {ADA} "Ada", {BEN} "Ben"; recipients {"F" * 40}\n' in text
-    assert f'To: 2 of {ADA} "Ada", {"C" * 40} "Cem"; recipients {"F" * 40}\n' in text
+    assert f'From: 2 of "Ada" ({ADA}), "Ben" ({BEN}); recipients ({"F" * 40})\n' in text
+    assert f'To: 2 of "Ada" ({ADA}), "Cem" ({"C" * 40}); recipients ({"F" * 40})\n' in text
+    assert f'Can approve nothing any more: "Ben" ({BEN}). Can approve from then on: "Cem" ({"C" * 40}).\n' in text
     assert str(replace(NEW, officers=NEW.officers[::-1])) == str(NEW)
 
 
 def test_a_name_cannot_be_written_so_that_it_reads_as_two_officers() -> None:
-    sly = Roster(2, (Officer(f'Ada", {BEN} "Ben', ADA), CEM), ("F" * 40,))
-    assert f'"Ada\\", {BEN} \\"Ben"' in str(sly)
+    sly = Roster(2, (Officer(f'Ada" ({BEN}), "Ben', ADA), CEM), ("F" * 40,))
+    assert f'"Ada\\" ({BEN}), \\"Ben" ({ADA})' in str(sly)
 
 
 def test_two_pinned_officers_change_the_roster(world: FakeWorld) -> None:

@@ -38,6 +38,7 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rollout import pending_reason, seen_facts
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.signed_texts import with_lines
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation
 
 CAROL = "C" * 40
@@ -405,7 +406,7 @@ def stranger(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
 
 
 def of_another_text(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
-    return FakeSignatures.sign(ADA, text.replace(b"Rollout: reads", b"Rollout: writes"))
+    return FakeSignatures.sign(ADA, with_lines(text, {"Rollout": "writes"}))
 
 
 def an_approval(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
@@ -437,7 +438,7 @@ def test_a_confirmation_that_somebody_wrote_into_the_audit_counts_for_nothing(
 ) -> None:
     forged = RolloutConfirmed(TargetKind.READS, (), ADA, b"signed by nobody".hex(), "keyrotation-confirmation-v1\n")
     world.ledger.append(forged, unconfirmed.id)
-    with pytest.raises(AuditError, match=r"\(rollout_confirmed\) confirms another rollout than its text"):
+    with pytest.raises(AuditError, match=r"\(rollout_confirmed\) has a text that nobody can have signed"):
         run(world, unconfirmed)
 
 

@@ -1,0 +1,237 @@
+"""The plain sentences that a text for signing begins with, for an officer who is no programmer.
+
+They are made of the text's own lines and of nothing else, so that they can claim no more than the lines, which are
+checked, and cannot differ from them. Whatever somebody else has chosen (a name, a reason) stands in quotes.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+Fields = Mapping[str, str]
+_HELD = re.compile(r"hold (?P<versions>v[0-9]+(?:, v[0-9]+)*) compromised, never to be the primary again; ", re.ASCII)
+_ENDED = re.compile(
+    r"(?P<how>take over|end) [a-z_]+ (?P<request>[0-9a-f]+)(?: where it stands| and undo it): ", re.ASCII
+)
+_PERSON = re.compile(r'(?:"(?:[^"\\]|\\.)*" )?\([^()"]*\)')
+_NOTHING_CHANGED = "nobody"
+
+
+def sentences(header: str, fields: Fields) -> Sequence[str]:
+    """What a text with these lines means, one sentence (or a few) in each line, without line breaks.
+
+    Lines that a text of its kind lacks leave their sentence out: whether they may be missing is checked elsewhere.
+    """
+    if header.startswith("keyrotation-confirmation"):
+        return tuple(_confirmation(fields))
+    if header.startswith("keyrotation-assessment"):
+        return tuple(_assessment(fields))
+    action = _ACTIONS.get(fields.get("Action", ""), _unknown)
+    return (*action(fields), *_held(fields), *_for_every_action(fields))
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _database(fields: Fields) -> str:
+    return f"the database {_quoted(fields.get('Database', ''))}"
+
+
+def _key(line: str) -> str:
+    """``v1 <fingerprint>`` in words."""
+    version, _, fingerprint = line.partition(" ")
+    return f"{version} (fingerprint {fingerprint})" if fingerprint else version
+
+
+def _authorised(fields: Fields) -> str:
+    """The line `Authorises` without what is said of compromised versions."""
+    return _HELD.sub("", fields.get("Authorises", ""), count=1)
+
+
+def _version(line: str) -> str:
+    return line.partition(" ")[0]
+
+
+def _rotate(fields: Fields) -> Iterator[str]:
+    source, target = fields.get("From", ""), fields.get("To", "")
+    old = _version(source)
+    older = "" if old == "v1" else " and every older version"
+    if "Incident" in fields:
+        yield f"THIS IS AN EMERGENCY, because of the incident {_quoted(fields['Incident'])}."
+    yield f"You are asked to approve a new encryption key for {_database(fields)}."
+    yield (
+        f"What happens: applications get the key {target} and write under it; every value in the columns below is "
+        f"encrypted again, from {_key(source)}{older} to {target}; then {old}{older} is taken from the applications, "
+        "refused by the database, and archived."
+    )
+    yield from _ends(fields)
+    yield (
+        f"What cannot be undone: once applications may write under {target}, this cannot be cancelled any more; only "
+        f"another request, which officers sign, can lead back. No key is destroyed: {old} stays in the archive."
+    )
+
+
+def _rollback(fields: Fields) -> Iterator[str]:
+    source, target = fields.get("From", ""), fields.get("To", "")
+    if "Incident" in fields:
+        yield f"THIS IS AN EMERGENCY, because of the incident {_quoted(fields['Incident'])}."
+    yield f"You are asked to approve that {_database(fields)} goes back to an earlier encryption key."
+    yield (
+        f"What happens: {_key(target)} becomes the key that applications write under again, from the archive if it is "
+        f"there; every value in the columns below is encrypted again, from {_key(source)} back to {_version(target)}; "
+        f"then {_version(source)} is taken from the applications, refused by the database, and archived."
+    )
+    yield from _ends(fields)
+    yield (
+        "What cannot be undone: once it has begun, this cannot be cancelled any more. No key is destroyed: "
+        f"{_version(source)} stays in the archive."
+    )
+
+
+def _ends(fields: Fields) -> Iterator[str]:
+    said = _authorised(fields)
+    if found := _ENDED.match(said):
+        yield (
+            f"It takes over the request {found['request']} where that stands."
+            if found["how"] == "take over"
+            else f"It ends the rotation {found['request']} and undoes it."
+        )
+    elif said.startswith("end whatever else runs or is signed"):
+        yield "It ends whatever else runs or is signed, or takes it over where it stands if that has the same aim."
+
+
+def _reconcile(fields: Fields) -> Iterator[str]:
+    yield (
+        f"You are asked to approve that the records about {_database(fields)} are made to agree again with the "
+        "database and the key store, as after a backup was restored."
+    )
+    yield f"What happens, in the words of the program: {_quoted(_authorised(fields))}."
+    yield (
+        "What cannot be undone: rotations that this ends stay ended, and records that it accepts as missing are "
+        "never asked for again."
+    )
+
+
+def _destroy(fields: Fields) -> Iterator[str]:
+    source = fields.get("From", "")
+    yield f"You are asked to approve that the key {_key(source)} of {_database(fields)} is DESTROYED."
+    yield f"What happens, in the words of the program: {_quoted(_authorised(fields))}."
+    yield (
+        f"What cannot be undone: all of it. Whatever is still encrypted under {_version(source)}, as in old backups, "
+        "can never be read again, unless a copy of this key is left somewhere."
+    )
+
+
+def _replace_key(fields: Fields) -> Iterator[str]:
+    before, after = fields.get("From", ""), fields.get("To", "")
+    yield f"You are asked to approve that {_version(before)} of {_database(fields)} becomes another key."
+    yield f"What happens: {_key(before)} is replaced by {_key(after)}."
+    yield f"In the words of the program: {_quoted(_authorised(fields))}."
+    yield "What cannot be undone: only another request, which officers sign, can replace the key again."
+
+
+def _policy(fields: Fields) -> Iterator[str]:
+    before, after = fields.get("From", ""), fields.get("To", "")
+    yield (
+        f"You are asked to approve a change of who decides about the keys of {_database(fields)}, of who can read its "
+        "backups, or of the hosts that the program may connect to."
+    )
+    if before == after:
+        yield "What happens: officers and recipients stay as they are; the hosts become those in the line Hosts."
+    else:
+        (officers_before, recipients_before), (officers, recipients) = map(_people, (before, after))
+        gone, new = _difference(officers_before, officers)
+        needed = [line.partition(" of ")[0] for line in (before, after)]
+        yield f"Can approve nothing any more: {gone}. Can approve from then on: {new}."
+        yield f"Signatures needed for each request: {needed[0]} before, {needed[1]} from then on."
+        gone, new = _difference(recipients_before, recipients)
+        yield f"Cannot open later backups any more: {gone}. Can open every later backup: {new}."
+    yield "What cannot be undone: to take this back, the officers who decide from then on must sign another change."
+
+
+def _people(roster: str) -> tuple[list[str], list[str]]:
+    """Officers and recipients in a roster's line, each with name and keys."""
+    # Names are quoted, so that what stands in one is never taken for the end of the officers.
+    people = list(_PERSON.finditer(roster))
+    ends = (place for place, each in enumerate(people, 1) if roster.startswith("; recipients ", each.end()))
+    number, found = next(ends, len(people)), [each[0] for each in people]
+    return found[:number], found[number:]
+
+
+def _difference(before: Sequence[str], after: Sequence[str]) -> tuple[str, str]:
+    gone, new = ([each for each in here if each not in there] for here, there in ((before, after), (after, before)))
+    return ", ".join(gone) or _NOTHING_CHANGED, ", ".join(new) or "nobody new"
+
+
+def _unknown(fields: Fields) -> Iterator[str]:
+    yield f"You are asked to approve this about {_database(fields)}: {_quoted(_authorised(fields))}."
+
+
+def _held(fields: Fields) -> Iterator[str]:
+    if found := _HELD.match(fields.get("Authorises", "")):
+        yield (
+            f"As soon as enough officers have signed, {found['versions']} counts as compromised, and can never again "
+            "be the key that applications write under. That cannot be undone, even if this request is cancelled."
+        )
+
+
+def _for_every_action(fields: Fields) -> Iterator[str]:
+    if "Officers" in fields:
+        yield f"How many must sign, and who may: {fields['Officers']}."
+    if "Recipients" in fields:
+        yield f"Who can open the backups: {fields['Recipients']}."
+    if "Start by" in fields:
+        earliest = f"not before {_moment(fields['Not before'])}, " if "Not before" in fields else ""
+        yield (
+            f"Until when: it begins {earliest}by {_moment(fields['Start by'])} at the latest; after "
+            f"{_moment(fields.get('Finish by', ''))} your signature counts for nothing more."
+        )
+    if "Carried out" in fields:
+        yield "People carry it out step by step; the program starts nothing of it by itself."
+    if "Requested by" in fields:
+        yield f"Requested in the name of {_quoted(fields['Requested by'])}, which nobody has verified."
+    if "Reason" in fields:
+        yield f"The reason as it was given: {_quoted(fields['Reason'])}."
+    yield "If you did not expect this, or if anything in it is not right, do not sign, and ask."
+
+
+def _moment(line: str) -> str:
+    """``2026-05-01T12:00:00Z`` for people."""
+    return line.replace("T", " ").replace("Z", " UTC")
+
+
+def _confirmation(fields: Fields) -> Iterator[str]:
+    yield f"You are asked to confirm that a rollout to the applications of {_database(fields)} is done."
+    yield f"What you state: {_quoted(fields.get('Confirms', ''))}. The keys: {fields.get('Keys', '')}."
+    if fields.get("Gone", "none") != "none":
+        yield f"You also state that these instances have ended for good: {fields['Gone']}."
+    yield (
+        "What follows: the rotation goes on because of your word. An application instance for which it is not true may "
+        "then be unable to read or write."
+    )
+    yield "If you have not checked it yourself, do not sign, and ask."
+
+
+def _assessment(fields: Fields) -> Iterator[str]:
+    yield (
+        f"You are asked to sign the answers below about the incident {_quoted(fields.get('Incident', ''))} "
+        f"({_quoted(fields.get('What', ''))}) of {_database(fields)}."
+    )
+    yield f"What follows from them: {_quoted(fields.get('Decision', ''))}."
+    yield f"Who is to be notified: {_quoted(fields.get('Notices', ''))}."
+    yield (
+        "As soon as enough officers have signed exactly these answers, this decision is in force. If it says that "
+        "nobody is to be notified, then nobody is reminded to notify anybody, and the incident can be closed."
+    )
+    yield "If an answer is not what you know to be true, do not sign, and ask."
+
+
+_ACTIONS: Mapping[str, Callable[[Fields], Iterator[str]]] = {
+    "rotate": _rotate,
+    "rollback": _rollback,
+    "reconcile": _reconcile,
+    "destroy": _destroy,
+    "policy": _policy,
+    "replace-key": _replace_key,
+}

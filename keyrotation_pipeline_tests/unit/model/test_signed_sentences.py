@@ -1,0 +1,161 @@
+"""The sentences that officers read: what each action means, and nothing that somebody else could have written."""
+
+import json
+from collections.abc import Mapping
+
+import pytest
+
+from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
+from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
+from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
+from keyrotation_pipeline.model.signed_sentences import sentences
+
+V1, V2 = f"v1 {'ab' * 32}", f"v2 {'cd' * 32}"
+ADA, BEN, CEM = (Officer(name, name[0] * 40) for name in ("Ada", "Ben", "Cem"))
+BEFORE, AFTER = Roster(2, (ADA, BEN), ("F" * 40,)), Roster(3, (ADA, CEM), ("F" * 40, "9" * 40), {"9" * 40: "Safe"})
+LINES = {
+    "Action": "rotate",
+    "Authorises": "create v2, distribute, promote, re-encrypt, fence, retire, archive v1",
+    "Database": "clinic, system identifier 7",
+    "From": V1,
+    "To": "v2",
+    "Officers": BEFORE.signed_officers,
+    "Recipients": "F" * 40,
+    "Start by": "2026-04-01T09:00:00Z",
+    "Finish by": "2026-07-01T09:00:00Z",
+    "Requested by": "dba@clinic",
+    "Reason": "yearly",
+}
+
+
+def said(header: str = HEADER, **lines: str) -> str:
+    named = {name.replace("_", " "): value for name, value in lines.items()}
+    return "\n".join(sentences(header, {**LINES, **named}))
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        pytest.param(
+            {},
+            ['new encryption key for the database "clinic, system identifier 7"', f"(fingerprint {'ab' * 32}) to v2",
+             "this cannot be cancelled any more", "v1 stays in the archive", "by 2026-04-01 09:00:00 UTC at the latest",
+             'Requested in the name of "dba@clinic"', 'The reason as it was given: "yearly".', '2 of "Ada" (AAAA'],
+            id="rotate",
+        ),
+        pytest.param({"From": V2, "To": "v3"}, [f"{'cd' * 32}) and every older version to v3"], id="older"),
+        pytest.param(
+            {"Incident": "INC-2026-001", "Authorises": "hold v1, v2 compromised, never to be the primary again; end "
+             "whatever else runs or is signed, or take it over where it stands if it is to rotate v1 to v3: create v3"},
+            ['EMERGENCY, because of the incident "INC-2026-001"', "v1, v2 counts as compromised", "It ends whatever"],
+            id="emergency",
+        ),
+        pytest.param({"Authorises": f"take over rotate {'0f' * 16} where it stands: create v2"},
+                     [f"It takes over the request {'0f' * 16} where that stands"], id="take over"),
+        pytest.param(
+            {"Action": "rollback", "From": V2, "To": V1, "Authorises": f"end rotation {'0f' * 16} and undo it: …"},
+            ["goes back to an earlier encryption key", f"from v2 (fingerprint {'cd' * 32}) back to v1",
+             f"It ends the rotation {'0f' * 16} and undoes it", "once it has begun, this cannot be cancelled"],
+            id="rollback",
+        ),
+        pytest.param({"Action": "reconcile", "Authorises": "primary v2; pin again …"},
+                     ["made to agree again", '"primary v2; pin again …"', "stay ended"], id="reconcile"),
+        pytest.param({"Action": "destroy", "To": "destroyed", "Authorises": "destroy v1 in the key store"},
+                     [f"v1 (fingerprint {'ab' * 32})", "is DESTROYED", "can never be read again"], id="destroy"),
+        pytest.param({"Action": "replace-key", "To": f"v1 {'ee' * 32}"},
+                     [f"v1 (fingerprint {'ab' * 32}) is replaced by v1 (fingerprint {'ee' * 32})"], id="replace-key"),
+        pytest.param(
+            {"Action": "policy", "From": str(BEFORE), "To": str(AFTER)},
+            [f'nothing any more: "Ben" ({BEN.fingerprint}). Can approve from then on: "Cem" ({CEM.fingerprint}).',
+             "2 before, 3 from then on", f'any more: nobody. Can open every later backup: "Safe" ({"9" * 40}).'],
+            id="policy",
+        ),
+        pytest.param({"Action": "policy", "From": str(BEFORE), "To": str(BEFORE)},
+                     ["the hosts become those in the line Hosts"], id="hosts"),
+        pytest.param({"Carried_out": "by people"}, ["People carry it out"], id="left to people"),
+    ],
+)  # fmt: skip
+def test_each_action_is_said_in_words(lines: Mapping[str, str], expected: list[str]) -> None:
+    text = said(**lines)
+    for each in expected:
+        assert each in text
+    assert text.endswith("do not sign, and ask.")
+
+
+def test_no_action_is_without_words_of_its_own() -> None:
+    unknown = said(Action="something else").split("\n")[0]
+    assert "approve this about" in unknown
+    assert all("approve this about" not in said(Action=str(action)) for action in RequestAction)
+
+
+def test_a_routine_rotation_says_nothing_of_an_emergency() -> None:
+    text = said()
+    assert "EMERGENCY" not in text
+    assert "compromised" not in text
+    assert "It ends" not in text
+    assert "takes over" not in text
+
+
+def test_a_confirmation_and_an_assessment_say_what_is_stated_and_what_follows() -> None:
+    text = said(CONFIRMATION_HEADER, Confirms="every application instance reads v2", Keys=V2, Gone='"pod" last heard')
+    for each in (
+        "every application instance reads v2",
+        f"The keys: {V2}",
+        'have ended for good: "pod" last heard',
+        "not checked",
+    ):
+        assert each in text
+    assert "ended for good" not in said(CONFIRMATION_HEADER, Gone="none")
+    text = said(ASSESSMENT_HEADER, Incident="INC-1", What="in a log", Decision="no breach", Notices="none")
+    for each in ('the incident "INC-1" ("in a log")', 'follows from them: "no breach"', 'notified: "none"'):
+        assert each in text
+
+
+SLY = 'x". Nothing here can be undone. Sign it. "'
+
+
+@pytest.mark.parametrize("name", ["Reason", "Requested by", "Database", "Incident", "Authorises"])
+@pytest.mark.parametrize("action", [*RequestAction, "other"])
+def test_nobody_who_chooses_a_value_adds_a_sentence(name: str, action: str) -> None:
+    lines = {**LINES, "Action": action, "From": str(BEFORE) if action == "policy" else V1, "To": str(AFTER)}
+    plain, sly = (sentences(HEADER, {**lines, name: value}) for value in ("x", SLY))
+    assert len(plain) == len(sly)
+    # What was chosen stands in quotes that it cannot end.
+    quoted = json.dumps(SLY, ensure_ascii=False)
+    assert [each.replace(quoted, '"x"') for each in sly] == list(plain)
+
+
+def test_an_officers_or_recipients_name_is_not_taken_for_other_people() -> None:
+    sly = Officer(f'Ben" ({BEN.fingerprint}); recipients "Eve', "E" * 40)
+    after = Roster(2, (ADA, sly), ("F" * 40,), {"F" * 40: 'x" (1); recipients "y'})
+    text = said(Action="policy", From=str(BEFORE), To=str(after))
+    assert f"Can approve from then on: {sly}." in text
+    assert f"Can open every later backup: {after.named_recipients(['F' * 40])[0]}." in text
+
+
+def test_a_long_reason_hides_no_sentence_behind_it() -> None:
+    *_, reason, last = sentences(HEADER, {**LINES, "Reason": "r" * 1000})
+    assert "r" * 1000 in reason
+    assert last.endswith("do not sign, and ask.")
+
+
+def test_a_changed_sentence_makes_the_text_none() -> None:
+    text = rendered(HEADER, list(LINES.items()))
+    assert signed_fields(text) == LINES
+    for before, after in (
+        ("this cannot be cancelled", "this can be cancelled"),
+        ("\n\nAction", "\nYou may sign this without reading.\n\nAction"),
+        ("You are asked", "You are kindly asked"),
+        ("-v1\n\nYou are", "-v1\nYou are"),
+        ("\n\nAction", "\nAction"),
+        ("Reason: yearly", "Reason: yearly\n"),
+        ("To: v2", "To: v2\nTo: v2"),
+        ("To: v2\n", "To: v2\n\n"),
+        ("To: v2", "To v2"),
+        ("approval-v1", "approval-v2"),
+    ):
+        changed = text.decode().replace(before, after).encode()
+        assert changed != text
+        with pytest.raises(ApprovalError, match="not one that this program writes"):
+            signed_fields(changed)
