@@ -13,10 +13,9 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature
+from keyrotation_pipeline.cli.signing import Guide, SignatureFile, TextToSign, given_signature, guide
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.approval import how_to_sign
 from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
@@ -28,6 +27,7 @@ from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
+from keyrotation_pipeline.requests.roster import require_roster
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:
@@ -231,17 +231,22 @@ def confirm(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print a rollout's text to sign, or add a signature.
+    """Show which rollout to sign and how, or add a signature.
 
     The text says which rollout is done:
 
     keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
     """
-    content = given_signature(text=text, signature=signature)
+    content = given_signature(text=text, signature=signature, or_neither=True)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         walk = pipeline.ledger.walk(request_id)
-        if text:
-            output.to_sign(confirmation_text(pipeline, walk))
+        if signature is None:
+            to_sign = confirmation_text(pipeline, walk)
+            if text:
+                output.to_sign(to_sign)
+            else:
+                then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
+                guide(pipeline, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
             return
         officer, goal = add_confirmation(pipeline, walk, content)
         database = pipeline.surroundings.identity().name
@@ -259,7 +264,7 @@ def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
             yield "each application instance reports itself by:"
             yield from (f"  {code}" for code in LINES_OF_CODE)
         case RolloutMode.CONFIRM:
-            yield f"after each of the three rollouts: {how_to_sign('confirm', walk.id)}"
+            yield f"after each of the three rollouts an officer confirms it: keyrotation confirm {walk.id}"
         case RolloutMode.KUBERNETES | RolloutMode.NONE:
             pass
 

@@ -13,7 +13,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, offered_requests
 from keyrotation_pipeline.cli.report import unambiguous_moment
-from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature, guide, propose
+from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature, guide_to_approve, propose
 from keyrotation_pipeline.model.requests import PendingRequest, Request
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
@@ -85,18 +85,18 @@ def approve(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show an officer what to sign and how; or print the text alone, or add a signature.
+    """Show what to sign and how, or add an officer's signature.
 
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """
-    content = given_signature(text=text, signature=signature, may_be_neither=True)
+    content = given_signature(text=text, signature=signature, or_neither=True)
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         request = pipeline.ledger.request(request_id)
         if text:
             output.to_sign(pipeline.ledger.approval_text(request.id))
             return
         if signature is None:
-            guide(pipeline, request, as_json=as_json)
+            guide_to_approve(pipeline, request, as_json=as_json)
             return
         officer, count = add_approval(pipeline, request, content)
         action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name

@@ -1,7 +1,8 @@
 """Requests that officers sign: how to sign, whether enough have, and reading a given signature."""
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ import typer
 
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.errors import ApprovalError, BlockedError
-from keyrotation_pipeline.model.approval import Officer, how_to_sign
+from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import text_to_sign
@@ -69,39 +70,65 @@ def _required(pipeline: Pipeline, request: Request) -> int:
     return pipeline.actions[request.action].authority(pipeline).required
 
 
-def guide(pipeline: Pipeline, request: Request, *, as_json: bool) -> None:
-    """Show an officer everything about signing a request: the text, who has signed, how to sign, what comes next.
+def guide_to_approve(pipeline: Pipeline, request: Request, *, as_json: bool) -> None:
+    """Show an officer everything about approving a request.
 
     Raises:
         ApprovalError, RequestError: no signature would count now.
     """
     text, roster = text_to_sign(pipeline, request)
-    action, database = pipeline.actions[request.action], pipeline.surroundings.identity().name
-    missing = [each for each in roster.officers if each.fingerprint not in request.approvals]
-    signed = [roster.name_of(each) or each for each in request.approvals]
-    enough = len(signed) >= roster.required
-    ways = [] if enough else [each for officer in missing for each in _ways(request, officer)]
-    command = action.command(request)
+    then = pipeline.actions[request.action].command(request)
+    shown = Guide("approve", request.id, text, roster, request.approvals, roster.required, then)
+    guide(pipeline, shown, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What an officer is told about a text to sign.
+
+    Args:
+        command: what prints the text and takes a signature: ``approve`` or ``confirm``.
+        signed: fingerprints of those who have.
+        required: how many must.
+        then: what to type when enough have signed.
+    """
+
+    command: str
+    request: str
+    text: bytes
+    roster: Roster
+    signed: Sequence[str]
+    required: int
+    then: str
+
+
+def guide(pipeline: Pipeline, shown: Guide, *, as_json: bool) -> None:
+    """Show an officer a text, who has signed it, how to sign it, and what comes next."""
+    database, roster = pipeline.surroundings.identity().name, shown.roster
+    signed = [roster.name_of(each) or each for each in shown.signed]
+    enough = len(signed) >= shown.required
+    missing = [each for each in roster.officers if each.fingerprint not in shown.signed]
+    ways = [] if enough else [each for officer in missing for each in _ways(shown, officer)]
     if as_json:
-        value = {"database": database, "id": request.id, "text": text.decode(), "approvals_required": roster.required}
+        value = {"database": database, "id": shown.request, "text": shown.text.decode(), "required": shown.required}
         who = {"signed_by": signed, "missing": [each.name for each in missing], "how_to_sign": ways}
-        output.document({**value, **who, "next": command})
+        output.document({**value, **who, "next": shown.then})
         return
     output.heading(database)
     output.line("Read this whole text; it is what you sign:\n")
     sys.stdout.flush()
-    output.to_sign(text)
+    output.to_sign(shown.text)
     sys.stdout.buffer.flush()
     output.line()
-    output.line(output.field("signed", f"{', '.join(signed) or 'nobody'} ({roster.required} must)"))
+    output.line(output.field("signed", f"{', '.join(signed) or 'nobody'} ({shown.required} must)"))
     for way in ways:
         output.line(output.field("to sign", f"{way['officer']}, with the {way['key']}:"))
         output.line(f"  {way['command']}")
     for program, note in _NOTES.items():
         if any(program in way["command"] for way in ways):
             output.line(output.field("note", note))
-    waits = "" if enough else f"once {roster.required - len(signed)} more have signed: "
-    output.line(output.field("then", f"{waits}{command}"))
+    waits = "" if enough else f"once {shown.required - len(signed)} more have signed: "
+    output.line(output.field("then", f"{waits}{shown.then}"))
 
 
 _NOTES = {
@@ -110,13 +137,13 @@ _NOTES = {
 }
 
 
-def _ways(request: Request, officer: Officer) -> Iterator[Mapping[str, str]]:
+def _ways(shown: Guide, officer: Officer) -> Iterator[Mapping[str, str]]:
     """What an officer can type, by each of their keys."""
     for key, program in officer.signing_programs:
-        yield {"officer": officer.name, "key": key, "command": how_to_sign("approve", request.id, program)}
+        yield {"officer": officer.name, "key": key, "command": how_to_sign(shown.command, shown.request, program)}
 
 
-def given_signature(*, text: bool, signature: str | None, may_be_neither: bool = False) -> bytes:
+def given_signature(*, text: bool, signature: str | None, or_neither: bool = False) -> bytes:
     """The detached signature in a file, or on standard input where it is named ``-``; empty where `text` is asked for.
 
     Read it before opening a database: the signing program may wait for its user for a while.
@@ -125,7 +152,7 @@ def given_signature(*, text: bool, signature: str | None, may_be_neither: bool =
         BadParameter: both are given, or neither.
         ApprovalError: the file cannot be read.
     """
-    if (text and signature is not None) or not (text or signature or may_be_neither):
+    if (text and signature is not None) or not (text or signature or or_neither):
         raise typer.BadParameter("give either --text or --signature FILE", param_hint="--text / --signature")
     return b"" if signature is None else _signature_in(signature)
 

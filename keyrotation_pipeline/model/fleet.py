@@ -8,7 +8,6 @@ from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
-from keyrotation_pipeline.model.approval import how_to_sign
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,7 +268,7 @@ def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
 
 def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
     """One sentence: what the rollout waits for, and what to type."""
-    confirm = f"`{how_to_sign('confirm', request)}`"
+    confirm = f"`keyrotation confirm {request}`"
     parts = []
     if lack.lagging:
         named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in lack.lagging)

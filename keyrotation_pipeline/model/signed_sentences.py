@@ -65,6 +65,7 @@ def _rotate(fields: Fields) -> Iterator[str]:
         f"encrypted again, from {_key(source)}{older} to {target}; then {old}{older} is taken from the applications, "
         "refused by the database, and archived."
     )
+    yield from _limits(fields)
     yield from _ends(fields)
     yield (
         f"What cannot be undone: once applications may write under {target}, this cannot be cancelled any more; only "
@@ -82,11 +83,24 @@ def _rollback(fields: Fields) -> Iterator[str]:
         f"there; every value in the columns below is encrypted again, from {_key(source)} back to {_version(target)}; "
         f"then {_version(source)} is taken from the applications, refused by the database, and archived."
     )
+    yield from _limits(fields)
     yield from _ends(fields)
     yield (
         "What cannot be undone: once it has begun, this cannot be cancelled any more. No key is destroyed: "
         f"{_version(source)} stays in the archive."
     )
+
+
+def _limits(fields: Fields) -> Iterator[str]:
+    """What the procedure knows of applications, and where it does not look."""
+    if "Rollout" in fields:
+        yield (
+            "NOBODY CHECKS whether the applications have the key: one that does not get it in time fails."
+            if fields["Rollout"].startswith("none:")
+            else "Writes move only when the applications are seen to have the key, as the line Rollout says."
+        )
+    if "Not searched" in fields:
+        yield "Copies of values in places that nobody searches are not found; the line Not searched names those."
 
 
 def _ends(fields: Fields) -> Iterator[str]:

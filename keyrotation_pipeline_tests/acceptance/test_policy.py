@@ -127,8 +127,11 @@ def test_two_pinned_officers_replace_one_of_them_and_the_old_certificate_approve
     text = office.run("approve", request, "--text")
     assert "Action: policy\n" in text
     ada = fingerprint_of(office, "Ada")
-    assert line(text, "From") == f"2 of {pairs(('Ada', ada), ('Ben', ben))}; recipients {', '.join(sorted((ada, ben)))}"
-    assert line(text, "To") == f"2 of {pairs(('Ada', ada), ('Cem', cem))}; recipients {', '.join(sorted((ada, cem)))}"
+    before, after = (pairs(("Ada", ada), each) for each in (("Ben", ben), ("Cem", cem)))
+    assert line(text, "From") == f"2 of {before}; recipients {before}"
+    assert line(text, "To") == f"2 of {after}; recipients {after}"
+    assert f'\nCan approve nothing any more: "Ben" ({ben}). Can approve from then on: "Cem" ({cem}).\n' in text
+    assert f'\nCannot open later backups any more: "Ben" ({ben}). Can open every later backup: "Cem" ({cem}).\n' in text
     office.sign(request, "Ada", "Ben")
     assert "pinned" in office.run("policy")
 
@@ -226,7 +229,7 @@ def test_a_rotation_that_has_begun_is_taken_over_under_the_new_roster(office: Of
 @pytest.mark.parametrize("reason", [(), ("--reason", "none")])
 def test_a_file_that_says_what_is_pinned_changes_nothing(office: Office, reason: tuple[str, ...]) -> None:
     office.run("policy", *reason, expect=1)
-    assert "names the officers, the threshold and the recipients that are pinned" in office.error
+    assert "names the officers, the threshold, the recipients and the hosts that are pinned" in office.error
 
 
 def fingerprint_of(office: Office, name: str) -> str:
@@ -235,7 +238,7 @@ def fingerprint_of(office: Office, name: str) -> str:
 
 
 def pairs(*officers: tuple[str, str]) -> str:
-    return ", ".join(f'{fingerprint} "{name}"' for fingerprint, name in sorted((each[1], each[0]) for each in officers))
+    return ", ".join(f'"{name}" ({fingerprint})' for name, fingerprint in sorted(officers, key=lambda each: each[1]))
 
 
 def line(text: str, name: str) -> str:

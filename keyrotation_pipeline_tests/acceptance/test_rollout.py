@@ -251,7 +251,7 @@ def test_a_live_application_that_does_not_report_is_waited_for_and_not_one_reque
     assert application.requests > seen > 20
     assert "no application instance reports itself" in refusal
     assert "attest(engine, key_ring)" in refusal
-    assert f"keyrotation confirm {request} --text" in refusal
+    assert f"`keyrotation confirm {request}`" in refusal
     status = site.status()
     assert (status["primary"], status["rotation"]["phase"]) == ("v1", "requested")
     assert [key["version"] for key in status["key_versions"]] == ["v1"]

@@ -1,10 +1,14 @@
 """A request that officers are to sign, and results, as commands print them."""
 
+import json
+from collections.abc import Sequence
+
 import pytest
 
 from keyrotation_pipeline.cli.output import Table, Text, show
-from keyrotation_pipeline.cli.signing import propose, require_signed
-from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.cli.signing import Guide, guide, propose, require_signed
+from keyrotation_pipeline.errors import ApprovalError, BlockedError
+from keyrotation_pipeline.model.approval import Officer, Roster, ssh_fingerprint
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import FakeWorld, fake_pipeline
 
@@ -48,3 +52,64 @@ def test_a_result_is_its_value_or_its_lines(
 ) -> None:
     show(database, {"id": "ä"}, ["one", Text("two", "bold"), Table(("Rows",), [(1000,)])], as_json=as_json)
     assert "".join(f"{line.strip()}\n" for line in capsys.readouterr().out.splitlines()) == printed
+
+
+KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC6rKenjv8RZxDCTAOpsJtv9I1UP1hGzpPS5NQocZpyh"
+TOKEN = "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIMnuGCBjAkExWRSSZjH3VceMdj"
+ADA, BEN = Officer("Ada", "A" * 40), Officer("Ben", "B" * 40, ssh_key=KEY)
+CEM = Officer("Cem", ssh_fingerprint(TOKEN), ssh_key=TOKEN)
+BY_GPG = "keyrotation confirm ID --text | gpg -u {} -ab | keyrotation confirm ID --signature -"
+BY_SSH = BY_GPG.replace("gpg -u {} -ab", "ssh-keygen -Y sign -n keyrotation-pipeline -f {}")
+
+
+@pytest.mark.parametrize(
+    ("signed", "required", "lines"),
+    [
+        pytest.param(
+            (), 2,
+            ["signed    nobody (2 must)",
+             f"to sign   Ada, with the OpenPGP key {'A' * 40}:", f"  {BY_GPG.format('A' * 40)}",
+             f"to sign   Ben, with the OpenPGP key {'B' * 40}:", f"  {BY_GPG.format('B' * 40)}",
+             f"to sign   Ben, with the SSH key {ssh_fingerprint(KEY)}:", f"  {BY_SSH.format('~/.ssh/id_ed25519')}",
+             f"to sign   Cem, with the SSH security key {CEM.fingerprint}:",
+             f"  {BY_SSH.format('~/.ssh/id_ed25519_sk')}",
+             "note      gpg asks for the passphrase of your key, or for the PIN of your card",
+             "note      after -f name the file with your SSH key; a security key waits for your touch",
+             "then      once 2 more have signed: keyrotation rotate ID"],
+            id="nobody has signed",
+        ),
+        pytest.param(
+            (ADA.fingerprint, BEN.fingerprint), 3,
+            ["signed    Ada, Ben (3 must)", f"to sign   Cem, with the SSH security key {CEM.fingerprint}:",
+             f"  {BY_SSH.format('~/.ssh/id_ed25519_sk')}",
+             "note      after -f name the file with your SSH key; a security key waits for your touch",
+             "then      once 1 more have signed: keyrotation rotate ID"],
+            id="one is missing",
+        ),
+        pytest.param(
+            (ADA.fingerprint, BEN.fingerprint), 2, ["signed    Ada, Ben (2 must)", "then      keyrotation rotate ID"],
+            id="enough have",
+        ),
+    ],
+)  # fmt: skip
+def test_the_guide_names_for_each_key_the_line_to_type(
+    world: FakeWorld, signed: Sequence[str], required: int, lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    roster = Roster(required, (ADA, BEN, CEM), ())
+    shown = Guide("confirm", "ID", b"keyrotation-confirmation-v1\n", roster, signed, required, "keyrotation rotate ID")
+    guide(world.pipeline, shown, as_json=False)
+    printed = capsys.readouterr().out.splitlines()
+    assert "keyrotation-confirmation-v1" in printed
+    assert printed[printed.index("keyrotation-confirmation-v1") + 2 :] == lines
+    guide(world.pipeline, shown, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert [f"  {each['command']}" for each in found["how_to_sign"]] == [
+        each for each in lines if each.startswith("  ")
+    ]
+    assert (found["text"], found["required"]) == ("keyrotation-confirmation-v1\n", required)
+
+
+def test_the_guide_shows_no_text_with_hidden_characters(world: FakeWorld) -> None:
+    shown = Guide("approve", "ID", "Reason: a\u202eb\n".encode(), Roster(2, (ADA, BEN), ()), (), 2, "x")
+    with pytest.raises(ApprovalError, match="do not sign it, and run `keyrotation audit verify`"):
+        guide(world.pipeline, shown, as_json=False)

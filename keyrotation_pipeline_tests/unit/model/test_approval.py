@@ -35,6 +35,8 @@ You are asked to approve a new encryption key for the database "clinic@db.exampl
 What happens: applications get the key v2 and write under it; every value in the columns below is encrypted again, \
 from v1 (fingerprint abababababababababababababababababababababababababababababababab) to v2; then v1 is taken from \
 the applications, refused by the database, and archived.
+NOBODY CHECKS whether the applications have the key: one that does not get it in time fails.
+Copies of values in places that nobody searches are not found; the line Not searched names those.
 What cannot be undone: once applications may write under v2, this cannot be cancelled any more; only another \
 request, which officers sign, can lead back. No key is destroyed: v1 stays in the archive.
 How many must sign, and who may: 2 of "Ada" (AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA), "Ben" \

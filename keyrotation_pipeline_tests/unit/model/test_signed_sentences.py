@@ -73,6 +73,9 @@ def said(header: str = HEADER, **lines: str) -> str:
         ),
         pytest.param({"Action": "policy", "From": str(BEFORE), "To": str(BEFORE)},
                      ["the hosts become those in the line Hosts"], id="hosts"),
+        pytest.param({"Rollout": "none: nobody is asked"}, ["NOBODY CHECKS whether the applications"], id="no rollout"),
+        pytest.param({"Rollout": "attest: …", "Not_searched": "logs"},
+                     ["Writes move only when the applications are seen to have", "nobody searches"], id="attest"),
         pytest.param({"Carried_out": "by people"}, ["People carry it out"], id="left to people"),
     ],
 )  # fmt: skip

@@ -230,10 +230,10 @@ def test_red_without_a_report_of_who_names_its_primary_until_an_officer_confirms
     seen = clinic.checks()[NAMING]
     assert seen.light is Light.RED
     assert seen.value.startswith("no application instance reports itself")
-    assert "`keyrotation confirm ID --text" in seen.do
+    assert "`keyrotation confirm ID`" in seen.do
 
     walk = open_request(world.pipeline, reason="yearly", requested_by="dba")
-    assert f"`keyrotation confirm {walk.id} --text" in clinic.checks()[NAMING].do
+    assert f"`keyrotation confirm {walk.id}`" in clinic.checks()[NAMING].do
     text = confirmation_text(world.pipeline, walk)
     add_confirmation(world.pipeline, walk, FakeSignatures.sign(ADA, text))
     seen = clinic.checks()[NAMING]

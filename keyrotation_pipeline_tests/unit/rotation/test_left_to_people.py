@@ -30,7 +30,7 @@ def manual(world: FakeWorld) -> Walk:
 
 def test_officers_sign_that_it_is_left_to_people(world: FakeWorld, manual: Walk) -> None:
     text = world.ledger.approval_text(manual.id)
-    assert f"\n{LINE}Reason: ".encode() in text
+    assert f"\n{LINE}Requested by: ".encode() in text
     assert left_to_people(text)
     assert approval_text(world.pipeline, manual) == text
 

@@ -208,7 +208,7 @@ def test_no_instance_seen_is_not_every_instance(world: FakeWorld, rotation: Walk
         run(world, rotation)
     assert (world.keys.primary(), world.ledger.walk(rotation.id).done(Step.DUAL_KEY_ROLLOUT)) == (V1, None)
     assert "attest(engine, key_ring)" in waits(world, rotation)
-    assert f"keyrotation confirm {rotation.id} --text" in waits(world, rotation)
+    assert f"`keyrotation confirm {rotation.id}`" in waits(world, rotation)
 
 
 def test_the_first_instance_that_reports_lets_the_walk_go_on(world: FakeWorld, rotation: Walk) -> None:
