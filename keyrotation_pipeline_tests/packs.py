@@ -39,7 +39,7 @@ class Stub:
         for each in officers:
             made = good.get(f"{each.fingerprint} {text.hex()}", good.get(each.fingerprint))
             if made and signature == f"signed by {each.fingerprint}: ".encode() + text:
-                signed_at = at if made == "at any time" else datetime.fromisoformat(made)
+                signed_at = at if made == "at any time" else None if made == "no time" else datetime.fromisoformat(made)
                 return VerifiedSignature(each.fingerprint, signed_at)
         raise ApprovalError("the signature is not over this text; sign it again")
     def certificates(self):
@@ -84,7 +84,8 @@ def offline_judge(folder: Path, good: Mapping[str, str] | None = None) -> Iterat
     Args:
         folder: gets the program.
         good: instead of gpg, for signatures as `FakeSignatures` has them: when each was made, by the fingerprint and
-            the text in hex; by the fingerprint alone, and ``at any time``, for who signs anything with any date.
+            the text in hex, or ``no time``; by the fingerprint alone, and ``at any time``, for who signs anything with
+            any date.
     """
     program = folder / "verify.py"
     program.write_bytes(bundle())

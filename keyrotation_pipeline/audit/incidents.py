@@ -7,6 +7,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules, entries
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import signed_fields
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, Incidents, require, require_lines
 from keyrotation_pipeline.model.breach import (
@@ -180,8 +181,10 @@ def _assessed(state: AuditState, entry: AuditEntry, fact: BreachAssessed) -> Non
 def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSigned) -> None:
     answers, seq = state.answers.get(fact.incident, (BreachAnswers(), 0))
     named = {"Incident": fact.incident, "Answers": answers.digest(), "Audit event": str(seq)}
-    decision = require_lines(fact.text.encode(), named, ASSESSMENT_HEADER).get("Decision", "")
-    state.verified(fact.text.encode(), fact.signature, fact.officer, since=None, at=entry.at)
+    text = fact.text.encode()
+    require_lines(text, named, ASSESSMENT_HEADER)
+    decision = signed_fields(text, ASSESSMENT_HEADER).get("Decision", "")
+    state.verified(text, fact.signature, fact.officer, since=None, at=entry.at)
     officers, before = state.agreed.get(fact.incident, (frozenset[str](), decision))
     require(before == decision, "is over another decision than the signatures before")
     state.agreed[fact.incident] = officers | {fact.officer}, decision

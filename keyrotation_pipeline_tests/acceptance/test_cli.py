@@ -526,7 +526,9 @@ def test_audit_verify_leads_through_an_anchor_and_finds_a_forged_one(clinic: Cli
         pytest.param(("rotate", "x", "--through", "nowhere"), 2, "'nowhere' is not one of", id="unknown phase"),
         pytest.param(("rotate",), 2, "Missing argument", id="missing argument"),
         pytest.param(("statsu",), 2, "No such command", id="unknown command"),
-        pytest.param(("approve", "x"), 2, "give either --text or --signature", id="neither text nor signature"),
+        pytest.param(
+            ("approve", "x", "--text", "--signature", "y"), 2, "give either --text or", id="text and signature"
+        ),
     ],
 )
 def test_a_refusal_is_a_sentence_on_stderr(

@@ -32,6 +32,7 @@ from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved
 Body = dict[str, Any]
 EVE = "E" * 40
 CORRUPT = frozenset({EVE, BEN})
+UNDATED = frozenset({"C" * 40})
 ATTACKER = Roster(1, (Officer("Eve", EVE),), (EVE,))
 HOSTS = ("alerts: mail.clinic.example",)
 REPLACED = "ab" * 32
@@ -185,7 +186,8 @@ def _let_time_pass(world: FakeWorld) -> None:
 class Installation:
     """What its officers really signed, and the audits that came of it.
 
-    Ben is corrupt: he signs anything that is put before him. So does Eve, who is on no roster.
+    Ben is corrupt: he signs anything that is put before him. So does Eve, who is on no roster. Cem's signatures say no
+    time, as those by an SSH key.
 
     Args:
         made: when each officer signed each text.
@@ -212,7 +214,7 @@ class Installation:
             fingerprint = officer.fingerprint
             known = self.made.get((fingerprint, text), at if fingerprint in CORRUPT else None)
             if known is not None and signature == FakeSignatures.sign(fingerprint, text):
-                return VerifiedSignature(fingerprint, known)
+                return VerifiedSignature(fingerprint, None if fingerprint in UNDATED else known)
         raise ApprovalError("the signature is not over this text; sign it again")
 
     def agreed(self, text: bytes) -> bool:

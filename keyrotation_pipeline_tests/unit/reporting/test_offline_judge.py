@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline_tests.packs import Judge, offline_judge
-from keyrotation_pipeline_tests.unit.audit.honest_chains import CORRUPT, Body, Installation, installation
+from keyrotation_pipeline_tests.unit.audit.honest_chains import CORRUPT, UNDATED, Body, Installation, installation
 from keyrotation_pipeline_tests.unit.audit.hostile_chains import Generator, chained
 
 CHAINS = 60
@@ -15,7 +15,10 @@ CHAINS = 60
 
 def good_signatures(made: Installation) -> dict[str, str]:
     """Every signature that somebody made; whoever is corrupt signs anything, with any date."""
-    signed = {f"{officer} {text.hex()}": at.isoformat() for (officer, text), at in made.made.items()}
+    signed = {
+        f"{officer} {text.hex()}": "no time" if officer in UNDATED else at.isoformat()
+        for (officer, text), at in made.made.items()
+    }
     return {**signed, **dict.fromkeys(CORRUPT, "at any time")}
 
 
