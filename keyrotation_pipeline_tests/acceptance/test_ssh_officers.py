@@ -165,6 +165,7 @@ def rotated(office: Office) -> str:
 def pack(office: Office, rotated: str) -> Path:
     assert rotated
     target = office.folder.path / "pack"
+    office.run("backup")  # with the configuration, and so with the SSH keys
     office.run("report", "--format", "pack", "--output", str(target))
     return target
 

@@ -142,6 +142,16 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             TABLE + "[keys.aws-secret-manager]\nx = 1", "did you mean 'aws-secrets-manager'?", id="name with hyphens"
         ),
         pytest.param(
+            TABLE + '[[approvals.officers]]\nname = "A"\n',
+            "[[approvals.officers]] A has no key; add certificate (OpenPGP) or ssh_key (SSH)",
+            id="officer without a key",
+        ),
+        pytest.param(
+            TABLE + '[[approvals.officers]]\nname = "A"\nssh_key = "a.pub"\n',
+            "no officer has an OpenPGP certificate, so that nobody could open a backup; name a certificate under",
+            id="nobody who can open backups",
+        ),
+        pytest.param(
             TABLE + '[[approvals.officers]]\nname = "A"\ncertficate = "x"',
             "[[approvals.officers]] A has no setting 'certficate'; did you mean 'certificate'?",
             id="setting of an officer",

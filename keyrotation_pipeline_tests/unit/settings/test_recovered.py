@@ -33,6 +33,15 @@ def test_a_certificate_is_written_into_the_directory_and_named_there(named: str,
     assert officer.certificate == path.parent / written
 
 
+def test_an_ssh_key_is_written_as_a_certificate_is() -> None:
+    officer = '[[approvals.officers]]\nname = "B"\nssh_key = "/srv/b.pub"\n[backup]\nrecipients = ["a.asc"]\n'
+    stored = {"elsewhere/srv/b.pub": b"ssh-ed25519 AAAA\n", "a.asc": b"certificate"}
+    found = backed_up({"keyrotation.toml": f"{TABLES}{officer}".encode(), **stored})
+    assert found.files == stored
+    (read,) = over_database(found.text, Path("/new/keyrotation.toml"), "dbname=x").approvals.officers
+    assert (read.certificate, read.ssh_key) == (None, Path("/new/elsewhere/srv/b.pub"))
+
+
 @pytest.mark.parametrize(
     ("text", "database"),
     [
