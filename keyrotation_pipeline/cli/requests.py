@@ -85,7 +85,7 @@ def approve(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Show what to sign and how, or add an officer's signature.
+    """Show what to sign and how, or add a signature.
 
     keyrotation approve ID --text | gpg -ab | keyrotation approve ID --signature -
     """

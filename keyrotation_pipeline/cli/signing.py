@@ -123,7 +123,7 @@ def guide(pipeline: Pipeline, shown: Guide, *, as_json: bool) -> None:
     output.line(output.field("signed", f"{', '.join(signed) or 'nobody'} ({shown.required} must)"))
     for way in ways:
         output.line(output.field("to sign", f"{way['officer']}, with the {way['key']}:"))
-        output.line(f"  {way['command']}")
+        output.line(output.Text(f"  {way['command']}", whole=True))
     for program, note in _NOTES.items():
         if any(program in way["command"] for way in ways):
             output.line(output.field("note", note))

@@ -6,21 +6,25 @@ from typing import Any
 GROUPS = ("audit", "incident")
 # Options by which a command prints something else.
 OPTIONS = ("--announcement", "--dry-run", "--list")
+GUIDES = ("approve", "confirm")
 LISTS = {"requests", "history", "incident list", "audit log"}  # whose elements have no schema of their own
 _INCIDENT = (
     "id type status discovered_at request versions phase description scope impact reported_by opened_at "
     "acknowledged_at acknowledged_by closed_at closed_by actions root_cause remediation prevention "
     "lessons notices_sent values_compared"
 )
+_GUIDE = "database id text required signed_by missing how_to_sign next"
 FIELDS = {
-    "approve": "id officer approvals approvals_required",
+    "approve": _GUIDE,
+    "approve --signature": "id officer approvals approvals_required",
     "audit log": "seq at actor event request facts",
     "audit verify": "database verified seq head unusable timestamps timestamps_verified",
     "backup": "database set made_at keys files size_bytes recipients dump dump_needs places uploaded_later "
     "removed warnings audit_fault backup_signer",
     "backup --list": "database sets unknown silent",
     "cancel": "database id phase action type from to before",
-    "confirm": "id officer rollout",
+    "confirm": _GUIDE,
+    "confirm --signature": "id officer rollout",
     "demo": "id from to holds old_values archived application seconds_by_phase",
     "destroy": "database id destroyed version fingerprint files held",
     "history": "id action type from to started_at finished_at seconds rows outcome",
@@ -73,6 +77,8 @@ FIELDS = {
 def named(words: str) -> str:
     """The command of a line, with the option that changes what it prints."""
     typed = words.split()
+    if typed[0] in GUIDES and "--signature" in typed:
+        return f"{typed[0]} --signature"
     return " ".join([*typed[: 2 if typed[0] in GROUPS else 1], *(each for each in typed if each in OPTIONS)])
 
 

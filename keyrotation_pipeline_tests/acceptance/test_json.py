@@ -127,7 +127,7 @@ def follow(desk: Desk, line: Line) -> None:
         text = desk.type(f"{line.words} --text")
         for officer in desk.officers[: line.signed_by]:
             signature = officer.sign(text.encode()).decode()
-            documented(line.words, desk.type(f"{line.words} --signature - --json", text=signature))
+            documented(f"{line.words} --signature", desk.type(f"{line.words} --signature - --json", text=signature))
         return
     if named(line.words) in NO_JSON:
         desk.type(line.words, line.exits)
