@@ -1,6 +1,6 @@
 """What the five ports of a database must do. A test class inherits the suite and has a fixture `subject`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
-from keyrotation_pipeline.model.tables import NEVER_SEARCHED, NEVER_SEEN, EncryptedTable, Shard, TableName
+from keyrotation_pipeline.model.tables import NEVER_SEARCHED, NEVER_SEEN, EncryptedTable, OldRows, Shard, TableName
 from keyrotation_pipeline.ports.database import (
     DatabaseSurroundings,
     RetirementEvidence,
@@ -19,6 +19,7 @@ from keyrotation_pipeline.ports.database import (
     TableInventory,
     TableRewriting,
 )
+from keyrotation_pipeline_tests.fakes import RefusedByFenceError
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 CLIENTS = EncryptedTable(TableName("public", "clients"), ("first_name", "email"))
@@ -70,6 +71,18 @@ class Subject(Protocol):
 
     def locked(self, table: EncryptedTable, number: int) -> AbstractContextManager[None]:
         """While it lasts, somebody holds the row."""
+
+    def old_reader(self) -> AbstractContextManager[Callable[[EncryptedTable], list[Row]]]:
+        """While it lasts, somebody reads from one snapshot: gives back what reads a table as they see it."""
+
+    def writer(self, table: EncryptedTable, number: int, column: str, cell: str) -> AbstractContextManager[None]:
+        """While it lasts, somebody has written a cell and not committed; they commit at its end."""
+
+    def prepared(self, table: EncryptedTable, number: int, column: str, cell: str) -> AbstractContextManager[None]:
+        """The same in a prepared transaction, which is rolled back at its end."""
+
+    def half_fenced(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        """What a process leaves that dies after it has made a fence, and before it has validated it."""
 
     def transaction(self) -> AbstractContextManager[object]:
         """A transaction of the ledger."""
@@ -242,6 +255,74 @@ class TableRewritingSuite(_Rows):
 class TableFencingSuite(_Rows):
     """What every `TableFencing` must do."""
 
+    def test_a_fence_refuses_what_applications_write_under_its_versions_and_takes_the_rest(
+        self, subject: Subject
+    ) -> None:
+        v = subject.value
+        subject.insert(CLIENTS, {"first_name": v(3, "Ada"), "email": None})
+        subject.fencing.fence(CLIENTS, [V1, V2])
+        for version in (1, 2):
+            for column in CLIENTS.columns:
+                with pytest.raises(RefusedByFenceError) as refused:
+                    subject.update(CLIENTS, 0, column, v(version, "Zoe"))
+                assert (f"v{version} is retired" in str(refused.value), "Ada" in str(refused.value)) == (True, False)
+            with pytest.raises(RefusedByFenceError):
+                subject.insert(CLIENTS, {"first_name": None, "email": v(version, "z@x")})
+        assert subject.read(CLIENTS) == [{"first_name": "v3:Ada", "email": None}]
+        for cell in (v(3, "Zoe"), "", None, "v01:almost"):
+            subject.update(CLIENTS, 0, "email", cell)
+        assert subject.read(CLIENTS) == [{"first_name": "v3:Ada", "email": "v01:almost"}]
+
+    def test_what_was_let_in_again_is_taken_again(self, fenced: Subject) -> None:
+        fenced.fencing.unfence(CLIENTS, V2)
+        fenced.update(CLIENTS, 0, "email", fenced.value(2, "a@x"))
+        with pytest.raises(RefusedByFenceError):
+            fenced.update(CLIENTS, 0, "email", fenced.value(1, "a@x"))
+        assert fenced.read(CLIENTS)[0]["email"] == "v2:a@x"
+
+    def test_a_fence_binds_the_pipeline_too(self, fenced: Subject) -> None:
+        with pytest.raises(KeyRotationError, match="refused"):
+            fenced.rewriting.sweep(REQUEST, CLIENTS, fenced.ring, V1, wait=False)
+        assert {row["first_name"] for row in fenced.read(CLIENTS)} == {"v3:Ada", "v3:Ben"}
+
+    def test_a_fence_that_was_never_validated_refuses_and_counts_for_nothing(self, subject: Subject) -> None:
+        subject.insert(CLIENTS, {"first_name": subject.value(1, "Ada"), "email": None})
+        subject.half_fenced(CLIENTS, [V1, V2])
+        assert subject.fencing.fences(CLIENTS) == ()
+        assert subject.fencing.all_fences([CLIENTS]) == {CLIENTS: ()}
+        # Whoever updates anything of a row with an old value is refused: it is checked as a whole.
+        with pytest.raises(RefusedByFenceError):
+            subject.update(CLIENTS, 0, "email", subject.value(3, "a@x"))
+        subject.fencing.unfence(CLIENTS, V1)
+        subject.update(CLIENTS, 0, "email", subject.value(3, "a@x"))
+        assert subject.fencing.fences(CLIENTS) == (V2,)
+
+    def test_a_fence_that_was_never_validated_is_validated_by_the_next_attempt(self, subject: Subject) -> None:
+        subject.insert(CLIENTS, {"first_name": subject.value(3, "Ada"), "email": None})
+        subject.half_fenced(CLIENTS, [V1])
+        assert subject.fencing.fence(CLIENTS, [V1])
+        assert subject.fencing.fences(CLIENTS) == (V1,)
+
+    def test_whoever_has_written_to_a_table_keeps_it_from_being_fenced(self, mixed: Subject) -> None:
+        mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V3, wait=False)
+        with mixed.writer(CLIENTS, 0, "email", mixed.value(1, "stale")):
+            assert mixed.fencing.old_rows(CLIENTS, [V1, V2], None).rows == 0, "nobody sees it yet"
+            assert mixed.fencing.fence(CLIENTS, [V1, V2], wait=False) is False
+            with pytest.raises(BlockedError):
+                mixed.fencing.fence(CLIENTS, [V1, V2])
+            assert mixed.fencing.fences(CLIENTS) == ()
+        with pytest.raises(ProofError, match="still holds old values"):
+            mixed.fencing.fence(CLIENTS, [V1, V2])
+        assert mixed.fencing.fences(CLIENTS) == (V2,), "the application can still update its rows under v1"
+
+    def test_rows_written_under_an_old_version_since_the_promotion_are_counted(self, mixed: Subject) -> None:
+        promotion = mixed.evidence.current_xid()
+        assert mixed.fencing.old_rows(CLIENTS, [V1], promotion) == OldRows(2, 0)
+        mixed.update(CLIENTS, 1, "email", mixed.value(1, "stale"))
+        assert mixed.fencing.old_rows(CLIENTS, [V1], promotion) == OldRows(3, 1)
+        mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V3, wait=False)
+        assert mixed.fencing.old_rows(CLIENTS, [V1], promotion) == OldRows(0, 0)
+
     def test_old_rows_are_rows_and_not_values(self, mixed: Subject) -> None:
         old = mixed.fencing.old_rows
         assert [old(CLIENTS, versions, None).rows for versions in ([V1], [V2], [V1, V2], [V3], [])] == [2, 2, 3, 0, 0]
@@ -278,6 +359,58 @@ class RetirementEvidenceSuite(_Rows):
     def prove(self, subject: Subject, moment: Moment) -> ZeroOldRows:
         with subject.transaction():
             return subject.evidence.zero_old_rows(TABLES, V2, [V1, V2], moment)
+
+    def test_a_snapshot_that_still_shows_old_values_refuses_the_evidence_until_it_ends(self, mixed: Subject) -> None:
+        with mixed.old_reader() as shown:
+            moment = self.rotated(mixed)
+            assert shown(VISITS) == [{"notes": "v1:well"}, {"notes": "v1:ill"}]
+            assert mixed.read(VISITS) == [{"notes": "v3:well"}, {"notes": "v3:ill"}]
+            assert len(mixed.evidence.snapshot_blockers(moment)) == 1
+            with pytest.raises(BlockedError, match="old values"):
+                self.prove(mixed, moment)
+        assert mixed.evidence.snapshot_blockers(moment) == ()
+        assert self.prove(mixed, moment).values == 6
+
+    def test_a_snapshot_of_later_than_the_proof_refuses_nothing(self, mixed: Subject) -> None:
+        moment = self.rotated(mixed)
+        with mixed.old_reader() as shown:
+            assert shown(VISITS) == [{"notes": "v3:well"}, {"notes": "v3:ill"}]
+            assert mixed.evidence.snapshot_blockers(moment) == ()
+            assert self.prove(mixed, moment).values == 6
+
+    def test_a_snapshot_of_before_the_last_row_was_replaced_blocks_though_most_were(self, mixed: Subject) -> None:
+        mixed.rewriting.sweep(REQUEST, CLIENTS, mixed.ring, V3, wait=False)
+        with mixed.old_reader() as shown:
+            moment = self.rotated(mixed)
+            assert shown(CLIENTS)[0] == {"first_name": "v3:Ada", "email": "v3:a@x"}
+            assert shown(VISITS)[0] == {"notes": "v1:well"}
+            assert len(mixed.evidence.snapshot_blockers(moment)) == 1
+
+    def test_a_prepared_transaction_may_still_bring_what_it_wrote(self, mixed: Subject) -> None:
+        with mixed.prepared(VISITS, 0, "notes", mixed.value(1, "old")):
+            moment = Moment(mixed.evidence.current_xid(), mixed.evidence.barrier())
+            (named,) = mixed.evidence.snapshot_blockers(moment)
+            assert "prepared transaction" in named
+            assert mixed.rewriting.sweep(REQUEST, VISITS, mixed.ring, V3, wait=False).skipped == 1, "it holds its row"
+        assert mixed.evidence.snapshot_blockers(moment) == ()
+
+    def test_what_was_written_after_the_search_is_seen_in_the_retiring_transaction(self, fenced: Subject) -> None:
+        moment = self.moment(fenced)
+        searched = fenced.evidence.search(TABLES, V2, [V1, V2], nobody)
+        fenced.slip_past_the_fence(VISITS, 0, "notes", fenced.value(1, "old"))
+        with fenced.transaction(), pytest.raises(FenceError, match=r"table visits, column notes: .*still under v1"):
+            fenced.evidence.zero_old_rows(TABLES, V2, [V1, V2], moment, searched)
+
+    def test_a_search_finds_an_old_value_before_anything_is_locked(self, mixed: Subject) -> None:
+        with pytest.raises(ProofError, match="v1"):
+            mixed.evidence.search(TABLES, V1, [V1], nobody)
+
+    def rotated(self, subject: Subject) -> Moment:
+        """Everything is under v3 and fenced; the moment after it."""
+        for table in TABLES:
+            subject.rewriting.sweep(REQUEST, table, subject.ring, V3, wait=False)
+            subject.fencing.fence(table, [V1, V2])
+        return self.moment(subject)
 
     def test_a_transaction_id_is_later_than_the_one_before(self, subject: Subject) -> None:
         assert subject.evidence.current_xid() < subject.evidence.current_xid()

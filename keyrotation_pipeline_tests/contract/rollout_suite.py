@@ -8,6 +8,7 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget, TargetKind
+from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.rollout import Rollout
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -15,11 +16,25 @@ READ_V2 = RolloutTarget(TargetKind.READS, (V2,))
 
 
 class Stage(Protocol):
-    """A rollout, and what makes instances come, change and go in it."""
+    """A rollout, and what makes instances come, change and go in it; `keys` holds v1 and v2, and v1 is its primary."""
+
+    @property
+    def keys(self) -> KeyStore: ...
 
     def rollout(self, mode: RolloutMode, timeout_seconds: float) -> Rollout: ...
 
-    def says(self, name: str, reads: Sequence[KeyVersion], writes: KeyVersion) -> None: ...
+    def opens(self, request: str) -> None:
+        """A request is opened, which reports name from then on."""
+
+    def says(
+        self,
+        name: str,
+        reads: Sequence[KeyVersion],
+        writes: KeyVersion,
+        holds: Sequence[KeyVersion] | None = None,
+        nonce: str | None = None,
+    ) -> None:
+        """An instance reports; what it holds is what it says, and what it names is the newest request, if not given."""
 
     def withdraws(self, name: str) -> None: ...
 
@@ -86,6 +101,42 @@ class RolloutSuite:
         stage.says("web-1", (V1,), V1)
         [seen] = stage.rollout(RolloutMode.ATTEST, 0).instances()
         assert not seen.silent
+
+    def test_a_version_whose_key_an_instance_does_not_hold_is_not_read_by_it(self, stage: Stage) -> None:
+        stage.says("web-1", (V1, V2), V1, holds=(V1,))
+        stage.says("web-2", (V1, V2), V2, holds=(V1,))
+        stage.says("web-3", (V1, V2), V2, holds=())
+        seen = stage.rollout(RolloutMode.ATTEST, 0).instances()
+        assert [(each.reads, each.writes, each.unproven) for each in seen] == [
+            ((V1,), V1, (V2,)),
+            ((V1,), None, (V2,)),
+            ((), None, (V1, V2)),
+        ]
+        assert not any(READ_V2.met_by(each) for each in seen)
+
+    def test_a_key_that_was_withdrawn_is_still_seen_in_whoever_holds_it_until_it_says_otherwise(
+        self, stage: Stage
+    ) -> None:
+        stage.says("web-1", (V1, V2), V2)
+        stored = stage.keys.set_primary(V2, stage.keys.read().revision)
+        stage.keys.archive(V1, stored.revision)
+        rollout = stage.rollout(RolloutMode.ATTEST, 0)
+        assert [each.reads for each in rollout.instances()] == [(V1, V2)]
+        stage.says("web-1", (V2,), V2)
+        assert [each.reads for each in rollout.instances()] == [(V2,)]
+
+    def test_a_key_that_is_in_no_key_store_is_held_by_nobody(self, stage: Stage) -> None:
+        stage.says("web-1", (V1, V2), V2)
+        stored = stage.keys.archive(V1, stage.keys.set_primary(V2, stage.keys.read().revision).revision)
+        stage.keys.destroy(V1, stored.revision)
+        [seen] = stage.rollout(RolloutMode.ATTEST, 0).instances()
+        assert (seen.reads, seen.writes, seen.unproven) == ((V2,), V2, (V1,))
+
+    def test_a_report_names_the_newest_request_of_when_it_was_prepared(self, stage: Stage) -> None:
+        stage.opens("a" * 32)
+        stage.says("web-1", (V1,), V1)
+        stage.says("web-2", (V1,), V1, nonce="b" * 32)
+        assert [each.nonce for each in stage.rollout(RolloutMode.ATTEST, 0).instances()] == ["a" * 32, "b" * 32]
 
     def test_a_rollout_ends_when_nothing_is_lacking(self, stage: Stage) -> None:
         stage.says("web-1", (V1, V2), V1)

@@ -16,7 +16,13 @@ from keyrotation_pipeline_tests.fakes.backups import (
 )
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings, is_unencrypted, version_of
+from keyrotation_pipeline_tests.fakes.database import (
+    FakeDatabase,
+    FakeSurroundings,
+    RefusedByFenceError,
+    is_unencrypted,
+    version_of,
+)
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, V3, Journal, ProcessKilled
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
@@ -58,6 +64,7 @@ __all__ = [
     "LedgerState",
     "Making",
     "ProcessKilled",
+    "RefusedByFenceError",
     "fake_manifest_trust",
     "fake_pipeline",
     "is_unencrypted",

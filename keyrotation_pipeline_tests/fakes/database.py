@@ -1,8 +1,9 @@
-"""Tables as lists of rows."""
+"""Tables as lists of rows, sessions that still see old ones, and standbys that show them."""
 
 # ruff: noqa: ARG002 - a fake has the whole signature of its port.
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -27,23 +28,87 @@ from keyrotation_pipeline_tests.fakes.journal import Journal
 
 AMPLE = Surroundings(10 * 2**20, Disk("/data", 2**40), Wal(2**30, ()), (), prints_rows=False)
 
+Cells = Mapping[str, str | None]
+
+
+class RefusedByFenceError(Exception):
+    """What an application gets for a value under a fenced version; it names the version alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """The tables as they are at one moment: what a snapshot sees and a standby shows. Never changed, so never copied.
+
+    Args:
+        xid: the last transaction in it.
+    """
+
+    xid: int
+    rows: Mapping[str, tuple[Cells, ...]]
+    written: Mapping[tuple[str, int], int]
+    fence_state: Mapping[str, tuple[KeyVersion, ...]]
+    fence_made: Mapping[str, int]
+    not_validated: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A transaction of somebody else.
+
+    Args:
+        xmin: it sees no transaction from this one on.
+        xid: its own, from its first change on.
+        sees: the tables as it sees them.
+        changes: what it has written and not committed: table, number of the row, its new cells.
+        prepared: it has no process, and outlives the server.
+        until: when it ends by itself.
+    """
+
+    xmin: int
+    sees: Image
+    xid: int | None = None
+    changes: tuple[tuple[str, int, Cells], ...] = ()
+    prepared: bool = False
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A standby that was seen.
+
+    Args:
+        shows: the tables as it has replayed them.
+        connected: whether it is now.
+        gone: the configuration says that it no longer exists.
+    """
+
+    name: str
+    shows: Image
+    connected: bool = True
+    gone: bool = False
+
 
 @dataclass
 class FakeDatabase:
     """Lists of rows, behind the fakes of all five ports. A cell is ``"v1:text"``, ``""``, None, or unencrypted.
 
-    What is unencrypted or `unreadable` is in quarantine at once.
+    What is unencrypted or `unreadable` is in quarantine at once. A WAL position is the id of the last transaction
+    before it. Reading a row and writing it is one moment here: that no write in between is lost,
+    `integration/test_engine_concurrency.py` shows. Sessions of a standby are not modelled.
 
     Args:
+        written: transaction id that wrote a row last; absent: an old one.
+        sessions: transactions of others that have not ended, by name.
+        standbys: those that were ever seen, by name.
+        not_validated: tables whose fence refuses writes, but was never validated.
         locked: (table, row number) of rows that no sweep gets hold of.
         in_use: tables that somebody is at, as autovacuum is.
         noted: the one span of each table that holds rows; a row is a page.
         searched: one span of each relation elsewhere.
         too_large: what is not read again in the retiring transaction.
         unreadable: (table, row number, column) of values that do not decrypt.
-        fence_state: what each table's validated fence names.
+        fence_state: what each table's fence names.
         fence_made: the transaction id that made each fence.
-        stale: rows counted as written since promotion.
         writes: rows that each table's statistics name as written.
         small: names of tables that are one shard.
         begun: whether a table of a request was begun as one shard.
@@ -57,6 +122,10 @@ class FakeDatabase:
     clock: FakeClock = field(default_factory=FakeClock)
     noted: dict[str, PageSpan] = field(default_factory=dict)
     searched: dict[str, PageSpan] = field(default_factory=dict)
+    written: dict[tuple[str, int], int] = field(default_factory=dict)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    standbys: dict[str, Standby] = field(default_factory=dict)
+    not_validated: set[str] = field(default_factory=set)
     locked: set[tuple[str, int]] = field(default_factory=set)
     in_use: set[str] = field(default_factory=set)
     too_large: tuple[str, ...] = ()
@@ -65,9 +134,7 @@ class FakeDatabase:
     fence_made: dict[str, int] = field(default_factory=dict)
     findings: tuple[FoundColumn, ...] = ()
     problems: tuple[Problem, ...] = ()
-    holders: list[tuple[str, ...]] = field(default_factory=list)
     connected: tuple[str, ...] = ()
-    stale: int = 0
     writes: int = 0
     xid: int = 1000
     decrypted: list[str] = field(default_factory=list)
@@ -109,7 +176,93 @@ class FakeDatabase:
         return self.noted[name]
 
     def fenced_against(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
-        return self.fence_state.get(str(table.name), ())
+        name = str(table.name)
+        return () if name in self.not_validated else self.fence_state.get(name, ())
+
+    def next_xid(self) -> int:
+        self.xid += 1
+        return self.xid
+
+    # What applications do.
+
+    def insert(self, table: str, row: Cells) -> int:
+        """A new row, committed at once; gives back its number."""
+        self._require_taken(table, row)
+        self.rows[table].append(dict(row))
+        number = len(self.rows[table]) - 1
+        self.written[table, number] = self.next_xid()
+        return number
+
+    def update(self, table: str, number: int, changes: Cells, session: str | None = None) -> None:
+        """Some cells of a row, committed at once, or with a session."""
+        row = {**self.rows[table][number], **changes}
+        self._require_taken(table, row)
+        if session is None:
+            self.write(table, number, row, self.next_xid())
+        else:
+            open_ = self.sessions[session]
+            xid = self.next_xid() if open_.xid is None else open_.xid
+            self.sessions[session] = replace(open_, xid=xid, changes=(*open_.changes, (table, number, row)))
+
+    def write(self, table: str, number: int, row: Cells, xid: int) -> None:
+        """Past the fence."""
+        self.unreadable -= {(table, number, each) for each in row if self.rows[table][number].get(each) != row[each]}
+        self.rows[table][number] = dict(row)
+        self.written[table, number] = xid
+
+    def _require_taken(self, table: str, row: Cells) -> None:
+        for version in map(version_of, row.values()):
+            if version is not None and version in self.fence_state.get(table, ()):
+                raise RefusedByFenceError(f"key version {version} is retired")
+
+    # What others hold.
+
+    def begin(self, session: str, *, until: datetime | None = None) -> None:
+        """A transaction that reads from one snapshot."""
+        writing = [each.xid for each in self.sessions.values() if each.xid is not None]
+        self.sessions[session] = Session(min([self.xid + 1, *writing]), self.image(), until=until)
+
+    def prepare(self, session: str) -> None:
+        self.sessions[session] = replace(self.sessions[session], prepared=True)
+
+    def end(self, session: str, *, commit: bool = True) -> None:
+        ended = self.sessions.pop(session)
+        for table, number, row in ended.changes if commit else ():
+            self.write(table, number, row, ended.xid or 0)
+
+    def open_sessions(self) -> dict[str, Session]:
+        now = self.clock.now()
+        return {name: each for name, each in self.sessions.items() if each.until is None or now < each.until}
+
+    def is_held(self, table: str, number: int) -> bool:
+        changed = {change[:2] for each in self.open_sessions().values() for change in each.changes}
+        return (table, number) in self.locked | changed
+
+    # Standbys.
+
+    def image(self) -> Image:
+        return Image(
+            self.xid,
+            {name: tuple(dict(row) for row in rows) for name, rows in self.rows.items()},
+            dict(self.written),
+            dict(self.fence_state),
+            dict(self.fence_made),
+            frozenset(self.not_validated),
+        )
+
+    def replay(self, standby: str) -> None:
+        """The standby, a new one perhaps, has replayed everything."""
+        known = self.standbys.get(standby)
+        self.standbys[standby] = replace(known, shows=self.image()) if known else Standby(standby, self.image())
+
+    def promote(self, standby: str) -> None:
+        """The standby is the primary now, as far as it has replayed; the ledger is to be set back with it."""
+        shown = self.standbys.pop(standby).shows
+        self.xid = shown.xid
+        self.rows = {name: [dict(row) for row in rows] for name, rows in shown.rows.items()}
+        self.written, self.fence_made = dict(shown.written), dict(shown.fence_made)
+        self.fence_state, self.not_validated = dict(shown.fence_state), set(shown.not_validated)
+        self.sessions.clear()
 
 
 @dataclass

@@ -18,10 +18,13 @@ from keyrotation_pipeline_tests.fakes.journal import Journal
 class FakeKeyStore:
     """`KeyStore` in two dictionaries. Each move of a key is two changes, between which it can die.
 
+    After a change that was answered, reads are no longer late: an adapter waits until it sees what it changed.
     A test may leave the revision out, and then means the present one.
 
     Args:
         unavailable, damaged: what every call then says.
+        shown: what reads show while they are late; None: the present.
+        loses_answer: the next change is made, and whoever asked for it does not learn so.
         broken: live versions whose entry is not a key.
         sent: what a writer that died had sent.
         reads: how often the store was read.
@@ -36,6 +39,8 @@ class FakeKeyStore:
     residual_copies: str | None = None
     unavailable: str | None = None
     damaged: str | None = None
+    shown: StoredKeys | None = None
+    loses_answer: bool = False
     broken: set[KeyVersion] = field(default_factory=set)
     sent: dict[KeyVersion, KeyMaterial] = field(default_factory=dict)
     reads: int = 0
@@ -52,7 +57,12 @@ class FakeKeyStore:
 
     def read(self) -> StoredKeys:
         self.reads += 1
-        return self._stored()
+        present = self.contents()
+        return present if self.shown is None else self.shown
+
+    def be_late(self) -> None:
+        """From now on reads show the store as it is now, until a change of it is seen or `shown` is None again."""
+        self.shown = self.contents()
 
     def add(
         self, version: KeyVersion, material: KeyMaterial, revision: str | None = None, *, archived: bool = False
@@ -61,14 +71,14 @@ class FakeKeyStore:
             if changes.needs_adding(stored, version, material, decided):
                 self.journal.note(f"keys.add {version}")
                 (self.shelf if archived else self.live)[version] = material
-        return self._stored()
+        return self.contents()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_replacing(stored, version, material, decided):
                 self.journal.note(f"keys.replace {version}")
                 self.live[version] = material
-        return self._stored()
+        return self.contents()
 
     def set_primary(self, version: KeyVersion, revision: str | None = None, description: str = "") -> StoredKeys:
         self.descriptions.append(description)
@@ -76,7 +86,7 @@ class FakeKeyStore:
             if changes.needs_promoting(stored, version, decided):
                 self.journal.note(f"keys.set_primary {version}")
                 self.primary_version = version
-        return self._stored()
+        return self.contents()
 
     def archive(self, version: KeyVersion, revision: str | None = None, description: str = "") -> StoredKeys:
         self.descriptions.append(description)
@@ -84,41 +94,45 @@ class FakeKeyStore:
             if changes.needs_archiving(stored, version, decided):
                 self.journal.note(f"keys.archive {version}")
                 self._move(version, self.live, self.shelf)
-        return self._stored()
+        return self.contents()
 
     def restore(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_restoring(stored, version, decided) or version in self.shelf:
                 self.journal.note(f"keys.restore {version}")
                 self._move(version, self.shelf, self.live)
-        return self._stored()
+        return self.contents()
 
     def destroy(self, version: KeyVersion, revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_destroying(stored, version, decided):
                 self.journal.note(f"keys.destroy {version}")
                 del self.shelf[version]
-        return self._stored()
+        return self.contents()
 
     def pin_roster(self, digest: str, revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_pinning(stored, digest, decided):
                 self.journal.note("keys.pin_roster")
                 self.roster = digest
-        return self._stored()
+        return self.contents()
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str | None = None) -> StoredKeys:
         with self._changing(revision) as (stored, decided):
             if changes.needs_publishing(stored, versions, decided):
                 self.journal.note("keys.publish_compromised")
                 self.compromised |= versions
-        return self._stored()
+        return self.contents()
 
     @contextmanager
     def _changing(self, revision: str | None) -> Iterator[tuple[StoredKeys, str]]:
         with self.lock:
-            stored = self._stored()
+            stored = self.contents()
             yield stored, revision or stored.revision
+            self.shown = None
+            if self.loses_answer:
+                self.loses_answer = False
+                raise KeyStoreUnavailableError("the fake key store has not answered; try again")
 
     def _move(
         self, version: KeyVersion, source: dict[KeyVersion, KeyMaterial], target: dict[KeyVersion, KeyMaterial]
@@ -127,7 +141,8 @@ class FakeKeyStore:
         self.journal.note(f"keys.move {version}")
         del source[version]
 
-    def _stored(self) -> StoredKeys:
+    def contents(self) -> StoredKeys:
+        """What it holds, late or not, without a read that would count."""
         if self.unavailable is not None:
             raise KeyStoreUnavailableError(self.unavailable)
         if self.damaged is not None:
@@ -150,16 +165,16 @@ class FakeKeyStore:
 
     # For tests: what is in it, without a read that would count.
     def versions(self) -> tuple[KeyVersion, ...]:
-        return tuple(self._stored().live)
+        return tuple(self.contents().live)
 
     def archived(self) -> tuple[KeyVersion, ...]:
-        return tuple(self._stored().archived)
+        return tuple(self.contents().archived)
 
     def primary(self) -> KeyVersion | None:
         return self.primary_version
 
     def get(self, version: KeyVersion) -> KeyMaterial:
-        return self._stored().material(version)
+        return self.contents().material(version)
 
 
 _PICKLED: dict[int, FakeKeyStore] = {}

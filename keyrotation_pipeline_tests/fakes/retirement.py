@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
+from keyrotation_pipeline_tests.fakes.database import FakeDatabase, Standby, is_unencrypted, version_of
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import START
 
@@ -21,29 +21,51 @@ class FakeFencing:
     database: FakeDatabase
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
-        rows = self.database.rows_under(table, versions)
-        return OldRows(rows, min(self.database.stale, rows))
+        name, written = str(table.name), self.database.written
+        old = {number for number, _, value in self.database.cells(table) if version_of(value) in versions}
+        since = sum(promotion_xid is not None and written.get((name, number), 0) > promotion_xid for number in old)
+        return OldRows(len(old), since)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
-        if self.fences(table) == tuple(sorted(versions)):
+        """Two changes, as in PostgreSQL: from the first one on it refuses writes, from the second one on it counts."""
+        name, wanted = str(table.name), tuple(sorted(versions))
+        if self.fences(table) == wanted:
             return True
-        if str(table.name) in self.database.in_use and not wait:
+        if holders := self._holders(name):
+            if wait:
+                raise BlockedError(f"table {name} is locked by {', '.join(holders)}; wait until that ends")
             return False
-        if self.old_rows(table, versions, None).rows:
-            raise ProofError(f"table {table.name} still holds old values; run it again")
-        self.database.journal.note(f"fence {table.name} {', '.join(map(str, versions))}")
-        self._make_fence(table, versions)
+        if name in self.database.in_use and not wait:
+            return False
+        self.database.journal.note(f"fence {name} {', '.join(map(str, wanted))}")
+        self._put(name, wanted)
+        self.database.journal.note(f"validate {name}")
+        if self.old_rows(table, wanted, None).rows:
+            absent = [each for each in wanted if not self.database.rows_under(table, [each])]
+            self._put(name, absent)
+            self.database.not_validated.discard(name)
+            raise ProofError(f"table {name} still holds old values; run it again")
+        self.database.not_validated.discard(name)
         return True
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
-        before = self.fences(table)
+        name = str(table.name)
+        before = self.database.fence_state.get(name, ())
         if version in before:
-            self.database.journal.note(f"unfence {table.name} {version}")
-            self._make_fence(table, [each for each in before if each != version])
+            self.database.journal.note(f"unfence {name} {version}")
+            rest = [each for each in before if each != version]
+            self._put(name, [] if self.old_rows(table, rest, None).rows else rest)
+            self.database.not_validated.discard(name)
 
-    def _make_fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
-        self.database.fence_state[str(table.name)] = tuple(sorted(versions))
-        self.database.fence_made[str(table.name)] = self.database.xid
+    def _put(self, name: str, versions: Sequence[KeyVersion]) -> None:
+        self.database.fence_state[name] = tuple(versions)
+        self.database.fence_made[name] = self.database.next_xid()
+        self.database.not_validated.add(name)
+
+    def _holders(self, name: str) -> list[str]:
+        """Who has written to the table; others have a snapshot, and have not touched it."""
+        sessions = self.database.open_sessions().items()
+        return [who for who, each in sessions if any(table == name for table, _, _ in each.changes)]
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         return self.database.fenced_against(table)
@@ -70,17 +92,21 @@ class FakeEvidence:
     database: FakeDatabase
 
     def barrier(self) -> str:
-        return f"0/{self.database.xid:X}"
+        return _position(self.database.xid)
 
     def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
-        """The next of the prepared answers, the last one for ever; none prepared: nobody."""
-        if not self.database.holders:
-            return ()
-        return self.database.holders.pop(0) if len(self.database.holders) > 1 else self.database.holders[0]
+        sessions = self.database.open_sessions().items()
+        old = [
+            f"prepared transaction {name!r} may still bring old values; COMMIT PREPARED or ROLLBACK PREPARED it"
+            if each.prepared
+            else f"session {name} is in a transaction and may still see old values; wait until it ends"
+            for name, each in sessions
+            if each.xmin < moment.xid
+        ]
+        return (*old, *(_absence(each, moment) for each in self.database.standbys.values() if _lags(each, moment)))
 
     def current_xid(self) -> int:
-        self.database.xid += 1
-        return self.database.xid
+        return self.database.next_xid()
 
     def search(
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
@@ -116,9 +142,14 @@ class FakeEvidence:
             raise BlockedError("; ".join(found))
         values = sum(sum(count.values_by_version.values()) for count in FakeInventory(self.database).count(tables))
         names = tuple(str(table.name) for table in tables)
-        return ZeroOldRows(
-            version, names, 0, values, moment.lsn, START, self.database.replicas, self.database.too_large
+        return ZeroOldRows(version, names, 0, values, moment.lsn, START, self._accounted(), self.database.too_large)
+
+    def _accounted(self) -> tuple[AccountedReplica, ...]:
+        standbys = (
+            AccountedReplica(each.name, "standby", START, START, None if each.gone else _position(each.shows.xid))
+            for each in self.database.standbys.values()
         )
+        return (*self.database.replicas, *standbys)
 
     def _require_nothing_left(
         self, tables: Sequence[EncryptedTable], versions: set[KeyVersion], retired: Sequence[KeyVersion]
@@ -131,3 +162,18 @@ class FakeEvidence:
                     raise ProofError(f"table {table.name}, column {column}: 1 value(s) are not encrypted; look again")
         if any(finding.blocks(retired) for finding in self.database.findings):
             raise ProofError("something is left; look at `keyrotation inventory`")
+
+
+def _position(xid: int) -> str:
+    return f"0/{xid:X}"
+
+
+def _lags(standby: Standby, moment: Moment) -> bool:
+    behind = standby.shows.xid < int(moment.lsn.partition("/")[2], 16)
+    return not standby.gone and (behind or not standby.connected)
+
+
+def _absence(standby: Standby, moment: Moment) -> str:
+    if standby.connected:
+        return f"standby {standby.name!r} has not replayed {moment.lsn}; wait until it catches up"
+    return f"standby {standby.name!r} is not connected, so it may still show old values; start it again"

@@ -5,14 +5,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard, Speed
-from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
+from keyrotation_pipeline_tests.fakes.database import (
+    Cells,
+    FakeDatabase,
+    RefusedByFenceError,
+    is_unencrypted,
+    version_of,
+)
 
 
 @dataclass
@@ -44,18 +50,26 @@ class FakeRewriting:
                 raise PreflightError(problem.sentence)
         self.database.journal.note(entry)
         name = str(table.name)
-        done, skipped, quarantined = list[int](), set[int](), 0
+        done, skipped, quarantined = dict[int, dict[str, str | None]](), set[int](), 0
         for number, column, value in self.database.cells(table):
             if number not in share or value in {None, ""} or version_of(value) == target:
                 continue
-            if (name, number) in self.database.locked:
+            if self.database.is_held(name, number):
                 skipped.add(number)
             elif (name, number, column) in self.database.unreadable or is_unencrypted(value):
                 quarantined += 1
             else:
-                self.database.rows[name][number][column] = target.prefix + str(value).partition(":")[2]
-                done.append(number)
-        return Rewritten(len(set(done)), len(done), len(skipped), quarantined)
+                done.setdefault(number, {})[column] = target.prefix + str(value).partition(":")[2]
+        for number, cells in done.items():
+            self._update(name, number, cells)
+        return Rewritten(len(done), sum(map(len, done.values())), len(skipped), quarantined)
+
+    def _update(self, name: str, number: int, cells: Cells) -> None:
+        self.database.journal.note(f"row {name} {number}")
+        try:
+            self.database.update(name, number, cells)
+        except RefusedByFenceError:
+            raise BlockedError(f"the database refused a statement of the engine (table {name}); run it again") from None
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         name = str(table.name)

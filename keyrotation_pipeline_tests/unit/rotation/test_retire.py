@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 
@@ -19,10 +20,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import Instance
-from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Wait
-from keyrotation_pipeline.model.proof import AccountedReplica, Moment
+from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Proven
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import NEVER_SEARCHED, BlindSpots, Unsearched
@@ -80,6 +81,25 @@ def proven(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = V2) -
     return world.ledger.walk(rotation.id)
 
 
+def moment_of(world: FakeWorld) -> Moment:
+    """Of the proof, which the audit holds."""
+    rotation = world.ledger.current()
+    assert rotation is not None
+    record = rotation.done(Step.ZERO_OLD_ROWS_PROOF)
+    assert record is not None
+    return read(Proven, record.facts).moment
+
+
+def proven_under_a_snapshot(world: FakeWorld, session: str, seconds: float | None = None) -> None:
+    """Somebody who reads since before the last write and the proof, for so long or for ever."""
+    world.database.begin(session, until=None if seconds is None else world.clock.now() + timedelta(seconds=seconds))
+    world.database.update("clients", 0, {"email": "v2:since"})
+    rotation = world.ledger.current()
+    assert rotation is not None
+    proof = prove_zero_old_rows(world.pipeline, rotation, world.report)
+    world.ledger.append(ProvenAgain(proof, "a test asked for it"), rotation.id)
+
+
 def retire_now(world: FakeWorld) -> dict[str, object]:
     rotation = world.ledger.current()
     assert rotation is not None
@@ -109,9 +129,10 @@ def test_intent_is_committed_first_and_the_key_goes_last_before_the_outcome_comm
 
 
 def test_the_evidence_is_asked_for_the_moment_that_the_proof_recorded(world: FakeWorld) -> None:
+    moment = moment_of(world)
     world.pipeline.evidence.current_xid()
     retire_now(world)
-    assert world.database.proven_with == [Moment(1001, "0/3E9")]
+    assert world.database.proven_with == [moment]
 
 
 def test_other_live_versions_are_taken_too_and_recorded(world: FakeWorld) -> None:
@@ -168,7 +189,7 @@ def withdrawn_approval(world: FakeWorld, authority: Authority) -> None:
 
 
 def snapshot_that_stays(world: FakeWorld, authority: Authority) -> None:
-    world.database.holders = [("session 12 (pg_dump) is in a transaction; wait",)]
+    proven_under_a_snapshot(world, "12 (pg_dump)")
 
 
 def no_proof(world: FakeWorld, authority: Authority) -> None:
@@ -209,12 +230,12 @@ def test_a_missing_piece_keeps_the_key_where_it_is(
 
 
 def test_an_old_snapshot_is_waited_for_outside_any_transaction_and_named_meanwhile(world: FakeWorld) -> None:
-    named = ("session 12 (report) is in a transaction; wait",)
-    world.database.holders = [named, named, ()]
+    proven_under_a_snapshot(world, "12 (report)", 2 * retire.HORIZON_PAUSE_SECONDS)
 
     retire_now(world)
 
-    assert [each.note for each in world.reported if each.step is Step.RETIRED_KEY] == [named[0]] * 2
+    named = "session 12 (report) is in a transaction and may still see old values; wait until it ends"
+    assert [each.note for each in world.reported if each.step is Step.RETIRED_KEY] == [named] * 2
     assert (world.clock.now() - START).total_seconds() == 2 * retire.HORIZON_PAUSE_SECONDS
     assert world.keys.archived() == (V1,)
 
@@ -231,7 +252,8 @@ def test_a_fence_changed_after_the_proof_blocks_is_proven_again_and_then_lets_go
     assert "column first_name: a value is still under v1" in world.ledger.facts_of(EventKind.PROVEN_AGAIN)["because"]
     retire_now(world)
     assert world.keys.archived() == (V1,)
-    assert world.database.proven_with[-1] == Moment(1002, "0/3EA"), "the repeated proof counts, not the one before"
+    (used,) = world.database.proven_with
+    assert used.xid > moment_of(world).xid, "the repeated proof counts, not the one before"
 
 
 def test_dying_at_any_change_and_retiring_again_ends_with_one_outcome(
@@ -300,9 +322,16 @@ def test_a_replica_that_was_declared_gone_before_the_officers_signed_is_gone_by_
 def test_whom_the_retirement_waits_for_is_noted_until_it_continues(world: FakeWorld) -> None:
     rotation = world.ledger.current()
     assert rotation is not None
-    world.database.holders = [("session 7 is in an old transaction",), ()]
+    proven_under_a_snapshot(world, "7", retire.HORIZON_PAUSE_SECONDS)
     noted: list[tuple[Wait, ...]] = []
-    world.clock.sleep = lambda seconds: noted.append(world.ledger.waits(rotation.id))  # type: ignore[method-assign]  # noqa: ARG005
+    sleep = world.clock.sleep
+
+    def watched(seconds: float) -> None:
+        noted.append(world.ledger.waits(rotation.id))
+        sleep(seconds)
+
+    world.clock.sleep = watched  # type: ignore[method-assign]
     retire_now(world)
-    assert noted == [(Wait("retired_key", "session 7 is in an old transaction", START),)]
+    sentence = "session 7 is in a transaction and may still see old values; wait until it ends"
+    assert noted == [(Wait("retired_key", sentence, START),)]
     assert world.ledger.waits(rotation.id) == ()
