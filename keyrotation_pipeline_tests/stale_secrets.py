@@ -19,6 +19,7 @@ import pytest
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.buckets import REGION
 
+FRESH = "/fresh"
 _OLDER = "us-west-2"
 _READS = ("GetSecretValue", "DescribeSecret", "ListSecrets", "ListSecretVersionIds")
 _SENT_ON = ("Authorization", "Content-Type", "X-Amz-Target", "X-Amz-Date")
@@ -26,21 +27,23 @@ _SENT_ON = ("Authorization", "Content-Type", "X-Amz-Target", "X-Amz-Date")
 
 @dataclass
 class Stale:
-    """What a proxy knows: its answers are as of `seconds` ago."""
+    """What a proxy knows: its answers are as of `seconds` ago, but those under the path `/fresh` of the present."""
 
     upstream: str
     seconds: float
     lock: threading.Lock = field(default_factory=threading.Lock)
     outstanding: deque[tuple[float, Mapping[str, str], bytes]] = field(default_factory=deque)
 
-    def answer(self, headers: Mapping[str, str], body: bytes) -> tuple[int, Mapping[str, str], bytes]:
+    def answer(
+        self, headers: Mapping[str, str], body: bytes, *, fresh: bool = False
+    ) -> tuple[int, Mapping[str, str], bytes]:
         with self.lock:
             now = time.monotonic()
             while self.outstanding and self.outstanding[0][0] <= now:
                 _, earlier, change = self.outstanding.popleft()
                 self._send(earlier, change, _OLDER)
             if headers["X-Amz-Target"].rpartition(".")[2] in _READS:
-                return self._send(headers, body, _OLDER)
+                return self._send(headers, body, REGION if fresh else _OLDER)
             self.outstanding.append((now + self.seconds, headers, body))
             return self._send(headers, body, REGION)
 
@@ -56,15 +59,14 @@ class Stale:
 
 
 @contextmanager
-def answering_stale(upstream: str, seconds: float) -> Iterator[str]:
+def answering(stale: Stale) -> Iterator[str]:
     """The URL of such a proxy."""
-    stale = Stale(upstream, seconds)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             headers = {name: self.headers[name] for name in _SENT_ON if self.headers[name]}
-            status, answered, content = stale.answer(headers, body)
+            status, answered, content = stale.answer(headers, body, fresh=self.path.startswith(FRESH))
             self.send_response(status)
             for name, value in answered.items():
                 if name.lower().startswith(("x-amz", "content-type")):
@@ -94,7 +96,7 @@ def new_stale_secret(new_secret: Callable[[], TestSecret]) -> Iterator[Callable[
         def new(seconds: float) -> TestSecret:
             there = new_secret()
             there.client.delete_secret(SecretId=there.name, ForceDeleteWithoutRecovery=True)
-            secret = replace(there, url=proxies.enter_context(answering_stale(there.url, seconds)))
+            secret = replace(there, url=proxies.enter_context(answering(Stale(there.url, seconds))))
             secret.open().create()
             return secret
 

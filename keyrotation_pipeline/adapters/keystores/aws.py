@@ -174,11 +174,17 @@ class AwsKeyStore:
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Overwrites the text of an archived key, and removes every label from the version that holds it."""
+        """Overwrites the text of an archived key, and removes every label from the version that holds it.
+
+        AWS overwrites it unconditionally, so the live text is put again first: whoever decides from a late answer, or
+        loses a race, fails there and destroys nothing.
+        """
         seen = self._read_snapshot()
-        changes.needs_destroying(seen.stored, version, revision)
+        current = seen.live.version
+        if changes.needs_destroying(seen.stored, version, revision) and not seen.live.plain:
+            current = self._put(seen.live, seen.live.entries)
         self._archive.destroy(version, seen.archives.get(version, ()))
-        self._unlabel(seen.live, seen.live.version)
+        self._unlabel(seen.live, current)
         return self.read()
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
