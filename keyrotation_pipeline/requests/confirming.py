@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.request_events import RolloutConfirmed
 from keyrotation_pipeline.model.requests import ConfirmationText, RequestAction, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import verified_signature
-from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.takeover import lineage
 
 # The events that each rollout begins with: their kind and, for a finished step, its name.
@@ -149,6 +149,11 @@ def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
     if walk.is_over or not (walk.done(Step.KEY_VERSION) or awaits_named_primary(pipeline, walk)):
         raise RequestError(
             f"rotation {walk.id} is not at a rollout, so there is nothing to confirm; see `keyrotation status`"
+        )
+    if (missing := pinned_roster(pipeline).required - len(walk.approvals)) > 0:
+        raise RequestError(
+            f"rotation {walk.id} needs {missing} more approval(s) before a rollout of it can be confirmed; "
+            f"sign with `keyrotation approve {walk.id} --text`"
         )
     if pipeline.rollout.mode is RolloutMode.NONE:
         raise RequestError(

@@ -257,6 +257,27 @@ class LedgerSuite:
         assert (reported.seq, reported.request, fact) == (before + 1, CHANGES[name].request, CHANGES[name].fact)
         assert verify_audit(opened) == opened.head() == AuditHead(before + 1, opened.head().hash)
 
+    @pytest.mark.parametrize("append", [
+        pytest.param(lambda ledger: ledger.set_status(rotation().id, RequestStatus.RUNNING), id="start unsigned"),
+        pytest.param(lambda ledger: ledger.finish_step(rotation().id, step()), id="a step of an unsigned request"),
+        pytest.param(lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, rotation().id), id="key state"),
+        pytest.param(lambda ledger: ledger.set_key_state(V1, KeyState.ACTIVE, None), id="key state of no request"),
+        pytest.param(lambda ledger: ledger.pin_roster(replace(ROSTER, required=1), rotation().id), id="roster"),
+        pytest.param(lambda ledger: ledger.set_promotion(rotation().id, 4711), id="promotion"),
+        pytest.param(
+            lambda ledger: ledger.add_signature(rotation().id, replace(SIGNATURE, signature=b"garbage")), id="signature"
+        ),
+        pytest.param(lambda ledger: ledger.open(rotation(2), text_of(rotation(3))), id="another request's text"),
+    ])  # fmt: skip
+    def test_what_the_audit_would_never_verify_with_is_not_recorded(
+        self, opened: Ledger, append: Callable[[Ledger], None]
+    ) -> None:
+        before = opened.head(), opened.requests(), opened.keys(), opened.pinned_roster()
+        with pytest.raises(KeyRotationError):
+            append(opened)
+        assert (opened.head(), opened.requests(), opened.keys(), opened.pinned_roster()) == before
+        assert opened.replayed().faults == ()
+
     def test_events_are_read_by_kind_by_request_and_from_a_seq_on(self, opened: Ledger) -> None:
         opened.append(CancelIntended(V2), rotation().id)
         opened.append(CancelIntended(V3), rotation(2).id)

@@ -10,8 +10,8 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
-from keyrotation_pipeline.audit.rules import ANCHORED
-from keyrotation_pipeline.errors import ApprovalError, AtWorkError
+from keyrotation_pipeline.audit.rules import ANCHORED, RULES
+from keyrotation_pipeline.errors import ApprovalError, AtWorkError, OutOfOrderError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster, Signature, VerifiedSignature
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, EventKind, Fact, Note, body_of, hash_of
@@ -52,7 +52,11 @@ Advance = Callable[[AuditHead, Callable[[AuditHead], bool]], None]
 
 @dataclass
 class FakeChain:
-    """What a ledger is built on: real transactions (a failure or a death inside undoes all) and a real hash chain."""
+    """What a ledger is built on: real transactions (a failure or a death inside undoes all) and a real hash chain.
+
+    Args:
+        refuses: an event that cannot have happened; False: it is appended, as by whoever owns the database.
+    """
 
     clock: FakeClock = field(default_factory=FakeClock)
     journal: Journal = field(default_factory=Journal)
@@ -63,6 +67,7 @@ class FakeChain:
     database: str = "clinic@localhost, system identifier 7"
     verify: Verify = good_at_start
     advance: Advance | None = None
+    refuses: bool = True
     _has_changed: bool = False
     _replay: ReplayedState | None = None
 
@@ -138,7 +143,6 @@ class FakeChain:
         )
 
     def append(self, fact: Fact | Note, request: str | None = None) -> AuditHead:
-        self.journal.note(f"event {fact.kind}")
         head, at = self.head(), self.clock.now()
         if self.state.events:
             require_in_order(entry_of(self.state.events[-1]).at, at)
@@ -147,10 +151,21 @@ class FakeChain:
             request=request, event=fact.kind, facts=fact.as_json(),
         )  # fmt: skip
         event = AuditEvent(head.seq + 1, body, head.hash, hash_of(head.hash, body), fact.kind, request)
-        self.state.events.append(event)
+        if self.refuses and type(fact) in RULES:
+            self._require_possible(event)
+        self.journal.note(f"event {fact.kind}")
+        self._store(event)
         self._has_changed |= fact.kind in ANCHORED
         self._store_head()
         return self.head()
+
+    def _store(self, event: AuditEvent) -> None:
+        self.state.events.append(event)
+
+    def _require_possible(self, event: AuditEvent) -> None:
+        kind, fault = self.replayed().apply((event,)).refused.get(event.seq, (None, None))
+        if fault is not None:
+            raise OutOfOrderError(f"an event {kind} {fault}, so nothing was recorded; see `keyrotation status`")
 
     def events(self, *kinds: EventKind, request: str | None = None, after_seq: int = 0) -> Iterator[AuditEvent]:
         for event in list(self.state.events):

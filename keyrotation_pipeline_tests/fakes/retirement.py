@@ -38,11 +38,11 @@ class FakeFencing:
         if name in self.database.in_use and not wait:
             return False
         self.database.journal.note(f"fence {name} {', '.join(map(str, wanted))}")
-        self._put(name, wanted)
+        self._make_fence(table, wanted)
         self.database.journal.note(f"validate {name}")
         if self.old_rows(table, wanted, None).rows:
             absent = [each for each in wanted if not self.database.rows_under(table, [each])]
-            self._put(name, absent)
+            self._make_fence(table, absent)
             self.database.not_validated.discard(name)
             raise ProofError(f"table {name} still holds old values; run it again")
         self.database.not_validated.discard(name)
@@ -54,10 +54,11 @@ class FakeFencing:
         if version in before:
             self.database.journal.note(f"unfence {name} {version}")
             rest = [each for each in before if each != version]
-            self._put(name, [] if self.old_rows(table, rest, None).rows else rest)
+            self._make_fence(table, [] if self.old_rows(table, rest, None).rows else rest)
             self.database.not_validated.discard(name)
 
-    def _put(self, name: str, versions: Sequence[KeyVersion]) -> None:
+    def _make_fence(self, table: EncryptedTable, versions: Sequence[KeyVersion]) -> None:
+        name = str(table.name)
         self.database.fence_state[name] = tuple(versions)
         self.database.fence_made[name] = self.database.next_xid()
         self.database.not_validated.add(name)

@@ -39,7 +39,7 @@ def test_every_record_is_of_a_kind_of_its_own() -> None:
     ],
 )
 def test_what_was_appended_comes_back_as_it_was(fact: Fact | Note) -> None:
-    ledger = FakeLedger()
+    ledger = FakeLedger(refuses=False)
     ledger.append(fact, "ab" * 16)
     (entry,) = entries(ledger)
     assert (entry.fact(), entry.kind, entry.request, entry.at) == (fact, fact.kind, "ab" * 16, START)

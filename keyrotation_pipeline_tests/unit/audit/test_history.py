@@ -56,7 +56,9 @@ ADA, BEN = (officer.fingerprint for officer in ROSTER.officers)
 @pytest.fixture
 def ledger() -> FakeLedger:
     """v1 is active, and Ada and Ben are the officers."""
-    return before_any_rotation().ledger
+    made = before_any_rotation().ledger
+    made.refuses = False
+    return made
 
 
 def asking(ledger: FakeLedger, action: RequestAction) -> Request:

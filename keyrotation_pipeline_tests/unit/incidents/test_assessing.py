@@ -144,6 +144,7 @@ def test_a_signature_is_over_these_answers_and_no_others(world: FakeWorld, incid
     with pytest.raises(ApprovalError):
         sign_assessment(world.pipeline, incident.id, FakeSignatures.sign(BEN, text))
     # Whoever can write events writes one with a signature over what was signed before, or over another's text.
+    world.ledger.refuses = False
     for signed, fault in ((text, "another line Answers than its facts"), (b"anything", "that nobody can have signed")):
         signature = FakeSignatures.sign(BEN, signed).hex()
         world.ledger.append(AssessmentSigned(incident.id, BEN, signature, signed.decode()))
@@ -158,6 +159,7 @@ def test_signatures_of_a_roster_that_nobody_signed_for_make_the_audit_refused(
 ) -> None:
     said(world, incident, **SECURED)
     forged = Roster(1, (replace(ROSTER.officers[0], fingerprint="E" * 40, name="Eve"),), ROSTER.recipients)
+    world.ledger.refuses = False
     world.ledger.append(RosterPinned.of(forged))
     text = text_to_sign(world.pipeline, assessment_of(world.pipeline, incident))
     world.ledger.append(

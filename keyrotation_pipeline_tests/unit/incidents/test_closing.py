@@ -118,5 +118,6 @@ def test_what_is_due_of_a_closed_incident_is_reported_until_officers_settle_it(
 
 def test_officers_whom_nobody_pinned_settle_nothing(world: FakeWorld, closed: Incident) -> None:
     answered(world, closed, ADA, BEN, **NONE)
+    world.ledger.refuses = False
     world.ledger.append(RosterPinned.of(Roster(1, ROSTER.officers, ROSTER.recipients)))
     assert len(unsettled_in_words(world.pipeline)) == 1

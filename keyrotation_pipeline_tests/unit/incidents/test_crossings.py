@@ -217,6 +217,7 @@ def test_a_flag_lets_no_routine_rotation_be_requested_before_its_emergency_is_si
 def test_the_databases_owner_hides_no_incident_behind_a_request_that_is_finished(world: FakeWorld) -> None:
     finished = walk(world, approved(world))
     incident, prepared = opened(world)
+    world.ledger.refuses = False
     world.ledger.append(EmergencyPrepared(incident.id, finished.id), finished.id)
     assert incidents(world.ledger).by_id[incident.id].request == prepared.id
     with pytest.raises(AuditError, match="prepares a request that does not hold its versions compromised"):

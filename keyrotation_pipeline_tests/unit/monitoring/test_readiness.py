@@ -10,7 +10,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
-from keyrotation_pipeline.errors import KeyRotationError, PreflightError
+from keyrotation_pipeline.errors import KeyRotationError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.alert_delivery import Channels
@@ -40,7 +40,7 @@ from keyrotation_pipeline_tests.fakes import (
 from keyrotation_pipeline_tests.fakes.database import AMPLE
 from keyrotation_pipeline_tests.fakes.world import ROSTER
 from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
-from keyrotation_pipeline_tests.unit.rotation.requests import ADA
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, sign
 from keyrotation_pipeline_tests.unit.rotation.test_fences import retired
 
 
@@ -234,7 +234,11 @@ def test_red_without_a_report_of_who_names_its_primary_until_an_officer_confirms
 
     walk = open_request(world.pipeline, reason="yearly", requested_by="dba")
     assert f"`keyrotation confirm {walk.id}`" in clinic.checks()[NAMING].do
-    text = confirmation_text(world.pipeline, walk)
+    with pytest.raises(RequestError, match=r"needs 2 more approval\(s\) before a rollout of it can be confirmed; sign"):
+        confirmation_text(world.pipeline, walk)
+    for officer in (ADA, BEN):
+        sign(world, walk, officer)
+    text = confirmation_text(world.pipeline, world.ledger.walk(walk.id))
     add_confirmation(world.pipeline, walk, FakeSignatures.sign(ADA, text))
     seen = clinic.checks()[NAMING]
     assert (seen.light, seen.value) == (Light.GREEN, "confirmed by Ada")

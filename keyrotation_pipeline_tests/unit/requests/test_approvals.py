@@ -44,6 +44,7 @@ def test_signatures_filed_under_other_names_do_not_count_twice(world: FakeWorld)
     rotation = request(world)
     sign(world, rotation, ADA)
     (stored,) = world.ledger.signatures(rotation.id)
+    world.ledger.refuses = False
     world.ledger.add_signature(rotation.id, replace(stored, officer=BEN))
     with pytest.raises(ApprovalError, match="needs 1 more signature"):
         require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())

@@ -63,6 +63,7 @@ def test_cancelling_again_after_a_crash_at_any_change_ends_the_same(world: FakeW
 
 
 def promoted_step(world: FakeWorld, rotation: Walk) -> None:
+    world.ledger.refuses = False
     world.ledger.finish_step(rotation.id, StepRecord(Step.PRIMARY_KEY_ROLLOUT, None, None, START, {}))
 
 
@@ -71,6 +72,7 @@ def promoted_store(world: FakeWorld, rotation: Walk) -> None:
 
 
 def promoted_xid(world: FakeWorld, rotation: Walk) -> None:
+    world.ledger.refuses = False
     world.ledger.set_promotion(rotation.id, 4711)
 
 
@@ -129,7 +131,7 @@ def test_a_step_that_is_performed_keeps_a_cancellation_and_a_second_performer_ou
 
 
 def test_a_finished_rotation_is_not_cancelled(world: FakeWorld) -> None:
-    rotation = request(world)
+    rotation = approved(world)
     world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     world.ledger.set_status(rotation.id, RequestStatus.FINISHED)
     with pytest.raises(RequestError, match="is finished"):

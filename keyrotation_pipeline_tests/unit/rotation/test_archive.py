@@ -38,6 +38,7 @@ def test_a_kept_key_is_recorded_as_archived_and_named_by_fingerprint_and_backup(
 
 
 def test_a_compromised_key_stays_compromised(world: FakeWorld) -> None:
+    world.ledger.refuses = False
     world.ledger.set_key_state(V1, KeyState.COMPROMISED, None)
     assert [each["version"] for each in archive(world)] == ["v1"]
     assert state_of(world, V1) is KeyState.COMPROMISED
@@ -46,6 +47,7 @@ def test_a_compromised_key_stays_compromised(world: FakeWorld) -> None:
 def test_every_version_that_retirement_took_is_archived(world: FakeWorld) -> None:
     world.keys.shelf[V3] = KeyMaterial.generate()
     world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.DEACTIVATED, world.keys.shelf[V3].fingerprint, START)
+    world.ledger.refuses = False
     assert [each["version"] for each in archive(world)] == ["v1", "v3"]
     assert state_of(world, V3) is KeyState.ARCHIVED
 

@@ -81,6 +81,7 @@ def test_an_emergency_does_not_wait_for_a_look_through_everything_and_says_what_
 ) -> None:
     follow_the_store(world)
     world.database.slow = frozenset({"visits"})
+    world.ledger.refuses = False
     emergency = replace(rotation, type=RotationType.EMERGENCY)
     world.database.rows["clients"][0]["email"] = "v3:early"
     with pytest.raises(BlockedError, match="v3 value seen before promotion: table clients"):
@@ -123,6 +124,7 @@ def test_promotion_is_announced_before_and_recorded_after_and_its_transaction_co
 
 def test_an_emergency_leaves_the_old_key_compromised(world: FakeWorld, rotation: Walk) -> None:
     follow_the_store(world)
+    world.ledger.refuses = False
     roll_out_primary_key(world.pipeline, replace(rotation, type=RotationType.EMERGENCY), world.report)
     assert states(world) == {"v1": "deactivated", "v2": "compromised", "v3": "active"}
 

@@ -139,6 +139,7 @@ def reconciled(world: FakeWorld, *, signed_by: int = 2) -> None:
     states: Mapping[str, str] = {"v1": "deactivated", "v2": "active"}
     opened = opened_as(RequestAction.RECONCILE)
     text = text_of(opened, ROSTER)
+    world.ledger.refuses = False
     world.ledger.open(opened, text)
     for officer in ROSTER.officers[:signed_by]:
         world.ledger.add_signature(opened.id, signature_by(officer.fingerprint, text))

@@ -15,7 +15,17 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.keys import create_key_version, declare_activation, import_keys
-from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.fakes import (
+    ROSTER,
+    START,
+    V1,
+    V2,
+    V3,
+    FakeWorld,
+    ProcessKilled,
+    fake_pipeline,
+    rotation_of,
+)
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 KEY_STORED = "keys.add v3"
@@ -39,7 +49,7 @@ def empty() -> FakeWorld:
     world.keys.live.clear()
     world.keys.primary_version = None
     world.vault.backups.clear()
-    world.ledger.state.keys.clear()
+    world.ledger.begin_with(ROSTER)
     return world
 
 

@@ -397,6 +397,7 @@ def test_anchors_are_not_abandoned_by_an_event_that_nobody_signed(world: FakeWor
     found = divergence(world.pipeline, world.keys.read())
     assert found.unknown
     opened, decided = open_reconciliation(world.pipeline, requested_by="owner")
+    world.ledger.refuses = False
     world.ledger.set_status(opened.id, RequestStatus.RUNNING)
     world.ledger.append(forged(decided, found.unknown), opened.id)
     world.ledger.set_status(opened.id, RequestStatus.FINISHED)
@@ -410,6 +411,7 @@ def test_officers_who_gave_one_head_up_gave_up_no_other(world: FakeWorld) -> Non
     restored_after_a_rotation(world, Step.KEY_VERSION)
     opened = signed(world)
     other = AuditHead(10**6, "ab" * 32)
+    world.ledger.refuses = False
     world.ledger.set_status(opened.id, RequestStatus.RUNNING)
     world.ledger.append(forged(plan(world.pipeline), (*plan(world.pipeline).found.unknown, other)), opened.id)
     world.ledger.set_status(opened.id, RequestStatus.FINISHED)

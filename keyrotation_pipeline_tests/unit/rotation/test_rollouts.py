@@ -437,6 +437,7 @@ def test_a_confirmation_that_somebody_wrote_into_the_audit_counts_for_nothing(
     world: FakeWorld, unconfirmed: Walk
 ) -> None:
     forged = RolloutConfirmed(TargetKind.READS, (), ADA, b"signed by nobody".hex(), "keyrotation-confirmation-v1\n")
+    world.ledger.refuses = False
     world.ledger.append(forged, unconfirmed.id)
     with pytest.raises(AuditError, match=r"\(rollout_confirmed\) has a text that nobody can have signed"):
         run(world, unconfirmed)
