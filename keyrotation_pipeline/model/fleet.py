@@ -230,18 +230,20 @@ def missing_for(
     instances: Sequence[Instance],
     confirmation: Confirmation,
     nonces: Collection[str] | None = None,
+    since: datetime | None = None,
 ) -> Missing:
     """Judge a rollout by the instances' reports and the officers' confirmations.
 
     Args:
         nonces: that a report must name to be newer than the request; None: any.
+        since: an instance's own report must not be older; None: it may.
 
     A report that an instance lags counts in every mode: no signature makes it read a key. How an instance chooses its
     primary depends on its code: before the key is made, a silent one that chose correctly is not waited for if another
     one reports.
     """
     alive = [instance for instance in instances if not instance.silent]
-    lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces))
+    lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces, since))
     if mode is RolloutMode.NONE:
         return Missing(lagging)
     confirmed = bool(confirmation.officers)
@@ -261,9 +263,11 @@ def missing_for(
     )
 
 
-def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
-    """Whether a report may have been prepared before the request was opened."""
-    return nonces is not None and instance.nonce is not None and instance.nonce not in nonces
+def _is_older(instance: Instance, nonces: Collection[str] | None, since: datetime | None) -> bool:
+    """Whether a report may have been prepared before the request was opened, or before the key store changed."""
+    if instance.nonce is None:
+        return False
+    return (nonces is not None and instance.nonce not in nonces) or (since is not None and instance.reported_at < since)
 
 
 def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
@@ -310,11 +314,14 @@ def _otherwise(goal: RolloutTarget) -> str:
     return f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
 
 
+_BEGINNINGS = {TargetKind.WRITES: "the primary was changed", TargetKind.WITHOUT: "the key was withdrawn"}
+
+
 def _reported(instance: Instance, goal: RolloutTarget) -> str:
     if instance.writes is None or instance.unproven:
         return instance.problem or "not known what it reads"
     if goal.met_by(instance):
-        return "no report since this request was opened"
+        return f"no report since {_BEGINNINGS.get(goal.aim, 'this request was opened')}"
     if goal.aim is TargetKind.NAMES:
         return f"writes {instance.writes}, and does not report that as a named primary"
     if goal.aim is TargetKind.WRITES:

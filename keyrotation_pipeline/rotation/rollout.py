@@ -5,10 +5,12 @@ No instance seen is not every instance: where none reports, or one is silent, an
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
-from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
     Instance,
@@ -22,6 +24,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
+from keyrotation_pipeline.requests.takeover import lineage
 
 # The instances, if the caller has read them, or the error; None: they are read now.
 Seen = Sequence[Instance] | KeyRotationError | None
@@ -127,8 +130,25 @@ def _judged(
 ) -> str | None:
     # Before a key is made, any report says how an application chooses its primary.
     asked = None if goal.aim is TargetKind.NAMES else nonces
-    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation, asked)
+    since = _changed_at(pipeline, rotation, goal)
+    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation, asked, since)
     return pending_sentence(lack, goal, rotation.id) if lack else None
+
+
+def _changed_at(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> datetime | None:
+    """When the key store changed for a rollout: an instance may have read it since its last report, and before that.
+
+    After a rollback's change, an instance that last reported the former primary may be writing the one it undoes.
+    """
+    if goal.aim is TargetKind.WITHOUT:
+        withdrawn = rotation.done(Step.RETIRED_KEY)
+        return None if withdrawn is None else withdrawn.finished_at
+    if goal.aim is not TargetKind.WRITES:
+        return None
+    requests = {each.id for each in lineage(pipeline, rotation)}
+    # A process that died between the two leaves the intent alone.
+    changes = entries(pipeline.ledger, EventKind.PRIMARY_CHANGE_INTENDED, EventKind.PRIMARY_CHANGED)
+    return max((each.at for each in changes if each.request in requests), default=None)
 
 
 def _nonces(pipeline: Pipeline, rotation: Walk) -> Collection[str]:

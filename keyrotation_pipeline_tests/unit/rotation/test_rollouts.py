@@ -563,3 +563,22 @@ def test_a_rollout_records_how_many_instances_proved_which_keys_they_hold() -> N
     assert seen_facts((proving, pod, lacking)) == {
         "instances": 3, "names": ["api-7", "api-7/1-aa", "web-1"], "proven": 1,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seconds", "nonce", "is_lagging"),
+    [
+        pytest.param(-1, "0" * 32, True, id="reported before the key store changed"),
+        pytest.param(0, "0" * 32, False, id="reported since"),
+        pytest.param(-1, None, False, id="does not report itself"),
+    ],
+)
+def test_a_report_that_is_older_than_the_change_of_the_key_store_does_not_count(
+    seconds: int, nonce: str | None, is_lagging: bool
+) -> None:
+    instance = Instance("web-1", (V1,), V1, START + timedelta(seconds=seconds), nonce=nonce)
+    goal = RolloutTarget(TargetKind.WRITES, (V1,))
+    lack = missing_for(goal, RolloutMode.ATTEST, (instance,), Confirmation(), None, START)
+    assert bool(lack.lagging) is is_lagging
+    if lack:
+        assert "no report since the primary was changed" in pending_sentence(lack, goal, "1")
