@@ -1,0 +1,76 @@
+"""The bounds: focused models that share all code, each explored exhaustively.
+
+One product of everything would not end. Each model has the actors that belong to its question, and the others rest.
+"""
+
+from dataclasses import dataclass, replace
+
+ROUTINE, ROLLBACK, EMERGENCY, POLICY, RECONCILE, DESTROY = (
+    "routine", "rollback", "emergency", "policy", "reconcile", "destroy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What may happen, and how often.
+
+    Args:
+        asks: the kinds of request that are opened.
+        requests: how many, of all kinds.
+        versions: no request leads to a higher version.
+        views: how many snapshots and lagging standbys there are at once.
+        controls: what the operator does besides: `pause`, `cancel`, `time`, `out of order`.
+        fleet: what instances do besides reading keys, writing and reporting: `start`, `exit`, `die`.
+        names: instances name their primary; else they write the newest key that they hold.
+        dies: every process of the pipeline may die before every write.
+        prefix: how the labels of the first transitions begin; the search starts after them.
+    """
+
+    name: str
+    about: str
+    asks: tuple[str, ...] = (ROUTINE,)
+    requests: int = 1
+    versions: int = 2
+    instances: int = 2
+    rows: int = 2
+    views: int = 0
+    controls: frozenset[str] = frozenset()
+    fleet: frozenset[str] = frozenset()
+    names: bool = True
+    dies: bool = True
+    prefix: tuple[str, ...] = ()
+
+
+def _set(*names: str) -> frozenset[str]:
+    return frozenset(names)
+
+
+MODELS = {
+    each.name: each
+    for each in (
+        Model(
+            "walk", "one rotation; instances start and end, snapshots too; cancelled and paused at any moment",
+            views=2, controls=_set("cancel", "pause"), fleet=_set("start", "exit"),
+        ),
+        Model(
+            "silence", "instances fall silent and die, officers confirm; signatures expire, another request takes over",
+            requests=2, rows=1, controls=_set("time", "confirm"), fleet=_set("die"), dies=False,
+        ),
+        Model("rollback", "a rotation and its rollback at any moment", (ROUTINE, ROLLBACK), 2, instances=1, rows=1),
+        Model("emergency", "an emergency against a rotation and its rollback", (ROUTINE, ROLLBACK, EMERGENCY), 3,
+              instances=1, rows=1, dies=False),
+        Model("quorum", "officers change while a rotation waits or runs", (ROUTINE, POLICY), 2, instances=1, rows=1,
+              controls=_set("cancel", "pause"), dies=False),
+        Model("restore", "the database is put back to an earlier dump at any moment, and reconciled",
+              (ROUTINE, RECONCILE), 3, instances=1, rows=1, controls=_set("restore", "cancel"), dies=False),
+        Model("destroy", "a key is destroyed while dumps and rows may need it", (ROUTINE, ROLLBACK, DESTROY), 3,
+              instances=1, rows=1, controls=_set("dump"), dies=False),
+    )
+}  # fmt: skip
+# The same questions with wider bounds: some are not explored to the end in the time that they get.
+LARGER = {
+    "walk": replace(MODELS["walk"], rows=3),
+    "silence": replace(MODELS["silence"], fleet=_set("die", "start"), dies=True),
+    **{name: replace(MODELS[name], instances=2, rows=2, views=1, dies=True) for name in ("rollback", "emergency")},
+    **{name: replace(MODELS[name], dies=True) for name in ("quorum", "restore", "destroy")},
+}

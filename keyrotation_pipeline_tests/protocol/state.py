@@ -1,0 +1,265 @@
+"""What a state of the protocol is: eight components, each a value that is interned to a small number.
+
+Seven components are plain tuples. The eighth, the ledger, is a real audit chain with its real replay: of all chains
+that mean the same, the first one found stands for them (`canonical`). What means the same: requests, key states,
+rosters, intents and whether the home's anchor lies in the chain; not hashes, ids or times as such.
+"""
+
+import re
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from keyrotation_pipeline.audit.events import entry_of
+from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.approval import PinnedRoster, Roster
+from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind
+from keyrotation_pipeline.model.requests import Request, Step, StepRecord, Walk
+from keyrotation_pipeline_tests.fakes.chain import LedgerState
+
+# A key: the number of its version, and which attempt to make it made it.
+Key = tuple[int, int]
+
+
+class Keys(NamedTuple):
+    """The key store."""
+
+    live: tuple[Key, ...]
+    shelf: tuple[Key, ...]
+    primary: int | None
+    roster: str | None
+    compromised: tuple[int, ...]
+
+
+class Fence(NamedTuple):
+    """The fence of the table: what it refuses, and whether it is younger than the newest proof."""
+
+    refused: tuple[int, ...]
+    young: bool
+
+
+class Report(NamedTuple):
+    """What an instance last reported.
+
+    Args:
+        nonce: the number of the newest request that it named.
+        recent: no key was taken from the applications, and no other made the primary, since.
+    """
+
+    reads: tuple[int, ...]
+    writes: int
+    nonce: int
+    recent: bool
+
+
+class Instance(NamedTuple):
+    """A running or dead process of the application.
+
+    Args:
+        ring: the keys that it holds.
+        silent: it has stopped reporting.
+        names: it writes the primary that is named to it; else the newest key that it holds.
+    """
+
+    number: int
+    ring: tuple[Key, ...]
+    primary: int
+    report: Report
+    silent: bool
+    alive: bool
+    names: bool
+
+    @property
+    def writes(self) -> int:
+        """The version that it encrypts under."""
+        return self.primary if self.names else max(version for version, _ in self.ring)
+
+    def holds(self, version: int) -> bool:
+        """Whether it can decrypt values of a version."""
+        return any(held == version for held, _ in self.ring)
+
+
+class View(NamedTuple):
+    """What somebody can still read of an earlier moment: a long transaction's snapshot, or a standby that lags."""
+
+    kind: str
+    versions: tuple[int, ...]
+    before_proof: bool
+
+
+class Store(NamedTuple):
+    """The backups: keys, and for each dump of the database the versions of its values."""
+
+    keys: tuple[Key, ...]
+    dumps: tuple[tuple[int, ...], ...]
+
+
+class State(NamedTuple):
+    """A state: the number of each component's value."""
+
+    ledger: int
+    keys: int
+    rows: int
+    fence: int
+    instances: int
+    views: int
+    store: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """A real ledger, as loaded into the fakes before each action.
+
+    Args:
+        kept, roster: what the home has stored outside the database.
+        configured: the roster that `keyrotation.toml` has.
+        saved: the database as last backed up, and its rows and fence, if the model restores it.
+        marks: what intents and notes of the chain say, by which later actions decide.
+    """
+
+    state: LedgerState
+    replay: ReplayedState
+    now: datetime
+    kept: AuditHead | None
+    roster: PinnedRoster | None
+    configured: Roster
+    saved: "tuple[Ledger, int, int] | None" = None
+    restored: int = 0
+    marks: frozenset[Hashable] = frozenset()
+
+
+MATERIALS: dict[Key, KeyMaterial] = {
+    (number, attempt): KeyMaterial(bytes([number, attempt] * 16)) for number in range(1, 8) for attempt in range(8)
+}
+KEY_OF = {material.fingerprint: key for key, material in MATERIALS.items()}
+
+
+class Interned:
+    """Values by number and numbers by value."""
+
+    def __init__(self) -> None:
+        self.values: list[Any] = []
+        self._numbers: dict[Hashable, int] = {}
+
+    def number(self, value: Hashable) -> int:
+        """The number of a value, a new one if it is new."""
+        found = self._numbers.get(value)
+        if found is None:
+            found = self._numbers[value] = len(self.values)
+            self.values.append(value)
+        return found
+
+
+@dataclass
+class Ledgers:
+    """The ledgers by number: the first one found of each canonical form."""
+
+    found: list[Ledger] = field(default_factory=list)
+    _numbers: dict[Hashable, int] = field(default_factory=dict)
+
+    def number(self, ledger: Ledger) -> int:
+        """The number of a ledger's canonical form."""
+        form = canonical(ledger)
+        number = self._numbers.get(form)
+        if number is None:
+            number = self._numbers[form] = len(self.found)
+            self.found.append(ledger)
+        return number
+
+
+def canonical(ledger: Ledger) -> Hashable:
+    """What of a ledger any later action can depend on."""
+    state, now = ledger.state, ledger.now
+    saved = None if ledger.saved is None else (canonical(ledger.saved[0]), *ledger.saved[1:])
+    return (
+        tuple((record.version.number, record.state, KEY_OF[record.fingerprint]) for record in state.keys.values()),
+        tuple(_of_request(state, request, now) for request in state.requests.values()),
+        tuple(str(roster) for _, roster, _ in ledger.replay.rosters),
+        str(ledger.configured),
+        str(ledger.roster.roster) if ledger.roster else None,
+        ledger.kept is None or ledger.replay.leads_through(ledger.kept),
+        tuple(sorted(each.number for each in ledger.replay.retired)),
+        tuple((each.id, each.status, each.request) for each in ledger.replay.incidents.by_id.values()),
+        tuple((request, row.completion_date is None) for request, row in state.audit_rows.items()),
+        ledger.marks,
+        ledger.restored,
+        saved,
+    )
+
+
+def _of_request(state: LedgerState, request: Request, now: datetime) -> Hashable:
+    signed = tuple(sorted(each.officer[:1] for each in state.signatures.get(request.id, ())))
+    walk = (
+        (request.promotion_xid is not None, tuple(sorted(map(_of_step, request.steps))))
+        if isinstance(request, Walk)
+        else None
+    )
+    dates = () if request.is_over else (now > request.start_by, now > request.finish_by)
+    return (
+        request.id, request.action, request.type, request.source.number, request.target.number, request.status, signed,
+        request.started_at is not None, dates, request.supersedes, _age(request, now), walk,
+        _of_text(state.texts[request.id]),
+    )  # fmt: skip
+
+
+def _age(request: Request, now: datetime) -> int:
+    return min((now - request.requested_at).days // 20, 2)
+
+
+def _of_step(record: StepRecord) -> tuple[str, str, int, str]:
+    facts = record.facts
+    said = {
+        Step.RETIRED_KEY: "taken_from_applications",
+        Step.ZERO_OLD_ROWS_PROOF: "retired",
+        Step.KEY_VERSION: "from_archive",
+    }.get(record.step)
+    shard = -1 if record.shard is None else record.shard
+    return str(record.step), record.table or "", shard, str(facts.get(said)) if said else ""
+
+
+_TEXTS: dict[bytes, Hashable] = {}
+_KEPT_LINES = ("Authorises:", "From:", "To:", "Officers:", "Recipients:", "Reason:", "Incident:")
+_HEAD = re.compile(r"event \d+ [0-9a-f]{64}( \(nor \d+ older\))?|event \d+ [0-9a-f]{16}|event \d+|\([0-9a-f]{16}\)")
+
+
+def _of_text(text: bytes) -> Hashable:
+    """A signed text without hashes, ids and dates."""
+    if (known := _TEXTS.get(text)) is None:
+        lines = text.decode().splitlines()
+        known = _TEXTS[text] = tuple(_HEAD.sub("event", line) for line in lines if line.startswith(_KEPT_LINES))
+    return known
+
+
+def marks_of(events: Iterable[AuditEvent]) -> frozenset[Hashable]:
+    """What intents and notes say, without hashes and times."""
+    return frozenset(mark for event in events if (mark := _mark(event)) is not None)
+
+
+_MARKED = frozenset({
+    EventKind.KEY_CREATION_INTENDED, EventKind.KEY_IMPORT_INTENDED, EventKind.PRIMARY_CHANGE_INTENDED,
+    EventKind.RETIREMENT_INTENDED, EventKind.CANCEL_INTENDED, EventKind.KEY_RESTORE_INTENDED, EventKind.PROVEN_AGAIN,
+    EventKind.KEY_RETIRED, EventKind.DATABASE_RECONCILED, EventKind.ROLLOUT_CONFIRMED,
+    EventKind.KEY_DESTRUCTION_INTENDED, EventKind.KEY_DESTROYED,
+})  # fmt: skip
+
+
+def _mark(event: AuditEvent) -> Hashable | None:
+    if event.kind not in _MARKED:
+        return None
+    facts = entry_of(event).facts
+    said = (facts.get(name) for name in ("version", "versions", "from", "to", "taken_from_applications", "rollout"))
+    about = tuple(str(each) for each in said if each is not None)
+    return str(event.kind), event.request, about, KEY_OF.get(str(facts.get("fingerprint")))
+
+
+def numbers(versions: Iterable[KeyVersion]) -> tuple[int, ...]:
+    """Versions as sorted numbers."""
+    return tuple(sorted(version.number for version in versions))
+
+
+def rewound(ledger: Ledger, saved: Ledger) -> Ledger:
+    """The ledger after its database was restored to an earlier state; what is stored outside stays."""
+    return replace(ledger, state=saved.state, replay=saved.replay, marks=saved.marks, restored=ledger.restored + 1)

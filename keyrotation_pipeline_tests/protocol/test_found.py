@@ -1,0 +1,42 @@
+"""What the explorer has found, each as the trace that led to it: every transition keeps every invariant."""
+
+import pytest
+
+from keyrotation_pipeline_tests.protocol.models import ROLLBACK, ROUTINE, Model
+from keyrotation_pipeline_tests.protocol.search import follow
+
+BACK = Model("back", "a rotation and its rollback", (ROUTINE, ROLLBACK), 2, instances=1, rows=1)
+BEGUN = ("request a rotation", "Ada signs routine", "Ben signs routine", "run what is due of routine")
+UNDONE = ("request a rollback", "Ada signs rollback", "Ben signs rollback", "run what is due of rollback")
+READS, REPORTS, BACKWARDS = "instance 0 reads", "instance 0 reports", "run what is due of rollback"
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        # The instance reads v2 after it last reported to be without it, and before v2 is withdrawn.
+        pytest.param(
+            (*BEGUN, *UNDONE, REPORTS, *[BACKWARDS] * 4, READS, *[BACKWARDS] * 3),
+            id="an archived key is held",
+        ),
+        # It reads that v2 is the primary after it last reported to write v1, and before v1 is the primary again.
+        pytest.param(
+            (*BEGUN, READS, REPORTS, *["run what is due of routine"] * 2, *UNDONE, REPORTS, BACKWARDS, READS,
+             *[BACKWARDS] * 4),
+            id="a write is refused",
+        ),
+    ],
+)  # fmt: skip
+def test_a_report_counts_only_if_it_is_newer_than_the_change_of_the_key_store(labels: tuple[str, ...]) -> None:
+    assert follow(BACK, labels) is None
+
+
+def test_the_intent_alone_tells_when_the_primary_was_changed() -> None:
+    # A promotion that died before it was recorded leaves the key states as they were: the rollback records no change.
+    labels = (
+        *BEGUN, "request a rollback", "resume routine", "Ada signs rollback", "Ben signs rollback", READS, REPORTS,
+        "run what is due of routine",
+        "run what is due of routine 1 (v1 to v2): primary_key_rollout, dies before `event key_state_changed`",
+        *[BACKWARDS] * 2, READS, *[BACKWARDS] * 4,
+    )  # fmt: skip
+    assert follow(BACK, labels) is None

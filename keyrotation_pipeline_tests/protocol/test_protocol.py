@@ -1,0 +1,93 @@
+"""Every reachable state of every model keeps every invariant, and every walk can still end."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from keyrotation_pipeline_tests.protocol.actors import Actors
+from keyrotation_pipeline_tests.protocol.gallery import PAGE, page
+from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard
+from keyrotation_pipeline_tests.protocol.invariants import Invariants
+from keyrotation_pipeline_tests.protocol.liveness import stuck
+from keyrotation_pipeline_tests.protocol.machine import Machine, Outcome, determined
+from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, Model
+from keyrotation_pipeline_tests.protocol.search import explore, first_state
+
+
+def _require_sound(model: Model, *, whole: bool) -> int:
+    found = explore(model, seconds=1e9 if whole else 900)
+    print(found)  # noqa: T201  the figures, shown by `pytest -s` and of a failure
+    assert found.broken is None, "\n".join([str(found.broken), *found.counterexample])
+    if found.is_whole:
+        ends = stuck(found)
+        assert not ends, "\n".join(["no walk can end any more after:", *found.trace(ends[0])])
+    assert found.is_whole or not whole
+    return len(found.states)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(name: str) -> None:
+    assert _require_sound(MODELS[name], whole=True) > 1
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("name", LARGER)
+def test_within_larger_bounds_too(name: str) -> None:
+    assert _require_sound(LARGER[name], whole=False) > 1
+
+
+@pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name.replace(" ", "_"))
+def test_without_a_guard_the_explorer_finds_what_it_prevents(guard: Guard) -> None:
+    found = guard.counterexample()
+    assert found.broken is not None, str(found)
+    assert found.broken.invariant == guard.breaks, "\n".join([str(found.broken), *found.counterexample])
+
+
+def test_the_page_is_what_the_explorer_makes() -> None:
+    assert PAGE.read_text() == page(), "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "silence"])
+def test_a_ledger_stands_for_every_other_of_its_form(name: str) -> None:
+    # Random walks with the chain that they really have: each action leaves the same states as with the other chain.
+    _require_same(MODELS[name], seed=4, walks=2, steps=30)
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("seed", range(20))
+def test_random_walks_within_larger_bounds(seed: int) -> None:
+    for model in MODELS.values():
+        _require_same(replace(model, instances=3, rows=3, versions=4, requests=4), seed=seed, walks=3, steps=80)
+
+
+def _require_same(model: Model, *, seed: int, walks: int, steps: int) -> None:
+    machine, chosen = Machine(model.rows), random.Random(seed)
+    with determined(machine):
+        actors, invariants = Actors(machine, model), Invariants(machine)
+        for _ in range(walks):
+            state = first_state(machine, model)
+            mine = machine.ledgers.found[state.ledger]
+            for _ in range(steps):
+                options = list(actors.transitions(state))
+                if not options:
+                    break
+                step = chosen.choice(options)
+                assert invariants.broken_by(state, step) is None, step.label
+                assert invariants.broken(step.after) is None, step.label
+                if step.action:
+                    action = next(each for each in actors.commands(state.ledger) if each.name == step.action)
+                    remembered, standing = machine.outcomes(action, state), machine.ledgers.found[state.ledger]
+                    machine.ledgers.found[state.ledger] = mine
+                    really = machine.execute(action, state)
+                    machine.ledgers.found[state.ledger] = standing
+                    assert set(map(_without_words, really)) == set(map(_without_words, remembered)), step.label
+                    mine = next(ledger for each, ledger in machine.concrete.items() if each.ledger == step.after.ledger)
+                elif step.after.ledger != state.ledger:
+                    mine = machine.ledgers.found[step.after.ledger]
+                state = step.after
+
+
+def _without_words(outcome: Outcome) -> Outcome:
+    # A refusal may name a hash.
+    return replace(outcome, refused=None if outcome.refused is None else "refused")
