@@ -7,7 +7,7 @@ from pathlib import Path
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline_tests.protocol.actors import Transition
-from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard
+from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.machine import Machine, request_id
 from keyrotation_pipeline_tests.protocol.models import MODELS, ROLLBACK, ROUTINE, Model
 from keyrotation_pipeline_tests.protocol.search import explore_with
@@ -67,7 +67,7 @@ def gallery() -> str:
 
 
 def _shown(guard: Guard) -> str:
-    found = guard.counterexample()
+    found = counterexample(guard)
     assert found.broken is not None
     lines = map(_short, _merged(found.counterexample))
     steps = "\n".join(f"{number}. {line}" for number, line in enumerate(lines, 1))

@@ -316,12 +316,12 @@ class Machine:
     def beginning(self, instances: tuple[Instance, ...], roster: Roster = ROSTER) -> State:
         """Before any rotation: v1 is the only key, active, primary and backed up, and every row is under it."""
         self.signatures.configured, self.anchors.kept, self.anchors.kept_roster = roster, None, None
-        self.clock.at = START
+        self.clock.at, self.loaded, self.ledger.actor = START, None, "life 1"
+        self.ledger.base, self.ledger._replay = ReplayedState(self.ledger.verify), None  # noqa: SLF001
         self.store.live = {KeyVersion(1): MATERIALS[1, 0]}
         record = KeyRecord(KeyVersion(1), KeyState.ACTIVE, MATERIALS[1, 0].fingerprint, START)
         self.ledger.begin_with(roster, record)
         self.anchors.keep_roster(PinnedRoster(1, roster))
-        self.loaded = None
         return State(
             self.ledgers.number(self._ledger(self.ledger.state)),
             self.keys.number(Keys(((1, 0),), (), 1, roster.digest, ())),
