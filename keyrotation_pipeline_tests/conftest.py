@@ -28,6 +28,7 @@ from keyrotation_pipeline_tests.officers import (  # noqa: F401
     sealed_officer,
     security_officer,
 )
+from keyrotation_pipeline_tests.protocol.traces_check import audits_follow_the_protocol  # noqa: F401
 from keyrotation_pipeline_tests.servers import DIRECTORY, Server, copy_of, discard, start_server
 from keyrotation_pipeline_tests.stale_secrets import new_stale_secret  # noqa: F401
 

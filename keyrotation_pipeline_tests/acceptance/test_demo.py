@@ -15,7 +15,6 @@ from keyrotation_pipeline.demo.clinic import FINDINGS
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.pages import block
-from keyrotation_pipeline_tests.protocol.traces_check import audits_of_the_module_follow_the_protocol  # noqa: F401
 from keyrotation_pipeline_tests.servers import EMBEDDED_18
 
 PLAINTEXTS = re.compile(rb"patient\d+@example\.org|\+1-555-\d{7}|" + b"|".join(re.escape(f.encode()) for f in FINDINGS))

@@ -13,6 +13,7 @@ from keyrotation_pipeline_tests.protocol.liveness import stuck
 from keyrotation_pipeline_tests.protocol.machine import Machine, Outcome, determined
 from keyrotation_pipeline_tests.protocol.models import LARGER, MAY_STAND_STILL, MODELS, MOST_STATES, Model
 from keyrotation_pipeline_tests.protocol.search import Exploration, explore, first_state
+from keyrotation_pipeline_tests.protocol.traces import relation
 
 
 def _require_sound(model: Model, *, most: int, seconds: float) -> Exploration:
@@ -31,6 +32,8 @@ def test_every_state_keeps_every_invariant_and_every_walk_can_still_end(name: st
     found = _require_sound(MODELS[name], most=most, seconds=1e9)
     assert found.is_whole or len(found.states) >= most
     assert name != "walk" or len(found.states) > 100_000
+    new = found.machine.relation - relation()
+    assert not new, f"run `uv run python -m keyrotation_pipeline_tests.protocol.relation`; new is {min(new)}"
 
 
 @pytest.mark.extended

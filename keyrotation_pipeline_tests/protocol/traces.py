@@ -5,6 +5,7 @@ The explorer collects every step that it reaches into `transitions.txt`. Steps o
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,13 @@ def copied(state: LedgerState) -> LedgerState:
     return LedgerState(**{name: part.copy() if hasattr(part, "copy") else part for name, part in parts.items()})
 
 
+@cache
 def relation() -> frozenset[str]:
     """Every step that the explorer has reached."""
     return frozenset(RELATION.read_text().splitlines())
 
 
+@cache
 def beyond() -> frozenset[str]:
     """Steps of tests that lie beyond the bounds in which the explorer has searched; one that it reaches goes."""
     return frozenset(line for line in BEYOND.read_text().splitlines() if not line.startswith("#"))

@@ -1,13 +1,11 @@
-"""Looks up every step of every audit that a test produces in the explorer's relation.
+"""Looks up every step of every audit that the tests of a module produce in the explorer's relation, at its end.
 
-A folder of tests imports the fixture into its `conftest.py`.
-`TEST_DUMPS_STEPS=FILE pytest …` adds each step that was seen to a file, with how often and the test.
+`TEST_DUMPS_STEPS=FILE pytest …` adds each step that was seen to a file, with how often and the module.
 """
 
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -21,33 +19,20 @@ for _chain in (AuditChain, FakeChain):
     install(_chain)
 
 
-@contextmanager
-def _followed(test: str) -> Iterator[None]:
+@pytest.fixture(autouse=True, scope="module")
+def audits_follow_the_protocol(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails where product code made a step in an audit that the explorer never reached."""
     with tempfile.TemporaryDirectory() as directory:
         with recording(Path(directory) / "commands") as recorded:
             yield
         found = examined(recorded)
-    _dump(test, found)
+    _dump(request.node.nodeid, found)
     unknown = sorted(found.steps.keys() - relation() - beyond())
     assert not unknown, f"{len(unknown)} step(s) of an audit are unknown to the protocol's model: {unknown[0]}"
 
 
-@pytest.fixture(autouse=True)
-def audits_follow_the_protocol(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fails where product code made a step in an audit that the explorer never reached."""
-    with _followed(request.node.nodeid):
-        yield
-
-
-@pytest.fixture(autouse=True, scope="module")
-def audits_of_the_module_follow_the_protocol(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The same of a home that several tests share."""
-    with _followed(request.node.nodeid):
-        yield
-
-
-def _dump(test: str, found: Examined) -> None:
+def _dump(module: str, found: Examined) -> None:
     if (file := os.environ.get("TEST_DUMPS_STEPS")) is not None:
         with Path(file).open("a") as steps:
-            steps.writelines(f"{number}\t{test}\t{step}\n" for step, number in found.steps.items())
-            steps.write(f"{found.skipped}\t{test}\t(skipped)\n")
+            steps.writelines(f"{number}\t{module}\t{step}\n" for step, number in found.steps.items())
+            steps.write(f"{found.skipped}\t{module}\t(skipped)\n")

@@ -71,13 +71,15 @@ def install(chain: type) -> None:
 def recording(spool: Path) -> Iterator[list[Recorded]]:
     """Yields what is appended inside, and at the end also what commands have."""
     found: list[Recorded] = []
-    RECORDER.found = found
-    os.environ[VARIABLE] = str(spool)
+    outer, outer_spool = RECORDER.found, os.environ.get(VARIABLE)
+    RECORDER.found, os.environ[VARIABLE] = found, str(spool)
     try:
         yield found
     finally:
-        RECORDER.found = None
+        RECORDER.found = outer
         del os.environ[VARIABLE]
+        if outer_spool is not None:
+            os.environ[VARIABLE] = outer_spool
     if spool.exists():
         lines = map(json.loads, spool.read_text().splitlines())
         found += (Recorded(AuditEvent(*event), arranged) for *event, arranged in lines)

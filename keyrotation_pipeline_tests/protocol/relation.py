@@ -1,0 +1,58 @@
+"""Makes `transitions.txt`: every step of an audit that the models reach, and seeded random walks within wider bounds.
+
+uv run python -m keyrotation_pipeline_tests.protocol.relation      (some ten minutes)
+"""
+
+import random
+from dataclasses import replace
+
+from keyrotation_pipeline_tests.protocol.actors import Actors
+from keyrotation_pipeline_tests.protocol.machine import Machine, determined
+from keyrotation_pipeline_tests.protocol.models import MODELS, MOST_STATES, Model
+from keyrotation_pipeline_tests.protocol.search import explore, first_state
+from keyrotation_pipeline_tests.protocol.traces import BEYOND, RELATION, beyond
+
+WALKS, STEPS = 250, 160
+# Whatever any model does, in one.
+EVERYTHING = replace(
+    MODELS["walk"],
+    asks=tuple(dict.fromkeys(each for model in MODELS.values() for each in model.asks)),
+    requests=5,
+    versions=4,
+    instances=1,
+    rows=1,
+    views=1,
+    controls=frozenset().union(*(model.controls for model in MODELS.values())),
+    fleet=frozenset().union(*(model.fleet for model in MODELS.values())),
+)
+
+
+def walked(model: Model, seed: int) -> set[str]:
+    """The steps of one random walk."""
+    machine, chosen = Machine(model.rows), random.Random(seed)
+    with determined(machine):
+        actors, state = Actors(machine, model), first_state(machine, model)
+        for _ in range(STEPS):
+            options = list(actors.transitions(state))
+            if not options:
+                break
+            state = chosen.choice(options).after
+    return machine.relation
+
+
+def main() -> None:
+    """Writes the file, and takes what is now reached out of the list of what is beyond."""
+    found = set[str]()
+    for name, model in MODELS.items():
+        found |= explore(model, most=MOST_STATES.get(name, 10**9)).machine.relation
+    for seed in range(WALKS):
+        found |= walked(EVERYTHING, seed)
+        for name in ("rollback", "emergency", "quorum", "restore", "destroy"):
+            found |= walked(replace(MODELS[name], requests=4, versions=4, dies=True), seed)
+    RELATION.write_text("".join(f"{step}\n" for step in sorted(found)))
+    kept = [line for line in BEYOND.read_text().splitlines() if line.startswith("#") or line in beyond() - found]
+    BEYOND.write_text("".join(f"{line}\n" for line in kept))
+
+
+if __name__ == "__main__":
+    main()
