@@ -16,7 +16,7 @@ NOT_TYPED = {
     "pods": "kubectl exec and port-forward reach into Pods, which a stand-in of the API server does not run",
     "card": "a real OpenPGP card; a virtual one is in integration/test_recovery_card.py",
 }
-NO_SHELL = {"text", "toml", "yaml", "sql", "python", "nginx", "ruby", "php", "js", "go", "java"}
+NO_SHELL = {"text", "mermaid", "toml", "yaml", "sql", "python", "nginx", "ruby", "php", "js", "go", "java"}
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
 FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
 
