@@ -115,7 +115,8 @@ def guide(pipeline: Pipeline, shown: Guide, *, as_json: bool) -> None:
         output.document({**value, **who, "next": shown.then})
         return
     output.heading(database)
-    output.line("Read this whole text; it is what you sign:\n")
+    output.line("Read this whole text; it is what you sign:")
+    output.line()
     sys.stdout.flush()
     output.to_sign(shown.text)
     sys.stdout.buffer.flush()

@@ -99,8 +99,9 @@ def test_the_guide_names_for_each_key_the_line_to_type(
     shown = Guide("confirm", "ID", b"keyrotation-confirmation-v1\n", roster, signed, required, "keyrotation rotate ID")
     guide(world.pipeline, shown, as_json=False)
     printed = capsys.readouterr().out.splitlines()
-    assert "keyrotation-confirmation-v1" in printed
-    assert printed[printed.index("keyrotation-confirmation-v1") + 2 :] == lines
+    text = printed.index("keyrotation-confirmation-v1")
+    assert printed[text - 2 : text] == ["Read this whole text; it is what you sign:", ""]
+    assert printed[text + 2 :] == lines
     guide(world.pipeline, shown, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert [f"  {each['command']}" for each in found["how_to_sign"]] == [
