@@ -137,8 +137,10 @@ class Site:
         opened = self.type(f"{command('ID=')}; echo $ID")
         self.reported.append(opened.stderr)
         request = opened.stdout.strip()
+        guide = self.type(command("uv run keyrotation approve"), ID=request).stdout
         for officer in self.officers[:2]:
-            self.sign("uv run keyrotation approve", officer, request)
+            assert f"to sign   {officer.name}, with the OpenPGP key " in guide
+            self.sign("uv run keyrotation approve $ID --text", officer, request)
         return request
 
     def rotate(self, request: str, *, expect: int = 0) -> subprocess.CompletedProcess[str]:
