@@ -55,13 +55,13 @@ def status_metadata(pipeline: Pipeline, naming: Naming) -> Mapping[str, dg.Metad
     }
 
 
-def renew(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal) -> None:
+def renew(instance: dg.DagsterInstance, naming: Naming, metadata: Mapping[str, dg.MetadataValue], seal: Seal) -> None:
     """Reports the status, sealed and without a run, if the page says something else.
 
     The number of the audit's events grows with every count and alert, so that it alone is no reason.
     """
     key = naming.asset(STATUS)
-    metadata, last = status_metadata(pipeline, naming), instance.get_latest_materialization_event(key)
+    last = instance.get_latest_materialization_event(key)
     shown = last.asset_materialization.metadata if last is not None and last.asset_materialization else {}
     if any(shown.get(name) != value for name, value in metadata.items() if name != AUDIT_SEQ):
         report_at(instance, seal, dg.AssetMaterialization(key, metadata=metadata), SystemClock().now())

@@ -43,11 +43,13 @@ def page(browser: Browser) -> Page:
 
 def open_ui(page: Page, ui: Ui) -> None:
     """As `up` prints the address; the token is no longer in it afterwards."""
-    page.goto(f"{ui.url}/asset-groups?token={ui.token}")
+    page.goto(f"{ui.url}/assets/status?token={ui.token}")
+    expect(page.get_by_text("Where we stand")).to_be_visible()
+    assert "token" not in page.url
+    page.goto(f"{ui.url}/asset-groups")
     expect(page.get_by_text("Global asset lineage")).to_be_visible()
     for group in GROUPS:
         expect(page.locator("svg").get_by_text(group, exact=True).last).to_be_visible()
-    assert "token" not in page.url
 
 
 def open_graph(page: Page, ui: Ui) -> None:

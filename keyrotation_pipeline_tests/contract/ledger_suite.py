@@ -102,9 +102,9 @@ SIGNATURE = signature_by("A" * 40, TEXT)
 COSIGNATURE = signature_by("B" * 40, TEXT)
 
 
-def open_signed(ledger: Ledger, request: Request) -> None:
+def open_signed(ledger: Ledger, request: Request, roster: Roster = ROSTER) -> None:
     """Open a request, and both officers sign it."""
-    ledger.open(request, text := text_of(request))
+    ledger.open(request, text := text_of(request, roster))
     for officer in ROSTER.officers:
         ledger.add_signature(request.id, signature_by(officer.fingerprint, text))
 

@@ -58,6 +58,7 @@ def signing(tmp_path: Path) -> Signing:
         start_by=REQUESTED_AT + timedelta(days=1),
         finish_by=REQUESTED_AT + timedelta(days=2),
     )
+    world.ledger.refuses = False  # no event has opened it
     world.ledger.state.requests[rotation.id] = rotation
     world.ledger.state.texts[rotation.id] = approval_text(pipeline, rotation)
     return Signing(pipeline, world, rotation, ada, ben, eve)

@@ -134,7 +134,7 @@ def test_texts_that_an_encoding_lacks_are_kept_as_they_are(server: Server, encod
             ledger.pin_roster(roster)
             assert ledger.pinned_roster() == roster
             opened = rotation(reason=text, requested_by=text)
-            open_signed(ledger, opened)
+            open_signed(ledger, opened, roster)
             ledger.block(opened.id, text)
             ledger.note_wait(opened.id, text, text)
             ledger.finish_step(opened.id, StepRecord(Step.KEY_VERSION, text, None, AT, {text: [text]}))
