@@ -56,7 +56,8 @@ MODELS = {
             "silence", "instances fall silent and die, officers confirm; signatures expire, another request takes over",
             requests=2, rows=1, controls=_set("time", "confirm"), fleet=_set("die"), dies=False,
         ),
-        Model("rollback", "a rotation and its rollback at any moment", (ROUTINE, ROLLBACK), 2, instances=1, rows=1),
+        Model("rollback", "a rotation and its rollback at any moment", (ROUTINE, ROLLBACK), 2, instances=1, rows=1,
+              dies=False),
         Model("emergency", "an emergency against a rotation and its rollback", (ROUTINE, ROLLBACK, EMERGENCY), 3,
               instances=1, rows=1, dies=False),
         Model("quorum", "officers change while a rotation waits or runs", (ROUTINE, POLICY), 2, instances=1, rows=1,
@@ -68,7 +69,7 @@ MODELS = {
     )
 }  # fmt: skip
 # Of these only so many states are visited in the normal run, breadth first; the rest in the extended one.
-MOST_STATES = {"silence": 30_000}
+MOST_STATES = {"silence": 10_000}
 # What can no longer continue is cancelled or taken over by one more request, for which these models have no room.
 MAY_STAND_STILL = frozenset({"restore", "emergency", "quorum"})
 # The same questions with wider bounds: some are not explored to the end in the time that they get.
@@ -77,4 +78,5 @@ LARGER = {
     "silence": replace(MODELS["silence"], fleet=_set("die", "start"), dies=True),
     **{name: replace(MODELS[name], instances=2, rows=2, views=1, dies=True) for name in ("rollback", "emergency")},
     **{name: replace(MODELS[name], dies=True) for name in ("quorum", "restore", "destroy")},
+    "rollback with deaths": replace(MODELS["rollback"], dies=True),
 }
