@@ -14,7 +14,7 @@ from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
 from keyrotation_pipeline.defs.schedules import CONDUCTED, Job
-from keyrotation_pipeline.defs.status_page import renew, status_metadata
+from keyrotation_pipeline.defs.status_page import renew, status_metadata, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
@@ -149,26 +149,31 @@ def _deliver_alerts(
 ) -> Outcome:
     channels = keyrotation.channels()
     failed = list(_failed_checks(context, ownership))
-    with keyrotation.open("dagster alert_delivery") as opened:
-        with opened.ledger.reading():
-            announced = _announced(opened, channels)
-            news = notices(opened, channels.contacts, _attention(opened), failed, announced)
-            duty = duty_of_the_quarter(opened)
-            page = _status_page(opened, keyrotation)
-        failures = deliver(opened, channels, (*news, duty))
-        with suppress(KeyRotationError):  # a cluster that does not answer: alerts do not depend on it
-            opened.rollout.forget()
-    if page is not None:
-        renew(context.instance, keyrotation.naming, page, Seal(keyrotation.signer()))
+    seal = Seal(keyrotation.signer())
+    try:
+        with keyrotation.open("dagster alert_delivery") as opened:
+            with opened.ledger.reading():
+                announced = _announced(opened, channels)
+                news = notices(opened, channels.contacts, _attention(opened), failed, announced)
+                duty = duty_of_the_quarter(opened)
+                page = _status_page(opened, keyrotation)
+            failures = deliver(opened, channels, (*news, duty))
+            with suppress(KeyRotationError):  # a cluster that does not answer: alerts do not depend on it
+                opened.rollout.forget()
+    except KeyRotationError as error:
+        # What it said before may no longer be true.
+        renew(context.instance, keyrotation.naming, unknown_metadata(error), seal)
+        raise
+    renew(context.instance, keyrotation.naming, page, seal)
     return dg.SkipReason("; ".join(failures) or "every alert is delivered")
 
 
-def _status_page(pipeline: Pipeline, keyrotation: PipelineResource) -> Mapping[str, dg.MetadataValue] | None:
-    """What the page of `status` is to show; None if that cannot be gathered: alerts must not depend on it."""
+def _status_page(pipeline: Pipeline, keyrotation: PipelineResource) -> Mapping[str, dg.MetadataValue]:
+    """What the page of `status` is to show; if that cannot be gathered, why: alerts must not depend on it."""
     try:
         return status_metadata(pipeline, keyrotation.naming)
-    except KeyRotationError:
-        return None
+    except KeyRotationError as error:
+        return unknown_metadata(error)
 
 
 def _attention(pipeline: Pipeline) -> Sequence[str]:

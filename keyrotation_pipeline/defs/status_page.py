@@ -9,11 +9,12 @@ import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.defs.assets import Asset
-from keyrotation_pipeline.defs.outside_reports import Seal, report_at
+from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of
 from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, duration, plain, runs_link
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.model.requests import PendingRequest, Step
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus
@@ -50,9 +51,18 @@ def status_metadata(pipeline: Pipeline, naming: Naming) -> Mapping[str, dg.Metad
         "soon": _sentences(status.warnings, "Nothing is due soon."),
         "keys": dg.MetadataValue.md(", ".join(f"**{each.version}** {each.state}" for each in status.key_versions)),
         "last_backup": dg.MetadataValue.text(_on(status.last_backup)),
-        "last_recovery_test": dg.MetadataValue.text(_on(status.last_recovery_test)),
+        "last_recovery_test": dg.MetadataValue.text(
+            _on(status.last_recovery_test)
+            if status.recovery_test_failed is None
+            else f"FAILED, {_on(status.recovery_test_failed)}; passed before: {_on(status.last_recovery_test)}"
+        ),
         AUDIT_SEQ: dg.MetadataValue.int(status.audit.seq),
     }
+
+
+def unknown_metadata(error: KeyRotationError) -> Mapping[str, dg.MetadataValue]:
+    """Why nothing is known now, instead of what was known before."""
+    return {"needs_attention": _sentences([str(error)], "")}
 
 
 def renew(instance: dg.DagsterInstance, naming: Naming, metadata: Mapping[str, dg.MetadataValue], seal: Seal) -> None:
@@ -63,7 +73,8 @@ def renew(instance: dg.DagsterInstance, naming: Naming, metadata: Mapping[str, d
     key = naming.asset(STATUS)
     last = instance.get_latest_materialization_event(key)
     shown = last.asset_materialization.metadata if last is not None and last.asset_materialization else {}
-    if any(shown.get(name) != value for name, value in metadata.items() if name != AUDIT_SEQ):
+    names = {*shown, *metadata} - {AUDIT_SEQ, SEAL, CORRECTED}
+    if not shown or any(shown.get(name) != metadata.get(name) for name in names):
         report_at(instance, seal, dg.AssetMaterialization(key, metadata=metadata), SystemClock().now())
 
 
@@ -133,6 +144,7 @@ STATUS_PAGE = Asset(
     {"report"},
     SITE_RELIABILITY,
     "**Where we stand**: what needs attention, what the open rotation waits for, and what to do next; as "
-    "`keyrotation status` says. The sensor `alert_delivery` renews this page within half a minute of a change.",
+    "`keyrotation status` says. The sensor `alert_delivery` renews this page within half a minute of a change; while "
+    "that sensor does not run, the page stays as it was.",
     _materialize,
 )

@@ -6,9 +6,13 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.defs.status_page import GROUPS
+from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.model.key_events import RecoveryTestFailed
+from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
+from keyrotation_pipeline_tests.fakes import FakeLedger
 
 STATUS = dg.AssetKey("status")
 
@@ -71,6 +75,28 @@ def test_it_is_renewed_by_a_change_and_by_nothing_else(dagster: Dagster, approve
     shown(dagster)
     shown(dagster)
     assert times_reported(dagster) == 2
+
+
+def test_what_was_known_does_not_stay_on_the_page_once_nothing_is_known(
+    dagster: Dagster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = shown(dagster)
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeLedger, "keys", unavailable)
+        assert set(shown(dagster)) - {"sealed"} == {"needs_attention"}
+        assert "no server answers there; start it" in shown(dagster)["needs_attention"]
+    assert times_reported(dagster) == 2
+    assert shown(dagster)["rotation"] == before["rotation"]
+
+
+def unavailable(_ledger: FakeLedger) -> tuple[KeyRecord, ...]:
+    raise DatabaseUnavailableError("cannot connect to clinic: no server answers there; start it")
+
+
+def test_a_recovery_test_that_failed_since_is_named(dagster: Dagster) -> None:
+    assert shown(dagster)["last_recovery_test"] == "never"
+    dagster.world.ledger.append(RecoveryTestFailed("here", "cd", "DamagedBackupError", "it is damaged"))
+    assert shown(dagster)["last_recovery_test"].startswith("FAILED, 20")
 
 
 def test_a_report_from_outside_is_replaced(dagster: Dagster) -> None:
