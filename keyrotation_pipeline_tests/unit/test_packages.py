@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -78,6 +79,19 @@ def test_the_image_has_the_version_of_the_package() -> None:
     tags = re.findall(r"keyrotation(?:, tag|): ?(\d[\w.]*)|newTag: (\S+)", "".join(texts))
     assert {tag or new for tag, new in tags} == {version}
     assert len(tags) == 4
+
+
+def test_nothing_is_built_after_a_test_of_a_release_has_failed(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(TOP / ".ci" / "release", tmp_path / ".ci" / "release")
+    (tmp_path / ".ci" / "run").write_text("#!/bin/sh\nexit 3\n")
+    (tmp_path / ".ci" / "run").chmod(0o755)
+    (tmp_path / "uv").write_text("#!/bin/sh\necho went on with uv\n")
+    (tmp_path / "uv").chmod(0o755)
+    (tmp_path / "pyproject.toml").write_text('version = "0.1.0"\n    "dagster>=1.13.10,<1.14",\n')
+    places = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([tmp_path / ".ci" / "release"], env=places, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (3, "")
 
 
 @pytest.mark.extended
