@@ -5,6 +5,7 @@
 
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -24,3 +25,8 @@ def needs(program: str, package: str) -> pytest.MarkDecorator:
 needs_aws = needs("aws", "awscli")
 needs_chromium = needs("chromium", "chromium")
 needs_kubectl = needs("kubectl", "kubernetes-client")
+# The library by which a process whose user id has no name gets one.
+needs_nss_wrapper = pytest.mark.skipif(
+    not WANTED and not any(Path("/usr/lib").glob("*/libnss_wrapper.so")),
+    reason="no libnss_wrapper.so here: apt-get install libnss-wrapper",
+)

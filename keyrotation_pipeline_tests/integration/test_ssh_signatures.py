@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.openssh import read_ssh_key, signer_of
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import ApprovalError, OpenSSHError
 from keyrotation_pipeline.model.approval import Officer, VerifiedSignature, ssh_fingerprint
+from keyrotation_pipeline_tests.programs import needs_nss_wrapper
 from keyrotation_pipeline_tests.ssh_officers import NAMESPACE, PRESENT, VERIFIED, SecurityKey, SshOfficer, ssh_keygen
 
 TEXT = b"keyrotation-approval-v1\n\nRequest: 0f0f\nReason: yearly\n"
@@ -315,6 +316,7 @@ def test_an_old_ssh_keygen_is_named(
         signer_of(TEXT, signature, [line])
 
 
+@needs_nss_wrapper
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_user_id_that_a_cluster_has_chosen_gets_a_name(ada: SshOfficer) -> None:
     line, signature = read_ssh_key(ada.public).line, ada.sign(TEXT)
