@@ -1,5 +1,6 @@
 """A recovery test is killed while it restores: nothing decrypts afterwards, and nothing of it stays."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -57,8 +58,10 @@ def descendants(pid: int) -> dict[int, str]:
     """Command lines of its children and theirs, by process id."""
     found: dict[int, str] = {}
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found |= {child: command_line(child), **descendants(child)}
+        # A thread may end between the two.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for child in map(int, path.read_text().split()):
+                found |= {child: command_line(child), **descendants(child)}
     return found
 
 
@@ -81,10 +84,12 @@ def restoring(local_clinic: Clinic) -> Iterator["subprocess.Popen[bytes]"]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    assert eventually(lambda: any("REFRESH MATERIALIZED" in line for line in descendants(process.pid).values()))
-    yield process
-    process.kill()
-    process.wait()
+    try:
+        assert eventually(lambda: any("REFRESH MATERIALIZED" in line for line in descendants(process.pid).values()))
+        yield process
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_nothing_of_a_killed_recovery_test_lives_on_or_decrypts(
