@@ -65,7 +65,8 @@ def lines(
 def _proven(shown: Status, now: datetime) -> str:
     """Whether backups are proven to restore: a test that failed since is what counts."""
     if shown.recovery_test_failed is None:
-        return f"proven to restore {age(shown.last_recovery_test, now)}"
+        passed = shown.last_recovery_test
+        return "never proven to restore" if passed is None else f"proven to restore {age(passed, now)}"
     before = "" if shown.last_recovery_test is None else f" (passed before, {age(shown.last_recovery_test, now)})"
     return f"NOT proven to restore: the recovery test failed {age(shown.recovery_test_failed, now)}{before}"
 

@@ -294,7 +294,7 @@ def test_a_finished_rotation_is_followed_by_a_full_backup_and_asks_for_one_that_
     again = json.loads(clinic.run("rotate", request, "--json"))
     assert clinic.status()["attention"] == []
     assert clinic.status()["last_backup_versions"] == ["v1", "v2"]
-    assert "ago, holds v1, v2; proven to restore" in clinic.run("status")
+    assert "ago, holds v1, v2; never proven to restore" in clinic.run("status")
     stamp = again["backup"].removeprefix("backup-").removesuffix(".json")
     made = {each.name for each in (clinic.folder.path / ".keyrotation" / "backups").glob(f"*-{stamp}.*")}
     assert {f"database-{stamp}.dump.gpg", f"encryption-key-v2-{stamp}.bin.gpg"} <= made

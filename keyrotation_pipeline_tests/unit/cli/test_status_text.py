@@ -79,6 +79,12 @@ def test_a_narrow_terminal_breaks_neither_numbers_nor_words(columns: int, screen
     assert "Backup    3 h ago; proven to restore 12 days ago" in lines
 
 
+def test_a_backup_that_no_recovery_test_has_restored_is_never_proven(capsys: pytest.CaptureFixture[str]) -> None:
+    show(replace(status(), last_recovery_test=None))
+    (line,) = [each for each in capsys.readouterr().out.splitlines() if each.startswith("Backup")]
+    assert line == "Backup    3 h ago; never proven to restore"
+
+
 @pytest.mark.parametrize(
     ("passed", "said"),
     [
