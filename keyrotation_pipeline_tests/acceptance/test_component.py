@@ -124,7 +124,7 @@ def project(tmp_path: Path) -> Iterator[Project]:
     defs.mkdir(parents=True)
     dagster_home.mkdir()
     (root / "pyproject.toml").write_text(PYPROJECT)
-    [yaml] = [each.text for each in fenced() if each.language == "yaml"]
+    [yaml] = [each.text for each in fenced() if each.language == "yaml" and "run_monitoring" in each.text]
     (dagster_home / "dagster.yaml").write_text(yaml + "telemetry: {enabled: false}\nnux: {enabled: false}\n")
     for package in (defs.parent, defs):
         (package / "__init__.py").touch()
