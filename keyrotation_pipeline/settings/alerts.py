@@ -44,7 +44,15 @@ SmtpSecret = Annotated[SecretStr, secret_in("alerts.smtp")]
 
 
 class SmtpSettings(Section):
-    """`[alerts.smtp]`: the server that sends mail to contacts. `starttls = false` is for a server on this machine."""
+    """`[alerts.smtp]`: the server that sends mail to contacts.
+
+    Args:
+        host: its name.
+        sender: the address that mail is from.
+        port: its port.
+        starttls: false is for a server on this machine.
+        user, password: to log in with, if it asks for that.
+    """
 
     host: Text
     sender: Address
@@ -55,7 +63,13 @@ class SmtpSettings(Section):
 
 
 class AlertsSettings(Section):
-    """`[alerts]`: the common channels, which receive every alert."""
+    """`[alerts]`: the common channels, which receive every alert.
+
+    Args:
+        sns_topic_arn: a topic of AWS SNS.
+        endpoint_url: of SNS, as boto3 takes it.
+        webhook_url: gets each alert as JSON by POST.
+    """
 
     sns_topic_arn: Annotated[str, AfterValidator(_topic)] | None = None
     endpoint_url: Text | None = None
@@ -64,7 +78,14 @@ class AlertsSettings(Section):
 
 
 class ContactSettings(Section):
-    """One `[[contacts]]` of the emergency contact list; with `[alerts.smtp]`, its address gets mail."""
+    """One `[[contacts]]` of the emergency contact list.
+
+    Args:
+        role: which alerts are for them.
+        name: of the person.
+        email: with `[alerts.smtp]` it gets mail; else people write to it.
+        phone: shown in the alert.
+    """
 
     role: Annotated[ContactRole, BeforeValidator(_role)]
     name: Text
@@ -78,7 +99,12 @@ class ContactSettings(Section):
 
 
 class AlarmSettings(Section):
-    """One `[[incidents.alarms]]`: a CloudWatch alarm, and the type of incident that it reports."""
+    """One `[[incidents.alarms]]`: a CloudWatch alarm that is a flag while it is in the state ALARM.
+
+    Args:
+        name: of the alarm.
+        type: of the incident that it reports.
+    """
 
     name: Text
     type: IncidentType
@@ -89,6 +115,7 @@ class IncidentsSettings(Section):
 
     Args:
         audit_events_table: the application's audit of reads, with the source procedure's columns.
+        cloudtrail_bucket: with the log of who read the key.
         cloudtrail_prefix: what comes before ``AWSLogs/`` in that bucket, with its ``/``.
         region_name, endpoint_url: as boto3 takes them.
     """

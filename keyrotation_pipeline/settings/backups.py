@@ -12,7 +12,15 @@ from keyrotation_pipeline.settings.values import Positive, Section, SettingPath,
 
 
 class S3Settings(Section):
-    """`[backup.s3]`, as boto3 takes it; credentials come from where boto3 looks for them, never from this file."""
+    """`[backup.s3]`: a bucket; credentials come from where boto3 looks for them, never from this file.
+
+    Args:
+        bucket: it must be versioned.
+        prefix: of every object.
+        region_name, endpoint_url: as boto3 takes them.
+        storage_class: of every object.
+        object_lock_days: where the bucket has object lock.
+    """
 
     bucket: Text
     prefix: str = "encryption-keys/"
@@ -23,9 +31,14 @@ class S3Settings(Section):
 
 
 class BackupSettings(Section):
-    """`[backup]`: where encrypted copies of keys are stored, and who can read them (default: the officers).
+    """`[backup]`: where encrypted copies of keys and database are stored, and who can read them.
 
-    `postgres_binaries` is the directory of `pg_dump` and `pg_restore`; default: those of the embedded PostgreSQL.
+    Args:
+        directory: the local one; default ``backups`` in the home.
+        recipients: OpenPGP certificates; default: those of the officers. Name two: losing one must not lose all.
+        keep_local_days: older local files are removed once newer ones are verified everywhere.
+        postgres_binaries: the directory of `pg_dump` and `pg_restore`; default: those of the server's own version on
+            this host, else those of the embedded PostgreSQL.
     """
 
     directory: SettingPath | None = None

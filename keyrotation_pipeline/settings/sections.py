@@ -75,7 +75,11 @@ def plain_name(text: str) -> str:
 
 
 class ReportSettings(Section):
-    """`[report]`: whose the compliance report is, in at most 120 characters."""
+    """`[report]`: whose the compliance report is.
+
+    Args:
+        organisation: the name on the cover; without it the cover says that it is not named.
+    """
 
     organisation: Annotated[Text, Field(max_length=LONGEST_NAME_CHARS), AfterValidator(plain_name)] | None = None
 
@@ -89,6 +93,7 @@ class DatabaseSettings(Section):
     """`[database]`: without a url the embedded PostgreSQL is used.
 
     Args:
+        url: of the database, directly and not through a pooler.
         standbys: URLs of standbys that the primary cannot see (cascaded ones); they are queried directly.
         gone_replicas: names, as a refusal prints them, of standbys, subscribers and slots that no longer exist.
         delayed_standbys: names, as a pause prints them, of standbys that may lag while rows are re-encrypted.
@@ -102,13 +107,23 @@ class DatabaseSettings(Section):
 
 
 class FileStoreSettings(Section):
-    """`[keys.file]`: a directory with one file per version; default ``keys`` in the home."""
+    """`[keys.file]`: a directory with one file per version.
+
+    Args:
+        directory: default ``keys`` in the home.
+    """
 
     directory: SettingPath | None = None
 
 
 class AwsStoreSettings(Section):
-    """`[keys.aws-secrets-manager]`: the secret, and how archived ones are named; the rest as boto3 takes it."""
+    """`[keys.aws-secrets-manager]`: the secret, and how archived ones are named.
+
+    Args:
+        secret_id: the secret that applications read.
+        archive_prefix: of the names of archived keys; default: `secret_id` and a hyphen.
+        region_name, endpoint_url: as boto3 takes them.
+    """
 
     secret_id: Text
     archive_prefix: Text | None = None
@@ -127,7 +142,12 @@ KubernetesName = Annotated[Text, AfterValidator(kubernetes_name)]
 
 
 class AwsArchiveSettings(Section):
-    """`[keys.kubernetes-secret.aws-archive]`: archives keys in AWS; prefix of their names, the rest as for boto3."""
+    """`[keys.kubernetes-secret.aws-archive]`: archives keys in AWS, instead of in a second Secret.
+
+    Args:
+        prefix: of the names of archived keys.
+        region_name, endpoint_url: as boto3 takes them.
+    """
 
     prefix: Text
     region_name: Text | None = None
@@ -137,8 +157,14 @@ class AwsArchiveSettings(Section):
 class KubernetesStoreSettings(Section):
     """`[keys.kubernetes-secret]`: the Secret, and the one for archived keys, which may be in another namespace.
 
-    With `aws_archive` there is no second Secret: archived keys are in AWS Secrets Manager.
-    `kubeconfig` and `context` are as kubectl takes them; without both: in the cluster, else as KUBECONFIG says.
+    With `[keys.kubernetes-secret.aws-archive]` there is no second Secret: archived keys are in AWS Secrets Manager.
+
+    Args:
+        namespace: of the Secret that Pods get.
+        name: of that Secret.
+        archive_name: of the Secret for archived keys; default: `name` and ``-archive``.
+        archive_namespace: of that one; default: `namespace`.
+        kubeconfig, context: as kubectl takes them; without both: in the cluster, else as KUBECONFIG says.
     """
 
     namespace: KubernetesName
@@ -169,7 +195,12 @@ class KubernetesStoreSettings(Section):
 
 
 class KeysSettings(Section):
-    """`[keys]`: the key store of the applications, and since when the key that `init` imports has been in use."""
+    """`[keys]`: the key store of the applications.
+
+    Args:
+        store: which one.
+        activated_at: the day since which the key that `init` imports has been in use; else its age is unknown.
+    """
 
     store: Literal["file", "aws-secrets-manager", "kubernetes-secret"] = "file"
     activated_at: date | None = None
@@ -193,7 +224,12 @@ class KeysSettings(Section):
 
 
 class TableSettings(Section):
-    """One `[[tables]]`: ``name`` or ``schema.name``, without quoting, and its encrypted columns."""
+    """One `[[tables]]`: a table with encrypted columns.
+
+    Args:
+        name: ``name`` or ``schema.name``, without quoting.
+        columns: the encrypted ones.
+    """
 
     name: Text
     columns: Annotated[tuple[Text, ...], Field(min_length=1)]
@@ -214,11 +250,19 @@ def known_hours(text: str) -> str:
 
 
 class ReencryptionSettings(Section):
-    """`[reencryption]`: shards per table, Dagster runs at a time, processes per shard, and throttles (0: no cap).
+    """`[reencryption]`: how many at a time, and how fast.
 
-    `duty_cycle` is the share of time in which a worker keeps the database busy; `hours` (such as ``22:00-06:00``, in
-    `time_zone`) are those in which rows are rewritten. Both are ignored in an emergency rotation, in which at least
-    four shards run at a time.
+    An emergency rotation ignores `duty_cycle`, `hours` and `max_rows_per_second`, and runs at least four shards at a
+    time.
+
+    Args:
+        shards: per table; each is a partition in Dagster.
+        parallel_shards: runs of Dagster at a time.
+        workers: processes per shard.
+        max_rows_per_second: of a shard; 0: no cap.
+        max_replica_lag_seconds: for a standby that is later the rotation pauses.
+        duty_cycle: the share of time in which a worker keeps the database busy.
+        hours: those in which rows are rewritten, such as ``22:00-06:00``, in `time_zone`; default: always.
     """
 
     shards: Annotated[StrictInt, Field(ge=1, le=100)] = 4
@@ -231,9 +275,12 @@ class ReencryptionSettings(Section):
 
 
 class VerificationSettings(Section):
-    """`[verification]`: the number of days within which every value is decrypted once, to find damage; 1: every day.
+    """`[verification]`: decrypting every value from time to time, to find damage.
 
     It runs within `hours` of `[reencryption]`, at its `duty_cycle`, with as many threads as it has `workers`.
+
+    Args:
+        every_days: the days within which every value is decrypted once; 1: every day.
     """
 
     every_days: Annotated[StrictInt, Field(ge=1, le=366)] = 90
@@ -243,6 +290,11 @@ class OfficerSettings(Section):
     """One `[[approvals.officers]]`: a name, and an OpenPGP public certificate, an SSH public key, or both.
 
     Whichever of the two signs, it is one signature of this officer.
+
+    Args:
+        name: as it is shown to people, and named in what officers sign.
+        certificate: the file of the OpenPGP certificate.
+        ssh_key: the file ``….pub``.
     """
 
     name: Text
@@ -260,14 +312,24 @@ class OfficerSettings(Section):
 
 
 class ApprovalsSettings(Section):
-    """`[approvals]`: the officers, and how many of them must sign."""
+    """`[approvals]`: how many of the officers must sign.
+
+    Args:
+        required: less than 2 only in a demo.
+    """
 
     required: Positive = 2
     officers: tuple[OfficerSettings, ...] = ()
 
 
 class WorkloadSettings(Section):
-    """One `[[rollout.workloads]]`: a Kubernetes workload of the application, and the container that gets the keys."""
+    """One `[[rollout.workloads]]`: a Kubernetes workload of the application, and the container that gets the keys.
+
+    Args:
+        kind: of the workload.
+        name: of the workload, in the namespace of the Secret.
+        container: the one that gets the keys.
+    """
 
     kind: Literal["Deployment", "StatefulSet", "DaemonSet"]
     name: KubernetesName
@@ -275,7 +337,13 @@ class WorkloadSettings(Section):
 
 
 class RolloutSettings(Section):
-    """`[rollout]`: how a rollout is observed, when an instance counts as silent, and how long a rollout may take."""
+    """`[rollout]`: how it is seen that every instance of the application has the keys.
+
+    Args:
+        mode: how that is checked; officers sign it with each request.
+        instance_ttl_seconds: an instance that does not report for longer is silent.
+        timeout_seconds: how long `rotate` waits for instances.
+    """
 
     mode: RolloutMode = RolloutMode.ATTEST
     instance_ttl_seconds: Positive = 60
@@ -295,7 +363,11 @@ class RolloutSettings(Section):
 
 
 class File(Section):
-    """The whole file."""
+    """The whole file.
+
+    Args:
+        time_zone: the clock of schedules, hours, and dates without an offset.
+    """
 
     database: DatabaseSettings = DatabaseSettings()
     keys: KeysSettings = KeysSettings()
