@@ -232,6 +232,7 @@ def report(
         typer.Option("--output", metavar="FILE", help="Write it there; never overwrites a file.", show_default=False),
     ] = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Print the incident report, from the audit.
 
@@ -248,10 +249,15 @@ def report(
             behind += [kept_backups(exposed_copies(site, incidents(pipeline.ledger).incident(name).versions))]
     text = written.html if html else written.markdown
     text += "".join(each.html() if html else each.markdown() for each in behind)
-    if file is None:
+    if file is not None:
+        write_new(file, text.encode())
+    if as_json:
+        where = None if file is None else str(file)
+        about = {"incident": written.incident, "number": written.number, "written": where}
+        output.document({**about, "format": "html" if html else "markdown", "text": text})
+    elif file is None:
         output.content(text)
     else:
-        write_new(file, text.encode())
         output.note(f"written to {file}")
 
 

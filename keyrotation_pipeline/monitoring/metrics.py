@@ -6,6 +6,7 @@ Every metric is a gauge, since the older format, which node_exporter reads from 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from keyrotation_pipeline.model.status import RotationStatus, Status
 from keyrotation_pipeline.model.tables import TableCount
@@ -29,6 +30,14 @@ class Metric:
     help: str
     samples: tuple[tuple[tuple[object, ...], float], ...]
     labels: tuple[str, ...] = field(default=())
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for programs that do not read OpenMetrics; the name with its prefix."""
+        samples = [
+            {"labels": {label: str(value) for label, value in zip(self.labels, values, strict=True)}, "value": number}
+            for values, number in self.samples
+        ]
+        return {"name": f"{PREFIX}{self.name}", "help": self.help, "samples": samples}
 
 
 def in_open_metrics(status: Status) -> str:
