@@ -3,16 +3,26 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Json
 from keyrotation_pipeline.errors import ConfigurationError, RequestError
 
 _PACKAGE = Path(__file__).parents[1]
 FOLDERS = ("docs", "deploy")
+# Folders of pages, and the heading of each in the listing; decisions are read in the clone, or in a copy.
+SECTIONS = {
+    ".": "Start, and explanation",
+    "on-call": "On call",
+    "guides": "Guides",
+    "clusters": "AWS and Kubernetes",
+    "reference": "Reference",
+}
 
 
 def shipped() -> Path:
@@ -21,15 +31,27 @@ def shipped() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent
 
 
+def offered_pages(incomplete: str) -> list[tuple[str, str]]:
+    """For the completion of a shell."""
+    return [(page.name, page.title) for page in pages().values() if page.name.startswith(incomplete)]
+
+
 def docs(
     page: Annotated[
-        str | None, typer.Argument(metavar="[PAGE]", help="The page to show, such as operations.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="[PAGE]",
+            help="The page to show, such as on-call.",
+            show_default=False,
+            autocompletion=offered_pages,
+        ),
     ] = None,
     *,
     copy: Annotated[
         Path | None,
         typer.Option("--copy", metavar="DIR", help="Copy every page and the deployment files into this new directory."),
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Show the pages of this version, or copy them with deploy/.
 
@@ -37,30 +59,60 @@ def docs(
     """
     if copy is not None:
         _copy(copy)
-        output.line(f"copied {' and '.join(FOLDERS)} into {copy}")
-    elif page is not None:
-        _show(_page(page))
+        sentence = f"copied {' and '.join(FOLDERS)} into {copy}"
+        output.show(None, {"copied": list(FOLDERS), "into": str(copy)}, [sentence], as_json=as_json)
+    elif page is None:
+        listed = {"pages": [each.as_json() for each in pages().values()]}
+        output.show(None, listed, _listed(), as_json=as_json)
+    elif as_json:
+        found = _page(page)
+        output.document({**found.as_json(), "text": found.path.read_text(encoding="utf-8")})
     else:
-        output.line(output.Table(("Page", "What it is"), _listed()))
-        output.line("")
-        output.line("`keyrotation docs PAGE` shows one; `--copy DIR` copies all, with the deployment files")
+        _show(_page(page).path)
 
 
-def _pages() -> dict[str, Path]:
-    return {path.stem: path for path in sorted((shipped() / "docs").glob("*.md"))}
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page: its file, its name on the command line, the heading that it is listed under, and its title."""
+
+    path: Path
+    name: str
+    section: str
+    title: str
+
+    def as_json(self) -> dict[str, str]:
+        """All but its text."""
+        return {"name": self.name, "section": self.section, "title": self.title}
 
 
-def _listed() -> Iterator[tuple[str, str]]:
-    for name, path in _pages().items():
-        with path.open(encoding="utf-8") as lines:
-            yield name, next(lines).lstrip("# ").rstrip()
+def pages() -> dict[str, Page]:
+    """Every page by its name, in the order of the listing."""
+    found = [
+        Page(path, path.stem, section, _title(path))
+        for folder, section in SECTIONS.items()
+        for path in sorted((shipped() / "docs" / folder).glob("*.md"))
+    ]
+    return {page.name: page for page in found}
 
 
-def _page(name: str) -> Path:
-    pages = _pages()
-    if name not in pages:
-        raise RequestError(f"there is no page {name}; choose one of {', '.join(pages)}")
-    return pages[name]
+def _title(path: Path) -> str:
+    with path.open(encoding="utf-8") as lines:
+        return next(lines).lstrip("# ").rstrip()
+
+
+def _listed() -> Iterator[output.Line]:
+    for section in SECTIONS.values():
+        listed = [(page.name, page.title) for page in pages().values() if page.section == section]
+        yield output.Table((section, ""), listed)
+        yield ""
+    yield "`keyrotation docs PAGE` shows one; `--copy DIR` copies all, with the deployment files"
+
+
+def _page(name: str) -> Page:
+    known = pages()
+    if name not in known:
+        raise RequestError(f"there is no page {name}; choose one of {', '.join(known)}")
+    return known[name]
 
 
 def _show(path: Path) -> None:

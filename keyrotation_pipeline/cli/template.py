@@ -14,7 +14,7 @@ _HEAD = """\
 {url}
 
 [keys]
-store = "file"                    # or "aws-secrets-manager", "kubernetes-secret": see docs/operations.md
+store = "file"                    # or "aws-secrets-manager", "kubernetes-secret": see `keyrotation docs settings`
 # activated_at = 2026-01-31        # when the key that `init` imports came into use; else its age is unknown
 # [keys.file]
 # directory = "keys"              # default: keys in the home, .keyrotation next to this file
@@ -47,7 +47,7 @@ max_replica_lag_seconds = 5
 #   "attest"   each instance reports itself; the rotation waits for all, and until one does. In the application:
 #                  from keyrotation_pipeline.encrypted_type import attest
 #                  attest(engine, key_ring)   # once a process, with its SQLAlchemy engine and EncryptedType's key ring
-#   "kubernetes"  workloads in Kubernetes get new Pods; see "Kubernetes" in docs/operations.md
+#   "kubernetes"  workloads in Kubernetes get new Pods; see `keyrotation docs kubernetes`
 #   "confirm"  after each rollout an officer signs what `keyrotation confirm ID --text` prints
 #   "none"     nothing checks it, and an application that does not read the new key in time fails; officers sign that
 mode = "attest"
@@ -59,7 +59,7 @@ required = 2                      # signatures of different officers
 
 # Fill in the officers, each with the public certificate that `gpg --export --armor FINGERPRINT` gives, or with an SSH
 # key (`ssh-keygen -t ed25519-sk`, on hardware), or both. With one more than required, one may be lost: the key of the
-# third can lie sealed in a safe (docs/operations.md, Officers).
+# third can lie sealed in a safe (`keyrotation docs officers`).
 # [[approvals.officers]]
 # name = "Security Officer"
 # certificate = "officers/security.asc"

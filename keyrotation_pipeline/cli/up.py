@@ -28,7 +28,7 @@ def up(
         bool,
         typer.Option(
             "--no-token",
-            help="Ask for no token: only behind a proxy that authenticates its users (docs/operations.md).",
+            help="Ask for no token: only behind a proxy that authenticates its users (`keyrotation docs ui`).",
             show_default=False,
         ),
     ] = False,

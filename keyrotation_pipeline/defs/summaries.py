@@ -104,7 +104,7 @@ def instance_table(instances: Iterable[Instance], now: datetime) -> dg.MetadataV
     if not records:
         return dg.MetadataValue.md(
             "**No application instance reports itself.** Have each call `attest(engine, key_ring)` "
-            "(docs/operations.md, Application instances)."
+            "(`keyrotation docs applications`)."
         )
     columns = [dg.TableColumn(name, "string") for name in ("name", "reads", "writes", "heard")]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))

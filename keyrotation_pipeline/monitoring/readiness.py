@@ -313,7 +313,7 @@ def _naming(
         f"mode {mode}: not seen; {CHOOSES_ITSELF}: the rotation then stops with "
         f'"{target} value seen before promotion", and only a rollback helps, which an emergency does not have',
         "have every application use keyrotation_pipeline.encrypted_type, and report by attest(engine, key_ring); see "
-        '"The source procedure\'s application" in docs/operations.md',
+        "`keyrotation docs source-procedure`",
     )
 
 

@@ -1,4 +1,4 @@
-"""People carry a rotation out by the buttons of the UI, in a real browser, as docs/materialize-manually.md shows it."""
+"""People carry a rotation out by the buttons of the UI, in a browser, as guides/materialize-manually.md shows it."""
 
 import re
 import shlex

@@ -1,4 +1,4 @@
-"""The page "AWS and Kubernetes" of docs/operations.md, typed from top to bottom."""
+"""The pages about keys in AWS and in Kubernetes, and about Dagster there, typed from top to bottom."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`KeyRotation` in a project of somebody else, by the commands of docs/operations.md, with Dagster's own daemon."""
+"""`KeyRotation` in a project of somebody else, by the page dagster-project, with Dagster's own daemon."""
 
 import json
 import os

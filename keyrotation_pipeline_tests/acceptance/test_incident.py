@@ -202,8 +202,9 @@ def raise_flags(clinic: Clinic) -> None:
     with psycopg.connect(clinic.database_url, autocommit=True) as owner:
         role = f"siem_{owner.info.dbname}"
         owner.execute(f"CREATE ROLE {role}")
-        # As docs/operations.md has it; the flag that it raises is taken back.
-        [documented] = [each.text for each in fenced() if (each.page, each.language) == ("docs/operations.md", "sql")]
+        # As docs/on-call/emergency.md has it; the flag that it raises is taken back.
+        page = "docs/on-call/emergency.md"
+        [documented] = [each.text for each in fenced() if (each.page, each.language) == (page, "sql")]
         usage, insert, flag = documented.replace("TO siem;", f"TO {role};").strip().splitlines()
         owner.execute(usage.encode())
         owner.execute(insert.encode())

@@ -73,14 +73,14 @@ def test_a_rotation_whose_changes_are_undone_says_by_whom_and_continues(
             clinic.run("rotate", request, expect=1)
         assert f"entry {PRIMARY_VARIABLE} of Secret {secrets.name} names v1, not v2" in clinic.error
         assert "(field manager kustomize-controller); have it leave" in clinic.error
-        assert "docs/flux.md" in clinic.error
+        assert "`keyrotation docs flux`" in clinic.error
         repair(fleet, clinic.error)
         clinic.run("rotate", request, "--through", "zero_old_rows_proof")
 
         with controller(keeps(fleet, "argocd-controller", FIRST, old)):
             clinic.run("rotate", request, expect=1)
         assert f"entry {FIRST} of Secret {secrets.name} is back (field manager argocd-controller)" in clinic.error
-        assert "docs/argo-cd.md" in clinic.error
+        assert "`keyrotation docs argo-cd`" in clinic.error
         sentence = clinic.error
         assert json.loads(clinic.run("status", "--json"))["rotation"]["blocked_by"] in sentence
         repair(fleet, sentence)

@@ -1,4 +1,4 @@
-"""An officer's key, or the recovery key, is lost: what docs/operations.md says then, typed as it stands."""
+"""An officer's key, or the recovery key, is lost: what docs/guides/officers.md says then, typed as it stands."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""The blocks of docs/operations.md that are looked up, each typed as it stands where its section says it applies."""
+"""Blocks of the guides that are looked up, each typed as it stands where its section says it applies."""
 
 import json
 import re
@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION
 from keyrotation_pipeline_tests.acceptance.nights import Night
+from keyrotation_pipeline_tests.acceptance.test_runbook import lines_of
 from keyrotation_pipeline_tests.pages import block
 from keyrotation_pipeline_tests.servers import Server
 
@@ -102,12 +103,12 @@ def test_a_routine_rotation_its_reports_another_roster_and_the_end_of_its_old_ke
 
 def test_an_emergency_whether_it_was_a_breach_and_the_backups_that_it_leaves(night: Night) -> None:
     night.shell("keyrotation backup")
-    reported = typed(night, block("emergency") + "echo $INCIDENT\n")
+    reported = typed(night, lines_of("on-call/emergency") + "echo $INCIDENT\n")
     assert "finished: nothing is left under v1" in reported
     assert len(re.findall(r"(?m)^\w.* {3,}reached 2", reported)) == 4
     assert "is closed" in reported
     incident = reported.split()[-1]
-    assert "# " in (night.path / "report.md").read_text()
+    assert "# " in (night.path / "incident.md").read_text()
     (night.path / "answers.toml").write_text('key_breached = "no"\n[affected]\nOhio = 40\n')
     reported = typed(night, block("assess"), INCIDENT=incident)
     for seen in (
@@ -124,7 +125,7 @@ def test_an_emergency_whether_it_was_a_breach_and_the_backups_that_it_leaves(nig
 
 def test_a_rollback_and_a_database_that_was_restored(night: Night, server: Server) -> None:
     rotation = signed_request(night, "--through rows")
-    reported = typed(night, block("rollback"), ROTATION=rotation)
+    reported = typed(night, re.sub("(?m)^ROTATION=.*", f"ROTATION={rotation}", lines_of("on-call/rollback")))
     assert "finished: nothing is left under v2" in reported
     assert "ROLLBACK POST-MORTEM" in reported
     assert state(night, "v1") == "active"

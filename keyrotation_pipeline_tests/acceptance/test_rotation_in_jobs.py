@@ -52,7 +52,7 @@ CERTIFICATES = "/etc/keyrotation"
 def namespace(cluster: TestCluster) -> Iterator[TestCluster]:
     """A namespace that holds nothing but this test."""
     if cluster.standin is None:
-        pytest.skip("runs are processes of this machine here; on a real cluster follow docs/operations.md")
+        pytest.skip("runs are processes of this machine here; on a real cluster follow dagster-on-kubernetes.md")
     name = f"jobs-{os.urandom(3).hex()}"
     cluster.ask("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     yield TestCluster(cluster.kubeconfig, name, cluster.standin)
@@ -60,7 +60,7 @@ def namespace(cluster: TestCluster) -> Iterator[TestCluster]:
 
 
 class World:
-    """What docs/operations.md has somebody apply, and the processes that come of it."""
+    """What docs/clusters/dagster-on-kubernetes.md has somebody apply, and the processes that come of it."""
 
     def __init__(
         self, folder: Clinic, cluster: TestCluster, certificate: Path, recovery: DemoOfficer, server: Server

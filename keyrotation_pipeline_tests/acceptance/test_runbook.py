@@ -1,4 +1,4 @@
-"""The page "At 3 a.m." of docs/operations.md, typed from top to bottom, and what it says that one should see."""
+"""The pages for whoever is on call, typed from top to bottom, and what they say that one should see."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,8 @@ import pytest
 from keyrotation_pipeline_tests.acceptance.nights import Night
 from keyrotation_pipeline_tests.pages import TOP
 
-PAGE = TOP / "docs" / "operations.md"
+# In the order of one night.
+PAGES = ("on-call", *(f"on-call/{name}" for name in ("routine-rotation", "emergency", "rollback", "lost", "drill")))
 NEXT_BLOCK = "--- next block ---"
 # Half a minute; that each command is one of ours and has its options is tested always.
 pytestmark = pytest.mark.extended
@@ -23,12 +24,18 @@ class Block:
     seen: tuple[str, ...]
 
 
-def sections() -> dict[str, list[Block]]:
-    """The blocks under each heading of that part, in the order of the page; no block there is not to be typed."""
-    (part,) = re.findall(r"(?ms)^## At 3 a\.m\.\n(.*?)^## ", PAGE.read_text())
-    found = {each.partition("\n")[0]: list(_blocks(each)) for each in re.split(r"(?m)^### ", part)}
-    assert 2 * sum(map(len, found.values())) == part.count("```"), "a block is not typed, or says not what is seen"
+def blocks_of(page: str) -> list[Block]:
+    """The blocks of a page before its first heading, where no block is not to be typed."""
+    part = (TOP / "docs" / f"{page}.md").read_text().partition("\n## ")[0]
+    found = list(_blocks(part))
+    assert found, page
+    assert 2 * len(found) == part.count("```"), "a block is not typed, or does not say what is seen"
     return found
+
+
+def lines_of(page: str) -> str:
+    """The lines of all these blocks."""
+    return "".join(block.lines for block in blocks_of(page))
 
 
 def _blocks(section: str) -> Iterator[Block]:
@@ -52,17 +59,16 @@ def type_blocks(night: Night, blocks: Sequence[Block], **instead: str) -> None:
 
 def test_the_runbook_as_it_is_typed(night: Night) -> None:
     """One night with everything: a routine rotation, an exposed key, a rollback, a lost key, a drill."""
-    page = sections()
-    first, routine, emergency, rollback, lost_key, drill = page
-    type_blocks(night, page[first])
-    type_blocks(night, page[routine])
-    type_blocks(night, page[emergency])
+    first, routine, emergency, rollback, lost_key, drill = map(blocks_of, PAGES)
+    type_blocks(night, first)
+    type_blocks(night, routine)
+    type_blocks(night, emergency)
     to_roll_back = night.shell(
         'ID=$(keyrotation request --reason "again" 2>/dev/null)\n'
-        + "".join(line for line in page[routine][1].lines.splitlines(keepends=True) if "gpg" in line)
+        + "".join(line for line in routine[1].lines.splitlines(keepends=True) if "gpg" in line)
         + "keyrotation rotate $ID --through rows\necho $ID"
     ).split()[-1]
-    type_blocks(night, page[rollback], ROTATION=to_roll_back)
+    type_blocks(night, rollback, ROTATION=to_roll_back)
     (night.path / ".keyrotation" / "keys" / "v3.key").unlink()
-    type_blocks(night, page[lost_key])
-    type_blocks(night, page[drill])
+    type_blocks(night, lost_key)
+    type_blocks(night, drill)

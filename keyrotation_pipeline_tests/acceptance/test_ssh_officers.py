@@ -1,8 +1,10 @@
 """Officers with OpenPGP and SSH keys approve together: a whole rotation, its pack, a policy; what does not count."""
 
 import json
+import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -240,6 +242,20 @@ def test_the_page_leads_an_officer_from_no_key_to_the_first_approval(tmp_path: P
         lines = guide.splitlines()
         (mine,) = (place for place, line in enumerate(lines) if line.startswith("to sign   Ben"))
         assert "approved by Ben: 1 of 2" in typed(lines[mine + 1])
+
+
+def test_the_page_leads_an_officer_to_an_openpgp_key_that_can_sign_and_open_backups(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory() as home:  # short enough for the socket of gpg's agent
+        (Path(home) / "passphrase").write_text(PASSPHRASE)
+        (Path(home) / "gpg.conf").write_text(f"batch\npinentry-mode loopback\npassphrase-file {home}/passphrase\n")
+        made = subprocess.run(
+            ["bash", "-euc", block("officer-openpgp-key")],
+            cwd=tmp_path, env=environment(GNUPGHOME=home), capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    assert re.search(r"(?m)^pub .*\[SC\] \[expires: ", made.stdout)
+    assert re.search(r"(?m)^sub .*\[E\]", made.stdout)
+    assert "BEGIN PGP PUBLIC KEY" in (tmp_path / "privacy.asc").read_text()
 
 
 def ssh_keygen_refuses(*arguments: str) -> bool:

@@ -164,7 +164,7 @@ def test_an_emergencys_shard_has_two_processors_and_four_gigabytes(launch: Launc
 
 
 RECOVERY_KEY = "/etc/keyrotation-recovery/recovery.asc"
-NAMED = {  # what `keyrotation.toml` of docs/operations.md and its environment name, and what has it
+NAMED = {  # what `keyrotation.toml` of docs/clusters/ and its environment name, and what has it
     "/opt/dagster/dagster.yaml": ("configMap", "keyrotation-dagster"),
     "/etc/keyrotation/keyrotation.toml": ("configMap", "keyrotation-configuration"),
     "/etc/keyrotation/ada.asc": ("configMap", "keyrotation-configuration"),

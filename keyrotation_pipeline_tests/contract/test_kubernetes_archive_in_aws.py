@@ -97,7 +97,7 @@ def test_an_archive_without_its_index_is_damaged_and_made_whole_again(secrets: T
 
 
 def test_the_policy_of_the_pipeline_grants_what_is_asked(secrets: TestArchivedInAws) -> None:
-    """With the prefix that docs/operations.md has."""
+    """With the prefix that docs/clusters/kubernetes.md has."""
     calls: set[tuple[str, str, str | None]] = set()
 
     def note(params: dict[str, Any], model: Any, **_: Any) -> None:  # noqa: ANN401 - botocore's

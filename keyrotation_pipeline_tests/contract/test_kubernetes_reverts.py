@@ -176,16 +176,18 @@ class Undoing:
 @pytest.mark.parametrize(
     ("manager", "text", "advice"),
     [
-        pytest.param("argocd-controller", None, " as docs/argo-cd.md says", id="Argo CD takes it off"),
+        pytest.param("argocd-controller", None, " as `keyrotation docs argo-cd` says", id="Argo CD takes it off"),
         pytest.param(
             "argocd-controller",
             "primary=v1",
-            " as docs/argo-cd.md says",
+            " as `keyrotation docs argo-cd` says",
             id="Argo CD writes an older one",
             marks=LONG,
         ),
-        pytest.param("kustomize-controller", None, " as docs/flux.md says", id="Flux", marks=LONG),
-        pytest.param("helm-controller", "primary=v1", " as docs/flux.md says", id="Flux, by Helm", marks=LONG),
+        pytest.param("kustomize-controller", None, " as `keyrotation docs flux` says", id="Flux", marks=LONG),
+        pytest.param(
+            "helm-controller", "primary=v1", " as `keyrotation docs flux` says", id="Flux, by Helm", marks=LONG
+        ),
         pytest.param("somebody", "primary=v1", "", id="unknown", marks=LONG),
         pytest.param("x; run `rm -rf /`", "primary=v1", "", id="of a name that reads as a command"),
     ],
@@ -258,8 +260,8 @@ ENTRIES = [
         Entry(
             add_second, READ_V2, SECOND, base64_of(key(2)), None, EXTERNAL,
             rf"entry {SECOND} of Secret .* is gone \(field manager {EXTERNAL}\); have it leave the entries "
-            r"ENCRYPTION_… of this Secret alone as docs/external-secrets.md says, run `keyrotation restore-key v2`, "
-            "and run the rotation again",
+            r"ENCRYPTION_… of this Secret alone as `keyrotation docs external-secrets` says, run "
+            "`keyrotation restore-key v2`, and run the rotation again",
         ),
         id="the new key is taken out by External Secrets",
     ),
@@ -267,7 +269,8 @@ ENTRIES = [
         Entry(
             promoted, WRITE_V2, PRIMARY_VARIABLE, "v2", "v1", "kustomize-controller",
             rf"entry {PRIMARY_VARIABLE} of Secret .* names v1, not v2 \(field manager kustomize-controller\); "
-            r"have it leave .* alone as docs/flux.md says, run `kubectl --namespace .* patch secret .* --patch "
+            r"have it leave .* alone as `keyrotation docs flux` says, run `kubectl --namespace .* patch secret .* "
+            r"--patch "
             r"'\{\"stringData\":\{\"ENCRYPTION_PRIMARY_VERSION\":\"v2\"\}\}'`, and run the rotation again",
         ),
         id="the old primary is named again by Flux",
@@ -276,7 +279,7 @@ ENTRIES = [
         Entry(
             withdrawn, WITHOUT_V1, FIRST, None, base64_of(key(1)), "argocd-controller",
             rf"entry {FIRST} of Secret .* is back \(field manager argocd-controller\); have it leave .* alone as "
-            r"docs/argo-cd.md says, run `kubectl --namespace .* patch secret .* --type json --patch "
+            r"`keyrotation docs argo-cd` says, run `kubectl --namespace .* patch secret .* --type json --patch "
             r"'\[\{\"op\":\"remove\",\"path\":\"/data/ENCRYPTION_MASTER_KEY\"\}\]'`, and run the rotation again",
         ),
         id="the old key is brought back by Argo CD",

@@ -1,4 +1,4 @@
-"""The recipe of docs/operations.md, as it stands there: nginx with passwords in front of `up --no-token`."""
+"""The recipe of docs/guides/ui.md, as it stands there: nginx with passwords in front of `up --no-token`."""
 
 import re
 import shutil
@@ -18,7 +18,7 @@ from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline_tests.web_server import serving
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/bin")
-RECIPE = Path(__file__).parents[2] / "docs" / "operations.md"
+RECIPE = Path(__file__).parents[2] / "docs" / "guides" / "ui.md"
 NAME = "rotation.clinic.example"
 OURS = {"host": NAME, "origin": f"https://{NAME}", "sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
 PERSON = ("anna", "a password of this test")

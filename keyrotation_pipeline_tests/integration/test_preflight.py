@@ -433,7 +433,7 @@ def limited(connection: Connection, database_url: str) -> Iterator[Connection]:
     """A connection of a role without any right, to the database of `connection`."""
     role = f"limited_{connection.info.dbname}"
     connection.execute(f"CREATE ROLE {role} LOGIN")
-    connection.execute(f"GRANT pg_read_all_stats TO {role}")  # as docs/operations.md has it
+    connection.execute(f"GRANT pg_read_all_stats TO {role}")  # as docs/guides/replicas.md has it
     with connect(make_conninfo(database_url, user=role)) as opened:
         yield opened
     connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")

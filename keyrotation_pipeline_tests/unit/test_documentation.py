@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline_tests.acceptance.test_runbook import sections
+from keyrotation_pipeline_tests.acceptance.test_runbook import PAGES as RUNBOOK
+from keyrotation_pipeline_tests.acceptance.test_runbook import blocks_of
 from keyrotation_pipeline_tests.pages import PAGES as TYPED_PAGES
 from keyrotation_pipeline_tests.pages import TOP, fenced
 
@@ -16,6 +17,8 @@ NOT_TYPED = {
     "pods": "kubectl exec and port-forward reach into Pods, which a stand-in of the API server does not run",
     "card": "a real OpenPGP card; a virtual one is in integration/test_recovery_card.py",
 }
+# Blocks of one name, which one test types one after another.
+IN_PARTS = {"runbook", "tutorial"}
 NO_SHELL = {"text", "mermaid", "toml", "yaml", "sql", "python", "nginx", "ruby", "php", "js", "go", "java"}
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
 FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
@@ -52,11 +55,9 @@ def test_the_index_of_decisions_lists_each_by_its_title() -> None:
     assert listed == titles
 
 
-def test_every_block_of_the_runbook_is_typed_and_says_what_is_seen_then() -> None:
-    assert [heading.partition(":")[0] for heading in sections() if heading] == [
-        "Routine", "Emergency", "Rollback", "A key is lost", "Drill",
-    ]  # fmt: skip
-    assert all(block.seen for blocks in sections().values() for block in blocks)
+@pytest.mark.parametrize("page", RUNBOOK)
+def test_every_block_of_the_runbook_says_what_is_seen_then(page: str) -> None:
+    assert all(block.seen for block in blocks_of(page))
 
 
 def typed_by_tests() -> set[str]:
@@ -66,15 +67,13 @@ def typed_by_tests() -> set[str]:
     named = [
         call.args[0] for call in calls if isinstance(call.func, ast.Name) and call.func.id == "block" and call.args
     ]
-    return {each.value for each in named if isinstance(each, ast.Constant) and isinstance(each.value, str)} | {
-        "runbook"
-    }
+    return {each.value for each in named if isinstance(each, ast.Constant) and isinstance(each.value, str)}
 
 
 def test_every_block_of_shell_lines_is_typed_by_a_test_or_listed_with_a_reason() -> None:
     shell = [each for each in fenced() if each.language not in NO_SHELL]
     assert {f"{each.page}: ```{each.language}" for each in shell if each.language != "sh"} == set()
-    names = [each.name for each in shell if each.name != "runbook"]
+    names = [each.name for each in shell if each.name not in IN_PARTS]
     assert sorted(names) == sorted(set(names)), "two blocks have one name"
     assert set(names) - typed_by_tests() == set(NOT_TYPED)
 

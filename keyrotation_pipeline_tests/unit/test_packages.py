@@ -69,7 +69,7 @@ def test_the_sdist_holds_what_a_wheel_is_built_from_and_nothing_of_this_machine(
         names = {name.partition("/")[2] for name in sdist.getnames()}
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     tracked = subprocess.run(listing, cwd=TOP, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert {"hatch_build.py", "keyrotation_pipeline/fieldcrypto/codec.c", "docs/operations.md"} <= names
+    assert {"hatch_build.py", "keyrotation_pipeline/fieldcrypto/codec.c", "docs/on-call/emergency.md"} <= names
     assert names - {"PKG-INFO"} <= set(tracked)
 
 

@@ -1,4 +1,4 @@
-"""The proof of possession as every language must make it: frozen values, and the functions of docs/applications.md."""
+"""The proof of possession as every language must make it: frozen values, and those of guides/other-languages.md."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ Run = Callable[[Path, str, str], list[str]]
 
 
 def function(language: str) -> str:
-    """The function of docs/applications.md in a language."""
+    """The function of docs/guides/other-languages.md in a language."""
     (found,) = [each.text for each in fenced() if (each.language, each.name) == (language, "report")]
     return found
 

@@ -9,10 +9,10 @@ from keyrotation_pipeline.adapters.cluster import FIELD_MANAGER
 Json = dict[str, Any]
 # A part of the names under which each of them writes, and the page that says what to change.
 _PAGES = {
-    "argocd": "docs/argo-cd.md",
-    "external-secrets": "docs/external-secrets.md",
-    "kustomize-controller": "docs/flux.md",
-    "helm-controller": "docs/flux.md",
+    "argocd": "argo-cd",
+    "external-secrets": "external-secrets",
+    "kustomize-controller": "flux",
+    "helm-controller": "flux",
 }
 _NAMED_AT_MOST = 3
 _PLAIN = re.compile(r"[-\w.:/@+]{1,128}", re.ASCII)
@@ -57,7 +57,7 @@ def advice(managers: Sequence[str], kept: str) -> str:
         kept: what is to be left alone.
     """
     page = next(filter(None, map(_page, managers)), None)
-    return f"have it leave {kept} alone{f' as {page} says' if page else ''}"
+    return f"have it leave {kept} alone{f' as `keyrotation docs {page}` says' if page else ''}"
 
 
 def _page(manager: str) -> str | None:

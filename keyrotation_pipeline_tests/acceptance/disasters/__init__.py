@@ -1,1 +1,1 @@
-"""Disasters, each under an application that writes until it happens, and the way out typed from docs/operations.md."""
+"""Disasters, each under an application that writes until it happens, and the way out typed from docs/on-call/."""

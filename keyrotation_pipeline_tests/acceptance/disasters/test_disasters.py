@@ -9,6 +9,7 @@ import pytest
 
 from keyrotation_pipeline_tests.acceptance.disasters.application import Journal, Write
 from keyrotation_pipeline_tests.acceptance.disasters.clinic import Clinic, RecordMinutes
+from keyrotation_pipeline_tests.acceptance.test_runbook import lines_of
 from keyrotation_pipeline_tests.buckets import TestBucket, new_bucket
 from keyrotation_pipeline_tests.pages import block
 
@@ -37,7 +38,7 @@ def test_the_keys_are_lost(clinic: Clinic, record_minutes: RecordMinutes) -> Non
         clinic.strike()
         shutil.rmtree(clinic.keys)
         application.wait_for(20)
-        assert "by `keyrotation restore-key v1`" in clinic.typed(block("lost-keys"))
+        assert "by `keyrotation restore-key v1`" in clinic.typed(lines_of("on-call/lost"), ("v3", "v1"))
         application.wait_for(20)
     record_minutes(clinic.require_whole())
 

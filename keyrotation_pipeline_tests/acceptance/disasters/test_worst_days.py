@@ -1,4 +1,4 @@
-"""The database is lost, or more than that: `keyrotation recover`, typed as docs/operations.md has it."""
+"""The database is lost, or more than that: `keyrotation recover`, typed as docs/on-call/ has it."""
 
 import hashlib
 import json

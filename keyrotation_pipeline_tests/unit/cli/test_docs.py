@@ -1,31 +1,60 @@
 """`keyrotation docs`."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.cli.docs import docs, shipped
+from keyrotation_pipeline.cli.docs import docs, pages, shipped
 from keyrotation_pipeline.errors import ConfigurationError, RequestError
 from keyrotation_pipeline_tests.pages import TOP
+
+WRITTEN = [path for path in (TOP / "docs").rglob("*.md") if path.parent.name != "adr"]
 
 
 def test_every_page_is_listed_with_its_title(capsys: pytest.CaptureFixture[str]) -> None:
     docs()
     listed = capsys.readouterr().out
-    for page in (TOP / "docs").glob("*.md"):
+    for page in WRITTEN:
         title = page.read_text().splitlines()[0].removeprefix("# ")
-        assert any(line.startswith(page.stem) and line.rstrip().endswith(title) for line in listed.splitlines())
+        assert any(re.fullmatch(rf"{page.stem} +{re.escape(title)} *", line) for line in listed.splitlines()), page
+
+
+def test_every_page_has_a_name_of_its_own() -> None:
+    assert sorted(page.path.relative_to(TOP / "docs") for page in pages().values()) == sorted(
+        path.relative_to(TOP / "docs") for path in WRITTEN
+    )
+
+
+def test_the_pages_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    docs(as_json=True)
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["schema"] == 1
+    assert {"name": "rollback", "section": "On call", "title": "Rollback: the new key must not stay"} in listed["pages"]
 
 
 def test_a_page_in_a_pipe_is_as_it_is_written(capsys: pytest.CaptureFixture[str]) -> None:
-    docs("scaling")
-    assert capsys.readouterr().out == (TOP / "docs" / "scaling.md").read_text()
+    docs("rollback")
+    written = (TOP / "docs" / "on-call" / "rollback.md").read_text()
+    assert capsys.readouterr().out == written
+    docs("rollback", as_json=True)
+    assert json.loads(capsys.readouterr().out)["text"] == written
 
 
-@pytest.mark.parametrize("page", ["nothing", "../README", "adr/README", "images/asset-graph.png"])
+@pytest.mark.parametrize("page", ["nothing", "../README", "adr/README", "on-call/rollback", "images/asset-graph.png"])
 def test_what_is_no_page_is_refused_with_those_there_are(page: str) -> None:
-    with pytest.raises(RequestError, match=r"choose one of applications, architecture, .* security"):
+    with pytest.raises(RequestError, match=r"choose one of architecture, index, .* rollback, .* settings"):
         docs(page)
+
+
+def test_every_page_that_the_program_names_is_there() -> None:
+    sources = [path.read_text() for path in (TOP / "keyrotation_pipeline").rglob("*.py")]
+    named = {name for text in sources for name in re.findall(r"`keyrotation docs ([a-z][a-z-]+)`", text)}
+    assert len(named) > 5
+    assert named - set(pages()) == set()
+    # A path would be of no use where there is no clone.
+    assert [text for text in sources if re.search(r"docs/[a-z/-]+\.md", text)] == []
 
 
 def test_pages_and_deployment_files_are_copied_to_where_nothing_is(tmp_path: Path) -> None:

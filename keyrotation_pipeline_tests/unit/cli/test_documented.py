@@ -11,7 +11,7 @@ from keyrotation_pipeline.cli.application import app
 from keyrotation_pipeline.cli.commands import COMMANDS, LazyGroup
 
 TOP = Path(__file__).parents[3]
-PAGES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "README.md", *TOP.glob("docs/*.md")))
+PAGES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "README.md", *TOP.glob("docs/**/*.md")))
 # In code, a line or a word of it; up to what a shell would take as the end of the command.
 TYPED = re.compile(r"(?:^|[`(|;&$] *)(?:uv run )?keyrotation ((?:[a-z-]+|--[a-z])[^`\n|;&#)>]*)", re.MULTILINE)
 COMMON = {"--help", "--version", "--install-completion", "--show-completion"}

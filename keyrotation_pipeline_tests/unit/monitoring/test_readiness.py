@@ -253,7 +253,7 @@ def test_amber_says_what_an_application_does_that_chooses_its_key_itself(clinic:
     assert seen.light is Light.AMBER
     for said in (f"mode {mode}", "as soon as it gets it", '"v3 value seen before promotion"', "only a rollback helps"):
         assert said in seen.value
-    assert "The source procedure's application" in seen.do
+    assert "`keyrotation docs source-procedure`" in seen.do
     assert readiness(clinic.site).ready
 
 

@@ -216,7 +216,8 @@ def rows_are_on_this_server(subject: Subject) -> Iterator[Problem]:
     if connection.execute(_DISTRIBUTED, (oids,)).fetchone() == (True,):
         yield fatal(
             f"table {subject.table.name} is distributed by Citus, so its rows are on other servers, where they "
-            "would be neither seen nor re-encrypted; rotate a database that holds its rows itself (docs/scaling.md)"
+            "would be neither seen nor re-encrypted; rotate a database that holds its rows itself "
+            "(`keyrotation docs scaling`)"
         )
 
 

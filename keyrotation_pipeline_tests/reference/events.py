@@ -1,0 +1,77 @@
+"""Every kind of audit event, with what its record says."""
+
+import dataclasses
+import inspect
+import typing
+from collections.abc import Iterator
+
+from keyrotation_pipeline.audit import events as known  # which imports every record  # noqa: F401
+from keyrotation_pipeline.model.audit import EventKind, Fact
+from keyrotation_pipeline.model.records import Alias
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+
+_INTRODUCTION = """
+`keyrotation audit log` lists them, `--json` with their facts. Each event is canonical JSON with `seq`, `at`, `actor`,
+`database`, `request`, `event` and `facts`, chained by SHA-256 to its predecessor; `keyrotation audit verify` checks
+the chain, and that each event counts by the signatures of its moment. No event holds a key or content of a value.
+What ends in `_intended` is written before a step, and is followed by its outcome.
+"""
+# Events that no code reads back; their facts are for people.
+_FOR_PEOPLE = {
+    EventKind.ROSTER_KEEPING_INTENDED: "The digest of the roster is about to be written to the key store.",
+    EventKind.PACE_SET: "Somebody changed how fast a rotation goes, and why.",
+    EventKind.KEY_RESTORED: "A lost key is in the key store again.",
+    EventKind.KEY_BACKED_UP: "A key was encrypted to the recipients, stored in every place, and read back.",
+    EventKind.COMPROMISE_TELLING_INTENDED: "The versions that are compromised are about to be named in the key store.",
+    EventKind.ROLLBACK_POST_MORTEM: "The source procedure's post-mortem of a rollback.",
+    EventKind.UNSIGNED_BACKUP_TRUSTED: "An officer vouched for a backup without its signature.",
+    EventKind.BACKUP_MADE: "A backup of keys and database, with its places and recipients.",
+    EventKind.BACKUPS_REMOVAL_INTENDED: "Local files that are older than `keep_local_days` are about to be removed.",
+    EventKind.RECOVERY_TEST_STARTED: "A recovery test began.",
+    EventKind.RECOVERY_TEST_PASSED: "A recovery test passed, with its times.",
+    EventKind.REHEARSAL_STARTED: "A rehearsal of a rotation began.",
+    EventKind.REHEARSAL_FAILED: "A rehearsal could not be carried out.",
+    EventKind.DATABASE_RESTORE_INTENDED: "A backup is about to be restored into a new database.",
+    EventKind.DATABASE_RESTORED: "A backup was restored into a new database.",
+    EventKind.RUN_FAILED: "A run of Dagster failed.",
+    EventKind.COMPARISON_STARTED: "A comparison of the values with those of a backup began.",
+    EventKind.COMPARISON_FAILED: "A comparison of the values with those of a backup failed.",
+}
+
+
+def page() -> str:
+    """The page."""
+    return page_of("Audit events", _parts())
+
+
+def _parts() -> Iterator[str]:
+    yield _INTRODUCTION
+    records = {record.kind: record for record in _records(Fact)}
+    rows = [(code(kind), _meaning(kind, records.get(kind)), _facts(records.get(kind))) for kind in EventKind]
+    yield table(("event", "says", "facts"), rows)
+
+
+def _records(of: type[Fact]) -> Iterator[type[Fact]]:
+    for each in of.__subclasses__():
+        if hasattr(each, "kind"):
+            yield each
+        yield from _records(each)
+
+
+def _meaning(kind: EventKind, record: type[Fact] | None) -> str:
+    if record is None:
+        return _FOR_PEOPLE[kind]
+    return in_markdown((inspect.getdoc(record) or "").partition("\n\n")[0])
+
+
+def _facts(record: type[Fact] | None) -> str:
+    if record is None:
+        return "for people"
+    hints = typing.get_type_hints(record, include_extras=True)
+    assert dataclasses.is_dataclass(record)
+    return ", ".join(code(_name(each.name, hints[each.name])) for each in dataclasses.fields(record)) or "none"
+
+
+def _name(field: str, hint: object) -> str:
+    """The field's name in JSON."""
+    return next((each.name for each in getattr(hint, "__metadata__", ()) if isinstance(each, Alias)), field)

@@ -1,0 +1,28 @@
+"""The fields of what each command prints with `--json`."""
+
+from collections.abc import Iterator
+
+from keyrotation_pipeline_tests.acceptance.documents import FIELDS, LISTS
+from keyrotation_pipeline_tests.reference.markdown import code, page_of, table
+
+_INTRODUCTION = """
+With `--json` a command prints one object, which begins with `"schema": 1`, or a list of objects where it lists. A
+change that a reader would notice is a new schema; a further field is not. Moments are ISO 8601 in UTC, durations end
+in `_seconds`, key versions are texts such as `v2`. A command that refuses prints one line on stderr, `{"schema": 1,
+"error": "the sentence"}`, wrong usage too, and ends with 1, or 2. [`keyrotation report --format
+json`](../guides/auditor.md) has a schema of its own.
+"""
+
+
+def page() -> str:
+    """The page."""
+    return page_of("JSON", _parts())
+
+
+def _parts() -> Iterator[str]:
+    yield _INTRODUCTION
+    rows = [
+        (code(f"keyrotation {name}"), "a list of" if name in LISTS else "", ", ".join(map(code, fields.split())))
+        for name, fields in FIELDS.items()
+    ]
+    yield table(("command", "", "fields"), rows)
