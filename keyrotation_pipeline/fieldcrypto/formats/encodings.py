@@ -1,0 +1,75 @@
+"""Decodes base64, base64url, hex and JSON strictly; returns None where a text is none of it. Never raises."""
+
+import base64
+import binascii
+import json
+import re
+from typing import Any
+
+# Longer texts are no JSON envelope of one encrypted field, and parsing takes time.
+LONGEST_JSON_CHARS = 8_000_000
+# A key's name is shown: the length and characters of a name, so that no content passes as one.
+LONGEST_KEY_ID_CHARS = 200
+
+_HEX = re.compile(r"[0-9a-f]+\Z|[0-9A-F]+\Z")
+_KEY_ID = re.compile(rf"[\w.:/@+ =-]{{1,{LONGEST_KEY_ID_CHARS}}}\Z", re.ASCII)
+_URL_TO_STANDARD = str.maketrans("-_", "+/")
+_STANDARD_TO_URL = str.maketrans("+/", "-_")
+
+
+def from_base64(text: str) -> bytes | None:
+    """Decodes standard base64 with its padding, without stray bits in the last byte."""
+    try:
+        raw = binascii.a2b_base64(text, strict_mode=True)
+    except ValueError:  # also what is not ASCII
+        return None
+    return raw if _is_canonical(text, raw) else None
+
+
+def from_base64url(text: str) -> bytes | None:
+    """Decodes base64url, with or without its padding."""
+    if "+" in text or "/" in text:
+        return None
+    bare = text.rstrip("=") if text.endswith("=") else text
+    if len(bare) % 4 == 1 or len(text) - len(bare) not in (0, -len(bare) % 4):
+        return None
+    return from_base64(bare.translate(_URL_TO_STANDARD) + "=" * (-len(bare) % 4))
+
+
+def from_hex(text: str) -> bytes | None:
+    """Decodes hex digits of one case."""
+    return bytes.fromhex(text) if len(text) % 2 == 0 and _HEX.match(text) else None
+
+
+def to_base64url(raw: bytes) -> str:
+    """Encodes without padding."""
+    return base64.b64encode(raw).decode("ascii").translate(_STANDARD_TO_URL).rstrip("=")
+
+
+def json_object(text: str | bytes | None) -> dict[str, Any] | None:
+    """Parses a JSON object."""
+    if text is None or len(text) > LONGEST_JSON_CHARS:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def base64_size(value: object) -> int | None:
+    """Returns the number of bytes that standard base64 stands for; None for anything else."""
+    raw = from_base64(value) if isinstance(value, str) else None
+    return None if raw is None else len(raw)
+
+
+def key_id(value: object) -> str | None:
+    """Returns what a value names as its key, if that can be shown: a number, or a short text of a name's characters."""
+    if isinstance(value, int):
+        value = str(value)
+    return value if isinstance(value, str) and _KEY_ID.match(value) else None
+
+
+def _is_canonical(text: str, raw: bytes) -> bool:
+    last_group = raw[(len(raw) - 1) // 3 * 3 :]
+    return bool(raw) and text.endswith(binascii.b2a_base64(last_group, newline=False).decode("ascii"))

@@ -1,0 +1,80 @@
+"""Recognises OpenPGP messages as pgcrypto writes them: session key packets, then encrypted data, to the last byte.
+
+`pgp_sym_encrypt`: 0xc3 (tag 3, version 4), then 0xd2 (tag 18). `pgp_pub_encrypt`: tag 1, which names the key.
+Source: RFC 4880 sections 4.2, 5.1, 5.3, 5.7, 5.13.
+"""
+
+from collections.abc import Iterator
+
+from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+
+NAME = "pgcrypto-pgp"
+STARTS = (b"\xc3", b"\x8c", b"\xc1", b"\x84", b"\x85")
+_PUBLIC_KEY_SESSION, _PASSPHRASE_SESSION, _ENCRYPTED, _ENCRYPTED_WITH_MDC, _MARKER = 1, 3, 9, 18, 10
+_MOST_PACKETS = 20
+# Simple, salted, iterated and salted string-to-key: bytes after the cipher
+_STRING_TO_KEY_BYTES = {0: 2, 1: 10, 3: 11}
+
+
+def recognise(raw: bytes) -> Recognised | None:
+    """Recognises one message; the ids of public keys are 16 hex digits."""
+    found = key_of_message(raw)
+    return None if found is None else Recognised(NAME, found or None)
+
+
+def key_of_message(raw: bytes) -> str | None:
+    """Returns the id of a message's first public key, empty if it has a passphrase only; None if it is no message."""
+    key, sessions = "", 0
+    for tag, start, body_bytes in _packets(raw):
+        if tag == _PUBLIC_KEY_SESSION and body_bytes > 10 and raw[start] == 3:  # noqa: PLR2004  version
+            key, sessions = key or raw[start + 1 : start + 9].hex(), sessions + 1
+        elif tag == _PASSPHRASE_SESSION and _is_passphrase_session(raw[start : start + body_bytes]):
+            sessions += 1
+        elif tag in (_ENCRYPTED, _ENCRYPTED_WITH_MDC):
+            fits = tag == _ENCRYPTED or raw[start : start + 1] == b"\x01"
+            return key if sessions and fits and body_bytes > 0 else None
+        elif tag != _MARKER:
+            return None
+    return None
+
+
+def _is_passphrase_session(body: bytes) -> bool:
+    if len(body) < 4 or body[0] != 4 or body[1] > 13:  # noqa: PLR2004  version, ciphers
+        return False
+    return len(body) >= 2 + _STRING_TO_KEY_BYTES.get(body[2], len(body))
+
+
+def _packets(raw: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yields tag, start and size of each packet; ends where lengths do not fit. Of a partial body the first part."""
+    at = 0
+    for _ in range(_MOST_PACKETS):
+        if at + 2 > len(raw) or not raw[at] & 0x80:
+            return
+        tag, (start, size, whole) = (
+            (raw[at] & 0x3F, _new_length(raw, at + 1)) if raw[at] & 0x40 else (raw[at] >> 2 & 0xF, _old_length(raw, at))
+        )
+        if start + size > len(raw) or (not whole and tag not in (_ENCRYPTED, _ENCRYPTED_WITH_MDC)):
+            return
+        if whole and tag in (_ENCRYPTED, _ENCRYPTED_WITH_MDC) and start + size != len(raw):
+            return
+        yield tag, start, size
+        at = start + size
+
+
+def _new_length(raw: bytes, at: int) -> tuple[int, int, bool]:
+    first = raw[at]
+    if first < 192:  # noqa: PLR2004  one byte
+        return at + 1, first, True
+    if first < 224:  # noqa: PLR2004  two bytes
+        return at + 2, (first - 192 << 8) + int.from_bytes(raw[at + 1 : at + 2], "big") + 192, True
+    if first == 255:  # noqa: PLR2004  four bytes
+        return at + 5, int.from_bytes(raw[at + 1 : at + 5], "big"), True
+    return at + 1, 1 << (first & 0x1F), False
+
+
+def _old_length(raw: bytes, at: int) -> tuple[int, int, bool]:
+    kind = raw[at] & 3
+    if kind == 3:  # noqa: PLR2004  to the end
+        return at + 1, len(raw) - at - 1, True
+    width = 1 << kind
+    return at + 1 + width, int.from_bytes(raw[at + 1 : at + 1 + width], "big"), True
