@@ -1,0 +1,114 @@
+"""What can be done about each format today, as data: whether its library reads two keys, and one sentence.
+
+Without two keys at once there is no change of key without downtime in place. This project re-encrypts its own format
+only; no sentence names a command that does not exist.
+"""
+
+from dataclasses import dataclass
+
+from keyrotation_pipeline.scan.findings import IdentifiedBy
+from keyrotation_pipeline.scan.places import Place
+
+_NOT_YET = "Not rotated by keyrotation yet"
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """What is known of a format.
+
+    Args:
+        identified_by: how the key of a value is recognised.
+        reads_two_keys: whether an application can read old and new at once.
+        next: one sentence.
+    """
+
+    identified_by: IdentifiedBy
+    reads_two_keys: bool | None
+    next: str
+
+
+def _two_keys(identified_by: IdentifiedBy, how: str) -> Advice:
+    """The library reads two keys at once; `how` says by which steps the values move."""
+    return Advice(identified_by, True, f"{_NOT_YET}; its library reads two keys, so no downtime is needed: {how}.")  # noqa: FBT003
+
+
+def _one_key(identified_by: IdentifiedBy, library: str) -> Advice:
+    return Advice(
+        identified_by, False,  # noqa: FBT003
+        f"{_NOT_YET}; {library} reads one key only: a new key takes a maintenance window, or a second column that the "
+        "application moves to.",
+    )  # fmt: skip
+
+
+_CIPHERSWEET = _one_key("decrypt", "CipherSweet")
+_CLOAK = _two_keys("marker", "add the new cipher first in the list, then run `mix cloak.migrate.ecto`")
+_PGCRYPTO = _one_key("decrypt", "a query with pgcrypto")
+
+ADVICE: dict[str, Advice] = {
+    "fernet": _two_keys(
+        "mac", "give the library a list (MultiFernet) with the new key first, then read and save every value"
+    ),
+    "fernet-keyed-wrapper": _two_keys("marker", "add the new key to its key store, then read and save every value"),
+    "django-cryptography": _one_key("mac", "django-cryptography"),
+    "rails-ar-encryption": _two_keys(
+        "decrypt", "add the new key last to `primary_key`, then call `record.encrypt` for every record"
+    ),
+    "rails-message-encryptor": _two_keys(
+        "decrypt", "`rotate` the old key in the encryptor, then save every value again"
+    ),
+    "laravel-crypt": _two_keys(
+        "decrypt", "from Laravel 11, name the old key in APP_PREVIOUS_KEYS, then save every value again"
+    ),
+    "cloak-ecto": _CLOAK,
+    "cloak-ecto-ctr": _CLOAK,
+    "cloak-47ng": _two_keys("marker", "put the old key among the decryption keys, then run the generated migration"),
+    "vault-transit": _two_keys("marker", "rotate the key in Vault, which reads every version, then rewrap every value"),
+    "tink": _two_keys("marker", "add a key to the keyset and promote it, then decrypt and encrypt every value"),
+    "aws-encryption-sdk": _two_keys("marker", "give the keyring both wrapping keys, then encrypt every value again"),
+    "jwe": _two_keys("decrypt", "keep both keys in the key set by `kid`, then encrypt every value again"),
+    "iron": _two_keys("decrypt", "give `unseal` both passwords by id, then seal every value again"),
+    "acra": _two_keys("decrypt", "Acra keeps historical keys; `acra-rotate` moves the values"),
+    "n8n-keyid": _two_keys("marker", "n8n's own key rotation moves the values"),
+    "magento": _two_keys(
+        "marker", "Magento reads older keys by their number, so save every value again under the new one"
+    ),
+    "grafana": _two_keys("marker", "rotate its data keys, then run `grafana cli admin secrets-migration re-encrypt`"),
+    "ciphersweet-brng": _CIPHERSWEET,
+    "ciphersweet-nacl": _CIPHERSWEET,
+    "ciphersweet-fips": _CIPHERSWEET,
+    "cryptojs-openssl": _one_key("decrypt", "crypto-js"),
+    "handmade-hex-colon": _one_key("decrypt", "hand-written code as a rule"),
+    "attr_encrypted": _one_key("decrypt", "attr_encrypted"),
+    "pgcrypto-pgp": _PGCRYPTO,
+    "pgcrypto-armor": _PGCRYPTO,
+}
+# Of what has no marker the library is not known.
+UNKNOWN = Advice(
+    "decrypt", None,
+    f"{_NOT_YET}; find out in the application which library writes this and whether it reads two keys: only then is a "
+    "new key possible without downtime.",
+)  # fmt: skip
+
+_NATIVE_HERE = "Declare the column in `keyrotation.toml`: keyrotation rotates it in place, without downtime."
+_NATIVE_ELSEWHERE = (
+    "Not rotated here yet: keyrotation rotates its own format in columns of text and varchar, with nothing around it."
+)
+_NATIVE_TYPES = ("text", "character varying")
+
+
+def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:
+    """Returns what to do about a format in a place.
+
+    Args:
+        format_name: of a finding.
+        place: where; the native format is rotated in columns of text alone.
+        wrapped: whether the values stand behind a prefix or in another encoding.
+        names_keys: whether the values name keys, as some do of formats that need not.
+    """
+    if format_name == "native":
+        here = place.path is None and not place.elements and place.type.startswith(_NATIVE_TYPES) and not wrapped
+        return Advice("marker", True, _NATIVE_HERE if here else _NATIVE_ELSEWHERE)  # noqa: FBT003
+    advice = ADVICE.get(format_name, UNKNOWN)
+    if names_keys and advice.identified_by == "decrypt":
+        return Advice("marker", advice.reads_two_keys, advice.next)
+    return advice

@@ -1,0 +1,110 @@
+"""Finds what stands next to a value in a column or JSON key of its own: IV, tag, salt, blind index, the key's name."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from keyrotation_pipeline.scan import names
+from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.readings import companion_bytes
+
+IV_PARTS = frozenset(("iv", "nonce"))
+_PART_BYTES = {
+    "iv": (8, 12, 16, 24),
+    "nonce": (8, 12, 16, 24),
+    "tag": (16,),
+    "auth_tag": (16,),
+    "mac": (32,),
+    "hmac": (32,),
+}
+_LONGEST_SALT_BYTES, _BLIND_INDEX_BYTES = 64, range(4, 65)
+_SAMPLE = 50
+# Names of keys are few among many values.
+_MOST_KEYS = 20
+_WORDS = {
+    "iv": "the IV",
+    "nonce": "the nonce",
+    "tag": "the tag",
+    "auth_tag": "the tag",
+    "salt": "a salt",
+    "mac": "a MAC",
+}
+
+Values = Sequence[str | bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What belongs to the values of one place.
+
+    Args:
+        iv: the column that holds their IV or nonce.
+        attr_encrypted: whether both columns are named as attr_encrypted names them.
+        notes: a sentence for each column.
+    """
+
+    iv: str | None = None
+    attr_encrypted: bool = False
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The places of one table, by their neighbourhood: its columns, or the keys of one JSON object."""
+
+    neighbours: dict[tuple[str, ...], dict[str, Values]] = field(default_factory=lambda: defaultdict(dict))
+
+    @classmethod
+    def of(cls, samples: Mapping[Place, Values]) -> "Table":
+        """Returns the table of these places."""
+        table = cls()
+        for place, values in samples.items():
+            table.neighbours[_neighbourhood(place)][name_of(place)] = values
+        return table
+
+    def of_value(self, place: Place) -> Companions:
+        """Returns what stands next to the values of a place."""
+        own, iv, attr_encrypted, notes = name_of(place), None, False, []
+        for other, values in self.neighbours[_neighbourhood(place)].items():
+            if other == own:
+                continue
+            if names.blind_index_of(own, other) and _have_one_size(values, _BLIND_INDEX_BYTES):
+                notes.append(
+                    f"blind index in `{other}`: leave it alone, unless it is derived from the key that changes"
+                )
+            elif (part := names.part_of(own, other)) is not None and _is_part(part, values):
+                notes.append(f"`{other}` holds {_WORDS.get(part, 'the name of the key')}")
+                iv = other if part in IV_PARTS else iv
+                attr_encrypted = attr_encrypted or names.is_attr_encrypted_pair(own, other)
+        return Companions(iv, attr_encrypted, tuple(notes))
+
+    def is_part(self, place: Place) -> bool:
+        """Returns whether a place holds a part of the values of another one, and no values of its own."""
+        own, neighbours = name_of(place), self.neighbours[_neighbourhood(place)]
+        return any(
+            other != own and (part := names.part_of(other, own)) in _PART_BYTES and _is_part(part, neighbours[own])
+            for other in neighbours
+        )
+
+
+def name_of(place: Place) -> str:
+    """Returns the name that says what a place holds: of its column, or of the last key of its path."""
+    keys = [key for key in place.path or () if key != "[]"]
+    return keys[-1] if keys else place.column
+
+
+def _neighbourhood(place: Place) -> tuple[str, ...]:
+    return () if place.path is None else (place.column, *place.path[:-1])
+
+
+def _is_part(part: str, values: Values) -> bool:
+    if part in _PART_BYTES:
+        return _have_one_size(values, _PART_BYTES[part])
+    if part == "salt":
+        return all(len(value) <= 2 * _LONGEST_SALT_BYTES for value in values[:_SAMPLE])
+    return len(set(values)) <= _MOST_KEYS and all(len(value) <= 2 * _LONGEST_SALT_BYTES for value in values[:_SAMPLE])
+
+
+def _have_one_size(values: Values, allowed: Sequence[int]) -> bool:
+    sizes = {companion_bytes(value) for value in values[:_SAMPLE]}
+    return len(sizes) == 1 and sizes <= set(allowed)

@@ -1,0 +1,169 @@
+"""Reads one sampled value: the format it is in, or the bytes that its encoding stands for, or neither.
+
+A format is found in the value itself, behind a prefix (``enc:``, ``{cipher}``, ``ENC(…)``), and inside base64 or hex;
+bytes that are ASCII are read as text.
+"""
+
+import re
+from typing import NamedTuple
+
+from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, from_base64url, from_hex
+from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, recognise_text
+
+# One block of AES, or a tag alone: less than this is no ciphertext. In base64 it is 22 characters.
+SHORTEST_BYTES = 16
+SHORTEST_CHARS = 22
+# Formats with spaces: JSON and armor, also behind a prefix.
+_WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]])?(?:\{\s*"|-----BEGIN)')
+# Encodings around encodings that are followed: bytea of ASCII of base64 of a token.
+_DEEPEST = 3
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\Z")
+_WRAPPED_BASE64 = re.compile(r"[A-Za-z0-9+/]{32,}\r?\n[A-Za-z0-9+/=\r\n]+\Z")
+_PREFIX = re.compile(
+    r"\$?[A-Za-z0-9][\w.+-]{0,31}[:$|!#~]{1,3}|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|[A-Za-z][\w.-]{1,31}\(", re.ASCII
+)
+_MOST_PREFIXES = 3
+_PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))
+# Prefixes of what is no ciphertext: passwords' hashes name their algorithm, and tokens their version.
+_HASHED = re.compile(
+    r"\$?(?:pbkdf2|s?crypt|bcrypt|argon2|sha\d|md5|hmac|hash|digest|apr1|s\$|[1256y]\$|2[abxy]?\$|scram)|\{(?:ssha|s?md5|sha|"
+    r"crypt|pbkdf2|bcrypt|argon2|scrypt|noop)|v\d\.public\.",
+    re.IGNORECASE,
+)
+
+
+class Reading(NamedTuple):
+    """What one value is. Holds decoded bytes, so it is never shown.
+
+    Args:
+        hit: the format, or None.
+        prefix: before the value, as the column's values may share it.
+        wrapped: whether a token of text is inside base64 or hex once more.
+        encoding: ``raw``, ``base64``, ``base64url`` or ``hex``; empty for what is none of it: plaintext.
+        broken: whether a text has the characters of base64 and is none: base58 and base62 are so, mostly.
+        raw: the bytes behind the encoding (and behind the prefix).
+        text: the characters that encode them.
+    """
+
+    hit: Recognised | None = None
+    prefix: str = ""
+    wrapped: bool = False
+    encoding: str = ""
+    broken: bool = False
+    raw: bytes = b""
+    text: str = ""
+
+    def __repr__(self) -> str:
+        return f"Reading({self.hit!r}, {self.encoding or 'plain'}, {len(self.raw)} bytes)"
+
+
+# Of every value in which nothing is found.
+PLAIN = Reading()
+_BROKEN = Reading(broken=True)
+
+
+def read(value: str | bytes) -> Reading:
+    """Reads one value."""
+    return _read_text(value.strip(), 0) if isinstance(value, str) else _read_bytes(value, 0)
+
+
+def _read_text(text: str, depth: int) -> Reading:
+    if len(text) < SHORTEST_CHARS:
+        return PLAIN
+    if " " in text and not _WITH_SPACES.match(text):
+        return PLAIN
+    hit = recognise_text(text)
+    if hit is not None and not hit.weak:
+        return Reading(hit)
+    if _BASE64.match(text) or text.startswith("\\x") or ("\n" in text and _WRAPPED_BASE64.match(text)):
+        decoded = _decoded(text)
+        inner = _read_encoded(*decoded, depth) if decoded else PLAIN if text.islower() else _BROKEN
+    else:
+        inner = _read_behind_prefix(text, depth)
+    if hit is not None:
+        inner = inner._replace(hit=hit, wrapped=False)
+    return inner
+
+
+def _decoded(text: str) -> tuple[str, bytes, str] | None:
+    """Returns encoding, bytes and the characters that encode them; hex may have PostgreSQL's prefix, or C's."""
+    digits = text[2:] if text.startswith(("\\x", "0x")) else text
+    if (raw := from_hex(digits)) is not None:
+        return "hex", raw, digits
+    if "\n" in text and _WRAPPED_BASE64.match(text):
+        text = text.replace("\n", "").replace("\r", "")
+    # Words and numbers in one case are no base64, though they look like it.
+    if text.islower() or text.isupper() or not _BASE64.match(text):
+        return None
+    if "-" in text or "_" in text:
+        encoding, raw = "base64url", from_base64url(text)
+    else:
+        encoding = "base64" if len(text) % 4 == 0 or "+" in text or "/" in text else "base64url"
+        raw = from_base64(text if len(text) % 4 == 0 else text + "=" * (-len(text) % 4))
+    return None if raw is None else (encoding, raw, text)
+
+
+def _read_encoded(encoding: str, raw: bytes, characters: str, depth: int) -> Reading:
+    """Reads what base64 or hex stand for: a format of bytes, a text, or bytes that nothing marks."""
+    if len(raw) < SHORTEST_BYTES:
+        return PLAIN
+    hit = recognise_bytes(raw)
+    if hit is not None and not hit.weak:
+        return Reading(hit)
+    if raw.isascii():
+        inner = _read_text(raw.decode("ascii").strip(), depth + 1) if depth < _DEEPEST else PLAIN
+        return Reading(inner.hit, inner.prefix, wrapped=True) if inner.hit else Reading()
+    return Reading(hit, encoding=encoding, raw=raw, text=characters)
+
+
+def _read_behind_prefix(text: str, depth: int) -> Reading:
+    """Reads what stands behind up to three prefixes; the shortest one behind which something is found."""
+    at = 0
+    for _ in range(_MOST_PREFIXES):
+        prefix = _PREFIX.match(text, at)
+        if prefix is None or (at == 0 and _HASHED.match(text)):
+            return PLAIN
+        at = prefix.end()
+        rest = text[at:-1] if prefix[0].endswith("(") and text.endswith(")") else text[at:]
+        if len(rest) < SHORTEST_CHARS:
+            return PLAIN
+        hit = recognise_text(rest)
+        if hit is not None:
+            return Reading(hit, text[:at])
+        decoded = _decoded(rest)
+        if decoded is not None:
+            return _read_encoded(*decoded, depth)._replace(prefix=text[:at])
+    return PLAIN
+
+
+def _read_bytes(raw: bytes, depth: int) -> Reading:
+    if len(raw) < SHORTEST_BYTES:
+        return PLAIN
+    hit = recognise_bytes(raw)
+    if hit is not None and not hit.weak:
+        return Reading(hit)
+    if (text := _as_text(raw)) is not None:
+        return _read_text(text.strip(), depth)
+    prefix = _PREFIX_IN_BYTES.match(raw)
+    if hit is None and prefix is not None and (behind := recognise_bytes(raw[prefix.end() :])) is not None:
+        return Reading(behind, prefix[0].decode("ascii"), encoding="raw", raw=raw)
+    return Reading(hit, prefix[0].decode("ascii") if prefix else "", encoding="raw", raw=raw)
+
+
+def _as_text(raw: bytes) -> str | None:
+    """Decodes UTF-8; random bytes are none after some ten of them."""
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
+def companion_bytes(value: str | bytes) -> int | None:
+    """Returns the size of what may be an IV, a salt or a tag in a column of its own: base64, hex or raw bytes."""
+    if isinstance(value, bytes):
+        return len(value)
+    text = value.strip()
+    raw = from_hex(text) or from_base64(text) or from_base64url(text)
+    return None if raw is None else len(raw)

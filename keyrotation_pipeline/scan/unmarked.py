@@ -1,0 +1,157 @@
+"""Judges values that no format marks: do encoding, bytes and lengths fit encryption, and does anything else fit too?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from keyrotation_pipeline.scan import names, statistics
+from keyrotation_pipeline.scan.findings import Tier
+from keyrotation_pipeline.scan.readings import SHORTEST_BYTES, Reading
+
+AEAD, CBC = "unknown-aead", "unknown-cbc"
+BLOCK_BYTES = 16
+# Nonce of 12 bytes and tag of 16.
+AEAD_BYTES = 28
+FEWEST_VALUES = 3
+# From here on, values of two lengths only are rather two kinds of tokens.
+MANY_VALUES = 8
+_DIGEST_BYTES = frozenset((16, 20, 28, 32, 48, 64))
+# Of digests, keys, signatures, tokens.
+_TOKEN_BYTES = _DIGEST_BYTES | {18, 21, 24, 30, 33, 36, 40, 60, 65, 72, 80, 96, 128, 256, 384, 512}
+_KINDS_OF_TOKENS = 4
+# How files, compressed data and certificates begin.
+_MAGIC = (
+    b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"%PDF", b"PK\x03\x04", b"\x1f\x8b", b"RIFF", b"OggS", b"ID3", b"-----",
+    b"BZh",    b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18", b"\x78\x01", b"\x78\x5e",
+    b"\x78\x9c", b"\x78\xda", b"SQLite format", b"PAR1", b"fLaC", b"\x00\x00\x00", b"II*\x00", b"MM\x00*", b"wOF",
+    b"\x1aE\xdf\xa3", b"\x80\x04\x95", b"\x30\x82", b"\xca\xfe\xba\xbe", b"\x7fELF", b"\x00asm", b"ssh-",
+)  # fmt: skip
+_CLEARLY_MAGIC = 0.05
+_FEW_BROKEN = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What unmarked values are.
+
+    Args:
+        format: `AEAD` or `CBC`.
+        tier: ``likely`` or ``possible``.
+        readings: those that it is about.
+        notes: encoding and sizes; a prefix that they share.
+    """
+
+    format: str
+    tier: Tier
+    readings: Sequence[Reading]
+    notes: tuple[str, ...]
+
+
+def judge(readings: Sequence[Reading], name: str, *, has_iv: bool = False) -> Judgement | None:
+    """Judges what was read in one place; None where nothing speaks for encryption.
+
+    Args:
+        readings: of its values, without a format; those in no encoding are left aside.
+        name: of the column, or of the leaf.
+        has_iv: whether a column next to it holds an IV for each value.
+    """
+    groups: dict[tuple[str, str], list[Reading]] = {}
+    for reading in _with_shared_prefixes(readings):
+        groups.setdefault((reading.prefix, reading.encoding.removesuffix("url")), []).append(reading)
+    if not groups:
+        return None
+    (prefix, _), group = max(groups.items(), key=lambda item: len(item[1]))
+    tier = _tier(group, name, has_iv=has_iv)
+    broken = sum(reading.broken for reading in readings)
+    if tier is None or broken > _FEW_BROKEN * len(group):
+        return None
+    sizes = [len(reading.raw) for reading in group]
+    of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
+    notes = [_described(group, sizes)]
+    if prefix:
+        notes.append(f"behind the prefix `{prefix}`")
+    return Judgement(CBC if of_blocks else AEAD, tier, group, tuple(notes))
+
+
+def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
+    """Returns what is encoded. A prefix counts if three values or all have it; else text is plain, and bytes whole."""
+    encoded = [reading for reading in readings if reading.encoding]
+    prefixes = Counter(reading.prefix for reading in encoded if reading.prefix)
+    shared = {
+        prefix for prefix, n in prefixes.items() if n >= min(FEWEST_VALUES, len(encoded)) and n * 20 >= len(encoded)
+    }
+    found: list[Reading] = []
+    for reading in encoded:
+        if not reading.prefix:
+            found.append(reading)
+        elif reading.prefix in shared:
+            start = len(reading.prefix) if reading.encoding == "raw" else 0
+            found.append(
+                Reading(None, reading.prefix, encoding=reading.encoding, raw=reading.raw[start:], text=reading.text)
+            )
+        elif reading.encoding == "raw":
+            found.append(Reading(None, encoding="raw", raw=reading.raw))
+    return found
+
+
+def _tier(group: Sequence[Reading], name: str, *, has_iv: bool) -> Tier | None:
+    by_raw = {reading.raw: reading for reading in group}
+    distinct = list(by_raw.values())[: statistics.MOST_VALUES]
+    raws = [reading.raw for reading in distinct]
+    if not _looks_encrypted(distinct, raws):
+        return None
+    sizes = Counter(map(len, raws))
+    named, other = names.promises_encryption(name), names.promises_other_randomness(name)
+    tier = "likely" if has_iv else _tier_of_sizes(sizes, distinct[0].encoding)
+    if named:
+        return None if len(raws) < FEWEST_VALUES and tier is None else "likely" if tier else "possible"
+    if other and not has_iv:
+        return "possible" if tier == "likely" else None
+    return tier
+
+
+def _looks_encrypted(distinct: Sequence[Reading], raws: Sequence[bytes]) -> bool:
+    magic = sum(raw.startswith(_MAGIC) for raw in raws)
+    if min(map(len, raws)) < SHORTEST_BYTES or magic > max(1, _CLEARLY_MAGIC * len(raws)):
+        return False
+    in_base64 = distinct[0].encoding.startswith("base64")
+    if statistics.looks_random(raws):
+        return not in_base64 or statistics.uses_whole_alphabet([reading.text for reading in distinct])
+    return len(raws) >= MANY_VALUES and _are_random_blocks(raws)
+
+
+def _are_random_blocks(raws: Sequence[bytes]) -> bool:
+    """Returns whether deterministic encryption made these: texts that begin alike share blocks, each one random."""
+    sizes = {len(raw) for raw in raws}
+    if len(sizes) == 1 or any(size % BLOCK_BYTES for size in sizes) or not _are_neighbouring_blocks(sizes):
+        return False
+    blocks = dict.fromkeys(raw[at : at + BLOCK_BYTES] for raw in raws for at in range(0, len(raw), BLOCK_BYTES))
+    return statistics.looks_random(list(blocks)[: statistics.MOST_VALUES])
+
+
+def _tier_of_sizes(sizes: Counter[int], encoding: str) -> Tier | None:
+    values, kinds = sizes.total(), set(sizes)
+    if len(kinds) == 1:
+        (size,) = kinds
+        return "possible" if size >= AEAD_BYTES and size not in _TOKEN_BYTES else None
+    if values < FEWEST_VALUES:
+        return "possible"
+    if kinds <= _DIGEST_BYTES and (encoding == "hex" or not _are_neighbouring_blocks(kinds)):
+        return "possible"
+    if all(size % BLOCK_BYTES == 0 for size in kinds):
+        return "likely" if _are_neighbouring_blocks(kinds) or not kinds <= _TOKEN_BYTES else "possible"
+    if len(kinds) <= _KINDS_OF_TOKENS and kinds <= _TOKEN_BYTES:
+        return "possible"
+    return "likely" if len(kinds) > 2 or values < MANY_VALUES else "possible"  # noqa: PLR2004
+
+
+def _are_neighbouring_blocks(kinds: set[int]) -> bool:
+    """Returns whether texts of this and that length fill one block more: 16 and 32, 32 and 48 bytes, not 32 and 64."""
+    return any(size + BLOCK_BYTES in kinds and size % BLOCK_BYTES == 0 for size in kinds)
+
+
+def _described(group: Sequence[Reading], sizes: Sequence[int]) -> str:
+    shortest, longest = min(sizes), max(sizes)
+    bytes_each = f"{shortest} bytes each" if shortest == longest else f"{shortest} to {longest} bytes"
+    nonce = "" if shortest >= AEAD_BYTES or shortest % BLOCK_BYTES == 0 else ", too short to hold nonce and tag"
+    return f"{group[0].encoding}, {bytes_each}{nonce}"

@@ -1,0 +1,1 @@
+"""Tests of the scan's judgement over values."""

@@ -1,0 +1,59 @@
+"""What is said to do about each format: one sentence, and true today."""
+
+import re
+
+import pytest
+
+from keyrotation_pipeline.cli.commands import COMMANDS
+from keyrotation_pipeline.scan.advice import ADVICE, UNKNOWN, advice_for
+from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline_tests.vectors.foreign_values import MARKED
+
+TEXT = Place("public.t", "data", None, elements=False, type="character varying(500)")
+SENTENCES = [
+    *ADVICE.values(),
+    UNKNOWN,
+    advice_for("native", TEXT, wrapped=False, names_keys=True),
+    advice_for("native", TEXT, wrapped=True, names_keys=True),
+]
+
+
+def test_every_marked_format_has_an_advice() -> None:
+    assert {entry.format for entry in MARKED} - set(ADVICE) == {"native"}
+
+
+@pytest.mark.parametrize("advice", SENTENCES, ids=lambda advice: advice.next[:60])
+def test_an_advice_is_one_sentence_about_downtime_and_promises_no_command(advice: object) -> None:
+    text: str = advice.next  # type: ignore[attr-defined]
+    assert text.endswith(".")
+    assert re.findall(r"\.\s", text) == []
+    assert re.search(r"downtime|maintenance window|nothing around it", text)
+    assert set(re.findall(r"`keyrotation ([a-z-]+)", text)) <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("advice", ADVICE.values(), ids=lambda advice: advice.next[:60])
+def test_only_a_library_that_reads_two_keys_is_said_to_need_no_downtime(advice: object) -> None:
+    assert ("no downtime is needed" in advice.next) is advice.reads_two_keys  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("place", "wrapped", "in_place"),
+    [
+        pytest.param(TEXT, False, True, id="varchar"),
+        pytest.param(Place("public.t", "data", None, elements=False, type="text"), False, True, id="text"),
+        pytest.param(TEXT, True, False, id="behind a prefix"),
+        pytest.param(Place("public.t", "data", ("a",), elements=False, type="text"), False, False, id="JSON in text"),
+        pytest.param(Place("public.t", "data", None, elements=True, type="text[]"), False, False, id="array"),
+        pytest.param(Place("public.t", "data", None, elements=False, type="bytea"), False, False, id="bytea"),
+        pytest.param(Place("public.t", "data", None, elements=False, type="public.secret"), False, False, id="domain"),
+    ],
+)
+def test_the_native_format_is_rotated_where_the_engine_reads_it(place: Place, wrapped: bool, in_place: bool) -> None:
+    advice = advice_for("native", place, wrapped=wrapped, names_keys=True)
+    assert ("rotates it in place" in advice.next) is in_place
+
+
+def test_a_value_that_names_its_key_is_told_by_the_marker() -> None:
+    named = advice_for("rails-ar-encryption", TEXT, wrapped=False, names_keys=True)
+    unnamed = advice_for("rails-ar-encryption", TEXT, wrapped=False, names_keys=False)
+    assert (named.identified_by, unnamed.identified_by) == ("marker", "decrypt")

@@ -1,0 +1,81 @@
+"""Encrypted values without any marker are found by their bytes, and other random data are not taken for them."""
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from keyrotation_pipeline.scan.classification import classify_table
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKED, address, email, name, note
+from keyrotation_pipeline_tests.unit.scan.other_data import COLUMNS, rows
+
+Values = Sequence[str | bytes]
+BLOCKS = ("sqlalchemy-utils-aes", "typeorm-encrypted-cbc", "sequelize-encrypted", "pgcrypto-raw")
+MOST_LIKELY = 2
+
+
+def scan(values: Values, column: str = "data") -> tuple[Finding, ...]:
+    kind = "bytea" if isinstance(values[0], bytes) else "text"
+    return classify_table({Place("public.t", column, None, elements=False, type=kind): values})
+
+
+def encrypted(form: str, plaintext: str, count: int) -> list[str | bytes]:
+    rng = random.Random(f"{form} {plaintext}")
+    return [UNMARKED[form](rng, PLAINTEXTS[plaintext](rng)) for _ in range(count)]
+
+
+@pytest.mark.parametrize("form", UNMARKED)
+@pytest.mark.parametrize("plaintext", PLAINTEXTS)
+@pytest.mark.parametrize("count", [12, 100])
+def test_unmarked_ciphertext_is_likely(form: str, plaintext: str, count: int) -> None:
+    (found,) = scan(encrypted(form, plaintext, count))
+    assert (found.tier, found.format) == ("likely", "unknown-cbc" if form in BLOCKS else "unknown-aead")
+    assert (found.identified_by, found.reads_two_keys, found.share) == ("decrypt", None, 1.0)
+
+
+@pytest.mark.parametrize("form", UNMARKED)
+def test_unmarked_ciphertext_is_likely_in_a_tenth_of_the_rows(form: str) -> None:
+    rng = random.Random(form)
+    others = [plain(rng) for plain in (name, email, address, note) for _ in range(135)]
+    sealed = encrypted(form, "address", 60)
+    (found,) = scan([*sealed, *(text if isinstance(sealed[0], str) else text.encode() for text in others)])
+    assert (found.tier, round(found.share, 2)) == ("likely", 0.1)
+    assert "540 of 600 values look like plaintext" in found.notes
+
+
+@pytest.mark.parametrize("form", ["handmade-aesgcm-b64", "handmade, hex", "handmade, bytea", "typeorm-encrypted-cbc"])
+@pytest.mark.parametrize("prefix", ["enc:", "{aes}", "$v1$", "app::v2:"])
+def test_a_prefix_that_all_values_have_is_no_part_of_them(form: str, prefix: str) -> None:
+    values = encrypted(form, "address", 40)
+    (found,) = scan([prefix + value if isinstance(value, str) else prefix.encode() + value for value in values])
+    assert found.tier == "likely"
+    assert f"behind the prefix `{prefix}`" in found.notes
+
+
+def test_ciphertext_of_one_length_is_possible_and_likely_only_by_name() -> None:
+    rng = random.Random(1)
+    values = [UNMARKED["handmade-aesgcm-b64"](rng, f"{rng.randrange(10**9):09}") for _ in range(50)]
+    assert [found.tier for found in scan(values)] == ["possible"]
+    assert [found.tier for found in scan(values, "ssnEncrypted")] == ["likely"]
+    assert scan(values, "upload_token") == ()
+
+
+def test_a_name_moves_a_tier_by_one() -> None:
+    values = encrypted("lockbox", "email", 50)
+    assert [found.tier for found in scan(values, "session_token")] == ["possible"]
+    assert "named as Lockbox names its columns: it reads older keys by `previous_versions`" in (
+        scan(values, "email_ciphertext")[0].notes
+    )
+
+
+def test_of_the_other_data_none_is_certain_and_next_to_none_is_likely() -> None:
+    tiers = Counter(found.tier for column in COLUMNS for found in scan(rows(COLUMNS, column)))
+    assert (len(COLUMNS) > 70, tiers["certain"], tiers["likely"] <= MOST_LIKELY) == (True, 0, True)
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_other_data_is_not_encrypted(column: str) -> None:
+    assert [found for found in scan(rows(COLUMNS, column)) if found.tier != "possible"] == []
