@@ -25,6 +25,9 @@ _PREFIX = re.compile(
     r"\$?[A-Za-z0-9][\w.+-]{0,31}[:$|!#~]{1,3}|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|[A-Za-z][\w.-]{1,31}\(", re.ASCII
 )
 _MOST_PREFIXES = 3
+_CHARACTER = "[A-Za-z0-9+/_=-]"
+_PARTS = re.compile(rf"({_CHARACTER}{{16,48}})([:.|$,;*])({_CHARACTER}{{2,}})(?:\2({_CHARACTER}{{2,}}))?\Z")
+_IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
 _PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))
 # Prefixes of what is no ciphertext: passwords' hashes name their algorithm, and tokens their version.
 _HASHED = re.compile(
@@ -45,6 +48,7 @@ class Reading(NamedTuple):
         broken: whether a text has the characters of base64 and is none: base58 and base62 are so, mostly.
         raw: the bytes behind the encoding (and behind the prefix).
         text: the characters that encode them.
+        parts: how many parts between separators the bytes are joined of, as in ``iv:ciphertext``; 0 for a whole.
     """
 
     hit: Recognised | None = None
@@ -54,6 +58,7 @@ class Reading(NamedTuple):
     broken: bool = False
     raw: bytes = b""
     text: str = ""
+    parts: int = 0
 
     def __repr__(self) -> str:
         return f"Reading({self.hit!r}, {self.encoding or 'plain'}, {len(self.raw)} bytes)"
@@ -79,9 +84,9 @@ def _read_text(text: str, depth: int) -> Reading:
         return Reading(hit)
     if _BASE64.match(text) or text.startswith("\\x") or ("\n" in text and _WRAPPED_BASE64.match(text)):
         decoded = _decoded(text)
-        inner = _read_encoded(*decoded, depth) if decoded else PLAIN if text.islower() else _BROKEN
+        inner = _read_encoded(*decoded, depth) if decoded else PLAIN if text.islower() or text.isupper() else _BROKEN
     else:
-        inner = _read_behind_prefix(text, depth)
+        inner = _read_parts(text) or _read_behind_prefix(text, depth)
     if hit is not None:
         inner = inner._replace(hit=hit, wrapped=False)
     return inner
@@ -114,8 +119,28 @@ def _read_encoded(encoding: str, raw: bytes, characters: str, depth: int) -> Rea
         return Reading(hit)
     if raw.isascii():
         inner = _read_text(raw.decode("ascii").strip(), depth + 1) if depth < _DEEPEST else PLAIN
-        return Reading(inner.hit, inner.prefix, wrapped=True) if inner.hit else Reading()
+        return inner._replace(wrapped=True) if inner.hit or inner.encoding else PLAIN
     return Reading(hit, encoding=encoding, raw=raw, text=characters)
+
+
+def _read_parts(text: str) -> Reading | None:
+    """Reads ``iv:ciphertext`` and ``iv:tag:ciphertext`` (in any order of these), in hex or base64, by any separator."""
+    match = _PARTS.match(text)
+    if match is None:
+        return None
+    parts = [part for part in (match[1], match[3], match[4]) if part]
+    encoding = "hex" if all(from_hex(part) for part in parts) else "base64"
+    raws = [_part_bytes(part, encoding) for part in parts]
+    if len(raws[0]) not in _IV_BYTES or (len(raws) > 2 and _TAG_BYTES not in map(len, raws[1:])) or not all(raws):  # noqa: PLR2004
+        return None
+    # The bits of a last character are not all free.
+    characters = "".join([part.rstrip("=")[:-1] for part in parts])
+    return Reading(encoding=encoding, raw=b"".join(raws), text=characters, parts=len(parts))
+
+
+def _part_bytes(part: str, encoding: str) -> bytes:
+    raw = from_hex(part) if encoding == "hex" else from_base64(part) or from_base64url(part)
+    return raw or b""
 
 
 def _read_behind_prefix(text: str, depth: int) -> Reading:

@@ -28,6 +28,7 @@ _MAGIC = (
 )  # fmt: skip
 _CLEARLY_MAGIC = 0.05
 _FEW_BROKEN = 0.1
+_PREFIXES_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +56,20 @@ def judge(readings: Sequence[Reading], name: str, *, has_iv: bool = False) -> Ju
         name: of the column, or of the leaf.
         has_iv: whether a column next to it holds an IV for each value.
     """
-    groups: dict[tuple[str, str], list[Reading]] = {}
+    groups: dict[tuple[bool, int, str], list[Reading]] = {}
     for reading in _with_shared_prefixes(readings):
-        groups.setdefault((reading.prefix, reading.encoding.removesuffix("url")), []).append(reading)
+        kind = (reading.prefix != "", reading.parts, reading.encoding.removesuffix("url"))
+        groups.setdefault(kind, []).append(reading)
     if not groups:
         return None
-    (prefix, _), group = max(groups.items(), key=lambda item: len(item[1]))
+    group = max(groups.values(), key=len)
     tier = _tier(group, name, has_iv=has_iv)
     broken = sum(reading.broken for reading in readings)
     if tier is None or broken > _FEW_BROKEN * len(group):
         return None
     sizes = [len(reading.raw) for reading in group]
     of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
-    notes = [_described(group, sizes)]
-    if prefix:
-        notes.append(f"behind the prefix `{prefix}`")
-    return Judgement(CBC if of_blocks else AEAD, tier, group, tuple(notes))
+    return Judgement(CBC if of_blocks else AEAD, tier, group, _notes(group, sizes))
 
 
 def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
@@ -86,11 +85,9 @@ def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
             found.append(reading)
         elif reading.prefix in shared:
             start = len(reading.prefix) if reading.encoding == "raw" else 0
-            found.append(
-                Reading(None, reading.prefix, encoding=reading.encoding, raw=reading.raw[start:], text=reading.text)
-            )
+            found.append(reading._replace(raw=reading.raw[start:]))
         elif reading.encoding == "raw":
-            found.append(Reading(None, encoding="raw", raw=reading.raw))
+            found.append(reading._replace(prefix=""))
     return found
 
 
@@ -102,7 +99,7 @@ def _tier(group: Sequence[Reading], name: str, *, has_iv: bool) -> Tier | None:
         return None
     sizes = Counter(map(len, raws))
     named, other = names.promises_encryption(name), names.promises_other_randomness(name)
-    tier = "likely" if has_iv else _tier_of_sizes(sizes, distinct[0].encoding)
+    tier = "likely" if has_iv else _tier_of_sizes(sizes, in_hex=distinct[0].encoding == "hex" and not distinct[0].parts)
     if named:
         return None if len(raws) < FEWEST_VALUES and tier is None else "likely" if tier else "possible"
     if other and not has_iv:
@@ -129,14 +126,15 @@ def _are_random_blocks(raws: Sequence[bytes]) -> bool:
     return statistics.looks_random(list(blocks)[: statistics.MOST_VALUES])
 
 
-def _tier_of_sizes(sizes: Counter[int], encoding: str) -> Tier | None:
+def _tier_of_sizes(sizes: Counter[int], *, in_hex: bool) -> Tier | None:
+    """Judges lengths: digests and tokens have few of them, and digests are usually written in hex."""
     values, kinds = sizes.total(), set(sizes)
     if len(kinds) == 1:
         (size,) = kinds
         return "possible" if size >= AEAD_BYTES and size not in _TOKEN_BYTES else None
     if values < FEWEST_VALUES:
         return "possible"
-    if kinds <= _DIGEST_BYTES and (encoding == "hex" or not _are_neighbouring_blocks(kinds)):
+    if kinds <= _DIGEST_BYTES and (in_hex or not _are_neighbouring_blocks(kinds)):
         return "possible"
     if all(size % BLOCK_BYTES == 0 for size in kinds):
         return "likely" if _are_neighbouring_blocks(kinds) or not kinds <= _TOKEN_BYTES else "possible"
@@ -150,8 +148,17 @@ def _are_neighbouring_blocks(kinds: set[int]) -> bool:
     return any(size + BLOCK_BYTES in kinds and size % BLOCK_BYTES == 0 for size in kinds)
 
 
-def _described(group: Sequence[Reading], sizes: Sequence[int]) -> str:
+def _notes(group: Sequence[Reading], sizes: Sequence[int]) -> tuple[str, ...]:
     shortest, longest = min(sizes), max(sizes)
     bytes_each = f"{shortest} bytes each" if shortest == longest else f"{shortest} to {longest} bytes"
     nonce = "" if shortest >= AEAD_BYTES or shortest % BLOCK_BYTES == 0 else ", too short to hold nonce and tag"
-    return f"{group[0].encoding}, {bytes_each}{nonce}"
+    parts = f" in {group[0].parts} parts" if group[0].parts else ""
+    notes = [f"{group[0].encoding}{parts}, {bytes_each}{nonce}"]
+    prefixes = [
+        f"`{prefix}`" for prefix, _ in Counter(reading.prefix for reading in group).most_common(_PREFIXES_SHOWN)
+    ]
+    if group[0].prefix:
+        notes.append(f"behind the prefix {', '.join(prefixes)}")
+    if any(reading.wrapped for reading in group):
+        notes.append("encoded twice")
+    return tuple(notes)

@@ -75,6 +75,15 @@ def cryptr(rng: random.Random, text: str) -> str:
     return (nonce + rng.randbytes(64) + tag + sealed).hex()
 
 
+def in_parts(parts: tuple[bytes, ...], separator: str, encode: Callable[[bytes], str]) -> str:
+    return separator.join(map(encode, parts))
+
+
+def iv_and_blocks(rng: random.Random, text: str) -> tuple[bytes, bytes]:
+    iv = rng.randbytes(16)
+    return iv, cbc(text, iv)
+
+
 UNMARKED: dict[str, Callable[[random.Random, str], str | bytes]] = {
     "sqlalchemy-utils-aes": lambda _, text: b64(cbc(text, KEY[:16])),
     "sqlalchemy-utils-aesgcm": lambda rng, text: b64(nonce_tag_text(rng, text, 12)),
@@ -93,5 +102,10 @@ UNMARKED: dict[str, Callable[[random.Random, str], str | bytes]] = {
     "lockbox": lambda rng, text: b64(b"".join(gcm(rng, text))),
     "lockbox, bytea": lambda rng, text: b"".join(gcm(rng, text)),
     "attr_encrypted": lambda rng, text: b64(b"".join(gcm(rng, text)[1:])) + "\n",
+    "iv:ciphertext, hex": lambda rng, text: in_parts(iv_and_blocks(rng, text), ":", bytes.hex),
+    "iv.ciphertext, base64": lambda rng, text: in_parts(iv_and_blocks(rng, text), ".", b64),
+    "iv:ciphertext:tag, base64": lambda rng, text: in_parts(gcm(rng, text), ":", b64),
+    "iv|ciphertext|tag, hex": lambda rng, text: in_parts(gcm(rng, text, 16), "|", bytes.hex),
+    "base64 in base64": lambda rng, text: b64(b64(b"".join(gcm(rng, text))).encode()),
     "pgcrypto-raw": lambda _, text: cbc(text, bytes(16)),
 }

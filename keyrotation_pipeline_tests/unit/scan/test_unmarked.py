@@ -13,7 +13,14 @@ from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKE
 from keyrotation_pipeline_tests.unit.scan.other_data import COLUMNS, rows
 
 Values = Sequence[str | bytes]
-BLOCKS = ("sqlalchemy-utils-aes", "typeorm-encrypted-cbc", "sequelize-encrypted", "pgcrypto-raw")
+BLOCKS = (
+    "sqlalchemy-utils-aes",
+    "typeorm-encrypted-cbc",
+    "sequelize-encrypted",
+    "pgcrypto-raw",
+    "iv:ciphertext, hex",
+    "iv.ciphertext, base64",
+)
 MOST_LIKELY = 2
 
 
