@@ -109,7 +109,8 @@ def _tier(group: Sequence[Reading], name: str, *, has_iv: bool) -> Tier | None:
 
 def _looks_encrypted(distinct: Sequence[Reading], raws: Sequence[bytes]) -> bool:
     magic = sum(raw.startswith(_MAGIC) for raw in raws)
-    if min(map(len, raws)) < SHORTEST_BYTES or magic > max(1, _CLEARLY_MAGIC * len(raws)):
+    by_chance = max(1, _CLEARLY_MAGIC * len(raws)) if len(raws) >= FEWEST_VALUES else 0
+    if min(map(len, raws)) < SHORTEST_BYTES or magic > by_chance:
         return False
     in_base64 = distinct[0].encoding.startswith("base64")
     if statistics.looks_random(raws):

@@ -14,7 +14,7 @@ import random
 import struct
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import bcrypt
 import jwt
@@ -280,7 +280,7 @@ COLUMNS: dict[str, Callable[[random.Random], str | bytes]] = {
 }
 
 
-def rows(columns: dict[str, Callable[[random.Random], str | bytes]], name: str, seed: int = 0) -> Values:
+def rows(columns: Mapping[str, Callable[[random.Random], str | bytes]], name: str, seed: int = 0) -> Values:
     """Makes the values of one column, the same in every run where the algorithm lets it."""
     rng = random.Random(f"{name} {seed}")
     return [columns[name](rng) for _ in range(ROWS)]
