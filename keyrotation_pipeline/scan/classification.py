@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
-from keyrotation_pipeline.scan import agreement, envelopes, unmarked
+from keyrotation_pipeline.scan import agreement, unmarked
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.companions import Companions, Table, name_of
 from keyrotation_pipeline.scan.findings import Finding, Tier
@@ -28,20 +28,14 @@ def classify_table(samples: Mapping[Place, Values]) -> tuple[Finding, ...]:
 
     Args:
         samples: by place, whole scalar values, since a cut one has no structure: ``str`` of text, ``bytes`` of bytea;
-            leaves of JSON and elements of arrays are places of their own. A JSON envelope may come as its leaves, as
-            text, or both.
+            leaves of JSON and elements of arrays are places of their own. A JSON object that is one encrypted value
+            comes as its text.
     """
     filled = {place: filled for place, values in samples.items() if (filled := [value for value in values if value])}
     table = Table.of(filled)
-    of_leaves = envelopes.find(filled)
-    parts = {part for envelope in of_leaves for part in envelope.parts}
-    findings = [
-        _finding(envelope.place, envelope.hits[0].format, "certain", envelope.hits, len(envelope.hits), ())
-        for envelope in of_leaves
-        if envelope.place not in filled
-    ]
+    findings: list[Finding] = []
     for place, values in filled.items():
-        if place not in parts and not table.is_part(place):
+        if not table.is_part(place):
             findings += _classify(place, values, table)
     return tuple(findings)
 

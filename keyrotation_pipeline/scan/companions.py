@@ -19,6 +19,8 @@ _PART_BYTES = {
 }
 _LONGEST_SALT_BYTES, _BLIND_INDEX_BYTES = 64, range(4, 65)
 _SAMPLE = 50
+# Steps of a path that are no names: an element, and any key of an object whose keys vary.
+_UNNAMED = ("[]", "*")
 # Names of keys are few among many values.
 _MOST_KEYS = 20
 _WORDS = {
@@ -89,7 +91,7 @@ class Table:
 
 def name_of(place: Place) -> str:
     """Returns the name that says what a place holds: of its column, or of the last key of its path."""
-    keys = [key for key in place.path or () if key != "[]"]
+    keys = [key for key in place.path or () if key not in _UNNAMED]
     return keys[-1] if keys else place.column
 
 

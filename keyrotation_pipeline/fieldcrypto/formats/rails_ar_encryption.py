@@ -1,10 +1,7 @@
 """Recognises Active Record Encryption: ``{"p": payload, "h": {"iv", "at"[, "i"][, "c"][, "k"]}}``, in base64.
 
-In a json column the same envelope arrives as leaves: `envelope` judges a dict of either.
 Source: ActiveRecord::Encryption::MessageSerializer; `store_key_references` writes ``i``, the key's id.
 """
-
-from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.formats.encodings import base64_size, from_base64, json_object, key_id
 from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
@@ -15,14 +12,8 @@ IV_BYTES, TAG_BYTES = 12, 16
 
 
 def recognise(text: str) -> Recognised | None:
-    """Recognises one message as text."""
-    if '"at"' not in text or '"iv"' not in text:
-        return None
-    return envelope(json_object(text))
-
-
-def envelope(message: dict[str, Any] | None) -> Recognised | None:
-    """Recognises a parsed message; reports the key that its header references."""
+    """Recognises one message; reports the key that its header references."""
+    message = json_object(text) if '"at"' in text and '"iv"' in text else None
     if message is None or set(message) != {"p", "h"} or not isinstance(message["h"], dict):
         return None
     headers = message["h"]
@@ -30,10 +21,10 @@ def envelope(message: dict[str, Any] | None) -> Recognised | None:
         return None
     if message["p"] != "" and base64_size(message["p"]) is None:
         return None
-    return Recognised(NAME, reference(headers.get("i")))
+    return Recognised(NAME, _reference(headers.get("i")))
 
 
-def reference(encoded: object) -> str | None:
+def _reference(encoded: object) -> str | None:
     """Decodes the header ``i``: base64 of four hex digits of the key's SHA-1."""
     raw = from_base64(encoded) if isinstance(encoded, str) else None
     return None if raw is None else key_id(raw.decode("latin-1"))

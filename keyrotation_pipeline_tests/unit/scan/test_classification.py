@@ -1,7 +1,6 @@
 """What the columns of one table say together, and what is said of values that are not stored as usual."""
 
 import base64
-import json
 import random
 from collections.abc import Callable
 
@@ -15,7 +14,6 @@ from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN
 
 BY_FORMAT = {entry.format: entry.values for entry in reversed(FOREIGN)}
 TOKENS = [value for value in BY_FORMAT["fernet"] if isinstance(value, str)]
-RAILS = [json.loads(value) for entry in FOREIGN if "store_key_references" in entry.made_by for value in entry.values]
 
 
 def place(column: str, path: tuple[str, ...] | None = None, kind: str = "text") -> Place:
@@ -83,36 +81,13 @@ def test_keys_of_a_json_object_belong_together_too() -> None:
     assert (found.place.path, found.notes[-2:]) == (("ssn", "data"), ("`iv` holds the IV", "`tag` holds the tag"))
 
 
-@pytest.mark.parametrize("parent", [(), ("secrets", "[]")])
-def test_an_envelope_that_comes_as_its_leaves_is_one_value(parent: tuple[str, ...]) -> None:
-    leaves = {
-        (*parent, "p"): [message["p"] for message in RAILS],
-        (*parent, "h", "iv"): [message["h"]["iv"] for message in RAILS],
-        (*parent, "h", "at"): [message["h"]["at"] for message in RAILS],
-        (*parent, "h", "i"): [message["h"]["i"] for message in RAILS],
-        (*parent, "other"): ["Ana"] * 3,
+def test_the_last_name_of_a_path_counts() -> None:
+    values = [b64(b"".join(gcm(random.Random(at), "123456789"))) for at in range(30)]
+    tiers = {
+        path: [found.tier for found in classify_table({place("doc", path, "jsonb"): values})]
+        for path in [("x",), ("encryptedSsn", "[]"), ("encrypted_ssn", "*"), ("encrypted_ssn", "upload_token")]
     }
-    (found,) = classify_table({place("doc", path, "jsonb"): values for path, values in leaves.items()})
-    assert (found.place.path, found.format, found.tier) == (parent or None, "rails-ar-encryption", "certain")
-    assert (found.key_ids, found.values, found.identified_by) == (("4f82",), 3, "marker")
-
-
-def test_an_envelope_that_comes_as_text_and_as_leaves_is_reported_once() -> None:
-    whole = place("doc")
-    (found,) = classify_table(
-        {
-            whole: [json.dumps(message) for message in RAILS],
-            place("doc", ("p",)): [message["p"] for message in RAILS],
-            place("doc", ("h", "iv")): [message["h"]["iv"] for message in RAILS],
-            place("doc", ("h", "at")): [message["h"]["at"] for message in RAILS],
-        }
-    )
-    assert (found.place, found.format) == (whole, "rails-ar-encryption")
-
-
-def test_leaves_named_as_an_envelope_but_of_other_sizes_are_none() -> None:
-    leaves = {("p",): ["text"], ("h", "iv"): ["short"], ("h", "at"): ["x"]}
-    assert classify_table({place("doc", path): values for path, values in leaves.items()}) == ()
+    assert list(tiers.values()) == [["possible"], ["likely"], ["likely"], []]
 
 
 @pytest.mark.parametrize("around", [base64.b64encode, lambda raw: raw.hex().encode()], ids=["base64", "hex"])
