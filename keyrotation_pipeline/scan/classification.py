@@ -110,7 +110,7 @@ def _of_unmarked(
     advice = advice_for(name, place, wrapped=False, names_keys=False)
     return Finding(
         place, name, guess.tier, len(guess.readings) / values, values, (), advice.identified_by, advice.reads_two_keys,
-        advice.next, (*guess.notes, *notes, *_lockbox_note(place)),
+        advice.next, (guess.note, *notes, *_lockbox_note(place)),
     )  # fmt: skip
 
 
@@ -118,19 +118,19 @@ def _notes(hits: Sequence[Reading]) -> tuple[str, ...]:
     """Notes about values of a format that are not stored as its library stores them."""
     notes: list[str] = []
     if wrapped := sum(reading.wrapped for reading in hits):
-        notes.append(f"{wrapped} of them are a token inside base64 or hex once more: encoded or encrypted twice")
+        notes.append(f"{wrapped} values are a token inside base64 or hex once more: encoded or encrypted twice.")
     if prefixed := Counter(reading.prefix for reading in hits if reading.prefix):
         prefix, n = prefixed.most_common(1)[0]
         shown = f" `{prefix}`" if n >= _FEWEST_OF_A_PREFIX else ""
-        notes.append(f"{prefixed.total()} of them stand behind a prefix{shown}")
+        notes.append(f"{prefixed.total()} values stand behind a prefix{shown}.")
     return tuple(notes)
 
 
 def _rest_note(rest: int, values: int) -> tuple[str, ...]:
-    return (f"{rest} of {values} values look like plaintext",) if rest else ()
+    return (f"{rest} of {values} values look like plaintext.",) if rest else ()
 
 
 def _lockbox_note(place: Place) -> tuple[str, ...]:
     if not name_of(place).endswith("_ciphertext"):
         return ()
-    return ("named as Lockbox names its columns: it reads older keys by `previous_versions`",)
+    return ("Named as Lockbox names its columns: it reads older keys by `previous_versions`.",)

@@ -8,7 +8,8 @@ from keyrotation_pipeline.scan import names
 from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline.scan.readings import companion_bytes
 
-IV_PARTS = frozenset(("iv", "nonce"))
+# In a table, a column `nonce` may be anybody's.
+_IV_PARTS = frozenset(("iv", "nonce"))
 _PART_BYTES = {
     "iv": (8, 12, 16, 24),
     "nonce": (8, 12, 16, 24),
@@ -72,11 +73,11 @@ class Table:
                 continue
             if names.blind_index_of(own, other) and _have_one_size(values, _BLIND_INDEX_BYTES):
                 notes.append(
-                    f"blind index in `{other}`: leave it alone, unless it is derived from the key that changes"
+                    f"Blind index in `{other}`: leave it alone, unless it is derived from the key that changes."
                 )
             elif (part := names.part_of(own, other)) is not None and _is_part(part, values):
-                notes.append(f"`{other}` holds {_WORDS.get(part, 'the name of the key')}")
-                iv = other if part in IV_PARTS else iv
+                notes.append(f"`{other}` holds {_WORDS.get(part, 'the name of the key')}.")
+                iv = other if part in _IV_PARTS and (place.path or other != "nonce") else iv
                 attr_encrypted = attr_encrypted or names.is_attr_encrypted_pair(own, other)
         return Companions(iv, attr_encrypted, tuple(notes))
 

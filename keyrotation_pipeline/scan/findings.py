@@ -24,7 +24,7 @@ class Finding:
         identified_by: how the key of a value is recognised.
         reads_two_keys: whether the library of the format can read two keys; None where the library is not known.
         next: one sentence: rotate in place, migrate, or why not yet.
-        notes: plaintext among ciphertext, values encrypted twice, blind index, companion columns.
+        notes: sentences: plaintext among ciphertext, values encrypted twice, blind index, companion columns.
     """
 
     place: Place

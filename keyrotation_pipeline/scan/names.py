@@ -9,12 +9,14 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ENCRYPTED = re.compile(
     r"(?:^|_)(?:enc|encrypted|encryption|encr|cipher|ciphertext|ciphered|crypt|crypted|sealed)(?:_|$)"
 )
-# Digests, identifiers and tokens, random as they are, are named so.
+# Digests, identifiers, signatures and files, random as they are, are named so.
 _RANDOM = re.compile(
-    r"(?:^|_)(?:bidx|blind_?index|hash|hashed|digest|fingerprint|hmac|mac|sha\d*|md5|checksum|crc|etag|token|tokens|key|keys|id|"
-    r"ids|uid|uuid|guid|password|passwd|pwd|signature|sig|signed|salt|nonce|iv|session|state|cookie|cursor|challenge|"
-    r"verifier|secret|otp|pubkey|cert|certificate|public_key|embedding|avatar|image|photo|thumbnail|file|blob|attachment)$"
+    r"(?:^|_)(?:bidx|blind_?index|hash|hashed|digest|fingerprint|hmac|mac|sha\d*|md5|checksum|crc|etag|id|ids|uid|uuid|guid|"
+    r"signature|sig|signed|salt|nonce|iv|state|cookie|cursor|challenge|verifier|pubkey|public_key|cert|certificate|"
+    r"embedding|avatar|image|photo|thumbnail|file|attachment)$"
 )
+# So are tokens; but who encrypts anything encrypts these first. As they are, they are fit for a URL.
+_TOKEN = re.compile(r"(?:^|_)(?:token|tokens|key|keys|password|passwd|pwd|secret|otp|session)$")
 _BLIND_INDEX = re.compile(r"_(?:bidx|blind_?index|bi|hash|hashed|digest|hmac|sha\d+|fingerprint|search|lookup)$")
 _PART = re.compile(r"_(iv|nonce|tag|auth_tag|salt|mac|hmac|key_id|kid|key_version|key_label|key_name|version)$")
 _OF_TABLE = frozenset(
@@ -45,9 +47,16 @@ def promises_encryption(name: str) -> bool:
     return _ENCRYPTED.search(snake(name)) is not None
 
 
-def promises_other_randomness(name: str) -> bool:
-    """Returns whether a name says that values are random and not encrypted; an encrypted token is encrypted."""
-    return not promises_encryption(name) and _RANDOM.search(snake(name)) is not None
+def promises_other_randomness(name: str, *, fit_for_url: bool) -> bool:
+    """Returns whether a name says that values are random and not encrypted.
+
+    Args:
+        name: of the column.
+        fit_for_url: whether the values are in base64url, as tokens are.
+    """
+    if promises_encryption(name):
+        return False
+    return _RANDOM.search(snake(name)) is not None or (fit_for_url and _TOKEN.search(snake(name)) is not None)
 
 
 def is_attr_encrypted_pair(column: str, other: str) -> bool:

@@ -29,6 +29,7 @@ _MAGIC = (
 _CLEARLY_MAGIC = 0.05
 _FEW_BROKEN = 0.1
 _PREFIXES_SHOWN = 3
+_ENCODINGS = {"raw": "Bytes", "hex": "Hex", "base64": "Base64", "base64url": "Base64url"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,13 @@ class Judgement:
         format: `AEAD` or `CBC`.
         tier: ``likely`` or ``possible``.
         readings: those that it is about.
-        notes: encoding and sizes; a prefix that they share.
+        note: encoding and sizes, a prefix that they share.
     """
 
     format: str
     tier: Tier
     readings: Sequence[Reading]
-    notes: tuple[str, ...]
+    note: str
 
 
 def judge(readings: Sequence[Reading], name: str, *, has_iv: bool = False) -> Judgement | None:
@@ -69,7 +70,7 @@ def judge(readings: Sequence[Reading], name: str, *, has_iv: bool = False) -> Ju
         return None
     sizes = [len(reading.raw) for reading in group]
     of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
-    return Judgement(CBC if of_blocks else AEAD, tier, group, _notes(group, sizes))
+    return Judgement(CBC if of_blocks else AEAD, tier, group, _note(group, sizes))
 
 
 def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:
@@ -98,7 +99,8 @@ def _tier(group: Sequence[Reading], name: str, *, has_iv: bool) -> Tier | None:
     if not _looks_encrypted(distinct, raws):
         return None
     sizes = Counter(map(len, raws))
-    named, other = names.promises_encryption(name), names.promises_other_randomness(name)
+    named = names.promises_encryption(name)
+    other = names.promises_other_randomness(name, fit_for_url=distinct[0].encoding == "base64url")
     tier = "likely" if has_iv else _tier_of_sizes(sizes, in_hex=distinct[0].encoding == "hex" and not distinct[0].parts)
     if named:
         return None if len(raws) < FEWEST_VALUES and tier is None else "likely" if tier else "possible"
@@ -149,17 +151,18 @@ def _are_neighbouring_blocks(kinds: set[int]) -> bool:
     return any(size + BLOCK_BYTES in kinds and size % BLOCK_BYTES == 0 for size in kinds)
 
 
-def _notes(group: Sequence[Reading], sizes: Sequence[int]) -> tuple[str, ...]:
+def _note(group: Sequence[Reading], sizes: Sequence[int]) -> str:
+    """Describes the values in one sentence. A prefix is shown only if three values share it: of one it is content."""
     shortest, longest = min(sizes), max(sizes)
-    bytes_each = f"{shortest} bytes each" if shortest == longest else f"{shortest} to {longest} bytes"
-    nonce = "" if shortest >= AEAD_BYTES or shortest % BLOCK_BYTES == 0 else ", too short to hold nonce and tag"
-    parts = f" in {group[0].parts} parts" if group[0].parts else ""
-    notes = [f"{group[0].encoding}{parts}, {bytes_each}{nonce}"]
-    prefixes = [
-        f"`{prefix}`" for prefix, _ in Counter(reading.prefix for reading in group).most_common(_PREFIXES_SHOWN)
-    ]
-    if group[0].prefix:
-        notes.append(f"behind the prefix {', '.join(prefixes)}")
+    said = [f"{shortest} bytes each" if shortest == longest else f"{shortest} to {longest} bytes each"]
+    if group[0].parts:
+        said.append(f"in {group[0].parts} parts")
+    if shortest < AEAD_BYTES and shortest % BLOCK_BYTES:
+        said.append("too short to hold nonce and tag")
     if any(reading.wrapped for reading in group):
-        notes.append("encoded twice")
-    return tuple(notes)
+        said.append("encoded twice")
+    if group[0].prefix:
+        prefixes = Counter(reading.prefix for reading in group).most_common(_PREFIXES_SHOWN)
+        shown = ", ".join(f"`{prefix}`" for prefix, n in prefixes if n >= FEWEST_VALUES)
+        said.append(f"behind the prefix {shown}" if shown else "behind a prefix")
+    return f"{_ENCODINGS[group[0].encoding]}: {', '.join(said)}."

@@ -34,7 +34,7 @@ def test_two_formats_in_one_column_are_two_findings() -> None:
     assert [(finding.format, finding.share, finding.values) for finding in found] == [
         ("fernet", 0.6, 10), ("native", 0.3, 10)
     ]  # fmt: skip
-    assert all("1 of 10 values look like plaintext" in finding.notes for finding in found)
+    assert all("1 of 10 values look like plaintext." in finding.notes for finding in found)
 
 
 def test_attr_encrypted_is_known_by_its_two_columns() -> None:
@@ -46,7 +46,7 @@ def test_attr_encrypted_is_known_by_its_two_columns() -> None:
         sealed.append(b64(ciphertext + tag) + "\n")
     (found,) = scan(encrypted_ssn=sealed, encrypted_ssn_iv=ivs, name=["Ana"] * 30)
     assert (found.format, found.tier, found.reads_two_keys) == ("attr_encrypted", "likely", False)
-    assert "`encrypted_ssn_iv` holds the IV" in found.notes
+    assert "`encrypted_ssn_iv` holds the IV." in found.notes
 
 
 def test_columns_that_belong_to_a_value_are_notes() -> None:
@@ -62,10 +62,10 @@ def test_columns_that_belong_to_a_value_are_notes() -> None:
     )
     assert found.place.column == "email_ciphertext"
     assert set(found.notes) >= {
-        "blind index in `email_bidx`: leave it alone, unless it is derived from the key that changes",
-        "blind index in `emailHash`: leave it alone, unless it is derived from the key that changes",
-        "`email_nonce` holds the nonce",
-        "`key_id` holds the name of the key",
+        "Blind index in `email_bidx`: leave it alone, unless it is derived from the key that changes.",
+        "Blind index in `emailHash`: leave it alone, unless it is derived from the key that changes.",
+        "`email_nonce` holds the nonce.",
+        "`key_id` holds the name of the key.",
     }
     assert not any("phone" in note for note in found.notes)
 
@@ -78,14 +78,14 @@ def test_keys_of_a_json_object_belong_together_too() -> None:
         for at, part in enumerate(("iv", "data", "tag"))
     }
     (found,) = classify_table(samples)
-    assert (found.place.path, found.notes[-2:]) == (("ssn", "data"), ("`iv` holds the IV", "`tag` holds the tag"))
+    assert (found.place.path, found.notes[-2:]) == (("ssn", "data"), ("`iv` holds the IV.", "`tag` holds the tag."))
 
 
 def test_the_last_name_of_a_path_counts() -> None:
     values = [b64(b"".join(gcm(random.Random(at), "123456789"))) for at in range(30)]
     tiers = {
         path: [found.tier for found in classify_table({place("doc", path, "jsonb"): values})]
-        for path in [("x",), ("encryptedSsn", "[]"), ("encrypted_ssn", "*"), ("encrypted_ssn", "upload_token")]
+        for path in [("x",), ("encryptedSsn", "[]"), ("encrypted_ssn", "*"), ("encrypted_ssn", "upload_id")]
     }
     assert list(tiers.values()) == [["possible"], ["likely"], ["likely"], []]
 
@@ -95,16 +95,22 @@ def test_a_token_inside_an_encoding_is_noted_as_double(around: Callable[[bytes],
     values = [around(token.encode()).decode() for token in TOKENS]
     (found,) = scan(data=values)
     assert (found.format, found.tier) == ("fernet", "certain")
-    assert "3 of them are a token inside base64 or hex once more: encoded or encrypted twice" in found.notes
+    assert "3 values are a token inside base64 or hex once more: encoded or encrypted twice." in found.notes
 
 
 def test_the_prefix_is_shown_only_if_values_share_it() -> None:
     (shared,) = scan(data=[f"enc:{token}" for token in TOKENS])
     (own,) = scan(data=[f"ana{at}:{token}" for at, token in enumerate(TOKENS)])
-    assert shared.notes == ("3 of them stand behind a prefix `enc:`",)
-    assert own.notes == ("3 of them stand behind a prefix",)
+    assert shared.notes == ("3 values stand behind a prefix `enc:`.",)
+    assert own.notes == ("3 values stand behind a prefix.",)
 
 
 def test_the_order_is_that_of_the_places() -> None:
     found = scan(b=BY_FORMAT["jwe"], a=BY_FORMAT["fernet"], c=["Ana"], d=BY_FORMAT["iron"])
     assert [finding.place.column for finding in found] == ["b", "a", "d"]
+
+
+def test_a_nonce_somewhere_in_the_table_makes_no_ciphertext_of_digests() -> None:
+    rng = random.Random(4)
+    digests = [rng.randbytes(32).hex() for _ in range(40)]
+    assert scan(nonce=[rng.randbytes(16).hex() for _ in range(40)], state=digests, value=digests) == ()

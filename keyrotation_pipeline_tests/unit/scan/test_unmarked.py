@@ -1,6 +1,7 @@
 """Encrypted values without any marker are found by their bytes, and other random data are not taken for them."""
 
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 import pytest
@@ -51,7 +52,7 @@ def test_unmarked_ciphertext_is_likely_in_a_tenth_of_the_rows(form: str) -> None
     sealed = encrypted(form, "address", 60)
     (found,) = scan([*sealed, *(text if isinstance(sealed[0], str) else text.encode() for text in others)])
     assert (found.tier, round(found.share, 2)) == ("likely", 0.1)
-    assert "540 of 600 values look like plaintext" in found.notes
+    assert "540 of 600 values look like plaintext." in found.notes
 
 
 @pytest.mark.parametrize("form", ["handmade-aesgcm-b64", "handmade, hex", "handmade, bytea", "typeorm-encrypted-cbc"])
@@ -60,7 +61,7 @@ def test_a_prefix_that_all_values_have_is_no_part_of_them(form: str, prefix: str
     values = encrypted(form, "address", 40)
     (found,) = scan([prefix + value if isinstance(value, str) else prefix.encode() + value for value in values])
     assert found.tier == "likely"
-    assert f"behind the prefix `{prefix}`" in found.notes
+    assert f"behind the prefix `{prefix}`" in found.notes[0]
 
 
 def test_ciphertext_of_one_length_is_possible_and_likely_only_by_name() -> None:
@@ -68,15 +69,31 @@ def test_ciphertext_of_one_length_is_possible_and_likely_only_by_name() -> None:
     values = [UNMARKED["handmade-aesgcm-b64"](rng, f"{rng.randrange(10**9):09}") for _ in range(50)]
     assert [found.tier for found in scan(values)] == ["possible"]
     assert [found.tier for found in scan(values, "ssnEncrypted")] == ["likely"]
-    assert scan(values, "upload_token") == ()
+    assert scan(values, "upload_id") == ()
 
 
-def test_a_name_moves_a_tier_by_one() -> None:
-    values = encrypted("lockbox", "email", 50)
-    assert [found.tier for found in scan(values, "session_token")] == ["possible"]
-    assert "named as Lockbox names its columns: it reads older keys by `previous_versions`" in (
-        scan(values, "email_ciphertext")[0].notes
-    )
+@pytest.mark.parametrize(
+    ("form", "column", "tiers"),
+    [
+        pytest.param("handmade, base64url", "session_token", ["possible"], id="a token fit for a URL"),
+        pytest.param("lockbox", "session_token", ["likely"], id="a token in base64, as nobody hands out"),
+        pytest.param("lockbox", "imageHash", ["possible"], id="a digest"),
+        pytest.param("lockbox", "encrypted_hash", ["likely"], id="an encrypted digest"),
+    ],
+)
+def test_a_name_moves_a_tier_by_one(form: str, column: str, tiers: list[str]) -> None:
+    assert [found.tier for found in scan(encrypted(form, "email", 50), column)] == tiers
+
+
+def test_the_convention_of_lockbox_is_noted() -> None:
+    (found,) = scan(encrypted("lockbox", "email", 50), "email_ciphertext")
+    assert "Named as Lockbox names its columns: it reads older keys by `previous_versions`." in found.notes
+
+
+@pytest.mark.parametrize(("count", "shown"), [(2, False), (3, True)])
+def test_the_prefix_of_one_or_two_values_is_not_shown(count: int, shown: bool) -> None:
+    (found,) = scan([f"ana:{value}" for value in encrypted("cryptr", "note", count)])  # type: ignore[str-bytes-safe]
+    assert ("ana" in str(found)) is shown
 
 
 # Nothing can tell these from encrypted values of several lengths.
@@ -99,3 +116,18 @@ def test_other_data_is_not_taken_for_encrypted(columns: Mapping[str, Row], expec
 @pytest.mark.parametrize("rows_of_it", [1, 2, 3, 50])
 def test_a_file_in_a_few_rows_is_no_ciphertext(rows_of_it: int) -> None:
     assert scan([b"\x1f\x8b\x08\x00" + random.Random(1).randbytes(90)] * rows_of_it) == ()
+
+
+@pytest.mark.parametrize(
+    ("form", "said"),
+    [
+        ("lockbox", r"Base64: \d+ to \d+ bytes each\."),
+        ("handmade, bytea", r"Bytes: \d+ to \d+ bytes each\."),
+        ("attr_encrypted", r"Base64: \d+ to \d+ bytes each, too short to hold nonce and tag\."),
+        ("iv|ciphertext|tag, hex", r"Hex: \d+ to \d+ bytes each, in 3 parts\."),
+        ("base64 in base64", r"Base64: \d+ to \d+ bytes each, encoded twice\."),
+    ],
+)
+def test_the_values_are_described_in_a_sentence(form: str, said: str) -> None:
+    (found,) = scan(encrypted(form, "name", 50))
+    assert re.fullmatch(said, found.notes[0])
