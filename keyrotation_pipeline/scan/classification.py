@@ -46,11 +46,11 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
         return []
     marked, others = _marked(readings, len(values))
     companions = table.of_value(place)
-    guess = unmarked.judge(others, name_of(place), has_iv=companions.iv is not None) if others else None
-    if guess is not None and len(guess.readings) < _FEWEST_UNMARKED * len(values):
-        guess = None
-    covered = sum(len(hits) for _, _, hits in marked) + (len(guess.readings) if guess else 0)
-    notes = (*_rest_note(len(values) - covered, len(values)), *companions.notes)
+    fewest = _FEWEST_UNMARKED * len(values)
+    guess = unmarked.judge(others, name_of(place), fewest, has_iv=companions.iv is not None) if others else None
+    plain = len(values) - len(readings) + sum(not reading.encoding for reading in others)
+    unknown = sum(reading.encoding != "" for reading in others) - (len(guess.readings) if guess else 0)
+    notes = (*_rest_notes(plain, unknown, len(values)), *companions.notes)
     found = [
         _finding(
             place, name, tier, _recognised(hits), len(values), _notes(hits) + notes,
@@ -126,8 +126,9 @@ def _notes(hits: Sequence[Reading]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _rest_note(rest: int, values: int) -> tuple[str, ...]:
-    return (f"{rest} of {values} values look like plaintext.",) if rest else ()
+def _rest_notes(plain: int, unknown: int, values: int) -> tuple[str, ...]:
+    counts = ((plain, "look like plaintext"), (unknown, "are encoded in another way and were not judged"))
+    return tuple(f"{n} of {values} values {what}." for n, what in counts if n)
 
 
 def _lockbox_note(place: Place) -> tuple[str, ...]:

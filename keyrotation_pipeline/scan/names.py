@@ -18,7 +18,7 @@ _RANDOM = re.compile(
 # So are tokens; but who encrypts anything encrypts these first. As they are, they are fit for a URL.
 _TOKEN = re.compile(r"(?:^|_)(?:token|tokens|key|keys|password|passwd|pwd|secret|otp|session)$")
 _BLIND_INDEX = re.compile(r"_(?:bidx|blind_?index|bi|hash|hashed|digest|hmac|sha\d+|fingerprint|search|lookup)$")
-_PART = re.compile(r"_(iv|nonce|tag|auth_tag|salt|mac|hmac|key_id|kid|key_version|key_label|key_name|version)$")
+_PART = re.compile(r"_(iv|nonce|tag|auth_tag|salt|mac|hmac|key_id|kid|key_version|key_label|key_name)$")
 _OF_TABLE = frozenset(
     (
         "iv",

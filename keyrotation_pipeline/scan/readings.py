@@ -14,24 +14,26 @@ from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, r
 # One block of AES, or a tag alone: less than this is no ciphertext. In base64 it is 22 characters.
 SHORTEST_BYTES = 16
 SHORTEST_CHARS = 22
+_HEAD_CHARS = 200
 # Formats with spaces: JSON and armor, also behind a prefix.
 _WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]])?(?:\{\s*"|-----BEGIN)')
 # Encodings around encodings that are followed: bytea of ASCII of base64 of a token.
 _DEEPEST = 3
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}\Z")
-_WRAPPED_BASE64 = re.compile(r"[A-Za-z0-9+/]{32,}\r?\n[A-Za-z0-9+/=\r\n]+\Z")
+# Possessive, so that a character at the end of a megabyte that does not fit is no reason to go back.
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}\Z")
+_WRAPPED_BASE64 = re.compile(r"[A-Za-z0-9+/]{32,}+\r?\n[A-Za-z0-9+/=\r\n]++\Z")
 _PREFIX = re.compile(
     r"\$?[A-Za-z0-9][\w.+-]{0,31}[:$|!#~]{1,3}|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|[A-Za-z][\w.-]{1,31}\(", re.ASCII
 )
 _MOST_PREFIXES = 3
 _CHARACTER = "[A-Za-z0-9+/_=-]"
-_PARTS = re.compile(rf"({_CHARACTER}{{16,48}})([:.|$,;*])({_CHARACTER}{{2,}})(?:\2({_CHARACTER}{{2,}}))?\Z")
+_PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)([:.|$,;*])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
 _IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
 _PREFIX_IN_BYTES = re.compile(rb"(?:%b){1,%d}" % (_PREFIX.pattern.encode("ascii"), _MOST_PREFIXES))
 # Prefixes of what is no ciphertext: passwords' hashes name their algorithm, and tokens their version.
 _HASHED = re.compile(
-    r"\$?(?:pbkdf2|s?crypt|bcrypt|argon2|sha\d|md5|hmac|hash|digest|apr1|s\$|[1256y]\$|2[abxy]?\$|scram)|\{(?:ssha|s?md5|sha|"
+    r"\$?(?:pbkdf2|scrypt|bcrypt|argon2|sha\d|md5|hmac|hash|digest|apr1|s\$|[1256y]\$|2[abxy]?\$|scram)|\{(?:ssha|s?md5|sha|"
     r"crypt|pbkdf2|bcrypt|argon2|scrypt|noop)|v\d\.public\.",
     re.IGNORECASE,
 )
@@ -84,11 +86,11 @@ def _read_text(text: str, depth: int) -> Reading:
         return Reading(hit)
     if _BASE64.match(text) or text.startswith("\\x") or ("\n" in text and _WRAPPED_BASE64.match(text)):
         decoded = _decoded(text)
-        inner = _read_encoded(*decoded, depth) if decoded else PLAIN if text.islower() or text.isupper() else _BROKEN
+        inner = _read_encoded(*decoded, depth) if decoded else PLAIN if _is_in_one_case(text) else _BROKEN
     else:
         inner = _read_parts(text) or _read_behind_prefix(text, depth)
     if hit is not None:
-        inner = inner._replace(hit=hit, wrapped=False)
+        inner = inner._replace(hit=hit, wrapped=False, prefix="")
     return inner
 
 
@@ -99,8 +101,7 @@ def _decoded(text: str) -> tuple[str, bytes, str] | None:
         return "hex", raw, digits
     if "\n" in text and _WRAPPED_BASE64.match(text):
         text = text.replace("\n", "").replace("\r", "")
-    # Words and numbers in one case are no base64, though they look like it.
-    if text.islower() or text.isupper() or not _BASE64.match(text):
+    if _is_in_one_case(text) or not _BASE64.match(text):
         return None
     if "-" in text or "_" in text:
         encoding, raw = "base64url", from_base64url(text)
@@ -108,6 +109,12 @@ def _decoded(text: str) -> tuple[str, bytes, str] | None:
         encoding = "base64" if len(text) % 4 == 0 or "+" in text or "/" in text else "base64url"
         raw = from_base64(text if len(text) % 4 == 0 else text + "=" * (-len(text) % 4))
     return None if raw is None else (encoding, raw, text)
+
+
+def _is_in_one_case(text: str) -> bool:
+    """Returns whether a text is of words and numbers that have the characters of base64, but not its cases."""
+    head = text[:_HEAD_CHARS]
+    return head.islower() or head.isupper()
 
 
 def _read_encoded(encoding: str, raw: bytes, characters: str, depth: int) -> Reading:
@@ -148,18 +155,19 @@ def _read_behind_prefix(text: str, depth: int) -> Reading:
     at = 0
     for _ in range(_MOST_PREFIXES):
         prefix = _PREFIX.match(text, at)
-        if prefix is None or (at == 0 and _HASHED.match(text)):
+        if prefix is None:
             return PLAIN
         at = prefix.end()
         rest = text[at:-1] if prefix[0].endswith("(") and text.endswith(")") else text[at:]
         if len(rest) < SHORTEST_CHARS:
             return PLAIN
         hit = recognise_text(rest)
-        if hit is not None:
+        if hit is not None and not hit.weak:
             return Reading(hit, text[:at])
-        decoded = _decoded(rest)
-        if decoded is not None:
-            return _read_encoded(*decoded, depth)._replace(prefix=text[:at])
+        decoded = None if _HASHED.match(text) else _decoded(rest)
+        inner = _read_encoded(*decoded, depth) if decoded else _read_parts(rest) or PLAIN
+        if hit is not None or inner is not PLAIN:
+            return inner._replace(hit=hit or inner.hit, prefix=text[:at])
     return PLAIN
 
 

@@ -49,28 +49,28 @@ class Judgement:
     note: str
 
 
-def judge(readings: Sequence[Reading], name: str, *, has_iv: bool = False) -> Judgement | None:
-    """Judges what was read in one place; None where nothing speaks for encryption.
+def judge(readings: Sequence[Reading], name: str, fewest: float, *, has_iv: bool = False) -> Judgement | None:
+    """Finds the most frequent kind of values that may be encrypted; None where nothing speaks for encryption.
 
     Args:
         readings: of its values, without a format; those in no encoding are left aside.
         name: of the column, or of the leaf.
+        fewest: values that are worth a finding.
         has_iv: whether a column next to it holds an IV for each value.
     """
     groups: dict[tuple[bool, int, str], list[Reading]] = {}
     for reading in _with_shared_prefixes(readings):
         kind = (reading.prefix != "", reading.parts, reading.encoding.removesuffix("url"))
         groups.setdefault(kind, []).append(reading)
-    if not groups:
-        return None
-    group = max(groups.values(), key=len)
-    tier = _tier(group, name, has_iv=has_iv)
     broken = sum(reading.broken for reading in readings)
-    if tier is None or broken > _FEW_BROKEN * len(group):
-        return None
-    sizes = [len(reading.raw) for reading in group]
-    of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
-    return Judgement(CBC if of_blocks else AEAD, tier, group, _note(group, sizes))
+    for group in sorted(groups.values(), key=len, reverse=True):
+        if len(group) < max(fewest, broken / _FEW_BROKEN):
+            break
+        if (tier := _tier(group, name, has_iv=has_iv)) is not None:
+            sizes = [len(reading.raw) for reading in group]
+            of_blocks = all(size % BLOCK_BYTES == 0 for size in sizes)
+            return Judgement(CBC if of_blocks else AEAD, tier, group, _note(group, sizes))
+    return None
 
 
 def _with_shared_prefixes(readings: Sequence[Reading]) -> list[Reading]:

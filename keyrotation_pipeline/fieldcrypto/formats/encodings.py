@@ -1,6 +1,5 @@
 """Decodes base64, base64url, hex and JSON strictly; returns None where a text is none of it. Never raises."""
 
-import base64
 import binascii
 import json
 import re
@@ -11,10 +10,9 @@ LONGEST_JSON_CHARS = 8_000_000
 # A key's name is shown: the length and characters of a name, so that no content passes as one.
 LONGEST_KEY_ID_CHARS = 200
 
-_HEX = re.compile(r"[0-9a-f]+\Z|[0-9A-F]+\Z")
+_HEX = re.compile(r"[0-9a-f]++\Z|[0-9A-F]++\Z")
 _KEY_ID = re.compile(rf"[\w.:/@+ =-]{{1,{LONGEST_KEY_ID_CHARS}}}\Z", re.ASCII)
 _URL_TO_STANDARD = str.maketrans("-_", "+/")
-_STANDARD_TO_URL = str.maketrans("+/", "-_")
 
 
 def from_base64(text: str) -> bytes | None:
@@ -39,11 +37,6 @@ def from_base64url(text: str) -> bytes | None:
 def from_hex(text: str) -> bytes | None:
     """Decodes hex digits of one case."""
     return bytes.fromhex(text) if len(text) % 2 == 0 and _HEX.match(text) else None
-
-
-def to_base64url(raw: bytes) -> str:
-    """Encodes without padding."""
-    return base64.b64encode(raw).decode("ascii").translate(_STANDARD_TO_URL).rstrip("=")
 
 
 def json_object(text: str | bytes | None) -> dict[str, Any] | None:

@@ -3,8 +3,6 @@
 Source: RFC 7516 section 3.1; RFC 7518 section 5.1 (sizes of iv and tag).
 """
 
-from functools import lru_cache
-
 from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64url, json_object, key_id
 from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
 
@@ -29,9 +27,8 @@ def recognise(text: str) -> Recognised | None:
     return Recognised(NAME, names_key or None) if len(iv) in IV_BYTES and len(tag) in TAG_BYTES else None
 
 
-@lru_cache(maxsize=64)
 def _named_key(encoded: str) -> str | None:
-    """Returns the header's ``kid``, empty if there is none; None if this is no header. A column has few headers."""
+    """Returns the header's ``kid``, empty if there is none; None if this is no header."""
     header = json_object(from_base64url(encoded)) if len(encoded) <= LONGEST_HEADER_CHARS else None
     if header is None or not isinstance(header.get("enc"), str) or "alg" not in header:
         return None

@@ -55,8 +55,10 @@ def test_unmarked_ciphertext_is_likely_in_a_tenth_of_the_rows(form: str) -> None
     assert "540 of 600 values look like plaintext." in found.notes
 
 
-@pytest.mark.parametrize("form", ["handmade-aesgcm-b64", "handmade, hex", "handmade, bytea", "typeorm-encrypted-cbc"])
-@pytest.mark.parametrize("prefix", ["enc:", "{aes}", "$v1$", "app::v2:"])
+@pytest.mark.parametrize(
+    "form", ["handmade-aesgcm-b64", "handmade, hex", "handmade, bytea", "typeorm-encrypted-cbc", "iv:ciphertext, hex"]
+)
+@pytest.mark.parametrize("prefix", ["enc:", "crypt:", "{aes}", "$v1$", "app::v2:"])
 def test_a_prefix_that_all_values_have_is_no_part_of_them(form: str, prefix: str) -> None:
     values = encrypted(form, "address", 40)
     (found,) = scan([prefix + value if isinstance(value, str) else prefix.encode() + value for value in values])
@@ -131,3 +133,18 @@ def test_a_file_in_a_few_rows_is_no_ciphertext(rows_of_it: int) -> None:
 def test_the_values_are_described_in_a_sentence(form: str, said: str) -> None:
     (found,) = scan(encrypted(form, "name", 50))
     assert re.fullmatch(said, found.notes[0])
+
+
+def test_ciphertext_is_found_next_to_more_of_other_values() -> None:
+    digests = [random.Random(at).randbytes(16).hex() for at in range(90)]
+    (found,) = scan([*encrypted("lockbox", "address", 40), *digests, "Ana"])
+    assert (found.tier, round(found.share, 1)) == ("likely", 0.3)
+    assert found.notes[1:] == (
+        "1 of 131 values look like plaintext.", "90 of 131 values are encoded in another way and were not judged."
+    )  # fmt: skip
+
+
+def test_two_key_versions_before_unmarked_values_are_both_named() -> None:
+    values = encrypted("handmade-aesgcm-b64", "email", 40)
+    (found,) = scan([f"v{1 + at % 2}:{value}" for at, value in enumerate(values)])  # type: ignore[str-bytes-safe]
+    assert (found.share, found.notes[0].endswith("behind the prefix `v1:`, `v2:`.")) == (1.0, True)
