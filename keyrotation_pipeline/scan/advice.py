@@ -46,12 +46,16 @@ _PGCRYPTO = _one_key("decrypt", "a query with pgcrypto")
 
 ADVICE: dict[str, Advice] = {
     "fernet": _two_keys(
-        "mac", "give the library a list (MultiFernet) with the new key first, then read and save every value"
+        "mac",
+        "give the library a list with the new key first (MultiFernet; FernetEngine of sqlalchemy-utils has none), "
+        "then read and save every value",
     ),
     "fernet-keyed-wrapper": _two_keys("marker", "add the new key to its key store, then read and save every value"),
     "django-cryptography": _one_key("mac", "django-cryptography"),
     "rails-ar-encryption": _two_keys(
-        "decrypt", "add the new key last to `primary_key`, then call `record.encrypt` for every record"
+        "decrypt",
+        "add the new key last to `primary_key` (of deterministic attributes, the old scheme to `previous:`), "
+        "then call `record.encrypt` for every record",
     ),
     "rails-message-encryptor": _two_keys(
         "decrypt", "`rotate` the old key in the encryptor, then save every value again"
@@ -68,7 +72,7 @@ ADVICE: dict[str, Advice] = {
     "jwe": _two_keys("decrypt", "keep both keys in the key set by `kid`, then encrypt every value again"),
     "iron": _two_keys("decrypt", "give `unseal` both passwords by id, then seal every value again"),
     "acra": _two_keys("decrypt", "Acra keeps historical keys; `acra-rotate` moves the values"),
-    "n8n-keyid": _two_keys("marker", "n8n's own key rotation moves the values"),
+    "n8n-keyid": _two_keys("marker", "n8n reads each value by the key that it names, so save every credential again"),
     "magento": _two_keys(
         "marker", "Magento reads older keys by their number, so save every value again under the new one"
     ),

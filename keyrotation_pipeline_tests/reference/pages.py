@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from keyrotation_pipeline_tests.pages import TOP
-from keyrotation_pipeline_tests.reference import commands, dagster, events, exits, json, metrics, settings
+from keyrotation_pipeline_tests.reference import commands, dagster, events, exits, formats, json, metrics, settings
 
 FOLDER = TOP / "docs" / "reference"
 PAGES: dict[str, Callable[[], str]] = {
@@ -14,4 +14,5 @@ PAGES: dict[str, Callable[[], str]] = {
     "metrics": metrics.page,
     "events": events.page,
     "dagster": dagster.page,
+    "formats": formats.page,
 }

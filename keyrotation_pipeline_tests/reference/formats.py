@@ -1,0 +1,55 @@
+"""Every format that values are recognised in, by whomever they were written."""
+
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
+from keyrotation_pipeline.fieldcrypto import formats
+from keyrotation_pipeline.scan.advice import advice_for
+from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
+from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
+
+_INTRODUCTION = """
+Encrypted values in these formats are recognised by their structure, in text and bytea, JSON and arrays, behind a prefix
+or in one more base64: *certain*. The key of a value is told by what stands in the value, by its MAC, or by decrypting
+only. What nothing marks is found by its bytes and lengths: *likely*, or *possible* where other data look the same.
+"""
+_TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
+_TWO_KEYS = {True: "yes", False: "no", None: "not known"}
+_COLUMN = Place("public.table", "column", None, elements=False, type="text")
+_UNMARKED = {
+    "`attr_encrypted`": (
+        "base64 of ciphertext and tag in `encrypted_<name>`, IV in `encrypted_<name>_iv`.",
+        ATTR_ENCRYPTED,
+    ),
+    "`unknown-aead`, `unknown-cbc`": ("Lockbox, NaCl, CBC and GCM written by hand, and others without a marker.", ""),
+}
+
+
+def page() -> str:
+    """The page."""
+    return page_of("Formats", _parts())
+
+
+def _parts() -> Iterator[str]:
+    yield _INTRODUCTION
+    rows = [_row(code(name), says, name) for name, says in sorted(_described().items())]
+    rows += [_row(shown, says, name) for shown, (says, name) in _UNMARKED.items()]
+    yield table(("format", "a value", "the key is told by", "library reads two keys", "what can be done"), rows)
+
+
+def _row(shown: str, says: str, name: str) -> tuple[str, ...]:
+    advice = advice_for(name, _COLUMN, wrapped=False, names_keys=False)
+    return shown, says, _TOLD[advice.identified_by], _TWO_KEYS[advice.reads_two_keys], advice.next
+
+
+def _described() -> dict[str, str]:
+    """Returns names of formats, and what the module of each says in its first line."""
+    modules = [import_module(f"{formats.__name__}.{found.name}") for found in iter_modules(formats.__path__)]
+    return {
+        name: in_markdown((module.__doc__ or "").strip().split("\n")[0].removeprefix("Recognises "))
+        for module in modules
+        for name in getattr(module, "NAMES", (getattr(module, "NAME", None),))
+        if name is not None
+    }
