@@ -198,7 +198,7 @@ def test_assessments_of_incidents_are_verified_here_and_offline(office: Office) 
             pipeline.ledger.append(AssessmentSigned(incident.id, ada, forger.sign(text).hex(), text.decode()))
         assess(pipeline, incident.id, answers_in({"key_breached": "unknown"}), "mal")
         signature = office.people["Ada"].sign(text).hex()
-        with pytest.raises(OutOfOrderError, match="is over other answers"):
+        with pytest.raises(OutOfOrderError, match="another line Answers than its facts"):
             pipeline.ledger.append(AssessmentSigned(incident.id, ada, signature, text.decode()))
 
 
