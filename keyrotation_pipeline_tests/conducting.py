@@ -1,6 +1,6 @@
 """Somebody who does what the conductor asks: sensors evaluated as the daemon would, and runs in this process."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import dagster as dg
 
@@ -16,6 +16,7 @@ class Conducted:
     definitions: dg.Definitions
     instance: dg.DagsterInstance
     resource: PipelineResource
+    cursors: dict[str, str] = field(default_factory=dict, init=False)
 
     def tick(self, sensor: str = CONDUCTOR) -> dg.SensorResult | dg.SkipReason:
         """Evaluate a sensor, by its name without a prefix, and do what it asks of the instance."""
@@ -24,10 +25,12 @@ class Conducted:
             instance=self.instance,
             repository_def=self.definitions.get_repository_def(),
             resources={"keyrotation": self.resource},
+            cursor=self.cursors.get(sensor),
         )
         result = definition(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
         if isinstance(result, dg.SensorResult):
+            self.cursors |= {} if result.cursor is None else {sensor: result.cursor}
             for wanted in result.dynamic_partitions_requests or ():
                 if isinstance(wanted, dg.AddDynamicPartitionsRequest):
                     self.instance.add_dynamic_partitions(wanted.partitions_def_name, list(wanted.partition_keys))

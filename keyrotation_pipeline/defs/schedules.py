@@ -10,7 +10,8 @@ from dagster._core.definitions.unresolved_asset_job_definition import (
 )  # type only
 
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, RECOVERY_TEST, ROTATION_REHEARSAL
-from keyrotation_pipeline.defs.inventory import ENCRYPTED_COLUMNS, NO_UNDECLARED_CIPHERTEXT
+from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
+from keyrotation_pipeline.defs.inventory import ENCRYPTED_COLUMNS, NO_UNDECLARED_CIPHERTEXT, READINESS
 from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.reencrypt import due_shards_op
 from keyrotation_pipeline.defs.resources import RESOURCE, PipelineParameter, PipelineResource
@@ -28,6 +29,7 @@ DECRYPT = "decrypt_what_is_due"
 BACKUP = "backup"
 RECOVERY_DRILL = "recovery_drill"
 REHEARSAL = "rehearsal"
+READY, INCIDENTS = "readiness", "incidents"
 # The jobs that the conductor names as its own.
 CONDUCTED = (INTRODUCE_KEY, REENCRYPT_ROWS, RETIRE_KEY, EVIDENCE, DECRYPT, BACKUP)
 NIGHTLY_REHEARSAL = "nightly_rehearsal"
@@ -50,6 +52,8 @@ ASSET_JOBS = (
     (BACKUP, (KEY_BACKUP, DATABASE_BACKUP), "Every key and the database, at one moment."),
     (RECOVERY_DRILL, (RECOVERY_TEST,), "Fetch, decrypt, restore and read the backups."),
     (REHEARSAL, (ROTATION_REHEARSAL,), "The next rotation, on the newest backup."),
+    (READY, (READINESS.name,), "The pre-flight of a rotation; nothing but its page depends on it."),
+    (INCIDENTS, tuple(each.name for each in INCIDENT_ASSETS), "The pages of every unfinished incident, written again."),
 )
 Job = AssetJob | dg.JobDefinition
 Outcome = dg.RunRequest | dg.SkipReason
@@ -180,6 +184,12 @@ SCHEDULES = (
         "rolling_decrypt", DECRYPT, "20 * * * *",
         "Each day a share of all values is decrypted, and a share of everything else searched, within the set hours.",
         _daily_share,
+        utc=True,
+    ),
+    Schedule(
+        "weekly_readiness", READY, "30 6 * * 1",
+        "Every Monday, the pre-flight of a rotation: what would stop one is seen before it is due.",
+        lambda _keyrotation, _day: dg.RunRequest(),
         utc=True,
     ),
     # After downtime its run refuses if its day is over.

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import dagster as dg
 
+from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.defs import conductor, ledger_sync
 from keyrotation_pipeline.defs.checks import is_failure
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
-from keyrotation_pipeline.defs.schedules import CONDUCTED, Job
+from keyrotation_pipeline.defs.schedules import CONDUCTED, INCIDENTS, Job
 from keyrotation_pipeline.defs.status_page import renew, status_metadata, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
@@ -65,7 +66,7 @@ def sensors(
         partial(ledger_sync.evaluate, ownership=ownership, time_zone=time_zone),
     ))  # fmt: skip
     yield run_failure_alert_sensor(naming, ownership)
-    yield build_sensor(naming, INCIDENT_FLAG)
+    yield build_sensor(naming, INCIDENT_FLAG._replace(jobs=[jobs[INCIDENTS]]))
     yield build_sensor(naming, Sensor(
         "alert_delivery", 20,
         "Delivers each alert once through each channel, and renews the page of the asset `status`, which names a "
@@ -134,9 +135,15 @@ def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorD
     return run_failure_alert
 
 
-def _take_flags(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+def _take_flags(context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
+    """Takes in the flags; at the next tick, if the report of an incident has changed, its pages are written again."""
+    before = int(context.cursor or 0)
     with keyrotation.open("dagster incident_flag") as opened:
-        return dg.SkipReason(str(poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")))
+        taken = poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")
+        changed = [each.seq for each in entries(opened.ledger, EventKind.REPORT_KEPT, after_seq=before)]
+    if taken.taken or not changed:
+        return dg.SkipReason(str(taken))
+    return dg.SensorResult([dg.RunRequest(run_key=f"incidents/{changed[-1]}")], cursor=str(changed[-1]))
 
 
 def _stamp(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
@@ -204,6 +211,7 @@ def _failed_checks(context: dg.SensorEvaluationContext, ownership: Ownership) ->
 INCIDENT_FLAG = Sensor(
     "incident_flag",
     10,
-    "Takes in each flag once, opens the incident, and prepares the emergency request that two officers sign.",
+    "Takes in each flag once, opens the incident, and prepares the emergency request that two officers sign; renews "
+    "the pages of incidents after each change.",
     _take_flags,
 )

@@ -16,6 +16,7 @@ SCHEDULES = {
     "daily_key_backup": timedelta(days=1, hours=3),
     "rotation_calendar": timedelta(days=1, hours=3),
     "rolling_decrypt": timedelta(hours=3),
+    "weekly_readiness": timedelta(days=7, hours=3),
     "quarterly_recovery_test": timedelta(days=93),
     "nightly_rehearsal": timedelta(days=1, hours=3),
 }

@@ -7,6 +7,7 @@ from keyrotation_pipeline.defs.assets import build_asset
 from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.handling import amend
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import V1
@@ -20,9 +21,35 @@ def said(dagster: Dagster, sensor: str) -> str:
     return str(result.skip_message)
 
 
+def renewed(dagster: Dagster) -> bool:
+    """Whether the sensor asks for the pages of incidents; then they are written."""
+    result = dagster.tick("incident_flag")
+    if not isinstance(result, dg.SensorResult):
+        return False
+    (wanted,) = result.run_requests or ()
+    job = dagster.definitions.resolve_job_def("incidents")
+    assert job.execute_in_process(instance=dagster.instance).success
+    return wanted.run_key is not None
+
+
+def test_the_pages_of_incidents_are_written_again_after_each_change_and_only_then(dagster: Dagster) -> None:
+    assert not renewed(dagster), "there is no incident"
+    dagster.world.ledger.flags = [FLAG]
+    said(dagster, "incident_flag")
+    assert [renewed(dagster) for _ in range(3)] == [True, False, False]
+    (incident,) = incidents(dagster.world.ledger).unfinished
+    amend(dagster.world.pipeline, incident.id, "Ada", {"scope": "one host"})
+    assert [renewed(dagster) for _ in range(3)] == [True, False, False]
+    shown = dagster.instance.get_latest_materialization_event(dg.AssetKey("incident_report"))
+    assert shown is not None
+    assert shown.asset_materialization is not None
+    assert "one host" in str(shown.asset_materialization.metadata[incident.id].value)
+
+
 def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster) -> None:
     dagster.world.ledger.flags = [FLAG]
     assert said(dagster, "incident_flag").startswith("opened INC-")
+    assert renewed(dagster)
     assert said(dagster, "incident_flag") == "no new flag was raised"
     (incident,) = incidents(dagster.world.ledger).unfinished
     assert (incident.versions, dagster.world.keys.primary()) == ((V1,), V1)
