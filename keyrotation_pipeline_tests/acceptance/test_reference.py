@@ -80,8 +80,8 @@ def test_a_routine_rotation_its_reports_another_roster_and_the_end_of_its_old_ke
         assert (night.path / name).stat().st_size > 1000
 
     rotation = signed_request(night, "--through dual_key_rollout")
-    paced = [line for line in typed(night, block("pace"), ID=rotation).splitlines() if "goes" in line]
-    assert [line.partition(" goes ")[2] for line in paced] == [
+    paced = [line for line in typed(night, block("pace"), ID=rotation).splitlines() if " runs " in line]
+    assert [line.partition(" runs ")[2] for line in paced] == [
         "500 rows/s a shard",
         "500 rows/s a shard, duty cycle 0.1",
         "500 rows/s a shard, duty cycle 0.1, hours 22:00-06:00 UTC",
