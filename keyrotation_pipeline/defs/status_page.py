@@ -23,7 +23,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
-_MOST_SENTENCES, _WIDTH_CHARS = 5, 64
+_MOST_SENTENCES, _WIDTH_CHARS = 5, 54
 
 
 def lineage_path(naming: Naming) -> str:
@@ -86,7 +86,8 @@ def _materialize(context: dg.AssetExecutionContext, keyrotation: PipelineResourc
 def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
     """A line each, for Markdown."""
     if rotation is None:
-        yield 'None is open. The next begins with `keyrotation request --reason "…"`.'
+        yield "None is open. The next begins with"
+        yield '`keyrotation request --reason "…"`.'
         return
     walk = rotation.walk
     yield f"**{walk.source} → {walk.target}**, {walk.kind}, `{walk.id}`"
