@@ -9,6 +9,9 @@ from typing import Annotated
 import typer
 
 from keyrotation_pipeline.assembly import home
+from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.ports.pipeline import Pipeline
 
 
 def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
@@ -37,9 +40,30 @@ RequestId = Annotated[
         metavar="ID", help="Id of the rotation, or its first six digits or more.", autocompletion=offered_requests
     ),
 ]
+OpenRequestId = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[ID]",
+        help="Id of the rotation, or its first six digits or more; default: the one that is under way.",
+        show_default=False,
+        autocompletion=offered_requests,
+    ),
+]
 IncidentId = Annotated[
     str, typer.Argument(metavar="ID", help="Such as INC-2026-001.", autocompletion=offered_incidents)
 ]
+
+
+def open_walk(pipeline: Pipeline, request_id: str | None) -> Walk:
+    """The rotation or rollback of that id; without an id the one that is under way.
+
+    Raises:
+        RequestError: there is none.
+    """
+    found = pipeline.ledger.current() if request_id is None else pipeline.ledger.walk(request_id)
+    if found is None:
+        raise RequestError("no rotation or rollback is open; see `keyrotation requests`")
+    return found
 
 
 def actor() -> str:

@@ -18,6 +18,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Period, Stated
 from keyrotation_pipeline.reporting.document import render_json
@@ -142,7 +143,7 @@ def report(
         typer.Option(
             "--rotation",
             metavar="ID",
-            help="The rotation, for a certificate.",
+            help="The rotation, for a certificate; default: the last that finished.",
             show_default=False,
             autocompletion=offered_requests,
         ),
@@ -167,15 +168,15 @@ def report(
     one signed statement (in-toto, DSSE) of where the key that a rotation retired no longer is. oscal is the report as
     NIST OSCAL assessment results. With --from, and the logs of [incidents], it also sums up who read keys and records.
     """
-    if (rotation is not None) != (form is ReportFormat.CERTIFICATE):
-        raise typer.BadParameter("a certificate needs a rotation, and nothing else takes one", param_hint="--rotation")
+    if rotation is not None and form is not ReportFormat.CERTIFICATE:
+        raise typer.BadParameter("it is for a certificate alone", param_hint="--rotation")
     if (since or until) and form in {ReportFormat.PACK, ReportFormat.CERTIFICATE}:
         raise typer.BadParameter(f"a {form} is of the whole audit", param_hint="--from and --to")
     if form is ReportFormat.PACK:
         _write_pack(target, config)
         return
     require_new(target)
-    if rotation is not None:
+    if form is ReportFormat.CERTIFICATE:
         _write(_certificate(rotation, config), target, "the certificate")
         return
     declared = settings.load(config)
@@ -211,9 +212,17 @@ def _with_accesses(report: ComplianceReport, declared: Settings, since: datetime
     return replace(report, access=summary, not_included=NOT_INCLUDED)
 
 
-def _certificate(rotation: str, config: Path | None) -> bytes:
+def _certificate(rotation: str | None, config: Path | None) -> bytes:
+    """Of this rotation; else of the one that finished last."""
     with open_backups(settings.load(config), actor=actor()) as site:
-        return certify(site, site.pipeline.ledger.request(rotation).id).envelope
+        ledger = site.pipeline.ledger
+        if rotation is not None:
+            return certify(site, ledger.request(rotation).id).envelope
+        finished = [each for each in ledger.requests() if each.status is RequestStatus.FINISHED]
+        rotations = [each.id for each in finished if each.action is RequestAction.ROTATE]
+        if not rotations:
+            raise KeyRotationError("no rotation has finished yet; see `keyrotation status`")
+        return certify(site, rotations[-1]).envelope
 
 
 def _write(content: bytes, target: Path | None, what: str) -> None:

@@ -11,7 +11,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.inspect import duties
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor, offered_requests
+from keyrotation_pipeline.cli.options import Config, Json, OpenRequestId, RequestId, actor, offered_requests, open_walk
 from keyrotation_pipeline.cli.report import unambiguous_moment
 from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature, guide_to_approve, propose
 from keyrotation_pipeline.model.requests import PendingRequest, Request
@@ -182,7 +182,7 @@ def _show_announcement(declared: settings.Settings, request_id: str, *, as_json:
 
 
 def pace_command(
-    request_id: RequestId,
+    request_id: OpenRequestId = None,
     *,
     rows_per_second: Annotated[
         int | None,
@@ -212,7 +212,7 @@ def pace_command(
     if hours is not None:
         changes["time_zone"] = declared.time_zone
     with open_pipeline(declared, actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
+        rotation, database = open_walk(pipeline, request_id), pipeline.surroundings.identity().name
         changed = reset or changes
         pace = set_pace(pipeline, rotation, changes, reason) if changed else pace_of(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "pace": None if pace is None else pace.as_json()}

@@ -6,7 +6,7 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.options import Config, Json, OpenRequestId, RequestId, actor, open_walk
 from keyrotation_pipeline.cli.output import minutes, show
 from keyrotation_pipeline.cli.signing import propose
 from keyrotation_pipeline.model.requests import Walk
@@ -38,20 +38,20 @@ def rollback_command(
         propose(pipeline, opened, value, [what], as_json=as_json)
 
 
-def pause(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
+def pause(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Pause a rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
+        rotation, database = open_walk(pipeline, request_id), pipeline.surroundings.identity().name
         control.pause(pipeline, rotation)
     value = {"database": database, "id": rotation.id, "status": "paused"}
     line = f"rotation {rotation.id} is paused; continue with `keyrotation resume {rotation.id}`"
     show(database, value, [line], as_json=as_json)
 
 
-def resume(request_id: RequestId, *, config: Config = None, as_json: Json = False) -> None:
+def resume(request_id: OpenRequestId = None, *, config: Config = None, as_json: Json = False) -> None:
     """Resume a paused rotation."""
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        rotation, database = pipeline.ledger.walk(request_id), pipeline.surroundings.identity().name
+        rotation, database = open_walk(pipeline, request_id), pipeline.surroundings.identity().name
         control.resume(pipeline, rotation)
         rotation = pipeline.ledger.walk(rotation.id)
     value = {"database": database, "id": rotation.id, "status": str(rotation.status)}

@@ -217,7 +217,8 @@ def check_audit(
         found.not_covered.append("whether this audit is the one you know: give the hash of a head that you have")
     for head in heads:
         leads = any(each.event.hash == head.strip().lower() for each in judged.entries)
-        found.check("heads given by you", f"the chain does not lead through {head[:64]}", holds=leads)
+        missing = f"the chain does not lead through {head[:64]}; give a head from before the pack was written"
+        found.check("heads given by you", missing, holds=leads)
     unusable = [each.unusable for each in signatures.certificates() if each.unusable]
     found.not_covered += [f"what was signed before then, though {sentence}" for sentence in unusable]
     return judged

@@ -366,6 +366,8 @@ def test_monitoring_gets_the_status_by_the_codes_of_its_plugins_and_as_metrics(c
     assert "KEYROTATION WARNING" in clinic.run("status", "--nagios", expect=1), "there is no backup yet"
     clinic.run("backup")
     assert "KEYROTATION OK" in clinic.run("status", "--nagios")
+    clinic.run("pause", expect=1)
+    assert "no rotation or rollback is open" in clinic.error
     shown, metrics = clinic.status(), clinic.run("metrics")
     assert f'keyrotation_audit_head_seq{{database="{shown["database"]}"}} {shown["audit"]["seq"]}\n' in metrics
     request = clinic.approved_request(*clinic.officers)
@@ -378,7 +380,7 @@ def test_monitoring_gets_the_status_by_the_codes_of_its_plugins_and_as_metrics(c
         assert f"keyrotation_rotation_rows_done{labels} 0\n" in during
     assert 'type="routine",from="v1",to="v2",phase="rows"} 1\n' in during
     assert re.search(r'keyrotation_request_approvals\{.*action="rotate",type="routine"\} 2\n', during)
-    clinic.run("pause", request)
+    clinic.run("pause")
     paused = clinic.status()["rotation"]["waiting_for"]
     assert f'keyrotation_rotation_waiting{{database="{shown["database"]}",reason="{paused}"}} 1' in clinic.run(
         "metrics"
