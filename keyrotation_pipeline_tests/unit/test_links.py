@@ -55,6 +55,12 @@ def test_the_site_is_built_and_loads_nothing_from_elsewhere(tmp_path: Path) -> N
         assert ELSEWHERE.match(link) or (site / "guides" / link).exists(), link
 
 
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"(?m)^ +- (?:\w+: )?([\w/-]+\.md)$", (TOP / ".ci" / "site" / "mkdocs.yml").read_text()))
+    written = {path.relative_to(TOP / "docs").as_posix() for path in TOP.glob("docs/**/*.md") if path.name[0] != "0"}
+    assert listed == written | {"benchmarks/README.md"}
+
+
 def test_a_broken_link_would_be_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("# A page\n\n[gone](nothing.md) [there](#a-page) `[code](nowhere.md)`\n")
