@@ -13,18 +13,17 @@ AGREEING_SHARE = 0.8
 MOST_KEYS = 8
 
 
-def tier_of_hits(hits: Sequence[Recognised], values: int, rivals: int) -> Tier | None:
+def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
     """Returns how sure the format of these hits is; None where chance or other data explain them.
 
     Args:
         hits: of one format, in one place.
         values: non-empty values of the place.
-        rivals: those of them that are encoded and that nothing marks: random bytes of which a few fit by chance.
     """
     if not hits[0].weak:
         return "possible" if _could_be_hmacs(hits) else "certain"
     bodies = list({hit.body for hit in hits})[: statistics.MOST_VALUES]
-    if rivals > len(hits) or not statistics.looks_random(bodies):
+    if not statistics.looks_random(bodies):
         return None
     if len(bodies) < FEWEST_HITS:
         return "possible" if len(hits) == values else None

@@ -71,9 +71,8 @@ def _marked(readings: Sequence[Reading], values: int) -> tuple[list[tuple[str, T
         of_kind = others if reading.hit is None else by_format.setdefault(reading.hit.format, [])
         of_kind.append(reading)
     found: list[tuple[str, Tier, list[Reading]]] = []
-    rivals = sum(reading.encoding != "" for reading in others)
     for name, hits in sorted(by_format.items(), key=lambda item: -len(item[1])):
-        tier = agreement.tier_of_hits(_recognised(hits), values, rivals)
+        tier = agreement.tier_of_hits(_recognised(hits), values)
         if tier is not None:
             found.append((name, tier, hits))
         else:

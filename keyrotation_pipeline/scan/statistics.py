@@ -14,6 +14,8 @@ _FEWEST_FOR_POSITIONS = 3
 _SYMBOLS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 # One in 32 characters is no letter and no digit: that none is among so many happens once in some thousand times.
 _CHARS_WITH_SYMBOL = 250
+# That capitals, small letters, or all others are missing is as improbable here.
+_CHARS_OF_ALL_KINDS = 60
 _URL_TO_STANDARD = str.maketrans("-_", "+/")
 
 
@@ -34,6 +36,8 @@ def uses_whole_alphabet(texts: Sequence[str]) -> bool:
     if len(pooled) >= _CHARS_WITH_SYMBOL and sum(counts[62:]) == 0:
         return False
     kinds = [sum(counts[:26]), sum(counts[26:52]), sum(counts[52:])]
+    if len(pooled) >= _CHARS_OF_ALL_KINDS and not all(kinds):
+        return False
     return _is_even(kinds, len(pooled), (26, 26, 12)) and (
         len(pooled) < 5 * len(_SYMBOLS) or _is_even(counts, len(pooled))
     )

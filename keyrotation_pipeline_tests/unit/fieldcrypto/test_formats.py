@@ -2,6 +2,7 @@
 
 import pytest
 
+from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, from_base64url
 from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
 from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, recognise_text
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED, ForeignValues
@@ -69,3 +70,13 @@ def test_bytes_that_only_look_like_it_are_not_recognised(raw: bytes) -> None:
 def test_the_key_of_a_public_key_message_is_named() -> None:
     session = b"\xc1\x0e\x03" + bytes.fromhex("0123456789abcdef") + b"\x01" + b"key."
     assert recognise(session + b"\xd2\x05\x01data") == Recognised("pgcrypto-pgp", "0123456789abcdef")
+    assert recognise(session + b"\xd2\x05\x01data" + b"more") is None
+
+
+def test_base64_with_stray_bits_is_none() -> None:
+    assert (from_base64("QQ=="), from_base64("QR=="), from_base64url("QQ"), from_base64url("QR")) == (
+        b"A",
+        None,
+        b"A",
+        None,
+    )

@@ -106,3 +106,13 @@ def test_a_uuid_before_a_token_is_a_key_only_if_many_values_name_it(users: int) 
     assert [tier for format_name, tier in formats(scan(row)) if format_name == "n8n-keyid"] == ["certain"] * (
         users == 1
     )
+
+
+def test_a_value_in_many_rows_agrees_with_itself_only() -> None:
+    values = [b"\x01" + random.Random(at).randbytes(40 + at) for at in range(5)]
+    assert scan(lambda rng: rng.choice(values)) == ()
+
+
+def test_tink_is_named_next_to_more_values_of_another_kind() -> None:
+    found = scan(lambda rng: tink(rng) if rng.random() < 0.3 else b"".join(gcm(rng, email(rng))))
+    assert sorted(formats(found)) == [("tink", "certain"), ("unknown-aead", "likely")]

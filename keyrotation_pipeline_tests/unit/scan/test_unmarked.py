@@ -9,8 +9,9 @@ import pytest
 from keyrotation_pipeline.scan.classification import classify_table
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.readings import read
 from keyrotation_pipeline_tests.unit.scan import more_other_data, other_data
-from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKED, address, email, name, note
+from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKED, address, b64, email, name, note
 from keyrotation_pipeline_tests.unit.scan.other_data import rows
 
 Values = Sequence[str | bytes]
@@ -148,3 +149,41 @@ def test_two_key_versions_before_unmarked_values_are_both_named() -> None:
     values = encrypted("handmade-aesgcm-b64", "email", 40)
     (found,) = scan([f"v{1 + at % 2}:{value}" for at, value in enumerate(values)])  # type: ignore[str-bytes-safe]
     assert (found.share, found.notes[0].endswith("behind the prefix `v1:`, `v2:`.")) == (1.0, True)
+
+
+@pytest.mark.parametrize("column", ["ipfs v0", "base62 tokens", "camel words"])
+def test_what_decodes_in_a_few_of_many_values_is_no_base64(column: str) -> None:
+    """Every fourth text of these characters has a length that base64 can have."""
+    values = [rows(other_data.COLUMNS, column, seed)[:8] for seed in range(6)]
+    assert [found for few in values for found in scan(few)] == []
+
+
+def test_blocks_that_repeat_at_the_beginning_are_deterministic_encryption() -> None:
+    rng = random.Random(5)
+    texts = [f"name of the patient: {address(rng)}" for _ in range(100)]
+    for form in ("pgcrypto-raw", "sqlalchemy-utils-aes"):
+        (found,) = scan([UNMARKED[form](rng, text) for text in texts])
+        assert (found.format, found.tier) == ("unknown-cbc", "likely")
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(lambda rng: rng.randbytes(rng.choice((16, 32))).hex(), id="MD5 and SHA-256 in hex"),
+        pytest.param(lambda rng: rng.randbytes(rng.choice((32, 64))), id="SHA-256 and SHA-512"),
+        pytest.param(lambda rng: rng.randbytes(rng.choice((16, 20, 32, 48, 64))).hex(), id="five kinds of digests"),
+    ],
+)
+def test_digests_of_several_kinds_are_possible(row: Row) -> None:
+    rng = random.Random(6)
+    assert [found.tier for found in scan([row(rng) for _ in range(60)])] == ["possible"]
+
+
+@pytest.mark.parametrize("prefix", ["{SSHA}", "sha512:", "$pbkdf2-sha256$", "md5$", "scrypt:32768:8:1$"])
+def test_a_prefix_that_names_a_digest_is_no_prefix_of_ciphertext(prefix: str) -> None:
+    rng = random.Random(8)
+    assert scan([prefix + b64(rng.randbytes(rng.choice((29, 31, 35, 41)))) for _ in range(60)]) == ()
+
+
+def test_words_in_one_case_are_plaintext() -> None:
+    assert not any(read(text).encoding for text in ("a-slug-of-some-words-for-you", "ABCDEFGHIJKLMNOPQRSTUVWX"))
