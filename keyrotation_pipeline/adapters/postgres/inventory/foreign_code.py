@@ -4,7 +4,7 @@ It cannot be known in general what a trusted role's function calls (a body in PL
 rule is by owner: a function of a superuser or of our role may call anything; its owner is responsible for that.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
@@ -72,9 +72,15 @@ called(root, what, relation, function) AS (
     UNION ALL SELECT '', format('cast from %%s to %%s', castsource::regtype, casttarget::regtype),
                      (SELECT min(oid::bigint) FROM tree)::oid, castfunc
     FROM pg_cast WHERE castsource IN (SELECT oid FROM type) AND casttarget IN (SELECT oid FROM type))
-SELECT DISTINCT what, relation::regclass::text, p.oid::regprocedure::text, owner.rolname, root
+SELECT DISTINCT what, relation::regclass::text, p.oid::regprocedure::text, owner.rolname, root, l.lanname
 FROM called JOIN pg_proc p ON p.oid = called.function JOIN pg_roles owner ON owner.oid = p.proowner
-WHERE NOT owner.rolsuper AND owner.rolname <> current_user
+JOIN pg_language l ON l.oid = p.prolang
+"""
+_OF_OTHERS = "WHERE NOT owner.rolsuper AND owner.rolname <> current_user ORDER BY 1, 2, 3"
+# Whoever owns it, unless it came with the server or with an extension.
+_NOT_INSTALLED = """
+WHERE l.lanname NOT IN ('c', 'internal') AND NOT (owner.rolsuper AND EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e'))
 ORDER BY 1, 2, 3
 """
 
@@ -108,10 +114,12 @@ class ForeignFunction(NamedTuple):
     function: str
     owner: str
     root: str
+    language: str
 
 
 # The planner evaluates constants in these expressions, and so runs functions for every query on the table.
-_FOLDED = ("index ", "statistics ", "partition key")
+_EXPRESSIONS = ("index ", "statistics ")
+_FOLDED = (*_EXPRESSIONS, "partition key")
 _WITH_EXPRESSIONS = """
 SELECT indrelid::bigint FROM pg_index
 WHERE indrelid = ANY(%(oids)s::bigint[]::oid[]) AND (indexprs IS NOT NULL OR indpred IS NOT NULL)
@@ -150,8 +158,34 @@ def to_be_ours(connection: Connection, function: str) -> str:
 
 def foreign_functions(connection: Connection, oids: Sequence[int]) -> Iterator[ForeignFunction]:
     """Yields functions of other roles that a write to these relations would run."""
-    for row in connection.execute(_FOREIGN, (list(oids),)):
+    for row in connection.execute(_FOREIGN + _OF_OTHERS, (list(oids),)):
         yield ForeignFunction(*map(str, row))
+
+
+# Planning evaluates what has no column in it; functions in SQL it may replace by what they contain.
+_MAY_BE_EVALUATED = """
+WITH expression(relation, tree) AS (
+    SELECT indrelid, concat(indexprs, indpred) FROM pg_index WHERE indexprs IS NOT NULL OR indpred IS NOT NULL
+    UNION ALL SELECT stxrelid, concat(to_jsonb(s) ->> 'stxexprs') FROM pg_statistic_ext s)
+SELECT relation::bigint, relation::regclass::text, bool_or(tree ~ '[{]CONST |:args <>') FROM expression
+WHERE relation = ANY(%s::bigint[]::oid[]) AND tree <> '' GROUP BY relation
+"""
+
+
+def planned_functions(connection: Connection, oids: Sequence[int]) -> Mapping[int, str]:
+    """Returns, by relation, a function that planning any query on it may run, whoever owns the function.
+
+    Partitions count only where constraints are planned, too (`constraint_exclusion`).
+    """
+    with_expressions = connection.execute(_MAY_BE_EVALUATED, (list(oids),)).fetchall()
+    constant = {str(name): bool(is_constant) for _, name, is_constant in with_expressions}
+    oid_of = {str(name): int(str(oid)) for oid, name, _ in with_expressions}
+    found: dict[int, str] = {}
+    for row in connection.execute(_FOREIGN + _NOT_INSTALLED, (list(oid_of.values()),)) if oid_of else ():
+        function = ForeignFunction(*map(str, row))
+        if function.root.startswith(_EXPRESSIONS) and (constant[function.relation] or function.language == "sql"):
+            found.setdefault(oid_of[function.relation], function.function)
+    return found
 
 
 def foreign_event_triggers(connection: Connection) -> Iterator[tuple[str, str, str]]:

@@ -57,7 +57,7 @@ def no_foreign_code_runs(subject: Subject) -> Iterator[Problem]:
     """Requires everything that the server evaluates for our writes to be owned by a superuser or our role."""
     role = subject.connection.info.user
     oids = [relation.oid for relation in subject.relations]
-    for what, relation, function, owner, _ in foreign_functions(subject.connection, oids):
+    for what, relation, function, owner, *_ in foreign_functions(subject.connection, oids):
         yield fatal(
             f"{what} of {relation} calls {function} of role {owner}, which would run as {role} for every re-encrypted "
             f"row; {to_be_ours(subject.connection, function)}, or drop the {what.partition(' ')[0]}"

@@ -25,53 +25,63 @@ _NAME = r'"(?P<name>[^"\n]{1,128})"'
 # gets the last sentence.
 _SENTENCES = (
     (rf"password authentication failed for user {_NAME}",
-     'the server refuses the password of "{name}"; correct it in [database] url'),
+     'the server refuses the password of "{name}"; correct it in {setting}'),
     (r"no password supplied",
-     "the server asks for a password and none was given; add it to [database] url"),
+     "the server asks for a password and none was given; add it to {setting}"),
     (rf"permission denied for database {_NAME}",
      'the role may not use this database; as its owner, GRANT CONNECT ON DATABASE "{name}" TO that role'),
     (r"no pg_hba\.conf entry for .*",
      "the server allows no login as this role, to this database, from this host; add a line to its pg_hba.conf"),
     (rf"database {_NAME} does not exist",
-     'the server has no database "{name}"; create it, or correct the name in [database] url'),
+     'the server has no database "{name}"; create it, or correct the name in {setting}'),
     (rf"role {_NAME} does not exist",
-     'the server has no role "{name}"; create it (deploy/sql/pipeline-role.sql), or correct [database] url'),
+     'the server has no role "{name}"; create it (deploy/sql/pipeline-role.sql), or correct {setting}'),
     (rf"role {_NAME} is not permitted to log in",
      'the role "{name}" may not log in; ALTER ROLE "{name}" LOGIN'),
     (r"failed to resolve host|could not translate host name",
-     "its host's name is not known here; correct the host in [database] url"),
+     "its host's name is not known here; correct the host in {setting}"),
     (r"the database system is (?P<name>starting up|shutting down|in recovery mode|not yet accepting connections)",
      "the server is {name}; wait a moment, then run this again"),
     (r"too many clients already|remaining connection slots|too many connections for",
      "the server has no connection left; end some, or raise its max_connections"),
     (r"Connection refused|No such file or directory|[Tt]imed? ?out|[Tt]imeout|No route to host|Network is unreachable",
-     "no server answers there; start it, or correct host and port in [database] url"),
+     "no server answers there; start it, or correct host and port in {setting}"),
 )  # fmt: skip
 
 
-def refusal_of(error: OperationalError, url: str) -> DatabaseUnavailableError:
-    """Returns the sentence for a refused connection; it names host and database, never the password."""
+URL_SETTING = "[database] url"
+
+
+def refusal_of(error: OperationalError, url: str, setting: str = URL_SETTING) -> DatabaseUnavailableError:
+    """Returns the sentence for a refused connection; it names host and database, never the password.
+
+    Args:
+        setting: where the URL comes from.
+    """
     said = str(error)
     for pattern, sentence in _SENTENCES:
         if (found := re.search(pattern, said)) is not None:
-            why = sentence.format(**found.groupdict())
+            why = sentence.format(setting=setting, **found.groupdict())
             break
     else:
         lines = said.strip().splitlines() or [type(error).__name__]
         fatal = next((line for line in lines if "FATAL" in line), lines[0])
-        why = f"{fatal.strip()}; {_what_to_correct(error)}"
+        why = f"{fatal.strip()}; {_what_to_correct(error, setting)}"
     return DatabaseUnavailableError(f"cannot connect to {display_name(url)}: {_without_password(why, url)}")
 
 
-def _what_to_correct(error: OperationalError) -> str:
+def _what_to_correct(error: OperationalError, setting: str) -> str:
     """Returns what libpq knows without words: the server may speak any language, and libpq gets no SQLSTATE."""
     if error.pgconn is not None and error.pgconn.used_password:
-        return "it refused after it got the password; correct user, password or database in [database] url"
-    return "fix that, or correct [database] url"
+        return f"it refused after it got the password; correct user, password or database in {setting}"
+    return f"fix that, or correct {setting}"
 
 
-def display_name(url: str) -> str:
+def display_name(url: str, setting: str = URL_SETTING) -> str:
     """Returns ``name@host`` of a connection string, without user and password.
+
+    Args:
+        setting: see `refusal_of`.
 
     Raises:
         DatabaseUnavailableError: it is not a PostgreSQL connection string.
@@ -79,7 +89,7 @@ def display_name(url: str) -> str:
     try:
         parts = conninfo_to_dict(url)
     except ProgrammingError:
-        raise DatabaseUnavailableError(_not_a_url(url)) from None
+        raise DatabaseUnavailableError(_not_a_url(url, setting)) from None
     host = str(parts.get("host") or parts.get("hostaddr") or "localhost")
     port = parts.get("port")
     if host.startswith("/"):  # a Unix socket
@@ -87,15 +97,15 @@ def display_name(url: str) -> str:
     return f"{parts.get('dbname') or parts.get('user') or 'postgres'}@{host}{f':{port}' if port else ''}"
 
 
-def _not_a_url(url: str) -> str:
+def _not_a_url(url: str, setting: str) -> str:
     """Returns an error that shows only the scheme: libpq's own text repeats the string, with its password."""
     scheme = _SCHEME.match(url)
     if scheme is None:
-        return f"[database] url is not a PostgreSQL connection string; {_HOW}"
+        return f"{setting} is not a PostgreSQL connection string; {_HOW}"
     if scheme[1].lower() not in {"postgresql", "postgres"}:
-        return f"[database] url begins with {scheme[1]}://, which is not PostgreSQL's own scheme; {_HOW}"
+        return f"{setting} begins with {scheme[1]}://, which is not PostgreSQL's own scheme; {_HOW}"
     return (
-        "[database] url has a part that PostgreSQL does not know (a misspelt parameter after ?, or a character in the "
+        f"{setting} has a part that PostgreSQL does not know (a misspelt parameter after ?, or a character in the "
         f"password that has to be written as %XX); {_HOW}?name=value"
     )
 
@@ -139,7 +149,7 @@ _PINNED = {
     "tcp_user_timeout": "30s",
 }
 # The same on our side, for a server that vanishes (milliseconds); the connection string takes precedence.
-_NETWORK = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+NETWORK = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 30_000}
 # Not every version has these: a session of ours may be idle, or in a transaction, as long as a long step takes. And a
 # commit of ours is on disk when it returns; settings stronger than "on" are not changed.
 _PINNED_WHERE_KNOWN = """
@@ -172,7 +182,7 @@ def opening(url: str) -> Iterator[Connection]:
     display_name(url)  # refuses anything that is not a connection string
     try:
         with ExitStack() as unless_kept:
-            there = make_conninfo(url, **(_NETWORK | conninfo_to_dict(url)))
+            there = make_conninfo(url, **(NETWORK | conninfo_to_dict(url)))
             connection = psycopg.connect(there, autocommit=True, application_name=APPLICATION_NAME, connect_timeout=10)
             unless_kept.callback(connection.close)
             with connection.transaction():

@@ -1,0 +1,172 @@
+"""Reads a sample of a relation's columns: blocks from all over it, and of these so many values and bytes per column.
+
+A relation is asked first how many values its sample has and how large they are, which reads none of them.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.scan.catalog import Column
+from keyrotation_pipeline.adapters.postgres.scan.types import Kind
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+
+# Blocks of the first sample; of the second, for columns of which the first had hardly a value; and of the third, where
+# there was not even a row (many rows were deleted).
+_FIRST, _SECOND, _THIRD = 128, 1024, 16384
+_FEW_VALUES = 30
+# Fewer values are read where they are larger than this on average, but so many at least; and none of more than 1 MiB.
+_BYTES_PER_VALUE, _LEAST_VALUES = 512, 8
+MOST_VALUE_BYTES = 1024 * 1024
+# PostgreSQL takes at most 1,664 expressions; there are several per column.
+_COLUMNS_AT_ONCE = 200
+
+_SIZE = "SELECT pg_relation_size(%s::oid) / current_setting('block_size')::int"
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How many values a sample has in one column.
+
+    Args:
+        values: that are small enough to be read, with so many bytes together.
+        too_large: those that are not.
+    """
+
+    values: int
+    size_bytes: int
+    too_large: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """What was read of some columns.
+
+    Args:
+        values: a list per reader, in the order of columns and readers.
+        too_large: columns of which every value is.
+        sampled: there is more.
+        no_row: there is more, but no row was met.
+    """
+
+    columns: Sequence[Column]
+    values: Sequence[Sequence[Any]]
+    too_large: Sequence[str]
+    sampled: bool
+    no_row: bool
+
+
+def read_relation(
+    connection: Connection, oid: int, relation: sql.Identifier, columns: Sequence[Column], most_values: int
+) -> Iterator[Cells]:
+    """Yields the values of a sample, several times where the first sample has few of some columns.
+
+    Args:
+        most_values: of each column, about.
+    """
+    for start in range(0, len(columns), _COLUMNS_AT_ONCE):
+        yield from _read(connection, oid, relation, columns[start : start + _COLUMNS_AT_ONCE], most_values)
+
+
+def _read(
+    connection: Connection, oid: int, relation: sql.Identifier, columns: Sequence[Column], most_values: int
+) -> Iterator[Cells]:
+    ((blocks,),) = cast("list[tuple[int]]", connection.execute(_SIZE, (oid,)).fetchall())
+    for wanted in (_FIRST, _SECOND, _THIRD):
+        scanned = _FromBlocks(connection, relation, blocks, max(wanted, most_values // 8 if wanted == _FIRST else 0))
+        rows, sizes = scanned.sizes(columns)
+        lacking = [column for column, size in zip(columns, sizes, strict=True) if size.values < _FEW_VALUES]
+        is_last = scanned.everything or (wanted == _SECOND and rows) or wanted == _THIRD
+        ready = [
+            (column, size)
+            for column, size in zip(columns, sizes, strict=True)
+            if is_last or (column not in lacking and rows)
+        ]
+        if ready:
+            yield scanned.read(ready, most_values, no_row=not rows)
+        columns = lacking
+        if is_last or not columns:
+            return
+
+
+@dataclass(frozen=True, slots=True)
+class _FromBlocks:
+    """Queries on some blocks of a relation, always the same ones; on all blocks where these are few."""
+
+    connection: Connection
+    relation: sql.Identifier
+    blocks: int
+    wanted: int
+
+    @property
+    def everything(self) -> bool:
+        return self.blocks <= self.wanted
+
+    @property
+    def _sample(self) -> sql.Composable:
+        if self.everything:
+            return sql.SQL("")
+        percent = 100 * self.wanted / self.blocks
+        return sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(sql.Literal(percent))
+
+    def sizes(self, columns: Sequence[Column]) -> tuple[int, list[Size]]:
+        """Returns the number of rows, and how many values there are in each column."""
+        form = (
+            "count({size}) FILTER (WHERE {size} <= {most}), coalesce(sum({size}) FILTER (WHERE {size} <= {most}), 0), "
+            "count({size}) FILTER (WHERE {size} > {most})"
+        )
+        parts = [sql.SQL(form).format(size=_size(column), most=sql.Literal(MOST_VALUE_BYTES)) for column in columns]
+        query = sql.SQL("SELECT count(*), {} FROM ONLY {} {}").format(
+            sql.SQL(", ").join(parts), self.relation, self._sample
+        )
+        rows, *numbers = map(int, cast("tuple[Any, ...]", self.connection.execute(query).fetchone()))
+        return rows, [Size(*numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
+
+    def read(self, columns: Sequence[tuple[Column, Size]], most_values: int, *, no_row: bool) -> Cells:
+        """Reads so many values of each column, chosen at random in these blocks."""
+        unchecked = self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+        cells: list[sql.Composable] = []
+        named: list[sql.Identifier] = []
+        for column, size in columns:
+            share = _share(size, most_values)
+            for reader in column.readers:
+                # random() is asked per reader: their values need not be of one row.
+                cells.append(
+                    sql.SQL("CASE WHEN {} <= {} {} THEN {} END AS {}").format(
+                        _size(column), sql.Literal(MOST_VALUE_BYTES),
+                        sql.SQL("AND random() < {}").format(sql.Literal(share)) if share < 1 else sql.SQL(""),
+                        reader.expression(unchecked=unchecked), sql.Identifier(f"c{len(named)}"),
+                    )
+                )  # fmt: skip
+                named.append(sql.Identifier(f"c{len(named)}"))
+        query = sql.SQL("SELECT {} FROM (SELECT {} FROM ONLY {} {} OFFSET 0) AS cells WHERE {}").format(
+            sql.SQL(", ").join(named), sql.SQL(", ").join(cells), self.relation, self._sample,
+            sql.SQL(" OR ").join(sql.SQL("{} IS NOT NULL").format(name) for name in named),
+        )  # fmt: skip
+        with self.connection.cursor(binary=True) as cursor:
+            rows = cursor.execute(query).fetchall()
+        too_large = [column.name for column, size in columns if size.too_large and not size.values]
+        values = [[value for value in each if value is not None] for each in zip(*rows, strict=True)] or [
+            [] for _ in named
+        ]
+        sampled = not self.everything or any(_share(size, most_values) < 1 for _, size in columns)
+        no_row = no_row and not self.everything
+        return Cells([column for column, _ in columns], values, too_large, sampled, no_row)
+
+
+def _share(size: Size, most_values: int) -> float:
+    if not size.values:
+        return 1.0
+    affordable = int(most_values * _BYTES_PER_VALUE * size.values / max(size.size_bytes, 1))
+    return min(1.0, min(most_values, max(_LEAST_VALUES, affordable)) / size.values)
+
+
+def _size(column: Column) -> sql.Composed:
+    """Returns the expression for a value's size in bytes, which reads none of it; of most types, as stored."""
+    plain = len(column.readers) == 1 and not column.readers[0].path and not column.readers[0].sources
+    reader = column.readers[0]
+    exact = plain and not reader.extension and reader.kind in {Kind.TEXT, Kind.BYTES}
+    form = "octet_length({})" if exact else "pg_column_size({})"
+    return sql.SQL(form).format(sql.Identifier(column.name))

@@ -1,0 +1,63 @@
+"""Turns what was read of a table into the values of each place: columns, elements of arrays, leaves of documents."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from keyrotation_pipeline.adapters.postgres.scan.catalog import Column, Table
+from keyrotation_pipeline.adapters.postgres.scan.rows import Cells
+from keyrotation_pipeline.adapters.postgres.scan.types import Kind, Reader
+from keyrotation_pipeline.scan.documents import Path, leaves_of, looks_like_json, texts_in_xml, values_in_hstore
+from keyrotation_pipeline.scan.places import Place
+
+Value = str | bytes
+_JSON_BEGINS = (b"{", b"[")
+_SPLIT = {Kind.JSON: leaves_of, Kind.XML: texts_in_xml, Kind.HSTORE: values_in_hstore}
+
+
+def places_of(table: Table, read: Iterable[Cells]) -> Mapping[Place, Sequence[Value]]:
+    """Returns the values of each place of a table."""
+    by_reader: defaultdict[tuple[str, int], list[Value]] = defaultdict(list)
+    for cells in read:
+        values = iter(cells.values)
+        for column in cells.columns:
+            for number, reader in enumerate(column.readers):
+                by_reader[column.name, number] += _scalars(reader, next(values))
+    found: defaultdict[Place, list[Value]] = defaultdict(list)
+    for column in table.columns:
+        for number, reader in enumerate(column.readers):
+            for path, values_there in _by_path(reader, by_reader[column.name, number]):
+                found[_place(table, column, reader, path)] += values_there
+    return found
+
+
+def _place(table: Table, column: Column, reader: Reader, path: Path) -> Place:
+    return Place(table.label, column.name, (*reader.path, *path) or None, reader.elements, column.type)
+
+
+def _scalars(reader: Reader, cells: Sequence[Any]) -> Iterator[Value]:
+    """Yields values; text of a database without an encoding comes as bytes."""
+    values = (each for cell in cells for each in cell if each is not None) if reader.elements else cells
+    for value in values:
+        if reader.kind is not Kind.BYTES and isinstance(value, bytes):
+            yield value.decode("utf-8", "surrogateescape")
+        else:
+            yield value
+
+
+def _by_path(reader: Reader, values: Sequence[Value]) -> Iterator[tuple[Path, Sequence[Value]]]:
+    """Yields the values themselves, and those inside documents: also of JSON that is stored as text or bytes."""
+    if (split := _SPLIT.get(reader.kind)) is not None:
+        yield from split([str(value) for value in values]).items()
+        return
+    yield (), values
+    documents = [text for value in values if (text := _json_text(value)) is not None]
+    for path, leaves in leaves_of(documents).items():
+        if path:
+            yield path, leaves
+
+
+def _json_text(value: Value) -> str | None:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace") if value.startswith(_JSON_BEGINS) else None
+    return value if looks_like_json(value) else None

@@ -1,0 +1,122 @@
+"""Splits documents (JSON, XML, hstore) into their leaves, by path; keys that vary from row to row become one ``*``."""
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Path = tuple[str, ...]
+ANY_KEY, ELEMENT = "*", "[]"
+
+# Beyond this many paths of one column nothing more is looked at.
+MOST_PATHS = 256
+# A JSON text of more characters is not parsed.
+MOST_CHARS = 4 * 2**20
+# JSON in a string inside JSON, and so on.
+_DEEPEST_TEXT = 2
+# An object with more keys than this over all rows, or whose keys hardly ever repeat, is a map from something to values.
+_MOST_KEYS = 64
+_FEW_KEYS = 12
+_REPEATED = 2.0
+# A key that is data rather than a name: long, with a run of digits, an address, hexadecimal.
+_DATA = re.compile(r"[0-9]{3}|.@|[\x00-\x1f]|^[0-9a-fA-F-]{12,}$|^.{41,}$|^[0-9]+$", re.DOTALL)
+# What an object holds that is one encrypted value: it stays whole, as compact JSON.
+_RAILS = frozenset({"p", "h"})
+_IVS = frozenset({"iv", "nonce", "IV"})
+_BODIES = frozenset({"ct", "ciphertext", "cipherText", "encryptedData", "encrypted_data", "encrypted", "data", "value"})
+
+_JSON_BEGINS = re.compile(r"\s*[{\[]")
+_ELEMENT_TEXT = re.compile(r"<([^\s<>/!?&]{1,64})(?:\s[^<>]*)?>([^<>]+)</\1\s*>")
+_HSTORE_PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)', re.DOTALL)
+_HSTORE_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+
+
+def leaves_of(documents: Sequence[str]) -> Mapping[Path, list[str]]:
+    """Returns the strings in JSON texts by path; what is not JSON has none.
+
+    An object that is one encrypted value in itself is a leaf. Beyond `MOST_PATHS` paths, the rest is left out.
+    """
+    return _leaves([parsed for text in documents if (parsed := _parsed(text)) is not None])
+
+
+def texts_in_xml(documents: Sequence[str]) -> Mapping[Path, list[str]]:
+    """Returns the text of elements without children, by the element's name."""
+    found: defaultdict[Path, list[str]] = defaultdict(list)
+    for document in documents:
+        for name, text in _ELEMENT_TEXT.findall(document):
+            if (name,) in found or len(found) < MOST_PATHS:
+                found[(name,)].append(text)
+    return found
+
+
+def values_in_hstore(documents: Sequence[str]) -> Mapping[Path, list[str]]:
+    """Returns the values of hstore in its text form, by key."""
+    return _leaves([dict(_pairs(document)) for document in documents])
+
+
+def looks_like_json(text: str) -> bool:
+    """Returns whether a text may be a JSON object or array."""
+    return _JSON_BEGINS.match(text) is not None
+
+
+def _pairs(document: str) -> Iterator[tuple[str, str]]:
+    for key, value in _HSTORE_PAIR.findall(document):  # of NULL it is empty
+        yield _HSTORE_ESCAPE.sub(r"\1", key), _HSTORE_ESCAPE.sub(r"\1", value)
+
+
+def _parsed(text: str) -> Any:  # noqa: ANN401  JSON
+    """Returns what a JSON text holds; None where it is none, or too large or deep. Numbers do not matter."""
+    if len(text) > MOST_CHARS:
+        return None
+    try:
+        return json.loads(text, parse_int=bool, parse_float=bool, parse_constant=bool)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _leaves(documents: Sequence[Any]) -> Mapping[Path, list[str]]:
+    """Goes through all documents together, a level at a time: only so it shows which keys vary."""
+    found: dict[Path, list[str]] = {}
+    level: dict[Path, list[tuple[Any, int]]] = {(): [(document, 0) for document in documents]}
+    while level:
+        below: defaultdict[Path, list[tuple[Any, int]]] = defaultdict(list)
+        for path, nodes in level.items():
+            if len(found) + len(below) < MOST_PATHS:
+                if texts := list(_texts(nodes)):
+                    found[path] = texts
+                for key, node in _children(nodes):
+                    below[(*path, key)].append(node)
+        level = dict(list(below.items())[:MOST_PATHS])
+    return found
+
+
+def _texts(nodes: Sequence[tuple[Any, int]]) -> Iterator[str]:
+    for node, _ in nodes:
+        if isinstance(node, str) and node:
+            yield node
+        elif isinstance(node, dict) and _is_one_value(node):
+            # jsonb sorts keys; here they come as the libraries write them.
+            yield json.dumps(dict(sorted(node.items(), reverse=True)), separators=(",", ":"))
+
+
+def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any, int]]]:
+    objects: list[tuple[dict[str, Any], int]] = []
+    for node, depth in nodes:
+        match node:
+            case str() if depth < _DEEPEST_TEXT and looks_like_json(node):
+                if isinstance(inner := _parsed(node), dict) and not _is_one_value(inner):
+                    objects.append((inner, depth + 1))
+            case dict() if not _is_one_value(node):
+                objects.append((node, depth))
+            case list():
+                yield from ((ELEMENT, (each, depth)) for each in node)
+    keys = Counter(key for node, _ in objects for key in node)
+    varies = len(keys) > _MOST_KEYS or (len(keys) > _FEW_KEYS and keys.total() < _REPEATED * len(keys))
+    for node, depth in objects:
+        for key, value in node.items():
+            yield ANY_KEY if varies or _DATA.search(key) else key, (value, depth)
+
+
+def _is_one_value(node: Mapping[str, Any]) -> bool:
+    return node.keys() == _RAILS or not (_IVS.isdisjoint(node) or _BODIES.isdisjoint(node))

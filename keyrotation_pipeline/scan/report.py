@@ -1,0 +1,71 @@
+"""What a scan of a database found, and what it did not look at."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from keyrotation_pipeline.scan.findings import Finding
+
+
+@dataclass(frozen=True, slots=True)
+class NotLookedAt:
+    """A place that was not read, or not fully.
+
+    Args:
+        place: a relation, column, or kind of object, as people would name it.
+        reason: a phrase.
+    """
+
+    place: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class ScanReport:
+    """The result of a scan.
+
+    Args:
+        database: ``name@host``, without user and password.
+        tables: that were read, a partitioned one once.
+        columns: of these that can hold text or bytes.
+        values: that were examined.
+        sampled: tables of which only a part was read.
+    """
+
+    database: str
+    findings: tuple[Finding, ...]
+    not_looked_at: tuple[NotLookedAt, ...]
+    tables: int
+    columns: int
+    values: int
+    sampled: int
+
+    def as_json(self) -> Mapping[str, Any]:
+        """Returns the document that `scan --json` prints; what is noted on a place stands at the end of `next`."""
+        return {
+            "database": self.database,
+            "places": [_place(finding) for finding in self.findings],
+            "not_looked_at": [str(each) for each in self.not_looked_at],
+        }
+
+
+def _place(finding: Finding) -> Mapping[str, Any]:
+    place = finding.place
+    return {
+        "table": place.table,
+        "column": place.column,
+        "path": None if place.path is None else list(place.path),
+        "elements": place.elements,
+        "type": place.type,
+        "format": finding.format,
+        "tier": finding.tier,
+        "share": round(finding.share, 4),
+        "values": finding.values,
+        "key_ids": list(finding.key_ids),
+        "identified_by": finding.identified_by,
+        "reads_two_keys": finding.reads_two_keys,
+        "next": " ".join((finding.next, *finding.notes)),
+    }
