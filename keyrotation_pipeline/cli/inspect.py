@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
@@ -28,20 +29,25 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import as_json_of, name_of, share_of
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:
     """Count values by key version, and search other columns.
 
     Shows every declared column with its values per key version, undeclared columns that hold encrypted values, values
-    that do not decrypt or are not encrypted, by table, key and column, and what was not searched.
+    that do not decrypt or are not encrypted, by table, key and column, columns in other formats, and what was not
+    searched.
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
         taken = take_inventory(pipeline)
         keys = pipeline.ledger.keys()
-    lines = _taken(taken, [each.version for each in keys])
-    output.show(database, _inventory_document(database, taken), lines, as_json=as_json)
+        others = pipeline.inventory.other_formats()
+    lines = chain(_taken(taken, [each.version for each in keys]), _other_formats(others), _blind_spots(taken))
+    document = {**_inventory_document(database, taken), "other_formats": [as_json_of(each) for each in others]}
+    output.show(database, document, lines, as_json=as_json)
 
 
 def verify(*, config: Config = None, as_json: Json = False) -> None:
@@ -130,6 +136,17 @@ def _taken(taken: Inventory, registered: Sequence[KeyVersion]) -> Iterator[outpu
         yield ""
         rejected = [(str(each.table), each.key, each.column, each.reason) for each in taken.quarantine]
         yield output.Table(("Quarantined in", "Primary key", "Column", "Why"), rejected)
+
+
+def _other_formats(others: Sequence[Finding]) -> Iterator[output.Line]:
+    if others:
+        yield ""
+        rows = [(name_of(each.place), each.format, share_of(each)) for each in others]
+        yield output.Table(("In another format", "Format", "Values of a sample"), rows)
+        yield "a rotation leaves these as they are, since they are not under its keys; `keyrotation scan` says more"
+
+
+def _blind_spots(taken: Inventory) -> Iterator[output.Line]:
     yield ""
     for each in taken.blind_spots.unsearched:
         yield f"not searched: {each}"

@@ -20,6 +20,7 @@ from keyrotation_pipeline.monitoring.progress import usage_of_primary
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences
+from keyrotation_pipeline.scan.report import name_of
 
 LATE_SECONDS = 60
 _IN_USE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE})
@@ -155,6 +156,12 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
     if not problems:
         refusals = [f"{name} refuses {', '.join(map(str, versions))}" for name, versions in seen.retired.items()]
         yield green("retired_versions_are_refused", "; ".join(refusals) or "none was retired")
+
+
+def other_formats(pipeline: Pipeline) -> Iterator[Check]:
+    """Columns in other formats: never red or amber, since a rotation has nothing to do with them."""
+    named = ", ".join(f"{name_of(each.place)} ({each.format})" for each in pipeline.inventory.other_formats())
+    yield green("other_formats_are_known", f"left as they are: {named}" if named else "none found in a sample")
 
 
 def usage(pipeline: Pipeline) -> Iterator[Check]:

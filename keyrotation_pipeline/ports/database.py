@@ -30,6 +30,7 @@ from keyrotation_pipeline.model.tables import (
     TableCount,
     TableName,
 )
+from keyrotation_pipeline.scan.findings import Finding
 
 # A row's key, a JSON array of the texts of its columns; and the stored value of each declared column.
 KeyedRow = tuple[str, tuple[str | None, ...]]
@@ -43,6 +44,9 @@ class TableInventory(Protocol):
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """Scans every undeclared column of every user relation that can hold text for values of our grammar."""
+
+    def other_formats(self) -> tuple[Finding, ...]:
+        """Where a sample of every column certainly holds encrypted values in a format other than ours."""
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """What `discover` finds in the definitions that the catalogue keeps; reads no row."""

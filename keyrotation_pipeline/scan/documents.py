@@ -21,10 +21,8 @@ _FEW_KEYS = 12
 _REPEATED = 2.0
 # A key that is data rather than a name: long, with a run of digits, an address, hexadecimal.
 _DATA = re.compile(r"[0-9]{3}|.@|[\x00-\x1f]|^[0-9a-fA-F-]{12,}$|^.{41,}$|^[0-9]+$", re.DOTALL)
-# What an object holds that is one encrypted value: it stays whole, as compact JSON.
-_RAILS = frozenset({"p", "h"})
-_IVS = frozenset({"iv", "nonce", "IV"})
-_BODIES = frozenset({"ct", "ciphertext", "cipherText", "encryptedData", "encrypted_data", "encrypted", "data", "value"})
+# The keys of an object that is one encrypted value, of Active Record Encryption: it stays whole, as compact JSON.
+_ONE_VALUE = ("p", "h")
 
 _JSON_BEGINS = re.compile(r"\s*[{\[]")
 _ELEMENT_TEXT = re.compile(r"<([^\s<>/!?&]{1,64})(?:\s[^<>]*)?>([^<>]+)</\1\s*>")
@@ -96,8 +94,8 @@ def _texts(nodes: Sequence[tuple[Any, int]]) -> Iterator[str]:
         if isinstance(node, str) and node:
             yield node
         elif isinstance(node, dict) and _is_one_value(node):
-            # jsonb sorts keys; here they come as the libraries write them.
-            yield json.dumps(dict(sorted(node.items(), reverse=True)), separators=(",", ":"))
+            # In this order, as the library writes them; jsonb sorts them.
+            yield json.dumps({key: node[key] for key in _ONE_VALUE}, separators=(",", ":"))
 
 
 def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any, int]]]:
@@ -119,4 +117,4 @@ def _children(nodes: Sequence[tuple[Any, int]]) -> Iterator[tuple[str, tuple[Any
 
 
 def _is_one_value(node: Mapping[str, Any]) -> bool:
-    return node.keys() == _RAILS or not (_IVS.isdisjoint(node) or _BODIES.isdisjoint(node))
+    return node.keys() == set(_ONE_VALUE)

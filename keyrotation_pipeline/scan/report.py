@@ -1,10 +1,13 @@
 """What a scan of a database found, and what it did not look at."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.places import Place
+
+NATIVE = "native"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +50,31 @@ class ScanReport:
         """Returns the document that `scan --json` prints; what is noted on a place stands at the end of `next`."""
         return {
             "database": self.database,
-            "places": [_place(finding) for finding in self.findings],
+            "places": [as_json_of(finding) for finding in self.findings],
             "not_looked_at": [str(each) for each in self.not_looked_at],
         }
 
 
-def _place(finding: Finding) -> Mapping[str, Any]:
+def name_of(place: Place) -> str:
+    """Returns ``public.users.profile -> otp -> secret``, ``public.users.tags[]``."""
+    elements = "[]" if place.elements else ""
+    return " -> ".join((f"{place.table}.{place.column}{elements}", *(place.path or ())))
+
+
+def share_of(finding: Finding) -> str:
+    """Returns ``all 1,000``, ``12 % of 1,000``, of values."""
+    if finding.share == 1:
+        return f"all {finding.values:,}"
+    return f"{min(max(round(100 * finding.share), 1), 99)} % of {finding.values:,}"
+
+
+def in_other_formats(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Returns what is certainly encrypted, and not in our own format: a rotation leaves it as it is."""
+    return tuple(each for each in findings if each.tier == "certain" and each.format != NATIVE)
+
+
+def as_json_of(finding: Finding) -> Mapping[str, Any]:
+    """Returns one place as JSON."""
     place = finding.place
     return {
         "table": place.table,

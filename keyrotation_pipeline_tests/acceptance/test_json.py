@@ -15,6 +15,7 @@ from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, offic
 from keyrotation_pipeline_tests.acceptance.test_pipeline_role import CONFIGURATION, LINES, Desk, Line
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, discard, start_server
+from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN
 
 # Their results are documents of their own, or nothing.
 NO_JSON = {"up", "report"}
@@ -41,8 +42,8 @@ def test_every_command_that_shows_something_is_documented_here() -> None:
 
 
 QUICK = (
-    "init", "status", "metrics", "docs", "inventory", "verify", "requests", "history", "rollout", "audit verify",
-    "audit log", "incident list", "backup --list",
+    "init", "status", "metrics", "docs", "inventory", "verify", "requests", "history", "rollout",
+    "audit verify", "audit log", "incident list", "backup --list",
 )  # fmt: skip
 
 
@@ -56,6 +57,13 @@ def test_the_quick_commands_print_what_is_documented(clinic: Clinic) -> None:  #
     assert documented("cancel", clinic.run("cancel", cancelled, "--json"))["before"] is None
     request = clinic.approved_request(*clinic.officers)
     works = (f"pace {request}", f"requests --announcement {request}", f"rotate {request} --dry-run")
+    token = next(entry.values[0] for entry in FOREIGN if entry.format == "fernet")
+    clinic.execute(f"CREATE TABLE tokens (token text); INSERT INTO tokens VALUES ('{token!s}')")
+    (other,) = documented("inventory", clinic.run("inventory", "--json"))["other_formats"]
+    assert (other["table"], other["column"], other["format"], other["tier"]) == (
+        "public.tokens", "token", "fernet", "certain",
+    )  # fmt: skip
+    assert "public.tokens.token" in clinic.run("inventory")
     for words in (*QUICK, *works, f"pause {request}", f"resume {request}"):
         documented(words, clinic.run(*words.split(), "--json"))
 

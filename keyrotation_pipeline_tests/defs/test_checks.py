@@ -18,7 +18,7 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.defs.conftest import Dagster
-from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld
+from keyrotation_pipeline_tests.fakes import FERNET_TOKENS, START, V1, V2, FakeWorld
 
 ERROR, WARN = dg.AssetCheckSeverity.ERROR, dg.AssetCheckSeverity.WARN
 Walked = Callable[[Step | None], Walk]
@@ -148,6 +148,14 @@ def test_a_check_fails(
     assert not evaluation.passed
     assert evaluation.severity is severity
     assert sentence in str(evaluation.description)
+
+
+def test_a_column_in_another_format_is_named_and_fails_nothing(dagster: Dagster, walked: Walked) -> None:
+    walked(None)
+    dagster.world.database.other_formats = (FERNET_TOKENS,)
+    evaluation = dagster.check("no_undeclared_ciphertext", "encrypted_columns")
+    assert evaluation.passed
+    assert "which a rotation leaves as they are: public.tokens.token (fernet)" in str(evaluation.description)
 
 
 def test_an_old_row_under_a_compromised_key_fails_the_check(dagster: Dagster) -> None:

@@ -23,7 +23,7 @@ from keyrotation_pipeline_tests.fakes.database import (
     is_unencrypted,
     version_of,
 )
-from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
+from keyrotation_pipeline_tests.fakes.inventory import FERNET_TOKENS, FakeInventory
 from keyrotation_pipeline_tests.fakes.journal import CLIENTS, START, V1, V2, V3, Journal, ProcessKilled
 from keyrotation_pipeline_tests.fakes.keys import FakeKeyStore
 from keyrotation_pipeline_tests.fakes.ledger import FakeLedger
@@ -36,6 +36,7 @@ from keyrotation_pipeline_tests.fakes.world import ROSTER, FakeWorld, fake_pipel
 
 __all__ = [
     "CLIENTS",
+    "FERNET_TOKENS",
     "PIPELINE",
     "ROSTER",
     "START",

@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.tables import (
     Surroundings,
     Wal,
 )
+from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import Journal
 
@@ -133,6 +134,7 @@ class FakeDatabase:
     fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     fence_made: dict[str, int] = field(default_factory=dict)
     findings: tuple[FoundColumn, ...] = ()
+    other_formats: tuple[Finding, ...] = ()
     problems: tuple[Problem, ...] = ()
     connected: tuple[str, ...] = ()
     writes: int = 0

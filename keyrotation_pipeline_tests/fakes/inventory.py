@@ -12,7 +12,14 @@ from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
+
+FERNET_TOKENS = Finding(
+    Place("public.tokens", "token", None, elements=False, type="text"), "fernet", "certain", 1.0, 3, (), "mac",
+    reads_two_keys=True, next="Not rotated yet.", notes=(),
+)  # fmt: skip
 
 
 @dataclass
@@ -45,6 +52,9 @@ class FakeInventory:
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         self.search_spans(tables, self.undeclared_spans(tables), lambda: True)
         return self.database.findings
+
+    def other_formats(self) -> tuple[Finding, ...]:
+        return self.database.other_formats
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         return ()

@@ -10,6 +10,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.scan import database
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.assembly.scan import scan_database
 from keyrotation_pipeline.scan.classification import classify_table
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.places import Place
@@ -59,7 +60,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Read:
 
         with monkeypatch.context() as patched:
             patched.setattr(database, "classify_table", classify)
-            report = database.scan_url(url, "--url", schemas, values, lambda *_: None)
+            report = scan_database(url, "--url", lambda _: None, schemas, values)
         return report, seen
 
     return scan

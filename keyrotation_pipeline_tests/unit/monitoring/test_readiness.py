@@ -27,6 +27,7 @@ from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import (
+    FERNET_TOKENS,
     START,
     V1,
     V2,
@@ -186,6 +187,12 @@ def test_amber_says_what_blocks_later_and_what_was_not_seen(clinic: Clinic) -> N
     }  # fmt: skip
     assert expected <= amber.keys()
     assert all(check.do for check in checks.values() if check.light is Light.AMBER)
+
+
+def test_a_column_in_another_format_is_named_and_green(clinic: Clinic) -> None:
+    clinic.world.database.other_formats = (FERNET_TOKENS,)
+    check = clinic.checks()["other_formats_are_known"]
+    assert (check.light, check.value) == (Light.GREEN, "left as they are: public.tokens.token (fernet)")
 
 
 def routine(world: FakeWorld) -> None:

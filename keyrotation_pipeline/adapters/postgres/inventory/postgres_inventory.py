@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     samples,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
+from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -21,6 +22,8 @@ from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import in_other_formats
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,10 @@ class PostgresInventory:
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """See `TableInventory.discover`."""
         return rolling_search.search_everything(self.connection, tables)
+
+    def other_formats(self) -> tuple[Finding, ...]:
+        """See `TableInventory.other_formats`."""
+        return in_other_formats(scan(self.connection).findings)
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `TableInventory.definitions_found`."""

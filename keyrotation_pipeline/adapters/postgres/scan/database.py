@@ -8,7 +8,7 @@ import psycopg
 from keyrotation_pipeline.adapters.postgres.scan.catalog import Table, elsewhere, missing_schemas, tables_of
 from keyrotation_pipeline.adapters.postgres.scan.rows import MOST_VALUE_BYTES, Cells, read_relation
 from keyrotation_pipeline.adapters.postgres.scan.samples import places_of
-from keyrotation_pipeline.adapters.postgres.scan.session import connected, reading, reason_of
+from keyrotation_pipeline.adapters.postgres.scan.session import reading, reason_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import ConfigurationError, DatabaseUnavailableError
 from keyrotation_pipeline.scan.classification import classify_table
@@ -17,22 +17,6 @@ from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport
 
 # Of each column. A partitioned table's are shared among the partitions that are read, but each of them gives some.
 DEFAULT_VALUES, _LEAST_VALUES = 1000, 50
-
-
-def scan_url(
-    url: str, setting: str, schemas: Sequence[str], most_values: int, announce: Callable[[str, int, int], None]
-) -> ScanReport:
-    """Scans the database at a URL, as `scan` does.
-
-    Args:
-        setting: where the URL comes from, in messages.
-
-    Raises:
-        DatabaseUnavailableError: no server answers, it refuses, or the connection was lost.
-        ConfigurationError: see `scan`.
-    """
-    with connected(url, setting) as connection:
-        return scan(connection, schemas, most_values, announce)
 
 
 def scan(
