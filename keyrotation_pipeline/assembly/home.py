@@ -13,9 +13,12 @@ from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidate
 from keyrotation_pipeline.adapters.postgres.ledger.known_ids import incident_ids, request_ids
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
+from keyrotation_pipeline.assembly.scan import scan_connected
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import NATIVE
 from keyrotation_pipeline.settings import Settings
 
 INSTALLED = "installed"
@@ -91,16 +94,6 @@ def require_home(home: Path) -> None:
         )
 
 
-def system_time() -> datetime:
-    """Returns the current time, for display only."""
-    return SystemClock().now()
-
-
-def wait(seconds: float) -> None:
-    """Sleeps where no pipeline is open."""
-    SystemClock().sleep(seconds)
-
-
 def ui_address(home: Path) -> str | None:
     """Returns the address where `up` serves Dagster's UI, without the token; None: not known to this home."""
     try:
@@ -122,15 +115,20 @@ class Found:
         name: without user and password.
         tables: tables with columns that hold values of ours, as declarations.
         rest: places that hold such values and cannot be declared.
+        others: places with encrypted values in other formats; none where these were not looked for.
     """
 
     name: str
     tables: Sequence[EncryptedTable]
     rest: Sequence[FoundColumn]
+    others: Sequence[Finding] = ()
 
 
-def search_database(home: Path, url: str | None, report: Report) -> Found:
+def search_database(home: Path, url: str | None, report: Report, *, scan: bool = False) -> Found:
     """Searches every column of a database (the home's embedded one without `url`); of large relations only a sample.
+
+    Args:
+        scan: look for other formats, too.
 
     Raises:
         HomeError, DatabaseUnavailableError: it cannot be reached.
@@ -141,7 +139,12 @@ def search_database(home: Path, url: str | None, report: Report) -> Found:
             report(Progress(None, label, 0, 0, note="searched for encrypted values"))
 
         tables, rest = candidates(connection, discover(connection, (), announce=announce, sampled=True))
-        return Found(display_name(found), tables, rest)
+        others = [each for each in scan_connected(connection, report).findings if _is_other(each)] if scan else []
+        return Found(display_name(found), tables, rest, others)
+
+
+def _is_other(finding: Finding) -> bool:
+    return finding.format != NATIVE and finding.tier != "possible"
 
 
 Offered = list[tuple[str, str]]

@@ -54,10 +54,11 @@ def _run() -> None:
     """Import and run the commands, or name the missing extra: applications install the distribution without it."""
     try:
         from keyrotation_pipeline.cli.application import run  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
+
+        run()
+    except ModuleNotFoundError as missing:  # each command imports what it needs
         name = missing.name or ""
         if name.partition(".")[0] == "keyrotation_pipeline":
             raise
         sys.stderr.write(MISSING_EXTRA.format(name=name))
         raise SystemExit(1) from None
-    run()

@@ -45,6 +45,7 @@ class Command:
 SECTIONS = {
     "Set up": {
         "demo": Command("demo", "demo", "Rotate the keys of an invented clinic, start to end."),
+        "scan": Command("scan", "scan", "Show what is encrypted in a database, and by what."),
         "init": Command("initialise", "init", "Set up configuration, home, schema, officers and keys."),
         "up": Command("up", "up", "Serve Dagster's UI and execute approved rotations."),
         "docs": Command("docs", "docs", "Show the pages of this version, or copy them with deploy/."),

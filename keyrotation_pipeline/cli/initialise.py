@@ -35,6 +35,14 @@ def init(
             show_default=False,
         ),
     ] = False,
+    scan: Annotated[
+        bool,
+        typer.Option(
+            "--scan",
+            help="Look for columns in other formats, too, and name them in the configuration as comments.",
+            show_default=False,
+        ),
+    ] = False,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -48,11 +56,13 @@ def init(
     path = settings.config_path(config)
     if not path.exists():
         with reporting(quiet=as_json) as report:
-            written = _write_configuration(path, report)
+            written = _write_configuration(path, report, scan=scan)
         value = {"configuration": str(path), "written": True, "database": written}
         line = f"{path} is written from what was found, in a part of each large table; {FILL_IN}"
         output.show(written, value, [line], as_json=as_json)
         return
+    if scan:
+        raise ConfigurationError(f"{path} is there already; run `keyrotation scan`, or move the file away first")
     declared = settings.load(path)
     if not declared.approvals.officers:
         raise ConfigurationError(f"{path} names no officers yet; {FILL_IN}")
@@ -65,15 +75,15 @@ def init(
     output.show(summary["database"], summary, _lines(summary, trial), as_json=as_json)
 
 
-def _write_configuration(path: Path, report: Report) -> str:
+def _write_configuration(path: Path, report: Report, *, scan: bool) -> str:
     """Write the file from the database; return the database's name."""
     home, url = settings.home_of(path), settings.database_variable()
     if not path.parent.is_dir():
         raise ConfigurationError(f"there is no directory {path.parent}; create it, or correct --config")
     create_home(home)
-    found = search_database(home, url, report)
+    found = search_database(home, url, report, scan=scan)
     unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(configuration(found.name, found.tables, found.rest, embedded=url is None), encoding="utf-8")
+    unfinished.write_text(configuration(found, embedded=url is None), encoding="utf-8")
     # A link fails if the file has been written meanwhile, where a rename would replace it.
     try:
         os.link(unfinished, path)

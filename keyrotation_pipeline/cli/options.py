@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from keyrotation_pipeline.assembly import home
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -16,11 +15,15 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 
 def offered_requests(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """For the completion of a shell."""
+    from keyrotation_pipeline.assembly import home  # noqa: PLC0415  no command needs it
+
     return home.offered_requests(context.params.get("config"), incomplete)
 
 
 def offered_incidents(context: typer.Context, incomplete: str) -> list[tuple[str, str]]:
     """For the completion of a shell."""
+    from keyrotation_pipeline.assembly import home  # noqa: PLC0415  as above
+
     return home.offered_incidents(context.params.get("config"), incomplete)
 
 

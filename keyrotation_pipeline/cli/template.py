@@ -1,10 +1,16 @@
 """Builds the `keyrotation.toml` that `init` writes: what was found, and what to fill in."""
 
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator
+from itertools import chain
 
-from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
+from keyrotation_pipeline.assembly.home import Found
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import name_of, share_of
 from keyrotation_pipeline.settings import DATABASE_VARIABLE
+
+_WIDTH = 114
 
 _HEAD = """\
 # Written by `keyrotation init` from what is in {database}.
@@ -97,26 +103,34 @@ required = 2                      # signatures of different officers
 """
 
 
-def configuration(
-    database: str, tables: Sequence[EncryptedTable], undeclarable: Sequence[FoundColumn], *, embedded: bool
-) -> str:
-    """The text of the file.
+_OTHERS = """\
+# Encrypted in other formats, of which only `name = "native"` can be rotated so far: leave these out.
+"""
 
-    Args:
-        database: ``name@host``, without a password.
-        undeclarable: columns with encrypted values that cannot be declared; named in a comment.
-    """
+
+def configuration(found: Found, *, embedded: bool) -> str:
+    """The text of the file."""
     url = f'url = {{ env = "{DATABASE_VARIABLE}" }}'
-    head = _HEAD.format(database=database, url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url)
+    head = _HEAD.format(database=found.name, url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url)
     declared = "".join(
         f"[[tables]]\nname = {_text(str(table.name))}\n"
         f"columns = [{', '.join(_text(column) for column in table.columns)}]\n\n"
-        for table in tables
+        for table in found.tables
     )
     rest = "".join(
-        f"# Not declared: {json.dumps(f'{each.relation}.{each.column}')}, {each.reason}\n" for each in undeclarable
+        f"# Not declared: {json.dumps(f'{each.relation}.{each.column}')}, {each.reason}\n" for each in found.rest
     )
-    return f"{head}{declared or _NO_TABLE}{rest}{chr(10) if rest else ''}{_TAIL}"
+    others = "".join(chain.from_iterable(map(_other, found.others)))
+    comments = f"{rest}{_OTHERS if others else ''}{others}"
+    return f"{head}{declared or _NO_TABLE}{comments}{chr(10) if comments else ''}{_TAIL}"
+
+
+def _other(finding: Finding) -> Iterator[str]:
+    """A place in another format, and what to do about it, as comments."""
+    tier = "" if finding.tier == "certain" else f"{finding.tier} "
+    yield f"# {json.dumps(name_of(finding.place))}: {tier}{finding.format}, {share_of(finding)} values\n"
+    for sentence in (finding.next, *finding.notes):
+        yield from (f"#     {line}\n" for line in textwrap.wrap(sentence, _WIDTH))
 
 
 def _text(value: str) -> str:

@@ -42,7 +42,7 @@ def test_every_command_that_shows_something_is_documented_here() -> None:
 
 
 QUICK = (
-    "init", "status", "metrics", "docs", "inventory", "verify", "requests", "history", "rollout",
+    "init", "status", "metrics", "docs", "inventory", "scan", "verify", "requests", "history", "rollout",
     "audit verify", "audit log", "incident list", "backup --list",
 )  # fmt: skip
 

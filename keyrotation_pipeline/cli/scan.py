@@ -1,0 +1,145 @@
+"""`scan`: where a database holds encrypted values, in which formats, under which keys. Needs the extra `scan` alone."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click.core import ParameterSource
+
+from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, scan_database
+from keyrotation_pipeline.cli import output
+from keyrotation_pipeline.cli.options import Config, Json
+from keyrotation_pipeline.cli.progress import reporting
+from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport, name_of, share_of
+
+_VARIABLE = "KEYROTATION_DATABASE_URL"
+# Places that one line names, and keys.
+_NAMED, _KEYS = 5, 3
+_TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
+_ANSWERS = {True: "yes", False: "no", None: "not known"}
+
+
+def scan(
+    context: typer.Context,
+    *,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            "--url",
+            metavar="URL",
+            envvar=_VARIABLE,
+            help="Database to scan; else that of the configuration. A password belongs into the variable, or into "
+            "~/.pgpass: other users of this machine can see what is typed.",
+            show_default=False,
+        ),
+    ] = None,
+    schema: Annotated[
+        list[str] | None,
+        typer.Option("--schema", metavar="S", help="Only this schema; may be given again.", show_default=False),
+    ] = None,
+    sample: Annotated[
+        int, typer.Option("--sample", metavar="N", min=1, help="Values to read of each column, about.")
+    ] = DEFAULT_VALUES,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is encrypted in a database, and by what.
+
+    Reads a sample of every column that can hold text or bytes (JSON, arrays and other containers, too) in read-only
+    transactions, and tells formats by their values: no key, home or right to write is needed. No value is printed.
+
+    certain: the value has the format's own structure. likely: its bytes and lengths fit encryption alone. possible:
+    they fit other data as well.
+    """
+    from_option = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
+    with _database(url, config, from_option=from_option) as (there, setting), reporting(quiet=as_json) as report:
+        found = scan_database(there, setting, report, schema or (), sample)
+    output.show(found.database, found.as_json(), _lines(found), as_json=as_json)
+
+
+@contextmanager
+def _database(url: str | None, config: Path | None, *, from_option: bool) -> Iterator[tuple[str, str]]:
+    """The URL to scan, and where it comes from: the option, the variable unless a file is named, or the file."""
+    if url and (from_option or config is None):
+        yield url, "--url" if from_option else _VARIABLE
+        return
+    try:
+        from keyrotation_pipeline import settings  # noqa: PLC0415  the extra `scan` has no pydantic
+        from keyrotation_pipeline.assembly.home import database_url  # noqa: PLC0415  as above
+    except ModuleNotFoundError:
+        raise ConfigurationError(
+            f"no database is named; give --url, or set {_VARIABLE} (reading keyrotation.toml needs the extra: "
+            "pip install 'keyrotation-pipeline[pipeline]')"
+        ) from None
+    with database_url(settings.load(config)) as there:
+        yield there, "[database] url"
+
+
+def _lines(found: ScanReport) -> Iterator[output.Line]:
+    if found.findings:
+        columns = ("Place", "Format", "Values", "Keys", "Key told by", "Two keys")
+        yield output.Table(columns, [_row(finding) for finding in found.findings])
+        yield ""
+        yield from _what_next(found.findings)
+    else:
+        yield "no encrypted values were found"
+    yield ""
+    yield _examined(found)
+    yield from _not_looked_at(found.not_looked_at)
+
+
+def _row(finding: Finding) -> tuple[str, ...]:
+    tier = "" if finding.tier == "certain" else f" ({finding.tier})"
+    keys = ", ".join(finding.key_ids[:_KEYS])
+    more = len(finding.key_ids) - _KEYS
+    return (
+        name_of(finding.place),
+        f"{finding.format}{tier}",
+        share_of(finding),
+        f"{keys} and {more} more" if more > 0 else keys or "-",
+        _TOLD[finding.identified_by],
+        _ANSWERS[finding.reads_two_keys],
+    )
+
+
+def _what_next(findings: Sequence[Finding]) -> Iterator[output.Line]:
+    """One sentence per format, and what is noted on its places."""
+    formats: defaultdict[tuple[str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        formats[finding.format, finding.next].append(finding)
+    for (name, sentence), there in formats.items():
+        places = f" ({len(there)} places)" if len(there) > 1 else ""
+        yield output.Text(f"{name}{places}: {sentence}", indent=2)
+        noted: defaultdict[str, list[str]] = defaultdict(list)
+        for finding in there:
+            for note in finding.notes:
+                noted[note].append(name_of(finding.place))
+        yield from (output.Text(f"  {_some(named)}: {note}", indent=4) for note, named in noted.items())
+
+
+def _some(places: Sequence[str]) -> str:
+    more = f" and {len(places) - _NAMED:,} more (--json has all)" if len(places) > _NAMED else ""
+    return f"{', '.join(places[:_NAMED])}{more}"
+
+
+def _examined(found: ScanReport) -> output.Text:
+    whole = f"a sample of {found.sampled:,} of the tables" if found.sampled else "all of each table"
+    return output.Text(
+        f"examined: {found.values:,} values in {found.columns:,} columns of {found.tables:,} tables that can hold text "
+        f"or bytes; {whole}",
+        "bold",
+    )
+
+
+def _not_looked_at(left_out: Sequence[NotLookedAt]) -> Iterator[output.Line]:
+    """What was not examined, one line per reason."""
+    by_reason: defaultdict[str, list[str]] = defaultdict(list)
+    for each in left_out:
+        by_reason[each.reason].append(each.place)
+    for reason, places in by_reason.items():
+        yield output.Text(f"not looked at: {_some(places)}: {reason}", indent=2)
