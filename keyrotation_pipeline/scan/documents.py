@@ -4,7 +4,7 @@ import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 Path = tuple[str, ...]
 ANY_KEY, ELEMENT = "*", "[]"
@@ -20,42 +20,53 @@ _MOST_KEYS = 64
 _FEW_KEYS = 12
 _REPEATED = 2.0
 # A key that is data rather than a name: long, with a run of digits, an address, hexadecimal.
-_DATA = re.compile(r"[0-9]{3}|.@|[\x00-\x1f]|^[0-9a-fA-F-]{12,}$|^.{41,}$|^[0-9]+$", re.DOTALL)
+_DATA = re.compile(r"[0-9]{4}|.@|[\x00-\x1f]|^[0-9a-fA-F-]{12,}$|^.{41,}$|^[0-9]+$", re.DOTALL)
 # The keys of an object that is one encrypted value, of Active Record Encryption: it stays whole, as compact JSON.
 _ONE_VALUE = ("p", "h")
 
-_JSON_BEGINS = re.compile(r"\s*[{\[]")
+# Numbers do not matter, and may be too long to be converted.
+_DECODER = json.JSONDecoder(parse_int=bool, parse_float=bool, parse_constant=bool)
 _ELEMENT_TEXT = re.compile(r"<([^\s<>/!?&]{1,64})(?:\s[^<>]*)?>([^<>]+)</\1\s*>")
 _HSTORE_PAIR = re.compile(r'"((?:[^"\\]|\\.)*)"=>(?:"((?:[^"\\]|\\.)*)"|NULL)', re.DOTALL)
 _HSTORE_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
-def leaves_of(documents: Sequence[str]) -> Mapping[Path, list[str]]:
-    """Returns the strings in JSON texts by path; what is not JSON has none.
+class Leaves(NamedTuple):
+    """The texts in documents, by path.
 
-    An object that is one encrypted value in itself is a leaf. Beyond `MOST_PATHS` paths, the rest is left out.
+    Args:
+        complete: whether there are no more paths than these.
+    """
+
+    by_path: Mapping[Path, list[str]]
+    complete: bool
+
+
+def leaves_of(documents: Sequence[str]) -> Leaves:
+    """Returns the strings in JSON texts; what is not JSON has none.
+
+    An object that is one encrypted value in itself is a leaf.
     """
     return _leaves([parsed for text in documents if (parsed := _parsed(text)) is not None])
 
 
-def texts_in_xml(documents: Sequence[str]) -> Mapping[Path, list[str]]:
+def texts_in_xml(documents: Sequence[str]) -> Leaves:
     """Returns the text of elements without children, by the element's name."""
     found: defaultdict[Path, list[str]] = defaultdict(list)
     for document in documents:
         for name, text in _ELEMENT_TEXT.findall(document):
-            if (name,) in found or len(found) < MOST_PATHS:
-                found[(name,)].append(text)
-    return found
+            found[(name,)].append(text)
+    return Leaves(dict(list(found.items())[:MOST_PATHS]), len(found) <= MOST_PATHS)
 
 
-def values_in_hstore(documents: Sequence[str]) -> Mapping[Path, list[str]]:
+def values_in_hstore(documents: Sequence[str]) -> Leaves:
     """Returns the values of hstore in its text form, by key."""
     return _leaves([dict(_pairs(document)) for document in documents])
 
 
 def looks_like_json(text: str) -> bool:
     """Returns whether a text may be a JSON object or array."""
-    return _JSON_BEGINS.match(text) is not None
+    return text.lstrip()[:1] in {"{", "["}
 
 
 def _pairs(document: str) -> Iterator[tuple[str, str]]:
@@ -64,29 +75,31 @@ def _pairs(document: str) -> Iterator[tuple[str, str]]:
 
 
 def _parsed(text: str) -> Any:  # noqa: ANN401  JSON
-    """Returns what a JSON text holds; None where it is none, or too large or deep. Numbers do not matter."""
+    """Returns what a JSON text holds; None where it is none, or too large or deep."""
     if len(text) > MOST_CHARS:
         return None
     try:
-        return json.loads(text, parse_int=bool, parse_float=bool, parse_constant=bool)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _leaves(documents: Sequence[Any]) -> Mapping[Path, list[str]]:
+def _leaves(documents: Sequence[Any]) -> Leaves:
     """Goes through all documents together, a level at a time: only so it shows which keys vary."""
     found: dict[Path, list[str]] = {}
+    complete = True
     level: dict[Path, list[tuple[Any, int]]] = {(): [(document, 0) for document in documents]}
     while level:
         below: defaultdict[Path, list[tuple[Any, int]]] = defaultdict(list)
         for path, nodes in level.items():
-            if len(found) + len(below) < MOST_PATHS:
-                if texts := list(_texts(nodes)):
-                    found[path] = texts
-                for key, node in _children(nodes):
-                    below[(*path, key)].append(node)
-        level = dict(list(below.items())[:MOST_PATHS])
-    return found
+            if texts := list(_texts(nodes)):
+                found[path] = texts
+            for key, node in _children(nodes):
+                below[(*path, key)].append(node)
+        room = MOST_PATHS - len(found)
+        complete = complete and len(below) <= room
+        level = dict(list(below.items())[:room])
+    return Leaves(found, complete)
 
 
 def _texts(nodes: Sequence[tuple[Any, int]]) -> Iterator[str]:

@@ -6,18 +6,22 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment
 from keyrotation_pipeline_tests.acceptance.documents import documented, refusal
 from keyrotation_pipeline_tests.acceptance.terminal import picture, plain, shown
 from keyrotation_pipeline_tests.pages import block
@@ -165,6 +169,57 @@ def test_init_writes_what_scan_found_as_comments(server: Server, tmp_path: Path)
     assert '[[tables]]\nname = "clients"\ncolumns = ["name"]\n' in written
     assert '# "public.clients.token": fernet, all 3 values\n#     ' in written
     assert "keyrotation.toml is there already; run `keyrotation scan`" in folder.printed[-1]
+
+
+# Forbids importing what the extra `scan` does not install, as if it were not there.
+WITHOUT_THE_REST = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {forbidden!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def installed_with(extra: str) -> set[str]:
+    """The distributions that pip installs with an extra, and with the base."""
+    found: set[str] = set()
+    wanted = {("keyrotation-pipeline", extra)}
+    while wanted:
+        name, with_extra = wanted.pop()
+        found.add(canonicalize_name(name))
+        for line in distribution(name).requires or ():
+            needed = Requirement(line)
+            here = needed.marker is None or needed.marker.evaluate({"extra": with_extra})
+            if here and canonicalize_name(needed.name) not in found:
+                wanted.add((needed.name, next(iter(needed.extras), "")))
+    return found
+
+
+def test_the_extra_scan_is_enough_and_other_commands_name_theirs(scanned: Scanned, tmp_path: Path) -> None:
+    allowed = installed_with("scan")
+    assert {"psycopg", "psycopg-binary", "rich", "typer", "sqlalchemy"} <= allowed
+    forbidden = {
+        module for module, owners in packages_distributions().items()
+        if not {canonicalize_name(owner) for owner in owners} & allowed and not module.startswith(("_", "pip"))
+    }  # fmt: skip
+    assert {"dagster", "pydantic", "alembic", "boto3"} <= forbidden
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_THE_REST.format(forbidden=forbidden))
+
+    def typed(*words: str) -> subprocess.CompletedProcess[str]:
+        variables = environment(PYTHONPATH=str(tmp_path))
+        return subprocess.run([KEYROTATION, *words], env=variables, capture_output=True, text=True, check=False)
+
+    done = typed("scan", "--url", scanned.url, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["places"] == scanned.printed["places"]
+    nothing = typed("scan")
+    assert (nothing.returncode, nothing.stderr.count("\n")) == (1, 1)
+    assert nothing.stderr.startswith("no database is named; give --url, or set KEYROTATION_DATABASE_URL")
+    other = typed("status")
+    assert (other.returncode, other.stderr.count("\n")) == (1, 1)
+    assert other.stderr.endswith("the command needs the extra: pip install 'keyrotation-pipeline[pipeline]'\n")
 
 
 SHOP = """

@@ -12,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.scan import rows, session
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.scan.report import ScanReport
 from keyrotation_pipeline_tests.integration.scan.conftest import Read
@@ -195,3 +196,30 @@ def test_a_login_trigger_runs_at_the_login_alone(connection: Connection, read: R
     _, seen = read(connection.info.dsn)
     assert log.read_text(errors="replace").count("EVIL LOGIN") == before + 1
     assert list(seen.values()) == [["x"]]
+
+
+def test_a_table_that_takes_too_long_is_named_and_the_scan_continues(
+    owner: Connection, reader: str, read: Read, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner.execute("CREATE TABLE long (a text[]); CREATE TABLE short (a text); INSERT INTO short VALUES ('x')")
+    owner.execute("INSERT INTO long SELECT array_agg(md5(i::text)) FROM generate_series(1, 200000) i")
+    owner.execute("INSERT INTO long SELECT a FROM long, generate_series(1, 60)")
+    settings = session._SETTINGS.replace("statement_timeout = '10s'", "statement_timeout = '60ms'")  # noqa: SLF001
+    monkeypatch.setattr(session, "_SETTINGS", settings)
+    monkeypatch.setattr(rows, "_MOST_STORED_BYTES", 2**30)
+    report, seen = read(reader)
+    assert reasons(report) == {"public.long": "reading took too long"}
+    assert [place.table for place in seen] == ["public.short"]
+
+
+def test_no_statement_holds_a_value(owner: Connection, reader: str, role: sql.Identifier, read: Read) -> None:
+    owner.execute(sql.SQL("ALTER ROLE {} SET log_statement = 'all'").format(role))
+    owner.execute("CREATE TABLE t (a text, j jsonb); INSERT INTO t VALUES ('s3cr3t-value', '{\"k\": \"s3cr3t-leaf\"}')")
+    (directory,) = owner.execute("SHOW data_directory").fetchone() or ("",)
+    log = Path(str(directory)).with_name("log")
+    before = len(log.read_text(errors="replace"))
+    _, seen = read(reader)
+    written = log.read_text(errors="replace")[before:]
+    assert sorted(map(str, seen.values())) == ["['s3cr3t-leaf']", "['s3cr3t-value']"]
+    assert "octet_length" in written
+    assert "s3cr3t" not in written

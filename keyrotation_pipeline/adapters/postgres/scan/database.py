@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 import psycopg
 
 from keyrotation_pipeline.adapters.postgres.scan.catalog import Table, elsewhere, missing_schemas, tables_of
-from keyrotation_pipeline.adapters.postgres.scan.rows import MOST_VALUE_BYTES, Cells, read_relation
+from keyrotation_pipeline.adapters.postgres.scan.rows import Cells, read_relation
 from keyrotation_pipeline.adapters.postgres.scan.samples import places_of
 from keyrotation_pipeline.adapters.postgres.scan.session import reading, reason_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import ConfigurationError, DatabaseUnavailableError
 from keyrotation_pipeline.scan.classification import classify_table
+from keyrotation_pipeline.scan.documents import MOST_PATHS
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport
 
@@ -71,7 +72,11 @@ class _Scanned:
         read = self._read(connection, table, most_values)
         if not read:
             return
-        places = places_of(table, read)
+        places, cut = places_of(table, read)
+        self.not_looked_at += [
+            NotLookedAt(f"{table.label}.{column}", f"its documents have more than {MOST_PATHS} different paths")
+            for column in cut
+        ]
         self.findings += classify_table(places)
         self.tables += 1
         self.columns += len(table.columns)
@@ -95,7 +100,6 @@ class _Scanned:
 
     def _note(self, label: str, cells: Cells) -> None:
         for column in cells.too_large:
-            size = f"{MOST_VALUE_BYTES // 2**20} MiB"
-            self.not_looked_at.append(NotLookedAt(f"{label}.{column}", f"each of its values is over {size}"))
+            self.not_looked_at.append(NotLookedAt(f"{label}.{column}", "each of its values is too large"))
         if cells.no_row:
             self.not_looked_at.append(NotLookedAt(label, "there was no row in a sample of its blocks"))

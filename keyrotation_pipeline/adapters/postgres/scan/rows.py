@@ -17,9 +17,10 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 # there was not even a row (many rows were deleted).
 _FIRST, _SECOND, _THIRD = 128, 1024, 16384
 _FEW_VALUES = 30
-# Fewer values are read where they are larger than this on average, but so many at least; and none of more than 1 MiB.
+# Fewer values are read where they are larger than this on average, but so many at least; and none that is too large.
 _BYTES_PER_VALUE, _LEAST_VALUES = 512, 8
-MOST_VALUE_BYTES = 1024 * 1024
+# As stored, which is compressed, of everything but plain text and bytes.
+_MOST_BYTES, _MOST_STORED_BYTES = 1024 * 1024, 256 * 1024
 # PostgreSQL takes at most 1,664 expressions; there are several per column.
 _COLUMNS_AT_ONCE = 200
 
@@ -117,7 +118,7 @@ class _FromBlocks:
             "count({size}) FILTER (WHERE {size} <= {most}), coalesce(sum({size}) FILTER (WHERE {size} <= {most}), 0), "
             "count({size}) FILTER (WHERE {size} > {most})"
         )
-        parts = [sql.SQL(form).format(size=_size(column), most=sql.Literal(MOST_VALUE_BYTES)) for column in columns]
+        parts = [sql.SQL(form).format(size=_size(column), most=_most(column)) for column in columns]
         query = sql.SQL("SELECT count(*), {} FROM ONLY {} {}").format(
             sql.SQL(", ").join(parts), self.relation, self._sample
         )
@@ -135,7 +136,7 @@ class _FromBlocks:
                 # random() is asked per reader: their values need not be of one row.
                 cells.append(
                     sql.SQL("CASE WHEN {} <= {} {} THEN {} END AS {}").format(
-                        _size(column), sql.Literal(MOST_VALUE_BYTES),
+                        _size(column), _most(column),
                         sql.SQL("AND random() < {}").format(sql.Literal(share)) if share < 1 else sql.SQL(""),
                         reader.expression(unchecked=unchecked), sql.Identifier(f"c{len(named)}"),
                     )
@@ -164,9 +165,18 @@ def _share(size: Size, most_values: int) -> float:
 
 
 def _size(column: Column) -> sql.Composed:
-    """Returns the expression for a value's size in bytes, which reads none of it; of most types, as stored."""
-    plain = len(column.readers) == 1 and not column.readers[0].path and not column.readers[0].sources
-    reader = column.readers[0]
-    exact = plain and not reader.extension and reader.kind in {Kind.TEXT, Kind.BYTES}
-    form = "octet_length({})" if exact else "pg_column_size({})"
+    """Returns the expression for a value's size in bytes, which reads none of it."""
+    form = "octet_length({})" if _is_plain(column) else "pg_column_size({})"
     return sql.SQL(form).format(sql.Identifier(column.name))
+
+
+def _most(column: Column) -> sql.Literal:
+    """Returns the size of the largest value that is read."""
+    return sql.Literal(_MOST_BYTES if _is_plain(column) else _MOST_STORED_BYTES)
+
+
+def _is_plain(column: Column) -> bool:
+    """Whether a column is text or bytea, and a domain over it, of which the size is known however it is stored."""
+    (reader, *others) = column.readers
+    contained = others or reader.path or reader.sources or reader.extension
+    return not contained and reader.kind in {Kind.TEXT, Kind.BYTES}

@@ -7,7 +7,14 @@ from typing import Any
 from keyrotation_pipeline.adapters.postgres.scan.catalog import Column, Table
 from keyrotation_pipeline.adapters.postgres.scan.rows import Cells
 from keyrotation_pipeline.adapters.postgres.scan.types import Kind, Reader
-from keyrotation_pipeline.scan.documents import Path, leaves_of, looks_like_json, texts_in_xml, values_in_hstore
+from keyrotation_pipeline.scan.documents import (
+    Leaves,
+    Path,
+    leaves_of,
+    looks_like_json,
+    texts_in_xml,
+    values_in_hstore,
+)
 from keyrotation_pipeline.scan.places import Place
 
 Value = str | bytes
@@ -15,20 +22,27 @@ _JSON_BEGINS = (b"{", b"[")
 _SPLIT = {Kind.JSON: leaves_of, Kind.XML: texts_in_xml, Kind.HSTORE: values_in_hstore}
 
 
-def places_of(table: Table, read: Iterable[Cells]) -> Mapping[Place, Sequence[Value]]:
-    """Returns the values of each place of a table."""
+def places_of(table: Table, read: Iterable[Cells]) -> tuple[Mapping[Place, Sequence[Value]], Sequence[str]]:
+    """Returns the values of each place of a table, and the columns whose documents have too many places."""
     by_reader: defaultdict[tuple[str, int], list[Value]] = defaultdict(list)
     for cells in read:
         values = iter(cells.values)
         for column in cells.columns:
             for number, reader in enumerate(column.readers):
                 by_reader[column.name, number] += _scalars(reader, next(values))
-    found: defaultdict[Place, list[Value]] = defaultdict(list)
+    found: dict[Place, Sequence[Value]] = {}
+    cut: dict[str, None] = {}
     for column in table.columns:
         for number, reader in enumerate(column.readers):
-            for path, values_there in _by_path(reader, by_reader[column.name, number]):
-                found[_place(table, column, reader, path)] += values_there
-    return found
+            held = by_reader[column.name, number]
+            leaves = _leaves(reader, held)
+            if reader.kind not in _SPLIT:
+                found[_place(table, column, reader, ())] = held
+            for path, texts in leaves.by_path.items():
+                found.setdefault(_place(table, column, reader, path), texts)
+            if not leaves.complete:
+                cut[column.name] = None
+    return found, list(cut)
 
 
 def _place(table: Table, column: Column, reader: Reader, path: Path) -> Place:
@@ -45,16 +59,11 @@ def _scalars(reader: Reader, cells: Sequence[Any]) -> Iterator[Value]:
             yield value
 
 
-def _by_path(reader: Reader, values: Sequence[Value]) -> Iterator[tuple[Path, Sequence[Value]]]:
-    """Yields the values themselves, and those inside documents: also of JSON that is stored as text or bytes."""
+def _leaves(reader: Reader, values: Sequence[Value]) -> Leaves:
+    """Returns what is inside documents: also inside JSON that is stored as text or bytes."""
     if (split := _SPLIT.get(reader.kind)) is not None:
-        yield from split([str(value) for value in values]).items()
-        return
-    yield (), values
-    documents = [text for value in values if (text := _json_text(value)) is not None]
-    for path, leaves in leaves_of(documents).items():
-        if path:
-            yield path, leaves
+        return split([str(value) for value in values])
+    return leaves_of([text for value in values if (text := _json_text(value)) is not None])
 
 
 def _json_text(value: Value) -> str | None:
