@@ -5,7 +5,9 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.scan.session import reading
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.assembly.scan import scan_database
 from keyrotation_pipeline.errors import ConfigurationError, DatabaseUnavailableError
+from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline_tests.integration.scan.conftest import Read
 from keyrotation_pipeline_tests.servers import PGBOUNCER, Server, pooler, standby_of
 from keyrotation_pipeline_tests.waiting import eventually
@@ -58,8 +60,8 @@ def test_the_last_rows_of_a_table_that_was_emptied_are_found(made: Connection, r
 @pytest.mark.parametrize(
     ("value", "type_", "rows", "most"),
     [
-        pytest.param("repeat(md5(i::text), 4000)", "text", 200, 12, id="text"),
-        pytest.param("convert_to(repeat(md5(i::text), 4000), 'UTF8')", "bytea", 200, 12, id="bytea"),
+        pytest.param("repeat(md5(i::text), 4000)", "text", 200, 40, id="text"),
+        pytest.param("convert_to(repeat(md5(i::text), 4000), 'UTF8')", "bytea", 200, 40, id="bytea"),
         pytest.param("jsonb_build_object('k', repeat(md5(i::text), 40000))", "jsonb", 40, 40, id="jsonb, compressed"),
     ],
 )
@@ -125,6 +127,15 @@ def test_through_a_pooler_nothing_is_left_to_the_application(
     assert list(seen.values()) == [["x"]]
 
 
+@pytest.mark.skipif(not PGBOUNCER.exists(), reason="pgbouncer is not installed")
+def test_a_statement_pooler_is_named(server: Server, connection: Connection, read: Read) -> None:
+    with (
+        pooler(server, "statement") as pooled,
+        pytest.raises(DatabaseUnavailableError, match="allows no transactions"),
+    ):
+        read(pooled.url(connection.info.dbname))
+
+
 def value_of(url: str, query: str) -> object:
     with psycopg.connect(url) as connection:
         return (connection.execute(query.encode()).fetchone() or (None,))[0]
@@ -155,3 +166,15 @@ def test_a_wrong_url_is_one_sentence_without_the_password(read: Read, url: str, 
         read(url)
     assert sentence in str(refused.value)
     assert "secret" not in str(refused.value)
+
+
+def test_a_lost_connection_is_one_sentence(connection: Connection) -> None:
+    connection.execute("CREATE TABLE public.t (a text)")
+
+    def end_it(_: Progress) -> None:
+        others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyrotation scan'"
+        assert connection.execute(others).fetchall() == [(True,)]
+        assert eventually(lambda: not connection.execute(others).fetchall())
+
+    with pytest.raises(DatabaseUnavailableError, match="the connection was lost during the scan; run it again"):
+        scan_database(connection.info.dsn, "--url", end_it)

@@ -128,13 +128,16 @@ def tables_of(connection: Connection, schemas: Sequence[str]) -> tuple[list[Tabl
         elif each.kind != "p":
             heaps[each.root].append(each)
     roots = [each for each in relations if each.oid in heaps]
+    # A partitioned table's columns are those of a partition: rights on the table do not reach what is read.
+    labels = {heaps[root.oid][0].oid: root.label for root in roots}
+    columns = _columns_of(connection, labels, not_looked_at)
     tables = []
-    columns = _columns_of(connection, roots, not_looked_at)
     for root in roots:
-        if columns[root.oid]:
+        first, *_ = heaps[root.oid]
+        if columns[first.oid]:
             chosen = _spread(heaps[root.oid], root.label, not_looked_at)
             named = tuple((each.oid, sql.Identifier(each.schema, each.name)) for each in chosen)
-            tables.append(Table(root.label, named, tuple(columns[root.oid])))
+            tables.append(Table(root.label, named, tuple(columns[first.oid])))
     return tables, not_looked_at
 
 
@@ -160,10 +163,9 @@ def _spread(heaps: Sequence[_Relation], label: str, not_looked_at: list[NotLooke
 
 
 def _columns_of(
-    connection: Connection, relations: Sequence[_Relation], not_looked_at: list[NotLookedAt]
+    connection: Connection, labels: Mapping[int, str], not_looked_at: list[NotLookedAt]
 ) -> Mapping[int, list[Column]]:
     """Returns the columns to read of each relation, which may be none."""
-    labels = {each.oid: each.label for each in relations}
     rows = cast("list[tuple[int, str, int, str, str | None]]", connection.execute(_COLUMNS, (list(labels),)).fetchall())
     types = load_types(connection, sorted({row[2] for row in rows}))
     found: dict[int, list[Column]] = {oid: [] for oid in labels}

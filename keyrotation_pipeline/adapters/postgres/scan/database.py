@@ -43,10 +43,14 @@ def scan(
             if missing := missing_schemas(connection, schemas):
                 raise ConfigurationError(f"{name} has no schema {missing[0]}; correct --schema")
             tables, not_looked_at = tables_of(connection, schemas)
-            not_looked_at += elsewhere(connection)
     except psycopg.Error as error:
         raise DatabaseUnavailableError(f"the catalog of {name} was not read: {reason_of(error)}") from None
     scanned = _Scanned(not_looked_at)
+    try:
+        with reading(connection):
+            not_looked_at += elsewhere(connection)
+    except psycopg.Error as error:
+        not_looked_at.append(NotLookedAt("large objects and other databases of the server", reason_of(error)))
     for number, table in enumerate(tables):
         announce(table.label, number, len(tables))
         scanned.add(connection, table, most_values)

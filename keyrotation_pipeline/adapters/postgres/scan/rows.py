@@ -22,9 +22,9 @@ _BYTES_PER_VALUE, _LEAST_VALUES = 512, 8
 # As stored, which is compressed, of everything but plain text and bytes.
 _MOST_BYTES, _MOST_STORED_BYTES = 1024 * 1024, 256 * 1024
 # PostgreSQL takes at most 1,664 expressions; there are several per column.
-_COLUMNS_AT_ONCE = 200
+_COLUMNS_AT_ONCE = 100
 
-_SIZE = "SELECT pg_relation_size(%s::oid) / current_setting('block_size')::int"
+_SIZE = "SELECT pg_relation_size(%(oid)s::oid) / current_setting('block_size')::int"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def read_relation(
 def _read(
     connection: Connection, oid: int, relation: sql.Identifier, columns: Sequence[Column], most_values: int
 ) -> Iterator[Cells]:
-    ((blocks,),) = cast("list[tuple[int]]", connection.execute(_SIZE, (oid,)).fetchall())
+    ((blocks,),) = cast("list[tuple[int]]", connection.execute(_SIZE, {"oid": oid}).fetchall())
     for wanted in (_FIRST, _SECOND, _THIRD):
         scanned = _FromBlocks(connection, relation, blocks, max(wanted, most_values // 8 if wanted == _FIRST else 0))
         rows, sizes = scanned.sizes(columns)

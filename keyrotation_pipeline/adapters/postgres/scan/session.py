@@ -53,11 +53,22 @@ def connected(url: str, setting: str) -> Iterator[Connection]:
         raise refusal_of(error, url, setting) from None
     with connection:
         connection.prepare_threshold = None  # a pooler may give each transaction another server connection
+        _prepare(connection, url)
+        yield connection
+
+
+def _prepare(connection: Connection, url: str) -> None:
+    """Lets the session be idle while values are classified; of a pooler's, nothing is changed."""
+    try:
         with reading(connection):
             may_set = connection.info.server_version >= _WITH_IDLE_TIMEOUT and is_direct(connection)
-        if may_set:
-            connection.execute("SET idle_session_timeout = 0")
-        yield connection
+    except psycopg.errors.ProtocolViolation:
+        raise DatabaseUnavailableError(
+            f"the pooler before {display_name(url)} allows no transactions (pool_mode = statement); give another "
+            "pooler's address, or the server's own"
+        ) from None
+    if may_set:
+        connection.execute("SET idle_session_timeout = 0")
 
 
 @contextmanager
@@ -73,8 +84,8 @@ def reading(connection: Connection) -> Iterator[None]:
             if connection.info.server_version >= _WITH_TRANSACTION_TIMEOUT:
                 connection.execute("SET LOCAL transaction_timeout = 0")
             yield
-    except psycopg.OperationalError:
-        if connection.closed:
+    except psycopg.OperationalError as error:
+        if connection.closed and not isinstance(error, psycopg.errors.ProtocolViolation):
             raise DatabaseUnavailableError("the connection was lost during the scan; run it again") from None
         raise
 
