@@ -18,8 +18,8 @@ import psycopg
 from benchmarks.processes import machine
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 
-# About 900 bytes a row: what applications store, a token, a document, a Fernet-like text and a blob like AES-GCM's.
-_ROW_BYTES = 900
+# What applications store: among it a digest, a document, a Fernet token (random within), and a blob like AES-GCM's.
+_ROW_BYTES = 880
 _TABLE = """
 CREATE TABLE records_{number} (
     id bigint, email text, name varchar(80), token text, notes text, document jsonb, secret text, blob bytea,
@@ -28,10 +28,13 @@ INSERT INTO records_{number}
 SELECT i, 'user' || i || '@example.org', 'Name ' || md5(i::text), encode(sha256(i::text::bytea), 'hex'),
        repeat('Seen on ' || i || ', no complaints. ', 8),
        jsonb_build_object('kind', i % 7, 'address', jsonb_build_object('street', md5(i::text), 'zip', i)),
-       'gAAAAA' || translate(encode(sha512(i::text::bytea), 'base64'), E'+/\\n', '-_'),
+       translate(encode('\\x80'::bytea || int8send(1790000000 + i) || substr(sha512(i::text::bytea), 1, 16)
+           || sha512((i + 1)::text::bytea) || sha256((i + 2)::text::bytea), 'base64'), E'+/\\n', '-_'),
        sha512((i + 1)::text::bytea) || sha224(i::text::bytea), ARRAY['a' || i, 'b' || i]
 FROM generate_series(1, {rows}) i;
 """
+
+_SIZE = "SELECT sum(pg_total_relation_size(oid))::float8, count(*) FROM pg_class WHERE relkind = 'r' AND oid >= 16384"
 
 
 def main() -> None:
@@ -52,9 +55,7 @@ def main() -> None:
 
 def _measure(url: str, rounds: int) -> None:
     with psycopg.connect(url) as connection:
-        ((size, tables),) = connection.execute(
-            "SELECT sum(pg_total_relation_size(oid)), count(*) FROM pg_class WHERE relkind = 'r' AND oid >= 16384"
-        ).fetchall()
+        ((size, tables),) = connection.execute(_SIZE).fetchall()
     for _ in range(rounds):
         began = time.monotonic()
         command = [str(Path(sys.executable).with_name("keyrotation")), "scan", "--json", "--url", url]

@@ -1,5 +1,6 @@
 """The packages: what a wheel and the sdist hold, and what a type checker makes of an application that uses one."""
 
+import json
 import os
 import re
 import shutil
@@ -92,6 +93,22 @@ def test_nothing_is_built_after_a_test_of_a_release_has_failed(tmp_path: Path) -
     places = {"HOME": str(tmp_path), "PATH": f"{tmp_path}:/usr/bin:/bin"}
     done = subprocess.run([tmp_path / ".ci" / "release"], env=places, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (3, "")
+
+
+@pytest.mark.extended
+def test_a_wheel_with_the_extra_scan_scans_and_has_nothing_else(tmp_path: Path, database_url: str) -> None:
+    wheel, environment = built("wheel", tmp_path / "dist"), tmp_path / "environment"
+    python = environment / "bin" / "python"
+    for command in (
+        ["uv", "venv", "--quiet", "--python", sys.executable, str(environment)],
+        ["uv", "pip", "install", "--quiet", "--python", str(python), f"{wheel}[scan]"],
+    ):
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=300)
+    keyrotation = environment / "bin" / "keyrotation"
+    scanned = subprocess.run([keyrotation, "scan", "--json", "--url", database_url], check=True, capture_output=True)
+    assert json.loads(scanned.stdout)["places"] == []
+    refused = subprocess.run([keyrotation, "status"], check=False, capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr.partition(";")[0]) == (1, "pydantic is not installed")
 
 
 @pytest.mark.extended
