@@ -128,7 +128,8 @@ def _some(places: Sequence[str]) -> str:
 
 
 def _examined(found: ScanReport) -> output.Text:
-    whole = f"a sample of {found.sampled:,} of the tables" if found.sampled else "all of each table"
+    some = f"a sample of {found.sampled:,} of the tables, all of the others"
+    whole = {0: "all of each table", found.tables: "a sample of each table"}.get(found.sampled, some)
     return output.Text(
         f"examined: {found.values:,} values in {found.columns:,} columns of {found.tables:,} tables that can hold text "
         f"or bytes; {whole}",
@@ -142,4 +143,4 @@ def _not_looked_at(left_out: Sequence[NotLookedAt]) -> Iterator[output.Line]:
     for each in left_out:
         by_reason[each.reason].append(each.place)
     for reason, places in by_reason.items():
-        yield output.Text(f"not looked at: {_some(places)}: {reason}", indent=2)
+        yield output.Text(f"not looked at ({reason}): {_some(places)}", indent=2)

@@ -128,7 +128,7 @@ def test_text_says_the_same_and_shows_no_value(scanned: Scanned) -> None:
     shown = scanned.folder.run("scan", "--url", scanned.url, COLUMNS="80")
     assert "examined: " in shown
     assert "columns of " in shown
-    assert "not looked at: other databases of the server" in shown
+    assert "not looked at (each needs a scan of its own): other databases of the server" in shown
     values = [value for entry in FOREIGN for value in entry.values if isinstance(value, str)]
     everything = "".join(scanned.folder.printed)
     assert [value for value in values if value.strip() in everything] == []
@@ -270,7 +270,7 @@ def test_on_a_terminal_a_table_says_what_is_where_and_what_to_do(shop: str, tmp_
     assert any(map(row.fullmatch, lines))
     assert any(each.startswith("  public.users.email: 9 of 90 values look like plaintext") for each in lines)
     assert any(re.fullmatch(r"public\.users\.phone_ciphertext +\S+ \(likely\) .*", each) for each in lines)
-    assert "public.everybody: a view" in plain(wide)
+    assert "not looked at (a view: reading it would run what it is defined by): public.everybody" in plain(wide)
     narrow = plain(shown(*words[3:], cwd=tmp_path, columns=80))
     assert max(map(len, narrow.splitlines())) <= 80
     picture(wide, "scan", 116)

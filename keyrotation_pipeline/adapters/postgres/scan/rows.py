@@ -76,7 +76,7 @@ def _read(
 ) -> Iterator[Cells]:
     ((blocks,),) = cast("list[tuple[int]]", connection.execute(_SIZE, {"oid": oid}).fetchall())
     for wanted in (_FIRST, _SECOND, _THIRD):
-        scanned = _FromBlocks(connection, relation, blocks, max(wanted, most_values // 8 if wanted == _FIRST else 0))
+        scanned = _FromBlocks(connection, relation, blocks, max(wanted, most_values // 8))
         rows, sizes = scanned.sizes(columns)
         lacking = [column for column, size in zip(columns, sizes, strict=True) if size.values < _FEW_VALUES]
         is_last = scanned.everything or (wanted == _SECOND and rows) or wanted == _THIRD
@@ -127,34 +127,34 @@ class _FromBlocks:
 
     def read(self, columns: Sequence[tuple[Column, Size]], most_values: int, *, no_row: bool) -> Cells:
         """Reads so many values of each column, chosen at random in these blocks."""
-        unchecked = self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
-        cells: list[sql.Composable] = []
-        named: list[sql.Identifier] = []
-        for column, size in columns:
-            share = _share(size, most_values)
-            for reader in column.readers:
-                # random() is asked per reader: their values need not be of one row.
-                cells.append(
-                    sql.SQL("CASE WHEN {} <= {} {} THEN {} END AS {}").format(
-                        _size(column), _most(column),
-                        sql.SQL("AND random() < {}").format(sql.Literal(share)) if share < 1 else sql.SQL(""),
-                        reader.expression(unchecked=unchecked), sql.Identifier(f"c{len(named)}"),
-                    )
-                )  # fmt: skip
-                named.append(sql.Identifier(f"c{len(named)}"))
+        cells = [cell for column, size in columns for cell in self._cells(column, _share(size, most_values))]
+        names = [sql.Identifier(f"c{number}") for number in range(len(cells))]
         query = sql.SQL("SELECT {} FROM (SELECT {} FROM ONLY {} {} OFFSET 0) AS cells WHERE {}").format(
-            sql.SQL(", ").join(named), sql.SQL(", ").join(cells), self.relation, self._sample,
-            sql.SQL(" OR ").join(sql.SQL("{} IS NOT NULL").format(name) for name in named),
-        )  # fmt: skip
+            sql.SQL(", ").join(names),
+            sql.SQL(", ").join(map(sql.SQL("{} AS {}").format, cells, names)),
+            self.relation,
+            self._sample,
+            sql.SQL(" OR ").join(map(sql.SQL("{} IS NOT NULL").format, names)),
+        )
         with self.connection.cursor(binary=True) as cursor:
             rows = cursor.execute(query).fetchall()
-        too_large = [column.name for column, size in columns if size.too_large and not size.values]
-        values = [[value for value in each if value is not None] for each in zip(*rows, strict=True)] or [
-            [] for _ in named
-        ]
-        sampled = not self.everything or any(_share(size, most_values) < 1 for _, size in columns)
-        no_row = no_row and not self.everything
-        return Cells([column for column, _ in columns], values, too_large, sampled, no_row)
+        columnwise = zip(*rows, strict=True) if rows else [()] * len(names)
+        return Cells(
+            [column for column, _ in columns],
+            [[value for value in each if value is not None] for each in columnwise],
+            [column.name for column, size in columns if size.too_large and not size.values],
+            sampled=not self.everything or any(_share(size, most_values) < 1 for _, size in columns),
+            no_row=no_row and not self.everything,
+        )
+
+    def _cells(self, column: Column, share: float) -> Iterator[sql.Composed]:
+        """Yields an expression per reader; their values need not be of the same rows."""
+        unchecked = self.connection.info.parameter_status("server_encoding") == "SQL_ASCII"
+        chosen = sql.SQL("AND random() < {}").format(sql.Literal(share)) if share < 1 else sql.SQL("")
+        for reader in column.readers:
+            yield sql.SQL("CASE WHEN {} <= {} {} THEN {} END").format(
+                _size(column), _most(column), chosen, reader.expression(unchecked=unchecked)
+            )
 
 
 def _share(size: Size, most_values: int) -> float:
