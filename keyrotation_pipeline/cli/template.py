@@ -104,7 +104,7 @@ required = 2                      # signatures of different officers
 
 
 _OTHERS = """\
-# Encrypted in other formats, of which only `name = "native"` can be rotated so far: leave these out.
+# Encrypted in other formats, which cannot be rotated by this pipeline yet: do not declare these columns.
 """
 
 

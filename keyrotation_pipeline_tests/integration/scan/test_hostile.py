@@ -65,6 +65,9 @@ def test_code_of_the_database_does_not_run(
         INSERT INTO plain VALUES ('a', '{"k": "v"}', 'c', ARRAY['cs'], ROW('a', 'b'), ARRAY[ROW('a', 'b')::pair]);
         CREATE TABLE indexed (a text); INSERT INTO indexed VALUES ('a');
         CREATE INDEX ON indexed (evil('constant')) WHERE is_evil(1);
+        CREATE FUNCTION evil_alone() RETURNS text IMMUTABLE LANGUAGE plpgsql
+            AS $$ BEGIN RETURN public.evil('alone'); END $$;
+        CREATE TABLE alone (a text); INSERT INTO alone VALUES ('a'); CREATE INDEX ON alone ((a || evil_alone()));
         CREATE TABLE inlined (a text); INSERT INTO inlined VALUES ('a'); CREATE INDEX ON inlined (evil_by_sql(a));
         CREATE TABLE harmless (a text); INSERT INTO harmless VALUES ('a'); CREATE INDEX ON harmless (evil(a));
         CREATE TABLE measured (a text, b text); INSERT INTO measured VALUES ('a');
@@ -100,7 +103,7 @@ def test_code_of_the_database_does_not_run(
         owner.execute("ALTER ROLE CURRENT_USER RESET search_path")
     places = {(place.table.removeprefix("public."), place.column) for place, values in seen.items() if values}
     whole = {("plain", name) for name in ("a", "j", "c", "cs", "p", "ps", "g", "d")}
-    known = {"abroad", "indexed", "inlined", "measured", "secured", "seen"}
+    known = {"abroad", "alone", "indexed", "inlined", "measured", "secured", "seen"}
     left_out = {name.removeprefix("public."): why for name, why in reasons(report).items()}
     statistics = {"measured"} if owner.info.server_version >= 140000 else set()
     policy = {"secured"} if by == "reader" else set()

@@ -18,6 +18,7 @@ from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport
 
 # Of each column. A partitioned table's are shared among the partitions that are read, but each of them gives some.
 DEFAULT_VALUES, _LEAST_VALUES = 1000, 50
+_LARGE_CATALOG = "SET LOCAL statement_timeout = '60s'"
 
 
 def scan(
@@ -40,6 +41,7 @@ def scan(
     name = display_name(connection.info.dsn)
     try:
         with reading(connection):
+            connection.execute(_LARGE_CATALOG)
             if missing := missing_schemas(connection, schemas):
                 raise ConfigurationError(f"{name} has no schema {missing[0]}; correct --schema")
             tables, not_looked_at = tables_of(connection, schemas)
