@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.model.visible_text import is_hidden
@@ -35,10 +36,11 @@ class TableName:
 
 @dataclass(frozen=True, slots=True)
 class EncryptedTable:
-    """One declared table and its encrypted columns."""
+    """One declared table, its encrypted columns, and the format of their values."""
 
     name: TableName
     columns: tuple[str, ...]
+    format: ValueFormat = NATIVE
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -209,7 +210,7 @@ def test_names_that_are_exchanged_for_the_reading_only_keep_their_values(
     def exchanged(
         connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, *, hot_order: bool
     ) -> Statements:
-        made = statements(connection, relation, key, target, hot_order=hot_order)
+        made = statements(connection, relation, key, NATIVE, target, hot_order=hot_order)
         application(database_url, exchange)
         return made
 
@@ -506,6 +507,7 @@ KILLED = """
 import os, sys
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Rewritten
@@ -377,7 +378,7 @@ def test_rows_are_locked_as_strongly_as_their_update_will_need(
     cases(migrated, [], ", n int")
     migrated.execute(index.encode())
     (relation,) = heaps(migrated, CASES)
-    write = statements(migrated, relation, row_key(migrated, relation), KeyVersion(2)).write
+    write = statements(migrated, relation, row_key(migrated, relation), NATIVE, KeyVersion(2)).write
     assert strength in write
 
 

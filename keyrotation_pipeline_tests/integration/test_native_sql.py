@@ -23,6 +23,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed, table_of
@@ -52,11 +53,11 @@ def _statements(connection: Connection) -> str:
     key = row_key(connection, relation)
     parts = []
     for target, hot in ((None, False), (V2, False), (V10, True)):
-        made = statements(connection, relation, key, target, hot_order=hot)
+        made = statements(connection, relation, key, NATIVE, target, hot_order=hot)
         subject = f"target {target}{', hot order' if hot else ''}"
         parts += [(f"engine, {each.name}, {subject}", getattr(made, each.name).decode()) for each in fields(made)]
     with _recorded(connection) as said:
-        SweptPageRanges(connection, V2).ranges(relation)
+        SweptPageRanges(connection, NATIVE, V2).ranges(relation)
         counts.count(connection, [TABLE])
         counts.old_rows(connection, TABLE, [V1, V10], 7)
         counts.rows_seen(connection, TABLE, V2, 60)

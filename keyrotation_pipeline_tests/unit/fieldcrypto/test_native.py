@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray, TidArray
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto import compiled, native
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
@@ -219,11 +220,11 @@ def test_without_the_module_python_does_it_and_the_version_says_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, ring: KeyRing
 ) -> None:
     rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "x").encode())]
-    with_native = Codec(ring, V2).rewrite(Batch.of(rows))
+    with_native = Codec(NATIVE, ring, V2).rewrite(Batch.of(rows))
     assert "OpenSSL" in compiled.codec_in_use()
     monkeypatch.setattr(compiled, "MODULE", None)
     assert "uv sync" in compiled.codec_in_use()
-    without = Codec(ring, V2).rewrite(Batch.of(rows))
+    without = Codec(NATIVE, ring, V2).rewrite(Batch.of(rows))
     assert with_native.parameters.keys() == without.parameters.keys()
     assert isinstance(without.parameters["value_0"], TextArray)
     assert with_native.rows == without.rows == 1

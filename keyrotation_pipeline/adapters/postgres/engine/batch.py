@@ -29,10 +29,11 @@ from keyrotation_pipeline.adapters.postgres.inventory import quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Rewriter, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import native_codec
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # The indexes of position, version and first value in a row as read.
@@ -98,13 +99,15 @@ class Codec:
     """Re-encrypts and checks batches: natively if all values are good, else in Python.
 
     Args:
+        value_format: of every value.
         ring: holds `target` and every version to read.
         native: whether to use the native codec, where it was built.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
-        self._python = Rewriter(ring, target)
-        self._native = native_codec(ring, target) if native else None
+    def __init__(self, value_format: ValueFormat, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
+        code = format_of(value_format)
+        self._python = code.rewriter(ring, target)
+        self._native = code.native_codec(ring, target) if native else None
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value, because of failures, are left out of the parameters."""

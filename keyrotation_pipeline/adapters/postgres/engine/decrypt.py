@@ -135,7 +135,7 @@ def opened(
         readers = [
             _Reader(
                 stack.enter_context(closing(open_connection(connect))),
-                Codec(ring, ring.primary, native=limits.native_codec),
+                Codec(table.format, ring, ring.primary, native=limits.native_codec),
             )
             for _ in range(max(1, min(limits.workers * limits.threads_per_worker, worth_it)))
         ]
@@ -198,7 +198,7 @@ class Decryption:
 
     def _begin(self, relation: Relation) -> int:
         """Gives every reader the same snapshot; returns the number of pages."""
-        sql = statements(self.housekeeping, relation, row_key(self.housekeeping, relation), None)
+        sql = statements(self.housekeeping, relation, row_key(self.housekeeping, relation), self._table.format, None)
         first, *others = [reader.connection for reader in self._readers]
         first.execute(_SNAPSHOT)
         ((snapshot,),) = first.execute(_EXPORT).fetchall()
@@ -218,7 +218,7 @@ class Decryption:
         named = quarantine.keys_of(self.housekeeping, relation) if key.columns else ()
         if not named:
             return
-        sql = statements(self.housekeeping, relation, key, None)
+        sql = statements(self.housekeeping, relation, key, self._table.format, None)
         context = self._context(self._readers[0], relation, sql)
         for each in named:
             batch = Batch.of(context.run(sql.read_rows, {"positions": TidArray(context.positions(key, each))}))

@@ -6,11 +6,13 @@ from typing import Any, cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, to_be_rewritten
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import FROM_THE_HEAP
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
@@ -201,11 +203,13 @@ class SweptPageRanges:
 
     Args:
         connection: one of the engine's, in autocommit mode.
-        target: finds rows that hold a value under another version, or one outside the grammar.
+        value_format: of the values.
+        target: finds rows that hold a value under another version, or one of another format.
     """
 
-    def __init__(self, connection: Connection, target: KeyVersion) -> None:
+    def __init__(self, connection: Connection, value_format: ValueFormat, target: KeyVersion) -> None:
         self._connection = connection
+        self._sql = sql_of(value_format)
         self._target = target
         self._renewed: dict[int, int] = {}
 
@@ -245,7 +249,7 @@ class SweptPageRanges:
 
     def _parts(self, relation: Relation, pages: int) -> list[int]:
         texts = [as_text(column.name) for column in relation.columns]
-        wanted = sql.SQL(" OR ").join(to_be_rewritten(text, self._target) for text in texts)
+        wanted = sql.SQL(" OR ").join(self._sql.to_be_rewritten(text, self._target) for text in texts)
         query = sql.SQL(_PARTS).format(pages=sql.Literal(pages), relation=relation.identifier, wanted=wanted)
         with self._connection.transaction(force_rollback=True):
             self._connection.execute(_SETTINGS.encode())

@@ -58,7 +58,8 @@ def measure(
     """
     with closing(open_connection(connect)) as connection:
         return tuple(
-            _of(connection, table, Codec(ring, target, native=limits.native_codec), limits) for table in tables
+            _of(connection, table, Codec(table.format, ring, target, native=limits.native_codec), limits)
+            for table in tables
         )
 
 

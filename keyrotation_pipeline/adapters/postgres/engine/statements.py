@@ -26,10 +26,11 @@ from typing import Any
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import to_be_rewritten
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 # Returns one row (filenode, bytes, NULL, …) if there is nothing to rewrite, or if the pages hold more than `limit`
@@ -168,13 +169,20 @@ class Statements:
 
 
 def statements(
-    connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, *, hot_order: bool = False
+    connection: Connection,
+    relation: Relation,
+    key: RowKey,
+    value_format: ValueFormat,
+    target: KeyVersion | None,
+    *,
+    hot_order: bool = False,
 ) -> Statements:
     """Composes the statements of one relation.
 
     Args:
         key: how the rows of the relation are named.
-        target: selects rows that hold a value under another version, or one outside the grammar. None: every row.
+        value_format: of the values.
+        target: selects rows that hold a value under another version, or one of another format. None: every row.
         hot_order: whether to prune the pages of the rows before writing them.
     """
     columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
@@ -187,7 +195,7 @@ def statements(
         "table": _quoted(relation.schema, relation.name),
         "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)::bigint").format(c) for c in columns),
         "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
-        "wanted": sql.SQL(" OR ").join(_wanted(column, target) for column in columns),
+        "wanted": sql.SQL(" OR ").join(_wanted(column, value_format, target) for column in columns),
         "texts": sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
         "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
         "assignments": sql.SQL(", ").join(
@@ -251,8 +259,10 @@ def _same_columns(connection: Connection, relation: Relation, oid: sql.Composabl
     return sql.SQL(" AND ").join([sql.SQL("true"), *same])
 
 
-def _wanted(column: sql.Composable, target: KeyVersion | None) -> sql.Composable:
-    return sql.SQL("true") if target is None else to_be_rewritten(sql.SQL("{}::text").format(column), target)
+def _wanted(column: sql.Composable, value_format: ValueFormat, target: KeyVersion | None) -> sql.Composable:
+    if target is None:
+        return sql.SQL("true")
+    return sql_of(value_format).to_be_rewritten(sql.SQL("{}::text").format(column), target)
 
 
 def _quoted(*names: str) -> sql.Composable:

@@ -88,7 +88,7 @@ def rewriting(
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
         supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, stop_requested)
-        codec = Codec(ring, target, native=limits.native_codec)
+        codec = Codec(shard.table.format, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
         yield lambda slices: traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
         supervisor.close()
@@ -125,9 +125,9 @@ def sweep(
         supervisor = Supervisor(
             housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
         )
-        codec = Codec(ring, target, native=limits.native_codec)
+        codec = Codec(table.format, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)
-        done = traversal.run([SweptPageRanges(housekeeping, target)])
+        done = traversal.run([SweptPageRanges(housekeeping, table.format, target)])
         supervisor.close()
         return done
 
@@ -175,7 +175,8 @@ class _Traversal:
 
     def _new_context(self, relation: Relation) -> RewriteContext:
         hot = relation.oid in (self.in_hot_order or ())
-        sql = statements(self.connection, relation, row_key(self.connection, relation), self.target, hot_order=hot)
+        key = row_key(self.connection, relation)
+        sql = statements(self.connection, relation, key, self.table.format, self.target, hot_order=hot)
         rows, housekeeping, limits = self.connection, self.supervisor.connection, self.supervisor.limits
         return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
 

@@ -16,17 +16,17 @@ from keyrotation_pipeline.adapters.postgres.inventory.filters import (
     listed_versions,
     registered,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     NEAR_MISS,
     UNENCRYPTED,
     as_text,
-    under,
     value_class,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
-from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
@@ -69,7 +69,7 @@ def old_rows(
     rows = since = 0
     if not versions:
         return OldRows(rows, since)
-    old = sql.SQL(" OR ").join(under(column, versions) for column in table.columns)
+    old = sql.SQL(" OR ").join(sql_of(table.format).under(column, versions) for column in table.columns)
     query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {since}) FROM ONLY {relation} WHERE {old}")
     for relation in countable(connection, table):
         with heap_scan(connection, relation.label, relation.oid):
@@ -88,7 +88,7 @@ def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion
         As `count`.
     """
     until, rows = monotonic() + seconds, 0
-    seen = sql.SQL(" OR ").join(under(column, [version]) for column in table.columns)
+    seen = sql.SQL(" OR ").join(sql_of(table.format).under(column, [version]) for column in table.columns)
     for relation in countable(connection, table):
         query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, seen)
         left_ms = max(1, round(1000 * (until - monotonic())))
@@ -126,7 +126,7 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
         unencrypted=_unencrypted(total),
         near_misses=total[NEAR_MISS],
         unreadable=_unreadable(connection, table),
-        fenced_against=fence.fences(connection, table),
+        fenced_against=fence_of(table.format).fences(connection, table),
         counted_at=counted_at,
         by_column={column: _by_version(counts) for column, counts in classes.items()},
         unencrypted_by_column={column: n for column, counts in classes.items() if (n := _unencrypted(counts))},

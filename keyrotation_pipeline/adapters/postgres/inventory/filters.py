@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     as_text,
     number_in_prefix,
     under,
-    value_class,
+    unencrypted,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
@@ -75,7 +75,7 @@ def _figures(column: str, versions: Sequence[KeyVersion]) -> Iterator[sql.Compos
     text, count = as_text(column), sql.SQL("count(*) FILTER (WHERE {})")
     yield count.format(sql.SQL("{} IS NOT NULL").format(text))
     yield count.format(sql.SQL("octet_length({}) = 0").format(text))
-    yield count.format(sql.SQL("{} < 0").format(value_class(text, versions)))
+    yield count.format(unencrypted(column, versions))
     yield from (count.format(under(column, [version])) for version in versions)
 
 

@@ -107,6 +107,11 @@ def value_class(value: sql.Composed, expected: Sequence[KeyVersion] = ()) -> sql
     )
 
 
+def unencrypted(column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+    """Returns whether a column's value is neither empty nor one of ours; `expected`: as for `value_class`."""
+    return sql.SQL("{} < 0").format(value_class(as_text(column), expected))
+
+
 def _whole_under(value: sql.Composed, version: KeyVersion) -> sql.Composed:
     head = f"{version.prefix}{'_' * NONCE_CHARS}:"
     return sql.SQL(_EXPECTED).format(

@@ -8,7 +8,8 @@ from types import MappingProxyType
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.filters import registered
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -75,12 +76,12 @@ def count_old_values(
 
 
 def _counts(table: EncryptedTable, versions: Sequence[KeyVersion], expected: Sequence[KeyVersion]) -> Iterator[_Count]:
+    values = sql_of(table.format)
     for column in table.columns:
-        text = as_text(column)
-        yield _Count(column, sql.SQL("octet_length({}) > 0").format(text))
-        yield _Count(column, sql.SQL("{} < 0").format(value_class(text, expected)), unencrypted=True)
+        yield _Count(column, sql.SQL("octet_length({}) > 0").format(as_text(column)))
+        yield _Count(column, values.unencrypted(column, expected), unencrypted=True)
         for version in versions:
-            yield _Count(column, under(column, [version]), version=version)
+            yield _Count(column, values.under(column, [version]), version=version)
 
 
 def _counted(

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import FormatSql, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -85,7 +85,7 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
     relations = {relation.label: relation for relation in heaps(connection, table)}
     kept = []
     for (label, column, defect), keys in groups.items():
-        bad = _bad_keys(connection, relations.get(label), column, defect, keys)
+        bad = _bad_keys(connection, sql_of(table.format), relations.get(label), column, defect, keys)
         kept += [QuarantinedValue(table.name, key, column, defect) for key in keys if key in bad]
         for key in keys:
             if key not in bad:
@@ -94,16 +94,17 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
 
 
 def _bad_keys(
-    connection: Connection, relation: Relation | None, column: str, defect: Defect, keys: list[str]
+    connection: Connection,
+    values: FormatSql,
+    relation: Relation | None,
+    column: str,
+    defect: Defect,
+    keys: list[str],
 ) -> set[str]:
     """Returns those keys whose value still has the defect, as far as that is visible without a key."""
     if relation is None or column not in {each.name for each in relation.columns}:
         return set()
-    bad: sql.Composable = (
-        grammar_sql.under(column, [defect.version])
-        if defect.version
-        else sql.SQL("{} < 0").format(grammar_sql.value_class(grammar_sql.as_text(column)))
-    )
+    bad = values.under(column, [defect.version]) if defect.version else values.unencrypted(column)
     # Literals instead of parameters, since names may contain percent signs.
     key = row_key(connection, relation)
     if not key.columns:

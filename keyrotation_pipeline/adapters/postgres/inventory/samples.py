@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.cipher import opened_by, parsed
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
@@ -61,17 +61,17 @@ def decrypt_sample(
         PreflightError, BlockedError: as a count does.
     """
     trials: Trials = defaultdict(_Tally)
-    relations = countable(connection, table)
+    relations, code = countable(connection, table), format_of(table.format)
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
             pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
-        _try(connection, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
+        _try(connection, code, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
     if missed:
         # One pass, however many versions occur.
         of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.number for version in missed)))
         for relation in relations:
-            _try(connection, relation, ring, values, trials, sql.SQL(""), of_missed)
+            _try(connection, code, relation, ring, values, trials, sql.SQL(""), of_missed)
     columns = (tally.of(str(table.name), *key) for key, tally in sorted(trials.items()) if tally.tried)
     return KeyTrial(ring.versions, tuple(columns))
 
@@ -100,6 +100,7 @@ class _Tally:
 
 def _try(
     connection: Connection,
+    code: Format,
     relation: Relation,
     ring: KeyRing,
     values: int,
@@ -110,9 +111,10 @@ def _try(
     key = row_key(connection, relation)
     for column, positions in _chosen(connection, relation, values, pages, wanted).items():
         for row, stored in _read(connection, relation, key, column, positions):
-            # Every count reports values outside the grammar.
-            if (value := parsed(stored)) is not None:
-                trials[column, value.version].add(value.version, opened_by(ring, value), row)
+            # Every count reports values of another format.
+            if (found := code.opened_by(ring, stored)) is not None:
+                version, opener = found
+                trials[column, version].add(version, opener, row)
 
 
 def _chosen(

@@ -9,13 +9,8 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
-    LONGEST_JUDGED_BYTES,
-    as_text,
-    has_prefix,
-    longest_under,
-    under_another,
-)
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
@@ -91,9 +86,7 @@ def domains_accept_target(subject: Subject) -> Iterator[Problem]:
         for column in relation.columns:
             if subject.connection.execute(_IS_DOMAIN, (relation.oid, column.name)).fetchone() != (True,):
                 continue
-            query = sql.SQL("SELECT count({}) FROM ONLY {}").format(
-                _under_target(column, subject.target), relation.identifier
-            )
+            query = sql.SQL("SELECT count({}) FROM ONLY {}").format(_under_target(subject, column), relation.identifier)
             with heap_scan(subject.connection, relation.label, relation.oid):
                 try:
                     subject.connection.execute(query)
@@ -142,24 +135,26 @@ def _row_under_target(subject: Subject, relation: Relation) -> sql.Composed:
     declared = {column.name: column for column in relation.columns}
     names = [str(name) for (name,) in subject.connection.execute(_ALL_COLUMNS, (relation.oid,)).fetchall()]
     return sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(_under_target(declared[name], subject.target), sql.Identifier(name))
+        sql.SQL("{} AS {}").format(_under_target(subject, declared[name]), sql.Identifier(name))
         if name in declared
         else sql.Identifier(name)
         for name in names
     )
 
 
-def _under_target(column: Column, target: KeyVersion) -> sql.Composed:
+def _under_target(subject: Subject, column: Column) -> sql.Composed:
+    values = sql_of(subject.table.format)
     return sql.SQL("CASE WHEN {} THEN {}::{} ELSE {} END").format(
-        has_prefix(column.name),
-        under_another(column.name, target),
+        values.has_prefix(column.name),
+        values.under_another(column.name, subject.target),
         sql.SQL(column.type_sql),  # quoted by format_type()
         sql.Identifier(column.name),
     )
 
 
 def _longest(subject: Subject, relation: Relation, column: Column) -> int:
-    query = sql.SQL("SELECT {} FROM ONLY {}").format(longest_under(column.name, subject.target), relation.identifier)
+    longest = sql_of(subject.table.format).longest_under(column.name, subject.target)
+    query = sql.SQL("SELECT {} FROM ONLY {}").format(longest, relation.identifier)
     with heap_scan(subject.connection, relation.label, relation.oid):
         row = subject.connection.execute(query).fetchone()
     return cast("tuple[int | None]", row)[0] or 0

@@ -7,7 +7,7 @@ import psycopg
 
 from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
-from keyrotation_pipeline.adapters.postgres.retirement import fence, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement import fences, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -26,16 +26,16 @@ class PostgresFencing:
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `TableFencing.fence`."""
-        return fence.fence(self.connection, table, versions, wait=wait)
+        return fences.fence_of(table.format).fence(self.connection, table, versions, wait=wait)
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
         """See `TableFencing.unfence`."""
-        fence.unfence(self.connection, table, version)
+        fences.fence_of(table.format).unfence(self.connection, table, version)
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
         """See `TableFencing.fences`."""
         with unless_locked(f"table {table.name}"):
-            return fence.fences(self.connection, table)
+            return fences.fence_of(table.format).fences(self.connection, table)
 
     def all_fences(
         self, tables: Sequence[EncryptedTable]
@@ -43,7 +43,7 @@ class PostgresFencing:
         """See `TableFencing.all_fences`."""
         try:
             with self.connection.transaction():
-                return fence.all_fences(self.connection, tables)
+                return fences.all_fences(self.connection, tables)
         except psycopg.errors.LockNotAvailable:
             return {table: self._fences_or_why_not(table) for table in tables}
 

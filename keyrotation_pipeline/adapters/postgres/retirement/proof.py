@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
-from keyrotation_pipeline.adapters.postgres.retirement import fence, locks, replicas, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement import fence, fences, locks, replicas, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import (
     Relations,
@@ -144,7 +144,7 @@ def _require_zero(
 def _require_fences(
     connection: Connection, tables: Sequence[EncryptedTable], versions: Sequence[KeyVersion], xid: int
 ) -> None:
-    for table, standing in fence.all_fences(connection, tables).items():
+    for table, standing in fences.all_fences(connection, tables).items():
         if isinstance(standing, PreflightError):
             raise standing
         missing = [str(version) for version in versions if version not in standing]

@@ -1,0 +1,41 @@
+"""Defines what SQL must say of a value format, and finds the SQL of a declared one."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+
+class FormatSql(Protocol):
+    """Expressions over one value; the module `grammar_sql` has them for the native format."""
+
+    def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
+        """Whether a text is neither empty nor known to be under `target`: the engine reads its row."""
+
+    def under(self, column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
+        """Whether a column's value is under one of these versions, as the fence judges it; at least one version."""
+
+    def unencrypted(self, column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+        """Whether a column's value is neither empty nor of this format; `expected`: the versions of most values."""
+
+    def has_prefix(self, column: str) -> sql.Composed:
+        """Whether a column's value begins as values of this format do."""
+
+    def under_another(self, column: str, version: KeyVersion) -> sql.Composed:
+        """A text that constraints judge like the value under `version`, where `has_prefix` is true."""
+
+    def longest_under(self, column: str, version: KeyVersion) -> sql.Composed:
+        """Aggregates the length in characters of the column's longest value under `version`; NULL without values."""
+
+
+_SQL: Mapping[str, FormatSql] = MappingProxyType({NATIVE.name: grammar_sql})
+
+
+def sql_of(declared: ValueFormat) -> FormatSql:
+    """Returns the SQL of a declared format."""
+    return _SQL[declared.name]

@@ -1,0 +1,49 @@
+"""Finds the fence that a table's value format needs: how a key is identified decides what can refuse it."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from types import MappingProxyType
+from typing import Protocol
+
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.tables import EncryptedTable
+
+Standing = tuple[KeyVersion, ...] | PreflightError
+
+
+class Fence(Protocol):
+    """Makes tables refuse retired key versions; the module `fence` does it where values have a marker."""
+
+    def fence(
+        self, connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True
+    ) -> bool:
+        """Makes the table and all of its tree refuse exactly `versions`; returns whether they are refused now."""
+
+    def unfence(self, connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
+        """Lets the table accept values under `version` again."""
+
+    def fences(self, connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        """Returns the versions that the table refuses; none unless that is intact on its whole tree."""
+
+    def all_fences(self, connection: Connection, tables: Sequence[EncryptedTable]) -> Mapping[EncryptedTable, Standing]:
+        """Returns the same for many tables; for each its versions or an error."""
+
+
+_FENCES: Mapping[IdentifiedBy, Fence] = MappingProxyType({IdentifiedBy.MARKER: fence})
+
+
+def fence_of(declared: ValueFormat) -> Fence:
+    """Returns the fence of a declared format."""
+    return _FENCES[declared.identified_by]
+
+
+def all_fences(connection: Connection, tables: Sequence[EncryptedTable]) -> dict[EncryptedTable, Standing]:
+    """Returns the versions that each table refuses, or an error, by as few statements as for one table."""
+    standing: dict[EncryptedTable, Standing] = {}
+    for value_format, each in groupby(tables, key=lambda table: table.format):
+        standing.update(fence_of(value_format).all_fences(connection, tuple(each)))
+    return standing

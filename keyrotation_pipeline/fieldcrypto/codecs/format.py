@@ -1,0 +1,43 @@
+"""Defines what the engine needs of a value format, and finds the code of a declared one."""
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Protocol
+
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+
+
+class ValueRewriter(Protocol):
+    """Re-encrypts and checks batches of stored values; `batch.Rewriter` does it for the native format."""
+
+    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        """Re-encrypts one batch: columns of stored values, all of the same length."""
+
+    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
+        """Decrypts every value: returns what each column holds, and which values do not decrypt."""
+
+
+class Format(Protocol):
+    """The code of one value format."""
+
+    def rewriter(self, ring: KeyRing, target: KeyVersion) -> ValueRewriter:
+        """Returns what re-encrypts values to a version; the ring holds it and every version to read."""
+
+    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+        """Returns the compiled codec, which does the same for batches of good values; None: there is none here."""
+
+    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+        """Returns the version that a value names, and the one whose key opens it; None: it is not of this format."""
+
+
+_FORMATS: Mapping[str, Format] = MappingProxyType({NATIVE.name: NativeFormat()})
+
+
+def format_of(declared: ValueFormat) -> Format:
+    """Returns the code of a declared format."""
+    return _FORMATS[declared.name]
