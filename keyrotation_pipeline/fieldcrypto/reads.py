@@ -117,12 +117,19 @@ class DefectKind(StrEnum):
     NOT_A_VALUE = "not-a-value"
     UNKNOWN_VERSION = "unknown-version"
     NOT_AUTHENTIC = "not-authentic"
+    UNKNOWN_KEY = "unknown-key"
+    ENCRYPTED_TWICE = "encrypted-twice"
 
 
 _SENTENCES = {
     DefectKind.NOT_A_VALUE: "not encrypted, or damaged: not of the form of an encrypted value",
     DefectKind.UNKNOWN_VERSION: "under key version {version}, which is not in the key ring",
     DefectKind.NOT_AUTHENTIC: "fails authentication under key version {version}",
+    DefectKind.UNKNOWN_KEY: "damaged, or under a key that is not in the key ring",
+    DefectKind.ENCRYPTED_TWICE: (
+        "encrypted twice: under key version {version} it decrypts to another encrypted value, which is what an "
+        "application stores that could not decrypt; decrypt it once, and store that"
+    ),
 }
 
 
@@ -131,7 +138,7 @@ class Defect:
     """What is wrong with a value; `str()` gives the reason in words.
 
     Args:
-        version: the key version that the value names; None where it names no possible version.
+        version: the key version that the value names, or is known to be under; None: there is none.
     """
 
     kind: DefectKind

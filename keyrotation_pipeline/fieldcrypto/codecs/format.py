@@ -1,12 +1,13 @@
 """Defines what the engine needs of a value format, and finds the code of a declared one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
@@ -32,12 +33,23 @@ class Format(Protocol):
         """Returns the compiled codec, which does the same for batches of good values; None: there is none here."""
 
     def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
-        """Returns the version that a value names, and the one whose key opens it; None: it is not of this format."""
+        """Returns the version that a value should open under, and the one whose key opens it.
+
+        The first is the version that it names; where it names none, the second, or the primary if no key opens it.
+
+        Returns:
+            None: it is not of this format.
+        """
 
 
-_FORMATS: Mapping[str, Format] = MappingProxyType({NATIVE.name: NativeFormat()})
+_FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
+    {
+        NATIVE.name: lambda _declared: NativeFormat(),
+        FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time),
+    }
+)
 
 
 def format_of(declared: ValueFormat) -> Format:
     """Returns the code of a declared format."""
-    return _FORMATS[declared.name]
+    return _FORMATS[declared.name](declared)

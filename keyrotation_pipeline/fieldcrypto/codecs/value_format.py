@@ -11,6 +11,7 @@ class IdentifiedBy(StrEnum):
     """How the key of a value is identified, which decides how old values are counted, refused and proved absent."""
 
     MARKER = "marker"
+    MAC = "mac"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +20,13 @@ class ValueFormat:
 
     Args:
         name: as in `[format]` of the configuration.
+        keep_time: whether a re-encrypted value keeps the time that it was encrypted at, where the format has one.
     """
 
     name: str
     identified_by: IdentifiedBy
+    keep_time: bool = False
 
 
 NATIVE = ValueFormat("native", IdentifiedBy.MARKER)
+FERNET = ValueFormat("fernet", IdentifiedBy.MAC)

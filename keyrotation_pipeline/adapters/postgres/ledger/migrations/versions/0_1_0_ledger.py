@@ -36,10 +36,12 @@ STATEMENTS = (
         row_key text NOT NULL,
         column_name text NOT NULL,
         found_at timestamptz NOT NULL,
-        kind text NOT NULL CHECK (kind IN ('not-a-value', 'unknown-version', 'not-authentic')),
+        kind text NOT NULL CHECK (
+            kind IN ('not-a-value', 'unknown-version', 'not-authentic', 'unknown-key', 'encrypted-twice')
+        ),
         key_version integer,
         PRIMARY KEY (relation, row_key, column_name),
-        CHECK ((kind = 'not-a-value') = (key_version IS NULL))
+        CHECK ((kind IN ('not-a-value', 'unknown-key')) = (key_version IS NULL))
     )
     """,
     """

@@ -1,0 +1,1 @@
+"""Value formats, each against the library that defines it."""

@@ -1,0 +1,209 @@
+"""Fernet tokens against `cryptography.fernet`, and against values that other libraries stored."""
+
+import base64
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet, MultiFernet
+
+from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
+from keyrotation_pipeline.fieldcrypto.codecs import fernet
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import UNDER_NO_KEY, FernetFormat, FernetRewriter, parsed
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, derived, keys_in_list
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "fernet.json").read_text())
+# One plaintext per length of the last base64 group and of the padding.
+PLAINTEXTS = [
+    b"",
+    b"x",
+    b"x" * 15,
+    b"x" * 16,
+    b"x" * 31,
+    "Müller-Lüdenscheidt 🔑".encode(),
+    bytes(range(256)),
+    b"y" * 9_999,
+]
+
+
+def library(key: KeyMaterial) -> Fernet:
+    return Fernet(base64.urlsafe_b64encode(raw_of(key)))
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return KeyRing({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V2)
+
+
+def at(key: KeyMaterial, text: bytes, seconds: int) -> bytes:
+    return library(key).encrypt_at_time(text, seconds)
+
+
+@pytest.mark.parametrize("source", [V1, V2])
+@pytest.mark.parametrize("plaintext", PLAINTEXTS, ids=len)
+def test_the_library_reads_what_was_rewritten(ring: KeyRing, plaintext: bytes, source: KeyVersion) -> None:
+    stored = library(ring.material(source)).encrypt(plaintext)
+    rewritten = FernetRewriter(ring, V1).rewrite([[stored, None, b""]])
+    assert rewritten.failures == []
+    new, *others = rewritten.columns[0]
+    assert others == [None, None]
+    assert (new is None) == (source == V1)
+    if new is not None:
+        assert library(ring.material(V1)).decrypt(new) == plaintext
+        assert len(new) == len(stored)
+        assert new[12:] != stored[12:]
+
+
+def test_values_under_both_keys_in_one_batch_are_told_apart(ring: KeyRing) -> None:
+    one, two = library(ring.material(V1)), library(ring.material(V2))
+    texts = [os.urandom(number) for number in range(40)]
+    stored = [(one, two)[number % 3 == 0].encrypt(text) for number, text in enumerate(texts)]
+    (new,) = FernetRewriter(ring, V2).rewrite([stored]).columns
+    assert [value is None for value in new] == [number % 3 == 0 for number in range(40)]
+    assert [two.decrypt(value or old) for value, old in zip(new, stored, strict=True)] == texts
+    held, failures = FernetRewriter(ring, V2).check([stored, [b"", None, b""]])
+    assert (held, failures) == ([{V1: 26, V2: 14}, {None: 2}], [])
+
+
+@pytest.mark.parametrize("keep_time", [True, False])
+def test_a_token_keeps_its_time_where_that_is_wanted(ring: KeyRing, *, keep_time: bool) -> None:
+    stored = at(ring.material(V1), b"x", 1_500_000_000)
+    ((new,),) = FernetFormat(keep_time=keep_time).rewriter(ring, V2).rewrite([[stored]]).columns
+    assert new is not None
+    seconds = library(ring.material(V2)).extract_timestamp(new)
+    assert (seconds == 1_500_000_000) == keep_time
+    # As the library's own rotation does.
+    rotated = MultiFernet([library(ring.material(V2)), library(ring.material(V1))]).rotate(stored)
+    assert library(ring.material(V2)).extract_timestamp(rotated) == 1_500_000_000
+
+
+def _bad(ring: KeyRing) -> list[tuple[bytes, Defect]]:
+    good, stranger = library(ring.material(V1)).encrypt(b"text"), Fernet(Fernet.generate_key())
+    token = base64.urlsafe_b64decode(good)
+    return [
+        (b"plain", NOT_A_VALUE),
+        (b"\xff" * 100, NOT_A_VALUE),
+        (good[:-4], NOT_A_VALUE),
+        (good + b"=", NOT_A_VALUE),
+        (b" " + good[:-1], NOT_A_VALUE),
+        (good.replace(b"gA", b"gQ", 1), NOT_A_VALUE),
+        (base64.urlsafe_b64encode(b"\x81" + token[1:]), NOT_A_VALUE),
+        (base64.urlsafe_b64encode(token[:57]), NOT_A_VALUE),
+        (base64.urlsafe_b64encode(token + b"x"), NOT_A_VALUE),
+        (base64.urlsafe_b64encode(token[:30] + bytes([token[30] ^ 1]) + token[31:]), UNDER_NO_KEY),
+        (base64.urlsafe_b64encode(token[:-1] + bytes([token[-1] ^ 1])), UNDER_NO_KEY),
+        (stranger.encrypt(b"text"), UNDER_NO_KEY),
+        (library(ring.material(V1)).encrypt(good), Defect(DefectKind.ENCRYPTED_TWICE, V1)),
+        (library(ring.material(V1)).encrypt(stranger.encrypt(b"text")), Defect(DefectKind.ENCRYPTED_TWICE, V1)),
+    ]
+
+
+def test_what_cannot_be_rewritten_stays_and_is_named(ring: KeyRing) -> None:
+    bad = _bad(ring)
+    good = library(ring.material(V1)).encrypt(b"good")
+    values = [each for value, _ in bad for each in (value, good)]
+    expected = [Failure(2 * row, 1, defect) for row, (_, defect) in enumerate(bad)]
+    rewritten = FernetRewriter(ring, V2).rewrite([[None] * len(values), values])
+    assert rewritten.failures == expected
+    assert [new is None for new in rewritten.columns[1]] == [row % 2 == 0 for row in range(len(values))]
+    held, failures = FernetRewriter(ring, V2).check([[None] * len(values), values])
+    assert (held, failures) == ([{}, {V1: len(bad)}], expected)
+    assert [FernetFormat().opened_by(ring, bad[row][0].decode("latin-1")) for row in (0, 9, 12)] == [
+        None,
+        (V2, None),
+        (V1, V1),
+    ]
+
+
+def test_a_wrong_padding_under_a_right_mac_is_not_authentic(ring: KeyRing) -> None:
+    key = fernet._Key(V1, ring.material(V1))  # noqa: SLF001
+    token = bytearray(base64.urlsafe_b64decode(library(ring.material(V1)).encrypt(b"x" * 20)))
+    for last in range(1, 8):  # any block ends in a random byte
+        token[-33] ^= last
+        forged = bytes(token[:-32]) + key._mac(bytes(token[:-32]))  # noqa: SLF001
+        if key.opened(forged) is None:
+            held, failures = FernetRewriter(ring, V2).check([[fernet.encoded(forged)]])
+            assert (held, failures) == ([{}], [Failure(0, 0, Defect(DefectKind.NOT_AUTHENTIC, V1))])
+            return
+    pytest.fail("every padding was right")
+
+
+def test_a_value_that_does_not_read_back_is_never_returned(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    seal = fernet._Key.sealed  # noqa: SLF001
+    monkeypatch.setattr(fernet._Key, "sealed", lambda key, text, *others: seal(key, text[:-1], *others))  # noqa: SLF001
+    with pytest.raises(KeyRotationError, match=re.escape(FAULTY_MACHINE)):
+        FernetRewriter(ring, V2).rewrite([[library(ring.material(V1)).encrypt(b"text")]])
+
+
+def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
+    with pytest.raises(UnknownKeyVersionError):
+        FernetRewriter(ring, KeyVersion(3))
+
+
+def test_the_sql_half_of_a_key_signs_and_does_not_decrypt(ring: KeyRing) -> None:
+    from hashlib import sha256  # noqa: PLC0415  as the server computes it
+
+    inner, outer = fernet.signing_blocks(ring.material(V1))
+    token = parsed(library(ring.material(V1)).encrypt(b"text"))
+    assert token is not None
+    assert sha256(outer + sha256(inner + token[:-32]).digest()).digest() == token[-32:]
+    assert raw_of(ring.material(V1))[16:] not in inner + outer
+    assert len(inner) == len(outer) == 64
+
+
+@pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["library"]))
+def test_what_libraries_have_stored_is_read(case: dict[str, Any]) -> None:
+    if "derivation" in case:
+        keys = tuple(derived(case["derivation"], case["secret"], salt) for salt in case["salts"])
+        assert case.get("derived", [as_list([key]) for key in keys]) == [as_list([key]) for key in keys]
+    else:
+        keys = keys_in_list(case["keys"], "FERNET_KEYS")
+        assert as_list(keys) == case["keys"]
+    ring = KeyRing({KeyVersion(number): key for number, key in enumerate(reversed(keys), 1)}, KeyVersion(len(keys)))
+    stored = [value["stored"].encode() for value in case["values"]]
+    held, failures = FernetRewriter(ring, ring.primary).check([stored])
+    assert failures == []
+    assert sum(held[0].values()) == len(stored)
+    fresh = KeyRing(
+        {**{v: ring.material(v) for v in ring.versions}, KeyVersion(9): KeyMaterial.generate()}, KeyVersion(9)
+    )
+    (new,) = FernetRewriter(fresh, KeyVersion(9)).rewrite([stored]).columns
+    reader = library(fresh.material(KeyVersion(9)))
+    assert [reader.decrypt(value or b"").decode() for value in new] == [each["plaintext"] for each in case["values"]]
+
+
+KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("", "entry 1 of FERNET_KEYS is not a Fernet key", id="empty"),
+        pytest.param(f"{KEY},", "entry 2 of FERNET_KEYS is not a Fernet key", id="trailing comma"),
+        pytest.param(f"{KEY[:-4]}AA==", "entry 1 of FERNET_KEYS is not a Fernet key", id="31 bytes"),
+        pytest.param(f"{KEY}, {KEY}", "entries 1 and 2 of FERNET_KEYS are the same key", id="twice"),
+        pytest.param("geheim", "entry 1 of FERNET_KEYS is not a Fernet key", id="passphrase"),
+    ],
+)
+def test_a_list_that_holds_no_keys_is_refused_by_place(text: str, said: str) -> None:
+    with pytest.raises(InvalidKeyError, match=said) as refused:
+        keys_in_list(text, "FERNET_KEYS")
+    assert refused.value.__context__ is None
+    assert "geheim" not in str(refused.value)
+
+
+def test_both_alphabets_of_base64_are_a_key() -> None:
+    raw = bytes([251, 255] * 16)
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        (key,) = keys_in_list(f" {encode(raw).decode()} ", "FERNET_KEYS")
+        assert raw_of(key) == raw
