@@ -7,7 +7,8 @@ from typing import Protocol
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
@@ -33,7 +34,7 @@ class FormatSql(Protocol):
         """Aggregates the length in characters of the column's longest value under `version`; NULL without values."""
 
 
-_SQL: Mapping[str, FormatSql] = MappingProxyType({NATIVE.name: grammar_sql})
+_SQL: Mapping[str, FormatSql] = MappingProxyType({NATIVE.name: grammar_sql, FERNET.name: FernetSql()})
 
 
 def sql_of(declared: ValueFormat) -> FormatSql:

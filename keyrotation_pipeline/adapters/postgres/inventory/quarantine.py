@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation,
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
 
 _ADD = """
@@ -104,7 +104,10 @@ def _bad_keys(
     """Returns those keys whose value still has the defect, as far as that is visible without a key."""
     if relation is None or column not in {each.name for each in relation.columns}:
         return set()
-    bad = values.under(column, [defect.version]) if defect.version else values.unencrypted(column)
+    if defect.version:
+        bad = values.under(column, [defect.version])
+    else:
+        bad = values.unencrypted(column) if defect == NOT_A_VALUE else values.has_prefix(column)
     # Literals instead of parameters, since names may contain percent signs.
     key = row_key(connection, relation)
     if not key.columns:

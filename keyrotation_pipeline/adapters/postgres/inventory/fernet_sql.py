@@ -1,0 +1,92 @@
+"""Expresses what SQL can say of Fernet tokens: their shape, and whether a retired key has signed them.
+
+A MAC is ``sha256(outer ‖ sha256(inner ‖ body))``, which built-in functions compute; the two blocks of each retired key
+are in a private table (`retired_halves`). Nothing here can tell a current key: its signing half never comes here.
+
+Each token is decoded once. There is no percent sign here, since these expressions stand in statements with parameters.
+"""
+
+from collections.abc import Sequence
+from typing import LiteralString
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, as_text
+from keyrotation_pipeline.fieldcrypto.formats.fernet import (
+    BLOCK_BYTES,
+    FRAME_BYTES,
+    MAC_BYTES,
+    SHAPE_PATTERN,
+    SHORTEST_CHARS,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+# What the parser accepts: characters of base64, and a length of which the frame and whole blocks come out.
+_SHAPE = f"""octet_length({{value}}) >= {SHORTEST_CHARS} AND mod(octet_length({{value}}), 4) = 0
+    AND mod(octet_length(rtrim({{value}}, '=')) - octet_length({{value}}) / 4 - {FRAME_BYTES}, {BLOCK_BYTES}) = 0
+    AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES} AND {{value}} ~ '^{SHAPE_PATTERN}$'"""
+
+# One row: the token without its MAC, and the MAC. OFFSET 0: it is decoded once.
+_DECODED = """(SELECT substr(raw, 1, octet_length(raw) - {mac}), substr(raw, octet_length(raw) - {mac} + 1)
+    FROM (SELECT decode(translate({value}, '-_', '+/'), 'base64') OFFSET 0) AS decoded (raw) OFFSET 0
+) AS token (body, mac)"""
+
+_SIGNED = "sha256(half.outer_block || sha256(half.inner_block || token.body)) = token.mac"
+
+_UNDER = """(CASE WHEN {shape} THEN (
+    SELECT coalesce(bool_or({signed}), false) OR count(half.version) < {number}
+    FROM {token} LEFT JOIN keyrotation.retired_signing_halves AS half ON half.version IN ({versions})
+) ELSE false END)"""
+
+_TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false WHEN {shape} THEN EXISTS (
+    SELECT FROM {token} JOIN keyrotation.retired_signing_halves AS half ON half.version <> {target} WHERE {signed}
+) ELSE true END)"""
+
+
+def shape(value: sql.Composable) -> sql.Composed:
+    """Returns whether a text has the form of a token, as the parser judges it."""
+    return sql.SQL(_SHAPE).format(value=value)
+
+
+def token(value: sql.Composable) -> sql.Composed:
+    """Returns a subquery `token` of one row: the `body` of a text of that form, and its `mac`."""
+    return sql.SQL(_DECODED).format(value=value, mac=sql.Literal(MAC_BYTES))
+
+
+class FernetSql:
+    """`FormatSql` for Fernet tokens."""
+
+    def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
+        """See `FormatSql.to_be_rewritten`: a retired key has signed it, or it is no token.
+
+        A token under a key that is neither retired nor the target is for the full decrypt to find.
+        """
+        value = sql.SQL('({} COLLATE "C")').format(text)
+        return _composed(_TO_BE_REWRITTEN, value, target=sql.Literal(target.number))
+
+    def under(self, column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
+        """See `FormatSql.under`; without the signing half of one of the versions, every token counts."""
+        numbers = sql.SQL(", ").join(sql.Literal(version.number) for version in sorted(set(versions)))
+        return _composed(_UNDER, as_text(column), number=sql.Literal(len(set(versions))), versions=numbers)
+
+    def unencrypted(self, column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.unencrypted`."""
+        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(as_text(column), shape(as_text(column)))
+
+    def has_prefix(self, column: str) -> sql.Composed:
+        """See `FormatSql.has_prefix`."""
+        return sql.SQL("({} ~ '^g[A-P]')").format(as_text(column))
+
+    def under_another(self, column: str, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.under_another`: the token, since another key changes neither length nor alphabet."""
+        return as_text(column)
+
+    def longest_under(self, column: str, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.longest_under`."""
+        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(as_text(column), self.has_prefix(column))
+
+
+def _composed(template: LiteralString, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
+    return sql.SQL(template).format(
+        value=value, shape=shape(value), token=token(value), signed=sql.SQL(_SIGNED), **others
+    )

@@ -1,0 +1,95 @@
+"""The signing halves of retired Fernet keys, in a private table, so that SQL can tell tokens under these keys.
+
+A signing half decrypts nothing, but whoever reads it can forge tokens. So one is stored only once its key encrypts
+nowhere any more, and is removed before its key may encrypt again. It never stands in the text of a constraint, trigger
+or function, which everybody can read.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import ProofError
+from keyrotation_pipeline.fieldcrypto.formats.fernet import signing_blocks
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+TABLE = "keyrotation.retired_signing_halves"
+
+_CREATE = """
+CREATE TABLE IF NOT EXISTS keyrotation.retired_signing_halves (
+    version integer PRIMARY KEY CHECK (version > 0),
+    inner_block bytea NOT NULL CHECK (octet_length(inner_block) = 64),
+    outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64)
+)
+"""
+# Default privileges may have given rights on it to others.
+_OTHERS = """
+SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+FROM pg_class c, LATERAL aclexplode(c.relacl) AS a
+WHERE c.oid = 'keyrotation.retired_signing_halves'::regclass AND a.grantee <> c.relowner
+"""
+_REVOKE = "REVOKE ALL ON keyrotation.retired_signing_halves FROM {}"
+_THERE = "SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL"
+_ADD = "INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING"
+_READ = "SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves"
+_REMOVE = "DELETE FROM keyrotation.retired_signing_halves WHERE version = %s"
+
+
+def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, target: KeyVersion) -> None:
+    """Stores the signing half of every key of the ring but `target`; does nothing for formats that need none.
+
+    Args:
+        target: what values are re-encrypted to; no other key of the ring may encrypt anywhere.
+
+    Raises:
+        ProofError: another half is stored for one of these versions.
+    """
+    if value_format.identified_by is not IdentifiedBy.MAC:
+        return
+    with connection.transaction():
+        _create(connection)
+        connection.execute(_REMOVE, (target.number,))
+        wanted = {each: signing_blocks(ring.material(each)) for each in ring.versions if each != target}
+        for version, blocks in wanted.items():
+            connection.execute(_ADD, (version.number, *blocks))
+        stored = _stored(connection)
+        for version, blocks in wanted.items():
+            if stored[version] != blocks:
+                raise ProofError(
+                    f"{TABLE} holds another signing half of {version} than the key store; find out who changed it, "
+                    "delete that row, then run this step again"
+                )
+
+
+def withdraw(connection: Connection, version: KeyVersion) -> None:
+    """Removes the signing half of a key that may encrypt again; repeating it changes nothing."""
+    if connection.execute(_THERE).fetchone() == (True,):
+        connection.execute(_REMOVE, (version.number,))
+
+
+def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[KeyVersion, ...]:
+    """Returns those of some versions whose signing half is not stored."""
+    if connection.execute(_THERE).fetchone() != (True,):
+        return tuple(versions)
+    stored = _stored(connection)
+    return tuple(version for version in versions if version not in stored)
+
+
+def others_may_use(connection: Connection) -> bool:
+    """Returns whether any role but the owner has a right on the table."""
+    return connection.execute(_OTHERS).fetchone() is not None
+
+
+def _create(connection: Connection) -> None:
+    connection.execute(_CREATE)
+    for (name,) in connection.execute(_OTHERS).fetchall():
+        connection.execute(sql.SQL(_REVOKE).format(sql.SQL(str(name))))
+
+
+def _stored(connection: Connection) -> dict[KeyVersion, tuple[bytes, bytes]]:
+    rows = cast("list[tuple[int, bytes, bytes]]", connection.execute(_READ).fetchall())
+    return {KeyVersion(number): (inner, outer) for number, inner, outer in rows}
