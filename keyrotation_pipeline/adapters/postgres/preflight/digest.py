@@ -13,7 +13,9 @@ _DIGEST = """
 WITH tree(oid) AS (SELECT unnest(%(oids)s::bigint[]::oid[])),
 index AS (SELECT i.* FROM pg_index i JOIN tree ON i.indrelid = tree.oid),
 attribute AS (SELECT a.* FROM pg_attribute a JOIN tree ON a.attrelid = tree.oid WHERE a.attnum > 0),
-trigger AS (SELECT t.* FROM pg_trigger t JOIN tree ON t.tgrelid = tree.oid),
+trigger AS (
+    SELECT t.* FROM pg_trigger t JOIN tree ON t.tgrelid = tree.oid JOIN pg_proc p ON p.oid = t.tgfoid
+    JOIN pg_namespace n ON n.oid = p.pronamespace WHERE n.nspname <> 'keyrotation'),
 line(text) AS (
     SELECT format('class %%s %%s', c.oid, to_jsonb(c) - ARRAY['relfilenode', 'relpages', 'reltuples', 'relallvisible',
            'relallfrozen', 'relfrozenxid', 'relminmxid', 'reltoastrelid', 'relchecks', 'reltablespace'])

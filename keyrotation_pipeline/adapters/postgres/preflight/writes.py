@@ -24,11 +24,12 @@ _KEPT = frozenset({"'keyrotation.engine'", "'on'"})
 
 # tgtype 16: fires on UPDATE; 1: for each row. An UPDATE of a partition fires its row triggers, also those inherited
 # from a parent, but no statement trigger of a parent. A trigger on UPDATE OF a generated column fires for the columns
-# that it is generated from.
+# that it is generated from. Functions in the schema keyrotation are ours (`schema_is_ours`): those of a fence.
 _TRIGGERS = """
 SELECT t.tgname, t.tgqual IS NOT NULL, pg_get_triggerdef(t.oid)
-FROM pg_trigger t
-WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
+FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
+WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND n.nspname <> 'keyrotation'
+  AND t.tgenabled IN ('O', 'A') AND t.tgtype & 16 <> 0
   AND t.tgparentid = 0 AND (%(kind)s = 'r' OR t.tgtype & 1 <> 0)
   AND (cardinality(t.tgattr::int2[]) = 0 OR EXISTS (
       SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr)

@@ -20,7 +20,20 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 NAME = "keyrotation_retired_key_versions"
+WHAT = f"constraint {NAME}"
 VALIDATE_ATTEMPTS = 5
+
+# By what transaction the fence of each relation was made.
+MADE = """
+SELECT f.conrelid::bigint, ARRAY[f.xmin::text::bigint]
+FROM pg_constraint f
+WHERE f.conname = 'keyrotation_retired_key_versions' AND f.contype = 'c' AND f.conrelid = ANY (%s::bigint[]::oid[])
+"""
+# What identifies the fence of the relation `c`, and changes with it.
+IDENTITY = """
+SELECT concat_ws(' ', f.oid, f.xmin)
+FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = 'keyrotation_retired_key_versions' AND f.contype = 'c'
+"""
 
 # The server prints NOT VALID, NO INHERIT and NOT ENFORCED as parts of the definition.
 _STANDING = """
@@ -209,8 +222,13 @@ def _fence_absent_versions(connection: Connection, table: EncryptedTable, versio
     present = {version for _, version in left} or set(versions)
     absent = tuple(version for version in versions if version not in present)
     _put(connection, table, relations.tree(connection, table), absent)
+    raise old_values_left(table, left) from None
+
+
+def old_values_left(table: EncryptedTable, left: Mapping[tuple[str, KeyVersion], int]) -> ProofError:
+    """Returns the refusal of a fence where old values are left, by column and version."""
     places = ", ".join(f"column {column}: {number} under {version}" for (column, version), number in left.items())
-    raise ProofError(
+    return ProofError(
         f"table {table.name} still holds old values ({places or 'written meanwhile'}); find what writes them, "
         "then run this step again"
-    ) from None
+    )

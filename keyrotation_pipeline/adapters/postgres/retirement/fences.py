@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
-from typing import Protocol
+from typing import LiteralString, Protocol
 
-from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.retirement import fence, mac_fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
@@ -16,7 +16,20 @@ Standing = tuple[KeyVersion, ...] | PreflightError
 
 
 class Fence(Protocol):
-    """Makes tables refuse retired key versions; the module `fence` does it where values have a marker."""
+    """Makes tables refuse retired key versions; the modules `fence` and `mac_fence` do it.
+
+    Attributes:
+        WHAT: what it is in the catalog, in words.
+        MADE: a query on relations by oid: oid, and the transactions by which the parts of its fence were made.
+        IDENTITY: a subquery that identifies the fence of the relation `c`, and changes with it.
+    """
+
+    @property
+    def WHAT(self) -> str: ...  # noqa: D102, N802
+    @property
+    def MADE(self) -> LiteralString: ...  # noqa: D102, N802
+    @property
+    def IDENTITY(self) -> LiteralString: ...  # noqa: D102, N802
 
     def fence(
         self, connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True
@@ -33,7 +46,7 @@ class Fence(Protocol):
         """Returns the same for many tables; for each its versions or an error."""
 
 
-_FENCES: Mapping[IdentifiedBy, Fence] = MappingProxyType({IdentifiedBy.MARKER: fence})
+_FENCES: Mapping[IdentifiedBy, Fence] = MappingProxyType({IdentifiedBy.MARKER: fence, IdentifiedBy.MAC: mac_fence})
 
 
 def fence_of(declared: ValueFormat) -> Fence:

@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
-from keyrotation_pipeline.adapters.postgres.retirement import fence, fences, locks, replicas, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement import fences, locks, replicas, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import (
     Relations,
@@ -29,12 +29,11 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# By what transaction each fence, and the relation that has it, was made. Whatever is done to a relation later, by a
-# statement or manually, the rows of its system columns stay those of its creation.
-_FENCE_XMINS = """
-SELECT f.conrelid::bigint, f.xmin::text::bigint,
-       (SELECT array_agg(a.xmin::text::bigint) FROM pg_attribute a WHERE a.attrelid = f.conrelid AND a.attnum < 0)
-FROM pg_constraint f WHERE f.conname = %s AND f.contype = 'c' AND f.conrelid = ANY (%s::bigint[]::oid[])
+# By what transaction each relation was made. Whatever is done to a relation later, by a statement or manually, the rows
+# of its system columns stay those of its creation.
+_RELATION_XMINS = """
+SELECT a.attrelid::bigint, array_agg(a.xmin::text::bigint)
+FROM pg_attribute a WHERE a.attrelid = ANY (%s::bigint[]::oid[]) AND a.attnum < 0 GROUP BY a.attrelid
 """
 
 
@@ -149,9 +148,10 @@ def _require_fences(
             raise standing
         missing = [str(version) for version in versions if version not in standing]
         if missing:
+            what = fences.fence_of(table.format).WHAT
             raise FenceError(
                 f"table {table.name} is not fenced against {', '.join(missing)} on column(s) "
-                f"{', '.join(table.columns)}: constraint {fence.NAME} is missing, altered or not validated; "
+                f"{', '.join(table.columns)}: {what} is missing, altered or not validated; "
                 "find out who changed it"
             )
         _require_older(connection, table, xid)
@@ -164,8 +164,11 @@ def _require_older(connection: Connection, table: EncryptedTable, xid: int) -> N
     """
     tree, following = relations.tree(connection, table), snapshot_horizon.next_xid(connection)
     root = relations.root(tree, table)
-    rows = connection.execute(_FENCE_XMINS, (fence.NAME, [relation.oid for relation in tree])).fetchall()
-    made = {oid: (xmin, cast("list[int]", created)) for oid, xmin, created in rows}
+    oids = [relation.oid for relation in tree]
+    made, created = (
+        dict(cast("list[tuple[int, list[int]]]", connection.execute(query, (oids,)).fetchall()))
+        for query in (fences.fence_of(table.format).MADE, _RELATION_XMINS)
+    )
 
     def is_since(short: object) -> bool:
         full = snapshot_horizon.widen(short, following)
@@ -173,8 +176,8 @@ def _require_older(connection: Connection, table: EncryptedTable, xid: int) -> N
         return full is None or xid <= full < following
 
     for relation in tree:
-        xmin, created = made[relation.oid]
-        if is_since(xmin) and (relation == root or not all(map(is_since, created))):
+        since = any(map(is_since, made[relation.oid]))
+        if since and (relation == root or not all(map(is_since, created[relation.oid]))):
             place = f"table {table.name}" if relation == root else f"{relation.label}, declared through {table.name},"
             raise FenceError(
                 f"the fence of {place} on column(s) {', '.join(table.columns)} was recreated after the proof; "

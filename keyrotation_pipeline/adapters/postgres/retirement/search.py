@@ -19,10 +19,12 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, cast
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
-from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -43,8 +45,7 @@ SELECT c.oid::bigint,
        concat_ws(' ', c.xmin,
            (SELECT string_agg(concat_ws(' ', a.attnum, a.xmin), ',' ORDER BY a.attnum)
             FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum > 0),
-           (SELECT concat_ws(' ', f.oid, f.xmin)
-            FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = %s AND f.contype = 'c')),
+           ({fence})),
        CASE c.relkind WHEN 'f' THEN 2147483647 ELSE coalesce(pg_relation_size(c.oid), 0) / block_size END,
        CASE c.relkind WHEN 'f' THEN 2147483647
             ELSE (coalesce(pg_relation_size(c.oid), 0) + coalesce(pg_relation_size(nullif(c.reltoastrelid, 0)), 0))
@@ -70,9 +71,11 @@ class Relations:
     def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "Relations":
         """Reads every relation that holds declared columns or is searched for others, and large objects."""
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
+        identities = sorted({fence_of(table.format).IDENTITY for table in tables})
+        query = sql.SQL(_RELATIONS).format(fence=sql.SQL(identities[0] if identities else "NULL"))
         oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
         with heap_scan(connection, "the catalog"):
-            rows = connection.execute(_RELATIONS, (fence.NAME, [*oids, catalog_search.LARGE_OBJECTS])).fetchall()
+            rows = connection.execute(query, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()
         by_oid: list[dict[int, Any]] = [{row[0]: row[number] for row in cast("list[Any]", rows)} for number in range(5)]
         return cls(*by_oid[1:])
 

@@ -1,0 +1,262 @@
+"""Fernet rotated in place by the engine, the fence and the proof, beside an application that uses the library alone."""
+
+import random
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine, retired_halves
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import FenceError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
+from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, PostgresPorts, ring_of, running
+from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, application, fernet_table, library, token
+
+USERS = fernet_table("users", "email", "phone")
+ROWS = 600
+
+
+class Application:
+    """Reads every row that it updates, and knows what must be in it; its key list is what the key store delivers."""
+
+    def __init__(self, url: str, ring: KeyRing, rows: int) -> None:
+        self._url, self._rows = url, rows
+        self.keys: MultiFernet = application(ring)
+        self.expected = {row: (f"user{row}@example.com", f"+49 {row}") for row in range(rows)}
+        self.writes, self.wrong = 0, list[str]()
+        self._stop = threading.Event()
+
+    @contextmanager
+    def at_work(self, threads: int = 2) -> Iterator["Application"]:
+        working = [threading.Thread(target=self._work, args=(number, threads)) for number in range(threads)]
+        for thread in working:
+            thread.start()
+        try:
+            yield self
+        finally:
+            self._stop.set()
+            for thread in working:
+                thread.join()
+            self._stop.clear()
+
+    def _work(self, number: int, threads: int) -> None:
+        chance = random.Random(number)
+        with psycopg.connect(self._url, autocommit=True) as connection:
+            while not self._stop.wait(0.001):
+                row = chance.randrange(number, self._rows, threads)
+                try:
+                    self._step(connection, row, chance)
+                except (psycopg.Error, InvalidToken) as error:
+                    self.wrong.append(f"row {row}: {type(error).__name__} {error}")
+
+    def _step(self, connection: psycopg.Connection, row: int, chance: random.Random) -> None:
+        keys = self.keys
+        stored = connection.execute("SELECT email, phone FROM public.users WHERE id = %s", (row,)).fetchone()
+        if stored is None or tuple(keys.decrypt(value).decode() for value in stored) != self.expected[row]:
+            self.wrong.append(f"row {row} was read with another content")
+            return
+        self.writes += 1
+        if chance.random() < 0.2:  # the library's own rotation, which keeps the time of the token
+            rotated = keys.rotate(stored[0]).decode()
+            connection.execute("UPDATE public.users SET email = %s WHERE id = %s", (rotated, row))
+            return
+        email, phone = f"user{row}@example.com {chance.random()}", self.expected[row][1]
+        self.expected[row] = email, phone
+        new = keys.encrypt(email.encode()).decode()
+        connection.execute("UPDATE public.users SET email = %s, visits = visits + 1 WHERE id = %s", (new, row))
+
+
+class Rotation:
+    """What the steps of a rotation do to the database, in their order."""
+
+    def __init__(self, url: str, connection: Connection, ring: KeyRing, table: EncryptedTable = USERS) -> None:
+        self.ports, self.connection, self.table = PostgresPorts(url, connection), connection, table
+        self.engine = Engine(url, ring, target=ring.primary)
+        self.retired = [version for version in ring.versions if version != ring.primary]
+        self.ring = ring
+
+    def rewrite(self) -> Rewritten:
+        done = self.engine.shard(self.table)
+        for sweep in range(4):
+            if not self.old_rows():
+                break
+            done += self.engine.sweep(self.table, wait=sweep > 1)
+        return done
+
+    def old_rows(self) -> int:
+        return self.ports.fencing.old_rows(self.table, self.retired, None).rows
+
+    def fence(self) -> Moment:
+        assert self.ports.fencing.fence(self.table, self.retired)
+        return Moment(self.ports.evidence.current_xid(), self.ports.evidence.barrier())
+
+    def proof(self, moment: Moment) -> ZeroOldRows:
+        tables, old = [self.table], self.retired[0]
+        searched = self.ports.evidence.search(tables, old, self.retired, self.engine.progress.append)
+        with self.connection.transaction():
+            self.connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            return self.ports.evidence.zero_old_rows(tables, old, self.retired, moment, searched)
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2)
+
+
+def old_ring(ring: KeyRing) -> KeyRing:
+    return KeyRing({version: ring.material(version) for version in ring.versions}, V1)
+
+
+@pytest.fixture
+def users(database_url: str, migrated: Connection, ring: KeyRing) -> Application:
+    """A table whose values are all under v1, and the application that writes them."""
+    app = Application(database_url, old_ring(ring), ROWS)
+    migrated.execute(
+        "CREATE TABLE public.users (id int PRIMARY KEY, email text, phone varchar(400), visits int DEFAULT 0)"
+    )
+    rows = [(row, *(app.keys.encrypt(text.encode()).decode() for text in texts)) for row, texts in app.expected.items()]
+    with migrated.cursor() as cursor:
+        cursor.executemany("INSERT INTO public.users VALUES (%s, %s, %s)", rows)
+    running(migrated, "routine")
+    return app
+
+
+def read_back(connection: Connection, key: Fernet) -> dict[int, tuple[str, str]]:
+    """Every row, with one key alone."""
+    rows = connection.execute("SELECT id, email, phone FROM public.users").fetchall()
+    return {row: (key.decrypt(email).decode(), key.decrypt(phone).decode()) for row, email, phone in rows}  # type: ignore[misc,arg-type]
+
+
+@pytest.mark.parametrize("keep_time", [True, False])
+def test_a_rotation_and_its_rollback_beside_a_live_writer(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing, *, keep_time: bool
+) -> None:
+    table = replace(USERS, format=replace(FERNET, keep_time=keep_time))
+    rotation = Rotation(database_url, migrated, ring, table)
+    with users.at_work():
+        users.keys = application(ring)  # every instance has the new key first
+        rotation.rewrite()
+        assert rotation.old_rows() == 0
+        moment = rotation.fence()
+        decrypted = rotation.ports.rewriting.decrypt_all(table, ring, rotation.engine.progress.append)
+        proof = rotation.proof(moment)
+    assert users.wrong == []
+    assert users.writes > 20
+    assert (proof.version, proof.old_values, proof.values) == (V1, 0, 2 * ROWS)
+    assert (decrypted.by_column, decrypted.failures) == ({"email": {V2: ROWS}, "phone": {V2: ROWS}}, 0)
+    assert read_back(migrated, library(ring.material(V2))) == users.expected
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="key version v1 is retired"):
+        migrated.execute("UPDATE public.users SET email = %s WHERE id = 1", (token(ring, V1, "late"),))
+    _roll_back(users, database_url, migrated, ring, table)
+
+
+def _roll_back(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing, table: EncryptedTable
+) -> None:
+    back = Rotation(database_url, migrated, old_ring(ring), table)
+    with users.at_work():
+        back.ports.fencing.unfence(table, V1)
+        assert retired_halves.missing(migrated, [V1, V2]) == (V1, V2)
+        users.keys = application(old_ring(ring))
+        back.rewrite()
+        assert back.old_rows() == 0
+        proof = back.proof(back.fence())
+    assert users.wrong == []
+    assert (proof.version, proof.old_values) == (V2, 0)
+    assert read_back(migrated, library(ring.material(V1))) == users.expected
+    assert retired_halves.missing(migrated, [V1, V2]) == (V1,)
+
+
+def test_a_stale_writer_is_seen_by_its_key_and_not_by_its_clock(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    rotation = Rotation(database_url, migrated, ring)
+    rotation.rewrite()
+    xid = rotation.ports.evidence.current_xid()
+    ahead = library(ring.material(V1)).encrypt_at_time(b"stale", 4_000_000_000).decode()
+    behind = library(ring.material(V2)).encrypt_at_time(b"slow clock", 1_000_000_000).decode()
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 7", (ahead,))
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 8", (behind,))
+    found = rotation.ports.fencing.old_rows(USERS, [V1], xid)
+    assert (found.rows, found.written_since_promotion) == (1, 1)
+    with pytest.raises(ProofError, match="column email: 1 under v1"):
+        rotation.ports.fencing.fence(USERS, [V1])
+    with pytest.raises(FenceError, match="1 value\\(s\\) are still under v1"):
+        rotation.ports.evidence.search([USERS], V1, [V1], rotation.engine.progress.append)
+    rotation.rewrite()
+    rotation.proof(rotation.fence())
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 8", (behind,))
+
+
+def test_what_cannot_be_opened_is_quarantined_and_blocks_the_proof(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    stranger, good = Fernet(Fernet.generate_key()).encrypt(b"x").decode(), token(ring, V1, "x")
+    twice = {8: token(ring, V1, good), 9: token(ring, V2, good)}
+    bad = {3: "plain", 4: good[:-4], 6: stranger, **twice}
+    for row, value in bad.items():
+        migrated.execute("UPDATE public.users SET phone = %s WHERE id = %s", (value, row))
+    rotation = Rotation(database_url, migrated, ring)
+    rotation.rewrite()
+    # The token within a token under v1 stays, and is told from values that were only skipped.
+    assert rotation.old_rows() == 1
+    failed = rotation.ports.rewriting.decrypt_all(USERS, ring, rotation.engine.progress.append).failures
+    assert failed == len(bad)
+    found = {entry.key: entry.defect for entry in quarantine.load(migrated, [USERS])}
+    assert found == {
+        '["3"]': Defect(DefectKind.NOT_A_VALUE),
+        '["4"]': Defect(DefectKind.NOT_A_VALUE),
+        '["6"]': Defect(DefectKind.UNKNOWN_KEY),
+        '["8"]': Defect(DefectKind.ENCRYPTED_TWICE, V1),
+        '["9"]': Defect(DefectKind.ENCRYPTED_TWICE, V2),
+    }
+    assert "decrypt it once, and store that" in str(found['["8"]'])
+    for row in bad:
+        migrated.execute("UPDATE public.users SET phone = %s WHERE id = %s", (token(ring, V2, "fixed"), row))
+    assert rotation.ports.rewriting.decrypt_all(USERS, ring, rotation.engine.progress.append).failures == 0
+    assert quarantine.load(migrated, [USERS]) == ()
+    rotation.proof(rotation.fence())
+
+
+def test_a_fence_or_half_that_was_changed_after_the_proof_is_refused(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    rotation = Rotation(database_url, migrated, ring)
+    rotation.rewrite()
+    moment = rotation.fence()
+    migrated.execute("UPDATE keyrotation.retired_signing_halves SET version = version")
+    with pytest.raises(FenceError, match=r"the fence of table users .* was recreated after the proof"):
+        rotation.proof(moment)
+    rotation.proof(Moment(rotation.ports.evidence.current_xid(), rotation.ports.evidence.barrier()))
+    migrated.execute("ALTER TABLE public.users DISABLE TRIGGER USER")
+    with pytest.raises(FenceError, match=r"trigger keyrotation_retired_keys_insert or .* is missing, altered"):
+        rotation.proof(moment)
+
+
+def test_a_key_of_two_rotations_ago_stays_refused(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    Rotation(database_url, migrated, ring).rewrite()
+    later = ring_of(2, 3, primary=3)
+    later = KeyRing({V2: ring.material(V2), later.primary: later.material(later.primary)}, later.primary)
+    rotation = Rotation(database_url, migrated, later)
+    rotation.engine.target = later.primary
+    migrated.execute("DELETE FROM keyrotation.shard_walks")
+    rotation.retired = [V1, V2]  # v1 is in no key ring any more; its half is still there
+    rotation.rewrite()
+    proof = rotation.proof(rotation.fence())
+    assert proof.old_values == 0
+    assert rotation.ports.fencing.fences(USERS) == (V1, V2)
+    for version in (V1, V2):
+        with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=f"key version {version} is retired"):
+            migrated.execute("UPDATE public.users SET email = %s WHERE id = 1", (token(ring, version, "late"),))
