@@ -1,15 +1,18 @@
 """Defines the sections of `keyrotation.toml`, one class each, with the checks that need more than one value."""
 
+import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -223,6 +226,25 @@ class KeysSettings(Section):
         return self
 
 
+class FormatSettings(Section):
+    """`[format]`: the format of the values in all `[[tables]]`."""
+
+    name: Text = NATIVE.name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _can_be_rotated(cls, given: Any) -> Any:  # noqa: ANN401
+        # Before the other settings are judged: those of a format that is not there yet are no spelling mistakes.
+        name = given.get("name", NATIVE.name) if isinstance(given, Mapping) else NATIVE.name
+        if name != NATIVE.name:
+            raise ConfigurationError(
+                f"[format] name = {json.dumps(str(name))} cannot be rotated by this version, which rotates "
+                f'"{NATIVE.name}" alone, vN:<nonce>:<ciphertext>; leave [format] out, and declare only tables with '
+                "such values"
+            )
+        return given
+
+
 class TableSettings(Section):
     """One `[[tables]]`: a table with encrypted columns.
 
@@ -371,6 +393,7 @@ class File(Section):
 
     database: DatabaseSettings = DatabaseSettings()
     keys: KeysSettings = KeysSettings()
+    format: FormatSettings = FormatSettings()
     tables: tuple[TableSettings, ...] = ()
     reencryption: ReencryptionSettings = ReencryptionSettings()
     verification: VerificationSettings = VerificationSettings()

@@ -130,6 +130,16 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param('[tables]\nname = "c"', "tables: input should be a list", id="one bracket too few"),
         pytest.param(TABLE + "[reencyption]\nshards = 3", "'reencyption'; did you mean 'reencryption'?", id="section"),
         pytest.param(
+            TABLE + '[format]\nname = "fernet"\nkeys = { env = "FERNET_KEYS" }\nkeep_time = true',
+            '[format] name = "fernet" cannot be rotated by this version, which rotates "native" alone',
+            id="a format that is not there yet, whatever its settings",
+        ),
+        pytest.param(
+            TABLE + '[format]\nname = "native"\nkeep_time = true',
+            "[format] has no setting 'keep_time'; did you mean 'name'?",
+            id="setting of another format",
+        ),
+        pytest.param(
             TABLE + "[reencryption]\nshard = 3",
             "[reencryption] has no setting 'shard'; did you mean 'shards'?",
             id="setting",
