@@ -1,7 +1,7 @@
 """Evidence that nothing under an old key version is left."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -19,6 +19,7 @@ class DecryptedCount:
         by_column: how many values of each declared column decrypt under each version.
         empty: stored ``''`` in all columns.
         began_at: by the server's clock; later writes may have been missed.
+        unencrypted: by column, how many of the failures are not of the table's format.
     """
 
     table: str
@@ -28,6 +29,7 @@ class DecryptedCount:
     by_column: Mapping[str, Mapping[KeyVersion, int]]
     empty: int
     began_at: datetime
+    unencrypted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,20 @@ import psycopg
 import pytest
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine, retired_halves
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import FenceError, ProofError
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, PostgresPorts, ring_of, running
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, PostgresPorts, ring_of, running, table_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, application, fernet_table, library, token
 
 USERS = fernet_table("users", "email", "phone")
@@ -260,3 +264,51 @@ def test_a_key_of_two_rotations_ago_stays_refused(
     for version in (V1, V2):
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=f"key version {version} is retired"):
             migrated.execute("UPDATE public.users SET email = %s WHERE id = 1", (token(ring, version, "late"),))
+
+
+def current(database_url: str, ring: KeyRing) -> CurrentKeys:
+    return CurrentKeys(lambda: connect(database_url), lambda: ring, Limits())
+
+
+def test_counts_are_of_what_decrypts(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    inventory = PostgresInventory(migrated, keys=current(database_url, old_ring(ring)))
+    stranger = Fernet(Fernet.generate_key()).encrypt(b"x").decode()
+    for row, value in enumerate((token(ring, V2, "x"), "plain", "", None, stranger)):
+        migrated.execute("UPDATE public.users SET phone = %s WHERE id = %s", (value, row))
+    native = table_of("notes", "c")
+    migrated.execute("CREATE TABLE public.notes (c text); INSERT INTO public.notes VALUES ('v1:')")
+    other, counted = inventory.count([native, USERS])
+    assert (other.unencrypted, other.near_misses) == (1, 1)
+    assert counted.by_column == {"email": {V1: ROWS}, "phone": {V1: ROWS - 5, V2: 1}}
+    assert counted.values_by_version == {V1: 2 * ROWS - 5, V2: 1}
+    assert (counted.rows, counted.empty, counted.unencrypted, counted.unreadable) == (ROWS, 1, 1, 2)
+    assert (counted.unencrypted_by_column, counted.fenced_against) == ({"phone": 1}, ())
+    with pytest.raises(PreflightError, match="cannot be counted without the keys"):
+        PostgresInventory(migrated).count([USERS])
+
+
+def test_values_before_promotion_are_seen_without_the_new_keys_half(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    keys = current(database_url, old_ring(ring))
+    fencing, inventory = PostgresFencing(migrated, keys), PostgresInventory(migrated, keys=keys)
+    assert fencing.old_rows(USERS, [V2], None).rows == inventory.rows_seen(USERS, V2, 60) == 0
+    early = token(ring, V2, "early")
+    migrated.execute("UPDATE public.users SET email = %s, phone = %s WHERE id IN (3, 4)", (early, early))
+    assert fencing.old_rows(USERS, [V2], None).rows == inventory.rows_seen(USERS, V2, 60) == 2
+    assert inventory.rows_seen(USERS, V2, -1) is None
+    assert retired_halves.missing(migrated, [V1, V2]) == (V1, V2)
+
+
+def test_a_sample_says_which_key_opens_what(users: Application, migrated: Connection, ring: KeyRing) -> None:
+    inventory = PostgresInventory(migrated)
+    right = inventory.decrypt_sample(USERS, old_ring(ring), 50, {"email": [V1, V2]})
+    assert (right.tried, right.failed, right.wrong_versions) == (100, 0, ())
+    assert right.of_version(V1) == (100, 100)
+    wrong = inventory.decrypt_sample(USERS, ring_of(1, primary=1), 50, {})
+    assert (wrong.tried, wrong.failed, wrong.wrong_versions) == (100, 100, (V1,))
+    migrated.execute("UPDATE public.users SET phone = 'plain' WHERE id > 1; UPDATE public.users SET email = NULL")
+    few = inventory.decrypt_sample(USERS, old_ring(ring), 50, {})
+    assert (few.tried, few.failed) == (2, 0)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import cast
 
@@ -24,6 +24,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount
@@ -53,6 +54,7 @@ class Found:
     rows: int
     held: list[Held]
     failures: int
+    unencrypted: Counter[int] = field(default_factory=Counter)  # by the column's place
 
     @classmethod
     def nothing(cls, table: EncryptedTable) -> "Found":
@@ -67,6 +69,7 @@ class Found:
     def add(self, other: "Found") -> None:
         """Adds what other pages hold."""
         self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
+        self.unencrypted.update(other.unencrypted)
         for mine, more in zip(self.held, other.held, strict=True):
             mine.update(more)
 
@@ -111,6 +114,7 @@ def decrypt_all(
         by_column=by_column,
         empty=sum(held[None] for held in found.held),
         began_at=cast("datetime", began_at),
+        unencrypted={table.columns[place]: number for place, number in found.unencrypted.items()},
     )
 
 
@@ -249,7 +253,8 @@ class Decryption:
             with self._quarantining:
                 context.quarantine(batch, failed, context.connection)
         if held:
-            found.add(Found(len(batch.rows), held, len(failed)))
+            unencrypted = Counter(failure.column for failure in failed if failure.defect == NOT_A_VALUE)
+            found.add(Found(len(batch.rows), held, len(failed), unencrypted))
 
     def _report_progress(self, done: int, total: int) -> None:
         subject = f"{self._table.name} decrypted"

@@ -73,6 +73,10 @@ class FernetSql:
         """See `FormatSql.unencrypted`."""
         return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(as_text(column), shape(as_text(column)))
 
+    def number_named(self, column: str) -> sql.Composed:
+        """See `FormatSql.number_named`."""
+        return sql.SQL("CASE WHEN {} THEN 0 END").format(shape(as_text(column)))
+
     def has_prefix(self, column: str) -> sql.Composed:
         """See `FormatSql.has_prefix`."""
         return sql.SQL("({} ~ '^g[A-P]')").format(as_text(column))

@@ -15,7 +15,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     as_text,
-    number_in_prefix,
+    number_named,
     under,
     unencrypted,
 )
@@ -83,7 +83,7 @@ def _expected(connection: Connection, relation: Relation, table: EncryptedTable)
     """Returns the registered versions, and those of the first rows."""
     numbers = sql.SQL(" UNION ").join(
         sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first").format(
-            number_in_prefix(column), sql.Identifier(column), relation.identifier, sql.Literal(_FIRST_ROWS)
+            number_named(column), sql.Identifier(column), relation.identifier, sql.Literal(_FIRST_ROWS)
         )
         for column in table.columns
     )

@@ -24,6 +24,9 @@ class FormatSql(Protocol):
     def unencrypted(self, column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
         """Whether a column's value is neither empty nor of this format; `expected`: the versions of most values."""
 
+    def number_named(self, column: str) -> sql.Composed:
+        """The number of the version that a column's value names; 0 for one that names none; NULL for other texts."""
+
     def has_prefix(self, column: str) -> sql.Composed:
         """Whether a column's value begins as values of this format do."""
 

@@ -180,7 +180,7 @@ def has_prefix(column: str) -> sql.Composed:
     )
 
 
-def number_in_prefix(column: str) -> sql.Composed:
+def number_named(column: str) -> sql.Composed:
     """Returns the number of the version whose prefix a column's value has; NULL without one."""
     return sql.SQL("substring(left({}, {}) from {})::int").format(
         as_text(column), sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^v({VERSION_PATTERN[1:]}):")

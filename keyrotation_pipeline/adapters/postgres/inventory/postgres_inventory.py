@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, required
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
@@ -16,6 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial
@@ -32,14 +34,22 @@ class PostgresInventory:
 
     Args:
         duty_cycle: share of the time in which a search may keep the database busy.
+        keys: for tables whose values under current keys SQL cannot tell apart.
     """
 
     connection: Connection
     duty_cycle: float = 1.0
+    keys: CurrentKeys | None = None
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `TableInventory.count`."""
-        return counts.count(self.connection, tables)
+        return tuple(self._counted(table) for table in tables)
+
+    def _counted(self, table: EncryptedTable) -> TableCount:
+        if table.format.identified_by is IdentifiedBy.MARKER:
+            (counted,) = counts.count(self.connection, (table,))
+            return counted
+        return required(self.keys, table).count(table)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
         """See `TableInventory.discover`."""
@@ -70,7 +80,9 @@ class PostgresInventory:
 
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """See `TableInventory.rows_seen`."""
-        return counts.rows_seen(self.connection, table, version, seconds)
+        if table.format.identified_by is IdentifiedBy.MARKER:
+            return counts.rows_seen(self.connection, table, version, seconds)
+        return required(self.keys, table).rows_under(table, (version,), seconds)
 
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """See `TableInventory.written_rows`."""

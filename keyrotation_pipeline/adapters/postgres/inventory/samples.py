@@ -10,12 +10,14 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, number_in_prefix
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
@@ -61,17 +63,19 @@ def decrypt_sample(
         PreflightError, BlockedError: as a count does.
     """
     trials: Trials = defaultdict(_Tally)
-    relations, code = countable(connection, table), format_of(table.format)
+    relations = countable(connection, table)
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
             pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
-        _try(connection, code, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
+        _try(connection, table.format, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
+    if table.format.identified_by is not IdentifiedBy.MARKER:
+        missed = set()  # nothing tells where they are
     if missed:
         # One pass, however many versions occur.
         of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.number for version in missed)))
         for relation in relations:
-            _try(connection, code, relation, ring, values, trials, sql.SQL(""), of_missed)
+            _try(connection, table.format, relation, ring, values, trials, sql.SQL(""), of_missed)
     columns = (tally.of(str(table.name), *key) for key, tally in sorted(trials.items()) if tally.tried)
     return KeyTrial(ring.versions, tuple(columns))
 
@@ -100,7 +104,7 @@ class _Tally:
 
 def _try(
     connection: Connection,
-    code: Format,
+    value_format: ValueFormat,
     relation: Relation,
     ring: KeyRing,
     values: int,
@@ -108,8 +112,8 @@ def _try(
     pages: sql.Composable,
     wanted: sql.Composable,
 ) -> None:
-    key = row_key(connection, relation)
-    for column, positions in _chosen(connection, relation, values, pages, wanted).items():
+    key, code = row_key(connection, relation), format_of(value_format)
+    for column, positions in _chosen(connection, value_format, relation, values, pages, wanted).items():
         for row, stored in _read(connection, relation, key, column, positions):
             # Every count reports values of another format.
             if (found := code.opened_by(ring, stored)) is not None:
@@ -118,12 +122,17 @@ def _try(
 
 
 def _chosen(
-    connection: Connection, relation: Relation, values: int, pages: sql.Composable, wanted: sql.Composable
+    connection: Connection,
+    value_format: ValueFormat,
+    relation: Relation,
+    values: int,
+    pages: sql.Composable,
+    wanted: sql.Composable,
 ) -> dict[str, list[str]]:
     """Returns positions by column, for each version up to so many values and bytes."""
     cells = sql.SQL(", ").join(
         sql.SQL("({}, {}, octet_length({}))").format(
-            sql.Literal(place), number_in_prefix(column.name), as_text(column.name)
+            sql.Literal(place), sql_of(value_format).number_named(column.name), as_text(column.name)
         )
         for place, column in enumerate(relation.columns)
     )

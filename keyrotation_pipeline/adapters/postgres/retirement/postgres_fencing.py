@@ -5,23 +5,33 @@ from dataclasses import dataclass
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.inventory import counts
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, required
+from keyrotation_pipeline.adapters.postgres.inventory import counts, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.retirement import fences, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 
 
 @dataclass(frozen=True)
 class PostgresFencing:
-    """`TableFencing` over PostgreSQL 14 to 18."""
+    """`TableFencing` over PostgreSQL 14 to 18.
+
+    Args:
+        keys: for tables whose values under current keys SQL cannot tell apart.
+    """
 
     connection: Connection
+    keys: CurrentKeys | None = None
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `TableFencing.old_rows`."""
+        if table.format.identified_by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions):
+            # A version that may still encrypt: before its promotion, or before the rows are re-encrypted.
+            return OldRows(required(self.keys, table).rows_under(table, versions) or 0, 0)
         return counts.old_rows(self.connection, table, versions, promotion_xid)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:

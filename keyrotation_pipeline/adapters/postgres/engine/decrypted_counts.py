@@ -1,0 +1,121 @@
+"""Counts what SQL cannot tell: how many values are under a key that still encrypts somewhere.
+
+Its signing half must never be in the database, so the values come to the key.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import cast
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
+from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.progress import Progress
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+
+_ROWS_AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentKeys:
+    """What counting by decrypting needs: the keys of now, and connections to read with.
+
+    Args:
+        ring: reads the key store.
+    """
+
+    connect: Callable[[], Connection] = field(repr=False)  # it may hold a password
+    ring: Callable[[], KeyRing]
+    limits: Limits
+
+    def count(self, table: EncryptedTable) -> TableCount:
+        """Counts every declared column of a table; values that do not decrypt go to the quarantine.
+
+        Raises:
+            As `decrypt_all`.
+        """
+        decrypted = decrypt_all(self.connect, table, self.ring(), _nobody, self.limits)
+        totals = sum((Counter(dict(each)) for each in decrypted.by_column.values()), Counter[KeyVersion]())
+        with closing(self.connect()) as connection:
+            unreadable = len(quarantine.load(connection, [table]))
+            fenced = fence_of(table.format).fences(connection, table)
+        return TableCount(
+            table=table,
+            rows=decrypted.rows,
+            values_by_version=dict(sorted(totals.items())),
+            empty=decrypted.empty,
+            unencrypted=sum(decrypted.unencrypted.values()),
+            near_misses=0,
+            unreadable=unreadable,
+            fenced_against=fenced,
+            counted_at=decrypted.began_at,
+            by_column={column: dict(held) for column, held in decrypted.by_column.items()},
+            unencrypted_by_column=dict(decrypted.unencrypted),
+        )
+
+    def rows_under(
+        self, table: EncryptedTable, versions: Sequence[KeyVersion], seconds: float = float("inf")
+    ) -> int | None:
+        """Counts rows with a value under some versions; None if that takes longer.
+
+        Raises:
+            UnknownKeyVersionError: the key store does not hold one of them.
+            PreflightError, BlockedError: as a count in SQL.
+        """
+        ring, until, rows, code = self.ring(), monotonic() + seconds, 0, format_of(table.format)
+        keys = KeyRing({version: ring.material(version) for version in versions}, versions[0])
+        columns = sql.SQL(", ").join(as_text(column) for column in table.columns)
+        with closing(self.connect()) as connection:
+            for relation in countable(connection, table):
+                for some in _read(connection, relation, columns):
+                    rows += sum(any(value and _is_under(code, keys, value) for value in row) for row in some)
+                    if monotonic() > until:
+                        return None
+        return rows
+
+
+def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:
+    """Returns the keys.
+
+    Raises:
+        PreflightError: there are none, as where only a database and no key store was opened.
+    """
+    if keys is None:
+        raise PreflightError(
+            f"the values of table {table.name} name no key version, so they cannot be counted without the keys; "
+            "run this where the key store is configured"
+        )
+    return keys
+
+
+def _read(
+    connection: Connection, relation: Relation, columns: sql.Composable
+) -> Iterator[list[tuple[str | None, ...]]]:
+    query = sql.SQL("SELECT {} FROM ONLY {}").format(columns, relation.identifier)
+    with heap_scan(connection, relation.label, relation.oid), connection.cursor("keyrotation_rows") as cursor:
+        cursor.execute(query)
+        while some := cast("list[tuple[str | None, ...]]", cursor.fetchmany(_ROWS_AT_ONCE)):
+            yield some
+
+
+def _is_under(code: Format, keys: KeyRing, value: str) -> bool:
+    found = code.opened_by(keys, value)
+    return found is not None and found[1] is not None
+
+
+def _nobody(progress: Progress) -> None:
+    """Discards progress: a count reports nothing."""
