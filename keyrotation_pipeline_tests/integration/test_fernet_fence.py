@@ -9,10 +9,11 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence as marker_fence
+from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.retirement.mac_fence import NAMES, fence, fences, unfence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import ProofError
-from keyrotation_pipeline.fieldcrypto.formats.fernet import signing_blocks
+from keyrotation_pipeline.errors import BlockedError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
@@ -114,6 +115,56 @@ def test_a_temporary_type_of_the_application_is_never_used_with_our_rights(datab
     database.execute("SET ROLE app")
     database.execute(hijack)
     assert "v1 is retired" in refused(database, "UPDATE public.users SET email = %s", token(ring, V1, "x"))
+
+
+EVIL = """
+CREATE TYPE public.evil AS (a text);
+CREATE FUNCTION public.spell(public.evil) RETURNS text LANGUAGE plpgsql AS
+    'BEGIN INSERT INTO public.ran VALUES (current_user); RETURN ($1).a; END';
+CREATE CAST (public.evil AS text) WITH FUNCTION public.spell(public.evil);
+CREATE TABLE public.ran (who name); GRANT ALL ON public.ran TO PUBLIC;
+"""
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_columns_new_type_runs_no_code_with_our_rights(database: Connection, ring: KeyRing, *, again: bool) -> None:
+    fence(database, USERS, [V1])
+    database.execute(EVIL)
+    # As the owner of the table may: the trigger on updates keeps the type, the one on inserts does not.
+    database.execute(f"DROP TRIGGER {NAMES[1]} ON public.users")
+    if again:
+        database.execute("ALTER TABLE public.users DROP COLUMN email; ALTER TABLE public.users ADD email public.evil")
+    else:
+        database.execute("ALTER TABLE public.users ALTER email TYPE public.evil USING ROW(email)::public.evil")
+    assert refused(database, "INSERT INTO public.users (id, email) VALUES (9, ROW('x'))") == ""
+    assert database.execute("SELECT count(*) FROM public.ran").fetchone() == (0,)
+    assert fences(database, USERS) == ()
+
+
+def test_renaming_a_column_stops_no_write_and_is_no_fence(database: Connection, ring: KeyRing) -> None:
+    fence(database, USERS, [V1])
+    database.execute("ALTER TABLE public.users RENAME email TO mail")
+    assert refused(database, "UPDATE public.users SET mail = 'x', plain = 'y'") == ""
+    assert refused(database, "INSERT INTO public.users (id, mail) VALUES (9, 'x')") == ""
+    renamed = fernet_table("users", "mail", "Phone Nr", "note")
+    assert fences(database, renamed) == ()
+    assert fence(database, renamed, [V1])
+    assert "v1 is retired" in refused(database, "UPDATE public.users SET mail = %s", token(ring, V1, "x"))
+
+
+def test_a_rollback_is_let_in_before_the_lock_is_there(
+    database: Connection, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fence(database, USERS, [V1])
+    monkeypatch.setattr(locks, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "QUEUED_PAUSES_SECONDS", ())
+    with psycopg.connect(database.info.dsn) as reader:
+        reader.execute("SELECT count(*) FROM public.users")
+        with pytest.raises(BlockedError, match="cannot be locked for a moment"):
+            unfence(database, USERS, V1)
+        assert refused(database, "UPDATE public.users SET email = %s", token(ring, V1, "x")) == ""
+    unfence(database, USERS, V1)
+    assert fences(database, USERS) == ()
 
 
 TAMPERING = {

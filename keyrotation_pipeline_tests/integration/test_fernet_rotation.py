@@ -302,11 +302,28 @@ def test_values_before_promotion_are_seen_without_the_new_keys_half(
     assert retired_halves.missing(migrated, [V1, V2]) == (V1, V2)
 
 
+def test_a_fence_that_was_lifted_brings_its_half_back(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    rotation = Rotation(database_url, migrated, ring)
+    rotation.rewrite()
+    fencing = PostgresFencing(migrated, current(database_url, ring))
+    fencing.unfence(USERS, V1)  # as where old values were found: there is no fence yet
+    assert retired_halves.missing(migrated, [V1]) == (V1,)
+    assert fencing.old_rows(USERS, [V1], None).rows == 0
+    assert fencing.fence(USERS, [V1])
+    assert (fencing.fences(USERS), retired_halves.missing(migrated, [V1])) == ((V1,), ())
+
+
 def test_a_sample_says_which_key_opens_what(users: Application, migrated: Connection, ring: KeyRing) -> None:
     inventory = PostgresInventory(migrated)
-    right = inventory.decrypt_sample(USERS, old_ring(ring), 50, {"email": [V1, V2]})
+    right = inventory.decrypt_sample(USERS, old_ring(ring), 50, {"email": [V1]})
     assert (right.tried, right.failed, right.wrong_versions) == (100, 0, ())
     assert right.of_version(V1) == (100, 100)
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 9", (token(ring, V2, "x"),))
+    rare = inventory.decrypt_sample(USERS, ring, 50, {"email": [V1, V2]})  # nothing but trying tells where it is
+    assert (rare.of_version(V2), rare.failed) == ((1, 1), 0)
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 9", (token(ring, V1, "x"),))
     wrong = inventory.decrypt_sample(USERS, ring_of(1, primary=1), 50, {})
     assert (wrong.tried, wrong.failed, wrong.wrong_versions) == (100, 100, (V1,))
     migrated.execute("UPDATE public.users SET phone = 'plain' WHERE id > 1; UPDATE public.users SET email = NULL")

@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ProofError
-from keyrotation_pipeline.fieldcrypto.formats.fernet import parsed
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of

@@ -6,13 +6,15 @@ or function, which everybody can read.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import cast
 
+import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ProofError
-from keyrotation_pipeline.fieldcrypto.formats.fernet import signing_blocks
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -51,9 +53,20 @@ def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, ta
     if value_format.identified_by is not IdentifiedBy.MAC:
         return
     with connection.transaction():
-        _create(connection)
-        connection.execute(_REMOVE, (target.number,))
-        wanted = {each: signing_blocks(ring.material(each)) for each in ring.versions if each != target}
+        withdraw(connection, target)
+        store(connection, ring, [version for version in ring.versions if version != target])
+
+
+def store(connection: Connection, ring: KeyRing, versions: Sequence[KeyVersion]) -> None:
+    """Stores the signing halves of keys that encrypt nowhere; repeating it changes nothing.
+
+    Raises:
+        ProofError: another half is stored for one of these versions.
+        UnknownKeyVersionError: the ring does not hold one of them.
+    """
+    with connection.transaction():
+        create(connection)
+        wanted = {version: signing_blocks(ring.material(version)) for version in versions}
         for version, blocks in wanted.items():
             connection.execute(_ADD, (version.number, *blocks))
         stored = _stored(connection)
@@ -84,8 +97,12 @@ def others_may_use(connection: Connection) -> bool:
     return connection.execute(_OTHERS).fetchone() is not None
 
 
-def _create(connection: Connection) -> None:
-    connection.execute(_CREATE)
+def create(connection: Connection) -> None:
+    """Creates the table unless it exists, for nobody but its owner."""
+    if connection.execute(_THERE).fetchone() != (True,):
+        # Another process may create it at the same moment, which IF NOT EXISTS does not always see.
+        with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable), connection.transaction():
+            connection.execute(_CREATE)
     for (name,) in connection.execute(_OTHERS).fetchall():
         connection.execute(sql.SQL(_REVOKE).format(sql.SQL(str(name))))
 

@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 SAMPLE_BYTES = 8 * 2**20
 # The most to read at once for one column and version; a single larger value is read all the same.
 _MOST_BYTES = 8 * 2**20
+_MOST_SEARCHED = 100_000
 _NAMED_ROWS = 3
 
 _CHOOSE = """
@@ -62,16 +63,19 @@ def decrypt_sample(
     Raises:
         PreflightError, BlockedError: as a count does.
     """
-    trials: Trials = defaultdict(_Tally)
+    trials: dict[tuple[str, KeyVersion], _Tally] = defaultdict(_Tally)
     relations = countable(connection, table)
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
             pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
         _try(connection, table.format, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
-    if table.format.identified_by is not IdentifiedBy.MARKER:
-        missed = set()  # nothing tells where they are
-    if missed:
+    if missed and table.format.identified_by is not IdentifiedBy.MARKER:
+        trials.clear()
+        for relation in relations:  # nothing tells where they are
+            some, everything = _MOST_SEARCHED, sql.SQL("number IS NOT NULL")
+            _try(connection, table.format, relation, ring, some, trials, sql.SQL(""), everything)
+    elif missed:
         # One pass, however many versions occur.
         of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.number for version in missed)))
         for relation in relations:

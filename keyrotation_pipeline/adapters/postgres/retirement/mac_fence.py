@@ -29,7 +29,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.retirement.fence import old_values_left
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted, quoted_names
 from keyrotation_pipeline.errors import PreflightError, ProofError
-from keyrotation_pipeline.fieldcrypto.formats.fernet import MAC_BYTES
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import MAC_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -53,14 +53,22 @@ WHERE f.tgrelid = c.oid AND f.tgname IN ('keyrotation_retired_keys_insert', 'key
 """
 
 # Only values that the statement has written are looked at: OLD is NULL in an INSERT. Without pg_temp at the end of the
-# search path, types are looked up first where the session can make its own.
+# search path, types are looked up first where the session can make its own. The owner of a table may rename a column or
+# give it another type: the first must not stop every write of the application, the second must not run that type's code
+# with our rights. Either way the fence then reads back as another one.
 _BODY = """
 DECLARE
+    changed text[];
     written text;
     token bytea;
     refused integer;
 BEGIN
-    FOREACH written IN ARRAY ARRAY[{changed}] LOOP
+    BEGIN
+        changed := ARRAY[{changed}];
+    EXCEPTION WHEN undefined_column THEN
+        RETURN NULL;
+    END;
+    FOREACH written IN ARRAY changed LOOP
         CONTINUE WHEN written IS NULL OR NOT ({shape});
         token := decode(translate(written, '-_', '+/'), 'base64');
         SELECT half.version INTO refused FROM keyrotation.retired_signing_halves AS half
@@ -75,7 +83,10 @@ BEGIN
     RETURN NULL;
 END
 """
-_CHANGED = "CASE WHEN {new} IS DISTINCT FROM {old} THEN {new} END"
+_CHANGED = "CASE WHEN pg_typeof(NEW.{name}) = {type}::regtype AND {new} IS DISTINCT FROM {old} THEN {new} END"
+_TYPES = """
+SELECT attname, atttypid::bigint FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attname = ANY (%s)
+"""
 _VERSIONS = re.compile(r"WHERE half\.version IN \(([0-9, ]+)\)")
 
 _CREATE = """
@@ -136,23 +147,27 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
 
 
 def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
-    """Lets the table accept values under `version` again, and removes its signing half once no table refuses it.
+    """Lets the table accept values under `version` again, and removes its signing half unless another table needs it.
 
-    Replacing a function waits for nobody, so the application can write under the version at once.
+    Neither removing the half nor replacing a function waits for anybody, so the application can write under the version
+    at once.
 
     Raises:
         BlockedError: the lock for dropping the last triggers could not be taken; names its holder.
     """
-    named = _versions_in(_body_of(connection, table))
-    if version in named:
-        rest = tuple(each for each in named if each != version)
-        tree = relations.tree(connection, table)
-        if rest:
-            connection.execute(_function(connection, table, rest))
-        else:
-            locks.change(connection, table, relations.root(tree, table), _removal(table, tree))
-    if version not in {each for body in _bodies(connection) for each in _versions_in(body)}:
+    own = _body_of(connection, table)
+    named = _versions_in(own)
+    # The half first: without it the triggers let the version in, whoever holds the lock that dropping them needs.
+    if version not in {each for body in _bodies(connection) if body != own for each in _versions_in(body)}:
         retired_halves.withdraw(connection, version)
+    if version not in named:
+        return
+    rest = tuple(each for each in named if each != version)
+    tree = relations.tree(connection, table)
+    if rest:
+        connection.execute(_function(connection, table, rest))
+    else:
+        locks.change(connection, table, relations.root(tree, table), _removal(table, tree))
 
 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
@@ -261,8 +276,16 @@ def _function(connection: Connection, table: EncryptedTable, versions: Sequence[
 
 def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> str:
     names = quoted_names(connection, table.columns)
+    root = relations.root(relations.tree(connection, table), table)
+    found = connection.execute(_TYPES, (root.oid, list(table.columns))).fetchall()
+    types = dict(cast("list[tuple[str, int]]", found))
     changed = [
-        _CHANGED.format(new=_text(f"NEW.{names[column]}"), old=_text(f"OLD.{names[column]}"))
+        _CHANGED.format(
+            name=names[column],
+            type=types[column],
+            new=_text(f"NEW.{names[column]}"),
+            old=_text(f"OLD.{names[column]}"),
+        )
         for column in table.columns
     ]
     form = shape(sql.SQL("written")).as_string(connection)

@@ -36,6 +36,9 @@ class PostgresFencing:
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `TableFencing.fence`."""
+        if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
+            # A fence that was lifted took the half with it, and a restored database may have none.
+            retired_halves.store(self.connection, self.keys.ring(), retired_halves.missing(self.connection, versions))
         return fences.fence_of(table.format).fence(self.connection, table, versions, wait=wait)
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
