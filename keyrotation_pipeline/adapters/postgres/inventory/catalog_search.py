@@ -4,9 +4,10 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import ANYWHERE
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.model.tables import NEVER_SEARCHED, FoundColumn, Unsearched
 
 LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content
@@ -25,7 +26,7 @@ SELECT count(*) FROM (SELECT m.oid FROM pg_largeobject_metadata m WHERE {readabl
         UNION ALL
         SELECT place + {step}, lo_get(object.oid, place + {step}, {bytes}) FROM piece WHERE octet_length(data) = {bytes}
     )
-    SELECT bool_or(encode(data, 'escape') COLLATE "C" ~ {anywhere}) AS found FROM piece
+    SELECT bool_or({found}) AS found FROM piece
 ) AS searched WHERE found
 """
 _PIECE_BYTES, _STEP_BYTES = 1024 * 1024, 1024 * 1024 - 1024
@@ -80,7 +81,7 @@ WITH own(oid) AS (
     {others}
 )
 SELECT regexp_replace(place, '^public\\.', ''), part, count(*) FROM definition
-WHERE text COLLATE "C" ~ {anywhere} GROUP BY 1, 2 ORDER BY 1, 2
+WHERE {found} GROUP BY 1, 2 ORDER BY 1, 2
 """
 
 _WITH_ROW_FILTERS = 150000
@@ -98,14 +99,14 @@ _CONNECTIONS = f"UNION ALL SELECT subname, 'connection of the subscription', sub
 _MAY_READ_CONNECTIONS = "SELECT has_column_privilege('pg_subscription', 'subconninfo', 'SELECT')"
 
 
-def in_large_objects(connection: Connection) -> Iterator[FoundColumn]:
+def in_large_objects(connection: Connection, value_format: ValueFormat = NATIVE) -> Iterator[FoundColumn]:
     """Yields large objects that hold a value of ours, and those that cannot be read."""
     readable = sql.SQL(_READABLE)
     searched = sql.SQL(_IN_LARGE_OBJECTS).format(
         readable=readable,
         bytes=sql.Literal(_PIECE_BYTES),
         step=sql.Literal(_STEP_BYTES),
-        anywhere=sql.Literal(ANYWHERE),
+        found=sql_of(value_format).is_in(sql.SQL("encode(data, 'escape')")),
     )
     with heap_scan(connection, "large objects"):
         (found,) = connection.execute(searched).fetchall()[0]
@@ -121,7 +122,7 @@ def in_large_objects(connection: Connection) -> Iterator[FoundColumn]:
         yield FoundColumn("large objects", "*", 0, 0, (), reason)
 
 
-def in_definitions(connection: Connection) -> Iterator[FoundColumn]:
+def in_definitions(connection: Connection, value_format: ValueFormat = NATIVE) -> Iterator[FoundColumn]:
     """Yields whatever in the catalog's definitions, options and comments contains a value of ours.
 
     What this role may not read there, `search_exclusions` names.
@@ -130,7 +131,8 @@ def in_definitions(connection: Connection) -> Iterator[FoundColumn]:
         others = _ROW_FILTERS if connection.info.server_version >= _WITH_ROW_FILTERS else ""
         if _may_read_connections(connection):
             others += _CONNECTIONS
-        query = sql.SQL(_IN_DEFINITIONS).format(others=sql.SQL(others), anywhere=sql.Literal(ANYWHERE))
+        found_in = sql_of(value_format).is_in(sql.SQL("text"))
+        query = sql.SQL(_IN_DEFINITIONS).format(others=sql.SQL(others), found=found_in)
         found = connection.execute(query).fetchall()
     for place, part, number in found:
         yield FoundColumn(str(place), str(part), int(str(number)), 0, (), "a definition holds an encrypted value")

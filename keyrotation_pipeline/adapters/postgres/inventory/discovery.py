@@ -8,14 +8,15 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import catalog_search
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import hits
 from keyrotation_pipeline.adapters.postgres.inventory.filters import listed_versions, registered
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     ANYWHERE,
     EXACT_END,
     EXACT_PREFIX,
     LIKELY,
-    may_hold_value,
     pieces,
     value_class,
 )
@@ -24,6 +25,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, he
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
@@ -77,6 +79,12 @@ FROM (
                 THEN (regexp_match(hit[2], '[0-9]+'))[1]::int END
     FROM regexp_matches(CASE WHEN class <= 0 AND text ~ {likely} THEN text END, {anywhere}, 'g') AS hit
 ) AS hits(version)
+"""
+
+# Tokens name no version and have no near-misses: only those count that a retired key has signed.
+_HITS_BY_MAC = """
+SELECT count(*), 0, array_agg(DISTINCT half.version)
+FROM (SELECT {text} FROM ONLY {relation} {pages} OFFSET 0) AS searched (cell), LATERAL {pieces} AS cut, {hits}
 """
 
 _MATERIALIZED = (
@@ -143,10 +151,10 @@ class Place:
         piece = sql.SQL("substr({}, start, length)").format(cell)
         return pieces(self._text(column, cell), size, self._text(column, piece))
 
-    def may_hold_value(self, column: str) -> sql.Composed:
-        """Returns whether a cell contains one of our values; a large one may contain some."""
+    def may_hold_value(self, column: str, value_format: ValueFormat) -> sql.Composed:
+        """Returns whether a cell may contain a value of this format; a large one may contain some."""
         cell = self.cell(column)
-        return may_hold_value(sql.SQL("octet_length({})").format(cell), self._text(column, cell))
+        return sql_of(value_format).may_be_in(sql.SQL("octet_length({})").format(cell), self._text(column, cell))
 
     def _text(self, column: str, cell: sql.Composable) -> sql.Composed:
         return sql.SQL("encode({}, 'escape')" if column in self.binary else "{}").format(cell)
@@ -176,18 +184,31 @@ def discover(
         DatabaseUnavailableError: the connection was lost.
     """
     findings: list[FoundColumn] = []
+    value_format = format_of_home(tables)
+    prepare(connection, value_format)
     for relation in places(connection, tables):
         announce(relation.label)
         try:
             first = first_pages.get(relation.oid, 0)
             if relation.has_pages or not first:
-                findings += search(connection, relation, from_page(first), sampled=sampled)
+                findings += search(connection, relation, from_page(first), value_format, sampled=sampled)
         except (BlockedError, PreflightError) as error:
             findings.append(FoundColumn(relation.label, "*", 0, 0, (), str(error)))
     if catalog_search.LARGE_OBJECTS not in first_pages and not sampled:
         announce("large objects")
-        findings += catalog_search.in_large_objects(connection)
-    return (*findings, *catalog_search.in_definitions(connection))
+        findings += catalog_search.in_large_objects(connection, value_format)
+    return (*findings, *catalog_search.in_definitions(connection, value_format))
+
+
+def format_of_home(tables: Sequence[EncryptedTable]) -> ValueFormat:
+    """Returns the format of all declared tables; before any is declared, our own is searched for."""
+    return tables[0].format if tables else NATIVE
+
+
+def prepare(connection: Connection, value_format: ValueFormat) -> None:
+    """Creates what the search for a format reads."""
+    if value_format.identified_by is IdentifiedBy.MAC:
+        retired_halves.create(connection)
 
 
 def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
@@ -233,7 +254,12 @@ def _catalog(connection: Connection) -> list[_Row]:
 
 
 def search(
-    connection: Connection, relation: Place, pages: sql.Composable, *, sampled: bool = False
+    connection: Connection,
+    relation: Place,
+    pages: sql.Composable,
+    value_format: ValueFormat,
+    *,
+    sampled: bool = False,
 ) -> list[FoundColumn]:
     """Searches one relation.
 
@@ -244,7 +270,7 @@ def search(
     Raises:
         PreflightError, BlockedError: it cannot be read.
     """
-    tests = map(relation.may_hold_value, relation.columns)
+    tests = (relation.may_hold_value(column, value_format) for column in relation.columns)
     counts = [sql.SQL("count(*) FILTER (WHERE {})").format(test) for test in tests]
     if sampled:
         with heap_scan(connection, relation.label):
@@ -253,12 +279,34 @@ def search(
     with heap_scan(connection, relation.label, relation.oid):
         rows = cast("tuple[int, ...]", connection.execute(query).fetchone())
         suspects = [column for column, number in zip(relation.columns, rows, strict=True) if number]
-        findings = [_finding(connection, relation, column, pages) for column in suspects]
+        findings = [_finding(connection, relation, column, pages, value_format) for column in suspects]
     return [found for found in findings if found.values or found.near_misses]
 
 
-def _finding(connection: Connection, relation: Place, column: str, pages: sql.Composable) -> FoundColumn:
-    query = sql.SQL(_HITS).format(
+def _finding(
+    connection: Connection, relation: Place, column: str, pages: sql.Composable, value_format: ValueFormat
+) -> FoundColumn:
+    query = _hits(relation, column, pages) if value_format == NATIVE else _token_hits(relation, column, pages)
+    row = connection.execute(query).fetchone()
+    values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
+    found = listed_versions([KeyVersion(number) for number in versions or ()], registered(connection))
+    if relation.kind == "m":
+        return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
+    return FoundColumn(relation.label, column, values, near_misses, found)
+
+
+def _token_hits(relation: Place, column: str, pages: sql.Composable) -> sql.Composed:
+    return sql.SQL(_HITS_BY_MAC).format(
+        relation=relation.identifier,
+        pages=pages,
+        text=relation.cell(column),
+        pieces=relation.pieces(column, sql.Identifier("cell")),
+        hits=hits(sql.SQL("cut.text")),
+    )
+
+
+def _hits(relation: Place, column: str, pages: sql.Composable) -> sql.Composed:
+    return sql.SQL(_HITS).format(
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),
         relation=relation.identifier,
@@ -269,12 +317,6 @@ def _finding(connection: Connection, relation: Place, column: str, pages: sql.Co
         likely=sql.Literal(LIKELY),
         anywhere=sql.Literal(ANYWHERE),
     )
-    row = connection.execute(query).fetchone()
-    values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
-    found = listed_versions([KeyVersion(number) for number in versions or ()], registered(connection))
-    if relation.kind == "m":
-        return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
-    return FoundColumn(relation.label, column, values, near_misses, found)
 
 
 # The table that a partition or an inheritance child belongs to, if the column is a text column of an ordinary table.

@@ -11,8 +11,8 @@ from typing import LiteralString
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, as_text
-from keyrotation_pipeline.fieldcrypto.formats.fernet import (
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS, as_text
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import (
     BLOCK_BYTES,
     FRAME_BYTES,
     MAC_BYTES,
@@ -41,6 +41,34 @@ _UNDER = """(CASE WHEN {shape} THEN (
 _TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false WHEN {shape} THEN EXISTS (
     SELECT FROM {token} JOIN keyrotation.retired_signing_halves AS half ON half.version <> {target} WHERE {signed}
 ) ELSE true END)"""
+
+
+# How every token of this century begins.
+_BEGINS = "gAAAAA"
+# Tokens anywhere in a text that a retired key has signed. The padding is made again, since JSON, HTML and URLs escape
+# it. Only what has the form of a token is decoded.
+_HITS = """
+regexp_matches({text}, {begins}, 'g') AS hit,
+LATERAL (SELECT hit[1] || repeat('=', mod(4 - mod(octet_length(hit[1]), 4), 4))) AS padded (value),
+LATERAL (
+    SELECT CASE WHEN {shape} THEN decode(translate(padded.value, '-_', '+/'), 'base64') END OFFSET 0
+) AS decoded (raw),
+LATERAL (
+    SELECT substr(raw, 1, octet_length(raw) - {mac}), substr(raw, octet_length(raw) - {mac} + 1) OFFSET 0
+) AS token (body, mac)
+JOIN keyrotation.retired_signing_halves AS half ON {signed}
+"""
+
+
+def hits(text: sql.Composable) -> sql.Composed:
+    """Returns a FROM list with a row, of `half.version`, for each token in a text that a retired key has signed."""
+    return sql.SQL(_HITS).format(
+        text=sql.SQL('({} COLLATE "C")').format(text),
+        begins=sql.Literal(f"({_BEGINS}[A-Za-z0-9_-]+)"),
+        shape=shape(sql.SQL("padded.value")),
+        mac=sql.Literal(MAC_BYTES),
+        signed=sql.SQL(_SIGNED),
+    )
 
 
 def shape(value: sql.Composable) -> sql.Composed:
@@ -88,6 +116,23 @@ class FernetSql:
     def longest_under(self, column: str, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.longest_under`."""
         return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(as_text(column), self.has_prefix(column))
+
+    def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
+        """See `FormatSql.may_be_in`."""
+        return sql.SQL(
+            "CASE width_bucket({size}, ARRAY[{shortest}, {chars}]) WHEN 1 THEN strpos({text}, {begins}) > 0 "
+            "WHEN 2 THEN true END"
+        ).format(
+            size=size,
+            shortest=sql.Literal(SHORTEST_CHARS - 2),
+            chars=sql.Literal(PIECE_CHARS + 1),
+            text=text,
+            begins=sql.Literal(_BEGINS),
+        )
+
+    def is_in(self, text: sql.Composable) -> sql.Composed:
+        """See `FormatSql.is_in`."""
+        return sql.SQL("EXISTS (SELECT FROM {})").format(hits(text))
 
 
 def _composed(template: LiteralString, value: sql.Composable, **others: sql.Composable) -> sql.Composed:

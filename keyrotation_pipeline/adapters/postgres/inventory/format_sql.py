@@ -36,6 +36,16 @@ class FormatSql(Protocol):
     def longest_under(self, column: str, version: KeyVersion) -> sql.Composed:
         """Aggregates the length in characters of the column's longest value under `version`; NULL without values."""
 
+    def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
+        """Whether a value of this format may occur anywhere in a text; quick; true for a large one.
+
+        Args:
+            size: the text's length in bytes, or a lower bound of it.
+        """
+
+    def is_in(self, text: sql.Composable) -> sql.Composed:
+        """Whether a value that could need a retired key occurs anywhere in a text."""
+
 
 _SQL: Mapping[str, FormatSql] = MappingProxyType({NATIVE.name: grammar_sql, FERNET.name: FernetSql()})
 

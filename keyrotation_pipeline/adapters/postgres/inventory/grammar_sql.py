@@ -123,7 +123,7 @@ def _whole_under(value: sql.Composed, version: KeyVersion) -> sql.Composed:
     )
 
 
-def may_hold_value(size: sql.Composable, text: sql.Composable) -> sql.Composed:
+def may_be_in(size: sql.Composable, text: sql.Composable) -> sql.Composed:
     """Returns whether one of our values, or a near-miss, occurs anywhere in a text; unknown (true) for a large one.
 
     Measured on 100 000 rows of names, notes, JSON, addresses and URLs: a fifth of the time of ANYWHERE alone.
@@ -144,6 +144,11 @@ def may_hold_value(size: sql.Composable, text: sql.Composable) -> sql.Composed:
         likely=sql.Literal(LIKELY),
         anywhere=sql.Literal(ANYWHERE),
     )
+
+
+def is_in(text: sql.Composable) -> sql.Composed:
+    """Returns whether one of our values, or a near-miss, occurs anywhere in a text."""
+    return sql.SQL('{} COLLATE "C" ~ {}').format(text, sql.Literal(ANYWHERE))
 
 
 def under(column: str, versions: Sequence[KeyVersion]) -> sql.Composed:

@@ -8,6 +8,7 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import Curre
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
+    discovery,
     keyed_rows,
     page_readings,
     quarantine,
@@ -17,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial
@@ -35,11 +36,13 @@ class PostgresInventory:
     Args:
         duty_cycle: share of the time in which a search may keep the database busy.
         keys: for tables whose values under current keys SQL cannot tell apart.
+        value_format: of all declared tables.
     """
 
     connection: Connection
     duty_cycle: float = 1.0
     keys: CurrentKeys | None = None
+    value_format: ValueFormat = NATIVE
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `TableInventory.count`."""
@@ -61,7 +64,8 @@ class PostgresInventory:
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `TableInventory.definitions_found`."""
-        return tuple(catalog_search.in_definitions(self.connection))
+        discovery.prepare(self.connection, self.value_format)
+        return tuple(catalog_search.in_definitions(self.connection, self.value_format))
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `TableInventory.undeclared_spans`."""

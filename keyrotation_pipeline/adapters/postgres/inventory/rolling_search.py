@@ -18,6 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_P
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 
@@ -54,9 +55,11 @@ def search_spans(
     duty_cycle: float,
 ) -> int:
     """Searches these spans and records what each holds, as `page_readings.read_spans` does."""
+    value_format = discovery.format_of_home(tables)
+    discovery.prepare(connection, value_format)
 
     def search(place: _Place, pages: tuple[int, int]) -> Mapping[str, int]:
-        return _found(_search(connection, place, *pages))
+        return _found(_search(connection, place, value_format, *pages))
 
     places = _places(connection, tables)
     return page_readings.read_spans(connection, page_readings.ELSEWHERE, places, wanted, search, go_on, duty_cycle)
@@ -82,12 +85,14 @@ def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_P
     return [*discovery.places(connection, tables), _LargeObjects()]
 
 
-def _search(connection: Connection, place: _Place, first: int, end_page: int) -> Sequence[FoundColumn]:
+def _search(
+    connection: Connection, place: _Place, value_format: ValueFormat, first: int, end_page: int
+) -> Sequence[FoundColumn]:
     try:
         if isinstance(place, _LargeObjects):
-            return tuple(catalog_search.in_large_objects(connection))
+            return tuple(catalog_search.in_large_objects(connection, value_format))
         pages = between_pages(first, end_page) if place.has_pages else sql.SQL("")
-        return discovery.search(connection, place, pages)
+        return discovery.search(connection, place, pages, value_format)
     except (BlockedError, PreflightError) as error:
         return (FoundColumn(place.label, "*", 0, 0, (), str(error)),)
 

@@ -1,0 +1,108 @@
+"""Tokens of retired keys in places that nobody declared: found wherever they are, and no others."""
+
+import json
+
+import pytest
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
+from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
+
+USERS = fernet_table("users", "email")
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2, 3, primary=3)
+
+
+@pytest.fixture
+def database(migrated: Connection, ring: KeyRing) -> Connection:
+    migrated.execute("CREATE TABLE public.users (id int PRIMARY KEY, email text)")
+    migrated.execute("INSERT INTO public.users VALUES (1, %s), (2, %s)", (token(ring, V1, "x"), token(ring, V3, "x")))
+    return migrated
+
+
+def found(connection: Connection) -> dict[str, tuple[int, tuple[str, ...]]]:
+    findings = discover(connection, [USERS])
+    return {f"{each.relation}.{each.column}": (each.values, tuple(map(str, each.versions))) for each in findings}
+
+
+def test_tokens_are_found_in_every_kind_of_column(database: Connection, ring: KeyRing) -> None:
+    retired_halves.publish(database, FERNET, ring, V3)
+    one, two, current = token(ring, V1, "x" * 33), token(ring, V2, b"y"), token(ring, V3, "z")
+    strange = token(ring_of(1, primary=1), V1, "x")
+    columns = {
+        "plain": ("text", one),
+        "inside": ("text", f"see {one}, and {two}!"),
+        "doc": ("jsonb", json.dumps({"a": [{"b": two}], "c": current})),
+        "escaped": ("text", json.dumps({"a": one}).replace("=", "\\u003d")),
+        "query": ("varchar", f"https://x.example/?t={one.replace('=', '%3D')}&u=1"),
+        "list": ("text[]", "{" + f"{strange},{one}" + "}"),
+        "bytes": ("bytea", one.encode()),
+        "current": ("text", current),
+        "stranger": ("text", strange),
+        "damaged": ("text", one[:60] + ("A" if one[60] != "A" else "B") + one[61:]),
+        "short": ("text", one[:90]),
+        "large": ("text", "x" * 5_000_000 + " " + two),
+        "nothing": ("text", "gAAAAA"),
+    }
+    database.execute("CREATE TABLE public.held (id int)")
+    for name, (kind, value) in columns.items():
+        database.execute(f"ALTER TABLE public.held ADD COLUMN {name} {kind}".encode())
+        columns[name] = (kind, value)
+    query = sql.SQL("INSERT INTO public.held VALUES (1, {})").format(
+        sql.SQL(", ").join(sql.SQL("%s::{}").format(sql.SQL(kind)) for kind, _ in columns.values())
+    )
+    database.execute(query, [value for _, value in columns.values()])
+    assert found(database) == {
+        "held.plain": (1, ("v1",)),
+        "held.inside": (2, ("v1", "v2")),
+        "held.doc": (1, ("v2",)),
+        "held.escaped": (1, ("v1",)),
+        "held.query": (1, ("v1",)),
+        "held.list": (1, ("v1",)),
+        "held.bytes": (1, ("v1",)),
+        "held.large": (1, ("v2",)),
+    }
+
+
+def test_definitions_large_objects_and_views_are_searched(database: Connection, ring: KeyRing) -> None:
+    retired_halves.publish(database, FERNET, ring, V3)
+    one, current = token(ring, V1, "x"), token(ring, V3, "x")
+    for default in (one, current):
+        database.execute(f"CREATE TABLE public.with_{len(found(database))} (a text DEFAULT '{default}')".encode())
+    database.execute("SELECT lo_from_bytea(0, %s)", (b"\x00\xff" + one.encode(),))
+    database.execute("CREATE MATERIALIZED VIEW public.copied AS SELECT email FROM public.users")
+    assert found(database) == {
+        "copied.email": (1, ("v1",)),
+        "large objects.*": (1, ()),
+        "with_0.a (default)": (1, ()),
+    }
+    (definition,) = PostgresInventory(database, value_format=FERNET).definitions_found()
+    assert definition.column == "a (default)"
+
+
+def test_before_any_key_is_retired_nothing_is_found_and_nothing_fails(database: Connection, ring: KeyRing) -> None:
+    database.execute("CREATE TABLE public.held (a text)")
+    database.execute("INSERT INTO public.held VALUES (%s)", (token(ring, V1, "x"),))
+    assert found(database) == {}
+    inventory = PostgresInventory(database, value_format=FERNET)
+    spans = inventory.undeclared_spans([USERS])
+    assert inventory.search_spans([USERS], spans, lambda: True) > 0
+    retired_halves.publish(database, FERNET, ring, V3)
+    inventory.search_spans([USERS], inventory.undeclared_spans([USERS]), lambda: True)
+    assert sum(sum(span.found.values()) for span in inventory.undeclared_spans([USERS])) == 1
+
+
+def test_values_of_our_own_format_are_another_homes_matter(database: Connection) -> None:
+    database.execute("CREATE TABLE public.held (a text)")
+    database.execute("INSERT INTO public.held VALUES ('v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAAAAAAA=')")
+    assert found(database) == {}
+    assert [each.relation for each in discover(database, [])] == ["held"]
