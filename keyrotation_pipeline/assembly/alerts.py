@@ -135,9 +135,8 @@ def dagster_services(
             url = stack.enter_context(database_url(declared))  # an embedded server must run as long as the runs do
             variables["KEYROTATION_CONFIG"] = str(path)
         bare = bare_environment(None if declared is None else path, variables)
-        services = DagsterServices(
-            home / "dagster", path.parent, access, child_environment(**variables), bare, keep_storage
-        )
+        ours = child_environment(None if declared is None else declared.key_variable, **variables)
+        services = DagsterServices(home / "dagster", path.parent, access, ours, bare, keep_storage)
         stack.callback(FileHeartbeats(home / "heartbeats").forget, CONDUCTOR)  # after they have stopped
         stack.callback(services.stop)
         yield services, None if declared is None else display_name(url)

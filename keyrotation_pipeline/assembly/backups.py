@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.assembly.home import database_url
-from keyrotation_pipeline.assembly.keystores import offsite, opened_bucket, recipients, scratch, signing_key
+from keyrotation_pipeline.assembly.keystores import every_key, offsite, opened_bucket, recipients, scratch, signing_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
@@ -52,7 +52,9 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
     local = BackupDirectory(settings.backup_directory)
     # One officer's expired certificate must not prevent a backup for the others; it is reported all the same.
     readers = recipients(settings, pipeline.ledger, pipeline.clock, needs_all=False)
-    source = PostgresDump(url, partial(connect, url), settings.backup.postgres_binaries)
+    source = PostgresDump(
+        url, partial(connect, url), settings.backup.postgres_binaries, partial(every_key, pipeline.keys)
+    )
     return BackupContext(
         pipeline=pipeline,
         local=local,

@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import keys_in_list
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -37,7 +38,19 @@ if TYPE_CHECKING:
 
 def open_key_store(settings: Settings) -> KeyStore:
     """Returns the key store of `[keys]`; connects to nothing yet."""
-    return _remote(settings.keys) or FileKeyStore(settings.keys_directory)
+    return _remote(settings.keys) or FileKeyStore(settings.keys_directory, settings.key_variable)
+
+
+def every_key(store: KeyStore) -> KeyRing:
+    """Returns a ring of every key in a store, archived ones too, as counting needs it and applications do not get it.
+
+    Raises:
+        KeyStoreDamagedError: as `StoredKeys.ring`.
+    """
+    stored = store.read()
+    ring = stored.ring()
+    archived = {version: key for version, key in stored.archived.items() if isinstance(key, KeyMaterial)}
+    return KeyRing({**archived, **{version: ring.material(version) for version in ring.versions}}, ring.primary)
 
 
 def create_key_store(settings: Settings) -> None:
@@ -45,7 +58,7 @@ def create_key_store(settings: Settings) -> None:
     if (remote := _remote(settings.keys)) is not None:
         remote.create()
     else:
-        FileKeyStore.create(settings.keys_directory)
+        FileKeyStore.create(settings.keys_directory, settings.key_variable)
 
 
 def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
@@ -81,6 +94,35 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     return GivenKeys(
         KeyRing(keys, primary, stored.compromised), lambda version: places.get(version) or store.place_of(version)
     )
+
+
+def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
+    """Returns the keys in the application's own list, of which the first encrypts; None if it is not set.
+
+    The oldest of the list becomes v1. Where keys were imported before, they keep their versions, and a key that is not
+    among them is refused.
+
+    Raises:
+        InvalidKeyError: an entry is not a key.
+        KeyStoreError: an entry is another key than those that were imported.
+    """
+    name = settings.key_variable
+    if name is None or not environment.get(name, "").strip():
+        return None
+    given = keys_in_list(environment[name], name)
+    imported = keys_in_store(settings, environment)
+    if imported is None:
+        versions = {KeyVersion(number): key for number, key in enumerate(reversed(given), 1)}
+        places = {version: f"entry {len(given) - version.number + 1} of {name}" for version in versions}
+        return GivenKeys(KeyRing(versions, KeyVersion(len(given))), places.__getitem__)
+    known = {imported.ring.material(version) for version in imported.ring.versions}
+    for place, key in enumerate(given, 1):
+        if key not in known:
+            raise KeyStoreError(
+                f"entry {place} of {name} is none of the keys that were imported; leave {name} as the key store "
+                "delivers it, and replace keys by `keyrotation request` alone"
+            )
+    return imported
 
 
 def _named_primary(keys: Mapping[KeyVersion, KeyMaterial], environment: Mapping[str, str]) -> KeyVersion:

@@ -9,6 +9,7 @@ from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp import GnuPG
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
@@ -29,6 +30,7 @@ from keyrotation_pipeline.assembly.keystores import (
     backup_vault,
     convert_key_store,
     create_key_store,
+    every_key,
     open_key_store,
     signing_key,
     wipe_leftovers,
@@ -257,6 +259,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     store = open_key_store(settings)
     # Workers read the keys themselves; a kubeconfig may call `aws` for its token.
     workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
+    current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
     replicas = _replicas(settings)
     surroundings = PostgresSurroundings(url, connection, replicas)
     officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
@@ -279,9 +282,9 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
         ledger=ledger,
-        inventory=PostgresInventory(connection, limits.duty_cycle),
+        inventory=PostgresInventory(connection, limits.duty_cycle, current, settings.format.value_format),
         rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers),
-        fencing=PostgresFencing(connection),
+        fencing=PostgresFencing(connection, current),
         evidence=PostgresEvidence(connection, replicas),
         surroundings=surroundings,
         keys=store,

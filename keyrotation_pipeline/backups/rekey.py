@@ -25,6 +25,7 @@ from keyrotation_pipeline.errors import (
     RequestError,
     UndecryptableError,
 )
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -73,6 +74,11 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         BackupError: the new set is not safe in every place.
     """
     pipeline = site.pipeline
+    if any(table.format.identified_by is not IdentifiedBy.MARKER for table in pipeline.tables):
+        raise RequestError(
+            "backups of values that name no key version cannot be rekeyed by this version; keep the old key as long as "
+            "a database backup needs it (`keyrotation backup --list`)"
+        )
     with pipeline.ledger.lock(BACKUP_LOCK), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
         site.local.require_usable()
         remove_unfinished(site)

@@ -9,7 +9,7 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
-from keyrotation_pipeline.assembly.keystores import keys_in_store
+from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
@@ -71,7 +71,7 @@ def init(
     trial = initialise(declared, ring, actor=actor(), place_of=place_of, convert=convert)
     with open_pipeline(declared, actor=actor()) as pipeline:
         tried = {"values_tried": trial.tried, "values_opened": trial.tried - trial.failed} if trial else {}
-        summary = {**_summary(pipeline, path), **tried, "backup_signer": pipeline.backup_signer}
+        summary = {**_summary(pipeline, path, _key_setting(declared)), **tried, "backup_signer": pipeline.backup_signer}
     output.show(summary["database"], summary, _lines(summary, trial), as_json=as_json)
 
 
@@ -95,18 +95,27 @@ def _write_configuration(path: Path, report: Report, *, scan: bool) -> str:
 def _keys_in_use(declared: Settings) -> GivenKeys | None:
     """The keys in the environment, else those already in the application's key store; None if there are none."""
     environment = settings.process_environment()
+    if declared.key_variable is not None:
+        return listed_keys(declared, environment) or keys_in_store(declared, environment)
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return GivenKeys(KeyRing.from_environment(environment), variable_of)
     return keys_in_store(declared, environment)
 
 
-def _summary(pipeline: Pipeline, path: Path) -> dict[str, Any]:
+def _key_setting(declared: Settings) -> str:
+    """What to set where there is no key."""
+    if declared.key_variable is not None:
+        return f"{declared.key_variable} to the application's keys, the one that encrypts first"
+    return f"{FIRST_KEY_VARIABLE} to the application's key (base64 of 32 bytes)"
+
+
+def _summary(pipeline: Pipeline, path: Path, wanted: str) -> dict[str, Any]:
     roster = pipeline.ledger.pinned_roster()
     keys = pipeline.ledger.keys()
     if not keys:
         raise ConfigurationError(
-            f"the schema is ready and the roster pinned, but there is no key; set {FIRST_KEY_VARIABLE} to the "
-            "application's key (base64 of 32 bytes), then run `keyrotation init` again"
+            f"the schema is ready and the roster pinned, but there is no key; set {wanted}, then run "
+            "`keyrotation init` again"
         )
     primary = pipeline.keys.read().primary
     return {

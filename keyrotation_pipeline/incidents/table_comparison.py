@@ -2,13 +2,13 @@
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, islice, zip_longest
 from operator import itemgetter
 
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.cipher import plaintext
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.model.comparison import Difference, DifferenceKind
@@ -27,7 +27,7 @@ class TableComparison:
         self.rows = self.values = 0
         self._table = table
         self._absent: Values = (None,) * len(table.columns)
-        self._open = partial(plaintext, ring)
+        self._open = partial(format_of(table.format).plaintext, ring)
 
     def differences(self, backup: TableInventory, present: TableInventory) -> Generator[Difference, None, None]:
         """Yields each value that differs, in the order of the keys; to be closed, since it holds a snapshot.
@@ -95,7 +95,7 @@ def _pair(table: EncryptedTable, backup: TableInventory, present: TableInventory
     """
     # Whoever owns the present table could drop its key, or make it another one.
     there = backup.columns(table.name)
-    known = EncryptedTable(table.name, tuple(column for column in table.columns if column in there))
+    known = replace(table, columns=tuple(column for column in table.columns if column in there))
     key = (backup.row_key(known) if known.columns else ()) or present.row_key(table)
     if not key:
         raise PreflightError("no primary or other unique key identifies its rows; compare it by other means")

@@ -4,9 +4,10 @@ import re
 from dataclasses import asdict
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
@@ -62,10 +63,20 @@ class _Key(_File):
     fingerprint: Sha256
 
 
+def _known_format(name: str) -> str:
+    if name not in FORMATS:
+        raise ValueError("a format that this version does not know")
+    return name
+
+
+KnownFormat = Annotated[str, AfterValidator(_known_format)]
+
+
 class _Table(_Document):
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
     columns: tuple[Identifier, ...]
+    format: KnownFormat = NATIVE.name
     rows: Number
     values: dict[Identifier, dict[Version, Number]]
 
@@ -259,6 +270,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             schema=content.table.name.schema,
             table=content.table.name.table,
             columns=content.table.columns,
+            format=content.table.format.name,
             rows=content.rows,
             values={
                 column: {str(version): number for version, number in sorted(values.items())}
@@ -297,5 +309,5 @@ def _table_content(document: _Table) -> TableContent:
         column: {KeyVersion.parse(version): number for version, number in counted.items()}
         for column, counted in document.values.items()
     }
-    table = EncryptedTable(TableName(document.in_schema, document.table), document.columns)
+    table = EncryptedTable(TableName(document.in_schema, document.table), document.columns, FORMATS[document.format])
     return TableContent(table, document.rows, values)

@@ -155,9 +155,11 @@ NO_VARIABLES: Mapping[str, str] = MappingProxyType({})
 DAGSTER_STORAGE_VARIABLE = "DAGSTER_PG_URL"
 
 
-def child_environment(**variables: str) -> dict[str, str]:
-    """Returns our environment without any `ENCRYPTION_*`, plus `variables`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(KEY_VARIABLES)}
+def child_environment(key_variable: str | None = None, **variables: str) -> dict[str, str]:
+    """Returns our environment without any `ENCRYPTION_*` and without `key_variable`, plus `variables`."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(KEY_VARIABLES) and name != key_variable
+    }
     return {**kept, **variables}
 
 

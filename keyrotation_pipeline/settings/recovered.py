@@ -17,7 +17,7 @@ from keyrotation_pipeline.settings.sections import FILE_NAME, DatabaseSettings, 
 from keyrotation_pipeline.settings.values import absolute
 
 # What a recovery needs. The other sections name secrets and hosts, which may not be there on the worst day.
-_NEEDED = ("keys", "tables", "reencryption", "verification", "approvals", "rollout", "backup", "time_zone")
+_NEEDED = ("keys", "format", "tables", "reencryption", "verification", "approvals", "rollout", "backup", "time_zone")
 _HEADING = re.compile(r"\s*\[\s*database\s*\]\s*(#.*)?")
 _URL = re.compile(r"\s*url\s*=")
 _OTHER_PATHS = (

@@ -2,17 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, SecretStr, StrictFloat, StrictInt, model_validator
+from pydantic import AfterValidator, Field, SecretStr, StrictBool, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, FORMATS, NATIVE, ValueFormat
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -226,23 +226,53 @@ class KeysSettings(Section):
         return self
 
 
+class KeyVariable(Section):
+    """`[format.keys]`: where the application has its keys; only `init` reads it.
+
+    Args:
+        env: the name of an environment variable.
+    """
+
+    env: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
 class FormatSettings(Section):
-    """`[format]`: the format of the values in all `[[tables]]`."""
+    """`[format]`: the format of the values in all `[[tables]]`.
+
+    Args:
+        name: `native` (our own) or `fernet`.
+        keys: of `fernet` only, and needed there: the application's own list, of which the first key encrypts. `init`
+            imports it, and the key store delivers keys under the same name.
+        keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
+    """
 
     name: Text = NATIVE.name
+    keys: KeyVariable | None = None
+    keep_time: StrictBool = False
 
-    @model_validator(mode="before")
-    @classmethod
-    def _can_be_rotated(cls, given: Any) -> Any:  # noqa: ANN401
-        # Before the other settings are judged: those of a format that is not there yet are no spelling mistakes.
-        name = given.get("name", NATIVE.name) if isinstance(given, Mapping) else NATIVE.name
-        if name != NATIVE.name:
+    @model_validator(mode="after")
+    def _is_known_and_complete(self) -> Self:
+        names = ", ".join(f'"{name}"' for name in FORMATS)
+        if self.name not in FORMATS:
             raise ConfigurationError(
-                f"[format] name = {json.dumps(str(name))} cannot be rotated by this version, which rotates "
-                f'"{NATIVE.name}" alone, vN:<nonce>:<ciphertext>; leave [format] out, and declare only tables with '
-                "such values"
+                f"[format] name = {json.dumps(self.name)} cannot be rotated by this version, which rotates {names}; "
+                "leave out tables with other values"
             )
-        return given
+        if self.name == NATIVE.name and (self.keys or self.keep_time):
+            raise ConfigurationError(
+                f'[format] keys and keep_time are for name = "{FERNET.name}" alone; leave them out'
+            )
+        if self.name == FERNET.name and self.keys is None:
+            raise ConfigurationError(
+                f'[format] name = "{FERNET.name}" needs to know where the application has its keys; add '
+                'keys = { env = "FERNET_KEYS" }, or the name that it uses'
+            )
+        return self
+
+    @property
+    def value_format(self) -> ValueFormat:
+        """The same as a value of the procedure."""
+        return replace(FORMATS[self.name], keep_time=self.keep_time)
 
 
 class TableSettings(Section):
@@ -418,6 +448,22 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _format_can_be_delivered(self) -> Self:
+        if self.format.name == NATIVE.name:
+            return self
+        if self.keys.store != "file":
+            raise ConfigurationError(
+                f'[keys] store = "{self.keys.store}" does not deliver the keys of "{self.format.name}" yet; write '
+                'store = "file"'
+            )
+        if self.rollout.mode is not RolloutMode.CONFIRM:
+            raise ConfigurationError(
+                f'[rollout] mode = "{self.rollout.mode}" does not see instances with keys of "{self.format.name}" yet; '
+                'write mode = "confirm"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _somebody_opens_backups(self) -> Self:
         officers = self.approvals.officers
         if officers and not self.backup.recipients and not any(each.certificate for each in officers):
@@ -458,7 +504,15 @@ class Settings(File):
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
         """The declared tables as values of the procedure."""
-        return tuple(EncryptedTable(TableName.parse(table.name), table.columns) for table in self.tables)
+        return tuple(
+            EncryptedTable(TableName.parse(table.name), table.columns, self.format.value_format)
+            for table in self.tables
+        )
+
+    @property
+    def key_variable(self) -> str | None:
+        """The name under which an application with a library of its own reads its keys; None: it reads ours."""
+        return None if self.format.keys is None else self.format.keys.env
 
     @property
     def allowed_hours(self) -> AllowedHours | None:

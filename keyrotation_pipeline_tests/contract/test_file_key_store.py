@@ -14,6 +14,7 @@ import pytest
 from keyrotation_pipeline.adapters.keystores import owner_only
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import keys_in_list
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline_tests.contract import dying_walk
@@ -333,3 +334,48 @@ def test_content_reaches_the_disk_before_its_name_and_a_copy_before_the_original
     monkeypatch.setattr(Path, "unlink", noted("remove", Path.unlink))
     archive(store, V1)
     assert calls == ["sync temporary", "name archive/v1.key", "sync archive", "remove v1.key", "sync ."]
+
+
+def delivered(directory: Path) -> list[KeyVersion]:
+    """The versions in the application's own list, in its order."""
+    name, _, listed = (directory / "application.env").read_text().partition("=")
+    assert name == "FERNET_KEYS"
+    numbers = {key(number): KeyVersion(number) for number in (1, 2, 3)}
+    return [numbers[each] for each in keys_in_list(listed, name)]
+
+
+def test_an_application_gets_its_own_list_in_two_orders(directory: Path) -> None:
+    store = FileKeyStore.create(directory, "FERNET_KEYS")
+    add(store, V1, key(1))
+    assert not (directory / "application.env").exists()  # nothing says yet which one encrypts
+    set_primary(store, V1)
+    lists = [delivered(directory)]
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: add(store, V2, key(2)),
+        lambda: set_primary(store, V2),
+        lambda: add(store, V3, key(3)),
+        lambda: archive(store, V1),
+        lambda: restore(store, V1),
+        lambda: set_primary(store, V1),
+    )
+    for change in changes:
+        change()
+        lists.append(delivered(directory))
+    assert lists == [[V1], [V1, V2], [V2, V1], [V2, V3, V1], [V2, V3], [V2, V3, V1], [V1, V3, V2]]
+    assert (directory / "application.env").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_list_that_a_death_left_behind_is_delivered_by_the_next_read(directory: Path) -> None:
+    store = FileKeyStore.create(directory, "FERNET_KEYS")
+    add(store, V1, key(1))
+    set_primary(store, V1)
+    add(FileKeyStore(directory), V2, key(2))  # as if the process had died before it wrote the list
+    assert delivered(directory) == [V1]
+    store.read()
+    assert delivered(directory) == [V1, V2]
+    (directory / "v1.key").write_text("damaged")
+    store.read()
+    assert delivered(directory) == [V1, V2]  # what the application can work with stays
+    (directory / "application.env").unlink()
+    FileKeyStore(directory).read()
+    assert not (directory / "application.env").exists()

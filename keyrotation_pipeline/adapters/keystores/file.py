@@ -5,6 +5,7 @@
       primary        "v2"
       compromised    "v1", only after a compromise: versions that nothing is encrypted under again
       roster         SHA-256 of the pinned roster, 64 hex digits
+    application.env   only for an application with a library of its own: the live keys in that library's notation
       archive/       keys that applications no longer get
         v1.key
 
@@ -20,6 +21,7 @@ from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
@@ -27,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 from keyrotation_pipeline.model.tables import Problem
 
+APPLICATION_FILE = "application.env"
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
 
@@ -38,20 +41,22 @@ class FileKeyStore:
 
     Args:
         directory: as `create` made it. It may itself be a symbolic link; the files in it may not.
+        variable: the name under which the application reads Fernet keys, a list of which the first encrypts.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, variable: str | None = None) -> None:
         self._live = directory.absolute()
+        self._variable = variable
         self._archive = self._live / "archive"
         self._primary_file = self._live / "primary"
         self._roster_file = self._live / "roster"
         self._compromised_file = self._live / "compromised"
 
     @classmethod
-    def create(cls, directory: Path) -> Self:
+    def create(cls, directory: Path, variable: str | None = None) -> Self:
         """Creates the directory unless it exists, and opens it."""
         owner_only.make_directory(directory.absolute())
-        return cls(directory)
+        return cls(directory, variable)
 
     @property
     def description(self) -> str:
@@ -74,7 +79,12 @@ class FileKeyStore:
     def read(self) -> StoredKeys:
         """Reads everything in the directory, under one lock. A key file that holds no key does not hide the others."""
         with owner_only.locked(self._live, exclusive=False):
-            return self._stored()
+            stored = self._stored()
+        if self._is_delivered(stored):
+            return stored
+        # A process died between a change and its delivery.
+        with self._changing() as stored:
+            return stored
 
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """Stores a live key, or one that is archived from the start."""
@@ -150,6 +160,22 @@ class FileKeyStore:
     def _changing(self) -> Iterator[StoredKeys]:
         with owner_only.locked(self._live, exclusive=True):
             yield self._stored()
+            if not self._is_delivered(stored := self._stored()):
+                owner_only.write(self._live / APPLICATION_FILE, self._delivery(stored))
+
+    def _is_delivered(self, stored: StoredKeys) -> bool:
+        """Returns whether the application's file has the live keys; true where there is none, or none can be made."""
+        delivery = self._delivery(stored)
+        return not delivery or owner_only.read(self._live / APPLICATION_FILE) == delivery
+
+    def _delivery(self, stored: StoredKeys) -> str:
+        """Returns ``NAME=new,old``: first the primary, then the others, the newest first."""
+        if self._variable is None or stored.primary is None or stored.primary not in stored.live:
+            return ""
+        if any(isinstance(entry, DamagedKey) for entry in stored.live.values()):
+            return ""
+        others = sorted((version for version in stored.live if version != stored.primary), reverse=True)
+        return f"{self._variable}={as_list([stored.material(each) for each in (stored.primary, *others)])}"
 
     def _stored(self) -> StoredKeys:
         roster = owner_only.read(self._roster_file)

@@ -70,6 +70,10 @@ class FernetFormat:
         opener = next((key.version for key in _keys(ring) if key.opened(token) is not None), None)
         return opener or ring.primary, opener
 
+    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+        """See `Format.plaintext`."""
+        return FernetRewriter(ring, ring.primary).plaintext(stored.encode())
+
 
 class FernetRewriter:
     """Re-encrypts tokens to one key version, whichever key of the ring they are under; see `batch.Rewriter`.
@@ -110,6 +114,11 @@ class FernetRewriter:
         """Decrypts every value; see `ValueRewriter.check`."""
         failures: list[Failure] = []
         return [self._held(number, column, failures) for number, column in enumerate(columns)], failures
+
+    def plaintext(self, value: bytes) -> bytes | Defect:
+        """Decrypts one value."""
+        opened = self._open(value)
+        return opened if isinstance(opened, Defect) else opened[2]
 
     def _held(self, column: int, values: Sequence[Value], failures: list[Failure]) -> Held:
         held: Held = Counter()

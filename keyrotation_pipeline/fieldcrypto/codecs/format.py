@@ -11,6 +11,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE,
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
 class ValueRewriter(Protocol):
@@ -40,6 +41,9 @@ class Format(Protocol):
         Returns:
             None: it is not of this format.
         """
+
+    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+        """Returns the plaintext of a stored value, or what is wrong with the value."""
 
 
 _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(

@@ -5,6 +5,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Rewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
+from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
 class NativeFormat:
@@ -22,3 +23,7 @@ class NativeFormat:
         """See `Format.opened_by`."""
         value = cipher.parsed(stored)
         return None if value is None else (value.version, cipher.opened_by(ring, value))
+
+    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+        """See `Format.plaintext`."""
+        return cipher.plaintext(ring, stored)

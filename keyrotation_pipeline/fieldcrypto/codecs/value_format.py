@@ -3,8 +3,10 @@
 `codecs.format` has the code that reads and writes each format; the inventory's `format_sql` has its SQL.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 
 class IdentifiedBy(StrEnum):
@@ -12,6 +14,22 @@ class IdentifiedBy(StrEnum):
 
     MARKER = "marker"
     MAC = "mac"
+
+    @property
+    def evidence(self) -> str:
+        """What a count of zero old values rests on, in words."""
+        return _EVIDENCE[self]
+
+
+_EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
+    {
+        IdentifiedBy.MARKER: "every value names its key version, and none names a retired one",
+        IdentifiedBy.MAC: (
+            "values name no key version: the MAC of each was computed with the signing halves of the retired keys, and "
+            "none was right"
+        ),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +45,15 @@ class ValueFormat:
     identified_by: IdentifiedBy
     keep_time: bool = False
 
+    def signed(self) -> str:
+        """The format in a signed text."""
+        time = "; new values keep the time of the old ones" if self.keep_time else ""
+        return f"{self.name}, keys as they are, identified by {_SIGNED[self.identified_by]}{time}"
 
+
+_SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(
+    {IdentifiedBy.MARKER: "the version that each value names", IdentifiedBy.MAC: "the MAC of each value"}
+)
 NATIVE = ValueFormat("native", IdentifiedBy.MARKER)
 FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
+FORMATS: Mapping[str, ValueFormat] = MappingProxyType({each.name: each for each in (NATIVE, FERNET)})

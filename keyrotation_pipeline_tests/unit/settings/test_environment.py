@@ -38,6 +38,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_child_gets_a_key() -> None:
     assert not KEYS & set(child_environment())
+    assert set(child_environment()) - set(child_environment("HOME")) == {"HOME"}
     assert {*NAMED, *AWS, *OTHERS, "KEYROTATION_DATABASE_URL"} <= set(child_environment())
 
 

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings import Settings, load, parse
 
@@ -61,6 +62,9 @@ container = "web"
 """
 
 
+FERNET = '[format]\nname = "fernet"\nkeys = { env = "F_K" }\n'
+
+
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KEYROTATION_CONFIG", "KEYROTATION_HOME", "KEYROTATION_DATABASE_URL"):
@@ -100,6 +104,15 @@ def test_what_is_not_said_has_its_default_and_our_own_state_lives_in_the_home(tm
     assert (settings.reencryption.shards, settings.reencryption.workers, settings.approvals.required) == (4, 1, 2)
 
 
+def test_the_format_is_that_of_every_table_and_its_variable_need_not_be_set(tmp_path: Path) -> None:
+    text = f'{TABLE}{FERNET}keep_time = true\n[rollout]\nmode = "confirm"\n'
+    (table,) = read(text, tmp_path).encrypted_tables
+    assert (table.format.name, str(table.format.identified_by), table.format.keep_time) == ("fernet", "mac", True)
+    assert read(text, tmp_path).key_variable == "F_K"
+    assert read(TABLE, tmp_path).key_variable is None
+    assert read(TABLE, tmp_path).encrypted_tables[0].format == NATIVE
+
+
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
     with pytest.raises(ValidationError):
         read(TABLE, tmp_path).reencryption.shards = 5
@@ -130,15 +143,29 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param('[tables]\nname = "c"', "tables: input should be a list", id="one bracket too few"),
         pytest.param(TABLE + "[reencyption]\nshards = 3", "'reencyption'; did you mean 'reencryption'?", id="section"),
         pytest.param(
-            TABLE + '[format]\nname = "fernet"\nkeys = { env = "FERNET_KEYS" }\nkeep_time = true',
-            '[format] name = "fernet" cannot be rotated by this version, which rotates "native" alone',
-            id="a format that is not there yet, whatever its settings",
+            TABLE + '[format]\nname = "aes-gcm"',
+            '[format] name = "aes-gcm" cannot be rotated by this version, which rotates "native", "fernet"; leave out',
+            id="a format that is not there yet",
         ),
         pytest.param(
-            TABLE + '[format]\nname = "native"\nkeep_time = true',
-            "[format] has no setting 'keep_time'; did you mean 'name'?",
-            id="setting of another format",
+            TABLE + "[format]\nkeep_time = true",
+            'keys and keep_time are for name = "fernet" alone',
+            id="of another format",
         ),
+        pytest.param(
+            TABLE + '[format]\nname = "fernet"', 'add keys = { env = "FERNET_KEYS" }', id="Fernet without its keys"
+        ),
+        pytest.param(
+            TABLE + FERNET,
+            '[rollout] mode = "attest" does not see instances with keys of "fernet" yet; write mode = "confirm"',
+            id="Fernet instances do not report",
+        ),
+        pytest.param(
+            TABLE + FERNET + '[keys]\nstore = "aws-secrets-manager"\naws-secrets-manager.secret_id = "x"',
+            '[keys] store = "aws-secrets-manager" does not deliver the keys of "fernet" yet; write store = "file"',
+            id="Fernet keys in AWS",
+        ),
+        pytest.param(TABLE + FERNET.replace("F_K", "F K"), "[format.keys] env: string should match", id="no variable"),
         pytest.param(
             TABLE + "[reencryption]\nshard = 3",
             "[reencryption] has no setting 'shard'; did you mean 'shards'?",

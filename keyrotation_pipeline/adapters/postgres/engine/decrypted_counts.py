@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -35,7 +36,7 @@ class CurrentKeys:
     """What counting by decrypting needs: the keys of now, and connections to read with.
 
     Args:
-        ring: reads the key store.
+        ring: reads the key store; every key in it, archived ones too, so that values under these are counted as such.
     """
 
     connect: Callable[[], Connection] = field(repr=False)  # it may hold a password
@@ -86,6 +87,28 @@ class CurrentKeys:
                     if monotonic() > until:
                         return None
         return rows
+
+
+def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRing) -> tuple[int, list[Held]]:
+    """Returns the rows of a table, and what each column holds, in the connection's own snapshot.
+
+    Values that do not decrypt are left out.
+
+    Raises:
+        PreflightError, BlockedError: as a count in SQL.
+    """
+    rows, held = 0, [Counter[KeyVersion | None]() for _ in table.columns]
+    rewriter = format_of(table.format).rewriter(ring, ring.primary)
+    columns = sql.SQL(", ").join(as_text(column) for column in table.columns)
+    for relation in countable(connection, table):
+        for some in _read(connection, relation, columns):
+            rows += len(some)
+            values = [
+                [None if value is None else value.encode() for value in column] for column in zip(*some, strict=True)
+            ]
+            for mine, more in zip(held, rewriter.check(values)[0], strict=True):
+                mine.update(more)
+    return rows, held
 
 
 def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:

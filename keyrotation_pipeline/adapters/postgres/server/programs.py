@@ -14,13 +14,16 @@ from typing import IO, Self
 import psycopg
 from psycopg.pq import Conninfo
 
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import held_in_snapshot
 from keyrotation_pipeline.adapters.postgres.inventory import contents, counts
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.database_definition import read_definition
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import BackupError, HomeError, IncompleteRestoreError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, TableContent
-from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpContent, DumpUnderWay
 
 # Where Debian's and PostgreSQL's own packages install the programs of one version.
@@ -221,11 +224,13 @@ class PostgresDump:
         url: of the application's database.
         connect: opens a connection to it.
         binaries: directory of the pg_dump to use; None finds one.
+        ring: reads every key in the store, for tables whose values SQL cannot count by version.
     """
 
     url: str = field(repr=False)  # both may hold a password
     connect: Callable[[], Connection] = field(repr=False)
     binaries: Path | None
+    ring: Callable[[], KeyRing] | None = None
 
     @contextmanager
     def dumping(self, tables: Sequence[EncryptedTable]) -> Iterator[DumpUnderWay]:
@@ -237,7 +242,7 @@ class PostgresDump:
             connection.execute(_SNAPSHOT)
             snapshot = str(connection.execute("SELECT pg_export_snapshot()").fetchall()[0][0])
             definition = read_definition(connection)
-            counting = thread.submit(_counted, second, snapshot, tables)
+            counting = thread.submit(_counted, second, snapshot, tables, self.ring)
             options = ("--format=custom", "--no-password", "--lock-wait-timeout=60s", f"--snapshot={snapshot}")
             try:
                 with _running(programs.command("pg_dump", *options), programs.environment(self.url)) as stream:
@@ -249,10 +254,13 @@ class PostgresDump:
 
 
 def _counted(
-    connection: Connection, snapshot: str, tables: Sequence[EncryptedTable]
+    connection: Connection,
+    snapshot: str,
+    tables: Sequence[EncryptedTable],
+    ring: Callable[[], KeyRing] | None,
 ) -> tuple[tuple[TableContent, ...], DatabaseContent]:
     connection.execute(f"{_SNAPSHOT}; SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
-    return tuple(map(_content, counts.count(connection, tables))), contents.count(connection)
+    return tuple(_content(connection, table, ring) for table in tables), contents.count(connection)
 
 
 @contextmanager
@@ -285,7 +293,15 @@ def _refusal(output: str, code: int) -> str:
     )
 
 
-def _content(count: TableCount) -> TableContent:
-    return TableContent(
-        count.table, count.rows, {column: dict(count.by_column[column]) for column in count.table.columns}
-    )
+def _content(connection: Connection, table: EncryptedTable, ring: Callable[[], KeyRing] | None) -> TableContent:
+    if table.format.identified_by is IdentifiedBy.MARKER:
+        (count,) = counts.count(connection, (table,))
+        return TableContent(table, count.rows, {column: dict(count.by_column[column]) for column in table.columns})
+    if ring is None:
+        raise BackupError(f"the values of table {table.name} cannot be counted here without the keys; report it")
+    rows, held = held_in_snapshot(connection, table, ring())
+    values = {
+        column: {version: each[version] for version in sorted(filter(None, each))}
+        for column, each in zip(table.columns, held, strict=True)
+    }
+    return TableContent(table, rows, values)
