@@ -216,6 +216,7 @@ class ApprovalText:
         compared: of an emergency, whether values were compared with a backup when it was requested.
         hosts: each host that the configuration names, with its setting; without any there is no line.
         signer: fingerprint of the pipeline's own key; None, and no line: there is none.
+        value_format: the format of the values in these columns, in words; None, and no line: our own.
     """
 
     request: str
@@ -240,6 +241,7 @@ class ApprovalText:
     compared: str | None = None
     hosts: tuple[str, ...] = ()
     signer: str | None = None
+    value_format: str | None = None
 
     def render(self) -> bytes:
         """The canonical text in UTF-8.
@@ -260,6 +262,7 @@ class ApprovalText:
             ("From", self.source),
             ("To", self.target),
             ("Columns", ", ".join(self.columns)),
+            *([] if self.value_format is None else [("Format", self.value_format)]),
             *rollout,
             *self.not_looked_at,
             ("Officers", self.roster.signed_officers),

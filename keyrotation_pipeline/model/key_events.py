@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Self
 
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Fact
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
@@ -154,6 +155,8 @@ class KeyRetired(Fact):
         not_searched, not_seen: what the evidence does not cover.
         not_read_again: relations whose older pages nobody has read since the search began.
         searched_from: when that search began; None: everything was read under the locks.
+        format: of the values.
+        identified_by: how the key of a value was told.
     """
 
     kind: ClassVar = EventKind.KEY_RETIRED
@@ -171,6 +174,8 @@ class KeyRetired(Fact):
     not_seen: tuple[str, ...] = ()
     not_read_again: tuple[str, ...] = ()
     searched_from: datetime | None = None
+    format: str = NATIVE.name
+    identified_by: IdentifiedBy = NATIVE.identified_by
 
     @property
     def unread(self) -> str | None:

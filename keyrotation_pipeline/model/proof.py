@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.records import read
@@ -113,6 +114,8 @@ class ZeroOldRows:
     Args:
         not_read_again: relations too large to be read under the lock: later writes into their older pages,
             unencrypted or in an undeclared column, were not seen.
+        format: of the values of all tables.
+        identified_by: how the key of a value was told, which is what the count rests on.
     """
 
     version: KeyVersion
@@ -123,6 +126,8 @@ class ZeroOldRows:
     proven_at: datetime
     replicas: tuple[AccountedReplica, ...] = ()
     not_read_again: tuple[str, ...] = ()
+    format: str = NATIVE.name
+    identified_by: IdentifiedBy = NATIVE.identified_by
 
 
 def records_reencrypted(rotation: Walk) -> int:

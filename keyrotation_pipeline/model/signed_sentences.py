@@ -99,6 +99,8 @@ def _limits(fields: Fields) -> Iterator[str]:
             if fields["Rollout"].startswith("none:")
             else "Writes move only when the applications are seen to have the key, as the line Rollout says."
         )
+    if "Format" in fields:
+        yield (f"The values stay in the format that the application reads with its own library: {fields['Format']}.")
     if "Not searched" in fields:
         yield "Copies of values in places that nobody searches are not found; the line Not searched names those."
 

@@ -43,6 +43,7 @@ class TableStatus:
         return {
             "table": str(self.table.name),
             "columns": list(self.table.columns),
+            "identified_by": str(self.table.format.identified_by),
             "rows": count.rows if count else None,
             "values_by_version": {str(version): number for version, number in self.values_by_version.items()},
             "unencrypted": count.unencrypted if count else None,

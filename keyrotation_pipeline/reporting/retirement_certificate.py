@@ -91,7 +91,7 @@ def in_words(statement: Mapping[str, Any]) -> str:
     searched = said["undeclared_columns"]
     lines.append(
         f"- rows: {rows['old_values']} of {rows['values']:,} values of {', '.join(rows['tables'])}; the database "
-        f"refuses {', '.join(rows['fenced_against'])}"
+        f"refuses {', '.join(rows['fenced_against'])}; format {rows['format']}: {rows['rests_on']}"
     )
     lines.append(f"- undeclared columns: {searched['searched']}; not searched: {'; '.join(searched['not_searched'])}")
     if unread := said["not_read_again"]:

@@ -7,6 +7,7 @@ with the bytes that were signed, and verifies every signature again.
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import (
     ApprovalText,
@@ -168,7 +169,13 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         compared=_compared(pipeline, request),
         hosts=pipeline.hosts,
         signer=_signer(pipeline, request),
+        value_format=_value_format(pipeline),
     )
+
+
+def _value_format(pipeline: Pipeline) -> str | None:
+    formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
+    return "; ".join(sorted(formats)) or None
 
 
 def _compared(pipeline: Pipeline, request: Request) -> str | None:

@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Proven
 from keyrotation_pipeline.model.requests import Step, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, QuarantinedValue, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 from keyrotation_pipeline.ports.database import TableFencing
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.reencrypt import ring_fit_for_rows
@@ -188,12 +188,10 @@ def _require_empty_quarantine(pipeline: Pipeline) -> None:
     entries = pipeline.inventory.quarantine(pipeline.tables)
     if not entries:
         return
-    places: dict[tuple[str, str], list[QuarantinedValue]] = {}
-    for entry in entries:
-        places.setdefault((str(entry.table), entry.column), []).append(entry)
+    places = Counter((str(entry.table), entry.column, entry.reason) for entry in entries)
     named = [
-        f"table {table}, column {column}: {len(each)} value(s) ({each[0].reason})"
-        for (table, column), each in places.items()
+        f"table {table}, column {column}: {number} value(s) ({reason})"
+        for (table, column, reason), number in places.items()
     ]
     raise ProofError(
         f"values are in quarantine: {_some(named)}; fix or remove them (`keyrotation inventory` lists them), "

@@ -80,6 +80,8 @@ def _retire(
             not_seen=unseen.unseen,
             not_read_again=evidence.not_read_again,
             searched_from=searched.began_at if evidence.not_read_again else None,
+            format=evidence.format,
+            identified_by=evidence.identified_by,
         )
         pipeline.ledger.append(_accounted(pipeline, rotation, evidence), rotation.id)
         pipeline.ledger.append(done, rotation.id)

@@ -45,6 +45,7 @@ def test_the_object_of_a_status_has_what_programs_read() -> None:
             {
                 "table": "clients",
                 "columns": ["first_name", "email"],
+                "identified_by": "marker",
                 "rows": 2,
                 "values_by_version": {"v1": 1, "v2": 1},
                 "unencrypted": 1,

@@ -79,7 +79,19 @@ def zero_old_rows(
     names = tuple(str(table.name) for table in tables)
     seen = replicas.accounted(connection, declared)
     not_read_again = tuple(sorted(searched.labels[oid] for oid in first)) if searched else ()
-    return ZeroOldRows(version, names, 0, values, moment.lsn, proven_at, seen, not_read_again)
+    value_format = discovery.format_of_home(tables)
+    return ZeroOldRows(
+        version,
+        names,
+        0,
+        values,
+        moment.lsn,
+        proven_at,
+        seen,
+        not_read_again,
+        value_format.name,
+        value_format.identified_by,
+    )
 
 
 def _require_read_committed(connection: Connection) -> None:
