@@ -27,7 +27,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, Postgr
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, application, fernet_table, library, token
 
 USERS = fernet_table("users", "email", "phone")
-ROWS = 600
+ROWS = 200
 
 
 class Application:
@@ -141,7 +141,7 @@ def read_back(connection: Connection, key: Fernet) -> dict[int, tuple[str, str]]
     return {row: (key.decrypt(email).decode(), key.decrypt(phone).decode()) for row, email, phone in rows}  # type: ignore[misc,arg-type]
 
 
-@pytest.mark.parametrize("keep_time", [True, False])
+@pytest.mark.parametrize("keep_time", [pytest.param(True, marks=pytest.mark.extended), False])
 def test_a_rotation_and_its_rollback_beside_a_live_writer(
     users: Application, database_url: str, migrated: Connection, ring: KeyRing, *, keep_time: bool
 ) -> None:
@@ -155,7 +155,7 @@ def test_a_rotation_and_its_rollback_beside_a_live_writer(
         decrypted = rotation.ports.rewriting.decrypt_all(table, ring, rotation.engine.progress.append)
         proof = rotation.proof(moment)
     assert users.wrong == []
-    assert users.writes > 20
+    assert users.writes > 10
     assert (proof.version, proof.old_values, proof.values) == (V1, 0, 2 * ROWS)
     assert (decrypted.by_column, decrypted.failures) == ({"email": {V2: ROWS}, "phone": {V2: ROWS}}, 0)
     assert read_back(migrated, library(ring.material(V2))) == users.expected
