@@ -282,7 +282,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         shards=speed.shards,
         parallel_shards=speed.parallel_shards,
         ledger=ledger,
-        inventory=PostgresInventory(connection, limits.duty_cycle, current, settings.format.value_format),
+        inventory=PostgresInventory(connection, limits.duty_cycle, current, settings.encrypted_tables),
         rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers),
         fencing=PostgresFencing(connection, current),
         evidence=PostgresEvidence(connection, replicas),

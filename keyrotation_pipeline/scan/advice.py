@@ -1,7 +1,7 @@
 """What can be done about each format today, as data: whether its library reads two keys, and one sentence.
 
 Without two keys at once there is no change of key without downtime in place. This project re-encrypts its own format
-only; no sentence names a command that does not exist.
+and Fernet only; no sentence names a command that does not exist.
 """
 
 from dataclasses import dataclass
@@ -97,7 +97,11 @@ _NATIVE_HERE = "Declare the column in `keyrotation.toml`: keyrotation rotates it
 _NATIVE_ELSEWHERE = (
     "Not rotated here yet: keyrotation rotates its own format in columns of text and varchar, with nothing around it."
 )
-_NATIVE_TYPES = ("text", "character varying")
+_FERNET_HERE = (
+    'Declare the column in a `keyrotation.toml` with `[format] name = "fernet"`: keyrotation rotates it in place, '
+    "without downtime, where the application reads a list of keys (`keyrotation docs fernet`)."
+)
+_ROTATED_TYPES = ("text", "character varying")
 
 
 def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:
@@ -109,9 +113,11 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         wrapped: whether the values stand behind a prefix or in another encoding.
         names_keys: whether the values name keys, as some do of formats that need not.
     """
+    here = place.path is None and not place.elements and place.type.startswith(_ROTATED_TYPES) and not wrapped
     if format_name == "native":
-        here = place.path is None and not place.elements and place.type.startswith(_NATIVE_TYPES) and not wrapped
         return Advice("marker", True, _NATIVE_HERE if here else _NATIVE_ELSEWHERE)  # noqa: FBT003
+    if format_name == "fernet" and here:
+        return Advice("mac", True, _FERNET_HERE)  # noqa: FBT003
     advice = ADVICE.get(format_name, UNKNOWN)
     if names_keys and advice.identified_by == "decrypt":
         return Advice("marker", advice.reads_two_keys, advice.next)

@@ -1,6 +1,6 @@
 """What a scan of a database found, and what it did not look at."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,9 +68,22 @@ def share_of(finding: Finding) -> str:
     return f"{min(max(round(100 * finding.share), 1), 99)} % of {finding.values:,}"
 
 
-def in_other_formats(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Returns what is certainly encrypted, and not in our own format: a rotation leaves it as it is."""
-    return tuple(each for each in findings if each.tier == "certain" and each.format != NATIVE)
+def in_other_formats(
+    findings: Iterable[Finding], rotated: str = NATIVE, declared: Collection[tuple[str, str]] = ()
+) -> tuple[Finding, ...]:
+    """Returns what is certainly encrypted and is left as it is by a rotation.
+
+    Args:
+        rotated: the format that a rotation is of. Undeclared values in our own are what `inventory` searches for.
+        declared: table and column, as places name them.
+    """
+    return tuple(
+        each
+        for each in findings
+        if each.tier == "certain"
+        and not each.format == rotated == NATIVE
+        and not (each.format == rotated and (each.place.table, each.place.column) in declared)
+    )
 
 
 def as_json_of(finding: Finding) -> Mapping[str, Any]:

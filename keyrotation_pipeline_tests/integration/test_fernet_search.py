@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
+from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, table_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
 USERS = fernet_table("users", "email")
@@ -85,7 +85,7 @@ def test_definitions_large_objects_and_views_are_searched(database: Connection, 
         "large objects.*": (1, ()),
         "with_0.a (default)": (1, ()),
     }
-    (definition,) = PostgresInventory(database, value_format=FERNET).definitions_found()
+    (definition,) = PostgresInventory(database, tables=[USERS]).definitions_found()
     assert definition.column == "a (default)"
 
 
@@ -93,7 +93,7 @@ def test_before_any_key_is_retired_nothing_is_found_and_nothing_fails(database: 
     database.execute("CREATE TABLE public.held (a text)")
     database.execute("INSERT INTO public.held VALUES (%s)", (token(ring, V1, "x"),))
     assert found(database) == {}
-    inventory = PostgresInventory(database, value_format=FERNET)
+    inventory = PostgresInventory(database, tables=[USERS])
     spans = inventory.undeclared_spans([USERS])
     assert inventory.search_spans([USERS], spans, lambda: True) > 0
     retired_halves.publish(database, FERNET, ring, V3)
@@ -106,3 +106,15 @@ def test_values_of_our_own_format_are_another_homes_matter(database: Connection)
     database.execute("INSERT INTO public.held VALUES ('v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAAAAAAA=')")
     assert found(database) == {}
     assert [each.relation for each in discover(database, [])] == ["held"]
+
+
+def test_tokens_that_nobody_declared_are_named_among_other_formats(database: Connection, ring: KeyRing) -> None:
+    database.execute('CREATE TABLE public."Copy of users" (email text)')
+    for number in range(30):
+        database.execute("INSERT INTO public.users VALUES (%s, %s)", (number + 10, token(ring, V3, "x")))
+        database.execute('INSERT INTO public."Copy of users" VALUES (%s)', (token(ring, V3, "x"),))
+    others = PostgresInventory(database, tables=[USERS]).other_formats()
+    assert [(each.place.table, each.format) for each in others] == [('public."Copy of users"', "fernet")]
+    assert '`[format] name = "fernet"`' in others[0].next
+    native = PostgresInventory(database, tables=[table_of("users", "email")]).other_formats()
+    assert {each.place.table for each in native} == {"public.users", 'public."Copy of users"'}

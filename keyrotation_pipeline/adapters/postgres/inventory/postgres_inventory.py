@@ -17,8 +17,8 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
 )
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial
@@ -36,13 +36,13 @@ class PostgresInventory:
     Args:
         duty_cycle: share of the time in which a search may keep the database busy.
         keys: for tables whose values under current keys SQL cannot tell apart.
-        value_format: of all declared tables.
+        tables: all that are declared.
     """
 
     connection: Connection
     duty_cycle: float = 1.0
     keys: CurrentKeys | None = None
-    value_format: ValueFormat = NATIVE
+    tables: Sequence[EncryptedTable] = ()
 
     def count(self, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
         """See `TableInventory.count`."""
@@ -60,12 +60,18 @@ class PostgresInventory:
 
     def other_formats(self) -> tuple[Finding, ...]:
         """See `TableInventory.other_formats`."""
-        return in_other_formats(scan(self.connection).findings)
+        declared = {
+            (quoted(self.connection, table.name.schema, table.name.table), column)
+            for table in self.tables
+            for column in table.columns
+        }
+        return in_other_formats(scan(self.connection).findings, discovery.format_of_home(self.tables).name, declared)
 
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `TableInventory.definitions_found`."""
-        discovery.prepare(self.connection, self.value_format)
-        return tuple(catalog_search.in_definitions(self.connection, self.value_format))
+        value_format = discovery.format_of_home(self.tables)
+        discovery.prepare(self.connection, value_format)
+        return tuple(catalog_search.in_definitions(self.connection, value_format))
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
         """See `TableInventory.undeclared_spans`."""
