@@ -1,8 +1,8 @@
 """Builds the native codec into the wheel, where this machine can; the package works without it.
 
-The codec is one C file against CPython's stable interface and `libcrypto.so.3`. Without a compiler, Python's headers or
-that library nothing is built, and `keyrotation --version` says which codec is in use. It is installed beside the
-package, not in it, so that an editable installation writes nothing into the source tree.
+The codec is C, a file for each format, against CPython's stable interface and `libcrypto.so.3`. Without a compiler,
+Python's headers or that library nothing is built, and `keyrotation --version` says which codec is in use. It is
+installed beside the package, not in it, so that an editable installation writes nothing into the source tree.
 """
 
 import os

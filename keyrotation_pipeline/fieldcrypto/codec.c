@@ -1,9 +1,10 @@
 /* The native batch codec: stored values of a batch of rows, brought to the target key version, in one call.
  *
- * `batch.py` is the reference: this file accepts nothing that it refuses, and gives the same bytes for the same nonces.
- * Either the whole batch is done, or the answer is None and Python does it and says what is wrong. Each new value is
- * packed as the server takes it; then the packed bytes are parsed and decrypted again, with a key schedule that did
- * nothing else, and compared. AES-GCM is OpenSSL's. Here are only the grammar, base64 and the wire form.
+ * Each format has its own file and its reference in Python: a format accepts nothing here that the reference refuses, and
+ * gives the same bytes for the same nonces. Either the whole batch is done, or the answer is None and Python does it and
+ * says what is wrong. Each new value is packed as the server takes it; then the packed bytes are parsed and decrypted
+ * again, with a key schedule that did nothing else, and compared. The ciphers are OpenSSL's. Here are only the grammars,
+ * base64 and the wire form.
  *
  * Lifetimes. A batch belongs to the caller: a tuple made at the beginning holds its rows, and so their bytes, until the
  * answer is made; while the interpreter's lock is released, nothing of Python is touched but those bytes and the new
@@ -21,6 +22,14 @@
 /* What we use of libcrypto.so.3, as its headers declare it: so no package with headers is needed to build this. */
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct evp_cipher_st EVP_CIPHER;
+typedef struct evp_mac_st EVP_MAC;
+typedef struct evp_mac_ctx_st EVP_MAC_CTX;
+typedef struct ossl_param_st {
+    const char *key;
+    unsigned int data_type;
+    void *data;
+    size_t data_size, return_size;
+} OSSL_PARAM;
 extern EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void);
 extern void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *);
 extern const EVP_CIPHER *EVP_aes_256_gcm(void);
@@ -28,6 +37,18 @@ extern int EVP_CipherInit_ex(EVP_CIPHER_CTX *, const EVP_CIPHER *, void *, const
 extern int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *, int, int, void *);
 extern int EVP_CipherUpdate(EVP_CIPHER_CTX *, uint8_t *, int *, const uint8_t *, int);
 extern int EVP_CipherFinal_ex(EVP_CIPHER_CTX *, uint8_t *, int *);
+extern const EVP_CIPHER *EVP_aes_128_cbc(void);
+extern int EVP_CIPHER_CTX_set_padding(EVP_CIPHER_CTX *, int);
+extern EVP_MAC *EVP_MAC_fetch(void *, const char *, const char *);
+extern void EVP_MAC_free(EVP_MAC *);
+extern EVP_MAC_CTX *EVP_MAC_CTX_new(EVP_MAC *);
+extern void EVP_MAC_CTX_free(EVP_MAC_CTX *);
+extern int EVP_MAC_init(EVP_MAC_CTX *, const uint8_t *, size_t, const OSSL_PARAM *);
+extern int EVP_MAC_update(EVP_MAC_CTX *, const uint8_t *, size_t);
+extern int EVP_MAC_final(EVP_MAC_CTX *, uint8_t *, size_t *, size_t);
+extern OSSL_PARAM OSSL_PARAM_construct_utf8_string(const char *, char *, size_t);
+extern OSSL_PARAM OSSL_PARAM_construct_end(void);
+extern int CRYPTO_memcmp(const void *, const void *, size_t);
 extern void OPENSSL_cleanse(void *, size_t);
 extern const char *OpenSSL_version(int);
 #define EVP_CTRL_AEAD_SET_IVLEN 0x9
@@ -39,121 +60,63 @@ extern const char *OpenSSL_version(int);
 #define AFTER_PACKING(element, bytes)
 #endif
 
-enum { KEY = 32, NONCE = 12, NONCE_CHARS = 16, TAG = 16, SHORTEST_BODY_CHARS = 24, LONGEST_NAME = 7 };
+enum { KEY = 32, LONGEST_NAME = 7, LONGEST_STAMP = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20 };
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
+
+/* What opens the values of one key: OpenSSL's contexts, which hold it. */
+typedef struct {
+    EVP_CIPHER_CTX *decrypt;
+    EVP_MAC_CTX *mac; /* NULL where the cipher authenticates */
+} Secret;
 
 typedef struct {
     char name[LONGEST_NAME + 1]; /* "v2" */
     size_t name_bytes;
-    EVP_CIPHER_CTX *decrypt;
+    Secret secret;
 } Version;
-
-typedef struct {
-    PyObject_HEAD
-    Version *versions;
-    int count;
-    char prefix[LONGEST_NAME + 2]; /* "v2:" of the target */
-    size_t prefix_bytes;
-    EVP_CIPHER_CTX *encrypt, *verify;
-    uint8_t *scratch;
-    size_t scratch_bytes, used_bytes;
-    int busy;
-} Codec;
 
 /* A cell of the batch. `text` NULL: SQL's NULL. */
 typedef struct {
     const uint8_t *text;
     size_t bytes;
-    int stays; /* NULL, empty, or under the target */
+    int stays; /* NULL, empty, or seen to be under the target without opening it */
 } Cell;
 
-static PyObject *VerificationError;
+typedef struct codec Codec;
 
-/* ---- base64, canonical and nothing else (RFC 4648, section 3.5) ---- */
+/* A format: what differs between values. */
+typedef struct {
+    size_t nonce_bytes;                                       /* random ones that each new value needs */
+    int (*set_key)(const uint8_t *key, Secret *secret);       /* 0: OpenSSL cannot */
+    int (*set_target)(Codec *codec, const uint8_t *key);      /* the same, for what encrypts and verifies */
+    int (*stays)(const Codec *codec, const Cell *cell);       /* see `Cell` */
+    size_t (*room)(const Codec *codec, const Cell *cell);     /* of a new element, length included; 0: no value of ours */
+    int (*check)(Codec *codec, const Cell *cell, int *under); /* opens a value: the place of its version */
+    /* Write the element of the array that takes the place of a cell, of `*bytes`; none if that is 0: it stays. */
+    int (*rewrite)(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes);
+} Kind;
 
-static const char ALPHABET[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-static const uint32_t BAD = 0x80000000u;
-static uint32_t DIGIT[4][256]; /* a character's six bits at each of the four places of a group */
-static uint8_t PAIR[4096][2];  /* two characters for twelve bits */
+struct codec {
+    PyObject_HEAD
+    const Kind *kind;
+    Version *versions;
+    int count;
+    int target;                    /* its place */
+    int recent;                    /* the place of the version that opened the last value, where only its MAC tells */
+    char prefix[LONGEST_NAME + 2]; /* "v2:" of the target */
+    size_t prefix_bytes;
+    EVP_CIPHER_CTX *encrypt;
+    EVP_MAC_CTX *sign;
+    Secret verify; /* does nothing else */
+    uint8_t stamp[LONGEST_STAMP];
+    size_t stamp_bytes; /* of the time of new values; 0: each keeps its own */
+    uint8_t *scratch;
+    size_t scratch_bytes, used_bytes;
+    int busy;
+};
 
-static void make_tables(void) {
-    for (int place = 0; place < 4; place++) {
-        for (int byte = 0; byte < 256; byte++) DIGIT[place][byte] = BAD;
-        for (uint32_t digit = 0; digit < 64; digit++) DIGIT[place][(uint8_t)ALPHABET[digit]] = digit << (18 - 6 * place);
-    }
-    for (int bits = 0; bits < 4096; bits++) {
-        PAIR[bits][0] = (uint8_t)ALPHABET[bits >> 6];
-        PAIR[bits][1] = (uint8_t)ALPHABET[bits & 63];
-    }
-}
-
-/* The number of bytes, or -1. `chars` is at least 4 and a multiple of it; `out` has room for three quarters. */
-static long from_base64(const uint8_t *text, size_t chars, uint8_t *out) {
-    uint8_t *start = out;
-    const uint8_t *last = text + chars - 4;
-    uint32_t bad = 0, bits;
-    for (; text < last; text += 4, out += 3) {
-        bits = DIGIT[0][text[0]] | DIGIT[1][text[1]] | DIGIT[2][text[2]] | DIGIT[3][text[3]];
-        bad |= bits;
-        out[0] = (uint8_t)(bits >> 16), out[1] = (uint8_t)(bits >> 8), out[2] = (uint8_t)bits;
-    }
-    int padding = text[3] != '=' ? 0 : text[2] != '=' ? 1 : 2;
-    bits = DIGIT[0][text[0]] | DIGIT[1][text[1]];
-    if (padding < 2) bits |= DIGIT[2][text[2]];
-    if (padding < 1) bits |= DIGIT[3][text[3]];
-    if ((bad | bits) & BAD) return -1;
-    if ((padding == 1 && bits & 0xff) || (padding == 2 && bits & 0xffff)) return -1; /* stray bits */
-    *out++ = (uint8_t)(bits >> 16);
-    if (padding < 2) *out++ = (uint8_t)(bits >> 8);
-    if (padding < 1) *out++ = (uint8_t)bits;
-    return out - start;
-}
-
-static uint8_t *to_base64(const uint8_t *raw, size_t bytes, uint8_t *out) {
-    for (; bytes >= 3; bytes -= 3, raw += 3, out += 4) {
-        uint32_t bits = (uint32_t)raw[0] << 16 | (uint32_t)raw[1] << 8 | raw[2];
-        memcpy(out, PAIR[bits >> 12], 2);
-        memcpy(out + 2, PAIR[bits & 4095], 2);
-    }
-    if (bytes) {
-        uint32_t bits = (uint32_t)raw[0] << 16 | (bytes == 2 ? (uint32_t)raw[1] << 8 : 0);
-        memcpy(out, PAIR[bits >> 12], 2);
-        out[2] = bytes == 2 ? (uint8_t)ALPHABET[bits >> 6 & 63] : '=';
-        out[3] = '=';
-        out += 4;
-    }
-    return out;
-}
-
-/* ---- AES-256-GCM, OpenSSL's: a context keeps its key, each value sets its nonce ---- */
-
-static EVP_CIPHER_CTX *keyed(const uint8_t *key, int encrypts) {
-    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-    if (context && EVP_CipherInit_ex(context, EVP_aes_256_gcm(), NULL, NULL, NULL, encrypts) == 1 &&
-        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, NONCE, NULL) == 1 &&
-        EVP_CipherInit_ex(context, NULL, NULL, key, NULL, encrypts) == 1)
-        return context;
-    EVP_CIPHER_CTX_free(context);
-    return NULL;
-}
-
-/* Whether ciphertext ‖ tag is authentic; its text has TAG bytes less. */
-static int decrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text) {
-    int some, size = (int)(bytes - TAG);
-    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 0) == 1 &&
-           EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, TAG, (void *)(body + size)) == 1 &&
-           EVP_CipherUpdate(context, text, &some, body, size) == 1 && some == size &&
-           EVP_CipherFinal_ex(context, text + size, &some) == 1;
-}
-
-static int encrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
-    int some, size = (int)bytes;
-    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 1) == 1 &&
-           EVP_CipherUpdate(context, body, &some, text, size) == 1 && some == size &&
-           EVP_CipherFinal_ex(context, body + size, &some) == 1 &&
-           EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, TAG, body + size) == 1;
-}
+static PyObject *VerificationError, *UnavailableError;
 
 /* ---- memory for plaintext ---- */
 
@@ -190,7 +153,7 @@ static void leave_scratch(Codec *codec) {
     codec->used_bytes = 0;
 }
 
-/* ---- one value ---- */
+/* ---- the formats ---- */
 
 static uint32_t number_at(const uint8_t *from) {
     return (uint32_t)from[0] << 24 | (uint32_t)from[1] << 16 | (uint32_t)from[2] << 8 | from[3];
@@ -201,86 +164,33 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
     return to + 4;
 }
 
-/* Bytes of the name before the first colon; 0 if none is where one must be. */
-static size_t name_bytes(const uint8_t *text, size_t bytes) {
-    const uint8_t *colon = memchr(text, ':', bytes < LONGEST_NAME + 1 ? bytes : LONGEST_NAME + 1);
-    return colon ? (size_t)(colon - text) : 0;
-}
-
-/* Take apart what follows "v2:". Returns the bytes of the body, or -1; `body` has room for the whole text. */
-static long parse(const uint8_t *text, size_t bytes, uint8_t *nonce, uint8_t *body) {
-    if (bytes < NONCE_CHARS + 1 + SHORTEST_BODY_CHARS || text[NONCE_CHARS] != ':') return -1;
-    size_t chars = bytes - NONCE_CHARS - 1;
-    if (chars & 3 || from_base64(text, NONCE_CHARS, nonce) != NONCE) return -1;
-    long size = from_base64(text + NONCE_CHARS + 1, chars, body);
-    return size < TAG ? -1 : size;
-}
-
-/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its body, or -1. `under` is
- * the place of that version. */
-static long opened(Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text, int *under) {
-    uint8_t nonce[NONCE];
-    size_t name = name_bytes(cell->text, cell->bytes);
-    for (int at = 0; at < codec->count; at++) {
-        Version *version = &codec->versions[at];
-        if (version->name_bytes != name || memcmp(version->name, cell->text, name) != 0) continue;
-        *under = at;
-        long bytes = parse(cell->text + name + 1, cell->bytes - name - 1, nonce, body);
-        return bytes >= 0 && decrypted(version->decrypt, nonce, body, (size_t)bytes, text) ? bytes : -1;
-    }
-    return -1;
-}
-
-/* Whether the packed element, as it will be sent, holds this text under the target. `body` and `again` are free. */
-static int verified(
-    Codec *codec, const uint8_t *element, size_t bytes, const uint8_t *text, size_t size, uint8_t *body, uint8_t *again
-) {
-    uint8_t nonce[NONCE];
-    if (number_at(element) != bytes - 4) return 0;
-    element += 4, bytes -= 4;
-    if (memcmp(element, codec->prefix, codec->prefix_bytes) != 0) return 0;
-    long packed = parse(element + codec->prefix_bytes, bytes - codec->prefix_bytes, nonce, body);
-    return packed == (long)(size + TAG) && decrypted(codec->verify, nonce, body, (size_t)packed, again) &&
-           memcmp(again, text, size) == 0;
-}
-
-/* The element of the array that takes the place of a cell; its bytes are known beforehand. */
-static int rewrite_value(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t bytes) {
-    uint8_t *body = scratch(codec, 3 * cell->bytes + 3 * TAG);
-    if (!body) return NO_MEMORY;
-    uint8_t *text = body + cell->bytes + TAG, *other = text + cell->bytes + TAG;
-    int under;
-    long size = opened(codec, cell, body, text, &under);
-    if (size < 0) return REFUSED;
-    if (!encrypted(codec->encrypt, nonce, text, (size_t)size - TAG, body)) return UNVERIFIED;
-    uint8_t *at = put_number(element, (uint32_t)(bytes - 4));
-    memcpy(at, codec->prefix, codec->prefix_bytes);
-    at = to_base64(nonce, NONCE, at + codec->prefix_bytes);
-    *at++ = ':';
-    at = to_base64(body, (size_t)size, at);
-    AFTER_PACKING(element, bytes);
-    return at == element + bytes && verified(codec, element, bytes, text, (size_t)size - TAG, body, other) ? GOOD : UNVERIFIED;
-}
+#include "codec_base64.h"
+#include "codec_native.h"
+#include "codec_fernet.h"
 
 /* ---- a batch ---- */
 
-/* One array of the wire form per column; the bytes objects exist, and only this call knows them. */
-static int rewrite_columns(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays) {
+/* One array of the wire form per column; the bytes objects exist, and only this call knows them. `ends`: how far each was
+ * written. */
+static int rewrite_columns(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
+    size_t nonce_bytes = codec->kind->nonce_bytes;
     for (Py_ssize_t column = 0; column < columns; column++) {
         uint8_t *at = arrays[column] + ARRAY_HEADER;
-        const uint8_t *nonce = nonces + column * rows * NONCE; /* as in Python: values that stay use none */
+        const uint8_t *nonce = nonces + (size_t)(column * rows) * nonce_bytes; /* as in Python: values that stay use none */
         for (Py_ssize_t row = 0; row < rows; row++) {
             const Cell *cell = &cells[row * columns + column];
-            if (cell->stays) {
+            size_t bytes = 0;
+            int outcome = cell->stays ? GOOD : codec->kind->rewrite(codec, cell, nonce, at, &bytes);
+            if (outcome != GOOD) return outcome;
+            if (!bytes) {
                 at = put_number(at, 0xffffffffu);
                 continue;
             }
-            size_t bytes = 4 + codec->prefix_bytes + cell->bytes - name_bytes(cell->text, cell->bytes) - 1;
-            int outcome = rewrite_value(codec, cell, nonce, at, bytes);
-            if (outcome != GOOD) return outcome;
             at += bytes;
-            nonce += NONCE;
+            nonce += nonce_bytes;
+            ++*changed;
         }
+        arrays[column] = at;
     }
     return GOOD;
 }
@@ -296,7 +206,7 @@ static int find_cells(Codec *codec, PyObject *rows, Py_ssize_t count, Py_ssize_t
             if (!value || (value != Py_None && PyBytes_AsStringAndSize(value, &text, &bytes) < 0)) return -1;
             cells->text = (const uint8_t *)text;
             cells->bytes = (size_t)bytes;
-            cells->stays = bytes == 0 || ((size_t)bytes >= codec->prefix_bytes && memcmp(text, codec->prefix, codec->prefix_bytes) == 0);
+            cells->stays = bytes == 0 || codec->kind->stays(codec, cells);
         }
     }
     return 0;
@@ -313,17 +223,23 @@ static PyObject *new_array(Py_ssize_t element_bytes, Py_ssize_t rows, long oid, 
 }
 
 /* Room for the new values of a column; Py_None (borrowed) if one of them can be no value of ours; NULL: an exception. */
-static PyObject *array_for(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, uint8_t **start, Py_ssize_t *changed) {
+static PyObject *array_for(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, uint8_t **start) {
     Py_ssize_t bytes = 0;
     for (const Cell *cell = cells, *end = cells + rows * columns; cell < end; cell += columns) {
-        bytes += 4;
-        if (cell->stays) continue;
-        size_t name = name_bytes(cell->text, cell->bytes);
-        if (!name || cell->bytes > LONGEST_VALUE) return Py_None;
-        bytes += (Py_ssize_t)(codec->prefix_bytes + cell->bytes - name - 1);
-        ++*changed;
+        size_t room = cell->stays ? 4 : codec->kind->room(codec, cell);
+        if (!room || cell->bytes > LONGEST_VALUE) return Py_None;
+        bytes += (Py_ssize_t)room;
     }
     return new_array(bytes, rows, OID_TEXT, start);
+}
+
+/* Give back what a column did not need, since some of its values stay. 0, or -1 with an exception. */
+static int shrink(PyObject *arrays, Py_ssize_t at, const uint8_t *end) {
+    PyObject *array = PyTuple_GetItem(arrays, at); /* borrowed */
+    Py_ssize_t bytes = end - (const uint8_t *)PyBytes_AsString(array);
+    if (bytes == PyBytes_Size(array)) return 0;
+    PyObject *shorter = PyBytes_FromStringAndSize(PyBytes_AsString(array), bytes);
+    return shorter ? PyTuple_SetItem(arrays, at, shorter) : -1;
 }
 
 /* An array of one passed column (row positions, row versions), element by element as it was read. */
@@ -385,7 +301,8 @@ static PyObject *refused(int outcome) {
 static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, const uint8_t *nonces, Py_ssize_t nonce_bytes) {
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
     if (passing < 0) return NULL;
-    if (nonce_bytes != count * columns * NONCE) return PyErr_Format(PyExc_ValueError, "a nonce of 12 bytes for each value");
+    if (nonce_bytes != count * columns * (Py_ssize_t)codec->kind->nonce_bytes)
+        return PyErr_Format(PyExc_ValueError, "a nonce for each value");
     PyObject *arrays = PyTuple_New(passing + columns), *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
     uint8_t **starts = PyMem_Malloc((size_t)(columns + 1) * sizeof *starts);
@@ -395,7 +312,7 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
     }
     if (find_cells(codec, rows, count, first, columns, cells) < 0) goto done;
     for (Py_ssize_t column = 0; column < columns; column++) {
-        PyObject *array = array_for(codec, cells + column, count, columns, &starts[column], &changed);
+        PyObject *array = array_for(codec, cells + column, count, columns, &starts[column]);
         if (array == Py_None) answer = refused(REFUSED);
         if (!array || array == Py_None || PyTuple_SetItem(arrays, passing + column, array) < 0) goto done;
     }
@@ -405,9 +322,11 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
     }
     int outcome;
     PyThreadState *lock = PyEval_SaveThread();
-    outcome = rewrite_columns(codec, cells, count, columns, nonces, starts);
+    outcome = rewrite_columns(codec, cells, count, columns, nonces, starts, &changed);
     leave_scratch(codec);
     PyEval_RestoreThread(lock);
+    for (Py_ssize_t column = 0; outcome == GOOD && column < columns; column++)
+        if (shrink(arrays, passing + column, starts[column]) < 0) goto done;
     answer = outcome == GOOD ? Py_BuildValue("(On)", arrays, changed) : refused(outcome);
 done:
     PyMem_Free(starts);
@@ -419,14 +338,17 @@ done:
 static PyObject *codec_rewrite(PyObject *self, PyObject *arguments) {
     Codec *codec = (Codec *)self;
     PyObject *sequence, *passed;
-    Py_ssize_t first, columns, nonce_bytes;
-    const char *nonces;
-    if (!PyArg_ParseTuple(arguments, "OnnO!y#", &sequence, &first, &columns, &PyTuple_Type, &passed, &nonces, &nonce_bytes))
+    Py_ssize_t first, columns, nonce_bytes, stamp_bytes;
+    const char *nonces, *stamp;
+    if (!PyArg_ParseTuple(arguments, "OnnO!y#y#", &sequence, &first, &columns, &PyTuple_Type, &passed, &nonces, &nonce_bytes, &stamp, &stamp_bytes))
         return NULL;
+    if (stamp_bytes && stamp_bytes != LONGEST_STAMP) return PyErr_Format(PyExc_ValueError, "a time has 8 bytes, or none");
     PyObject *rows = held(sequence);
     if (!rows) return NULL;
     PyObject *answer = NULL;
     if (enter(codec)) {
+        memcpy(codec->stamp, stamp, (size_t)stamp_bytes);
+        codec->stamp_bytes = (size_t)stamp_bytes;
         answer = rewrite_held(codec, rows, first, columns, passed, (const uint8_t *)nonces, nonce_bytes);
         codec->busy = 0;
     }
@@ -445,10 +367,8 @@ static int check_cells(Codec *codec, const Cell *cells, Py_ssize_t count, Py_ssi
             continue;
         }
         if (cell->bytes > LONGEST_VALUE) return REFUSED;
-        int under;
-        uint8_t *body = scratch(codec, 2 * cell->bytes + 2 * TAG);
-        if (!body) return NO_MEMORY;
-        if (opened(codec, cell, body, body + cell->bytes + TAG, &under) < 0) return REFUSED;
+        int under, outcome = codec->kind->check(codec, cell, &under);
+        if (outcome != GOOD) return outcome;
         held[1 + under]++;
     }
     return GOOD;
@@ -512,29 +432,29 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
     Version *version = &codec->versions[codec->count];
     memcpy(version->name, name, (size_t)bytes);
     version->name_bytes = (size_t)bytes;
-    version->decrypt = keyed((const uint8_t *)key, 0);
-    if (version->decrypt) codec->count++;
-    int good = version->decrypt != NULL;
+    codec->count++;
+    int good = codec->kind->set_key((const uint8_t *)key, &version->secret);
     if (good && bytes == target_bytes && memcmp(name, target, (size_t)bytes) == 0) {
+        codec->target = codec->count - 1;
         memcpy(codec->prefix, name, (size_t)bytes);
         codec->prefix[bytes] = ':';
         codec->prefix_bytes = (size_t)bytes + 1;
-        codec->encrypt = keyed((const uint8_t *)key, 1);
-        codec->verify = keyed((const uint8_t *)key, 0);
-        good = codec->encrypt && codec->verify;
+        good = codec->kind->set_target(codec, (const uint8_t *)key);
     }
-    if (!good) PyErr_SetString(PyExc_RuntimeError, "OpenSSL has no AES-256-GCM");
+    if (!good) PyErr_SetString(UnavailableError, "OpenSSL lacks a cipher of this format");
     return good ? 0 : -1;
 }
 
 static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     Codec *codec = (Codec *)self;
     PyObject *keys;
-    const char *target;
+    const char *target, *kind = "native";
     Py_ssize_t target_bytes;
     (void)keywords;
     if (codec->versions) return PyErr_SetString(PyExc_TypeError, "a codec is made once"), -1;
-    if (!PyArg_ParseTuple(arguments, "O!y#", &PyTuple_Type, &keys, &target, &target_bytes)) return -1;
+    if (!PyArg_ParseTuple(arguments, "O!y#|s", &PyTuple_Type, &keys, &target, &target_bytes, &kind)) return -1;
+    codec->kind = strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL;
+    if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     Py_ssize_t count = PyTuple_Size(keys);
     codec->versions = PyMem_Calloc((size_t)count + 1, sizeof *codec->versions);
     if (!codec->versions) return PyErr_NoMemory(), -1;
@@ -544,12 +464,19 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     return 0;
 }
 
+/* OpenSSL wipes what it frees. */
+static void forget(Secret *secret) {
+    EVP_CIPHER_CTX_free(secret->decrypt);
+    EVP_MAC_CTX_free(secret->mac);
+}
+
 static void codec_dealloc(PyObject *self) {
     Codec *codec = (Codec *)self;
     PyTypeObject *type = Py_TYPE(self);
-    for (int at = 0; at < codec->count; at++) EVP_CIPHER_CTX_free(codec->versions[at].decrypt); /* wipes the schedule */
+    for (int at = 0; at < codec->count; at++) forget(&codec->versions[at].secret);
+    forget(&codec->verify);
     EVP_CIPHER_CTX_free(codec->encrypt);
-    EVP_CIPHER_CTX_free(codec->verify);
+    EVP_MAC_CTX_free(codec->sign);
     free_scratch(codec);
     PyMem_Free(codec->versions);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
@@ -563,7 +490,7 @@ static PyObject *codec_reduce(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef codec_methods[] = {
-    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, ((index, oid), ...), nonces) -> (arrays, changed values) or None"},
+    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, ((index, oid), ...), nonces, time) -> (arrays, changed values) or None"},
     {"check", codec_check, METH_VARARGS, "check(rows, first, columns) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
     {"__reduce__", codec_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
@@ -573,7 +500,7 @@ static PyType_Slot codec_slots[] = {
     {Py_tp_init, codec_init},
     {Py_tp_dealloc, codec_dealloc},
     {Py_tp_methods, codec_methods},
-    {Py_tp_doc, "Codec(((name, key), ...), target): keys by the names of their versions"},
+    {Py_tp_doc, "Codec(((name, key), ...), target, format): keys by the names of their versions"},
     {0, NULL},
 };
 
@@ -582,13 +509,15 @@ static PyType_Spec codec_spec = {"_keyrotation_codec.Codec", sizeof(Codec), 0, P
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_keyrotation_codec", NULL, -1, NULL, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__keyrotation_codec(void) {
-    make_tables();
+    make_tables(&STANDARD);
+    make_tables(&URL_SAFE);
     PyObject *made = PyModule_Create(&module);
     PyObject *type = made ? PyType_FromSpec(&codec_spec) : NULL;
     if (!VerificationError) VerificationError = PyErr_NewException("_keyrotation_codec.VerificationError", NULL, NULL);
-    Py_XINCREF(VerificationError);
-    if (type && VerificationError && PyModule_AddObjectRef(made, "Codec", type) == 0 &&
+    if (!UnavailableError) UnavailableError = PyErr_NewException("_keyrotation_codec.UnavailableError", NULL, NULL);
+    if (type && VerificationError && UnavailableError && PyModule_AddObjectRef(made, "Codec", type) == 0 &&
         PyModule_AddObjectRef(made, "VerificationError", VerificationError) == 0 &&
+        PyModule_AddObjectRef(made, "UnavailableError", UnavailableError) == 0 &&
         PyModule_AddStringConstant(made, "LIBRARY", OpenSSL_version(0)) == 0) {
         Py_DECREF(type);
         return made;

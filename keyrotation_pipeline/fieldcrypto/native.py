@@ -1,6 +1,7 @@
-"""Wraps the native batch codec (`codec.c`), where it was built. `batch.Rewriter` is its reference."""
+"""Wraps the native batch codec (`codec.c`), where it was built. Each format's rewriter in Python is its reference."""
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,23 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Held
 from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledFormat:
+    """A format that `codec.c` knows.
+
+    Args:
+        nonce_bytes: random bytes that each new value needs.
+        stamp_bytes: of the present time, in seconds, that each new value gets; 0: it keeps its own, or has none.
+    """
+
+    name: str
+    nonce_bytes: int
+    stamp_bytes: int = 0
+
+
+OWN_VALUES = CompiledFormat("native", NONCE_BYTES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,19 +45,21 @@ class Packed:
 
 
 class NativeCodec:
-    """Rewrites a batch in which every value is good, as `Rewriter` does, in one call, and packs the result.
+    """Rewrites a batch in which every value is good, as the format's rewriter does, in one call, and packs the result.
 
     Not thread-safe. The interpreter's lock is released during the call.
 
     Args:
         ring: holds `target` and every version to read.
+        values: the format of the values, as `codec.c` knows it.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion) -> None:
+    def __init__(self, ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES) -> None:
         module = compiled.MODULE
         assert module is not None  # noqa: S101  `native_codec` asks
         keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
-        self._codec = module.Codec(keys, str(target).encode())
+        self._format = values
+        self._codec = module.Codec(keys, str(target).encode(), self._format.name)
         self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 
@@ -59,9 +79,10 @@ class NativeCodec:
         Raises:
             KeyRotationError: a packed value does not decrypt to what was encrypted.
         """
-        nonces = os.urandom(len(rows) * columns * NONCE_BYTES)
+        nonces = os.urandom(len(rows) * columns * self._format.nonce_bytes)
+        stamp = int(time.time()).to_bytes(self._format.stamp_bytes, "big") if self._format.stamp_bytes else b""
         try:
-            packed = self._codec.rewrite(rows, first, columns, tuple(passed), nonces)
+            packed = self._codec.rewrite(rows, first, columns, tuple(passed), nonces, stamp)
         except self._unverified:
             packed = False
         if packed is False:  # raised here, so that it has no context
@@ -80,11 +101,16 @@ class NativeCodec:
         ]
 
 
-def native_codec(ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
-    """Returns the native codec, or None where it was not built.
+def native_codec(ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES) -> NativeCodec | None:
+    """Returns the native codec, or None where it was not built, or OpenSSL lacks what the format needs.
 
     Raises:
         UnknownKeyVersionError: the ring does not hold the target.
     """
     ring.material(target)
-    return None if compiled.MODULE is None else NativeCodec(ring, target)
+    if compiled.MODULE is None:
+        return None
+    try:
+        return NativeCodec(ring, target, values)
+    except compiled.MODULE.UnavailableError:
+        return None

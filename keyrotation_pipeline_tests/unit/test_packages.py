@@ -15,6 +15,8 @@ import pytest
 
 from keyrotation_pipeline_tests.pages import TOP
 
+# What the native codec is built from.
+CODEC = [path.name for path in (TOP / "keyrotation_pipeline" / "fieldcrypto").glob("codec*.[ch]")]
 APPLICATION = """
 from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -57,7 +59,7 @@ def test_a_wheel_holds_types_pages_and_deployment_files(tmp_path: Path, environm
     assert wheel.name.endswith(ends)
     names = set(ZipFile(wheel).namelist())
     package = "keyrotation_pipeline"
-    assert {f"{package}/py.typed", f"{package}/fieldcrypto/codec.c"} <= names
+    assert {f"{package}/py.typed", *(f"{package}/fieldcrypto/{each}" for each in CODEC)} <= names
     for folder in ("docs", "deploy"):
         here = {path.relative_to(TOP).as_posix() for path in (TOP / folder).rglob("*") if path.is_file()}
         assert {f"{package}/share/{each}" for each in here if "__pycache__" not in each} <= names
@@ -70,7 +72,8 @@ def test_the_sdist_holds_what_a_wheel_is_built_from_and_nothing_of_this_machine(
         names = {name.partition("/")[2] for name in sdist.getnames()}
     listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     tracked = subprocess.run(listing, cwd=TOP, check=True, capture_output=True, text=True).stdout.splitlines()
-    assert {"hatch_build.py", "keyrotation_pipeline/fieldcrypto/codec.c", "docs/on-call/emergency.md"} <= names
+    sources = {f"keyrotation_pipeline/fieldcrypto/{each}" for each in CODEC}
+    assert {"hatch_build.py", *sources, "docs/on-call/emergency.md"} <= names
     assert names - {"PKG-INFO"} <= set(tracked)
 
 

@@ -24,7 +24,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 VERSION_BYTE = b"\x80"
@@ -58,9 +58,9 @@ class FernetFormat:
         """See `Format.rewriter`."""
         return FernetRewriter(ring, target, keep_time=self._keep_time)
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:  # noqa: ARG002
-        """See `Format.native_codec`: there is none yet."""
-        return None
+    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+        """See `Format.native_codec`."""
+        return native_codec(ring, target, CompiledFormat("fernet", IV_BYTES, 0 if self._keep_time else TIME_BYTES))
 
     def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
@@ -93,12 +93,20 @@ class FernetRewriter:
         """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
         failures: list[Failure] = []
         now = int(time.time()).to_bytes(TIME_BYTES, "big")
+        # One call for the whole batch.
+        sizes = [len(values) * IV_BYTES for values in columns]
+        buffer = os.urandom(sum(sizes))
         return RewrittenBatch(
-            [list(self._rewritten(n, each, now, failures)) for n, each in enumerate(columns)], failures
+            [
+                list(self._rewritten(n, values, now, _cut(buffer[n * size : (n + 1) * size]), failures))
+                for n, (values, size) in enumerate(zip(columns, sizes, strict=True))
+            ],
+            failures,
         )
 
-    def _rewritten(self, column: int, values: Sequence[Value], now: bytes, failures: list[Failure]) -> Iterator[Value]:
-        ivs = os.urandom(IV_BYTES * len(values))
+    def _rewritten(
+        self, column: int, values: Sequence[Value], now: bytes, ivs: Iterator[bytes], failures: list[Failure]
+    ) -> Iterator[Value]:
         for row, value in enumerate(values):
             opened = self._open(value) if value else None
             if isinstance(opened, Defect):
@@ -107,8 +115,7 @@ class FernetRewriter:
                 yield None
                 continue
             _, token, text = opened
-            stamp = token[1 : 1 + TIME_BYTES] if self._keep_time else now
-            yield self._sealed(text, stamp, ivs[row * IV_BYTES : (row + 1) * IV_BYTES])
+            yield self._sealed(text, token[1 : 1 + TIME_BYTES] if self._keep_time else now, next(ivs))
 
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value; see `ValueRewriter.check`."""
@@ -189,6 +196,10 @@ class _Key:
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._signing, body, "sha256")
+
+
+def _cut(ivs: bytes) -> Iterator[bytes]:
+    return (ivs[start : start + IV_BYTES] for start in range(0, len(ivs), IV_BYTES))
 
 
 def _keys(ring: KeyRing) -> list[_Key]:

@@ -1,27 +1,72 @@
 """Mutated values through both codecs: what one accepts the other accepts, and both give the same bytes.
 
-As a program, `python -m … COUNT SEED`: for a run under AddressSanitizer.
+As a program, `python -m … FORMAT COUNT SEED`: for a run under AddressSanitizer.
 """
 
+import base64
 import os
 import random
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytest
+from cryptography.fernet import Fernet
 
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
+from keyrotation_pipeline.fieldcrypto.batch import Value
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, ring_of, sealed
 
 VERSIONS = (1, 1, 1, 3, 11, 999_999, 2)
-ALPHABET = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-STRANGE = b"Av:=+/ -_\n\r\t\x00\x80\xff:=v12"
+PLAINTEXTS = tuple("é" * (size % 3) + "x" * size for size in range(40))
 
 
-def mutations(chance: random.Random) -> tuple[Callable[[bytearray], None], ...]:
+@dataclass(frozen=True)
+class Fuzzed:
+    """A format under test: how a good value is made, its alphabet, what else to put into it, and its nonces."""
+
+    values: ValueFormat
+    good: Callable[[KeyRing, int, str], bytes]
+    alphabet: bytes
+    strange: bytes
+    prefixes: Sequence[bytes]
+    nonce_bytes: int
+
+
+def token(ring: KeyRing, version: int, text: str) -> bytes:
+    """Made by the library, some of them of a text that is a token itself."""
+    fernet = Fernet(base64.urlsafe_b64encode(raw_of(ring.material(KeyVersion(version)))))
+    return fernet.encrypt(fernet.encrypt(b"") if text == PLAINTEXTS[7] else text.encode())
+
+
+STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+FORMATS = {
+    "native": Fuzzed(
+        NATIVE,
+        lambda ring, version, text: sealed(ring, version, text).encode(),
+        STANDARD,
+        b"Av:=+/ -_\n\r\t\x00\x80\xff:=v12",
+        (b"v1", b"v2", b"v7", b"v01", b"V1", b"v999999", b"v1000000", b""),
+        12,
+    ),
+    "fernet": Fuzzed(
+        FERNET,
+        token,
+        STANDARD[:-2] + b"-_",
+        b"gA=+/ -_\n\x00\x80\xff",
+        (b"g", b"h", b"gAAAAAA", b"gAAAA", b""),
+        16,
+    ),
+}
+
+
+def mutations(chance: random.Random, of: Fuzzed) -> tuple[Callable[[bytearray], None], ...]:
     """What can befall a value; each changes it in place."""
 
     def anywhere(value: bytearray) -> int:
@@ -29,21 +74,21 @@ def mutations(chance: random.Random) -> tuple[Callable[[bytearray], None], ...]:
 
     def another_byte(value: bytearray) -> None:
         if value:
-            value[anywhere(value)] = chance.choice(STRANGE if chance.random() < 0.6 else bytes(range(256)))
+            value[anywhere(value)] = chance.choice(of.strange if chance.random() < 0.6 else bytes(range(256)))
 
     def cut(value: bytearray) -> None:
         del value[anywhere(value) :]
 
     def inserted(value: bytearray) -> None:
-        value.insert(anywhere(value), chance.choice(STRANGE + ALPHABET))
+        value.insert(anywhere(value), chance.choice(of.strange + of.alphabet))
 
     def removed(value: bytearray) -> None:
         del value[anywhere(value) : anywhere(value) + 1]
 
     def stray_bits(value: bytearray) -> None:
         last = len(value.rstrip(b"=")) - 1
-        if last >= 0 and value[last] in ALPHABET:
-            value[last] = ALPHABET[(ALPHABET.index(value[last]) + chance.choice((1, 2, 4, 16))) % 64]
+        if last >= 0 and value[last] in of.alphabet:
+            value[last] = of.alphabet[(of.alphabet.index(value[last]) + chance.choice((1, 2, 4, 16))) % 64]
 
     def padded(value: bytearray) -> None:
         value += b"=" * chance.randrange(1, 4)
@@ -54,15 +99,15 @@ def mutations(chance: random.Random) -> tuple[Callable[[bytearray], None], ...]:
             value[one], value[other] = value[other], value[one]
 
     def another_version(value: bytearray) -> None:
-        value[: value.find(b":")] = chance.choice((b"v1", b"v2", b"v7", b"v01", b"V1", b"v999999", b"v1000000", b""))
+        value[: value.find(b":") if b":" in value else 6] = chance.choice(of.prefixes)
 
     return another_byte, another_byte, cut, inserted, removed, stray_bits, padded, swapped, another_version
 
 
-def values(chance: random.Random, ring: KeyRing) -> Callable[[], Value]:
+def values(chance: random.Random, ring: KeyRing, of: Fuzzed) -> Callable[[], Value]:
     """A source of values: half of them good, the others mutated once or more."""
-    good = [sealed(ring, version, "é" * (size % 3) + "x" * size).encode() for size in range(40) for version in VERSIONS]
-    befalls = mutations(chance)
+    good = [of.good(ring, version, text) for text in PLAINTEXTS for version in VERSIONS]
+    befalls = mutations(chance, of)
 
     def value() -> Value:
         kind = chance.random()
@@ -76,18 +121,21 @@ def values(chance: random.Random, ring: KeyRing) -> Callable[[], Value]:
     return value
 
 
-def fuzz(count: int, seed: int) -> tuple[int, int]:
+def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     """Compare the codecs on `count` values; returns how many batches both rewrote, and how many both refused."""
-    chance = random.Random(seed)
+    chance, of = random.Random(seed), FORMATS[name]
     ring = ring_of(1, 2, 3, 11, 999_999)
-    native, python, value = NativeCodec(ring, V2), Rewriter(ring, V2), values(chance, ring)
+    code, value = format_of(of.values), values(chance, ring, of)
+    native, python = code.native_codec(ring, V2), code.rewriter(ring, V2)
+    assert native is not None
     rewritten = refused = compared = 0
     nonces = b""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "urandom", lambda size: nonces[:size])
+        patch.setattr(time, "time", lambda: 1_700_000_000.0)
         while compared < count:
             columns, rows = chance.choice(((1, 1), (1, 1), (1, 1), (2, 1), (1, 3)))
-            nonces = chance.randbytes(12 * columns * rows)
+            nonces = chance.randbytes(of.nonce_bytes * columns * rows)
             batch = [tuple(value() for _ in range(columns)) for _ in range(rows)]
             compared += columns * rows
             packed = native.rewrite(batch, 0, columns)
@@ -107,4 +155,4 @@ def fuzz(count: int, seed: int) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.stdout.write("{} {}\n".format(*fuzz(int(sys.argv[1]), int(sys.argv[2]))))
+    sys.stdout.write("{} {}\n".format(*fuzz(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))))
