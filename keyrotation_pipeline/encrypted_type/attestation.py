@@ -124,10 +124,11 @@ class Attestation:
             self._attempt(lambda: self._send(send, farewell=True))
 
     def _send(self, send: _Send, *, farewell: bool = False) -> None:
-        ring = self._ring = self._current_ring() if not farewell or self._ring is None else self._ring
-        send(lambda nonce, at: self._report(ring, nonce, at, farewell=farewell))
+        send(lambda nonce, at: self._report(nonce, at, farewell=farewell))
 
-    def _report(self, ring: KeyRing, nonce: str, at: str, *, farewell: bool) -> Mapping[str, str]:
+    def _report(self, nonce: str, at: str, *, farewell: bool) -> Mapping[str, str]:
+        # After the nonce was asked for, so that the report says nothing from before what the nonce names.
+        ring = self._ring = self._current_ring() if not farewell or self._ring is None else self._ring
         reads = {
             str(each.version): {"values": each.values, "last_at": _instant(each.last_at)}
             for each in old_reads_of(self._key_ring).by_version()
@@ -189,9 +190,11 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
         own = _separate_engine(engine)
 
         def send(report: _Report) -> None:
-            with own.begin() as connection:
+            with own.connect() as connection:
                 asked = connection.execute(ASKED).one()
+                connection.commit()  # reading the key ring may take a while
                 connection.execute(REPORT, report(*asked))
+                connection.commit()
 
         yield send
         own.dispose()
@@ -200,9 +203,11 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
     asynchronous = type(engine)(_separate_engine(engine.sync_engine))
 
     async def sent(report: _Report) -> None:
-        async with asynchronous.begin() as connection:
+        async with asynchronous.connect() as connection:
             asked = (await connection.execute(ASKED)).one()
+            await connection.commit()
             await connection.execute(REPORT, report(*asked))
+            await connection.commit()
 
     # An event loop of this thread: the application's may be busy or not running yet.
     with asyncio.Runner() as runner:

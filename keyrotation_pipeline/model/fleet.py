@@ -54,7 +54,8 @@ class Instance:
         names_primary: it reports that it writes the primary that was named to it. False: it writes the only key that
             it has, or it does not report this.
         unproven: versions that a report names without proof that the instance holds them.
-        nonce: what the database asked reports to name: the id of the newest request; None: it does not report.
+        nonce: what the database asked the report to name: the hash of the newest event that opened a request or
+            followed a change of the key store; None: it does not report.
         problem: why a report of it does not count, or not for each of its versions, with the number of the row.
     """
 
@@ -230,20 +231,18 @@ def missing_for(
     instances: Sequence[Instance],
     confirmation: Confirmation,
     nonces: Collection[str] | None = None,
-    since: datetime | None = None,
 ) -> Missing:
     """Judge a rollout by the instances' reports and the officers' confirmations.
 
     Args:
-        nonces: that a report must name to be newer than the request; None: any.
-        since: an instance's own report must not be older; None: it may.
+        nonces: an instance's own report must name one of these, to be newer than the rollout's beginning; None: any.
 
     A report that an instance lags counts in every mode: no signature makes it read a key. How an instance chooses its
     primary depends on its code: before the key is made, a silent one that chose correctly is not waited for if another
     one reports.
     """
     alive = [instance for instance in instances if not instance.silent]
-    lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces, since))
+    lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces))
     if mode is RolloutMode.NONE:
         return Missing(lagging)
     confirmed = bool(confirmation.officers)
@@ -263,11 +262,9 @@ def missing_for(
     )
 
 
-def _is_older(instance: Instance, nonces: Collection[str] | None, since: datetime | None) -> bool:
+def _is_older(instance: Instance, nonces: Collection[str] | None) -> bool:
     """Whether a report may have been prepared before the request was opened, or before the key store changed."""
-    if instance.nonce is None:
-        return False
-    return (nonces is not None and instance.nonce not in nonces) or (since is not None and instance.reported_at < since)
+    return instance.nonce is not None and nonces is not None and instance.nonce not in nonces
 
 
 def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:

@@ -46,8 +46,8 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
                 if other.id != rotation.id and _is_emergency(rotation):
                     pipeline.ledger.set_status(other.id, RequestStatus.CANCELLED, by=rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
-            if former is not None and continues(former, rotation):
-                _take_over(pipeline, former, rotation)
+            if (continued := _continued(pipeline, former, rotation)) is not None:
+                _take_over(pipeline, continued, rotation)
             pipeline.ledger.write_rotation_audit(pipeline.ledger.walk(rotation.id), initiated_by, 0, None)
     return pipeline.ledger.walk(rotation.id)
 
@@ -78,8 +78,12 @@ def _cause(pipeline: Pipeline, request: Request) -> str | None:
         return "other officers are pinned now"
     former = None if request.supersedes is None else pipeline.ledger.request(request.supersedes)
     if former is not None and continues(former, request):
-        is_gone = former.status is RequestStatus.CANCELLED
-        return f"{former.id}, which it was to take over, was cancelled" if is_gone else None
+        if former.status is RequestStatus.CANCELLED:
+            return f"{former.id}, which it was to take over, was cancelled"
+        is_undone = (
+            former.status is RequestStatus.FINISHED and (primary := pipeline.keys.read().primary) != former.target
+        )
+        return f"{primary} is the primary now" if is_undone else None
     return _cause_in_keys(pipeline, request) if _is_emergency(request) else None
 
 
@@ -206,6 +210,14 @@ def _is_emergency(request: Request) -> bool:
 def _is_fresh(former: Walk, rotation: Walk) -> bool:
     """Whether an emergency uses a key of its own, whatever happened to the former request."""
     return _is_emergency(rotation) and not continues(former, rotation)
+
+
+def _continued(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> Walk | None:
+    """What a request continues: the one that it ends, or the one that it was opened for, if that is finished."""
+    opened_for = None if rotation.supersedes is None else pipeline.ledger.walk(rotation.supersedes)
+    is_finished = opened_for is not None and opened_for.status is RequestStatus.FINISHED
+    candidates = (former, opened_for if is_finished else None)
+    return next((each for each in candidates if each is not None and continues(each, rotation)), None)
 
 
 def _take_over(pipeline: Pipeline, former: Walk, rotation: Walk) -> None:

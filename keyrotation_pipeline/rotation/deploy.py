@@ -7,6 +7,7 @@ from typing import Any
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import Instance, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
@@ -163,10 +164,26 @@ def record_promotion(pipeline: Pipeline, rotation: Walk) -> None:
     """Moves both states together; the source first, since only one version may be active."""
     lost = held_compromised(pipeline, rotation)
     with pipeline.ledger.transaction():
-        source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)
+        source = record_of(pipeline, rotation.source)
         if source is not None and source.state is not KeyState.COMPROMISED:
             state = KeyState.COMPROMISED if rotation.source in lost else KeyState.DEACTIVATED
             pipeline.ledger.set_key_state(rotation.source, state, rotation.id)
-        if target is not None and target.state is not KeyState.ACTIVE:
-            pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
-            pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
+        record_primary(pipeline, rotation)
+
+
+def record_primary(pipeline: Pipeline, rotation: Walk) -> None:
+    """Records that the key store names the target as the primary. An instance's report that names this is newer."""
+    target = record_of(pipeline, rotation.target)
+    is_new = target is not None and target.state is not KeyState.ACTIVE
+    if is_new:
+        pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
+    if is_new or _is_unrecorded(pipeline, rotation):
+        pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
+
+
+def _is_unrecorded(pipeline: Pipeline, rotation: Walk) -> bool:
+    """Whether a change of the primary was intended, and is not recorded: a rollback may change no state of a key."""
+    requests = {each.id for each in lineage(pipeline, rotation)}
+    events = pipeline.ledger.events(EventKind.PRIMARY_CHANGE_INTENDED, EventKind.PRIMARY_CHANGED)
+    kinds = [each.kind for each in events if each.request in requests]
+    return bool(kinds) and kinds[-1] == EventKind.PRIMARY_CHANGE_INTENDED

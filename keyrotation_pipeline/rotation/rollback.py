@@ -13,7 +13,7 @@ from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, RequestError
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChanged, PrimaryChangeIntended
+from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
@@ -218,12 +218,10 @@ def _require_usable(pipeline: Pipeline, rotation: Walk) -> KeyRecord:
 def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
     """Moves both states together; the source first, since only one version may be active."""
     with pipeline.ledger.transaction():
-        source, target = record_of(pipeline, rotation.source), record_of(pipeline, rotation.target)
+        source = record_of(pipeline, rotation.source)
         if source is not None and source.state is KeyState.ACTIVE:
             pipeline.ledger.set_key_state(rotation.source, KeyState.DEACTIVATED, rotation.id)
-        if target is not None and target.state is not KeyState.ACTIVE:
-            pipeline.ledger.set_key_state(rotation.target, KeyState.ACTIVE, rotation.id)
-            pipeline.ledger.append(PrimaryChanged(rotation.source, rotation.target), rotation.id)
+        deploy.record_primary(pipeline, rotation)
 
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:

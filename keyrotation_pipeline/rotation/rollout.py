@@ -5,10 +5,8 @@ No instance seen is not every instance: where none reports, or one is silent, an
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
@@ -30,6 +28,9 @@ from keyrotation_pipeline.requests.takeover import lineage
 Seen = Sequence[Instance] | KeyRotationError | None
 # These steps wait for applications; the retirement checks once more those that write.
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
+
+# The newest of these is what the view `report_nonce` has reports name. Each comes after the change that it records.
+NAMED_IN_REPORTS = (EventKind.REQUEST_OPENED, EventKind.PRIMARY_CHANGED, EventKind.KEY_RETIRED)
 
 
 def roll_out(
@@ -59,9 +60,8 @@ def pending_reason(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget, seen
     if isinstance(seen, KeyRotationError):
         return str(seen)
     instances = pipeline.rollout.instances() if seen is None else seen
-    return _judged(
-        pipeline, rotation, goal, instances, confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation)
-    )
+    confirmation, nonces = confirmation_of(pipeline, rotation, goal), _nonces(pipeline, rotation, goal)
+    return _judged(pipeline, rotation, goal, instances, confirmation, nonces)
 
 
 def pending_reason_at(pipeline: Pipeline, rotation: Walk, step: Step, seen: Seen = None) -> str | None:
@@ -107,14 +107,14 @@ class _Wait:
     goal: RolloutTarget
     _head: AuditHead | None = None
     _confirmation: Confirmation = field(default_factory=Confirmation)
-    _nonces: Collection[str] = ()
+    _nonces: Collection[str] | None = ()
 
     def pending(self, instances: Sequence[Instance]) -> str | None:
         _obey(self.pipeline, self.rotation)
         head = self.pipeline.ledger.head()
         if head != self._head:
             self._head, self._confirmation = head, confirmation_of(self.pipeline, self.rotation, self.goal)
-            self._nonces = _nonces(self.pipeline, self.rotation)
+            self._nonces = _nonces(self.pipeline, self.rotation, self.goal)
             if self._confirmation.gone:  # so that no later rollout asks about them again
                 self.pipeline.rollout.forget(self._confirmation.gone)
         return _judged(self.pipeline, self.rotation, self.goal, instances, self._confirmation, self._nonces)
@@ -126,34 +126,29 @@ def _judged(
     goal: RolloutTarget,
     instances: Sequence[Instance],
     confirmation: Confirmation,
-    nonces: Collection[str],
+    nonces: Collection[str] | None,
 ) -> str | None:
-    # Before a key is made, any report says how an application chooses its primary.
-    asked = None if goal.aim is TargetKind.NAMES else nonces
-    since = _changed_at(pipeline, rotation, goal)
-    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation, asked, since)
+    lack = missing_for(goal, pipeline.rollout.mode, instances, confirmation, nonces)
     return pending_sentence(lack, goal, rotation.id) if lack else None
 
 
-def _changed_at(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> datetime | None:
-    """When the key store changed for a rollout: an instance may have read it since its last report, and before that.
+def _nonces(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> Collection[str] | None:
+    """What an instance's own report names if it was prepared since the rollout began; None: any report counts.
 
-    After a rollback's change, an instance that last reported the former primary may be writing the one it undoes.
+    An instance reads the keys when it likes, so a report from before the key store changed says nothing of what it has
+    read since: after a rollback's change it may write the primary that is undone. Order is that of the audit, since
+    clocks differ. Before a key is made, any report says how an application chooses its primary.
     """
-    if goal.aim is TargetKind.WITHOUT:
-        withdrawn = rotation.done(Step.RETIRED_KEY)
-        return None if withdrawn is None else withdrawn.finished_at
-    if goal.aim is not TargetKind.WRITES:
+    if goal.aim is TargetKind.NAMES:
         return None
-    requests = {each.id for each in lineage(pipeline, rotation)}
-    # A process that died between the two leaves the intent alone.
-    changes = entries(pipeline.ledger, EventKind.PRIMARY_CHANGE_INTENDED, EventKind.PRIMARY_CHANGED)
-    return max((each.at for each in changes if each.request in requests), default=None)
-
-
-def _nonces(pipeline: Pipeline, rotation: Walk) -> Collection[str]:
-    """What a report names that was made since the request was opened: it, or a request opened later."""
-    return frozenset(each.id for each in pipeline.ledger.requests() if each.requested_at >= rotation.requested_at)
+    began = {(EventKind.REQUEST_OPENED, rotation.id)}
+    if goal.aim is TargetKind.WRITES:
+        began |= {(EventKind.PRIMARY_CHANGED, each.id) for each in lineage(pipeline, rotation)}
+    elif goal.aim is TargetKind.WITHOUT:
+        began.add((EventKind.KEY_RETIRED, rotation.id))
+    named = list(pipeline.ledger.events(*NAMED_IN_REPORTS))
+    since = max((each.seq for each in named if (each.kind, each.request) in began), default=0)
+    return frozenset(each.hash for each in named if each.seq >= since)
 
 
 def _obey(pipeline: Pipeline, rotation: Walk) -> None:

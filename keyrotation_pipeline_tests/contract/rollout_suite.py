@@ -23,8 +23,8 @@ class Stage(Protocol):
 
     def rollout(self, mode: RolloutMode, timeout_seconds: float) -> Rollout: ...
 
-    def opens(self, request: str) -> None:
-        """A request is opened, which reports name from then on."""
+    def opens(self, request: str) -> str:
+        """A request is opened; returns what reports name from then on."""
 
     def says(
         self,
@@ -34,7 +34,7 @@ class Stage(Protocol):
         holds: Sequence[KeyVersion] | None = None,
         nonce: str | None = None,
     ) -> None:
-        """An instance reports; what it holds is what it says, and what it names is the newest request, if not given."""
+        """An instance reports; it holds what it says, and names what it is asked for, if not given."""
 
     def withdraws(self, name: str) -> None: ...
 
@@ -132,11 +132,11 @@ class RolloutSuite:
         [seen] = stage.rollout(RolloutMode.ATTEST, 0).instances()
         assert (seen.reads, seen.writes, seen.unproven) == ((V2,), V2, (V1,))
 
-    def test_a_report_names_the_newest_request_of_when_it_was_prepared(self, stage: Stage) -> None:
-        stage.opens("a" * 32)
+    def test_a_report_names_what_was_asked_for_when_it_was_prepared(self, stage: Stage) -> None:
+        asked = stage.opens("a" * 32)
         stage.says("web-1", (V1,), V1)
         stage.says("web-2", (V1,), V1, nonce="b" * 32)
-        assert [each.nonce for each in stage.rollout(RolloutMode.ATTEST, 0).instances()] == ["a" * 32, "b" * 32]
+        assert [each.nonce for each in stage.rollout(RolloutMode.ATTEST, 0).instances()] == [asked, "b" * 32]
 
     def test_a_rollout_ends_when_nothing_is_lacking(self, stage: Stage) -> None:
         stage.says("web-1", (V1, V2), V1)

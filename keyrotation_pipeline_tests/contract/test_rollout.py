@@ -41,8 +41,9 @@ class FakeStage:
         self.fake.mode, self.fake.timeout_seconds = mode, timeout_seconds
         return self.fake
 
-    def opens(self, request: str) -> None:
+    def opens(self, request: str) -> str:
         self.nonce = request
+        return request
 
     def says(
         self,
@@ -87,12 +88,13 @@ class TableStage:
     def rollout(self, mode: RolloutMode, timeout_seconds: float) -> ReportedInstances:
         return ReportedInstances(self.connection, self.keys, mode, TTL_SECONDS, timeout_seconds, SystemClock())
 
-    def opens(self, request: str) -> None:
+    def opens(self, request: str) -> str:
         opened = rotation(id=request)
         identity = "clinic@localhost, system identifier 7"
         ledger = PostgresLedger(self.connection, SystemClock(), "tester", identity, good_at_start)
         ledger.pin_roster(ROSTER)
         ledger.open(opened, text_of(opened))
+        return ledger.head().hash
 
     def says(
         self,

@@ -14,6 +14,7 @@ from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Ro
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import approval_text
+from keyrotation_pipeline.rotation.rollout import NAMED_IN_REPORTS
 from keyrotation_pipeline_tests.fakes.backups import FakeAnchors, FakeVault
 from keyrotation_pipeline_tests.fakes.clock import FakeClock, FakeHeartbeats
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, FakeSurroundings
@@ -79,6 +80,11 @@ def rotation_of(world: FakeWorld, source: KeyVersion = V1, target: KeyVersion = 
         world.ledger.set_promotion(opened.id, 900)
     world.ledger.journal = noted
     return world.ledger.walk(opened.id)
+
+
+def newest_nonce(world: FakeWorld) -> str:
+    """What the database asks reports to name now."""
+    return next((each.hash for each in reversed(list(world.ledger.events(*NAMED_IN_REPORTS)))), "")
 
 
 def fake_pipeline(rows: Mapping[str, Sequence[Mapping[str, str | None]]] | None = None) -> FakeWorld:

@@ -109,6 +109,26 @@ def test_the_pod_and_what_the_database_asked_for_are_reported(
     assert seen.name.startswith("Z?rich?1/")
 
 
+def test_a_report_names_what_was_asked_for_before_it_read_its_keys(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    ring = keyring_of(1, primary=1)
+
+    def read_late() -> KeyRing:
+        migrated.execute(
+            "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event)"
+            " VALUES (1, '{}', '', 'later', 'primary_changed') ON CONFLICT DO NOTHING"
+        )
+        return ring
+
+    engine = engine_of(database_url)
+    attestation = attest(engine, read_late, every_seconds=60)
+    [seen] = until(migrated, ring, bool)
+    attestation.stop()
+    engine.dispose()
+    assert seen.nonce == ""
+
+
 @ENGINES
 def test_it_shares_no_connection_with_the_application(
     migrated: Connection, database_url: str, keyring_of: Rings, make: Callable[[str], Any]

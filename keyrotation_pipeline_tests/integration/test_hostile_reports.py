@@ -18,7 +18,9 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, Pod, RolloutMode, RolloutTarget, TargetKind, failing_minutes
 from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.rollout import NAMED_IN_REPORTS
 from keyrotation_pipeline_tests.fakes import V1, V2
+from keyrotation_pipeline_tests.fakes.world import newest_nonce
 from keyrotation_pipeline_tests.pages import TOP
 from keyrotation_pipeline_tests.reports import INSERT, content, keys_of, proofs, report, report_before, reported_by
 from keyrotation_pipeline_tests.servers import Server
@@ -93,7 +95,7 @@ def test_a_role_without_the_new_key_cannot_have_it_promoted_for_an_instance_that
     pipeline = replace(world.pipeline, rollout=rollout)
     rotation = approved(world)
     # The ledger of this world is in memory, so its request is no event of the table that the view reads.
-    asked = {"nonce": rotation.id}
+    asked = {"nonce": newest_nonce(world)}
     report(migrated, ring, "web-1", (V1,), V1, **asked)
     with application.transaction():  # which also holds whatever it can lock
         with pytest.raises(BlockedError, match=r"^web-1 \(reads v1\): not seen to read v2"):
@@ -124,7 +126,7 @@ def test_a_report_from_before_the_request_is_none_of_it(migrated: Connection) ->
     report(migrated, ring, "web-1", (V1, V2), V1)
     with pytest.raises(BlockedError, match=r"^web-1 \(no report since this request was opened\): not seen to read v2"):
         list(runner.run(pipeline, rotation.id, world.report, None))
-    report(migrated, ring, "web-1", (V1, V2), V1, nonce=rotation.id)
+    report(migrated, ring, "web-1", (V1, V2), V1, nonce=newest_nonce(world))
     with pytest.raises(BlockedError, match="not seen to write v2"):
         list(runner.run(pipeline, rotation.id, world.report, None))
 
@@ -330,10 +332,25 @@ def test_the_time_and_the_nonce_are_those_of_the_database(migrated: Connection, 
     assert abs(datetime.fromisoformat(at) - datetime.now(UTC)) < timedelta(minutes=1)
     migrated.execute(
         "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event, request)"
-        " VALUES (1, '{}', '', 'a', 'request_opened', 'first'), (2, '{}', '', 'b', 'request_opened', 'second')"
+        " VALUES (1, '{}', '', 'a', 'request_opened', 'first'), (2, '{}', '', 'b', 'request_opened', 'second'),"
+        " (3, '{}', '', 'c', 'counted', NULL)"
     )
     [(nonce, _)] = application.execute("SELECT nonce, at FROM keyrotation.report_nonce").fetchall()
-    assert nonce == "second"
+    assert nonce == "b"
+
+
+@pytest.mark.parametrize("kind", NAMED_IN_REPORTS)
+def test_a_report_names_the_newest_event_that_opened_a_request_or_followed_a_change_of_the_key_store(
+    migrated: Connection, application: Application, kind: str
+) -> None:
+    others = [each for each in NAMED_IN_REPORTS if each != kind]
+    for seq, each in enumerate((*others, kind, "counted"), 1):
+        migrated.execute(
+            "INSERT INTO keyrotation.audit_events (seq, body, previous_hash, hash, event)"
+            " VALUES (%s, '{}', '', %s, %s)",
+            (seq, each, each),
+        )
+    assert application.execute("SELECT nonce FROM keyrotation.report_nonce").fetchall() == [(kind,)]
 
 
 def test_pods_that_were_seen_are_known_until_their_instances_are_forgotten(migrated: Connection) -> None:

@@ -15,12 +15,12 @@ from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.audit import divergence, verify
 from keyrotation_pipeline.backups import destruction
 from keyrotation_pipeline.model import audit_state
-from keyrotation_pipeline.model.requests import WALK
+from keyrotation_pipeline.model.requests import WALK, RequestStatus
 from keyrotation_pipeline.model.tables import OldRows
 from keyrotation_pipeline.requests import approvals, conductor, policy, takeover
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, retire, rollback, rollout, rotate, runner
 from keyrotation_pipeline_tests.fakes import FakeLedger
-from keyrotation_pipeline_tests.protocol import actors, machine
+from keyrotation_pipeline_tests.protocol import actors, machine, model_ports
 from keyrotation_pipeline_tests.protocol.models import (
     DESTROY,
     EMERGENCY,
@@ -85,6 +85,13 @@ def _pretended(pipeline: Any, version: Any, material: Any, _request: Any) -> Any
     return pipeline.vault.key_backup(version, material.fingerprint) or machine.backup_of(KEY_OF[material.fingerprint])
 
 
+def _awake(rotation: Any, *arguments: Any) -> Any:  # noqa: ANN401
+    return _WAITING(replace(rotation, status=RequestStatus.RUNNING), *arguments)
+
+
+_WAITING = conductor._waiting_for  # noqa: SLF001
+
+
 class _Everything:
     """A decision by which everything is due."""
 
@@ -115,15 +122,15 @@ GUARDS: Sequence[Guard] = (
     ),
     Guard(
         "retirement under an old snapshot", "rotation/retire._wait_for_horizon, the evidence in the transaction",
-        ((machine.ModelEvidence, "snapshot_blockers", lambda *_: ()),),
+        ((model_ports.ModelEvidence, "snapshot_blockers", lambda *_: ()),),
         "nothing old after retirement", replace(_SMALL, views=1),
     ),
     Guard(
         "zero old rows", "rotation/prove._sweep, the fence's and the evidence's own count",
         (
             (prove, "_sweep", lambda *_: 0),
-            (machine.ModelEvidence, "_require_nothing_left", nothing),
-            (machine.ModelFencing, "old_rows", lambda *_: OldRows(0, 0)),
+            (model_ports.ModelEvidence, "_require_nothing_left", nothing),
+            (model_ports.ModelFencing, "old_rows", lambda *_: OldRows(0, 0)),
         ),
         "nothing old after retirement", replace(_SMALL, controls=frozenset({"lock"}), dies=False),
     ),
@@ -205,7 +212,7 @@ GUARDS: Sequence[Guard] = (
     ),
     Guard(
         "a rollback lifts the fence first", "rotation/rollback.return_primary: unfence",
-        ((machine.ModelFencing, "unfence", nothing),),
+        ((model_ports.ModelFencing, "unfence", nothing),),
         "no write is refused",
         replace(_SMALL, asks=(ROUTINE, ROLLBACK), requests=2, dies=False, prefix=(
             "request a rotation", "Ada", "Ben", "run what is due", "instance 0 reads", "instance 0 reports",
@@ -222,5 +229,22 @@ GUARDS: Sequence[Guard] = (
         "only what is due", "rotation/runner.run_step: the conductor is asked",
         ((runner, "next_decision", lambda *_: _Everything()),),
         "no write is refused", replace(_SMALL, controls=frozenset({"out of order", "cancel"})),
+    ),
+    Guard(
+        "a report is newer than the change of the key store", "rotation/rollout._nonces, the event after the change",
+        ((rollout, "_nonces", lambda *_: None),),
+        "no instance has an archived key", replace(_SMALL, asks=(ROUTINE, ROLLBACK), requests=2, dies=False),
+    ),
+    Guard(
+        "an emergency begins only where its source is the primary and its target is not in use",
+        "requests/takeover.cannot_begin",
+        ((takeover, "cannot_begin", nothing),),
+        "no write is refused", replace(_EMERGENCY, versions=2),
+    ),
+    Guard(
+        "a pause, and an end", "requests/conductor._waiting_for",
+        ((conductor, "_waiting_for", _awake),),
+        "nothing for a request that is paused or over",
+        replace(_SMALL, dies=False, controls=frozenset({"pause", "cancel"})),
     ),
 )  # fmt: skip

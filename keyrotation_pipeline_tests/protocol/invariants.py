@@ -10,7 +10,7 @@ from itertools import chain
 from keyrotation_pipeline.audit.verify import verify_everything
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import Walk
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.protocol import actors
 from keyrotation_pipeline_tests.protocol.actors import Transition
 from keyrotation_pipeline_tests.protocol.machine import Machine
@@ -183,7 +183,7 @@ class Invariants:
         """The first invariant that a transition breaks."""
         keys, after = self.machine.keys.values[before.keys], self.machine.keys.values[step.after.keys]
         ledger = self.machine.ledgers.found[before.ledger]
-        if after.primary != keys.primary and (why := _compromised(ledger, keys, after.primary)):
+        if why := step.wrong or (after.primary != keys.primary and _compromised(ledger, keys, after.primary)):
             return Broken("never a compromised primary again", why)
         if step.request is None:
             return None
@@ -205,11 +205,12 @@ class Invariants:
             return Broken("nothing acts on a database that was put back", f"request {int(step.request, 16)} does")
         if known not in self._known:
             self._known[known] = _unsigned(ledger, step.request)
-        why = self._known[known]
-        if why is not None:
-            return Broken("nothing without a quorum", why)
-        why = _overtaken(ledger, step.request)
-        return Broken("a signed emergency goes first", why) if why else None
+        reasons = (
+            ("nothing without a quorum", self._known[known]),
+            ("nothing for a request that is paused or over", _at_rest(ledger, step.request)),
+            ("a signed emergency goes first", _overtaken(ledger, step.request)),
+        )
+        return next((Broken(name, why) for name, why in reasons if why is not None), None)
 
 
 def _compromised(ledger: Ledger, keys: Keys, primary: int | None) -> str | None:
@@ -217,6 +218,12 @@ def _compromised(ledger: Ledger, keys: Keys, primary: int | None) -> str | None:
     if primary in known | set(keys.compromised):
         return f"v{primary} becomes the primary, and was compromised before"
     return None
+
+
+def _at_rest(ledger: Ledger, request: str) -> str | None:
+    stored = ledger.state.requests[request]
+    is_at_rest = stored.is_over or stored.status is RequestStatus.PAUSED
+    return f"request {int(request, 16)} changes something while it is {stored.status}" if is_at_rest else None
 
 
 def _unsigned(ledger: Ledger, request: str) -> str | None:

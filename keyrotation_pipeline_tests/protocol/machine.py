@@ -1,55 +1,53 @@
 """Runs the real code on a state: loads the fakes, calls one action, and takes the states that it can leave behind.
 
 One execution gives every state in which the process can have died: the journal of the fakes tells before each write,
-and what was committed until then is a state. Which components an action read is recorded, so that the same action is
-not run again where only others differ.
+and what was committed until then is a state. Further executions of the same action have the key store answer late or
+not at all, and let somebody else act between two writes (`Inside`). Which components an action read is recorded, so
+that the same action is not run again where only others differ.
 """
 
-import copy
-import types
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from functools import cache, lru_cache
-from typing import Any
-from unittest import mock
+from functools import cache
+from typing import Any, NamedTuple
 
 from keyrotation_pipeline.assembly.pipeline import ACTIONS
-from keyrotation_pipeline.audit import events, history, verify
 from keyrotation_pipeline.audit.history import LedgerState as ReplayedState
-from keyrotation_pipeline.errors import ApprovalError, KeyRotationError
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model import fleet
-from keyrotation_pipeline.model.approval import Officer, PinnedRoster, Roster, VerifiedSignature
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.approval import PinnedRoster, Roster
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.proof import Moment
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline_tests.fakes import (
     ROSTER,
     START,
     FakeAnchors,
-    FakeClock,
-    FakeDatabase,
-    FakeEvidence,
-    FakeFencing,
     FakeHeartbeats,
     FakeInventory,
-    FakeKeyStore,
-    FakeLedger,
     FakeRewriting,
-    FakeRollout,
-    FakeSignatures,
     FakeSurroundings,
-    FakeVault,
-    Journal,
 )
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
+from keyrotation_pipeline_tests.protocol.model_ports import (
+    LOCK,
+    YOUNG,
+    Fault,
+    ModelClock,
+    ModelDatabase,
+    ModelEvidence,
+    ModelFencing,
+    ModelJournal,
+    ModelKeyStore,
+    ModelLedger,
+    ModelRollout,
+    ModelSignatures,
+    ModelVault,
+    Reads,
+    copied,
+)
 from keyrotation_pipeline_tests.protocol.state import (
     KEY_OF,
     MATERIALS,
@@ -61,176 +59,14 @@ from keyrotation_pipeline_tests.protocol.state import (
     Ledgers,
     State,
     Store,
-    View,
+    last_named,
     marks_of,
+    named_in,
     numbers,
 )
 from keyrotation_pipeline_tests.protocol.traces import steps
 
 TABLE = EncryptedTable(TableName("public", "clients"), ("name",))
-YOUNG = 10**9
-LATER = timedelta(days=1000)
-LOCK = "row lock"
-_CONTAINERS = ("events", "keys", "requests", "texts", "signatures", "counts", "seed_rows", "audit_rows")
-
-
-def copied(state: LedgerState) -> LedgerState:
-    """A ledger's state whose containers can change on their own."""
-    after = copy.copy(state)
-    for name in _CONTAINERS:
-        setattr(after, name, copy.copy(getattr(state, name)))
-    return after
-
-
-class ModelClock(FakeClock):
-    """A wait takes no time of the model: time passes as a transition of its own."""
-
-    waited = 0.0
-
-    def monotonic(self) -> float:
-        return self.waited
-
-    def sleep(self, seconds: float) -> None:
-        self.waited += seconds
-
-
-class ModelJournal(Journal):
-    """Tells before each write."""
-
-    def __init__(self, before: Callable[[str], None]) -> None:
-        super().__init__()
-        self.before = before
-
-    def note(self, entry: str) -> None:
-        self.before(entry)
-
-
-class ModelLedger(FakeLedger):
-    """Knows what is committed while a transaction runs, and replays from where the loaded state was replayed."""
-
-    committed: LedgerState | None = None
-    base: ReplayedState
-
-    @contextmanager
-    def _at_once(self) -> Iterator[None]:
-        if not self.depth:
-            self.committed = copied(self.state)
-        with super()._at_once():
-            yield
-
-    def replayed(self) -> ReplayedState:
-        replay = self._replay
-        if replay is None or not self._has(replay.head):
-            replay = self.base
-        self._replay = replay.apply(self.state.events[replay.head.seq :])
-        return self._replay
-
-
-class ModelSignatures(FakeSignatures):
-    """A signature says when it was made, too."""
-
-    clock: FakeClock
-
-    def verify(
-        self,
-        text: bytes,
-        signature: bytes,
-        officers: Sequence[Officer],
-        at: datetime | None = None,  # noqa: ARG002
-    ) -> VerifiedSignature:
-        who, _, rest = signature.partition(b" at ")
-        when, _, over = rest.partition(b": ")
-        for officer in officers:
-            if over == text and who == f"signed by {officer.fingerprint}".encode():
-                return VerifiedSignature(officer.fingerprint, datetime.fromisoformat(when.decode()))
-        raise ApprovalError("the signature is not over this text; sign what `keyrotation approve --text` prints")
-
-    def verify_as_of(
-        self, text: bytes, signature: bytes, officers: Sequence[Officer], at: datetime
-    ) -> VerifiedSignature:
-        return self.verify(text, signature, officers, at)
-
-    def sign_now(self, fingerprint: str, text: bytes) -> bytes:
-        """One officer's signature over a text, made now."""
-        return f"signed by {fingerprint} at {self.clock.now().isoformat()}: ".encode() + text
-
-
-class Reads:
-    """Which components were read."""
-
-    def __init__(self) -> None:
-        self.names: set[str] = set()
-
-
-_COMPONENT_OF = {
-    "rows": "rows", "fence_state": "fence", "fence_made": "fence", "views": "views", "backups": "store",
-    "running": "instances", "locked": "views",
-}  # fmt: skip
-
-
-class _Recorded:
-    """Records which of a fake's attributes are read."""
-
-    reads: Reads
-
-    def __getattribute__(self, name: str) -> Any:  # noqa: ANN401
-        component = _COMPONENT_OF.get(name)
-        if component is not None:
-            object.__getattribute__(self, "reads").names.add(component)
-        return object.__getattribute__(self, name)
-
-
-class ModelDatabase(_Recorded, FakeDatabase):
-    """Knows who still sees an earlier moment."""
-
-    reads = Reads()
-    views: tuple[View, ...] = ()
-
-
-class ModelVault(_Recorded, FakeVault):
-    """Key backups."""
-
-    reads = Reads()
-
-
-class ModelRollout(_Recorded, FakeRollout):
-    """Instances as the state has them; a change of the key store makes what they reported older than it."""
-
-    reads = Reads()
-    before: tuple[KeyVersion | None, frozenset[KeyVersion]] = (None, frozenset())
-
-    def instances(self) -> tuple[fleet.Instance, ...]:
-        primary, live = self.before
-        if self.keys.primary_version == primary and live <= self.keys.live.keys():
-            return super().instances()
-        old = START - LATER
-        return tuple(each if each.silent else replace(each, reported_at=old) for each in super().instances())
-
-
-class ModelFencing(FakeFencing):
-    """A fence that is made now is younger than any proof."""
-
-    def _make_fence(self, table: EncryptedTable, versions: Any) -> None:  # noqa: ANN401
-        super()._make_fence(table, versions)
-        self.database.fence_made[str(table.name)] = YOUNG
-
-
-class ModelEvidence(FakeEvidence):
-    """Whoever began before the newest moment of proof may still show what was there before."""
-
-    database: ModelDatabase
-
-    def current_xid(self) -> int:
-        self.database.fence_made.update(dict.fromkeys(self.database.fence_made, 1))
-        self.database.views = tuple(sorted({view._replace(before_proof=True) for view in self.database.views}))
-        return super().current_xid()
-
-    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:  # noqa: ARG002
-        return tuple(
-            f"{view.kind} began before the proof"
-            for view in self.database.views
-            if view.before_proof and view.kind != LOCK
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,27 +76,66 @@ class Outcome:
     Args:
         died: before which write the process died; None: it ended by itself.
         refused: the refusal that it ended with.
-        gone: numbers of instances that it made the pipeline forget.
         task: the step that ran, if one did.
+        meanwhile: what somebody else did meanwhile, or the key store did wrong.
+        wrong: what it did that no state shows.
+        renumbered: the new numbers of what reports name, by the former ones; None: they are the same.
+        gone: numbers of instances that it made the pipeline forget.
     """
 
     ledger: int
     keys: int
     rows: int | None
     fence: int | None
+    instances: int | None
     views: int | None
     store: int | None
-    gone: tuple[int, ...]
     died: str | None
     refused: str | None
     task: str
+    meanwhile: str = ""
+    wrong: str | None = None
+    renumbered: tuple[int, ...] | None = None
+    gone: tuple[int, ...] = ()
+
+    def after(self, state: State) -> State:
+        """The state that it leads to, but for instances that are gone and the numbers of what reports name."""
+        return State(
+            self.ledger,
+            self.keys,
+            state.rows if self.rows is None else self.rows,
+            state.fence if self.fence is None else self.fence,
+            state.instances if self.instances is None else self.instances,
+            state.views if self.views is None else self.views,
+            state.store if self.store is None else self.store,
+        )
+
+
+class Inside(NamedTuple):
+    """What somebody else does while an action runs.
+
+    Args:
+        act: on the machine, where the action is between two writes; returns whether there was anything to do.
+    """
+
+    name: str
+    act: "Callable[[Machine], bool]"
+
+
+class _NothingToDoError(BaseException):
+    """Nobody else could act there. No handler of the product catches it."""
 
 
 class Machine:
-    """The real code over fakes that are loaded with a state."""
+    """The real code over fakes that are loaded with a state.
 
-    def __init__(self, rows: int = 2) -> None:
-        self.row_count = rows
+    Args:
+        faults: kinds of what the key store may do wrong. Where it may be late, a state has what it held before its last
+            change.
+    """
+
+    def __init__(self, rows: int = 2, faults: Collection[str] = ()) -> None:
+        self.row_count, self.faults = rows, frozenset(faults)
         self.ledgers, self.keys, self.rows, self.fences = Ledgers(), Interned(), Interned(), Interned()
         self.instances, self.views, self.stores = Interned(), Interned(), Interned()
         self.seen, self.reads = Interned(), Reads()
@@ -268,18 +143,26 @@ class Machine:
         self._wire()
         self.loaded: State | None = None
         self.loaded_ledger: Ledger | None = None
-        self._outcomes: list[Outcome] = []
         self.task = ""
-        # The ledger that each outcome of the newest execution really has, which another may stand for.
-        self.concrete: dict[Outcome, Ledger] = {}
+        # The ledger that each outcome of the newest action really has, which another may stand for; if it is wanted.
+        self.concrete: dict[Outcome, Ledger] | None = None
+        self._number_of: dict[Hashable, int] = {}
         self.relation: set[str] = set()
+        self._outcomes: dict[Outcome, None] = {}
         self._memo: dict[Any, dict[tuple[str, ...], dict[tuple[int, ...], tuple[Outcome, ...]]]] = {}
         self._seen_of: dict[int, int] = {}
+        self._inside: tuple[int, Inside] | None = None
+        self._gaps, self._acted = 0, False
+        self._wrong: str | None = None
+        self._running = 0
+        self._keys = Keys((), (), None, None, ())
 
     def _wire(self) -> None:
         self.clock, self.journal = ModelClock(), ModelJournal(self._before_write)
-        self.store = FakeKeyStore({}, None, self.journal)
+        self.store = ModelKeyStore({}, None, self.journal)
+        self.store.gap = self._gap
         self.ledger = ModelLedger(self.clock, self.journal)
+        self.ledger.gap, self.ledger.replays = self._gap, {}
         self.vault = ModelVault(journal=self.journal)
         self.database = ModelDatabase({"clients": []}, self.journal, self.clock, small=frozenset({"clients"}))
         self.rollout = ModelRollout(self.store, self.clock, running=())
@@ -295,20 +178,26 @@ class Machine:
         self.ledger.verify, self.ledger.advance = self.signatures.verify_as_of, self.anchors.advance
         self.ledger.base = ReplayedState(self.ledger.verify)
 
+    @property
+    def life(self) -> int:
+        """How often the database was put back."""
+        return 0 if self.loaded_ledger is None else self.loaded_ledger.restored
+
     # What a state is loaded from and taken into.
 
     def beginning(self, instances: tuple[Instance, ...], roster: Roster = ROSTER) -> State:
         """Before any rotation: v1 is the only key, active, primary and backed up, and every row is under it."""
         self.signatures.configured, self.anchors.kept, self.anchors.kept_roster = roster, None, None
-        self.clock.at, self.loaded, self.ledger.actor = START, None, "life 1"
+        self.clock.at, self.loaded, self.loaded_ledger, self.ledger.actor = START, None, None, "life 1"
         self.ledger.base, self.ledger._replay = ReplayedState(self.ledger.verify), None  # noqa: SLF001
-        self.store.live = {KeyVersion(1): MATERIALS[1, 0]}
+        keys = Keys(((1, 0),), (), 1, roster.digest, ())
+        self.store.begin(keys, None)
         record = KeyRecord(KeyVersion(1), KeyState.ACTIVE, MATERIALS[1, 0].fingerprint, START)
         self.ledger.begin_with(roster, record)
         self.anchors.keep_roster(PinnedRoster(1, roster))
         return State(
             self.ledgers.number(self._ledger(self.ledger.state)),
-            self.keys.number(Keys(((1, 0),), (), 1, roster.digest, ())),
+            self.keys.number(keys),
             self.rows.number((1,) * self.row_count),
             self.fences.number(Fence((), young=False)),
             self.instances.number(instances),
@@ -316,11 +205,10 @@ class Machine:
             self.stores.number(Store(((1, 0),), ())),
         )
 
-    def load(self, state: State) -> None:
+    def load(self, state: State, fault: Fault | None = None) -> None:
         """Puts a state into the fakes."""
-        ledger, keys = self.ledgers.found[state.ledger], self.keys.values[state.keys]
-        self.loaded = state
-        self.loaded_ledger = ledger
+        ledger = self.ledgers.found[state.ledger]
+        self.loaded, self.loaded_ledger = state, ledger
         self.ledger.state, self.ledger.base, self.ledger._replay = copied(ledger.state), ledger.replay, ledger.replay  # noqa: SLF001
         self.ledger.depth, self.ledger._has_changed = 0, False  # noqa: SLF001
         self.ledger.locks.clear()
@@ -330,11 +218,15 @@ class Machine:
         self.ledger.actor = f"life {ledger.restored + 1}"
         self.anchors.kept, self.anchors.kept_roster = ledger.kept, ledger.roster
         self.signatures.configured = ledger.configured
-        self.store.live = {KeyVersion(key[0]): MATERIALS[key] for key in keys.live}
-        self.store.shelf = {KeyVersion(key[0]): MATERIALS[key] for key in keys.shelf}
-        self.store.primary_version = None if keys.primary is None else KeyVersion(keys.primary)
-        self.store.roster = keys.roster
-        self.store.compromised = frozenset(map(KeyVersion, keys.compromised))
+        self._keys = self.keys.values[state.keys]
+        self.store.begin(self._keys, fault)
+        self.vault.backups = {KeyVersion(key[0]): backup_of(key) for key in self.stores.values[state.store].keys}
+        self.put(state)
+        self.reads.names.clear()
+        self._wrong, self.task, self._gaps, self._acted = None, "", 0, False
+
+    def put(self, state: State) -> None:
+        """Puts what does not belong to the pipeline into the fakes."""
         database = self.database
         database.rows = {"clients": [{"name": f"v{row}:x"} for row in self.rows.values[state.rows]]}
         fence = self.fences.values[state.fence]
@@ -344,21 +236,70 @@ class Machine:
         held = any(view.kind == LOCK for view in database.views)
         database.locked = {("clients", 0)} if held else set()
         database.noted.clear()
-        self.vault.backups = {KeyVersion(key[0]): backup_of(key) for key in self.stores.values[state.store].keys}
-        self.rollout.before = self.store.primary_version, frozenset(self.store.live)
-        self.rollout.running = tuple(map(_as_seen, self.instances.values[state.instances]))
-        self.reads.names.clear()
+        self._running = state.instances
+        named = self.named()
+        self.rollout.running = tuple(
+            _as_seen(each, named[each.report.nonce]) for each in self.instances.values[state.instances]
+        )
+
+    def named(self) -> list[str]:
+        """What reports may name, by number: the events of all lives; the first is none."""
+        assert self.loaded_ledger is not None
+        return ["", *(each.hash for each in named_in(self.loaded_ledger, self._committed().events))]
+
+    def present(self) -> State:
+        """The state between two writes, but for the ledger."""
+        assert self.loaded is not None
+        return State(
+            self.loaded.ledger,
+            self.keys.number(self._present_keys()),
+            self.rows.number(self._rows()),
+            self.fences.number(self._fence()),
+            self._running,
+            self.views.number(self.database.views),
+            self.loaded.store,
+        )
+
+    def _committed(self) -> LedgerState:
+        committed = self.ledger.committed if self.ledger.depth else self.ledger.state
+        assert committed is not None
+        return committed
+
+    def _gap(self) -> None:
+        """Another process may act here, unless it would wait for a lock."""
+        if self.loaded is None or self.ledger.depth:
+            return
+        number, self._gaps = self._gaps, self._gaps + 1
+        if self._inside is None or self._acted or number != self._inside[0]:
+            return
+        self._acted = True
+        if not self._inside[1].act(self):
+            raise _NothingToDoError
 
     def _before_write(self, entry: str) -> None:
         if self.loaded is None:
             return
-        ledger = self.ledger.committed if self.ledger.depth else self.ledger.state
-        self._take(ledger, entry, None)
+        if not entry.startswith(("event ", "keys.")):  # ledger and key store ask before they take their locks
+            self._gap()
+        if self._inside is None and (self.store.fault is None or self.store.fault.kind == "late"):
+            self._take(self._committed(), entry, None)
+        if entry.startswith("keys."):
+            self.store.effective.add(len(self.store.calls) - 1)
+            if "late" in self.faults:
+                self._keys = self._present_keys()._replace(earlier=None)
+            self._wrong = self._wrong or self._compromised(entry)
 
-    def _take(self, state: LedgerState | None, died: str | None, refused: str | None) -> None:
+    def _compromised(self, entry: str) -> str | None:
+        name, _, version = entry.partition(" ")
+        if name != "keys.set_primary":
+            return None
+        record = self._committed().keys.get(KeyVersion.parse(version))
+        is_lost = record is not None and record.state is KeyState.COMPROMISED
+        return f"{version} becomes the primary, and was compromised before" if is_lost else None
+
+    def _take(self, state: LedgerState, died: str | None, refused: str | None) -> None:
         """Adds what is committed now to the outcomes."""
-        before, read, loaded = self.loaded, self.reads.names, self.loaded_ledger
-        assert state is not None
+        before, read, loaded = self.loaded, set(self.reads.names), self.loaded_ledger
         assert before is not None
         assert loaded is not None
         same = (
@@ -368,37 +309,64 @@ class Machine:
             and self.clock.at == loaded.now
             and self.signatures.configured is loaded.configured
         )
-        if not same:
-            self._newest = self._ledger(state)
-        ledger = before.ledger if same else self.ledgers.number(self._newest)
-        names = set(read)
-        rows = self.rows.number(self._rows()) if "rows" in names else None
-        fence = self.fences.number(self._fence()) if "fence" in names else None
-        views = self.views.number(self.database.views) if "views" in names else None
-        store = self.stores.number(self._store(before)) if "store" in names else None
-        gone = self._gone(before) if "instances" in names else ()
-        read.clear()
-        read.update(names)
-        keys = self.keys.number(self._keys())
-        found = Outcome(ledger, keys, rows, fence, views, store, gone, died, refused, self.task)
-        self._outcomes.append(found)
-        self.concrete[found] = loaded if same else self._newest
+        ledger, renumbered = (before.ledger, None) if same else self._numbered(state)
+        found = Outcome(
+            ledger,
+            self.keys.number(self._present_keys()),
+            self.rows.number(self._rows()) if "rows" in read else None,
+            self.fences.number(self._fence()) if "fence" in read else None,
+            self._running if self._acted else None,
+            self.views.number(self.database.views) if "views" in read else None,
+            self.stores.number(self._store(before)) if "store" in read else None,
+            died, refused, self.task, self._meanwhile(), self._wrong, renumbered,
+            self._gone() if "instances" in read else (),
+        )  # fmt: skip
+        self.reads.names.clear()
+        self.reads.names.update(read)
+        self._outcomes[found] = None
+        if self.concrete is not None:
+            self.concrete[found] = loaded if same else self._ledger(state)
+
+    def _meanwhile(self) -> str:
+        if self._inside is not None:
+            return f"meanwhile {self._inside[1].name}"
+        return "" if self.store.fault is None else str(self.store.fault)
+
+    def _numbered(self, state: LedgerState) -> tuple[int, tuple[int, ...] | None]:
+        """The number of what is committed, and the new numbers of what reports name."""
+        loaded, signatures, anchors = self.loaded_ledger, self.signatures, self.anchors
+        assert loaded is not None
+        every = named_in(loaded, state.events)
+        named, numbers = last_named(every)
+        # The chain decides everything else. What was saved is one of the ledgers found, so its id stays its own.
+        saved = None if loaded.saved is None else (id(loaded.saved[0]), *loaded.saved[1:])
+        facts = (state.events[-1].hash, self.clock.at, anchors.kept, anchors.kept_roster, str(signatures.configured))
+        known = (*facts, saved, loaded.restored)
+        number = self._number_of.get(known)
+        if number is None:
+            number = self._number_of[known] = self.ledgers.number(self._ledger(state))
+        return number, None if len(named) == len(every) else numbers
 
     def _ledger(self, state: LedgerState) -> Ledger:
-        loaded = self.loaded_ledger if self.loaded is not None else None
+        loaded = self.loaded_ledger
         base = loaded.replay if loaded is not None else ReplayedState(self.ledger.verify)
         later = state.events[base.head.seq :]
-        marks = (loaded.marks if loaded is not None else frozenset()) | marks_of(later)
         known = loaded if loaded is not None else Ledger(state, base, START, None, None, ROSTER)
         return replace(
             known, state=copied(state), replay=steps(base, later, self.relation.add), now=self.clock.at,
-            kept=self.anchors.kept, roster=self.anchors.kept_roster, configured=self.signatures.configured, marks=marks,
+            kept=self.anchors.kept, roster=self.anchors.kept_roster, configured=self.signatures.configured,
+            marks=known.marks | marks_of(later), named=last_named(named_in(known, state.events))[0],
         )  # fmt: skip
 
-    def _keys(self) -> Keys:
+    def _present_keys(self) -> Keys:
         store = self.store
         primary = None if store.primary_version is None else store.primary_version.number
-        return Keys(_keys_of(store.live), _keys_of(store.shelf), primary, store.roster, numbers(store.compromised))
+        found = Keys(_keys_of(store.live), _keys_of(store.shelf), primary, store.roster, numbers(store.compromised))
+        if "late" not in self.faults:
+            return found
+        # Before the first change it is what the loaded state says, then what the store held before the last change.
+        before = self._keys._replace(earlier=None)
+        return found._replace(earlier=self._keys.earlier if found == before else before)
 
     def _rows(self) -> tuple[int, ...]:
         return tuple(sorted(int(str(row["name"])[1:].partition(":")[0]) for row in self.database.rows["clients"]))
@@ -412,26 +380,34 @@ class Machine:
         store: Store = self.stores.values[before.store]
         return store._replace(keys=keys)
 
-    def _gone(self, before: State) -> tuple[int, ...]:
+    def _gone(self) -> tuple[int, ...]:
+        """The numbers of the instances that the pipeline has forgotten."""
         left = {each.name for each in self.rollout.running or ()}
-        known = self.instances.values[before.instances]
+        known = self.instances.values[self._running]
         return tuple(each.number for each in known if f"app-{each.number}" not in left)
 
     # Actions.
 
-    def outcomes(self, action: "Action", state: State) -> tuple[Outcome, ...]:
-        """What an action of the real code can leave behind."""
+    def outcomes(self, action: "Action", state: State, insides: Sequence[Inside] = ()) -> tuple[Outcome, ...]:
+        """What an action of the real code can leave behind.
+
+        Args:
+            insides: what others may do meanwhile.
+        """
         known = self._memo.setdefault((action, state.ledger, state.keys), {})
         for names, results in known.items():
             found = results.get(self._values(names, state))
             if found is not None:
                 return found
-        found = self.execute(action, state)
-        names = tuple(sorted(self.reads.names))
+        found = self.execute(action, state, insides)
+        # Whoever acts meanwhile may look at anything.
+        names = _EVERYTHING if insides else tuple(sorted(self._all_read))
         known.setdefault(names, {})[self._values(names, state)] = found
         return found
 
     def _values(self, names: tuple[str, ...], state: State) -> tuple[int, ...]:
+        if names is _EVERYTHING:
+            return state
         return tuple(
             self.seen_by_pipeline(state.instances) if name == "instances" else getattr(state, name) for name in names
         )
@@ -445,19 +421,50 @@ class Machine:
             found = self._seen_of[instances] = self.seen.number(seen)
         return found
 
-    def execute(self, action: "Action", state: State) -> tuple[Outcome, ...]:
-        """Runs an action on a state."""
+    def execute(self, action: "Action", state: State, insides: Sequence[Inside] = ()) -> tuple[Outcome, ...]:
+        """Runs an action on a state: as it is, with each fault, and with each of the others between any two writes."""
+        self._outcomes.clear()
+        if self.concrete is not None:
+            self.concrete.clear()
+        self._all_read = set[str]()
+        self._run(action, state)
+        gaps, faults = self._gaps, tuple(self._possible_faults())
+        for fault in faults:
+            self._run(action, state, fault)
+        for inside in insides:
+            for number in range(gaps):
+                self._run(action, state, inside=(number, inside))
+        return tuple(self._outcomes)
+
+    def _possible_faults(self) -> Iterator[Fault]:
+        """What can go wrong in the run that has just ended, if it runs again."""
+        if "late" in self.faults and self._keys.earlier is not None:
+            yield Fault("late")
+        for number, name in enumerate(self.store.calls):
+            if "silent" in self.faults:
+                yield Fault("silent", number, name)
+            if "unheard" in self.faults and number in self.store.effective:
+                yield Fault("unheard", number, name)
+
+    def _run(
+        self, action: "Action", state: State, fault: Fault | None = None, inside: tuple[int, Inside] | None = None
+    ) -> None:
         self.executions += 1
-        self.load(state)
-        self._outcomes, self.task = [], ""
-        self.concrete.clear()
-        refused = None
+        self.load(state, fault)
+        self._inside, refused = inside, None
         try:
             action.run(self)
         except KeyRotationError as error:
             refused = str(error)
+        except _NothingToDoError:
+            return
+        finally:
+            self._all_read |= self.reads.names
         self._take(self.ledger.state, None, refused)
-        return tuple(dict.fromkeys(self._outcomes))
+
+
+# The names of the components that a result depends on, if on all of them.
+_EVERYTHING = ("everything",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -489,49 +496,14 @@ def backup_of(key: tuple[int, int]) -> KeyBackup:
 
 
 @cache
-def _as_seen(instance: Instance) -> fleet.Instance:
+def _as_seen(instance: Instance, nonce: str) -> fleet.Instance:
     report = instance.report
     return fleet.Instance(
-        f"app-{instance.number}", tuple(map(KeyVersion, report.reads)), KeyVersion(report.writes),
-        START + (LATER if report.recent else -LATER),
-        silent=instance.silent, names_primary=instance.names, nonce=request_id(report.nonce),
+        f"app-{instance.number}", tuple(map(KeyVersion, report.reads)), KeyVersion(report.writes), START,
+        silent=instance.silent, names_primary=instance.names, nonce=nonce,
     )  # fmt: skip
 
 
 def request_id(number: int) -> str:
     """The id of the n-th request."""
     return f"{number:032x}"
-
-
-def _life(machine: Machine) -> int:
-    """How often the database was put back."""
-    return machine.loaded_ledger.restored if machine.loaded_ledger is not None else 0
-
-
-@contextmanager
-def determined(machine: Machine) -> Iterator[None]:
-    """Has the state choose ids and keys, so that it decides a run; and remembers pure functions of events."""
-
-    def generate() -> KeyMaterial:
-        ledger = machine.ledger
-        made = events.entries(ledger, EventKind.KEY_CREATION_INTENDED)
-        walk = ledger.current()
-        assert walk is not None
-        number = walk.target.number
-        attempts = sum(KEY_OF[str(each.facts["fingerprint"])][0] == number for each in made)
-        return MATERIALS[number, min(attempts + _life(machine), 7)]
-
-    def urandom(size: int) -> bytes:
-        opened = len(machine.ledger.state.requests) + 10 * _life(machine) + 1
-        machine.clock.at += timedelta(seconds=1)  # no two requests are opened at one moment
-        return opened.to_bytes(size, "big")
-
-    remembered = lru_cache(maxsize=200_000)(events.entry_of)
-    with (
-        mock.patch.object(KeyMaterial, "generate", staticmethod(generate)),
-        mock.patch.object(opening, "os", types.SimpleNamespace(urandom=urandom)),
-        mock.patch.object(events, "entry_of", remembered),
-        mock.patch.object(history, "entry_of", remembered),
-        mock.patch.object(verify, "_replayed", lambda pipeline: pipeline.ledger.replayed()),
-    ):
-        yield

@@ -23,6 +23,8 @@ class Model:
         fleet: what instances do besides reading keys, writing and reporting: `start`, `exit`, `die`.
         names: instances name their primary; else they write the newest key that they hold.
         dies: every process of the pipeline may die before every write.
+        store: what the key store may do wrong: answer `late`, not at all (`silent`), or `unheard`, after a change.
+        inside: what others do while a step runs: `write`, `report`, `signs`, `pause`, `cancel`.
         prefix: how the labels of the first transitions begin; the search starts after them.
     """
 
@@ -38,6 +40,8 @@ class Model:
     fleet: frozenset[str] = frozenset()
     names: bool = True
     dies: bool = True
+    store: frozenset[str] = frozenset()
+    inside: frozenset[str] = frozenset()
     prefix: tuple[str, ...] = ()
 
 
@@ -66,17 +70,29 @@ MODELS = {
               (ROUTINE, RECONCILE), 2, instances=1, rows=1, controls=_set("restore"), dies=False),
         Model("destroy", "a key is destroyed while dumps and rows may need it", (ROUTINE, ROLLBACK, DESTROY), 2,
               instances=1, rows=1, controls=_set("dump"), dies=False),
+        Model("store", "the key store answers late, answers one call not at all, or loses its answer to one change",
+              instances=1, rows=1, store=_set("late", "silent", "unheard"), dies=False),
+        Model(
+            "meanwhile", "an instance writes or reports, or an officer signs, between any two writes of a step",
+            (ROUTINE, EMERGENCY), 2, instances=1, rows=1, inside=_set("write", "report", "signs"), dies=False,
+        ),
     )
 }  # fmt: skip
 # Of these only so many states are visited in the normal run, breadth first; the rest in the extended one.
 MOST_STATES = {"silence": 10_000}
-# What can no longer continue is cancelled or taken over by one more request, for which these models have no room.
-MAY_STAND_STILL = frozenset({"restore", "emergency", "quorum"})
 # The same questions with wider bounds: some are not explored to the end in the time that they get.
 LARGER = {
-    "walk": replace(MODELS["walk"], rows=3),
+    "walk": replace(MODELS["walk"], instances=3),
     "silence": replace(MODELS["silence"], fleet=_set("die", "start"), dies=True),
     **{name: replace(MODELS[name], instances=2, rows=2, views=1, dies=True) for name in ("rollback", "emergency")},
     **{name: replace(MODELS[name], dies=True) for name in ("quorum", "restore", "destroy")},
     "rollback with deaths": replace(MODELS["rollback"], dies=True),
+    "store": replace(MODELS["store"], asks=(ROUTINE, ROLLBACK), requests=2, controls=_set("cancel"), dies=True),
+    "meanwhile": replace(
+        MODELS["meanwhile"],
+        asks=(ROUTINE, ROLLBACK, EMERGENCY),
+        requests=3,
+        controls=_set("cancel", "pause"),
+        inside=_set("write", "report", "signs", "cancel", "pause"),
+    ),
 }

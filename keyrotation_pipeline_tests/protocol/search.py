@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 
 from keyrotation_pipeline_tests.fakes import ROSTER
 from keyrotation_pipeline_tests.protocol.actors import Actors, Transition, started
+from keyrotation_pipeline_tests.protocol.determinism import determined
 from keyrotation_pipeline_tests.protocol.invariants import Broken, Invariants
-from keyrotation_pipeline_tests.protocol.machine import Machine, determined
+from keyrotation_pipeline_tests.protocol.machine import Machine
 from keyrotation_pipeline_tests.protocol.models import Model
 from keyrotation_pipeline_tests.protocol.state import State
 
@@ -66,14 +67,14 @@ def explore(
     model: Model, *, seconds: float = 1e9, most: int = 10**9, on: Callable[[State, Transition], None] | None = None
 ) -> Exploration:
     """Searches a model breadth first until an invariant breaks, everything is found, or time or states run out."""
-    machine = Machine(model.rows)
+    machine = Machine(model.rows, model.store)
     with determined(machine):
         return _search(Exploration(model, machine), seconds, most, on)
 
 
 def explore_with(model: Model, look: Callable[[Machine], Callable[[State, Transition], None]]) -> Exploration:
     """Searches a model, and shows every transition to what `look` makes for the machine."""
-    machine = Machine(model.rows)
+    machine = Machine(model.rows, model.store)
     with determined(machine):
         return _search(Exploration(model, machine), 1e9, 10**9, look(machine))
 
@@ -89,7 +90,7 @@ def follow(model: Model, labels: Sequence[str]) -> Broken | None:
 
     A label that is not there is passed over: then the product refuses that step, or does not offer it.
     """
-    machine = Machine(model.rows)
+    machine = Machine(model.rows, model.store)
     with determined(machine):
         actors, invariants = Actors(machine, model), Invariants(machine)
         state = first_state(machine, model)

@@ -6,7 +6,8 @@ rosters, intents and whether the home's anchor lies in the chain; not hashes, id
 """
 
 import re
-from collections.abc import Hashable, Iterable
+from bisect import bisect_right
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import PinnedRoster, Roster
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind
 from keyrotation_pipeline.model.requests import Request, Step, StepRecord, Walk
+from keyrotation_pipeline.rotation.rollout import NAMED_IN_REPORTS
 from keyrotation_pipeline_tests.fakes.chain import LedgerState
 
 # A key: the number of its version, and which attempt to make it made it.
@@ -25,13 +27,18 @@ Key = tuple[int, int]
 
 
 class Keys(NamedTuple):
-    """The key store."""
+    """The key store.
+
+    Args:
+        earlier: what a late answer still shows; None where no answer is late.
+    """
 
     live: tuple[Key, ...]
     shelf: tuple[Key, ...]
     primary: int | None
     roster: str | None
     compromised: tuple[int, ...]
+    earlier: "Keys | None" = None
 
 
 class Fence(NamedTuple):
@@ -45,14 +52,12 @@ class Report(NamedTuple):
     """What an instance last reported.
 
     Args:
-        nonce: the number of the newest request that it named.
-        recent: no key was taken from the applications, and no other made the primary, since.
+        nonce: the number of what the database asked it to name: of an event in `Ledger.named`, 0 before there was any.
     """
 
     reads: tuple[int, ...]
     writes: int
     nonce: int
-    recent: bool
 
 
 class Instance(NamedTuple):
@@ -80,6 +85,14 @@ class Instance(NamedTuple):
     def holds(self, version: int) -> bool:
         """Whether it can decrypt values of a version."""
         return any(held == version for held, _ in self.ring)
+
+
+class Named(NamedTuple):
+    """An event that reports may name."""
+
+    kind: str
+    request: str | None
+    hash: str
 
 
 class View(NamedTuple):
@@ -118,6 +131,7 @@ class Ledger:
         configured: the roster that `keyrotation.toml` has.
         saved: the database as last backed up, and its rows and fence, if the model restores it.
         marks: what intents and notes of the chain say, by which later actions decide.
+        named: the events that reports may name, by their numbers from 1: of each kind and request the last.
     """
 
     state: LedgerState
@@ -129,6 +143,7 @@ class Ledger:
     saved: "tuple[Ledger, int, int] | None" = None
     restored: int = 0
     marks: frozenset[Hashable] = frozenset()
+    named: tuple[Named, ...] = ()
 
 
 MATERIALS: dict[Key, KeyMaterial] = {
@@ -185,6 +200,7 @@ def canonical(ledger: Ledger) -> Hashable:
         tuple((each.id, each.status, each.request) for each in ledger.replay.incidents.by_id.values()),
         tuple((request, row.completion_date is None) for request, row in state.audit_rows.items()),
         ledger.marks,
+        tuple((each.kind, each.request) for each in ledger.named),
         ledger.restored,
         saved,
     )
@@ -260,6 +276,26 @@ def numbers(versions: Iterable[KeyVersion]) -> tuple[int, ...]:
     return tuple(sorted(version.number for version in versions))
 
 
+def named_in(ledger: Ledger, events: Sequence[AuditEvent]) -> tuple[Named, ...]:
+    """The events that reports may name, with those that have come since a ledger."""
+    later = (each for each in events[ledger.replay.head.seq :] if each.kind in NAMED_IN_REPORTS)
+    return (*ledger.named, *(Named(str(each.kind), each.request, each.hash) for each in later))
+
+
+def last_named(named: Sequence[Named]) -> tuple[tuple[Named, ...], tuple[int, ...]]:
+    """Of each kind and request the last event, and the new number of each number: a rollout begins with none before.
+
+    A report that names an event that is left out is as old as one that names the last one before it that is not.
+    """
+    last = {(each.kind, each.request): number for number, each in enumerate(named, 1)}
+    kept = sorted(last.values())
+    numbers = tuple(bisect_right(kept, number) for number in range(len(named) + 1))
+    return tuple(named[number - 1] for number in kept), numbers
+
+
 def rewound(ledger: Ledger, saved: Ledger) -> Ledger:
     """The ledger after its database was restored to an earlier state; what is stored outside stays."""
-    return replace(ledger, state=saved.state, replay=saved.replay, marks=saved.marks, restored=ledger.restored + 1)
+    return replace(
+        ledger, state=saved.state, replay=saved.replay, marks=saved.marks, restored=ledger.restored + 1,
+        named=saved.named,
+    )  # fmt: skip

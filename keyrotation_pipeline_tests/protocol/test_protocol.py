@@ -6,12 +6,13 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline_tests.protocol.actors import Actors
+from keyrotation_pipeline_tests.protocol.determinism import determined
 from keyrotation_pipeline_tests.protocol.gallery import PAGE, page
 from keyrotation_pipeline_tests.protocol.guards import GUARDS, Guard, counterexample
 from keyrotation_pipeline_tests.protocol.invariants import Invariants
 from keyrotation_pipeline_tests.protocol.liveness import stuck
-from keyrotation_pipeline_tests.protocol.machine import Machine, Outcome, determined
-from keyrotation_pipeline_tests.protocol.models import LARGER, MAY_STAND_STILL, MODELS, MOST_STATES, Model
+from keyrotation_pipeline_tests.protocol.machine import Machine, Outcome
+from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, MOST_STATES, Model
 from keyrotation_pipeline_tests.protocol.search import Exploration, explore, first_state
 from keyrotation_pipeline_tests.protocol.traces import relation
 
@@ -20,7 +21,7 @@ def _require_sound(model: Model, *, most: int, seconds: float) -> Exploration:
     found = explore(model, seconds=seconds, most=most)
     print(found)  # noqa: T201  the figures, shown by `pytest -s` and of a failure
     assert found.broken is None, "\n".join([str(found.broken), *found.counterexample])
-    if found.is_whole and model.name not in MAY_STAND_STILL:
+    if found.is_whole:
         ends = stuck(found)
         assert not ends, "\n".join(["no walk can end any more after:", *found.trace(ends[0])])
     return found
@@ -53,7 +54,7 @@ def test_the_page_is_what_the_explorer_makes() -> None:
     assert PAGE.read_text() == page(), "run `uv run python -m keyrotation_pipeline_tests.protocol.gallery`"
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name != "silence"])
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in {"silence", "meanwhile"}])
 def test_a_ledger_stands_for_every_other_of_its_form(name: str) -> None:
     # Random walks with the chain that they really have: each action leaves the same states as with the other chain.
     _require_same(MODELS[name], seed=4, walks=2, steps=30)
@@ -63,13 +64,15 @@ def test_a_ledger_stands_for_every_other_of_its_form(name: str) -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_random_walks_within_larger_bounds(seed: int) -> None:
     for model in MODELS.values():
-        _require_same(replace(model, instances=3, rows=3, versions=4, requests=4), seed=seed, walks=3, steps=80)
+        larger = replace(model, instances=3, rows=3, versions=4, requests=4, inside=frozenset())
+        _require_same(larger, seed=seed, walks=3, steps=80)
 
 
 def _require_same(model: Model, *, seed: int, walks: int, steps: int) -> None:
-    machine, chosen = Machine(model.rows), random.Random(seed)
+    machine, chosen = Machine(model.rows, model.store), random.Random(seed)
     with determined(machine):
         actors, invariants = Actors(machine, model), Invariants(machine)
+        machine.concrete = {}
         for _ in range(walks):
             state = first_state(machine, model)
             mine = machine.ledgers.found[state.ledger]

@@ -591,6 +591,28 @@ def test_an_emergency_ends_a_rollback_that_began_while_it_was_signed(world: Fake
     verify_audit(world.ledger)
 
 
+@pytest.mark.parametrize("through", [Step.KEY_VERSION, Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.ROWS])
+def test_an_emergency_whose_finished_rotation_is_being_rolled_back_continues_that_rotation_or_is_requested_again(
+    world: FakeWorld, through: Step
+) -> None:
+    routine = approved(world)
+    walk(world, routine, Step.ROWS)
+    emergency = request(world, incident="leak")
+    undoing = rollback.open_rollback(world.pipeline, walk(world, routine), reason="slow", requested_by="dba")
+    walk(world, signed(world, undoing), through)
+    signed(world, emergency)
+    if world.keys.primary() == V1:
+        with pytest.raises(BlockedError, match="v1 is the primary now"):
+            walk(world, emergency)
+        cancel(world.pipeline, emergency)
+        emergency = signed(world, request(world, incident="leak"))
+    assert walk(world, emergency).status is RequestStatus.FINISHED
+    assert world.ledger.walk(undoing.id).status is RequestStatus.CANCELLED
+    assert world.keys.primary() == emergency.target
+    assert (state(world, V1), world.keys.archived()[0]) == (KeyState.COMPROMISED, V1)
+    verify_audit(world.ledger)
+
+
 def test_officers_are_not_exchanged_while_a_signed_emergency_waits(world: FakeWorld) -> None:
     _, prepared = opened(world)
     cem = type(ROSTER.officers[0])("Cem", "C" * 40)

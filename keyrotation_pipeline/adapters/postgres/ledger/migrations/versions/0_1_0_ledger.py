@@ -127,11 +127,14 @@ STATEMENTS = (
     CREATE TRIGGER taken BEFORE INSERT ON keyrotation.instance_reports
         FOR EACH ROW EXECUTE FUNCTION keyrotation.take_report()
     """,
-    # What a report names, so that it was not made before: the newest request, and the time by the database's clock.
+    # What a report names, so that it was not made before: the newest event that opened a request or followed a change
+    # of the key store (`rotation/rollout.NAMED_IN_REPORTS`), and the time by the database's clock.
     """
     CREATE VIEW keyrotation.report_nonce AS
-    SELECT coalesce((SELECT request FROM keyrotation.audit_events WHERE event = 'request_opened'
-                     ORDER BY seq DESC LIMIT 1), '') AS nonce,
+    SELECT coalesce((SELECT hash FROM keyrotation.audit_events WHERE seq = greatest(
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'request_opened'),
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'primary_changed'),
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'key_retired'))), '') AS nonce,
            to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at
     """,
     # Pods of our own cluster in which an instance was seen: only one of these can be seen to have ended.
