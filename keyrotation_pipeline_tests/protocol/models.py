@@ -82,7 +82,7 @@ MODELS = {
 MOST_STATES = {"silence": 10_000}
 # The same questions with wider bounds: some are not explored to the end in the time that they get.
 LARGER = {
-    "walk": replace(MODELS["walk"], instances=3),
+    "walk": replace(MODELS["walk"], instances=5, rows=3),
     "silence": replace(MODELS["silence"], fleet=_set("die", "start"), dies=True),
     **{name: replace(MODELS[name], instances=2, rows=2, views=1, dies=True) for name in ("rollback", "emergency")},
     **{name: replace(MODELS[name], dies=True) for name in ("quorum", "restore", "destroy")},
