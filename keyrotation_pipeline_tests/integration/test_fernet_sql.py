@@ -2,6 +2,8 @@
 
 import base64
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 
 import pytest
@@ -9,7 +11,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE
@@ -127,6 +129,19 @@ def test_no_half_of_the_target_is_ever_stored(database: Connection, ring: KeyRin
     assert retired_halves.missing(database, [V1, V2, V3]) == (V1,)
     retired_halves.withdraw(database, V2)
     assert retired_halves.missing(database, [V1, V2, V3]) == (V1, V2)
+
+
+def test_shards_that_begin_at_the_same_moment_store_the_same_halves(database: Connection, ring: KeyRing) -> None:
+    together = threading.Barrier(4)
+
+    def begin(_: int) -> None:
+        with connect(database.info.dsn) as mine:
+            together.wait()
+            retired_halves.publish(mine, FERNET, ring, V3)
+
+    with ThreadPoolExecutor(4) as shards:
+        list(shards.map(begin, range(4)))
+    assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
 
 
 def test_a_half_that_somebody_has_changed_is_refused(database: Connection, ring: KeyRing) -> None:
