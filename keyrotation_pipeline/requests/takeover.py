@@ -25,6 +25,9 @@ from keyrotation_pipeline.requests.roster import pinned_roster
 
 # Evidence is never taken over: the proof, and everything after it, is done again.
 TAKEN_OVER = frozenset(WALK[: WALK.index(Step.ROWS) + 1])
+# Held from the last look at a version until it is recorded as the primary, and while versions are marked as
+# compromised: who dies between marking and publishing leaves the key store as it was, and its revision shows nothing.
+PRIMARY_LOCK = "a change of the primary"
 
 
 def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
@@ -266,12 +269,13 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
 
     Raises:
         ApprovalError, RequestError: the signatures do not count.
+        AtWorkError: the primary is being changed at this moment.
     """
     versions = held_compromised(pipeline, request)
     if not versions:
         return
     require_authorised(pipeline, request, pipeline.keys.read())
-    with pipeline.ledger.transaction():
+    with pipeline.ledger.lock(PRIMARY_LOCK), pipeline.ledger.transaction():
         registered = pipeline.ledger.keys()
         for record in registered:
             if record.version in versions and record.state not in LOST:

@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import suspicion
-from keyrotation_pipeline.requests.takeover import held_compromised, lineage, publish_compromised
+from keyrotation_pipeline.requests.takeover import PRIMARY_LOCK, held_compromised, lineage, publish_compromised
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
@@ -44,11 +44,11 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         BackupError: the target has no intact backup.
         WrongKeyError: values do not decrypt with the key of their version, so they could not be re-encrypted.
     """
-    record = _require_registered(pipeline, rotation)
+    _require_registered(pipeline, rotation)
     stored = pipeline.keys.read()
     missed: tuple[str, ...] = ()
-    if not _promoted_before(pipeline, stored, rotation):
-        _require_promotable(pipeline, stored, rotation, record)
+    if not (promoted := _promoted_before(pipeline, stored, rotation)):
+        _require_promotable(pipeline, stored, rotation)
         readers = bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
         missed = _refuse_early_values(pipeline, rotation)
@@ -56,9 +56,12 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         # The versions counted at the request; an emergency does not search tables to their end.
         wanted = {} if emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
         require_keys_open(pipeline, stored, wanted, emergency=emergency)
-        pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
-        pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
-    record_promotion(pipeline, rotation)
+    with pipeline.ledger.lock(PRIMARY_LOCK):
+        if not promoted:
+            _require_promotable(pipeline, stored, rotation)
+            pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
+            pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
+        record_promotion(pipeline, rotation)
     publish_compromised(pipeline, rotation.id)
     instances = bring_to_write(pipeline, rotation, report)
     # Row versions with a later transaction id were written since promotion. So this comes last.
@@ -149,7 +152,8 @@ def _promoted_before(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> 
     )
 
 
-def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> None:
+def _require_promotable(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> None:
+    record = _require_registered(pipeline, rotation)
     if stored.primary != rotation.source:
         raise BlockedError(
             f"the key store names {stored.primary} as the primary, but rotation {rotation.id} starts from "

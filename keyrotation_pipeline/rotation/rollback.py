@@ -22,7 +22,13 @@ from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source, suspicion
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, publish_compromised, taking_over
+from keyrotation_pipeline.requests.takeover import (
+    PRIMARY_LOCK,
+    in_words,
+    mark_compromised,
+    publish_compromised,
+    taking_over,
+)
 from keyrotation_pipeline.rotation import deploy
 from keyrotation_pipeline.rotation import report as rotation_report
 from keyrotation_pipeline.rotation.keys import backed_up, described_primary, record_of
@@ -131,11 +137,14 @@ def return_primary(pipeline: Pipeline, rotation: Walk, report: Report) -> Mappin
         )
     for table in pipeline.tables:
         pipeline.fencing.unfence(table, rotation.target)
-    if stored.primary != rotation.target:
+    if is_to_return := stored.primary != rotation.target:
         deploy.bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
-        pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
-        pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
-    _record_return(pipeline, rotation)
+    with pipeline.ledger.lock(PRIMARY_LOCK):
+        if is_to_return:
+            _require_usable(pipeline, rotation)
+            pipeline.ledger.append(PrimaryChangeIntended(rotation.source, rotation.target), rotation.id)
+            pipeline.keys.set_primary(rotation.target, stored.revision, described_primary(pipeline, rotation))
+        _record_return(pipeline, rotation)
     publish_compromised(pipeline, rotation.id)
     instances = deploy.bring_to_write(pipeline, rotation, report)
     if rotation.promotion_xid is None:

@@ -11,6 +11,7 @@ from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import (
+    AtWorkError,
     AuditError,
     BlockedError,
     IncidentError,
@@ -23,7 +24,9 @@ from keyrotation_pipeline.incidents.handling import acknowledge, close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare, prepare_requests
 from keyrotation_pipeline.incidents.report import incident_report
 from keyrotation_pipeline.model.approval import Signature
+from keyrotation_pipeline.model.audit import AuditHead, Fact, Note
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
+from keyrotation_pipeline.model.key_events import PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, RotationType, Step, Walk
 from keyrotation_pipeline.monitoring import status
@@ -323,6 +326,44 @@ def test_a_compromised_target_is_never_promoted(world: FakeWorld) -> None:
     world.ledger.set_status(routine.id, RequestStatus.RUNNING)
     with pytest.raises(BlockedError, match="v2 is compromised and never becomes the primary"):
         deploy.roll_out_primary_key(world.pipeline, world.ledger.walk(routine.id), world.report)
+
+
+@pytest.mark.parametrize("back", [pytest.param(False, id="a rotation"), pytest.param(True, id="a rollback")])
+def test_no_version_is_marked_between_the_last_look_at_it_and_its_record_as_the_primary(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch, *, back: bool
+) -> None:
+    request, version = approved(world), V2
+    walk(world, request, Step.ROWS if back else Step.DUAL_KEY_ROLLOUT)
+    if back:
+        undoing = rollback.open_rollback(world.pipeline, request, reason="slow", requested_by="dba")
+        request, version = signed(world, undoing), V1
+        walk(world, request, Step.DUAL_KEY_ROLLOUT)
+    append, refused = world.ledger.append, list[BaseException]()
+
+    def killed(*_: object) -> None:
+        raise ProcessKilled
+
+    def signed_meanwhile(fact: Fact | Note, of: str | None = None) -> AuditHead:
+        if type(fact) is PrimaryChangeIntended and not refused:
+            _, emergency = opened(world, versions=(str(version),))
+            # Whoever marks it dies before the key store has another revision.
+            with monkeypatch.context() as patch:
+                patch.setattr(world.keys, "publish_compromised", killed)
+                with pytest.raises((AtWorkError, ProcessKilled)) as refusal:
+                    signed(world, emergency)
+            refused.append(refusal.value)
+        return append(fact, of)
+
+    monkeypatch.setattr(world.ledger, "append", signed_meanwhile)
+    walk(world, request, Step.PRIMARY_KEY_ROLLOUT)
+    assert isinstance(refused[0], AtWorkError)
+    assert (world.keys.primary(), state(world, version)) == (version, KeyState.ACTIVE)
+    # What was signed is about another primary: it says so, and leaves room for a request about this one.
+    (emergency,) = [each for each in world.ledger.requests() if isinstance(each, Walk) and each.incident is not None]
+    with pytest.raises(BlockedError, match=f"{version} is the primary now; run `keyrotation cancel"):
+        walk(world, emergency)
+    cancel(world.pipeline, emergency)
+    verify_audit(world.ledger)
 
 
 def test_a_rotation_to_a_compromised_version_can_be_cancelled(world: FakeWorld) -> None:
