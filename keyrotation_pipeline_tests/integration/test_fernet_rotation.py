@@ -289,6 +289,15 @@ def test_counts_are_of_what_decrypts(
         PostgresInventory(migrated).count([USERS])
 
 
+def test_tokens_in_tokens_are_counted_before_any_rotation(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    twice = token(ring, V1, token(ring, V1, "once"))
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 3", (twice,))
+    [counted] = PostgresInventory(migrated, keys=current(database_url, old_ring(ring))).count([USERS])
+    assert counted.unreadable == 1
+
+
 def test_values_before_promotion_are_seen_without_the_new_keys_half(
     users: Application, database_url: str, migrated: Connection, ring: KeyRing
 ) -> None:

@@ -25,7 +25,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, he
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
@@ -185,7 +185,7 @@ def discover(
     """
     findings: list[FoundColumn] = []
     value_format = format_of_home(tables)
-    prepare(connection, value_format)
+    retired_halves.create_for(connection, value_format)
     for relation in places(connection, tables):
         announce(relation.label)
         try:
@@ -203,12 +203,6 @@ def discover(
 def format_of_home(tables: Sequence[EncryptedTable]) -> ValueFormat:
     """Returns the format of all declared tables; before any is declared, our own is searched for."""
     return tables[0].format if tables else NATIVE
-
-
-def prepare(connection: Connection, value_format: ValueFormat) -> None:
-    """Creates what the search for a format reads."""
-    if value_format.identified_by is IdentifiedBy.MAC:
-        retired_halves.create(connection)
 
 
 def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     keyed_rows,
     page_readings,
     quarantine,
+    retired_halves,
     rolling_search,
     samples,
 )
@@ -70,7 +71,7 @@ class PostgresInventory:
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `TableInventory.definitions_found`."""
         value_format = discovery.format_of_home(self.tables)
-        discovery.prepare(self.connection, value_format)
+        retired_halves.create_for(self.connection, value_format)
         return tuple(catalog_search.in_definitions(self.connection, value_format))
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:

@@ -97,6 +97,12 @@ def others_may_use(connection: Connection) -> bool:
     return connection.execute(_OTHERS).fetchone() is not None
 
 
+def create_for(connection: Connection, value_format: ValueFormat) -> None:
+    """Creates the table unless it exists, where SQL about a format's values reads it."""
+    if value_format.identified_by is IdentifiedBy.MAC:
+        create(connection)
+
+
 def create(connection: Connection) -> None:
     """Creates the table unless it exists, for nobody but its owner."""
     if connection.execute(_THERE).fetchone() != (True,):

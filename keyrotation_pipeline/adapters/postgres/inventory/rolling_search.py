@@ -13,7 +13,12 @@ from datetime import datetime
 import psycopg
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery, page_readings
+from keyrotation_pipeline.adapters.postgres.inventory import (
+    catalog_search,
+    discovery,
+    page_readings,
+    retired_halves,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -56,7 +61,7 @@ def search_spans(
 ) -> int:
     """Searches these spans and records what each holds, as `page_readings.read_spans` does."""
     value_format = discovery.format_of_home(tables)
-    discovery.prepare(connection, value_format)
+    retired_halves.create_for(connection, value_format)
 
     def search(place: _Place, pages: tuple[int, int]) -> Mapping[str, int]:
         return _found(_search(connection, place, value_format, *pages))
