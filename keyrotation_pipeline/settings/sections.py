@@ -250,6 +250,16 @@ class FormatSettings(Section):
     keys: KeyVariable | None = None
     keep_time: StrictBool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_as_they_are(cls, given: object) -> object:
+        if isinstance(given, dict) and given.keys() & {"derivation", "salt"}:
+            raise ConfigurationError(
+                "[format] derivation and salt: a key that a package makes of a passphrase cannot be replaced by a new "
+                "one; give the application the keys themselves, as `keyrotation docs fernet` shows, and leave both out"
+            )
+        return given
+
     @model_validator(mode="after")
     def _is_known_and_complete(self) -> Self:
         names = ", ".join(f'"{name}"' for name in FORMATS)
@@ -455,11 +465,6 @@ class File(Section):
             raise ConfigurationError(
                 f'[keys] store = "{self.keys.store}" does not deliver the keys of "{self.format.name}" yet; write '
                 'store = "file"'
-            )
-        if self.rollout.mode is not RolloutMode.CONFIRM:
-            raise ConfigurationError(
-                f'[rollout] mode = "{self.rollout.mode}" does not see instances with keys of "{self.format.name}" yet; '
-                'write mode = "confirm"'
             )
         return self
 

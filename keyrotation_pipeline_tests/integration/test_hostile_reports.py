@@ -150,6 +150,8 @@ def counted(count: str) -> Callable[[dict[str, object]], str]:
         pytest.param(changed(reads=["v1,v2"]), "its reads is malformed", id="two versions in one"),
         pytest.param(changed(reads=[]), "its reads is malformed", id="no version"),
         pytest.param(changed(writes="v01"), "its writes is malformed", id="no version is written"),
+        pytest.param(changed(reads=["0" * 64]), "it names a key that is not in the key store", id="an unknown key"),
+        pytest.param(changed(writes="0" * 64), "it names a key that is not in the key store", id="writes such a one"),
         pytest.param(changed(nonce=7), "its nonce is malformed", id="a number as the nonce"),
         pytest.param(changed(at="infinity"), "its at is malformed", id="infinity"),
         pytest.param(changed(at="0001-01-01T00:00:00+23:59"), "its at is malformed", id="a time before the first"),

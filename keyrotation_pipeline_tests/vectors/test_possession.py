@@ -3,7 +3,8 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
-from keyrotation_pipeline_tests.pages import fenced
+from keyrotation_pipeline_tests.pages import code, fenced
 from keyrotation_pipeline_tests.reports import INSERT, asked, reported_by
 
 HERE = Path(__file__).parent
@@ -120,6 +121,37 @@ def test_what_the_published_function_makes_counts(run: Run, tmp_path: Path, migr
     migrated.execute(INSERT, (VECTOR["instance"], *made))
     [seen] = reported_by(migrated, KeyRing(KEYS, KeyVersion(1))).instances()
     assert (seen.reads, seen.writes, seen.names_primary, seen.problem) == (tuple(KEYS), KeyVersion(1), True, None)
+
+
+def sent_by_a_fernet_application(connection: Connection, keys: Sequence[KeyMaterial], **parts: bool) -> None:
+    """What guides/fernet.md prints, of an application that knows its keys by their order alone."""
+    module: dict[str, Any] = {}
+    exec(code("fernet-report"), module)  # noqa: S102
+    module["report"](connection.cursor(), "web-1", [urlsafe_b64encode(raw_of(key)).decode() for key in keys], **parts)
+
+
+def test_a_fernet_application_names_its_keys_by_their_fingerprints(migrated: Connection) -> None:
+    v1, v2 = KEYS.values()
+    rollout = reported_by(migrated, KeyRing(KEYS, KeyVersion(1)))
+    sent_by_a_fernet_application(migrated, [v2, v1])
+    [seen] = rollout.instances()
+    assert (seen.reads, seen.writes, seen.names_primary, seen.problem) == (tuple(KEYS), KeyVersion(2), True, None)
+    sent_by_a_fernet_application(migrated, [v2], farewell=True)
+    assert rollout.instances() == ()
+
+
+def test_a_fingerprint_proves_nothing_without_the_key(migrated: Connection) -> None:
+    nonce, at = asked(migrated)
+    (first, key), second = KEYS.items()
+    named = [each.fingerprint for each in KEYS.values()]
+    text = json.dumps({"nonce": nonce, "at": at, "reads": named, "writes": named[0]})
+    proofs = [
+        f"{named[0]}={proof_of_possession(key, first, 'web-1', text)}",  # made for another name
+        f"{named[1]}={proof_of_possession(key, named[1], 'web-1', text)}",  # by another key
+    ]
+    migrated.execute(INSERT, ("web-1", text, " ".join(proofs)))
+    [seen] = reported_by(migrated, KeyRing(KEYS, KeyVersion(1))).instances()
+    assert (seen.reads, seen.unproven) == ((), (first, second[0]))
 
 
 @pytest.mark.parametrize("language", ["ruby", "php", "js", "go", "java"])

@@ -1,15 +1,25 @@
 """Reports of application instances as they came from outside: parsed one by one, and counted as far as proven."""
 
 import hmac
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import groupby
-from typing import Annotated
+from typing import Annotated, Final
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, InstanceOf, TypeAdapter, ValidationError
-from pydantic_core import from_json
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import PydanticCustomError, from_json
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -29,7 +39,8 @@ class ReportRow:
 
     Args:
         report: JSON, as the instance wrote it.
-        proofs: ``v1=<64 hex digits> v2=<…>``, by the keys of the versions that it names; see `fieldcrypto.possession`.
+        proofs: ``v1=<64 hex digits> v2=<…>``, by the keys that it names; see `fieldcrypto.possession`. A key is named
+            by its version or, where the application gets no versions, by its fingerprint.
         reported_at: aware, when the database stored it.
         silent: it is so old that the instance may have ended since.
     """
@@ -49,7 +60,7 @@ class Reported:
     Args:
         instances: in the order of their names; not those that said farewell.
         departed: instances that said farewell with proof, and the id of their last row.
-        disproved: whether a proof is missing or wrong, as it would be if the keys were read too early.
+        disproved: whether a proof is missing or wrong, or a key unknown, as if the keys were read too early.
     """
 
     instances: tuple[Instance, ...]
@@ -67,7 +78,7 @@ def read_reports(rows: Iterable[ReportRow], keys: Mapping[KeyVersion, KeyMateria
     instances, departed, disproved = [], dict[str, int](), False
     for name, found in groupby(rows, key=lambda each: each.instance):
         judged = [_judged(each, keys) for each in found]
-        disproved |= any(each.unproven for each in judged)
+        disproved |= any(each.unproven or each.names_unknown_key for each in judged)
         last = max((each for each in judged if each.counts), key=lambda each: each.at, default=None)
         if last is not None and last.content is not None and last.content.farewell:
             departed[name] = max(each.row.id for each in judged)
@@ -83,17 +94,21 @@ def _utc(at: datetime) -> datetime:
         raise ValueError(at.year) from None
 
 
-def _version(name: object) -> KeyVersion:
+def _version(name: object, info: ValidationInfo) -> KeyVersion:
+    known: Mapping[str, KeyVersion] = info.context or {}
     try:
-        return KeyVersion.parse(str(name))
+        return known.get(str(name)) or KeyVersion.parse(str(name))
     except InvalidKeyError:
+        if re.fullmatch(r"[0-9a-f]{64}", str(name)):
+            raise PydanticCustomError(_UNKNOWN_KEY, "a fingerprint") from None
         raise ValueError from None
 
 
-def _version_or_none(name: str) -> str:
-    return name if name == NO_VERSION else str(_version(name))
+def _version_or_none(name: str, info: ValidationInfo) -> str:
+    return name if name == NO_VERSION else str(_version(name, info))
 
 
+_UNKNOWN_KEY: Final = "unknown_key"
 _Version = Annotated[InstanceOf[KeyVersion], BeforeValidator(_version)]
 _Moment = Annotated[AwareDatetime, AfterValidator(_utc)]
 _Number = Annotated[int, Field(ge=0, lt=2**53)]
@@ -136,6 +151,7 @@ class _Judged:
 
     Args:
         problem: why it does not count, or not for some of its versions.
+        names_unknown_key: it names a fingerprint that no known key has.
     """
 
     row: ReportRow
@@ -143,6 +159,7 @@ class _Judged:
     proven: tuple[KeyVersion, ...] = ()
     unproven: tuple[KeyVersion, ...] = ()
     problem: str | None = None
+    names_unknown_key: bool = False
 
     @property
     def counts(self) -> bool:
@@ -160,24 +177,36 @@ def _judged(row: ReportRow, keys: Mapping[KeyVersion, KeyMaterial]) -> _Judged:
     except ValueError:
         return _Judged(row, problem=_about(row, "it is not JSON"))
     try:
-        content = _adapter().validate_python(given)
+        content = _adapter().validate_python(given, context={key.fingerprint: each for each, key in keys.items()})
     except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        if first["type"] == _UNKNOWN_KEY:
+            return _Judged(
+                row, problem=_about(row, "it names a key that is not in the key store"), names_unknown_key=True
+            )
         # Only the field: its value may be anything.
-        where = next(iter(error.errors(include_url=False, include_input=False)[0]["loc"]), None)
+        where = next(iter(first["loc"]), None)
         return _Judged(row, problem=_about(row, f"its {where} is malformed" if where else "it is no JSON object"))
     proofs = dict(each.partition("=")[::2] for each in row.proofs.split())
     if not -CLOCK_STEP <= row.reported_at - content.at <= STORED_WITHIN:
         return _Judged(row, problem=_about(row, "it was made at another time than it was stored"))
-    proven = tuple(each for each in content.versions if _is_proven(row, each, proofs.get(str(each), ""), keys))
+    proven = tuple(each for each in content.versions if _is_proven(row, each, proofs, keys))
     unproven = tuple(each for each in content.versions if each not in proven)
     lacks = f"it has no valid proof that the instance holds {', '.join(map(str, unproven))}"
     return _Judged(row, content, proven, unproven, _about(row, lacks) if unproven else None)
 
 
-def _is_proven(row: ReportRow, version: KeyVersion, proof: str, keys: Mapping[KeyVersion, KeyMaterial]) -> bool:
-    if version not in keys or not proof.isascii():
+def _is_proven(
+    row: ReportRow, version: KeyVersion, proofs: Mapping[str, str], keys: Mapping[KeyVersion, KeyMaterial]
+) -> bool:
+    if version not in keys:
         return False
-    return hmac.compare_digest(proof, proof_of_possession(keys[version], version, row.instance, row.report))
+    key = keys[version]
+    return any(
+        hmac.compare_digest(proofs[name].encode(), proof_of_possession(key, name, row.instance, row.report).encode())
+        for name in (str(version), key.fingerprint)
+        if name in proofs
+    )
 
 
 def _about(row: ReportRow, why: str) -> str:
