@@ -88,13 +88,11 @@ class Application:
 
 
 @dataclass
-class Home:
-    """A configuration, two officers, and the application."""
+class Commands:
+    """A configuration, and two officers who type and sign."""
 
     file: Path
     officers: tuple[DemoOfficer, ...]
-    application: Application
-    keys: list[str]
 
     def typed(self, *arguments: str, exits: int = 0) -> str:
         result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
@@ -118,6 +116,14 @@ class Home:
         with open_pipeline(settings.load(self.file), actor="test") as pipeline:
             rotation = pipeline.ledger.walk(request)
             add_confirmation(pipeline, rotation, self.officers[0].sign(confirmation_text(pipeline, rotation)))
+
+
+@dataclass
+class Home(Commands):
+    """The same with the application and the keys that it had first."""
+
+    application: Application
+    keys: list[str]
 
     def walk(self, request: str, look: Callable[[], object] = lambda: None, *, stops: bool = False) -> list[str]:
         """Types `rotate`, restarts the application and confirms that, until the rotation is over.

@@ -1,0 +1,258 @@
+"""Programs of Fernet applications: what guides/fernet.md prints, with the real packages, and a loop that uses it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from keyrotation_pipeline_tests.pages import code
+
+# Reads and writes rows until standard input ends. Row and text are those of one writer alone.
+_LOOP = """
+import random, sys
+import psycopg
+keep_reporting(lambda: psycopg.connect(os.environ["URL"]), KEYS)
+expected = {int(row): text for row, text in json.loads(sys.stdin.readline()).items()}
+if os.environ.get("SEED"):
+    for row, text in expected.items():
+        write(row, text)
+wrong, writes, stop = [], 0, threading.Event()
+if os.environ.get("READS_ALL"):
+    wrong = [f"{row}: {found!r}" for row, text in expected.items() if (found := read(row)) != text]
+    stop.set()
+reading = threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True)
+reading.start()
+print("at work", flush=True)
+while not stop.wait(0.02):
+    row = random.choice(list(expected))
+    if (found := read(row)) != expected[row]:
+        wrong.append(f"{row}: {found!r}")
+    writes += 1
+    expected[row] = f"{row}, write {writes} of {os.getpid()}"
+    try:
+        write(row, expected[row])
+    except Exception as error:
+        wrong.append(f"{row}: {error!r}")
+reading.join()
+print(json.dumps({"expected": expected, "wrong": wrong, "writes": writes}))
+"""
+_DJANGO = """
+import django
+django.setup()
+from clinic.models import Client
+{keys}
+def read(row):
+    client = Client.objects.get(id=row)
+    return client.name if client.name == client.note else [client.name, client.note]
+def write(row, text):
+    Client(id=row, name=text, note=text).save()
+"""
+_PSYCOPG = """
+def execute(*arguments):
+    with psycopg.connect(os.environ["URL"], autocommit=True) as connection:
+        cursor = connection.execute(*arguments)
+        return cursor.fetchall() if cursor.description else []
+"""
+# As `Connection.set_password`, `set_extra`, `Variable.set_val` and `Trigger.encrypt_kwargs` of Airflow 2.10 do it.
+_AIRFLOW = """
+def read(row):
+    [(secret, extra, is_encrypted, is_extra_encrypted)] = execute(
+        "SELECT password, extra, is_encrypted, is_extra_encrypted FROM connection WHERE id = %s", (row,))
+    [(val,)] = execute("SELECT val FROM variable WHERE id = %s AND is_encrypted", (row,))
+    [(kwargs,)] = execute("SELECT kwargs FROM trigger WHERE id = %s", (row,))
+    assert is_encrypted and is_extra_encrypted
+    values = {fernet.decrypt(each.encode()).decode() for each in (secret, extra, val)}
+    values.add(json.loads(fernet.decrypt(kwargs.encode()))["text"])
+    return values.pop() if len(values) == 1 else values
+def write(row, text):
+    def new(text):
+        return fernet.encrypt(text.encode()).decode()
+    execute("INSERT INTO connection (id, conn_id, conn_type, password, extra, is_encrypted, is_extra_encrypted) "
+            "VALUES (%s, %s, 'http', %s, %s, true, true) ON CONFLICT (id) DO UPDATE SET "
+            "password = excluded.password, extra = excluded.extra", (row, str(row), new(text), new(text)))
+    execute("INSERT INTO variable (id, key, val, is_encrypted) VALUES (%s, %s, %s, true) "
+            "ON CONFLICT (id) DO UPDATE SET val = excluded.val", (row, str(row), new(text)))
+    execute("INSERT INTO trigger (id, classpath, kwargs, created_date) VALUES (%s, 'x', %s, now()) "
+            "ON CONFLICT (id) DO UPDATE SET kwargs = excluded.kwargs", (row, new(json.dumps({"text": text}))))
+"""
+# The columns of Airflow 2.10 that matter, with their types.
+AIRFLOW_TABLES = """
+CREATE TABLE connection (id serial PRIMARY KEY, conn_id varchar(250) NOT NULL UNIQUE, conn_type varchar(500) NOT NULL,
+    description text, host varchar(500), schema varchar(500), login text, password text, port int,
+    is_encrypted boolean, is_extra_encrypted boolean, extra text);
+CREATE TABLE variable (id serial PRIMARY KEY, key varchar(250) UNIQUE, val text, description text,
+    is_encrypted boolean);
+CREATE TABLE trigger (id serial PRIMARY KEY, classpath varchar(1000) NOT NULL, kwargs text NOT NULL,
+    created_date timestamptz NOT NULL, triggerer_id int);
+"""
+_SQLALCHEMY = """
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+class Base(DeclarativeBase):
+    pass
+class Client(Base):
+    __tablename__ = "clients"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(Encrypted)
+    note: Mapped[str | None] = mapped_column(Encrypted)
+engine = create_engine(os.environ["URL"].replace("postgresql:", "postgresql+psycopg:"), hide_parameters=True)
+def read(row):
+    with Session(engine) as session:
+        client = session.get_one(Client, row)
+        return client.name if client.name == client.note else [client.name, client.note]
+def write(row, text):
+    with Session(engine) as session:
+        session.merge(Client(id=row, name=text, note=text))
+        session.commit()
+if os.environ.get("SEED"):
+    Base.metadata.create_all(engine)
+"""
+_SETTINGS = """
+import os
+from psycopg.conninfo import conninfo_to_dict
+SECRET_KEY, DEFAULT_AUTO_FIELD, INSTALLED_APPS = "the secret", "django.db.models.AutoField", ["clinic"]
+given = conninfo_to_dict(os.environ["URL"])
+DATABASES = {"default": {"ENGINE": "django.db.backends.postgresql", "NAME": given["dbname"], "USER": given["user"],
+                         "HOST": given["host"], "PORT": given.get("port", ""), "PASSWORD": given.get("password", "")}}
+"""
+_MODELS = """
+from django.db import models
+from {package}.fields import EncryptedCharField, EncryptedTextField
+class Client(models.Model):
+    name = EncryptedCharField(max_length=100)
+    note = EncryptedTextField(null=True)
+"""
+_MANAGE = (
+    "import sys\nfrom django.core.management import execute_from_command_line\n\nexecute_from_command_line(sys.argv)\n"
+)
+
+
+@dataclass
+class Project:
+    """The files of an application, and its processes, of which each writes rows of its own.
+
+    Args:
+        variable: under which it reads its keys.
+        expected: what each row holds, by the writer's own account.
+        reports: whether its instances report themselves.
+    """
+
+    folder: Path
+    url: str
+    variable: str
+    expected: dict[int, str]
+    wrong: list[str] = field(default_factory=list)
+    writes: int = 0
+    running: "list[subprocess.Popen[str]]" = field(default_factory=list)
+    reports: bool = True
+
+    @property
+    def delivered(self) -> Path:
+        return self.folder / ".keyrotation" / "keys" / "application.env"
+
+    def listed(self) -> list[str]:
+        name, _, listed = self.delivered.read_text().strip().partition("=")
+        assert name == self.variable
+        return listed.split(",")
+
+    def environment(self, keys: list[str], **more: str) -> dict[str, str]:
+        return {**os.environ, "URL": self.url, self.variable: ",".join(keys), "DJANGO_SETTINGS_MODULE": "site_settings",
+                "PYTHONPATH": str(self.folder), **more}  # fmt: skip
+
+    def start(self, rows: dict[int, str], keys: list[str], **more: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "program.py"], cwd=self.folder, env=self.environment(keys, **more), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(rows) + "\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "at work\n"
+        return process
+
+    def stop(self, process: "subprocess.Popen[str]") -> dict[int, str]:
+        told = json.loads(process.communicate(timeout=60)[0])
+        assert process.returncode == 0
+        self.wrong += told["wrong"]
+        self.writes += told["writes"]
+        rows = {int(row): text for row, text in told["expected"].items()}
+        self.expected |= rows
+        return rows
+
+    def seed(self, keys: list[str]) -> None:
+        self.stop(self.start(self.expected, keys, SEED="1"))
+
+    def require_read(self, keys: list[str]) -> None:
+        """A new process with these keys alone reads every row as it was written last."""
+        writes = self.writes
+        self.stop(self.start(self.expected, keys, READS_ALL="1"))
+        assert (self.wrong, self.writes) == ([], writes)
+
+    def restart(self) -> None:
+        """Restarts one instance after another with the list as it is delivered now."""
+        for number, process in enumerate(self.running):
+            self.running[number] = self.start(self.stop(process), self.listed())
+
+    @contextmanager
+    def at_work(self, instances: int = 2) -> Iterator[None]:
+        for number in range(instances):
+            rows = {row: text for row, text in self.expected.items() if row % instances == number}
+            self.running.append(self.start(rows, self.listed()))
+        try:
+            yield
+        finally:
+            for process in self.running:
+                self.stop(process)
+            self.running.clear()
+
+
+_SILENT = "import json, os, threading\ndef keep_reporting(*_): pass\n"
+
+
+def plain_python(program: str, url: str, folder: Path, variable: str, *, reports: bool = True) -> Project:
+    """An application of one file, with the lines for plain Python."""
+    lines = code("fernet-python").replace("FERNET_KEYS", variable)
+    (folder / "program.py").write_text(lines + (code("fernet-report") if reports else _SILENT) + program + _LOOP)
+    return Project(folder, url, variable, {row: f"row {row}" for row in range(1, 41)}, reports=reports)
+
+
+def sqlalchemy(url: str, folder: Path) -> Project:
+    """A model with the column type of the guide."""
+    return plain_python(code("fernet-sqlalchemy") + _SQLALCHEMY, url, folder, "FERNET_KEYS")
+
+
+def airflow(url: str, folder: Path) -> Project:
+    """Airflow's tables, written as its models write them."""
+    return plain_python(_PSYCOPG + _AIRFLOW, url, folder, "AIRFLOW__CORE__FERNET_KEY", reports=False)
+
+
+def django(url: str, folder: Path, package: str, *, lists_keys: bool) -> Project:
+    """A project with one application, `clinic`.
+
+    Args:
+        package: of its fields.
+        lists_keys: whether the fields get the keys as the guide says; else by a passphrase, as the package has it.
+    """
+    clinic = folder / "clinic"
+    clinic.mkdir(exist_ok=True)
+    (clinic / "__init__.py").touch()
+    (clinic / "models.py").write_text(_MODELS.format(package=package))
+    (folder / "manage.py").write_text(_MANAGE)
+    in_settings = package == "encrypted_model_fields"
+    (folder / "site_settings.py").write_text(
+        _SETTINGS + (code("fernet-django-model-fields") if in_settings else 'SALT_KEY = ["new salt", "old salt"]\n')
+    )
+    if lists_keys and not in_settings:
+        (clinic / "apps.py").write_text(code("fernet-django-encrypted-fields"))
+    keys = "KEYS = []"
+    if lists_keys:
+        keys = "from site_settings import KEYS" if in_settings else "from clinic.apps import KEYS"
+    reporting = code("fernet-report") if lists_keys else _SILENT
+    (folder / "program.py").write_text(reporting + _DJANGO.format(keys=keys) + _LOOP)
+    variable = "FIELD_ENCRYPTION_KEY" if in_settings else "FERNET_KEYS"
+    return Project(folder, url, variable, {row: f"row {row}" for row in range(1, 41)})

@@ -1,0 +1,228 @@
+"""Fernet applications with the real packages, rotated by what guides/fernet.md prints, while they write and restart."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from typer.testing import CliRunner
+
+from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline_tests.acceptance.fernet_applications import (
+    AIRFLOW_TABLES,
+    Project,
+    airflow,
+    django,
+    sqlalchemy,
+)
+from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.pages import block, fenced
+
+CLIENT_TABLE = '[[tables]]\nname = "clinic_client"\ncolumns = ["name", "note"]\n'
+AIRFLOW_PLACES = next(each.text for each in fenced() if each.name == "fernet-airflow")
+
+
+@dataclass
+class Clinic(Commands):
+    """A home and the application whose keys it rotates."""
+
+    application: Project
+
+    def walk(self, request: str, stops_at: str | None = None) -> str:
+        """Types `rotate`, restarts the instances that are waited for, and confirms where none reports; till the end.
+
+        Args:
+            stops_at: until `rotate` is refused by a sentence with these words, which is returned.
+        """
+        waited: list[str] = []
+        for _ in range(6):
+            result = CliRunner().invoke(app, ["rotate", request, "--config", str(self.file)])
+            if result.exit_code == 0:
+                return ""
+            waited.append(f"{result.output} {result.exception}")
+            if stops_at is not None and stops_at in waited[-1]:
+                return waited[-1]
+            self.application.restart()
+            if not self.application.reports:
+                self.confirm(request)
+        pytest.fail(f"not over: {waited}")
+
+    def finished(self, *arguments: str) -> str:
+        request = self.typed(*arguments).splitlines()[-1]
+        self.sign(request)
+        self.walk(request)
+        return request
+
+    def require_all_as_written(self) -> None:
+        """The one delivered key reads every row as its writer has it, and the proof is recorded."""
+        application = self.application
+        assert (application.wrong, application.writes > 20) == ([], True)
+        (key,) = application.listed()
+        application.require_read([key])
+        for table in self.shown("status")["tables"]:
+            counted = table["values_by_version"]
+            [left] = [version for version, values in counted.items() if values]
+            assert counted[left] % len(application.expected) == 0
+            assert (table["identified_by"], left in table["fenced_against"]) == ("mac", False)
+
+
+@pytest.fixture
+def officers(
+    security_officer: DemoOfficer, privacy_officer: DemoOfficer, already_migrated: str
+) -> tuple[DemoOfficer, ...]:
+    return (security_officer, privacy_officer)
+
+
+def clinic(application: Project, officers: tuple[DemoOfficer, ...], tables: str, keys: list[str]) -> Clinic:
+    """A home for an application that has written its rows already."""
+    file = application.folder / "keyrotation.toml"
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    mode = "attest" if application.reports else "confirm"
+    file.write_text(
+        f'database.url = "{application.url}"\nrollout = {{ mode = "{mode}", timeout_seconds = 1 }}\n'
+        f"[approvals]\nrequired = 2\n{named}"
+        "[reencryption]\nshards = 1\nduty_cycle = 1.0\n"
+        f'[format]\nname = "fernet"\nkeys = {{ env = "{application.variable}" }}\n{tables}'
+    )
+    home = Clinic(file, officers, application)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(application.variable, ",".join(keys))
+        home.typed("init")
+    return home
+
+
+def manage(application: Project, keys: list[str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "manage.py", *arguments], cwd=application.folder, env=application.environment(keys),
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def model_fields(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    application = django(url, folder, "encrypted_model_fields", lists_keys=True)
+    manage(application, keys, "migrate", "--run-syncdb")
+    application.seed(keys)
+    return application, CLIENT_TABLE
+
+
+def encrypted_fields(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    """Begins with keys made of passphrases, which the guide's line prints."""
+    application = django(url, folder, "encrypted_fields", lists_keys=False)
+    manage(application, keys, "migrate", "--run-syncdb")
+    application.seed(keys)
+    typed = block("fernet-derived-keys").replace("python ", f"{sys.executable} ", 1)
+    printed = subprocess.run(
+        ["sh", "-c", typed], cwd=folder, env=application.environment([]), capture_output=True, text=True, check=True
+    ).stdout
+    keys[:] = printed.strip().split(",")
+    assert len(keys) == 2
+    return django(url, folder, "encrypted_fields", lists_keys=True), CLIENT_TABLE
+
+
+def sqlalchemy_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    application = sqlalchemy(url, folder)
+    application.seed(keys)
+    return application, CLIENT_TABLE.replace("clinic_client", "clients")
+
+
+def airflow_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    application = airflow(url, folder)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(AIRFLOW_TABLES)
+    application.seed(keys)
+    return application, AIRFLOW_PLACES
+
+
+def refusal(application: Project, key: str, table: str, column: str) -> str:
+    """How the database refuses a token of a key."""
+    with psycopg.connect(application.url, autocommit=True) as connection:
+        late = Fernet(key).encrypt(b"late").decode()
+        try:
+            connection.execute(f"UPDATE {table} SET {column} = %s WHERE id = 1", (late,))
+        except psycopg.errors.InvalidTextRepresentation as error:
+            said = " ".join(str(getattr(error.diag, each)) for each in dir(error.diag) if each.startswith("message"))
+            assert late not in said
+            assert "gAAAAA" not in said
+            return said
+    return ""
+
+
+Made = Callable[[str, Path, list[str]], tuple[Project, str]]
+
+
+def started(made: Made, url: str, folder: Path, officers: tuple[DemoOfficer, ...]) -> tuple[Clinic, list[str]]:
+    """A home with the application's two keys, which it has imported."""
+    keys = [Fernet.generate_key().decode() for _ in range(2)]
+    application, tables = made(url, folder, keys)
+    home = clinic(application, officers, tables, keys)
+    assert application.listed() == keys
+    return home, keys
+
+
+def test_an_application_is_rotated_while_it_writes(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    home, keys = started(encrypted_fields, database_url, tmp_path, officers)
+    with home.application.at_work(instances=1):
+        request = home.finished("request", "--reason", "yearly")
+        proven = home.shown("history")[0]
+    assert proven["id"] == request
+    home.require_all_as_written()
+    for number, key in enumerate(reversed(keys), 1):
+        assert f"key version v{number} is retired" in refusal(home.application, key, "clinic_client", "name")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("made", "place"),
+    [
+        pytest.param(model_fields, ("clinic_client", "note"), id="django-encrypted-model-fields"),
+        pytest.param(encrypted_fields, ("clinic_client", "note"), id="django-fernet-encrypted-fields"),
+        pytest.param(sqlalchemy_models, ("clients", "note"), id="SQLAlchemy"),
+        pytest.param(airflow_models, ("connection", "extra"), id="Airflow"),
+    ],
+)
+def test_an_application_is_rotated_and_rolled_back_while_it_writes(
+    made: Made, place: tuple[str, str], tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    home, (old, older) = started(made, database_url, tmp_path, officers)
+    with home.application.at_work():
+        request = home.finished("request", "--reason", "yearly")
+        (new,) = home.application.listed()
+        assert "key version v2 is retired" in refusal(home.application, old, *place)
+        assert "key version v1 is retired" in refusal(home.application, older, *place)
+        home.finished("rollback", request)
+    home.require_all_as_written()
+    assert home.application.listed() == [old]
+    assert "key version v3 is retired" in refusal(home.application, new, *place)
+
+
+@pytest.mark.extended
+def test_what_a_package_encrypted_twice_stops_the_rotation_until_it_is_fixed(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    home, (_, old) = started(model_fields, database_url, tmp_path, officers)
+    saved = "from clinic.models import Client; Client.objects.get(id=7).save(update_fields=['note'])"
+    manage(home.application, [old], "shell", "-v", "0", "-c", saved)  # it lacks the key that the row is under
+    untouched = home.application.expected.pop(7)
+    request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+    home.sign(request)
+    with home.application.at_work():
+        refused = home.walk(request, stops_at="encrypted twice")
+        assert "table clinic_client, column note: 1 value(s) (encrypted twice" in refused
+        assert "gAAAAA" not in refused
+        typed = block("fernet-encrypted-twice").replace("python ", f"{sys.executable} ", 1)
+        environment = home.application.environment(home.application.listed())
+        subprocess.run(["sh", "-c", typed], cwd=tmp_path, env=environment, check=True)
+        home.walk(request)
+    home.application.expected[7] = untouched
+    home.require_all_as_written()
