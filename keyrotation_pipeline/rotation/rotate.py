@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BackupError, RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
@@ -186,12 +187,21 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
             f"rotation {rotation.id} has made {rotation.target} the primary, so it cannot be cancelled; "
             f"continue with `keyrotation rotate {rotation.id}`, or undo it with `keyrotation rollback {rotation.id}`"
         )
+    made = _is_made(pipeline, rotation.target)
     for table in pipeline.tables:
+        # Only a marker can name a key that was never made.
+        if not made and table.format.identified_by is not IdentifiedBy.MARKER:
+            continue
         if rows := pipeline.fencing.old_rows(table, [rotation.target], None).rows:
             raise RequestError(
                 f"table {table.name} holds values under {rotation.target} in {rows} row(s), so rotation {rotation.id} "
                 "cannot be cancelled; stop what writes them and re-encrypt them first"
             )
+
+
+def _is_made(pipeline: Pipeline, version: KeyVersion) -> bool:
+    stored = pipeline.keys.read()
+    return version in _registered(pipeline) or version in stored.live or version in stored.archived
 
 
 def _stuck(pipeline: Pipeline) -> Walk | None:

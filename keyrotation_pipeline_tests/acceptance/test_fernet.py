@@ -310,6 +310,19 @@ def test_an_emergency_replaces_the_key(home: Home) -> None:
     assert home.application.read_with(new[0]) == home.application.expected
 
 
+def test_a_request_is_cancelled_before_its_key_exists_and_after(home: Home) -> None:
+    before = home.application.listed()
+    for made in (False, True):
+        request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        home.sign(request)
+        if made:
+            assert "no officer has confirmed" in home.typed("rotate", request, exits=1)
+            assert len(home.application.listed()) == len(before) + 1
+        home.typed("cancel", request)
+        assert home.application.listed() == before
+        assert home.shown("status")["rotation"] is None
+
+
 def test_init_knows_the_keys_again_and_takes_no_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     before = home.shown("status")["key_versions"]
     for listed in (home.keys, home.keys[::-1], home.keys[:1]):
