@@ -11,17 +11,21 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
 from keyrotation_pipeline.adapters.postgres.ledger.known_ids import incident_ids, request_ids
-from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.assembly.scan import scan_connected
 from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
+from keyrotation_pipeline.scan.advice import FERNET_HERE
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import NATIVE
 from keyrotation_pipeline.settings import Settings
 
 INSTALLED = "installed"
+# A column of which less is encrypted is left to people: something else writes there, too.
+_MOSTLY = 0.5
 SIGNING_KEY = "backup-signing-key.pem"
 
 
@@ -113,15 +117,17 @@ class Found:
 
     Args:
         name: without user and password.
-        tables: tables with columns that hold values of ours, as declarations.
-        rest: places that hold such values and cannot be declared.
+        tables: tables with columns that hold values of `format`, as declarations.
+        rest: places that hold values of ours and cannot be declared.
         others: places with encrypted values in other formats; none where these were not looked for.
+        format: ours, unless only values of another one were found that can be rotated.
     """
 
     name: str
     tables: Sequence[EncryptedTable]
     rest: Sequence[FoundColumn]
     others: Sequence[Finding] = ()
+    format: str = NATIVE
 
 
 def search_database(home: Path, url: str | None, report: Report, *, scan: bool = False) -> Found:
@@ -140,7 +146,23 @@ def search_database(home: Path, url: str | None, report: Report, *, scan: bool =
 
         tables, rest = candidates(connection, discover(connection, (), announce=announce, sampled=True))
         others = [each for each in scan_connected(connection, report).findings if _is_other(each)] if scan else []
-        return Found(display_name(found), tables, rest, others)
+        name = display_name(found)
+        if not tables and (declared := _fernet_columns(connection, others)):
+            undeclared = [each for each in others if each not in declared]
+            return Found(name, candidates(connection, list(declared.values()))[0], rest, undeclared, FERNET.name)
+        return Found(name, tables, rest, others)
+
+
+def _fernet_columns(connection: Connection, findings: Sequence[Finding]) -> dict[Finding, FoundColumn]:
+    """Returns the columns that hold mostly Fernet tokens and can be declared."""
+    columns = {}
+    for finding in findings:
+        if finding.next == FERNET_HERE and finding.share > _MOSTLY:
+            row = connection.execute("SELECT array_to_string(parse_ident(%s), '.')", (finding.place.table,)).fetchone()
+            column = FoundColumn(str(row and row[0]), finding.place.column, finding.values, 0, ())
+            if candidates(connection, [column])[0]:
+                columns[finding] = column
+    return columns
 
 
 def _is_other(finding: Finding) -> bool:

@@ -147,7 +147,7 @@ def _lines(summary: dict[str, Any], trial: KeyTrial | None) -> Iterator[output.L
     yield f"backups   are signed by {summary['backup_signer']}"
     yield "          keep that with the recovery key: by it an empty machine can tell your backups from forged ones"
     if not summary["tables"]:
-        yield "tables    are large and were not counted; `keyrotation status --count` does, or the first request"
+        yield "tables    were not counted yet; `keyrotation status --count` counts them, and so does the first request"
     for table in summary["tables"]:
         values = ", ".join(f"{number:,} under {version}" for version, number in table["values_by_version"].items())
         yield f"table     {table['table']}: {table['rows']:,} rows, values {values or 'none'}"

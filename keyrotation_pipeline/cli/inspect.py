@@ -40,12 +40,14 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
     that do not decrypt or are not encrypted, by table, key and column, columns in other formats, and what was not
     searched.
     """
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    declared = settings.load(config)
+    with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
         taken = take_inventory(pipeline)
         keys = pipeline.ledger.keys()
         others = pipeline.inventory.other_formats()
-    lines = chain(_taken(taken, [each.version for each in keys]), _other_formats(others), _blind_spots(taken))
+    elsewhere = _other_formats(others, declared.format.name)
+    lines = chain(_taken(taken, [each.version for each in keys]), elsewhere, _blind_spots(taken))
     document = {**_inventory_document(database, taken), "other_formats": [as_json_of(each) for each in others]}
     output.show(database, document, lines, as_json=as_json)
 
@@ -138,12 +140,14 @@ def _taken(taken: Inventory, registered: Sequence[KeyVersion]) -> Iterator[outpu
         yield output.Table(("Quarantined in", "Primary key", "Column", "Why"), rejected)
 
 
-def _other_formats(others: Sequence[Finding]) -> Iterator[output.Line]:
+def _other_formats(others: Sequence[Finding], rotated: str) -> Iterator[output.Line]:
     if others:
         yield ""
         rows = [(name_of(each.place), each.format, share_of(each)) for each in others]
-        yield output.Table(("In another format", "Format", "Values of a sample"), rows)
-        yield "a rotation leaves these as they are, since they are not under its keys; `keyrotation scan` says more"
+        yield output.Table(("Encrypted, not declared", "Format", "Values of a sample"), rows)
+        yield "a rotation leaves these as they are; `keyrotation scan` says more"
+        if any(each.format == rotated for each in others):
+            yield f"{rotated} values among them may be under its keys: a key under which any are is not retired"
 
 
 def _blind_spots(taken: Inventory) -> Iterator[output.Line]:

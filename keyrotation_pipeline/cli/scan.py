@@ -13,7 +13,7 @@ from keyrotation_pipeline.assembly.scan import DEFAULT_VALUES, scan_database
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.errors import ConfigurationError, HomeError
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport, name_of, share_of
 
@@ -76,7 +76,11 @@ def _database(url: str | None, config: Path | None, *, from_option: bool) -> Ite
             f"no database is named; give --url, or set {_VARIABLE} (reading keyrotation.toml needs the extra: "
             "pip install 'keyrotation-pipeline[pipeline]')"
         ) from None
-    with database_url(settings.load(config)) as there:
+    try:
+        declared = settings.load(config)
+    except HomeError as error:
+        raise ConfigurationError(f"no database is named; give --url, or set {_VARIABLE} ({error})") from None
+    with database_url(declared) as there:
         yield there, "[database] url"
 
 

@@ -14,6 +14,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.signing import Reason, propose, require_signed
 from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import keys_in_list
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import keys_in, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -126,12 +127,13 @@ def replace_key_command(
     """Replace an imported key that is wrong.
 
     One that decrypts no value, with one that does. The right key is given as `init` takes it, in ENCRYPTION_MASTER_KEY,
-    ENCRYPTION_MASTER_KEY_V2 … The first time, with --reason, it prints the id of a request. Once two officers have
-    signed that, run it again, with the same key.
+    ENCRYPTION_MASTER_KEY_V2 …, or alone in the variable of [format] keys. The first time, with --reason, it prints the
+    id of a request. Once two officers have signed that, run it again, with the same key.
     """
     wanted = KeyVersion.parse(version)
-    material = _given(wanted)
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+    declared = settings.load(config)
+    material = _given(declared.key_variable, wanted)
+    with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
         if (request := pending_replacement(pipeline, wanted)) is None:
             request = open_replacement(pipeline, wanted, material, reason=reason, requested_by=actor())
@@ -149,12 +151,20 @@ def replace_key_command(
     show(database, _replace_key_document(database, request, now, done=True), lines, as_json=as_json)
 
 
-def _given(version: KeyVersion) -> KeyMaterial:
-    name = variable_of(version)
+def _given(list_variable: str | None, version: KeyVersion) -> KeyMaterial:
+    name = list_variable or variable_of(version)
     environment = settings.process_environment()
     if not environment.get(name, "").strip():
         raise RequestError(f"set {name} to the key that decrypts the values under {version}, then run this again")
-    return keys_in({name: environment[name]})[version]
+    if list_variable is None:
+        return keys_in({name: environment[name]})[version]
+    material, *others = keys_in_list(environment[name], name)
+    if others:
+        raise RequestError(
+            f"{name} holds {1 + len(others)} keys; set it to the one that decrypts the values under {version}, "
+            "then run this again"
+        )
+    return material
 
 
 def _replace_key_document(database: str, request: Request, fingerprint: str, *, done: bool) -> dict[str, Any]:

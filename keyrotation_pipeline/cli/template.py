@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from keyrotation_pipeline.assembly.home import Found
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import name_of, share_of
 from keyrotation_pipeline.settings import DATABASE_VARIABLE
@@ -25,9 +26,22 @@ store = "file"                    # or "aws-secrets-manager", "kubernetes-secret
 # [keys.file]
 # directory = "keys"              # default: keys in the home, .keyrotation next to this file
 
-# Every column that the application encrypts. Values look like v1:<nonce>:<ciphertext>. Of tables over 64 MiB only a
-# part was read: check that no column is missing. `keyrotation inventory` reads everything, and so does each request.
+{format}# Every column that the application encrypts. {values}
 """
+_NATIVE_VALUES = """\
+Values look like v1:<nonce>:<ciphertext>. Of tables over 64 MiB only a
+# part was read: check that no column is missing. `keyrotation inventory` reads everything, and so does each request.\
+"""
+_FERNET_FORMAT = """\
+# Columns of Fernet tokens, which the application reads with its own library; see `keyrotation docs fernet`.
+[format]
+name = "fernet"
+keys = { env = "FERNET_KEYS" }    # the variable of the application's list of keys, of which the first encrypts
+# keep_time = true                # tokens keep their time, as readers with a TTL need it
+
+"""
+_FERNET_VALUES = "Only a sample was read: check that no column is missing."
+_ATTEST, _CONFIRM = 'mode = "attest"\n', 'mode = "confirm"\n'
 _NO_TABLE = """\
 # None was found. Fill in:
 # [[tables]]
@@ -104,25 +118,33 @@ required = 2                      # signatures of different officers
 
 
 _OTHERS = """\
-# Encrypted in other formats, which cannot be rotated by this pipeline yet: do not declare these columns.
+# Encrypted in another way, and not part of this configuration, which is one list of keys in one format: do not declare
+# these columns here.
 """
 
 
 def configuration(found: Found, *, embedded: bool) -> str:
     """The text of the file."""
     url = f'url = {{ env = "{DATABASE_VARIABLE}" }}'
-    head = _HEAD.format(database=found.name, url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url)
+    fernet = found.format == FERNET.name
+    head = _HEAD.format(
+        database=found.name,
+        url=f"# {url}   # absent: the embedded PostgreSQL" if embedded else url,
+        format=_FERNET_FORMAT if fernet else "",
+        values=_FERNET_VALUES if fernet else _NATIVE_VALUES,
+    )
     declared = "".join(
         f"[[tables]]\nname = {_text(str(table.name))}\n"
         f"columns = [{', '.join(_text(column) for column in table.columns)}]\n\n"
         for table in found.tables
     )
+    tail = _TAIL.replace(_ATTEST, _CONFIRM) if fernet else _TAIL
     rest = "".join(
         f"# Not declared: {json.dumps(f'{each.relation}.{each.column}')}, {each.reason}\n" for each in found.rest
     )
     others = "".join(chain.from_iterable(map(_other, found.others)))
     comments = f"{rest}{_OTHERS if others else ''}{others}"
-    return f"{head}{declared or _NO_TABLE}{comments}{chr(10) if comments else ''}{_TAIL}"
+    return f"{head}{declared or _NO_TABLE}{comments}{chr(10) if comments else ''}{tail}"
 
 
 def _other(finding: Finding) -> Iterator[str]:

@@ -14,6 +14,7 @@ from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
@@ -309,10 +310,20 @@ def _naming(
         return green(name, "every instance that reports does; one that does not report is not seen")
     if mode is RolloutMode.ATTEST:
         return red(name, *in_two(pending_sentence(lack, goal, "ID" if walk is None else walk.id)))
+    then = (
+        f'the rotation then stops with "{target} value seen before promotion", and only a rollback helps, which an '
+        "emergency does not have"
+    )
+    if any(table.format != NATIVE for table in pipeline.tables):
+        return amber(
+            name,
+            f"mode {mode}: not seen; an application that encrypts with another key of its list than the first writes "
+            f"under the new key as soon as it gets it: {then}",
+            "have every application encrypt with the first key of its list; see `keyrotation docs fernet`",
+        )
     return amber(
         name,
-        f"mode {mode}: not seen; {CHOOSES_ITSELF}: the rotation then stops with "
-        f'"{target} value seen before promotion", and only a rollback helps, which an emergency does not have',
+        f"mode {mode}: not seen; {CHOOSES_ITSELF}: {then}",
         "have every application use keyrotation_pipeline.encrypted_type, and report by attest(engine, key_ring); see "
         "`keyrotation docs source-procedure`",
     )

@@ -97,7 +97,7 @@ _NATIVE_HERE = "Declare the column in `keyrotation.toml`: keyrotation rotates it
 _NATIVE_ELSEWHERE = (
     "Not rotated here yet: keyrotation rotates its own format in columns of text and varchar, with nothing around it."
 )
-_FERNET_HERE = (
+FERNET_HERE = (
     'Declare the column in a `keyrotation.toml` with `[format] name = "fernet"`: keyrotation rotates it in place, '
     "without downtime, where the application reads a list of keys (`keyrotation docs fernet`)."
 )
@@ -117,7 +117,7 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
     if format_name == "native":
         return Advice("marker", True, _NATIVE_HERE if here else _NATIVE_ELSEWHERE)  # noqa: FBT003
     if format_name == "fernet" and here:
-        return Advice("mac", True, _FERNET_HERE)  # noqa: FBT003
+        return Advice("mac", True, FERNET_HERE)  # noqa: FBT003
     advice = ADVICE.get(format_name, UNKNOWN)
     if names_keys and advice.identified_by == "decrypt":
         return Advice("marker", advice.reads_two_keys, advice.next)

@@ -323,6 +323,36 @@ def test_a_request_is_cancelled_before_its_key_exists_and_after(home: Home) -> N
         assert home.shown("status")["rotation"] is None
 
 
+def test_an_imported_key_that_is_wrong_is_replaced_by_the_variable_of_the_list(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it was imported while the table was empty."""
+    right = Fernet.generate_key()
+    with psycopg.connect(home.application.url, autocommit=True) as connection:
+        connection.execute("UPDATE users SET email = %s", (Fernet(right).encrypt(b"x").decode(),))
+    asked = home.typed("replace-key", "v2", "--reason", "wrong", exits=1)
+    assert asked.startswith("set FIELD_KEYS to the key that decrypts the values under v2")
+    monkeypatch.setenv("FIELD_KEYS", f"{right.decode()},{home.keys[0]}")
+    assert "FIELD_KEYS holds 2 keys; set it to the one that" in home.typed(
+        "replace-key", "v2", "--reason", "wrong", exits=1
+    )
+    monkeypatch.setenv("FIELD_KEYS", right.decode())
+    home.sign(home.typed("replace-key", "v2", "--reason", "wrong").splitlines()[-1])
+    home.typed("replace-key", "v2")
+    assert home.application.listed()[0] == right.decode()
+
+
+def test_what_is_said_of_a_fernet_home_is_true(home: Home) -> None:
+    with psycopg.connect(home.application.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE copies AS SELECT email FROM users")
+    counted = home.typed("inventory")
+    assert "they are not under its keys" not in counted
+    assert "fernet values among them may be under its keys: a key under which any are is not retired" in counted
+    checks = home.typed("preflight", exits=1)
+    assert "encrypted_type" not in checks
+    assert "have every application encrypt with the first key of its list" in checks
+
+
 def test_init_knows_the_keys_again_and_takes_no_others(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     before = home.shown("status")["key_versions"]
     for listed in (home.keys, home.keys[::-1], home.keys[:1]):

@@ -152,7 +152,7 @@ def test_the_url_comes_from_the_option_the_variable_or_the_file(scanned: Scanned
         "KEYROTATION_DATABASE_URL"
     )
     folder.run("scan", expect=1)
-    assert "keyrotation init" in folder.printed[-1]
+    assert "no database is named; give --url, or set KEYROTATION_DATABASE_URL (there is no" in folder.printed[-1]
     assert "hunter2" not in "".join(folder.printed)
 
 
@@ -170,6 +170,29 @@ def test_init_writes_what_scan_found_as_comments(server: Server, tmp_path: Path)
     assert '[[tables]]\nname = "clients"\ncolumns = ["name"]\n' in written
     assert '# "public.clients.token": fernet, all 3 values\n#     ' in written
     assert "keyrotation.toml is there already; run `keyrotation scan`" in folder.printed[-1]
+
+
+def test_init_writes_a_configuration_of_fernet_columns_that_it_then_takes(server: Server, tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    fernet = next(entry for entry in FOREIGN if entry.format == "fernet" and isinstance(entry.values[0], str))
+    with copy_of(server, "template1") as url, psycopg.connect(url, autocommit=True) as connection:
+        connection.execute('CREATE TABLE users ("e mail" text, log text, doc jsonb)')
+        connection.execute("CREATE TABLE parts (number int, token varchar(400)) PARTITION BY RANGE (number)")
+        connection.execute("CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (10)")
+        for number, value in enumerate(fernet.values):
+            row = (value, value if number == 0 else f"a note of day {number}", json.dumps({"token": value}))
+            connection.execute("INSERT INTO users VALUES (%s, %s, %s)", row)
+            connection.execute("INSERT INTO parts VALUES (%s, %s)", (number, value))
+        folder.run("init", "--scan", KEYROTATION_DATABASE_URL=url)
+        written = (tmp_path / "keyrotation.toml").read_text()
+        folder.run("init", expect=1, KEYROTATION_DATABASE_URL=url)
+    assert '[format]\nname = "fernet"\nkeys = { env = "FERNET_KEYS" }' in written
+    tables = '[[tables]]\nname = "parts"\ncolumns = ["token"]\n\n[[tables]]\nname = "users"\ncolumns = ["e mail"]\n'
+    assert tables in written
+    assert '\nmode = "confirm"\n' in written
+    assert '# "public.users.log": fernet, 33 % of 3 values\n' in written
+    assert '# "public.users.doc -> token": fernet, all 3 values\n' in written
+    assert "names no officers yet" in folder.printed[-1]
 
 
 # Forbids importing what the extra `scan` does not install, as if it were not there.

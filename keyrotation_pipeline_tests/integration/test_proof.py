@@ -136,7 +136,7 @@ def test_a_forged_validated_fence_does_not_hide_an_old_value(clinic: Clinic) -> 
         ),
         pytest.param(
             "ALTER TABLE public.clients ADD nickname text; UPDATE public.clients SET nickname = email WHERE id = 1",
-            r"clients, column nickname: 1 value\(s\) of our format",
+            r"clients, column nickname: 1 encrypted value\(s\)",
             id="undeclared column",
         ),
         pytest.param(
@@ -374,18 +374,18 @@ def test_a_changed_table_that_is_large_by_its_toast_is_searched_before_anything_
         ),
         pytest.param(
             "CREATE TABLE public.copies AS SELECT {old} AS note",
-            r"copies, column note: 1 value\(s\) of our format",
+            r"copies, column note: 1 encrypted value\(s\)",
             id="a new table",
         ),
         pytest.param(
             "ALTER TABLE public.visits ADD note text; UPDATE public.visits SET note = {old}",
-            r"visits, column note: 1 value\(s\) of our format",
+            r"visits, column note: 1 encrypted value\(s\)",
             id="a new column",
         ),
         pytest.param(
             "CREATE TABLE public.child () INHERITS (public.visits); ALTER TABLE public.child ADD note text;"
             "INSERT INTO public.child VALUES (9, NULL, {old})",
-            r"child, column note: 1 value\(s\) of our format",
+            r"child, column note: 1 encrypted value\(s\)",
             id="a new child",
         ),
     ],
@@ -411,7 +411,7 @@ def test_a_column_that_was_generated_while_its_table_was_searched_is_read_afterw
     )
     searched = clinic.search()
     clinic.connection.execute("ALTER TABLE public.visits ALTER copy DROP EXPRESSION")
-    with pytest.raises(ProofError, match=r"visits, column copy: 1 value\(s\) of our format"):
+    with pytest.raises(ProofError, match=r"visits, column copy: 1 encrypted value\(s\)"):
         clinic.prove(searched)
     monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
     with pytest.raises(BlockedError, match="too large to be searched while others wait"):
@@ -434,7 +434,7 @@ def test_what_was_changed_is_read_again_though_smaller_relations_have_used_up_th
     size = "SELECT pg_relation_size('public.clients') / current_setting('block_size')::int"
     ((pages,),) = clinic.connection.execute(size).fetchall()
     monkeypatch.setattr(search, "READ_AGAIN_PAGES", int(str(pages)))
-    with pytest.raises(ProofError, match=r"clients, column city: 1 value\(s\) of our format"):
+    with pytest.raises(ProofError, match=r"clients, column city: 1 encrypted value\(s\)"):
         clinic.prove(searched)
 
 
@@ -450,7 +450,7 @@ def test_a_table_that_was_made_again_after_the_proof_is_not_the_one_proven(clini
     [
         pytest.param(
             "INSERT INTO public.clients SELECT n, {old}, '', '' FROM generate_series(10, 500) AS n",
-            r"clients, column city: \d+ value\(s\) of our format",
+            r"clients, column city: \d+ encrypted value\(s\)",
             id="an old value in an undeclared column",
         ),
         pytest.param(

@@ -317,7 +317,7 @@ def _hits(relation: Place, column: str, pages: sql.Composable) -> sql.Composed:
 _DECLARABLE = """
 WITH RECURSIVE up(oid, depth) AS (
     SELECT c.oid, 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind = 'r'
+    WHERE n.nspname = %(schema)s AND c.relname = %(table)s AND c.relkind IN ('r', 'p')
     UNION ALL
     SELECT i.inhparent, up.depth + 1 FROM up JOIN pg_inherits i ON i.inhrelid = up.oid
     JOIN pg_attribute a ON a.attrelid = i.inhparent AND a.attname = %(column)s AND NOT a.attisdropped

@@ -140,7 +140,7 @@ def require_nothing_found(findings: Iterable[FoundColumn], retired: Sequence[Key
     for finding in findings:
         if finding.blocks(retired):
             raise ProofError(
-                f"{finding.relation}, column {finding.column}: {finding.values} value(s) of our format "
+                f"{finding.relation}, column {finding.column}: {finding.values} encrypted value(s) "
                 f"({finding.near_misses} near-misses), {finding.reason}; "
                 "re-encrypt or remove them, and declare the column in [[tables]] before the next rotation"
             )
