@@ -189,6 +189,7 @@ TAMPERING = {
         GRANT CREATE ON SCHEMA keyrotation TO app; ALTER FUNCTION FUNCTION_NAME() OWNER TO app""",
     "the halves are gone": "DELETE FROM keyrotation.retired_signing_halves",
     "others may read the halves": "GRANT SELECT ON keyrotation.retired_signing_halves TO app",
+    "others may read a column of the halves": "GRANT SELECT (inner_block) ON keyrotation.retired_signing_halves TO app",
     "others may write the halves": "GRANT UPDATE ON keyrotation.retired_signing_halves TO PUBLIC",
 }
 

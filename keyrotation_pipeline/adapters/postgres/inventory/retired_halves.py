@@ -28,10 +28,12 @@ CREATE TABLE IF NOT EXISTS keyrotation.retired_signing_halves (
     outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64)
 )
 """
-# Default privileges may have given rights on it to others.
+# Default privileges may have given rights on it to others; rights on its columns take a GRANT.
 _OTHERS = """
 SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
-FROM pg_class c, LATERAL aclexplode(c.relacl) AS a
+FROM pg_class c, LATERAL (
+    SELECT c.relacl UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = c.oid
+) AS given (acl), LATERAL aclexplode(given.acl) AS a
 WHERE c.oid = 'keyrotation.retired_signing_halves'::regclass AND a.grantee <> c.relowner
 """
 _REVOKE = "REVOKE ALL ON keyrotation.retired_signing_halves FROM {}"
