@@ -59,3 +59,13 @@ def test_clients_of_postgresql_get_the_password_by_its_variable_and_nothing_else
     assert environment["PGPASSWORD"] == "geheim"
     assert [part for part in (*arguments, *environment.values()) if "a-key" in part or "for-aws" in part] == []
     assert not any("geheim" in part for part in arguments)
+
+
+def test_what_a_connection_string_leaves_out_is_as_in_our_own_connections(
+    programs: Programs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PGUSER": "backup", "PGPORT": "6432", "PGPASSWORD": "of the variable"}.items():
+        monkeypatch.setenv(name, value)
+    found = programs.environment("postgresql://db:7000/clinic")
+    assert (found["PGUSER"], found["PGPORT"], found["PGPASSWORD"]) == ("backup", "7000", "of the variable")
+    assert "PGUSER" not in programs.environment()

@@ -199,10 +199,14 @@ class Programs:
 
 
 def _parameters(url: str) -> Mapping[str, str]:
-    """Returns the variables (PGHOST, PGPASSWORD, …) equivalent to a connection string."""
+    """Returns the variables (PGHOST, PGPASSWORD, …) equivalent to a connection string.
+
+    What the string leaves out is as our own connections have it: from variables of that kind in our environment.
+    """
+    ours = [option for option in Conninfo.get_defaults() if option.val != option.compiled] if url else []
     return {
         option.envvar.decode(): option.val.decode()
-        for option in Conninfo.parse(url.encode())
+        for option in (*ours, *Conninfo.parse(url.encode()))
         if option.val is not None and option.envvar is not None
     }
 
