@@ -16,7 +16,7 @@ SHORTEST_BYTES = 16
 SHORTEST_CHARS = 22
 _HEAD_CHARS = 200
 # Formats with spaces: JSON and armor, also behind a prefix.
-_WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]])?(?:\{\s*"|-----BEGIN)')
+_WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]/>])?(?:\{\s*"|-----BEGIN)')
 # Encodings around encodings that are followed: bytea of ASCII of base64 of a token.
 _DEEPEST = 3
 
@@ -24,7 +24,9 @@ _DEEPEST = 3
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]++={0,2}\Z")
 _WRAPPED_BASE64 = re.compile(r"[A-Za-z0-9+/]{32,}+\r?\n[A-Za-z0-9+/=\r\n]++\Z")
 _PREFIX = re.compile(
-    r"\$?[A-Za-z0-9][\w.+-]{0,31}[:$|!#~]{1,3}|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|[A-Za-z][\w.-]{1,31}\(", re.ASCII
+    r"[$!]?[A-Za-z0-9][\w.+-]{0,31}(?:://|[:$|!#~]{1,3})|\{[\w.+:-]{1,32}\}|\[[\w.+:-]{1,32}\]|<[\w.+:-]{1,32}>|"
+    r"[A-Za-z][\w.-]{1,31}\(",
+    re.ASCII,
 )
 _MOST_PREFIXES = 3
 _CHARACTER = "[A-Za-z0-9+/_=-]"

@@ -42,6 +42,8 @@ STORED: dict[str, Callable[[Values], Values]] = {
     "prefix": lambda values: ["enc:" + text(value) for value in values],
     "two prefixes": lambda values: ["app:v1:" + text(value) for value in values],
     "prefix in braces": lambda values: ["{cipher}" + text(value) for value in values],
+    "prefix of a URL": lambda values: [f"secret://{text(value)}" for value in values],
+    "prefix in exclamation marks": lambda values: [f"!enc!{text(value)}" for value in values],
     "prefix and suffix": lambda values: [f"ENC({text(value)})" for value in values],
     "prefix in bytea": lambda values: [b"enc:" + raw(value) for value in values],
     "a tenth of the rows": lambda values: [*map(text, values), *PLAINTEXT * 5],
