@@ -174,7 +174,7 @@ def _lines(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> Iter
         yield f"left out  {each}"
     for version, fingerprint in done.keys.items():
         where = done.keys_here.put_back.get(version)
-        yield f"key       {version} ({fingerprint[:16]}){f' is {where} in the key store' if where else ''}"
+        yield f"key       {version} ({fingerprint[:16]}){f', in the key store again ({where})' if where else ''}"
     for name in done.files.written:
         yield f"written   {name}"
     for phrase in done.files.kept:

@@ -142,11 +142,12 @@ def where_url_goes(text: str) -> str:
 def to_provide(text: str, directory: Path) -> tuple[str, ...]:
     """Names every variable that a configuration names and that is not set here, and every file that is not here.
 
-    Without the database's URL, see `where_url_goes`.
+    Without the database's URL, see `where_url_goes`, and the application's own keys, which the key store has again.
     """
     content = tomllib.loads(text)
     missing = dict[str, None]()
-    for setting, named in _places({**content, "database": {**content.get("database", {}), "url": None}}, ()):
+    provided = {"database": {**content.get("database", {}), "url": None}, "format": None}
+    for setting, named in _places({**content, **provided}, ()):
         match named:
             case {"env": str(name)} if not os.environ.get(name):
                 missing[f"set {name}, which {setting} names"] = None

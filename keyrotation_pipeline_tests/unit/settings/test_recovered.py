@@ -77,6 +77,7 @@ def test_variables_and_files_that_are_not_here_are_named(tmp_path: Path, monkeyp
         '[alerts]\nwebhook_url = { env = "IS_SET" }\n[recovery]\nsecret_key = { file = "/media/key" }\n'
         'gnupg_home = "/nowhere/gnupg"\n[audit]\ntimestamp_certificates = ["here", "tsa.pem"]\n'
     ) + OFFICER.format("a.asc")
+    text += '[format]\nname = "fernet"\nkeys = { env = "IN_THE_KEY_STORE" }\n'
     assert to_provide(text, tmp_path) == (
         "set FAR, which [database] standbys names",
         "put the file /media/key there, which [recovery] secret_key names",
