@@ -22,7 +22,7 @@ if os.environ.get("SEED"):
         write(row, text)
 wrong, writes, stop = [], 0, threading.Event()
 if os.environ.get("READS_ALL"):
-    wrong = [f"{row}: {found!r}" for row, text in expected.items() if (found := read(row)) != text]
+    wrong = [f"{found!r}, not {text!r}" for row, text in expected.items() if (found := read(row)) != text]
     stop.set()
 reading = threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True)
 reading.start()
@@ -30,7 +30,7 @@ print("at work", flush=True)
 while not stop.wait(0.02):
     row = random.choice(list(expected))
     if (found := read(row)) != expected[row]:
-        wrong.append(f"{row}: {found!r}")
+        wrong.append(f"{found!r}, not {expected[row]!r}")
     writes += 1
     expected[row] = f"{row}, write {writes} of {os.getpid()}"
     try:

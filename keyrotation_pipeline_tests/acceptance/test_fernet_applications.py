@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psycopg
@@ -125,7 +125,9 @@ def encrypted_fields(url: str, folder: Path, keys: list[str]) -> tuple[Project, 
     ).stdout
     keys[:] = printed.strip().split(",")
     assert len(keys) == 2
-    return django(url, folder, "encrypted_fields", lists_keys=True), CLIENT_TABLE
+    return replace(
+        django(url, folder, "encrypted_fields", lists_keys=True), expected=application.expected
+    ), CLIENT_TABLE
 
 
 def sqlalchemy_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
