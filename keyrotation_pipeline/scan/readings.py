@@ -16,7 +16,7 @@ SHORTEST_BYTES = 16
 SHORTEST_CHARS = 22
 _HEAD_CHARS = 200
 # Formats with spaces: JSON and armor, also behind a prefix.
-_WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]/>])?(?:\{\s*"|-----BEGIN)')
+_WITH_SPACES = re.compile(r'(?:.{0,120}[:$|!#~})(\]/>=;_-])?(?:\{\s*"|-----BEGIN)')
 # Encodings around encodings that are followed: bytea of ASCII of base64 of a token.
 _DEEPEST = 3
 
@@ -29,6 +29,13 @@ _PREFIX = re.compile(
     re.ASCII,
 )
 _MOST_PREFIXES = 3
+# Beginnings that no other text has where a word could begin: behind these, whatever the prefix looks like.
+_MARKERS = re.compile(
+    r"(?<![A-Za-z0-9+])"
+    r"(?:gAAAA|eyJ|U2FsdGVkX1|vault:v|Fe26\.|v[1-9]|(?:brng|nacl|fips):|enc:fernet:|-----BEGIN PGP|\{\")"
+)
+_LONGEST_PREFIX = 48
+_CLOSING = "]})>\"';!"
 _CHARACTER = "[A-Za-z0-9+/_=-]"
 _PARTS = re.compile(rf"({_CHARACTER}{{16,48}}+)([:.|$,;*])({_CHARACTER}{{2,}}+)(?:\2({_CHARACTER}{{2,}}+))?\Z")
 _IV_BYTES, _TAG_BYTES = (12, 16, 24), 16
@@ -86,6 +93,8 @@ def _read_text(text: str, depth: int) -> Reading:
     hit = recognise_text(text)
     if hit is not None and not hit.weak:
         return Reading(hit)
+    if hit is None and (marked := _read_at_marker(text, depth)) is not None:
+        return marked
     if _BASE64.match(text) or text.startswith("\\x") or ("\n" in text and _WRAPPED_BASE64.match(text)):
         decoded = _decoded(text)
         inner = _read_encoded(*decoded, depth) if decoded else PLAIN if _is_in_one_case(text) else _BROKEN
@@ -94,6 +103,19 @@ def _read_text(text: str, depth: int) -> Reading:
     if hit is not None:
         inner = inner._replace(hit=hit, wrapped=False, prefix="")
     return inner
+
+
+def _read_at_marker(text: str, depth: int) -> Reading | None:
+    """Reads a value that begins with a marker, behind any prefix that ends with a separator: ``enc=``, ``__enc__``."""
+    for marker in _MARKERS.finditer(text[: _LONGEST_PREFIX + len("-----BEGIN PGP")]):
+        prefix, rest = text[: marker.start()], text[marker.start() :]
+        for value in (rest, rest.rstrip(_CLOSING)) if prefix else ():
+            hit = recognise_text(value)
+            if hit is None and marker[0] == "U2FsdGVkX1" and (decoded := _decoded(value)):
+                hit = _read_encoded(*decoded, depth).hit
+            if hit is not None and not hit.weak:
+                return Reading(hit, prefix)
+    return None
 
 
 def _decoded(text: str) -> tuple[str, bytes, str] | None:

@@ -67,6 +67,18 @@ def test_a_marked_format_is_named_with_its_keys(entry: ForeignValues, stored: st
     assert sorted(found.key_ids) == sorted(entry.key_ids)
 
 
+# Of a text that begins with more than a letter; what is only base64 on the outside needs a prefix that ends as above.
+BEGINNINGS = ("gAAAA", "eyJ", "U2FsdGVkX1", "vault:v", "Fe26.", "v1", "brng:", "nacl:", "fips:", "enc:", "-----", "{")
+WITH_BEGINNING = [entry for entry in MARKED if str(entry.values[0]).startswith(BEGINNINGS)]
+
+
+@pytest.mark.parametrize("entry", WITH_BEGINNING, ids=ids)
+@pytest.mark.parametrize("prefix", ["enc=", "__enc__", "secret/app/", "key=abc;", "enc-", "aes~"])
+def test_a_marker_is_found_behind_any_prefix_that_ends_with_a_separator(entry: ForeignValues, prefix: str) -> None:
+    (found,) = scan([f"{prefix}{value!s}" for value in entry.values])
+    assert (found.format, found.tier, set(found.key_ids)) == (entry.format, "certain", set(entry.key_ids))
+
+
 @pytest.mark.parametrize("entry", MARKED, ids=ids)
 @pytest.mark.parametrize(
     "place",
