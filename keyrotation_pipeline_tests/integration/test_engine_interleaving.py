@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -208,9 +208,15 @@ def test_names_that_are_exchanged_for_the_reading_only_keep_their_values(
             insert(migrated, f"public.{name} (id, a, b)", rows)
 
     def exchanged(
-        connection: Connection, relation: Relation, key: RowKey, target: KeyVersion | None, *, hot_order: bool
+        connection: Connection,
+        relation: Relation,
+        key: RowKey,
+        values: ValueFormat,
+        target: KeyVersion | None,
+        *,
+        hot_order: bool,
     ) -> Statements:
-        made = statements(connection, relation, key, NATIVE, target, hot_order=hot_order)
+        made = statements(connection, relation, key, values, target, hot_order=hot_order)
         application(database_url, exchange)
         return made
 
@@ -507,7 +513,7 @@ KILLED = """
 import os, sys
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
