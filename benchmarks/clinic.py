@@ -1,5 +1,6 @@
 """The measured table: five encrypted columns of a clinic's clients, a uuid key, on an embedded server of its own."""
 
+import base64
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,13 +8,20 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from cryptography.fernet import Fernet
+from psycopg import sql
+
 from benchmarks.processes import postmaster_of
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
@@ -45,7 +53,7 @@ class Clinic:
 
 
 @contextmanager
-def clinic() -> Iterator[Clinic]:
+def clinic(formats: Sequence[str] = (NATIVE.name,)) -> Iterator[Clinic]:
     """A server with the rows that `fill` copies and a key store, in a home that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="keyrotation-benchmark-", ignore_cleanup_errors=True) as directory:
         home = Path(directory) / "home"
@@ -57,18 +65,23 @@ def clinic() -> Iterator[Clinic]:
             store.set_primary(V2, stored.revision)
             place = Clinic(server.url(), home / "keys", store.read().ring(), postmaster_of(server.url()))
             with closing(connect(server.url())) as connection:
-                make_template(connection, place.ring)
+                for name in formats:
+                    make_template(connection, place.ring, FORMATS[name])
             yield place
 
 
-def make_template(connection: Connection, ring: KeyRing) -> None:
+def make_template(connection: Connection, ring: KeyRing, values: ValueFormat = NATIVE) -> None:
     """Encrypt, under v1, the rows that `fill` copies."""
     ring = KeyRing({V1: ring.material(V1)}, V1)
+    token = Fernet(base64.urlsafe_b64encode(raw_of(ring.material(V1))))
     definitions = ", ".join(f"{column} text" for column in CLIENTS.columns)
-    connection.execute(f"CREATE UNLOGGED TABLE public.template ({definitions})".encode())
-    with connection.cursor() as cursor, cursor.copy(f"COPY public.template ({COLUMNS}) FROM STDIN".encode()) as copy:
+    connection.execute(f"CREATE UNLOGGED TABLE public.template_{values.name} ({definitions})".encode())
+    into = f"COPY public.template_{values.name} ({COLUMNS}) FROM STDIN".encode()
+    with connection.cursor() as cursor, cursor.copy(into) as copy:
         for number in range(DISTINCT_ROWS):
-            copy.write_row([encrypt(ring, text) for text in _client(number)])
+            texts = _client(number)
+            stored = (token.encrypt(text.encode()).decode() for text in texts)
+            copy.write_row([encrypt(ring, text) for text in texts] if values == NATIVE else list(stored))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,16 +119,18 @@ def fill(
     columns: Sequence[str] = CLIENTS.columns,
     partitions: int = 0,
     shape: Shape = PLAIN,
+    values: str = NATIVE.name,
 ) -> None:
     """Make the table anew: no dead rows, no bloat, statistics taken, everything written to disk.
 
     Args:
         partitions: by hash of the key; 0: a plain table.
         shape: what stands beside the encrypted columns.
+        values: the name of their format.
     """
     some = ", ".join([*columns, "0", *shape.columns.values()])
     defined = ", ".join([*(f"{column} text" for column in columns), "visits int NOT NULL", *shape.columns])
-    source = f"FROM public.template, generate_series(1, {-(-rows // DISTINCT_ROWS)}) AS n LIMIT"
+    source = f"FROM public.template_{values}, generate_series(1, {-(-rows // DISTINCT_ROWS)}) AS n LIMIT"
     statements = [
         "SET lock_timeout = '30s'",  # an autovacuum gives way after a second
         f"DROP TABLE IF EXISTS public.{name}",
@@ -147,12 +162,11 @@ def pages(connection: Connection) -> int:
     return int(str(count))
 
 
-def rows_under(connection: Connection, version: KeyVersion) -> int:
-    """Rows whose every column is under `version`."""
-    conditions = " AND ".join(
-        f"left({column}, {len(version.prefix)}) = '{version.prefix}'" for column in CLIENTS.columns
-    )
-    (count,) = connection.execute(f"SELECT count(*) FROM public.clients WHERE {conditions}".encode()).fetchall()[0]
+def rows_left(connection: Connection, target: KeyVersion, values: str = NATIVE.name) -> int:
+    """Rows with a column that is not under `target`."""
+    left = [sql_of(FORMATS[values]).to_be_rewritten(as_text(column), target) for column in CLIENTS.columns]
+    query = sql.SQL("SELECT count(*) FROM public.clients WHERE {}").format(sql.SQL(" OR ").join(left))
+    (count,) = connection.execute(query).fetchall()[0]
     return int(str(count))
 
 

@@ -21,6 +21,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray, pass_bytes_through
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.encrypted_type import EncryptedType
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A batch of the plain UPDATE: as many pages as the engine takes at once at most.
@@ -123,9 +124,9 @@ def _by_page_ranges(
     return _measured(clinic, all_at_once)
 
 
-def engine(clinic: Clinic, workers: int, *, native: bool = True) -> Run:
+def engine(clinic: Clinic, workers: int, *, native: bool = True, values: str = NATIVE.name) -> Run:
     """The engine through its public entry in emergency mode, which does not rest."""
-    job = {"url": clinic.url, "keys": str(clinic.keys), "target": str(V2)}
+    job = {"url": clinic.url, "keys": str(clinic.keys), "target": str(V2), "format": values}
     job |= {"limits": {"workers": workers, "native_codec": native}, "emergency": True}
     before = _pages(clinic)
 

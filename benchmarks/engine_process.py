@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 import uuid
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import Shard
 
@@ -27,12 +29,13 @@ def main() -> None:
     ring, target, limits = store.read().ring(), KeyVersion.parse(job["target"]), Limits(**job["limits"])
     if job.get("emergency"):
         limits = limits.in_an_emergency()
+    table = replace(CLIENTS, format=FORMATS[job.get("format", CLIENTS.format.name)])
     connecting = partial(connect, job["url"])
     before = os.times()
     processes = WorkerSettings(store)
     started = time.monotonic()
     done = rewrite_shard(
-        connecting, uuid.uuid4().hex, Shard(CLIENTS, 0, 1), ring, target, lambda _: None, limits, processes
+        connecting, uuid.uuid4().hex, Shard(table, 0, 1), ring, target, lambda _: None, limits, processes
     )
     seconds = time.monotonic() - started
     after = os.times()

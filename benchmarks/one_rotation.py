@@ -228,7 +228,7 @@ def _fill(connection: Connection, pipeline: Pipeline, setting: Setting) -> None:
     make_template(connection, pipeline.keys.read().ring())
     for table in pipeline.tables:
         fill(connection, setting.rows // setting.tables, table.name.table, table.columns, setting.partitions)
-    connection.execute("DROP TABLE public.template")  # it holds values of ours, and is not declared
+    connection.execute("DROP TABLE public.template_native")  # it holds values of ours, and is not declared
 
 
 def _pages(connection: Connection) -> int:

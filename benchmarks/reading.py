@@ -53,7 +53,7 @@ def main() -> None:
             for name, run in runs.items():
                 costs.setdefault(name, []).append(_measured(place, run))
         _print(console, costs, options.rows)
-        connection.execute("DROP TABLE public.template")  # which holds values of ours and is not declared
+        connection.execute("DROP TABLE public.template_native")  # which holds values of ours and is not declared
         costs["the retiring transaction, as it was"] = [_retiring(place, connection, before=False)]
         costs["the retiring transaction, after a search"] = [_retiring(place, connection, before=True)]
     _print(console, costs, options.rows)

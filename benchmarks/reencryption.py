@@ -1,7 +1,7 @@
 """How fast rows are re-encrypted, against what the database itself can do and against the seed's loop.
 
 uv run python -m benchmarks.reencryption [--table clients|indexed|wide] [--rows N] [--workers 1,2,4] [--rounds 3]
-    [--python-codec] [--json FILE]
+    [--format fernet] [--python-codec] [--json FILE]
 """
 
 import argparse
@@ -19,9 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import contenders
-from benchmarks.clinic import SHAPES, V2, Clinic, clinic, fill, opened, rows_under
+from benchmarks.clinic import SHAPES, V2, Clinic, clinic, fill, opened, rows_left
 from benchmarks.contenders import Run
 from benchmarks.processes import machine
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE
 
 PLAIN, HOT, ENGINE, SEED = "plain UPDATE", "UPDATE in HOT order", "engine", "seed's ORM loop, mended"
 SEED_ROWS = 5_000
@@ -33,7 +34,8 @@ def main() -> None:
     """Measure, print and write down."""
     options = _options()
     workers = [int(each) for each in options.workers.split(",")]
-    summary = measured(options.table, options.rows, workers, options.rounds, native=not options.python_codec)
+    native = not options.python_codec
+    summary = measured(options.table, options.rows, workers, options.rounds, native=native, other=options.format)
     show(Console(width=120), summary)
     if options.json:
         document = {"machine": machine(), "python": platform.python_version(), "rows": options.rows}
@@ -42,14 +44,25 @@ def main() -> None:
 
 
 def measured(
-    table: str, rows: int, workers: Sequence[int], rounds: int, *, native: bool = True, seed: bool = True
+    table: str,
+    rows: int,
+    workers: Sequence[int],
+    rounds: int,
+    *,
+    native: bool = True,
+    seed: bool = True,
+    other: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Medians of alternating rounds over one shape of table."""
-    with clinic() as place:
+    """Medians of alternating rounds over one shape of table.
+
+    Args:
+        other: a format whose values the engine re-encrypts, too, in each round after our own.
+    """
+    with clinic((NATIVE.name, *filter(None, [other]))) as place:
         results: Results = {}
         for number in range(rounds):
             print(f"{table}: round {number + 1} of {rounds}, {rows:,} rows", file=sys.stderr, flush=True)
-            _round(place, table, rows, workers, results, native=native)
+            _round(place, table, rows, workers, results, native=native, other=other)
             if seed:
                 _fill(place, table, rows)
                 results.setdefault((SEED, 1), []).append(contenders.seed_loop(place, min(rows, SEED_ROWS)))
@@ -59,6 +72,7 @@ def measured(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reencryption", description=__doc__)
     parser.add_argument("--table", choices=SHAPES, default="clients", help="five columns; with indexes; rows of 1 kB")
+    parser.add_argument("--format", choices=[each for each in FORMATS if each != NATIVE.name], help="values, too")
     parser.add_argument("--python-codec", action="store_true", help="as where the native codec was not built")
     parser.add_argument("--rows", type=int, default=300_000, help="rows of the table")
     parser.add_argument("--workers", default="1,2", help="worker processes, and connections of the plain UPDATE")
@@ -67,7 +81,16 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _round(place: Clinic, table: str, rows: int, workers: Sequence[int], results: Results, *, native: bool) -> None:
+def _round(
+    place: Clinic,
+    table: str,
+    rows: int,
+    workers: Sequence[int],
+    results: Results,
+    *,
+    native: bool,
+    other: str | None,
+) -> None:
     """Each contender once, one after the other, on a table made anew."""
     for count in workers:
         _fill(place, table, rows)
@@ -75,30 +98,34 @@ def _round(place: Clinic, table: str, rows: int, workers: Sequence[int], results
         if table != "wide":  # too few rows in a page
             _fill(place, table, rows)
             results.setdefault((HOT, count), []).append(contenders.hot_update(place, count))
-        _fill(place, table, rows)
-        results.setdefault((ENGINE, count), []).append(contenders.engine(place, count, native=native))
-        _require_done(place, rows)
+        for values in filter(None, [NATIVE.name, other]):
+            name = ENGINE if values == NATIVE.name else f"{ENGINE}, {values}"
+            _fill(place, table, rows, values)
+            results.setdefault((name, count), []).append(contenders.engine(place, count, native=native, values=values))
+            _require_done(place, rows, values)
 
 
-def _fill(place: Clinic, table: str, rows: int) -> None:
+def _fill(place: Clinic, table: str, rows: int, values: str = NATIVE.name) -> None:
     with closing(opened(place.url)) as connection:
-        fill(connection, rows, shape=SHAPES[table])
+        fill(connection, rows, shape=SHAPES[table], values=values)
 
 
-def _require_done(place: Clinic, rows: int) -> None:
+def _require_done(place: Clinic, rows: int, values: str) -> None:
     with closing(opened(place.url)) as connection:
-        done = rows_under(connection, V2)
-    if done != rows:
-        raise SystemExit(f"the engine left {rows - done} of {rows} rows; its figures mean nothing")
+        left = rows_left(connection, V2, values)
+    if left:
+        raise SystemExit(f"the engine left {left} of {rows} rows; its figures mean nothing")
 
 
 def _summary(results: Results) -> list[dict[str, Any]]:
     """Medians and ranges by contender and workers, with the ratio to the plain UPDATE over as many connections."""
     summary = []
     for (name, workers), runs in results.items():
-        plain = results.get((PLAIN, workers), runs)
         # Ratios within a round: what slows the whole machine slows both.
-        ratios = [run.rows_per_second / other.rows_per_second for run, other in zip(runs, plain, strict=True)]
+        plain, native = (
+            [run.rows_per_second / other.rows_per_second for run, other in zip(runs, others, strict=True)]
+            for others in (results.get((each, workers), runs) for each in (PLAIN, ENGINE))
+        )
         rates = [run.rows_per_second for run in runs]
         cost = [run.cpu_per_million_rows for run in runs]
         summary.append(
@@ -106,7 +133,8 @@ def _summary(results: Results) -> list[dict[str, Any]]:
                 "contender": name,
                 "workers": workers,
                 "rows_per_second": _spread(rates),
-                "of_the_plain_update": _spread(ratios),
+                "of_the_plain_update": _spread(plain),
+                "of_the_engine": _spread(native),
                 "cpu_seconds_per_million_rows": _spread(cost),
                 "worker_peak_mb": max(run.worker_peak_mb for run in runs),
                 "growth": _spread([run.growth for run in runs]),
@@ -147,6 +175,11 @@ def show(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
             f"{each['wal_bytes_per_row']['median']:,.0f}",
         )
     console.print(table)
+    for each in summary:
+        if each["contender"].startswith(f"{ENGINE}, "):
+            ratio = each["of_the_engine"]
+            of = f"{ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f})"
+            console.print(f"{each['contender']} × {each['workers']}: {of} of our own format", highlight=False)
     for seed in (each["rows_per_second"]["median"] for each in summary if each["contender"] == SEED):
         for each in summary:
             if each["contender"] == ENGINE:
