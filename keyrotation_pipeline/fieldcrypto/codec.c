@@ -61,7 +61,7 @@ extern const char *OpenSSL_version(int);
 #endif
 
 enum { KEY = 32, LONGEST_NAME = 7, LONGEST_STAMP = 8 };
-enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20 };
+enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
 
 /* What opens the values of one key: OpenSSL's contexts, which hold it. */
@@ -80,7 +80,7 @@ typedef struct {
 typedef struct {
     const uint8_t *text;
     size_t bytes;
-    int stays; /* NULL, empty, or seen to be under the target without opening it */
+    int stays; /* NULL, empty, or under the target; some formats know the last only when the value is opened */
 } Cell;
 
 typedef struct codec Codec;
@@ -172,17 +172,18 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
 
 /* One array of the wire form per column; the bytes objects exist, and only this call knows them. `ends`: how far each was
  * written. */
-static int rewrite_columns(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
+static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
     size_t nonce_bytes = codec->kind->nonce_bytes;
     for (Py_ssize_t column = 0; column < columns; column++) {
         uint8_t *at = arrays[column] + ARRAY_HEADER;
         const uint8_t *nonce = nonces + (size_t)(column * rows) * nonce_bytes; /* as in Python: values that stay use none */
         for (Py_ssize_t row = 0; row < rows; row++) {
-            const Cell *cell = &cells[row * columns + column];
+            Cell *cell = &cells[row * columns + column];
             size_t bytes = 0;
             int outcome = cell->stays ? GOOD : codec->kind->rewrite(codec, cell, nonce, at, &bytes);
             if (outcome != GOOD) return outcome;
             if (!bytes) {
+                cell->stays = 1;
                 at = put_number(at, 0xffffffffu);
                 continue;
             }
@@ -231,6 +232,36 @@ static PyObject *array_for(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_
         bytes += (Py_ssize_t)room;
     }
     return new_array(bytes, rows, OID_TEXT, start);
+}
+
+/* The rows with a new value: all that are to be written. */
+static PyObject *changed_rows(PyObject *rows, const Cell *cells, Py_ssize_t columns) {
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t row = 0, count = PyTuple_Size(rows); found && row < count; row++, cells += columns) {
+        Py_ssize_t column = 0;
+        while (column < columns && cells[column].stays) column++;
+        if (column < columns && PyList_Append(found, PyTuple_GetItem(rows, row)) < 0) Py_CLEAR(found);
+    }
+    PyObject *changed = found ? PySequence_Tuple(found) : NULL;
+    Py_XDECREF(found);
+    return changed;
+}
+
+/* Leave out of a column's array the other rows, which have a NULL there. Returns its new end. */
+static uint8_t *leave_out_rows(uint8_t *array, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, Py_ssize_t left) {
+    uint8_t *to = array + ARRAY_HEADER, *from = to;
+    for (Py_ssize_t row = 0; row < rows; row++, cells += columns) {
+        Py_ssize_t column = 0;
+        while (column < columns && cells[column].stays) column++;
+        size_t bytes = number_at(from) == 0xffffffffu ? 4 : 4 + (size_t)number_at(from);
+        if (column < columns) {
+            memmove(to, from, bytes);
+            to += bytes;
+        }
+        from += bytes;
+    }
+    put_number(array + LENGTH_OFFSET, (uint32_t)left);
+    return to;
 }
 
 /* Give back what a column did not need, since some of its values stay. 0, or -1 with an exception. */
@@ -303,7 +334,7 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
     if (passing < 0) return NULL;
     if (nonce_bytes != count * columns * (Py_ssize_t)codec->kind->nonce_bytes)
         return PyErr_Format(PyExc_ValueError, "a nonce for each value");
-    PyObject *arrays = PyTuple_New(passing + columns), *answer = NULL;
+    PyObject *arrays = PyTuple_New(passing + columns), *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
     uint8_t **starts = PyMem_Malloc((size_t)(columns + 1) * sizeof *starts);
     if (!arrays || !cells || !starts) {
@@ -316,21 +347,32 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
         if (array == Py_None) answer = refused(REFUSED);
         if (!array || array == Py_None || PyTuple_SetItem(arrays, passing + column, array) < 0) goto done;
     }
-    for (Py_ssize_t at = 0; at < passing; at++) {
-        PyObject *array = passed_array(rows, count, PyTuple_GetItem(passed, at));
-        if (!array || PyTuple_SetItem(arrays, at, array) < 0) goto done;
-    }
     int outcome;
     PyThreadState *lock = PyEval_SaveThread();
     outcome = rewrite_columns(codec, cells, count, columns, nonces, starts, &changed);
     leave_scratch(codec);
     PyEval_RestoreThread(lock);
-    for (Py_ssize_t column = 0; outcome == GOOD && column < columns; column++)
-        if (shrink(arrays, passing + column, starts[column]) < 0) goto done;
-    answer = outcome == GOOD ? Py_BuildValue("(On)", arrays, changed) : refused(outcome);
+    if (outcome != GOOD) {
+        answer = refused(outcome);
+        goto done;
+    }
+    written = changed_rows(rows, cells, columns);
+    if (!written) goto done;
+    Py_ssize_t left = PyTuple_Size(written);
+    for (Py_ssize_t column = 0; column < columns; column++) {
+        uint8_t *array = (uint8_t *)PyBytes_AsString(PyTuple_GetItem(arrays, passing + column));
+        uint8_t *end = left == count ? starts[column] : leave_out_rows(array, cells, count, columns, left);
+        if (shrink(arrays, passing + column, end) < 0) goto done;
+    }
+    for (Py_ssize_t at = 0; at < passing; at++) {
+        PyObject *array = passed_array(written, left, PyTuple_GetItem(passed, at));
+        if (!array || PyTuple_SetItem(arrays, at, array) < 0) goto done;
+    }
+    answer = Py_BuildValue("(Onn)", arrays, left, changed);
 done:
     PyMem_Free(starts);
     PyMem_Free(cells);
+    Py_XDECREF(written);
     Py_XDECREF(arrays);
     return answer;
 }
@@ -490,7 +532,7 @@ static PyObject *codec_reduce(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef codec_methods[] = {
-    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, ((index, oid), ...), nonces, time) -> (arrays, changed values) or None"},
+    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, ((index, oid), ...), nonces, time) -> (arrays of the rows with a new value, such rows, new values) or None"},
     {"check", codec_check, METH_VARARGS, "check(rows, first, columns) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
     {"__reduce__", codec_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},

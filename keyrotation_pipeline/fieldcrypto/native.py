@@ -37,10 +37,12 @@ class Packed:
     """Arrays in PostgreSQL's binary form: first those passed through, then one array of new values per column.
 
     Args:
+        rows: how many rows have a new value; the others are left out of the arrays.
         changed: how many new values all columns hold; every other element is NULL.
     """
 
     arrays: Sequence[bytes]
+    rows: int
     changed: int
 
 
@@ -68,8 +70,8 @@ class NativeCodec:
     ) -> Packed | None:
         """Re-encrypts a batch; returns None if any value of it is not good.
 
-        NULLs, empty strings and values under the target are not rewritten: their element is NULL. Each new value was
-        parsed and decrypted again from the packed bytes.
+        NULLs, empty strings and values under the target are not rewritten: their element is NULL, and a row of
+        which none is rewritten is left out. Each new value was parsed and decrypted again from the packed bytes.
 
         Args:
             rows: as read, values as bytes.

@@ -232,6 +232,26 @@ def test_what_cannot_be_opened_is_quarantined_and_blocks_the_proof(
     rotation.proof(rotation.fence())
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_rows_without_an_old_value_are_read_and_not_written(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing, *, native: bool
+) -> None:
+    new, old = token(ring, V2, "new"), token(ring, V1, "old")
+    migrated.execute("UPDATE public.users SET email = %s, phone = %s WHERE id %% 2 = 0", (new, new))
+    migrated.execute("UPDATE public.users SET email = %s, phone = NULL WHERE id %% 10 = 1", (new,))
+    migrated.execute("UPDATE public.users SET phone = '' WHERE id % 10 = 3")
+    stay = "SELECT id, xmin::text, ctid::text FROM public.users WHERE id % 2 = 0 OR id % 10 = 1 ORDER BY id"
+    before = migrated.execute(stay).fetchall()
+    engine = Rotation(database_url, migrated, ring).engine
+    engine.limits = Limits(native_codec=native)
+    done = engine.shard(USERS)
+    assert (done.rows, done.values, done.skipped, done.quarantined) == (80, 140, 0, 0)
+    migrated.execute("UPDATE public.users SET email = %s WHERE id = 5", (old,))
+    swept = [engine.sweep(USERS) for _ in range(2)]
+    assert [(each.rows, each.values, each.skipped) for each in swept] == [(1, 1, 0), (0, 0, 0)]
+    assert migrated.execute(stay).fetchall() == before
+
+
 def test_a_fence_or_half_that_was_changed_after_the_proof_is_refused(
     users: Application, database_url: str, migrated: Connection, ring: KeyRing
 ) -> None:

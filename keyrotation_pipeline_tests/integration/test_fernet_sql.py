@@ -9,15 +9,18 @@ from itertools import product
 import pytest
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
+from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
-from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, token
+from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
 SQL = FernetSql()
 
@@ -103,9 +106,19 @@ def test_what_is_no_token_is_for_the_engine_to_look_at(database: Connection, rin
     fill(database, values)
     retired_halves.publish(database, FERNET, ring, V3)
     wanted = true_for(database, SQL.to_be_rewritten(sql.SQL("c::text"), V3))
+    opened = true_for(database, SQL.to_be_opened(sql.SQL("c::text"), V3))
+    assert opened == [bool(value) for value in values]  # and so without a MAC
     good = [each for each in values if each and parsed(each.encode())]
     assert wanted == [bool(value) and (value not in good or value == good[0]) for value in values]
     assert true_for(database, SQL.under("c", [V1])) == [value is not None and value == good[0] for value in values]
+
+
+def test_the_walk_computes_no_mac_and_what_it_lists_does(database: Connection) -> None:
+    retired_halves.create(database)
+    (relation,) = heaps(database, fernet_table("held", "c"))
+    made = statements(database, relation, row_key(database, relation), FERNET, V3)
+    assert b"sha256" not in made.read_pages
+    assert all(b"sha256" in each for each in (made.list_rows, made.read_rows, made.read_row))
 
 
 def test_without_the_half_of_a_version_every_token_counts_as_old(database: Connection, ring: KeyRing) -> None:

@@ -86,7 +86,29 @@ def test_positions_are_packed_next_to_the_values_and_what_stays_is_null(codec: N
     positions, *columns = packed.arrays
     assert positions == TidArray([row[1] for row in rows]).packed
     read = [[opened(ring, value.decode()) if value else None for value in elements(column)] for column in columns]
-    assert (read, packed.changed) == ([[("v2", "Zürich 😀"), None], [None, ("v2", "")]], 2)
+    assert (read, packed.rows, packed.changed) == ([[("v2", "Zürich 😀"), None], [None, ("v2", "")]], 2, 2)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_row_whose_values_all_stay_is_left_out_with_its_position(name: str, ring: KeyRing) -> None:
+    of = FORMATS[name]
+    codec = format_of(of.values).native_codec(ring, V2)
+    assert codec is not None
+    old, new = of.good(ring, 1, "x"), of.good(ring, 2, "y")
+    rows = [
+        (b"\0\0\0\0\0%c" % place, *values)
+        for place, values in enumerate(
+            [(new, None), (old, new), (b"", new), (None, old), (None, None), (old, old), (new, new)]
+        )
+    ]
+    packed = codec.rewrite(rows, 1, 2, [(0, TidArray.element_oid)])
+    assert packed is not None
+    positions, *columns = packed.arrays
+    assert positions == TidArray([rows[place][0] for place in (1, 3, 5)]).packed
+    present = [[value is not None for value in elements(column)] for column in columns]
+    assert (present, packed.rows, packed.changed) == ([[True, False, True], [False, True, True]], 3, 4)
+    assert (nothing := codec.rewrite([rows[0], rows[6]], 1, 2)) is not None
+    assert (nothing.rows, nothing.changed) == (0, 0)
 
 
 def test_a_large_value_comes_through(codec: NativeCodec, ring: KeyRing) -> None:
@@ -136,10 +158,10 @@ def test_tokens_under_both_keys_are_packed_as_short_as_they_are(ring: KeyRing, *
     packed = codec.rewrite([(old, None), (new, b""), (past, new)], 0, 2)
     assert packed is not None
     first, second = map(elements, packed.arrays)
-    assert [value and library.decrypt(value).decode() for value in first] == ["Zürich 😀", None, "then"]
-    assert (second, packed.changed) == ([None, None, None], 2)
-    assert first[2] is not None
-    assert (library.extract_timestamp(first[2]) == 1_500_000_000) == keep_time
+    assert [value and library.decrypt(value).decode() for value in first] == ["Zürich 😀", "then"]
+    assert (second, packed.changed) == ([None, None], 2)
+    assert first[1] is not None
+    assert (library.extract_timestamp(first[1]) == 1_500_000_000) == keep_time
     assert codec.check([(old,), (new,), (new,), (b"",), (None,)], 0, 1) == [{KeyVersion(1): 1, V2: 2, None: 1}]
 
 

@@ -110,7 +110,7 @@ class Codec:
         self._native = code.native_codec(ring, target) if native else None
 
     def rewrite(self, batch: Batch) -> NewValues:
-        """Re-encrypts a batch; rows without a new value, because of failures, are left out of the parameters."""
+        """Re-encrypts a batch; rows without a new value are left out of the parameters."""
         if self._native and batch.rows:
             columns = len(batch.rows[0]) - _FIRST
             if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED):
@@ -120,8 +120,8 @@ class Codec:
                     TidArray.of_packed(positions),
                     XidArray.of_packed(versions),
                 )
-                whole = packed.changed == len(batch.rows) * columns
-                return NewValues(parameters | {"filenode": batch.filenode}, len(batch.rows), [], whole)
+                whole = packed.changed == packed.rows * columns
+                return NewValues(parameters | {"filenode": batch.filenode}, packed.rows, [], whole)
         return self._by_python(batch)
 
     def check(self, batch: Batch) -> tuple[list[Held], list[Failure]]:
@@ -137,8 +137,8 @@ class Codec:
     def _by_python(self, batch: Batch) -> NewValues:
         rewritten = self._python.rewrite(batch.columns)
         positions, versions, columns = batch.positions, batch.versions, rewritten.columns
-        if rewritten.failures:
-            kept = [row for row, values in enumerate(zip(*columns, strict=True)) if any(values)]
+        kept = [row for row, values in enumerate(zip(*columns, strict=True)) if any(values)]
+        if len(kept) < len(positions):
             positions, versions = [positions[row] for row in kept], [versions[row] for row in kept]
             columns = [[column[row] for row in kept] for column in columns]
         parameters: dict[str, Any] = {f"value_{number}": TextArray(values) for number, values in enumerate(columns)}

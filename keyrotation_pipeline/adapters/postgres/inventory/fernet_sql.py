@@ -92,6 +92,10 @@ class FernetSql:
         value = sql.SQL('({} COLLATE "C")').format(text)
         return _composed(_TO_BE_REWRITTEN, value, target=sql.Literal(target.number))
 
+    def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.to_be_opened`: a MAC takes the server 10 µs, and the codec opens the token in one."""
+        return sql.SQL("coalesce(octet_length({}) > 0, false)").format(text)
+
     def under(self, column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
         """See `FormatSql.under`; without the signing half of one of the versions, every token counts."""
         numbers = sql.SQL(", ").join(sql.Literal(version.number) for version in sorted(set(versions)))

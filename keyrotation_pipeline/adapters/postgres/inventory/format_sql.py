@@ -16,7 +16,10 @@ class FormatSql(Protocol):
     """Expressions over one value; the module `grammar_sql` has them for the native format."""
 
     def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
-        """Whether a text is neither empty nor known to be under `target`: the engine reads its row."""
+        """Whether a text is neither empty nor known to be under `target`: its row is left to rewrite."""
+
+    def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
+        """Whether the engine opens a text to see that: a cheaper condition, which leaves out no text of the former."""
 
     def under(self, column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
         """Whether a column's value is under one of these versions, as the fence judges it; at least one version."""

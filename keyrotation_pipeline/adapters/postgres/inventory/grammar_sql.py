@@ -178,6 +178,11 @@ def to_be_rewritten(text: sql.Composable, target: KeyVersion) -> sql.Composed:
     )
 
 
+def to_be_opened(text: sql.Composable, target: KeyVersion) -> sql.Composed:
+    """See `FormatSql.to_be_opened`: the prefix says all."""
+    return to_be_rewritten(text, target)
+
+
 def has_prefix(column: str) -> sql.Composed:
     """Returns whether a column's value begins with the prefix of any version."""
     return sql.SQL("left({}, {}) ~ {}").format(
