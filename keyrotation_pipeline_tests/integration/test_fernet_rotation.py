@@ -2,6 +2,7 @@
 
 import random
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,13 +11,14 @@ import psycopg
 import pytest
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import FenceError, PreflightError, ProofError
+from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
@@ -305,6 +307,11 @@ def test_counts_are_of_what_decrypts(
     assert counted.values_by_version == {V1: 2 * ROWS - 5, V2: 1}
     assert (counted.rows, counted.empty, counted.unencrypted, counted.unreadable) == (ROWS, 1, 1, 2)
     assert (counted.unencrypted_by_column, counted.fenced_against) == ({"phone": 1}, ())
+    by_column: list[Held] = [Counter({V1: ROWS}), Counter({V1: ROWS - 5, V2: 1, None: 1})]
+    assert held_in_snapshot(migrated, USERS, old_ring(ring)) == (ROWS, by_column)
+    migrated.execute("DELETE FROM public.users WHERE id IN (1, 4)")  # what does not decrypt
+    by_column[0][V1] -= 2
+    assert held_in_snapshot(migrated, USERS, old_ring(ring)) == (ROWS - 2, by_column)
     with pytest.raises(PreflightError, match="cannot be counted without the keys"):
         PostgresInventory(migrated).count([USERS])
 

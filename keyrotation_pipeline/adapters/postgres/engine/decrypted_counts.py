@@ -98,15 +98,17 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
         PreflightError, BlockedError: as a count in SQL.
     """
     rows, held = 0, [Counter[KeyVersion | None]() for _ in table.columns]
-    rewriter = format_of(table.format).rewriter(ring, ring.primary)
+    code = format_of(table.format)
+    python, native = code.rewriter(ring, ring.primary), code.native_codec(ring, ring.primary)
     columns = sql.SQL(", ").join(as_text(column) for column in table.columns)
     for relation in countable(connection, table):
         for some in _read(connection, relation, columns):
             rows += len(some)
-            values = [
-                [None if value is None else value.encode() for value in column] for column in zip(*some, strict=True)
-            ]
-            for mine, more in zip(held, rewriter.check(values)[0], strict=True):
+            values = [tuple(None if value is None else value.encode() for value in row) for row in some]
+            found = native.check(values, 0, len(table.columns)) if native else None
+            if found is None:  # one of them does not decrypt
+                found, _ = python.check(list(zip(*values, strict=True)))
+            for mine, more in zip(held, found, strict=True):
                 mine.update(more)
     return rows, held
 
