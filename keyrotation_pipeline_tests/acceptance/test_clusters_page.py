@@ -78,7 +78,11 @@ class Desk:
 
 @pytest.fixture
 def desk(
-    tmp_path: Path, database_url: str, security_officer: DemoOfficer, privacy_officer: DemoOfficer
+    tmp_path: Path,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    sealed_officer: DemoOfficer,
 ) -> Iterator[Desk]:
     key = KeyMaterial.generate()
     ring = KeyRing({V1: key}, V1)
@@ -91,7 +95,8 @@ def desk(
     shutil.copytree(TOP / "deploy", tmp_path / "deploy")
     (tmp_path / "officers").mkdir()
     with one_gnupg_home(security_officer, privacy_officer) as home:
-        for name, officer in (("security", security_officer), ("privacy", privacy_officer)):
+        known = {"security": security_officer, "privacy": privacy_officer, "sealed": sealed_officer}
+        for name, officer in known.items():
             shutil.copy(officer.certificate, tmp_path / "officers" / f"{name}.asc")
         yield Desk(tmp_path, database_url, key, home)
 
