@@ -145,16 +145,18 @@ def test_no_half_of_the_target_is_ever_stored(database: Connection, ring: KeyRin
 
 
 def test_shards_that_begin_at_the_same_moment_store_the_same_halves(database: Connection, ring: KeyRing) -> None:
-    together = threading.Barrier(4)
+    together = threading.Barrier(6)
 
     def begin(_: int) -> None:
         with connect(database.info.dsn) as mine:
             together.wait()
             retired_halves.publish(mine, FERNET, ring, V3)
 
-    with ThreadPoolExecutor(4) as shards:
-        list(shards.map(begin, range(4)))
-    assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
+    for _ in range(5):  # PostgreSQL refuses the second table, its type or its index, as it happens
+        database.execute("DROP TABLE IF EXISTS keyrotation.retired_signing_halves")
+        with ThreadPoolExecutor(6) as shards:
+            list(shards.map(begin, range(6)))
+        assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
 
 
 def test_a_half_that_somebody_has_changed_is_refused(database: Connection, ring: KeyRing) -> None:

@@ -37,6 +37,7 @@ FROM pg_class c, LATERAL (
 WHERE c.oid = 'keyrotation.retired_signing_halves'::regclass AND a.grantee <> c.relowner
 """
 _REVOKE = "REVOKE ALL ON keyrotation.retired_signing_halves FROM {}"
+_CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject
 _THERE = "SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL"
 _ADD = "INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING"
 _READ = "SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves"
@@ -108,8 +109,8 @@ def create_for(connection: Connection, value_format: ValueFormat) -> None:
 def create(connection: Connection) -> None:
     """Creates the table unless it exists, for nobody but its owner."""
     if connection.execute(_THERE).fetchone() != (True,):
-        # Another process may create it at the same moment, which IF NOT EXISTS does not always see.
-        with suppress(psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable), connection.transaction():
+        # Another process may create it, or its type, at the same moment, which IF NOT EXISTS does not always see.
+        with suppress(*_CREATED_MEANWHILE), connection.transaction():
             connection.execute(_CREATE)
     for (name,) in connection.execute(_OTHERS).fetchall():
         connection.execute(sql.SQL(_REVOKE).format(sql.SQL(str(name))))
