@@ -17,7 +17,7 @@ from pathlib import Path
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.run import approve, open_home, working_application
-from keyrotation_pipeline.monitoring.progress import outlook
+from keyrotation_pipeline.monitoring.progress import progress_and_eta
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline.settings import Settings
@@ -40,7 +40,7 @@ class Recorder:
         with open_pipeline(self.settings, actor="benchmark") as pipeline:
             while not self.over.wait(SECONDS):
                 counts = pipeline.ledger.counts(pipeline.tables)
-                far, left = outlook(pipeline, pipeline.ledger.walk(self.request), counts, None)
+                far, left = progress_and_eta(pipeline, pipeline.ledger.walk(self.request), counts, None)
                 self.seen.append((time.monotonic(), far, left))
 
     def told(self, began: float, ended: float) -> str:
