@@ -1,20 +1,24 @@
 """Fernet tokens against `cryptography.fernet`, and against values that other libraries stored."""
 
 import base64
+import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet, MultiFernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs import fernet
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import UNDER_NO_KEY, FernetFormat, FernetRewriter, parsed
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, derived, keys_in_list
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, keys_in_list
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -159,6 +163,21 @@ def test_the_sql_half_of_a_key_signs_and_does_not_decrypt(ring: KeyRing) -> None
     assert sha256(outer + sha256(inner + token[:-32]).digest()).digest() == token[-32:]
     assert raw_of(ring.material(V1))[16:] not in inner + outer
     assert len(inner) == len(outer) == 64
+
+
+# How packages make a key of a passphrase: sqlalchemy-utils' FernetEngine; django-fernet-encrypted-fields, of SECRET_KEY
+# and each entry of SALT_KEY; django-fernet-fields, of each entry of FERNET_KEYS.
+DERIVATIONS: dict[str, Callable[[bytes, bytes], bytes]] = {
+    "sha256": lambda secret, _: hashlib.sha256(secret).digest(),
+    "pbkdf2": lambda secret, salt: hashlib.pbkdf2_hmac("sha256", secret, salt, 100_000, 32),
+    "hkdf": lambda secret, _: HKDF(SHA256(), 32, b"django-fernet-fields-hkdf-salt", b"django-fernet-fields").derive(
+        secret
+    ),
+}
+
+
+def derived(derivation: str, secret: str, salt: str) -> KeyMaterial:
+    return KeyMaterial(DERIVATIONS[derivation](secret.encode(), salt.encode()))
 
 
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["library"]))
