@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from datetime import datetime
 
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.errors import AtWorkError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
@@ -275,15 +275,21 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
     if not versions:
         return
     require_authorised(pipeline, request, pipeline.keys.read())
-    with pipeline.ledger.lock(PRIMARY_LOCK), pipeline.ledger.transaction():
-        registered = pipeline.ledger.keys()
-        for record in registered:
-            if record.version in versions and record.state not in LOST:
-                pipeline.ledger.set_key_state(record.version, KeyState.COMPROMISED, request.id)
-        walk = pipeline.ledger.current()
-        concerned = walk is not None and walk.id != request.id and walk.target in versions
-        if walk is not None and concerned and walk.status is RequestStatus.RUNNING:
-            pipeline.ledger.set_status(walk.id, RequestStatus.PAUSED, by=request.id)
+    try:
+        with pipeline.ledger.lock(PRIMARY_LOCK), pipeline.ledger.transaction():
+            registered = pipeline.ledger.keys()
+            for record in registered:
+                if record.version in versions and record.state not in LOST:
+                    pipeline.ledger.set_key_state(record.version, KeyState.COMPROMISED, request.id)
+            walk = pipeline.ledger.current()
+            concerned = walk is not None and walk.id != request.id and walk.target in versions
+            if walk is not None and concerned and walk.status is RequestStatus.RUNNING:
+                pipeline.ledger.set_status(walk.id, RequestStatus.PAUSED, by=request.id)
+    except AtWorkError:
+        raise AtWorkError(
+            "the primary is being changed at this moment, and no version is marked as compromised before that is done; "
+            f"what officers have signed is stored: run `keyrotation rotate {request.id}`"
+        ) from None
     publish_compromised(pipeline, request.id)
 
 
