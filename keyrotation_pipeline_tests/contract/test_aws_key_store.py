@@ -1,6 +1,7 @@
 """The key store in AWS Secrets Manager, over HTTP against moto's server."""
 
 import json
+import time
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +12,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
 )
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.aws_secrets import CHANGING, TestSecret, watched
@@ -147,6 +149,24 @@ def test_an_archive_that_aws_does_not_list_yet_is_found_by_its_tag(
     store = filled(secret.open())
     monkeypatch.setattr(SecretsManager, "names", lambda _self, _prefix: iter(()))
     assert store.read().archived == {V3: key(3)}
+
+
+def test_a_writer_whose_put_was_overtaken_by_a_whole_change_is_told_so_at_once(secret: TestSecret) -> None:
+    store, other = filled(secret.open()), secret.open()
+    decided = store.read().revision
+    calls: list[str] = []
+
+    def overtake(operation: str) -> None:
+        """Before the first look for what was put, another writer puts, moves and removes its label."""
+        calls.append(operation)
+        if calls[-2:] == ["PutSecretValue", "GetSecretValue"] and calls.count("PutSecretValue") == 1:
+            other.add(KeyVersion(21), key(9), decided)
+
+    started = time.monotonic()
+    with watched(overtake), pytest.raises(KeyStoreConflictError):
+        store.add(KeyVersion(20), key(9), decided)
+    assert time.monotonic() - started < 30
+    assert shape(store.read()) == ((V1, V2, KeyVersion(21)), (V3,), V2)
 
 
 # --- the source procedure's plain key --------------------------------------------------------------------------------

@@ -310,12 +310,16 @@ class AwsKeyStore:
         return put
 
     def _reads_back(self, live: LiveSecret, put: str, text: str) -> bool:
-        found = self._aws.read(self._id, PENDING)
-        if found.id == put and found.text != text:
-            raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; check its versions")
-        if found.id != put and self._live().version != live.version:
+        found = None
+        with suppress(MissingSecretError):  # not seen yet; or another writer took the label, was faster, and removed it
+            found = self._aws.read(self._id, PENDING)
+        if found is not None and found.id == put:
+            if found.text != text:
+                raise KeyStoreDamagedError(f"secret {self._id} does not read back as it was put; check its versions")
+            return True
+        if self._live().version != live.version:
             raise changes.conflict()
-        return found.id == put
+        return False
 
     def _current_after(self, live: LiveSecret) -> str:
         """Returns the version that replaced the one that was read, once AWS answers with it."""
