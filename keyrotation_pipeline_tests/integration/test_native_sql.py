@@ -57,7 +57,7 @@ def _statements(connection: Connection) -> str:
         subject = f"target {target}{', hot order' if hot else ''}"
         parts += [(f"engine, {each.name}, {subject}", getattr(made, each.name).decode()) for each in fields(made)]
     with _recorded(connection) as said:
-        SweptPageRanges(connection, NATIVE, V2).ranges(relation)
+        SweptPageRanges(connection, NATIVE, V2, by_opening=True).ranges(relation)
         counts.count(connection, [TABLE])
         counts.old_rows(connection, TABLE, [V1, V10], 7)
         counts.rows_seen(connection, TABLE, V2, 60)

@@ -205,11 +205,15 @@ class SweptPageRanges:
         connection: one of the engine's, in autocommit mode.
         value_format: of the values.
         target: finds rows that hold a value under another version, or one of another format.
+        by_opening: leave it to the codec where that costs less than in SQL: then a row found may be under `target`.
     """
 
-    def __init__(self, connection: Connection, value_format: ValueFormat, target: KeyVersion) -> None:
+    def __init__(
+        self, connection: Connection, value_format: ValueFormat, target: KeyVersion, *, by_opening: bool
+    ) -> None:
         self._connection = connection
-        self._sql = sql_of(value_format)
+        expressions = sql_of(value_format)
+        self._wanted = expressions.to_be_opened if by_opening else expressions.to_be_rewritten
         self._target = target
         self._renewed: dict[int, int] = {}
 
@@ -249,7 +253,7 @@ class SweptPageRanges:
 
     def _parts(self, relation: Relation, pages: int) -> list[int]:
         texts = [as_text(column.name) for column in relation.columns]
-        wanted = sql.SQL(" OR ").join(self._sql.to_be_rewritten(text, self._target) for text in texts)
+        wanted = sql.SQL(" OR ").join(self._wanted(text, self._target) for text in texts)
         query = sql.SQL(_PARTS).format(pages=sql.Literal(pages), relation=relation.identifier, wanted=wanted)
         with self._connection.transaction(force_rollback=True):
             self._connection.execute(_SETTINGS.encode())

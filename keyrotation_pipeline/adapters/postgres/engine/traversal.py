@@ -130,7 +130,8 @@ def sweep(
         )
         codec = Codec(table.format, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)
-        done = traversal.run([SweptPageRanges(housekeeping, table.format, target)])
+        # One row at a time is written by statements that judge it in SQL again.
+        done = traversal.run([SweptPageRanges(housekeeping, table.format, target, by_opening=not wait)])
         supervisor.close()
         return done
 
