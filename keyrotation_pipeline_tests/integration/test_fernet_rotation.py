@@ -292,6 +292,19 @@ def current(database_url: str, ring: KeyRing) -> CurrentKeys:
     return CurrentKeys(lambda: connect(database_url), lambda: ring, Limits())
 
 
+@pytest.mark.parametrize("also", ["plain", None], ids=["beside a value that does not decrypt", "alone"])
+def test_rows_under_a_key_that_is_not_yet_the_primary_are_found(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing, also: str | None
+) -> None:
+    keys = current(database_url, ring)
+    assert keys.rows_under(USERS, [V2]) == 0
+    migrated.execute("UPDATE public.users SET phone = %s WHERE id = 1", (also,))
+    for row, columns in ((1, "email"), (2, "phone"), (3, "email")):
+        migrated.execute(f"UPDATE public.users SET {columns} = %s WHERE id = %s", (token(ring, V2, "early"), row))
+    assert keys.rows_under(USERS, [V2]) == 3
+    assert keys.rows_under(USERS, [V1, V2]) == ROWS
+
+
 def test_counts_are_of_what_decrypts(
     users: Application, database_url: str, migrated: Connection, ring: KeyRing
 ) -> None:
