@@ -10,7 +10,6 @@ from sqlalchemy import Boolean, DateTime, ForeignKey, Uuid, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from keyrotation_pipeline.encrypted_type import EncryptedType
-from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # The declared columns, as the demo's keyrotation.toml lists them.
@@ -80,19 +79,33 @@ def exists(connection: psycopg.Connection[tuple[object, ...]]) -> bool:
     return bool(row and row[0])
 
 
-def admit(connection: psycopg.Connection[tuple[object, ...]], ring: KeyRing, clients: int) -> None:
-    """Creates the tables and `clients` patients with two appointments each, in one transaction.
-
-    Args:
-        ring: what the values are encrypted with, under its primary.
-    """
+def admit(connection: psycopg.Connection[tuple[object, ...]], encrypt: Callable[[str], str], clients: int) -> None:
+    """Creates the tables and `clients` patients with two appointments each, in one transaction."""
     admitted = [uuid.uuid4() for _ in range(clients)]
     with connection.transaction():
         connection.execute("SET LOCAL search_path = public")
         connection.execute(SCHEMA)
-        _copy(connection, "clients", ("id", *ENCRYPTED_COLUMNS["clients"]), _patients(ring, admitted))
-        _copy(connection, "appointments", ("id", "client_id", "starts_at", "notes"), _visits(ring, admitted))
+        _copy(connection, "clients", ("id", *ENCRYPTED_COLUMNS["clients"]), _patients(encrypt, admitted))
+        _copy(connection, "appointments", ("id", "client_id", "starts_at", "notes"), _visits(encrypt, admitted))
     connection.execute("ANALYZE public.clients, public.appointments")
+
+
+def stored_value(connection: psycopg.Connection[tuple[object, ...]]) -> str:
+    """Returns an encrypted value as it is stored now."""
+    ((value,),) = connection.execute("SELECT last_name FROM public.clients LIMIT 1").fetchall()
+    return str(value)
+
+
+def refuses(connection: psycopg.Connection[tuple[object, ...]], value: str) -> bool:
+    """Returns whether the database refuses to store a value, and the refusal shows nothing of it or of its row."""
+    written = "UPDATE public.clients SET last_name = %s WHERE id = (SELECT id FROM public.clients LIMIT 1)"
+    try:
+        with connection.transaction(force_rollback=True):
+            connection.execute(written, (value,))
+    except psycopg.errors.InvalidTextRepresentation as refusal:
+        shown = (refusal.diag.message_primary, refusal.diag.message_detail, refusal.diag.message_hint)
+        return refusal.diag.message_detail is None and not any(value in each for each in shown if each)
+    return False
 
 
 def forget_applications(connection: psycopg.Connection[tuple[object, ...]]) -> None:
@@ -107,16 +120,16 @@ def patient(number: int) -> tuple[str, str, str | None, str | None, str | None]:
     return first, last, f"patient{number}@example.org", None if number % 5 == 0 else f"+1-555-{number:07d}", history
 
 
-def _patients(ring: KeyRing, admitted: list[uuid.UUID]) -> Iterator[tuple[object, ...]]:
+def _patients(encrypt: Callable[[str], str], admitted: list[uuid.UUID]) -> Iterator[tuple[object, ...]]:
     for number, identity in enumerate(admitted):
-        yield identity, *(None if value is None else encrypt(ring, value) for value in patient(number))
+        yield identity, *(None if value is None else encrypt(value) for value in patient(number))
 
 
-def _visits(ring: KeyRing, admitted: list[uuid.UUID]) -> Iterator[tuple[object, ...]]:
+def _visits(encrypt: Callable[[str], str], admitted: list[uuid.UUID]) -> Iterator[tuple[object, ...]]:
     opening = datetime(2026, 1, 5, 8, tzinfo=UTC)
     for number, identity in enumerate(admitted * 2):
         notes = f"Visit {number}: {FINDINGS[number // 3 % len(FINDINGS)]}"
-        yield uuid.uuid4(), identity, opening + timedelta(minutes=15 * number), encrypt(ring, notes)
+        yield uuid.uuid4(), identity, opening + timedelta(minutes=15 * number), encrypt(notes)
 
 
 def _copy(

@@ -7,18 +7,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
+from keyrotation_pipeline.adapters.keystores.file import APPLICATION_FILE
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.assembly.home import database_url
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.backups.backup import back_up_after_rotation
-from keyrotation_pipeline.demo import clinic
+from keyrotation_pipeline.demo import application as native_application
+from keyrotation_pipeline.demo import clinic, fernet_application
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -49,6 +56,7 @@ class DemoOutcome:
     keys: tuple[KeyRecord, ...]
     archived: tuple[KeyVersion, ...]
     application: dict[str, Any]
+    old_value_refused: bool
     seconds_by_phase: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -69,6 +77,7 @@ class DemoOutcome:
             "to": str(self.rotation.target),
             "holds": self.holds,
             "old_values": self.old_values,
+            "old_value_refused": self.old_value_refused,
             "archived": [str(version) for version in self.archived],
             "application": self.application,
             "seconds_by_phase": {step: round(seconds, 3) for step, seconds in self.seconds_by_phase.items()},
@@ -76,10 +85,11 @@ class DemoOutcome:
 
     @property
     def holds(self) -> bool:
-        """Zero old values, the old key archived, and an application that saw no error and lost no write."""
+        """Zero old values and none accepted, the old key archived, and an application without error or lost write."""
         clean = self.application["errors"] == 0 and self.application["lost_writes"] == 0
         worked = self.application["writes"] > 0
-        return self.old_values == 0 and self.rotation.source in self.archived and clean and worked
+        retired = self.old_value_refused and self.rotation.source in self.archived
+        return self.old_values == 0 and retired and clean and worked
 
 
 def run_demo(
@@ -88,6 +98,7 @@ def run_demo(
     report: Report,
     say: Callable[[str], None],
     finished: Callable[[StepRecord, float], None],
+    values: ValueFormat = NATIVE,
 ) -> DemoOutcome:
     """Sets everything up, rotates once, and compares.
 
@@ -97,7 +108,7 @@ def run_demo(
         say: called with one line at a time on what happens.
         finished: called with each finished step and its duration in seconds.
     """
-    settings, officers = prepare(option)
+    settings, officers = prepare(option, values=values)
     with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
         say(f"{pipeline.surroundings.identity().name}: an application reads and writes from here on")
         rotation = open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
@@ -105,6 +116,8 @@ def run_demo(
         approve(pipeline, rotation, officers, say)
         _wait_for_report(pipeline, rotation)
         seconds: dict[str, float] = {}
+        with _connected(settings) as connection:
+            old = clinic.stored_value(connection)
         started = time.monotonic()
         for record in runner.run(pipeline, rotation.id, report):
             now = time.monotonic()
@@ -117,14 +130,23 @@ def run_demo(
             if (done := back_up_after_rotation(site)) is not None:
                 say(f"Backup {done.made.name}: every key and the database, encrypted to the officers")
                 done.require_sound_audit()
+        with _connected(settings) as connection:
+            refused = clinic.refuses(connection, old)
         return DemoOutcome(
             rotation=pipeline.ledger.walk(rotation.id),
             counts=pipeline.inventory.count(pipeline.tables),
             keys=pipeline.ledger.keys(),
             archived=tuple(pipeline.keys.read().archived),
             application=tally,
+            old_value_refused=refused,
             seconds_by_phase=seconds,
         )
+
+
+@contextmanager
+def _connected(settings: Settings) -> "Iterator[psycopg.Connection[tuple[Any, ...]]]":
+    with database_url(settings) as url, connect(url) as connection:
+        yield connection
 
 
 def _wait_for_report(pipeline: Pipeline, rotation: Walk) -> None:
@@ -142,11 +164,19 @@ def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> I
         if not pipeline.keys.read().live:
             first = KeyVersion(1)
             keys.import_keys(pipeline, KeyRing({first: KeyMaterial.generate()}, first))
-        with database_url(settings) as url, connect(url) as connection:
+        with _connected(settings) as connection:
             if not clinic.exists(connection):
-                clinic.admit(connection, pipeline.keys.read().ring(), clients)
+                clinic.admit(connection, _encrypting(settings, pipeline.keys.read().ring()), clients)
                 say(f"A clinic of {clients:,} clients and {2 * clients:,} appointments, every record encrypted")
         yield pipeline
+
+
+def _encrypting(settings: Settings, ring: KeyRing) -> Callable[[str], str]:
+    """Encrypts as the demo's application does."""
+    if settings.format.value_format == NATIVE:
+        return partial(encrypt, ring)
+    fernet = fernet_application.Keys(settings.keys_directory / APPLICATION_FILE).fernet
+    return lambda text: fernet.encrypt(text.encode()).decode()
 
 
 def approve(pipeline: Pipeline, request: Request, officers: Sequence[DemoOfficer], say: Callable[[str], None]) -> None:
@@ -161,11 +191,17 @@ class RunningApplication:
     """The application's process; `stop` returns its tally."""
 
     def __init__(self, settings: Settings, url: str) -> None:
-        command = [sys.executable, "-m", "keyrotation_pipeline.demo.application"]
+        # That of Fernet runs as a file, since it imports nothing of this package.
+        native = settings.format.value_format == NATIVE
+        command = [
+            sys.executable,
+            *(("-m", native_application.__name__) if native else ("-P", fernet_application.__file__)),
+        ]
         self._process = subprocess.Popen(  # noqa: S603 - our own module
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=child_environment()
         )
-        self._send(json.dumps({"url": url, "keys": str(settings.keys_directory)}))
+        keys = settings.keys_directory if native else settings.keys_directory / APPLICATION_FILE
+        self._send(json.dumps({"url": url, "keys": str(keys), "columns": clinic.ENCRYPTED_COLUMNS}))
         if self._read_line() != "ready":
             raise KeyRotationError("the demo's application did not start; run `keyrotation demo` again")
 

@@ -28,7 +28,7 @@ FIELDS = {
     "docs": "pages",
     "docs --copy": "copied into",
     "docs PAGE": "name section title text",
-    "demo": "id from to holds old_values archived application seconds_by_phase",
+    "demo": "id from to holds old_values old_value_refused archived application seconds_by_phase",
     "destroy": "database id destroyed version fingerprint files held",
     "history": "id action type from to started_at finished_at seconds rows outcome",
     "incident access": "since until key_reads record_reads",

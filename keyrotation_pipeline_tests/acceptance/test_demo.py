@@ -5,13 +5,19 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 
-from keyrotation_pipeline.adapters.postgres.server.connection import connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
-from keyrotation_pipeline.demo.clinic import FINDINGS
+from keyrotation_pipeline.demo import fernet_application
+from keyrotation_pipeline.demo.clinic import FINDINGS, refuses, stored_value
+from keyrotation_pipeline.demo.home import prepare
+from keyrotation_pipeline.errors import HomeError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.pages import block
@@ -88,6 +94,82 @@ def test_demo_never_touches_a_home_that_is_not_a_demos(tmp_path: Path) -> None:
     assert (tmp_path / "keyrotation.toml").read_text() == "# somebody's own\n"
     assert not (tmp_path / ".keyrotation").exists()
     assert "empty folder" in folder.printed[1]
+
+
+def test_a_fernet_demo_proves_by_mac_and_refuses_old_tokens(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    done = documented("demo", folder.run("demo", "--format", "fernet", "--rows", "200", "--json"))
+    (clients, appointments) = json.loads(folder.run("status", "--json"))["tables"]
+
+    assert (done["holds"], done["old_values"], done["old_value_refused"], done["archived"]) == (True, 0, True, ["v1"])
+    assert (done["application"]["writes"] > 0, done["application"]["error_names"]) == (True, [])
+    for table, least in ((clients, 800), (appointments, 400)):
+        assert (table["identified_by"], table["fenced_against"]) == ("mac", ["v1"])
+        assert table["values_by_version"]["v1"] == 0
+        assert table["values_by_version"]["v2"] >= least
+    listed = (tmp_path / ".keyrotation" / "keys" / "application.env").read_text().strip().partition("=")
+    with EmbeddedServer(tmp_path / ".keyrotation" / "postgres") as server, connect(server.url("clinic")) as connection:
+        assert Fernet(listed[2]).decrypt(stored_value(connection))
+
+
+@pytest.mark.extended
+def test_a_fernet_demo_again_rotates_once_more_and_the_native_one_is_refused(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    shown = folder.run("demo", "--format", "fernet", "--rows", "200")
+    assert "the MAC of each was computed" in shown
+    assert "demo --format fernet\n      once more, v2 to v3" in shown
+    folder.run("demo", expect=1)
+    assert "run `keyrotation demo --format fernet` here" in folder.printed[-1]
+    done = json.loads(folder.run("demo", "--format", "fernet", "--json"))
+    assert (done["from"], done["to"], done["holds"]) == ("v2", "v3", True)
+
+
+def test_the_fernet_application_imports_nothing_of_ours() -> None:
+    asked = "import runpy, sys; runpy.run_path(sys.argv[1]); print([each for each in sys.modules if 'keyrot' in each])"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", asked, fernet_application.__file__], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("marker", "values", "named"),
+    [
+        pytest.param('{"made_by": "keyrotation demo"}', FERNET, "native", id="made by 0.1.0"),
+        pytest.param('{"made_by": "keyrotation demo", "format": "native"}', FERNET, "native", id="native"),
+        pytest.param('{"made_by": "keyrotation demo", "format": "fernet"}', NATIVE, "fernet", id="fernet"),
+    ],
+)
+def test_a_demo_refuses_the_home_of_one_of_another_format(
+    tmp_path: Path, marker: str, values: ValueFormat, named: str
+) -> None:
+    (tmp_path / ".keyrotation").mkdir()
+    (tmp_path / ".keyrotation" / "demo.json").write_text(marker)
+    with pytest.raises(HomeError, match=f"keyrotation demo --format {named}` here"):
+        prepare(tmp_path / "keyrotation.toml", values=values)
+    assert [each.name for each in tmp_path.rglob("*")] == [".keyrotation", "demo.json"]
+
+
+@pytest.mark.parametrize(
+    ("shown", "refused"),
+    [
+        pytest.param("'1'", False, id="accepted"),
+        pytest.param(
+            "CASE WHEN last_name = 'old' THEN left('v1 is retired', 9 + length(last_name))::int = 0 END",
+            True,
+            id="refused",
+        ),
+        pytest.param("CASE WHEN last_name = 'old' THEN last_name::int = 0 END", False, id="refused, with its content"),
+    ],
+)
+def test_an_old_value_counts_as_refused_only_if_nothing_of_it_is_shown(
+    connection: Connection, shown: str, refused: bool
+) -> None:
+    check = f"CASE WHEN last_name = 'old' THEN ({shown})::int = 1 ELSE true END"
+    connection.execute(f"CREATE TABLE public.clients (id int, last_name text CHECK ({check}))")
+    connection.execute("INSERT INTO public.clients VALUES (1, 'new')")
+    assert refuses(connection, "old") is refused
+    assert stored_value(connection) == "new"
 
 
 def test_no_key_and_no_plaintext_is_left_anywhere_but_in_the_key_store(demo: Folder) -> None:
