@@ -79,6 +79,10 @@ class InvalidKeyError(KeyRotationError):
     """Key material, a version name or a key ring is invalid."""
 
 
+class InvalidLayoutError(KeyRotationError):
+    """A declared layout of values, or their associated data, is not one, or is ambiguous."""
+
+
 class UnencryptedValueError(KeyRotationError):
     """An encrypted column holds a value that is not encrypted."""
 

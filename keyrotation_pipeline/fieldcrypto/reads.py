@@ -119,6 +119,7 @@ class DefectKind(StrEnum):
     NOT_AUTHENTIC = "not-authentic"
     UNKNOWN_KEY = "unknown-key"
     ENCRYPTED_TWICE = "encrypted-twice"
+    SEVERAL_KEYS = "several-keys"
 
 
 _SENTENCES = {
@@ -129,6 +130,10 @@ _SENTENCES = {
     DefectKind.ENCRYPTED_TWICE: (
         "encrypted twice: under key version {version} it decrypts to another encrypted value, which is what an "
         "application stores that could not decrypt; decrypt it once, and store that"
+    ),
+    DefectKind.SEVERAL_KEYS: (
+        "opened by more than one key, which nobody stores by chance: it does not say which of its plaintexts is meant; "
+        "find out who wrote it"
     ),
 }
 

@@ -1,0 +1,176 @@
+"""AES-256-GCM values in the application's own layout, re-encrypted in place: only decryption tells a value's key.
+
+GCM does not commit to its key: who knows two keys can make a value that both open. So every key of the ring is tried,
+and a value that more than one opens is not touched.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+
+UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """What values are bound to.
+
+    Args:
+        table: as the associated data names it.
+        columns: of the values, in the order of a batch.
+    """
+
+    data: AssociatedData
+    table: str
+    columns: tuple[str, ...]
+
+    def row_of(self, columns: Sequence[Sequence[Value]], row: int) -> dict[str, bytes | None]:
+        """Returns what a row holds in the columns that the data needs, which follow those of the values in a batch."""
+        behind = columns[len(self.columns) :]
+        return {name: values[row] for name, values in zip(self.data.row_columns, behind, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    version: KeyVersion
+    sealed: Sealed
+    text: bytes
+
+
+class AesGcmRewriter:
+    """Re-encrypts values to one key version, whichever key of the ring they are under; see `batch.Rewriter`.
+
+    Values under the target, empty strings and NULLs are left unchanged. So is a value that no key of the ring opens or
+    that more than one does, and one whose plaintext a key opens again: an application that could not decrypt has
+    encrypted the ciphertext. A new value has the length, the padding and the case of digits of the old one. Every new
+    value is taken apart and decrypted again, and compared, before it is returned.
+
+    Args:
+        bound: what values are bound to; None: nothing. A batch then has the columns that the associated data needs
+            behind those of the values.
+    """
+
+    def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout, bound: Bound | None = None) -> None:
+        self._target = ring.cipher(target)
+        self._version = target
+        self._ciphers = [(version, ring.cipher(version)) for version in ring.versions]
+        self._layout = layout
+        self._bound = bound
+
+    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
+        failures: list[Failure] = []
+        values = self._values(columns)
+        size, rows = self._layout.nonce_bytes, len(columns[0]) if columns else 0
+        # One call for the whole batch.
+        nonces = _cut(os.urandom(len(values) * rows * size), size)
+        return RewrittenBatch(
+            [
+                list(self._rewritten(n, columns, [next(nonces) for _ in each], failures))
+                for n, each in enumerate(values)
+            ],
+            failures,
+        )
+
+    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
+        """Decrypts every value; see `ValueRewriter.check`."""
+        failures: list[Failure] = []
+        return [self._held(n, columns, failures) for n, _ in enumerate(self._values(columns))], failures
+
+    def opened(self, value: bytes, data: bytes | None = None) -> tuple[KeyVersion, bytes] | Defect:
+        """Returns the version that a value is under, and its plaintext."""
+        opened = self._open(value, data)
+        return opened if isinstance(opened, Defect) else (opened.version, opened.text)
+
+    def _values(self, columns: Sequence[Sequence[Value]]) -> Sequence[Sequence[Value]]:
+        return columns[: len(self._bound.columns)] if self._bound else columns
+
+    def _data(self, columns: Sequence[Sequence[Value]], column: int, row: int) -> bytes | Defect | None:
+        if self._bound is None:
+            return None
+        data = self._bound.data.of(self._bound.table, self._bound.columns[column], self._bound.row_of(columns, row))
+        return UNDER_NO_KEY if data is None else data
+
+    def _rewritten(
+        self, column: int, columns: Sequence[Sequence[Value]], nonces: list[bytes], failures: list[Failure]
+    ) -> Iterator[Value]:
+        for row, value in enumerate(columns[column]):
+            if not value:
+                yield None
+                continue
+            data = self._data(columns, column, row)
+            opened = data if isinstance(data, Defect) else self._open(value, data)
+            if isinstance(opened, Defect) or isinstance(data, Defect):
+                failures.append(Failure(row, column, opened if isinstance(opened, Defect) else UNDER_NO_KEY))
+                yield None
+            else:
+                yield None if opened.version == self._version else self._sealed(opened, nonces[row], data)
+
+    def _held(self, column: int, columns: Sequence[Sequence[Value]], failures: list[Failure]) -> Held:
+        held: Held = Counter()
+        for row, value in enumerate(columns[column]):
+            if not value:
+                held[None] += value is not None
+                continue
+            data = self._data(columns, column, row)
+            opened = data if isinstance(data, Defect) else self._open(value, data)
+            if isinstance(opened, Defect):
+                failures.append(Failure(row, column, opened))
+            else:
+                held[opened.version] += 1
+        return +held
+
+    def _open(self, value: bytes, data: bytes | None) -> _Opened | Defect:
+        sealed = self._layout.taken_apart(value)
+        if sealed is None:
+            return NOT_A_VALUE
+        found = self._under(sealed, data)
+        if not found:
+            return UNDER_NO_KEY
+        if len(found) > 1:
+            return Defect(DefectKind.SEVERAL_KEYS)
+        ((version, text),) = found
+        inner = self._layout.taken_apart(text)
+        if inner is not None and self._under(inner, data):
+            return Defect(DefectKind.ENCRYPTED_TWICE, version)
+        return _Opened(version, sealed, text)
+
+    def _under(self, sealed: Sealed, data: bytes | None) -> list[tuple[KeyVersion, bytes]]:
+        """Returns every version whose key opens a value, with the plaintext."""
+        found = []
+        for version, cipher in self._ciphers:
+            text = _decrypted(cipher, sealed, data)
+            if text is not None:
+                found.append((version, text))
+        return found
+
+    def _sealed(self, opened: _Opened, nonce: bytes, data: bytes | None) -> bytes:
+        body = self._target.encrypt(nonce, opened.text, data)
+        value = self._layout.put_together(nonce, body, opened.sealed)
+        again = self._layout.taken_apart(value)
+        if again is None or _decrypted(self._target, again, data) != opened.text:
+            raise KeyRotationError(FAULTY_MACHINE)
+        return value
+
+
+def _decrypted(cipher: AESGCM, sealed: Sealed, data: bytes | None) -> bytes | None:
+    try:
+        return cipher.decrypt(sealed.nonce, sealed.body, data)
+    except InvalidTag:
+        return None
+
+
+def _cut(nonces: bytes, size: int) -> Iterator[bytes]:
+    return (nonces[start : start + size] for start in range(0, len(nonces), size))

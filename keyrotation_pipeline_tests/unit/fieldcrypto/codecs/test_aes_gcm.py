@@ -1,0 +1,229 @@
+"""AES-GCM layouts against `cryptography`'s AESGCM, and against values that other libraries stored."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyrotation_pipeline.errors import InvalidLayoutError, KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
+from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import UNDER_NO_KEY, AesGcmRewriter, Bound
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
+
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "aes_gcm.json").read_text())
+B64 = Layout("b64(nonce12 ct tag16)")
+LAYOUTS = [
+    "b64(nonce12 ct tag16)",
+    "b64(nonce16 tag16 ct)",
+    "b64url(ct nonce12 tag16)",
+    "hex(nonce12):hex(tag16):hex(ct)",
+    "hex(tag16 ct nonce16)",
+    "enc:v1.b64url(nonce12).b64url(ct tag16)",
+    "b64(ct)--b64(nonce12)--b64(tag16)",
+    "{b64(nonce12 ct tag16)}",
+    "raw(nonce16 tag16 ct)",
+    "v=raw(ct tag16 nonce12)",
+]
+PLAINTEXTS = [b"", b"x", b"xy", b"xyz", b"x" * 16, "Müller 🔑".encode(), bytes(range(256)), b"y" * 9_999]
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return KeyRing({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V2)
+
+
+def stored(layout: Layout, key: KeyMaterial, text: bytes, data: bytes | None = None) -> bytes:
+    nonce = os.urandom(layout.nonce_bytes)
+    return layout.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text, data))
+
+
+def read(layout: Layout, key: KeyMaterial, value: bytes, data: bytes | None = None) -> bytes:
+    sealed = layout.taken_apart(value)
+    assert sealed is not None
+    return AESGCM(raw_of(key)).decrypt(sealed.nonce, sealed.body, data)
+
+
+@pytest.mark.parametrize("entry", VECTORS, ids=lambda entry: str(entry["library"]))
+def test_real_values_are_opened_and_sealed_again_as_their_library_wrote_them(entry: dict[str, Any]) -> None:
+    layout, old, new = Layout(entry["layout"]), KeyMaterial(bytes.fromhex(entry["key"])), KeyMaterial.generate()
+    values = [
+        bytes.fromhex(v["stored"]) if entry["encoding"] == "hex" else v["stored"].encode() for v in entry["values"]
+    ]
+    for value, told in zip(values, entry["values"], strict=True):
+        assert told["plaintext"].encode() in read(layout, old, value)  # Ruby's Marshal stands around it in one library
+    assert [layout.put_together(s.nonce, s.body) for s in map(layout.taken_apart, values) if s] == values
+    rewritten = AesGcmRewriter(KeyRing({V1: old, V2: new}, V1), V2, layout).rewrite([values])
+    assert rewritten.failures == []
+    for value, after in zip(values, rewritten.columns[0], strict=True):
+        assert after is not None
+        assert len(after) == len(value)
+        assert read(layout, new, after) == read(layout, old, value)
+
+
+@pytest.mark.parametrize("text", LAYOUTS)
+@pytest.mark.parametrize("plaintext", PLAINTEXTS, ids=len)
+def test_a_layout_takes_apart_what_it_put_together(text: str, plaintext: bytes, ring: KeyRing) -> None:
+    layout = Layout(text)
+    value = stored(layout, ring.material(V1), plaintext)
+    assert layout.shortest_bytes <= len(value)
+    (new,) = (
+        AesGcmRewriter(ring, V2, layout).rewrite([[value, None, b"", stored(layout, ring.material(V2), b"z")]]).columns
+    )
+    assert new[1:] == [None, None, None]
+    assert new[0] is not None
+    assert read(layout, ring.material(V2), new[0]) == plaintext
+    assert AesGcmRewriter(ring, V2, layout).check([[value, new[0], b"", None]]) == ([{V1: 1, V2: 1, None: 1}], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "change"),
+    [
+        ("b64(nonce12 ct tag16)", lambda value: value.rstrip(b"=")),
+        ("b64url(nonce12).b64url(ct tag16)", lambda value: value.replace(b"=", b"")),
+        ("hex(nonce12):hex(tag16):hex(ct)", bytes.upper),
+    ],
+)
+def test_padding_and_case_are_kept_as_found(text: str, change: Callable[[bytes], bytes], ring: KeyRing) -> None:
+    layout = Layout(text)
+    for size in range(6):
+        value = change(stored(layout, ring.material(V1), b"x" * size))
+        ((new,),) = AesGcmRewriter(ring, V2, layout).rewrite([[value]]).columns
+        assert new is not None
+        assert change(new) == new
+        assert len(new) == len(value)
+        assert read(layout, ring.material(V2), new) == b"x" * size
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        b"plaintext",
+        b"A" * 36,  # too short: 27 bytes
+        b"A" * 38 + b"==\n",
+        b" " + b"A" * 40,
+        b"A" * 38 + b"=",
+        b"A" * 37 + b"B==",  # stray bits
+        b"A" * 39 + b"-",
+        b"=" * 40,
+    ],
+)
+def test_what_an_encoder_never_writes_is_not_a_value(value: bytes, ring: KeyRing) -> None:
+    assert AesGcmRewriter(ring, V2, B64).rewrite([[value]]).failures == [Failure(0, 0, NOT_A_VALUE)]
+
+
+def test_digits_in_both_cases_are_not_a_value(ring: KeyRing) -> None:
+    layout = Layout("hex(nonce12):hex(ct tag16)")
+    lower = layout.put_together(b"\xaa" * 12, b"\xbb" * 16)
+    nonce, body = lower.split(b":")
+    for value in (nonce.upper() + b":" + body, nonce + b":B" + body[1:], lower[:-1], lower + b"0", lower + b":"):
+        assert layout.taken_apart(value) is None
+    assert AesGcmRewriter(ring, V2, layout).rewrite([[lower]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
+
+
+def test_a_damaged_value_and_one_under_another_key_are_left_alone(ring: KeyRing) -> None:
+    good = stored(B64, ring.material(V1), b"text")
+    damaged = good[:20] + (b"A" if good[20:21] != b"A" else b"B") + good[21:]
+    foreign = stored(B64, KeyMaterial.generate(), b"text")
+    rewritten = AesGcmRewriter(ring, V2, B64).rewrite([[good, damaged], [foreign, good]])
+    assert rewritten.failures == [Failure(1, 0, UNDER_NO_KEY), Failure(0, 1, UNDER_NO_KEY)]
+    assert [[value is None for value in column] for column in rewritten.columns] == [[False, True], [True, False]]
+    held, failures = AesGcmRewriter(ring, V2, B64).check([[good, damaged], [foreign, good]])
+    assert (held, failures) == ([{V1: 1}, {V1: 1}], rewritten.failures)
+
+
+def test_a_value_that_two_keys_open_is_left_alone(ring: KeyRing) -> None:
+    nonce, body = opened_by_both(raw_of(ring.material(V1)), raw_of(ring.material(V2)))
+    value = B64.put_together(nonce, body)
+    assert read(B64, ring.material(V1), value) != read(B64, ring.material(V2), value)
+    both = Failure(0, 0, Defect(DefectKind.SEVERAL_KEYS))
+    assert AesGcmRewriter(ring, V2, B64).rewrite([[value]]) == RewrittenBatch([[None]], [both])
+    assert AesGcmRewriter(ring, V2, B64).check([[value]]) == ([{}], [both])
+    assert AesGcmRewriter(KeyRing({V1: ring.material(V1)}, V1), V1, B64).check([[value]]) == ([{V1: 1}], [])
+
+
+def test_a_value_within_a_value_is_left_alone_but_not_a_text_that_only_looks_like_one(ring: KeyRing) -> None:
+    inner = stored(B64, ring.material(V1), b"text")
+    twice = stored(B64, ring.material(V2), inner)
+    alike = stored(B64, ring.material(V1), stored(B64, KeyMaterial.generate(), b"a token of somebody else"))
+    rewritten = AesGcmRewriter(ring, V2, B64).rewrite([[twice, alike]])
+    assert rewritten.failures == [Failure(0, 0, Defect(DefectKind.ENCRYPTED_TWICE, V2))]
+    assert rewritten.columns[0][1] is not None
+
+
+def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> None:
+    bound = Bound(AssociatedData("{table}|{column}|{id}"), "users", ("email", "phone"))
+    key = ring.material(V1)
+    values = [stored(B64, key, b"e7", b"users|email|7"), stored(B64, key, b"e8", b"users|email|8")]
+    others = [stored(B64, key, b"p7", b"users|phone|7"), values[1]]
+    rewritten = AesGcmRewriter(ring, V2, B64, bound).rewrite([values, others, [b"7", b"8"]])
+    assert rewritten.failures == [Failure(1, 1, UNDER_NO_KEY)]  # copied from another column
+    (email, second), (phone, _) = rewritten.columns
+    assert email is not None
+    assert second is not None
+    assert phone is not None
+    assert read(B64, ring.material(V2), email, b"users|email|7") == b"e7"
+    assert read(B64, ring.material(V2), phone, b"users|phone|7") == b"p7"
+    swapped = AesGcmRewriter(ring, V2, B64, bound).check([[second, email], [None, None], [b"7", b"8"]])
+    assert [failure.defect for failure in swapped[1]] == [UNDER_NO_KEY] * 2
+    nobody = AesGcmRewriter(ring, V2, B64, bound).check([[email], [None], [None]])
+    assert nobody[1] == [Failure(0, 0, UNDER_NO_KEY)]
+
+
+def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = stored(B64, ring.material(V1), b"text")
+    put_together = Layout.put_together
+
+    def flipped(self: Layout, nonce: bytes, body: bytes, like: Sealed | None = None) -> bytes:
+        return put_together(self, nonce, body[:-1] + bytes([body[-1] ^ 1]), like)
+
+    monkeypatch.setattr(Layout, "put_together", flipped)
+    with pytest.raises(KeyRotationError, match=FAULTY_MACHINE[:40]):
+        AesGcmRewriter(ring, V2, B64).rewrite([[value]])
+
+
+def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
+    with pytest.raises(UnknownKeyVersionError):
+        AesGcmRewriter(ring, V3, B64)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "each of nonce12 or nonce16"),
+        ("b64(nonce12 ct)", "each of nonce12 or nonce16"),
+        ("b64(nonce12 nonce16 ct tag16)", "each of nonce12 or nonce16"),
+        ("b64(nonce12 ct tag16 ct)", "each of nonce12 or nonce16"),
+        ("b64(nonce13 ct tag16)", "'nonce13' is not known"),
+        ("b32(nonce12 ct tag16)", "each of nonce12 or nonce16"),
+        ("b64(nonce12 ct tag16", "each of nonce12 or nonce16"),
+        ("(b64(nonce12 ct tag16))", "neither a group nor plain ASCII"),
+        ("schlüssel:b64(nonce12 ct tag16)", "neither a group nor plain ASCII"),
+        ("hex(nonce12)hex(tag16 ct)", "does not end a group"),
+        ("hex(nonce12)a:hex(tag16 ct)", "does not end a group"),
+        ("b64url(nonce12)--b64url(tag16 ct)", "does not end a group"),
+        ("b64(nonce12 tag16 ct)=", "does not end a group"),
+        ("raw(nonce12):raw(tag16 ct)", "nothing can follow"),
+        ("raw(nonce12 ct tag16):", "nothing can follow"),
+    ],
+)
+def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, why: str) -> None:
+    with pytest.raises(InvalidLayoutError, match=why):
+        Layout(text)
+
+
+@pytest.mark.parametrize("template", ["{table", "table}", "{}", "{{table}}"])
+def test_associated_data_with_a_brace_too_many_are_refused(template: str) -> None:
+    with pytest.raises(InvalidLayoutError, match="names no column"):
+        AssociatedData(template)
