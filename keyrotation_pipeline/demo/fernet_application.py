@@ -1,8 +1,8 @@
 """The demo's application with Fernet tokens: `MultiFernet` and SQL alone, and nothing of this package is imported.
 
 It runs in a separate process, reads the list of keys that the key store delivers, and reports which keys it holds as
-`keyrotation docs fernet` shows. Its ledger (plaintexts) stays in memory. When standard input ends, it stops, compares the
-whole database with the ledger, and prints one line of JSON that holds only numbers and names of errors.
+`keyrotation docs fernet` shows. Its ledger (plaintexts) stays in memory. When standard input ends, it stops, compares
+the whole database with the ledger, and prints one line of JSON that holds only numbers and names of errors.
 """
 
 import base64
