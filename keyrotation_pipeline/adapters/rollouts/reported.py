@@ -6,6 +6,7 @@ from typing import cast
 
 import psycopg
 
+from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.rollouts.reports import TABLE, Reported, ReportRow, read_reports
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -22,14 +23,14 @@ POLL_SECONDS = 0.2
 KEYS_READ_EVERY_SECONDS = 10.0
 MOST_REPORTS, MOST_BYTES = 30_000, 128 * 2**20
 
-_SIZE = "SELECT count(*), coalesce(sum(octet_length(report)), 0)::bigint FROM keyrotation.instance_reports"
+_SIZE = own("SELECT count(*), coalesce(sum(octet_length(report)), 0)::bigint FROM keyrotation.instance_reports")
 # Both times are the server's, so no other clock can make an instance look alive, silent or gone.
-_REPORTS = """
+_REPORTS = own("""
 SELECT id, instance, report, proofs, reported_at, reported_at <= clock_timestamp() - make_interval(secs => %s)
 FROM keyrotation.instance_reports ORDER BY instance COLLATE "C", id
-"""
+""")
 # All rows of a name or none: an older one that somebody has locked would otherwise outlive the farewell.
-_FORGET = """
+_FORGET = own("""
 WITH ended AS (SELECT * FROM unnest(%s::text[], %s::bigint[]) AS given (name, last)),
 free AS (
     SELECT id, instance FROM keyrotation.instance_reports JOIN ended ON instance = name AND id <= last
@@ -38,19 +39,19 @@ DELETE FROM keyrotation.instance_reports WHERE id IN (
     SELECT id FROM free WHERE (SELECT count(*) FROM free AS others WHERE others.instance = free.instance) = (
         SELECT count(*) FROM keyrotation.instance_reports AS every JOIN ended ON every.instance = name
         WHERE every.instance = free.instance AND every.id <= last))
-"""
-_LAST_ROWS = """
+""")
+_LAST_ROWS = own("""
 SELECT instance, max(id) FROM keyrotation.instance_reports
 JOIN unnest(%s::text[], %s::timestamptz[]) AS gone (name, last) ON instance = name AND reported_at <= last
 GROUP BY instance
-"""
-_SEEN_PODS = "SELECT namespace, uid FROM keyrotation.seen_pods"
-_SEE_PODS = """
+""")
+_SEEN_PODS = own("SELECT namespace, uid FROM keyrotation.seen_pods")
+_SEE_PODS = own("""
 INSERT INTO keyrotation.seen_pods (namespace, uid) SELECT * FROM unnest(%s::text[], %s::text[]) ON CONFLICT DO NOTHING
-"""
-_FORGET_PODS = """
+""")
+_FORGET_PODS = own("""
 DELETE FROM keyrotation.seen_pods WHERE (namespace, uid) NOT IN (SELECT * FROM unnest(%s::text[], %s::text[]))
-"""
+""")
 
 
 class ReportedInstances:
@@ -152,15 +153,16 @@ class ReportedInstances:
         return reported
 
     def _rows(self) -> list[ReportRow]:
+        table = f"{schema_of(self._connection)}.{TABLE}"
         [(rows, size)] = cast("list[tuple[int, int]]", self._connection.execute(_SIZE).fetchall())
         if rows > MOST_REPORTS or size > MOST_BYTES:
             raise BlockedError(
-                f"{TABLE} has {rows:,} rows of {size // 2**20:,} MiB, more than any fleet reports; find the role that "
-                f"inserts them, REVOKE INSERT ON {TABLE} FROM it, delete its rows, and run this again"
+                f"{table} has {rows:,} rows of {size // 2**20:,} MiB, more than any fleet reports; find the role that "
+                f"inserts them, REVOKE INSERT ON {table} FROM it, delete its rows, and run this again"
             )
         found = self._connection.execute(_REPORTS, (self._ttl_seconds,)).fetchall()
         return [
-            ReportRow(cast("int", id_), str(name), str(report), str(proofs), cast("datetime", at), bool(silent))
+            ReportRow(cast("int", id_), str(name), str(report), str(proofs), cast("datetime", at), bool(silent), table)
             for id_, name, report, proofs, at, silent in found
         ]
 

@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, from_json
 
+from keyrotation_pipeline.adapters.own_schema import DEFAULT
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -28,7 +29,7 @@ from keyrotation_pipeline.fieldcrypto.possession import proof_of_possession
 from keyrotation_pipeline.fieldcrypto.reads import NO_VERSION
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance, Pod
 
-TABLE = "keyrotation.instance_reports"
+TABLE = "instance_reports"
 # Between reading the time of the database and storing a report that names it; a clock that is set may go back a little.
 STORED_WITHIN, CLOCK_STEP = timedelta(minutes=1), timedelta(seconds=1)
 
@@ -43,6 +44,7 @@ class ReportRow:
             by its version or, where the application gets no versions, by its fingerprint.
         reported_at: aware, when the database stored it.
         silent: it is so old that the instance may have ended since.
+        table: where it is stored, with its schema.
     """
 
     id: int
@@ -51,6 +53,7 @@ class ReportRow:
     proofs: str
     reported_at: datetime
     silent: bool
+    table: str = f"{DEFAULT}.{TABLE}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +213,7 @@ def _is_proven(
 
 
 def _about(row: ReportRow, why: str) -> str:
-    return f"row {row.id} of {TABLE}: {why}"
+    return f"row {row.id} of {row.table}: {why}"
 
 
 def _instance(name: str, last: _Judged, judged: Sequence[_Judged]) -> Instance:

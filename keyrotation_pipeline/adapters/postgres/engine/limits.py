@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Any, LiteralString
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.retirement.locks import age
@@ -118,9 +119,9 @@ class Limits:
         )
 
 
-_NEWEST = """
+_NEWEST = own("""
 SELECT body FROM keyrotation.audit_events WHERE event = %s AND request = %s ORDER BY seq DESC LIMIT 1
-"""
+""")
 
 
 def pace_override(connection: Connection, request: str, limits: Limits) -> Limits:
@@ -167,10 +168,10 @@ WHERE lag > make_interval(secs => %s) AND name <> ALL (%s::text[]) ORDER BY lag 
 """  # noqa: S608  text of our own
 
 # Compared with the size when the rotation started to rewrite it.
-_GROWTH = """
+_GROWTH = own("""
 SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int > max(end_page) * %s
 FROM keyrotation.shard_walks WHERE request = %s AND relation = %s
-"""
+""")
 
 # The oldest snapshot: VACUUM cannot remove what was replaced after it was taken.
 _OLDEST_SNAPSHOT = """
@@ -214,16 +215,16 @@ def _old_snapshot(connection: Connection, relation: Relation) -> str:
     )
 
 
-def _first(connection: Connection, query: LiteralString, parameters: Any) -> Any:  # noqa: ANN401  any row
+def _first(connection: Connection, query: LiteralString | own, parameters: Any) -> Any:  # noqa: ANN401  any row
     return connection.execute(query, parameters).fetchone()
 
 
 # Locking a row of our own, the event that opened the rotation, is the smallest change whose commit waits for the disk
 # and for synchronous standbys, as the application's do. Nobody waits for it, and logical replication does not carry it.
 _BEGIN = "SET LOCAL synchronous_commit TO DEFAULT"
-_CHANGE = """
+_CHANGE = own("""
 SELECT FROM keyrotation.audit_events WHERE request = %s AND event = 'request_opened' FOR KEY SHARE SKIP LOCKED
-"""
+""")
 
 # How many samples decide: one slow commit does not count.
 LOOKS = 3

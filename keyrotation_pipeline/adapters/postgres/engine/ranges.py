@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
@@ -19,7 +20,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 # The first process plans every slice of every shard of a relation: the relation grows while it is rewritten, so slices
 # planned later would leave gaps.
-_PLAN = """
+_PLAN = own("""
 INSERT INTO keyrotation.shard_walks
     (request, table_name, shard, slice, relation, filenode, first_page, next_page, end_page, updated_at)
 SELECT %(request)s, %(table)s, place / %(slices)s, place %% %(slices)s, %(relation)s,
@@ -29,10 +30,10 @@ FROM generate_series(0, %(of)s - 1) AS place,
      (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_size')::int AS pages) AS size
 ORDER BY place
 ON CONFLICT (request, table_name, shard, slice, relation) DO NOTHING
-"""
+""")
 
 # After VACUUM FULL or CLUSTER all pages hold other rows: the slice starts again, and its counts stay.
-_PLAN_AGAIN = """
+_PLAN_AGAIN = own("""
 UPDATE keyrotation.shard_walks AS stored
 SET filenode = pg_relation_filenode(%(oid)s::oid::regclass), first_page = pages * %(place)s / %(of)s,
     next_page = pages * %(place)s / %(of)s, end_page = pages * (%(place)s + 1) / %(of)s, updated_at = clock_timestamp()
@@ -40,31 +41,31 @@ FROM (SELECT pg_relation_size(%(oid)s::oid::regclass) / current_setting('block_s
 WHERE (stored.request, stored.table_name, stored.shard, stored.slice, stored.relation)
       = (%(request)s, %(table)s, %(shard)s, %(slice)s, %(relation)s)
   AND stored.filenode IS DISTINCT FROM pg_relation_filenode(%(oid)s::oid::regclass)
-"""
+""")
 
-_LOAD = """
+_LOAD = own("""
 SELECT filenode, first_page, next_page, end_page, rows, "values", skipped, quarantined, seconds
 FROM keyrotation.shard_walks
 WHERE (request, table_name, shard, slice, relation) = (%(request)s, %(table)s, %(shard)s, %(slice)s, %(relation)s)
-"""
+""")
 
-_SAVE = """
+_SAVE = own("""
 UPDATE keyrotation.shard_walks
 SET next_page = %s, rows = %s, "values" = %s, skipped = %s, quarantined = %s, seconds = %s,
     updated_at = clock_timestamp()
 WHERE (request, table_name, shard, slice, relation) = (%s, %s, %s, %s, %s) AND filenode = %s
-"""
+""")
 
-_SLICES = """
+_SLICES = own("""
 SELECT count(DISTINCT slice) FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s)
-"""
+""")
 
-_LAST_SHARD = "SELECT max(shard) FROM keyrotation.shard_walks WHERE (request, table_name) = (%s, %s)"
+_LAST_SHARD = own("SELECT max(shard) FROM keyrotation.shard_walks WHERE (request, table_name) = (%s, %s)")
 
-_DONE = """
+_DONE = own("""
 SELECT relation, sum(next_page - first_page)::bigint, sum(end_page - first_page)::bigint, sum(rows)::bigint
 FROM keyrotation.shard_walks WHERE (request, table_name, shard) = (%s, %s, %s) GROUP BY relation
-"""
+""")
 
 
 @dataclass

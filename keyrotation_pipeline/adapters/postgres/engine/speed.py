@@ -11,6 +11,7 @@ from typing import cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
@@ -22,7 +23,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable, Speed
 
 SAMPLE_ROWS, SAMPLE_BYTES, BATCH_ROWS = 1_000, 8 * 2**20, 50
-_SAMPLE = sql.Identifier("keyrotation", "speed_sample")
+_SAMPLE = own("keyrotation.speed_sample")
 
 _CREATE = "CREATE TABLE {sample} (LIKE {relation} INCLUDING INDEXES)"
 _FILL = """

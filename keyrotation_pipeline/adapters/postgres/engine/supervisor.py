@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import CommitTimes, Limits, pace_override, reason_to_pause
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
@@ -21,8 +22,8 @@ from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
 from keyrotation_pipeline.model.requests import RotationType, Step
 from keyrotation_pipeline.ports.clock import attempts
 
-_STATUS = "SELECT status FROM keyrotation.rotations WHERE id = %s"
-_TYPE = "SELECT type FROM keyrotation.rotations WHERE id = %s"
+_STATUS = own("SELECT status FROM keyrotation.rotations WHERE id = %s")
+_TYPE = own("SELECT type FROM keyrotation.rotations WHERE id = %s")
 
 TICK_SECONDS = 1.0
 # More often than that, since the process that assigns slices vacuums by this progress.

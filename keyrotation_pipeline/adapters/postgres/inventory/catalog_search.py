@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
@@ -143,7 +144,7 @@ def _may_read_connections(connection: Connection) -> bool:
 
 
 # Types are resolved, so that a domain over bytea, or an array of it, is not missed. Declared columns are text.
-_COLUMNS = """
+_COLUMNS = own("""
 WITH RECURSIVE holding(oid, base) AS (
     SELECT oid, typname::text FROM pg_type WHERE oid IN ('bytea'::regtype, 'bit'::regtype, 'varbit'::regtype)
     UNION
@@ -162,7 +163,7 @@ JOIN holding h ON h.oid = a.atttypid
 WHERE c.relkind IN ('r', 'm', 'f', 'p') AND NOT c.relispartition AND c.relpersistence <> 't' AND c.oid >= 16384
   AND n.nspname <> 'keyrotation' AND n.nspname !~ '^pg_'
 ORDER BY 2
-"""
+""")
 
 _SERVERS = "SELECT DISTINCT s.srvname::text FROM pg_foreign_table t JOIN pg_foreign_server s ON s.oid = t.ftserver"
 _DATABASES = "SELECT datname::text FROM pg_database WHERE datname <> current_database() AND NOT datistemplate"

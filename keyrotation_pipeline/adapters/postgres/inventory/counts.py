@@ -9,6 +9,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.inventory.filters import (
     Counted,
@@ -178,10 +179,10 @@ def _unencrypted(counts: Counter[int]) -> int:
 
 
 def _unreadable(connection: Connection, table: EncryptedTable) -> int:
-    there = connection.execute("SELECT to_regclass('keyrotation.quarantine') IS NOT NULL").fetchone()
+    there = connection.execute(own("SELECT to_regclass('keyrotation.quarantine') IS NOT NULL")).fetchone()
     if there != (True,):
         return 0
-    query = "SELECT count(*) FROM keyrotation.quarantine WHERE table_name = %s"
+    query = own("SELECT count(*) FROM keyrotation.quarantine WHERE table_name = %s")
     return cast("tuple[int]", connection.execute(query, (str(table.name),)).fetchone())[0]
 
 

@@ -8,6 +8,7 @@ from typing import cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import hits
 from keyrotation_pipeline.adapters.postgres.inventory.filters import listed_versions, registered
@@ -31,7 +32,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, Table
 
 # Types that cannot hold text are listed, all others are searched: an unknown extension type is not a blind spot.
 # Containers (domains, arrays, composites, ranges) can if what they contain can.
-_COLUMNS = """
+_COLUMNS = own("""
 WITH RECURSIVE bearing(oid) AS (
     SELECT t.oid FROM pg_type t
     WHERE t.typtype = 'b' AND t.typcategory <> 'A'
@@ -60,7 +61,7 @@ WHERE c.relkind IN ('r', 'm', 'f') AND c.relispopulated AND c.relpersistence <> 
   AND n.nspname !~ '^pg_' AND NOT (n.nspname = 'keyrotation' AND c.relname = ANY(%s))
 GROUP BY c.oid, n.nspname, c.relname, c.relkind
 ORDER BY n.nspname, c.relname
-"""
+""")
 
 _Row = tuple[int, str, str, str, list[str], list[str] | None, list[str] | None]
 

@@ -7,10 +7,10 @@ Each token is decoded once. There is no percent sign here, since these expressio
 """
 
 from collections.abc import Sequence
-from typing import LiteralString
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS, as_text
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import (
     BLOCK_BYTES,
@@ -33,21 +33,21 @@ _DECODED = """(SELECT substr(raw, 1, octet_length(raw) - {mac}), substr(raw, oct
 
 _SIGNED = "sha256(half.outer_block || sha256(half.inner_block || token.body)) = token.mac"
 
-_UNDER = """(CASE WHEN {shape} THEN (
+_UNDER = own("""(CASE WHEN {shape} THEN (
     SELECT coalesce(bool_or({signed}), false) OR count(half.version) < {number}
     FROM {token} LEFT JOIN keyrotation.retired_signing_halves AS half ON half.version IN ({versions})
-) ELSE false END)"""
+) ELSE false END)""")
 
-_TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false WHEN {shape} THEN EXISTS (
+_TO_BE_REWRITTEN = own("""(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false WHEN {shape} THEN EXISTS (
     SELECT FROM {token} JOIN keyrotation.retired_signing_halves AS half ON half.version <> {target} WHERE {signed}
-) ELSE true END)"""
+) ELSE true END)""")
 
 
 # How every token of this century begins.
 _BEGINS = "gAAAAA"
 # Tokens anywhere in a text that a retired key has signed. The padding is made again, since JSON, HTML and URLs escape
 # it. Only what has the form of a token is decoded.
-_HITS = """
+_HITS = own("""
 regexp_matches({text}, {begins}, 'g') AS hit,
 LATERAL (SELECT hit[1] || repeat('=', mod(4 - mod(octet_length(hit[1]), 4), 4))) AS padded (value),
 LATERAL (
@@ -57,12 +57,12 @@ LATERAL (
     SELECT substr(raw, 1, octet_length(raw) - {mac}), substr(raw, octet_length(raw) - {mac} + 1) OFFSET 0
 ) AS token (body, mac)
 JOIN keyrotation.retired_signing_halves AS half ON {signed}
-"""
+""")
 
 
 def hits(text: sql.Composable) -> sql.Composed:
     """Returns a FROM list with a row, of `half.version`, for each token in a text that a retired key has signed."""
-    return sql.SQL(_HITS).format(
+    return _HITS.format(
         text=sql.SQL('({} COLLATE "C")').format(text),
         begins=sql.Literal(f"({_BEGINS}[A-Za-z0-9_-]+)"),
         shape=shape(sql.SQL("padded.value")),
@@ -139,7 +139,5 @@ class FernetSql:
         return sql.SQL("EXISTS (SELECT FROM {})").format(hits(text))
 
 
-def _composed(template: LiteralString, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
-    return sql.SQL(template).format(
-        value=value, shape=shape(value), token=token(value), signed=sql.SQL(_SIGNED), **others
-    )
+def _composed(template: own, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
+    return template.format(value=value, shape=shape(value), token=token(value), signed=sql.SQL(_SIGNED), **others)

@@ -12,6 +12,7 @@ from typing import cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     as_text,
@@ -30,6 +31,8 @@ _MOST_FIGURES = 1600
 # Each version is one more comparison per value; beyond this many, grouping costs no more.
 _MOST_VERSIONS = 8
 _FIRST_ROWS = 1000
+_THERE = own("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL")
+_REGISTERED = own("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999")
 # Far more than a ledger can be behind its data.
 MOST_UNREGISTERED = 20
 
@@ -95,9 +98,11 @@ def _expected(connection: Connection, relation: Relation, table: EncryptedTable)
 
 def registered(connection: Connection) -> tuple[KeyVersion, ...]:
     """Returns the versions that events have registered: a hint at what most values are under, not a trusted fact."""
-    ((there,),) = connection.execute("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL").fetchall()
+    ((there,),) = connection.execute(_THERE).fetchall()
     rows = (
-        connection.execute("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999").fetchall()
+        connection.execute(
+            own("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999")
+        ).fetchall()
         if there
         else []
     )

@@ -7,6 +7,7 @@ rule is by owner: a function of a superuser or of our role may call anything; it
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import PreflightError
 
@@ -93,9 +94,9 @@ ORDER BY 1
 """
 
 # The owner of a table of ours, or of the schema, can put a trigger on it, and so can a role that was granted that.
-_OURS = """
+_OURS = own("""
 WITH ours AS (
-    SELECT 'schema keyrotation' AS what, nspowner AS owner FROM pg_namespace WHERE nspname = 'keyrotation'
+    SELECT 'schema ' || nspname AS what, nspowner AS owner FROM pg_namespace WHERE nspname = 'keyrotation'
     UNION ALL SELECT 'table ' || c.oid::regclass, c.relowner FROM pg_class c
     WHERE c.relnamespace = to_regnamespace('keyrotation') AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     UNION ALL SELECT format('the function of trigger %s of %s', t.tgname, t.tgrelid::regclass), p.proowner
@@ -103,7 +104,7 @@ WITH ours AS (
     WHERE NOT t.tgisinternal AND c.relnamespace = to_regnamespace('keyrotation'))
 SELECT what, rolname FROM ours JOIN pg_roles r ON r.oid = owner
 WHERE NOT rolsuper AND rolname <> current_user ORDER BY 1
-"""
+""")
 
 
 class ForeignFunction(NamedTuple):

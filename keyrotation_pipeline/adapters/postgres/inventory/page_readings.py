@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, Protocol, TypeVar, cast
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.page_reading import PageSpan
@@ -45,7 +46,7 @@ FROM (SELECT oid,
 
 # After VACUUM FULL, CLUSTER or TRUNCATE a row may be on any page. Then all pages are unread since the oldest time of
 # the previous file. Pages that a relation has grown by are newer than the last recorded ones.
-_PLAN = f"""
+_PLAN = own(f"""
 WITH size AS ({_SIZE}),
 was AS (
     DELETE FROM keyrotation.page_readings AS old USING size
@@ -64,11 +65,11 @@ SELECT %(table)s, %(relation)s, size.file, first, first + size.step,
                 (SELECT coalesce(read_at, since) FROM kept ORDER BY first_page DESC LIMIT 1), clock_timestamp())
 FROM size, generate_series(coalesce((SELECT max(end_page) FROM kept), 0), size.pages - 1, size.step) AS first
 ON CONFLICT (table_name, relation, first_page) DO NOTHING
-"""  # noqa: S608  text of our own
+""")  # noqa: S608  text of our own
 
 # Outside declared tables, whatever was added to a relation while it was one span is unread together with that span: a
 # table created with one row on Monday and filled on Tuesday counts as new on Tuesday.
-_GROWN = f"""
+_GROWN = own(f"""
 WITH size AS ({_SIZE})
 UPDATE keyrotation.page_readings AS old
 SET end_page = CASE WHEN pages > end_page THEN step ELSE pages END,
@@ -78,33 +79,33 @@ WHERE table_name = %(table)s AND relation = %(relation)s AND old.file = size.fil
   AND first_page = 0 AND read_at IS NOT NULL AND pages <> end_page AND pages > 0 AND NOT EXISTS (
       SELECT FROM keyrotation.page_readings AS next
       WHERE next.table_name = %(table)s AND next.relation = %(relation)s AND next.first_page > 0)
-"""  # noqa: S608  text of our own
+""")  # noqa: S608  text of our own
 
-_LOAD = f"""
+_LOAD = own(f"""
 WITH size AS ({_SIZE})
 SELECT first_page, end_page, least(end_page, pages) - first_page,
        (least(end_page, pages) - first_page) * bytes / pages, coalesce(read_at, since), read_at IS NOT NULL, found
 FROM keyrotation.page_readings AS span, size
 WHERE table_name = %(table)s AND relation = %(relation)s AND span.file = size.file AND first_page < pages
 ORDER BY first_page
-"""  # noqa: S608  text of our own
+""")  # noqa: S608  text of our own
 
-_OF_OTHERS = "DELETE FROM keyrotation.page_readings WHERE table_name = %s AND relation <> ALL (%s::text[])"
+_OF_OTHERS = own("DELETE FROM keyrotation.page_readings WHERE table_name = %s AND relation <> ALL (%s::text[])")
 
 # Not if it is another file now: then it is unknown what was read.
-_RECORD = f"""
+_RECORD = own(f"""
 UPDATE keyrotation.page_readings SET read_at = %(began_at)s, found = %(found)s,
     end_page = CASE WHEN table_name = '{ELSEWHERE}' AND first_page = 0
                     THEN greatest(1, least(end_page, %(there)s)) ELSE end_page END
 WHERE table_name = %(table)s AND relation = %(relation)s AND file = %(file)s AND file = {_FILE}
   AND first_page >= %(first)s AND end_page <= %(end)s
   AND (read_at IS NULL OR read_at < %(began_at)s)
-"""  # noqa: S608  text of our own
+""")  # noqa: S608  text of our own
 
-_OLDEST = """
+_OLDEST = own("""
 SELECT table_name, min(coalesce(read_at, since)) FROM keyrotation.page_readings
 WHERE table_name = ANY (%s) GROUP BY table_name
-"""
+""")
 
 
 class Readable(Protocol):

@@ -5,6 +5,7 @@ from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import FormatSql, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
@@ -14,19 +15,19 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
 
-_ADD = """
+_ADD = own("""
 INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, kind, key_version, found_at)
 VALUES (%s, %s, %s, %s, %s, %s, clock_timestamp())
 ON CONFLICT (relation, row_key, column_name)
 DO UPDATE SET kind = excluded.kind, key_version = excluded.key_version, found_at = excluded.found_at
-"""
+""")
 
-_LOAD = """
+_LOAD = own("""
 SELECT relation, column_name, kind, key_version, row_key FROM keyrotation.quarantine
 WHERE table_name = %s ORDER BY relation, column_name, found_at DESC, row_key
-"""
+""")
 
-_DROP = "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s"
+_DROP = own("DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s")
 
 
 def add(
@@ -44,7 +45,7 @@ def add(
 def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
     """Deletes the entries of a table that are older than `before`: a full decrypt has found all others again."""
     connection.execute(
-        "DELETE FROM keyrotation.quarantine WHERE table_name = %s AND found_at < %s::timestamptz",
+        own("DELETE FROM keyrotation.quarantine WHERE table_name = %s AND found_at < %s::timestamptz"),
         (str(table.name), before),
     )
 
@@ -52,7 +53,8 @@ def forget(connection: Connection, table: EncryptedTable, before: str) -> None:
 def keys_of(connection: Connection, relation: Relation) -> tuple[str, ...]:
     """Returns the row keys of one relation that have entries."""
     rows = connection.execute(
-        "SELECT DISTINCT row_key FROM keyrotation.quarantine WHERE relation = %s ORDER BY row_key", (relation.label,)
+        own("SELECT DISTINCT row_key FROM keyrotation.quarantine WHERE relation = %s ORDER BY row_key"),
+        (relation.label,),
     ).fetchall()
     return tuple(str(key) for (key,) in rows)
 
@@ -60,7 +62,7 @@ def keys_of(connection: Connection, relation: Relation) -> tuple[str, ...]:
 def keep_only(connection: Connection, relation: Relation, key: str, columns: Collection[str]) -> None:
     """Deletes the entries of one row except those of `columns`: all its other values decrypt."""
     connection.execute(
-        "DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name <> ALL (%s)",
+        own("DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name <> ALL (%s)"),
         (relation.label, key, list(columns)),
     )
 

@@ -12,6 +12,7 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
@@ -19,29 +20,27 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, V
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
-TABLE = "keyrotation.retired_signing_halves"
-
-_CREATE = """
+_CREATE = own("""
 CREATE TABLE IF NOT EXISTS keyrotation.retired_signing_halves (
     version integer PRIMARY KEY CHECK (version > 0),
     inner_block bytea NOT NULL CHECK (octet_length(inner_block) = 64),
     outer_block bytea NOT NULL CHECK (octet_length(outer_block) = 64)
 )
-"""
+""")
 # Default privileges may have given rights on it to others; rights on its columns take a GRANT.
-_OTHERS = """
+_OTHERS = own("""
 SELECT DISTINCT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
 FROM pg_class c, LATERAL (
     SELECT c.relacl UNION ALL SELECT attacl FROM pg_attribute WHERE attrelid = c.oid
 ) AS given (acl), LATERAL aclexplode(given.acl) AS a
 WHERE c.oid = 'keyrotation.retired_signing_halves'::regclass AND a.grantee <> c.relowner
-"""
-_REVOKE = "REVOKE ALL ON keyrotation.retired_signing_halves FROM {}"
+""")
+_REVOKE = own("REVOKE ALL ON keyrotation.retired_signing_halves FROM {}")
 _CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject
-_THERE = "SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL"
-_ADD = "INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING"
-_READ = "SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves"
-_REMOVE = "DELETE FROM keyrotation.retired_signing_halves WHERE version = %s"
+_THERE = own("SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL")
+_ADD = own("INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING")
+_READ = own("SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves")
+_REMOVE = own("DELETE FROM keyrotation.retired_signing_halves WHERE version = %s")
 
 
 def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, target: KeyVersion) -> None:
@@ -76,8 +75,8 @@ def store(connection: Connection, ring: KeyRing, versions: Sequence[KeyVersion])
         for version, blocks in wanted.items():
             if stored[version] != blocks:
                 raise ProofError(
-                    f"{TABLE} holds another signing half of {version} than the key store; find out who changed it, "
-                    "delete that row, then run this step again"
+                    f"{schema_of(connection)}.retired_signing_halves holds another signing half of {version} than the "
+                    "key store; find out who changed it, delete that row, then run this step again"
                 )
 
 
@@ -113,7 +112,7 @@ def create(connection: Connection) -> None:
         with suppress(*_CREATED_MEANWHILE), connection.transaction():
             connection.execute(_CREATE)
     for (name,) in connection.execute(_OTHERS).fetchall():
-        connection.execute(sql.SQL(_REVOKE).format(sql.SQL(str(name))))
+        connection.execute(_REVOKE.format(sql.SQL(str(name))))
 
 
 def _stored(connection: Connection) -> dict[KeyVersion, tuple[bytes, bytes]]:

@@ -7,6 +7,7 @@ from typing import LiteralString
 
 import psycopg
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.ledger import session_locks
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
@@ -66,8 +67,8 @@ class AuditChain(LedgerSession):
         rows = self.query("SELECT seq, hash FROM keyrotation.audit_head")
         if not rows:
             raise AuditError(
-                "the audit's head was removed from keyrotation.audit_head; leave this database as it is, and compare "
-                "it with a backup"
+                f"the audit's head was removed from {self._schema}.audit_head; leave this database as it is, and "
+                "compare it with a backup"
             )
         return AuditHead(rows[0]["seq"], rows[0]["hash"])
 
@@ -152,7 +153,9 @@ class AuditChain(LedgerSession):
         except psycopg.errors.LockNotAvailable:
             if is_alone:
                 raise
-            who = session_locks.described(self.query(session_locks.TABLE_HOLDER, {"table": _HEAD}))
+            who = session_locks.described(
+                self.query(session_locks.TABLE_HOLDER, {"table": own(_HEAD).as_string(self.connection)})
+            )
             raise BlockedError(
                 f"{who} has locked the audit for half a minute; wait for it, or end it and run this again"
             ) from None

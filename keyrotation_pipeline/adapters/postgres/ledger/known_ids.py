@@ -4,6 +4,8 @@ from typing import LiteralString
 
 import psycopg
 
+from keyrotation_pipeline.adapters.own_schema import own
+
 # The least that libpq allows; a server that does not answer is not waited for longer.
 _CONNECT_SECONDS = 2
 _STATEMENT_SECONDS = 1
@@ -39,4 +41,4 @@ def _query(url: str, statement: LiteralString, beginning: str) -> list[tuple[str
             return []  # through a pooler our settings would leak to the application
         connection.execute(f"SET statement_timeout = '{_STATEMENT_SECONDS}s'; SET search_path = pg_catalog")
         asked = {"beginning": beginning, "length": len(beginning)}
-        return [(str(name), str(what)) for name, what in connection.execute(statement, asked)]
+        return [(str(name), str(what)) for name, what in connection.execute(own(statement), asked)]

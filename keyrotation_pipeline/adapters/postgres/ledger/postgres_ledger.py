@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
 from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
 from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
@@ -41,13 +42,13 @@ GROUP BY place ORDER BY min(since), place
 
 def note_wait(connection: Connection, request: str, place: str, waiting_for: str) -> None:
     """Records that a step waits, or now waits for another reason; its age is that of the whole wait."""
-    connection.execute(FORGET)
-    connection.execute(NOTE, storable((request, place, waiting_for), codec_of(connection)))
+    connection.execute(own(FORGET))
+    connection.execute(own(NOTE), storable((request, place, waiting_for), codec_of(connection)))
 
 
 def end_wait(connection: Connection, request: str, place: str) -> None:
     """Records that it continues."""
-    connection.execute(END, storable((request, place), codec_of(connection)))
+    connection.execute(own(END), storable((request, place), codec_of(connection)))
 
 
 _SHARDS = """
@@ -75,7 +76,7 @@ _ROTATION_AUDIT = """
 
 
 class PostgresLedger(KeyRecords, RequestRecords, RaisedFlags):
-    """`Ledger` in the schema `keyrotation` of the application's database.
+    """`Ledger` in a schema of the application's database.
 
     Args (of the constructor, see `LedgerSession`): the control connection, a clock, the actor and the database's
     identity, both as named in the audit.

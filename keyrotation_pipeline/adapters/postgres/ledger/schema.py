@@ -1,7 +1,8 @@
-"""Checks that a database has the required schema `keyrotation`; without Alembic, since every command does this."""
+"""Checks that a database has the schema of the home; without Alembic, since every command does this."""
 
 import re
 
+from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 
@@ -12,7 +13,7 @@ REVISIONS = ("0.1.0",)
 _DEVELOPMENT = re.compile("[0-9]{4}")
 
 # Tables of ours that are not searched for values: people and applications write text there. Everything else in the
-# schema keyrotation is searched.
+# schema is searched.
 OWN_TABLES = (
     "alembic_version", "audit_events", "audit_head", "checked_tables", "incident_flag", "instance_reports",
     "key_rotation_audit", "page_readings", "quarantine", "replicas", "seen_pods", "session_locks", "shard_walks",
@@ -21,35 +22,35 @@ OWN_TABLES = (
 
 
 def require_migrated(connection: Connection) -> None:
-    """Refuses to work on a database whose schema `keyrotation` is missing or of another version.
+    """Refuses to work on a database whose schema of this home is missing or of another version.
 
     Raises:
         PreflightError: says what to do.
     """
-    name = display_name(connection.info.dsn)
+    name, schema = display_name(connection.info.dsn), schema_of(connection)
     if (revision := revision_of(connection)) is None:
-        raise PreflightError(f"{name} has no schema keyrotation yet; run `keyrotation init`")
+        raise PreflightError(f"{name} has no schema {schema} yet; run `keyrotation init`")
     if revision != REVISIONS[-1]:
-        raise PreflightError(f"the schema keyrotation of {name} is of {revision}; run `keyrotation init` to upgrade it")
+        raise PreflightError(f"the schema {schema} of {name} is of {revision}; run `keyrotation init` to upgrade it")
 
 
 def revision_of(connection: Connection) -> str | None:
-    """Returns the revision of the schema `keyrotation`; None: there is none yet.
+    """Returns the revision of the schema of the home; None: there is none yet.
 
     Raises:
         PreflightError: this version does not continue it.
     """
-    if connection.execute("SELECT to_regclass('keyrotation.alembic_version')").fetchone() == (None,):
+    if connection.execute(own("SELECT to_regclass('keyrotation.alembic_version')")).fetchone() == (None,):
         return None
-    row = connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchone()
+    row = connection.execute(own("SELECT version_num FROM keyrotation.alembic_version")).fetchone()
     if row is None:
         return None
     revision = str(row[0])
-    require_known(display_name(connection.info.dsn), revision)
+    require_known(display_name(connection.info.dsn), schema_of(connection), revision)
     return revision
 
 
-def require_known(database: str, revision: str) -> None:
+def require_known(database: str, schema: str, revision: str) -> None:
     """Refuses a revision that this version cannot upgrade from.
 
     Raises:
@@ -57,12 +58,11 @@ def require_known(database: str, revision: str) -> None:
     """
     if _DEVELOPMENT.fullmatch(revision):
         raise PreflightError(
-            f"the schema keyrotation of {database} is of a development version from before {REVISIONS[0]}, which no "
+            f"the schema {schema} of {database} is of a development version from before {REVISIONS[0]}, which no "
             "release continues, and was left as it is; finish its rotation with that version, then see "
             "`keyrotation docs upgrades`"
         )
     if revision not in REVISIONS:
         raise PreflightError(
-            f"the schema keyrotation of {database} was made by a newer keyrotation-pipeline ({revision}); install that "
-            "one"
+            f"the schema {schema} of {database} was made by a newer keyrotation-pipeline ({revision}); install that one"
         )

@@ -7,6 +7,7 @@ from typing import Any, LiteralString, Protocol
 import psycopg
 from psycopg.rows import dict_row
 
+from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.ledger import session_locks
 from keyrotation_pipeline.adapters.postgres.server.connection import (
     Connection,
@@ -65,6 +66,7 @@ class LedgerSession:
         self.checkpoints = checkpoints
         self.advance = advance
         self._is_reading = False
+        self._schema = schema_of(connection)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -141,7 +143,7 @@ class LedgerSession:
             return False
 
     def query(self, statement: LiteralString, parameters: Parameters = ()) -> list[Row]:
-        """Executes one statement on the schema `keyrotation` and returns its rows, if it has any.
+        """Executes one statement on the schema of the home and returns its rows, if it has any.
 
         Raises:
             DatabaseUnavailableError: the connection was lost.
@@ -151,7 +153,7 @@ class LedgerSession:
             return self._rows(statement, parameters)
         except psycopg.errors.InsufficientPrivilege:
             raise PreflightError(
-                f"the database role may not use the schema keyrotation of {self._name()}; "
+                f"the database role may not use the schema {self._schema} of {self._name()}; "
                 "connect as the role that ran `keyrotation init`"
             ) from None
         except psycopg.errors.ReadOnlySqlTransaction:
@@ -167,7 +169,7 @@ class LedgerSession:
         try:
             with self.connection.cursor(row_factory=dict_row) as cursor:
                 codec = codec_of(self.connection)
-                cursor.execute(statement, storable(parameters, codec))
+                cursor.execute(own(statement), storable(parameters, codec))
                 return [readable(row, codec) for row in cursor.fetchall()] if cursor.description else []
         except psycopg.Error:
             if self._is_reading:  # the error has ended it; the next query may succeed

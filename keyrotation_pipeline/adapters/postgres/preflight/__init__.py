@@ -6,6 +6,7 @@ A check yields problems, which are fatal or warnings. A new check is one functio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
 from keyrotation_pipeline.adapters.postgres.preflight import server, values, writes
@@ -132,15 +133,15 @@ def _overlaps(subject: Subject, seen: dict[int, EncryptedTable]) -> Iterable[Pro
             return
 
 
-_CHECKED = """
+_CHECKED = own("""
 SELECT digest FROM keyrotation.checked_tables WHERE (request, table_name, target_version) = (%s, %s, %s)
-"""
+""")
 
-_REMEMBER = """
+_REMEMBER = own("""
 INSERT INTO keyrotation.checked_tables (request, table_name, target_version, digest, checked_at)
 VALUES (%s, %s, %s, %s, clock_timestamp())
 ON CONFLICT (request, table_name, target_version) DO UPDATE SET digest = excluded.digest, checked_at = now()
-"""
+""")
 
 
 def require_unchanged(connection: Connection, request: str, table: EncryptedTable, target: KeyVersion) -> None:

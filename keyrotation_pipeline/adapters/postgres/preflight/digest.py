@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
-from keyrotation_pipeline.adapters.postgres.retirement.fence import NAME
+from keyrotation_pipeline.adapters.postgres.retirement.fence import name
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 
 # One line per object. Sizes, file nodes and statistics are left out: they change while rows are rewritten. So is our
 # own fence. Relations are compared without resolving names, for which our role would need rights on every schema that
 # the planner looks at. Functions count with their owners and bodies, and rights with the roles that grant them.
-_DIGEST = """
+_DIGEST = own("""
 WITH tree(oid) AS (SELECT unnest(%(oids)s::bigint[]::oid[])),
 index AS (SELECT i.* FROM pg_index i JOIN tree ON i.indrelid = tree.oid),
 attribute AS (SELECT a.* FROM pg_attribute a JOIN tree ON a.attrelid = tree.oid WHERE a.attnum > 0),
@@ -57,11 +58,11 @@ line(text) AS (
     UNION ALL SELECT format('role %%s', to_jsonb(r)) FROM pg_roles r WHERE r.rolname = current_user
 )
 SELECT md5(string_agg(text, E'\\n' ORDER BY text COLLATE "C")) FROM line
-"""
+""")
 
 
 def catalog_digest(connection: Connection, relations: Sequence[Relation]) -> str:
     """Returns the digest of a table's whole tree as the catalog describes it now."""
-    parameters = {"oids": [relation.oid for relation in relations], "fence": NAME}
+    parameters = {"oids": [relation.oid for relation in relations], "fence": name(connection)}
     (digest,) = connection.execute(_DIGEST, parameters).fetchall()[0]
     return str(digest)

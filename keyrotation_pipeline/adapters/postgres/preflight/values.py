@@ -100,7 +100,9 @@ def domains_accept_target(subject: Subject) -> Iterator[Problem]:
 def checks_accept_target(subject: Subject) -> Iterator[Problem]:
     """Requires the table's CHECKs on encrypted columns to hold for every row under the target version."""
     for relation in subject.heaps:
-        constraints = subject.connection.execute(_CHECKS, (relation.oid, fence.NAME, subject.columns)).fetchall()
+        constraints = subject.connection.execute(
+            _CHECKS, (relation.oid, fence.name(subject.connection), subject.columns)
+        ).fetchall()
         for name, expression in constraints:
             with heap_scan(subject.connection, relation.label, relation.oid):
                 yield from _try_check(subject, relation, str(name), str(expression))

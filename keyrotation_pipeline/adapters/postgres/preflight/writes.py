@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
     foreign_event_triggers,
     foreign_functions,
@@ -25,7 +26,7 @@ _KEPT = frozenset({"'keyrotation.engine'", "'on'"})
 # tgtype 16: fires on UPDATE; 1: for each row. An UPDATE of a partition fires its row triggers, also those inherited
 # from a parent, but no statement trigger of a parent. A trigger on UPDATE OF a generated column fires for the columns
 # that it is generated from. Functions in the schema keyrotation are ours (`schema_is_ours`): those of a fence.
-_TRIGGERS = """
+_TRIGGERS = own("""
 SELECT t.tgname, t.tgqual IS NOT NULL, pg_get_triggerdef(t.oid)
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND n.nspname <> 'keyrotation'
@@ -35,7 +36,7 @@ WHERE t.tgrelid = %(oid)s::bigint::oid AND NOT t.tgisinternal AND n.nspname <> '
       SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY(t.tgattr)
       AND (a.attname = ANY(%(columns)s) OR a.attgenerated <> '')))
 ORDER BY t.tgname
-"""
+""")
 
 _SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 
@@ -186,11 +187,12 @@ def role_may_fence(subject: Subject) -> Iterator[Problem]:
 
 def fence_name_is_free(subject: Subject) -> Iterator[Problem]:
     """Refuses another constraint with the name of our fence."""
+    name = fence.name(subject.connection)
     for relation in subject.relations:
-        if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, fence.NAME)).fetchone() is not None:
+        if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, name)).fetchone() is not None:
             yield fatal(
-                f"table {relation.label} has a constraint {fence.NAME} that is not ours; "
-                f"ALTER TABLE {subject.quoted(*relation.parts)} RENAME CONSTRAINT {fence.NAME} TO another name"
+                f"table {relation.label} has a constraint {name} that is not ours; "
+                f"ALTER TABLE {subject.quoted(*relation.parts)} RENAME CONSTRAINT {name} TO another name"
             )
 
 

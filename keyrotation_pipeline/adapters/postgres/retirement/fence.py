@@ -10,6 +10,7 @@ from typing import NoReturn
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, relations
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import versions_refused
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
@@ -20,26 +21,35 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 NAME = "keyrotation_retired_key_versions"
-WHAT = f"constraint {NAME}"
 VALIDATE_ATTEMPTS = 5
 
 # By what transaction the fence of each relation was made.
-MADE = """
+MADE = own("""
 SELECT f.conrelid::bigint, ARRAY[f.xmin::text::bigint]
 FROM pg_constraint f
 WHERE f.conname = 'keyrotation_retired_key_versions' AND f.contype = 'c' AND f.conrelid = ANY (%s::bigint[]::oid[])
-"""
+""")
 # What identifies the fence of the relation `c`, and changes with it.
-IDENTITY = """
+IDENTITY = own("""
 SELECT concat_ws(' ', f.oid, f.xmin)
 FROM pg_constraint f WHERE f.conrelid = c.oid AND f.conname = 'keyrotation_retired_key_versions' AND f.contype = 'c'
-"""
+""")
 
 # The server prints NOT VALID, NO INHERIT and NOT ENFORCED as parts of the definition.
 _STANDING = """
 SELECT c.conrelid::bigint, pg_get_constraintdef(c.oid), c.conislocal
 FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname = %s AND c.contype = 'c'
 """
+
+
+def name(connection: Connection) -> str:
+    """Returns the name of the constraint, which begins with the schema of the home."""
+    return written(NAME, schema_of(connection))
+
+
+def what(connection: Connection) -> str:
+    """See `Fence.what`."""
+    return f"constraint {name(connection)}"
 
 
 def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
@@ -68,7 +78,7 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     if fences(connection, table) != wanted:
         raise ProofError(
             f"the fence of table {table.name} does not read back as it was written; "
-            f"check constraint {NAME} of the table and its partitions, then run this step again"
+            f"check {what(connection)} of the table and its partitions, then run this step again"
         )
     return True
 
@@ -121,7 +131,7 @@ def all_fences(
 
 
 def _definitions(connection: Connection, oids: Sequence[int]) -> dict[int, str]:
-    rows = connection.execute(_STANDING, (oids, NAME)).fetchall()
+    rows = connection.execute(_STANDING, (oids, name(connection))).fetchall()
     return {int(str(oid)): str(definition) for oid, definition, _ in rows}
 
 
@@ -176,14 +186,14 @@ def _put(
         As `locks.change`.
     """
     root = relations.root(tree, table)
-    name = sql.Identifier(NAME)
+    constraint = sql.Identifier(name(connection))
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
-    statements: list[sql.Composed] = [drop.format(root.identifier, name)]
+    statements: list[sql.Composed] = [drop.format(root.identifier, constraint)]
     # A child that was detached and attached again has its own copy of the constraint, which would be in the way.
-    statements += [drop.format(relation.identifier, name) for relation in _with_own(connection, tree, root)]
+    statements += [drop.format(relation.identifier, constraint) for relation in _with_own(connection, tree, root)]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
-        statements.append(add.format(root.identifier, name, sql.SQL(definition(connection, root, versions))))
+        statements.append(add.format(root.identifier, constraint, sql.SQL(definition(connection, root, versions))))
     if not locks.change(connection, table, root, statements, wait=wait):
         return False
     if versions:
@@ -194,13 +204,15 @@ def _put(
 def _with_own(
     connection: Connection, tree: Sequence[relations.Relation], root: relations.Relation
 ) -> tuple[relations.Relation, ...]:
-    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], NAME)).fetchall()
+    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], name(connection))).fetchall()
     own = {row[0] for row in rows if row[2]}
     return tuple(relation for relation in tree if relation.oid in own and relation.oid != root.oid)
 
 
 def _validate(connection: Connection, table: EncryptedTable, root: relations.Relation) -> None:
-    statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(root.identifier, sql.Identifier(NAME))
+    statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(
+        root.identifier, sql.Identifier(name(connection))
+    )
     for _ in range(VALIDATE_ATTEMPTS):
         try:
             with connection.transaction():

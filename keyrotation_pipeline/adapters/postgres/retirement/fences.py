@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
-from typing import LiteralString, Protocol
+from typing import Protocol
+
+from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.retirement import fence, mac_fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -19,17 +21,17 @@ class Fence(Protocol):
     """Makes tables refuse retired key versions; the modules `fence` and `mac_fence` do it.
 
     Attributes:
-        WHAT: what it is in the catalog, in words.
         MADE: a query on relations by oid: oid, and the transactions by which the parts of its fence were made.
         IDENTITY: a subquery that identifies the fence of the relation `c`, and changes with it.
     """
 
     @property
-    def WHAT(self) -> str: ...  # noqa: D102, N802
+    def MADE(self) -> sql.SQL: ...  # noqa: D102, N802
     @property
-    def MADE(self) -> LiteralString: ...  # noqa: D102, N802
-    @property
-    def IDENTITY(self) -> LiteralString: ...  # noqa: D102, N802
+    def IDENTITY(self) -> sql.SQL: ...  # noqa: D102, N802
+
+    def what(self, connection: Connection) -> str:
+        """Returns what it is in the catalog, in words."""
 
     def fence(
         self, connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True

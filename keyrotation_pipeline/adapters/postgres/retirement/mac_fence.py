@@ -22,6 +22,7 @@ from typing import Any, NoReturn, cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
 from keyrotation_pipeline.adapters.postgres.inventory import relations, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
@@ -33,24 +34,22 @@ from keyrotation_pipeline.fieldcrypto.codecs.fernet import MAC_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-ON_INSERT, ON_UPDATE = "keyrotation_retired_keys_insert", "keyrotation_retired_keys_update"
-NAMES = (ON_INSERT, ON_UPDATE)
-WHAT = f"trigger {ON_INSERT} or {ON_UPDATE}"
+ON_INSERT, ON_UPDATE = NAMES = ("keyrotation_retired_keys_insert", "keyrotation_retired_keys_update")
 
 # By what transactions the triggers of each relation, their function and the signing halves were made.
-MADE = """
+MADE = own("""
 SELECT t.tgrelid::bigint, array_agg(t.xmin::text::bigint) || array_agg(p.xmin::text::bigint)
        || (SELECT array_agg(h.xmin::text::bigint) FROM keyrotation.retired_signing_halves AS h)
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
 WHERE t.tgname IN ('keyrotation_retired_keys_insert', 'keyrotation_retired_keys_update')
   AND t.tgrelid = ANY (%s::bigint[]::oid[])
 GROUP BY t.tgrelid
-"""
-IDENTITY = """
+""")
+IDENTITY = own("""
 SELECT string_agg(concat_ws(' ', f.oid, f.xmin, p.oid, p.xmin), ',' ORDER BY f.oid)
 FROM pg_trigger f JOIN pg_proc p ON p.oid = f.tgfoid
 WHERE f.tgrelid = c.oid AND f.tgname IN ('keyrotation_retired_keys_insert', 'keyrotation_retired_keys_update')
-"""
+""")
 
 # Only values that the statement has written are looked at: OLD is NULL in an INSERT. Without pg_temp at the end of the
 # search path, types are looked up first where the session can make its own. The owner of a table may rename a column or
@@ -71,7 +70,7 @@ BEGIN
     FOREACH written IN ARRAY changed LOOP
         CONTINUE WHEN written IS NULL OR NOT ({shape});
         token := decode(translate(written, '-_', '+/'), 'base64');
-        SELECT half.version INTO refused FROM keyrotation.retired_signing_halves AS half
+        SELECT half.version INTO refused FROM {halves} AS half
         WHERE half.version IN ({versions}) AND sha256(half.outer_block
             || sha256(half.inner_block || substr(token, 1, octet_length(token) - {mac})))
             = substr(token, octet_length(token) - {mac} + 1) LIMIT 1;
@@ -84,6 +83,7 @@ BEGIN
 END
 """
 _CHANGED = "CASE WHEN pg_typeof(NEW.{name}) = {type}::regtype AND {new} IS DISTINCT FROM {old} THEN {new} END"
+_HALVES = own("keyrotation.retired_signing_halves")
 _TYPES = """
 SELECT attname, atttypid::bigint FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attname = ANY (%s)
 """
@@ -95,18 +95,18 @@ SET search_path = pg_catalog, pg_temp AS {body}
 """
 _PRIVATE = "REVOKE ALL ON FUNCTION {function}() FROM PUBLIC"
 
-_STANDING = """
+_STANDING = own("""
 SELECT t.tgrelid::bigint, t.tgname, t.tgenabled = 'A', pg_get_triggerdef(t.oid), p.prosrc,
        p.prosecdef AND p.proconfig = ARRAY['search_path=pg_catalog, pg_temp'] AND l.lanname = 'plpgsql'
        AND p.proowner = (SELECT relowner FROM pg_class WHERE oid = to_regclass('keyrotation.retired_signing_halves'))
 FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid = p.prolang
 WHERE t.tgrelid = ANY (%s::bigint[]::oid[]) AND t.tgname = ANY (%s)
-"""
+""")
 
-_FUNCTION = """
+_FUNCTION = own("""
 SELECT p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
 WHERE n.nspname = 'keyrotation' AND p.proname ~ '^refuse_retired_keys_'
-"""
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,17 @@ class _Trigger:
     definition: str
     body: str
     ours: bool
+
+
+def names(connection: Connection) -> tuple[str, str]:
+    """Returns the names of the triggers on INSERT and on UPDATE, which begin with the schema of the home."""
+    schema = schema_of(connection)
+    return written(ON_INSERT, schema), written(ON_UPDATE, schema)
+
+
+def what(connection: Connection) -> str:
+    """See `Fence.what`."""
+    return f"trigger {' or '.join(names(connection))}"
 
 
 def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
@@ -141,7 +152,8 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     if fences(connection, table) != wanted:
         raise ProofError(
             f"the fence of table {table.name} does not read back as it was written; "
-            f"check the triggers {' and '.join(NAMES)} of the table and its partitions, then run this step again"
+            f"check the triggers {' and '.join(names(connection))} of the table and its partitions, then run this "
+            "step again"
         )
     return True
 
@@ -155,10 +167,10 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     Raises:
         BlockedError: the lock for dropping the last triggers could not be taken; names its holder.
     """
-    own = _body_of(connection, table)
-    named = _versions_in(own)
+    body = _body_of(connection, table)
+    named = _versions_in(body)
     # The half first: without it the triggers let the version in, whoever holds the lock that dropping them needs.
-    if version not in {each for body in _bodies(connection) if body != own for each in _versions_in(body)}:
+    if version not in {each for other in _bodies(connection) if other != body for each in _versions_in(other)}:
         retired_halves.withdraw(connection, version)
     if version not in named:
         return
@@ -167,7 +179,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     if rest:
         connection.execute(_function(connection, table, rest))
     else:
-        locks.change(connection, table, relations.root(tree, table), _removal(table, tree))
+        locks.change(connection, table, relations.root(tree, table), _removal(connection, table, tree))
 
 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
@@ -188,7 +200,7 @@ def all_fences(
     """Returns the fences of many tables; for each its versions or an error."""
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
-    rows = cast("list[Any]", connection.execute(_STANDING, (sorted(oids), list(NAMES))).fetchall())
+    rows = cast("list[Any]", connection.execute(_STANDING, (sorted(oids), list(names(connection)))).fetchall())
     standing = {(oid, name): _Trigger(*rest) for oid, name, *rest in rows}
     return {
         table: tree if isinstance(tree, PreflightError) else _whole(connection, table, tree, standing)
@@ -202,7 +214,9 @@ def _whole(
     tree: Sequence[relations.Relation],
     standing: Mapping[tuple[int, str], _Trigger],
 ) -> tuple[KeyVersion, ...]:
-    bodies = {standing[each.oid, name].body for each in tree for name in NAMES if (each.oid, name) in standing}
+    bodies = {
+        standing[each.oid, name].body for each in tree for name in names(connection) if (each.oid, name) in standing
+    }
     versions = _versions_in(bodies.pop()) if len(bodies) == 1 else ()
     if not versions or retired_halves.missing(connection, versions) or retired_halves.others_may_use(connection):
         return ()
@@ -210,7 +224,7 @@ def _whole(
     for relation in tree:
         if not (relation.is_heap or relation.holds_no_rows) or not all(column.is_text for column in relation.columns):
             return ()
-        for name in NAMES:
+        for name in names(connection):
             expected = _Trigger(
                 always=True, definition=_definition(connection, table, relation, name), body=body, ours=True
             )
@@ -230,30 +244,32 @@ def _put(
     """Replaces function and triggers in one transaction; returns as `locks.change`."""
     root = relations.root(tree, table)
     if not versions:
-        return locks.change(connection, table, root, _removal(table, tree), wait=wait)
-    own = [each for each in tree if not each.partition]  # a partition gets its triggers from its parent
+        return locks.change(connection, table, root, _removal(connection, table, tree), wait=wait)
+    roots = [each for each in tree if not each.partition]  # a partition gets its triggers from its parent
     always = sql.SQL("ALTER TABLE ONLY {} ENABLE ALWAYS TRIGGER {}")
     statements = [
         _function(connection, table, versions),
-        sql.SQL(_PRIVATE).format(function=_name(table)),
-        *_drops(tree),
+        sql.SQL(_PRIVATE).format(function=_qualified(connection, table)),
+        *_drops(connection, tree),
     ]
-    statements += [sql.SQL(_definition(connection, table, each, name)).format() for each in own for name in NAMES]
-    statements += [always.format(each.identifier, sql.Identifier(name)) for each in tree for name in NAMES]
+    statements += [
+        sql.SQL(_definition(connection, table, each, name)).format() for each in roots for name in names(connection)
+    ]
+    statements += [always.format(each.identifier, sql.Identifier(name)) for each in tree for name in names(connection)]
     return locks.change(connection, table, root, statements, wait=wait)
 
 
-def _drops(tree: Sequence[relations.Relation]) -> list[sql.Composed]:
+def _drops(connection: Connection, tree: Sequence[relations.Relation]) -> list[sql.Composed]:
     return [
         sql.SQL("DROP TRIGGER IF EXISTS {} ON {}").format(sql.Identifier(name), each.identifier)
         for each in tree
         if not each.partition
-        for name in NAMES
+        for name in names(connection)
     ]
 
 
-def _removal(table: EncryptedTable, tree: Sequence[relations.Relation]) -> list[sql.Composed]:
-    return [*_drops(tree), sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_name(table))]
+def _removal(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> list[sql.Composed]:
+    return [*_drops(connection, tree), sql.SQL("DROP FUNCTION IF EXISTS {}()").format(_qualified(connection, table))]
 
 
 def _fence_absent_versions(
@@ -264,14 +280,18 @@ def _fence_absent_versions(
     raise old_values_left(table, count_old_values(connection, table, versions).old)
 
 
-def _name(table: EncryptedTable) -> sql.Identifier:
+def _name(table: EncryptedTable) -> str:
     digest = hashlib.sha256(f"{table.name.schema}\0{table.name.table}".encode()).hexdigest()
-    return sql.Identifier("keyrotation", f"refuse_retired_keys_{digest[:16]}")
+    return f"refuse_retired_keys_{digest[:16]}"
+
+
+def _qualified(connection: Connection, table: EncryptedTable) -> sql.Identifier:
+    return sql.Identifier(schema_of(connection), _name(table))
 
 
 def _function(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> sql.Composed:
     body = sql.Literal(_body(connection, table, tuple(sorted(versions))))
-    return sql.SQL(_CREATE).format(function=_name(table), body=body)
+    return sql.SQL(_CREATE).format(function=_qualified(connection, table), body=body)
 
 
 def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> str:
@@ -290,7 +310,8 @@ def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
     ]
     form = shape(sql.SQL("written")).as_string(connection)
     numbers = ", ".join(str(version.number) for version in versions)
-    return _BODY.format(changed=", ".join(changed), shape=form, versions=numbers, mac=MAC_BYTES)
+    halves = _HALVES.as_string(connection)
+    return _BODY.format(changed=", ".join(changed), shape=form, halves=halves, versions=numbers, mac=MAC_BYTES)
 
 
 def _text(column: str) -> str:
@@ -299,13 +320,12 @@ def _text(column: str) -> str:
 
 def _definition(connection: Connection, table: EncryptedTable, relation: relations.Relation, name: str) -> str:
     """Returns a trigger exactly as `pg_get_triggerdef` of PostgreSQL 14 to 18 prints it."""
-    names = quoted_names(connection, [column.name for column in relation.columns])
-    function = _name(table).as_string(connection).replace('"', "")
-    when = ""
-    if name == ON_UPDATE:
-        changes = [_difference(column, names[column.name]) for column in relation.columns]
-        when = f"WHEN ({_joined(changes)}) "
-    event = "UPDATE" if name == ON_UPDATE else "INSERT"
+    columns = quoted_names(connection, [column.name for column in relation.columns])
+    function = quoted(connection, schema_of(connection), _name(table))
+    when, event = "", "INSERT"
+    if name == names(connection)[1]:
+        changes = [_difference(column, columns[column.name]) for column in relation.columns]
+        when, event = f"WHEN ({_joined(changes)}) ", "UPDATE"
     place = quoted(connection, relation.schema, relation.name)
     return f"CREATE TRIGGER {name} AFTER {event} ON {place} FOR EACH ROW {when}EXECUTE FUNCTION {function}()"
 
@@ -320,7 +340,7 @@ def _joined(conditions: Sequence[str]) -> str:
 
 
 def _body_of(connection: Connection, table: EncryptedTable) -> str:
-    name = _name(table).as_string(connection)
+    name = _qualified(connection, table).as_string(connection)
     row = connection.execute("SELECT prosrc FROM pg_proc WHERE oid = to_regproc(%s)", (name,)).fetchone()
     return "" if row is None else str(row[0])
 

@@ -160,7 +160,7 @@ def _require_fences(
             raise standing
         missing = [str(version) for version in versions if version not in standing]
         if missing:
-            what = fences.fence_of(table.format).WHAT
+            what = fences.fence_of(table.format).what(connection)
             raise FenceError(
                 f"table {table.name} is not fenced against {', '.join(missing)} on column(s) "
                 f"{', '.join(table.columns)}: {what} is missing, altered or not validated; "

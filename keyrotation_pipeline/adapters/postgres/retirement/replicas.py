@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.model.proof import AccountedReplica
@@ -42,15 +43,15 @@ WHERE NOT active AND NOT temporary AND (database IS NULL OR database = current_d
   AND slot_name !~ '^pg_[0-9]+_sync_[0-9]+_[0-9]+$'
 """  # noqa: S608  text of our own
 
-_WRITE_DOWN = f"""
+_WRITE_DOWN = own(f"""
 INSERT INTO keyrotation.replicas AS known (name, kind, connections)
 SELECT name, max(kind), count(*) FROM ({_CONNECTED}) AS connected GROUP BY name
 ON CONFLICT (name) DO UPDATE
 SET last_seen_at = clock_timestamp(), connections = greatest(known.connections, excluded.connections)
-"""  # noqa: S608  text of our own
+""")  # noqa: S608  text of our own
 
 # One last seen before the open request was accounted for by the previous request.
-_SEEN = f"""
+_SEEN = own(f"""
 SELECT known.name, known.kind, known.first_seen_at, known.last_seen_at,
        (known.connections - count(connected.name))::int AS missing, min(connected.replayed)::text AS replayed
 FROM keyrotation.replicas AS known
@@ -58,9 +59,9 @@ LEFT JOIN ({_CONNECTED}) AS connected ON connected.name = known.name AND connect
 WHERE known.last_seen_at >= coalesce((
     SELECT min(requested_at) FROM keyrotation.rotations WHERE status NOT IN ('finished', 'cancelled')), '-infinity')
 GROUP BY known.name ORDER BY known.name
-"""  # noqa: S608  text of our own
+""")  # noqa: S608  text of our own
 
-_WRITABLE = "SELECT to_regclass('keyrotation.replicas') IS NOT NULL AND NOT pg_is_in_recovery()"
+_WRITABLE = own("SELECT to_regclass('keyrotation.replicas') IS NOT NULL AND NOT pg_is_in_recovery()")
 
 _STANDBY = """
 SELECT pg_is_in_recovery(), (SELECT system_identifier FROM pg_control_system()),

@@ -71,8 +71,8 @@ class Relations:
     def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "Relations":
         """Reads every relation that holds declared columns or is searched for others, and large objects."""
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
-        identities = sorted({fence_of(table.format).IDENTITY for table in tables})
-        query = sql.SQL(_RELATIONS).format(fence=sql.SQL(identities[0] if identities else "NULL"))
+        identity = next((fence_of(table.format).IDENTITY for table in tables), sql.SQL("NULL"))
+        query = sql.SQL(_RELATIONS).format(fence=identity)
         oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
         with heap_scan(connection, "the catalog"):
             rows = connection.execute(query, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()

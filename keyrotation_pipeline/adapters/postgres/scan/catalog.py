@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import planned_functions
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.scan.types import Reader, load_types, readers_of
@@ -45,7 +46,7 @@ class Table:
 MOST_PARTITIONS = 32
 
 # Partitions come with their root, however deep. For partitions and foreign tables nothing but their own rights counts.
-_RELATIONS = """
+_RELATIONS = own("""
 WITH RECURSIVE root(oid, root) AS (
     SELECT oid, oid FROM pg_class WHERE NOT relispartition
     UNION ALL
@@ -71,7 +72,7 @@ WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v') AND c.relpersistence <> 't' AND c.o
   AND NOT (n.nspname = 'keyrotation' AND c.relname = ANY(%(own)s))
   AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s))
 ORDER BY n.nspname, c.relname
-"""
+""")
 
 # A generated column that is not stored is computed when it is read.
 _COLUMNS = """
