@@ -34,7 +34,7 @@ from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom
 from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey, RekeyableDump, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -175,11 +175,11 @@ def _stamp(site: BackupContext, place: BackupPlace, old: BackupSet) -> str:
 def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> tuple[EncryptedTable, ...]:
     """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
-    columns: dict[TableName, dict[str, None]] = {}
+    places: dict[TableName, dict[Place, None]] = {}
     for table in (*(each.table for each in dump.tables), *pipeline.tables):
         if table.name in there:
-            columns.setdefault(table.name, {}).update(dict.fromkeys(table.columns))
-    return tuple(EncryptedTable(name, tuple(found)) for name, found in columns.items())
+            places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
+    return tuple(EncryptedTable.of(name, tuple(found)) for name, found in places.items())
 
 
 def _rekeyable(restored: RestoredDump) -> RekeyableDump:

@@ -39,11 +39,16 @@ class UnusableValueError(KeyRotationError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A value that was left unchanged: its row and column in the batch, and the reason."""
+    """A value that was left unchanged: its row and column in the batch, and the reason.
+
+    Args:
+        element: the subscripts of an array's element, such as ``[3]``.
+    """
 
     row: int
     column: int
     defect: Defect
+    element: str = ""
 
 
 @dataclass(frozen=True, slots=True)

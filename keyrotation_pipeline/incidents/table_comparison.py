@@ -8,6 +8,7 @@ from itertools import groupby, islice, zip_longest
 from operator import itemgetter
 
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.arrays import array_text
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
@@ -27,7 +28,8 @@ class TableComparison:
         self.rows = self.values = 0
         self._table = table
         self._absent: Values = (None,) * len(table.columns)
-        self._open = partial(format_of(table.format).plaintext, ring)
+        self._plaintext = partial(format_of(table.format).plaintext, ring)
+        self._arrays = [table.place(column).elements for column in table.columns]
 
     def differences(self, backup: TableInventory, present: TableInventory) -> Generator[Difference, None, None]:
         """Yields each value that differs, in the order of the keys; to be closed, since it holds a snapshot.
@@ -70,12 +72,20 @@ class TableComparison:
             if not new:
                 yield column, DifferenceKind.GONE, None
                 continue
-            opened = self._open(new)
+            opened = self._open(column, new)
             defect = str(opened) if isinstance(opened, Defect) else None
             if not old:
                 yield column, DifferenceKind.NEW, defect
-            elif defect is not None or self._open(old) != opened:
+            elif defect is not None or self._open(column, old) != opened:
                 yield column, DifferenceKind.CHANGED, defect
+
+    def _open(self, column: int, stored: str) -> object:
+        """The plaintext, or that of each element; or what is wrong with a value."""
+        if not self._arrays[column]:
+            return self._plaintext(stored)
+        array = array_text(stored.encode())
+        opened = [self._plaintext(each.decode()) if each else each for each in array.elements]
+        return next((each for each in opened if isinstance(each, Defect)), (array.parts, opened))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ def _pair(table: EncryptedTable, backup: TableInventory, present: TableInventory
     """
     # Whoever owns the present table could drop its key, or make it another one.
     there = backup.columns(table.name)
-    known = replace(table, columns=tuple(column for column in table.columns if column in there))
+    known = replace(table, columns=tuple(each for each in table.columns if table.place(each).column in there))
     key = (backup.row_key(known) if known.columns else ()) or present.row_key(table)
     if not key:
         raise PreflightError("no primary or other unique key identifies its rows; compare it by other means")

@@ -31,7 +31,7 @@ from keyrotation_pipeline.model.backups import (
     stamp_in,
 )
 from keyrotation_pipeline.model.databases import DatabaseDefinition
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
 # A thousand tables of a hundred columns under ten versions need a fifth of this, as do fifty thousand partitions.
 LARGEST_BYTES = 32 << 20
@@ -44,6 +44,9 @@ Fingerprint = Annotated[str, Field(pattern=r"^[0-9A-F]{40}([0-9A-F]{24})?$")]
 Version = Annotated[str, Field(pattern=r"^v[1-9][0-9]{0,5}$")]
 # PostgreSQL's names have 63 bytes at most, and a build of it may allow more.
 Identifier = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
+# A place is named by its column and the keys that lead to it; a manifest is not read beyond its own limit.
+PathKey = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]
+PlaceName = Annotated[str, Field(min_length=1, max_length=65536, pattern=r"^[^\x00]+$")]
 Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 
@@ -72,13 +75,20 @@ def _known_format(name: str) -> str:
 KnownFormat = Annotated[str, AfterValidator(_known_format)]
 
 
+class _Place(_Document):
+    column: Identifier
+    path: tuple[PathKey, ...]
+    elements: bool
+
+
 class _Table(_Document):
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
-    columns: tuple[Identifier, ...]
+    columns: tuple[PlaceName, ...]
+    places: tuple[_Place, ...] = ()
     format: KnownFormat = NATIVE.name
     rows: Number
-    values: dict[Identifier, dict[Version, Number]]
+    values: dict[PlaceName, dict[Version, Number]]
 
 
 class _Relation(_Document):
@@ -270,6 +280,9 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             schema=content.table.name.schema,
             table=content.table.name.table,
             columns=content.table.columns,
+            places=tuple(
+                _Place(column=each.column, path=each.path, elements=each.elements) for each in content.table.places
+            ),
             format=content.table.format.name,
             rows=content.rows,
             values={
@@ -309,5 +322,8 @@ def _table_content(document: _Table) -> TableContent:
         column: {KeyVersion.parse(version): number for version, number in counted.items()}
         for column, counted in document.values.items()
     }
-    table = EncryptedTable(TableName(document.in_schema, document.table), document.columns, FORMATS[document.format])
+    places = tuple(Place(each.column, each.path, each.elements) for each in document.places)
+    table = EncryptedTable(
+        TableName(document.in_schema, document.table), document.columns, FORMATS[document.format], places
+    )
     return TableContent(table, document.rows, values)

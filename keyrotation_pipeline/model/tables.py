@@ -35,12 +35,62 @@ class TableName:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the encrypted values of a table are: in a column, in its JSON documents, or in its arrays.
+
+    Args:
+        path: keys from the document's root to the value, as the operator ``#>>`` takes them; (): not in a document.
+        elements: each element of the column's arrays is a value.
+    """
+
+    column: str
+    path: tuple[str, ...] = ()
+    elements: bool = False
+
+    @property
+    def is_column(self) -> bool:
+        """Whether the whole column is the value."""
+        return not self.path and not self.elements
+
+    @property
+    def name(self) -> str:
+        """``email``, ``payload.secrets.token`` or ``tags[]``; a key that could be misread is quoted as in JSON."""
+        if self.is_column:
+            return self.column
+        return ".".join(map(_key, (self.column, *self.path))) + ("[]" if self.elements else "")
+
+    def element(self, subscript: str) -> str:
+        """The name of one element, such as ``tags[3]``."""
+        return f"{_key(self.column)}{subscript}"
+
+
+@dataclass(frozen=True, slots=True)
 class EncryptedTable:
-    """One declared table, its encrypted columns, and the format of their values."""
+    """One declared table, where its encrypted values are, and their format.
+
+    Args:
+        columns: names of places, each once; most are simply columns.
+        places: those of them that are not.
+    """
 
     name: TableName
     columns: tuple[str, ...]
     format: ValueFormat = NATIVE
+    places: tuple[Place, ...] = ()
+
+    @classmethod
+    def of(cls, name: TableName, places: Sequence[Place], format: ValueFormat = NATIVE) -> Self:  # noqa: A002
+        """A table whose values are in these places."""
+        return cls(name, tuple(each.name for each in places), format, tuple(p for p in places if not p.is_column))
+
+    def place(self, name: str) -> Place:
+        """The place of one of the names in `columns`."""
+        return next((each for each in self.places if each.name == name), Place(name))
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """The columns that the places are in, each once."""
+        return tuple(dict.fromkeys(self.place(name).column for name in self.columns))
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,6 +396,11 @@ def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[st
     """The replicas declared gone that the officers signed as gone."""
     signed = fields.get(DECLARED_GONE, "").split(", ")
     return tuple(name for name in gone if _plain(name) in signed)
+
+
+def _key(name: str) -> str:
+    """A part of a place's name."""
+    return _plain(name) if set(name).isdisjoint(".[]\\") and name else json.dumps(name).replace(",", "\\u002c")
 
 
 def _plain(name: str) -> str:

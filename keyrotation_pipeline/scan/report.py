@@ -69,20 +69,22 @@ def share_of(finding: Finding) -> str:
 
 
 def in_other_formats(
-    findings: Iterable[Finding], rotated: str = NATIVE, declared: Collection[tuple[str, str]] = ()
+    findings: Iterable[Finding],
+    rotated: str = NATIVE,
+    declared: Collection[tuple[str, str, tuple[str, ...] | None]] = (),
 ) -> tuple[Finding, ...]:
     """Returns what is certainly encrypted and is left as it is by a rotation.
 
     Args:
         rotated: the format that a rotation is of. Undeclared values in our own are what `inventory` searches for.
-        declared: table and column, as places name them.
+        declared: table, column and path, as places name them.
     """
     return tuple(
         each
         for each in findings
         if each.tier == "certain"
         and not each.format == rotated == NATIVE
-        and not (each.format == rotated and (each.place.table, each.place.column) in declared)
+        and not (each.format == rotated and (each.place.table, each.place.column, each.place.path) in declared)
     )
 
 

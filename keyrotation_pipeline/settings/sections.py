@@ -4,12 +4,22 @@ import json
 import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import AfterValidator, Field, SecretStr, StrictBool, StrictFloat, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    model_validator,
+)
 
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, FORMATS, NATIVE, ValueFormat
@@ -17,7 +27,8 @@ from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_CYCLE, AllowedHours
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
 from keyrotation_pipeline.settings.values import (
@@ -285,23 +296,86 @@ class FormatSettings(Section):
         return replace(FORMATS[self.name], keep_time=self.keep_time)
 
 
+class PlaceSettings(Section):
+    """An entry of `columns`: ``"email"``, ``{ column = "payload", path = ["token"] }`` and the like.
+
+    Args:
+        column: the column that the values are in.
+        path: of a jsonb column: the keys that lead to the value.
+        elements: of an array: each element is a value.
+        iv: of a value whose nonce is in a column of its own; not there yet.
+    """
+
+    column: Text
+    path: tuple[str, ...] = ()
+    elements: StrictBool = False
+    iv: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.iv is not None:
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has its nonce in column {self.iv}, and two columns that are written "
+                "together cannot be rotated yet; remove it from [[tables]]"
+            )
+        if self.path and self.elements:
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has a path and elements, and arrays inside documents cannot be "
+                'rotated yet; name each element by its path, such as ["tokens", "0"]'
+            )
+        if any(is_hidden(key) for key in self.path):
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has a path with characters that cannot be seen, which nobody could "
+                "sign; rename that key"
+            )
+        return self
+
+    @property
+    def place(self) -> Place:
+        """The same as a value of the procedure."""
+        return Place(self.column, self.path, self.elements)
+
+
+def _as_place(entry: object) -> object:
+    if isinstance(entry, str):
+        return {"column": entry}
+    if not isinstance(entry, dict):
+        raise ConfigurationError(
+            f'[[tables]] columns has the entry {entry!r}; write "name", or {{ column = "name", path = ["key"] }}'
+        )
+    return entry
+
+
 class TableSettings(Section):
     """One `[[tables]]`: a table with encrypted columns.
 
     Args:
         name: ``name`` or ``schema.name``, without quoting.
-        columns: the encrypted ones.
+        columns: the encrypted ones, each by its name; a value in documents of a jsonb column as ``{ column =
+            "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
+            elements = true }``.
     """
 
     name: Text
-    columns: Annotated[tuple[Text, ...], Field(min_length=1)]
+    columns: Annotated[tuple[Annotated[PlaceSettings, BeforeValidator(_as_place)], ...], Field(min_length=1)]
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where the values are."""
+        return tuple(each.place for each in self.columns)
 
     @model_validator(mode="after")
     def _name_and_columns(self) -> Self:
         if not all(self.name.split(".")) or self.name.count(".") > 1:
             raise ConfigurationError(f'[[tables]] {self.name} is not a table\'s name; write "name" or "schema.name"')
-        if twice := repeated(self.columns):
+        if twice := repeated(each.name for each in self.places):
             raise ConfigurationError(f"column {twice} is listed twice in [[tables]] {self.name}; remove one")
+        paths = sorted((each.column, each.path) for each in self.places)
+        for (column, outer), (same, inner) in pairwise(paths):
+            if column == same and inner[: len(outer)] == outer:
+                raise ConfigurationError(
+                    f"[[tables]] {self.name} lists a place within another one of column {column}; remove one"
+                )
         return self
 
 
@@ -510,7 +584,7 @@ class Settings(File):
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
         """The declared tables as values of the procedure."""
         return tuple(
-            EncryptedTable(TableName.parse(table.name), table.columns, self.format.value_format)
+            EncryptedTable.of(TableName.parse(table.name), table.places, self.format.value_format)
             for table in self.tables
         )
 

@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
-from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
@@ -244,9 +244,9 @@ def test_megabyte_values_are_read_in_batches_bounded_by_bytes(migrated: Connecti
 
     take = Batch.of
 
-    def weighed(rows: Sequence[tuple[object, ...]]) -> Batch:
+    def weighed(rows: Sequence[tuple[object, ...]], places: Sequence[Column] = ()) -> Batch:
         read.append(sum(len(value) for row in rows for value in row if isinstance(value, bytes)))
-        return take(rows)
+        return take(rows, places)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Batch, "of", weighed)

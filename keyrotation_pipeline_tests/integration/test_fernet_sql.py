@@ -12,6 +12,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -23,6 +24,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
 SQL = FernetSql()
+C = as_text("c")
 
 
 @pytest.fixture
@@ -77,7 +79,7 @@ def test_the_shape_is_the_one_that_the_parser_accepts(database: Connection, ring
     values = [*near_misses(ring), *(token(ring, version, text) for version, text in product((V1, V2), texts))]
     fill(database, values)
     judged = [None if value is None else bool(value) and parsed(value.encode()) is None for value in values]
-    assert true_for(database, SQL.unencrypted("c")) == judged
+    assert true_for(database, SQL.unencrypted(C)) == judged
     assert judged.count(False) > len(texts) * 2
 
 
@@ -85,9 +87,9 @@ def test_a_token_is_under_the_retired_key_that_signed_it(database: Connection, r
     fill(database, [token(ring, version, b"x" * size) for version in (V1, V2, V3) for size in (0, 15, 40, 4000)])
     retired_halves.publish(database, FERNET, ring, V3)
     one, two = [True] * 4 + [False] * 8, [False] * 4 + [True] * 4 + [False] * 4
-    assert true_for(database, SQL.under("c", [V1])) == one
-    assert true_for(database, SQL.under("c", [V2])) == two
-    assert true_for(database, SQL.under("c", [V2, V1])) == [True] * 8 + [False] * 4
+    assert true_for(database, SQL.under(C, [V1])) == one
+    assert true_for(database, SQL.under(C, [V2])) == two
+    assert true_for(database, SQL.under(C, [V2, V1])) == [True] * 8 + [False] * 4
     assert true_for(database, SQL.to_be_rewritten(sql.SQL("c::text"), V3)) == [True] * 8 + [False] * 4
 
 
@@ -98,7 +100,7 @@ def test_damage_of_a_single_bit_anywhere_is_seen(database: Connection, ring: Key
     ]
     fill(database, [token(ring, V1, "text"), *bits])
     retired_halves.publish(database, FERNET, ring, V3)
-    assert true_for(database, SQL.under("c", [V1])) == [True] + [False] * len(bits)
+    assert true_for(database, SQL.under(C, [V1])) == [True] + [False] * len(bits)
 
 
 def test_what_is_no_token_is_for_the_engine_to_look_at(database: Connection, ring: KeyRing) -> None:
@@ -110,7 +112,7 @@ def test_what_is_no_token_is_for_the_engine_to_look_at(database: Connection, rin
     assert opened == [bool(value) for value in values]  # and so without a MAC
     good = [each for each in values if each and parsed(each.encode())]
     assert wanted == [bool(value) and (value not in good or value == good[0]) for value in values]
-    assert true_for(database, SQL.under("c", [V1])) == [value is not None and value == good[0] for value in values]
+    assert true_for(database, SQL.under(C, [V1])) == [value is not None and value == good[0] for value in values]
 
 
 def test_the_walk_computes_no_mac_and_what_it_lists_does(database: Connection) -> None:
@@ -124,10 +126,10 @@ def test_the_walk_computes_no_mac_and_what_it_lists_does(database: Connection) -
 def test_without_the_half_of_a_version_every_token_counts_as_old(database: Connection, ring: KeyRing) -> None:
     fill(database, [token(ring, V3, "x"), "plain", "", None])
     retired_halves.publish(database, FERNET, ring, V3)
-    assert true_for(database, SQL.under("c", [V1, V2])) == [False] * 4
+    assert true_for(database, SQL.under(C, [V1, V2])) == [False] * 4
     database.execute("DELETE FROM keyrotation.retired_signing_halves WHERE version = 2")
-    assert true_for(database, SQL.under("c", [V1])) == [False] * 4
-    assert true_for(database, SQL.under("c", [V1, V2])) == [True, False, False, False]
+    assert true_for(database, SQL.under(C, [V1])) == [False] * 4
+    assert true_for(database, SQL.under(C, [V1, V2])) == [True, False, False, False]
     assert retired_halves.missing(database, [V1, V2]) == (V2,)
 
 
@@ -187,8 +189,8 @@ def test_the_longest_value_and_the_value_under_another_version_are_the_same(
     database: Connection, ring: KeyRing
 ) -> None:
     fill(database, [token(ring, V1, "x" * 40), "plain", None])
-    query = sql.SQL("SELECT {} FROM public.held").format(SQL.longest_under("c", V2))
+    query = sql.SQL("SELECT {} FROM public.held").format(SQL.longest_under(C, V2))
     (longest,) = database.execute(query).fetchall()[0]
     assert longest == len(token(ring, V1, "x" * 40))
-    assert true_for(database, SQL.has_prefix("c")) == [True, False, None]
-    assert true_for(database, sql.SQL("{} = c").format(SQL.under_another("c", V2))) == [True, True, None]
+    assert true_for(database, SQL.has_prefix(C)) == [True, False, None]
+    assert true_for(database, sql.SQL("{} = c").format(SQL.under_another(C, V2))) == [True, True, None]

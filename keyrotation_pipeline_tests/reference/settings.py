@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from keyrotation_pipeline.settings.backups import SecretPlace
-from keyrotation_pipeline.settings.sections import File
+from keyrotation_pipeline.settings.sections import File, PlaceSettings
 from keyrotation_pipeline.settings.values import Section
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
 
@@ -35,7 +35,8 @@ _ENVIRONMENT = {
     "POD_NAMESPACE": "with `POD_UID`: the Pod in which an application reports itself",
 }
 _SIMPLE: dict[Any, str] = {
-    SecretStr: "place of a secret", SecretPlace: "place of a secret", Path: "path", bool: "true, false", int: "number",
+    SecretStr: "place of a secret", SecretPlace: "place of a secret", PlaceSettings: "a column, or a place in one",
+    Path: "path", bool: "true, false", int: "number",
     float: "number", str: "text", date: "date",
 }  # fmt: skip
 

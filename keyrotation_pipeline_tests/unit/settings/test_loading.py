@@ -130,13 +130,58 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="a table twice, once with its schema",
         ),
         pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = ["a", { column = "a", path = ["b"] }]',
+            "c lists a place within another one of column a; remove one",
+            id="a place within a column",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b"] }, { column = "a", path = ["b", "c"] }]',
+            "c lists a place within another one of column a; remove one",
+            id="a place within another",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b"] }, { column = "a", path = ["b"] }]',
+            "column a.b is listed twice",
+            id="a place twice",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b"] }, "a.b"]',
+            "column a.b is listed twice",
+            id="a column that is called like a place",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b"], elements = true }]',
+            "arrays inside documents cannot be rotated yet",
+            id="elements at a path",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", iv = "a_iv" }]',
+            "two columns that are written together cannot be rotated yet",
+            id="a nonce in another column",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b\\u202e"] }]',
+            "characters that cannot be seen",
+            id="a hidden character in a path",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", paths = ["b"] }]',
+            "did you mean 'path'",
+            id="a misspelt setting of a place",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [3]',
+            'columns has the entry 3; write "name"',
+            id="a number for a column",
+        ),
+        pytest.param(
             '[[tables]]\nname = "c"\ncolumns = ["a", "b", "a"]',
             "column a is listed twice in [[tables]] c",
             id="a column twice",
         ),
         pytest.param('[[tables]]\nname = "c"\ncolumns = []', "[[tables]] c columns: the list", id="no columns"),
         pytest.param(
-            '[[tables]]\nname = "c"\ncolumns = [1]', "[[tables]] c columns: input should be", id="column no text"
+            '[[tables]]\nname = "c"\ncolumns = [1]', "[[tables]] columns has the entry 1; write", id="column no text"
         ),
         pytest.param('[[tables]]\nname = "c"', "[[tables]] c lacks 'columns'", id="columns missing"),
         pytest.param('[[tables]]\nname = "a.b.c"\ncolumns = ["x"]', "a.b.c is not a table's name", id="two dots"),

@@ -18,6 +18,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import (
+    ByteaArray,
     Row,
     TextArray,
     TidArray,
@@ -26,9 +27,10 @@ from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import (
 )
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -48,20 +50,31 @@ class Batch:
     Args:
         filenode: the relation's, read in that same statement.
         size_bytes: size of all values in the pages that were read. If it exceeds the limit, there are no rows.
-        rows: each with filenode, size, `ctid`, `xmin`, and the value of each declared column.
+        rows: each with filenode, size, `ctid`, `xmin`, and the value of each declared place.
+        places: what they are read from; (): columns of text.
     """
 
     filenode: int | None
     size_bytes: int
     rows: Sequence[tuple[Any, ...]]
+    places: Sequence[Column] = ()
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Any, ...]]) -> "Batch":
+    def of(cls, rows: Sequence[tuple[Any, ...]], places: Sequence[Column] = ()) -> "Batch":
         """Makes a batch of the rows that `read_pages` or `read_rows` returned."""
         if not rows:
             return cls(None, 0, ())
         filenode, size_bytes, position, *_ = rows[0]
-        return cls(filenode, size_bytes, () if position is None else rows)
+        return cls(filenode, size_bytes, () if position is None else rows, places)
+
+    def array(self, number: int) -> type[TextArray] | type[ByteaArray]:
+        """The kind of array in which the values of a place are passed."""
+        return ByteaArray if self.places and self.places[number].is_binary else TextArray
+
+    @property
+    def arrays(self) -> frozenset[int]:
+        """The numbers of the places whose values are arrays of values."""
+        return frozenset(number for number, column in enumerate(self.places) if column.place.elements)
 
     @property
     def positions(self) -> list[bytes]:
@@ -75,7 +88,7 @@ class Batch:
 
     @property
     def columns(self) -> list[tuple[Value, ...]]:
-        """The values of each declared column."""
+        """The values of each declared place."""
         return list(zip(*self.rows, strict=True))[_FIRST:]
 
 
@@ -111,11 +124,13 @@ class Codec:
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
-        if self._native and batch.rows:
+        if self._native and batch.rows and not batch.arrays:
             columns = len(batch.rows[0]) - _FIRST
             if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED):
                 positions, versions, *values = packed.arrays
-                parameters: dict[str, Any] = {f"value_{n}": TextArray.of_packed(each) for n, each in enumerate(values)}
+                parameters: dict[str, Any] = {
+                    f"value_{n}": batch.array(n).of_packed(each) for n, each in enumerate(values)
+                }
                 parameters["positions"], parameters["versions"] = (
                     TidArray.of_packed(positions),
                     XidArray.of_packed(versions),
@@ -128,6 +143,8 @@ class Codec:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""
         if not batch.rows:
             return [], []
+        if batch.arrays:
+            return check_elements(self._python, batch.columns, batch.arrays)
         if self._native:
             held = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST)
             if held is not None:
@@ -135,13 +152,16 @@ class Codec:
         return self._python.check(batch.columns)
 
     def _by_python(self, batch: Batch) -> NewValues:
-        rewritten = self._python.rewrite(batch.columns)
+        if batch.arrays:
+            rewritten = rewrite_elements(self._python, batch.columns, batch.arrays)
+        else:
+            rewritten = self._python.rewrite(batch.columns)
         positions, versions, columns = batch.positions, batch.versions, rewritten.columns
         kept = [row for row, values in enumerate(zip(*columns, strict=True)) if any(values)]
         if len(kept) < len(positions):
             positions, versions = [positions[row] for row in kept], [versions[row] for row in kept]
             columns = [[column[row] for row in kept] for column in columns]
-        parameters: dict[str, Any] = {f"value_{number}": TextArray(values) for number, values in enumerate(columns)}
+        parameters: dict[str, Any] = {f"value_{n}": batch.array(n)(values) for n, values in enumerate(columns)}
         parameters |= {"positions": TidArray(positions), "versions": XidArray(versions), "filenode": batch.filenode}
         whole = all(None not in values for values in columns)
         return NewValues(parameters, len(positions), rewritten.failures, whole)
@@ -215,12 +235,21 @@ class RewriteContext:
         )
         keys: dict[Any, Any] = dict(cast("list[Any]", named.fetchall()))
         found = [
-            (keys[position].decode(reader.info.encoding), self.relation.columns[failure.column].name, failure.defect)
+            (keys[position].decode(reader.info.encoding), self.named(failure), failure.defect)
             for failure in failures
             if (position := positions[failure.row]) in keys
         ]
         quarantine.add(self.housekeeping, self.table, self.relation, found)
         return len(found)
+
+    def batch(self, rows: Sequence[tuple[Any, ...]]) -> Batch:
+        """Makes a batch of rows of the relation."""
+        return Batch.of(rows, self.relation.columns)
+
+    def named(self, failure: Failure) -> str:
+        """Returns the name of the place of a value that was left unchanged; of an element its own name."""
+        place = self.relation.columns[failure.column].place
+        return place.element(failure.element) if failure.element else place.name
 
 
 PASSES = 6

@@ -225,10 +225,10 @@ class Decryption:
         sql = statements(self.housekeeping, relation, key, self._table.format, None)
         context = self._context(self._readers[0], relation, sql)
         for each in named:
-            batch = Batch.of(context.run(sql.read_rows, {"positions": TidArray(context.positions(key, each))}))
+            batch = context.batch(context.run(sql.read_rows, {"positions": TidArray(context.positions(key, each))}))
             if batch.rows:
                 _, failed = context.codec.check(batch)
-                bad = {relation.columns[failure.column].name for failure in failed}
+                bad = {context.named(failure) for failure in failed}
                 quarantine.keep_only(self.housekeeping, relation, each, bad)
 
     def _context(self, reader: _Reader, relation: Relation, sql: Statements) -> RewriteContext:
@@ -268,12 +268,12 @@ class Decryption:
 def _batches(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
     limit = context.limits.batch_bytes
     span = {"first": position(first), "end": position(end), "limit": limit}
-    batch = Batch.of(context.run(context.statements.read_pages, span))
+    batch = context.batch(context.run(context.statements.read_pages, span))
     if batch.size_bytes <= limit:
         yield batch
         return
     for positions in by_size(listed(context, first, end), limit):
-        yield Batch.of(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
+        yield context.batch(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
 
 
 @without_content

@@ -14,13 +14,13 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import quarantine
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
+from keyrotation_pipeline.adapters.postgres.inventory import places, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements
 from keyrotation_pipeline.fieldcrypto.batch import Held
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -80,14 +80,15 @@ class CurrentKeys:
         ring, until, rows, code = self.ring(), monotonic() + seconds, 0, format_of(table.format)
         keys = KeyRing({version: ring.material(version) for version in versions}, versions[0])
         native = code.native_codec(ring, ring.primary)
-        columns = sql.SQL(", ").join(as_text(column) for column in table.columns)
         with closing(self.connect()) as connection:
             for relation in countable(connection, table):
-                for some in _read(connection, relation, columns):
+                compiled = None if _arrays(relation) else native
+                for some in _read(connection, relation):
                     # Nearly all of them hold none: the compiled codec says so for all at once.
-                    held = native.check(_as_bytes(some), 0, len(table.columns)) if native else None
+                    held = compiled.check(_as_bytes(some), 0, len(table.columns)) if compiled else None
                     if held is None or any(column[version] for column in held for version in versions):
-                        rows += sum(any(value and _is_under(code, keys, value) for value in row) for row in some)
+                        values = (_values(relation, row) for row in some)
+                        rows += sum(any(_is_under(code, keys, value) for value in each) for each in values)
                     if monotonic() > until:
                         return None
         return rows
@@ -104,14 +105,14 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
     rows, held = 0, [Counter[KeyVersion | None]() for _ in table.columns]
     code = format_of(table.format)
     python, native = code.rewriter(ring, ring.primary), code.native_codec(ring, ring.primary)
-    columns = sql.SQL(", ").join(as_text(column) for column in table.columns)
     for relation in countable(connection, table):
-        for some in _read(connection, relation, columns):
+        arrays = _arrays(relation)
+        for some in _read(connection, relation):
             rows += len(some)
             values = _as_bytes(some)
-            found = native.check(values, 0, len(table.columns)) if native else None
-            if found is None:  # one of them does not decrypt
-                found, _ = python.check(list(zip(*values, strict=True)))
+            found = native.check(values, 0, len(table.columns)) if native and not arrays else None
+            if found is None:  # one of them does not decrypt, or is an array
+                found, _ = check_elements(python, list(zip(*values, strict=True)), arrays)
             for mine, more in zip(held, found, strict=True):
                 mine.update(more)
     return rows, held
@@ -131,9 +132,8 @@ def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:
     return keys
 
 
-def _read(
-    connection: Connection, relation: Relation, columns: sql.Composable
-) -> Iterator[list[tuple[str | None, ...]]]:
+def _read(connection: Connection, relation: Relation) -> Iterator[list[tuple[str | None, ...]]]:
+    columns = sql.SQL(", ").join(places.text(column) for column in relation.columns)
     query = sql.SQL("SELECT {} FROM ONLY {}").format(columns, relation.identifier)
     with heap_scan(connection, relation.label, relation.oid), connection.cursor("keyrotation_rows") as cursor:
         cursor.execute(query)
@@ -141,8 +141,21 @@ def _read(
             yield some
 
 
+def _arrays(relation: Relation) -> frozenset[int]:
+    return frozenset(number for number, column in enumerate(relation.columns) if column.place.elements)
+
+
 def _as_bytes(rows: Sequence[tuple[str | None, ...]]) -> list[tuple[bytes | None, ...]]:
     return [tuple(None if value is None else value.encode() for value in row) for row in rows]
+
+
+def _values(relation: Relation, row: Sequence[str | None]) -> Iterator[str]:
+    """Yields every value of a row that is neither NULL nor empty, those in arrays too."""
+    for column, cell in zip(relation.columns, row, strict=True):
+        if cell and column.place.elements:
+            yield from (each.decode() for each in array_text(cell.encode()).elements if each)
+        elif cell:
+            yield cell
 
 
 def _is_under(code: Format, keys: KeyRing, value: str) -> bool:

@@ -214,7 +214,7 @@ class PageRewrite:
         self._read[-1].done_before = stretch.end
 
     def _encrypt(self, some: _Rows) -> _Writing:
-        batch = Batch.of(some.rows)
+        batch = self._context.batch(some.rows)
         new = self._context.codec.rewrite(batch)
         new.parameters.update(prune_first=position(some.pruned.first), prune_end=position(some.pruned.end))
         quarantined = 0

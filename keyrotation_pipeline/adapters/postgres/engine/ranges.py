@@ -7,8 +7,8 @@ from typing import Any, cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
+from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import FROM_THE_HEAP
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -253,8 +253,9 @@ class SweptPageRanges:
         return cast("tuple[int, int]", self._connection.execute(_FILE, (relation.oid,)).fetchall()[0])
 
     def _parts(self, relation: Relation, pages: int) -> list[int]:
-        texts = [as_text(column.name) for column in relation.columns]
-        wanted = sql.SQL(" OR ").join(self._wanted(text, self._target) for text in texts)
+        wanted = sql.SQL(" OR ").join(
+            places.any_value(column, lambda text: self._wanted(text, self._target)) for column in relation.columns
+        )
         query = sql.SQL(_PARTS).format(pages=sql.Literal(pages), relation=relation.identifier, wanted=wanted)
         with self._connection.transaction(force_rollback=True):
             self._connection.execute(_SETTINGS.encode())

@@ -42,7 +42,7 @@ def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Ite
 
 
 def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
-    batch = Batch.of(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
+    batch = context.batch(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
     # A row that moved or was deleted since it was listed counts as skipped; the next sweep finds it if it exists.
     gone = len(positions) - len(batch.rows)
     if not batch.rows:
@@ -57,10 +57,10 @@ def _rewrite_waiting(context: RewriteContext, row: bytes) -> Rewritten:
     read = context.run(context.statements.read_row, {"positions": TidArray([row])})
     if not read:
         return Rewritten(skipped=1)
-    batch = Batch.of([each[:-1] for each in read])
+    batch = context.batch([each[:-1] for each in read])
     new, quarantined = _encrypted(context, batch)
     new.parameters["keys"] = TextArray([read[0][-1]])
-    new.parameters.update({f"old_{number}": TextArray(values) for number, values in enumerate(batch.columns)})
+    new.parameters.update({f"old_{n}": batch.array(n)(values) for n, values in enumerate(batch.columns)})
     return _written(context, context.statements.write_row, new, quarantined)
 
 

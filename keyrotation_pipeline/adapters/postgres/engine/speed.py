@@ -15,8 +15,8 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -78,7 +78,7 @@ def _limited(rows_per_second: float, limits: Limits) -> float:
 def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int, float]:
     """Returns rows, values that did not decrypt, and seconds."""
     size = sql.SQL(" + ").join(
-        sql.SQL("coalesce(octet_length({}), 0)").format(as_text(column.name)) for column in relation.columns
+        sql.SQL("coalesce(octet_length({}), 0)").format(places.text(column)) for column in relation.columns
     )
     with connection.transaction(force_rollback=True):
         for statement in (_CREATE, _FILL):
@@ -94,15 +94,10 @@ def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple
 
 def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int]:
     names = [sql.Identifier(f"c{number}") for number, _ in enumerate(relation.columns)]
-    columns = sql.SQL(", ").join(as_text(column.name) for column in relation.columns)
+    columns = sql.SQL(", ").join(places.read(column, places.stored(column)) for column in relation.columns)
     read = connection.cursor(binary=True).execute(sql.SQL(_READ).format(columns=columns, sample=_SAMPLE))
     rows = cast("list[tuple[bytes, ...]]", read.fetchall())
-    changes = sql.SQL(", ").join(
-        sql.SQL("{column} = coalesce({new}, t.{column}::text)::{type}").format(
-            column=sql.Identifier(column.name), new=sql.SQL("n.{}").format(name), type=sql.SQL(column.uncut_sql)
-        )
-        for column, name in zip(relation.columns, names, strict=True)
-    )
+    changes = sql.SQL(", ").join(_change(in_column, names) for in_column in places.by_column(relation.columns))
     write = sql.SQL(_WRITE).format(
         sample=_SAMPLE,
         changes=changes,
@@ -111,7 +106,18 @@ def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tupl
     )
     failed = 0
     for first in range(0, len(rows), BATCH_ROWS):
-        rewritten = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS]))
+        rewritten = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS], relation.columns))
         new, failed = rewritten.parameters, failed + len(rewritten.failures)
         connection.execute(write, [new["positions"], *(new[f"value_{number}"] for number, _ in enumerate(names))])
     return len(rows), failed
+
+
+def _change(in_column: Sequence[tuple[int, Column]], names: Sequence[sql.Identifier]) -> sql.Composed:
+    column, base = in_column[0][1], sql.SQL("t.{}").format(places.stored(in_column[0][1]))
+    values = [(each, sql.SQL("n.{}").format(names[number])) for number, each in in_column]
+    if column.place.path:
+        new = places.with_values(base, values)
+    else:
+        old = places.read(column, base)
+        new = sql.SQL("coalesce({}, {})::{}").format(values[0][1], old, sql.SQL(column.uncut_sql))
+    return sql.SQL("{} = {}").format(places.stored(column), new)

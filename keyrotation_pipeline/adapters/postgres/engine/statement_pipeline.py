@@ -49,6 +49,18 @@ class TextArray(Array):
     element_oid = 25
 
 
+class ByteaArray(Array):
+    """``bytea[]``."""
+
+    __slots__ = ()
+    element_oid = 17
+
+    @classmethod
+    def of_packed(cls, packed: bytes) -> Self:
+        """Wraps a ``text[]``, which is packed alike but for the type that its header names."""
+        return super().of_packed(packed[:8] + cls.element_oid.to_bytes(4, "big") + packed[12:])
+
+
 class TidArray(Array):
     """``tid[]``, of row positions."""
 
@@ -74,6 +86,10 @@ class _TextArrayDumper(_ArrayDumper):
     oid = 1009
 
 
+class _ByteaArrayDumper(_ArrayDumper):
+    oid = 1001
+
+
 class _TidArrayDumper(_ArrayDumper):
     oid = 1010
 
@@ -87,6 +103,7 @@ def pass_bytes_through(connection: Connection) -> None:
     for name in ("text", "tid", "xid"):
         connection.adapters.register_loader(name, ByteaBinaryLoader)
     connection.adapters.register_dumper(TextArray, _TextArrayDumper)
+    connection.adapters.register_dumper(ByteaArray, _ByteaArrayDumper)
     connection.adapters.register_dumper(TidArray, _TidArrayDumper)
     connection.adapters.register_dumper(XidArray, _XidArrayDumper)
 

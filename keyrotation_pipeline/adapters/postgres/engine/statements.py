@@ -27,8 +27,9 @@ from typing import Any
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -189,7 +190,7 @@ def statements(
         target: selects rows that hold a value under another version, or one of another format. None: every row.
         hot_order: whether to prune the pages of the rows before writing them.
     """
-    columns = [sql.SQL("t.{}").format(_quoted(column.name)) for column in relation.columns]
+    columns = [_Stored(connection, column) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
     olds = [sql.Identifier(f"old_{number}") for number in range(len(columns))]
     names = [column.name for column in relation.columns]
@@ -197,30 +198,25 @@ def statements(
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
         "table": _quoted(relation.schema, relation.name),
-        "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}::text), 0)::bigint").format(c) for c in columns),
+        "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}), 0)::bigint").format(c.read) for c in columns),
         "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
         "wanted": _any(columns, target, sql_of(value_format).to_be_rewritten),
         "opened": _any(columns, target, sql_of(value_format).to_be_opened),
-        "texts": sql.SQL(", ").join(sql.SQL("{}::text").format(column) for column in columns),
+        "texts": sql.SQL(", ").join(column.read for column in columns),
         "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
-        "assignments": sql.SQL(", ").join(
-            sql.SQL("{} = CASE WHEN new.{} IS NULL THEN t.{} ELSE new.{}::{} END").format(
-                _quoted(column.name), value, _quoted(column.name), value, _sql(column.uncut_sql)
-            )
-            for column, value in zip(relation.columns, values, strict=True)
-        ),
-        "arrays": sql.SQL(", ").join(sql.SQL(f"%(value_{number})b::text[]") for number in range(len(columns))),
+        "assignments": _assignments(connection, relation, whole=False),
+        "arrays": sql.SQL(", ").join(c.parameter(f"value_{number}") for number, c in enumerate(columns)),
         "unnested": sql.SQL(", ").join(
-            sql.SQL("unnest(%(value_{number})b::text[]) AS {value}").format(number=sql.SQL(str(number)), value=value)
-            for number, value in enumerate(values)
+            sql.SQL("unnest({}) AS {}").format(column.parameter(f"value_{number}"), values[number])
+            for number, column in enumerate(columns)
         ),
         "values": sql.SQL(", ").join(values),
         # num_nonnulls() accepts at most a hundred arguments.
         "changed": sql.SQL(" + ").join(sql.SQL("(new.{} IS NOT NULL)::int").format(value) for value in values),
         "olds": sql.SQL(", ").join(olds),
-        "old_arrays": sql.SQL(", ").join(sql.SQL(f"%(old_{number})b::text[]") for number in range(len(columns))),
+        "old_arrays": sql.SQL(", ").join(c.parameter(f"old_{number}") for number, c in enumerate(columns)),
         "same_values": sql.SQL(" AND ").join(
-            sql.SQL('{}::text COLLATE "C" IS NOT DISTINCT FROM new.{}').format(column, old)
+            sql.SQL("{} IS NOT DISTINCT FROM new.{}").format(column.compared, old)
             for column, old in zip(columns, olds, strict=True)
         ),
         "key": _sql(key.of("t").as_string(connection)),
@@ -232,10 +228,6 @@ def statements(
     parts["as_read"] = sql.SQL(" AND ").join([sql.SQL(_SAME_FILE).format(**parts), parts["same_columns"]])
     parts["version"] = sql.SQL(_VERSION).format(**parts)
     parts["prune"] = sql.SQL(_PRUNE).format(**parts) if hot_order else sql.SQL("")
-    whole = sql.SQL(", ").join(
-        sql.SQL("{} = new.{}::{}").format(_quoted(column.name), value, _sql(column.uncut_sql))
-        for column, value in zip(relation.columns, values, strict=True)
-    )
 
     def render(template: str, **others: sql.Composable) -> bytes:
         return sql.SQL(template).format(**parts, **others).as_bytes(connection)
@@ -246,7 +238,7 @@ def statements(
         read_rows=render(_READ_ROWS),
         read_row=render(_READ_ROW),
         write=render(_WRITE, set=parts["assignments"]),
-        write_whole=render(_UPDATE, set=whole),
+        write_whole=render(_UPDATE, set=_assignments(connection, relation, whole=True)),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
@@ -264,13 +256,61 @@ def _same_columns(connection: Connection, relation: Relation, oid: sql.Composabl
     return sql.SQL(" AND ").join([sql.SQL("true"), *same])
 
 
+class _Stored:
+    """A place of the row `t` in statements with parameters."""
+
+    def __init__(self, connection: Connection, column: Column) -> None:
+        self._column = column
+        self._base = sql.SQL("t.{}").format(sql.Identifier(column.name))
+        self.read = _sql(places.read(column, self._base).as_string(connection))
+        self._text = _sql(places.read_as_text(column, self._base).as_string(connection))
+        self._elements = _sql(places.each_value(column, self._base).as_string(connection))
+
+    @property
+    def compared(self) -> sql.Composable:
+        """The value for a comparison to the letter."""
+        return self.read if self._column.is_binary else sql.SQL('{} COLLATE "C"').format(self.read)
+
+    def parameter(self, name: str) -> sql.Composable:
+        """An array of values by the name of a parameter."""
+        return sql.SQL(f"%({name})b::{'bytea' if self._column.is_binary else 'text'}[]")
+
+    def meets(self, condition: Callable[[sql.Composable], sql.Composable]) -> sql.Composable:
+        """Whether the value, or one of the elements, meets a condition."""
+        if not self._column.place.elements:
+            return condition(self._text)
+        return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(self._elements, condition(sql.SQL("each.text")))
+
+
+def _assignments(connection: Connection, relation: Relation, *, whole: bool) -> sql.Composed:
+    """Sets each stored column once, however many places are in it; `whole`: no new value is NULL."""
+    parts = []
+    for in_column in places.by_column(relation.columns):
+        (number, column), base = in_column[0], sql.SQL("t.{}").format(sql.Identifier(in_column[0][1].name))
+        name, new = _quoted(column.name), sql.SQL(f'new."value_{number}"')
+        if column.place.path:
+            values = [(each, sql.SQL(f'new."value_{at}"')) for at, each in in_column]
+            document = _sql(places.with_values(base, values).as_string(connection))
+            parts.append(sql.SQL("{} = {}").format(name, document))
+        elif whole:
+            parts.append(sql.SQL("{} = {}::{}").format(name, new, _sql(column.uncut_sql)))
+        else:
+            parts.append(
+                sql.SQL("{} = CASE WHEN {} IS NULL THEN t.{} ELSE {}::{} END").format(
+                    name, new, name, new, _sql(column.uncut_sql)
+                )
+            )
+    return sql.SQL(", ").join(parts)
+
+
 def _any(
-    columns: Sequence[sql.Composable],
+    columns: Sequence[_Stored],
     target: KeyVersion | None,
     condition: Callable[[sql.Composable, KeyVersion], sql.Composed],
 ) -> sql.Composed:
-    texts = [sql.SQL("{}::text").format(column) for column in columns]
-    return sql.SQL(" OR ").join(condition(text, target) if target else sql.SQL("true") for text in texts)
+    if target is None:
+        return sql.SQL(" OR ").join([sql.SQL("true")] * len(columns))
+    return sql.SQL(" OR ").join(column.meets(lambda text: condition(text, target)) for column in columns)
 
 
 def _quoted(*names: str) -> sql.Composable:

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory import relations
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations
 from keyrotation_pipeline.adapters.postgres.inventory.filters import (
     Counted,
     counted_by_filters,
@@ -22,10 +22,9 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     NEAR_MISS,
     UNENCRYPTED,
-    as_text,
     value_class,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -70,12 +69,15 @@ def old_rows(
     rows = since = 0
     if not versions:
         return OldRows(rows, since)
-    old = sql.SQL(" OR ").join(sql_of(table.format).under(column, versions) for column in table.columns)
     query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {since}) FROM ONLY {relation} WHERE {old}")
     for relation in countable(connection, table):
         with heap_scan(connection, relation.label, relation.oid):
             found = connection.execute(
-                query.format(since=_written_since(promotion_xid), relation=relation.identifier, old=old)
+                query.format(
+                    since=_written_since(promotion_xid),
+                    relation=relation.identifier,
+                    old=_is_under(table, relation, versions),
+                )
             ).fetchone()
         relation_rows, relation_since = cast("tuple[int, int]", found)
         rows, since = rows + relation_rows, since + relation_since
@@ -89,8 +91,8 @@ def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion
         As `count`.
     """
     until, rows = monotonic() + seconds, 0
-    seen = sql.SQL(" OR ").join(sql_of(table.format).under(column, [version]) for column in table.columns)
     for relation in countable(connection, table):
+        seen = _is_under(table, relation, [version])
         query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, seen)
         left_ms = max(1, round(1000 * (until - monotonic())))
         with heap_scan(connection, relation.label, relation.oid):
@@ -100,6 +102,13 @@ def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion
             except psycopg.errors.QueryCanceled:
                 return None
     return rows
+
+
+def _is_under(table: EncryptedTable, relation: Relation, versions: Sequence[KeyVersion]) -> sql.Composed:
+    under = sql_of(table.format).under
+    return sql.SQL(" OR ").join(
+        places.any_value(column, lambda text: under(text, versions)) for column in relation.columns
+    )
 
 
 def _written_since(promotion_xid: int | None) -> sql.Composable:
@@ -146,22 +155,36 @@ def _list_few_versions(classes: Mapping[str, Counter[int]], known: Sequence[KeyV
 def _counted_by_groups(connection: Connection, relation: Relation, table: EncryptedTable) -> Counted:
     """Counts whatever is there, under any version; twice as expensive as by filters, and never parallel."""
     classes: dict[str, Counter[int]] = {column: Counter() for column in table.columns}
+    single = [column for column in relation.columns if not column.place.elements]
     rows = 0
-    for *row_classes, row_count in _histogram(connection, relation, table):
+    for *row_classes, row_count in _histogram(connection, relation, single):
         rows += row_count
-        for column, value_kind in zip(table.columns, row_classes, strict=True):
+        for column, value_kind in zip(single, row_classes, strict=False):  # without a column, one class that is NULL
             if value_kind is not None:
-                classes[column][value_kind] += row_count
+                classes[column.place.name][value_kind] += row_count
+    for column in relation.columns:
+        if column.place.elements:
+            classes[column.place.name].update(_elements(connection, relation, column))
     return Counted(rows, classes)
 
 
-def _histogram(connection: Connection, relation: Relation, table: EncryptedTable) -> list[tuple[int, ...]]:
+def _elements(connection: Connection, relation: Relation, column: Column) -> Mapping[int, int]:
+    query = sql.SQL("SELECT {}, count(*) FROM ONLY {} AS counted, {} WHERE each.text IS NOT NULL GROUP BY 1").format(
+        value_class(sql.SQL("each.text")), relation.identifier, places.each_value(column, places.stored(column))
+    )
+    with heap_scan(connection, relation.label, relation.oid):
+        return dict(cast("list[tuple[int, int]]", connection.execute(query).fetchall()))
+
+
+def _histogram(connection: Connection, relation: Relation, columns: Sequence[Column]) -> list[tuple[int, ...]]:
     # Rows are grouped by the classes of all their columns: there are few groups, however many rows.
     classes = [
-        sql.SQL("{} AS {}").format(value_class(as_text(column)), sql.Identifier(f"k{number}"))
-        for number, column in enumerate(table.columns)
+        sql.SQL("{} AS {}").format(value_class(places.text(column)), sql.Identifier(f"k{number}"))
+        for number, column in enumerate(columns)
     ]
-    keys = sql.SQL(", ").join(sql.Identifier(f"k{number}") for number in range(len(table.columns)))
+    if not classes:
+        classes = [sql.SQL("NULL AS {}").format(sql.Identifier("k0"))]
+    keys = sql.SQL(", ").join(sql.Identifier(f"k{number}") for number in range(len(classes)))
     query = sql.SQL("SELECT {keys}, count(*) FROM (SELECT {classes} FROM ONLY {relation}) AS judged GROUP BY {keys}")
     with heap_scan(connection, relation.label, relation.oid):
         found = connection.execute(

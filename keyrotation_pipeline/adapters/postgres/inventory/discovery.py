@@ -2,14 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import cast
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, places, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import hits
 from keyrotation_pipeline.adapters.postgres.inventory.filters import listed_versions, registered
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     pieces,
     value_class,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.relations import scope_of
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, scope_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, of_a_sample, readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -93,13 +93,17 @@ _MATERIALIZED = (
 )
 
 
+_OUTSIDE_OF_PATHS = "a document holds encrypted values outside of the declared paths"
+
+
 @dataclass(frozen=True, slots=True)
-class Place:
+class SearchedRelation:
     """One relation and its columns that could hold our values.
 
     Args:
         binary: the columns of type bytea.
         of_users: the columns of a custom type, for which somebody may have defined casts.
+        declared: the declared places inside a column, which are not searched.
     """
 
     oid: int
@@ -108,6 +112,7 @@ class Place:
     columns: tuple[str, ...]
     binary: frozenset[str]
     of_users: frozenset[str]
+    declared: Mapping[str, Sequence[Column]] = field(default_factory=dict, hash=False)
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -127,7 +132,8 @@ class Place:
     @property
     def scope(self) -> str:
         """A text that identifies which of its columns are searched."""
-        return scope_of(self.columns)
+        inside = (column.place.name for each in self.declared.values() for column in each)
+        return scope_of((*self.columns, *inside))
 
     @property
     def has_pages(self) -> bool:
@@ -139,6 +145,8 @@ class Place:
 
         concat() uses the type's output function: a cast runs code of the type's owner, and could hide content.
         """
+        if column in self.declared:
+            return sql.SQL("{}::text").format(places.without_values(self.declared[column]))
         form = "{}" if column in self.binary else "concat({})" if column in self.of_users else "{}::text"
         return sql.SQL(form).format(sql.Identifier(column))
 
@@ -187,7 +195,7 @@ def discover(
     findings: list[FoundColumn] = []
     value_format = format_of_home(tables)
     retired_halves.create_for(connection, value_format)
-    for relation in places(connection, tables):
+    for relation in searched(connection, tables):
         announce(relation.label)
         try:
             first = first_pages.get(relation.oid, 0)
@@ -208,7 +216,7 @@ def format_of_home(tables: Sequence[EncryptedTable]) -> ValueFormat:
 
 def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
     """Yields oid and label of each relation that `discover` searches."""
-    for relation in places(connection, tables):
+    for relation in searched(connection, tables):
         yield relation.oid, relation.label
 
 
@@ -219,7 +227,7 @@ def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> It
     except PreflightError as error:
         yield str(error)
         return
-    for relation in places(connection, tables):
+    for relation in searched(connection, tables):
         columns = sql.SQL(", ").join(map(sql.Identifier, relation.columns))
         try:
             with heap_scan(connection, relation.label, relation.oid):
@@ -228,18 +236,21 @@ def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> It
             yield str(error)
 
 
-def places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[Place]:
+def searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[SearchedRelation]:
     """Returns each relation that `discover` searches, with its columns."""
-    declared: dict[int, set[str]] = {}
+    declared: dict[int, dict[str, list[Column]]] = {}
     for table in tables:
         for relation in readable_tree(connection, table):
-            declared.setdefault(relation.oid, set()).update(table.columns)
+            for column in relation.columns:
+                declared.setdefault(relation.oid, {}).setdefault(column.name, []).append(column)
     found = []
     for oid, schema, name, kind, columns, binary, of_users in _catalog(connection):
-        undeclared = tuple(column for column in columns if column not in declared.get(oid, ()))
+        known = declared.get(oid, {})
+        inside = {column: each for column, each in known.items() if all(one.place.path for one in each)}
+        undeclared = tuple(column for column in columns if column not in known or column in inside)
         if undeclared:
             types = frozenset(binary or ()), frozenset(of_users or ())
-            found.append(Place(oid, TableName(schema, name), kind, undeclared, *types))
+            found.append(SearchedRelation(oid, TableName(schema, name), kind, undeclared, *types, inside))
     return found
 
 
@@ -250,7 +261,7 @@ def _catalog(connection: Connection) -> list[_Row]:
 
 def search(
     connection: Connection,
-    relation: Place,
+    relation: SearchedRelation,
     pages: sql.Composable,
     value_format: ValueFormat,
     *,
@@ -279,18 +290,20 @@ def search(
 
 
 def _finding(
-    connection: Connection, relation: Place, column: str, pages: sql.Composable, value_format: ValueFormat
+    connection: Connection, relation: SearchedRelation, column: str, pages: sql.Composable, value_format: ValueFormat
 ) -> FoundColumn:
     query = _hits(relation, column, pages) if value_format == NATIVE else _token_hits(relation, column, pages)
     row = connection.execute(query).fetchone()
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
     found = listed_versions([KeyVersion(number) for number in versions or ()], registered(connection))
+    if column in relation.declared:
+        return FoundColumn(relation.label, column, values, near_misses, found, _OUTSIDE_OF_PATHS)
     if relation.kind == "m":
         return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
     return FoundColumn(relation.label, column, values, near_misses, found)
 
 
-def _token_hits(relation: Place, column: str, pages: sql.Composable) -> sql.Composed:
+def _token_hits(relation: SearchedRelation, column: str, pages: sql.Composable) -> sql.Composed:
     return sql.SQL(_HITS_BY_MAC).format(
         relation=relation.identifier,
         pages=pages,
@@ -300,7 +313,7 @@ def _token_hits(relation: Place, column: str, pages: sql.Composable) -> sql.Comp
     )
 
 
-def _hits(relation: Place, column: str, pages: sql.Composable) -> sql.Composed:
+def _hits(relation: SearchedRelation, column: str, pages: sql.Composable) -> sql.Composed:
     return sql.SQL(_HITS).format(
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),

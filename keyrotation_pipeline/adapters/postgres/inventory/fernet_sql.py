@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS, as_text
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import (
     BLOCK_BYTES,
     FRAME_BYTES,
@@ -96,30 +96,30 @@ class FernetSql:
         """See `FormatSql.to_be_opened`: a MAC takes the server 10 µs, and the codec opens the token in one."""
         return sql.SQL("coalesce(octet_length({}) > 0, false)").format(text)
 
-    def under(self, column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
+    def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
         """See `FormatSql.under`; without the signing half of one of the versions, every token counts."""
         numbers = sql.SQL(", ").join(sql.Literal(version.number) for version in sorted(set(versions)))
-        return _composed(_UNDER, as_text(column), number=sql.Literal(len(set(versions))), versions=numbers)
+        return _composed(_UNDER, value, number=sql.Literal(len(set(versions))), versions=numbers)
 
-    def unencrypted(self, column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
+    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.unencrypted`."""
-        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(as_text(column), shape(as_text(column)))
+        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, shape(value))
 
-    def number_named(self, column: str) -> sql.Composed:
+    def number_named(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.number_named`."""
-        return sql.SQL("CASE WHEN {} THEN 0 END").format(shape(as_text(column)))
+        return sql.SQL("CASE WHEN {} THEN 0 END").format(shape(value))
 
-    def has_prefix(self, column: str) -> sql.Composed:
+    def has_prefix(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.has_prefix`."""
-        return sql.SQL("({} ~ '^g[A-P]')").format(as_text(column))
+        return sql.SQL("({} ~ '^g[A-P]')").format(value)
 
-    def under_another(self, column: str, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.under_another`: the token, since another key changes neither length nor alphabet."""
-        return as_text(column)
+        return sql.SQL("{}").format(value)
 
-    def longest_under(self, column: str, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.longest_under`."""
-        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(as_text(column), self.has_prefix(column))
+        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(value, self.has_prefix(value))
 
     def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
         """See `FormatSql.may_be_in`."""

@@ -8,19 +8,15 @@ of the first rows; the result is returned only if it accounts for every value of
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
-    EMPTY,
-    as_text,
-    number_named,
-    under,
-    unencrypted,
-)
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import EMPTY, number_named, under, unencrypted
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -51,11 +47,11 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
     Raises:
         PreflightError, BlockedError: the relation cannot be read to its end.
     """
-    versions = _expected(connection, relation, table)
+    versions = _expected(connection, relation)
     if len(versions) > _MOST_VERSIONS or len(table.columns) * (3 + len(versions)) > _MOST_FIGURES:
         return None
     with heap_scan(connection, relation.label, relation.oid):
-        found = connection.execute(filters(relation, table, versions)).fetchone()
+        found = connection.execute(filters(relation, versions)).fetchone()
     rows, *figures = cast("tuple[int, ...]", found)
     size = 3 + len(versions)
     classes: dict[str, Counter[int]] = {}
@@ -68,32 +64,37 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
     return Counted(rows, classes)
 
 
-def filters(relation: Relation, table: EncryptedTable, versions: Sequence[KeyVersion]) -> sql.Composed:
-    """Returns the query: rows, then for each column its values, the empty, the bad, and those under each version."""
-    counts = [sql.SQL("count(*)"), *(figure for column in table.columns for figure in _figures(column, versions))]
+def filters(relation: Relation, versions: Sequence[KeyVersion]) -> sql.Composed:
+    """Returns the query: rows, then for each place its values, the empty, the bad, and those under each version."""
+    counts = [sql.SQL("count(*)"), *(figure for column in relation.columns for figure in _figures(column, versions))]
     return sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
 
 
-def _figures(column: str, versions: Sequence[KeyVersion]) -> Iterator[sql.Composable]:
-    text, count = as_text(column), sql.SQL("count(*) FILTER (WHERE {})")
-    yield count.format(sql.SQL("{} IS NOT NULL").format(text))
-    yield count.format(sql.SQL("octet_length({}) = 0").format(text))
-    yield count.format(unencrypted(column, versions))
-    yield from (count.format(under(column, [version])) for version in versions)
+def _figures(column: Column, versions: Sequence[KeyVersion]) -> Iterator[sql.Composable]:
+    yield places.number(column, sql.SQL("{} IS NOT NULL").format)
+    yield places.number(column, sql.SQL("octet_length({}) = 0").format)
+    yield places.number(column, lambda text: unencrypted(text, versions))
+    yield from (places.number(column, partial(under, versions=[version])) for version in versions)
 
 
-def _expected(connection: Connection, relation: Relation, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+def _expected(connection: Connection, relation: Relation) -> tuple[KeyVersion, ...]:
     """Returns the registered versions, and those of the first rows."""
-    numbers = sql.SQL(" UNION ").join(
-        sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first").format(
-            number_named(column), sql.Identifier(column), relation.identifier, sql.Literal(_FIRST_ROWS)
-        )
-        for column in table.columns
-    )
+    numbers = sql.SQL(" UNION ").join(_first_numbers(relation, column) for column in relation.columns)
     with heap_scan(connection, relation.label, relation.oid):
         seen = connection.execute(numbers).fetchall()
     found = {KeyVersion(int(str(n))) for (n,) in seen if n is not None}
     return tuple(sorted(found.union(registered(connection))))
+
+
+def _first_numbers(relation: Relation, column: Column) -> sql.Composed:
+    elements = sql.SQL(", {}").format(places.each_value(column, places.stored(column)))
+    return sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first{}").format(
+        number_named(sql.SQL("each.text") if column.place.elements else places.text(column)),
+        places.stored(column),
+        relation.identifier,
+        sql.Literal(_FIRST_ROWS),
+        elements if column.place.elements else sql.SQL(""),
+    )
 
 
 def registered(connection: Connection) -> tuple[KeyVersion, ...]:

@@ -13,7 +13,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
 class FormatSql(Protocol):
-    """Expressions over one value; the module `grammar_sql` has them for the native format."""
+    """Expressions over one value; the module `grammar_sql` has them for the native format.
+
+    Each `value` is a text under "C", as `places.text` returns it.
+    """
 
     def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
         """Whether a text is neither empty nor known to be under `target`: its row is left to rewrite."""
@@ -21,23 +24,23 @@ class FormatSql(Protocol):
     def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
         """Whether the engine opens a text to see that: a cheaper condition, which leaves out no text of the former."""
 
-    def under(self, column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
-        """Whether a column's value is under one of these versions, as the fence judges it; at least one version."""
+    def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
+        """Whether a value is under one of these versions, as the fence judges it; at least one version."""
 
-    def unencrypted(self, column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
-        """Whether a column's value is neither empty nor of this format; `expected`: the versions of most values."""
+    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+        """Whether a value is neither empty nor of this format; `expected`: the versions of most values."""
 
-    def number_named(self, column: str) -> sql.Composed:
-        """The number of the version that a column's value names; 0 for one that names none; NULL for other texts."""
+    def number_named(self, value: sql.Composable) -> sql.Composed:
+        """The number of the version that a value names; 0 for one that names none; NULL for other texts."""
 
-    def has_prefix(self, column: str) -> sql.Composed:
-        """Whether a column's value begins as values of this format do."""
+    def has_prefix(self, value: sql.Composable) -> sql.Composed:
+        """Whether a value begins as values of this format do."""
 
-    def under_another(self, column: str, version: KeyVersion) -> sql.Composed:
+    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
         """A text that constraints judge like the value under `version`, where `has_prefix` is true."""
 
-    def longest_under(self, column: str, version: KeyVersion) -> sql.Composed:
-        """Aggregates the length in characters of the column's longest value under `version`; NULL without values."""
+    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """Aggregates the length in characters of the longest value under `version`; NULL without values."""
 
     def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
         """Whether a value of this format may occur anywhere in a text; quick; true for a large one.

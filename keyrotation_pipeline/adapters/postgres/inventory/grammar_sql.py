@@ -86,7 +86,7 @@ _EXPECTED = f"""
      AND {{value}} ~ {{rest}} THEN {{number}}"""
 
 
-def value_class(value: sql.Composed, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+def value_class(value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
     """Classifies a value: its version's number, or `EMPTY`, `UNENCRYPTED`, `NEAR_MISS`; NULL for NULL.
 
     All counts use this classification. A value counts under a version only if all of it matches the grammar, as in the
@@ -107,12 +107,12 @@ def value_class(value: sql.Composed, expected: Sequence[KeyVersion] = ()) -> sql
     )
 
 
-def unencrypted(column: str, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
-    """Returns whether a column's value is neither empty nor one of ours; `expected`: as for `value_class`."""
-    return sql.SQL("{} < 0").format(value_class(as_text(column), expected))
+def unencrypted(value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+    """Returns whether a value is neither empty nor one of ours; `expected`: as for `value_class`."""
+    return sql.SQL("{} < 0").format(value_class(value, expected))
 
 
-def _whole_under(value: sql.Composed, version: KeyVersion) -> sql.Composed:
+def _whole_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
     head = f"{version.prefix}{'_' * NONCE_CHARS}:"
     return sql.SQL(_EXPECTED).format(
         value=value,
@@ -151,15 +151,15 @@ def is_in(text: sql.Composable) -> sql.Composed:
     return sql.SQL('{} COLLATE "C" ~ {}').format(text, sql.Literal(ANYWHERE))
 
 
-def under(column: str, versions: Sequence[KeyVersion]) -> sql.Composed:
-    """Returns whether a column's value begins with the prefix of one of these versions, as the fence does.
+def under(value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
+    """Returns whether a value begins with the prefix of one of these versions, as the fence does.
 
     Args:
         versions: at least one.
     """
     tests = [
         sql.SQL("left({value}, {length}) IN ({prefixes})").format(
-            value=as_text(column),
+            value=value,
             length=sql.Literal(length),
             prefixes=sql.SQL(", ").join(map(sql.Literal, same_length)),
         )
@@ -183,32 +183,32 @@ def to_be_opened(text: sql.Composable, target: KeyVersion) -> sql.Composed:
     return to_be_rewritten(text, target)
 
 
-def has_prefix(column: str) -> sql.Composed:
-    """Returns whether a column's value begins with the prefix of any version."""
+def has_prefix(value: sql.Composable) -> sql.Composed:
+    """Returns whether a value begins with the prefix of any version."""
     return sql.SQL("left({}, {}) ~ {}").format(
-        as_text(column), sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^{PREFIX_PATTERN}")
+        value, sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^{PREFIX_PATTERN}")
     )
 
 
-def number_named(column: str) -> sql.Composed:
-    """Returns the number of the version whose prefix a column's value has; NULL without one."""
+def number_named(value: sql.Composable) -> sql.Composed:
+    """Returns the number of the version whose prefix a value has; NULL without one."""
     return sql.SQL("substring(left({}, {}) from {})::int").format(
-        as_text(column), sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^v({VERSION_PATTERN[1:]}):")
+        value, sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^v({VERSION_PATTERN[1:]}):")
     )
 
 
-def under_another(column: str, version: KeyVersion) -> sql.Composed:
+def under_another(value: sql.Composable, version: KeyVersion) -> sql.Composed:
     """Returns the text of a value that has a prefix, with that prefix replaced by the one of `version`."""
     return sql.SQL(f"({{prefix}} || substr({{value}}, {_PREFIX_LENGTH} + 1))").format(
-        value=as_text(column), prefix=sql.Literal(version.prefix)
+        value=value, prefix=sql.Literal(version.prefix)
     )
 
 
-def longest_under(column: str, version: KeyVersion) -> sql.Composed:
-    """Aggregates the length in characters of the column's longest value under `version`; NULL without values."""
+def longest_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
+    """Aggregates the length in characters of the longest value under `version`; NULL without values."""
     return sql.SQL(
         f"max(octet_length({{value}}) - {_PREFIX_LENGTH} + {{prefix_chars}}) FILTER (WHERE {{has_prefix}})"
-    ).format(value=as_text(column), has_prefix=has_prefix(column), prefix_chars=sql.Literal(len(version.prefix)))
+    ).format(value=value, has_prefix=has_prefix(value), prefix_chars=sql.Literal(len(version.prefix)))
 
 
 def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -> sql.Composed:
@@ -256,6 +256,23 @@ def refusal(text: str, versions: Iterable[KeyVersion]) -> str:
     # It must depend on the row: a constant would be cast, and fail, during planning.
     failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
     return f"\nCASE\n    WHEN {condition} THEN {failing}\n    ELSE true\nEND"
+
+
+def refusal_in_array(array: str, versions: Iterable[KeyVersion]) -> str:
+    """Returns the same as `refusal` for every element of an array; a CHECK cannot have a subquery.
+
+    Args:
+        array: a column of text[] or varchar[], exactly as PostgreSQL prints it.
+    """
+    # Before each element stands a character that no value has; a CHECK looks for it with a prefix behind it.
+    joined = f'((chr(1) || array_to_string({array}, chr(1))) COLLATE "C")'
+    cases = []
+    for prefix in sorted({version.prefix for version in versions}, key=lambda prefix: (len(prefix), prefix)):
+        at = f"strpos({joined}, (chr(1) || '{prefix}'::text))"
+        name = f"substr({joined}, ({at} + 1), {len(prefix) - 1})"
+        failing = f"""((('keyrotation: key version '::text || {name}) || ' is retired'::text))::boolean"""
+        cases.append(f"    WHEN ({at} > 0) THEN {failing}")
+    return "\nCASE\n" + "\n".join(cases) + "\n    ELSE true\nEND"
 
 
 def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:

@@ -8,8 +8,8 @@ from typing import cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import can_name_rows, key_text, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
@@ -51,7 +51,7 @@ def common_key(connection: Connection, table: EncryptedTable) -> tuple[str, ...]
 
 
 def rows_by_key(connection: Connection, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
-    """Yields every row of a table in one snapshot: its key, and the stored value of each declared column.
+    """Yields every row of a table in one snapshot: its key, and the stored value of each declared place as text.
 
     Args:
         key: at least one column; two rows may have the same key if no index forbids it.
@@ -86,5 +86,5 @@ def _part(connection: Connection, relation: Relation, key: Sequence[str]) -> sql
             f"{relation.label} cannot be read by the key ({', '.join(key)}): a column is missing, encrypted, or of a "
             "type whose owner could run code; give it the key that it had, of a type of PostgreSQL's own"
         )
-    values = sql.SQL(", ").join(as_text(column.name) for column in relation.columns)
+    values = sql.SQL(", ").join(places.text(column) for column in relation.columns)
     return sql.SQL(_ROWS_OF).format(key=key_text("t", key), values=values, relation=relation.identifier)

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.filters import registered
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -37,10 +38,10 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """One figure: how many of a column's values are not empty, or unencrypted, or under `version`."""
+    """One figure: how many of a place's values are not empty, or unencrypted, or under `version`."""
 
     column: str
-    condition: sql.Composable
+    figure: sql.Composable
     unencrypted: bool = False
     version: KeyVersion | None = None
 
@@ -63,8 +64,8 @@ def count_old_values(
     """
     values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
     expected = registered(connection)[-_MOST_EXPECTED:]
-    counts = list(_counts(table, versions, expected))
     for relation in countable(connection, table):
+        counts = list(_counts(table, relation, versions, expected))
         for count, number in _counted(connection, relation, counts, first_pages.get(relation.oid, 0)):
             if count.version is not None:
                 old[count.column, count.version] += number
@@ -75,13 +76,17 @@ def count_old_values(
     return Tally(values, +old, +unencrypted)
 
 
-def _counts(table: EncryptedTable, versions: Sequence[KeyVersion], expected: Sequence[KeyVersion]) -> Iterator[_Count]:
+def _counts(
+    table: EncryptedTable, relation: Relation, versions: Sequence[KeyVersion], expected: Sequence[KeyVersion]
+) -> Iterator[_Count]:
     values = sql_of(table.format)
-    for column in table.columns:
-        yield _Count(column, sql.SQL("octet_length({}) > 0").format(as_text(column)))
-        yield _Count(column, values.unencrypted(column, expected), unencrypted=True)
+    for column in relation.columns:
+        name = column.place.name
+        yield _Count(name, places.number(column, sql.SQL("octet_length({}) > 0").format))
+        yield _Count(name, places.number(column, lambda text: values.unencrypted(text, expected)), unencrypted=True)
         for version in versions:
-            yield _Count(column, values.under(column, [version]), version=version)
+            under = partial(values.under, versions=[version])
+            yield _Count(name, places.number(column, under), version=version)
 
 
 def _counted(
@@ -89,7 +94,7 @@ def _counted(
 ) -> Iterator[tuple[_Count, int]]:
     for first in range(0, len(counts), _COUNTS_PER_SCAN):
         some = counts[first : first + _COUNTS_PER_SCAN]
-        figures = [sql.SQL("count(*) FILTER (WHERE {})").format(count.condition) for count in some]
+        figures = [count.figure for count in some]
         query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
             sql.SQL(", ").join(figures), relation.identifier, from_page(first_page)
         )

@@ -62,9 +62,9 @@ class PostgresInventory:
     def other_formats(self) -> tuple[Finding, ...]:
         """See `TableInventory.other_formats`."""
         declared = {
-            (quoted(self.connection, table.name.schema, table.name.table), column)
+            (quoted(self.connection, table.name.schema, table.name.table), place.column, place.path or None)
             for table in self.tables
-            for column in table.columns
+            for place in map(table.place, table.columns)
         }
         return in_other_formats(scan(self.connection).findings, discovery.format_of_home(self.tables).name, declared)
 

@@ -1,12 +1,13 @@
 """Stores values that the engine left unchanged: by table, relation, row key and column, never by content."""
 
+import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import places, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import FormatSql, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
@@ -14,6 +15,8 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline.model.tables import EncryptedTable, QuarantinedValue
+
+_SUBSCRIPTS = re.compile(r"(?:\[-?[0-9]{1,10}\])+")
 
 _ADD = own("""
 INSERT INTO keyrotation.quarantine (table_name, relation, row_key, column_name, kind, key_version, found_at)
@@ -106,12 +109,13 @@ def _bad_keys(
     keys: list[str],
 ) -> set[str]:
     """Returns those keys whose value still has the defect, as far as that is visible without a key."""
-    if relation is None or column not in {each.name for each in relation.columns}:
+    value = None if relation is None else _value(relation, column)
+    if relation is None or value is None:
         return set()
     if defect.version:
-        bad = values.under(column, [defect.version])
+        bad = values.under(value, [defect.version])
     else:
-        bad = values.unencrypted(column) if defect == NOT_A_VALUE else values.has_prefix(column)
+        bad = values.unencrypted(value) if defect == NOT_A_VALUE else values.has_prefix(value)
     # Literals instead of parameters, since names may contain percent signs.
     key = row_key(connection, relation)
     if not key.columns:
@@ -125,3 +129,17 @@ def _bad_keys(
         if connection.execute(one.format(relation.identifier, key.matches("held", sql.Literal(each)), bad)).fetchone()
         == (True,)
     }
+
+
+def _value(relation: Relation, name: str) -> sql.Composable | None:
+    """Returns the text of the value that an entry names; None: there is no such place any more."""
+    for column in relation.columns:
+        place = column.place
+        if place.elements:
+            head = place.element("")
+            if name.startswith(head) and _SUBSCRIPTS.fullmatch(subscripts := name[len(head) :]):
+                element = sql.SQL("{}{}").format(places.stored(column), sql.SQL(subscripts))
+                return sql.SQL('({}::text COLLATE "C")').format(element)
+        elif place.name == name:
+            return places.text(column)
+    return None

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from psycopg import sql
@@ -10,12 +10,16 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, Place
+
+# Types of PostgreSQL's own, whose numbers never change.
+BYTEA, JSON, JSONB = 17, 114, 3802
+TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One declared column of one relation.
+    """One declared place of one relation, with the column that it is in.
 
     Args:
         type_sql: the type without its modifier, quoted as SQL. A cast to it may cut a value: a domain has a length of
@@ -25,6 +29,7 @@ class Column:
         is_text: it is stored as text (text, varchar, char, citext); others need a cast.
         uncut_sql: the type below all domains without any length. A value that is cast to it is never cut, and a value
             too long for the column is then an error of the assignment.
+        type_oid: of the type below all domains.
     """
 
     name: str
@@ -34,6 +39,22 @@ class Column:
     generated: bool
     is_text: bool
     uncut_sql: str
+    type_oid: int
+    place: Place
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether the value is stored as bytes."""
+        return self.type_oid == BYTEA
+
+    @property
+    def holds_values(self) -> bool:
+        """Whether the column is of a type in which the values of such a place can be read, written and refused."""
+        if self.place.path:
+            return self.type_oid == JSONB
+        if self.place.elements:
+            return self.type_oid in TEXT_ARRAYS
+        return self.is_text or self.is_binary
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +103,7 @@ class Relation:
     @property
     def scope(self) -> str:
         """A text that identifies the declared columns."""
-        return scope_of(column.name for column in self.columns)
+        return scope_of(column.place.name for column in self.columns)
 
     @property
     def has_pages(self) -> bool:
@@ -135,9 +156,10 @@ WITH RECURSIVE base(attrelid, attnum, typ, typmod) AS (
     FROM base b JOIN pg_type t ON t.oid = b.typ WHERE t.typtype = 'd'
 )
 SELECT a.attrelid::bigint, a.attname, format_type(a.atttypid, NULL), bt.typname,
-       CASE WHEN bt.typname IN ('varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END, a.attgenerated <> '',
+       CASE WHEN bt.typname IN ('varchar', '_varchar', 'bpchar') AND b.typmod > 4 THEN b.typmod - 4 END,
+       a.attgenerated <> '',
        bt.oid IN ('text'::regtype, 'bpchar'::regtype) OR coalesce(k.castmethod = 'b', false),
-       format_type(bt.oid, -1)
+       format_type(bt.oid, -1), bt.oid::bigint
 FROM base b JOIN pg_type bt ON bt.oid = b.typ AND bt.typtype <> 'd'
 JOIN pg_attribute a ON a.attrelid = b.attrelid AND a.attnum = b.attnum
 LEFT JOIN pg_cast k ON k.castsource = bt.oid AND k.casttarget = 'text'::regtype
@@ -184,10 +206,11 @@ def trees(
     """Returns the trees of many tables by two statements; for each either its relations or an error."""
     names = [table.name.schema for table in tables], [table.name.table for table in tables]
     rows: list[Any] = connection.execute(_TREES, names).fetchall()
-    wanted = sorted({column for table in tables for column in table.columns})
+    wanted = sorted({column for table in tables for column in table.stored_columns})
     columns: dict[int, dict[str, Column]] = {row[1]: {} for row in rows}
     for oid, *facts in cast("list[Any]", connection.execute(_COLUMNS, (list(columns), wanted)).fetchall()):
-        columns[oid][facts[0]] = Column(*facts)
+        fields: list[Any] = [*facts, Place(facts[0])]
+        columns[oid][facts[0]] = Column(*fields)
     facts_by_place: dict[int, list[Any]] = {}
     for place, *facts in rows:
         facts_by_place.setdefault(place, []).append(facts)
@@ -233,12 +256,32 @@ def _require_text(tree: Sequence[Relation]) -> None:
     """Refuses other types: their text is not what is stored, and a cast by the type's owner would run as our role."""
     for relation in tree:
         for column in relation.columns:
-            if not column.is_text:
-                raise PreflightError(
-                    f"column {relation.label}.{column.name} is of type {column.type_sql}, whose text is not what is "
-                    "stored, so encrypted values in it can be neither counted nor refused; make it text again, or "
-                    "remove it from [[tables]] in keyrotation.toml"
-                )
+            if not column.holds_values:
+                raise PreflightError(unsuitable(relation, column))
+
+
+def unsuitable(relation: Relation, column: Column) -> str:
+    """Says what to do about a column whose type does not fit its place."""
+    place = f"column {relation.label}.{column.name} is of type {column.type_sql}"
+    if column.type_oid == JSON:
+        return (
+            f"{place}, which keeps a document as it was typed, so a value in it cannot be replaced alone; make it jsonb"
+        )
+    if column.type_oid == JSONB:
+        return f'{place}; name the value in its documents: {{ column = "{column.name}", path = ["key", …] }}'
+    if column.type_oid in TEXT_ARRAYS:
+        return f'{place}; declare its elements: {{ column = "{column.name}", elements = true }}'
+    if column.place.path:
+        return f"{place}, and only jsonb has values at a path; remove path from [[tables]] in keyrotation.toml"
+    if column.place.elements:
+        return (
+            f"{place}, and only the elements of text[] and varchar[] can be rotated; remove elements from [[tables]] "
+            "in keyrotation.toml"
+        )
+    return (
+        f"{place}, whose text is not what is stored, so encrypted values in it can be neither counted nor refused; "
+        "make it text again, or remove it from [[tables]] in keyrotation.toml"
+    )
 
 
 def root(tree: Sequence[Relation], table: EncryptedTable) -> Relation:
@@ -256,9 +299,11 @@ def _tree(
     found = []
     for oid, *others in facts:
         present = columns[oid]
-        fields: list[Any] = [oid, *others, tuple(present[c] for c in table.columns if c in present)]
+        places = [table.place(name) for name in table.columns]
+        declared = tuple(replace(present[each.column], place=each) for each in places if each.column in present)
+        fields: list[Any] = [oid, *others, declared]
         relation = Relation(*fields)
-        if missing := [column for column in table.columns if column not in present]:
+        if missing := [column for column in table.stored_columns if column not in present]:
             return PreflightError(
                 f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
             )

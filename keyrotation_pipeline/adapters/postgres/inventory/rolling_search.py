@@ -39,7 +39,7 @@ class _LargeObjects:
     has_pages: bool = False
 
 
-_Place = discovery.Place | _LargeObjects
+_Place = discovery.SearchedRelation | _LargeObjects
 
 
 def spans(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[PageSpan]:
@@ -87,7 +87,7 @@ def search_everything(connection: Connection, tables: Sequence[EncryptedTable]) 
 
 
 def _places(connection: Connection, tables: Sequence[EncryptedTable]) -> list[_Place]:
-    return [*discovery.places(connection, tables), _LargeObjects()]
+    return [*discovery.searched(connection, tables), _LargeObjects()]
 
 
 def _search(

@@ -10,9 +10,9 @@ from typing import cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -36,14 +36,14 @@ FROM (
     SELECT *, row_number() OVER (PARTITION BY place, number ORDER BY random()) AS turn
     FROM (
         SELECT t.ctid AS position, cell.*
-        FROM ONLY {relation} AS t {pages}, LATERAL (VALUES {cells}) AS cell (place, number, size)
+        FROM ONLY {relation} AS t {pages}, LATERAL ({cells}) AS cell (place, number, size)
     ) AS cells
     WHERE {wanted}
 ) AS shuffled
 WHERE turn <= {values}
 ORDER BY turn
 """
-_READ = "SELECT {key}, {value} FROM ONLY {relation} AS t WHERE t.ctid = ANY ({positions}::text[]::tid[])"
+_READ = "SELECT {key}, {value} FROM ONLY {relation} AS t{each} WHERE t.ctid = ANY ({positions}::text[]::tid[])"
 
 Trials = Mapping[tuple[str, KeyVersion], "_Tally"]
 
@@ -117,8 +117,9 @@ def _try(
     wanted: sql.Composable,
 ) -> None:
     key, code = row_key(connection, relation), format_of(value_format)
-    for column, positions in _chosen(connection, value_format, relation, values, pages, wanted).items():
-        for row, stored in _read(connection, relation, key, column, positions):
+    for place, positions in _chosen(connection, value_format, relation, values, pages, wanted).items():
+        column = relation.columns[place].place.name
+        for row, stored in _read(connection, relation, key, relation.columns[place], positions):
             # Every count reports values of another format.
             if (found := code.opened_by(ring, stored)) is not None:
                 version, opener = found
@@ -132,33 +133,50 @@ def _chosen(
     values: int,
     pages: sql.Composable,
     wanted: sql.Composable,
-) -> dict[str, list[str]]:
-    """Returns positions by column, for each version up to so many values and bytes."""
-    cells = sql.SQL(", ").join(
-        sql.SQL("({}, {}, octet_length({}))").format(
-            sql.Literal(place), sql_of(value_format).number_named(column.name), as_text(column.name)
+) -> dict[int, list[str]]:
+    """Returns positions by the column's number, for each version up to so many values and bytes."""
+    named, all_columns = sql_of(value_format).number_named, list(enumerate(relation.columns))
+    parts: list[sql.Composable] = [
+        sql.SQL("SELECT {}, {}, octet_length(each.text) FROM {}").format(
+            sql.Literal(place), named(sql.SQL("each.text")), places.each_value(column, places.stored(column))
         )
-        for place, column in enumerate(relation.columns)
-    )
+        for place, column in all_columns
+        if column.place.elements
+    ]
+    single = [
+        sql.SQL("({}, {}, octet_length({}))").format(
+            sql.Literal(place), named(places.text(column)), places.text(column)
+        )
+        for place, column in all_columns
+        if not column.place.elements
+    ]
+    if single:
+        parts.insert(0, sql.SQL("VALUES {}").format(sql.SQL(", ").join(single)))
+    cells = sql.SQL(" UNION ALL ").join(parts)
     query = sql.SQL(_CHOOSE).format(
         relation=relation.identifier, pages=pages, cells=cells, wanted=wanted, values=sql.Literal(values)
     )
     with heap_scan(connection, relation.label, relation.oid):
         rows = cast("list[tuple[int, int, str, int]]", connection.execute(query).fetchall())
-    found: dict[str, list[str]] = defaultdict(list)
+    found: dict[int, list[str]] = defaultdict(list)
     size_bytes = Counter[tuple[int, int]]()
     for place, number, position, size in rows:
         first, size_bytes[place, number] = not size_bytes[place, number], size_bytes[place, number] + size
         if first or size_bytes[place, number] <= _MOST_BYTES:
-            found[relation.columns[place].name].append(position)
+            found[place].append(position)
     return found
 
 
 def _read(
-    connection: Connection, relation: Relation, key: RowKey, column: str, positions: list[str]
+    connection: Connection, relation: Relation, key: RowKey, column: Column, positions: list[str]
 ) -> Iterator[tuple[str, str]]:
+    elements = column.place.elements
     query = sql.SQL(_READ).format(
-        key=key.of("t"), value=as_text(column), relation=relation.identifier, positions=sql.Literal(positions)
+        key=key.of("t"),
+        value=sql.SQL("each.text") if elements else places.text(column),
+        relation=relation.identifier,
+        each=sql.SQL(", {}").format(places.each_value(column, places.stored(column))) if elements else sql.SQL(""),
+        positions=sql.Literal(positions),
     )
     with heap_scan(connection, relation.label, relation.oid):
         rows = connection.execute(query).fetchall()

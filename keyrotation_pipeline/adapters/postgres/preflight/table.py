@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.engine.vacuum import (
     in_hot_order,
     remembers_six_bytes_a_row,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, unsuitable
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable, Problem
@@ -31,7 +31,7 @@ class Subject:
     @property
     def columns(self) -> list[str]:
         """The declared columns, as a query parameter."""
-        return list(self.table.columns)
+        return list(self.table.stored_columns)
 
     def quoted(self, *parts: str) -> str:
         """Returns a name as it is typed in a statement."""
@@ -47,8 +47,6 @@ def warning(sentence: str) -> Problem:
     """Makes a problem that should be known in advance."""
     return Problem(sentence, fatal=False)
 
-
-SUPPORTED_TYPES = frozenset({"text", "varchar", "citext"})
 
 _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
@@ -111,13 +109,15 @@ def rows_are_in_heaps(subject: Subject) -> Iterator[Problem]:
 
 
 def types_hold_text(subject: Subject) -> Iterator[Problem]:
-    """Requires declared columns to be text, varchar, citext or domains over them."""
+    """Requires the type of each declared column to be one that its place is read from and written to."""
     for relation in subject.relations:
         for column in relation.columns:
-            if column.base_type not in SUPPORTED_TYPES:
+            if not column.holds_values:
+                yield fatal(unsuitable(relation, column))
+            elif column.base_type == "bpchar":
                 yield fatal(
-                    f"column {relation.label}.{column.name} is of type {column.type_sql}, and only text, varchar, "
-                    "citext and domains over them can be rotated; change its type, or remove it from keyrotation.toml"
+                    f"column {relation.label}.{column.name} is of type {column.type_sql}, which pads values; make it "
+                    "text or varchar, or remove it from keyrotation.toml"
                 )
 
 

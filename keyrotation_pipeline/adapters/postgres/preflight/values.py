@@ -9,8 +9,9 @@ from typing import cast
 import psycopg
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, as_text
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
@@ -51,7 +52,7 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
         if subject.connection.execute(_TOASTED, (relation.oid,)).fetchone() != (True,):
             continue
         sizes = [
-            sql.SQL("coalesce(octet_length({}), 0)::bigint").format(as_text(column.name)) for column in relation.columns
+            sql.SQL("coalesce(octet_length({}), 0)::bigint").format(places.text(column)) for column in relation.columns
         ]
         query = sql.SQL("SELECT max({}) FROM ONLY {}").format(sql.SQL(" + ").join(sizes), relation.identifier)
         with heap_scan(subject.connection, relation.label, relation.oid):
@@ -83,10 +84,11 @@ def values_fit(subject: Subject) -> Iterator[Problem]:
 def domains_accept_target(subject: Subject) -> Iterator[Problem]:
     """Requires the CHECKs of a domain to accept every present value under the target version."""
     for relation in subject.heaps:
-        for column in relation.columns:
+        for (_, column), *others in places.by_column(relation.columns):
             if subject.connection.execute(_IS_DOMAIN, (relation.oid, column.name)).fetchone() != (True,):
                 continue
-            query = sql.SQL("SELECT count({}) FROM ONLY {}").format(_under_target(subject, column), relation.identifier)
+            changed = _under_target(subject, [column, *(each for _, each in others)])
+            query = sql.SQL("SELECT count({}) FROM ONLY {}").format(changed, relation.identifier)
             with heap_scan(subject.connection, relation.label, relation.oid):
                 try:
                     subject.connection.execute(query)
@@ -134,7 +136,7 @@ def _try_check(subject: Subject, relation: Relation, name: str, expression: str)
 
 
 def _row_under_target(subject: Subject, relation: Relation) -> sql.Composed:
-    declared = {column.name: column for column in relation.columns}
+    declared = {same[0][1].name: [column for _, column in same] for same in places.by_column(relation.columns)}
     names = [str(name) for (name,) in subject.connection.execute(_ALL_COLUMNS, (relation.oid,)).fetchall()]
     return sql.SQL(", ").join(
         sql.SQL("{} AS {}").format(_under_target(subject, declared[name]), sql.Identifier(name))
@@ -144,19 +146,41 @@ def _row_under_target(subject: Subject, relation: Relation) -> sql.Composed:
     )
 
 
-def _under_target(subject: Subject, column: Column) -> sql.Composed:
-    values = sql_of(subject.table.format)
+def _under_target(subject: Subject, in_column: list[Column]) -> sql.Composed:
+    """Returns a column with every value in it changed to one under the target."""
+    values, column = sql_of(subject.table.format), in_column[0]
+    stored, type_sql = places.stored(column), sql.SQL(column.type_sql)  # quoted by format_type()
+
+    def changed(text: sql.Composable) -> sql.Composed:
+        return sql.SQL("CASE WHEN {} THEN {} END").format(
+            values.has_prefix(text), values.under_another(text, subject.target)
+        )
+
+    if column.place.path:
+        new = places.with_values(stored, [(each, changed(places.text(each))) for each in in_column])
+        return sql.SQL("{}::{}").format(new, type_sql)
+    if column.place.elements:
+        return sql.SQL("ARRAY(SELECT coalesce({}, each.text) FROM {})::{}").format(
+            changed(sql.SQL("each.text")), places.each_value(column, stored), type_sql
+        )
+    text = places.text(column)
+    new = values.under_another(text, subject.target)
     return sql.SQL("CASE WHEN {} THEN {}::{} ELSE {} END").format(
-        values.has_prefix(column.name),
-        values.under_another(column.name, subject.target),
-        sql.SQL(column.type_sql),  # quoted by format_type()
-        sql.Identifier(column.name),
+        values.has_prefix(text),
+        sql.SQL("decode({}, 'escape')").format(new) if column.is_binary else new,
+        type_sql,
+        stored,
     )
 
 
 def _longest(subject: Subject, relation: Relation, column: Column) -> int:
-    longest = sql_of(subject.table.format).longest_under(column.name, subject.target)
-    query = sql.SQL("SELECT {} FROM ONLY {}").format(longest, relation.identifier)
+    values, elements = sql_of(subject.table.format), column.place.elements
+    text = sql.SQL("each.text") if elements else places.text(column)
+    query = sql.SQL("SELECT {} FROM ONLY {}{}").format(
+        values.longest_under(text, subject.target),
+        relation.identifier,
+        sql.SQL(" AS t, {}").format(places.each_value(column, places.stored(column))) if elements else sql.SQL(""),
+    )
     with heap_scan(subject.connection, relation.label, relation.oid):
         row = subject.connection.execute(query).fetchone()
     return cast("tuple[int | None]", row)[0] or 0

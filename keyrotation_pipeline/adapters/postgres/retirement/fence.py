@@ -11,7 +11,7 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
-from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, relations
+from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, places, relations
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import versions_refused
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.retirement import locks
@@ -104,7 +104,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
     """Returns the versions that the table's fence refuses, in order; none unless it is intact on the whole tree.
 
-    Intact means: validated, enforced, inherited, exactly the text that `fence` writes, and on columns of text.
+    Intact means: validated, enforced, inherited, exactly the text that `fence` writes, and on types that hold values.
     """
     return _fences(connection, table, relations.tree(connection, table))
 
@@ -113,7 +113,7 @@ def _fences(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
 ) -> tuple[KeyVersion, ...]:
     standing = _definitions(connection, [relation.oid for relation in tree])
-    return _whole(tree, standing, quoted_names(connection, table.columns))
+    return _whole(tree, standing, quoted_names(connection, table.stored_columns))
 
 
 def all_fences(
@@ -123,7 +123,7 @@ def all_fences(
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
     standing = _definitions(connection, sorted(oids))
-    names = quoted_names(connection, sorted({column for table in tables for column in table.columns}))
+    names = quoted_names(connection, sorted({column for table in tables for column in table.stored_columns}))
     return {
         table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names)
         for table, tree in trees.items()
@@ -141,9 +141,8 @@ def _whole(
     # The server never checks a foreign table against its declared CHECK.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
         return ()
-    # For another type (jsonb, bytea, an array) the text that the CHECK tests is not the value, but the result of a
-    # cast.
-    if not all(column.is_text for relation in tree for column in relation.columns):
+    # For another type the text that the CHECK tests would not be the value, but the result of a cast.
+    if not all(column.holds_values for relation in tree for column in relation.columns):
         return ()
     named = {versions_refused(standing.get(relation.oid, "")) for relation in tree}
     versions = named.pop()
@@ -163,13 +162,14 @@ def definition(connection: Connection, relation: relations.Relation, versions: I
 
 def _definition(relation: relations.Relation, versions: Iterable[KeyVersion], names: Mapping[str, str]) -> str:
     wanted = tuple(versions)
-    cases = [grammar_sql.refusal(_text_of(column, names), wanted) for column in relation.columns]
+    cases = [_refusal(column, names[column.name], wanted) for column in relation.columns]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
-def _text_of(column: relations.Column, names: Mapping[str, str]) -> str:
-    name = names[column.name]
-    return name if column.type_sql == "text" else f"({name})::text"
+def _refusal(column: relations.Column, name: str, versions: Sequence[KeyVersion]) -> str:
+    if column.place.elements:
+        return grammar_sql.refusal_in_array(name, versions)
+    return grammar_sql.refusal(places.printed_text(column, name), versions)
 
 
 def _put(

@@ -23,7 +23,7 @@ from typing import Any, NoReturn, cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
-from keyrotation_pipeline.adapters.postgres.inventory import relations, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.retirement import locks
@@ -63,8 +63,8 @@ DECLARE
     refused integer;
 BEGIN
     BEGIN
-        changed := ARRAY[{changed}];
-    EXCEPTION WHEN undefined_column THEN
+        changed := {changed};
+    EXCEPTION WHEN {changed_table} THEN
         RETURN NULL;
     END;
     FOREACH written IN ARRAY changed LOOP
@@ -83,6 +83,10 @@ BEGIN
 END
 """
 _CHANGED = "CASE WHEN pg_typeof(NEW.{name}) = {type}::regtype AND {new} IS DISTINCT FROM {old} THEN {new} END"
+_ELEMENTS = (
+    "CASE WHEN pg_typeof(NEW.{name}) = {type}::regtype AND {new} IS DISTINCT FROM {old} "
+    "THEN ARRAY(SELECT unnest(NEW.{name})::text) END"
+)
 _HALVES = own("keyrotation.retired_signing_halves")
 _TYPES = """
 SELECT attname, atttypid::bigint FROM pg_attribute WHERE attrelid = %s::bigint::oid AND attname = ANY (%s)
@@ -222,7 +226,9 @@ def _whole(
         return ()
     body = _body(connection, table, versions)
     for relation in tree:
-        if not (relation.is_heap or relation.holds_no_rows) or not all(column.is_text for column in relation.columns):
+        if not (relation.is_heap or relation.holds_no_rows) or not all(
+            column.holds_values for column in relation.columns
+        ):
             return ()
         for name in names(connection):
             expected = _Trigger(
@@ -253,7 +259,9 @@ def _put(
         *_drops(connection, tree),
     ]
     statements += [
-        sql.SQL(_definition(connection, table, each, name)).format() for each in roots for name in names(connection)
+        sql.Composed([sql.SQL(_definition(connection, table, each, name))])
+        for each in roots
+        for name in names(connection)
     ]
     statements += [always.format(each.identifier, sql.Identifier(name)) for each in tree for name in names(connection)]
     return locks.change(connection, table, root, statements, wait=wait)
@@ -295,27 +303,33 @@ def _function(connection: Connection, table: EncryptedTable, versions: Sequence[
 
 
 def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion]) -> str:
-    names = quoted_names(connection, table.columns)
+    names = quoted_names(connection, table.stored_columns)
     root = relations.root(relations.tree(connection, table), table)
-    found = connection.execute(_TYPES, (root.oid, list(table.columns))).fetchall()
+    found = connection.execute(_TYPES, (root.oid, list(table.stored_columns))).fetchall()
     types = dict(cast("list[tuple[str, int]]", found))
-    changed = [
-        _CHANGED.format(
-            name=names[column],
-            type=types[column],
-            new=_text(f"NEW.{names[column]}"),
-            old=_text(f"OLD.{names[column]}"),
-        )
-        for column in table.columns
-    ]
+
+    def of_column(template: str, column: relations.Column) -> str:
+        name = names[column.name]
+        new, old = _text(column, f"NEW.{name}"), _text(column, f"OLD.{name}")
+        return template.format(name=name, type=types[column.name], new=new, old=old)
+
+    single = [of_column(_CHANGED, column) for column in root.columns if not column.place.elements]
+    several = [of_column(_ELEMENTS, column) for column in root.columns if column.place.elements]
+    changed = " || ".join([f"ARRAY[{', '.join(single)}]" if single else "ARRAY[]::text[]", *several])
+    # A cast to text is there for every type; where bytes, documents and arrays are, the functions may be missing.
+    only_text = all(column.is_text for column in root.columns)
+    errors = "undefined_column" if only_text else "undefined_column OR undefined_function"
     form = shape(sql.SQL("written")).as_string(connection)
     numbers = ", ".join(str(version.number) for version in versions)
     halves = _HALVES.as_string(connection)
-    return _BODY.format(changed=", ".join(changed), shape=form, halves=halves, versions=numbers, mac=MAC_BYTES)
+    return _BODY.format(
+        changed=changed, changed_table=errors, shape=form, halves=halves, versions=numbers, mac=MAC_BYTES
+    )
 
 
-def _text(column: str) -> str:
-    return f'{column}::text COLLATE "C"'
+def _text(column: relations.Column, name: str) -> str:
+    text = places.read_as_text(column, sql.SQL("{}").format(sql.SQL(name))).as_string(None)
+    return f'{text} COLLATE "C"'
 
 
 def _definition(connection: Connection, table: EncryptedTable, relation: relations.Relation, name: str) -> str:
@@ -331,7 +345,7 @@ def _definition(connection: Connection, table: EncryptedTable, relation: relatio
 
 
 def _difference(column: relations.Column, name: str) -> str:
-    old, new = (each if column.type_sql == "text" else f"({each})::text" for each in (f"old.{name}", f"new.{name}"))
+    old, new = (places.printed_text(column, f"{row}.{name}") for row in ("old", "new"))
     return f'(({old} COLLATE "C") IS DISTINCT FROM ({new} COLLATE "C"))'
 
 

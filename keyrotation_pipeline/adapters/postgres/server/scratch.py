@@ -20,6 +20,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, for_dumps_of
@@ -29,6 +30,7 @@ from keyrotation_pipeline.adapters.postgres.server.restored_copy import Target, 
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import HomeError, KeyRotationError, MalformedCiphertextError
+from keyrotation_pipeline.fieldcrypto.arrays import array_text
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseCopy
@@ -166,17 +168,23 @@ class ScratchDump:
         """See `RekeyableDump.read`."""
         name = sql.Identifier(table.name.schema, table.name.table)
         label = name.as_string(self._connection)
-        others = [str(row[0]) for row in self._connection.execute(_OTHERS, (label, list(table.columns)))]
+        columns = relations.root(relations.tree(self._connection, table), table).columns
+        others = [str(row[0]) for row in self._connection.execute(_OTHERS, (label, list(table.stored_columns)))]
+        documents = [[column for _, column in each] for each in places.by_column(columns) if each[0][1].place.path]
         query = sql.SQL("SELECT ROW({})::text, {} FROM {}").format(
-            sql.SQL(", ").join(map(sql.Identifier, others)),
-            sql.SQL(", ").join(map(sql.Identifier, table.columns)),
+            sql.SQL(", ").join([*map(sql.Identifier, others), *map(places.without_values, documents)]),
+            sql.SQL(", ").join(map(places.text, columns)),
             name,
         )
+        arrays = [column.place.elements for column in columns]
         rows = values = failures = total = 0
         with self._connection.transaction(), self._connection.cursor("rows") as cursor:
             cursor.itersize = _ROWS
             for rest, *stored in cursor.execute(query):
-                opened = [_opened(ring, value) for value in stored]
+                cells = (
+                    [value] if not array else _elements(value) for value, array in zip(stored, arrays, strict=True)
+                )
+                opened = [_opened(ring, value) for cell in cells for value in cell]
                 rows += 1
                 values += sum(kind == "decrypted" for kind, _ in opened)
                 failures += sum(kind == "failed" for kind, _ in opened)
@@ -190,6 +198,14 @@ class ScratchDump:
             content = text.encode(errors="surrogatepass")
             code.update(f"{kind} {len(content)} ".encode() + content)
         return int.from_bytes(code.digest())
+
+
+def _elements(stored: object) -> list[object]:
+    """Returns the elements of an array, and its shape, which is not encrypted."""
+    if stored is None:
+        return [None]
+    array = array_text(str(stored).encode())
+    return [b"".join(array.parts).decode(), *(None if each is None else each.decode() for each in array.elements)]
 
 
 def _opened(ring: KeyRing, stored: object) -> tuple[str, str]:

@@ -1,0 +1,131 @@
+"""Expresses in SQL how the values of a place are read, searched and written: of a column, a JSON path, an array.
+
+The engine, the counts, the fences and the search for undeclared values all take these expressions, so what one of them
+calls a value is a value for all.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column
+
+Condition = Callable[[sql.Composable], sql.Composable]
+
+# The elements of an array, whatever its dimensions.
+_ELEMENTS = 'unnest({array}) AS element (value), LATERAL (SELECT element.value::text COLLATE "C") AS each (text)'
+_EACH = sql.SQL("each.text")
+# Characters that array_out() quotes.
+_QUOTED = frozenset('"\\{}, \t\n\r\v\f')
+
+
+def stored(column: Column) -> sql.Composable:
+    """Returns the column that a place is in."""
+    return sql.Identifier(column.name)
+
+
+def text(column: Column, base: sql.Composable | None = None) -> sql.Composed:
+    """Returns the value of a place as text under "C", NULL where there is none; of an array the whole as text.
+
+    Bytes other than ASCII become escapes, so that only the bytes of a value are its text.
+
+    Args:
+        base: the column; None: by its name.
+    """
+    return sql.SQL('({} COLLATE "C")').format(read_as_text(column, base))
+
+
+def read_as_text(column: Column, base: sql.Composable | None = None) -> sql.Composed:
+    """Returns the same without a collation."""
+    base = stored(column) if base is None else base
+    if column.place.path:
+        return sql.SQL("({} #>> {})").format(base, path(column))
+    if column.is_binary:
+        return sql.SQL("encode({}, 'escape')").format(base)
+    return sql.SQL("{}::text").format(base)
+
+
+def read(column: Column, base: sql.Composable) -> sql.Composed:
+    """Returns the value as the engine takes it: bytes as bytes, all else as text."""
+    return sql.SQL("{}::bytea").format(base) if column.is_binary else read_as_text(column, base)
+
+
+def path(column: Column) -> sql.Composable:
+    """Returns a place's path."""
+    return sql.SQL(_printed_path(column))
+
+
+def printed_text(column: Column, name: str) -> str:
+    """Returns the value of a place as text, exactly as PostgreSQL 14 to 18 print that expression.
+
+    Args:
+        name: the column, as they print it.
+    """
+    if column.place.path:
+        return f"({name} #>> {_printed_path(column)})"
+    if column.is_binary:
+        return f"encode({name}, 'escape'::text)"
+    return name if column.type_sql == "text" else f"({name})::text"
+
+
+def _printed_path(column: Column) -> str:
+    keys = ",".join(map(_array_item, column.place.path)).replace("'", "''")
+    return f"'{{{keys}}}'::text[]"
+
+
+def any_value(column: Column, condition: Condition, base: sql.Composable | None = None) -> sql.Composable:
+    """Returns whether a condition on a value's text holds; of an array, for any of its elements."""
+    if not column.place.elements:
+        return condition(text(column, base))
+    elements = sql.SQL(_ELEMENTS).format(array=stored(column) if base is None else base)
+    return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(elements, condition(_EACH))
+
+
+def number(column: Column, condition: Condition) -> sql.Composed:
+    """Returns an aggregate: the number of values whose text meets a condition."""
+    if not column.place.elements:
+        return sql.SQL("count(*) FILTER (WHERE {})").format(condition(text(column)))
+    elements = sql.SQL(_ELEMENTS).format(array=stored(column))
+    return sql.SQL("coalesce(sum((SELECT count(*) FROM {} WHERE {})), 0)::bigint").format(elements, condition(_EACH))
+
+
+def each_value(column: Column, base: sql.Composable) -> sql.Composed:
+    """Returns an item of a FROM list: a row of one column, the value's text, for each value."""
+    if not column.place.elements:
+        return sql.SQL("(SELECT {}) AS each (text)").format(text(column, base))
+    return sql.SQL(_ELEMENTS).format(array=base)
+
+
+def by_column(columns: Sequence[Column]) -> list[list[tuple[int, Column]]]:
+    """Returns the places of each stored column, with their numbers in the declaration."""
+    order = {column.name: number for number, column in reversed(list(enumerate(columns)))}
+    listed = sorted(enumerate(columns), key=lambda each: order[each[1].name])
+    return [list(same) for _, same in groupby(listed, key=lambda each: each[1].name)]
+
+
+def with_values(base: sql.Composable, values: Sequence[tuple[Column, sql.Composable]]) -> sql.Composed:
+    """Returns a document with new values at the paths of some places in it; NULL leaves a path as it is.
+
+    A path that the document does not have is not made.
+    """
+    document = sql.SQL("{}").format(base)
+    for place, value in values:
+        document = sql.SQL("jsonb_set_lax({}, {}, to_jsonb({}::text), false, 'return_target')").format(
+            document, path(place), value
+        )
+    return document
+
+
+def without_values(columns: Sequence[Column]) -> sql.Composed:
+    """Returns a document with null at the paths of some places in it."""
+    document = sql.SQL("{}").format(stored(columns[0]))
+    for place in columns:
+        document = sql.SQL("jsonb_set({}, {}, 'null', false)").format(document, path(place))
+    return document
+
+
+def _array_item(key: str) -> str:
+    if key and key.upper() != "NULL" and set(key).isdisjoint(_QUOTED):
+        return key
+    return '"' + key.replace("\\", "\\\\").replace('"', '\\"') + '"'

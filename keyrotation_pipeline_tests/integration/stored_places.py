@@ -1,0 +1,88 @@
+"""Two values a row in every format and place: how an application stores and reads them, without the engine's code."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import LiteralString
+
+from cryptography.fernet import InvalidToken
+
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline_tests.integration.encrypted_rows import opened, sealed
+from keyrotation_pipeline_tests.integration.fernet_rows import library, token
+
+SLOTS = ("a", "b")
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A table ``(id, …, n)`` with two values a row.
+
+    Args:
+        columns: their definition.
+        places: where the values are.
+        put: the assignments that store each value; its parameter is the value, or NULL.
+        get: the expressions that read each value.
+        neighbour: an assignment of the application that changes what is around the values.
+        neighbours: what it has changed, as a number.
+    """
+
+    columns: LiteralString
+    places: tuple[Place, Place]
+    put: tuple[LiteralString, LiteralString]
+    get: tuple[LiteralString, LiteralString]
+    neighbour: LiteralString = "n = n + 1"
+    neighbours: LiteralString = "n"
+
+    def table(self, name: str, values: ValueFormat = NATIVE) -> EncryptedTable:
+        return EncryptedTable.of(TableName("public", name), self.places, values)
+
+
+STORED: Mapping[str, Stored] = MappingProxyType(
+    {
+        "text": Stored("a text, b varchar(900)", (Place("a"), Place("b")), ("a = %s", "b = %s"), ("a", "b")),
+        "bytea": Stored(
+            "a bytea, b bytea",
+            (Place("a"), Place("b")),
+            ("a = convert_to(%s, 'UTF8')", "b = convert_to(%s, 'UTF8')"),
+            ("convert_from(a, 'UTF8')", "convert_from(b, 'UTF8')"),
+        ),
+        "jsonb": Stored(
+            """doc jsonb NOT NULL DEFAULT '{"secrets": {"a": null}, "b, c": [{"x": null}], "n": 0}'""",
+            (Place("doc", ("secrets", "a")), Place("doc", ("b, c", "0", "x"))),
+            (
+                "doc = jsonb_set(doc, '{secrets,a}', coalesce(to_jsonb(%s::text), 'null'))",
+                """doc = jsonb_set(doc, '{"b, c",0,x}', coalesce(to_jsonb(%s::text), 'null'))""",
+            ),
+            ("doc #>> '{secrets,a}'", """doc #>> '{"b, c",0,x}'"""),
+            "doc = jsonb_set(doc, '{n}', to_jsonb((doc->>'n')::int + 1))",
+            "(doc->>'n')::int",
+        ),
+        "array": Stored(
+            "a text[] DEFAULT '{NULL,NULL,\"\"}', b varchar(900)[] DEFAULT '[0:1][1:2]={{NULL,NULL},{\"\",NULL}}'",
+            (Place("a", elements=True), Place("b", elements=True)),
+            ("a[2] = %s", "b[1][2] = %s"),
+            ("a[2]", "b[1][2]"),
+        ),
+    }
+)
+FORMATS = {"native": NATIVE, "fernet": FERNET}
+
+
+def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:
+    return sealed(ring, version, text) if values == NATIVE else token(ring, KeyVersion(version), text)
+
+
+def open_value(values: ValueFormat, ring: KeyRing, stored: str | None) -> tuple[str, str] | None:
+    """Version and plaintext of a stored value; NULL and '' as they are."""
+    if not stored or values == NATIVE:
+        return opened(ring, stored)
+    for version in ring.versions:
+        try:
+            return str(version), library(ring.material(version)).decrypt(stored).decode()
+        except InvalidToken:
+            continue
+    raise AssertionError("no key opens a value")
