@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,7 +23,7 @@ class TestArchivedInAws(TestKeySecrets):
     """A Secret, and in AWS the secrets whose names begin with that of `aws` and a hyphen."""
 
     __test__ = False
-    aws: TestSecret
+    aws: TestSecret = field(kw_only=True)
 
     @property
     def index(self) -> str:
@@ -37,7 +37,8 @@ class TestArchivedInAws(TestKeySecrets):
 
         live = SecretName(self.cluster.namespace, self.name)
         archived = InAws(self.aws.prefix, SystemClock(), self.aws.region, self.aws.url)
-        return KubernetesKeyStore(KeySecrets(live, archived, Access(self.kubeconfig)), clock or SystemClock())
+        secrets = KeySecrets(live, archived, Access(self.kubeconfig), self.variable)
+        return KubernetesKeyStore(secrets, clock or SystemClock())
 
     def archives(self) -> list[str]:
         return self.aws.archives()
@@ -77,7 +78,7 @@ def new_split_secrets(
     def new() -> TestArchivedInAws:
         plain = new_key_secrets()
         plain.delete(plain.archive)
-        made = TestArchivedInAws(plain.cluster, plain.name, plain.kubeconfig, new_secret())
+        made = TestArchivedInAws(plain.cluster, plain.name, plain.kubeconfig, plain.variable, aws=new_secret())
         made.open().create()
         return made
 

@@ -25,12 +25,17 @@ _numbers = itertools.count()
 
 @dataclass(frozen=True)
 class TestSecret:
-    """A secret, a client that looks past our adapter, and the adapter."""
+    """A secret, a client that looks past our adapter, and the adapter.
+
+    Args:
+        variable: see `AwsSecret`.
+    """
 
     __test__ = False
     name: str
     url: str
     client: Any
+    variable: str | None = None
 
     @property
     def region(self) -> str:
@@ -43,7 +48,17 @@ class TestSecret:
     def open(self) -> "AwsKeyStore":
         from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415
 
-        return AwsKeyStore(AwsSecret(self.name, self.prefix, REGION, self.url), SystemClock())
+        return AwsKeyStore(AwsSecret(self.name, self.prefix, REGION, self.url, self.variable), SystemClock())
+
+    def listed(self) -> str | None:
+        """The application's own list."""
+        text: str | None = json.loads(self.text()).get(self.variable)
+        return text
+
+    def change_list(self, text: str | None) -> None:
+        """Change it past our adapter; None: take it away."""
+        entries = {name: value for name, value in json.loads(self.text()).items() if name != self.variable}
+        self.overwrite(json.dumps(entries if text is None else {**entries, str(self.variable): text}))
 
     def text(self, name: str | None = None, **which: str) -> str:
         which = which or {"VersionStage": "AWSCURRENT"}
@@ -113,7 +128,13 @@ def operation_of(request: Any) -> str:  # noqa: ANN401 - botocore's
 
 
 @pytest.fixture
-def new_secret(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], TestSecret]:
+def key_list() -> str | None:
+    """The name of the application's own list in every store that is made; a module that wants one overrides it."""
+    return None
+
+
+@pytest.fixture
+def new_secret(s3_url: str, monkeypatch: pytest.MonkeyPatch, key_list: str | None) -> Callable[[], TestSecret]:
     """Makes another secret, without a key, at each call; credentials are in the environment."""
     import boto3  # noqa: PLC0415
 
@@ -122,7 +143,7 @@ def new_secret(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Tes
     client = boto3.client("secretsmanager", endpoint_url=s3_url, region_name=REGION)
 
     def new() -> TestSecret:
-        secret = TestSecret(f"pazpaz/encryption-key-{next(_numbers)}", s3_url, client)
+        secret = TestSecret(f"pazpaz/encryption-key-{next(_numbers)}", s3_url, client, key_list)
         secret.open().create()
         return secret
 

@@ -72,12 +72,17 @@ class TestCluster:
 
 @dataclass(frozen=True)
 class TestKeySecrets:
-    """The Secrets of one key store, and the store."""
+    """The Secrets of one key store, and the store.
+
+    Args:
+        variable: see `KeySecrets`.
+    """
 
     __test__ = False
     cluster: TestCluster
     name: str
     kubeconfig: Path
+    variable: str | None = None
 
     @property
     def archive(self) -> str:
@@ -89,7 +94,16 @@ class TestKeySecrets:
         from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
-        return KubernetesKeyStore(KeySecrets(live, archive, Access(self.kubeconfig)), clock or SystemClock())
+        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.variable)
+        return KubernetesKeyStore(secrets, clock or SystemClock())
+
+    def listed(self) -> str | None:
+        """The application's own list."""
+        return self.entries().get(str(self.variable))
+
+    def change_list(self, text: str | None) -> None:
+        """Change it past our adapter; None: take it away."""
+        self.overwrite({str(self.variable): text})
 
     def secret(self, name: str = "") -> dict[str, Any]:
         content: dict[str, Any] = self.cluster.ask("GET", f"secrets/{name or self.name}")
@@ -232,11 +246,11 @@ def write_kubeconfig(path: Path, server: str, token: str, certificate: Path | No
 
 
 @pytest.fixture
-def new_key_secrets(cluster: TestCluster) -> Callable[[], TestKeySecrets]:
+def new_key_secrets(cluster: TestCluster, key_list: str | None) -> Callable[[], TestKeySecrets]:
     """Makes another pair of Secrets, without a key, at each call."""
 
     def new() -> TestKeySecrets:
-        secrets = TestKeySecrets(cluster, f"pazpaz-secrets-{next(_numbers)}", cluster.kubeconfig)
+        secrets = TestKeySecrets(cluster, f"pazpaz-secrets-{next(_numbers)}", cluster.kubeconfig, key_list)
         secrets.open().create()
         return secrets
 

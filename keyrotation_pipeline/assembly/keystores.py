@@ -1,6 +1,6 @@
 """Opens the key store and the places of backups from settings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import GivenKeys
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import BackupVault
 from keyrotation_pipeline.ports.clock import Clock
@@ -29,7 +30,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
-from keyrotation_pipeline.settings.sections import AwsStoreSettings, KeysSettings, KubernetesStoreSettings
+from keyrotation_pipeline.settings.sections import AwsStoreSettings, KubernetesStoreSettings
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 def open_key_store(settings: Settings) -> KeyStore:
     """Returns the key store of `[keys]`; connects to nothing yet."""
-    return _remote(settings.keys) or FileKeyStore(settings.keys_directory, settings.key_variable)
+    return _remote(settings) or FileKeyStore(settings.keys_directory, settings.key_variable)
 
 
 def every_key(store: KeyStore) -> KeyRing:
@@ -55,7 +56,7 @@ def every_key(store: KeyStore) -> KeyRing:
 
 def create_key_store(settings: Settings) -> None:
     """Creates the key store if it is lost or was never created; an existing one is left unchanged."""
-    if (remote := _remote(settings.keys)) is not None:
+    if (remote := _remote(settings)) is not None:
         remote.create()
     else:
         FileKeyStore.create(settings.keys_directory, settings.key_variable)
@@ -72,7 +73,7 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     Raises:
         KeyStoreError: it cannot be read, or holds several keys and nothing names the primary.
     """
-    in_aws, remote = settings.keys.store == "aws-secrets-manager", _remote(settings.keys)
+    in_aws, remote = settings.keys.store == "aws-secrets-manager", _remote(settings)
     if not in_aws and not (remote.exists() if remote is not None else settings.keys_directory.is_dir()):
         return None
     if remote is not None:
@@ -82,7 +83,7 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     places: Mapping[KeyVersion, str] = {}
     keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
     if in_aws and settings.keys.aws is not None:
-        found = _aws(settings.keys.aws).manual_secrets()
+        found = _aws(settings.keys.aws, None).manual_secrets()
         # Once the live secret names its primary, it holds all that applications use: ignore other secrets.
         if found.plain or primary is None:
             keys, places = {**found.keys, **keys}, found.places
@@ -97,32 +98,51 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
 
 
 def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
-    """Returns the keys in the application's own list, of which the first encrypts; None if it is not set.
+    """Returns the keys of an application that reads its own list, of which the first encrypts; None: there is none.
 
-    The oldest of the list becomes v1. Where keys were imported before, they keep their versions, and a key that is not
-    among them is refused.
+    Before they are imported they are those of the list in the environment, else of the one that the key store has
+    under the same name; the oldest becomes v1. Then they keep their versions, and a key that is not among them is
+    refused.
 
     Raises:
         InvalidKeyError: an entry is not a key.
-        KeyStoreError: an entry is another key than those that were imported.
+        KeyStoreError: an entry is another key than those that were imported; or the two lists differ.
     """
-    name = settings.key_variable
-    if name is None or not environment.get(name, "").strip():
+    if (name := settings.key_variable) is None:
         return None
-    given = keys_in_list(environment[name], name)
-    imported = keys_in_store(settings, environment)
-    if imported is None:
-        versions = {KeyVersion(number): key for number, key in enumerate(reversed(given), 1)}
-        places = {version: f"entry {len(given) - version.number + 1} of {name}" for version in versions}
-        return GivenKeys(KeyRing(versions, KeyVersion(len(given))), places.__getitem__)
-    known = {imported.ring.material(version) for version in imported.ring.versions}
+    remote = _remote(settings)
+    there = remote.exists() if remote is not None else settings.keys_directory.is_dir()
+    if there and remote is not None:
+        remote.create()  # its archive may not exist yet
+    store = open_key_store(settings)
+    given = keys_in_list(environment[name], name) if environment.get(name, "").strip() else ()
+    if there and (stored := store.read()).primary is not None:
+        _require_imported(given, stored, name)
+        return GivenKeys(stored.ring(), store.place_of)
+    # A list is imported as a whole: until then the store names no primary.
+    place, text = name, remote.listed() if there and remote is not None else None
+    if text is not None and text.strip():
+        place = f"the entry {name} in {store.description}"
+        kept = keys_in_list(text, place)
+        if given and given != kept:
+            raise KeyStoreError(
+                f"{name} in the environment and {place} are different lists; unset {name}, or correct the entry"
+            )
+        given = kept
+    if not given:
+        return None
+    versions = {KeyVersion(number): key for number, key in enumerate(reversed(given), 1)}
+    places = {version: f"key {len(given) - version.number + 1} of {place}" for version in versions}
+    return GivenKeys(KeyRing(versions, KeyVersion(len(given))), places.__getitem__)
+
+
+def _require_imported(given: Sequence[KeyMaterial], stored: StoredKeys, name: str) -> None:
     for place, key in enumerate(given, 1):
-        if key not in known:
+        if key not in stored.live.values():
             raise KeyStoreError(
                 f"entry {place} of {name} is none of the keys that were imported; leave {name} as the key store "
                 "delivers it, and replace keys by `keyrotation request` alone"
             )
-    return imported
 
 
 def _named_primary(keys: Mapping[KeyVersion, KeyMaterial], environment: Mapping[str, str]) -> KeyVersion:
@@ -144,27 +164,28 @@ def convert_key_store(settings: Settings, ring: KeyRing) -> None:
     """
     if settings.keys.aws is None or settings.keys.store != "aws-secrets-manager":
         raise ConfigurationError('--convert is for [keys] store = "aws-secrets-manager" only; leave it out')
-    _aws(settings.keys.aws).convert(ring)
+    _aws(settings.keys.aws, None).convert(ring)
 
 
-def _remote(keys: KeysSettings) -> "AwsKeyStore | KubernetesKeyStore | None":
+def _remote(settings: Settings) -> "AwsKeyStore | KubernetesKeyStore | None":
     """Returns the store that is a service; None: the keys are in files."""
+    keys, variable = settings.keys, settings.key_variable
     if keys.store == "aws-secrets-manager" and keys.aws is not None:
-        return _aws(keys.aws)
+        return _aws(keys.aws, variable)
     if keys.store == "kubernetes-secret" and keys.kubernetes is not None:
-        return _kubernetes(keys.kubernetes)
+        return _kubernetes(keys.kubernetes, variable)
     return None
 
 
-def _aws(declared: AwsStoreSettings) -> "AwsKeyStore":
+def _aws(declared: AwsStoreSettings, variable: str | None) -> "AwsKeyStore":
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = declared.archive_prefix or f"{declared.secret_id}-"
-    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url)
+    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, variable)
     return AwsKeyStore(secret, SystemClock())
 
 
-def _kubernetes(declared: KubernetesStoreSettings) -> "KubernetesKeyStore":
+def _kubernetes(declared: KubernetesStoreSettings, variable: str | None) -> "KubernetesKeyStore":
     from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415  the client takes a second to import
     from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
     from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
@@ -176,7 +197,8 @@ def _kubernetes(declared: KubernetesStoreSettings) -> "KubernetesKeyStore":
         if archive is None
         else InAws(archive.prefix, SystemClock(), archive.region_name, archive.endpoint_url)
     )
-    return KubernetesKeyStore(KeySecrets(live, place, Access(declared.kubeconfig, declared.context)), SystemClock())
+    access = Access(declared.kubeconfig, declared.context)
+    return KubernetesKeyStore(KeySecrets(live, place, access, variable), SystemClock())
 
 
 def signing_key(settings: Settings) -> SigningKey:

@@ -96,7 +96,7 @@ def _keys_in_use(declared: Settings) -> GivenKeys | None:
     """The keys in the environment, else those already in the application's key store; None if there are none."""
     environment = settings.process_environment()
     if declared.key_variable is not None:
-        return listed_keys(declared, environment) or keys_in_store(declared, environment)
+        return listed_keys(declared, environment)
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return GivenKeys(KeyRing.from_environment(environment), variable_of)
     return keys_in_store(declared, environment)

@@ -97,6 +97,7 @@ class StoredKeys:
         roster: digest of the roster that is pinned; None in a store from before it was stored there.
         compromised: versions that applications must never encrypt under again.
         left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
+        undelivered: why the application's own list is not that of the live keys; None: it is, or there is none.
     """
 
     live: Mapping[KeyVersion, KeyEntry]
@@ -107,6 +108,7 @@ class StoredKeys:
     roster: str | None = None
     compromised: frozenset[KeyVersion] = frozenset()
     left_behind: Mapping[KeyVersion, str] = field(default_factory=dict)
+    undelivered: str | None = None
 
     @classmethod
     def of(
@@ -137,8 +139,13 @@ class StoredKeys:
     @property
     def fingerprints(self) -> frozenset[str]:
         """The fingerprints of every key in the store, live or archived."""
+        return frozenset(key.fingerprint for key in self.materials)
+
+    @property
+    def materials(self) -> tuple[KeyMaterial, ...]:
+        """Every key in the store, live or archived, that is not damaged."""
         entries = (*self.live.values(), *self.archived.values())
-        return frozenset(entry.fingerprint for entry in entries if isinstance(entry, KeyMaterial))
+        return tuple(entry for entry in entries if isinstance(entry, KeyMaterial))
 
     def material(self, version: KeyVersion) -> KeyMaterial:
         """A live or archived key.

@@ -212,7 +212,8 @@ def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord
         tampered = [str(error)]
     else:
         tampered = []
-    return [*unnamed, *stored.left_behind.values(), *lost_keys(pipeline, stored, records), *tampered]
+    undelivered = [] if stored.undelivered is None else [stored.undelivered]
+    return [*unnamed, *undelivered, *stored.left_behind.values(), *lost_keys(pipeline, stored, records), *tampered]
 
 
 def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:

@@ -67,8 +67,8 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     new = [version for version in ring.versions if version not in registered]
     for version in new:
         stored = _import(pipeline, stored, version, ring.material(version))
-    if stored.primary is None:
-        stored = pipeline.keys.set_primary(ring.primary, stored.revision)
+    if stored.primary is None or stored.undelivered is not None:
+        stored = pipeline.keys.set_primary(stored.primary or ring.primary, stored.revision)
     for version in new:
         state = KeyState.ACTIVE if version == stored.primary else KeyState.DEACTIVATED
         fingerprint = ring.material(version).fingerprint

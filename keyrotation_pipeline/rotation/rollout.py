@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
@@ -41,12 +42,22 @@ def roll_out(
     Raises:
         BlockedError: timed out, with the sentence that says what is pending; or the request was paused or cancelled.
     """
+    _deliver_again(pipeline)
     wait = _Wait(pipeline, rotation, goal)
 
     def forward(done: int, total: int, note: str) -> None:
         report(Progress(step, str(goal), done, total, "instances", note))
 
     return pipeline.rollout.roll_out(goal, wait.pending, forward)
+
+
+def _deliver_again(pipeline: Pipeline) -> None:
+    """Has the store write the application's list again, if somebody changed that: no restart would give it the keys."""
+    if all(table.format == NATIVE for table in pipeline.tables):
+        return  # its applications read the keys as they are stored
+    stored = pipeline.keys.read()
+    if stored.undelivered is not None and stored.primary is not None:
+        pipeline.keys.set_primary(stored.primary, stored.revision)
 
 
 def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:

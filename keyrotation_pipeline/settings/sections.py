@@ -346,6 +346,16 @@ def _as_place(entry: object) -> object:
     return entry
 
 
+# Entries of a key store in a service: `live_secret` in AWS, `keyring` in Kubernetes.
+_OURS = re.compile(
+    r"primary|compromised|v[0-9]+|ENCRYPTION_(MASTER_KEY|PRIMARY_VERSION|COMPROMISED_VERSIONS).*", re.IGNORECASE
+)
+
+
+def _is_entry_of_ours(name: str) -> bool:
+    return _OURS.fullmatch(name) is not None
+
+
 class TableSettings(Section):
     """One `[[tables]]`: a table with encrypted columns.
 
@@ -533,12 +543,10 @@ class File(Section):
 
     @model_validator(mode="after")
     def _format_can_be_delivered(self) -> Self:
-        if self.format.name == NATIVE.name:
-            return self
-        if self.keys.store != "file":
+        if self.format.keys is not None and self.keys.store != "file" and _is_entry_of_ours(self.format.keys.env):
             raise ConfigurationError(
-                f'[keys] store = "{self.keys.store}" does not deliver the keys of "{self.format.name}" yet; write '
-                'store = "file"'
+                f"[format] keys names {self.format.keys.env}, which the key store uses itself; have the application "
+                "read its list under another name, such as FERNET_KEYS"
             )
         return self
 

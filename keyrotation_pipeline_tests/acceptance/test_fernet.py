@@ -26,14 +26,19 @@ from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 
 ROWS = 120
+DELIVERED = Path(".keyrotation/keys/application.env")
 
 
 @dataclass
 class Application:
-    """What an operator runs: it reads the file that the key store delivers, as its library reads it."""
+    """What an operator runs: it reads the list that the key store delivers, as its library reads it.
+
+    Args:
+        delivered: the text of the list.
+    """
 
     url: str
-    delivered: Path
+    delivered: Callable[[], str]
     keys: MultiFernet
     expected: dict[int, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
@@ -41,9 +46,7 @@ class Application:
 
     def listed(self) -> list[str]:
         """The delivered keys, in order."""
-        name, _, listed = self.delivered.read_text().strip().partition("=")
-        assert name == "FIELD_KEYS"
-        return listed.split(",")
+        return self.delivered().split(",")
 
     def reload(self) -> None:
         """As a restart with the new environment."""
@@ -150,6 +153,37 @@ class Home(Commands):
         pytest.fail(f"not over: {waited}")
 
 
+CONFIRM = '[rollout]\nmode = "confirm"\n'
+
+
+def written_home(
+    folder: Path, officers: tuple[DemoOfficer, ...], keys: list[str], application: Application, parts: str = CONFIRM
+) -> Home:
+    """A configuration and a table of tokens under both keys; `init` is not typed yet."""
+    file, (old, older) = folder / "keyrotation.toml", keys
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    file.write_text(
+        f'database.url = "{application.url}"\n{parts}[approvals]\nrequired = 2\n{named}'
+        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "fernet"\nkeys = { env = "FIELD_KEYS" }\n'
+        '[[tables]]\nname = "users"\ncolumns = ["email"]\n'
+    )
+    with psycopg.connect(application.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE users (id int PRIMARY KEY, email text, plain text DEFAULT 'public')")
+        for row in range(ROWS):
+            application.expected[row] = f"user{row}@example.com"
+            key = Fernet(older if row % 3 == 0 else old)
+            connection.execute(
+                "INSERT INTO users VALUES (%s, %s)", (row, key.encrypt(application.expected[row].encode()).decode())
+            )
+    return Home(file, officers, application, keys)
+
+
+def two_keys() -> list[str]:
+    return [Fernet.generate_key().decode() for _ in range(2)]
+
+
 @pytest.fixture
 def home(
     tmp_path: Path,
@@ -159,29 +193,16 @@ def home(
     already_migrated: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Home:
-    old, older = Fernet.generate_key().decode(), Fernet.generate_key().decode()
-    monkeypatch.setenv("FIELD_KEYS", f"{old},{older}")
-    officers = (security_officer, privacy_officer)
-    file = tmp_path / "keyrotation.toml"
-    named = "".join(
-        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
-    )
-    file.write_text(
-        f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
-        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "fernet"\nkeys = { env = "FIELD_KEYS" }\n'
-        '[[tables]]\nname = "users"\ncolumns = ["email"]\n'
-    )
-    delivered = tmp_path / ".keyrotation" / "keys" / "application.env"
-    application = Application(database_url, delivered, MultiFernet([Fernet(old), Fernet(older)]))
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE users (id int PRIMARY KEY, email text, plain text DEFAULT 'public')")
-        for row in range(ROWS):
-            application.expected[row] = f"user{row}@example.com"
-            key = Fernet(older if row % 3 == 0 else old)
-            connection.execute(
-                "INSERT INTO users VALUES (%s, %s)", (row, key.encrypt(application.expected[row].encode()).decode())
-            )
-    place = Home(file, officers, application, [old, older])
+    keys = two_keys()
+    monkeypatch.setenv("FIELD_KEYS", ",".join(keys))
+
+    def delivered() -> str:
+        name, _, listed = (tmp_path / DELIVERED).read_text().strip().partition("=")
+        assert name == "FIELD_KEYS"
+        return listed
+
+    application = Application(database_url, delivered, MultiFernet(list(map(Fernet, keys))))
+    place = written_home(tmp_path, (security_officer, privacy_officer), keys, application)
     place.typed("init")
     monkeypatch.delenv("FIELD_KEYS")
     return place
@@ -228,8 +249,7 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home) -> None:
     assert "key version v2 is retired" in refusal(home, old)
     assert "key version v1 is retired" in refusal(home, older)
     assert refusal(home, Fernet.generate_key().decode()) == ""
-    (mode,) = {application.delivered.stat().st_mode & 0o777}
-    assert mode == 0o600
+    assert (home.file.parent / DELIVERED).stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.extended

@@ -99,7 +99,8 @@ class Stage:
         from keyrotation_pipeline.adapters.rollouts.kubernetes import Fleet, KubernetesRollout  # noqa: PLC0415
 
         secrets = self.fleet.secrets
-        fleet = Fleet(secrets.cluster.namespace, secrets.name, workloads or tuple(self.fleet.workloads))
+        chosen = workloads or tuple(self.fleet.workloads)
+        fleet = Fleet(secrets.cluster.namespace, secrets.name, chosen, secrets.variable)
         clock = ControllersClock(self.fleet, self.meddle, self.pause_seconds)
         cluster, keys = Cluster(Access(secrets.kubeconfig), self.waits), secrets.open(self.waits)
         return KubernetesRollout(cluster, fleet, keys, self.reported, timeout_seconds, clock, self.settle_seconds)

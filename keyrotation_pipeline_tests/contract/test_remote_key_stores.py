@@ -64,14 +64,14 @@ class TestAwsLosesAnswers(LostAnswersContract):
     @pytest.fixture
     def remote(self, new_secret: Callable[[], TestSecret]) -> RemotePlace:
         made = new_secret()
-        return RemoteSecret(made.name, made.url, made.client)
+        return RemoteSecret(made.name, made.url, made.client, made.variable)
 
 
 class TestKubernetesLosesAnswers(LostAnswersContract):
     @pytest.fixture
     def remote(self, new_key_secrets: Callable[[], TestKeySecrets]) -> RemotePlace:
         made = new_key_secrets()
-        return RemoteSecrets(made.cluster, made.name, made.kubeconfig)
+        return RemoteSecrets(made.cluster, made.name, made.kubeconfig, made.variable)
 
 
 class Elsewhere:

@@ -3,6 +3,8 @@
     <secret_id>                             {"v2": "<base64>", "v3": "<base64>", "primary": "v3"}
                                             after a compromise also "compromised": "v1,v2"
                                             description: Encryption key v3 (rotated 2026-01-05), authorised by …
+                                            for an application with a library of its own also its list of the same
+                                            keys, under its name: "FERNET_KEYS": "<base64url>,<base64url>"
                                             tag keyrotation-roster=<SHA-256 of the pinned roster>
     <archive_prefix>v1-archived-20260105    <base64>, tags Status=Archived, RotationDate=2026-01-05
                                             description: Archived key v1 (rotated 2026-01-05), authorised by …
@@ -13,8 +15,9 @@ archived key is stored in its own secret before it leaves the live one. Nothing 
 destroyed key gets another text, and AWS drops the old version, which is unlabelled then, at some later time.
 """
 
+import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +26,7 @@ from uuid import uuid4
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive, ManualSecrets, manual_secrets
 from keyrotation_pipeline.adapters.keystores.aws_preflight import live_problems
+from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, PRIMARY, LiveSecret
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
@@ -33,10 +37,11 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     MissingSecretError,
     SecretFacts,
     SecretsManager,
+    SecretVersion,
     StaleVersionError,
     request_token,
 )
-from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
@@ -51,12 +56,24 @@ _ROSTER = "keyrotation-roster"
 
 @dataclass(frozen=True, slots=True)
 class AwsSecret:
-    """The secret, and how archived ones are named; the rest as boto3 takes it."""
+    """The secret, and how archived ones are named; the rest as boto3 takes it.
+
+    Args:
+        variable: the entry from which the application reads its own list of keys; None: it reads the versions.
+    """
 
     secret_id: str
     archive_prefix: str
     region_name: str | None = None
     endpoint_url: str | None = None
+    variable: str | None = None
+
+    @property
+    def key_list(self) -> KeyList | None:
+        """The application's own list; None: it has none."""
+        if self.variable is None:
+            return None
+        return KeyList(self.variable, f"entry {self.variable} of secret {self.secret_id}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +91,7 @@ class AwsKeyStore:
     def __init__(self, secret: AwsSecret, clock: Clock) -> None:
         self._secret = secret
         self._clock = clock
+        self._list = secret.key_list
         self._aws = SecretsManager(clock, secret.region_name, secret.endpoint_url)
         self._archive = AwsArchive(self._aws, secret.secret_id, secret.archive_prefix, clock)
 
@@ -104,6 +122,10 @@ class AwsKeyStore:
         """See `manual_secrets`."""
         return manual_secrets(self._aws, self._live())
 
+    def listed(self) -> str | None:
+        """Returns the application's own list as it is; None: there is none."""
+        return None if self._list is None else self._live().list_text(self._list.name)
+
     @property
     def description(self) -> str:
         """The secret, where it is, and where archived keys go."""
@@ -121,7 +143,7 @@ class AwsKeyStore:
 
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`; with the live secret itself, its replicas and its quota."""
-        return (*live_problems(self._aws, self._id, self._clock), *self._archive.problems())
+        return (*self._of_list(), *live_problems(self._aws, self._id, self._clock), *self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the live secret and every archived one; retries if the live one changed meanwhile."""
@@ -134,14 +156,14 @@ class AwsKeyStore:
             if archived:
                 self._archive.keep(version, material, seen.archives.get(version, ()))
             else:
-                self._replace(seen.live, {str(version): base64_of(material)})
+                self._replace(seen, {str(version): base64_of(material)})
         return self.read()
 
     def replace(self, version: KeyVersion, material: KeyMaterial, revision: str) -> StoredKeys:
         """Replaces a live key by another."""
         seen = self._read_snapshot()
         if changes.needs_replacing(seen.stored, version, material, revision):
-            current = self._replace(seen.live, {str(version): base64_of(material)})
+            current = self._replace(seen, {str(version): base64_of(material)})
             self._unlabel(seen.live, current)
         return self.read()
 
@@ -149,7 +171,9 @@ class AwsKeyStore:
         """Names the version that writes use; it must be live."""
         seen = self._read_snapshot()
         if changes.needs_promoting(seen.stored, version, revision):
-            self._replace(seen.live, {PRIMARY: str(version)})
+            self._replace(seen, {PRIMARY: str(version)})
+        elif seen.stored.undelivered is not None:
+            self._replace(seen, {})
         if description:
             with suppress(KeyStoreUnavailableError):  # an older policy may not grant it, and nothing depends on it
                 self._aws.set_description(self._id, description)
@@ -162,7 +186,7 @@ class AwsKeyStore:
         if changes.needs_archiving(seen.stored, version, revision):
             known = seen.archives.get(version, ())
             self._archive.keep(version, seen.stored.material(version), known, description)
-            current = self._replace(seen.live, {str(version): None})
+            current = self._replace(seen, {str(version): None})
         self._unlabel(seen.live, current)
         return self.read()
 
@@ -170,7 +194,7 @@ class AwsKeyStore:
         """Gives an archived key to the applications again; its archive stays for when it is archived again."""
         seen = self._read_snapshot()
         if changes.needs_restoring(seen.stored, version, revision):
-            self._replace(seen.live, {str(version): base64_of(seen.stored.material(version))})
+            self._replace(seen, {str(version): base64_of(seen.stored.material(version))})
         return self.read()
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
@@ -182,7 +206,7 @@ class AwsKeyStore:
         seen = self._read_snapshot()
         current = seen.live.version
         if changes.needs_destroying(seen.stored, version, revision) and not seen.live.plain:
-            current = self._put(seen.live, seen.live.entries)
+            current = self._replace(seen, {})
         self._archive.destroy(version, seen.archives.get(version, ()))
         self._unlabel(seen.live, current)
         return self.read()
@@ -191,7 +215,7 @@ class AwsKeyStore:
         """See `KeyStore.publish_compromised`."""
         seen = self._read_snapshot()
         if changes.needs_publishing(seen.stored, versions, revision):
-            self._replace(seen.live, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})
+            self._replace(seen, {COMPROMISED: versions_as_text(seen.stored.compromised | versions)})
         return self.read()
 
     def pin_roster(self, digest: str, revision: str) -> StoredKeys:
@@ -229,7 +253,16 @@ class AwsKeyStore:
         raise changes.conflict()
 
     def _live(self) -> LiveSecret:
-        return LiveSecret.of(self._id, self._aws.read(self._id))
+        return self._parsed(self._aws.read(self._id))
+
+    def _parsed(self, found: SecretVersion) -> LiveSecret:
+        return LiveSecret.of(self._id, found, self._secret.variable)
+
+    def _of_list(self) -> Iterator[Problem]:
+        if self._list is not None:
+            seen = self._read_snapshot()
+            if foreign := self._list.foreign(seen.live.list_text(self._list.name), seen.stored):
+                yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
 
     def _stored(self, live: LiveSecret, facts: SecretFacts, archived: dict[KeyVersion, KeyEntry]) -> StoredKeys:
         pending: dict[KeyVersion, KeyMaterial] = {}
@@ -238,29 +271,46 @@ class AwsKeyStore:
         for version, labels in facts.labels.items():
             if version == live.version or not labels:
                 continue
-            for each, key in self._labelled(version, labels[0]).items():
+            earlier, listed = self._labelled(version, labels[0])
+            for each, key in earlier.items():
                 if each not in known and archived.get(each) == key:
                     left[each] = self._left_behind(each, version, labels[0])
                 elif each not in known and PENDING in labels:
                     pending[each] = key
+            for each, archived_key in archived.items():
+                if each not in known and archived_key in listed:
+                    left[each] = self._left_behind(each, version, labels[0])
         # The archives are part of the state, but every change of them changes the live secret too, except a
         # destruction.
         revision = " ".join([live.version, *map(str, sorted(archived)), *([roster] if roster else [])])
         compromised = live.compromised()
-        return StoredKeys.of(known, archived, live.primary(), revision, pending, roster, compromised, left)
+        stored = StoredKeys.of(known, archived, live.primary(), revision, pending, roster, compromised, left)
+        if self._list is None:
+            return stored
+        return dataclasses.replace(stored, undelivered=self._list.problem(live.list_text(self._list.name), stored))
 
-    def _labelled(self, version: str, label: str) -> Mapping[KeyVersion, KeyMaterial]:
-        """Returns the keys in a version that is not current; none if its text is not ours, or its label has moved."""
+    def _labelled(self, version: str, label: str) -> tuple[Mapping[KeyVersion, KeyMaterial], Collection[KeyMaterial]]:
+        """Returns the keys in a version that is not current, by version and in the application's list.
+
+        None if its text is not ours, or its label has moved.
+        """
         try:
             found = self._aws.read(self._id, label)
-            return LiveSecret.of(self._id, found).materials if found.id == version else {}
+            if found.id != version:
+                return {}, ()
+            secret = self._parsed(found)
         except KeyStoreDamagedError:
-            return {}
+            return {}, ()
         except KeyStoreUnavailableError as error:
             raise KeyStoreUnavailableError(
                 f"what secret {self._id} holds under the label {label} is not known ({error}); if it cannot be read, "
                 f"run `{self._command(version, label)}`"
             ) from None
+        listed: Collection[KeyMaterial] = ()
+        if self._list is not None:
+            with suppress(KeyStoreDamagedError, InvalidKeyError):
+                listed = self._list.keys(secret.list_text(self._list.name))
+        return secret.materials, listed
 
     def _left_behind(self, version: KeyVersion, id_: str, label: str) -> str:
         return (
@@ -280,18 +330,28 @@ class AwsKeyStore:
             self._aws.take_off(self._id, PREVIOUS, live.version)
         self._aws.unlabel_previous(self._id, current)
 
-    def _replace(self, live: LiveSecret, difference: dict[str, str | None]) -> str:
-        """Changes the live text by a difference (None: removes the entry); returns the id of the new version."""
+    def _replace(self, seen: _Snapshot, difference: Mapping[str, str | None]) -> str:
+        """Changes the live text by a difference (None: removes the entry), and the application's list with it.
+
+        Returns:
+            The id of the new version.
+        """
+        live = seen.live
         if live.plain:
             raise KeyStoreError(
                 f"secret {self._id} holds one key without a version; run `keyrotation init --convert` when every "
                 "application reads the versioned form"
             )
-        return self._put(live, {**live.entries, **difference})
+        after = {name: text for name, text in {**live.entries, **difference}.items() if text is not None}
+        if self._list is not None:
+            name, then = self._list.name, dataclasses.replace(live, entries=after)
+            if (text := self._list.renewed(live.list_text(name), then.keys(), then.primary(), seen.stored)) is not None:
+                after[name] = text
+        return self._put(live, after)
 
     def _put(self, live: LiveSecret, entries: dict[str, Any]) -> str:
         """Makes a version with these entries current, and waits until AWS answers with it; returns its id."""
-        text = json.dumps({name: value for name, value in entries.items() if value is not None})
+        text = json.dumps(entries)
         if len(text.encode()) > MOST_BYTES:
             raise KeyStoreError(
                 f"secret {self._id} would hold more than {MOST_BYTES:,} bytes; move whatever is not a key elsewhere"

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
+from keyrotation_pipeline.adapters.keystores.key_list import in_order
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
@@ -170,12 +171,9 @@ class FileKeyStore:
 
     def _delivery(self, stored: StoredKeys) -> str:
         """Returns ``NAME=new,old``: first the primary, then the others, the newest first."""
-        if self._variable is None or stored.primary is None or stored.primary not in stored.live:
+        if self._variable is None or (keys := in_order(stored.live, stored.primary)) is None:
             return ""
-        if any(isinstance(entry, DamagedKey) for entry in stored.live.values()):
-            return ""
-        others = sorted((version for version in stored.live if version != stored.primary), reverse=True)
-        return f"{self._variable}={as_list([stored.material(each) for each in (stored.primary, *others)])}"
+        return f"{self._variable}={as_list(keys)}"
 
     def _stored(self) -> StoredKeys:
         roster = owner_only.read(self._roster_file)

@@ -2,6 +2,7 @@
 
     Secret <name>            ENCRYPTION_MASTER_KEY, ENCRYPTION_MASTER_KEY_V2 …, ENCRYPTION_PRIMARY_VERSION,
                              after a compromise ENCRYPTION_COMPROMISED_VERSIONS
+                             for an application with a library of its own also its list of the same keys, by its name
                              annotation keyrotation/roster: SHA-256 of the pinned roster
     Secret <archive_name>    v1, v2 …: keys that applications no longer get; or AWS Secrets Manager (`InAws`)
 
@@ -10,11 +11,12 @@ entries under the resource version that was read: that is the compare-and-swap. 
 is in the archive, read back, before it leaves the live Secret, and stays in the archive until it is destroyed.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.adapters.cluster import Access
 from keyrotation_pipeline.adapters.keystores import changes
+from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.adapters.keystores.kubernetes_archives import Archived, InAws, open_archive
 from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     MissingSecretError,
@@ -46,11 +48,21 @@ DESCRIPTION = "keyrotation/description"
 
 @dataclass(frozen=True, slots=True)
 class KeySecrets:
-    """The Secret, its archive, and the cluster."""
+    """The Secret, its archive, and the cluster.
+
+    Args:
+        variable: the entry from which the application reads its own list of keys; None: it reads the versions.
+    """
 
     live: SecretName
     archive: SecretName | InAws
     access: Access
+    variable: str | None = None
+
+    @property
+    def key_list(self) -> KeyList | None:
+        """The application's own list; None: it has none."""
+        return None if self.variable is None else KeyList(self.variable, f"entry {self.variable} of {self.live}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +84,7 @@ class KubernetesKeyStore:
     def __init__(self, secrets: KeySecrets, clock: Clock, has_answered: bool = False) -> None:  # noqa: FBT001, FBT002 - pickled
         self._secrets = secrets
         self._clock = clock
+        self._list = secrets.key_list
         self._api = Secrets(secrets.access, clock, has_answered=has_answered)
         self._archive = open_archive(secrets.archive, self._api)
 
@@ -92,6 +105,10 @@ class KubernetesKeyStore:
             return False
         return True
 
+    def listed(self) -> str | None:
+        """Returns the application's own list as it is; None: there is none."""
+        return self._list_in(self._api.read(self._secrets.live))
+
     @property
     def description(self) -> str:
         """The Secret, and where archived keys go."""
@@ -110,7 +127,7 @@ class KubernetesKeyStore:
 
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`."""
-        return tuple(self._archive.problems())
+        return (*self._of_list(), *self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the Secret and its archive; retries if the Secret changed meanwhile."""
@@ -141,6 +158,8 @@ class KubernetesKeyStore:
         seen = self._read_snapshot()
         if changes.needs_promoting(seen.stored, version, revision):
             self._change(seen, {PRIMARY_VARIABLE: str(version)}, {DESCRIPTION: description} if description else {})
+        elif seen.stored.undelivered is not None:
+            self._change(seen, {})
         return self.read()
 
     def archive(self, version: KeyVersion, revision: str, description: str = "") -> StoredKeys:
@@ -154,7 +173,7 @@ class KubernetesKeyStore:
             if changes.needs_archiving(seen.stored, version, revision):
                 seen.archive.keep(version, seen.stored.material(version), description)
                 self._change(seen, {entry: None})
-            elif seen.live.last_applied(entry):
+            elif any(map(seen.live.last_applied, [entry] if self._list is None else [entry, self._list.name])):
                 self._change(seen, {entry: None})
             return self.read()
 
@@ -201,8 +220,22 @@ class KubernetesKeyStore:
                     roster=roster,
                     compromised=_compromised(live),
                 )
+                if self._list is not None:
+                    stored = replace(stored, undelivered=self._list.problem(self._list_in(live), stored))
                 return _Snapshot(live, archive, stored)
         raise changes.conflict()
+
+    def _list_in(self, live: Secret) -> str | None:
+        if self._list is None or self._list.name not in live.data:
+            return None
+        text = live.text(self._list.name)
+        return text if text or not live.data[self._list.name] else "not text"
+
+    def _of_list(self) -> Iterator[Problem]:
+        if self._list is not None:
+            seen = self._read_snapshot()
+            if foreign := self._list.foreign(self._list_in(seen.live), seen.stored):
+                yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
 
     def _change(
         self,
@@ -213,18 +246,15 @@ class KubernetesKeyStore:
         # Checks both before the first change: an immutable archive must not be discovered only at the retirement.
         require_mutable(seen.live)
         seen.archive.require_mutable()
-        self._api.patch(seen.live, entries, annotations or {})
+        self._api.patch(seen.live, {**entries, **self._renewed(seen, entries)}, annotations or {})
 
-
-def _stored(live: Secret, archive: Archived) -> StoredKeys:
-    return StoredKeys.of(
-        _live(live),
-        archive.entries,
-        _primary(live),
-        f"{live.revision} {archive.revision}",
-        roster=live.annotations.get(ROSTER),
-        compromised=_compromised(live),
-    )
+    def _renewed(self, seen: _Snapshot, entries: Mapping[str, str | None]) -> Mapping[str, str]:
+        """Returns the application's list as it must be with a change of entries; nothing if it is to stay."""
+        if self._list is None:
+            return {}
+        then = seen.live.changed(entries)
+        text = self._list.renewed(self._list_in(seen.live), _live(then), _primary(then), seen.stored)
+        return {} if text is None else {self._list.name: text}
 
 
 def _live(secret: Secret) -> dict[KeyVersion, KeyEntry]:

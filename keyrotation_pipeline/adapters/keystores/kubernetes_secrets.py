@@ -5,7 +5,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
 
@@ -64,6 +64,12 @@ class Secret:
             return base64.b64decode(self.data[entry], validate=True).decode("ascii")
         except (binascii.Error, ValueError):
             return ""
+
+    def changed(self, entries: Mapping[str, str | None]) -> "Secret":
+        """Returns the Secret as it will be with other entries; None removes one."""
+        coded = {name: _coded(text) for name, text in entries.items() if text is not None}
+        left = {name: text for name, text in self.data.items() if name not in entries}
+        return replace(self, data={**left, **coded})
 
     def key(self, entry: str, version: KeyVersion) -> KeyEntry:
         """Returns the key that an entry holds, or the error that it holds none."""
@@ -128,11 +134,11 @@ class Secrets:
     def patch(self, secret: Secret, entries: Mapping[str, str | None], annotations: Mapping[str, str]) -> None:
         """Changes entries (None: removes) and sets annotations if the Secret has not changed since it was read.
 
-        When an entry is removed, kubectl's copy of the text is removed with it.
+        When an entry is removed, kubectl's copy of the text is removed with it, if it has any of these entries.
         """
         coded = {name: None if text is None else _coded(text) for name, text in entries.items()}
         metadata: dict[str, Any] = {"resourceVersion": secret.revision, "annotations": dict(annotations)}
-        if any(text is None and secret.last_applied(name) for name, text in entries.items()):
+        if None in entries.values() and any(map(secret.last_applied, entries)):
             metadata["annotations"][LAST_APPLIED] = None
         name = secret.name
         try:

@@ -37,18 +37,21 @@ class LiveSecret:
     plain: bool
 
     @classmethod
-    def of(cls, name: str, current: SecretVersion) -> "LiveSecret":
+    def of(cls, name: str, current: SecretVersion, variable: str | None = None) -> "LiveSecret":
         """Parses a version's text in either form.
+
+        Args:
+            variable: the entry with the application's own list, which only JSON has.
 
         Raises:
             KeyStoreDamagedError: it has neither form.
         """
-        if not isinstance(entry(name, "v1", current.text), DamagedKey):
+        if variable is None and not isinstance(entry(name, "v1", current.text), DamagedKey):
             return cls(name, current.id, {"v1": current.text.strip(), PRIMARY: "v1"}, plain=True)
-        return cls.of_json(name, current)
+        return cls.of_json(name, current, variable)
 
     @classmethod
-    def of_json(cls, name: str, current: SecretVersion) -> "LiveSecret":
+    def of_json(cls, name: str, current: SecretVersion, variable: str | None = None) -> "LiveSecret":
         """Parses a version's text as JSON.
 
         Raises:
@@ -59,9 +62,9 @@ class LiveSecret:
         except ValueError:
             entries = None
         if not isinstance(entries, dict):
-            raise KeyStoreDamagedError(
-                f'secret {name} is not JSON of the form {{"v1": "<base64>", "primary": "v1"}}; correct it'
-            )
+            form = '{"v1": "<base64>", "primary": "v1"}' if variable is None else f'{{"{variable}": "<keys>"}}'
+            then = "correct it" if variable is None else "write its text so, and have the application read that entry"
+            raise KeyStoreDamagedError(f"secret {name} is not JSON of the form {form}; {then}")
         return cls(name, current.id, entries, plain=False)
 
     @property
@@ -76,6 +79,20 @@ class LiveSecret:
             for name, text in self.entries.items()
             if _VERSION.fullmatch(name)
         }
+
+    def list_text(self, variable: str) -> str | None:
+        """Returns the application's own list of keys as it is; None: there is none.
+
+        Raises:
+            KeyStoreDamagedError: the entry is no text.
+        """
+        text = self.entries.get(variable)
+        if text is not None and not isinstance(text, str):
+            raise KeyStoreDamagedError(
+                f"entry {variable} of secret {self.name} is not text; write the keys there as one text, the one that "
+                "encrypts first"
+            )
+        return text
 
     def primary(self) -> KeyVersion | None:
         """Returns the version that is named as the primary.

@@ -51,11 +51,16 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The workloads that get their keys from a Secret."""
+    """The workloads that get their keys from a Secret.
+
+    Args:
+        key_list: the entry from which the application reads its own list of keys; None: it reads those of versions.
+    """
 
     namespace: str
     secret: str
     workloads: tuple[Workload, ...]
+    key_list: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +155,7 @@ class KubernetesRollout:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self.forget()
         sentence: str | None = None
-        reverts = Reverts(goal, self._fleet.namespace, self._fleet.secret)
+        reverts = Reverts(goal, self._fleet.namespace, self._fleet.secret, self._fleet.key_list)
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
             if problems := self._problems(snapshot, () if goal.aim is TargetKind.WITHOUT else goal.versions):
@@ -235,7 +240,9 @@ class KubernetesRollout:
         sentences = [
             sentence
             for workload in self._fleet.workloads
-            for sentence in templates.problems(workload, snapshot.found[workload], self._fleet.secret, needed)
+            for sentence in templates.problems(
+                workload, snapshot.found[workload], self._fleet.secret, needed, self._fleet.key_list
+            )
         ]
         return [*sentences, *self._undeclared(snapshot)]
 

@@ -32,11 +32,13 @@ class Reverts:
     Args:
         namespace: of the Secret.
         secret: its name.
+        key_list: see `Fleet`.
     """
 
     goal: RolloutTarget
     namespace: str
     secret: str
+    key_list: str | None = None
     _written: dict[Workload, str] = field(default_factory=dict)
     _lost: Counter[Workload] = field(default_factory=Counter)
     _revisions: set[str] = field(default_factory=set)
@@ -123,6 +125,8 @@ class Reverts:
             if self.goal.aim is TargetKind.WRITES and keys.primary != version:
                 repair = self._patch("--patch", {"stringData": {PRIMARY_VARIABLE: str(version)}})
                 return PRIMARY_VARIABLE, f"names {keys.primary}, not {version}", repair
+        if self.key_list is not None and keys.undelivered is not None:
+            return self.key_list, "is not the list of the live keys, the primary first", "keyrotation init"
         return None
 
     def _patch(self, option: str, difference: object) -> str:
@@ -131,7 +135,8 @@ class Reverts:
 
     def _about_entry(self, entry: str, what: str, repair: str, secret: Json) -> str:
         who = managers.others(secret, ("f:data", f"f:{entry}"), ("f:data",), ("f:metadata",))
-        advice = managers.advice(who, "the entries ENCRYPTION_… of this Secret")
+        ours = "the entries ENCRYPTION_…" if self.key_list is None else f"{self.key_list} and the entries ENCRYPTION_…"
+        advice = managers.advice(who, f"{ours} of this Secret")
         return (
             f"entry {entry} of Secret {self.secret} {what} ({managers.named(who)}); {advice}, run `{repair}`, and run "
             "the rotation again"

@@ -22,16 +22,23 @@ class Workload:
         return f"{self.kind}/{self.name}"
 
 
-def problems(workload: Workload, found: Json, secret: str, versions: Iterable[KeyVersion]) -> list[str]:
+def problems(
+    workload: Workload, found: Json, secret: str, versions: Iterable[KeyVersion], key_list: str | None = None
+) -> list[str]:
     """Returns why a rollout of a workload could not bring it to these versions, one sentence each.
 
     Args:
         found: the workload as the API returns it.
         secret: the name of the Secret that holds the keys.
+        key_list: the entry from which the application reads its own list of keys; None: it reads those of versions.
     """
     keys = [variable_of(version) for version in versions]
     pod = found["spec"]["template"]["spec"]
-    return [f"{workload}: {each}" for each in (*_strategy(found["spec"]), *_wiring(pod, workload, secret, keys))]
+    # Usually the Secret does not hold the marker, so Pods must be able to start without it.
+    needed = _required(pod, secret, (*keys, COMPROMISED_VARIABLE))
+    wanted = [key_list] if key_list is not None else [*keys, PRIMARY_VARIABLE, COMPROMISED_VARIABLE]
+    wiring = _wiring(pod, workload, secret, wanted)
+    return [f"{workload}: {each}" for each in (*_strategy(found["spec"]), *needed, *wiring)]
 
 
 def uses(pod: Json, secret: str) -> bool:
@@ -69,14 +76,11 @@ def _strategy(spec: Json) -> Iterator[str]:
         yield "its partition keeps Pods on an older template; set it to 0"
 
 
-def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> Iterator[str]:
-    # Usually the Secret does not hold the marker, so Pods must be able to start without it.
-    yield from _required(pod, secret, (*keys, COMPROMISED_VARIABLE))
+def _wiring(pod: Json, workload: Workload, secret: str, wanted: Sequence[str]) -> Iterator[str]:
     container = next((each for each in _containers(pod) if each["name"] == workload.container), None)
     if container is None:
         yield f"it has no container {workload.container}; correct [[rollout.workloads]]"
         return
-    wanted = (*keys, PRIMARY_VARIABLE, COMPROMISED_VARIABLE)
     own = [each["name"] for each in container.get("env") or () if each["name"] in wanted]
     referred = [name for name, ref in _references(container) if (ref["name"], ref.get("key")) == (secret, name)]
     if foreign := [name for name in own if name not in referred]:
@@ -86,9 +90,10 @@ def _wiring(pod: Json, workload: Workload, secret: str, keys: Sequence[str]) -> 
     # All as files or all as variables: an application reads its keys in one of the two ways.
     given = max((own, *_mounted(pod, container, secret, wanted)), key=len)
     if missing := [name for name in wanted if name not in given]:
+        reference = "a secretKeyRef" if len(wanted) == 1 else "a secretKeyRef with `optional: true` for each entry"
         yield (
             f"container {workload.container} would not get {missing[0]} from {secret}; add it to its template with "
-            "envFrom, as a volume, or by a secretKeyRef with `optional: true` for each entry"
+            f"envFrom, as a volume, or by {reference}"
         )
 
 

@@ -206,9 +206,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="Fernet keys made of passphrases",
         ),
         pytest.param(
-            TABLE + FERNET + '[keys]\nstore = "aws-secrets-manager"\naws-secrets-manager.secret_id = "x"',
-            '[keys] store = "aws-secrets-manager" does not deliver the keys of "fernet" yet; write store = "file"',
-            id="Fernet keys in AWS",
+            TABLE
+            + FERNET.replace("F_K", "primary")
+            + '[keys]\nstore = "aws-secrets-manager"\naws-secrets-manager.secret_id = "x"',
+            "[format] keys names primary, which the key store uses itself; have the application read its list under",
+            id="Fernet keys under a name of ours",
         ),
         pytest.param(TABLE + FERNET.replace("F_K", "F K"), "[format.keys] env: string should match", id="no variable"),
         pytest.param(

@@ -1,0 +1,104 @@
+"""Decides what the application's own list of keys holds, where a key store delivers one.
+
+An application with a library of its own reads ``new,old`` under a name of its own: the first key encrypts. The list is
+derived from the store's other entries, so it changes in the same write as they do. People may have put keys there, too:
+one that the store does not know stays, at the end of the list, since values may be under it.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, keys_in_list
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+
+Live = Mapping[KeyVersion, KeyEntry]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyList:
+    """The list under one name.
+
+    Args:
+        name: under which the application reads it.
+        place: where it is, for messages.
+    """
+
+    name: str
+    place: str
+
+    def renewed(self, held: str | None, live: Live, primary: KeyVersion | None, before: StoredKeys) -> str | None:
+        """Returns the text that the list must have with these live keys; None: whatever it holds stays as it is.
+
+        It stays where nothing names the primary yet, and where a key is damaged.
+
+        Args:
+            held: its present text; None: there is none.
+            before: the store before the change; keys that only this holds are removed from the list.
+
+        Raises:
+            KeyStoreError: what it holds is something else than a list of keys.
+        """
+        ours = in_order(live, primary)
+        if ours is None:
+            return None
+        try:
+            foreign = self._others(held, [*before.materials, *ours])
+        except InvalidKeyError as error:
+            raise KeyStoreError(
+                f"{self.place} holds something else than keys, so no list of keys is written over it ({error}); "
+                "correct it, or give [format] keys another name"
+            ) from None
+        return as_list([*ours, *foreign])
+
+    def problem(self, held: str | None, stored: StoredKeys) -> str | None:
+        """Returns why the application does not get the live keys in this list; None: it gets them."""
+        try:
+            wanted = self.renewed(held, stored.live, stored.primary, stored)
+        except KeyStoreError as error:
+            return str(error)
+        if wanted is None or wanted == held:
+            return None
+        return (
+            f"{self.place} is {'missing' if held is None else 'not the list of the live keys, the primary first'}; "
+            "find out what changed it, and have it leave that entry alone, then deliver it again with "
+            "`keyrotation init`"
+        )
+
+    def foreign(self, held: str | None, stored: StoredKeys) -> str | None:
+        """Returns that the list holds keys which the store does not know; None: it holds none."""
+        try:
+            others = self._others(held, stored.materials)
+        except InvalidKeyError:
+            return None
+        if not others:
+            return None
+        return (
+            f"{self.place} holds {len(others)} key(s) that are not in the key store, and are left there at its end; "
+            "values under them stop every rotation: find out whose they are, and remove them when nothing is under them"
+        )
+
+    def keys(self, held: str | None) -> tuple[KeyMaterial, ...]:
+        """Returns the keys in the list, in its order, each once: a library may read a list that has one twice.
+
+        Raises:
+            InvalidKeyError: something in it is not a key.
+        """
+        if held is None or not held.strip():
+            return ()
+        once = dict.fromkeys(each.strip() for each in held.split(","))
+        return keys_in_list(",".join(once), self.place)
+
+    def _others(self, held: str | None, known: Collection[KeyMaterial]) -> list[KeyMaterial]:
+        return [key for key in self.keys(held) if key not in known]
+
+
+def in_order(live: Live, primary: KeyVersion | None) -> list[KeyMaterial] | None:
+    """Returns the keys of a list: first the primary, then the others, the newest first; None: it cannot be made."""
+    if primary is None or primary not in live:
+        return None
+    entries = [live[each] for each in (primary, *sorted((each for each in live if each != primary), reverse=True))]
+    keys = [entry for entry in entries if not isinstance(entry, DamagedKey)]
+    return keys if len(keys) == len(entries) else None
