@@ -63,10 +63,15 @@ def printed_text(column: Column, name: str) -> str:
         name: the column, as they print it.
     """
     if column.place.path:
-        return f"({name} #>> {_printed_path(column)})"
+        return f"({printed(column, name)} #>> {_printed_path(column)})"
     if column.is_binary:
-        return f"encode({name}, 'escape'::text)"
+        return f"encode({printed(column, name)}, 'escape'::text)"
     return name if column.type_sql == "text" else f"({name})::text"
+
+
+def printed(column: Column, name: str) -> str:
+    """Returns a column as the server prints it as an operand: one of a domain with a cast."""
+    return name if column.type_sql == column.uncut_sql else f"({name})::{column.uncut_sql}"
 
 
 def _printed_path(column: Column) -> str:

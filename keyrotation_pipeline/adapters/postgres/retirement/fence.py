@@ -168,7 +168,7 @@ def _definition(relation: relations.Relation, versions: Iterable[KeyVersion], na
 
 def _refusal(column: relations.Column, name: str, versions: Sequence[KeyVersion]) -> str:
     if column.place.elements:
-        return grammar_sql.refusal_in_array(name, versions)
+        return grammar_sql.refusal_in_array(places.printed(column, name), versions)
     return grammar_sql.refusal(places.printed_text(column, name), versions)
 
 
