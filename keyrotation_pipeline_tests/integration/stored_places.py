@@ -1,12 +1,13 @@
 """Two values a row in every format and place: how an application stores and reads them, without the engine's code."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import LiteralString
 
 from cryptography.fernet import InvalidToken
 
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -70,6 +71,15 @@ STORED: Mapping[str, Stored] = MappingProxyType(
     }
 )
 FORMATS = {"native": NATIVE, "fernet": FERNET}
+
+
+def fill(connection: Connection, stored: Stored, rows: Mapping[int, Sequence[str | None]]) -> None:
+    """Insert rows by their ids, each with the values of all slots."""
+    put = "UPDATE public.cases SET {} WHERE id = %s"
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO public.cases (id) VALUES (%s)", [(key,) for key in rows])
+        for slot, assignment in enumerate(stored.put):
+            cursor.executemany(put.format(assignment).encode(), [(values[slot], key) for key, values in rows.items()])
 
 
 def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:

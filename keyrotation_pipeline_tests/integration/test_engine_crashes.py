@@ -29,6 +29,8 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     table_of,
     under_v2,
 )
+from keyrotation_pipeline_tests.integration.stored_places import FORMATS, SLOTS, STORED, open_value, seal
+from keyrotation_pipeline_tests.integration.stored_places import fill as store
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
 
@@ -52,7 +54,9 @@ from keyrotation_pipeline.adapters.postgres import engine as _
 from keyrotation_pipeline_tests.integration import encrypted_rows
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline_tests.integration.encrypted_rows import *
-url, kills, seed, *keys = sys.argv[1:]
+from keyrotation_pipeline_tests.integration.stored_places import FORMATS, STORED
+url, kills, seed, values, stored, *keys = sys.argv[1:]
+table = STORED[stored].table("cases", FORMATS[values])
 ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 chance, died, rotation = random.Random(int(seed)), 0, 0
 
@@ -62,7 +66,7 @@ def start():
         faulthandler.dump_traceback_later(240, exit=True)
         encrypted_rows.REQUEST = f"{rotation:032x}"
         limits = Limits(max_pages=1, duty_cycle=0.2, statement_seconds=0.0001)
-        Engine(url, ring, limits, KeyVersion(2 - rotation % 2)).shard(table_of("cases", "a", "b"))
+        Engine(url, ring, limits, KeyVersion(2 - rotation % 2)).shard(table)
         os._exit(0)
     return child
 
@@ -85,13 +89,24 @@ print(died, rotation)
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [8, pytest.param(60, marks=pytest.mark.extended)])
+KILLED = [
+    pytest.param(8, "native", "text", marks=pytest.mark.slow),
+    *(
+        pytest.param(60 if (values, stored) == ("native", "text") else 20, values, stored, marks=pytest.mark.extended)
+        for values in FORMATS
+        for stored in STORED
+    ),
+]
+
+
+@pytest.mark.parametrize(("kills", "values", "stored"), KILLED)
 def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
-    migrated: Connection, database_url: str, kills: int
+    migrated: Connection, database_url: str, kills: int, values: str, stored: str
 ) -> None:
-    ring = ring_of(1, 2)
-    fill(migrated, ring)
+    ring, layout, value_format = ring_of(1, 2), STORED[stored], FORMATS[values]
+    migrated.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, {layout.columns}, n int DEFAULT 0)".encode())
+    rows = {n: [seal(value_format, ring, 1, f"{slot}{n}") for slot in SLOTS] for n in range(ROWS)}
+    store(migrated, layout, rows)
     expected = {n: [f"a{n}", f"b{n}"] for n in range(ROWS)}
     counted = dict.fromkeys(range(ROWS), 0)
     ended = threading.Event()
@@ -102,15 +117,17 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
             while not ended.wait(0.003):
                 key, column = chance.randrange(ROWS), chance.randrange(2)
                 text = f"{key} {chance.random()}"
-                value = sealed(ring, chance.choice([1, 2]), text)
-                connection.execute(f"UPDATE cases SET {'ab'[column]} = %s, n = n + 1 WHERE id = %s", (value, key))
+                value = seal(value_format, ring, chance.choice([1, 2]), text)
+                put = f"UPDATE cases SET {layout.put[column]} WHERE id = %s"
+                connection.execute(put.encode(), (value, key))
+                connection.execute(f"UPDATE cases SET {layout.neighbour} WHERE id = {key}".encode())
                 expected[key][column] = text
                 counted[key] += 1
 
     thread = threading.Thread(target=application)
     thread.start()
     keys = [base64_of(ring.material(version)) for version in ring.versions]
-    command = [sys.executable, "-c", KILLER, database_url, str(kills), str(SEED), *keys]
+    command = [sys.executable, "-c", KILLER, database_url, str(kills), str(SEED), values, stored, *keys]
     try:
         killer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600)
     finally:
@@ -120,12 +137,17 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     assert died >= kills
     assert rotations >= kills // 20
 
-    engine = Engine(database_url, ring)
-    engine.shard(CASES)
-    while engine.sweep(CASES).rows:
+    engine, table = Engine(database_url, ring), layout.table("cases", value_format)
+    engine.shard(table)
+    while engine.sweep(table, wait=True).rows:
         pass
-    assert read_back(migrated, ring, CASES, "id") == {n: under_v2(*texts) for n, texts in expected.items()}
-    assert dict(migrated.execute("SELECT id, n FROM public.cases").fetchall()) == counted  # type: ignore[arg-type]
+    for n, *found, around in migrated.execute(
+        f"SELECT id, {', '.join(layout.get)}, {layout.neighbours} FROM public.cases".encode()
+    ).fetchall():
+        opened_values = [open_value(value_format, ring, value) for value in found]  # type: ignore[arg-type]
+        assert opened_values == list(under_v2(*expected.pop(n)))  # type: ignore[call-overload]
+        assert around == counted[n]  # type: ignore[index]
+    assert expected == {}
     assert migrated.execute("SELECT count(*) FROM keyrotation.quarantine").fetchone() == (0,)
 
 

@@ -20,15 +20,24 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, Ne
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.tables import Shard
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed, table_of
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of
+from keyrotation_pipeline_tests.integration.stored_places import (
+    FORMATS,
+    SLOTS,
+    STORED,
+    Stored,
+    fill,
+    open_value,
+    seal,
+)
 
-CASES = table_of("cases", "a", "b")
 ROWS = 100
 KEYS = st.integers(0, ROWS - 1)
-COLUMNS = st.sampled_from(["a", "b"])
+COLUMNS = st.sampled_from(SLOTS)
 TEXTS = st.one_of(st.none(), st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12))
 VERSIONS = st.sampled_from([1, 2, 3])
 
@@ -42,15 +51,17 @@ class Rotations(RuleBasedStateMachine):
 
     url: ClassVar[str]
     ring: ClassVar[KeyRing]
+    values: ClassVar[ValueFormat]
+    stored: ClassVar[Stored]
+    table: ClassVar[EncryptedTable]
 
     @initialize()
     def begin(self) -> None:
         self.connection: Connection = connect(self.url)
         self.connection.execute("TRUNCATE public.cases; DELETE FROM keyrotation.shard_walks")
         self.model: dict[int, dict[str, str | None]] = {n: {"a": f"a{n}", "b": f"b{n}"} for n in range(ROWS)}
-        rows = [(n, sealed(self.ring, 1, f"a{n}"), sealed(self.ring, 1, f"b{n}")) for n in range(ROWS)]
-        with self.connection.transaction():
-            insert(self.connection, "public.cases (id, a, b)", rows)
+        sealed = ((n, tuple(self._sealed(1, f"{slot}{n}") for slot in SLOTS)) for n in range(ROWS))
+        fill(self.connection, self.stored, dict(sealed))
         self.rotation = 0
         self.target = KeyVersion(2)
         self.open: psycopg.Connection[Any] | None = None
@@ -139,7 +150,7 @@ class Rotations(RuleBasedStateMachine):
 
     @rule()
     def engine_sweeps(self) -> None:
-        Engine(self.url, self.ring, Limits(), self.target).sweep(CASES)
+        Engine(self.url, self.ring, Limits(), self.target).sweep(self.table)
 
     @rule(version=VERSIONS)
     def primary_is_switched(self, version: int) -> None:
@@ -156,41 +167,52 @@ class Rotations(RuleBasedStateMachine):
     def rotation_comes_to_its_end(self) -> None:
         for index in (0, 1):
             self._engine(index)
-        while Engine(self.url, self.ring, Limits(), self.target).sweep(CASES, wait=True).rows:
+        while Engine(self.url, self.ring, Limits(), self.target).sweep(self.table, wait=True).rows:
             pass
-        rows = self.connection.execute("SELECT a, b FROM public.cases").fetchall()
-        versions = {str(value).partition(":")[0] for row in rows for value in row if value}
+        versions = {value[0] for values in self._opened().values() for value in values if value}
         assert versions <= {str(self.target)}
 
     @invariant()
     def every_value_is_what_the_model_holds(self) -> None:
-        rows = self.connection.execute("SELECT id, a, b FROM public.cases").fetchall()
-        assert {row[0]: {"a": self._text(row[1]), "b": self._text(row[2])} for row in rows} == self.model
+        texts = {key: [value and value[1] for value in values] for key, values in self._opened().items()}
+        assert texts == {key: [held[slot] for slot in SLOTS] for key, held in self.model.items()}
 
     def _engine(self, index: int) -> None:
         limits = Limits(max_pages=1, duty_cycle=1.0)
-        request, shard = f"{self.rotation:032x}", Shard(CASES, index, 2)
+        request, shard = f"{self.rotation:032x}", Shard(self.table, index, 2)
         rewrite_shard(lambda: connect(self.url), request, shard, self.ring, self.target, lambda _: None, limits)
 
     def _write(
         self, connection: "psycopg.Connection[Any]", key: int, column: str, text: str | None, version: int
     ) -> None:
-        value = None if text is None else sealed(self.ring, version, text)
-        connection.execute(f"UPDATE public.cases SET {column} = %s WHERE id = %s", (value, key))
+        value = None if text is None else self._sealed(version, text)
+        put = self.stored.put[SLOTS.index(column)]
+        connection.execute(f"UPDATE public.cases SET {put} WHERE id = %s".encode(), (value, key))
 
-    def _text(self, stored: object) -> str | None:
-        value = opened(self.ring, stored)  # type: ignore[arg-type]
-        return None if value is None else value[1]
+    def _sealed(self, version: int, text: str) -> str:
+        return seal(self.values, self.ring, version, text)
+
+    def _opened(self) -> dict[int, list[tuple[str, str] | None]]:
+        query = f"SELECT id, {', '.join(self.stored.get)} FROM public.cases"
+        rows: list[Any] = self.connection.execute(query.encode()).fetchall()
+        return {key: [open_value(self.values, self.ring, value) for value in held] for key, *held in rows}
 
 
-@pytest.fixture
-def machine(migrated: Connection, database_url: str) -> type[Rotations]:
-    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
-    return type("Bound", (Rotations,), {"url": database_url, "ring": ring_of(1, 2, 3)})
+MACHINES = [
+    ("native", "text", 10),
+    ("fernet", "jsonb", 3),
+    *(pytest.param(values, stored, 60, marks=pytest.mark.extended) for values in FORMATS for stored in STORED),
+]
 
 
-@pytest.mark.parametrize("examples", [10, pytest.param(60, marks=pytest.mark.extended)])
-def test_the_table_is_at_every_moment_what_a_plain_model_holds(machine: type[Rotations], examples: int) -> None:
+@pytest.mark.parametrize(("values", "stored", "examples"), MACHINES)
+def test_the_table_is_at_every_moment_what_a_plain_model_holds(
+    migrated: Connection, database_url: str, values: str, stored: str, examples: int
+) -> None:
+    value_format, layout = FORMATS[values], STORED[stored]
+    migrated.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, {layout.columns})".encode())
+    bound = {"url": database_url, "ring": ring_of(1, 2, 3), "values": value_format, "stored": layout}
+    machine = type("Bound", (Rotations,), bound | {"table": layout.table("cases", value_format)})
     run_state_machine_as_test(
         machine,
         settings=settings(
