@@ -106,7 +106,8 @@ def home(
         f'[[tables]]\nname = "users"\ncolumns = {COLUMNS}\n'
     )
     keys = MultiFernet([Fernet(old)])
-    application = Users(database_url, tmp_path / ".keyrotation" / "keys" / "application.env", keys)
+    delivered = tmp_path / ".keyrotation" / "keys" / "application.env"
+    application = Users(database_url, lambda: delivered.read_text().strip().removeprefix("FIELD_KEYS="), keys)
     application.create(keys)
     place = Home(file, officers, application, [old])
     place.typed("init")

@@ -34,7 +34,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.progress import Rewritten
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.compromised import call_compromised
@@ -129,6 +129,29 @@ def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary
         assert kept.refused == {}
         assert [each.name for each in kept.sets if each.dump] == [fresh.name, old.name, made.name]
         assert kept.newest == fresh
+
+
+def test_values_in_bytes_documents_and_arrays_are_made_anew_too(local_clinic: Clinic) -> None:
+    connection, ring = local_clinic.connection, local_clinic.ring
+    connection.execute("CREATE TABLE public.notes (id int PRIMARY KEY, raw bytea, doc jsonb, tags text[])")
+    insert_row = "INSERT INTO public.notes VALUES (%s, convert_to(%s, 'UTF8'), jsonb_build_object('t', %s::text), %s)"
+    for number in (1, 2):
+        raw, token, tag = (sealed(ring, number, f"{slot} {number}") for slot in ("raw", "token", "tag"))
+        connection.execute(insert_row, (number, raw, token, [None, tag, ""]))
+    places = (Place("raw"), Place("doc", ("t",)), Place("tags", elements=True))
+    declare(local_clinic, *local_clinic.site.pipeline.tables, EncryptedTable.of(TableName("public", "notes"), places))
+    old = old_set(local_clinic)
+    connection.execute("DROP TABLE public.notes")
+    declare(local_clinic, *local_clinic.site.pipeline.tables[:2])
+    made = rekeyed(local_clinic).made
+    assert old.dump is not None
+    assert made.dump is not None
+    assert [each.table.places for each in made.dump.tables if each.table.places] == [places[1:]]
+    assert made.dump.versions == (V2,)
+    (counted,) = [each for each in made.dump.tables if each.table.name.table == "notes"]
+    assert counted.values == {"raw": {V2: 2}, "doc.t": {V2: 2}, "tags[]": {V2: 2}}
+    with local_clinic.recovery_key() as key:
+        assert recovery_test(local_clinic.site, key).made == old
 
 
 @pytest.mark.extended

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.incidents.table_comparison import TableComparison
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, sealed
 from keyrotation_pipeline_tests.servers import DEBIAN, Server, copy_of
 
@@ -74,6 +74,31 @@ def test_what_was_only_re_encrypted_is_no_difference(clients: Copied) -> None:
     clients.sql("UPDATE public.clients SET name = %s WHERE id = 2", clients.seal("Ben", 2))
     clients.sql("UPDATE public.clients SET email = '' WHERE id = 2")
     assert clients.named() == set()
+
+
+def test_values_in_bytes_documents_and_arrays_are_compared_and_nothing_around_them(copied: Copied) -> None:
+    places = (Place("raw"), Place("doc", ("t",)), Place("tags", elements=True))
+    notes, row = EncryptedTable.of(TableName("public", "notes"), places), "tags[1] = %s WHERE id = 1"
+    copied.sql("CREATE TABLE public.notes (id int PRIMARY KEY, raw bytea, doc jsonb, tags text[])")
+    put = (
+        "INSERT INTO public.notes VALUES (%s, convert_to(%s, 'UTF8'), jsonb_build_object('t', %s::text), ARRAY[%s, ''])"
+    )
+    for number in range(1, 4):
+        copied.sql(put, number, *(copied.seal(f"{slot} {number}") for slot in ("raw", "token", "tag")))
+    copied.copy()
+    copied.sql(f"UPDATE public.notes SET {row}", copied.seal("tag 1", 2))
+    copied.sql(
+        "UPDATE public.notes SET doc = doc || '{\"n\": 1}', raw = convert_to(%s, 'UTF8')", copied.seal("raw 1", 2)
+    )
+    assert copied.named(notes) == {('["2"]', "raw", "changed"), ('["3"]', "raw", "changed")}
+    copied.sql(f"UPDATE public.notes SET {row}", copied.seal("another", 2))
+    copied.sql("UPDATE public.notes SET tags[2] = NULL, doc = doc - 't' WHERE id = 2")
+    copied.sql("UPDATE public.notes SET tags = ARRAY[tags] WHERE id = 3")
+    assert copied.named(notes) >= {
+        ('["1"]', "tags[]", "changed"),
+        ('["2"]', "doc.t", "gone"),
+        ('["3"]', "tags[]", "changed"),
+    }
 
 
 def test_values_that_changed_places_are_named(clients: Copied) -> None:

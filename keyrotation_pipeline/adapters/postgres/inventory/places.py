@@ -124,9 +124,13 @@ def with_values(base: sql.Composable, values: Sequence[tuple[Column, sql.Composa
 
 def without_values(columns: Sequence[Column]) -> sql.Composed:
     """Returns a document with null at the paths of some places in it."""
-    document = sql.SQL("{}").format(stored(columns[0]))
+    whole = stored(columns[0])
+    document = sql.SQL("{}").format(whole)
     for place in columns:
-        document = sql.SQL("jsonb_set({}, {}, 'null', false)").format(document, path(place))
+        # A document may have an array where the path has a key, which jsonb_set() refuses. An empty path sets nothing.
+        document = sql.SQL(
+            "jsonb_set({document}, CASE WHEN {whole} #> {path} IS NULL THEN '{{}}' ELSE {path} END, 'null', false)"
+        ).format(document=document, whole=whole, path=path(place))
     return document
 
 
