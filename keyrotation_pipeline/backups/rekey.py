@@ -25,7 +25,7 @@ from keyrotation_pipeline.errors import (
     RequestError,
     UndecryptableError,
 )
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -74,11 +74,6 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         BackupError: the new set is not safe in every place.
     """
     pipeline = site.pipeline
-    if any(table.format.identified_by is not IdentifiedBy.MARKER for table in pipeline.tables):
-        raise RequestError(
-            "backups of values that name no key version cannot be rekeyed by this version; keep the old key as long as "
-            "a database backup needs it (`keyrotation backup --list`)"
-        )
     with pipeline.ledger.lock(BACKUP_LOCK), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
         site.local.require_usable()
         remove_unfinished(site)
@@ -99,7 +94,8 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
             values = _reencrypted(restored, old, tables, keys, target, report)
             handed_over = restored.hand_over(lambda _done: None)
             require_same(handed_over, restored, dump)
-            copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source)
+            ring = KeyRing(keys, target)
+            copy = site.dumps.make(dump_name(stamp), tables, _rekeyable(restored).source(ring))
             copy = replace(copy, definition=dump.definition)  # its scratch server has a superuser of its own
         if set(copy.versions) != {target}:
             site.local.remove(copy.file.name)
@@ -176,10 +172,13 @@ def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> t
     """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
     places: dict[TableName, dict[Place, None]] = {}
+    formats: dict[TableName, ValueFormat] = {}
+    present = {table.format.name: table.format for table in pipeline.tables}  # with its options
     for table in (*(each.table for each in dump.tables), *pipeline.tables):
         if table.name in there:
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
-    return tuple(EncryptedTable.of(name, tuple(found)) for name, found in places.items())
+            formats.setdefault(table.name, present.get(table.format.name, table.format))
+    return tuple(EncryptedTable.of(name, tuple(found), formats[name]) for name, found in places.items())
 
 
 def _rekeyable(restored: RestoredDump) -> RekeyableDump:
@@ -222,6 +221,7 @@ def _reencrypted(
         report(Progress(Step.ROWS, f"{table.name} rekeyed", after.rows, after.rows))
         values[str(table.name)] = after.values
     _require_nothing_left(restored, old, tables, target)
+    rows.clean_up()
     return values
 
 
@@ -241,7 +241,9 @@ def _require_all_declared(
 def _require_nothing_left(
     restored: RestoredDump, old: BackupSet, tables: Sequence[EncryptedTable], target: KeyVersion
 ) -> None:
-    for count in restored.inventory.count(tables):
+    # Values that name no version were read with the target's key alone.
+    naming = [table for table in tables if table.format.identified_by is IdentifiedBy.MARKER]
+    for count in restored.inventory.count(naming):
         wrong = {str(version): number for version, number in count.values_by_version.items() if version != target}
         remaining = [*(f"{number:,} under {version}" for version, number in wrong.items() if number)]
         remaining += [f"{count.near_misses:,} that are nearly in our format"] if count.near_misses else []

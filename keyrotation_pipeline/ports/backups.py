@@ -241,9 +241,8 @@ class ReadRows:
 class RekeyableDump(Protocol):
     """A restored dump, to be re-encrypted under another key and dumped again."""
 
-    @property
-    def source(self) -> DumpSource:
-        """Returns what dumps it again."""
+    def source(self, ring: KeyRing) -> DumpSource:
+        """Returns what dumps it again; `ring` has every key that its values may be under."""
 
     def prepare(self) -> None:
         """Upgrades the schema `keyrotation` that the dump holds, as the engine needs it.
@@ -251,6 +250,9 @@ class RekeyableDump(Protocol):
         Raises:
             PreflightError: it is of a newer version of this program.
         """
+
+    def clean_up(self) -> None:
+        """Removes what only the re-encryption needed, once nothing is searched any more."""
 
     def read(self, table: EncryptedTable, ring: KeyRing) -> ReadRows:
         """Reads every row whole and decrypts every value of the declared columns."""

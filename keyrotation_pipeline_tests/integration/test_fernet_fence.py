@@ -304,3 +304,16 @@ def test_a_written_value_costs_little(database: Connection, ring: KeyRing) -> No
     fence(database, USERS, [V1])
     fenced = min(seconds() for _ in range(3))
     assert (fenced - without) / rows < 300e-6
+
+
+def test_halves_that_were_only_needed_for_a_while_are_removed_and_with_them_a_table_made_for_them(
+    migrated: Connection, ring: KeyRing
+) -> None:
+    before = retired_halves.held(migrated)
+    retired_halves.store(migrated, ring, [V1])
+    kept = retired_halves.held(migrated)
+    retired_halves.store(migrated, ring, [V1, V2])
+    retired_halves.keep_only(migrated, kept)
+    assert retired_halves.held(migrated) == kept == (V1,)
+    retired_halves.keep_only(migrated, before)
+    assert retired_halves.held(migrated) is before is None

@@ -40,6 +40,7 @@ _CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTab
 _THERE = own("SELECT to_regclass('keyrotation.retired_signing_halves') IS NOT NULL")
 _ADD = own("INSERT INTO keyrotation.retired_signing_halves VALUES (%b, %b, %b) ON CONFLICT (version) DO NOTHING")
 _READ = own("SELECT version, inner_block, outer_block FROM keyrotation.retired_signing_halves")
+_DROP = own("DROP TABLE IF EXISTS keyrotation.retired_signing_halves")
 _REMOVE = own("DELETE FROM keyrotation.retired_signing_halves WHERE version = %s")
 
 
@@ -92,6 +93,21 @@ def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[Key
         return tuple(versions)
     stored = _stored(connection)
     return tuple(version for version in versions if version not in stored)
+
+
+def held(connection: Connection) -> tuple[KeyVersion, ...] | None:
+    """Returns the versions whose halves are stored; None: there is no table for them."""
+    return tuple(_stored(connection)) if connection.execute(_THERE).fetchone() == (True,) else None
+
+
+def keep_only(connection: Connection, versions: Sequence[KeyVersion] | None) -> None:
+    """Removes the halves of all other versions; None: the table, too."""
+    if versions is None:
+        connection.execute(_DROP)
+        return
+    for version in held(connection) or ():
+        if version not in versions:
+            withdraw(connection, version)
 
 
 def others_may_use(connection: Connection) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
-from keyrotation_pipeline.adapters.postgres.inventory import places, relations
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.adapters.postgres.server.programs import Installation, PostgresDump, for_dumps_of
@@ -29,10 +29,12 @@ from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERU
 from keyrotation_pipeline.adapters.postgres.server.restored_copy import Target, restored_copy
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole
 from keyrotation_pipeline.adapters.process import die_with_parent
-from keyrotation_pipeline.errors import HomeError, KeyRotationError, MalformedCiphertextError
+from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text
-from keyrotation_pipeline.fieldcrypto.cipher import decrypt
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.backups import DumpSource, ReadRows, RecoveryKey, RestoredDump
@@ -150,11 +152,11 @@ class ScratchDump:
         self._connection = connection
         self._binaries = binaries
         self._secret = os.urandom(32)
+        self._halves: tuple[KeyVersion, ...] | None = None
 
-    @property
-    def source(self) -> DumpSource:
+    def source(self, ring: KeyRing) -> DumpSource:
         """See `RekeyableDump.source`."""
-        return PostgresDump(self._url, partial(connect, self._url), self._binaries)
+        return PostgresDump(self._url, partial(connect, self._url), self._binaries, lambda: ring)
 
     def prepare(self) -> None:
         """See `RekeyableDump.prepare`."""
@@ -162,6 +164,11 @@ class ScratchDump:
         from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
 
         migrate(self._url)
+        self._halves = retired_halves.held(self._connection)
+
+    def clean_up(self) -> None:
+        """See `RekeyableDump.clean_up`."""
+        retired_halves.keep_only(self._connection, self._halves)
 
     @without_content
     def read(self, table: EncryptedTable, ring: KeyRing) -> ReadRows:
@@ -178,24 +185,24 @@ class ScratchDump:
         )
         arrays = [column.place.elements for column in columns]
         rows = values = failures = total = 0
+        plaintext = partial(format_of(table.format).plaintext, ring)
         with self._connection.transaction(), self._connection.cursor("rows") as cursor:
             cursor.itersize = _ROWS
             for rest, *stored in cursor.execute(query):
                 cells = (
                     [value] if not array else _elements(value) for value, array in zip(stored, arrays, strict=True)
                 )
-                opened = [_opened(ring, value) for cell in cells for value in cell]
+                opened = [_opened(plaintext, value) for cell in cells for value in cell]
                 rows += 1
                 values += sum(kind == "decrypted" for kind, _ in opened)
                 failures += sum(kind == "failed" for kind, _ in opened)
                 total = (total + self._number(str(rest), opened)) % _MODULUS
         return ReadRows(rows, values, failures, f"{total:064x}")
 
-    def _number(self, rest: str, opened: list[tuple[str, str]]) -> int:
+    def _number(self, rest: str, opened: list[tuple[str, bytes]]) -> int:
         """Returns a number for one row, by a secret that ends with this process; lengths separate the columns."""
         code = hmac.new(self._secret, digestmod=hashlib.sha256)
-        for kind, text in (("rest", rest), *opened):
-            content = text.encode(errors="surrogatepass")
+        for kind, content in (("rest", rest.encode(errors="surrogatepass")), *opened):
             code.update(f"{kind} {len(content)} ".encode() + content)
         return int.from_bytes(code.digest())
 
@@ -208,15 +215,13 @@ def _elements(stored: object) -> list[object]:
     return [b"".join(array.parts).decode(), *(None if each is None else each.decode() for each in array.elements)]
 
 
-def _opened(ring: KeyRing, stored: object) -> tuple[str, str]:
+def _opened(plaintext: Callable[[str], bytes | Defect], stored: object) -> tuple[str, bytes]:
     if stored is None:
-        return "null", ""
-    try:
-        return "decrypted", decrypt(ring, str(stored))
-    except MalformedCiphertextError:
-        return "as it is", str(stored)
-    except KeyRotationError:
-        return "failed", ""
+        return "null", b""
+    opened = plaintext(str(stored))
+    if not isinstance(opened, Defect):
+        return "decrypted", opened
+    return ("as it is", str(stored).encode(errors="surrogatepass")) if opened == NOT_A_VALUE else ("failed", b"")
 
 
 class ScratchServers:
