@@ -68,6 +68,7 @@ def backup_site(settings: Settings, url: str, pipeline: Pipeline, vouching: Sequ
             settings.backup.postgres_binaries,
             settings.recovery.superuser_extensions,
             settings.recovery.longest_restore_seconds,
+            settings.database.schema_name,
         ),
         recipients=len(set(settings.recipients)),
         keep_local_days=settings.backup.keep_local_days,

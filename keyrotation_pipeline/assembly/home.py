@@ -9,6 +9,7 @@ from pathlib import Path
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
+from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
 from keyrotation_pipeline.adapters.postgres.ledger.known_ids import incident_ids, request_ids
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
@@ -36,8 +37,9 @@ def database_url(settings: Settings) -> Iterator[str]:
     Raises:
         HomeError: there is no home for the embedded server yet, or it cannot run.
     """
-    with server_url(settings.home, settings.database.url.get_secret_value() if settings.database.url else None) as url:
-        yield url
+    declared = settings.database
+    with server_url(settings.home, declared.url.get_secret_value() if declared.url else None) as url:
+        yield with_schema(url, declared.schema_name)
 
 
 @contextmanager
@@ -185,9 +187,9 @@ def offered_incidents(config: Path | None, beginning: str) -> Offered:
 def _offered(ids: Callable[[str, str], Offered], config: Path | None, beginning: str) -> Offered:
     try:
         declared = settings.load(config)
-        if declared.database.url is not None:
-            return ids(declared.database.url.get_secret_value(), beginning)
-        # Only if it already runs, such as for `up`: pressing Tab must not start a server.
-        return ids(EmbeddedServer(declared.home / "postgres").url(), beginning)
+        named = declared.database.url
+        # An embedded server only if it already runs, such as for `up`: pressing Tab must not start one.
+        url = EmbeddedServer(declared.home / "postgres").url() if named is None else named.get_secret_value()
+        return ids(with_schema(url, declared.database.schema_name), beginning)
     except Exception:  # noqa: BLE001  whatever it is, pressing Tab is no place for errors
         return []

@@ -42,6 +42,7 @@ from keyrotation_pipeline.settings.recovered import (
     BackedUpConfiguration,
     backed_up,
     over_database,
+    schema_named,
     to_provide,
     where_url_goes,
 )
@@ -95,7 +96,7 @@ class HomeHere:
         """
         server = _url_that_answers(self._server)
         self._require_free(server)
-        return RestoreToNewDatabase(server, None)
+        return RestoreToNewDatabase(server, None, schema=lambda: schema_named(self._text))
 
     def _require_free(self, server: str) -> None:
         """Refuses the name of a database that no recovery began here, before anything is copied."""

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
+from psycopg import sql
 from pydantic import SecretStr
 
 from keyrotation_pipeline.adapters.openpgp.keyring import ThrowAwayOfficers
+from keyrotation_pipeline.adapters.own_schema import schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.secret_homes import has_memory, secret_home
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
@@ -74,7 +76,7 @@ def _for_rehearsal(settings: Settings, url: str, home: Path, officers: ThrowAway
     return settings.model_copy(
         update={
             "home": home,
-            "database": DatabaseSettings.model_construct(url=SecretStr(url)),
+            "database": DatabaseSettings.model_construct(url=SecretStr(url), schema_name=settings.database.schema_name),
             "keys": KeysSettings(),
             "approvals": ApprovalsSettings(required=len(roster), officers=roster),
             "rollout": RolloutSettings(mode=RolloutMode.NONE),
@@ -92,5 +94,6 @@ def _forget(url: str) -> None:
     Updates statistics and visibility, as in a database that has been in use for a while.
     """
     with closing(connect(url)) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS keyrotation CASCADE")
+        schema = sql.Identifier(schema_of(connection))
+        connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(schema))
         connection.execute("VACUUM (ANALYZE)")

@@ -16,15 +16,17 @@ import atexit
 import json
 import logging
 import os
+import re
 import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, TextClause, text
 
 from keyrotation_pipeline.encrypted_type.column import failed_reads_of, old_reads_of
 from keyrotation_pipeline.encrypted_type.environment import pod_of_process
@@ -44,11 +46,32 @@ LOG = logging.getLogger(__name__)
 _Report = Callable[[str, str], Mapping[str, str]]
 _Send = Callable[[_Report], None]
 
-# The newest request, and the database's own time: what a report must name.
-ASKED = text("SELECT nonce, at FROM keyrotation.report_nonce")
-REPORT = text(
-    "INSERT INTO keyrotation.instance_reports (instance, report, proofs) VALUES (:instance, :report, :proofs)"
-)
+SCHEMA = "keyrotation"
+
+
+@dataclass(frozen=True, slots=True)
+class Statements:
+    """What asks for the newest request and the database's own time, which a report must name, and what reports."""
+
+    asked: TextClause
+    report: TextClause
+
+    @classmethod
+    def of(cls, schema: str) -> "Statements":
+        """Returns them on the schema of a home.
+
+        Raises:
+            ValueError: it cannot be one.
+        """
+        if not re.fullmatch(r"[a-z_][a-z0-9_]*", schema):
+            raise ValueError(f"{schema!r} is not the schema of a home; give what `[database] schema` has there")
+        return cls(
+            text(f'SELECT nonce, at FROM "{schema}".report_nonce'),  # noqa: S608  checked above
+            text(
+                f'INSERT INTO "{schema}".instance_reports (instance, report, proofs) '  # noqa: S608  checked above
+                "VALUES (:instance, :report, :proofs)"
+            ),
+        )
 
 
 def attest(
@@ -58,13 +81,14 @@ def attest(
     instance: str | None = None,
     every_seconds: float = EVERY_SECONDS,
     reload: bool = True,
+    schema: str = SCHEMA,
 ) -> "Attestation":
     """Starts reporting this process, on a thread and a connection of its own, until the process ends.
 
     Call it once per process; after a fork the child reports itself too.
 
     Args:
-        engine: of the application; its role needs USAGE on the schema `keyrotation`, SELECT on its view `report_nonce`
+        engine: of the application; its role needs USAGE on the schema of the home, SELECT on its view `report_nonce`
             and INSERT on the columns instance, report and proofs of its table `instance_reports`.
         key_ring: the same object that `EncryptedType` was given.
         instance: a readable name in ASCII; default: the host's. Process id and a random part are added. In Kubernetes
@@ -72,8 +96,13 @@ def attest(
         every_seconds: between two reports; well below `[rollout] instance_ttl_seconds`.
         reload: read the key ring again before each report, if it can (`EnvironmentKeyRing`, `MountedKeyRing`), so that
             new keys need no restart. If that fails, the previous ring stays in use.
+        schema: as `[database] schema` of the home has it, where that is not the default.
+
+    Raises:
+        ValueError: it cannot be a schema of a home.
     """
-    attestation = Attestation(engine, key_ring, instance or socket.gethostname(), every_seconds, reload=reload)
+    label = instance or socket.gethostname()
+    attestation = Attestation(engine, key_ring, label, every_seconds, reload=reload, schema=schema)
     attestation.start()
     return attestation
 
@@ -89,7 +118,9 @@ class Attestation:
         every_seconds: float,
         *,
         reload: bool,
+        schema: str = SCHEMA,
     ) -> None:
+        self._statements = Statements.of(schema)
         self._of_application = engine
         self._key_ring = key_ring
         self._label = "".join(each if "!" <= each <= "~" else "?" for each in label[:LABEL_CHARS])
@@ -115,7 +146,7 @@ class Attestation:
         self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
-        with _connected(self._of_application) as send:
+        with _connected(self._of_application, self._statements) as send:
             while True:
                 with _reporting:
                     self._attempt(lambda: self._send(send))
@@ -184,16 +215,16 @@ class Attestation:
 
 
 @contextmanager
-def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
+def _connected(engine: "Engine | AsyncEngine", statements: Statements) -> Iterator[_Send]:
     """Yields a sender on the engine's database that shares no connection with the application or a parent process."""
     if isinstance(engine, Engine):
         own = _separate_engine(engine)
 
         def send(report: _Report) -> None:
             with own.connect() as connection:
-                asked = connection.execute(ASKED).one()
+                asked = connection.execute(statements.asked).one()
                 connection.commit()  # reading the key ring may take a while
-                connection.execute(REPORT, report(*asked))
+                connection.execute(statements.report, report(*asked))
                 connection.commit()
 
         yield send
@@ -204,9 +235,9 @@ def _connected(engine: "Engine | AsyncEngine") -> Iterator[_Send]:
 
     async def sent(report: _Report) -> None:
         async with asynchronous.connect() as connection:
-            asked = (await connection.execute(ASKED)).one()
+            asked = (await connection.execute(statements.asked)).one()
             await connection.commit()
-            await connection.execute(REPORT, report(*asked))
+            await connection.execute(statements.report, report(*asked))
             await connection.commit()
 
     # An event loop of this thread: the application's may be busy or not running yet.

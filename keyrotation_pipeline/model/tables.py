@@ -182,14 +182,16 @@ class DatabaseIdentity:
         name: ``name@host``, without a password. The host is informational: a failover changes it.
         system_identifier: of the cluster.
         superuser: our role, if it is a superuser, which officers should know before they sign.
+        schema: of the home's records, unless it is the default one; a database may have several homes.
     """
 
     name: str
     system_identifier: str
     superuser: str | None = None
+    schema: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}, system identifier {self.system_identifier}"
+        return f"{self.name}{self._which}"
 
     def signed(self) -> str:
         """The database in the signed text: only what stays the same, however it is reached."""
@@ -199,7 +201,12 @@ class DatabaseIdentity:
     @property
     def place(self) -> str:
         """The database without its host, which stays the same however it is reached."""
-        return f"{self.name.rpartition('@')[0]}, system identifier {self.system_identifier}"
+        return f"{self.name.rpartition('@')[0]}{self._which}"
+
+    @property
+    def _which(self) -> str:
+        schema = "" if self.schema is None else f", schema {self.schema}"
+        return f", system identifier {self.system_identifier}{schema}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
+from keyrotation_pipeline.adapters.own_schema import DEFAULT
 from keyrotation_pipeline.errors import ConfigurationError, DamagedBackupError
 from keyrotation_pipeline.settings.loading import DATABASE_VARIABLE, home_of, sentence_for
-from keyrotation_pipeline.settings.sections import FILE_NAME, DatabaseSettings, File, Settings
+from keyrotation_pipeline.settings.sections import FILE_NAME, DatabaseSettings, File, Settings, home_schema
 from keyrotation_pipeline.settings.values import absolute
 
 # What a recovery needs. The other sections name secrets and hosts, which may not be there on the worst day.
@@ -123,9 +124,22 @@ def over_database(text: str, path: Path, url: str) -> Settings:
         file = File.model_validate(needed, context={"directory": path.parent})
     except ValidationError as error:
         raise ConfigurationError(sentence_for(error.errors(include_url=False), needed)) from None
-    database = DatabaseSettings.model_construct(url=SecretStr(url))
+    database = DatabaseSettings.model_construct(url=SecretStr(url), schema_name=_schema(content))
     sections = {name: getattr(file, name) for name in File.model_fields} | {"database": database}
     return Settings.model_construct(**sections, path=path, home=home_of(path))
+
+
+def schema_named(text: str) -> str:
+    """Returns the schema of the home that a configuration names.
+
+    Raises:
+        ConfigurationError: it cannot be one.
+    """
+    return _schema(tomllib.loads(text))
+
+
+def _schema(content: Mapping[str, Any]) -> str:
+    return home_schema(str(_at(content, "database", "schema") or DEFAULT))
 
 
 def where_url_goes(text: str) -> str:

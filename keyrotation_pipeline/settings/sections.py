@@ -21,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, FORMATS, NATIVE, ValueFormat
 from keyrotation_pipeline.model.approval import require_plain
@@ -100,7 +101,18 @@ class ReportSettings(Section):
 
 FILE_NAME = "keyrotation.toml"
 DEMO_MARKER = "demo.json"
+_SCHEMAS_OF_OTHERS = frozenset({"public", "information_schema"})
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def home_schema(text: str) -> str:
+    """Checks the name of the schema of a home, which the names of its constraints and triggers begin with."""
+    if not own_schema.NAME.fullmatch(text) or text.startswith("pg_") or text in _SCHEMAS_OF_OTHERS:
+        raise ConfigurationError(
+            f"[database] schema = {json.dumps(text)} cannot be the schema of a home; write a name of its own, at most "
+            "40 of a-z, 0-9 and _, which begins with a letter"
+        )
+    return text
 
 
 class DatabaseSettings(Section):
@@ -108,6 +120,7 @@ class DatabaseSettings(Section):
 
     Args:
         url: of the database, directly and not through a pooler.
+        schema_name: where the records of this home are: a schema of its own for each key of one database.
         standbys: URLs of standbys that the primary cannot see (cascaded ones); they are queried directly.
         gone_replicas: names, as a refusal prints them, of standbys, subscribers and slots that no longer exist.
         delayed_standbys: names, as a pause prints them, of standbys that may lag while rows are re-encrypted.
@@ -115,6 +128,7 @@ class DatabaseSettings(Section):
     """
 
     url: Secret | None = None
+    schema_name: Annotated[Text, AfterValidator(home_schema)] = Field(default=own_schema.DEFAULT, alias="schema")
     standbys: tuple[Secret, ...] = ()
     gone_replicas: tuple[Text, ...] = ()
     delayed_standbys: tuple[Text, ...] = ()

@@ -165,7 +165,8 @@ def written_home(
         f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
     )
     file.write_text(
-        f'database.url = "{application.url}"\n{parts}[approvals]\nrequired = 2\n{named}'
+        f'database.url = "{application.url}"\ndatabase.schema = "fernet_keys"\n'
+        f"{parts}[approvals]\nrequired = 2\n{named}"
         '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "fernet"\nkeys = { env = "FIELD_KEYS" }\n'
         '[[tables]]\nname = "users"\ncolumns = ["email"]\n'
     )

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import contents, relations
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
-from keyrotation_pipeline.adapters.postgres.preflight.writes import never_fires_for_us
+from keyrotation_pipeline.adapters.postgres.preflight.writes import never_fires_for_us, watches_others
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
@@ -413,3 +413,49 @@ def test_a_superuser_is_advised_to_make_a_role_and_officers_sign_that_it_is_one(
         assert identity.signed().endswith(", as superuser postgres, so that code in it has all power")
         assert "superuser" not in PostgresSurroundings(url, mine).identity().signed()
         assert ours in str(mine.info.user)
+
+
+HEAD = "CREATE TRIGGER t AFTER UPDATE ON public.users FOR EACH ROW WHEN "
+OF_NAME = '((old.name COLLATE "C") IS DISTINCT FROM (new.name COLLATE "C"))'
+OF_OTHER = '(((old."E""mail")::text COLLATE "C") IS DISTINCT FROM ((new."E""mail")::text COLLATE "C"))'
+CALL = ' EXECUTE FUNCTION "order".f()'
+LOOKS_LIKE_A_TRIGGER = f""" "t AFTER UPDATE ON x FOR EACH ROW WHEN ({OF_NAME.replace('"', '""')}){CALL[:22]}f()" """
+
+
+@pytest.mark.parametrize(
+    ("definition", "quiet"),
+    [
+        pytest.param(f"{HEAD}({OF_NAME}){CALL}", True, id="another column"),
+        pytest.param(f"{HEAD}(({OF_NAME} OR {OF_OTHER})){CALL}", False, id="ours among them"),
+        pytest.param(f"{HEAD}({OF_OTHER}){CALL}", False, id="ours"),
+        pytest.param(f"{HEAD}(({OF_NAME} OR (new.name IS NULL))){CALL}", False, id="another condition"),
+        pytest.param(f"{HEAD}((NOT {OF_NAME})){CALL}", False, id="the contrary"),
+        pytest.param(f"{HEAD.replace('AFTER', 'BEFORE')}({OF_NAME}){CALL}", False, id="before"),
+        pytest.param(f"{HEAD.replace(' WHEN ', '')}{CALL}", False, id="without a condition"),
+        pytest.param(
+            f"{HEAD}({OF_NAME.replace('new.name', 'new.nick')}){CALL}", True, id="two columns, neither of them ours"
+        ),
+        pytest.param(
+            f"{HEAD.replace(' t ', LOOKS_LIKE_A_TRIGGER)}({OF_OTHER}){CALL}",
+            False,
+            id="a name that looks like a trigger",
+        ),
+    ],
+)
+def test_a_trigger_that_watches_other_columns_alone_is_recognised(definition: str, quiet: bool) -> None:
+    assert watches_others(definition, ['E"mail']) is quiet
+
+
+def test_the_fence_of_another_home_does_not_stop_a_rotation(database_url: str, already_migrated: str) -> None:
+    with connect(database_url) as connection:
+        connection.execute("CREATE TABLE public.users (id int, email text, name text)")
+        connection.execute("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+        watched = '{head}({old} COLLATE "C" IS DISTINCT FROM {new} COLLATE "C") EXECUTE FUNCTION public.f()'
+        connection.execute(watched.format(head=HEAD, old="old.name", new="new.name").encode())
+        found = {}
+        for column in ("name", "email"):
+            table = EncryptedTable(TableName("public", "users"), (column,))
+            sentences = [each.sentence for each in preflight(connection, [table], KeyVersion(2))]
+            found[column] = [each for each in sentences if each.startswith("trigger")]
+    assert found["email"] == []
+    assert "trigger t of users would fire for every re-encrypted row" in found["name"][0]

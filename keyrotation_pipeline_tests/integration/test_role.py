@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_dige
 from keyrotation_pipeline.adapters.postgres.preflight.server import surroundings
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.encrypted_type import attestation
+from keyrotation_pipeline.encrypted_type.attestation import Statements
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment
@@ -174,10 +174,12 @@ def test_an_application_reports_itself_by_its_grants_and_sees_nothing_else(
     role.execute((SQL / "application-role.sql").read_bytes())
     engine = engine_of(own_server.url("clinic", "pazpaz"))
 
+    statements = Statements.of("keyrotation")
+
     def report() -> None:
         with engine.begin() as application:
-            application.execute(attestation.ASKED).one()
-            application.execute(attestation.REPORT, {"instance": "web-1", "report": "{}", "proofs": ""})
+            application.execute(statements.asked).one()
+            application.execute(statements.report, {"instance": "web-1", "report": "{}", "proofs": ""})
 
     report()
     reached = clinic.execute(

@@ -85,7 +85,7 @@ def _lock(connection: sqlalchemy.Connection, name: str, schema: str) -> None:
             with connection.begin_nested():
                 # Not IF NOT EXISTS: that requires the right to create them even if they exist.
                 if connection.exec_driver_sql("SELECT to_regnamespace('keyrotation')").scalar() is None:
-                    connection.exec_driver_sql("CREATE SCHEMA keyrotation")
+                    connection.exec_driver_sql(f'CREATE SCHEMA "{schema}"')
                 if connection.exec_driver_sql(f"SELECT to_regclass('{_VERSIONS}')").scalar() is None:
                     _require_empty(connection, name, schema)
                     connection.exec_driver_sql(_CREATE_VERSIONS)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from keyrotation_pipeline.adapters.own_schema import DEFAULT, schema_of
 from keyrotation_pipeline.adapters.postgres import preflight
 from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import search_exclusions
 from keyrotation_pipeline.adapters.postgres.preflight import server
@@ -40,7 +41,9 @@ class PostgresSurroundings:
         """Which database this is."""
         row = self.connection.execute(_IDENTITY).fetchone()
         identifier, superuser = row or ("unknown", None)
-        return DatabaseIdentity(display_name(self.url), str(identifier), None if superuser is None else str(superuser))
+        name, schema = display_name(self.url), schema_of(self.connection)
+        role = None if superuser is None else str(superuser)
+        return DatabaseIdentity(name, str(identifier), role, None if schema == DEFAULT else schema)
 
     def preflight(self, tables: Sequence[EncryptedTable], target: KeyVersion) -> tuple[Problem, ...]:
         """See `DatabaseSurroundings.preflight`."""

@@ -1,7 +1,7 @@
 """Preflight checks of what an update by the engine triggers: privileges, rules, row security, foreign code."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import (
@@ -46,7 +46,7 @@ def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
     for relation in subject.relations:
         parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.columns}
         for trigger, conditional, definition in subject.connection.execute(_TRIGGERS, parameters):
-            if never_fires_for_us(str(definition)):
+            if never_fires_for_us(str(definition)) or watches_others(str(definition), subject.columns):
                 continue
             rest = ", joined by AND to the condition that it has" if conditional else ""
             yield fatal(
@@ -112,6 +112,34 @@ def never_fires_for_us(definition: str) -> bool:
     return (
         condition == f"({_OURS})" or condition.startswith(f"(({_OURS}) AND ") or condition.endswith(f" AND ({_OURS}))")
     )
+
+
+# A name as the server prints it. Whatever its owner chose, a quote inside is doubled, so this ends where the name does.
+_NAME = r'([a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
+_OLD, _NEW = (rf'\((?:{row}\.{_NAME}|\({row}\.{_NAME}\)::text) COLLATE "C"\)' for row in ("old", "new"))
+_CHANGE = re.compile(rf"\({_OLD} IS DISTINCT FROM {_NEW}\)")
+_TRIGGER = re.compile(rf"CREATE TRIGGER {_NAME} AFTER UPDATE ON (?:{_NAME}\.)?{_NAME} FOR EACH ROW WHEN ")
+_CONDITION = re.compile(
+    rf"\(\(?{_CHANGE.pattern}(?: OR {_CHANGE.pattern})*\)?\) EXECUTE FUNCTION (?:{_NAME}\.)?{_NAME}\(\)"
+)
+
+
+def watches_others(definition: str, columns: Sequence[str]) -> bool:
+    """Returns whether a trigger fires only where other columns change, as the fence of another home does.
+
+    Args:
+        definition: as pg_get_triggerdef prints it with an empty search path.
+        columns: those that we write.
+    """
+    begun = _TRIGGER.match(definition)
+    if begun is None or _CONDITION.fullmatch(definition, begun.end()) is None:
+        return False
+    named = (filter(None, found.groups()) for found in _CHANGE.finditer(definition, begun.end()))
+    return {_unquoted(name) for names in named for name in names}.isdisjoint(columns)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 # Smaller tables need no forecast of disk space.

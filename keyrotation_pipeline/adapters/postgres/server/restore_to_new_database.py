@@ -1,10 +1,11 @@
 """Restores a dump into a new database of a server, such as the application's own, next to the old one."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTORE_SECONDS
@@ -24,10 +25,18 @@ class RestoreToNewDatabase:
         url: of any database there, as a superuser or a role with CREATEDB and CREATEROLE.
         binaries: directory of the pg_restore and pg_dump to use; None finds some.
         longest_seconds: how long a dump's own SQL may take.
+        schema: returns that of the home whose dumps these are, once it is known; else the one that `url` names.
     """
 
-    def __init__(self, url: str, binaries: Path | None, longest_seconds: float = LONGEST_RESTORE_SECONDS) -> None:
+    def __init__(
+        self,
+        url: str,
+        binaries: Path | None,
+        longest_seconds: float = LONGEST_RESTORE_SECONDS,
+        schema: Callable[[], str] | None = None,
+    ) -> None:
         self._url = url
+        self._schema = schema
         self._binaries = binaries
         self._longest_seconds = longest_seconds
 
@@ -40,7 +49,7 @@ class RestoreToNewDatabase:
             )
         self._require_not_older(dump)
         target = Target(
-            admin=self._url,
+            admin=self._url if self._schema is None else with_schema(self._url, self._schema()),
             description=display_name(self._url),
             binaries=self._binaries,
             by_superuser=BY_SUPERUSER,

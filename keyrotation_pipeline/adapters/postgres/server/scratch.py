@@ -18,6 +18,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.held_directory import held
+from keyrotation_pipeline.adapters.own_schema import DEFAULT, with_schema
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
@@ -232,6 +233,7 @@ class ScratchServers:
         binaries: directory of the PostgreSQL to use; None finds one that fits the dump.
         extensions: additional ones that the superuser creates there.
         longest_seconds: limit for restoring a dump, and for any one statement afterwards.
+        schema: of the home whose dumps these are.
     """
 
     def __init__(
@@ -240,7 +242,9 @@ class ScratchServers:
         binaries: Path | None,
         extensions: Sequence[str] = (),
         longest_seconds: float = LONGEST_RESTORE_SECONDS,
+        schema: str = DEFAULT,
     ) -> None:
+        self._schema = schema
         self._directory = directory
         self._binaries = binaries
         self._allowed = BY_SUPERUSER | frozenset(extensions)
@@ -271,7 +275,7 @@ class ScratchServers:
             EphemeralServer(Path(home) / "postgres", installation, durable=durable) as server,
         ):
             target = Target(
-                admin=server.url("postgres"),
+                admin=with_schema(server.url("postgres"), self._schema),
                 description=installation.description,
                 binaries=self._binaries,
                 by_superuser=self._allowed,
