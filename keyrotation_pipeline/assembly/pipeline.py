@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
 
-from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head
+from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head, stored_head
 from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
@@ -15,7 +15,12 @@ from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import Pos
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import require_declared
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
-from keyrotation_pipeline.adapters.postgres.ledger.schema import REVISIONS, require_migrated, revision_of
+from keyrotation_pipeline.adapters.postgres.ledger.schema import (
+    REVISIONS,
+    other_schema_of,
+    require_migrated,
+    revision_of,
+)
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
@@ -140,6 +145,7 @@ def initialise(
         PreflightError, BlockedError: a declared table does not exist, or cannot be read; nothing was created where
             none of them exists. Or the schema is of a version that this one does not continue.
         AuditError: the audit of an earlier release does not verify; nothing was changed.
+        HomeError: the records of this home are in another schema; nothing was changed.
     """
     # Alembic and SQLAlchemy take as long to import as everything else together, and no other command needs them.
     from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
@@ -147,6 +153,7 @@ def initialise(
     if ring is not None:  # before any of them is registered
         require_no_keys(settings, {ring.material(version).fingerprint for version in ring.versions})
     _require_restored(settings)
+    _require_same_schema(settings)
     _require_upgradable(settings, actor)
     create_home(settings.home)
     create_key_store(settings)
@@ -184,6 +191,19 @@ def _require_restored(settings: Settings) -> None:
         )
     with database_url(settings) as url, closing(connect(url)) as connection:
         _require_declared(settings, connection)
+
+
+def _require_same_schema(settings: Settings) -> None:
+    """Refuses to begin again in another schema, with the keys of a home whose records are in this database."""
+    head = stored_head(settings.home / "anchors") if settings.home.is_dir() else None
+    if head is None:
+        return
+    with database_url(settings) as url, closing(connect(url)) as connection:
+        if revision_of(connection) is None and (other := other_schema_of(connection, head)) is not None:
+            raise HomeError(
+                f'the records of this home are in the schema {other}; write [database] schema = "{other}" again, or '
+                "make the home of another key in a folder of its own"
+            )
 
 
 def _require_upgradable(settings: Settings, actor: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -23,6 +24,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.servers import Server
 
 # One home in a schema of its own is in test_fernet.
 pytestmark = pytest.mark.extended
@@ -30,12 +32,13 @@ ROWS = 60
 # A reserved word, and a name of the greatest length.
 NATIVE, FERNET = "order", "fernet_keys_of_the_shop_and_of_its_till"
 CONFIGURATION = """
-database.url = "{url}"
-database.schema = "{schema}"
 rollout.mode = "none"
 reencryption.shards = 1
 reencryption.duty_cycle = 1.0
 {format}
+[database]
+url = {{ env = "URL" }}
+schema = "{schema}"
 [approvals]
 required = 2
 {officers}
@@ -48,7 +51,7 @@ class Home:
     """One home, its officers, and the writer of its values.
 
     Args:
-        encrypted, decrypted: as the application does it, with the keys that the store delivers now.
+        keys: returns what encrypts and decrypts as the application does, with the keys that are delivered now.
     """
 
     folder: Folder
@@ -56,23 +59,35 @@ class Home:
     schema: str
     column: str
     officers: tuple[DemoOfficer, ...]
-    encrypted: Callable[[str], str]
-    decrypted: Callable[[str], str]
+    keys: Callable[[Path], tuple[Callable[[str], str], Callable[[str], str]]]
     expected: dict[int, str] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     writes: int = 0
 
+    def encrypted(self, text: str) -> str:
+        return self.keys(self.folder.path / ".keyrotation" / "keys")[0](text)
+
+    def decrypted(self, value: str) -> str:
+        return self.keys(self.folder.path / ".keyrotation" / "keys")[1](value)
+
     def typed(self, *arguments: str, expect: int = 0, **variables: str) -> str:
-        return self.folder.run(*arguments, expect=expect, **variables)
+        return self.folder.run(*arguments, expect=expect, URL=self.url, **variables)
 
     def requested(self, *arguments: str) -> str:
         request = self.typed(*arguments).split()[-1]
-        with open_pipeline(settings.load(self.folder.path / "keyrotation.toml"), actor="test") as pipeline:
+        with (
+            pytest.MonkeyPatch.context() as environment,
+            open_pipeline(self._settings(environment), actor="test") as pipeline,
+        ):
             text = pipeline.ledger.approval_text(request)
             assert f", schema {self.schema}".encode() in text
             for officer in self.officers:
                 add_approval(pipeline, pipeline.ledger.request(request), officer.sign(text))
         return request
+
+    def _settings(self, environment: pytest.MonkeyPatch) -> settings.Settings:
+        environment.setenv("URL", self.url)
+        return settings.load(self.folder.path / "keyrotation.toml")
 
     def status(self) -> dict[str, dict[str, int]]:
         tables = json.loads(self.typed("status", "--json", "--count"))["tables"]
@@ -113,6 +128,11 @@ class Home:
             if found is None or self.decrypted(found[0]) != self.expected[row]:
                 self.wrong.append(f"{row}: another content")
 
+    def files(self) -> dict[str, bytes]:
+        """What is in the home and its key store."""
+        home = self.folder.path / ".keyrotation"
+        return {str(file): file.read_bytes() for file in home.rglob("*") if file.is_file()}
+
     def refused(self, value: str) -> bool:
         with psycopg.connect(self.url, autocommit=True) as connection:
             try:
@@ -122,15 +142,24 @@ class Home:
         return False
 
 
-def _configured(
-    folder: Path, url: str, schema: str, officers: tuple[DemoOfficer, ...], columns: str, form: str
-) -> None:
+def native_keys(directory: Path) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    ring = MountedKeyRing(directory)()
+    return partial(encrypt, ring), partial(decrypt, ring)
+
+
+def fernet_keys(directory: Path) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    listed = (directory / "application.env").read_text().strip().partition("=")[2].split(",")
+    fernet = MultiFernet([Fernet(key) for key in listed])
+    return lambda text: fernet.encrypt(text.encode()).decode(), lambda token: fernet.decrypt(token).decode()
+
+
+def _configured(folder: Path, schema: str, officers: tuple[DemoOfficer, ...], columns: str, form: str) -> None:
     folder.mkdir()
     named = "".join(
         f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
     )
     tables = f'[[tables]]\nname = "users"\ncolumns = [{columns}]\n'
-    text = CONFIGURATION.format(url=url, schema=schema, format=form, officers=named, tables=tables)
+    text = CONFIGURATION.format(schema=schema, format=form, officers=named, tables=tables)
     (folder / "keyrotation.toml").write_text(text)
 
 
@@ -139,25 +168,11 @@ def homes(
     tmp_path: Path, database_url: str, security_officer: DemoOfficer, privacy_officer: DemoOfficer
 ) -> tuple[Home, Home]:
     officers = (security_officer, privacy_officer)
-    _configured(tmp_path / "native", database_url, NATIVE, officers, '"name"', "")
+    _configured(tmp_path / "native", NATIVE, officers, '"name"', "")
     form = 'format.name = "fernet"\nformat.keys = { env = "FIELD_KEYS" }'
-    _configured(tmp_path / "fernet", database_url, FERNET, officers, '"email"', form)
-    native_keys = tmp_path / "native" / ".keyrotation" / "keys"
-    delivered = tmp_path / "fernet" / ".keyrotation" / "keys" / "application.env"
-
-    def fernet() -> MultiFernet:
-        return MultiFernet([Fernet(key) for key in delivered.read_text().strip().partition("=")[2].split(",")])
-
-    native = Home(
-        Folder(tmp_path / "native", []), database_url, NATIVE, "name", officers,
-        lambda text: encrypt(MountedKeyRing(native_keys)(), text),
-        lambda value: decrypt(MountedKeyRing(native_keys)(), value),
-    )  # fmt: skip
-    tokens = Home(
-        Folder(tmp_path / "fernet", []), database_url, FERNET, "email", officers,
-        lambda text: fernet().encrypt(text.encode()).decode(),
-        lambda value: fernet().decrypt(value).decode(),
-    )  # fmt: skip
+    _configured(tmp_path / "fernet", FERNET, officers, '"email"', form)
+    native = Home(Folder(tmp_path / "native", []), database_url, NATIVE, "name", officers, native_keys)
+    tokens = Home(Folder(tmp_path / "fernet", []), database_url, FERNET, "email", officers, fernet_keys)
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute("CREATE TABLE users (id int PRIMARY KEY, name text, email text)")
         connection.execute("INSERT INTO users (id) SELECT generate_series(0, %s)", (ROWS - 1,))
@@ -195,3 +210,52 @@ def test_both_are_rotated_at_the_same_time_beside_their_writers(homes: tuple[Hom
             assert home.wrong == []
         schemas = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname !~ '^(pg_|info|public)'")
         assert {name for (name,) in schemas} == {NATIVE, FERNET}
+
+
+def test_one_is_recovered_with_the_records_of_the_other_which_is_then_reconciled(
+    homes: tuple[Home, Home], tmp_path: Path, server: Server
+) -> None:
+    native, tokens = homes
+    secret = tmp_path / "officer.sec.asc"
+    secret.write_bytes(tokens.officers[0].gpg("--armor", "--export-secret-keys"))
+    for home in homes:
+        home.typed("rotate", home.requested("request", "--reason", "yearly"))
+        home.typed("backup")
+        assert json.loads(home.typed("recovery-test", "--key", str(secret), "--json"))["passed"] is True
+    signer = json.loads(tokens.typed("status", "--json"))["backup_signer"]
+    into = f"recovered_{os.getpid()}"
+    folder = Folder(tmp_path / "new", [])
+    new = Home(folder, server.url(into), FERNET, "email", tokens.officers, fernet_keys, tokens.expected)
+    new.folder.path.mkdir()
+    source = str(tokens.folder.path / ".keyrotation" / "backups")
+    with_key = ("--from", source, "--key", str(secret), "--signer", signer)
+    new.typed("recover", *with_key, "--server", server.url(), "--into", into)
+    for moved in (new, native):
+        moved.url = new.url
+    assert new.status() == {"users": {"v1": 0, "v2": ROWS}}
+    assert (new.folder.path / "keyrotation.toml").read_text().count(f'schema = "{FERNET}"') == 1
+    refusal = native.typed("status", "--exit-code", expect=1)
+    assert "was restored" in refusal
+    for home in (native, new):
+        home.requested("reconcile")
+        home.typed("reconcile")
+    with native.at_work(), new.at_work():
+        for home in (native, new):
+            home.typed("backup")
+            home.typed("rotate", home.requested("request", "--reason", "again"))
+            assert home.status() == {"users": {"v1": 0, "v2": 0, "v3": ROWS}}
+            home.typed("audit", "verify")
+    assert (native.wrong, new.wrong) == ([], [])
+
+
+def test_a_home_does_not_begin_again_under_another_schema(homes: tuple[Home, Home]) -> None:
+    """Nor do two configurations of one folder share a home, of which the second would take the first one's keys."""
+    native, _ = homes
+    configuration = native.folder.path / "keyrotation.toml"
+    before = native.files()
+    configuration.write_text(configuration.read_text().replace(NATIVE, "another"))
+    for command in ("init", "status", "request --reason x", "backup"):
+        native.typed(*command.split(), expect=1)
+        wanted = f"are in the schema {NATIVE}; write" if command == "init" else "has no schema another yet"
+        assert wanted in native.folder.printed[-1]
+    assert native.files() == before

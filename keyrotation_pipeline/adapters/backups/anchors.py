@@ -61,6 +61,11 @@ class FileAnchors:
         return frozenset(made.roster for made in sets_of(self._backups, self._seals) if made.roster is not None)
 
 
+def stored_head(directory: Path) -> AuditHead | None:
+    """Returns the newest head that is stored in a home; None: there is none, or it is damaged."""
+    return _head_in(BackupDirectory(directory), NAME)
+
+
 def advance_head(directory: Path, head: AuditHead, replaces: Callable[[AuditHead], bool]) -> None:
     """Stores a head in the home, unless it does not replace the stored one: that is newer, or the audit lost it.
 

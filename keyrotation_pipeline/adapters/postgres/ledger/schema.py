@@ -2,9 +2,12 @@
 
 import re
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.model.audit import AuditHead
 
 # The revisions in migrations/versions, oldest first, each named after the release that brought it. `migrate` upgrades a
 # database to the last one.
@@ -48,6 +51,24 @@ def revision_of(connection: Connection) -> str | None:
     revision = str(row[0])
     require_known(display_name(connection.info.dsn), schema_of(connection), revision)
     return revision
+
+
+# Of our own role alone: planning a query on a table runs code of whoever owns it.
+_CHAINS = own("""
+SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = 'audit_events' AND c.relkind = 'r' AND n.nspname <> 'keyrotation'
+  AND c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+""")
+
+
+def other_schema_of(connection: Connection, head: AuditHead) -> str | None:
+    """Returns the schema of another home here whose audit holds this event; None: there is none."""
+    holds = sql.SQL("SELECT FROM {} WHERE (seq, hash) = (%s, %s)")
+    for (schema,) in connection.execute(_CHAINS).fetchall():
+        events = sql.Identifier(str(schema), "audit_events")
+        if connection.execute(holds.format(events), (head.seq, head.hash)).fetchone() is not None:
+            return str(schema)
+    return None
 
 
 def require_known(database: str, schema: str, revision: str) -> None:
