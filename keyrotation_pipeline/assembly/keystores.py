@@ -39,7 +39,9 @@ if TYPE_CHECKING:
 
 def open_key_store(settings: Settings) -> KeyStore:
     """Returns the key store of `[keys]`; connects to nothing yet."""
-    return _remote(settings) or FileKeyStore(settings.keys_directory, settings.key_variable)
+    return _remote(settings) or FileKeyStore(
+        settings.keys_directory, settings.key_variable, settings.format.key_encoding
+    )
 
 
 def every_key(store: KeyStore) -> KeyRing:
@@ -59,7 +61,7 @@ def create_key_store(settings: Settings) -> None:
     if (remote := _remote(settings)) is not None:
         remote.create()
     else:
-        FileKeyStore.create(settings.keys_directory, settings.key_variable)
+        FileKeyStore.create(settings.keys_directory, settings.key_variable, settings.format.key_encoding)
 
 
 def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
@@ -115,7 +117,8 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     if there and remote is not None:
         remote.create()  # its archive may not exist yet
     store = open_key_store(settings)
-    given = keys_in_list(environment[name], name) if environment.get(name, "").strip() else ()
+    encoding = settings.format.key_encoding
+    given = keys_in_list(environment[name], name, encoding) if environment.get(name, "").strip() else ()
     if there and (stored := store.read()).primary is not None:
         _require_imported(given, stored, name)
         return GivenKeys(stored.ring(), store.place_of)
@@ -123,7 +126,7 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     place, text = name, remote.listed() if there and remote is not None else None
     if text is not None and text.strip():
         place = f"the entry {name} in {store.description}"
-        kept = keys_in_list(text, place)
+        kept = keys_in_list(text, place, encoding)
         if given and given != kept:
             raise KeyStoreError(
                 f"{name} in the environment and {place} are different lists; unset {name}, or correct the entry"

@@ -305,7 +305,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
         inventory=PostgresInventory(connection, limits.duty_cycle, current, settings.encrypted_tables),
         rewriting=PostgresRewriting(connection, partial(connect, url), limits, workers),
         fencing=PostgresFencing(connection, current),
-        evidence=PostgresEvidence(connection, replicas),
+        evidence=PostgresEvidence(connection, replicas, current),
         surroundings=surroundings,
         keys=store,
         vault=backup_vault(settings, ledger, identity, clock, trust),

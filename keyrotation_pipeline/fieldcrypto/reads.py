@@ -126,7 +126,7 @@ _SENTENCES = {
     DefectKind.NOT_A_VALUE: "not encrypted, or damaged: not of the form of an encrypted value",
     DefectKind.UNKNOWN_VERSION: "under key version {version}, which is not in the key ring",
     DefectKind.NOT_AUTHENTIC: "fails authentication under key version {version}",
-    DefectKind.UNKNOWN_KEY: "damaged, or under a key that is not in the key ring",
+    DefectKind.UNKNOWN_KEY: "damaged, under a key that is not in the key ring, or opened by several keys of it",
     DefectKind.ENCRYPTED_TWICE: (
         "encrypted twice: under key version {version} it decrypts to another encrypted value, which is what an "
         "application stores that could not decrypt; decrypt it once, and store that"

@@ -1,12 +1,13 @@
 """Writes and reads the manifest of a backup set; reads it as untrusted text."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from keyrotation_pipeline.errors import ManifestError, ManifestSchemaError
+from keyrotation_pipeline.errors import InvalidLayoutError, ManifestError, ManifestSchemaError
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
@@ -66,10 +67,15 @@ class _Key(_File):
     fingerprint: Sha256
 
 
-def _known_format(name: str) -> str:
-    if name not in FORMATS:
+def _known_format(text: str) -> str:
+    name, _, layout = text.partition(" ")
+    try:
+        known = name in FORMATS and (not layout or layout_of(layout).text == layout)
+    except InvalidLayoutError:
+        known = False
+    if not known:
         raise ValueError("a format that this version does not know")
-    return name
+    return text
 
 
 KnownFormat = Annotated[str, AfterValidator(_known_format)]
@@ -283,7 +289,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             places=tuple(
                 _Place(column=each.column, path=each.path, elements=each.elements) for each in content.table.places
             ),
-            format=content.table.format.name,
+            format=f"{content.table.format.name} {content.table.format.layout}".rstrip(),
             rows=content.rows,
             values={
                 column: {str(version): number for version, number in sorted(values.items())}
@@ -323,7 +329,7 @@ def _table_content(document: _Table) -> TableContent:
         for column, counted in document.values.items()
     }
     places = tuple(Place(each.column, each.path, each.elements) for each in document.places)
-    table = EncryptedTable(
-        TableName(document.in_schema, document.table), document.columns, FORMATS[document.format], places
-    )
+    name, _, layout = document.format.partition(" ")
+    declared = replace(FORMATS[name], layout=layout)
+    table = EncryptedTable(TableName(document.in_schema, document.table), document.columns, declared, places)
     return TableContent(table, document.rows, values)

@@ -78,6 +78,7 @@ class Searched:
         pages: how many its heap had when the search began.
         labels: the name of each.
         began_at: by the server's clock.
+        since: by table whose values are told by decrypting, the transaction id from which on rows must be read again.
     """
 
     values: Mapping[str, int]
@@ -85,6 +86,7 @@ class Searched:
     pages: Mapping[int, int]
     labels: Mapping[int, str]
     began_at: datetime
+    since: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ Each part may run again from the start at any time: sweeps then find nothing, an
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -35,9 +36,14 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
         BlockedError: rows stay locked, or a table cannot be fenced; names who holds it.
     """
     retired, ring = retired_versions(pipeline, rotation), ring_fit_for_rows(pipeline, rotation)
+    by_decrypting = any(table.format.identified_by is IdentifiedBy.DECRYPT for table in pipeline.tables)
+    if by_decrypting:  # this fence minds no old values, and with it nobody adds any
+        _fence(pipeline, rotation, retired, report)
     swept = {str(table.name): _sweep(pipeline, rotation, table, ring, retired, report) for table in pipeline.tables}
     decrypted = [_decrypt(pipeline, rotation, table, ring, report) for table in pipeline.tables]
     _require_empty_quarantine(pipeline)
+    if by_decrypting:
+        _require_all_under(rotation, decrypted)
     pipeline.ledger.save_counts(
         tuple(_counted(pipeline.fencing, *each) for each in zip(pipeline.tables, decrypted, strict=True))
     )
@@ -101,6 +107,8 @@ def _sweep(
 
 
 def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[KeyVersion, ...]) -> None:
+    if table.format.identified_by is IdentifiedBy.DECRYPT:
+        return  # nobody who may write is kept from updating these rows
     # Fences of a process that died before validating them would keep the application from updating these rows.
     for version in retired:
         if fencing.old_rows(table, [version], None).rows:
@@ -149,6 +157,18 @@ def _decrypt(
             "fix or remove them (`keyrotation verify` finds them), then run this step again"
         )
     return decrypted
+
+
+def _require_all_under(rotation: Walk, decrypted: Sequence[DecryptedCount]) -> None:
+    for table in decrypted:
+        for column, held in table.by_column.items():
+            if old := {version: number for version, number in held.items() if version != rotation.target}:
+                listed = ", ".join(f"{number} under {version}" for version, number in old.items())
+                raise StaleWriterError(
+                    f"table {table.table}, column {column}: values were written meanwhile, {listed}; an instance that "
+                    f"has the login of {rotation.target} encrypts with an older key: restart it, then run this step "
+                    "again"
+                )
 
 
 def _require_encrypted(pipeline: Pipeline) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from itertools import pairwise
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -22,8 +24,11 @@ from pydantic import (
 )
 
 from keyrotation_pipeline.adapters import own_schema
-from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, FORMATS, NATIVE, ValueFormat
+from keyrotation_pipeline.errors import ApprovalError, ConfigurationError, InvalidKeyError, InvalidLayoutError
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, FORMATS, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -265,15 +270,23 @@ class FormatSettings(Section):
     """`[format]`: the format of the values in all `[[tables]]`.
 
     Args:
-        name: `native` (our own) or `fernet`.
-        keys: of `fernet` only, and needed there: the application's own list, of which the first key encrypts. `init`
-            imports it, and the key store delivers keys under the same name.
+        name: `native` (our own), `fernet` or `aes-gcm`.
+        keys: of all but `native`, and needed there: the application's own list, of which the first key encrypts.
+            `init` imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
+        layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)` or
+            `hex(nonce12):hex(tag16):hex(ct)`.
+        key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
+        logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
+            while they encrypt with it.
     """
 
     name: Text = NATIVE.name
     keys: KeyVariable | None = None
     keep_time: StrictBool = False
+    layout: Text | None = None
+    key_encoding: KeyEncoding = KeyEncoding.B64URL
+    logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -293,21 +306,75 @@ class FormatSettings(Section):
                 f"[format] name = {json.dumps(self.name)} cannot be rotated by this version, which rotates {names}; "
                 "leave out tables with other values"
             )
-        if self.name == NATIVE.name and (self.keys or self.keep_time):
+        taken = _OPTIONS[self.name]
+        for option in ("keys", "keep_time", "layout", "key_encoding", "logins"):
+            if option in self.model_fields_set and option not in taken:
+                others = " and ".join(f'"{name}"' for name, options in _OPTIONS.items() if option in options)
+                raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
+        if self.name != NATIVE.name and self.keys is None:
             raise ConfigurationError(
-                f'[format] keys and keep_time are for name = "{FERNET.name}" alone; leave them out'
-            )
-        if self.name == FERNET.name and self.keys is None:
-            raise ConfigurationError(
-                f'[format] name = "{FERNET.name}" needs to know where the application has its keys; add '
+                f'[format] name = "{self.name}" needs to know where the application has its keys; add '
                 'keys = { env = "FERNET_KEYS" }, or the name that it uses'
             )
+        if self.name == AES_GCM.name:
+            self._require_layout()
+            self._require_logins()
         return self
+
+    def _require_layout(self) -> None:
+        if self.layout is None:
+            raise ConfigurationError(
+                f'[format] name = "{AES_GCM.name}" needs to know how values are put together; add '
+                'layout = "b64(nonce12 ct tag16)", or as the application does it'
+            )
+        try:
+            layout = Layout(self.layout)
+        except InvalidLayoutError as error:
+            raise ConfigurationError(f"[format] {error}") from None
+        if layout.is_binary:
+            raise ConfigurationError(
+                f"[format] layout = {json.dumps(self.layout)} is of bytes, which this version does not read yet; "
+                "leave out tables with such values"
+            )
+
+    def _require_logins(self) -> None:
+        if not self._logins():
+            raise ConfigurationError(
+                f'[format] name = "{AES_GCM.name}" needs a login of the application for each version of the key, since '
+                "nothing else tells who writes an old one; add "
+                'logins = { v1 = "app_g1", v2 = "app_g2" }, v1 being the present one of a single key'
+            )
+        if twice := repeated(login for _, login in self._logins()):
+            raise ConfigurationError(
+                f"[format] logins has {twice} twice; an old login loses the right to write, so each version needs one "
+                "of its own"
+            )
+
+    def _logins(self) -> tuple[tuple[KeyVersion, str], ...]:
+        pairs = []
+        for name, logins in self.logins.items():
+            try:
+                version = KeyVersion.parse(name)
+            except InvalidKeyError:
+                raise ConfigurationError(
+                    f"[format] logins names {json.dumps(name)}, which is no version; write v1, v2, …"
+                ) from None
+            pairs += [(version, login) for login in ([logins] if isinstance(logins, str) else logins)]
+        return tuple(sorted(pairs))
 
     @property
     def value_format(self) -> ValueFormat:
         """The same as a value of the procedure."""
-        return replace(FORMATS[self.name], keep_time=self.keep_time)
+        return replace(FORMATS[self.name], keep_time=self.keep_time, layout=self.layout or "", logins=self._logins())
+
+
+_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        NATIVE.name: frozenset(),
+        FERNET.name: frozenset({"keys", "keep_time"}),
+        AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
+    }
+)
 
 
 class PlaceSettings(Section):
@@ -561,6 +628,11 @@ class File(Section):
             raise ConfigurationError(
                 f"[format] keys names {self.format.keys.env}, which the key store uses itself; have the application "
                 "read its list under another name, such as FERNET_KEYS"
+            )
+        if self.format.name == AES_GCM.name and self.keys.store != "file":
+            raise ConfigurationError(
+                f'[keys] store = "{self.keys.store}" does not deliver the keys of "{AES_GCM.name}" yet; write '
+                'store = "file"'
             )
         return self
 

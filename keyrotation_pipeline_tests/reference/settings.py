@@ -119,8 +119,8 @@ def _takes(annotation: Any) -> str:  # noqa: ANN401  whatever stands at a field
         return _takes(arguments[0])
     if origin is Literal:
         return ", ".join(code(f'"{each}"') for each in arguments)
-    if origin is tuple:
-        return f"list: {_takes(arguments[0])}"
+    if origin in {tuple, dict}:
+        return f"list: {_takes(arguments[0])}" if origin is tuple else f"table: {_takes(arguments[1])}"
     if origin in {typing.Union, types.UnionType}:
         return ", ".join(dict.fromkeys(_takes(each) for each in arguments if each is not type(None)))
     if isinstance(annotation, type) and issubclass(annotation, StrEnum):
@@ -130,7 +130,7 @@ def _takes(annotation: Any) -> str:  # noqa: ANN401  whatever stands at a field
 
 def _default(field: FieldInfo) -> str:
     if field.default is PydanticUndefined:
-        return "required"
+        return "required" if field.default_factory is None else ""
     if field.default in (None, (), ""):
         return ""
     if isinstance(field.default, bool):

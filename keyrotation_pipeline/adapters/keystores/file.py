@@ -22,7 +22,7 @@ from typing import Self
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.adapters.keystores.key_list import in_order
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
@@ -42,10 +42,14 @@ class FileKeyStore:
 
     Args:
         directory: as `create` made it. It may itself be a symbolic link; the files in it may not.
-        variable: the name under which the application reads Fernet keys, a list of which the first encrypts.
+        variable: the name under which the application reads its keys, a list of which the first encrypts.
+        encoding: how it writes each of them.
     """
 
-    def __init__(self, directory: Path, variable: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, variable: str | None = None, encoding: KeyEncoding = KeyEncoding.B64URL
+    ) -> None:
+        self._encoding = encoding
         self._live = directory.absolute()
         self._variable = variable
         self._archive = self._live / "archive"
@@ -54,10 +58,10 @@ class FileKeyStore:
         self._compromised_file = self._live / "compromised"
 
     @classmethod
-    def create(cls, directory: Path, variable: str | None = None) -> Self:
+    def create(cls, directory: Path, variable: str | None = None, encoding: KeyEncoding = KeyEncoding.B64URL) -> Self:
         """Creates the directory unless it exists, and opens it."""
         owner_only.make_directory(directory.absolute())
-        return cls(directory, variable)
+        return cls(directory, variable, encoding)
 
     @property
     def description(self) -> str:
@@ -173,7 +177,7 @@ class FileKeyStore:
         """Returns ``NAME=new,old``: first the primary, then the others, the newest first."""
         if self._variable is None or (keys := in_order(stored.live, stored.primary)) is None:
             return ""
-        return f"{self._variable}={as_list(keys)}"
+        return f"{self._variable}={as_list(keys, self._encoding)}"
 
     def _stored(self) -> StoredKeys:
         roster = owner_only.read(self._roster_file)

@@ -18,9 +18,42 @@ from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedDa
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
+
+
+class AesGcmFormat:
+    """`Format` for AES-GCM values of one layout, which are bound to nothing."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def rewriter(self, ring: KeyRing, target: KeyVersion) -> "AesGcmRewriter":
+        """See `Format.rewriter`."""
+        return AesGcmRewriter(ring, target, self._layout)
+
+    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+        """See `Format.native_codec`: there is none."""
+        ring.material(target)  # raises where there is none
+        return None
+
+    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+        """See `Format.opened_by`."""
+        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored.encode())
+        match opened:
+            case Defect(DefectKind.NOT_A_VALUE):
+                return None
+            case Defect(version=version):
+                return ring.primary, version
+            case version, _:
+                return version, version
+
+    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+        """See `Format.plaintext`."""
+        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored.encode())
+        return opened if isinstance(opened, Defect) else opened[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,45 @@
-"""Fernet keys in the application's own notation: a list of which the first encrypts.
+"""Keys in the application's own notation: a list of which the first encrypts.
 
-``FERNET_KEYS=new,old`` is what `cryptography.fernet.MultiFernet`, Airflow and the Django packages read.
+``FERNET_KEYS=new,old`` is what `cryptography.fernet.MultiFernet`, Airflow and the Django packages read. Applications
+with another format may write their keys in another encoding; the list is the same.
 """
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial
 
 
-def keys_in_list(text: str, name: str) -> tuple[KeyMaterial, ...]:
+class KeyEncoding(StrEnum):
+    """How an application writes the bytes of a key."""
+
+    B64URL = "b64url"
+    B64 = "b64"
+    HEX = "hex"
+
+
+_WRITE: Mapping[KeyEncoding, Callable[[bytes], str]] = MappingProxyType(
+    {
+        KeyEncoding.B64URL: lambda raw: base64.urlsafe_b64encode(raw).decode(),
+        KeyEncoding.B64: lambda raw: base64.b64encode(raw).decode(),
+        KeyEncoding.HEX: bytes.hex,
+    }
+)
+_IN_WORDS: Mapping[KeyEncoding, str] = MappingProxyType(
+    {
+        KeyEncoding.B64URL: f"the URL-safe base64 of {KEY_BYTES} bytes",
+        KeyEncoding.B64: f"the base64 of {KEY_BYTES} bytes",
+        KeyEncoding.HEX: f"{2 * KEY_BYTES} hexadecimal digits",
+    }
+)
+
+
+def keys_in_list(text: str, name: str, encoding: KeyEncoding = KeyEncoding.B64URL) -> tuple[KeyMaterial, ...]:
     """Parses the application's list, in its order: the first key encrypts.
 
     Args:
@@ -23,22 +50,25 @@ def keys_in_list(text: str, name: str) -> tuple[KeyMaterial, ...]:
     """
     keys: list[KeyMaterial] = []
     for place, each in enumerate(text.split(","), 1):
-        key = _key(each.strip(), f"entry {place} of {name}")
+        key = _key(each.strip(), f"entry {place} of {name}", encoding)
         if key in keys:
             raise InvalidKeyError(f"entries {keys.index(key) + 1} and {place} of {name} are the same key; remove one")
         keys.append(key)
     return tuple(keys)
 
 
-def as_list(keys: Sequence[KeyMaterial]) -> str:
+def as_list(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64URL) -> str:
     """Formats keys as the application's list, the one that encrypts first."""
-    return ",".join(base64.urlsafe_b64encode(raw_of(key)).decode() for key in keys)
+    return ",".join(_WRITE[encoding](raw_of(key)) for key in keys)
 
 
-def _key(text: str, place: str) -> KeyMaterial:
+def _key(text: str, place: str, encoding: KeyEncoding) -> KeyMaterial:
     try:
+        if encoding is KeyEncoding.HEX:
+            return KeyMaterial(binascii.unhexlify(text))
         return KeyMaterial(base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True))
     except (binascii.Error, ValueError, InvalidKeyError):
         pass
     # Raised here, so that its context holds nothing of the text.
-    raise InvalidKeyError(f"{place} is not a Fernet key; give the URL-safe base64 of {KEY_BYTES} bytes")
+    what = "a Fernet key" if encoding is KeyEncoding.B64URL else "a key"
+    raise InvalidKeyError(f"{place} is not {what}; give {_IN_WORDS[encoding]}")

@@ -5,9 +5,11 @@ from types import MappingProxyType
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
@@ -50,6 +52,7 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: NativeFormat(),
         FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time),
+        AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout)),
     }
 )
 

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
 
 class IdentifiedBy(StrEnum):
     """How the key of a value is identified, which decides how old values are counted, refused and proved absent."""
 
     MARKER = "marker"
     MAC = "mac"
+    DECRYPT = "decrypt"
 
     @property
     def evidence(self) -> str:
@@ -28,6 +31,12 @@ _EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
             "values name no key version: the MAC of each was computed with the signing halves of the retired keys, and "
             "none was right"
         ),
+        IdentifiedBy.DECRYPT: (
+            "weaker evidence than a count by the database, which cannot tell a value's key: every value was decrypted "
+            "twice, the second time with the new key alone after the old login had lost the right to write, and what "
+            "was written since was decrypted while nobody could write; a value in an undeclared place is not found, "
+            "and roles that can act as the tables' owner can still write any value"
+        ),
     }
 )
 
@@ -39,21 +48,38 @@ class ValueFormat:
     Args:
         name: as in `[format]` of the configuration.
         keep_time: whether a re-encrypted value keeps the time that it was encrypted at, where the format has one.
+        layout: how a value is put together, where that is declared; see `codecs.layout`.
+        logins: where nothing but the writer can be refused: versions with the logins that applications use while they
+            encrypt with them.
     """
 
     name: str
     identified_by: IdentifiedBy
     keep_time: bool = False
+    layout: str = ""
+    logins: tuple[tuple[KeyVersion, str], ...] = ()
+
+    def logins_of(self, version: KeyVersion) -> frozenset[str]:
+        """Returns the logins that applications use while they encrypt with a version."""
+        return frozenset(login for each, login in self.logins if each == version)
 
     def signed(self) -> str:
         """The format in a signed text."""
         time = "; new values keep the time of the old ones" if self.keep_time else ""
-        return f"{self.name}, keys as they are, identified by {_SIGNED[self.identified_by]}{time}"
+        layout = f"; layout {self.layout}" if self.layout else ""
+        listed = ", ".join(f"{version} {login}" for version, login in self.logins)
+        logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
+        return f"{self.name}, keys as they are, identified by {_SIGNED[self.identified_by]}{time}{layout}{logins}"
 
 
 _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(
-    {IdentifiedBy.MARKER: "the version that each value names", IdentifiedBy.MAC: "the MAC of each value"}
+    {
+        IdentifiedBy.MARKER: "the version that each value names",
+        IdentifiedBy.MAC: "the MAC of each value",
+        IdentifiedBy.DECRYPT: "decrypting each value, which is weaker evidence than a count by the database",
+    }
 )
 NATIVE = ValueFormat("native", IdentifiedBy.MARKER)
 FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
-FORMATS: Mapping[str, ValueFormat] = MappingProxyType({each.name: each for each in (NATIVE, FERNET)})
+AES_GCM = ValueFormat("aes-gcm", IdentifiedBy.DECRYPT)
+FORMATS: Mapping[str, ValueFormat] = MappingProxyType({each.name: each for each in (NATIVE, FERNET, AES_GCM)})

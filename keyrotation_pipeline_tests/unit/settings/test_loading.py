@@ -65,6 +65,9 @@ container = "web"
 FERNET = '[format]\nname = "fernet"\nkeys = { env = "F_K" }\n'
 
 
+AES_GCM = '[format]\nname = "aes-gcm"\nkeys = { env = "F_K" }\nlayout = "b64(nonce12 ct tag16)"\n'
+
+
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KEYROTATION_CONFIG", "KEYROTATION_HOME", "KEYROTATION_DATABASE_URL"):
@@ -110,6 +113,13 @@ def test_the_format_is_that_of_every_table_and_its_variable_need_not_be_set(tmp_
     assert (table.format.name, str(table.format.identified_by), table.format.keep_time) == ("fernet", "mac", True)
     assert read(text, tmp_path).key_variable == "F_K"
     assert read(TABLE, tmp_path).key_variable is None
+    logins = 'key_encoding = "hex"\nlogins = { v2 = "b", v1 = ["a", "worker"] }\n'
+    (table,) = read(f'{TABLE}{AES_GCM}{logins}[rollout]\nmode = "confirm"\n', tmp_path).encrypted_tables
+    assert table.format.signed() == (
+        "aes-gcm, keys as they are, identified by decrypting each value, which is weaker evidence than a count by the "
+        "database; layout b64(nonce12 ct tag16); refused by taking the right to write from the login of the old "
+        "version: v1 a, v1 worker, v2 b"
+    )
     assert read(TABLE, tmp_path).encrypted_tables[0].format == NATIVE
 
 
@@ -188,17 +198,40 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param('[tables]\nname = "c"', "tables: input should be a list", id="one bracket too few"),
         pytest.param(TABLE + "[reencyption]\nshards = 3", "'reencyption'; did you mean 'reencryption'?", id="section"),
         pytest.param(
-            TABLE + '[format]\nname = "aes-gcm"',
-            '[format] name = "aes-gcm" cannot be rotated by this version, which rotates "native", "fernet"; leave out',
+            TABLE + '[format]\nname = "laravel-crypt"',
+            '"laravel-crypt" cannot be rotated by this version, which rotates "native", "fernet", "aes-gcm"; leave out',
             id="a format that is not there yet",
         ),
         pytest.param(
             TABLE + "[format]\nkeep_time = true",
-            'keys and keep_time are for name = "fernet" alone',
+            '[format] keep_time is for name = "fernet" alone',
             id="of another format",
         ),
         pytest.param(
             TABLE + '[format]\nname = "fernet"', 'add keys = { env = "FERNET_KEYS" }', id="Fernet without its keys"
+        ),
+        pytest.param(
+            TABLE + FERNET + 'layout = "b64(ct)"', 'layout is for name = "aes-gcm" alone', id="Fernet's layout"
+        ),
+        pytest.param(
+            TABLE + '[format]\nname = "aes-gcm"\nkeys = { env = "F_K" }',
+            'add layout = "b64(nonce12 ct tag16)"',
+            id="AES-GCM without its layout",
+        ),
+        pytest.param(TABLE + AES_GCM, 'add logins = { v1 = "app_g1", v2 = "app_g2" }', id="AES-GCM without logins"),
+        pytest.param(
+            TABLE + AES_GCM.replace("ct tag16", "ct") + 'logins = { v1 = "a" }',
+            "[format] layout 'b64(nonce12 ct)' does not hold each of",
+            id="AES-GCM of a layout that is none",
+        ),
+        pytest.param(
+            TABLE + AES_GCM.replace("b64(", "raw(") + 'logins = { v1 = "a" }',
+            "which this version does not read yet",
+            id="AES-GCM of bytes",
+        ),
+        pytest.param(TABLE + AES_GCM + 'logins = { one = "a" }', 'names "one", which is no version', id="no version"),
+        pytest.param(
+            TABLE + AES_GCM + 'logins = { v1 = "a", v2 = ["b", "a"] }', "[format] logins has a twice", id="one login"
         ),
         pytest.param(
             TABLE + FERNET + 'derivation = "pbkdf2"',

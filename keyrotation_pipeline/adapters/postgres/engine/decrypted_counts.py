@@ -8,25 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import places, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.counts import written_since
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements
-from keyrotation_pipeline.fieldcrypto.batch import Held
-from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, ValueRewriter, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress
-from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 
 _ROWS_AT_ONCE = 500
 
@@ -74,24 +75,47 @@ class CurrentKeys:
         """Counts rows with a value under some versions; None if that takes longer.
 
         Raises:
+            As `old_rows`.
+        """
+        found = self.old_rows(table, versions, None, seconds)
+        return None if found is None else found.rows
+
+    def old_rows(
+        self,
+        table: EncryptedTable,
+        versions: Sequence[KeyVersion],
+        promotion_xid: int | None,
+        seconds: float = float("inf"),
+    ) -> OldRows | None:
+        """Counts rows with a value under some versions, and those written since a promotion; None if it takes longer.
+
+        Raises:
             UnknownKeyVersionError: the key store does not hold one of them.
             PreflightError, BlockedError: as a count in SQL.
         """
-        ring, until, rows, code = self.ring(), monotonic() + seconds, 0, format_of(table.format)
+        if not versions:
+            return OldRows(0, 0)
+        ring, until, rows, since = self.ring(), monotonic() + seconds, 0, 0
+        code = format_of(table.format)
         keys = KeyRing({version: ring.material(version) for version in versions}, versions[0])
         native = code.native_codec(ring, ring.primary)
         with closing(self.connect()) as connection:
             for relation in countable(connection, table):
                 compiled = None if _arrays(relation) else native
-                for some in _read(connection, relation):
+                for marked in _read(connection, relation, more=written_since(promotion_xid)):
+                    some = [row[:-1] for row in marked]
                     # Nearly all of them hold none: the compiled codec says so for all at once.
                     held = compiled.check(_as_bytes(some), 0, len(table.columns)) if compiled else None
                     if held is None or any(column[version] for column in held for version in versions):
-                        values = (_values(relation, row) for row in some)
-                        rows += sum(any(_is_under(code, keys, value) for value in each) for each in values)
+                        old = [
+                            row[-1]
+                            for row in marked
+                            if any(_is_under(code, keys, value) for value in _values(relation, row[:-1]))
+                        ]
+                        rows, since = rows + len(old), since + sum(map(bool, old))
                     if monotonic() > until:
                         return None
-        return rows
+        return OldRows(rows, since)
 
 
 def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRing) -> tuple[int, list[Held]]:
@@ -132,12 +156,32 @@ def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:
     return keys
 
 
-def _read(connection: Connection, relation: Relation) -> Iterator[list[tuple[str | None, ...]]]:
-    columns = sql.SQL(", ").join(places.text(column) for column in relation.columns)
-    query = sql.SQL("SELECT {} FROM ONLY {}").format(columns, relation.identifier)
+def check_rows(
+    connection: Connection, relation: Relation, python: ValueRewriter, where: sql.Composable
+) -> Iterator[tuple[list[Held], list[Failure]]]:
+    """Decrypts those rows of a relation that a WHERE chooses, some hundred at a time.
+
+    Raises:
+        PreflightError, BlockedError: as a count in SQL.
+    """
+    arrays = _arrays(relation)
+    for some in _read(connection, relation, where):
+        yield check_elements(python, list(zip(*_as_bytes(some), strict=True)), arrays)
+
+
+def _read(
+    connection: Connection,
+    relation: Relation,
+    where: sql.Composable | None = None,
+    more: sql.Composable | None = None,
+) -> Iterator[list[tuple[Any, ...]]]:
+    columns = [*(places.text(column) for column in relation.columns), *([] if more is None else [more])]
+    query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
+        sql.SQL(", ").join(columns), relation.identifier, where or sql.SQL("")
+    )
     with heap_scan(connection, relation.label, relation.oid), connection.cursor("keyrotation_rows") as cursor:
         cursor.execute(query)
-        while some := cast("list[tuple[str | None, ...]]", cursor.fetchmany(_ROWS_AT_ONCE)):
+        while some := cast("list[tuple[Any, ...]]", cursor.fetchmany(_ROWS_AT_ONCE)):
             yield some
 
 

@@ -74,7 +74,7 @@ def old_rows(
         with heap_scan(connection, relation.label, relation.oid):
             found = connection.execute(
                 query.format(
-                    since=_written_since(promotion_xid),
+                    since=written_since(promotion_xid),
                     relation=relation.identifier,
                     old=_is_under(table, relation, versions),
                 )
@@ -111,7 +111,8 @@ def _is_under(table: EncryptedTable, relation: Relation, versions: Sequence[KeyV
     )
 
 
-def _written_since(promotion_xid: int | None) -> sql.Composable:
+def written_since(promotion_xid: int | None) -> sql.Composable:
+    """Returns whether a row was written by this full transaction id or a later one; None: no row was."""
     if promotion_xid is None:
         return sql.SQL("false")
     return sql.SQL(WRITTEN_SINCE).format(promotion=sql.Literal(promotion_xid), xids=sql.Literal(_XIDS))

@@ -1,6 +1,6 @@
 """Defines what SQL must say of a value format, and finds the SQL of a declared one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
@@ -8,7 +8,9 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
@@ -53,9 +55,16 @@ class FormatSql(Protocol):
         """Whether a value that could need a retired key occurs anywhere in a text."""
 
 
-_SQL: Mapping[str, FormatSql] = MappingProxyType({NATIVE.name: grammar_sql, FERNET.name: FernetSql()})
+_FERNET = FernetSql()
+_SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
+    {
+        NATIVE.name: lambda _declared: grammar_sql,
+        FERNET.name: lambda _declared: _FERNET,
+        AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout)),
+    }
+)
 
 
 def sql_of(declared: ValueFormat) -> FormatSql:
     """Returns the SQL of a declared format."""
-    return _SQL[declared.name]
+    return _SQL[declared.name](declared)

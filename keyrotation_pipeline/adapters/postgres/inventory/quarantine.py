@@ -30,6 +30,9 @@ SELECT relation, column_name, kind, key_version, row_key FROM keyrotation.quaran
 WHERE table_name = %s ORDER BY relation, column_name, found_at DESC, row_key
 """)
 
+# The table knows only one kind of value that does not say by which key it is to be read.
+_STORED_AS = {DefectKind.SEVERAL_KEYS: DefectKind.UNKNOWN_KEY}
+
 _DROP = own("DELETE FROM keyrotation.quarantine WHERE relation = %s AND row_key = %s AND column_name = %s")
 
 
@@ -38,7 +41,14 @@ def add(
 ) -> None:
     """Records values by (row key, column, defect); one that is already recorded gets the new defect."""
     entries = [
-        (str(table.name), relation.label, key, column, defect.kind.value, defect.version and defect.version.number)
+        (
+            str(table.name),
+            relation.label,
+            key,
+            column,
+            _STORED_AS.get(defect.kind, defect.kind).value,
+            defect.version and defect.version.number,
+        )
         for key, column, defect in values
     ]
     with connection.cursor() as cursor:

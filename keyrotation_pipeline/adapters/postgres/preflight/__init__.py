@@ -9,7 +9,7 @@ from dataclasses import replace
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
-from keyrotation_pipeline.adapters.postgres.preflight import server, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import logins, server, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
@@ -54,6 +54,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     writes.role_may_read_and_write,
     writes.role_may_fence,
     writes.fence_name_is_free,
+    logins.logins_can_be_kept_from_writing,
     writes.row_security_does_not_apply,
     writes.triggers_stay_quiet,
     writes.no_foreign_code_runs,

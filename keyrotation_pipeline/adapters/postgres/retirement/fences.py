@@ -7,7 +7,7 @@ from typing import Protocol
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.retirement import fence, mac_fence
+from keyrotation_pipeline.adapters.postgres.retirement import fence, login_fence, mac_fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
@@ -18,7 +18,7 @@ Standing = tuple[KeyVersion, ...] | PreflightError
 
 
 class Fence(Protocol):
-    """Makes tables refuse retired key versions; the modules `fence` and `mac_fence` do it.
+    """Makes tables refuse retired key versions; the modules `fence`, `mac_fence` and `login_fence` do it.
 
     Attributes:
         MADE: a query on relations by oid: oid, and the transactions by which the parts of its fence were made.
@@ -48,7 +48,9 @@ class Fence(Protocol):
         """Returns the same for many tables; for each its versions or an error."""
 
 
-_FENCES: Mapping[IdentifiedBy, Fence] = MappingProxyType({IdentifiedBy.MARKER: fence, IdentifiedBy.MAC: mac_fence})
+_FENCES: Mapping[IdentifiedBy, Fence] = MappingProxyType(
+    {IdentifiedBy.MARKER: fence, IdentifiedBy.MAC: mac_fence, IdentifiedBy.DECRYPT: login_fence}
+)
 
 
 def fence_of(declared: ValueFormat) -> Fence:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.retirement import proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -19,10 +20,12 @@ class PostgresEvidence:
     Args:
         connection: the control connection, shared with the ledger so that evidence and records commit together.
         replicas: what the configuration says of standbys and subscribers.
+        keys: for tables whose values SQL cannot tell apart.
     """
 
     connection: Connection
     replicas: Replicas = NONE_DECLARED
+    keys: CurrentKeys | None = None
 
     def barrier(self) -> str:
         """See `RetirementEvidence.barrier`."""
@@ -40,7 +43,7 @@ class PostgresEvidence:
         self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
     ) -> Searched:
         """See `RetirementEvidence.search`."""
-        return search.search(self.connection, tables, version, retired, report)
+        return search.search(self.connection, tables, version, retired, report, self.keys)
 
     def zero_old_rows(
         self,
@@ -51,4 +54,6 @@ class PostgresEvidence:
         searched: Searched | None = None,
     ) -> ZeroOldRows:
         """See `RetirementEvidence.zero_old_rows`."""
-        return proof.zero_old_rows(self.connection, tables, version, retired, moment, self.replicas, searched)
+        return proof.zero_old_rows(
+            self.connection, tables, version, retired, moment, self.replicas, searched, self.keys
+        )

@@ -29,9 +29,11 @@ class PostgresFencing:
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `TableFencing.old_rows`."""
-        if table.format.identified_by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions):
-            # A version that may still encrypt: before its promotion, or before the rows are re-encrypted.
-            return OldRows(required(self.keys, table).rows_under(table, versions) or 0, 0)
+        by = table.format.identified_by
+        # Of a MAC: a version that may still encrypt, before its promotion or before the rows are re-encrypted.
+        is_early = by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions)
+        if by is IdentifiedBy.DECRYPT or is_early:
+            return required(self.keys, table).old_rows(table, versions, promotion_xid) or OldRows(0, 0)
         return counts.old_rows(self.connection, table, versions, promotion_xid)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:

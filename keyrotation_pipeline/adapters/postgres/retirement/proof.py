@@ -14,8 +14,15 @@ import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
 
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine, relations
-from keyrotation_pipeline.adapters.postgres.retirement import fences, locks, replicas, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement import (
+    decrypted_evidence,
+    fences,
+    locks,
+    replicas,
+    snapshot_horizon,
+)
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import (
     Relations,
@@ -25,7 +32,9 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import (
 )
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -45,6 +54,7 @@ def zero_old_rows(
     moment: Moment,
     declared: Replicas = NONE_DECLARED,
     searched: Searched | None = None,
+    keys: CurrentKeys | None = None,
 ) -> ZeroOldRows:
     """Collects the evidence that nothing under `version` (or any of `retired`) is left or can still be shown.
 
@@ -56,6 +66,7 @@ def zero_old_rows(
         moment: taken after the fences were validated.
         declared: the configured replicas.
         searched: what was read just before; then only small, new or changed relations are read here. None: all are.
+        keys: for tables whose values SQL cannot tell apart; nobody can write to these until the transaction ends.
 
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or an unsuitable transaction.
@@ -64,9 +75,15 @@ def zero_old_rows(
     """
     _require_read_committed(connection)
     versions = tuple(sorted({*retired, version}))
+    # Read before the locks: a key store may be slow.
+    alone = {
+        table: decrypted_evidence.new_key_alone(keys, table, versions)
+        for table in tables
+        if table.format.identified_by is IdentifiedBy.DECRYPT
+    }
     lock_tables(connection, tables)
     first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
-    values = sum(_require_zero(connection, table, versions, first, searched) for table in tables)
+    values = sum(_require_zero(connection, table, versions, first, searched, alone.get(table)) for table in tables)
     _require_fences(connection, tables, versions, moment.xid)
     require_nothing_found(discovery.discover(connection, tables, first), retired)
     _require_empty_quarantine(connection, tables)
@@ -144,12 +161,29 @@ def _require_zero(
     versions: Sequence[KeyVersion],
     first: Mapping[int, int],
     searched: Searched | None,
+    alone: KeyRing | None,
 ) -> int:
     """Returns the values of a table: as counted here or, if it is too large for that, just before."""
+    if alone is not None:
+        return _require_decrypted(connection, table, alone, first, searched)
     counted = require_zero(connection, table, versions, first)
     if searched is None or not any(relation.oid in first for relation in relations.tree(connection, table)):
         return counted
     return searched.values[str(table.name)]
+
+
+def _require_decrypted(
+    connection: Connection, table: EncryptedTable, alone: KeyRing, first: Mapping[int, int], searched: Searched | None
+) -> int:
+    """Decrypts what was written since the search, while nobody can write; returns how many values the table has."""
+    tree = relations.tree(connection, table)
+    small = [relation for relation in tree if relation.oid not in first]
+    decrypted_evidence.lock_writers_out(connection, table, small)
+    since = None if searched is None else searched.since.get(str(table.name))
+    now = Relations.now(connection, (table,)).identities
+    changed = [] if searched is None else [oid for oid in now if searched.identities.get(oid) != now[oid]]
+    counted = decrypted_evidence.require_written_since(connection, alone, table, since, first, changed)
+    return counted if searched is None else searched.values[str(table.name)]
 
 
 def _require_fences(

@@ -21,12 +21,15 @@ from typing import Any, cast
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, discovery
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, readable_tree
+from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Searched
@@ -86,8 +89,12 @@ def search(
     version: KeyVersion,
     retired: Sequence[KeyVersion],
     report: Report,
+    keys: CurrentKeys | None = None,
 ) -> Searched:
     """Counts every declared column and searches everything else, holding no lock between two relations.
+
+    Args:
+        keys: for tables whose values SQL cannot tell apart.
 
     Raises:
         FenceError: an old value.
@@ -97,14 +104,18 @@ def search(
     (began_at,) = connection.execute("SELECT clock_timestamp()").fetchall()[0]
     then = Relations.now(connection, tables)
     versions = tuple(sorted({*retired, version}))
-    values = {}
+    values, since = dict[str, int](), dict[str, int]()
     for table in tables:
+        name = str(table.name)
         report(_progress(f"{table.name} counted"))
-        values[str(table.name)] = require_zero(connection, table, versions)
+        if table.format.identified_by is IdentifiedBy.DECRYPT:
+            values[name], since[name] = decrypted_evidence.search(connection, keys, table, versions, report)
+        else:
+            values[name] = require_zero(connection, table, versions)
     require_nothing_found(
         discovery.discover(connection, tables, announce=lambda name: report(_progress(name))), retired
     )
-    return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at))
+    return Searched(values, then.identities, then.pages, then.labels, cast("datetime", began_at), since)
 
 
 def require_zero(

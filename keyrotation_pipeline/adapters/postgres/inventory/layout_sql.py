@@ -1,0 +1,73 @@
+"""Expresses what SQL can say of values of which nothing names the key: their form, and nothing about their key.
+
+Whatever asks for a key counts every value. So what is not counted by decrypting fails closed.
+"""
+
+from collections.abc import Sequence
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+
+_FILLED = "coalesce(octet_length({}) > 0, false)"
+
+
+class LayoutSql:
+    """`FormatSql` for AES-GCM values of one layout."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.to_be_rewritten`: every value may be, and the codec decides."""
+        return sql.SQL(_FILLED).format(text)
+
+    def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
+        """See `FormatSql.to_be_opened`."""
+        return self.to_be_rewritten(text, target)
+
+    def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.under`: every value may be."""
+        return sql.SQL(_FILLED).format(value)
+
+    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.unencrypted`."""
+        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, self._shape(value))
+
+    def number_named(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.number_named`."""
+        return sql.SQL("CASE WHEN {} THEN 0 END").format(self._shape(value))
+
+    def has_prefix(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.has_prefix`."""
+        return self._shape(value)
+
+    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.under_another`: the value, since another key changes neither length nor alphabet."""
+        return sql.SQL("{}").format(value)
+
+    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.longest_under`."""
+        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(value, self._shape(value))
+
+    def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.may_be_in`: nothing tells such a value from other text."""
+        return sql.SQL("false").format()
+
+    def is_in(self, text: sql.Composable) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.is_in`."""
+        return sql.SQL("false").format()
+
+    def _shape(self, value: sql.Composable) -> sql.Composed:
+        """Whether a value could be of this layout: its characters, and no more than its shortest length.
+
+        The codec judges lengths and padding exactly. A percent sign would be taken for a parameter.
+        """
+        return sql.SQL("(octet_length({value}) BETWEEN {shortest} AND {longest} AND {value} ~ {pattern})").format(
+            value=value,
+            shortest=sql.Literal(self._layout.shortest_bytes),
+            longest=sql.Literal(LONGEST_JUDGED_BYTES),
+            pattern=sql.Literal(f"^{self._layout.pattern}$".replace("%", r"\u0025")),
+        )

@@ -1,0 +1,108 @@
+"""Checks whether an old login can be kept from writing, where nothing but the writer can be refused."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
+from keyrotation_pipeline.adapters.postgres.retirement import login_fence
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.model.tables import Problem
+
+# Rights on declared columns that a login has, and those that it has through others.
+_RIGHTS = """
+SELECT DISTINCT g.login, wanted.privilege, place.attname,
+    (SELECT string_agg(DISTINCT of.rolname, ', ' ORDER BY of.rolname) FROM pg_roles of
+     WHERE of.oid <> r.oid AND NOT r.rolsuper AND pg_has_role(r.oid, of.oid, 'MEMBER')
+       AND has_column_privilege(of.oid, place.attrelid, place.attnum, wanted.privilege)),
+    has_column_privilege('public', place.attrelid, place.attnum, wanted.privilege),
+    has_column_privilege(r.oid, place.attrelid, place.attnum, wanted.privilege)
+FROM unnest(%(logins)s::text[]) AS g (login) JOIN pg_roles r ON r.rolname = g.login,
+     unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS wanted (privilege),
+     pg_attribute AS place
+WHERE place.attrelid = %(oid)s::bigint::oid AND place.attname = ANY (%(columns)s) AND NOT place.attisdropped
+ORDER BY 1, 2, 3
+"""
+_VIEWS = """
+SELECT DISTINCT v.oid::regclass::text
+FROM pg_depend d JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+JOIN pg_class v ON v.oid = w.ev_class AND v.relkind = 'v',
+     pg_roles r
+WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = ANY (%s::bigint[]::oid[]) AND r.rolname = ANY (%s)
+  AND (has_any_column_privilege(r.oid, v.oid, 'INSERT') OR has_any_column_privilege(r.oid, v.oid, 'UPDATE'))
+ORDER BY 1
+"""
+
+
+def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
+    """Requires for each version a login that owns nothing, with rights of its own; and that nobody else writes."""
+    value_format = subject.table.format
+    if value_format.identified_by is not IdentifiedBy.DECRYPT:
+        return
+    missing = login_fence.missing_logins(subject.connection, value_format)
+    new = value_format.logins_of(subject.target)
+    if not new:
+        example = min(login for _, login in value_format.logins)
+        yield fatal(
+            f"[format.logins] names no login for {subject.target}; create one with the rights of {example}, and "
+            f'declare it: {subject.target} = "…"'
+        )
+    for login in missing:
+        yield fatal(
+            f"login {login} of [format.logins] does not exist; create it with rights of its own on "
+            f"{subject.table.name}, and hand it to the application together with the key of its version"
+        )
+    if missing:
+        return
+    others = [version for version, _ in value_format.logins if version != subject.target]
+    # Groups and owners first: their logins cannot lose a right whatever else is done.
+    yield from _held_through_others(subject)
+    if reason := login_fence.why_not(subject.connection, subject.table, subject.relations, ()):
+        yield fatal(f"table {subject.table.name}: {reason}")
+    yield from _written_through_views(subject)
+    if others and subject.target not in login_fence.fences(subject.connection, subject.table):
+        yield from _without_rights(subject, new)
+
+
+def _held_through_others(subject: Subject) -> Iterator[Problem]:
+    for relation in subject.relations:
+        for login, right, column, groups, public, _ in _rights(subject, relation.oid):
+            if right == "SELECT" or not (groups or public):
+                continue
+            through = "PUBLIC" if public else f"role {groups}"
+            yield fatal(
+                f"login {login} has {right} on {relation.label}.{column} through {through}, and what comes through "
+                "others cannot be taken from it alone; grant it to each login itself, and revoke it there"
+            )
+            return
+
+
+def _written_through_views(subject: Subject) -> Iterator[Problem]:
+    oids = [relation.oid for relation in subject.relations]
+    logins = [login for _, login in subject.table.format.logins]
+    for (view,) in subject.connection.execute(_VIEWS, (oids, logins)).fetchall():
+        yield fatal(
+            f"view {view} of {subject.table.name} can be written by the application, with the rights of the view's "
+            "owner, which an old login would keep; revoke INSERT and UPDATE on the view"
+        )
+
+
+def _without_rights(subject: Subject, new: frozenset[str]) -> Iterator[Problem]:
+    root = next(each for each in subject.relations if each.parts[-1] == subject.table.name.table)
+    rights = _rights(subject, root.oid)
+    needed = {(right, column) for login, right, column, *_, has in rights if has and login not in new}
+    for login in sorted(new):
+        held = {(right, column) for each, right, column, *_, has in rights if has and each == login}
+        if lacking := sorted(right for right, _ in needed - held):
+            yield fatal(
+                f"login {login}, which the application is to use with {subject.target}, lacks rights that the present "
+                f"one has; GRANT {', '.join(dict.fromkeys(lacking))} ON {subject.quoted(*root.parts)} TO "
+                f"{subject.quoted(login)}"
+            )
+
+
+def _rights(subject: Subject, oid: int) -> list[tuple[str, str, str, str | None, bool, bool]]:
+    logins = [login for _, login in subject.table.format.logins]
+    named = {"logins": logins, "oid": oid, "columns": list(subject.table.stored_columns)}
+    return cast(
+        "list[tuple[str, str, str, str | None, bool, bool]]", subject.connection.execute(_RIGHTS, named).fetchall()
+    )

@@ -1,0 +1,288 @@
+"""The fence where nothing in a value names its key: the login of a retired version loses the right to write values.
+
+Applications use a login of their own while they encrypt with a version (`[format.logins]`), so who has the login of a
+newer one has its key. A version counts as refused if no login of it, and no login that is not declared, can insert or
+update a declared column of any relation of the tree: by its own right, by one of a group, of PUBLIC or of a predefined
+role. The right is asked of the server each time. Roles that can act as an owner of the tables or as a superuser are not
+refused by this; they are not logins of applications (`preflight`).
+
+REVOKE waits for no lock and ends no session. A transaction that has written before may still commit, so the proof
+decrypts what was written since while nobody can write.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import psycopg
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.postgres.inventory import relations
+from keyrotation_pipeline.adapters.postgres.inventory.filters import registered
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.ports.clock import attempts
+
+# By what transactions the rights on each relation and its columns were last changed; any other change of them counts.
+MADE = sql.SQL("""
+SELECT c.oid::bigint, array_agg(a.xmin::text::bigint) || c.xmin::text::bigint
+FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0
+WHERE c.oid = ANY (%s::bigint[]::oid[])
+GROUP BY c.oid, c.xmin
+""")
+# The rights are part of what identifies a relation already.
+IDENTITY = sql.SQL("NULL")
+
+# Who can log in and write a declared column, and whether that is as an owner or a superuser. SET ROLE needs membership
+# alone, whatever is inherited. An owner without a right can give it to itself.
+_WRITERS = """
+WITH place AS (
+    SELECT attrelid, attnum FROM pg_attribute
+    WHERE attrelid = ANY (%(oids)s::bigint[]::oid[]) AND attname = ANY (%(columns)s) AND NOT attisdropped
+),
+administrator AS (
+    SELECT relowner AS oid FROM pg_class WHERE oid = ANY (%(oids)s::bigint[]::oid[])
+    UNION SELECT oid FROM pg_roles WHERE rolsuper
+),
+holder AS (
+    SELECT oid FROM administrator
+    UNION SELECT r.oid FROM pg_roles r WHERE EXISTS (
+        SELECT FROM place p WHERE has_column_privilege(r.oid, p.attrelid, p.attnum, 'INSERT')
+                               OR has_column_privilege(r.oid, p.attrelid, p.attnum, 'UPDATE'))
+)
+SELECT r.rolname, EXISTS (SELECT FROM administrator a WHERE pg_has_role(r.oid, a.oid, 'MEMBER'))
+FROM pg_roles r
+WHERE r.rolcanlogin AND EXISTS (SELECT FROM holder h WHERE pg_has_role(r.oid, h.oid, 'MEMBER'))
+ORDER BY r.rolname
+"""
+_EXISTING = "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)"
+# What a login may write of its own right, by relation, and its columns that are not declared.
+_OWN_RIGHTS = """
+SELECT c.oid::bigint, x.privilege_type, NULL
+FROM pg_class c, aclexplode(c.relacl) AS x
+WHERE c.oid = ANY (%(oids)s::bigint[]::oid[]) AND pg_get_userbyid(x.grantee) = %(login)s AND x.grantee <> 0
+  AND x.privilege_type IN ('INSERT', 'UPDATE')
+UNION
+SELECT a.attrelid::bigint, x.privilege_type, a.attname
+FROM pg_attribute a, aclexplode(a.attacl) AS x
+WHERE a.attrelid = ANY (%(oids)s::bigint[]::oid[]) AND pg_get_userbyid(x.grantee) = %(login)s AND x.grantee <> 0
+  AND x.privilege_type IN ('INSERT', 'UPDATE') AND NOT a.attisdropped
+"""
+_OTHER_COLUMNS = """
+SELECT attrelid::bigint, attname FROM pg_attribute
+WHERE attrelid = ANY (%s::bigint[]::oid[]) AND attname <> ALL (%s) AND attnum > 0 AND NOT attisdropped ORDER BY attnum
+"""
+# Two sessions that change one row of the catalog, of which one is a VACUUM.
+_CHANGED_MEANWHILE = "XX000"
+_PATIENCE_SECONDS, _PAUSE_SECONDS = 10.0, 0.1
+
+Rights = dict[tuple[int, str], set[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Writers:
+    """The logins that can write a table's declared columns.
+
+    Args:
+        others: by their rights on the columns.
+        administrators: as an owner of a relation of the tree, or as a superuser.
+    """
+
+    others: frozenset[str]
+    administrators: frozenset[str]
+
+
+def writers(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> Writers:
+    """Returns who can write the declared columns of any relation of a tree."""
+    named = {"oids": [each.oid for each in tree], "columns": list(table.stored_columns)}
+    rows = cast("list[tuple[str, bool]]", connection.execute(_WRITERS, named).fetchall())
+    administrators = frozenset(name for name, is_one in rows if is_one)
+    return Writers(frozenset(name for name, _ in rows) - administrators, administrators)
+
+
+def what(connection: Connection) -> str:  # noqa: ARG001
+    """See `Fence.what`."""
+    return "the withdrawal of the right to write from the login of a retired version"
+
+
+def fence(
+    connection: Connection,
+    table: EncryptedTable,
+    versions: Sequence[KeyVersion],
+    *,
+    wait: bool = True,  # noqa: ARG001  a REVOKE waits for nobody
+) -> bool:
+    """Takes the right to write the table's declared columns from the logins of `versions`; see `fence.fence`.
+
+    They keep their rights on other columns.
+
+    Raises:
+        PreflightError: the role may not change the rights, or a login belongs to a version that is to be written, too.
+        BlockedError: others change the table's rights all the time.
+        FenceError: a version can still be written; says by whom.
+    """
+    wanted, tree = sorted(set(versions)), relations.ordinary_tree(connection, table)
+    if set(wanted) <= set(fences(connection, table)):
+        return True
+    leaving = sorted({login for version in wanted for login in table.format.logins_of(version)})
+    kept = {login for version, login in table.format.logins if version not in wanted}
+    if shared := kept.intersection(leaving):
+        raise PreflightError(
+            f"login {min(shared)} is declared for a version that is to be refused and for another one; give each "
+            "version that applications encrypt with logins of its own in [format.logins]"
+        )
+    statements = [each for login in leaving for each in _revoked(connection, table, tree, login)]
+    _run(connection, table, statements)
+    if reason := why_not(connection, table, tree, wanted):
+        raise FenceError(f"table {table.name}: {reason}")
+    return True
+
+
+def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
+    """Lets the logins of a version write the declared columns again: with the rights that other declared logins have.
+
+    Raises:
+        PreflightError, BlockedError: as `fence`.
+    """
+    tree = relations.tree(connection, table)
+    here = writers(connection, table, tree).others
+    statements: list[sql.Composed] = []
+    for login in sorted(table.format.logins_of(version) - here):
+        statements += _granted(connection, table, tree, login)
+    _run(connection, table, statements)
+
+
+def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+    """Returns the known versions that nobody can write, in order; none if a login that is not declared can write."""
+    found = all_fences(connection, (table,))[table]
+    if isinstance(found, PreflightError):
+        raise found
+    return found
+
+
+def all_fences(
+    connection: Connection, tables: Sequence[EncryptedTable]
+) -> dict[EncryptedTable, tuple[KeyVersion, ...] | PreflightError]:
+    """Returns the fences of many tables; for each its versions or an error."""
+    known = registered(connection)
+    return {
+        table: tree if isinstance(tree, PreflightError) else _refused(connection, table, tree, known)
+        for table, tree in relations.trees(connection, tables).items()
+    }
+
+
+def why_not(
+    connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], versions: Sequence[KeyVersion]
+) -> str:
+    """Returns by whom one of these versions can still be written, and what to do; empty: by nobody."""
+    who = writers(connection, table, tree)
+    declared = {login for _, login in table.format.logins}
+    if masters := declared.intersection(who.administrators):
+        return (
+            f"login {min(masters)} can act as the owner of the table or as a superuser, and no right can be taken from "
+            "it; have the application use a login that owns nothing"
+        )
+    if undeclared := sorted(who.others - declared):
+        return (
+            f"login(s) {', '.join(undeclared)} can write its encrypted columns and are not in [format.logins]; revoke "
+            "INSERT and UPDATE from them, or declare them"
+        )
+    left = sorted(login for version in versions for login in table.format.logins_of(version) if login in who.others)
+    if left:
+        return (
+            f"login(s) {', '.join(left)} can still write its encrypted columns, through a group, PUBLIC, a predefined "
+            "role or a grant by another role than the owner; grant such rights to each login itself, as the owner"
+        )
+    return ""
+
+
+def _refused(
+    connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], known: Sequence[KeyVersion]
+) -> tuple[KeyVersion, ...]:
+    declared = table.format.logins
+    versions = known or sorted({version for version, _ in declared})
+    who, logins = writers(connection, table, tree), {login for _, login in declared}
+    if not declared or who.others - logins or logins.intersection(who.administrators):
+        return ()
+    return tuple(version for version in versions if not table.format.logins_of(version).intersection(who.others))
+
+
+def own_rights(connection: Connection, tree: Sequence[relations.Relation], login: str) -> Rights:
+    """Returns what was granted to a login itself: by relation and right its columns, None for the whole relation."""
+    found: Rights = {}
+    named = {"oids": [each.oid for each in tree], "login": login}
+    for oid, right, column in cast("list[tuple[int, str, str | None]]", connection.execute(_OWN_RIGHTS, named)):
+        found.setdefault((oid, right), set()).add(column)
+    return found
+
+
+def missing_logins(connection: Connection, value_format: ValueFormat) -> tuple[str, ...]:
+    """Returns the declared logins that do not exist."""
+    declared = sorted({login for _, login in value_format.logins})
+    there = {str(name) for (name,) in connection.execute(_EXISTING, (declared,)).fetchall()}
+    return tuple(login for login in declared if login not in there)
+
+
+def _revoked(
+    connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], login: str
+) -> Iterator[sql.Composed]:
+    rows = connection.execute(_OTHER_COLUMNS, ([each.oid for each in tree], list(table.stored_columns))).fetchall()
+    others: dict[int, list[str]] = {}
+    for oid, column in cast("list[tuple[int, str]]", rows):
+        others.setdefault(oid, []).append(column)
+    named = {each.oid: each for each in tree}
+    for (oid, right), columns in own_rights(connection, tree, login).items():
+        # A right on the relation goes with all those on its columns.
+        yield sql.SQL("REVOKE {} ON {} FROM {}").format(sql.SQL(right), named[oid].identifier, sql.Identifier(login))
+        kept = [column for column in others.get(oid, ()) if None in columns or column in columns]
+        if kept:
+            yield _grant(right, kept, named[oid], login)
+
+
+def _granted(
+    connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], login: str
+) -> Iterator[sql.Composed]:
+    models = [own_rights(connection, tree, other) for _, other in table.format.logins if other != login]
+    root = relations.root(tree, table)
+    for each in tree:
+        for right in ("INSERT", "UPDATE"):
+            found = {column for model in models for column in model.get((each.oid, right), ())}
+            columns = [column for column in table.stored_columns if column in found]
+            if None in found:
+                yield _grant(right, (), each, login)
+            elif columns or each == root:
+                yield _grant(right, columns or table.stored_columns, each, login)
+
+
+def _grant(right: str, columns: Sequence[str], relation: relations.Relation, login: str) -> sql.Composed:
+    listed = sql.SQL(" ({})").format(sql.SQL(", ").join(map(sql.Identifier, columns))) if columns else sql.SQL("")
+    return sql.SQL("GRANT {}{} ON {} TO {}").format(sql.SQL(right), listed, relation.identifier, sql.Identifier(login))
+
+
+def _run(connection: Connection, table: EncryptedTable, statements: Sequence[sql.Composed]) -> None:
+    if not statements:
+        return
+    for _ in attempts(SystemClock(), pause_seconds=_PAUSE_SECONDS, patience_seconds=_PATIENCE_SECONDS):
+        try:
+            with connection.transaction():
+                for statement in statements:
+                    connection.execute(statement)
+        except psycopg.errors.InsufficientPrivilege:
+            raise PreflightError(
+                f"this role may not change who writes table {table.name}; run keyrotation as the owner of the table"
+            ) from None
+        except psycopg.errors.UndefinedObject:
+            gone = ", ".join(missing_logins(connection, table.format))
+            raise PreflightError(f"login(s) {gone} of [format.logins] do not exist; create them") from None
+        except psycopg.errors.InternalError_ as error:
+            if error.sqlstate != _CHANGED_MEANWHILE:
+                raise
+        else:
+            return
+    raise BlockedError(
+        f"the rights on table {table.name} are being changed by others all the time; run this step again"
+    )

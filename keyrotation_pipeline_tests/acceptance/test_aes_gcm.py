@@ -1,0 +1,199 @@
+"""A hand-written AES-GCM application's keys rotated by the commands; only decryption tells a value's key."""
+
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+
+import psycopg
+import pytest
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+
+ROWS = 60
+
+
+def seal(key: str, text: str) -> str:
+    """As the application writes it: hex(nonce):hex(tag):hex(ciphertext), the commonest form in Node."""
+    nonce = os.urandom(12)
+    body = AESGCM(bytes.fromhex(key)).encrypt(nonce, text.encode(), None)
+    return f"{nonce.hex()}:{body[-16:].hex()}:{body[:-16].hex()}"
+
+
+def read(keys: list[str], stored: str) -> str:
+    nonce, tag, ciphertext = map(bytes.fromhex, stored.split(":"))
+    for key in keys:
+        try:
+            return AESGCM(bytes.fromhex(key)).decrypt(nonce, ciphertext + tag, None).decode()
+        except InvalidTag:
+            continue
+    raise InvalidTag
+
+
+@dataclass
+class Application:
+    """Reads its list of keys, tries each, encrypts with the first, and has a login of its own for each first key."""
+
+    url: str
+    delivered: Path
+    logins: list[str]
+    keys: list[str]
+    login: str
+    expected: dict[int, str] = field(default_factory=dict)
+    wrong: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    writes: int = 0
+
+    def listed(self) -> list[str]:
+        name, _, listed = self.delivered.read_text().strip().partition("=")
+        assert name == "FIELD_KEYS"
+        return listed.split(",")
+
+    def reload(self) -> None:
+        """As a restart with the new environment: a list that begins with another key comes with another login."""
+        listed = self.listed()
+        if listed[0] != self.keys[0]:
+            self.login = self.logins[1 - self.logins.index(self.login)]
+        self.keys = listed
+
+    def connected(self, login: str) -> psycopg.Connection:
+        return psycopg.connect(make_conninfo(self.url, user=login), autocommit=True)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        stop = threading.Event()
+        thread = threading.Thread(target=self._work, args=(stop,))
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def _work(self, stop: threading.Event) -> None:
+        chance = Random(7)
+        while not stop.is_set():
+            keys, login = self.keys, self.login
+            with self.connected(login) as connection:
+                while keys is self.keys and not stop.wait(0.005):
+                    row = chance.randrange(ROWS)
+                    try:
+                        self._step(connection, row, keys)
+                    except (psycopg.Error, InvalidTag) as error:
+                        self.wrong.append(f"{row} {login}: {type(error).__name__} {error}")
+
+    def _step(self, connection: psycopg.Connection, row: int, keys: list[str]) -> None:
+        found = connection.execute("SELECT email FROM members WHERE id = %s", (row,)).fetchone()
+        if found is None or read(keys, found[0]) != self.expected[row]:
+            self.wrong.append(f"{row}: another content")
+            return
+        text = f"user{row}@example.com, write {self.writes}"
+        connection.execute("UPDATE members SET email = %s WHERE id = %s", (seal(keys[0], text), row))
+        self.writes, self.expected[row] = self.writes + 1, text
+
+    def written_as(self, login: str, key: str, row: int = 1) -> str:
+        """What the database says to a write of this login under this key; nothing: it takes it."""
+        with self.connected(login) as connection:
+            try:
+                connection.execute("UPDATE members SET email = %s WHERE id = %s", (seal(key, "late"), row))
+            except psycopg.errors.InsufficientPrivilege as error:
+                return str(error)
+        return ""
+
+    def read_with(self, key: str) -> dict[int, str]:
+        with psycopg.connect(self.url) as connection:
+            rows = connection.execute("SELECT id, email FROM members").fetchall()
+        return {row: read([key], email) for row, email in rows}
+
+
+@dataclass
+class Home(Commands):
+    """A configuration with the application."""
+
+    application: Application
+
+    def walk(self, request: str, *, stops: bool = False) -> list[str]:
+        """See `Commands.carry_out`."""
+        return self.carry_out(request, self.application.reload, stops=stops)
+
+
+@pytest.fixture
+def logins(database_url: str) -> Iterator[list[str]]:
+    """Two logins of the application, which own nothing; roles belong to the whole server."""
+    names = [f"app_{secrets.token_hex(4)}_g{number}" for number in (1, 2)]
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for name in names:
+            connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+        yield names
+        for name in names:
+            connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(*[sql.Identifier(name)] * 2))
+
+
+@pytest.fixture
+def home(
+    tmp_path: Path,
+    database_url: str,
+    logins: list[str],
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    already_migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Home:
+    old = secrets.token_hex(32)
+    monkeypatch.setenv("FIELD_KEYS", old)
+    officers = (security_officer, privacy_officer)
+    file = tmp_path / "keyrotation.toml"
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    file.write_text(
+        f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
+        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "aes-gcm"\nkeys = { env = "FIELD_KEYS" }\n'
+        'layout = "hex(nonce12):hex(tag16):hex(ct)"\nkey_encoding = "hex"\n'
+        f'logins = {{ v1 = "{logins[0]}", v2 = "{logins[1]}" }}\n'
+        '[[tables]]\nname = "members"\ncolumns = ["email"]\n'
+    )
+    delivered = tmp_path / ".keyrotation" / "keys" / "application.env"
+    application = Application(database_url, delivered, logins, [old], logins[0])
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE members (id int PRIMARY KEY, email text, plain text DEFAULT 'public')")
+        for login in logins:
+            connection.execute(
+                sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON members TO {}").format(sql.Identifier(login))
+            )
+        for row in range(ROWS):
+            application.expected[row] = f"user{row}@example.com"
+            connection.execute("INSERT INTO members VALUES (%s, %s)", (row, seal(old, application.expected[row])))
+    place = Home(file, officers, application)
+    place.typed("init")
+    monkeypatch.delenv("FIELD_KEYS")
+    return place
+
+
+def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: list[str]) -> None:
+    application = home.application
+    (old,) = application.listed()
+    with application.at_work():
+        request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        text = home.typed("approve", request, "--text")
+        assert "identified by decrypting each value, which is weaker evidence than a count by the database" in text
+        assert f"refused by taking the right to write from the login of the old version: v1 {logins[0]}" in text
+        home.sign(request)
+        home.walk(request)
+    assert (application.wrong, application.writes > 10) == ([], True)
+    (new,) = application.listed()
+    assert application.read_with(new) == application.expected
+    (table,) = home.shown("status")["tables"]
+    assert table["identified_by"] == "decrypt"
+    assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": ROWS}, ["v1"])
+    assert "permission denied" in application.written_as(logins[0], old)
+    assert application.written_as(logins[1], new) == ""

@@ -1,0 +1,330 @@
+"""AES-GCM values, of which nothing names the key: the engine, the fence of logins and the evidence by decrypting."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import replace
+
+import psycopg
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
+from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
+from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
+from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, running, table_of
+from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+LAYOUT = Layout("b64(nonce12 tag16 ct)")
+ROWS = 40
+
+
+def sealed(key: KeyMaterial, text: str) -> str:
+    nonce = os.urandom(12)
+    return LAYOUT.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text.encode(), None)).decode()
+
+
+@pytest.fixture
+def logins(connection: Connection) -> Iterator[tuple[str, str]]:
+    """Two logins of the application; roles belong to the whole server."""
+    first, second = (f"app_{secrets.token_hex(4)}_g{number}" for number in (1, 2))
+    for name in (first, second):
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+    yield first, second
+    for name in (first, second):
+        connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(*[sql.Identifier(name)] * 2))
+
+
+class Notes:
+    """A table in another schema than the usual one, with a name that must be quoted, and what rotates it."""
+
+    def __init__(self, url: str, connection: Connection, logins: tuple[str, str]) -> None:
+        self.url, self.connection, self.logins = url, connection, logins
+        self.ring = ring_of(1, 2)
+        declared = replace(AES_GCM, layout=LAYOUT.text, logins=((V1, logins[0]), (V2, logins[1])))
+        self.table: EncryptedTable = replace(table_of("Not es", "body", "50% off", schema="Cl inic"), format=declared)
+        connection.execute(
+            'CREATE SCHEMA "Cl inic"; CREATE TABLE "Cl inic"."Not es" '
+            '(id int PRIMARY KEY, body text, plain text, "50% off" varchar(200))'
+        )
+        for login in logins:
+            self.grant(login)
+        for row in range(ROWS):
+            connection.execute(
+                'INSERT INTO "Cl inic"."Not es" VALUES (%s, %s, %s, %s)',
+                (row, self.value(V1, f"body {row}"), "public", self.value(V1, "x")),
+            )
+        running(connection, "routine")
+        keys = CurrentKeys(lambda: connect(url), lambda: self.ring, Limits())
+        self.inventory = PostgresInventory(connection, keys=keys)
+        self.fencing, self.evidence = PostgresFencing(connection, keys), PostgresEvidence(connection, keys=keys)
+        self.engine = Engine(url, self.ring)
+
+    def grant(self, login: str) -> None:
+        for right in ("USAGE ON SCHEMA {}", "SELECT, INSERT, UPDATE ON {}"):
+            place = sql.Identifier("Cl inic") if "SCHEMA" in right else sql.Identifier("Cl inic", "Not es")
+            self.connection.execute(sql.SQL(f"GRANT {right} TO {{}}").format(place, sql.Identifier(login)))
+
+    def value(self, version: KeyVersion, text: str) -> str:
+        return sealed(self.ring.material(version), text)
+
+    def set(self, row: int, value: str | None, column: str = "body", by: Connection | None = None) -> None:
+        named = sql.Identifier(column).as_string().replace("%", "%%")
+        statement = f'UPDATE "Cl inic"."Not es" SET {named} = %s WHERE id = %s'
+        (by or self.connection).execute(statement.encode(), (value, row))
+
+    def session(self, login: str) -> Connection:
+        return connect(make_conninfo(self.url, user=login))
+
+    def rewritten(self) -> "Notes":
+        assert self.engine.shard(self.table).rows == ROWS
+        return self
+
+    def fenced(self) -> Moment:
+        assert self.fencing.fence(self.table, [V1])
+        return Moment(self.evidence.current_xid(), self.evidence.barrier())
+
+    def searched(self) -> Searched:
+        return self.evidence.search([self.table], V1, [V1], self.engine.progress.append)
+
+    def proven(self, moment: Moment, searched: Searched | None) -> ZeroOldRows:
+        with self.connection.transaction():
+            self.connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+            return self.evidence.zero_old_rows([self.table], V1, [V1], moment, searched)
+
+    def problems(self) -> list[str]:
+        subject = Subject(self.connection, self.table, tree(self.connection, self.table), V2)
+        return [problem.sentence for problem in logins_can_be_kept_from_writing(subject)]
+
+
+@pytest.fixture
+def notes(database_url: str, migrated: Connection, logins: tuple[str, str]) -> Notes:
+    return Notes(database_url, migrated, logins)
+
+
+def test_the_codec_decides_which_rows_are_written_and_counts_are_of_what_decrypts(notes: Notes) -> None:
+    notes.set(3, notes.value(V2, "new"))
+    notes.set(3, None, "50% off")
+    assert notes.fencing.old_rows(notes.table, [V1], None) == OldRows(ROWS - 1, 0)
+    promoted = notes.evidence.current_xid()
+    notes.set(4, notes.value(V1, "late"))
+    assert notes.fencing.old_rows(notes.table, [V1], promoted) == OldRows(ROWS - 1, 1)
+    done = notes.engine.shard(notes.table)
+    assert (done.rows, done.values, done.quarantined) == (ROWS - 1, 2 * ROWS - 2, 0)
+    again = notes.engine.sweep(notes.table, wait=True)
+    assert (again.rows, again.skipped) == (0, 0)
+    (counted,) = notes.inventory.count([notes.table])
+    assert counted.by_column == {"body": {V2: ROWS}, "50% off": {V2: ROWS - 1}}
+    assert (counted.unencrypted, counted.unreadable, counted.fenced_against) == (0, 0, ())
+
+
+def test_what_opens_under_no_key_or_under_two_is_in_quarantine_and_blocks_the_proof(notes: Notes) -> None:
+    both = LAYOUT.put_together(*opened_by_both(*(raw_of(notes.ring.material(v)) for v in (V1, V2)))).decode()
+    third = sealed(KeyMaterial.generate(), "third")
+    for row, value in ((1, both), (2, third), (3, "plain"), (4, notes.value(V1, notes.value(V1, "twice")))):
+        notes.set(row, value)
+    assert notes.engine.shard(notes.table).quarantined == 4
+    unknown = Defect(DefectKind.UNKNOWN_KEY)
+    found = {entry.key: entry.defect for entry in quarantine.load(notes.connection, [notes.table])}
+    assert found == {
+        '["1"]': unknown,
+        '["2"]': unknown,
+        '["3"]': Defect(DefectKind.NOT_A_VALUE),
+        '["4"]': Defect(DefectKind.ENCRYPTED_TWICE, V1),
+    }
+    (counted,) = notes.inventory.count([notes.table])
+    assert (counted.unencrypted_by_column, counted.unreadable) == ({"body": 1}, 4)
+    for row in (3, 4):
+        notes.set(row, notes.value(V2, "fixed"))
+    notes.engine.sweep(notes.table)
+    moment = notes.fenced()
+    with pytest.raises(FenceError, match=r"1 row\(s\) hold values under v1 again"):  # and under v2
+        notes.searched()
+    notes.set(1, None)
+    with pytest.raises(ProofError, match=r"1 value\(s\) do not decrypt"):
+        notes.searched()
+    with pytest.raises(FenceError, match=r"column body: 1 value\(s\) .* do not open with v2 alone"):
+        notes.proven(moment, None)
+
+
+def test_the_evidence_is_of_decrypting_and_says_so(notes: Notes) -> None:
+    moment = notes.rewritten().fenced()
+    searched = notes.searched()
+    assert searched.values == {"Cl inic.Not es": 2 * ROWS}
+    found = notes.proven(moment, searched)
+    assert (found.old_values, found.values, found.identified_by) == (0, 2 * ROWS, IdentifiedBy.DECRYPT)
+    assert notes.proven(moment, None).values == 2 * ROWS
+    assert "weaker evidence than a count by the database" in found.identified_by.evidence
+
+
+def test_an_old_login_is_refused_at_once_in_open_sessions_and_keeps_its_other_columns(notes: Notes) -> None:
+    first, second = notes.logins
+    with notes.session(first) as old, notes.session(second) as new:
+        statement = 'UPDATE "Cl inic"."Not es" SET body = %s WHERE id = 1'
+        old.execute(statement, (notes.value(V1, "prepared"),), prepare=True)
+        assert notes.fencing.fences(notes.table) == ()
+        notes.rewritten().fenced()
+        assert notes.fencing.fences(notes.table) == (V1,)
+        insert = 'INSERT INTO "Cl inic"."Not es" (id, "50%% off") VALUES (99, %s)'
+        for refused in (statement, insert):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                old.execute(refused, (notes.value(V1, "late"),), prepare=True)
+        old.execute('UPDATE "Cl inic"."Not es" SET plain = \'mine\' WHERE id = 1')
+        assert old.execute('SELECT count(body) FROM "Cl inic"."Not es"').fetchone() == (ROWS,)
+        new.execute(statement, (notes.value(V2, "new"),))
+        notes.fencing.unfence(notes.table, V1)
+        assert notes.fencing.fences(notes.table) == ()
+        old.execute(statement, (notes.value(V1, "back"),))
+        old.execute(insert, (notes.value(V1, "back"),))
+        acl = 'SELECT relacl FROM pg_class WHERE oid = \'"Cl inic"."Not es"\'::regclass'
+        assert str(notes.connection.execute(acl).fetchone()).count("arw/") == 2
+
+
+@pytest.mark.parametrize("held", ["group", "PUBLIC", "owner", "another login", "pg_write_all_data"])
+def test_a_login_that_cannot_be_refused_makes_no_fence(notes: Notes, held: str) -> None:
+    first, _ = notes.logins
+    other = f"other_{secrets.token_hex(4)}"
+    execute, quoted = notes.connection.execute, sql.Identifier
+    execute(sql.SQL("CREATE ROLE {}").format(quoted(other)))
+    try:
+        if held == "owner":
+            execute(sql.SQL('ALTER TABLE "Cl inic"."Not es" OWNER TO {}').format(quoted(first)))
+        elif held == "another login":
+            execute(sql.SQL("ALTER ROLE {} LOGIN").format(quoted(other)))
+            notes.grant(other)
+        elif held == "pg_write_all_data":
+            execute(sql.SQL("GRANT pg_write_all_data TO {}").format(quoted(first)))
+        else:
+            role = sql.SQL("PUBLIC") if held == "PUBLIC" else quoted(other)
+            execute(sql.SQL('GRANT UPDATE (body) ON "Cl inic"."Not es" TO {}').format(role))
+            execute(sql.SQL("GRANT {} TO {}").format(quoted(other), quoted(first)))
+        found = "; ".join(notes.problems())
+        words = {"owner": "as the owner", "another login": f"{other} can write", "group": f"through role {other}"}
+        assert words.get(held, f"through {'role ' * (held != 'PUBLIC')}{held}") in found
+        with pytest.raises(FenceError):
+            notes.fencing.fence(notes.table, [V1])
+        assert notes.fencing.fences(notes.table) == ()
+    finally:
+        execute('ALTER TABLE "Cl inic"."Not es" OWNER TO CURRENT_USER')
+        execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(*[quoted(other)] * 2))
+
+
+def test_the_preflight_names_what_is_missing(notes: Notes) -> None:
+    assert notes.problems() == []
+    _, second = notes.logins
+    notes.connection.execute(sql.SQL('REVOKE INSERT ON "Cl inic"."Not es" FROM {}').format(sql.Identifier(second)))
+    (lacking,) = notes.problems()
+    assert f'lacks rights that the present one has; GRANT INSERT ON "Cl inic"."Not es" TO {second}' in lacking
+    notes.table = replace(notes.table, format=replace(notes.table.format, logins=((V1, "nobody_here"),)))
+    assert [sentence[:44] for sentence in notes.problems()] == [
+        "[format.logins] names no login for v2; creat",
+        "login nobody_here of [format.logins] does no",
+    ]
+
+
+def test_a_view_through_which_the_application_writes_is_refused(notes: Notes) -> None:
+    notes.connection.execute('CREATE VIEW "Cl inic".seen AS SELECT * FROM "Cl inic"."Not es"')
+    assert notes.problems() == []
+    notes.connection.execute(
+        sql.SQL('GRANT UPDATE (body) ON "Cl inic".seen TO {}').format(sql.Identifier(notes.logins[0]))
+    )
+    (found,) = notes.problems()
+    assert '"Cl inic".seen of Cl inic.Not es can be written by the application' in found
+
+
+def test_what_was_written_after_the_search_is_found_while_nobody_can_write(notes: Notes) -> None:
+    moment = notes.rewritten().fenced()
+    searched = notes.searched()
+    notes.set(5, notes.value(V2, "good"))
+    assert notes.proven(moment, searched).values == 2 * ROWS
+    with notes.session(notes.logins[1]) as stale:  # an instance with the new login and the old key
+        notes.set(6, notes.value(V1, "late"), by=stale)
+    with pytest.raises(FenceError, match=r"column body: 1 value\(s\) .* do not open with v2 alone"):
+        notes.proven(moment, searched)
+    with pytest.raises(FenceError, match=r"1 row\(s\) hold values under v1 again"):
+        notes.searched()
+
+
+def test_a_transaction_that_wrote_before_the_revoke_is_waited_for(notes: Notes) -> None:
+    notes.rewritten()
+    with notes.session(notes.logins[0]) as old, old.transaction():
+        notes.set(7, notes.value(V1, "early"), by=old)
+        moment = notes.fenced()
+        searched = notes.searched()
+        with pytest.raises(BlockedError):
+            notes.proven(moment, searched)
+    with pytest.raises(FenceError, match=r"do not open with v2 alone"):
+        notes.proven(moment, searched)
+
+
+def test_a_relation_that_is_attached_after_the_search_is_read_whole(notes: Notes) -> None:
+    moment = notes.rewritten().fenced()
+    notes.connection.execute('CREATE TABLE "Cl inic".old (LIKE "Cl inic"."Not es" INCLUDING ALL)')
+    notes.connection.execute('INSERT INTO "Cl inic".old (id, body) VALUES (1000, %s)', (notes.value(V1, "old"),))
+    notes.connection.execute("SELECT pg_current_xact_id()")
+    searched = notes.searched()
+    notes.connection.execute('ALTER TABLE "Cl inic".old INHERIT "Cl inic"."Not es"')
+    with pytest.raises(FenceError, match="do not open with v2 alone"):
+        notes.proven(moment, searched)
+
+
+def test_rights_that_were_changed_after_the_proof_are_refused(notes: Notes) -> None:
+    moment = notes.rewritten().fenced()
+    notes.grant(notes.logins[0])
+    with pytest.raises(FenceError, match="is not fenced against v1"):
+        notes.proven(moment, notes.searched())
+    notes.fencing.fence(notes.table, [V1])
+    with pytest.raises(FenceError, match="was recreated after the proof"):
+        notes.proven(moment, notes.searched())
+
+
+def test_more_than_a_little_is_never_left_for_the_lock(notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes.rewritten().fenced()
+    monkeypatch.setattr(decrypted_evidence, "MOST_VALUES_LEFT", 3)
+    readings = []
+
+    def oldest(connection: Connection) -> int:
+        readings.append(connection)
+        if len(readings) <= most:
+            for row in range(4):
+                notes.set(row, notes.value(V2, f"busy {len(readings)}"))
+        return real(connection)
+
+    real, most = decrypted_evidence.oldest_in_progress, 3
+    monkeypatch.setattr(decrypted_evidence, "oldest_in_progress", oldest)
+    notes.searched()
+    assert len(readings) == most + 1
+    most = 10**6
+    with pytest.raises(BlockedError, match="written faster than what is written can be decrypted"):
+        notes.searched()
+
+
+def test_a_key_that_is_the_primary_is_not_retired_and_without_keys_nothing_is(notes: Notes) -> None:
+    moment = notes.rewritten().fenced()
+    notes.ring = KeyRing({version: notes.ring.material(version) for version in notes.ring.versions}, V1)
+    with pytest.raises(ProofError, match="names v1 as primary, which is to be retired"):
+        notes.proven(moment, None)
+    notes.evidence = PostgresEvidence(notes.connection)
+    with pytest.raises(PreflightError, match="cannot be counted without the keys"):
+        notes.searched()
