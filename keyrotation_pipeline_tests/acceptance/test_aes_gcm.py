@@ -1,7 +1,11 @@
 """A hand-written AES-GCM application's keys rotated by the commands; only decryption tells a value's key."""
 
+import base64
+import json
 import os
 import secrets
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +21,7 @@ from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 
 ROWS = 60
@@ -197,3 +202,69 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: l
     assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": ROWS}, ["v1"])
     assert "permission denied" in application.written_as(logins[0], old)
     assert application.written_as(logins[1], new) == ""
+
+
+def killed_before_it_decrypts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next proof ends after the old login has lost its right, and before anything was decrypted."""
+
+    def dies(*_: object, **__: object) -> None:
+        monkeypatch.undo()
+        raise KeyRotationError("killed")
+
+    monkeypatch.setattr("keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting.decrypt_all", dies)
+
+
+@pytest.mark.extended
+def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
+    home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    application, secret = home.application, tmp_path / "officer.sec.asc"
+    (old,) = application.listed()
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    with application.at_work():
+        request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        home.sign(request)
+        killed_before_it_decrypts(monkeypatch)
+        assert home.walk(request, stops=True)[-1] == "killed"
+        assert "permission denied" in application.written_as(logins[0], old)
+        (table,) = home.shown("status")["tables"]
+        assert (table["identified_by"], table["fenced_against"]) == ("decrypt", ["v1"])
+        home.walk(request)
+    (new,) = application.listed()
+    assert (application.wrong, application.read_with(new)) == ([], application.expected)
+    home.typed("backup")
+    assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
+    assert "v1 is needed to read database-" in home.typed("destroy", "v1", "--reason", "old", exits=1)
+    pack = tmp_path / "pack"
+    home.typed("report", "--format", "pack", "--output", str(pack))
+    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (certificate,) = (pack / "certificates").iterdir()
+    rows = json.loads(base64.b64decode(json.loads(certificate.read_text())["payload"]))["predicate"]["rows"]
+    assert (rows["format"], rows["identified_by"], rows["values"]) == ("aes-gcm", "decrypt", ROWS)
+    assert "weaker evidence than a count by the database" in rows["rests_on"]
+
+
+@pytest.mark.extended
+def test_a_rollback_from_after_promotion_and_revoke(
+    home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = home.application
+    (old,) = application.listed()
+    with application.at_work():
+        request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        home.sign(request)
+        killed_before_it_decrypts(monkeypatch)
+        home.walk(request, stops=True)
+        new = application.listed()[0]
+        assert (application.login, new != old) == (logins[1], True)
+        back = home.typed("rollback", request).splitlines()[-1]
+        home.sign(back)
+        home.walk(back)
+    assert (application.wrong, application.listed(), application.login) == ([], [old], logins[0])
+    assert application.read_with(old) == application.expected
+    assert "permission denied" in application.written_as(logins[1], new)
+    assert application.written_as(logins[0], old) == ""
+    (table,) = home.shown("status")["tables"]
+    assert (table["values_by_version"], table["fenced_against"]) == ({"v1": ROWS, "v2": 0}, ["v2"])
