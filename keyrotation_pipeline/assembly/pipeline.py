@@ -281,7 +281,7 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
     replicas = _replicas(settings)
-    surroundings = PostgresSurroundings(url, connection, replicas)
+    surroundings = PostgresSurroundings(url, connection, replicas, settings.format.value_format)
     officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
     identity = str(surroundings.identity())
     checkpoints = FileCheckpoints(settings.home / "audit-checkpoint", clock)

@@ -15,6 +15,7 @@ from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import Overall, reporting
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.records import read
@@ -126,7 +127,9 @@ def _remark(record: StepRecord) -> str:
         case Step.ROWS:
             return f"{facts.get('rows', 0):,} rows, {facts.get('values', 0):,} values"
         case Step.ZERO_OLD_ROWS_PROOF:
-            return f"{facts.get('values_decrypted', 0):,} values decrypt, 0 under {', '.join(facts.get('retired', []))}"
+            remark = IdentifiedBy(facts.get("identified_by", IdentifiedBy.MARKER)).remark
+            old = ", ".join(facts.get("retired", []))
+            return f"{facts.get('values_decrypted', 0):,} values decrypt, 0 under {old}{remark}"
         case _:
             return ""
 

@@ -173,10 +173,11 @@ def _proof(proof: Proven) -> str:
     old = ", ".join(map(str, proof.retired))
     swept = sum(proof.swept_rows.values())
     return (
-        f"**Nothing under {old} is left.** The count found {proof.old_values:,} values under it; all "
+        f"**Nothing under {old} is left.** The count found {proof.old_values:,} values under it"
+        f"{proof.identified_by.remark}; all "
         f"{proof.values_decrypted:,} values of {len(proof.swept_rows)} tables were decrypted; the last sweeps rewrote "
         f"{swept:,} rows; and from transaction {proof.moment.xid} (WAL {proof.moment.lsn}) on, the database itself "
-        f"refuses {old}."
+        f"refuses {proof.identified_by.refused(old)}."
     )
 
 
@@ -187,7 +188,8 @@ def _retired(done: KeyRetired) -> str:
     limits = f"{unread} Not searched: {unseen}." if unseen else unread
     text = (
         f"**{taken} left the applications.** In the retiring transaction, at {done.proven_at:%Y-%m-%d %H:%M} UTC: "
-        f"{done.old_values:,} of {done.values:,} values under {done.version}, fences on {len(done.tables)} tables "
+        f"{done.old_values:,} of {done.values:,} values under {done.version}{done.identified_by.remark}, fences on "
+        f"{len(done.tables)} tables "
         f"validated, both signatures verified again, and {done.target} backed up in `{done.target_backup}`.{limits}"
     )
     return text if len(text) <= SHOWN_WITHOUT_A_CLICK_CHARS else f"{text[: SHOWN_WITHOUT_A_CLICK_CHARS - 1]}…"

@@ -56,6 +56,7 @@ class Proven:
         swept_rows: rows that the last sweeps rewrote, by table.
         values_decrypted: every value of every declared column.
         old_values: counted under `retired`; zero, since otherwise there is no proof.
+        identified_by: how the key of a value was told.
     """
 
     moment: Moment
@@ -63,6 +64,7 @@ class Proven:
     swept_rows: Mapping[str, int]
     values_decrypted: int
     old_values: int = 0
+    identified_by: IdentifiedBy = NATIVE.identified_by
 
 
 @dataclass(frozen=True, slots=True)

@@ -192,7 +192,8 @@ def _retirement(request: Decided) -> str:
     unread = f"; {request.not_read_again}" if request.not_read_again else ""
     return (
         f"{what} to {request.target}: {found.old_values:,} old value(s) of {found.values:,} counted at "
-        f"{when(found.proven_at)}; the database refuses {listed(map(str, found.fenced_against))}; not searched: "
+        f"{when(found.proven_at)}{found.identified_by.remark}; the database refuses "
+        f"{found.identified_by.refused(listed(map(str, found.fenced_against)))}; not searched: "
         f"{'; '.join(found.not_searched) or 'nothing is named'}{unread}{later}"
     )
 

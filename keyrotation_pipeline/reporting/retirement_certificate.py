@@ -12,6 +12,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditEvent, envelope, instant, payload_of, to_sign
 from keyrotation_pipeline.reporting.gathering import verified_events
@@ -89,9 +90,10 @@ def in_words(statement: Mapping[str, Any]) -> str:
     lines = [f"**{keys}** as of audit event {said['audit_head']['seq']}, by {SIGNED_BY}.", ""]
     rows, applications = said["rows"], said["applications"]
     searched = said["undeclared_columns"]
+    refused = IdentifiedBy(rows["identified_by"]).refused(", ".join(rows["fenced_against"]))
     lines.append(
         f"- rows: {rows['old_values']} of {rows['values']:,} values of {', '.join(rows['tables'])}; the database "
-        f"refuses {', '.join(rows['fenced_against'])}; format {rows['format']}: {rows['rests_on']}"
+        f"refuses {refused}; format {rows['format']}: {rows['rests_on']}"
     )
     lines.append(f"- undeclared columns: {searched['searched']}; not searched: {'; '.join(searched['not_searched'])}")
     if unread := said["not_read_again"]:

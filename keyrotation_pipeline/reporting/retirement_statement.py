@@ -8,6 +8,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.model.audit import STATEMENT_TYPE, instant
 from keyrotation_pipeline.model.key_events import KeyRetired, ReplicasAccounted
 from keyrotation_pipeline.model.request_events import StepFinished
@@ -59,7 +60,7 @@ def statement_of(
             "retired_at": instant(event.at),
             "rows": _rows(retired),
             "undeclared_columns": {
-                "searched": "every other column of every relation of this database that can hold text: no value found",
+                "searched": _searched(retired),
                 "not_searched": list(retired.not_searched),
             },
             "not_read_again": dead.unread,
@@ -88,6 +89,12 @@ def statement_of(
             "evidence": [_named(each) for each in (replicas, event, archived) if each is not None],
         },
     }
+
+
+def _searched(retired: KeyRetired) -> str:
+    if retired.identified_by is IdentifiedBy.DECRYPT:
+        return "none: nothing tells a value of this format from other text"
+    return "every other column of every relation of this database that can hold text: no value found"
 
 
 def _accounted(entries: Sequence[HistoryEntry], retired: HistoryEntry) -> HistoryEntry | None:

@@ -187,12 +187,8 @@ class RotationTrace:
 
     def proven(self) -> Shown:
         """Nothing was left under the old key."""
-        entry, said = self._read(
-            Step.ZERO_OLD_ROWS_PROOF,
-            Proven,
-            lambda proof: f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}",
-        )
-        return (entry, f"{said}; the database refuses more") if said.startswith("0 ") else (None, said)
+        entry, said = self._read(Step.ZERO_OLD_ROWS_PROOF, Proven, _left)
+        return (entry, said) if said.startswith("0 ") else (None, said)
 
     def retired(self) -> Shown:
         """The old key was withdrawn."""
@@ -260,6 +256,13 @@ def _backups(entries: Entries) -> Iterator[tuple[HistoryEntry, BackupFacts]]:
             with suppress(AuditError):
                 if (made := read(BackupFacts, each.fact.facts)).manifest in sealed:
                     yield each, made
+
+
+def _left(proof: Proven) -> str:
+    left = f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}{proof.identified_by.remark}"
+    if proof.old_values:
+        return left
+    return f"{left}; the database refuses {'more' if not proof.identified_by.remark else 'the old logins'}"
 
 
 def _named(versions: Sequence[KeyVersion]) -> str:

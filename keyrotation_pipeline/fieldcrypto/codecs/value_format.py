@@ -23,6 +23,15 @@ class IdentifiedBy(StrEnum):
         """What a count of zero old values rests on, in words."""
         return _EVIDENCE[self]
 
+    @property
+    def remark(self) -> str:
+        """What is said next to a count of old values, with a space before it; empty where the database counts them."""
+        return " (by decrypting: weaker evidence than a count by the database)" if self is IdentifiedBy.DECRYPT else ""
+
+    def refused(self, versions: str) -> str:
+        """What the database refuses of retired versions, in words."""
+        return f"the logins of {versions}" if self is IdentifiedBy.DECRYPT else versions
+
 
 _EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
     {

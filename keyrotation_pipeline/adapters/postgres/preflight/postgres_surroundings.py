@@ -9,6 +9,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.catalog_search import sear
 from keyrotation_pipeline.adapters.postgres.preflight import server
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import (
     BlindSpots,
@@ -17,12 +18,14 @@ from keyrotation_pipeline.model.tables import (
     EncryptedTable,
     Problem,
     Surroundings,
+    Unsearched,
 )
 
 _IDENTITY = """
 SELECT (SELECT system_identifier::text FROM pg_control_system()),
        (SELECT rolname FROM pg_roles WHERE rolname = current_user AND rolsuper)
 """
+_UNDECLARED = Unsearched("columns that are not declared, where nothing tells a value from other text")
 
 
 @dataclass(frozen=True)
@@ -31,11 +34,13 @@ class PostgresSurroundings:
 
     Args:
         replicas: what the configuration says of standbys and subscribers.
+        value_format: of the declared tables' values.
     """
 
     url: str = field(repr=False)  # it may hold a password
     connection: Connection
     replicas: Replicas = NONE_DECLARED
+    value_format: ValueFormat = NATIVE
 
     def identity(self) -> DatabaseIdentity:
         """Which database this is."""
@@ -60,4 +65,7 @@ class PostgresSurroundings:
 
     def blind_spots(self) -> BlindSpots:
         """See `DatabaseSurroundings.blind_spots`."""
-        return BlindSpots(search_exclusions(self.connection), gone=self.replicas.gone)
+        unsearched = search_exclusions(self.connection)
+        if self.value_format.identified_by is IdentifiedBy.DECRYPT:
+            unsearched = (_UNDECLARED, *unsearched)
+        return BlindSpots(unsearched, gone=self.replicas.gone)
