@@ -31,7 +31,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
-from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, running, table_of
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
@@ -43,6 +43,12 @@ ROWS = 40
 def sealed(key: KeyMaterial, text: str) -> str:
     nonce = os.urandom(12)
     return LAYOUT.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text.encode(), None)).decode()
+
+
+def opened_with(key: KeyMaterial, value: str) -> str:
+    taken = LAYOUT.taken_apart(value.encode())
+    assert taken is not None
+    return AESGCM(raw_of(key)).decrypt(taken.nonce, taken.body, None).decode()
 
 
 @pytest.fixture
@@ -328,3 +334,40 @@ def test_a_key_that_is_the_primary_is_not_retired_and_without_keys_nothing_is(no
     notes.evidence = PostgresEvidence(notes.connection)
     with pytest.raises(PreflightError, match="cannot be counted without the keys"):
         notes.searched()
+
+
+def test_values_in_bytea_documents_and_arrays_are_rotated_and_proven_too(
+    database_url: str, migrated: Connection, logins: tuple[str, str]
+) -> None:
+    notes = Notes(database_url, migrated, logins)
+    places = [Place("raw"), Place("doc", path=("secrets", "token")), Place("tags", elements=True)]
+    notes.table = EncryptedTable.of(TableName("Cl inic", "places"), places, notes.table.format)
+    migrated.execute('CREATE TABLE "Cl inic".places (id int PRIMARY KEY, raw bytea, doc jsonb, tags text[])')
+    for login in logins:
+        migrated.execute(sql.SQL('GRANT ALL ON "Cl inic".places TO {}').format(sql.Identifier(login)))
+    for row in range(ROWS):
+        one, two, three = (notes.value(V1, text) for text in ("bytes", "document", "element"))
+        migrated.execute(
+            "INSERT INTO \"Cl inic\".places VALUES (%s, %s, jsonb_build_object('n', 1, 'secrets', "
+            "jsonb_build_object('token', %s::text)), %s)",
+            (row, one.encode(), two, [three, None, ""]),
+        )
+    moment = notes.rewritten().fenced()
+    searched = notes.searched()
+    assert notes.proven(moment, searched).values == 3 * ROWS
+    found = migrated.execute(
+        "SELECT convert_from(raw, 'UTF8'), doc #>> '{secrets,token}', tags[1], doc -> 'n', tags[2:] "
+        'FROM "Cl inic".places WHERE id = 3'
+    ).fetchone()
+    assert found is not None
+    *values, kept, rest = found
+    key = notes.ring.material(V2)
+    assert [opened_with(key, str(value)) for value in values] == ["bytes", "document", "element"]
+    assert (kept, rest) == (1, [None, ""])
+    with notes.session(logins[0]) as old, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        old.execute("UPDATE \"Cl inic\".places SET doc = '{}' WHERE id = 3")
+    late = [notes.value(V1, "late")]
+    migrated.execute('UPDATE "Cl inic".places SET tags = %s WHERE id = 5', (late,))
+    with pytest.raises(FenceError, match=r"column tags\[\]: 1 value\(s\) .* do not open with v2 alone"):
+        notes.proven(moment, searched)
+    assert notes.problems() == []
