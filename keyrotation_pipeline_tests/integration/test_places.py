@@ -1,8 +1,10 @@
 """Values in bytes, documents and arrays: what is counted, found elsewhere, left, named, sampled and refused."""
 
 import json
+from typing import Any
 
 import pytest
+from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
@@ -129,8 +131,46 @@ def test_what_cannot_be_read_is_left_named_and_forgotten_when_it_is_fixed(
     assert quarantine.load(migrated, [table]) == ()
 
 
+ODD = ("a b", "c,d", 'e"f', "g\\h", "i'j", "", "null", "ü%s%{}", "$1")
+ODD_PLACES = (Place('doc%s"{}', ODD), Place('doc%s"{}', ("x",)), Place("ta[]gs%", elements=True), Place("b%b{}y"))
+
+
+@pytest.mark.parametrize("values", FORMATS)
+def test_names_and_keys_of_every_spelling_are_read_and_written(
+    migrated: Connection, database_url: str, ring: KeyRing, values: str
+) -> None:
+    table, old = table_in(values, *ODD_PLACES), [seal(FORMATS[values], ring, 1, f"text {n}") for n in range(4)]
+    migrated.execute('CREATE TABLE public.cases (id int, "doc%s""{}" jsonb, "ta[]gs%" text[], "b%b{}y" bytea)')
+    nested: object = old[0]
+    for key in reversed(ODD):
+        nested = {key: nested, "other": "kept"}
+    whole = json.dumps({**nested, "x": old[1]})  # type: ignore[dict-item]
+    put = sql.SQL("INSERT INTO public.cases VALUES (1, {}, {}, {})").format(whole, [old[2], 'q"\\{,}'], old[3].encode())
+    migrated.execute(put)
+    (speed,) = measure(lambda: connect(database_url), [table], ring, KeyVersion(10), Limits())
+    assert (speed.sampled_rows, speed.failed_values) == (1, 1)
+    engine = Engine(database_url, ring)
+    assert (engine.shard(table).rows, engine.sweep(table, wait=True).rows) == (1, 0)
+    read = decrypt_all(lambda: connect(database_url), table, ring, lambda _: None, Limits())
+    assert {name: dict(held) for name, held in read.by_column.items()} == {name: {V2: 1} for name in table.columns}
+    (entry,) = quarantine.load(migrated, [table])
+    assert entry.column == '"ta[]gs%"[2]'
+    if values == "native":
+        assert counts.count(migrated, [table])[0].values_by_version == {V2: 4}
+    assert counts.old_rows(migrated, table, [V1], None).rows == 0
+    assert samples.decrypt_sample(migrated, table, ring, 5, {}).failed == 0
+    assert discover(migrated, [table]) == ()
+    (kept,) = migrated.execute('SELECT "doc%s""{}", "ta[]gs%"[2] FROM public.cases').fetchall()
+    found: Any = kept[0]
+    assert kept[1] == 'q"\\{,}'
+    for key in ODD:
+        assert found["other"] == "kept"
+        found = found[key]
+
+
 def test_a_declared_place_is_not_reported_and_the_rest_of_its_document_is(either: Connection, ring: KeyRing) -> None:
     made = filled(either, ring)
+    insert(either, (20, None, '"a scalar"', None), (21, None, "null", None), (22, None, "[[1]]", None))
     assert discover(either, [table_in()]) == ()
     insert(either, (9, None, json.dumps({"secrets": {"token": made[0], "copy": made[1]}, "other": [made[2]]}), None))
     (found,) = discover(either, [table_in()])

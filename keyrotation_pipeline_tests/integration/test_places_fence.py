@@ -103,3 +103,19 @@ def test_a_column_that_became_another_one_is_not_fenced(migrated: Connection, va
     migrated.execute(change.encode())
     assert fence_of(value_format).fences(migrated, table) == ()
     migrated.execute("INSERT INTO public.cases (id, n) VALUES (1, 1)")
+
+
+def test_the_triggers_over_a_column_of_text_are_as_they_were(migrated: Connection) -> None:
+    """Those of homes that were fenced before there were places read back, too."""
+    table = EncryptedTable.of(TableName("public", "cases"), [Place("c")], FORMATS["fernet"])
+    prepared(migrated, "text", ring_of(1, 2, 3, primary=3), table)
+    assert fence_of(table.format).fence(migrated, table, [V1])
+    ((body,),) = migrated.execute("SELECT prosrc FROM pg_proc WHERE proname ~ '^refuse_retired_keys_'").fetchall()
+    text = 'c::text COLLATE "C"'
+    changed = f"CASE WHEN pg_typeof(NEW.c) = 25::regtype AND NEW.{text} IS DISTINCT FROM OLD.{text} THEN NEW.{text} END"
+    handled = f"        changed := ARRAY[{changed}];\n    EXCEPTION WHEN undefined_column THEN\n"
+    assert handled in str(body)
+    ((when,),) = migrated.execute(
+        "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'keyrotation_retired_keys_update'"
+    ).fetchall()
+    assert 'WHEN (((old.c COLLATE "C") IS DISTINCT FROM (new.c COLLATE "C")))' in str(when)

@@ -100,7 +100,7 @@ def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tupl
     changes = sql.SQL(", ").join(_change(in_column, names) for in_column in places.by_column(relation.columns))
     write = sql.SQL(_WRITE).format(
         sample=_SAMPLE,
-        changes=changes,
+        changes=sql.SQL(changes.as_string(connection).replace("%", "%%")),  # names are no placeholders
         arrays=sql.SQL(", ").join([sql.SQL("%b")] * (len(names) + 1)),
         names=sql.SQL(", ").join(names),
     )

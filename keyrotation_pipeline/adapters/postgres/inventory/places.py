@@ -125,13 +125,13 @@ def with_values(base: sql.Composable, values: Sequence[tuple[Column, sql.Composa
 def without_values(columns: Sequence[Column]) -> sql.Composed:
     """Returns a document with null at the paths of some places in it."""
     whole = stored(columns[0])
-    document = sql.SQL("{}").format(whole)
+    document = sql.SQL("CASE WHEN jsonb_typeof({0}) IN ('object', 'array') THEN {0} END").format(whole)
     for place in columns:
         # A document may have an array where the path has a key, which jsonb_set() refuses. An empty path sets nothing.
         document = sql.SQL(
             "jsonb_set({document}, CASE WHEN {whole} #> {path} IS NULL THEN '{{}}' ELSE {path} END, 'null', false)"
         ).format(document=document, whole=whole, path=path(place))
-    return document
+    return sql.SQL("coalesce({}, {})").format(document, whole)
 
 
 def _array_item(key: str) -> str:

@@ -143,13 +143,12 @@ def _bad_keys(
 
 def _value(relation: Relation, name: str) -> sql.Composable | None:
     """Returns the text of the value that an entry names; None: there is no such place any more."""
+    single = [column for column in relation.columns if not column.place.elements]
+    if (found := next((column for column in single if column.place.name == name), None)) is not None:
+        return places.text(found)
     for column in relation.columns:
-        place = column.place
-        if place.elements:
-            head = place.element("")
-            if name.startswith(head) and _SUBSCRIPTS.fullmatch(subscripts := name[len(head) :]):
-                element = sql.SQL("{}{}").format(places.stored(column), sql.SQL(subscripts))
-                return sql.SQL('({}::text COLLATE "C")').format(element)
-        elif place.name == name:
-            return places.text(column)
+        head = column.place.element("")
+        if column.place.elements and name.startswith(head) and _SUBSCRIPTS.fullmatch(name[len(head) :]):
+            element = sql.SQL("{}{}").format(places.stored(column), sql.SQL(name[len(head) :]))
+            return sql.SQL('({}::text COLLATE "C")').format(element)
     return None
