@@ -26,12 +26,15 @@ _TEXT = re.compile(rf"'{DEFAULT}'")
 _FENCE = re.compile(rf"\b{DEFAULT}(?=_retired_key)")
 
 
-def with_schema(url: str, schema: str) -> str:
-    """Returns a connection string whose connections use this schema; unchanged if they do already."""
-    if schema == schema_in(url):
-        return url
-    given = conninfo_to_dict(url).get("options")
-    return make_conninfo(url, options=f"{given} {_OPTION}{schema}" if given else f"{_OPTION}{schema}")
+def with_schema(url: str, schema: str, variable: str = "") -> str:
+    """Returns a connection string whose connections use this schema; unchanged if they do already.
+
+    Args:
+        variable: the value of ``PGOPTIONS``, which libpq takes where a connection string has no options.
+    """
+    given = str(conninfo_to_dict(url).get("options") or "")
+    is_named = _named_in(given) == schema if given else _named_in(variable) == schema == DEFAULT
+    return url if is_named else make_conninfo(url, options=f"{given or variable} {_OPTION}{schema}".strip())
 
 
 def schema_in(url: str) -> str:

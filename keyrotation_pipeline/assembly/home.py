@@ -23,6 +23,7 @@ from keyrotation_pipeline.scan.advice import FERNET_HERE
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import NATIVE
 from keyrotation_pipeline.settings import Settings
+from keyrotation_pipeline.settings.loading import postgres_options
 
 INSTALLED = "installed"
 # A column of which less is encrypted is left to people: something else writes there, too.
@@ -39,7 +40,11 @@ def database_url(settings: Settings) -> Iterator[str]:
     """
     declared = settings.database
     with server_url(settings.home, declared.url.get_secret_value() if declared.url else None) as url:
-        yield with_schema(url, declared.schema_name)
+        yield _with_schema(url, settings)
+
+
+def _with_schema(url: str, declared: Settings) -> str:
+    return with_schema(url, declared.database.schema_name, postgres_options())
 
 
 @contextmanager
@@ -190,6 +195,6 @@ def _offered(ids: Callable[[str, str], Offered], config: Path | None, beginning:
         named = declared.database.url
         # An embedded server only if it already runs, such as for `up`: pressing Tab must not start one.
         url = EmbeddedServer(declared.home / "postgres").url() if named is None else named.get_secret_value()
-        return ids(with_schema(url, declared.database.schema_name), beginning)
+        return ids(_with_schema(url, declared), beginning)
     except Exception:  # noqa: BLE001  whatever it is, pressing Tab is no place for errors
         return []

@@ -90,6 +90,11 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
+def postgres_options() -> str:
+    """Returns ``PGOPTIONS``, which libpq takes where a connection string has no options."""
+    return os.environ.get("PGOPTIONS", "")
+
+
 def started_by_uv() -> bool:
     """Returns whether `uv run` started this process, whose PATH is then not that of the user's shell."""
     return "UV_RUN_RECURSION_DEPTH" in os.environ

@@ -15,8 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.encrypted_type import EncryptedType, EnvironmentKeyRing, KeyRing, MountedKeyRing, attest
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -339,3 +340,20 @@ def test_the_child_of_a_fork_in_the_middle_of_a_report_reports_itself(
 def test_an_application_without_greenlet_can_report() -> None:
     code = "import sys; sys.modules['greenlet'] = None; from keyrotation_pipeline.encrypted_type import attest"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_instance_reports_to_the_home_of_another_schema(
+    migrated: Connection, database_url: str, keyring_of: Rings
+) -> None:
+    migrate(other := with_schema(database_url, "order"))
+    ring = keyring_of(1, primary=1)
+    with connect(other) as connection:
+        attestation = attest(engine_of(database_url), ring, every_seconds=OFTEN, instance="web-1", schema="order")
+        [seen] = until(connection, ring, bool)
+        assert (seen.name, seen.reads) == (attestation.instance, (V1,))
+        assert instances(migrated, ring) == ()
+        attestation.stop()
+        assert instances(connection, ring) == ()
+    for wrong in ("", "Keys", 'a".b'):
+        with pytest.raises(ValueError, match="is not the schema of a home"):
+            attest(engine_of(database_url), ring, schema=wrong)

@@ -418,6 +418,10 @@ def test_a_superuser_is_advised_to_make_a_role_and_officers_sign_that_it_is_one(
 HEAD = "CREATE TRIGGER t AFTER UPDATE ON public.users FOR EACH ROW WHEN "
 OF_NAME = '((old.name COLLATE "C") IS DISTINCT FROM (new.name COLLATE "C"))'
 OF_OTHER = '(((old."E""mail")::text COLLATE "C") IS DISTINCT FROM ((new."E""mail")::text COLLATE "C"))'
+OF_PATH, OF_BYTES = (
+    f'(({value.format("old")} COLLATE "C") IS DISTINCT FROM ({value.format("new")} COLLATE "C"))'
+    for value in ("({}.doc #>> '{{a,\"it''s\"}}'::text[])", "encode({}.raw, 'escape'::text)")
+)
 CALL = ' EXECUTE FUNCTION "order".f()'
 LOOKS_LIKE_A_TRIGGER = f""" "t AFTER UPDATE ON x FOR EACH ROW WHEN ({OF_NAME.replace('"', '""')}){CALL[:22]}f()" """
 
@@ -426,7 +430,8 @@ LOOKS_LIKE_A_TRIGGER = f""" "t AFTER UPDATE ON x FOR EACH ROW WHEN ({OF_NAME.rep
     ("definition", "quiet"),
     [
         pytest.param(f"{HEAD}({OF_NAME}){CALL}", True, id="another column"),
-        pytest.param(f"{HEAD}(({OF_NAME} OR {OF_OTHER})){CALL}", False, id="ours among them"),
+        pytest.param(f"{HEAD}(({OF_NAME} OR {OF_PATH} OR {OF_BYTES})){CALL}", True, id="other places"),
+        pytest.param(f"{HEAD}(({OF_PATH} OR {OF_OTHER})){CALL}", False, id="ours among them"),
         pytest.param(f"{HEAD}({OF_OTHER}){CALL}", False, id="ours"),
         pytest.param(f"{HEAD}(({OF_NAME} OR (new.name IS NULL))){CALL}", False, id="another condition"),
         pytest.param(f"{HEAD}((NOT {OF_NAME})){CALL}", False, id="the contrary"),

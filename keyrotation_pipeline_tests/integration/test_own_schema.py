@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_in, schema_of, with_schema, written
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
@@ -48,6 +49,21 @@ def test_a_connection_string_carries_the_schema(url: str, schema: str, expected:
     assert schema_in(carrying) == expected
     assert with_schema(carrying, schema) == carrying
     assert ("work_mem=1MB" in carrying) is ("work_mem" in url)
+
+
+@pytest.mark.parametrize("schema", ["keyrotation", "shop_keys"])
+@pytest.mark.parametrize("variable", ["", "-c work_mem=1MB", "-c keyrotation.schema=x"])
+@pytest.mark.parametrize("options", ["", "-c lock_timeout=1s"])
+def test_the_environment_does_not_change_the_schema(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, schema: str, variable: str, options: str
+) -> None:
+    monkeypatch.setenv("PGOPTIONS", variable)
+    url = with_schema(make_conninfo(database_url, options=options) if options else database_url, schema, variable)
+    with psycopg.connect(url) as connection:
+        assert schema_of(connection) == schema
+        assert connection.execute("SHOW work_mem").fetchone() == (
+            "1MB" if "1MB" in variable and not options else "4MB",
+        )
 
 
 def test_each_connection_gets_its_own_schema(database_url: str) -> None:

@@ -116,7 +116,13 @@ def never_fires_for_us(definition: str) -> bool:
 
 # A name as the server prints it. Whatever its owner chose, a quote inside is doubled, so this ends where the name does.
 _NAME = r'([a-z_][a-z0-9_]*|"(?:[^"]|"")+")'
-_OLD, _NEW = (rf'\((?:{row}\.{_NAME}|\({row}\.{_NAME}\)::text) COLLATE "C"\)' for row in ("old", "new"))
+# A column's value, or what is at a path in it, as `places.printed_text` has it.
+_VALUES = (
+    r"{0}", r"\({0}\)::text", r"\({0} #>> '(?:[^']|'')*'::text\[\]\)", r"encode\({0}, 'escape'::text\)",
+)  # fmt: skip
+_OLD, _NEW = (
+    rf'\((?:{"|".join(value.format(rf"{row}.{_NAME}") for value in _VALUES)}) COLLATE "C"\)' for row in ("old", "new")
+)
 _CHANGE = re.compile(rf"\({_OLD} IS DISTINCT FROM {_NEW}\)")
 _TRIGGER = re.compile(rf"CREATE TRIGGER {_NAME} AFTER UPDATE ON (?:{_NAME}\.)?{_NAME} FOR EACH ROW WHEN ")
 _CONDITION = re.compile(
