@@ -11,6 +11,7 @@ import pytest
 from cryptography.fernet import Fernet, MultiFernet
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline_tests.acceptance.test_fernet import (
     CONFIRM,
     Application,
@@ -23,9 +24,10 @@ from keyrotation_pipeline_tests.acceptance.test_fernet import (
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
 from keyrotation_pipeline_tests.clusters import TestKeySecrets
 from keyrotation_pipeline_tests.fleets import TestFleet
-from keyrotation_pipeline_tests.key_places import AwsPlace, KubernetesPlace
+from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, KubernetesPlace
 
 VARIABLE = "FIELD_KEYS"
+V1, V2, V3 = (KeyVersion(number) for number in (1, 2, 3))
 
 
 @pytest.fixture
@@ -93,9 +95,8 @@ def pods(
     secrets.overwrite({VARIABLE: ",".join(keys), "DATABASE": "db"})
     fleet = TestFleet(secrets)
     fleet.start(replicas=2)
-    application = InPods(
-        database_url, lambda: secrets.listed() or "", MultiFernet(list(map(Fernet, keys))), fleet=fleet
-    )
+    ring = MultiFernet(list(map(Fernet, keys)))
+    application = InPods(database_url, lambda: secrets.listed() or "", ring, fleet=fleet)
     yield (
         written_home(tmp_path, officers, keys, application, KubernetesPlace(fleet).configuration()),
         secrets,
@@ -103,7 +104,8 @@ def pods(
     fleet.stop()
 
 
-def test_a_rotation_and_its_rollback_with_the_list_in_aws(aws: tuple[Home, TestSecret]) -> None:
+@pytest.mark.parametrize("back", [False, pytest.param(True, marks=pytest.mark.extended)], ids=["", "and back"])
+def test_a_rotation_with_the_list_in_aws(aws: tuple[Home, TestSecret], back: bool) -> None:
     home, secret = aws
     application, lists = home.application, [home.application.listed()]
     (old, older) = home.keys
@@ -115,15 +117,17 @@ def test_a_rotation_and_its_rollback_with_the_list_in_aws(aws: tuple[Home, TestS
         home.walk(request, lambda: lists.append(application.listed()))
         new = application.listed()[0]
         assert "key version v2 is retired" in refusal(home, old)
-        finished(home, "rollback", request)
+        if back:
+            finished(home, "rollback", request)
+            assert "key version v3 is retired" in refusal(home, new)
     assert (application.wrong, application.writes > 10) == ([], True)
     assert lists == [[old, older], [old, new, older], [new, old, older], [new]]
-    assert application.listed() == [old]
-    assert application.read_with(old) == application.expected
-    assert "key version v3 is retired" in refusal(home, new)
+    now, rows = old if back else new, len(application.expected)
+    assert application.listed() == [now]
+    assert application.read_with(now) == application.expected
     assert json.loads(secret.text())["DATABASE"] == "db"
     (table,) = home.shown("status")["tables"]
-    assert table["values_by_version"] == {"v1": 0, "v2": len(application.expected), "v3": 0}
+    assert table["values_by_version"] == {"v1": 0, "v2": rows * back, "v3": rows * (not back)}
 
 
 @pytest.mark.extended
@@ -153,3 +157,104 @@ def test_a_rotation_and_its_rollback_with_the_list_in_a_secret_of_kubernetes(
     assert seen[-1] == old == secrets.listed()
     assert application.read_with(old) == application.expected
     assert secrets.entries()["DATABASE"] == "db"
+
+
+@dataclass
+class Kept:
+    """A home with `[rollout] mode = "confirm"`, and where its list is."""
+
+    home: Home
+    place: KeyPlace
+    list_place: TestSecret | TestKeySecrets
+
+
+@pytest.fixture(params=["AWS", "Kubernetes"])
+def kept(
+    request: pytest.FixtureRequest, tmp_path: Path, database_url: str, officers: Officers, keys: list[str]
+) -> Kept:
+    given, ring = ",".join(keys), MultiFernet(list(map(Fernet, keys)))
+    where: TestSecret | TestKeySecrets
+    place: KeyPlace
+    if request.param == "AWS":
+        secret: TestSecret = request.getfixturevalue("new_secret")()
+        secret.overwrite(json.dumps({VARIABLE: given}))
+        where, place = secret, AwsPlace(secret)
+        parts = CONFIRM + place.configuration()
+    else:
+        secrets: TestKeySecrets = request.getfixturevalue("new_key_secrets")()
+        secrets.overwrite({VARIABLE: given})
+        where, place = secrets, KubernetesPlace(TestFleet(secrets))
+        parts = place.configuration().replace('"kubernetes"', '"confirm"')
+    home = written_home(tmp_path, officers, keys, Application(database_url, lambda: where.listed() or "", ring), parts)
+    home.typed("init")
+    return Kept(home, place, where)
+
+
+@pytest.mark.extended
+def test_a_store_that_lost_keys_or_its_list_is_made_whole_by_the_commands(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, where = kept.home, kept.list_place
+    listed, given = home.application.listed, ",".join(home.keys)
+    secret = tmp_path / "officer.sec.asc"
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    request = finished(home, "request", "--reason", "yearly")
+    (new,) = listed()
+    home.typed("backup")
+    # Somebody brings the old list back.
+    where.change_list(f"{home.keys[0]},{new}")
+    assert "is not the list of the live keys" in home.typed("status")
+    assert new not in home.typed("status")
+    home.typed("init")
+    assert listed() == [new]
+    # The live key is lost, and the list is not.
+    kept.place.lose_live(V3)
+    assert "keyrotation restore-key v3" in home.typed("status")
+    home.typed("restore-key", "v3", "--key", str(secret))
+    assert listed() == [new]
+    # Everything is lost.
+    kept.place.lose_everything()
+    for version in ("v3", "v2", "v1"):
+        home.typed("restore-key", version, "--key", str(secret))
+    assert listed() == [new]
+    stored = kept.place.open().read()
+    assert (tuple(stored.live), set(stored.archived), stored.primary) == ((V3,), {V1, V2}, V3)
+    # A key that nobody knows stays, and is named.
+    stranger = Fernet.generate_key().decode()
+    where.change_list(f"{new},{stranger}")
+    assert "holds 1 key(s) that are not in the key store" in home.typed("preflight", "--all", exits=1)
+    back = finished(home, "rollback", request)
+    assert listed() == [home.keys[0], stranger]
+    where.change_list(home.keys[0])
+    assert home.shown("history")[0]["id"] == back
+    # A list that is given again, and another one.
+    monkeypatch.setenv(VARIABLE, home.keys[0])
+    home.typed("init")
+    monkeypatch.setenv(VARIABLE, given.replace(home.keys[1], stranger))
+    assert "is none of the keys that were imported" in home.typed("init", exits=1)
+    home.typed("verify")
+    assert home.application.read_with(home.keys[0]) == home.application.expected
+
+
+@pytest.mark.extended
+def test_a_wrong_key_is_replaced_and_an_old_one_destroyed(
+    kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, listed, right = kept.home, kept.home.application.listed, Fernet.generate_key().decode()
+    with psycopg.connect(home.application.url, autocommit=True) as connection:
+        connection.execute("UPDATE users SET email = %s", (Fernet(right).encrypt(b"x").decode(),))
+    monkeypatch.setenv(VARIABLE, right)
+    home.sign(home.typed("replace-key", "v2", "--reason", "wrong").splitlines()[-1])
+    home.typed("replace-key", "v2")
+    monkeypatch.delenv(VARIABLE)
+    assert listed() == [right, home.keys[1]]
+    finished(home, "request", "--reason", "yearly")
+    (new,) = listed()
+    for version in ("v1", "v2"):
+        home.sign(home.typed("destroy", version, "--reason", "old").splitlines()[-1])
+        home.typed("destroy", version)
+    assert listed() == [new]
+    stored = kept.place.open().read()
+    assert (tuple(stored.live), tuple(stored.archived), stored.undelivered) == ((V3,), (), None)
+    assert {each["state"] for each in home.shown("status")["key_versions"]} == {"destroyed", "active"}
