@@ -7,6 +7,7 @@ from itertools import chain
 
 from keyrotation_pipeline.assembly.home import Found
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.model.tables import Place
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import name_of, share_of
 from keyrotation_pipeline.settings import DATABASE_VARIABLE
@@ -135,7 +136,7 @@ def configuration(found: Found, *, embedded: bool) -> str:
     )
     declared = "".join(
         f"[[tables]]\nname = {_text(str(table.name))}\n"
-        f"columns = [{', '.join(_text(column) for column in table.columns)}]\n\n"
+        f"columns = [{', '.join(_place(table.place(column)) for column in table.columns)}]\n\n"
         for table in found.tables
     )
     tail = _TAIL.replace(_ATTEST, _CONFIRM) if fernet else _TAIL
@@ -153,6 +154,11 @@ def _other(finding: Finding) -> Iterator[str]:
     yield f"# {json.dumps(name_of(finding.place))}: {tier}{finding.format}, {share_of(finding)} values\n"
     for sentence in (finding.next, *finding.notes):
         yield from (f"#     {line}\n" for line in textwrap.wrap(sentence, _WIDTH))
+
+
+def _place(place: Place) -> str:
+    """An entry of `columns`."""
+    return f"{{ column = {_text(place.column)}, elements = true }}" if place.elements else _text(place.column)
 
 
 def _text(value: str) -> str:

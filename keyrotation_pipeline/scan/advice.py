@@ -95,13 +95,26 @@ UNKNOWN = Advice(
 
 _NATIVE_HERE = "Declare the column in `keyrotation.toml`: keyrotation rotates it in place, without downtime."
 _NATIVE_ELSEWHERE = (
-    "Not rotated here yet: keyrotation rotates its own format in columns of text and varchar, with nothing around it."
+    "Not rotated here yet: keyrotation rotates its own format in columns of text, varchar and bytea, at a path in "
+    "jsonb and in the elements of text[] and varchar[], with nothing around it."
+)
+_NATIVE_PLACE = (
+    "Declare the place in `keyrotation.toml` (`keyrotation docs prepare-database`): keyrotation rotates it in place, "
+    "without downtime."
 )
 FERNET_HERE = (
     'Declare the column in a `keyrotation.toml` with `[format] name = "fernet"`: keyrotation rotates it in place, '
     "without downtime, where the application reads a list of keys (`keyrotation docs fernet`)."
 )
-_ROTATED_TYPES = ("text", "character varying")
+_FERNET_PLACE = (
+    'Declare the place (`keyrotation docs prepare-database`) in a `keyrotation.toml` with `[format] name = "fernet"`: '
+    "keyrotation rotates it in place, without downtime, where the application reads a list of keys (`keyrotation docs "
+    "fernet`)."
+)
+_COLUMN_TYPES = ("text", "character varying", "bytea")
+_ARRAY_TYPES = ("text[]", "character varying")
+# Keys that vary, and arrays inside documents, are no path.
+_NO_KEYS = frozenset({"*", "[]"})
 
 
 def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:
@@ -109,16 +122,31 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
 
     Args:
         format_name: of a finding.
-        place: where; the native format is rotated in columns of text alone.
+        place: where; it is rotated where a place can be declared.
         wrapped: whether the values stand behind a prefix or in another encoding.
         names_keys: whether the values name keys, as some do of formats that need not.
     """
-    here = place.path is None and not place.elements and place.type.startswith(_ROTATED_TYPES) and not wrapped
+    column = _is_column(place) and not wrapped
+    inside = _is_inside(place) and not wrapped
     if format_name == "native":
-        return Advice("marker", True, _NATIVE_HERE if here else _NATIVE_ELSEWHERE)  # noqa: FBT003
-    if format_name == "fernet" and here:
-        return Advice("mac", True, FERNET_HERE)  # noqa: FBT003
+        sentence = _NATIVE_HERE if column else _NATIVE_PLACE if inside else _NATIVE_ELSEWHERE
+        return Advice("marker", True, sentence)  # noqa: FBT003
+    if format_name == "fernet" and (column or inside):
+        return Advice("mac", True, FERNET_HERE if column else _FERNET_PLACE)  # noqa: FBT003
     advice = ADVICE.get(format_name, UNKNOWN)
     if names_keys and advice.identified_by == "decrypt":
         return Advice("marker", advice.reads_two_keys, advice.next)
     return advice
+
+
+def _is_column(place: Place) -> bool:
+    """Returns whether a declaration names the column alone."""
+    is_array = place.elements or place.type.endswith("[]")
+    return place.path is None and not is_array and place.type.startswith(_COLUMN_TYPES)
+
+
+def _is_inside(place: Place) -> bool:
+    """Returns whether a declaration names a path in the column's documents, or the elements of its arrays."""
+    if place.path is not None:
+        return place.type == "jsonb" and not place.elements and _NO_KEYS.isdisjoint(place.path)
+    return place.elements and place.type.startswith(_ARRAY_TYPES) and place.type.endswith("[]")

@@ -11,9 +11,11 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import Curre
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.speed import measure
 from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine, samples
-from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.assembly.home import Found
+from keyrotation_pipeline.cli.template import configuration
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -256,3 +258,13 @@ def test_an_array_that_would_not_fit_is_never_cut(migrated: Connection, database
     with pytest.raises(KeyRotationError, match="too long for its column, and was not written"):
         Engine(database_url, ring, target=KeyVersion(10)).shard(table_in("native", PLACES[3]))
     assert migrated.execute("SELECT tags[1] FROM public.cases WHERE id = 1").fetchone() == (made[3],)
+
+
+def test_init_declares_bytes_and_arrays_and_names_documents(migrated: Connection, ring: KeyRing) -> None:
+    filled(migrated, ring)
+    tables, rest = candidates(migrated, discover(migrated, ()))
+    assert tables == (table_in("native", PLACES[0], PLACES[3]),)
+    assert [(each.relation, each.column) for each in rest] == [("cases", "doc")]
+    found = Found("clinic", tables, rest)
+    assert 'columns = ["secret", { column = "tags", elements = true }]\n' in configuration(found, embedded=False)
+    assert '# Not declared: "cases.doc"' in configuration(found, embedded=False)

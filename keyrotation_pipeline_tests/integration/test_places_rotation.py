@@ -85,7 +85,7 @@ class Writer:
                 self.around[row] += 1
 
 
-DIAGONAL = [("native", "jsonb"), ("fernet", "jsonb"), ("fernet", "bytea"), ("native", "array")]
+DIAGONAL = [("native", "jsonb"), ("fernet", "jsonb"), ("native", "array")]
 COMBINATIONS = [
     pytest.param(values, stored, marks=[] if (values, stored) in DIAGONAL else pytest.mark.extended)
     for values in FORMATS

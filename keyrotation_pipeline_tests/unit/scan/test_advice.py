@@ -1,6 +1,7 @@
 """What is said to do about each format: one sentence, and true today."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -10,11 +11,14 @@ from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED
 
 TEXT = Place("public.t", "data", None, elements=False, type="character varying(500)")
+LEAF = Place("public.t", "data", ("a", "0"), elements=False, type="jsonb")
 SENTENCES = [
     *ADVICE.values(),
     UNKNOWN,
     advice_for("native", TEXT, wrapped=False, names_keys=True),
     advice_for("native", TEXT, wrapped=True, names_keys=True),
+    advice_for("native", LEAF, wrapped=False, names_keys=True),
+    advice_for("fernet", LEAF, wrapped=False, names_keys=True),
 ]
 
 
@@ -43,8 +47,13 @@ def test_only_a_library_that_reads_two_keys_is_said_to_need_no_downtime(advice: 
         pytest.param(Place("public.t", "data", None, elements=False, type="text"), False, True, id="text"),
         pytest.param(TEXT, True, False, id="behind a prefix"),
         pytest.param(Place("public.t", "data", ("a",), elements=False, type="text"), False, False, id="JSON in text"),
-        pytest.param(Place("public.t", "data", None, elements=True, type="text[]"), False, False, id="array"),
-        pytest.param(Place("public.t", "data", None, elements=False, type="bytea"), False, False, id="bytea"),
+        pytest.param(LEAF, False, True, id="a path in jsonb"),
+        pytest.param(replace(LEAF, path=("a", "*")), False, False, id="keys that vary"),
+        pytest.param(replace(LEAF, path=("a", "[]")), False, False, id="an array in a document"),
+        pytest.param(replace(LEAF, type="json"), False, False, id="json"),
+        pytest.param(Place("public.t", "data", None, elements=True, type="text[]"), False, True, id="array"),
+        pytest.param(Place("public.t", "data", None, elements=True, type="bytea[]"), False, False, id="array of bytea"),
+        pytest.param(Place("public.t", "data", None, elements=False, type="bytea"), False, True, id="bytea"),
         pytest.param(Place("public.t", "data", None, elements=False, type="public.secret"), False, False, id="domain"),
     ],
 )

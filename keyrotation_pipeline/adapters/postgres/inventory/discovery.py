@@ -28,7 +28,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, Place, TableName
 
 # Types that cannot hold text are listed, all others are searched: an unknown extension type is not a blind spot.
 # Containers (domains, arrays, composites, ranges) can if what they contain can.
@@ -327,7 +327,8 @@ def _hits(relation: SearchedRelation, column: str, pages: sql.Composable) -> sql
     )
 
 
-# The table that a partition or an inheritance child belongs to, if the column is a text column of an ordinary table.
+# The table that a partition or an inheritance child belongs to, and whether its elements are the values, if the column
+# is one of an ordinary table and can be declared by its name.
 _DECLARABLE = """
 WITH RECURSIVE up(oid, depth) AS (
     SELECT c.oid, 0 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -340,9 +341,9 @@ WITH RECURSIVE up(oid, depth) AS (
     UNION ALL
     SELECT t.typbasetype FROM base JOIN pg_type t ON t.oid = base.typ WHERE t.typtype = 'd'
 )
-SELECT n.nspname::text, c.relname::text
-FROM up JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE EXISTS (SELECT FROM base WHERE base.typ IN ('text'::regtype, 'varchar'::regtype))
+SELECT n.nspname::text, c.relname::text, base.typ IN ('text[]'::regtype, 'varchar[]'::regtype)
+FROM up JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace JOIN base
+  ON base.typ IN ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype, 'text[]'::regtype, 'varchar[]'::regtype)
 ORDER BY up.depth DESC LIMIT 1
 """
 
@@ -351,22 +352,23 @@ def candidates(
     connection: Connection, findings: Sequence[FoundColumn]
 ) -> tuple[tuple[EncryptedTable, ...], tuple[FoundColumn, ...]]:
     """Divides findings into tables with the columns to declare, and findings that cannot be declared."""
-    columns: defaultdict[TableName, list[str]] = defaultdict(list)
+    places: defaultdict[TableName, list[Place]] = defaultdict(list)
     rest = []
     for finding in findings:
-        table = _table_of(connection, finding) if finding.values else None
-        if table is None:
+        found = _declarable(connection, finding) if finding.values else None
+        if found is None:
             rest.append(finding)
-        elif finding.column not in columns[table]:
-            columns[table].append(finding.column)
-    return tuple(EncryptedTable(name, tuple(named)) for name, named in sorted(columns.items())), tuple(rest)
+        elif found[1] not in places[found[0]]:
+            places[found[0]].append(found[1])
+    return tuple(EncryptedTable.of(name, each) for name, each in sorted(places.items())), tuple(rest)
 
 
-def _table_of(connection: Connection, finding: FoundColumn) -> TableName | None:
+def _declarable(connection: Connection, finding: FoundColumn) -> tuple[TableName, Place] | None:
     name = TableName.parse(finding.relation)
     parameters = {"schema": name.schema, "table": name.table, "column": finding.column}
     row = connection.execute(_DECLARABLE, parameters).fetchone()
     # The configuration names tables without quotes, so a name with a dot cannot be written there.
-    if row is None or any("." in str(part) for part in row):
+    if row is None or any("." in str(part) for part in row[:2]):
         return None
-    return TableName(str(row[0]), str(row[1]))
+    schema, table, elements = row
+    return TableName(str(schema), str(table)), Place(finding.column, elements=elements is True)
