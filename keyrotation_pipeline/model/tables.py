@@ -179,19 +179,24 @@ class DatabaseIdentity:
     """The connected database.
 
     Args:
-        name: ``name@host``, without a password. The host is informational: a failover changes it.
+        address: ``name@host``, without a password. The host is informational: a failover changes it.
         system_identifier: of the cluster.
         superuser: our role, if it is a superuser, which officers should know before they sign.
         schema: of the home's records, unless it is the default one; a database may have several homes.
     """
 
-    name: str
+    address: str
     system_identifier: str
     superuser: str | None = None
     schema: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.name}{self._which}"
+        return f"{self.address}{self._which}"
+
+    @property
+    def name(self) -> str:
+        """What is shown to people: the address, and the schema where it is not the default one."""
+        return f"{self.address}{self._schema}"
 
     def signed(self) -> str:
         """The database in the signed text: only what stays the same, however it is reached."""
@@ -201,12 +206,15 @@ class DatabaseIdentity:
     @property
     def place(self) -> str:
         """The database without its host, which stays the same however it is reached."""
-        return f"{self.name.rpartition('@')[0]}{self._which}"
+        return f"{self.address.rpartition('@')[0]}{self._which}"
 
     @property
     def _which(self) -> str:
-        schema = "" if self.schema is None else f", schema {self.schema}"
-        return f", system identifier {self.system_identifier}{schema}"
+        return f", system identifier {self.system_identifier}{self._schema}"
+
+    @property
+    def _schema(self) -> str:
+        return "" if self.schema is None else f", schema {self.schema}"
 
 
 @dataclass(frozen=True, slots=True)

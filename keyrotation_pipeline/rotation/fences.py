@@ -69,8 +69,8 @@ class Fences:
         for name, version in self.lost:
             yield (
                 f"table {name} takes values under {version} again, which was retired in it; find out who changed its "
-                "constraint keyrotation_retired_key_versions (or whether a column was declared since), run "
-                f"`keyrotation status --count`, and {again}"
+                "constraint …_retired_key_versions or what else refused it (or whether a column was declared since), "
+                f"run `keyrotation status --count`, and {again}"
             )
         for name, sentence in self.unseen.items():
             yield f"what table {name} refuses was not seen: {sentence}"

@@ -12,6 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.own_schema import with_schema
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.scan import rows, session
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.scan.report import ScanReport
@@ -131,6 +133,18 @@ ODD_SETTINGS = {
     "backslash_quote": "on", "work_mem": "64kB", "array_nulls": "off", "constraint_exclusion": "on",
 }  # fmt: skip
 NAMES = ['a"b', "new\nline", "dot.ted", "Größe", "%s", "{x}", "$1", "'", "select", " "]
+
+
+def test_the_records_of_homes_are_not_looked_at_whatever_their_schemas_are_called(
+    database_url: str, read: Read
+) -> None:
+    for schema in ("keyrotation", "order"):
+        migrate(with_schema(database_url, schema))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for table in ('"order".waits_of_others', "public.audit_events"):
+            connection.execute(f"CREATE TABLE {table} (a text); INSERT INTO {table} VALUES ('x')".encode())
+    _, seen = read(database_url)
+    assert {place.table for place in seen} == {'"order".waits_of_others', "public.audit_events"}
 
 
 def test_names_and_settings_do_not_matter(owner: Connection, reader: str, role: sql.Identifier, read: Read) -> None:

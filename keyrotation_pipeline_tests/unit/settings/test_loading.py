@@ -306,6 +306,18 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "kind: input should be 'Deployment'",
             id="a workload of another kind",
         ),
+        *(
+            pytest.param(f'[database]\nschema = "{name}"', "cannot be the schema of a home; write a name", id=why)
+            for name, why in {
+                "public": "schema of the application",
+                "information_schema": "schema of the standard",
+                "pg_keys": "schema of the server",
+                "Keys": "upper case",
+                "x" * 41: "longer than names of fences allow",
+                "a.b": "with a dot",
+                "1a": "begins with a digit",
+            }.items()
+        ),
         pytest.param(TABLE + '[rollout]\nmode = "trust"', "[rollout] mode: input should be", id="unknown mode"),
         pytest.param(TABLE + '[keys]\nstore = "s3"', "[keys] store: input should be 'file'", id="unknown store"),
         pytest.param(

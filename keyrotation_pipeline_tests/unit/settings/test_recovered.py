@@ -53,6 +53,9 @@ def test_an_ssh_key_is_written_as_a_certificate_is() -> None:
             VARIABLE | {"standbys": [{"env": "FAR"}]},
             id="with others",
         ),
+        pytest.param(
+            '[database]\nschema = "x"\nurl = "host=db"\n', VARIABLE | {"schema": "x"}, id="a schema of its own"
+        ),
         pytest.param('[database]\nurl = { env = "CLINIC" }\n', {"url": {"env": "CLINIC"}}, id="a variable"),
         pytest.param('database.url = { file = "url" }\n', {"url": {"file": "url"}}, id="a file"),
     ],
@@ -93,6 +96,11 @@ def test_a_recovery_needs_no_secret_and_no_host_of_the_configuration(tmp_path: P
     assert settings.database.url is not None
     assert settings.database.url.get_secret_value() == "dbname=x password=y"
     assert "password" not in repr(settings)
+    assert settings.database.schema_name == "keyrotation"
+    named = over_database(f'{text}[database]\nschema = "shop_keys"\n', tmp_path / "keyrotation.toml", "dbname=x")
+    assert named.database.schema_name == "shop_keys"
+    with pytest.raises(ConfigurationError, match="cannot be the schema of a home"):
+        over_database(f'{text}[database]\nschema = "public"\n', tmp_path / "keyrotation.toml", "dbname=x")
     with pytest.raises(ConfigurationError, match="names no table"):
         over_database("", tmp_path / "keyrotation.toml", "dbname=x")
 

@@ -69,7 +69,9 @@ FROM root JOIN pg_class c ON c.oid = root.oid JOIN pg_namespace n ON n.oid = c.r
 LEFT JOIN pg_am m ON m.oid = c.relam
 WHERE c.relkind IN ('r', 'p', 'm', 'f', 'v') AND c.relpersistence <> 't' AND c.oid >= 16384
   AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
-  AND NOT (n.nspname = 'keyrotation' AND c.relname = ANY(%(own)s))
+  AND NOT (c.relname = ANY(%(own)s) AND (n.nspname = 'keyrotation' OR 2 = (
+      SELECT count(*) FROM pg_class home
+      WHERE home.relnamespace = n.oid AND home.relname IN ('audit_events', 'audit_head'))))
   AND (%(schemas)s::text[] IS NULL OR n.nspname = ANY(%(schemas)s))
 ORDER BY n.nspname, c.relname
 """)
