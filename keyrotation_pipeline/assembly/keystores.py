@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import keys_in_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -39,9 +39,7 @@ if TYPE_CHECKING:
 
 def open_key_store(settings: Settings) -> KeyStore:
     """Returns the key store of `[keys]`; connects to nothing yet."""
-    return _remote(settings) or FileKeyStore(
-        settings.keys_directory, settings.key_variable, settings.format.key_encoding
-    )
+    return _remote(settings) or FileKeyStore(settings.keys_directory, settings.key_variable, settings.key_notation)
 
 
 def every_key(store: KeyStore) -> KeyRing:
@@ -61,7 +59,7 @@ def create_key_store(settings: Settings) -> None:
     if (remote := _remote(settings)) is not None:
         remote.create()
     else:
-        FileKeyStore.create(settings.keys_directory, settings.key_variable, settings.format.key_encoding)
+        FileKeyStore.create(settings.keys_directory, settings.key_variable, settings.key_notation)
 
 
 def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
@@ -85,7 +83,7 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
     places: Mapping[KeyVersion, str] = {}
     keys, primary = {version: stored.material(version) for version in stored.live}, stored.primary
     if in_aws and settings.keys.aws is not None:
-        found = _aws(settings.keys.aws, None).manual_secrets()
+        found = _aws(settings.keys.aws).manual_secrets()
         # Once the live secret names its primary, it holds all that applications use: ignore other secrets.
         if found.plain or primary is None:
             keys, places = {**found.keys, **keys}, found.places
@@ -100,7 +98,7 @@ def keys_in_store(settings: Settings, environment: Mapping[str, str]) -> GivenKe
 
 
 def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys | None:
-    """Returns the keys of an application that reads its own list, of which the first encrypts; None: there is none.
+    """Returns the keys of an application that reads its own list, one of which encrypts; None: there is none.
 
     Before they are imported they are those of the list in the environment, else of the one that the key store has
     under the same name; the oldest becomes v1. Then they keep their versions, and a key that is not among them is
@@ -117,16 +115,16 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     if there and remote is not None:
         remote.create()  # its archive may not exist yet
     store = open_key_store(settings)
-    encoding = settings.format.key_encoding
-    given = keys_in_list(environment[name], name, encoding) if environment.get(name, "").strip() else ()
+    notation = settings.key_notation
+    given = notation.keys_in(environment[name], name) if environment.get(name, "").strip() else ()
     if there and (stored := store.read()).primary is not None:
-        _require_imported(given, stored, name)
+        _require_imported(given, stored, name, notation)
         return GivenKeys(stored.ring(), store.place_of)
     # A list is imported as a whole: until then the store names no primary.
     place, text = name, remote.listed() if there and remote is not None else None
     if text is not None and text.strip():
         place = f"the entry {name} in {store.description}"
-        kept = keys_in_list(text, place, encoding)
+        kept = notation.keys_in(text, place)
         if given and given != kept:
             raise KeyStoreError(
                 f"{name} in the environment and {place} are different lists; unset {name}, or correct the entry"
@@ -135,16 +133,17 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     if not given:
         return None
     versions = {KeyVersion(number): key for number, key in enumerate(reversed(given), 1)}
-    places = {version: f"key {len(given) - version.number + 1} of {place}" for version in versions}
+    size = len(given)
+    places = {version: f"key {notation.place(size - version.number + 1, size)} of {place}" for version in versions}
     return GivenKeys(KeyRing(versions, KeyVersion(len(given))), places.__getitem__)
 
 
-def _require_imported(given: Sequence[KeyMaterial], stored: StoredKeys, name: str) -> None:
+def _require_imported(given: Sequence[KeyMaterial], stored: StoredKeys, name: str, notation: KeyNotation) -> None:
     for place, key in enumerate(given, 1):
         if key not in stored.live.values():
             raise KeyStoreError(
-                f"entry {place} of {name} is none of the keys that were imported; leave {name} as the key store "
-                "delivers it, and replace keys by `keyrotation request` alone"
+                f"entry {notation.place(place, len(given))} of {name} is none of the keys that were imported; leave "
+                f"{name} as the key store delivers it, and replace keys by `keyrotation request` alone"
             )
 
 
@@ -167,28 +166,30 @@ def convert_key_store(settings: Settings, ring: KeyRing) -> None:
     """
     if settings.keys.aws is None or settings.keys.store != "aws-secrets-manager":
         raise ConfigurationError('--convert is for [keys] store = "aws-secrets-manager" only; leave it out')
-    _aws(settings.keys.aws, None).convert(ring)
+    _aws(settings.keys.aws).convert(ring)
 
 
 def _remote(settings: Settings) -> "AwsKeyStore | KubernetesKeyStore | None":
     """Returns the store that is a service; None: the keys are in files."""
     keys, variable = settings.keys, settings.key_variable
     if keys.store == "aws-secrets-manager" and keys.aws is not None:
-        return _aws(keys.aws, variable)
+        return _aws(keys.aws, variable, settings.key_notation)
     if keys.store == "kubernetes-secret" and keys.kubernetes is not None:
-        return _kubernetes(keys.kubernetes, variable)
+        return _kubernetes(keys.kubernetes, variable, settings.key_notation)
     return None
 
 
-def _aws(declared: AwsStoreSettings, variable: str | None) -> "AwsKeyStore":
+def _aws(
+    declared: AwsStoreSettings, variable: str | None = None, notation: KeyNotation = FERNET_NOTATION
+) -> "AwsKeyStore":
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = declared.archive_prefix or f"{declared.secret_id}-"
-    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, variable)
+    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, variable, notation)
     return AwsKeyStore(secret, SystemClock())
 
 
-def _kubernetes(declared: KubernetesStoreSettings, variable: str | None) -> "KubernetesKeyStore":
+def _kubernetes(declared: KubernetesStoreSettings, variable: str | None, notation: KeyNotation) -> "KubernetesKeyStore":
     from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415  the client takes a second to import
     from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
     from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
@@ -201,7 +202,7 @@ def _kubernetes(declared: KubernetesStoreSettings, variable: str | None) -> "Kub
         else InAws(archive.prefix, SystemClock(), archive.region_name, archive.endpoint_url)
     )
     access = Access(declared.kubeconfig, declared.context)
-    return KubernetesKeyStore(KeySecrets(live, place, access, variable), SystemClock())
+    return KubernetesKeyStore(KeySecrets(live, place, access, variable, notation), SystemClock())
 
 
 def signing_key(settings: Settings) -> SigningKey:

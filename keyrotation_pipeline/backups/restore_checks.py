@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, PreflightError, UndecryptableError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent, TableContent
@@ -96,7 +95,7 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
         LostRowsError: names relation, column and numbers.
     """
     for content in dump.tables:
-        if content.table.format.identified_by is not IdentifiedBy.MARKER:
+        if not content.table.format.names_versions:
             continue  # its rows are counted below; its values are for a full decrypt
         with _there(content, dump):
             (count,) = restored.inventory.count([content.table])
@@ -172,7 +171,7 @@ def sampled_under(inventory: TableInventory, table: EncryptedTable, version: Key
         if each.version != version:
             continue
         # Where nothing but decryption tells the version, what this key does not open may be under another one.
-        if each.failed and table.format.identified_by is IdentifiedBy.MARKER:
+        if each.failed and table.format.names_versions:
             raise UndecryptableError(
                 f"a value of {table.name}.{each.column} under {each.version} does not decrypt with the recovered key "
                 f"{ring.material(each.version).fingerprint[:16]}; find the key that encrypted it, or an older backup "

@@ -105,7 +105,9 @@ def _keys_in_use(declared: Settings) -> GivenKeys | None:
 def _key_setting(declared: Settings) -> str:
     """What to set where there is no key."""
     if declared.key_variable is not None:
-        return f"{declared.key_variable} to the application's keys, the one that encrypts first"
+        return (
+            f"{declared.key_variable} to the application's keys, the one that encrypts {declared.key_notation.encrypts}"
+        )
     return f"{FIRST_KEY_VARIABLE} to the application's key (base64 of 32 bytes)"
 
 

@@ -14,7 +14,6 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.signing import Reason, propose, require_signed
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, keys_in_list
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import keys_in, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -132,7 +131,7 @@ def replace_key_command(
     """
     wanted = KeyVersion.parse(version)
     declared = settings.load(config)
-    material = _given(declared.key_variable, wanted, declared.format.key_encoding)
+    material = _given(declared, wanted)
     with open_pipeline(declared, actor=actor()) as pipeline:
         database = pipeline.surroundings.identity().name
         if (request := pending_replacement(pipeline, wanted)) is None:
@@ -151,14 +150,14 @@ def replace_key_command(
     show(database, _replace_key_document(database, request, now, done=True), lines, as_json=as_json)
 
 
-def _given(list_variable: str | None, version: KeyVersion, encoding: KeyEncoding) -> KeyMaterial:
-    name = list_variable or variable_of(version)
+def _given(declared: settings.Settings, version: KeyVersion) -> KeyMaterial:
+    name = declared.key_variable or variable_of(version)
     environment = settings.process_environment()
     if not environment.get(name, "").strip():
         raise RequestError(f"set {name} to the key that decrypts the values under {version}, then run this again")
-    if list_variable is None:
+    if declared.key_variable is None:
         return keys_in({name: environment[name]})[version]
-    material, *others = keys_in_list(environment[name], name, encoding)
+    material, *others = declared.key_notation.keys_in(environment[name], name)
     if others:
         raise RequestError(
             f"{name} holds {1 + len(others)} keys; set it to the one that decrypts the values under {version}, "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -160,7 +160,11 @@ class KeyRing:
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
 
         self._keys = dict(keys)
-        self._ciphers = {version: AESGCM(raw_of(material)) for version, material in keys.items()}
+        self._ciphers = {
+            version: AESGCM(raw_of(material))
+            for version, material in keys.items()
+            if not isinstance(material, Passphrase)
+        }
         self._primary = primary
         self._names_primary = True
 
@@ -211,7 +215,7 @@ class KeyRing:
         """Returns the cipher of one version: always the same object, made once, safe between threads.
 
         Raises:
-            UnknownKeyVersionError: the ring does not hold it.
+            UnknownKeyVersionError: the ring does not hold it, or only a passphrase.
         """
         try:
             return self._ciphers[version]

@@ -1,4 +1,4 @@
-"""Key material: 32 bytes that are never printed. Only `key_bytes` reads them."""
+"""Key material: 32 bytes, or a passphrase, that are never printed. Only `key_bytes` reads them."""
 
 import hashlib
 import hmac
@@ -8,6 +8,7 @@ from typing import NoReturn, Self
 from keyrotation_pipeline.errors import InvalidKeyError
 
 KEY_BYTES = 32
+SHORTEST_PASSPHRASE, LONGEST_PASSPHRASE = 12, 256
 FINGERPRINT_LABEL = b"keyrotation-key-fingerprint-v1"
 
 
@@ -49,3 +50,23 @@ class KeyMaterial:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("key material cannot be pickled")
+
+
+class Passphrase(KeyMaterial):
+    """What an application's own library derives a key from; the ciphers that need 32 bytes take none.
+
+    Args:
+        raw: 12 to 256 characters of printable ASCII.
+
+    Raises:
+        InvalidKeyError: anything else.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, raw: bytes) -> None:
+        if not (SHORTEST_PASSPHRASE <= len(raw) <= LONGEST_PASSPHRASE and raw.isascii() and raw.decode().isprintable()):
+            raise InvalidKeyError(
+                f"a passphrase has {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} characters of printable ASCII"
+            )
+        self._raw = bytes(raw)

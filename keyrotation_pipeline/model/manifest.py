@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from keyrotation_pipeline.errors import InvalidLayoutError, ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
@@ -87,12 +87,20 @@ class _Place(_Document):
     elements: bool
 
 
+class _DerivedFormat(_Document):
+    """A format of which reading a value takes more than its name and the keys."""
+
+    name: KnownFormat
+    derivation: Derivation = Field(strict=False)
+    salt: Annotated[str, Field(min_length=1)]
+
+
 class _Table(_Document):
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
     columns: tuple[PlaceName, ...]
     places: tuple[_Place, ...] = ()
-    format: KnownFormat = NATIVE.name
+    format: KnownFormat | _DerivedFormat = NATIVE.name
     rows: Number
     values: dict[PlaceName, dict[Version, Number]]
 
@@ -289,7 +297,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             places=tuple(
                 _Place(column=each.column, path=each.path, elements=each.elements) for each in content.table.places
             ),
-            format=f"{content.table.format.name} {content.table.format.layout}".rstrip(),
+            format=_format_document(content.table.format),
             rows=content.rows,
             values={
                 column: {str(version): number for version, number in sorted(values.items())}
@@ -306,6 +314,19 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
         content=_content_document(dump.content),
         **_file_fields(dump.file),
     )
+
+
+def _format_document(declared: ValueFormat) -> str | _DerivedFormat:
+    if declared.derivation is None:
+        return f"{declared.name} {declared.layout}".rstrip()
+    return _DerivedFormat(name=declared.name, derivation=declared.derivation, salt=declared.salt)
+
+
+def _value_format(document: str | _DerivedFormat) -> ValueFormat:
+    if isinstance(document, str):
+        name, _, layout = document.partition(" ")
+        return replace(FORMATS[name], layout=layout)
+    return replace(FORMATS[document.name], derivation=document.derivation, salt=document.salt)
 
 
 def _content_document(content: DatabaseContent) -> _Content:
@@ -329,7 +350,7 @@ def _table_content(document: _Table) -> TableContent:
         for column, counted in document.values.items()
     }
     places = tuple(Place(each.column, each.path, each.elements) for each in document.places)
-    name, _, layout = document.format.partition(" ")
-    declared = replace(FORMATS[name], layout=layout)
-    table = EncryptedTable(TableName(document.in_schema, document.table), document.columns, declared, places)
+    table = EncryptedTable(
+        TableName(document.in_schema, document.table), document.columns, _value_format(document.format), places
+    )
     return TableContent(table, document.rows, values)

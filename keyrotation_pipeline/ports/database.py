@@ -73,6 +73,9 @@ class TableInventory(Protocol):
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """Rows that hold any value under a version; None if they were not counted in so many seconds."""
 
+    def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
+        """Returns the text by which values name each key there was; none where the version itself stands in them."""
+
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """Rows inserted and updated in each table, by its name, since the server's statistics began."""
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
 from keyrotation_pipeline.model.tables import (
@@ -57,7 +56,7 @@ def count_if_small(pipeline: Pipeline) -> tuple[TableCount, ...]:
     Raises:
         As `take_inventory`.
     """
-    named = all(table.format.identified_by is IdentifiedBy.MARKER for table in pipeline.tables)
+    named = all(table.format.names_versions for table in pipeline.tables)
     if not named and pipeline.keys.read().primary is None:
         return ()  # such values are counted by decrypting, and `init` has not imported the keys yet
     spans = pipeline.inventory.page_spans(pipeline.tables)

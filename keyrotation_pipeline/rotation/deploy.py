@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
@@ -114,14 +115,13 @@ def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
 
 
 def _early_rows(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> int | None:
-    if rotation.type is not RotationType.EMERGENCY:
-        return _rows_under(pipeline, table, rotation.target)
-    seconds = EMERGENCY_LOOK_SECONDS / len(pipeline.tables)
+    emergency = rotation.type is RotationType.EMERGENCY
+    seconds = EMERGENCY_LOOK_SECONDS / len(pipeline.tables) if emergency else inf
     return pipeline.inventory.rows_seen(table, rotation.target, seconds)
 
 
 def _rows_under(pipeline: Pipeline, table: EncryptedTable, version: KeyVersion) -> int:
-    return pipeline.fencing.old_rows(table, [version], None).rows
+    return pipeline.inventory.rows_seen(table, version, inf) or 0
 
 
 def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed: Sequence[str]) -> Mapping[str, Any]:

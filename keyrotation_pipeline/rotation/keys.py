@@ -9,6 +9,8 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -185,7 +187,7 @@ def _stored_before(
 
 def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
     """Stores a new key. The recorded intent holds its fingerprint, by which a later attempt recognises it."""
-    version, material = rotation.target, KeyMaterial.generate()
+    version, material = rotation.target, _generate(pipeline)
     if material.fingerprint in stored.fingerprints | {record.fingerprint for record in _records(pipeline)}:
         raise KeyStoreError(
             "the operating system gave the same random key twice; do not use this machine until that is explained"
@@ -193,6 +195,13 @@ def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMat
     pipeline.ledger.append(KeyCreationIntended(version, material.fingerprint), rotation.id)
     _require_read_back(pipeline.keys.add(version, material, stored.revision), version, material)
     return material
+
+
+def _generate(pipeline: Pipeline) -> KeyMaterial:
+    """Generates a key for the application's library, which values name unlike any key before."""
+    declared = pipeline.tables[0].format if pipeline.tables else NATIVE
+    taken = pipeline.inventory.key_markers(pipeline.tables)
+    return new_key(declared, taken.values())
 
 
 def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:

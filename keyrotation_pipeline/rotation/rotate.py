@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from math import inf
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BackupError, RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
@@ -189,10 +189,10 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
         )
     made = _is_made(pipeline, rotation.target)
     for table in pipeline.tables:
-        # Only a marker can name a key that was never made.
-        if not made and table.format.identified_by is not IdentifiedBy.MARKER:
+        # Only our own values can name a key that was never made.
+        if not made and not table.format.names_versions:
             continue
-        if rows := pipeline.fencing.old_rows(table, [rotation.target], None).rows:
+        if rows := pipeline.inventory.rows_seen(table, rotation.target, inf):
             raise RequestError(
                 f"table {table.name} holds values under {rotation.target} in {rows} row(s), so rotation {rotation.id} "
                 "cannot be cancelled; stop what writes them and re-encrypt them first"

@@ -1,7 +1,7 @@
 """What can be done about each format today, as data: whether its library reads two keys, and one sentence.
 
 Without two keys at once there is no change of key without downtime in place. This project re-encrypts its own format
-and Fernet only; no sentence names a command that does not exist.
+and a few others; no sentence names a command that does not exist.
 """
 
 from dataclasses import dataclass
@@ -111,7 +111,17 @@ _FERNET_PLACE = (
     "keyrotation rotates it in place, without downtime, where the application reads a list of keys (`keyrotation docs "
     "fernet`)."
 )
-_COLUMN_TYPES = ("text", "character varying", "bytea")
+_RAILS_HERE = (
+    'Declare the column in a `keyrotation.toml` with `[format] name = "rails-ar-encryption"`, unless it is '
+    "deterministic: keyrotation rotates it in place, without downtime, once the application stores key references "
+    "(`keyrotation docs rails`)."
+)
+_CLOAK_47NG_HERE = (
+    'Declare the column in a `keyrotation.toml` with `[format] name = "cloak-47ng"`: keyrotation rotates it in place, '
+    "without downtime (`keyrotation docs prisma`)."
+)
+_TEXT_TYPES = ("text", "character varying")
+_COLUMN_TYPES = (*_TEXT_TYPES, "bytea")
 _ARRAY_TYPES = ("text[]", "character varying")
 # Keys that vary, and arrays inside documents, are no path.
 _NO_KEYS = frozenset({"*", "[]"})
@@ -133,6 +143,11 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker", True, sentence)  # noqa: FBT003
     if format_name == "fernet" and (column or inside):
         return Advice("mac", True, FERNET_HERE if column else _FERNET_PLACE)  # noqa: FBT003
+    in_text = column and place.type.startswith(_TEXT_TYPES)
+    if format_name == "rails-ar-encryption" and in_text:
+        return Advice("marker" if names_keys else "decrypt", True, _RAILS_HERE)  # noqa: FBT003
+    if format_name == "cloak-47ng" and in_text:
+        return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
     advice = ADVICE.get(format_name, UNKNOWN)
     if names_keys and advice.identified_by == "decrypt":
         return Advice("marker", advice.reads_two_keys, advice.next)

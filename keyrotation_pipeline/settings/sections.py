@@ -26,8 +26,19 @@ from pydantic import (
 from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, FORMATS, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    FERNET,
+    FORMATS,
+    NATIVE,
+    RAILS,
+    Derivation,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
@@ -266,19 +277,30 @@ class KeyVariable(Section):
     env: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+_USUAL_VARIABLES = {
+    FERNET.name: "FERNET_KEYS",
+    AES_GCM.name: "FIELD_KEYS",
+    RAILS.name: "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY",
+    CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
+}
+
+
 class FormatSettings(Section):
     """`[format]`: the format of the values in all `[[tables]]`.
 
     Args:
-        name: `native` (our own), `fernet` or `aes-gcm`.
-        keys: of all but `native`, and needed there: the application's own list, of which the first key encrypts.
-            `init` imports it, and the key store delivers keys under the same name.
+        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption` or `cloak-47ng`.
+        keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
+            imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
         layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)` or
             `hex(nonce12):hex(tag16):hex(ct)`.
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
             while they encrypt with it.
+        derivation: of `rails-ar-encryption` only: `pbkdf2-sha256` (default; `load_defaults` of Rails 7.1 and later) or
+            `pbkdf2-sha1`.
+        salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
     """
 
     name: Text = NATIVE.name
@@ -287,11 +309,13 @@ class FormatSettings(Section):
     layout: Text | None = None
     key_encoding: KeyEncoding = KeyEncoding.B64URL
     logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
+    derivation: Derivation | None = None
+    salt: Text | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _keys_as_they_are(cls, given: object) -> object:
-        if isinstance(given, dict) and given.keys() & {"derivation", "salt"}:
+        if isinstance(given, dict) and given.get("name") != RAILS.name and given.keys() & {"derivation", "salt"}:
             raise ConfigurationError(
                 "[format] derivation and salt: a key that a package makes of a passphrase cannot be replaced by a new "
                 "one; give the application the keys themselves, as `keyrotation docs fernet` shows, and leave both out"
@@ -307,14 +331,19 @@ class FormatSettings(Section):
                 "leave out tables with other values"
             )
         taken = _OPTIONS[self.name]
-        for option in ("keys", "keep_time", "layout", "key_encoding", "logins"):
+        for option in _ALL_OPTIONS:
             if option in self.model_fields_set and option not in taken:
                 others = " and ".join(f'"{name}"' for name, options in _OPTIONS.items() if option in options)
                 raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
         if self.name != NATIVE.name and self.keys is None:
             raise ConfigurationError(
                 f'[format] name = "{self.name}" needs to know where the application has its keys; add '
-                'keys = { env = "FERNET_KEYS" }, or the name that it uses'
+                f'keys = {{ env = "{_USUAL_VARIABLES[self.name]}" }}, or the name that it uses'
+            )
+        if self.name == RAILS.name and self.salt is None:
+            raise ConfigurationError(
+                f'[format] name = "{RAILS.name}" needs the salt that the application derives its keys with; add '
+                'salt = "…" with its key_derivation_salt'
             )
         if self.name == AES_GCM.name:
             self._require_layout()
@@ -365,7 +394,15 @@ class FormatSettings(Section):
     @property
     def value_format(self) -> ValueFormat:
         """The same as a value of the procedure."""
-        return replace(FORMATS[self.name], keep_time=self.keep_time, layout=self.layout or "", logins=self._logins())
+        known = FORMATS[self.name]
+        return replace(
+            known,
+            keep_time=self.keep_time,
+            layout=self.layout or "",
+            logins=self._logins(),
+            derivation=self.derivation or known.derivation,
+            salt=self.salt or "",
+        )
 
 
 _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
@@ -373,8 +410,11 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         NATIVE.name: frozenset(),
         FERNET.name: frozenset({"keys", "keep_time"}),
         AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
+        RAILS.name: frozenset({"keys", "derivation", "salt"}),
+        CLOAK_47NG.name: frozenset({"keys"}),
     }
 )
+_ALL_OPTIONS = ("keys", "keep_time", "layout", "key_encoding", "logins", "derivation", "salt")
 
 
 class PlaceSettings(Section):
@@ -637,6 +677,18 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _format_can_be_fenced(self) -> Self:
+        declared = self.format.value_format
+        for table in () if marked_format_of(declared) is None else self.tables:
+            for place in table.places:
+                if place.elements:
+                    raise ConfigurationError(
+                        f'[[tables]] {table.name}: values of "{declared.name}" in elements of arrays, as in '
+                        f"{place.column}, cannot be rotated by this version; leave that column out"
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _somebody_opens_backups(self) -> Self:
         officers = self.approvals.officers
         if officers and not self.backup.recipients and not any(each.certificate for each in officers):
@@ -681,6 +733,11 @@ class Settings(File):
             EncryptedTable.of(TableName.parse(table.name), table.places, self.format.value_format)
             for table in self.tables
         )
+
+    @property
+    def key_notation(self) -> KeyNotation:
+        """The notation in which the application reads its keys."""
+        return notation_of(self.format.value_format, self.format.key_encoding)
 
     @property
     def key_variable(self) -> str | None:

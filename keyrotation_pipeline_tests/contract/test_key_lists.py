@@ -7,7 +7,8 @@ from typing import Protocol
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, keys_in_list
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.keys import KeyStore
@@ -64,7 +65,7 @@ def place(new_place: Callable[[], ListPlace]) -> ListPlace:
 def numbers(place: ListPlace) -> list[int]:
     """The keys of the list, in its order."""
     known = {key(number): number for number in range(1, 10)}
-    return [known[each] for each in keys_in_list(place.listed() or "", NAME)]
+    return [known[each] for each in FERNET_NOTATION.keys_in(place.listed() or "", NAME)]
 
 
 def test_an_application_gets_its_own_list_in_two_orders(place: ListPlace) -> None:
@@ -157,7 +158,9 @@ def test_an_archived_and_a_destroyed_key_are_in_no_list_of_any_label(new_secret:
     destroy(store, V3)
     labels = secret.client.describe_secret(SecretId=secret.name)["VersionIdsToStages"]
     texts = [secret.text(VersionId=version) for version, of_it in labels.items() if of_it]
-    assert [sorted(keys_in_list(json.loads(text)[NAME], NAME) == (key(2),) for text in texts)] == [[True] * len(texts)]
+    assert [sorted(FERNET_NOTATION.keys_in(json.loads(text)[NAME], NAME) == (key(2),) for text in texts)] == [
+        [True] * len(texts)
+    ]
 
 
 def test_a_label_of_somebody_that_leads_to_an_archived_key_in_a_list_is_named(

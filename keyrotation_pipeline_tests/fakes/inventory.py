@@ -81,6 +81,9 @@ class FakeInventory:
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         return None if str(table.name) in self.database.slow else self.database.rows_under(table, [version])
 
+    def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
+        return {}
+
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         return {str(table.name): self.database.writes for table in tables}
 

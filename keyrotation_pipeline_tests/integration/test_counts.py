@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import counts
+from keyrotation_pipeline.adapters.postgres.inventory import counts, grammar_sql
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text, under, value_class
@@ -321,7 +321,7 @@ def test_good_values_are_counted_in_one_scan_that_the_server_makes_in_parallel(
 
     either.execute("SET min_parallel_table_scan_size = 0; SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0")
     (relation,) = heaps(either, NOTES)
-    query = sql.SQL("EXPLAIN {}").format(filters(relation, [V1, V2]))
+    query = sql.SQL("EXPLAIN {}").format(filters(relation, grammar_sql, [V1, V2]))
     plan = "\n".join(str(line) for (line,) in either.execute(query).fetchall())
     assert "Partial Aggregate" in plan
     assert "Parallel Seq Scan" in plan
@@ -333,7 +333,7 @@ def test_a_relation_of_a_few_megabytes_is_read_in_parallel_too(either: Connectio
     either.execute("ANALYZE public.notes")
     (relation,) = heaps(either, NOTES)
     with heap_scan(either, relation.label, relation.oid):
-        query = sql.SQL("EXPLAIN {}").format(filters(relation, [V1, V2]))
+        query = sql.SQL("EXPLAIN {}").format(filters(relation, grammar_sql, [V1, V2]))
         plan = "\n".join(str(line) for (line,) in either.execute(query).fetchall())
     assert relation.pages < 1024  # min_parallel_table_scan_size
     assert "Parallel Seq Scan" in plan

@@ -42,6 +42,7 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     request_token,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
@@ -60,6 +61,7 @@ class AwsSecret:
 
     Args:
         variable: the entry from which the application reads its own list of keys; None: it reads the versions.
+        notation: of that list.
     """
 
     secret_id: str
@@ -67,13 +69,14 @@ class AwsSecret:
     region_name: str | None = None
     endpoint_url: str | None = None
     variable: str | None = None
+    notation: KeyNotation = FERNET_NOTATION
 
     @property
     def key_list(self) -> KeyList | None:
         """The application's own list; None: it has none."""
         if self.variable is None:
             return None
-        return KeyList(self.variable, f"entry {self.variable} of secret {self.secret_id}")
+        return KeyList(self.variable, f"entry {self.variable} of secret {self.secret_id}", self.notation)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from typing import Self
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.adapters.keystores.key_list import in_order
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, as_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
@@ -42,26 +42,23 @@ class FileKeyStore:
 
     Args:
         directory: as `create` made it. It may itself be a symbolic link; the files in it may not.
-        variable: the name under which the application reads its keys, a list of which the first encrypts.
-        encoding: how it writes each of them.
+        variable: the name under which an application with a library of its own reads its list of keys.
+        notation: of that list.
     """
 
-    def __init__(
-        self, directory: Path, variable: str | None = None, encoding: KeyEncoding = KeyEncoding.B64URL
-    ) -> None:
-        self._encoding = encoding
+    def __init__(self, directory: Path, variable: str | None = None, notation: KeyNotation = FERNET_NOTATION) -> None:
         self._live = directory.absolute()
-        self._variable = variable
+        self._variable, self._notation = variable, notation
         self._archive = self._live / "archive"
         self._primary_file = self._live / "primary"
         self._roster_file = self._live / "roster"
         self._compromised_file = self._live / "compromised"
 
     @classmethod
-    def create(cls, directory: Path, variable: str | None = None, encoding: KeyEncoding = KeyEncoding.B64URL) -> Self:
+    def create(cls, directory: Path, variable: str | None = None, notation: KeyNotation = FERNET_NOTATION) -> Self:
         """Creates the directory unless it exists, and opens it."""
         owner_only.make_directory(directory.absolute())
-        return cls(directory, variable, encoding)
+        return cls(directory, variable, notation)
 
     @property
     def description(self) -> str:
@@ -174,10 +171,10 @@ class FileKeyStore:
         return not delivery or owner_only.read(self._live / APPLICATION_FILE) == delivery
 
     def _delivery(self, stored: StoredKeys) -> str:
-        """Returns ``NAME=new,old``: first the primary, then the others, the newest first."""
+        """Returns ``NAME=new,old``: the primary where it encrypts, then the others, the newest next to it."""
         if self._variable is None or (keys := in_order(stored.live, stored.primary)) is None:
             return ""
-        return f"{self._variable}={as_list(keys, self._encoding)}"
+        return f"{self._variable}={self._notation.text_of(keys)}"
 
     def _stored(self) -> StoredKeys:
         roster = owner_only.read(self._roster_file)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, keys_in_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
@@ -24,10 +24,12 @@ class KeyList:
     Args:
         name: under which the application reads it.
         place: where it is, for messages.
+        notation: of the application's library.
     """
 
     name: str
     place: str
+    notation: KeyNotation = FERNET_NOTATION
 
     def renewed(self, held: str | None, live: Live, primary: KeyVersion | None, before: StoredKeys) -> str | None:
         """Returns the text that the list must have with these live keys; None: whatever it holds stays as it is.
@@ -51,7 +53,7 @@ class KeyList:
                 f"{self.place} holds something else than keys, so no list of keys is written over it ({error}); "
                 "correct it, or give [format] keys another name"
             ) from None
-        return as_list([*ours, *foreign])
+        return self.notation.text_of([*ours, *foreign])
 
     def problem(self, held: str | None, stored: StoredKeys) -> str | None:
         """Returns why the application does not get the live keys in this list; None: it gets them."""
@@ -88,8 +90,7 @@ class KeyList:
         """
         if held is None or not held.strip():
             return ()
-        once = dict.fromkeys(each.strip() for each in held.split(","))
-        return keys_in_list(",".join(once), self.place)
+        return self.notation.keys_in(held, self.place, repeats=True)
 
     def _others(self, held: str | None, known: Collection[KeyMaterial]) -> list[KeyMaterial]:
         return [key for key in self.keys(held) if key not in known]

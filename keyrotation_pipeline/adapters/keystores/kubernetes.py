@@ -26,6 +26,7 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     require_mutable,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import (
@@ -52,17 +53,21 @@ class KeySecrets:
 
     Args:
         variable: the entry from which the application reads its own list of keys; None: it reads the versions.
+        notation: of that list.
     """
 
     live: SecretName
     archive: SecretName | InAws
     access: Access
     variable: str | None = None
+    notation: KeyNotation = FERNET_NOTATION
 
     @property
     def key_list(self) -> KeyList | None:
         """The application's own list; None: it has none."""
-        return None if self.variable is None else KeyList(self.variable, f"entry {self.variable} of {self.live}")
+        if self.variable is None:
+            return None
+        return KeyList(self.variable, f"entry {self.variable} of {self.live}", self.notation)
 
 
 @dataclass(frozen=True, slots=True)

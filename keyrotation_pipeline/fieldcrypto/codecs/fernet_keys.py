@@ -39,30 +39,20 @@ _IN_WORDS: Mapping[KeyEncoding, str] = MappingProxyType(
 )
 
 
-def keys_in_list(text: str, name: str, encoding: KeyEncoding = KeyEncoding.B64URL) -> tuple[KeyMaterial, ...]:
-    """Parses the application's list, in its order: the first key encrypts.
-
-    Args:
-        name: of the variable, for messages.
-
-    Raises:
-        InvalidKeyError: it holds no key, something that is not one, or a key twice; names the place, never a key.
-    """
-    keys: list[KeyMaterial] = []
-    for place, each in enumerate(text.split(","), 1):
-        key = _key(each.strip(), f"entry {place} of {name}", encoding)
-        if key in keys:
-            raise InvalidKeyError(f"entries {keys.index(key) + 1} and {place} of {name} are the same key; remove one")
-        keys.append(key)
-    return tuple(keys)
-
-
 def as_list(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64URL) -> str:
     """Formats keys as the application's list, the one that encrypts first."""
     return ",".join(_WRITE[encoding](raw_of(key)) for key in keys)
 
 
-def _key(text: str, place: str, encoding: KeyEncoding) -> KeyMaterial:
+def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyMaterial:
+    """Parses one key.
+
+    Args:
+        place: where it is, for messages.
+
+    Raises:
+        InvalidKeyError: it is not one.
+    """
     try:
         if encoding is KeyEncoding.HEX:
             return KeyMaterial(binascii.unhexlify(text))

@@ -1,17 +1,29 @@
 """Defines what the engine needs of a value format, and finds the code of a declared one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    FERNET,
+    NATIVE,
+    RAILS,
+    Derivation,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
@@ -55,8 +67,36 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
         AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout)),
     }
 )
+_MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
+    {
+        RAILS.name: lambda declared: MarkedFormat(_rails(declared)),
+        CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope()),
+    }
+)
+
+
+def _rails(declared: ValueFormat) -> RailsEnvelope:
+    derivation = declared.derivation or Derivation.PBKDF2_SHA256
+    return RailsEnvelope(derivation.digest, declared.salt)
 
 
 def format_of(declared: ValueFormat) -> Format:
     """Returns the code of a declared format."""
-    return _FORMATS[declared.name](declared)
+    marked = marked_format_of(declared)
+    return _FORMATS[declared.name](declared) if marked is None else marked
+
+
+def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:
+    """Returns the code of a declared format whose values name their key by a marker; None: they do not."""
+    found = _MARKED.get(declared.name)
+    return None if found is None else found(declared)
+
+
+def new_key(declared: ValueFormat, taken: Iterable[str] = ()) -> KeyMaterial:
+    """Generates a key from the operating system's CSPRNG that the application's library can be given.
+
+    Args:
+        taken: the texts by which values name other keys, and must not name this one.
+    """
+    marked = marked_format_of(declared)
+    return KeyMaterial.generate() if marked is None else marked.generate(taken)

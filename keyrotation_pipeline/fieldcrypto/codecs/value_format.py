@@ -3,8 +3,9 @@
 `codecs.format` has the code that reads and writes each format; the inventory's `format_sql` has its SQL.
 """
 
+import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -50,6 +51,18 @@ _EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
 )
 
 
+class Derivation(StrEnum):
+    """How an application derives keys from passphrases, as the configuration names it; 2^16 rounds each."""
+
+    PBKDF2_SHA1 = "pbkdf2-sha1"
+    PBKDF2_SHA256 = "pbkdf2-sha256"
+
+    @property
+    def digest(self) -> str:
+        """The digest, as hashlib names it."""
+        return self.removeprefix("pbkdf2-")
+
+
 @dataclass(frozen=True, slots=True)
 class ValueFormat:
     """The declared format of the values in a table's columns.
@@ -60,6 +73,8 @@ class ValueFormat:
         layout: how a value is put together, where that is declared; see `codecs.layout`.
         logins: where nothing but the writer can be refused: versions with the logins that applications use while they
             encrypt with them.
+        derivation: how the application derives a key from each entry of its list; None: the entries are the keys.
+        salt: of that derivation.
     """
 
     name: str
@@ -68,9 +83,17 @@ class ValueFormat:
     layout: str = ""
     logins: tuple[tuple[KeyVersion, str], ...] = ()
 
+    derivation: Derivation | None = None
+    salt: str = field(default="", repr=False)
+
     def logins_of(self, version: KeyVersion) -> frozenset[str]:
         """Returns the logins that applications use while they encrypt with a version."""
         return frozenset(login for each, login in self.logins if each == version)
+
+    @property
+    def names_versions(self) -> bool:
+        """Whether every value names a version of ours, without any key at hand."""
+        return self == NATIVE
 
     def signed(self) -> str:
         """The format in a signed text."""
@@ -78,12 +101,16 @@ class ValueFormat:
         layout = f"; layout {self.layout}" if self.layout else ""
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
-        return f"{self.name}, keys as they are, identified by {_SIGNED[self.identified_by]}{time}{layout}{logins}"
+        keys = "keys as they are"
+        if self.derivation is not None:
+            salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
+            keys = f"keys derived by {self.derivation} with the salt of SHA-256 {salt}"
+        return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{layout}{logins}"
 
 
 _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(
     {
-        IdentifiedBy.MARKER: "the version that each value names",
+        IdentifiedBy.MARKER: "the marker in each value",
         IdentifiedBy.MAC: "the MAC of each value",
         IdentifiedBy.DECRYPT: "decrypting each value, which is weaker evidence than a count by the database",
     }
@@ -91,4 +118,8 @@ _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(
 NATIVE = ValueFormat("native", IdentifiedBy.MARKER)
 FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
 AES_GCM = ValueFormat("aes-gcm", IdentifiedBy.DECRYPT)
-FORMATS: Mapping[str, ValueFormat] = MappingProxyType({each.name: each for each in (NATIVE, FERNET, AES_GCM)})
+RAILS = ValueFormat("rails-ar-encryption", IdentifiedBy.MARKER, derivation=Derivation.PBKDF2_SHA256)
+CLOAK_47NG = ValueFormat("cloak-47ng", IdentifiedBy.MARKER)
+FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
+    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG)}
+)

@@ -199,7 +199,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param(TABLE + "[reencyption]\nshards = 3", "'reencyption'; did you mean 'reencryption'?", id="section"),
         pytest.param(
             TABLE + '[format]\nname = "laravel-crypt"',
-            '"laravel-crypt" cannot be rotated by this version, which rotates "native", "fernet", "aes-gcm"; leave out',
+            '"laravel-crypt" cannot be rotated by this version, which rotates "native", "fernet", "aes-gcm", "rails-',
             id="a format that is not there yet",
         ),
         pytest.param(
@@ -232,6 +232,31 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param(TABLE + AES_GCM + 'logins = { one = "a" }', 'names "one", which is no version', id="no version"),
         pytest.param(
             TABLE + AES_GCM + 'logins = { v1 = "a", v2 = ["b", "a"] }', "[format] logins has a twice", id="one login"
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "tags", elements = true }]\n'
+            + FERNET.replace("fernet", "cloak-47ng"),
+            'values of "cloak-47ng" in elements of arrays, as in tags, cannot be rotated',
+            id="markers in an array",
+        ),
+        pytest.param(
+            TABLE + '[format]\nkeys = { env = "K" }', "[format] keys is for name =", id="keys of our own format"
+        ),
+        pytest.param(
+            TABLE + '[format]\nname = "rails-ar-encryption"\nsalt = "x"',
+            'add keys = { env = "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY" }',
+            id="Rails without its keys",
+        ),
+        pytest.param(
+            TABLE + FERNET.replace("fernet", "rails-ar-encryption"), "with its key_derivation_salt", id="Rails, no salt"
+        ),
+        pytest.param(
+            TABLE + FERNET + 'salt = "x"', "give the application the keys themselves", id="Fernet with a salt"
+        ),
+        pytest.param(
+            TABLE + FERNET.replace("fernet", "rails-ar-encryption") + 'salt = "x"\nderivation = "scrypt"',
+            "[format] derivation: input should be 'pbkdf2-sha1' or 'pbkdf2-sha256'",
+            id="a derivation that Rails has not",
         ),
         pytest.param(
             TABLE + FERNET + 'derivation = "pbkdf2"',

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import places, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, places, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.counts import written_since
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
@@ -140,6 +140,12 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
             for mine, more in zip(held, found, strict=True):
                 mine.update(more)
     return rows, held
+
+
+def publish_missing(connection: Connection, table: EncryptedTable, keys: CurrentKeys | None) -> None:
+    """Stores by what values name each key, where SQL needs to know that and a registered key is missing."""
+    if keys is not None and key_markers.missing(connection, table.format):
+        key_markers.publish(connection, table.format, keys.ring())
 
 
 def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
-from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -87,6 +87,7 @@ def rewriting(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         retired_halves.publish(housekeeping, shard.table.format, ring, target)
+        key_markers.publish(housekeeping, shard.table.format, ring)
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
         supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, stop_requested)
@@ -122,6 +123,7 @@ def sweep(
         connection = stack.enter_context(closing(open_connection(connect)))
         housekeeping = stack.enter_context(closing(open_connection(connect)))
         retired_halves.publish(housekeeping, table.format, ring, target)
+        key_markers.publish(housekeeping, table.format, ring)
         limits = limits_for(housekeeping, request, limits)
         if wait:  # single rows burden nobody, and after a rest others would get ahead again
             limits = replace(limits, duty_cycle=1.0, rests=False)

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from math import inf
 from time import monotonic
 from typing import cast
 
@@ -11,19 +12,15 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory import places, relations
-from keyrotation_pipeline.adapters.postgres.inventory.filters import (
-    Counted,
-    counted_by_filters,
-    listed_versions,
-    registered,
-)
-from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.filters import Counted, counted_by_filters
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import NamingSql, naming_sql_of, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     NEAR_MISS,
     UNENCRYPTED,
-    value_class,
+    UNNAMED,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import listed_versions, registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
@@ -51,7 +48,8 @@ def count(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[Tab
         PreflightError: a table is missing, cannot be read, or has rows outside heaps.
         BlockedError: another session has locked it.
     """
-    return tuple(_count_table(connection, table) for table in tables)
+    counted = tuple(count_by_names(connection, table) for table in tables)
+    return tuple(each for each in counted if each is not None)
 
 
 def old_rows(
@@ -94,12 +92,15 @@ def rows_seen(connection: Connection, table: EncryptedTable, version: KeyVersion
     for relation in countable(connection, table):
         seen = _is_under(table, relation, [version])
         query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, seen)
-        left_ms = max(1, round(1000 * (until - monotonic())))
         with heap_scan(connection, relation.label, relation.oid):
             try:
-                connection.execute(f"SET LOCAL statement_timeout = {left_ms}".encode())
+                if until < inf:
+                    left_ms = max(1, round(1000 * (until - monotonic())))
+                    connection.execute(f"SET LOCAL statement_timeout = {left_ms}".encode())
                 rows += cast("tuple[int]", connection.execute(query).fetchone())[0]
             except psycopg.errors.QueryCanceled:
+                if until == inf:
+                    raise
                 return None
     return rows
 
@@ -118,7 +119,12 @@ def written_since(promotion_xid: int | None) -> sql.Composable:
     return sql.SQL(WRITTEN_SINCE).format(promotion=sql.Literal(promotion_xid), xids=sql.Literal(_XIDS))
 
 
-def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
+def count_by_names(connection: Connection, table: EncryptedTable) -> TableCount | None:
+    """Counts a table by the keys that its values name; None if one names no key that is known here.
+
+    Raises:
+        As `count`.
+    """
     counted_at = cast("tuple[datetime]", connection.execute("SELECT clock_timestamp()").fetchone())[0]
     classes = {column: Counter[int]() for column in table.columns}
     rows = 0
@@ -127,6 +133,8 @@ def _count_table(connection: Connection, table: EncryptedTable) -> TableCount:
         rows += counted.rows
         for column, classes_found in counted.classes.items():
             classes[column].update(classes_found)
+    if any(counts[UNNAMED] for counts in classes.values()):
+        return None
     _list_few_versions(classes, registered(connection))
     total = sum(classes.values(), Counter())
     return TableCount(
@@ -158,29 +166,31 @@ def _counted_by_groups(connection: Connection, relation: Relation, table: Encryp
     classes: dict[str, Counter[int]] = {column: Counter() for column in table.columns}
     single = [column for column in relation.columns if not column.place.elements]
     rows = 0
-    for *row_classes, row_count in _histogram(connection, relation, single):
+    for *row_classes, row_count in _histogram(connection, relation, single, naming_sql_of(table.format)):
         rows += row_count
         for column, value_kind in zip(single, row_classes, strict=False):  # without a column, one class that is NULL
             if value_kind is not None:
                 classes[column.place.name][value_kind] += row_count
     for column in relation.columns:
         if column.place.elements:
-            classes[column.place.name].update(_elements(connection, relation, column))
+            classes[column.place.name].update(_elements(connection, relation, column, naming_sql_of(table.format)))
     return Counted(rows, classes)
 
 
-def _elements(connection: Connection, relation: Relation, column: Column) -> Mapping[int, int]:
+def _elements(connection: Connection, relation: Relation, column: Column, values: NamingSql) -> Mapping[int, int]:
     query = sql.SQL("SELECT {}, count(*) FROM ONLY {} AS counted, {} WHERE each.text IS NOT NULL GROUP BY 1").format(
-        value_class(sql.SQL("each.text")), relation.identifier, places.each_value(column, places.stored(column))
+        values.value_class(sql.SQL("each.text")), relation.identifier, places.each_value(column, places.stored(column))
     )
     with heap_scan(connection, relation.label, relation.oid):
         return dict(cast("list[tuple[int, int]]", connection.execute(query).fetchall()))
 
 
-def _histogram(connection: Connection, relation: Relation, columns: Sequence[Column]) -> list[tuple[int, ...]]:
+def _histogram(
+    connection: Connection, relation: Relation, columns: Sequence[Column], values: NamingSql
+) -> list[tuple[int, ...]]:
     # Rows are grouped by the classes of all their columns: there are few groups, however many rows.
     classes = [
-        sql.SQL("{} AS {}").format(value_class(places.text(column)), sql.Identifier(f"k{number}"))
+        sql.SQL("{} AS {}").format(values.value_class(places.text(column)), sql.Identifier(f"k{number}"))
         for number, column in enumerate(columns)
     ]
     if not classes:

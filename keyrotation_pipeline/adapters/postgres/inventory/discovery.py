@@ -9,10 +9,8 @@ from typing import cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, places, retired_halves
-from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import hits
-from keyrotation_pipeline.adapters.postgres.inventory.filters import listed_versions, registered
-from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, key_markers, places, retired_halves
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import hits_of, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     ANYWHERE,
     EXACT_END,
@@ -21,6 +19,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     pieces,
     value_class,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import listed_versions, registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, scope_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import from_page, heap_scan, of_a_sample, readable_tree
 from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES
@@ -82,9 +81,9 @@ FROM (
 ) AS hits(version)
 """
 
-# Tokens name no version and have no near-misses: only those count that a retired key has signed.
-_HITS_BY_MAC = """
-SELECT count(*), 0, array_agg(DISTINCT half.version)
+# Values of other libraries have no near-misses: only those count whose key is known.
+_HITS_OF_KEYS = """
+SELECT count(*), 0, array_agg(DISTINCT {version})
 FROM (SELECT {text} FROM ONLY {relation} {pages} OFFSET 0) AS searched (cell), LATERAL {pieces} AS cut, {hits}
 """
 
@@ -195,6 +194,7 @@ def discover(
     findings: list[FoundColumn] = []
     value_format = format_of_home(tables)
     retired_halves.create_for(connection, value_format)
+    key_markers.create_for(connection, value_format)
     for relation in searched(connection, tables):
         announce(relation.label)
         try:
@@ -292,7 +292,11 @@ def search(
 def _finding(
     connection: Connection, relation: SearchedRelation, column: str, pages: sql.Composable, value_format: ValueFormat
 ) -> FoundColumn:
-    query = _hits(relation, column, pages) if value_format == NATIVE else _token_hits(relation, column, pages)
+    query = (
+        _hits(relation, column, pages)
+        if value_format == NATIVE
+        else _hits_of_keys(relation, column, pages, value_format)
+    )
     row = connection.execute(query).fetchone()
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
     found = listed_versions([KeyVersion(number) for number in versions or ()], registered(connection))
@@ -303,13 +307,17 @@ def _finding(
     return FoundColumn(relation.label, column, values, near_misses, found)
 
 
-def _token_hits(relation: SearchedRelation, column: str, pages: sql.Composable) -> sql.Composed:
-    return sql.SQL(_HITS_BY_MAC).format(
+def _hits_of_keys(
+    relation: SearchedRelation, column: str, pages: sql.Composable, value_format: ValueFormat
+) -> sql.Composed:
+    hits, version = hits_of(value_format, sql.SQL("cut.text"))
+    return sql.SQL(_HITS_OF_KEYS).format(
+        version=version,
         relation=relation.identifier,
         pages=pages,
         text=relation.cell(column),
         pieces=relation.pieces(column, sql.Identifier("cell")),
-        hits=hits(sql.SQL("cut.text")),
+        hits=hits,
     )
 
 

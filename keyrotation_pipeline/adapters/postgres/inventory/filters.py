@@ -6,16 +6,17 @@ of the first rows; the result is returned only if it accounts for every value of
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory import places
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import EMPTY, number_named, under, unencrypted
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import NamingSql, naming_sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import EMPTY
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -27,10 +28,6 @@ _MOST_FIGURES = 1600
 # Each version is one more comparison per value; beyond this many, grouping costs no more.
 _MOST_VERSIONS = 8
 _FIRST_ROWS = 1000
-_THERE = own("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL")
-_REGISTERED = own("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999")
-# Far more than a ledger can be behind its data.
-MOST_UNREGISTERED = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +44,12 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
     Raises:
         PreflightError, BlockedError: the relation cannot be read to its end.
     """
-    versions = _expected(connection, relation)
+    format_sql = naming_sql_of(table.format)
+    versions = _expected(connection, relation, format_sql)
     if len(versions) > _MOST_VERSIONS or len(table.columns) * (3 + len(versions)) > _MOST_FIGURES:
         return None
     with heap_scan(connection, relation.label, relation.oid):
-        found = connection.execute(filters(relation, versions)).fetchone()
+        found = connection.execute(filters(relation, format_sql, versions)).fetchone()
     rows, *figures = cast("tuple[int, ...]", found)
     size = 3 + len(versions)
     classes: dict[str, Counter[int]] = {}
@@ -64,63 +62,35 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
     return Counted(rows, classes)
 
 
-def filters(relation: Relation, versions: Sequence[KeyVersion]) -> sql.Composed:
+def filters(relation: Relation, values: NamingSql, versions: Sequence[KeyVersion]) -> sql.Composed:
     """Returns the query: rows, then for each place its values, the empty, the bad, and those under each version."""
-    counts = [sql.SQL("count(*)"), *(figure for column in relation.columns for figure in _figures(column, versions))]
+    figures = (figure for column in relation.columns for figure in _figures(column, values, versions))
+    counts = [sql.SQL("count(*)"), *figures]
     return sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(counts), relation.identifier)
 
 
-def _figures(column: Column, versions: Sequence[KeyVersion]) -> Iterator[sql.Composable]:
+def _figures(column: Column, values: NamingSql, versions: Sequence[KeyVersion]) -> Iterator[sql.Composable]:
     yield places.number(column, sql.SQL("{} IS NOT NULL").format)
     yield places.number(column, sql.SQL("octet_length({}) = 0").format)
-    yield places.number(column, lambda text: unencrypted(text, versions))
-    yield from (places.number(column, partial(under, versions=[version])) for version in versions)
+    yield places.number(column, lambda text: sql.SQL("{} < 0").format(values.value_class(text, versions)))
+    yield from (places.number(column, partial(values.under, versions=[version])) for version in versions)
 
 
-def _expected(connection: Connection, relation: Relation) -> tuple[KeyVersion, ...]:
+def _expected(connection: Connection, relation: Relation, values: NamingSql) -> tuple[KeyVersion, ...]:
     """Returns the registered versions, and those of the first rows."""
-    numbers = sql.SQL(" UNION ").join(_first_numbers(relation, column) for column in relation.columns)
+    numbers = sql.SQL(" UNION ").join(_first_numbers(relation, column, values) for column in relation.columns)
     with heap_scan(connection, relation.label, relation.oid):
         seen = connection.execute(numbers).fetchall()
-    found = {KeyVersion(int(str(n))) for (n,) in seen if n is not None}
+    found = {KeyVersion(int(str(n))) for (n,) in seen if n}
     return tuple(sorted(found.union(registered(connection))))
 
 
-def _first_numbers(relation: Relation, column: Column) -> sql.Composed:
+def _first_numbers(relation: Relation, column: Column, values: NamingSql) -> sql.Composed:
     elements = sql.SQL(", {}").format(places.each_value(column, places.stored(column)))
     return sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first{}").format(
-        number_named(sql.SQL("each.text") if column.place.elements else places.text(column)),
+        values.number_named(sql.SQL("each.text") if column.place.elements else places.text(column)),
         places.stored(column),
         relation.identifier,
         sql.Literal(_FIRST_ROWS),
         elements if column.place.elements else sql.SQL(""),
     )
-
-
-def registered(connection: Connection) -> tuple[KeyVersion, ...]:
-    """Returns the versions that events have registered: a hint at what most values are under, not a trusted fact."""
-    ((there,),) = connection.execute(_THERE).fetchall()
-    rows = (
-        connection.execute(
-            own("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999")
-        ).fetchall()
-        if there
-        else []
-    )
-    return tuple(sorted(KeyVersion(int(str(number))) for (number,) in rows))
-
-
-def listed_versions(found: Collection[KeyVersion], known: Collection[KeyVersion]) -> tuple[KeyVersion, ...]:
-    """Returns the versions that a count or a finding names: the registered ones and a few others, in order.
-
-    Whoever can write to a table can use a million versions, and every count is recorded, signed and displayed. Of the
-    others the lowest are named, which come next in turn, and the highest, since no number is used twice.
-
-    Args:
-        found: versions of values.
-        known: the registered versions.
-    """
-    others = sorted(set(found).difference(known))
-    if len(others) > MOST_UNREGISTERED:
-        others = [*others[: MOST_UNREGISTERED - 1], others[-1]]
-    return tuple(sorted({*others, *set(found).intersection(known)}))

@@ -1,16 +1,25 @@
 """Defines what SQL must say of a value format, and finds the SQL of a declared one."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql
+from keyrotation_pipeline.adapters.postgres.inventory import fernet_sql, grammar_sql, key_markers, marker_sql
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
+from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import MarkerSql
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    FERNET,
+    NATIVE,
+    RAILS,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
@@ -55,11 +64,49 @@ class FormatSql(Protocol):
         """Whether a value that could need a retired key occurs anywhere in a text."""
 
 
+class NamingSql(FormatSql, Protocol):
+    """The same where values name their key, so that SQL can count them by it."""
+
+    def value_class(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
+        """Classifies a value, as `grammar_sql.value_class` does, or as `UNNAMED`: it names no known key."""
+
+
+class Refusals(Protocol):
+    """What a CHECK says of values under retired keys; the module `grammar_sql` has it for the native format."""
+
+    def refusal(self, text: str, versions: Iterable[KeyVersion]) -> str:
+        """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
+
+        Args:
+            text: a column as text, exactly as PostgreSQL prints it.
+            versions: the retired versions, at least one.
+
+        Returns:
+            Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
+
+        Raises:
+            ProofError: by what values name one of them is not known.
+        """
+
+    def refusal_in_array(self, array: str, versions: Iterable[KeyVersion]) -> str:
+        """Returns the same for every element of an array; a CHECK cannot have a subquery."""
+
+    def versions_refused(self, constraint: str) -> tuple[KeyVersion, ...]:
+        """Returns the versions named in a constraint that `refusal` made, in order."""
+
+    def knows(self, versions: Iterable[KeyVersion]) -> bool:
+        """Returns whether `refusal` can be made for these versions."""
+
+
+_MARKED: Mapping[str, MarkerSql] = MappingProxyType(
+    {RAILS.name: MarkerSql(marker_sql.RAILS), CLOAK_47NG.name: MarkerSql(marker_sql.CLOAK_47NG)}
+)
 _FERNET = FernetSql()
 _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: grammar_sql,
         FERNET.name: lambda _declared: _FERNET,
+        **{name: lambda declared: _MARKED[declared.name] for name in _MARKED},
         AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout)),
     }
 )
@@ -68,3 +115,23 @@ _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
 def sql_of(declared: ValueFormat) -> FormatSql:
     """Returns the SQL of a declared format."""
     return _SQL[declared.name](declared)
+
+
+def naming_sql_of(declared: ValueFormat) -> NamingSql:
+    """Returns the same of a format whose values name their key."""
+    return _MARKED.get(declared.name, grammar_sql)
+
+
+def hits_of(declared: ValueFormat, text: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
+    """Returns a FROM list with a row for each value in a text, and the version in it; not for the native format."""
+    if declared.name in _MARKED:
+        return _MARKED[declared.name].hits(text), sql.SQL("known.version")
+    return fernet_sql.hits(text), sql.SQL("half.version")
+
+
+def refusals_of(connection: Connection, declared: ValueFormat) -> Refusals:
+    """Returns what a CHECK says of a declared format, which names its keys in each value."""
+    if declared.name in _MARKED:
+        key_markers.create_for(connection, declared)
+        return _MARKED[declared.name].refusals(key_markers.stored(connection))
+    return grammar_sql

@@ -23,8 +23,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import (
     KeyVersion,
 )
 
-# What `value_class` returns instead of a version number.
-EMPTY, UNENCRYPTED, NEAR_MISS = 0, -1, -2
+# What `value_class` returns instead of a version number. A value that names no known key is none of our own format.
+EMPTY, UNENCRYPTED, NEAR_MISS, UNNAMED = 0, -1, -2, -3
 
 # PostgreSQL needs four bytes per character to match a value, and can allocate at most 1 GB at once.
 LONGEST_JUDGED_BYTES = 128 * 1024 * 1024
@@ -278,6 +278,11 @@ def refusal_in_array(array: str, versions: Iterable[KeyVersion]) -> str:
 def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
     """Returns the versions named in a constraint that `refusal` made, in order."""
     return tuple(sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):'", constraint)}))
+
+
+def knows(versions: Iterable[KeyVersion]) -> bool:  # noqa: ARG001
+    """See `Refusals.knows`: a prefix is the version itself."""
+    return True
 
 
 def _prefixes_by_length(versions: Iterable[KeyVersion]) -> list[tuple[int, list[str]]]:

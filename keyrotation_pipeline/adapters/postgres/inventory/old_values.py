@@ -9,8 +9,8 @@ from types import MappingProxyType
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
-from keyrotation_pipeline.adapters.postgres.inventory.filters import registered
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page, heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection

@@ -4,11 +4,12 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, required
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, publish_missing, required
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     counts,
     discovery,
+    key_markers,
     keyed_rows,
     page_readings,
     quarantine,
@@ -51,8 +52,13 @@ class PostgresInventory:
 
     def _counted(self, table: EncryptedTable) -> TableCount:
         if table.format.identified_by is IdentifiedBy.MARKER:
-            (counted,) = counts.count(self.connection, (table,))
-            return counted
+            publish_missing(self.connection, table, self.keys)
+            counted = counts.count_by_names(self.connection, table)
+            if counted is None and self.keys is not None:  # a key was replaced, or a value names none
+                key_markers.publish(self.connection, table.format, self.keys.ring())
+                counted = counts.count_by_names(self.connection, table)
+            if counted is not None:
+                return counted
         return required(self.keys, table).count(table)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:
@@ -72,6 +78,7 @@ class PostgresInventory:
         """See `TableInventory.definitions_found`."""
         value_format = discovery.format_of_home(self.tables)
         retired_halves.create_for(self.connection, value_format)
+        key_markers.create_for(self.connection, value_format)
         return tuple(catalog_search.in_definitions(self.connection, value_format))
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:
@@ -91,9 +98,20 @@ class PostgresInventory:
 
     def rows_seen(self, table: EncryptedTable, version: KeyVersion, seconds: float) -> int | None:
         """See `TableInventory.rows_seen`."""
+        publish_missing(self.connection, table, self.keys)
         if table.format.identified_by is IdentifiedBy.MARKER:
-            return counts.rows_seen(self.connection, table, version, seconds)
+            rows = counts.rows_seen(self.connection, table, version, seconds)
+            # A value that names no key counts as seen, until it is decrypted.
+            if not rows or table.format.names_versions or self.keys is None:
+                return rows
         return required(self.keys, table).rows_under(table, (version,), seconds)
+
+    def key_markers(self, tables: Sequence[EncryptedTable]) -> Mapping[KeyVersion, str]:
+        """See `TableInventory.key_markers`."""
+        if not tables or not key_markers.are_stored(tables[0].format):
+            return {}
+        publish_missing(self.connection, tables[0], self.keys)
+        return key_markers.stored(self.connection)
 
     def written_rows(self, tables: Sequence[EncryptedTable]) -> Mapping[str, int]:
         """See `TableInventory.written_rows`."""

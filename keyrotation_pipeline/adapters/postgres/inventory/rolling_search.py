@@ -16,6 +16,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     discovery,
+    key_markers,
     page_readings,
     retired_halves,
 )
@@ -62,6 +63,7 @@ def search_spans(
     """Searches these spans and records what each holds, as `page_readings.read_spans` does."""
     value_format = discovery.format_of_home(tables)
     retired_halves.create_for(connection, value_format)
+    key_markers.create_for(connection, value_format)
 
     def search(place: _Place, pages: tuple[int, int]) -> Mapping[str, int]:
         return _found(_search(connection, place, value_format, *pages))

@@ -10,14 +10,14 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
@@ -65,12 +65,13 @@ def decrypt_sample(
     """
     trials: dict[tuple[str, KeyVersion], _Tally] = defaultdict(_Tally)
     relations = countable(connection, table)
+    key_markers.create_for(connection, table.format)
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
             pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
         _try(connection, table.format, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
-    if missed and table.format.identified_by is not IdentifiedBy.MARKER:
+    if missed and not table.format.names_versions:
         trials.clear()
         for relation in relations:  # nothing tells where they are
             some, everything = _MOST_SEARCHED, sql.SQL("number IS NOT NULL")

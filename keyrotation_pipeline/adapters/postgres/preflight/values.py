@@ -66,8 +66,11 @@ def rows_fit(subject: Subject) -> Iterator[Problem]:
 
 
 def values_fit(subject: Subject) -> Iterator[Problem]:
-    """Requires each varchar(n) to fit its longest value under the target (``v10:`` is longer than ``v9:``)."""
-    if len(subject.target.prefix) == _SHORTEST_PREFIX:
+    """Requires each varchar(n) to fit its longest value under the target.
+
+    ``v10:`` is longer than ``v9:``, and a value that names its key than one that does not.
+    """
+    if subject.table.format.names_versions and len(subject.target.prefix) == _SHORTEST_PREFIX:
         return
     for relation in subject.heaps:
         for column in relation.columns:

@@ -11,12 +11,13 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of, written
-from keyrotation_pipeline.adapters.postgres.inventory import grammar_sql, places, relations
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import versions_refused
+from keyrotation_pipeline.adapters.postgres.inventory import places, relations
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import Refusals, refusals_of
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
@@ -91,6 +92,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     """
     tree = relations.tree(connection, table)
     standing = _definitions(connection, [relation.oid for relation in tree])
+    versions_refused = refusals_of(connection, table.format).versions_refused
     named = {each for definition in standing.values() for each in versions_refused(definition)}
     if version not in named:
         return
@@ -113,7 +115,8 @@ def _fences(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
 ) -> tuple[KeyVersion, ...]:
     standing = _definitions(connection, [relation.oid for relation in tree])
-    return _whole(tree, standing, quoted_names(connection, table.stored_columns))
+    refusals = refusals_of(connection, table.format)
+    return _whole(tree, standing, quoted_names(connection, table.stored_columns), refusals)
 
 
 def all_fences(
@@ -124,8 +127,9 @@ def all_fences(
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
     standing = _definitions(connection, sorted(oids))
     names = quoted_names(connection, sorted({column for table in tables for column in table.stored_columns}))
+    refusals = {declared: refusals_of(connection, declared) for declared in {table.format for table in tables}}
     return {
-        table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names)
+        table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names, refusals[table.format])
         for table, tree in trees.items()
     }
 
@@ -136,7 +140,7 @@ def _definitions(connection: Connection, oids: Sequence[int]) -> dict[int, str]:
 
 
 def _whole(
-    tree: Sequence[relations.Relation], standing: Mapping[int, str], names: Mapping[str, str]
+    tree: Sequence[relations.Relation], standing: Mapping[int, str], names: Mapping[str, str], refusals: Refusals
 ) -> tuple[KeyVersion, ...]:
     # The server never checks a foreign table against its declared CHECK.
     if not all(relation.is_heap or relation.holds_no_rows for relation in tree):
@@ -144,32 +148,40 @@ def _whole(
     # For another type the text that the CHECK tests would not be the value, but the result of a cast.
     if not all(column.holds_values for relation in tree for column in relation.columns):
         return ()
-    named = {versions_refused(standing.get(relation.oid, "")) for relation in tree}
+    named = {refusals.versions_refused(standing.get(relation.oid, "")) for relation in tree}
     versions = named.pop()
-    if named or not versions:
+    if named or not versions or not refusals.knows(versions):
         return ()
-    whole = all(standing[relation.oid] == _definition(relation, versions, names) for relation in tree)
+    whole = all(standing[relation.oid] == _definition(relation, versions, names, refusals) for relation in tree)
     return versions if whole else ()
 
 
-def definition(connection: Connection, relation: relations.Relation, versions: Iterable[KeyVersion]) -> str:
+def definition(
+    connection: Connection, relation: relations.Relation, versions: Iterable[KeyVersion], declared: ValueFormat = NATIVE
+) -> str:
     """Returns the constraint, exactly as `pg_get_constraintdef` prints it; NULL passes.
 
     A value under a retired version fails with SQLSTATE 22P02 and a message that names only the version.
+
+    Raises:
+        ProofError: as `Refusals.refusal`.
     """
-    return _definition(relation, versions, quoted_names(connection, [column.name for column in relation.columns]))
+    names = quoted_names(connection, [column.name for column in relation.columns])
+    return _definition(relation, versions, names, refusals_of(connection, declared))
 
 
-def _definition(relation: relations.Relation, versions: Iterable[KeyVersion], names: Mapping[str, str]) -> str:
+def _definition(
+    relation: relations.Relation, versions: Iterable[KeyVersion], names: Mapping[str, str], refusals: Refusals
+) -> str:
     wanted = tuple(versions)
-    cases = [_refusal(column, names[column.name], wanted) for column in relation.columns]
+    cases = [_refusal(column, names[column.name], wanted, refusals) for column in relation.columns]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
-def _refusal(column: relations.Column, name: str, versions: Sequence[KeyVersion]) -> str:
+def _refusal(column: relations.Column, name: str, versions: Sequence[KeyVersion], refusals: Refusals) -> str:
     if column.place.elements:
-        return grammar_sql.refusal_in_array(places.printed(column, name), versions)
-    return grammar_sql.refusal(places.printed_text(column, name), versions)
+        return refusals.refusal_in_array(places.printed(column, name), versions)
+    return refusals.refusal(places.printed_text(column, name), versions)
 
 
 def _put(
@@ -193,7 +205,9 @@ def _put(
     statements += [drop.format(relation.identifier, constraint) for relation in _with_own(connection, tree, root)]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
-        statements.append(add.format(root.identifier, constraint, sql.SQL(definition(connection, root, versions))))
+        statements.append(
+            add.format(root.identifier, constraint, sql.SQL(definition(connection, root, versions, table.format)))
+        )
     if not locks.change(connection, table, root, statements, wait=wait):
         return False
     if versions:

@@ -19,7 +19,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.inventory import relations
-from keyrotation_pipeline.adapters.postgres.inventory.filters import registered
+from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat

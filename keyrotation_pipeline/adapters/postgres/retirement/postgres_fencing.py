@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import psycopg
 
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, required
-from keyrotation_pipeline.adapters.postgres.inventory import counts, retired_halves
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, publish_missing, required
+from keyrotation_pipeline.adapters.postgres.inventory import counts, key_markers, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.retirement import fences, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -29,6 +29,7 @@ class PostgresFencing:
 
     def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
         """See `TableFencing.old_rows`."""
+        publish_missing(self.connection, table, self.keys)
         by = table.format.identified_by
         # Of a MAC: a version that may still encrypt, before its promotion or before the rows are re-encrypted.
         is_early = by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions)
@@ -41,6 +42,8 @@ class PostgresFencing:
         if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
             # A fence that was lifted took the half with it, and a restored database may have none.
             retired_halves.store(self.connection, self.keys.ring(), retired_halves.missing(self.connection, versions))
+        if self.keys is not None and key_markers.are_stored(table.format):
+            key_markers.publish(self.connection, table.format, self.keys.ring())
         return fences.fence_of(table.format).fence(self.connection, table, versions, wait=wait)
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:

@@ -298,8 +298,8 @@ def _refusal(output: str, code: int) -> str:
 
 
 def _content(connection: Connection, table: EncryptedTable, ring: Callable[[], KeyRing] | None) -> TableContent:
-    if table.format.identified_by is IdentifiedBy.MARKER:
-        (count,) = counts.count(connection, (table,))
+    count = counts.count_by_names(connection, table) if table.format.identified_by is IdentifiedBy.MARKER else None
+    if count is not None:
         return TableContent(table, count.rows, {column: dict(count.by_column[column]) for column in table.columns})
     if ring is None:
         raise BackupError(f"the values of table {table.name} cannot be counted here without the keys; report it")

@@ -18,7 +18,8 @@ from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, Unkno
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs import fernet
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import UNDER_NO_KEY, FernetFormat, FernetRewriter, parsed
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list, keys_in_list
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -186,7 +187,7 @@ def test_what_libraries_have_stored_is_read(case: dict[str, Any]) -> None:
         keys = tuple(derived(case["derivation"], case["secret"], salt) for salt in case["salts"])
         assert case.get("derived", [as_list([key]) for key in keys]) == [as_list([key]) for key in keys]
     else:
-        keys = keys_in_list(case["keys"], "FERNET_KEYS")
+        keys = FERNET_NOTATION.keys_in(case["keys"], "FERNET_KEYS")
         assert as_list(keys) == case["keys"]
     ring = KeyRing({KeyVersion(number): key for number, key in enumerate(reversed(keys), 1)}, KeyVersion(len(keys)))
     stored = [value["stored"].encode() for value in case["values"]]
@@ -216,7 +217,7 @@ KEY = base64.urlsafe_b64encode(bytes(range(32))).decode()
 )
 def test_a_list_that_holds_no_keys_is_refused_by_place(text: str, said: str) -> None:
     with pytest.raises(InvalidKeyError, match=said) as refused:
-        keys_in_list(text, "FERNET_KEYS")
+        FERNET_NOTATION.keys_in(text, "FERNET_KEYS")
     assert refused.value.__context__ is None
     assert "geheim" not in str(refused.value)
 
@@ -224,5 +225,5 @@ def test_a_list_that_holds_no_keys_is_refused_by_place(text: str, said: str) -> 
 def test_both_alphabets_of_base64_are_a_key() -> None:
     raw = bytes([251, 255] * 16)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
-        (key,) = keys_in_list(f" {encode(raw).decode()} ", "FERNET_KEYS")
+        (key,) = FERNET_NOTATION.keys_in(f" {encode(raw).decode()} ", "FERNET_KEYS")
         assert raw_of(key) == raw

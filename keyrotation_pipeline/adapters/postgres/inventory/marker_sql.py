@@ -1,0 +1,264 @@
+"""Expresses what SQL can say of values that name their key by another library's marker: shape, key, and refusal.
+
+The markers are in `keyrotation.key_markers`. A value that names no key counts as old under every version, and so does
+every value while the marker of a version is not there. There is no percent sign here, since these expressions stand in
+statements with parameters.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import LiteralString, NoReturn
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.own_schema import own
+from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
+    EMPTY,
+    LONGEST_JUDGED_BYTES,
+    PIECE_CHARS,
+    UNENCRYPTED,
+    UNNAMED,
+)
+from keyrotation_pipeline.errors import PreflightError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
+from keyrotation_pipeline.fieldcrypto.codecs import rails_ar_encryption as rails
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+
+
+@dataclass(frozen=True, slots=True)
+class Marking:
+    """Where a format's values name their key.
+
+    Args:
+        begins: how every value begins.
+        whole: a condition on `{value}`: it is all of a value, as the parser judges it.
+        before, after: what stands around the marker.
+        marker: the marker that stands in `{value}`, which is whole.
+        at_start: whether `before` is the value's beginning; else it is searched for.
+        added: what a value that names no key gets, here with any marker; empty: every value names one.
+        elsewhere: what stands before and after a marker in other text, as regular expressions; not so in a fence.
+    """
+
+    begins: str
+    whole: str
+    before: str
+    after: str
+    marker: str
+    at_start: bool
+    added: str
+    elsewhere: tuple[str, str]
+
+
+_JUDGED = f"octet_length({{value}}) <= {LONGEST_JUDGED_BYTES}"
+RAILS = Marking(
+    begins=rails.BEGINS,
+    whole=f"{_JUDGED} AND mod(strpos({{value}}, '{rails.AFTER_PAYLOAD}'), 4) = {(len(rails.BEGINS) + 1) % 4} "
+    f"AND {{value}} ~ '^(?:{rails.VALUE_PATTERN})$'",
+    before=rails.REFERENCE,
+    after='"',
+    marker=f"substr({{value}}, nullif(strpos({{value}}, '{rails.REFERENCE}'), 0) + {len(rails.REFERENCE)}, "
+    f"{rails.MARKER_CHARS})",
+    at_start=False,
+    added=f',{rails.REFERENCE}AAAAAA=="',
+    elsewhere=(r'"i\\*" *: *\\*"', r'\\*" *[,}]'),
+)
+CLOAK_47NG = Marking(
+    begins=cloak_47ng.BEGINS,
+    whole=f"{_JUDGED} AND mod(octet_length({{value}}), 4) = {cloak_47ng.HEAD_CHARS % 4} "
+    f"AND octet_length({{value}}) >= {cloak_47ng.HEAD_CHARS + cloak_47ng.SHORTEST_BODY_CHARS} "
+    f"AND {{value}} ~ '^(?:{cloak_47ng.VALUE_PATTERN})$'",
+    before=cloak_47ng.BEGINS,
+    after=".",
+    marker=f"substr({{value}}, {len(cloak_47ng.BEGINS) + 1}, {cloak_47ng.MARKER_CHARS})",
+    at_start=True,
+    added="",
+    elsewhere=(r"v1\.aesgcm256\.", r"\.[A-Za-z0-9_-]"),
+)
+
+_UNDER = "(CASE WHEN left({value}, {length}) = {begins} THEN {tests} ELSE false END)"
+_TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false
+    ELSE coalesce(NOT {named}, true) END)"""
+_VERSION = own("(SELECT known.version FROM keyrotation.key_markers AS known WHERE known.marker = {marker})")
+_CLASS = f"""CASE WHEN octet_length({{value}}) = 0 THEN {EMPTY} WHEN {{whole}} THEN coalesce({{version}}, {UNNAMED})
+    WHEN {{value}} IS NOT NULL THEN {UNENCRYPTED} END"""
+_NAMED = own(
+    "(SELECT {before} || known.marker || {after} FROM keyrotation.key_markers AS known WHERE known.version = {n})"
+)
+_HITS = own("""keyrotation.key_markers AS known,
+LATERAL regexp_matches({text}, {begins} || replace(known.marker, '+', '[+]') || {ends}, 'g') AS hit""")
+
+
+class MarkerSql:
+    """`FormatSql` for values that name their key by a marker."""
+
+    def __init__(self, marking: Marking) -> None:
+        self._marking = marking
+
+    def value_class(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.value_class`."""
+        return sql.SQL(_CLASS).format(value=value, whole=self._whole(value), version=self._version(value))
+
+    def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
+        """See `FormatSql.to_be_rewritten`: it does not name the target."""
+        value = sql.SQL('({} COLLATE "C")').format(text)
+        return sql.SQL(_TO_BE_REWRITTEN).format(value=value, named=self._names(value, target))
+
+    def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
+        """See `FormatSql.to_be_opened`: the marker says all."""
+        return self.to_be_rewritten(text, target)
+
+    def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
+        """See `FormatSql.under`; a value that names no key counts, and all do without the marker of a version."""
+        tests = [sql.SQL("coalesce({}, true)").format(self._names(value, each)) for each in sorted(set(versions))]
+        if self._marking.added:
+            tests.append(sql.SQL("strpos({}, {}) = 0").format(value, sql.Literal(self._marking.before)))
+        return self._begun(_UNDER, value, tests=sql.SQL("({})").format(sql.SQL(" OR ").join(tests)))
+
+    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.unencrypted`."""
+        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, self._whole(value))
+
+    def number_named(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.number_named`."""
+        return sql.SQL("CASE WHEN {} THEN coalesce({}, 0) END").format(self._whole(value), self._version(value))
+
+    def has_prefix(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.has_prefix`."""
+        return self._begun("(left({value}, {length}) = {begins})", value)
+
+    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.under_another`: markers are of one length, so only one that is added changes anything."""
+        if not self._marking.added:
+            return sql.SQL("{}").format(value)
+        return sql.SQL(
+            "(CASE WHEN strpos({value}, {before}) = 0 THEN left({value}, -2) || {header} || right({value}, 2) "
+            "ELSE {value} END)"
+        ).format(
+            value=value,
+            before=sql.Literal(self._marking.before),
+            header=sql.Literal(self._marking.added),
+        )
+
+    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """See `FormatSql.longest_under`."""
+        longest = self.under_another(value, version)
+        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(longest, self.has_prefix(value))
+
+    def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
+        """See `FormatSql.may_be_in`."""
+        return own(
+            "CASE width_bucket({size}, ARRAY[{shortest}, {chars}]) WHEN 1 THEN EXISTS (SELECT "
+            "FROM keyrotation.key_markers AS known WHERE strpos({text}, known.marker) > 0) WHEN 2 THEN true END"
+        ).format(
+            size=size,
+            shortest=sql.Literal(len(self._marking.begins)),
+            chars=sql.Literal(PIECE_CHARS + 1),
+            text=sql.SQL('({} COLLATE "C")').format(text),
+        )
+
+    def is_in(self, text: sql.Composable) -> sql.Composed:
+        """See `FormatSql.is_in`."""
+        return sql.SQL("EXISTS (SELECT FROM {})").format(self.hits(text))
+
+    def hits(self, text: sql.Composable) -> sql.Composed:
+        """Returns a FROM list with a row, of `known.version`, for each marker of a key in a text."""
+        begins, ends = self._marking.elsewhere
+        return _HITS.format(
+            text=sql.SQL('({} COLLATE "C")').format(text), begins=sql.Literal(begins), ends=sql.Literal(ends)
+        )
+
+    def refusals(self, markers: Mapping[KeyVersion, str]) -> "MarkerRefusals":
+        """Returns what a CHECK says of these keys."""
+        return MarkerRefusals(self._marking, markers)
+
+    def _whole(self, value: sql.Composable) -> sql.Composed:
+        return _template(self._marking.whole, value=value)
+
+    def _version(self, value: sql.Composable) -> sql.Composed:
+        return _VERSION.format(marker=_template(self._marking.marker, value=value))
+
+    def _names(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """Whether a value names a version; NULL without its marker, which is read once a statement."""
+        named = _NAMED.format(
+            before=sql.Literal(self._marking.before),
+            after=sql.Literal(self._marking.after),
+            n=sql.Literal(version.number),
+        )
+        if self._marking.at_start:
+            return sql.SQL("left({}, {}) = {}").format(value, sql.Literal(_named_chars(self._marking)), named)
+        return sql.SQL("strpos({}, {}) > 0").format(value, named)
+
+    def _begun(self, template: LiteralString, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
+        begins = self._marking.begins
+        return sql.SQL(template).format(
+            value=value, length=sql.Literal(len(begins)), begins=sql.Literal(begins), **others
+        )
+
+
+class MarkerRefusals:
+    """`Refusals` of values that name their key by a marker."""
+
+    def __init__(self, marking: Marking, markers: Mapping[KeyVersion, str]) -> None:
+        self._marking, self._markers = marking, markers
+
+    def refusal(self, text: str, versions: Iterable[KeyVersion]) -> str:
+        """See `Refusals.refusal`; a value that names no key is refused, too, since it may be under a retired one."""
+        cases = [self._case(text, self._names(text, each), f"key version {each} is retired") for each in versions]
+        if self._marking.added:
+            names_none = f"({self._begins(text)} AND (strpos({_under_c(text)}, '{self._marking.before}'::text) = 0))"
+            cases.append(self._case(text, names_none, "a value must name its key"))
+        return f"\nCASE\n{''.join(cases)}    ELSE true\nEND"
+
+    def refusal_in_array(self, array: str, versions: Iterable[KeyVersion]) -> NoReturn:  # noqa: ARG002
+        """See `Refusals.refusal_in_array`: the settings let no such place through."""
+        raise PreflightError(f"values of this format in elements of the array {array} cannot be fenced; leave it out")
+
+    def versions_refused(self, constraint: str) -> tuple[KeyVersion, ...]:
+        """See `Refusals.versions_refused`."""
+        named = re.findall(rf"'keyrotation: key version ({VERSION_PATTERN}) is retired'", constraint)
+        return tuple(sorted({KeyVersion.parse(each) for each in named}))
+
+    def knows(self, versions: Iterable[KeyVersion]) -> bool:
+        """See `Refusals.knows`."""
+        return all(version in self._markers for version in versions)
+
+    def _names(self, text: str, version: KeyVersion) -> str:
+        if version not in self._markers:
+            raise ProofError(
+                f"the text by which values name the key {version} is not known here; run this step where the key store "
+                "is configured"
+            )
+        named = f"{self._marking.before}{self._markers[version]}{self._marking.after}"
+        if self._marking.at_start:
+            return f"""(("left"({text}, {_named_chars(self._marking)}) COLLATE "C") = '{named}'::text)"""
+        return f"(strpos({_under_c(text)}, '{named}'::text) > 0)"
+
+    def _begins(self, text: str) -> str:
+        begins = self._marking.begins
+        return f"""(("left"({text}, {len(begins)}) COLLATE "C") = '{begins}'::text)"""
+
+    def _case(self, text: str, condition: str, sentence: str) -> str:
+        # It must depend on the row: a constant would be cast, and fail, during planning.
+        failing = f"""(('keyrotation: {sentence}'::text || "left"({text}, 0)))::boolean"""
+        return f"    WHEN {condition} THEN {failing}\n"
+
+
+def _named_chars(marking: Marking) -> int:
+    return len(marking.before) + cloak_47ng.MARKER_CHARS + len(marking.after)
+
+
+def _under_c(text: str) -> str:
+    return f'({text} COLLATE "C")'
+
+
+def _template(text: str, value: sql.Composable) -> sql.Composed:
+    """Fills `{value}` into a text of ours that may hold other braces."""
+    return sql.SQL("").join([*_alternating(text.split("{value}"), value)])
+
+
+def _alternating(parts: Sequence[str], value: sql.Composable) -> Iterable[sql.Composable]:
+    for number, part in enumerate(parts):
+        if number:
+            yield value
+        yield sql.SQL(part)

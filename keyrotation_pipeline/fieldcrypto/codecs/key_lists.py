@@ -1,0 +1,142 @@
+"""The application's list of keys in its library's own notation: which keys it holds, and which of them encrypts."""
+
+import json
+import re
+import string
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, as_list, key_in
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, FERNET, RAILS, ValueFormat
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
+from keyrotation_pipeline.fieldcrypto.material import (
+    KEY_BYTES,
+    LONGEST_PASSPHRASE,
+    SHORTEST_PASSPHRASE,
+    KeyMaterial,
+    Passphrase,
+)
+
+# What YAML and JSON never need to escape.
+_PASSPHRASE = frozenset(string.ascii_letters + string.digits + "!$()*+-./:;<=>?@^_|~")
+_PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class KeyNotation:
+    """How a library writes several keys into one setting.
+
+    Args:
+        entries: the parts of a setting that hold a key each.
+        key: the key in one of them, with its place for messages.
+        write: the setting that holds some keys, in this order.
+        encrypts: which of them encrypts, in words: the first or the last.
+    """
+
+    entries: Callable[[str], Sequence[str]]
+    key: Callable[[str, str], KeyMaterial]
+    write: Callable[[Sequence[KeyMaterial]], str]
+    encrypts: str = "first"
+
+    def keys_in(self, text: str, name: str, *, repeats: bool = False) -> tuple[KeyMaterial, ...]:
+        """Parses a setting; the key that encrypts comes first, whatever the library's order.
+
+        Args:
+            name: of the setting, for messages.
+            repeats: whether it may hold a key twice.
+
+        Raises:
+            InvalidKeyError: it holds no key, something that is not one, or a key twice; names the place, never a key.
+        """
+        keys: list[KeyMaterial] = []
+        for place, entry in enumerate(self.entries(text), 1):
+            key = self.key(entry.strip(), f"entry {place} of {name}")
+            if key not in keys:
+                keys.append(key)
+            elif not repeats:
+                raise InvalidKeyError(
+                    f"entries {keys.index(key) + 1} and {place} of {name} are the same key; remove one"
+                )
+        return tuple(keys) if self.encrypts == "first" else tuple(reversed(keys))
+
+    def text_of(self, keys: Sequence[KeyMaterial]) -> str:
+        """Formats keys, the one that encrypts first, in the library's order."""
+        return self.write(keys if self.encrypts == "first" else keys[::-1])
+
+    def place(self, number: int, of: int) -> int:
+        """Returns where in the setting the key is that stands at a place of what `keys_in` returned, from 1."""
+        return number if self.encrypts == "first" else of - number + 1
+
+
+def _by_commas(text: str) -> Sequence[str]:
+    return text.split(",")
+
+
+def _in_yaml(text: str) -> Sequence[str]:
+    stripped = text.strip()
+    return _by_commas(stripped[1:-1] if stripped.startswith("[") and stripped.endswith("]") else stripped)
+
+
+def _passphrase(text: str, place: str) -> KeyMaterial:
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
+    passphrase = text[1:-1] if quoted else text
+    try:
+        if _PASSPHRASE.issuperset(passphrase):
+            return Passphrase(passphrase.encode())
+    except InvalidKeyError:
+        pass
+    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+        f"{place} is not a passphrase that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} "
+        "characters, without commas, quotes, brackets and white space"
+    )
+
+
+def _as_yaml(keys: Sequence[KeyMaterial]) -> str:
+    # Without quotes where YAML needs none, since a shell that reads the file would take them away.
+    texts = (raw_of(key).decode() for key in keys)
+    return f"[{','.join(text if _PLAIN.fullmatch(text) else json.dumps(text) for text in texts)}]"
+
+
+def _cloak_key(text: str, place: str) -> KeyMaterial:
+    try:
+        key = key_from_base64(text.removeprefix(KEY_BEGINS).replace("-", "+").replace("_", "/"))
+    except InvalidKeyError:
+        key = None
+    if key is None or text != key_text(key):  # raised here, so that its context holds nothing of the text
+        raise InvalidKeyError(
+            f"{place} is not a key of @47ng/cloak; write {KEY_BEGINS} and the padded URL-safe base64 of {KEY_BYTES} "
+            "bytes, since the fingerprint is that of the whole text"
+        )
+    return key
+
+
+def _as_cloak(keys: Sequence[KeyMaterial]) -> str:
+    return ",".join(map(key_text, keys))
+
+
+def by_commas(encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyNotation:
+    """Returns the notation of bare keys with commas between them, of which the first encrypts."""
+    return KeyNotation(_by_commas, partial(key_in, encoding=encoding), partial(as_list, encoding=encoding))
+
+
+FERNET_NOTATION = by_commas()
+_NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
+    {
+        FERNET.name: FERNET_NOTATION,
+        RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last"),
+        CLOAK_47NG.name: KeyNotation(_by_commas, _cloak_key, _as_cloak),
+    }
+)
+
+
+def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyNotation:
+    """Returns the notation of a declared format's library.
+
+    Args:
+        encoding: of each key, where the library has no notation of its own.
+    """
+    return _NOTATIONS.get(declared.name) or by_commas(encoding)

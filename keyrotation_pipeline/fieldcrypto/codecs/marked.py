@@ -1,0 +1,220 @@
+"""Re-encrypts values that name their key by a text of another library's own making, the marker.
+
+A marker is derived from the key or chosen by the library; it is no version of ours. Each format says how a value is
+parsed, what a key's marker is, and how a value is opened and sealed; what is the same for all of them is here.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+
+UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
+
+
+@dataclass(frozen=True, slots=True)
+class MarkedValue:
+    """A stored value split into its parts.
+
+    Args:
+        marker: of the key that it names; None: it names none.
+        nonce: as the format has it.
+        body: what is authenticated and decrypted, with its tag.
+        kept: parts of the value that no key changes.
+    """
+
+    marker: bytes | None
+    nonce: bytes
+    body: bytes
+    kept: tuple[bytes, ...] = ()
+
+
+class MarkedKey(Protocol):
+    """One key, ready for use."""
+
+    @property
+    def marker(self) -> bytes:
+        """The text by which values name it."""
+
+    def opened(self, value: MarkedValue) -> bytes | None:
+        """Returns the plaintext; None: the value is not authentic under this key."""
+
+    def sealed(self, text: bytes, old: MarkedValue) -> bytes:
+        """Returns the stored value of a plaintext; keeps of the old value what no key changes."""
+
+
+class Envelope(Protocol):
+    """How a format writes values that name their key."""
+
+    def parsed(self, value: bytes) -> MarkedValue | None:
+        """Splits a stored value exactly as the library writes it; None: anything else."""
+
+    def key(self, material: KeyMaterial) -> MarkedKey:
+        """Prepares a key."""
+
+    def generate(self) -> KeyMaterial:
+        """Generates a key that the library can be given."""
+
+
+class MarkedFormat:
+    """`Format` for values that name their key by a marker."""
+
+    def __init__(self, envelope: Envelope) -> None:
+        self._envelope = envelope
+
+    def rewriter(self, ring: KeyRing, target: KeyVersion) -> "MarkedRewriter":
+        """See `Format.rewriter`."""
+        return MarkedRewriter(self._envelope, ring, target)
+
+    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:  # noqa: ARG002
+        """See `Format.native_codec`: there is none yet."""
+        return None
+
+    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+        """See `Format.opened_by`."""
+        value = self._envelope.parsed(stored.encode())
+        if value is None:
+            return None
+        keys = {version: self._envelope.key(ring.material(version)) for version in ring.versions}
+        named = next((version for version, key in keys.items() if key.marker == value.marker), None)
+        opener = next((version for version, key in keys.items() if key.opened(value) is not None), None)
+        return named or opener or ring.primary, opener
+
+    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+        """See `Format.plaintext`."""
+        return MarkedRewriter(self._envelope, ring, ring.primary).plaintext(stored.encode())
+
+    def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
+        """Returns the text by which values name each key of the ring.
+
+        Raises:
+            InvalidKeyError: two keys have the same.
+        """
+        markers = {version: self._envelope.key(ring.material(version)).marker.decode() for version in ring.versions}
+        require_different(markers)
+        return markers
+
+    def generate(self, taken: Iterable[str] = ()) -> KeyMaterial:
+        """Generates a key whose marker is none of those that are taken: a short one may be that of another key."""
+        others = set(taken)
+        while self._envelope.key(material := self._envelope.generate()).marker.decode() in others:
+            pass
+        return material
+
+
+class MarkedRewriter:
+    """Re-encrypts values to one key version, each under the key that it names; see `batch.Rewriter`.
+
+    Values that name the target, empty strings and NULLs are left unchanged. One that names no key is tried under every
+    key, and gets the marker of the target, since SQL can tell no other value from it. One whose plaintext is itself a
+    value is left unchanged: an application that could not decrypt has encrypted the ciphertext again. Every new value
+    is parsed, decrypted and compared before it is returned.
+
+    Raises:
+        InvalidKeyError: two keys of the ring have the same marker.
+    """
+
+    def __init__(self, envelope: Envelope, ring: KeyRing, target: KeyVersion) -> None:
+        ring.material(target)  # raises where there is none
+        self._envelope = envelope
+        self._keys = {version: envelope.key(ring.material(version)) for version in ring.versions}
+        self._target = self._keys[target]
+        self._named = {key.marker: version for version, key in self._keys.items()}
+        require_different({version: key.marker.decode() for version, key in self._keys.items()})
+
+    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
+        failures: list[Failure] = []
+        return RewrittenBatch(
+            [
+                [self._rewritten(row, column, value, failures) for row, value in enumerate(values)]
+                for column, values in enumerate(columns)
+            ],
+            failures,
+        )
+
+    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
+        """Decrypts every value; see `ValueRewriter.check`."""
+        failures: list[Failure] = []
+        return [self._held(number, column, failures) for number, column in enumerate(columns)], failures
+
+    def plaintext(self, value: bytes) -> bytes | Defect:
+        """Decrypts one value."""
+        parsed = self._envelope.parsed(value)
+        opened = NOT_A_VALUE if parsed is None else self._open(parsed)
+        return opened if isinstance(opened, Defect) else opened[1]
+
+    def _rewritten(self, row: int, column: int, value: Value, failures: list[Failure]) -> Value:
+        if not value:
+            return None
+        parsed = self._envelope.parsed(value)
+        if parsed is not None and parsed.marker == self._target.marker:
+            return None
+        opened = NOT_A_VALUE if parsed is None else self._open(parsed)
+        if parsed is None or isinstance(opened, Defect):
+            failures.append(Failure(row, column, opened if isinstance(opened, Defect) else NOT_A_VALUE))
+            return None
+        return self._sealed(opened[1], parsed)
+
+    def _held(self, column: int, values: Sequence[Value], failures: list[Failure]) -> Held:
+        held: Held = Counter()
+        for row, value in enumerate(values):
+            if not value:
+                held[None] += value is not None
+                continue
+            parsed = self._envelope.parsed(value)
+            opened = NOT_A_VALUE if parsed is None else self._open(parsed)
+            if isinstance(opened, Defect):
+                failures.append(Failure(row, column, opened))
+            else:
+                held[opened[0]] += 1
+        return +held
+
+    def _open(self, value: MarkedValue) -> tuple[KeyVersion, bytes] | Defect:
+        """Returns the version under which a value opens, and its plaintext."""
+        if value.marker is None:
+            return self._open_unnamed(value)
+        version = self._named.get(value.marker)
+        if version is None:
+            return UNDER_NO_KEY
+        text = self._keys[version].opened(value)
+        return Defect(DefectKind.NOT_AUTHENTIC, version) if text is None else self._once(version, text)
+
+    def _open_unnamed(self, value: MarkedValue) -> tuple[KeyVersion, bytes] | Defect:
+        # All keys are tried: a value that two of them open was made to be read in two ways.
+        opened = [(version, text) for version, key in self._keys.items() if (text := key.opened(value)) is not None]
+        return self._once(*opened[0]) if len(opened) == 1 else UNDER_NO_KEY
+
+    def _once(self, version: KeyVersion, text: bytes) -> tuple[KeyVersion, bytes] | Defect:
+        twice = self._envelope.parsed(text) is not None
+        return Defect(DefectKind.ENCRYPTED_TWICE, version) if twice else (version, text)
+
+    def _sealed(self, text: bytes, old: MarkedValue) -> bytes:
+        sealed = self._target.sealed(text, old)
+        new = self._envelope.parsed(sealed)
+        if new is None or new.marker != self._target.marker or self._target.opened(new) != text:
+            raise KeyRotationError(FAULTY_MACHINE)
+        return sealed
+
+
+def require_different(markers: dict[KeyVersion, str]) -> None:
+    """Refuses keys of which two have the same marker.
+
+    Raises:
+        InvalidKeyError: names both versions.
+    """
+    seen: dict[str, KeyVersion] = {}
+    for version, marker in markers.items():
+        if (other := seen.setdefault(marker, version)) != version:
+            raise InvalidKeyError(
+                f"values name the keys {other} and {version} by the same text, so that nothing could tell them apart; "
+                "give the application another key in place of one of them before `keyrotation init`"
+            )

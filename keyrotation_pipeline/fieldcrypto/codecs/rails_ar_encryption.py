@@ -1,0 +1,118 @@
+"""Active Record Encryption: a value names its key in the header ``i`` where `store_key_references` is true.
+
+A value is ``{"p":payload,"h":{"iv":…,"at":…[,"i":…][,"c":true]}}`` in base64, AES-256-GCM with a nonce of 12 bytes and
+a tag of 16. The key is derived from a passphrase, one of the application's list, by PBKDF2-HMAC; its id, the marker, is
+the first four hex digits of its SHA-1. A compressed payload (``c``) stays compressed, and other headers are kept.
+
+Source: ActiveRecord::Encryption of Rails 7.2 (MessageSerializer, Cipher::Aes256Gcm, Key, KeyGenerator).
+"""
+
+import hashlib
+import re
+import secrets
+import string
+from binascii import Error as Base64Error
+from binascii import a2b_base64, b2a_base64
+from functools import lru_cache
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial, Passphrase
+
+NONCE_BYTES, TAG_BYTES = 12, 16
+ROUNDS = 2**16
+ID_DIGITS = 4
+
+BEGINS = '{"p":"'
+AFTER_PAYLOAD = '","h":{"iv":"'
+REFERENCE = '"i":"'
+# Python and PostgreSQL read these the same way. Headers that are not ours hold no quote, so that text which looks like
+# a header is one.
+_HEADER = r',"(?!(?:i|iv|at|k|p|h)")[A-Za-z0-9_-]+":(?:"[A-Za-z0-9+/=]*"|true|false|null|-?[0-9]+)'
+_MARKER = r"[A-Za-z0-9+/]{5}[AQgw]=="
+MARKER_CHARS = 8
+# Of which groups, in this order: payload, nonce, tag, headers, marker, headers. The payload is canonical base64 if its
+# length is divisible by four as well.
+VALUE_PATTERN = (
+    r'\{"p":"((?:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?)?)","h":\{"iv":"([A-Za-z0-9+/]{16})"'
+    rf',"at":"([A-Za-z0-9+/]{{21}}[AQgw]==)"((?:{_HEADER})*)(?:,"i":"({_MARKER})")?((?:{_HEADER})*)\}}\}}'
+)
+_VALUE = re.compile(VALUE_PATTERN.encode())
+_COMPRESSED = b',"c":'
+
+
+class RailsEnvelope:
+    """`Envelope` for Active Record Encryption.
+
+    Args:
+        digest: of PBKDF2, as hashlib names it: sha1 up to the defaults of Rails 7.0, sha256 since those of 7.1.
+        salt: the application's `key_derivation_salt`.
+    """
+
+    def __init__(self, digest: str, salt: str) -> None:
+        self._digest, self._salt = digest, salt
+
+    def parsed(self, value: bytes) -> MarkedValue | None:
+        """See `Envelope.parsed`."""
+        match = _VALUE.fullmatch(value)
+        if match is None or len(match[1]) % 4:
+            return None
+        payload, nonce, tag, before, marker, after = match.groups()
+        return MarkedValue(marker, a2b_base64(nonce), _decoded(payload) + a2b_base64(tag), (before, after))
+
+    def key(self, material: KeyMaterial) -> "RailsKey":
+        """See `Envelope.key`."""
+        return RailsKey(derived(material, self._digest, self._salt))
+
+    def generate(self) -> Passphrase:
+        """See `Envelope.generate`: as `bin/rails db:encryption:init`, but never what YAML takes for a number."""
+        letters = string.ascii_letters
+        rest = (secrets.choice(letters + string.digits) for _ in range(KEY_BYTES - 1))
+        return Passphrase((secrets.choice(letters) + "".join(rest)).encode())
+
+
+class RailsKey:
+    """`MarkedKey` of a derived key."""
+
+    def __init__(self, key: bytes) -> None:
+        # The application's own id of a key, which is no digest that anything rests on.
+        identity = hashlib.sha1(key, usedforsecurity=False).hexdigest()[:ID_DIGITS]
+        self.marker = b2a_base64(identity.encode(), newline=False)
+        self._cipher = AESGCM(key)
+
+    def opened(self, value: MarkedValue) -> bytes | None:
+        """See `MarkedKey.opened`."""
+        try:
+            return self._cipher.decrypt(value.nonce, value.body, None)
+        except InvalidTag:
+            return None
+
+    def sealed(self, text: bytes, old: MarkedValue) -> bytes:
+        """See `MarkedKey.sealed`."""
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        body = self._cipher.encrypt(nonce, text, None)
+        before, after = old.kept
+        if old.marker is None and (at := before.find(_COMPRESSED)) >= 0:
+            before, after = before[:at], before[at:]  # where Rails writes the header
+        parts = _text(body[:-TAG_BYTES]), _text(nonce), _text(body[-TAG_BYTES:]), before, self.marker, after
+        return b'{"p":"%b","h":{"iv":"%b","at":"%b"%b,"i":"%b"%b}}' % parts
+
+
+@lru_cache(maxsize=64)
+def derived(material: KeyMaterial, digest: str, salt: str) -> bytes:
+    """Returns the key that Rails derives from a passphrase, as ActiveSupport::KeyGenerator does."""
+    return hashlib.pbkdf2_hmac(digest, raw_of(material), salt.encode(), ROUNDS, KEY_BYTES)
+
+
+def _decoded(payload: bytes) -> bytes:
+    try:
+        return a2b_base64(payload)
+    except Base64Error:  # not with what the pattern and the length let through
+        return b""
+
+
+def _text(raw: bytes) -> bytes:
+    return b2a_base64(raw, newline=False)

@@ -1,0 +1,144 @@
+"""Applications whose values name their key, rotated by the commands beside their own library alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import pytest
+from cryptography.fernet import MultiFernet
+
+from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home
+from keyrotation_pipeline_tests.marked_libraries import CLOAK, RAILS, Library, Rails
+
+VARIABLE = "FIELD_KEYS"
+MakeHome = Callable[..., "MarkedHome"]
+
+
+@dataclass
+class MarkedApplication(Application):
+    """An application of one of these libraries; `keys` is the library with the keys that were delivered last."""
+
+    library: Library = RAILS
+
+    def listed(self) -> list[str]:
+        return self.library.read(self.delivered())
+
+    def reload(self) -> None:
+        self.keys = cast("MultiFernet", self.library.keys(self.listed()))
+
+    def read_with(self, key: str) -> dict[int, str]:
+        with psycopg.connect(self.url) as connection:
+            rows = connection.execute("SELECT id, email FROM users").fetchall()
+        return {row: self.library.alone(key).decrypt(email).decode() for row, email in rows}
+
+    def write(self, row: int, value: bytes | str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            text = value if isinstance(value, str) else value.decode()
+            connection.execute("UPDATE users SET email = %s WHERE id = %s", (text, row))
+
+    def refusal(self, value: bytes | str) -> str:
+        """How the database refuses a value."""
+        try:
+            self.write(1, value)
+        except psycopg.errors.InvalidTextRepresentation as error:
+            said = " ".join(str(getattr(error.diag, each)) for each in dir(error.diag) if each.startswith("message"))
+            assert "public" not in said, "the row's plain column"
+            return said
+        return ""
+
+
+@dataclass
+class MarkedHome(Home):
+    """A home of such an application."""
+
+    application: MarkedApplication
+
+
+@pytest.fixture
+def make_home(
+    tmp_path: Path,
+    database_url: str,
+    security_officer: Any,  # noqa: ANN401
+    privacy_officer: Any,  # noqa: ANN401
+    already_migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> MakeHome:
+    def make(library: Library, first: Callable[[Sequence[str]], Any] | None = None) -> MarkedHome:
+        """A home with two keys, imported; a third of the values are under the older one.
+
+        Args:
+            first: what wrote the values, if not the library as it is.
+        """
+        old, older = library.generate(), library.generate()
+        monkeypatch.setenv(VARIABLE, library.write(library.in_order([old, older])))
+        officers = (security_officer, privacy_officer)
+        file = tmp_path / "keyrotation.toml"
+        named = "".join(
+            f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+        )
+        file.write_text(
+            f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
+            f"[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\n{library.format}\n"
+            f'keys = {{ env = "{VARIABLE}" }}\n[[tables]]\nname = "users"\ncolumns = ["email"]\n'
+        )
+
+        def delivered() -> str:
+            line = (tmp_path / ".keyrotation" / "keys" / "application.env").read_text().strip()
+            assert line.startswith(f"{VARIABLE}=")
+            return line.removeprefix(f"{VARIABLE}=")
+
+        keys: Any = library.keys(library.in_order([old, older]))
+        application = MarkedApplication(database_url, delivered, keys, library=library)
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            connection.execute("CREATE TABLE users (id int PRIMARY KEY, email text, plain text DEFAULT 'public')")
+            for row in range(ROWS):
+                application.expected[row] = f"user{row}@example.com"
+                value = (first or library.keys)([older if row % 3 == 0 else old])
+                stored = value.encrypt(application.expected[row].encode()).decode()
+                connection.execute("INSERT INTO users VALUES (%s, %s)", (row, stored))
+        home = MarkedHome(file, officers, application, [old, older])
+        home.typed("init")
+        monkeypatch.delenv(VARIABLE)
+        return home
+
+    return make
+
+
+@pytest.mark.parametrize("library", [pytest.param(RAILS, id="rails"), pytest.param(CLOAK, id="47ng")])
+def test_a_rotation_by_the_commands_beside_the_application(make_home: MakeHome, library: Library) -> None:
+    home = make_home(library)
+    application, lists = home.application, []
+    old, older = home.keys
+    assert application.listed() == library.in_order([old, older])
+    with application.at_work():
+        request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        text = home.typed("approve", request, "--text")
+        assert "identified by the marker in each value\n" in text
+        home.sign(request)
+        home.walk(request, lambda: lists.append(application.listed()))
+    assert (application.wrong, application.writes > 10) == ([], True)
+    (new,) = lists[-1]
+    assert lists == [library.in_order([old, new, older]), library.in_order([new, old, older]), [new]]
+    assert application.read_with(new) == application.expected
+    (table,) = home.shown("status")["tables"]
+    assert table["identified_by"] == "marker"
+    assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": 0, "v3": ROWS}, ["v1", "v2"])
+    assert "key version v2 is retired" in application.refusal(library.alone(old).encrypt(b"late"))
+    assert "key version v1 is retired" in application.refusal(library.alone(older).encrypt(b"late"))
+    assert application.refusal(library.alone(library.generate()).encrypt(b"late")) == ""
+
+
+def test_values_of_rails_from_before_references_are_rotated_and_refused_afterwards(make_home: MakeHome) -> None:
+    home = make_home(RAILS, lambda keys: Rails(keys, references=False))
+    application = home.application
+    _, older = home.keys
+    request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+    home.sign(request)
+    with application.at_work():
+        home.walk(request)
+    (new,) = application.listed()
+    assert (application.wrong, application.read_with(new)) == ([], application.expected)
+    assert "a value must name its key" in application.refusal(Rails([older], references=False).encrypt(b"late"))
+    assert "a value must name its key" in application.refusal(Rails([new], references=False).encrypt(b"late"))

@@ -1,0 +1,132 @@
+"""Other libraries' formats that name their key, written from the libraries' own text, without any code of ours."""
+
+import base64
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cryptography.exceptions import InvalidTag
+from cryptography.fernet import InvalidToken
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+SALT = "saltsaltsaltsaltsaltsaltsaltsalt"
+
+
+class CannotReadError(InvalidToken):
+    """No key of the list opens a value."""
+
+
+def _b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+class Rails:
+    """ActiveRecord::Encryption with `primary_key = [...]`: the last encrypts, references as configured.
+
+    Args:
+        keys: passphrases, the last one encrypts.
+        references: `store_key_references`.
+    """
+
+    def __init__(self, keys: Sequence[str], *, references: bool = True, digest: str = "sha256") -> None:
+        self._keys = [hashlib.pbkdf2_hmac(digest, key.encode(), SALT.encode(), 2**16, 32) for key in keys]
+        self._references = references
+
+    @staticmethod
+    def reference(key: bytes) -> str:
+        return hashlib.sha1(key, usedforsecurity=False).hexdigest()[:4]
+
+    def encrypt(self, text: bytes) -> bytes:
+        key, iv = self._keys[-1], secrets.token_bytes(12)
+        sealed = AESGCM(key).encrypt(iv, text, None)
+        headers = {"iv": _b64(iv), "at": _b64(sealed[-16:])}
+        if self._references:
+            headers["i"] = _b64(self.reference(key).encode())
+        return json.dumps({"p": _b64(sealed[:-16]), "h": headers}, separators=(",", ":")).encode()
+
+    def decrypt(self, stored: str) -> bytes:
+        message: Any = json.loads(stored)
+        headers = {name: base64.b64decode(value) for name, value in message["h"].items() if isinstance(value, str)}
+        keys = self._keys
+        if "i" in headers:
+            keys = [key for key in keys if self.reference(key) == headers["i"].decode()]
+        for key in keys:
+            try:
+                return AESGCM(key).decrypt(headers["iv"], base64.b64decode(message["p"]) + headers["at"], None)
+            except InvalidTag:
+                continue
+        raise CannotReadError
+
+
+class Cloak:
+    """@47ng/cloak: the fingerprint in each value finds the key among those of the application, the first encrypts."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = {hashlib.sha256(key.encode()).hexdigest()[:8]: self._raw(key) for key in keys}
+
+    @staticmethod
+    def _raw(key: str) -> bytes:
+        return base64.urlsafe_b64decode(key.removeprefix("k1.aesgcm256."))
+
+    def encrypt(self, text: bytes) -> bytes:
+        fingerprint, key = next(iter(self._keys.items()))
+        iv = secrets.token_bytes(12)
+        parts = (base64.urlsafe_b64encode(each) for each in (iv, AESGCM(key).encrypt(iv, text, None)))
+        return b".".join((b"v1.aesgcm256", fingerprint.encode(), *parts))
+
+    def decrypt(self, stored: str) -> bytes:
+        _, _, fingerprint, iv, body = stored.split(".")
+        try:
+            raw = base64.urlsafe_b64decode(body)
+            return AESGCM(self._keys[fingerprint]).decrypt(base64.urlsafe_b64decode(iv), raw, None)
+        except (KeyError, InvalidTag):
+            raise CannotReadError from None
+
+
+@dataclass(frozen=True)
+class Library:
+    """A library, and how an application is given its keys.
+
+    Args:
+        format: the section `[format]` without the keys.
+        keys: made of the application's list, in its order.
+        generate: makes one key.
+        write, read: the list as it is deployed.
+        last: whether the last of the list encrypts.
+    """
+
+    format: str
+    keys: Callable[[Sequence[str]], Rails | Cloak]
+    generate: Callable[[], str]
+    write: Callable[[Sequence[str]], str]
+    read: Callable[[str], list[str]]
+    last: bool
+
+    def alone(self, key: str) -> Rails | Cloak:
+        """An application that has one key."""
+        return self.keys([key])
+
+    def in_order(self, keys: Sequence[str]) -> list[str]:
+        """Keys of which the first encrypts, as the application lists them."""
+        return list(reversed(keys)) if self.last else list(keys)
+
+
+RAILS = Library(
+    f'name = "rails-ar-encryption"\nsalt = "{SALT}"',
+    Rails,
+    lambda: secrets.token_hex(16),
+    lambda keys: json.dumps(list(keys)),
+    lambda text: [each.strip('" ') for each in text.strip()[1:-1].split(",")],
+    last=True,
+)
+CLOAK = Library(
+    'name = "cloak-47ng"',
+    Cloak,
+    lambda: f"k1.aesgcm256.{base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}",
+    ",".join,
+    lambda text: text.split(","),
+    last=False,
+)

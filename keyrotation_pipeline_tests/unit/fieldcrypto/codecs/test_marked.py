@@ -1,0 +1,315 @@
+"""Values that name their key by another library's marker, against values and code of these libraries."""
+
+import base64
+import json
+import zlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakKey
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.marked import UNDER_NO_KEY, MarkedRewriter, MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, RailsKey
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, RAILS, Derivation, ValueFormat
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline_tests import marked_libraries
+from keyrotation_pipeline_tests.marked_libraries import SALT, Cloak, Library, Rails
+
+V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
+VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "marked.json").read_text())
+RAILS_HERE = replace(RAILS, salt=SALT)
+BOTH = [
+    pytest.param(RAILS_HERE, marked_libraries.RAILS, id="rails"),
+    pytest.param(CLOAK_47NG, marked_libraries.CLOAK, id="47ng"),
+]
+PLAINTEXTS = [b"", b"x", b"xy", b"xyz", "Müller-Lüdenscheidt 🔑".encode(), bytes(range(256)), b"y" * 9_999]
+
+
+def ring_of(declared: ValueFormat, listed: str) -> KeyRing:
+    """The oldest key of a list is v1."""
+    keys = notation_of(declared).keys_in(listed, "KEYS")
+    return KeyRing({KeyVersion(number): key for number, key in enumerate(reversed(keys), 1)}, KeyVersion(len(keys)))
+
+
+def texts_of(declared: ValueFormat, ring: KeyRing) -> dict[KeyVersion, str]:
+    """The keys as the application has them."""
+    return {version: notation_of(declared).text_of([ring.material(version)]).strip("[]") for version in ring.versions}
+
+
+def made(declared: ValueFormat, count: int = 2) -> KeyRing:
+    return KeyRing({KeyVersion(number): new_key(declared) for number in range(1, count + 1)}, KeyVersion(count))
+
+
+def markers(declared: ValueFormat, ring: KeyRing) -> dict[KeyVersion, str]:
+    code = marked_format_of(declared)
+    assert code is not None
+    return code.markers(ring)
+
+
+def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyRing]:
+    if vector["format"] == "cloak-47ng":
+        return CLOAK_47NG, ring_of(CLOAK_47NG, ",".join(vector["keys"]))
+    declared = replace(RAILS, derivation=Derivation.PBKDF2_SHA1, salt=vector["salt"])
+    return declared, ring_of(declared, json.dumps(vector["keys"]))
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["made_by"])
+def test_real_values_are_read_and_resealed(vector: dict[str, Any]) -> None:
+    declared, ring = declared_of(vector)
+    code = format_of(declared)
+    for value in vector["values"]:
+        assert code.plaintext(ring, value["stored"]) == value["plaintext"].encode()
+        for target in (V1, V2):
+            ((new,),) = code.rewriter(ring, target).rewrite([[value["stored"].encode()]]).columns
+            alone = KeyRing({target: ring.material(target)}, target)
+            stored = value["stored"] if new is None else new.decode()
+            assert code.plaintext(alone, stored) == value["plaintext"].encode()
+            assert code.opened_by(ring, stored) == (target, target)
+
+
+@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize("plaintext", PLAINTEXTS, ids=len)
+def test_the_library_reads_what_was_rewritten(declared: ValueFormat, library: Library, plaintext: bytes) -> None:
+    ring = made(declared)
+    texts = texts_of(declared, ring)
+    stored = library.alone(texts[V2]).encrypt(plaintext)
+    rewritten = format_of(declared).rewriter(ring, V1).rewrite([[stored, None, b""]])
+    ((new, null, empty),) = rewritten.columns
+    assert (null, empty, rewritten.failures) == (None, None, [])
+    assert new is not None
+    assert library.alone(texts[V1]).decrypt(new.decode()) == plaintext
+    assert format_of(declared).rewriter(ring, V1).rewrite([[new]]).columns == [[None]]
+
+
+@pytest.mark.parametrize(("declared", "library"), BOTH)
+def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, library: Library) -> None:
+    ring = made(declared)
+    texts = texts_of(declared, ring)
+    good = library.alone(texts[V1]).encrypt(b"text")
+    stranger = library.alone(library.generate()).encrypt(b"text")
+    twice = library.alone(texts[V1]).encrypt(good)
+    bad = good.replace(b'"p":"', b'"p":"AAAA') if b'"p":"' in good else good[:-6] + b"AAAA" + good[-2:]
+    defects = [UNDER_NO_KEY, Defect(DefectKind.ENCRYPTED_TWICE, V1), Defect(DefectKind.NOT_AUTHENTIC, V1), NOT_A_VALUE]
+    rewriter = format_of(declared).rewriter(ring, V2)
+    rewritten = rewriter.rewrite([[stranger, twice, bad, b"plain", good]])
+    assert [value is None for value in rewritten.columns[0]] == [True, True, True, True, False]
+    assert rewritten.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects)]
+    held, failures = rewriter.check([[stranger, twice, bad, b"plain", good, b"", None]])
+    assert (held, failures) == ([{V1: 1, None: 1}], rewritten.failures)
+
+
+def test_a_value_without_a_reference_is_opened_by_trying_and_gets_one() -> None:
+    ring = made(RAILS_HERE)
+    texts = texts_of(RAILS_HERE, ring)
+    old = [Rails([texts[version]], references=False).encrypt(b"text") for version in (V1, V2)]
+    stranger = Rails(["stranger" * 4], references=False).encrypt(b"text")
+    code = format_of(RAILS_HERE)
+    ((new, own, none),) = code.rewriter(ring, V2).rewrite([[*old, stranger]]).columns
+    assert none is None
+    for value in (new, own):  # the one under the target as well, since SQL cannot tell it from the others
+        assert value is not None
+        assert '"i":"' in value.decode()
+        assert Rails([texts[V2]]).decrypt(value.decode()) == b"text"
+    assert [code.opened_by(ring, value.decode()) for value in old] == [(V1, V1), (V2, V2)]
+    assert code.opened_by(ring, stranger.decode()) == (V2, None)
+
+
+def test_a_value_that_two_keys_open_is_none() -> None:
+    class Everything(RailsKey):
+        def opened(self, value: MarkedValue) -> bytes | None:  # noqa: ARG002
+            return b"either"
+
+    class Envelope(RailsEnvelope):
+        def key(self, material: KeyMaterial) -> RailsKey:
+            return Everything(raw_of(material)[:32])
+
+    ring = made(RAILS_HERE)
+    unnamed = Rails(["stranger" * 4], references=False).encrypt(b"text")
+    rewritten = MarkedRewriter(Envelope("sha256", SALT), ring, V2).rewrite([[unnamed]])
+    assert rewritten.failures == [Failure(0, 0, UNDER_NO_KEY)]
+
+
+def test_compression_and_other_headers_are_kept() -> None:
+    ring = made(RAILS_HERE)
+    texts = texts_of(RAILS_HERE, ring)
+    packed = zlib.compress(b"text" * 100)
+    value = Rails([texts[V1]]).encrypt(packed).decode()
+    first, last = value.split(',"i":"')
+    extra = f'{first},"e":"QVNDSUktOEJJVA==","i":"{last[:-2]},"c":true}}}}'
+    bare = f'{first},"e":"QVNDSUktOEJJVA==","c":true}}}}'
+    for stored in (extra, bare):
+        ((new,),) = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([[stored.encode()]]).columns
+        assert new is not None
+        headers = json.loads(new)["h"]
+        assert [*headers] == ["iv", "at", "e", "i", "c"]
+        assert (headers["e"], headers["c"]) == ("QVNDSUktOEJJVA==", True)
+        assert Rails([texts[V2]]).decrypt(new.decode()) == packed
+
+
+GOOD = '{"p":"QQ==","h":{"iv":"pFy24nx+jrAmm5FZ","at":"SQ0N/5343366cox2qThbDg==","i":"NGY4Mg=="}}'
+NOT_RAILS = [
+    "",
+    "{}",
+    GOOD.replace('"p"', '"P"'),
+    GOOD.replace(",", ", "),
+    GOOD.replace("QQ==", "QQ="),
+    GOOD.replace("QQ==", "QR=="),
+    GOOD.replace("QQ==", "Q==="),
+    GOOD.replace("QQ==", "QQ==QQ=="),
+    GOOD.replace("QQ==", "Q-=="),
+    GOOD.replace("pFy24nx+jrAmm5FZ", "pFy24nx+jrAmm5F="),
+    GOOD.replace("SQ0N/5343366cox2qThbDg==", "SQ0N/5343366cox2qThbDh=="),
+    GOOD.replace('"i":"NGY4Mg=="', '"i":"NGY4Mg=","i":"NGY4Mg=="'),
+    GOOD.replace('"i":"NGY4Mg=="', '"i":"NGY4Mg==","i":"YWQ2OQ=="'),
+    GOOD.replace('"i":"NGY4Mg=="', '"i":"NGY4Mg==","iv":"pFy24nx+jrAmm5FZ"'),
+    GOOD.replace('"i":"NGY4Mg=="', '"k":{"p":"QQ==","h":{"iv":"pFy24nx+jrAmm5FZ","at":"SQ0N/5343366cox2qThbDg=="}}'),
+    GOOD.replace('"i":"NGY4Mg=="', '"x":"\\"i\\":"'),
+    GOOD.replace('"i"', '"\\u0069"'),
+    GOOD + "\n",
+    "\n" + GOOD,
+    GOOD.replace("QQ==", "ü"),
+    f"[{GOOD}]",
+]
+GOOD_CLOAK = "v1.aesgcm256.f877950f.G-2WDNNLDxokMRFF.Tm5srMuDy171p2wYWHN7dzo="
+NOT_CLOAK = [
+    GOOD_CLOAK.replace("v1", "v2"),
+    GOOD_CLOAK.replace("f877950f", "F877950F"),
+    GOOD_CLOAK.replace("f877950f", "f877950"),
+    GOOD_CLOAK[:-1],
+    GOOD_CLOAK + "=",
+    GOOD_CLOAK.replace("dzo=", "dzp="),
+    GOOD_CLOAK.replace("Tm5s", ""),
+    GOOD_CLOAK.replace("-", "+"),
+    GOOD_CLOAK + ".x",
+    GOOD_CLOAK + "\n",
+    "x" + GOOD_CLOAK,
+]
+
+
+@pytest.mark.parametrize("value", NOT_RAILS)
+def test_what_rails_never_writes_is_no_value(value: str) -> None:
+    envelope = RailsEnvelope("sha256", SALT)
+    assert envelope.parsed(value.encode()) is None
+    assert envelope.parsed(GOOD.encode()) is not None
+
+
+@pytest.mark.parametrize("value", NOT_CLOAK)
+def test_what_cloak_never_writes_is_no_value(value: str) -> None:
+    code, ring = format_of(CLOAK_47NG), made(CLOAK_47NG)
+    assert code.opened_by(ring, value) is None
+    assert code.opened_by(ring, GOOD_CLOAK) == (V2, None)
+
+
+def test_a_new_key_is_named_unlike_any_other() -> None:
+    most = {base64.b64encode(f"{number:04x}".encode()).decode() for number in range(0xC000)}
+    for _ in range(3):
+        assert markers(RAILS_HERE, KeyRing({V1: new_key(RAILS_HERE, most)}, V1))[V1] not in most
+
+
+def test_another_salt_makes_other_keys() -> None:
+    ring = made(RAILS_HERE)
+    assert markers(replace(RAILS_HERE, salt=SALT[::-1]), ring) != markers(RAILS_HERE, ring)
+
+
+def test_two_keys_of_one_name_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = made(CLOAK_47NG)
+    make = CloakKey.__init__
+
+    def alike(self: CloakKey, material: KeyMaterial) -> None:
+        make(self, material)
+        self.marker = b"00000000"
+
+    monkeypatch.setattr(CloakKey, "__init__", alike)
+    with pytest.raises(InvalidKeyError, match="values name the keys v1 and v2 by the same text"):
+        format_of(CLOAK_47NG).rewriter(ring, V1)
+    with pytest.raises(InvalidKeyError, match="values name the keys v1 and v2 by the same text"):
+        markers(CLOAK_47NG, ring)
+
+
+def test_a_faulty_machine_writes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = made(CLOAK_47NG)
+    stored = Cloak([texts_of(CLOAK_47NG, ring)[V1]]).encrypt(b"text")
+    seal = CloakKey.sealed
+    monkeypatch.setattr(CloakKey, "sealed", lambda self, text, old: seal(self, text + b"!", old))
+    with pytest.raises(KeyRotationError, match=FAULTY_MACHINE[:40]):
+        format_of(CLOAK_47NG).rewriter(ring, V2).rewrite([[stored]])
+
+
+def test_a_passphrase_is_stored_as_one_and_is_no_key_of_ours() -> None:
+    passphrase = Passphrase(b"oldoldoldoldoldoldoldoldoldoldold")
+    stored = key_from_base64(base64_of(passphrase))
+    assert isinstance(stored, Passphrase)
+    assert (stored, stored.fingerprint) == (passphrase, passphrase.fingerprint)
+    with pytest.raises(UnknownKeyVersionError):
+        KeyRing({V1: Passphrase(b"x" * 32)}, V1).cipher(V1)
+    with pytest.raises(InvalidKeyError):
+        key_from_base64(base64.b64encode(b"x" * 33).decode())
+    for wrong in (b"short", b"x" * 257, b"tab\there, and long enough", "ümlaut, and long enough".encode()):
+        with pytest.raises(InvalidKeyError, match="12 to 256 characters"):
+            Passphrase(wrong)
+
+
+@pytest.mark.parametrize(
+    ("listed", "written"),
+    [
+        pytest.param("a" * 32, f"[{'a' * 32}]", id="a passphrase alone"),
+        pytest.param(f"[{'a' * 32}, {'b' * 32}]", f"[{'a' * 32},{'b' * 32}]", id="two"),
+        pytest.param(f'["{"a" * 32}","{"b" * 32}"]', f"[{'a' * 32},{'b' * 32}]", id="quoted"),
+        pytest.param(f"['{'1' * 32}']", f'["{"1" * 32}"]', id="that YAML takes for a number"),
+        pytest.param(f"[{'a=' * 16}]", f'["{"a=" * 16}"]', id="with a sign"),
+    ],
+)
+def test_a_list_of_passphrases_is_written_as_yaml(listed: str, written: str) -> None:
+    notation = notation_of(RAILS)
+    keys = notation.keys_in(listed, "KEYS")
+    assert notation.text_of(keys) == written
+    assert notation.keys_in(written, "KEYS") == keys
+
+
+def test_the_last_passphrase_encrypts_and_the_first_key_of_cloak() -> None:
+    first, second = notation_of(RAILS).keys_in(f"[{'a' * 32},{'b' * 32}]", "KEYS")
+    assert (raw_of(first), raw_of(second)) == (b"b" * 32, b"a" * 32)
+    texts = [marked_libraries.CLOAK.generate() for _ in range(2)]
+    keys = notation_of(CLOAK_47NG).keys_in(",".join(texts), "KEYS")
+    assert notation_of(CLOAK_47NG).text_of(keys) == ",".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("declared", "listed", "message"),
+    [
+        pytest.param(RAILS, "[short]", "entry 1 of KEYS is not a passphrase", id="short"),
+        pytest.param(RAILS, f"- {'a' * 32}\n- {'b' * 32}", "entry 1 of KEYS is not a passphrase", id="a block of YAML"),
+        pytest.param(RAILS, f"[{'a' * 32},{'a' * 32}]", "entries 1 and 2 of KEYS are the same", id="twice"),
+        pytest.param(RAILS, f"[{'a' * 32},]", "entry 2 of KEYS is not a passphrase", id="a comma too many"),
+        pytest.param(CLOAK_47NG, "k1.aesgcm256.AAAA", "entry 1 of KEYS is not a key", id="not 32 bytes"),
+        pytest.param(
+            CLOAK_47NG,
+            f"k1.aesgcm256.{base64.urlsafe_b64encode(bytes(32)).decode().rstrip('=')}",
+            "the fingerprint is that of the whole text",
+            id="without its padding",
+        ),
+    ],
+)
+def test_what_is_no_list_is_refused_without_its_content(declared: ValueFormat, listed: str, message: str) -> None:
+    with pytest.raises(InvalidKeyError, match=message) as raised:
+        notation_of(declared).keys_in(listed, "KEYS")
+    assert "a" * 32 not in str(raised.value)
+
+
+def test_the_signed_text_names_derivation_and_salt() -> None:
+    assert RAILS_HERE.signed() == (
+        "rails-ar-encryption, keys derived by pbkdf2-sha256 with the salt of SHA-256 9bcde600e505d720, "
+        "identified by the marker in each value"
+    )
+    assert CLOAK_47NG.signed() == "cloak-47ng, keys as they are, identified by the marker in each value"
+    assert SALT not in repr(RAILS_HERE)
