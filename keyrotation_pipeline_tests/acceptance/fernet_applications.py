@@ -149,6 +149,7 @@ class Project:
     writes: int = 0
     running: "list[subprocess.Popen[str]]" = field(default_factory=list)
     reports: bool = True
+    command: tuple[str, ...] = (sys.executable, "program.py")
 
     @property
     def delivered(self) -> Path:
@@ -165,7 +166,7 @@ class Project:
 
     def start(self, rows: dict[int, str], keys: list[str], **more: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "program.py"], cwd=self.folder, env=self.environment(keys, **more), text=True,
+            list(self.command), cwd=self.folder, env=self.environment(keys, **more), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
         assert process.stdin is not None
