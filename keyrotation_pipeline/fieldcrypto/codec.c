@@ -83,6 +83,24 @@ typedef struct {
     int stays; /* NULL, empty, or under the target; some formats know the last only when the value is opened */
 } Cell;
 
+/* How an application lays out its AES-GCM values: see `codec_layout.h`. */
+enum { LONGEST_LITERAL = 64, MOST_PARTS = 3 };
+enum { B64, B64URL, HEX };
+
+typedef struct {
+    int encoding, count, grows; /* `grows`: the ciphertext is in it */
+    char parts[MOST_PARTS];     /* 'n', 't', 'c': nonce, tag, ciphertext */
+    size_t fixed_bytes, after_bytes;
+    char after[LONGEST_LITERAL];
+} Group;
+
+typedef struct {
+    size_t nonce_bytes, head_bytes, fixed_chars; /* all characters but those of the group with the ciphertext */
+    char head[LONGEST_LITERAL];
+    int count;
+    Group groups[MOST_PARTS];
+} Layout;
+
 typedef struct codec Codec;
 
 /* A format: what differs between values. */
@@ -100,10 +118,11 @@ typedef struct {
 struct codec {
     PyObject_HEAD
     const Kind *kind;
+    Layout layout; /* where one was declared */
     Version *versions;
     int count;
     int target;                    /* its place */
-    int recent;                    /* the place of the version that opened the last value, where only its MAC tells */
+    int recent;                    /* the place of the version that opened the last value, where the value does not name it */
     char prefix[LONGEST_NAME + 2]; /* "v2:" of the target */
     size_t prefix_bytes;
     EVP_CIPHER_CTX *encrypt;
@@ -167,6 +186,7 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
 #include "codec_base64.h"
 #include "codec_native.h"
 #include "codec_fernet.h"
+#include "codec_layout.h"
 
 /* ---- a batch ---- */
 
@@ -489,13 +509,14 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
 
 static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     Codec *codec = (Codec *)self;
-    PyObject *keys;
+    PyObject *keys, *layout = NULL;
     const char *target, *kind = "native";
     Py_ssize_t target_bytes;
     (void)keywords;
     if (codec->versions) return PyErr_SetString(PyExc_TypeError, "a codec is made once"), -1;
-    if (!PyArg_ParseTuple(arguments, "O!y#|s", &PyTuple_Type, &keys, &target, &target_bytes, &kind)) return -1;
+    if (!PyArg_ParseTuple(arguments, "O!y#|sO!", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &PyTuple_Type, &layout)) return -1;
     codec->kind = strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL;
+    if (layout && set_layout(codec, layout) < 0) return -1;
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     Py_ssize_t count = PyTuple_Size(keys);
     codec->versions = PyMem_Calloc((size_t)count + 1, sizeof *codec->versions);
@@ -542,7 +563,7 @@ static PyType_Slot codec_slots[] = {
     {Py_tp_init, codec_init},
     {Py_tp_dealloc, codec_dealloc},
     {Py_tp_methods, codec_methods},
-    {Py_tp_doc, "Codec(((name, key), ...), target, format): keys by the names of their versions"},
+    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout): keys by the names of their versions"},
     {0, NULL},
 };
 

@@ -22,11 +22,13 @@ class CompiledFormat:
     Args:
         nonce_bytes: random bytes that each new value needs.
         stamp_bytes: of the present time, in seconds, that each new value gets; 0: it keeps its own, or has none.
+        layout: as `codec.c` takes it: the text before, the bytes of a nonce, and each group; None: the format has none.
     """
 
     name: str
     nonce_bytes: int
     stamp_bytes: int = 0
+    layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...]] | None = None
 
 
 OWN_VALUES = CompiledFormat("native", NONCE_BYTES)
@@ -61,7 +63,8 @@ class NativeCodec:
         assert module is not None  # noqa: S101  `native_codec` asks
         keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
         self._format = values
-        self._codec = module.Codec(keys, str(target).encode(), self._format.name)
+        layout = () if values.layout is None else (values.layout,)
+        self._codec = module.Codec(keys, str(target).encode(), self._format.name, *layout)
         self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 

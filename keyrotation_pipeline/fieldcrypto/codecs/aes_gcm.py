@@ -18,7 +18,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedDa
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
@@ -35,9 +35,10 @@ class AesGcmFormat:
         return AesGcmRewriter(ring, target, self._layout)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
-        """See `Format.native_codec`: there is none."""
+        """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
-        return None
+        compiled = self._layout.compiled
+        return None if compiled is None else native_codec(ring, target, compiled)
 
     def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
@@ -106,13 +107,14 @@ class AesGcmRewriter:
         """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
         failures: list[Failure] = []
         values = self._values(columns)
-        size, rows = self._layout.nonce_bytes, len(columns[0]) if columns else 0
+        size = self._layout.nonce_bytes
+        each = size * (len(values[0]) if values else 0)
         # One call for the whole batch.
-        nonces = _cut(os.urandom(len(values) * rows * size), size)
+        buffer = os.urandom(len(values) * each)
         return RewrittenBatch(
             [
-                list(self._rewritten(n, columns, [next(nonces) for _ in each], failures))
-                for n, each in enumerate(values)
+                list(self._rewritten(n, columns, _cut(buffer[n * each : (n + 1) * each], size), failures))
+                for n in range(len(values))
             ],
             failures,
         )
@@ -137,7 +139,7 @@ class AesGcmRewriter:
         return UNDER_NO_KEY if data is None else data
 
     def _rewritten(
-        self, column: int, columns: Sequence[Sequence[Value]], nonces: list[bytes], failures: list[Failure]
+        self, column: int, columns: Sequence[Sequence[Value]], nonces: Iterator[bytes], failures: list[Failure]
     ) -> Iterator[Value]:
         for row, value in enumerate(columns[column]):
             if not value:
@@ -149,7 +151,7 @@ class AesGcmRewriter:
                 failures.append(Failure(row, column, opened if isinstance(opened, Defect) else UNDER_NO_KEY))
                 yield None
             else:
-                yield None if opened.version == self._version else self._sealed(opened, nonces[row], data)
+                yield None if opened.version == self._version else self._sealed(opened, next(nonces), data)
 
     def _held(self, column: int, columns: Sequence[Sequence[Value]], failures: list[Failure]) -> Held:
         held: Held = Counter()

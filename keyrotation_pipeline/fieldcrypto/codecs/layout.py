@@ -16,6 +16,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidLayoutError
+from keyrotation_pipeline.fieldcrypto.native import CompiledFormat
 
 TAG_BYTES = 16
 _TO_URL_SAFE, _TO_STANDARD = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
@@ -63,6 +64,8 @@ _ALPHABETS: Mapping[Encoding, str] = MappingProxyType(
         Encoding.HEX: "[0-9A-Fa-f]",
     }
 )
+_COMPILED: Mapping[Encoding, int] = MappingProxyType({Encoding.B64: 0, Encoding.B64URL: 1, Encoding.HEX: 2})
+_LONGEST_COMPILED_LITERAL = 64
 _GROUP = re.compile(r"(raw|b64url|b64|hex)\(([a-z0-9 ]+)\)")
 
 
@@ -129,9 +132,18 @@ class Layout:
         return literals[0] + "".join(map(str.__add__, groups, literals[1:]))
 
     @property
-    def head(self) -> str:
-        """The text that every value begins with; often empty."""
-        return self._literals[0]
+    def compiled(self) -> CompiledFormat | None:
+        """The layout as the compiled codec takes it; None: it does not know such a one."""
+        if len(self._groups) > 1 and any(each.encoding is not Encoding.HEX for each in self._groups):
+            return None
+        if self.is_binary or max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
+            return None
+        groups = tuple(
+            (_COMPILED[group.encoding], "".join(part[0] for part, _ in group.parts).encode(), after.encode())
+            for group, after in zip(self._groups, self._literals[1:], strict=True)
+        )
+        layout = (self._literals[0].encode(), self.nonce_bytes, groups)
+        return CompiledFormat("aes-gcm", self.nonce_bytes, layout=layout)
 
     @property
     def shortest_bytes(self) -> int:

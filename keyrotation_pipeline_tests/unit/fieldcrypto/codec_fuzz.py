@@ -9,19 +9,22 @@ import random
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, ring_of, sealed
+from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
 VERSIONS = (1, 1, 1, 3, 11, 999_999, 2)
 PLAINTEXTS = tuple("é" * (size % 3) + "x" * size for size in range(40))
@@ -46,7 +49,7 @@ def token(ring: KeyRing, version: int, text: str) -> bytes:
 
 
 STANDARD = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
-FORMATS = {
+FORMATS: dict[str, Fuzzed] = {
     "native": Fuzzed(
         NATIVE,
         lambda ring, version, text: sealed(ring, version, text).encode(),
@@ -63,6 +66,38 @@ FORMATS = {
         (b"g", b"h", b"gAAAAAA", b"gAAAA", b""),
         16,
     ),
+}
+
+
+def laid_out(text: str) -> Fuzzed:
+    """A layout: among its good values some without padding or in upper case, within another, and opened by two keys."""
+    layout = layout_of(text)
+
+    def good(ring: KeyRing, version: int, plaintext: str) -> bytes:
+        nonce = os.urandom(layout.nonce_bytes)
+        content = good(ring, version, "") if plaintext == PLAINTEXTS[7] else plaintext.encode()
+        body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, content, None)
+        if plaintext == PLAINTEXTS[11] and version != V2.number and layout.nonce_bytes == SHORT_NONCE:
+            nonce, body = opened_by_both(*(raw_of(ring.material(KeyVersion(n))) for n in (version, V2.number)))
+        value = layout.put_together(nonce, body)
+        changed = {0: value.replace(b"=", b""), 1: value.upper()}.get(len(plaintext) % 3, value)
+        taken = layout.taken_apart(changed)
+        return changed if taken is not None and (taken.nonce, taken.body) == (nonce, body) else value
+
+    strange = b"=:+/-_.AFaf09 \n\x00\x80\xff" + text.encode()[:2]
+    declared = replace(AES_GCM, layout=text)
+    return Fuzzed(declared, good, STANDARD, strange, (b"", b"enc:", b"ENC:", b"ab"), layout.nonce_bytes)
+
+
+SHORT_NONCE = 12
+FORMATS |= {
+    name: laid_out(text)
+    for name, text in {
+        "b64": "b64(nonce12 ct tag16)",
+        "b64url with a head": "enc:b64url(tag16 ct nonce16).",
+        "hex in three groups": "hex(nonce12):hex(tag16):hex(ct)",
+        "hex in two groups": "{hex(ct tag16)-hex(nonce16)}",
+    }.items()
 }
 
 

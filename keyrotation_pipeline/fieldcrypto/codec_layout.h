@@ -1,0 +1,277 @@
+/* AES-256-GCM values of a declared layout: only decryption tells under which key each is. `codecs/layout.py` and
+ * `codecs/aes_gcm.py` are the reference.
+ *
+ * One group of any encoding, or several in hex, whose lengths are then known without looking for separators. Values are
+ * bound to nothing.
+ */
+
+enum { LONGEST_NONCE = 16 };
+
+/* ---- encodings ---- */
+
+/* Base64 with all of its padding or none: the number of bytes, or -1. */
+static long from_padded_or_not(const Alphabet *alphabet, const uint8_t *text, size_t chars, uint8_t *out) {
+    size_t rest = chars & 3, whole = chars - rest;
+    if (!rest) return chars ? from_base64(alphabet, text, chars, out) : -1;
+    if (rest == 1) return -1;
+    if (whole && from_base64(alphabet, text, whole, out) != (long)(whole / 4 * 3)) return -1; /* padding within */
+    uint8_t last[4] = {text[whole], text[whole + 1], rest == 3 ? text[whole + 2] : '=', '='}, bytes[3];
+    if (last[1] == '=' || (rest == 3 && last[2] == '=')) return -1;
+    long some = from_base64(alphabet, last, 4, bytes);
+    if (some < 0) return -1;
+    memcpy(out + whole / 4 * 3, bytes, (size_t)some);
+    return (long)(whole / 4 * 3) + some;
+}
+
+/* Bit 1 of `cases`: a digit in lower case; bit 2: one in upper case. */
+static long from_hex(const uint8_t *text, size_t chars, uint8_t *out, int *cases) {
+    if (chars & 1) return -1;
+    for (size_t at = 0; at < chars; at++) {
+        uint8_t digit = text[at], value;
+        if (digit >= '0' && digit <= '9') value = (uint8_t)(digit - '0');
+        else if (digit >= 'a' && digit <= 'f') value = (uint8_t)(digit - 'a' + 10), *cases |= 1;
+        else if (digit >= 'A' && digit <= 'F') value = (uint8_t)(digit - 'A' + 10), *cases |= 2;
+        else return -1;
+        out[at / 2] = (uint8_t)(at & 1 ? out[at / 2] << 4 | value : value);
+    }
+    return (long)(chars / 2);
+}
+
+static uint8_t *to_hex(const uint8_t *raw, size_t bytes, uint8_t *out, int is_upper) {
+    const char *digits = is_upper ? "0123456789ABCDEF" : "0123456789abcdef";
+    for (; bytes; bytes--, raw++) *out++ = (uint8_t)digits[*raw >> 4], *out++ = (uint8_t)digits[*raw & 15];
+    return out;
+}
+
+/* ---- OpenSSL's contexts, for the length of the layout's nonce ---- */
+
+static EVP_CIPHER_CTX *keyed_for(const uint8_t *key, int encrypts, int nonce_bytes) {
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    if (context && EVP_CipherInit_ex(context, EVP_aes_256_gcm(), NULL, NULL, NULL, encrypts) == 1 &&
+        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, nonce_bytes, NULL) == 1 &&
+        EVP_CipherInit_ex(context, NULL, NULL, key, NULL, encrypts) == 1)
+        return context;
+    EVP_CIPHER_CTX_free(context);
+    return NULL;
+}
+
+static int target_for(Codec *codec, const uint8_t *key, int nonce_bytes) {
+    codec->encrypt = keyed_for(key, 1, nonce_bytes);
+    codec->verify.decrypt = keyed_for(key, 0, nonce_bytes);
+    return codec->encrypt && codec->verify.decrypt;
+}
+
+static int layout12_set_key(const uint8_t *key, Secret *secret) {
+    return (secret->decrypt = keyed_for(key, 0, 12)) != NULL;
+}
+
+static int layout16_set_key(const uint8_t *key, Secret *secret) {
+    return (secret->decrypt = keyed_for(key, 0, 16)) != NULL;
+}
+
+static int layout12_set_target(Codec *codec, const uint8_t *key) {
+    return target_for(codec, key, 12);
+}
+
+static int layout16_set_target(Codec *codec, const uint8_t *key) {
+    return target_for(codec, key, 16);
+}
+
+/* ---- one value ---- */
+
+/* The parts of a value: its nonce, and its ciphertext and tag together. */
+typedef struct {
+    uint8_t nonce[LONGEST_NONCE];
+    uint8_t *body;
+    size_t bytes;
+    int is_upper;
+} Parts;
+
+/* Take a text apart. 0, or -1 for what the reference does not take for a value. `parts->body` and `raw` have room for the
+ * whole text and a tag. */
+static int taken_apart(const Layout *layout, const uint8_t *text, size_t chars, uint8_t *raw, Parts *parts) {
+    if (chars < layout->fixed_chars || memcmp(text, layout->head, layout->head_bytes) != 0) return -1;
+    const uint8_t *ciphertext = NULL, *tag = NULL;
+    size_t grows = chars - layout->fixed_chars, left = 0;
+    int cases = 0;
+    text += layout->head_bytes;
+    for (const Group *group = layout->groups; group < layout->groups + layout->count; group++) {
+        size_t here = group->grows ? grows : 2 * group->fixed_bytes;
+        long bytes = group->encoding == HEX    ? from_hex(text, here, raw, &cases)
+                     : group->encoding == B64 ? from_padded_or_not(&STANDARD, text, here, raw)
+                                              : from_padded_or_not(&URL_SAFE, text, here, raw);
+        text += here;
+        if (bytes < (long)group->fixed_bytes || memcmp(text, group->after, group->after_bytes) != 0) return -1;
+        text += group->after_bytes;
+        if (group->grows) left = (size_t)bytes - group->fixed_bytes;
+        for (int at = 0; at < group->count; at++) {
+            if (group->parts[at] == 'n') memcpy(parts->nonce, raw, layout->nonce_bytes), raw += layout->nonce_bytes;
+            else if (group->parts[at] == 't') tag = raw, raw += TAG;
+            else ciphertext = raw, raw += left;
+        }
+    }
+    if (cases == 3) return -1;
+    parts->is_upper = cases == 2;
+    memcpy(parts->body, ciphertext, left);
+    memcpy(parts->body + left, tag, TAG);
+    parts->bytes = left + TAG;
+    return 0;
+}
+
+/* Write parts as the text of `chars` characters that they replace was written. Returns its end. `raw` has room for it. */
+static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t chars, uint8_t *at, uint8_t *raw) {
+    size_t grows = chars - layout->fixed_chars;
+    memcpy(at, layout->head, layout->head_bytes);
+    at += layout->head_bytes;
+    for (const Group *group = layout->groups; group < layout->groups + layout->count; group++) {
+        uint8_t *end = raw;
+        for (int part = 0; part < group->count; part++) {
+            if (group->parts[part] == 'n') memcpy(end, parts->nonce, layout->nonce_bytes), end += layout->nonce_bytes;
+            else if (group->parts[part] == 't') memcpy(end, parts->body + parts->bytes - TAG, TAG), end += TAG;
+            else memcpy(end, parts->body, parts->bytes - TAG), end += parts->bytes - TAG;
+        }
+        size_t bytes = (size_t)(end - raw);
+        if (group->encoding == HEX) {
+            at = to_hex(raw, bytes, at, parts->is_upper);
+        } else {
+            /* Padding that the old value does not have is not copied. */
+            to_base64(group->encoding == B64 ? &STANDARD : &URL_SAFE, raw, bytes, end);
+            memcpy(at, end, grows);
+            at += grows;
+        }
+        memcpy(at, group->after, group->after_bytes);
+        at += group->after_bytes;
+    }
+    return at;
+}
+
+/* Memory for one value, in four pieces: a group's bytes and their base64, two bodies, a text. */
+typedef struct {
+    uint8_t *raw, *body, *text, *other;
+} Room;
+
+static int take_room(Codec *codec, const Cell *cell, Room *room) {
+    size_t piece = cell->bytes + 2 * TAG;
+    uint8_t *memory = scratch(codec, 6 * piece);
+    if (!memory) return 0;
+    *room = (Room){memory, memory + 3 * piece, memory + 4 * piece, memory + 5 * piece};
+    return 1;
+}
+
+/* Take a stored value apart and decrypt it into `room->text`. 0, or -1 where the reference reports a defect: no value,
+ * opened by no key or by several, or encrypted twice. */
+static int layout_opened(Codec *codec, const Cell *cell, Room *room, Parts *parts, int *under) {
+    const Layout *layout = &codec->layout;
+    parts->body = room->body;
+    if (taken_apart(layout, cell->text, cell->bytes, room->raw, parts) < 0) return -1;
+    int openers = 0;
+    for (int tried = 0; tried < codec->count; tried++) {
+        int at = (codec->recent + tried) % codec->count; /* most values of a batch are under the same key */
+        if (!decrypted(codec->versions[at].secret.decrypt, parts->nonce, parts->body, parts->bytes, room->other)) continue;
+        uint8_t *swapped = room->text;
+        room->text = room->other, room->other = swapped;
+        *under = at;
+        if (++openers > 1) return -1;
+    }
+    if (!openers) return -1;
+    codec->recent = *under;
+    Parts inner = {.body = room->other};
+    size_t size = parts->bytes - TAG;
+    if (taken_apart(layout, room->text, size, room->raw, &inner) < 0) return 0;
+    for (int at = 0; at < codec->count; at++)
+        if (decrypted(codec->versions[at].secret.decrypt, inner.nonce, inner.body, inner.bytes, room->raw)) return -1;
+    return 0;
+}
+
+/* Known only when the value is opened. */
+static int layout_stays(const Codec *codec, const Cell *cell) {
+    (void)codec, (void)cell;
+    return 0;
+}
+
+/* A value keeps its length. */
+static size_t layout_room(const Codec *codec, const Cell *cell) {
+    (void)codec;
+    return 4 + cell->bytes;
+}
+
+static int layout_check(Codec *codec, const Cell *cell, int *under) {
+    Room room;
+    Parts parts;
+    if (!take_room(codec, cell, &room)) return NO_MEMORY;
+    return layout_opened(codec, cell, &room, &parts, under) < 0 ? REFUSED : GOOD;
+}
+
+static int layout_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes) {
+    Room room;
+    Parts parts, again;
+    int under;
+    if (!take_room(codec, cell, &room)) return NO_MEMORY;
+    if (layout_opened(codec, cell, &room, &parts, &under) < 0) return REFUSED;
+    if (under == codec->target) {
+        *bytes = 0;
+        return GOOD;
+    }
+    size_t size = parts.bytes - TAG;
+    memcpy(parts.nonce, nonce, codec->layout.nonce_bytes);
+    if (!encrypted(codec->encrypt, parts.nonce, room.text, size, parts.body)) return UNVERIFIED;
+    *bytes = layout_room(codec, cell);
+    uint8_t *end = put_together(&codec->layout, &parts, cell->bytes, put_number(element, (uint32_t)(*bytes - 4)), room.raw);
+    AFTER_PACKING(element, *bytes);
+    /* `body` is free now: what was packed is read from where it was packed. */
+    again.body = room.body;
+    int good = end == element + *bytes && number_at(element) == *bytes - 4 &&
+               taken_apart(&codec->layout, element + 4, *bytes - 4, room.raw, &again) == 0 &&
+               again.bytes == size + TAG &&
+               decrypted(codec->verify.decrypt, again.nonce, again.body, again.bytes, room.other) &&
+               memcmp(room.other, room.text, size) == 0;
+    return good ? GOOD : UNVERIFIED;
+}
+
+static const Kind LAYOUT12 = {
+    12, layout12_set_key, layout12_set_target, layout_stays, layout_room, layout_check, layout_rewrite,
+};
+static const Kind LAYOUT16 = {
+    16, layout16_set_key, layout16_set_target, layout_stays, layout_room, layout_check, layout_rewrite,
+};
+
+/* ---- the declared layout ---- */
+
+/* ``(head, nonce bytes, ((encoding, parts, text after it), …))``. 0, or -1 with an exception. */
+static int set_layout(Codec *codec, PyObject *declared) {
+    Layout *layout = &codec->layout;
+    PyObject *groups;
+    const char *head, *parts, *after;
+    Py_ssize_t head_bytes, nonce_bytes, part_count, after_bytes;
+    if (!PyArg_ParseTuple(declared, "y#nO!", &head, &head_bytes, &nonce_bytes, &PyTuple_Type, &groups)) return -1;
+    Py_ssize_t count = PyTuple_Size(groups);
+    if (head_bytes > LONGEST_LITERAL || (nonce_bytes != 12 && nonce_bytes != 16) || count < 1 || count > MOST_PARTS) goto bad;
+    memcpy(layout->head, head, (size_t)head_bytes);
+    layout->head_bytes = layout->fixed_chars = (size_t)head_bytes;
+    layout->nonce_bytes = (size_t)nonce_bytes;
+    int seen = 0;
+    for (layout->count = 0; layout->count < count; layout->count++) {
+        Group *group = &layout->groups[layout->count];
+        if (!PyArg_ParseTuple(PyTuple_GetItem(groups, layout->count), "iy#y#", &group->encoding, &parts, &part_count, &after, &after_bytes))
+            return -1;
+        if (part_count < 1 || part_count > MOST_PARTS || after_bytes > LONGEST_LITERAL || group->encoding < B64 ||
+            group->encoding > HEX || (count > 1 && group->encoding != HEX))
+            goto bad;
+        for (group->count = 0; group->count < part_count; group->count++) {
+            char part = parts[group->count];
+            int bit = part == 'n' ? 1 : part == 't' ? 2 : part == 'c' ? 4 : 0;
+            if (!bit || seen & bit) goto bad;
+            seen |= bit;
+            group->parts[group->count] = part;
+            group->fixed_bytes += bit == 1 ? (size_t)nonce_bytes : bit == 2 ? TAG : 0;
+            group->grows |= bit == 4;
+        }
+        memcpy(group->after, after, (size_t)after_bytes);
+        group->after_bytes = (size_t)after_bytes;
+        layout->fixed_chars += group->after_bytes + (group->grows ? 0 : 2 * group->fixed_bytes);
+    }
+    if (seen == 7) return codec->kind = nonce_bytes == 12 ? &LAYOUT12 : &LAYOUT16, 0;
+bad:
+    PyErr_SetString(PyExc_ValueError, "a layout has each of n, t and c once, in one group, or in several of hex");
+    return -1;
+}
