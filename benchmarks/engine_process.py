@@ -10,12 +10,11 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from benchmarks.clinic import CLIENTS
+from benchmarks.clinic import CLIENTS, format_named
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.shard import rewrite_shard
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.tables import Shard
 
@@ -29,7 +28,7 @@ def main() -> None:
     ring, target, limits = store.read().ring(), KeyVersion.parse(job["target"]), Limits(**job["limits"])
     if job.get("emergency"):
         limits = limits.in_an_emergency()
-    table = replace(CLIENTS, format=FORMATS[job.get("format", CLIENTS.format.name)])
+    table = replace(CLIENTS, format=format_named(job.get("format", CLIENTS.format.name)))
     connecting = partial(connect, job["url"])
     before = os.times()
     processes = WorkerSettings(store)
