@@ -28,7 +28,7 @@ PLACES = {
 
 def prepared(connection: Connection, definition: str, ring: KeyRing, table: EncryptedTable) -> None:
     connection.execute(
-        "CREATE DOMAIN public.bytes AS bytea;"
+        "CREATE SCHEMA keyrotation; CREATE DOMAIN public.bytes AS bytea;"
         "CREATE DOMAIN public.document AS jsonb; CREATE DOMAIN public.tags AS varchar[]"
     )
     connection.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, c {definition}, n int)".encode())
@@ -37,27 +37,27 @@ def prepared(connection: Connection, definition: str, ring: KeyRing, table: Encr
 
 @pytest.mark.parametrize("values", FORMATS)
 @pytest.mark.parametrize("place", PLACES)
-def test_a_fence_reads_back_and_refuses_every_retired_version(migrated: Connection, values: str, place: str) -> None:
+def test_a_fence_reads_back_and_refuses_every_retired_version(either: Connection, values: str, place: str) -> None:
     (definition, where, put), ring = PLACES[place], ring_of(1, 2, 3, primary=3)
     value_format = FORMATS[values]
     table = EncryptedTable.of(TableName("public", "cases"), [where], value_format)
-    prepared(migrated, definition, ring, table)
+    prepared(either, definition, ring, table)
     fence = fence_of(value_format)
-    assert fence.fence(migrated, table, [V1, V2])
-    assert fence.fences(migrated, table) == (V1, V2)
+    assert fence.fence(either, table, [V1, V2])
+    assert fence.fences(either, table) == (V1, V2)
     insert = f"INSERT INTO public.cases VALUES (%s, {put}) ON CONFLICT (id) DO UPDATE SET c = excluded.c"
     for version, name in ((1, "v1"), (2, "v2")):
         old = seal(value_format, ring, version, "old")
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=f"key version {name} is retired") as refused:
-            migrated.execute(insert.encode(), (1, old))
+            either.execute(insert.encode(), (1, old))
         assert old[-12:] not in str(refused.value)
-    migrated.execute(insert.encode(), (1, seal(value_format, ring, 3, "new")))
-    migrated.execute(insert.encode(), (2, "v1 and v2: notes"))
-    migrated.execute("INSERT INTO public.cases (id) VALUES (3); UPDATE public.cases SET n = 1")
+    either.execute(insert.encode(), (1, seal(value_format, ring, 3, "new")))
+    either.execute(insert.encode(), (2, "v1 and v2: notes"))
+    either.execute("INSERT INTO public.cases (id) VALUES (3); UPDATE public.cases SET n = 1")
     old = seal(value_format, ring, 2, "old")
     with pytest.raises(psycopg.errors.InvalidTextRepresentation):
-        migrated.execute(insert.encode(), (1, old))
-    _is_lifted(migrated, table, value_format)
+        either.execute(insert.encode(), (1, old))
+    _is_lifted(either, table, value_format)
 
 
 def _is_lifted(connection: Connection, table: EncryptedTable, value_format: ValueFormat) -> None:
@@ -69,17 +69,17 @@ def _is_lifted(connection: Connection, table: EncryptedTable, value_format: Valu
 
 
 @pytest.mark.parametrize("values", FORMATS)
-def test_keys_of_every_spelling_are_fenced(migrated: Connection, values: str) -> None:
+def test_keys_of_every_spelling_are_fenced(either: Connection, values: str) -> None:
     ring, value_format = ring_of(1, 2, 3, primary=3), FORMATS[values]
     table = EncryptedTable.of(TableName("public", "cases"), [Place("c", ODD)], value_format)
-    prepared(migrated, "jsonb", ring, table)
-    assert fence_of(value_format).fence(migrated, table, [V1])
-    assert fence_of(value_format).fences(migrated, table) == (V1,)
+    prepared(either, "jsonb", ring, table)
+    assert fence_of(value_format).fence(either, table, [V1])
+    assert fence_of(value_format).fences(either, table) == (V1,)
     query = "%s::text"
     for _ in ODD:
         query = f"jsonb_build_object(%s::text, {query})"
     with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="v1 is retired"):
-        migrated.execute(
+        either.execute(
             f"INSERT INTO public.cases (id, c) SELECT 1, {query}".encode(), (*ODD, seal(value_format, ring, 1, "old"))
         )
 
@@ -95,27 +95,27 @@ def test_keys_of_every_spelling_are_fenced(migrated: Connection, values: str) ->
         ),
     ],
 )
-def test_a_column_that_became_another_one_is_not_fenced(migrated: Connection, values: str, change: str) -> None:
+def test_a_column_that_became_another_one_is_not_fenced(either: Connection, values: str, change: str) -> None:
     ring, value_format = ring_of(1, 2, 3, primary=3), FORMATS[values]
     table = EncryptedTable.of(TableName("public", "cases"), [Place("c", ("x",))], value_format)
-    prepared(migrated, "jsonb", ring, table)
-    assert fence_of(value_format).fence(migrated, table, [V1])
-    migrated.execute(change.encode())
-    assert fence_of(value_format).fences(migrated, table) == ()
-    migrated.execute("INSERT INTO public.cases (id, n) VALUES (1, 1)")
+    prepared(either, "jsonb", ring, table)
+    assert fence_of(value_format).fence(either, table, [V1])
+    either.execute(change.encode())
+    assert fence_of(value_format).fences(either, table) == ()
+    either.execute("INSERT INTO public.cases (id, n) VALUES (1, 1)")
 
 
-def test_the_triggers_over_a_column_of_text_are_as_they_were(migrated: Connection) -> None:
+def test_the_triggers_over_a_column_of_text_are_as_they_were(either: Connection) -> None:
     """Those of homes that were fenced before there were places read back, too."""
     table = EncryptedTable.of(TableName("public", "cases"), [Place("c")], FORMATS["fernet"])
-    prepared(migrated, "text", ring_of(1, 2, 3, primary=3), table)
-    assert fence_of(table.format).fence(migrated, table, [V1])
-    ((body,),) = migrated.execute("SELECT prosrc FROM pg_proc WHERE proname ~ '^refuse_retired_keys_'").fetchall()
+    prepared(either, "text", ring_of(1, 2, 3, primary=3), table)
+    assert fence_of(table.format).fence(either, table, [V1])
+    ((body,),) = either.execute("SELECT prosrc FROM pg_proc WHERE proname ~ '^refuse_retired_keys_'").fetchall()
     text = 'c::text COLLATE "C"'
     changed = f"CASE WHEN pg_typeof(NEW.c) = 25::regtype AND NEW.{text} IS DISTINCT FROM OLD.{text} THEN NEW.{text} END"
     handled = f"        changed := ARRAY[{changed}];\n    EXCEPTION WHEN undefined_column THEN\n"
     assert handled in str(body)
-    ((when,),) = migrated.execute(
+    ((when,),) = either.execute(
         "SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE tgname = 'keyrotation_retired_keys_update'"
     ).fetchall()
     assert 'WHEN (((old.c COLLATE "C") IS DISTINCT FROM (new.c COLLATE "C")))' in str(when)

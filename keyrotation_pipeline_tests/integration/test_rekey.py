@@ -131,6 +131,7 @@ def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary
         assert kept.newest == fresh
 
 
+@pytest.mark.extended
 def test_values_in_bytes_documents_and_arrays_are_made_anew_too(local_clinic: Clinic) -> None:
     connection, ring = local_clinic.connection, local_clinic.ring
     connection.execute("CREATE TABLE public.notes (id int PRIMARY KEY, raw bytea, doc jsonb, tags text[])")
