@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION
 from keyrotation_pipeline_tests.fakes import ProcessKilled
@@ -28,7 +29,7 @@ class TestSecret:
     """A secret, a client that looks past our adapter, and the adapter.
 
     Args:
-        variable: see `AwsSecret`.
+        variable, notation: see `AwsSecret`.
     """
 
     __test__ = False
@@ -36,6 +37,7 @@ class TestSecret:
     url: str
     client: Any
     variable: str | None = None
+    notation: KeyNotation = FERNET_NOTATION
 
     @property
     def region(self) -> str:
@@ -48,7 +50,8 @@ class TestSecret:
     def open(self) -> "AwsKeyStore":
         from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415
 
-        return AwsKeyStore(AwsSecret(self.name, self.prefix, REGION, self.url, self.variable), SystemClock())
+        secret = AwsSecret(self.name, self.prefix, REGION, self.url, self.variable, self.notation)
+        return AwsKeyStore(secret, SystemClock())
 
     def listed(self) -> str | None:
         """The application's own list."""

@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.ports.clock import Clock
@@ -75,7 +76,7 @@ class TestKeySecrets:
     """The Secrets of one key store, and the store.
 
     Args:
-        variable: see `KeySecrets`.
+        variable, notation: see `KeySecrets`.
     """
 
     __test__ = False
@@ -83,6 +84,7 @@ class TestKeySecrets:
     name: str
     kubeconfig: Path
     variable: str | None = None
+    notation: KeyNotation = FERNET_NOTATION
 
     @property
     def archive(self) -> str:
@@ -94,7 +96,7 @@ class TestKeySecrets:
         from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
-        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.variable)
+        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.variable, self.notation)
         return KubernetesKeyStore(secrets, clock or SystemClock())
 
     def listed(self) -> str | None:

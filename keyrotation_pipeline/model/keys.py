@@ -98,6 +98,7 @@ class StoredKeys:
         compromised: versions that applications must never encrypt under again.
         left_behind: archived versions whose key an earlier state of the store still gives; a sentence each.
         undelivered: why the application's own list is not that of the live keys; None: it is, or there is none.
+        foreign: that this list also holds keys which are not in the store; None: it holds none.
     """
 
     live: Mapping[KeyVersion, KeyEntry]
@@ -109,6 +110,7 @@ class StoredKeys:
     compromised: frozenset[KeyVersion] = frozenset()
     left_behind: Mapping[KeyVersion, str] = field(default_factory=dict)
     undelivered: str | None = None
+    foreign: str | None = None
 
     @classmethod
     def of(

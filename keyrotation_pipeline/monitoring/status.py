@@ -212,8 +212,8 @@ def _of_keys(pipeline: Pipeline, stored: StoredKeys, records: Sequence[KeyRecord
         tampered = [str(error)]
     else:
         tampered = []
-    undelivered = [] if stored.undelivered is None else [stored.undelivered]
-    return [*unnamed, *undelivered, *stored.left_behind.values(), *lost_keys(pipeline, stored, records), *tampered]
+    of_list = filter(None, (stored.undelivered, stored.foreign))
+    return [*unnamed, *of_list, *stored.left_behind.values(), *lost_keys(pipeline, stored, records), *tampered]
 
 
 def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:

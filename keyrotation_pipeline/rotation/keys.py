@@ -66,6 +66,11 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     registered = require_as_registered(pipeline, ring)
     stored = pipeline.keys.read()
     _require_same_primary(stored, ring, registered)
+    if stored.primary is not None and stored.undelivered is not None and not registered:
+        raise KeyStoreError(
+            f"the key store holds keys already, and they are not those of the application ({stored.undelivered}); give "
+            "this application a secret of its own, or correct its list"
+        )
     new = [version for version in ring.versions if version not in registered]
     for version in new:
         stored = _import(pipeline, stored, version, ring.material(version))

@@ -669,11 +669,6 @@ class File(Section):
                 f"[format] keys names {self.format.keys.env}, which the key store uses itself; have the application "
                 "read its list under another name, such as FERNET_KEYS"
             )
-        if self.format.name == AES_GCM.name and self.keys.store != "file":
-            raise ConfigurationError(
-                f'[keys] store = "{self.keys.store}" does not deliver the keys of "{AES_GCM.name}" yet; write '
-                'store = "file"'
-            )
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,8 @@ from cryptography.fernet import Fernet, MultiFernet
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.test_fernet import (
     CONFIRM,
     Application,
@@ -224,6 +226,7 @@ def test_a_store_that_lost_keys_or_its_list_is_made_whole_by_the_commands(
     stranger = Fernet.generate_key().decode()
     where.change_list(f"{new},{stranger}")
     assert "holds 1 key(s) that are not in the key store" in home.typed("preflight", "--all", exits=1)
+    assert "holds 1 key(s) that are not in the key store" in home.typed("status")
     back = finished(home, "rollback", request)
     assert listed() == [home.keys[0], stranger]
     where.change_list(home.keys[0])
@@ -258,3 +261,19 @@ def test_a_wrong_key_is_replaced_and_an_old_one_destroyed(
     stored = kept.place.open().read()
     assert (tuple(stored.live), tuple(stored.archived), stored.undelivered) == ((V3,), (), None)
     assert {each["state"] for each in home.shown("status")["key_versions"]} == {"destroyed", "active"}
+
+
+@pytest.mark.extended
+def test_keys_of_another_home_in_the_secret_are_not_taken_for_those_of_the_list(
+    new_secret: Callable[[], TestSecret], tmp_path: Path, database_url: str, officers: Officers, keys: list[str]
+) -> None:
+    """No value is there yet that could show whose they are."""
+    secret = new_secret()
+    text = json.dumps({"v1": base64_of(KeyMaterial.generate()), "primary": "v1", VARIABLE: ",".join(keys)})
+    secret.overwrite(text)
+    application = Application(database_url, lambda: secret.listed() or "", MultiFernet(list(map(Fernet, keys))))
+    home = written_home(tmp_path, officers, keys, application, CONFIRM + AwsPlace(secret).configuration())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("DELETE FROM users")
+    assert "give this application a secret of its own, or correct its list" in home.typed("init", exits=1)
+    assert secret.text() == text

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, as_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, by_commas
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.keys import KeyStore
@@ -117,8 +118,11 @@ def test_a_key_that_the_store_does_not_know_is_kept_at_the_end_and_named(place: 
     archive(store, V1)
     assert numbers(place) == [2, 8]
     (problem,) = store.preflight()
+    assert problem.sentence == store.read().foreign
     assert "holds 1 key(s) that are not in the key store" in problem.sentence
     assert not problem.fatal
+    place.change_list(as_list([key(2)]))
+    assert (store.read().foreign, store.preflight()) == (None, ())
 
 
 @pytest.mark.parametrize("text", ["hunter2", "[]", "null,"])
@@ -137,6 +141,18 @@ def test_a_list_in_which_a_key_is_twice_is_written_without(place: ListPlace) -> 
     place.change_list(f"{as_list([key(2), key(1)])},{as_list([key(2)])}")
     add(store, V4, key(4))
     assert numbers(place) == [2, 4, 1]
+
+
+def test_a_list_in_another_encoding_is_read_and_written_in_that(new_place: Callable[[], ListPlace]) -> None:
+    """As that of an application with values of its own has it."""
+    place = replace(new_place(), notation=by_commas(KeyEncoding.HEX))  # type: ignore[type-var]
+    store = place.open()
+    add(store, V1, key(1))
+    place.change_list("08" * 32)
+    set_primary(store, V1)
+    assert place.listed() == f"{'01' * 32},{'08' * 32}"
+    place.change_list(as_list([key(1)]))
+    assert "holds something else than keys" in str(store.read().undelivered)
 
 
 def test_a_damaged_key_leaves_the_list_as_it_is(place: ListPlace) -> None:

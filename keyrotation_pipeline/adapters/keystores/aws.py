@@ -262,10 +262,8 @@ class AwsKeyStore:
         return LiveSecret.of(self._id, found, self._secret.variable)
 
     def _of_list(self) -> Iterator[Problem]:
-        if self._list is not None:
-            seen = self._read_snapshot()
-            if foreign := self._list.foreign(seen.live.list_text(self._list.name), seen.stored):
-                yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
+        if self._list is not None and (foreign := self.read().foreign) is not None:
+            yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
 
     def _stored(self, live: LiveSecret, facts: SecretFacts, archived: dict[KeyVersion, KeyEntry]) -> StoredKeys:
         pending: dict[KeyVersion, KeyMaterial] = {}
@@ -290,7 +288,7 @@ class AwsKeyStore:
         stored = StoredKeys.of(known, archived, live.primary(), revision, pending, roster, compromised, left)
         if self._list is None:
             return stored
-        return dataclasses.replace(stored, undelivered=self._list.problem(live.list_text(self._list.name), stored))
+        return self._list.judged(live.list_text(self._list.name), stored)
 
     def _labelled(self, version: str, label: str) -> tuple[Mapping[KeyVersion, KeyMaterial], Collection[KeyMaterial]]:
         """Returns the keys in a version that is not current, by version and in the application's list.

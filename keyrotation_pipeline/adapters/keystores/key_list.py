@@ -6,7 +6,7 @@ one that the store does not know stays, at the end of the list, since values may
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
@@ -55,7 +55,11 @@ class KeyList:
             ) from None
         return self.notation.text_of([*ours, *foreign])
 
-    def problem(self, held: str | None, stored: StoredKeys) -> str | None:
+    def judged(self, held: str | None, stored: StoredKeys) -> StoredKeys:
+        """Returns the stored keys with what is wrong with the list."""
+        return replace(stored, undelivered=self._problem(held, stored), foreign=self._foreign(held, stored))
+
+    def _problem(self, held: str | None, stored: StoredKeys) -> str | None:
         """Returns why the application does not get the live keys in this list; None: it gets them."""
         try:
             wanted = self.renewed(held, stored.live, stored.primary, stored)
@@ -69,10 +73,10 @@ class KeyList:
             "`keyrotation init`"
         )
 
-    def foreign(self, held: str | None, stored: StoredKeys) -> str | None:
+    def _foreign(self, held: str | None, stored: StoredKeys) -> str | None:
         """Returns that the list holds keys which the store does not know; None: it holds none."""
         try:
-            others = self._others(held, stored.materials)
+            others = [] if stored.primary is None else self._others(held, stored.materials)
         except InvalidKeyError:
             return None
         if not others:

@@ -12,7 +12,7 @@ is in the archive, read back, before it leaves the live Secret, and stays in the
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.cluster import Access
 from keyrotation_pipeline.adapters.keystores import changes
@@ -226,7 +226,7 @@ class KubernetesKeyStore:
                     compromised=_compromised(live),
                 )
                 if self._list is not None:
-                    stored = replace(stored, undelivered=self._list.problem(self._list_in(live), stored))
+                    stored = self._list.judged(self._list_in(live), stored)
                 return _Snapshot(live, archive, stored)
         raise changes.conflict()
 
@@ -237,10 +237,8 @@ class KubernetesKeyStore:
         return text if text or not live.data[self._list.name] else "not text"
 
     def _of_list(self) -> Iterator[Problem]:
-        if self._list is not None:
-            seen = self._read_snapshot()
-            if foreign := self._list.foreign(self._list_in(seen.live), seen.stored):
-                yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
+        if self._list is not None and (foreign := self.read().foreign) is not None:
+            yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
 
     def _change(
         self,
