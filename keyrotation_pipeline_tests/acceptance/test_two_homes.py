@@ -259,3 +259,8 @@ def test_a_home_does_not_begin_again_under_another_schema(homes: tuple[Home, Hom
         wanted = f"are in the schema {NATIVE}; write" if command == "init" else "has no schema another yet"
         assert wanted in native.folder.printed[-1]
     assert native.files() == before
+    with psycopg.connect(native.url, autocommit=True) as connection:
+        connection.execute(f'ALTER SCHEMA "{NATIVE}" RENAME TO another')
+    assert f"schema {NATIVE}, and this is " in native.typed("status", "--exit-code", expect=1)
+    native.typed("request", "--reason", "x", expect=1)
+    assert "run `keyrotation reconcile`" in native.folder.printed[-1]
