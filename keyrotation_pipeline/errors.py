@@ -83,6 +83,10 @@ class InvalidLayoutError(KeyRotationError):
     """A declared layout of values, or their associated data, is not one, or is ambiguous."""
 
 
+class InvalidBindingError(KeyRotationError):
+    """What a value is bound to is not known, or cannot be written unambiguously."""
+
+
 class UnencryptedValueError(KeyRotationError):
     """An encrypted column holds a value that is not encrypted."""
 

@@ -6,7 +6,7 @@ from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit_state import AuditState, ImpossibleError, require, require_lines
 from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.requests import RequestAction, held_in
 
 _CHANGING_STATES = (RequestAction.ROTATE, RequestAction.ROLLBACK, RequestAction.RECONCILE)
@@ -17,6 +17,8 @@ def _registered(state: AuditState, entry: AuditEntry, fact: KeyRegistered) -> No
     if entry.request is not None:
         state.require_running(entry.request)
     require(fact.version not in state.keys, f"registers {fact.version} again")
+    other = other_generation(fact.version, fact.fingerprint, state.keys.values())
+    require(other is None, f"registers {fact.version} next to {other}, for both generations of the format")
     require(fact.state not in LOST, f"registers {fact.version} as {fact.state}")
     _require_only_active(state, fact.version, fact.state)
     state.keys[fact.version] = KeyRecord(fact.version, fact.state, fact.fingerprint, fact.created_at)
@@ -56,6 +58,8 @@ def _replaced(state: AuditState, entry: AuditEntry, fact: KeyReplaced) -> None:
     if record is None or record.fingerprint != fact.before:
         raise ImpossibleError(f"replaces {fact.version}, which is not registered so")
     require(record.state is not KeyState.DESTROYED, f"replaces {fact.version}, which is destroyed")
+    other = other_generation(fact.version, fact.after, state.keys.values())
+    require(other is None, f"gives {fact.version} the key of {other}, for both generations of the format")
     by = state.require_running(entry.request, RequestAction.REPLACE_KEY)
     require_lines(state.texts[by.id], {"From": f"{fact.version} {fact.before}", "To": f"{fact.version} {fact.after}"})
     state.keys[fact.version] = replace(record, fingerprint=fact.after)

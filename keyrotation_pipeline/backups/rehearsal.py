@@ -119,7 +119,7 @@ class _Walked:
 def _carried_out(stage: RehearsalStage, stages: Stages, report: Report) -> _Walked:
     pipeline = stage.pipeline
     registered = pipeline.ledger.keys()
-    walked = _Walked(max(record.version for record in registered).next())
+    walked = _Walked(pipeline.tables[0].format.next_of(max(record.version for record in registered)))
     try:
         with stages.plainly():
             walk = open_request(pipeline, reason="Rehearsal", requested_by="rehearsal")

@@ -172,13 +172,18 @@ def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> t
     """The tables declared then, with the columns declared now, so that a column that was forgotten then is included."""
     there = {each.name for each in restored.content.relations}
     places: dict[TableName, dict[Place, None]] = {}
+    labels: dict[TableName, dict[str, str]] = {}
     formats: dict[TableName, ValueFormat] = {}
     present = {table.format.name: table.format for table in pipeline.tables}  # with its options
     for table in (*(each.table for each in dump.tables), *pipeline.tables):
         if table.name in there:
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
+            labels.setdefault(table.name, {}).update(table.bindings)
             formats.setdefault(table.name, present.get(table.format.name, table.format))
-    return tuple(EncryptedTable.of(name, tuple(found), formats[name]) for name, found in places.items())
+    return tuple(
+        replace(EncryptedTable.of(name, tuple(found), formats[name]), bindings=tuple(sorted(labels[name].items())))
+        for name, found in places.items()
+    )
 
 
 def _rekeyable(restored: RestoredDump) -> RekeyableDump:

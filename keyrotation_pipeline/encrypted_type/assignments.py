@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 from sqlalchemy.engine import Dialect
 from sqlalchemy.schema import DefaultClause
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.dml import Insert
+from sqlalchemy.sql.dml import Insert, Update
 from sqlalchemy.sql.elements import (
     BindParameter,
     Cast,
@@ -76,6 +76,37 @@ def refuse_sharing(compiled: SQLCompiler) -> None:
                     "value; give each column a parameter of its own, or its value"
                 )
             )
+
+
+def copied_between_labels(compiled: SQLCompiler) -> list[EncryptedType]:
+    """Returns the types of columns that a statement fills with the stored value of a column with another label.
+
+    In the second generation such a value would open nowhere. A parameter that two columns share is such a value, too.
+    """
+    state: Any = compiled.compile_state
+    found: list[EncryptedType] = []
+    if state is not None and isinstance(state.statement, Insert | Update):
+        for key, value, _ in _assignments(state):
+            column = _column(state.statement.table, key)
+            wanted = None if column is None else encrypted(column.type, compiled.dialect)
+            if wanted is not None and _labels_in(value, compiled.dialect) - {wanted.binding}:
+                found.append(wanted)
+    labels: dict[str, str | None] = {}
+    for parameter, name in compiled.bind_names.items():
+        type_ = encrypted(parameter.type, compiled.dialect)
+        if type_ is not None and labels.setdefault(name, type_.binding) != type_.binding:
+            found.append(type_)
+    return found
+
+
+def _labels_in(value: Any, dialect: Dialect) -> set[str | None]:  # noqa: ANN401
+    if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
+        value = value.__clause_element__()
+    if not isinstance(value, ClauseElement):
+        return set()
+    columns = (each for each in iterate(value) if isinstance(each, ColumnClause))
+    types = (encrypted(column.type, dialect) for column in columns)
+    return {each.binding for each in types if each is not None}
 
 
 def _assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
+from sqlalchemy import Column, Table, event
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, Null
@@ -11,6 +12,7 @@ from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import (
     EncryptedComparisonError,
+    InvalidBindingError,
     InvalidKeyError,
     KeyRingUnavailableError,
     KeyRotationError,
@@ -18,8 +20,9 @@ from keyrotation_pipeline.errors import (
     PlaintextTypeError,
     UnencryptedValueError,
 )
+from keyrotation_pipeline.fieldcrypto.binding import checked_label, default_label
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import FailedReads, OldReads
 
@@ -71,7 +74,11 @@ class _NullOnly(TypeDecorator.Comparator[Any]):
 
 
 class EncryptedType(TypeDecorator[str]):
-    """Text that is stored as ``v<N>:<nonce>:<ciphertext ‖ tag>`` (AES-256-GCM).
+    """Text that is stored as ``v<N>:<nonce>:<ciphertext ‖ tag>`` (AES-256-GCM), or in the second generation.
+
+    Both generations are read at all times; the ring's primary says which one is written. A value of the second opens
+    only in its own column: it is bound to the column's label, ``table.column`` (``schema.table.column`` outside the
+    schema `public`) as the `Table` names them.
 
     None is NULL; the empty text is encrypted like any other, and a stored empty text reads as such. Sorting, grouping
     and DISTINCT on such a column see only ciphertext; ``cast(column, Text)`` selects the stored value.
@@ -81,16 +88,18 @@ class EncryptedType(TypeDecorator[str]):
         legacy: ``"passthrough"`` returns values that were never encrypted unchanged, during a first migration. A
             damaged value of ours still raises.
         length: width of a ``varchar`` (see `ciphertext_length`); absent: ``text``.
+        binding: the label, where it is not the column's name: after a renaming, or where the type is no column's own.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
         UnencryptedValueError, MalformedCiphertextError: the stored text is not a value of ours.
         UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
         KeyRingUnavailableError: `key_ring` raised an error of its own.
+        InvalidBindingError: a value of the second generation, and no label.
     """
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
-    # The cache key of a statement holds key_ring, legacy and length, so no statement meets another column's ring.
+    # The cache key of a statement holds key_ring, legacy, length and binding, so no statement meets another column's.
     cache_ok = True
     comparator_factory = _NullOnly
 
@@ -99,6 +108,7 @@ class EncryptedType(TypeDecorator[str]):
         key_ring: KeyRing | Callable[[], KeyRing],
         legacy: Literal["passthrough"] | None = None,
         length: int | None = None,
+        binding: str | None = None,
     ) -> None:
         if not isinstance(key_ring, KeyRing) and not callable(key_ring):
             raise InvalidKeyError("EncryptedType takes a KeyRing or what gives one; pass an EnvironmentKeyRing, say")
@@ -112,13 +122,30 @@ class EncryptedType(TypeDecorator[str]):
         self.key_ring = key_ring
         self.legacy = legacy
         self.length = length
+        self.binding = None if binding is None else checked_label(binding)
+        self._declares_binding = binding is not None
+
+    def bound_to(self, schema: str | None, table: str, column: str) -> "EncryptedType":
+        """Returns the type for one column: the same where a label was declared."""
+        if self._declares_binding:
+            return self
+        bound = self.copy()
+        try:
+            bound.binding = default_label(schema, table, column)
+        except InvalidBindingError:  # said when a value of the second generation is met
+            bound.binding = None
+        return bound
+
+    def holds_second_generation(self) -> bool:
+        """Returns whether the current ring has a key of the second generation."""
+        return any(version.generation == SECOND for version in self._current_ring().versions)
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
         """Encrypts one value on its way to the database."""
         if value is None:
             return None
         try:
-            return encrypt(self._current_ring(), _string(value, "encrypts"))
+            return encrypt(self._current_ring(), _string(value, "encrypts"), self.binding)
         except KeyRotationError as error:
             raise unwrapped(error) from None
 
@@ -144,7 +171,7 @@ class EncryptedType(TypeDecorator[str]):
     def _decrypted(self, ring: KeyRing, stored: str) -> str | None:
         """Returns the plaintext; None for a value that may pass unchanged."""
         try:
-            plaintext = decrypt(ring, stored)
+            plaintext = decrypt(ring, stored, self.binding)
         except MalformedCiphertextError:
             if looks_encrypted(stored):
                 raise
@@ -166,6 +193,13 @@ class EncryptedType(TypeDecorator[str]):
         except Exception as error:  # noqa: BLE001 - SQLAlchemy would print the plaintext parameters with any other
             failure = type(error).__name__
         raise KeyRingUnavailableError(f"the key ring provider failed with {failure}; call it alone to see why")
+
+
+@event.listens_for(Column, "after_parent_attach")
+def _bind(column: Column[Any], parent: object) -> None:
+    """Gives a column of a table a type of its own, which knows the column's label."""
+    if isinstance(parent, Table) and isinstance(column.type, EncryptedType):
+        column.type = column.type.bound_to(parent.schema, parent.name, column.name)
 
 
 def _string(value: object, verb: str) -> str:

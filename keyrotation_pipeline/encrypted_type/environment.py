@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import (
     COMPROMISED_VARIABLE,
     FIRST_KEY_VARIABLE,
@@ -69,7 +69,7 @@ __all__ = ["MountedKeyRing"]
 # Kubernetes swaps this link in a mounted Secret or ConfigMap: the files behind it all belong to one update.
 KUBERNETES_LINK = "..data"
 _NAMED = {"primary": PRIMARY_VARIABLE, "compromised": COMPROMISED_VARIABLE}
-_KEY_FILE = re.compile(r"(v[1-9][0-9]{0,5})\.key", re.ASCII)
+_KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key", re.ASCII)
 
 
 class MountedKeyRing:

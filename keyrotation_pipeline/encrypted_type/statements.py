@@ -1,17 +1,22 @@
 """Checks every statement before it is sent, once for each form that SQLAlchemy caches."""
 
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.sql.compiler import Compiled, SQLCompiler
 from sqlalchemy.sql.dml import Insert, Update
 
-from keyrotation_pipeline.encrypted_type.assignments import refuse_assigning, refuse_sharing
+from keyrotation_pipeline.encrypted_type.assignments import copied_between_labels, refuse_assigning, refuse_sharing
+from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import refuse_computing
+from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.errors import EncryptedExpressionError
 
 _checked: WeakSet[Compiled] = WeakSet()
+# Statements that copy stored values between columns with different labels, and the types of these columns.
+_copying: WeakKeyDictionary[Compiled, list[EncryptedType]] = WeakKeyDictionary()
 
 
 # SQLAlchemy asks a column's type how to send a *value*, but not what to do with a SQL expression. This event fires for
@@ -26,15 +31,30 @@ def check(connection: object, cursor: Any, statement: str, parameters: object, c
         EncryptedExpressionError: names the column, and says what to write instead.
     """
     compiled = context.compiled if context is not None else None
-    if compiled is None or compiled in _checked:
+    if compiled is None or not isinstance(compiled, SQLCompiler):
         return
-    if isinstance(compiled, SQLCompiler):
-        try:
+    try:
+        if compiled not in _checked:
             _check_compiled(compiled)
-        except BaseException:
-            cursor.close()
-            raise
+            if copying := copied_between_labels(compiled):
+                _copying[compiled] = copying
+        if compiled in _copying:
+            _refuse_copying(_copying[compiled])  # each time: the key ring changes
+    except BaseException:
+        cursor.close()
+        raise
     _checked.add(compiled)
+
+
+def _refuse_copying(types: list[EncryptedType]) -> None:
+    for each in types:
+        if each.holds_second_generation():
+            raise unwrapped(
+                EncryptedExpressionError(
+                    f"the statement stores in the column bound as {each.binding} what is encrypted for another column, "
+                    "where it could never be read; read the value, and write it"
+                )
+            )
 
 
 def _check_compiled(compiled: SQLCompiler) -> None:

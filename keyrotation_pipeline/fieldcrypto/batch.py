@@ -12,15 +12,17 @@ from typing import cast
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, NONCE_CHARS, TAG_BYTES, KeyVersion
+from keyrotation_pipeline.fieldcrypto.binding import associated_data
+from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 Value = bytes | None
+# Of columns, in order; None: a column whose names make no unambiguous label, and for which none was declared.
+Labels = Sequence[str | None]
 # How many values of a column decrypt under each version; None: empty strings.
 Held = Counter[KeyVersion | None]
 
-_SHORTEST_BYTES = NONCE_BYTES + TAG_BYTES
 _COLON = ord(":")
 
 FAULTY_MACHINE = (
@@ -67,12 +69,18 @@ class Rewriter:
 
     Args:
         ring: holds `target` and every version to read.
+        labels: of the columns, in the order of a batch, which values of the second generation are bound to; none
+            where there are no such values.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion) -> None:
-        self._decrypt = {str(version).encode(): ring.cipher(version).decrypt for version in ring.versions}
+    def __init__(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> None:
+        self._versions = {str(version).encode(): version for version in ring.versions}
+        self._decrypt = {name: ring.cipher(version).decrypt for name, version in self._versions.items()}
         self._target = ring.cipher(target)
+        self._generation = target.generation
         self._prefix = target.prefix.encode()
+        self._target_version = target
+        self._labels = labels
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
         """Re-encrypts one batch.
@@ -81,7 +89,7 @@ class Rewriter:
             columns: stored values as the database's bytes, one sequence a column, all of the same length.
         """
         # One call for the whole batch; the buffer is used once, whether the batch succeeds or not.
-        sizes = [len(values) * NONCE_BYTES for values in columns]
+        sizes = [len(values) * self._generation.nonce_bytes for values in columns]
         buffer = os.urandom(sum(sizes))
         failures: list[Failure] = []
         rewritten = [
@@ -97,42 +105,43 @@ class Rewriter:
 
     def _check_column(self, number: int, column: Sequence[Value], failures: list[Failure]) -> Held:
         present = [(row, value) for row, value in enumerate(column) if value]
-        if self._open_all([value for _, value in present]) is None:
+        if self._open_all(number, [value for _, value in present]) is None:
             opened = [self._try_to_open(value, row, number, failures) for row, value in present]
             present = [each for each, plaintext in zip(present, opened, strict=True) if plaintext is not None]
-        names = Counter(value.partition(b":")[0].decode() for _, value in present)
-        held: Held = Counter({KeyVersion.parse(name): count for name, count in names.items()})
+        names = Counter(value.partition(b":")[0] for _, value in present)
+        held: Held = Counter({self._versions[name]: count for name, count in names.items()})
         held[None] = column.count(b"")
         return +held
 
     def _rewrite_column(
         self, number: int, values: Sequence[Value], nonces: bytes, failures: list[Failure]
     ) -> list[Value]:
-        if new := self._rewrite_all(values, nonces):  # the usual case
+        if new := self._rewrite_all(number, values, nonces):  # the usual case
             return new
         rows = [row for row, value in enumerate(values) if value and not value.startswith(self._prefix)]
         chosen = [values[row] or b"" for row in rows]
-        new = self._rewrite_all(chosen, nonces[: len(rows) * NONCE_BYTES])
+        size = self._generation.nonce_bytes
+        new = self._rewrite_all(number, chosen, nonces[: len(rows) * size])
         if new is None:
             opened = [self._try_to_open(value, row, number, failures) for row, value in zip(rows, chosen, strict=True)]
             rows = [row for row, plaintext in zip(rows, opened, strict=True) if plaintext is not None]
             plaintexts = [plaintext for plaintext in opened if plaintext is not None]
-            new = self._encrypt_all(plaintexts, nonces[: len(rows) * NONCE_BYTES])
+            new = self._encrypt_all(number, plaintexts, nonces[: len(rows) * size])
         rewritten: list[Value] = [None] * len(values)
         for row, value in zip(rows, new, strict=True):
             rewritten[row] = value
         return rewritten
 
-    def _rewrite_all(self, values: Sequence[Value], nonces: bytes) -> list[Value] | None:
+    def _rewrite_all(self, number: int, values: Sequence[Value], nonces: bytes) -> list[Value] | None:
         """Re-encrypts every value of a column; None if some stay unchanged or the fast path cannot open one."""
         if None in values or b"" in values:
             return None
         if values and values[0] and values[0].startswith(self._prefix):
             return None
-        plaintexts = self._open_all(cast("Sequence[bytes]", values))
-        return None if plaintexts is None else self._encrypt_all(plaintexts, nonces)
+        plaintexts = self._open_all(number, cast("Sequence[bytes]", values))
+        return None if plaintexts is None else self._encrypt_all(number, plaintexts, nonces)
 
-    def _open_all(self, values: Sequence[bytes]) -> list[bytes] | None:
+    def _open_all(self, number: int, values: Sequence[bytes]) -> list[bytes] | None:
         """Returns the plaintexts if all values are well-formed, authentic and under one version; else None.
 
         The hot loop, in which each step is one call over all values. While all of them are good, a value costs three
@@ -141,67 +150,82 @@ class Rewriter:
         if not values:
             return []
         version = values[0].partition(b":")[0]
-        decrypt = self._decrypt.get(version)
-        parts = _split_values(values, version) if decrypt else None
-        if decrypt is None or parts is None:
+        known = self._versions.get(version)
+        parts = _split_values(values, version, known.generation) if known else None
+        if known is None or parts is None:
             return None
         try:
-            return list(map(decrypt, *parts, repeat(None)))
+            return list(map(self._decrypt[version], *parts, repeat(self._bound(number, known))))
         except InvalidTag:
             return None
 
-    def _encrypt_all(self, plaintexts: list[bytes], nonces: bytes) -> list[Value]:
+    def _encrypt_all(self, number: int, plaintexts: list[bytes], nonces: bytes) -> list[Value]:
         """Encrypts plaintexts to stored values, each decrypted again and compared."""
-        each_nonce = _cut(nonces, NONCE_BYTES)
-        bodies = list(map(self._target.encrypt, each_nonce, plaintexts, repeat(None)))
-        if not self._is_intact(each_nonce, bodies, plaintexts):
+        each_nonce = _cut(nonces, self._generation.nonce_bytes)
+        bound = self._bound(number, self._target_version)
+        bodies = list(map(self._target.encrypt, each_nonce, plaintexts, repeat(bound)))
+        if not self._is_intact(each_nonce, bodies, plaintexts, bound):
             raise KeyRotationError(FAULTY_MACHINE)
         prefix = self._prefix
         # A nonce fills its base64 characters exactly, so all nonces can be encoded in one call.
-        encoded_nonces = _cut(b2a_base64(nonces, newline=False), NONCE_CHARS)
+        encoded_nonces = _cut(b2a_base64(nonces, newline=False), self._generation.nonce_chars)
         return [
             b"".join((prefix, nonce, b":", b2a_base64(body, newline=False)))
             for nonce, body in zip(encoded_nonces, bodies, strict=True)
         ]
 
-    def _is_intact(self, nonces: list[bytes], bodies: list[bytes], plaintexts: list[bytes]) -> bool:
+    def _is_intact(
+        self, nonces: list[bytes], bodies: list[bytes], plaintexts: list[bytes], bound: bytes | None
+    ) -> bool:
         try:
-            return list(map(self._target.decrypt, nonces, bodies, repeat(None))) == plaintexts
+            return list(map(self._target.decrypt, nonces, bodies, repeat(bound))) == plaintexts
         except InvalidTag:
             return False
 
+    def _bound(self, column: int, version: KeyVersion) -> bytes | None:
+        """What the values of a column under a version are authenticated with."""
+        return associated_data(version, self._labels[column] if self._labels else None)
+
     def _try_to_open(self, value: bytes, row: int, column: int, failures: list[Failure]) -> bytes | None:
         try:
-            return self._open(value) if value else None
+            return self._open(column, value) if value else None
         except UnusableValueError as error:
             failures.append(Failure(row, column, error.defect))
             return None
 
-    def _open(self, value: bytes) -> bytes:
+    def _open(self, column: int, value: bytes) -> bytes:
         """Decrypts a stored value under the version that it names, accepting exactly the value grammar."""
-        version, _, encoded = value.partition(b":")
-        # A nonce of 12 bytes fills its 16 characters exactly, so without the colon both parts are one base64 text.
+        name, _, encoded = value.partition(b":")
+        version = _version(name)
+        if version is None:
+            raise UnusableValueError(NOT_A_VALUE)
+        nonce_bytes, nonce_chars = version.generation.nonce_bytes, version.generation.nonce_chars
+        # A nonce fills its characters exactly, so without the colon both parts are one base64 text.
         joined = encoded.replace(b":", b"", 1)
         raw = _decoded(joined)
         # Encoding it again gives the same text only if it was canonical: no white space, other alphabet or stray bits.
-        if len(raw) < _SHORTEST_BYTES or encoded[NONCE_CHARS] != _COLON or b2a_base64(raw, newline=False) != joined:
+        whole = len(raw) >= nonce_bytes + version.generation.overhead_bytes and encoded[nonce_chars] == _COLON
+        if not whole or b2a_base64(raw, newline=False) != joined:
             raise UnusableValueError(NOT_A_VALUE)
-        decrypt = self._decrypt.get(version)
+        decrypt = self._decrypt.get(name)
         if decrypt is None:
-            raise UnusableValueError(_unknown(version))
+            raise UnusableValueError(Defect(DefectKind.UNKNOWN_VERSION, version))
         try:
-            return decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], None)
+            return decrypt(raw[:nonce_bytes], raw[nonce_bytes:], self._bound(column, version))
         except InvalidTag:
             pass
-        raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, KeyVersion.parse(version.decode())))
+        raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, version))
 
 
-def _split_values(values: Sequence[bytes], version: bytes) -> tuple[list[bytes], list[bytes]] | None:
+def _split_values(
+    values: Sequence[bytes], version: bytes, generation: Generation
+) -> tuple[list[bytes], list[bytes]] | None:
     """Splits values into nonces and bodies; returns None unless all are well-formed and under `version`."""
-    head = len(version) + NONCE_CHARS + 2
+    chars = generation.nonce_chars
+    head = len(version) + chars + 2
     parts = b"".join([value[:head] for value in values]).split(b":")
     encoded_nonces, encoded_bodies = parts[1::2], [value[head:] for value in values]
-    if parts[:-1:2].count(version) != len(values) or set(map(len, encoded_nonces)) != {NONCE_CHARS}:
+    if parts[:-1:2].count(version) != len(values) or set(map(len, encoded_nonces)) != {chars}:
         return None
     try:
         nonces, bodies = a2b_base64(b"".join(encoded_nonces)), list(map(a2b_base64, encoded_bodies))
@@ -210,7 +234,7 @@ def _split_values(values: Sequence[bytes], version: bytes) -> tuple[list[bytes],
     # Encoding them again gives the same text only if they were canonical: no white space, other alphabet or stray bits.
     canonical = b2a_base64(nonces, newline=False) == b"".join(encoded_nonces)
     canonical = canonical and b"".join(map(b2a_base64, bodies)) == b"\n".join([*encoded_bodies, b""])
-    return (_cut(nonces, NONCE_BYTES), bodies) if canonical else None
+    return (_cut(nonces, generation.nonce_bytes), bodies) if canonical else None
 
 
 def _cut(joined: bytes, size: int) -> list[bytes]:
@@ -224,8 +248,8 @@ def _decoded(text: bytes) -> bytes:
         return b""
 
 
-def _unknown(version: bytes) -> Defect:
+def _version(name: bytes) -> KeyVersion | None:
     try:
-        return Defect(DefectKind.UNKNOWN_VERSION, KeyVersion.parse(version.decode("ascii")))
+        return KeyVersion.parse(name.decode("ascii"))
     except (KeyRotationError, UnicodeDecodeError):
-        return NOT_A_VALUE
+        return None

@@ -1,4 +1,8 @@
-"""Encrypts and decrypts one field with AES-256-GCM, a random 96-bit nonce and no associated data."""
+"""Encrypts and decrypts one field.
+
+In the first generation with AES-256-GCM, a random 96-bit nonce and no associated data; in the second with
+KC-XAES-256-GCM, a random 192-bit nonce, and the column's label as associated data (`xaes`, `binding`).
+"""
 
 import os
 
@@ -10,42 +14,53 @@ from keyrotation_pipeline.errors import (
     PlaintextEncodingError,
     UnknownKeyVersionError,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, Ciphertext, KeyVersion, parse
+from keyrotation_pipeline.fieldcrypto.binding import associated_data
+from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
 
-def encrypt(ring: KeyRing, plaintext: str) -> str:
-    """Encrypts a text (also the empty one) under the ring's primary.
+def encrypt(ring: KeyRing, plaintext: str, label: str | None = None) -> str:
+    """Encrypts a text (also the empty one) under the ring's primary, in the generation that the primary names.
+
+    Args:
+        label: of the column, which only the second generation binds.
 
     Returns:
-        The stored form, ``v<N>:<nonce>:<ciphertext ‖ tag>``.
+        The stored form, ``v<N>:<nonce>:<ciphertext ‖ tag>`` or ``v<N>x:<nonce>:<ciphertext ‖ tag ‖ commitment>``.
 
     Raises:
         PlaintextEncodingError: the text holds a lone surrogate, which UTF-8 cannot carry.
+        InvalidBindingError: the second generation needs a label.
     """
-    nonce = os.urandom(NONCE_BYTES)
-    body = ring.cipher(ring.primary).encrypt(nonce, _utf8(plaintext), None)
+    nonce = os.urandom(ring.primary.generation.nonce_bytes)
+    bound = associated_data(ring.primary, label)
+    body = ring.cipher(ring.primary).encrypt(nonce, _utf8(plaintext), bound)
     return str(Ciphertext(ring.primary, nonce, body))
 
 
-def decrypt(ring: KeyRing, stored: str) -> str:
+def decrypt(ring: KeyRing, stored: str, label: str | None = None) -> str:
     """Decrypts a stored value under the version that it names.
 
+    Args:
+        label: of the column that it was read from.
+
     Raises:
+        InvalidBindingError: it is of the second generation, and there is no label.
         MalformedCiphertextError: it does not match the value grammar.
         UnknownKeyVersionError: the ring does not hold its version.
         DecryptionError: it fails authentication.
         PlaintextEncodingError: the plaintext is not UTF-8.
     """
     value = parse(stored)
-    return _text(_opened(ring, value), value)
+    return _text(_opened(ring, value, label), value)
 
 
-def _opened(ring: KeyRing, value: Ciphertext) -> bytes:
+def _opened(ring: KeyRing, value: Ciphertext, label: str | None) -> bytes:
     cipher = ring.cipher(value.version)
+    bound = associated_data(value.version, label)
     try:
-        return cipher.decrypt(value.nonce, value.body, None)
+        return cipher.decrypt(value.nonce, value.body, bound)
     except InvalidTag:
         raise DecryptionError(str(value.version)) from None
 
@@ -74,23 +89,27 @@ def _text(plaintext: bytes, value: Ciphertext) -> str:
     )
 
 
-def plaintext(ring: KeyRing, stored: str) -> bytes | Defect:
+def plaintext(ring: KeyRing, stored: str, label: str | None) -> bytes | Defect:
     """Returns the plaintext of a stored value, or what is wrong with the value."""
     value = parsed(stored)
     if value is None:
         return NOT_A_VALUE
     try:
-        return _opened(ring, value)
+        return _opened(ring, value, label)
     except UnknownKeyVersionError:
         return Defect(DefectKind.UNKNOWN_VERSION, value.version)
     except DecryptionError:
         return Defect(DefectKind.NOT_AUTHENTIC, value.version)
 
 
-def opened_by(ring: KeyRing, value: Ciphertext) -> KeyVersion | None:
-    """Returns the version whose key authenticates a value: the one it names, else any other in the ring, else None."""
-    candidates = sorted(ring.versions, key=lambda each: each != value.version)
-    return next((version for version in candidates if _authenticates(ring, version, value)), None)
+def opened_by(ring: KeyRing, value: Ciphertext, label: str | None) -> KeyVersion | None:
+    """Returns the version whose key authenticates a value: the one it names, else any other in the ring, else None.
+
+    Others are those of the same generation: a value says which cipher it is of.
+    """
+    same = (each for each in ring.versions if each.generation == value.version.generation)
+    candidates = sorted(same, key=lambda each: each != value.version)
+    return next((version for version in candidates if _authenticates(ring, version, value, label)), None)
 
 
 def parsed(stored: str) -> Ciphertext | None:
@@ -101,9 +120,9 @@ def parsed(stored: str) -> Ciphertext | None:
         return None
 
 
-def _authenticates(ring: KeyRing, version: KeyVersion, value: Ciphertext) -> bool:
+def _authenticates(ring: KeyRing, version: KeyVersion, value: Ciphertext, label: str | None) -> bool:
     try:
-        ring.cipher(version).decrypt(value.nonce, value.body, None)
+        ring.cipher(version).decrypt(value.nonce, value.body, associated_data(version, label))
     except InvalidTag:
         return False
     return True

@@ -38,6 +38,7 @@ extern int EVP_CIPHER_CTX_ctrl(EVP_CIPHER_CTX *, int, int, void *);
 extern int EVP_CipherUpdate(EVP_CIPHER_CTX *, uint8_t *, int *, const uint8_t *, int);
 extern int EVP_CipherFinal_ex(EVP_CIPHER_CTX *, uint8_t *, int *);
 extern const EVP_CIPHER *EVP_aes_128_cbc(void);
+extern const EVP_CIPHER *EVP_aes_256_ecb(void);
 extern int EVP_CIPHER_CTX_set_padding(EVP_CIPHER_CTX *, int);
 extern EVP_MAC *EVP_MAC_fetch(void *, const char *, const char *);
 extern void EVP_MAC_free(EVP_MAC *);
@@ -60,7 +61,7 @@ extern const char *OpenSSL_version(int);
 #define AFTER_PACKING(element, bytes)
 #endif
 
-enum { KEY = 32, LONGEST_NAME = 7, LONGEST_STAMP = 8 };
+enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
 
@@ -68,10 +69,12 @@ enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
 typedef struct {
     EVP_CIPHER_CTX *decrypt;
     EVP_MAC_CTX *mac; /* NULL where the cipher authenticates */
+    EVP_CIPHER_CTX *block; /* of the second generation: single blocks, from which each value's key is derived */
+    uint8_t subkey[AES_BLOCK]; /* CMAC's first, with it */
 } Secret;
 
 typedef struct {
-    char name[LONGEST_NAME + 1]; /* "v2" */
+    char name[LONGEST_NAME + 1]; /* "v2" or "v2x" */
     size_t name_bytes;
     Secret secret;
 } Version;
@@ -105,8 +108,8 @@ typedef struct codec Codec;
 
 /* A format: what differs between values. */
 typedef struct {
-    size_t nonce_bytes;                                       /* random ones that each new value needs */
-    int (*set_key)(const uint8_t *key, Secret *secret);       /* 0: OpenSSL cannot */
+    size_t nonce_bytes;                                       /* random ones that each new value needs; see `Codec` */
+    int (*set_key)(const char *name, const uint8_t *key, Secret *secret); /* 0: OpenSSL cannot */
     int (*set_target)(Codec *codec, const uint8_t *key);      /* the same, for what encrypts and verifies */
     int (*stays)(const Codec *codec, const Cell *cell);       /* see `Cell` */
     size_t (*room)(const Codec *codec, const Cell *cell);     /* of a new element, length included; 0: no value of ours */
@@ -123,11 +126,15 @@ struct codec {
     int count;
     int target;                    /* its place */
     int recent;                    /* the place of the version that opened the last value, where the value does not name it */
-    char prefix[LONGEST_NAME + 2]; /* "v2:" of the target */
+    char prefix[LONGEST_NAME + 2]; /* "v2:" or "v2x:" of the target */
     size_t prefix_bytes;
     EVP_CIPHER_CTX *encrypt;
     EVP_MAC_CTX *sign;
-    Secret verify; /* does nothing else */
+    Secret sealing, verify; /* the target's: each does nothing else */
+    size_t nonce_bytes; /* of a new value */
+    PyObject *labels; /* NULL, or for each column what values of the second generation are authenticated with */
+    const uint8_t *bound; /* that of the present column */
+    size_t bound_bytes;
     uint8_t stamp[LONGEST_STAMP];
     size_t stamp_bytes; /* of the time of new values; 0: each keeps its own */
     uint8_t *scratch;
@@ -190,12 +197,27 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
 
 /* ---- a batch ---- */
 
+/* From now on values are of this column. The labels are bytes that the codec holds, and there is one for each column. */
+static void bind(Codec *codec, Py_ssize_t column) {
+    if (!codec->labels) return;
+    PyObject *label = PyTuple_GetItem(codec->labels, column);
+    codec->bound = (const uint8_t *)PyBytes_AsString(label);
+    codec->bound_bytes = (size_t)PyBytes_Size(label);
+}
+
+static int has_labels(const Codec *codec, Py_ssize_t columns) {
+    if (!codec->labels || PyTuple_Size(codec->labels) == columns) return 1;
+    PyErr_SetString(PyExc_ValueError, "a label for each column");
+    return 0;
+}
+
 /* One array of the wire form per column; the bytes objects exist, and only this call knows them. `ends`: how far each was
  * written. */
 static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
-    size_t nonce_bytes = codec->kind->nonce_bytes;
+    size_t nonce_bytes = codec->nonce_bytes;
     for (Py_ssize_t column = 0; column < columns; column++) {
         uint8_t *at = arrays[column] + ARRAY_HEADER;
+        bind(codec, column);
         const uint8_t *nonce = nonces + (size_t)(column * rows) * nonce_bytes; /* as in Python: values that stay use none */
         for (Py_ssize_t row = 0; row < rows; row++) {
             Cell *cell = &cells[row * columns + column];
@@ -352,8 +374,9 @@ static PyObject *refused(int outcome) {
 static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, const uint8_t *nonces, Py_ssize_t nonce_bytes) {
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
     if (passing < 0) return NULL;
-    if (nonce_bytes != count * columns * (Py_ssize_t)codec->kind->nonce_bytes)
+    if (nonce_bytes != count * columns * (Py_ssize_t)codec->nonce_bytes)
         return PyErr_Format(PyExc_ValueError, "a nonce for each value");
+    if (!has_labels(codec, columns)) return NULL;
     PyObject *arrays = PyTuple_New(passing + columns), *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
     uint8_t **starts = PyMem_Malloc((size_t)(columns + 1) * sizeof *starts);
@@ -429,6 +452,7 @@ static int check_cells(Codec *codec, const Cell *cells, Py_ssize_t count, Py_ssi
             continue;
         }
         if (cell->bytes > LONGEST_VALUE) return REFUSED;
+        bind(codec, at % columns);
         int under, outcome = codec->kind->check(codec, cell, &under);
         if (outcome != GOOD) return outcome;
         held[1 + under]++;
@@ -447,6 +471,7 @@ static PyObject *as_tuple(const Py_ssize_t *numbers, Py_ssize_t count) {
 
 static PyObject *check_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns) {
     if (columns < 1) return PyErr_Format(PyExc_ValueError, "a row has at least one value");
+    if (!has_labels(codec, columns)) return NULL;
     Py_ssize_t count = PyTuple_Size(rows) * columns, figures = columns * (codec->count + 1);
     Cell *cells = PyMem_Malloc((size_t)(count + 1) * sizeof *cells);
     Py_ssize_t *counts = PyMem_Calloc((size_t)figures, sizeof *counts);
@@ -488,14 +513,14 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
     Py_ssize_t bytes, key_bytes;
     if (!PyArg_ParseTuple(entry, "y#y#", &name, &bytes, &key, &key_bytes)) return -1;
     if (bytes < 1 || bytes > LONGEST_NAME || key_bytes != KEY) {
-        PyErr_SetString(PyExc_ValueError, "a version has a name of at most 7 bytes and a key of 32");
+        PyErr_SetString(PyExc_ValueError, "a version has a name of at most 8 bytes and a key of 32");
         return -1;
     }
     Version *version = &codec->versions[codec->count];
     memcpy(version->name, name, (size_t)bytes);
     version->name_bytes = (size_t)bytes;
     codec->count++;
-    int good = codec->kind->set_key((const uint8_t *)key, &version->secret);
+    int good = codec->kind->set_key(version->name, (const uint8_t *)key, &version->secret);
     if (good && bytes == target_bytes && memcmp(name, target, (size_t)bytes) == 0) {
         codec->target = codec->count - 1;
         memcpy(codec->prefix, name, (size_t)bytes);
@@ -509,15 +534,23 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
 
 static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     Codec *codec = (Codec *)self;
-    PyObject *keys, *layout = NULL;
+    PyObject *keys, *layout = NULL, *labels = NULL;
     const char *target, *kind = "native";
     Py_ssize_t target_bytes;
     (void)keywords;
     if (codec->versions) return PyErr_SetString(PyExc_TypeError, "a codec is made once"), -1;
-    if (!PyArg_ParseTuple(arguments, "O!y#|sO!", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &PyTuple_Type, &layout)) return -1;
+    if (!PyArg_ParseTuple(arguments, "O!y#|sOO!", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &layout, &PyTuple_Type, &labels))
+        return -1;
+    if (layout == Py_None) layout = NULL;
+    if (layout && !PyTuple_Check(layout)) return PyErr_SetString(PyExc_TypeError, "a layout is a tuple"), -1;
+    for (Py_ssize_t at = 0; labels && at < PyTuple_Size(labels); at++)
+        if (!PyBytes_Check(PyTuple_GetItem(labels, at))) return PyErr_SetString(PyExc_TypeError, "a label is bytes"), -1;
     codec->kind = strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL;
     if (layout && set_layout(codec, layout) < 0) return -1;
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
+    codec->nonce_bytes = codec->kind->nonce_bytes;
+    Py_XINCREF(labels);
+    codec->labels = labels;
     Py_ssize_t count = PyTuple_Size(keys);
     codec->versions = PyMem_Calloc((size_t)count + 1, sizeof *codec->versions);
     if (!codec->versions) return PyErr_NoMemory(), -1;
@@ -531,13 +564,17 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
 static void forget(Secret *secret) {
     EVP_CIPHER_CTX_free(secret->decrypt);
     EVP_MAC_CTX_free(secret->mac);
+    EVP_CIPHER_CTX_free(secret->block);
+    OPENSSL_cleanse(secret->subkey, sizeof secret->subkey);
 }
 
 static void codec_dealloc(PyObject *self) {
     Codec *codec = (Codec *)self;
     PyTypeObject *type = Py_TYPE(self);
     for (int at = 0; at < codec->count; at++) forget(&codec->versions[at].secret);
+    forget(&codec->sealing);
     forget(&codec->verify);
+    Py_XDECREF(codec->labels);
     EVP_CIPHER_CTX_free(codec->encrypt);
     EVP_MAC_CTX_free(codec->sign);
     free_scratch(codec);
@@ -563,7 +600,7 @@ static PyType_Slot codec_slots[] = {
     {Py_tp_init, codec_init},
     {Py_tp_dealloc, codec_dealloc},
     {Py_tp_methods, codec_methods},
-    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout): keys by the names of their versions"},
+    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout, labels): keys by the names of their versions; what the values of each column are authenticated with"},
     {0, NULL},
 };
 

@@ -39,7 +39,8 @@ static EVP_MAC_CTX *signing(const uint8_t *key) {
     return NULL;
 }
 
-static int fernet_set_key(const uint8_t *key, Secret *secret) {
+static int fernet_set_key(const char *name, const uint8_t *key, Secret *secret) {
+    (void)name;
     secret->decrypt = cbc(key, 0);
     secret->mac = signing(key);
     return secret->decrypt && secret->mac;
@@ -48,7 +49,7 @@ static int fernet_set_key(const uint8_t *key, Secret *secret) {
 static int fernet_set_target(Codec *codec, const uint8_t *key) {
     codec->encrypt = cbc(key, 1);
     codec->sign = signing(key);
-    return fernet_set_key(key, &codec->verify) && codec->encrypt && codec->sign;
+    return fernet_set_key("", key, &codec->verify) && codec->encrypt && codec->sign;
 }
 
 /* Several blocks from an IV on. */

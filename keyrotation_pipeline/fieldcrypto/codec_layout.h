@@ -61,11 +61,13 @@ static int target_for(Codec *codec, const uint8_t *key, int nonce_bytes) {
     return codec->encrypt && codec->verify.decrypt;
 }
 
-static int layout12_set_key(const uint8_t *key, Secret *secret) {
+static int layout12_set_key(const char *name, const uint8_t *key, Secret *secret) {
+    (void)name;
     return (secret->decrypt = keyed_for(key, 0, 12)) != NULL;
 }
 
-static int layout16_set_key(const uint8_t *key, Secret *secret) {
+static int layout16_set_key(const char *name, const uint8_t *key, Secret *secret) {
+    (void)name;
     return (secret->decrypt = keyed_for(key, 0, 16)) != NULL;
 }
 

@@ -1,8 +1,24 @@
-/* Our own values, "v2:" nonce ":" ciphertext ‖ tag under AES-256-GCM: each names its key. `batch.py` is the reference. */
+/* Our own values: each names its key. `batch.py` is the reference.
+ *
+ * First generation: "v2:" nonce ":" ciphertext ‖ tag under AES-256-GCM. Second: "v2x:" nonce ":" ciphertext ‖ tag ‖ commitment
+ * under KC-XAES-256-GCM (`xaes.py`), which derives a key for each value, commits to the version's key and authenticates the
+ * label of the column.
+ */
 
-enum { NONCE = 12, NONCE_CHARS = 16, TAG = 16, SHORTEST_BODY_CHARS = 24 };
+enum { NONCE = 12, TAG = 16, LONG_NONCE = 24, COMMITMENT = 32, LONGEST_OVERHEAD = TAG + COMMITMENT };
 
-/* ---- AES-256-GCM, OpenSSL's: a context keeps its key, each value sets its nonce ---- */
+/* What differs between the generations. */
+typedef struct {
+    size_t nonce_bytes, nonce_chars, overhead_bytes;
+} Generation;
+static const Generation FIRST = {NONCE, 16, TAG}, SECOND = {LONG_NONCE, 32, LONGEST_OVERHEAD};
+
+/* Of a version by its name, of which nothing else ends with an x. */
+static const Generation *generation_of(const uint8_t *name, size_t bytes) {
+    return bytes && name[bytes - 1] == 'x' ? &SECOND : &FIRST;
+}
+
+/* ---- AES-256-GCM, OpenSSL's: a context keeps its key, each value sets its nonce, and in the second generation its key ---- */
 
 static EVP_CIPHER_CTX *keyed(const uint8_t *key, int encrypts) {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
@@ -14,32 +30,128 @@ static EVP_CIPHER_CTX *keyed(const uint8_t *key, int encrypts) {
     return NULL;
 }
 
-/* Whether ciphertext ‖ tag is authentic; its text has TAG bytes less. */
-static int decrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text) {
-    int some, size = (int)(bytes - TAG);
-    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 0) == 1 &&
-           EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, TAG, (void *)(body + size)) == 1 &&
+static int blocks(EVP_CIPHER_CTX *context, const uint8_t *from, size_t bytes, uint8_t *to) {
+    int some;
+    return EVP_CipherUpdate(context, to, &some, from, (int)bytes) == 1 && some == (int)bytes;
+}
+
+/* What derives the keys of a version's values: its own key for single blocks, and CMAC's first subkey. */
+static int set_blocks(const uint8_t *key, Secret *secret) {
+    uint8_t zero[AES_BLOCK] = {0}, block[AES_BLOCK];
+    secret->block = EVP_CIPHER_CTX_new();
+    if (!secret->block || EVP_CipherInit_ex(secret->block, EVP_aes_256_ecb(), NULL, key, NULL, 1) != 1 ||
+        EVP_CIPHER_CTX_set_padding(secret->block, 0) != 1 || !blocks(secret->block, zero, AES_BLOCK, block))
+        return 0;
+    for (int at = 0; at < AES_BLOCK; at++)
+        secret->subkey[at] = (uint8_t)(block[at] << 1 | (at + 1 < AES_BLOCK ? block[at + 1] >> 7 : 0));
+    secret->subkey[AES_BLOCK - 1] ^= (uint8_t)((block[0] >> 7) * 0x87);
+    OPENSSL_cleanse(block, sizeof block);
+    return 1;
+}
+
+static void mix(uint8_t *block, const uint8_t *other) {
+    for (int at = 0; at < AES_BLOCK; at++) block[at] ^= other[at];
+}
+
+/* The key of one value, of 32 bytes, and the commitment after it. The caller wipes them. */
+static int derived(const Secret *secret, const uint8_t *nonce, uint8_t *key) {
+    static const uint8_t DERIVE[3][4] = {{0, 1, 'X', 0}, {0, 2, 'X', 0}, {'X', 'C', 'M', 'T'}};
+    uint8_t first[3 * AES_BLOCK], second[2 * AES_BLOCK], made[3 * AES_BLOCK];
+    for (int at = 0; at < 3; at++) {
+        memcpy(first + at * AES_BLOCK, DERIVE[at], 4);
+        memcpy(first + at * AES_BLOCK + 4, nonce, NONCE);
+        if (at < 2) mix(first + at * AES_BLOCK, secret->subkey);
+    }
+    int good = blocks(secret->block, first, sizeof first, made);
+    memcpy(key, made, KEY);
+    for (int at = 0; at < 2; at++) {
+        uint8_t *block = second + at * AES_BLOCK;
+        memcpy(block, nonce + NONCE, NONCE);
+        block[12] = 0, block[13] = 1, block[14] = 0, block[15] = (uint8_t)(at + 1);
+        mix(block, made + KEY);
+        mix(block, secret->subkey);
+    }
+    good = good && blocks(secret->block, second, sizeof second, key + KEY);
+    OPENSSL_cleanse(first, sizeof first);
+    OPENSSL_cleanse(second, sizeof second);
+    OPENSSL_cleanse(made, sizeof made);
+    return good;
+}
+
+/* Begin a value with its key and nonce, and what it is bound to. `kept`: the commitment, which is to be compared or stored. */
+static int begun(
+    const Codec *codec, EVP_CIPHER_CTX *context, const Secret *secret, const uint8_t *nonce, uint8_t *kept, int encrypts
+) {
+    if (!secret->block) return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, encrypts) == 1;
+    uint8_t key[KEY + COMMITMENT];
+    int some, good = derived(secret, nonce, key) &&
+                     EVP_CipherInit_ex(context, NULL, NULL, key, nonce + NONCE, encrypts) == 1 &&
+                     EVP_CipherUpdate(context, NULL, &some, codec->bound, (int)codec->bound_bytes) == 1;
+    memcpy(kept, key + KEY, COMMITMENT);
+    OPENSSL_cleanse(key, sizeof key);
+    return good;
+}
+
+static size_t overhead(const Secret *secret) {
+    return secret->block ? LONGEST_OVERHEAD : TAG;
+}
+
+/* Whether the body, whose value was begun, is authentic; a tag follows `size` bytes of ciphertext. */
+static int decryption_ends(EVP_CIPHER_CTX *context, const uint8_t *body, int size, uint8_t *text) {
+    int some;
+    return EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, TAG, (void *)(body + size)) == 1 &&
            EVP_CipherUpdate(context, text, &some, body, size) == 1 && some == size &&
            EVP_CipherFinal_ex(context, text + size, &some) == 1;
 }
 
-static int encrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
-    int some, size = (int)bytes;
-    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 1) == 1 &&
-           EVP_CipherUpdate(context, body, &some, text, size) == 1 && some == size &&
+static int encryption_ends(EVP_CIPHER_CTX *context, const uint8_t *text, int size, uint8_t *body) {
+    int some;
+    return EVP_CipherUpdate(context, body, &some, text, size) == 1 && some == size &&
            EVP_CipherFinal_ex(context, body + size, &some) == 1 &&
            EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, TAG, body + size) == 1;
 }
 
-static int native_set_key(const uint8_t *key, Secret *secret) {
+/* AES-256-GCM alone: whether ciphertext ‖ tag is authentic; its text has TAG bytes less. */
+static int decrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text) {
+    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 0) == 1 &&
+           decryption_ends(context, body, (int)(bytes - TAG), text);
+}
+
+static int encrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
+    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 1) == 1 && encryption_ends(context, text, (int)bytes, body);
+}
+
+/* Of either generation: whether the body is authentic; its text has `overhead` bytes less. */
+static int native_decrypted(
+    const Codec *codec, const Secret *secret, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text
+) {
+    uint8_t commitment[COMMITMENT];
+    int size = (int)(bytes - overhead(secret));
+    return begun(codec, secret->decrypt, secret, nonce, commitment, 0) &&
+           (!secret->block || CRYPTO_memcmp(commitment, body + size + TAG, COMMITMENT) == 0) &&
+           decryption_ends(secret->decrypt, body, size, text);
+}
+
+static int native_encrypted(const Codec *codec, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
+    uint8_t commitment[COMMITMENT];
+    if (!begun(codec, codec->encrypt, &codec->sealing, nonce, commitment, 1) ||
+        !encryption_ends(codec->encrypt, text, (int)bytes, body))
+        return 0;
+    if (codec->sealing.block) memcpy(body + bytes + TAG, commitment, COMMITMENT);
+    return 1;
+}
+
+static int native_set_key(const char *name, const uint8_t *key, Secret *secret) {
     secret->decrypt = keyed(key, 0);
-    return secret->decrypt != NULL;
+    int second = generation_of((const uint8_t *)name, strlen(name)) == &SECOND;
+    return secret->decrypt && (!second || set_blocks(key, secret));
 }
 
 static int native_set_target(Codec *codec, const uint8_t *key) {
+    const char *name = codec->versions[codec->target].name;
+    codec->nonce_bytes = generation_of((const uint8_t *)name, strlen(name))->nonce_bytes;
     codec->encrypt = keyed(key, 1);
-    codec->verify.decrypt = keyed(key, 0);
-    return codec->encrypt && codec->verify.decrypt;
+    return codec->encrypt && native_set_key(name, key, &codec->sealing) && native_set_key(name, key, &codec->verify);
 }
 
 /* ---- one value ---- */
@@ -54,70 +166,88 @@ static int native_stays(const Codec *codec, const Cell *cell) {
     return cell->bytes >= codec->prefix_bytes && memcmp(cell->text, codec->prefix, codec->prefix_bytes) == 0;
 }
 
+static size_t base64_chars(size_t bytes) {
+    return (bytes + 2) / 3 * 4;
+}
+
 static size_t native_room(const Codec *codec, const Cell *cell) {
     size_t name = name_bytes(cell->text, cell->bytes);
-    return name ? 4 + codec->prefix_bytes + cell->bytes - name - 1 : 0;
+    if (!name) return 0;
+    const Generation *old = generation_of(cell->text, name), *new = codec->sealing.block ? &SECOND : &FIRST;
+    size_t before = name + 1 + old->nonce_chars + 1;
+    if (cell->bytes < before + 4) return 0;
+    size_t chars = cell->bytes - before, bytes = chars / 4 * 3;
+    if (cell->text[cell->bytes - 1] == '=') bytes--;
+    if (cell->text[cell->bytes - 2] == '=') bytes--;
+    if (chars & 3 || bytes < old->overhead_bytes) return 0;
+    size_t body = base64_chars(bytes - old->overhead_bytes + new->overhead_bytes);
+    return 4 + codec->prefix_bytes + new->nonce_chars + 1 + body;
 }
 
 /* Take apart what follows "v2:". Returns the bytes of the body, or -1; `body` has room for the whole text. */
-static long parse(const uint8_t *text, size_t bytes, uint8_t *nonce, uint8_t *body) {
-    if (bytes < NONCE_CHARS + 1 + SHORTEST_BODY_CHARS || text[NONCE_CHARS] != ':') return -1;
-    size_t chars = bytes - NONCE_CHARS - 1;
-    if (chars & 3 || from_base64(&STANDARD, text, NONCE_CHARS, nonce) != NONCE) return -1;
-    long size = from_base64(&STANDARD, text + NONCE_CHARS + 1, chars, body);
-    return size < TAG ? -1 : size;
+static long parse(const Generation *of, const uint8_t *text, size_t bytes, uint8_t *nonce, uint8_t *body) {
+    if (bytes < of->nonce_chars + 1 + base64_chars(of->overhead_bytes) || text[of->nonce_chars] != ':') return -1;
+    size_t chars = bytes - of->nonce_chars - 1;
+    if (chars & 3 || from_base64(&STANDARD, text, of->nonce_chars, nonce) != (long)of->nonce_bytes) return -1;
+    long size = from_base64(&STANDARD, text + of->nonce_chars + 1, chars, body);
+    return size < (long)of->overhead_bytes ? -1 : size;
 }
 
-/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its body, or -1. `under` is
+/* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its text, or -1. `under` is
  * the place of that version. */
 static long opened(const Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text, int *under) {
-    uint8_t nonce[NONCE];
+    uint8_t nonce[LONG_NONCE];
     size_t name = name_bytes(cell->text, cell->bytes);
     for (int at = 0; at < codec->count; at++) {
-        Version *version = &codec->versions[at];
+        const Version *version = &codec->versions[at];
         if (version->name_bytes != name || memcmp(version->name, cell->text, name) != 0) continue;
         *under = at;
-        long bytes = parse(cell->text + name + 1, cell->bytes - name - 1, nonce, body);
-        return bytes >= 0 && decrypted(version->secret.decrypt, nonce, body, (size_t)bytes, text) ? bytes : -1;
+        const Generation *of = generation_of(cell->text, name);
+        long bytes = parse(of, cell->text + name + 1, cell->bytes - name - 1, nonce, body);
+        return bytes >= 0 && native_decrypted(codec, &version->secret, nonce, body, (size_t)bytes, text)
+                   ? bytes - (long)of->overhead_bytes
+                   : -1;
     }
     return -1;
 }
 
 static int native_check(Codec *codec, const Cell *cell, int *under) {
-    uint8_t *body = scratch(codec, 2 * cell->bytes + 2 * TAG);
+    uint8_t *body = scratch(codec, 2 * (cell->bytes + LONGEST_OVERHEAD));
     if (!body) return NO_MEMORY;
-    return opened(codec, cell, body, body + cell->bytes + TAG, under) < 0 ? REFUSED : GOOD;
+    return opened(codec, cell, body, body + cell->bytes + LONGEST_OVERHEAD, under) < 0 ? REFUSED : GOOD;
 }
 
 /* Whether the packed element, as it will be sent, holds this text under the target. `body` and `again` are free. */
 static int native_verified(
     Codec *codec, const uint8_t *element, size_t bytes, const uint8_t *text, size_t size, uint8_t *body, uint8_t *again
 ) {
-    uint8_t nonce[NONCE];
+    uint8_t nonce[LONG_NONCE];
+    const Generation *of = codec->verify.block ? &SECOND : &FIRST;
     if (number_at(element) != bytes - 4) return 0;
     element += 4, bytes -= 4;
     if (memcmp(element, codec->prefix, codec->prefix_bytes) != 0) return 0;
-    long packed = parse(element + codec->prefix_bytes, bytes - codec->prefix_bytes, nonce, body);
-    return packed == (long)(size + TAG) && decrypted(codec->verify.decrypt, nonce, body, (size_t)packed, again) &&
-           memcmp(again, text, size) == 0;
+    long packed = parse(of, element + codec->prefix_bytes, bytes - codec->prefix_bytes, nonce, body);
+    return packed == (long)(size + of->overhead_bytes) &&
+           native_decrypted(codec, &codec->verify, nonce, body, (size_t)packed, again) && memcmp(again, text, size) == 0;
 }
 
 static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes) {
-    uint8_t *body = scratch(codec, 3 * cell->bytes + 3 * TAG);
+    size_t room = cell->bytes + LONGEST_OVERHEAD;
+    uint8_t *body = scratch(codec, 3 * room);
     if (!body) return NO_MEMORY;
-    uint8_t *text = body + cell->bytes + TAG, *other = text + cell->bytes + TAG;
+    uint8_t *text = body + room, *other = text + room;
     int under;
     long size = opened(codec, cell, body, text, &under);
     if (size < 0) return REFUSED;
-    if (!encrypted(codec->encrypt, nonce, text, (size_t)size - TAG, body)) return UNVERIFIED;
+    if (!native_encrypted(codec, nonce, text, (size_t)size, body)) return UNVERIFIED;
     *bytes = native_room(codec, cell);
     uint8_t *at = put_number(element, (uint32_t)(*bytes - 4));
     memcpy(at, codec->prefix, codec->prefix_bytes);
-    at = to_base64(&STANDARD, nonce, NONCE, at + codec->prefix_bytes);
+    at = to_base64(&STANDARD, nonce, codec->nonce_bytes, at + codec->prefix_bytes);
     *at++ = ':';
-    at = to_base64(&STANDARD, body, (size_t)size, at);
+    at = to_base64(&STANDARD, body, (size_t)size + overhead(&codec->sealing), at);
     AFTER_PACKING(element, *bytes);
-    int good = at == element + *bytes && native_verified(codec, element, *bytes, text, (size_t)size - TAG, body, other);
+    int good = at == element + *bytes && native_verified(codec, element, *bytes, text, (size_t)size, body, other);
     return good ? GOOD : UNVERIFIED;
 }
 

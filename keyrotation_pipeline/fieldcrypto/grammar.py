@@ -1,7 +1,9 @@
 """Defines the value format as text, in one place: parser, inventory, engine and fence all take it from here.
 
-A stored value is ``v<N>:<nonce>:<ciphertext>``: ASCII, N without leading zeros and at most six digits, then 16 base64
-characters (a nonce of 12 bytes), then the canonical base64 of ciphertext ‖ 16-byte tag.
+A stored value of the first generation is ``v<N>:<nonce>:<ciphertext>``: ASCII, N without leading zeros and at most six
+digits, then 16 base64 characters (a nonce of 12 bytes), then the canonical base64 of ciphertext ‖ 16-byte tag. One of
+the second is ``v<N>x:<nonce>:<ciphertext>``: 32 characters (24 bytes), then ciphertext ‖ tag ‖ 32-byte commitment. A
+number belongs to one generation, so ``v2`` and ``v2x`` are never both keys.
 
 Two more files know the format: `cipher` encrypts and decrypts one value, `batch` many at once. SQL is composed from
 these patterns in one file of the inventory, `grammar_sql`.
@@ -14,51 +16,91 @@ from typing import Self
 
 from keyrotation_pipeline.errors import InvalidKeyError, MalformedCiphertextError
 
-NONCE_BYTES = 12
 TAG_BYTES = 16
 MAX_VERSION_NUMBER = 999_999
 
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What differs between the values of the two generations of the format.
+
+    Args:
+        number: 1 or 2.
+        marker: between the number of a version and its colon.
+        nonce_bytes: a multiple of three, so that the base64 of a nonce has no padding.
+        overhead_bytes: what follows the ciphertext: the tag, and in the second generation the key commitment.
+    """
+
+    number: int
+    marker: str
+    nonce_bytes: int
+    overhead_bytes: int
+
+    @property
+    def nonce_chars(self) -> int:
+        """Returns the length of a nonce as base64."""
+        return self.nonce_bytes // 3 * 4
+
+    @property
+    def shortest_body_chars(self) -> int:
+        """Returns the length of the base64 of an empty text's ciphertext, with its padding."""
+        return (self.overhead_bytes + 2) // 3 * 4
+
+
+COMMITMENT_BYTES = 32
+FIRST = Generation(1, "", 12, TAG_BYTES)
+SECOND = Generation(2, "x", 24, TAG_BYTES + COMMITMENT_BYTES)
+GENERATIONS = (FIRST, SECOND)
+
 # Python's `re` and PostgreSQL's regular expressions read these the same way (a test runs both over one table), so that
 # the database and the parser cannot disagree. Match the whole text: `fullmatch` here, `^(?:…)$` there.
-VERSION_PATTERN = r"v[1-9][0-9]{0,5}"
+_NUMBER_PATTERN = r"[1-9][0-9]{0,5}"
+VERSION_PATTERN = rf"v{_NUMBER_PATTERN}{SECOND.marker}?"
 PREFIX_PATTERN = rf"{VERSION_PATTERN}:"
-NONCE_CHARS = NONCE_BYTES // 3 * 4
-NONCE_PATTERN = rf"[A-Za-z0-9+/]{{{NONCE_CHARS}}}"
-HEAD_PATTERN = rf"{PREFIX_PATTERN}{NONCE_PATTERN}:"
 # A last group of base64 that is padded has no stray bits before its padding.
 _LAST_OF_THREE, _LAST_OF_TWO = r"[AEIMQUYcgkosw048]=", r"[AQgw]=="
-# 16 bytes (the tag alone, of an empty text) are 24 characters.
-BASE64_PATTERN = (
-    r"(?:[A-Za-z0-9+/]{4}){5,}"
-    rf"(?:[A-Za-z0-9+/]{{4}}|[A-Za-z0-9+/]{{2}}{_LAST_OF_THREE}|[A-Za-z0-9+/]{_LAST_OF_TWO})"
+
+
+def _head_pattern(generation: Generation) -> str:
+    return rf"v{_NUMBER_PATTERN}{generation.marker}:[A-Za-z0-9+/]{{{generation.nonce_chars}}}:"
+
+
+HEAD_PATTERN = f"(?:{_head_pattern(FIRST)}|{_head_pattern(SECOND)})"
+_GROUP, _PADDED = "[A-Za-z0-9+/]{4}", f"[A-Za-z0-9+/]{{2}}{_LAST_OF_THREE}|[A-Za-z0-9+/]{_LAST_OF_TWO}"
+# 16 bytes (the tag alone, of an empty text) are 24 characters, the last two padding; with the commitment, 48 are 64.
+VALUE_PATTERN = (
+    f"(?:{_head_pattern(FIRST)}(?:{_GROUP}){{5,}}(?:{_GROUP}|{_PADDED})"
+    f"|{_head_pattern(SECOND)}(?:{_GROUP}){{16,}}(?:{_PADDED})?)"
 )
-VALUE_PATTERN = rf"{HEAD_PATTERN}{BASE64_PATTERN}"
-# Where the text after the head is known to have a length divisible by four and enough for a tag, this accepts exactly
-# what VALUE_PATTERN accepts, in two thirds of the time.
+# Where the text after the head is known to have a length divisible by four and enough for an empty text, this accepts
+# exactly what VALUE_PATTERN accepts, in two thirds of the time.
 BASE64_OF_GOOD_LENGTH_PATTERN = rf"[A-Za-z0-9+/]+(?:{_LAST_OF_THREE}|{_LAST_OF_TWO})?"
 VALUE_OF_GOOD_LENGTH_PATTERN = rf"{HEAD_PATTERN}{BASE64_OF_GOOD_LENGTH_PATTERN}"
-# How text begins that was meant to be one of our values: `v01:`, ` v1:`, `V1:`. Valid values match as well.
-NEAR_MISS_PATTERN = r"[ \t\n\r\f\v]*[vV][0-9]+[ \t\n\r\f\v]*:"
+# How text begins that was meant to be one of our values: `v01:`, ` v1:`, `V1:`, `v1X:`. Valid values match as well.
+NEAR_MISS_PATTERN = r"[ \t\n\r\f\v]*[vV][0-9]+[xX]?[ \t\n\r\f\v]*:"
 
-# In characters: the longest prefix; the base64 of a tag alone, with its padding and without.
-LONGEST_PREFIX_CHARS = len(f"v{MAX_VERSION_NUMBER}:")
-SHORTEST_BODY_CHARS = (TAG_BYTES + 2) // 3 * 4
+# In characters: the longest prefix; the base64 of a tag alone, without its padding.
+LONGEST_PREFIX_CHARS = len(f"v{MAX_VERSION_NUMBER}{SECOND.marker}:")
 SHORTEST_UNPADDED_CHARS = (TAG_BYTES * 4 + 2) // 3
 
 _VERSION = re.compile(rf"{VERSION_PATTERN}\Z", re.ASCII)
-_HEAD = re.compile(rf"({VERSION_PATTERN}):({NONCE_PATTERN}):")
+_HEAD = re.compile(rf"({VERSION_PATTERN}):([A-Za-z0-9+/]{{{FIRST.nonce_chars},{SECOND.nonce_chars}}}):")
 _NEAR_MISS = re.compile(NEAR_MISS_PATTERN)
 
 
 @dataclass(frozen=True, order=True, slots=True)
 class KeyVersion:
-    """The number of a key. Numbers only grow and are never reused, whatever happens to the key.
+    """The name of a key: its number, and the generation of the values that it encrypts.
+
+    Numbers only grow and are never reused, whatever happens to the key; so a number has one generation.
 
     Args:
         number: 1 to 999999.
+        generation_number: 1 (``v2``) or 2 (``v2x``).
     """
 
     number: int
+    generation_number: int = FIRST.number
 
     def __post_init__(self) -> None:
         if not 1 <= self.number <= MAX_VERSION_NUMBER:
@@ -68,26 +110,48 @@ class KeyVersion:
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Parses ``v2``.
+        """Parses ``v2`` or ``v2x``.
 
         Raises:
-            InvalidKeyError: anything else, also ``v02``, ``V2`` and `` v2``.
+            InvalidKeyError: anything else, also ``v02``, ``V2``, ``v2X`` and `` v2``.
         """
         if not _VERSION.match(name):
             raise InvalidKeyError("a key version is named v1, v2, … without leading zeros")
-        return cls(int(name[1:]))
+        second = name.endswith(SECOND.marker)
+        return cls(int(name[1:].rstrip(SECOND.marker)), SECOND.number if second else FIRST.number)
+
+    @classmethod
+    def of_code(cls, code: int) -> Self:
+        """Returns the version that `code` gives a number for."""
+        generation, number = divmod(code, MAX_VERSION_NUMBER + 1)
+        return cls(number, generation + 1)
+
+    @property
+    def code(self) -> int:
+        """Returns one number for the version, as SQL counts by it: 2 for v2, 1000002 for v2x."""
+        return (self.generation_number - 1) * (MAX_VERSION_NUMBER + 1) + self.number
+
+    @property
+    def generation(self) -> Generation:
+        """Returns the generation of the values that this key encrypts."""
+        return GENERATIONS[self.generation_number - 1]
 
     @property
     def prefix(self) -> str:
-        """Returns the text that every value under this version begins with, ``v2:``."""
-        return f"v{self.number}:"
+        """Returns the text that every value under this version begins with, ``v2:`` or ``v2x:``."""
+        return f"{self}:"
 
-    def next(self) -> Self:
-        """Returns the version with the next higher number."""
-        return type(self)(self.number + 1)
+    @property
+    def twin(self) -> Self:
+        """Returns the name that this number has in the other generation, under which there is never a key."""
+        return type(self)(self.number, FIRST.number + SECOND.number - self.generation_number)
+
+    def next(self, generation: Generation | None = None) -> Self:
+        """Returns the version with the next higher number, of the same generation unless another is given."""
+        return type(self)(self.number + 1, (generation or self.generation).number)
 
     def __str__(self) -> str:
-        return f"v{self.number}"
+        return f"v{self.number}{self.generation.marker}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +160,8 @@ class Ciphertext:
 
     Args:
         version: the key that encrypted it.
-        nonce: 12 bytes.
-        body: ciphertext ‖ 16-byte tag.
+        nonce: 12 bytes, 24 in the second generation.
+        body: ciphertext ‖ 16-byte tag, and in the second generation ‖ 32-byte commitment.
     """
 
     version: KeyVersion
@@ -117,7 +181,8 @@ def parse(stored: str) -> Ciphertext:
     Accepts exactly what `grammar.VALUE_PATTERN` matches, in time and memory linear in the length.
 
     Args:
-        stored: ``v<N>:<16 base64 characters: 12 B nonce>:<base64: ciphertext ‖ 16 B tag>``.
+        stored: ``v<N>:<16 base64 characters: 12 B nonce>:<base64: ciphertext ‖ 16 B tag>``, or
+            ``v<N>x:<32 base64 characters: 24 B nonce>:<base64: ciphertext ‖ 16 B tag ‖ 32 B commitment>``.
 
     Raises:
         MalformedCiphertextError: any other shape; the message holds no part of `stored`.
@@ -128,7 +193,11 @@ def parse(stored: str) -> Ciphertext:
     head = _HEAD.match(stored)
     if head is None:
         raise MalformedCiphertextError
-    return Ciphertext(KeyVersion.parse(head[1]), binascii.a2b_base64(head[2]), _body(stored[head.end() :]))
+    version = KeyVersion.parse(head[1])
+    if len(head[2]) != version.generation.nonce_chars:
+        raise MalformedCiphertextError
+    body = _body(stored[head.end() :], version.generation.overhead_bytes)
+    return Ciphertext(version, binascii.a2b_base64(head[2]), body)
 
 
 def looks_encrypted(stored: str) -> bool:
@@ -136,7 +205,9 @@ def looks_encrypted(stored: str) -> bool:
     return _NEAR_MISS.match(stored) is not None
 
 
-def ciphertext_length(characters: int, *, bytes_per_character: int = 4, version_digits: int = 6) -> int:
+def ciphertext_length(
+    characters: int, *, bytes_per_character: int = 4, version_digits: int = 6, generation: int = 1
+) -> int:
     """Returns the column width that the encrypted form of a text needs, in characters (all ASCII, so also in bytes).
 
     Args:
@@ -144,16 +215,18 @@ def ciphertext_length(characters: int, *, bytes_per_character: int = 4, version_
         bytes_per_character: UTF-8 takes 1 (ASCII only) to 4 (the worst case, the default) for each.
         version_digits: digits of the highest key version to come. The default allows for every possible version; a
             narrower column must be widened before, say, v9 is followed by v10.
+        generation: 2: also enough for values of the second generation, which are 61 characters longer.
     """
-    body = characters * bytes_per_character + TAG_BYTES
-    return len("v:") + version_digits + _base64_length(NONCE_BYTES) + len(":") + _base64_length(body)
+    kind = GENERATIONS[generation - 1]
+    body = characters * bytes_per_character + kind.overhead_bytes
+    return len(f"v{kind.marker}:") + version_digits + kind.nonce_chars + len(":") + _base64_length(body)
 
 
-def _body(text: str) -> bytes:
-    """Decodes canonical base64 of at least a tag: no other alphabet, white space or stray bits in the last byte."""
+def _body(text: str, shortest_bytes: int) -> bytes:
+    """Decodes canonical base64 of so many bytes: no other alphabet, white space or stray bits in the last byte."""
     body = _decoded(text)
     last_group = body[(len(body) - 1) // 3 * 3 :]
-    if len(body) < TAG_BYTES or not text.endswith(_base64(last_group)):
+    if len(body) < shortest_bytes or not text.endswith(_base64(last_group)):
         raise MalformedCiphertextError
     return body
 

@@ -5,24 +5,37 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Self
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from typing import Protocol
+
+    class FieldCipher(Protocol):
+        """The cipher of one key: `AESGCM`, or `xaes.KcXaes256Gcm` in the second generation."""
+
+        def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+            """Returns what follows the nonce in a stored value."""
+
+        def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+            """Returns the plaintext, or raises `InvalidTag`."""
+
 
 FIRST_KEY_VARIABLE = "ENCRYPTION_MASTER_KEY"
 PRIMARY_VARIABLE = "ENCRYPTION_PRIMARY_VERSION"
 COMPROMISED_VARIABLE = "ENCRYPTION_COMPROMISED_VERSIONS"
 
 # Also matches near misses of such a name, so that a key is never ignored because of a typing error.
-_NUMBERED = re.compile(rf"{FIRST_KEY_VARIABLE}_?V?_?0*([0-9]+)", re.ASCII | re.IGNORECASE)
+_NUMBERED = re.compile(rf"{FIRST_KEY_VARIABLE}_?V?_?0*([0-9]+)(_?{SECOND.marker})?", re.ASCII | re.IGNORECASE)
 
 
 def variable_of(version: KeyVersion) -> str:
-    """Names the variable of a version: ``ENCRYPTION_MASTER_KEY`` for v1, ``ENCRYPTION_MASTER_KEY_V2`` for v2."""
-    return FIRST_KEY_VARIABLE if version.number == 1 else f"{FIRST_KEY_VARIABLE}_V{version.number}"
+    """Names the variable of a version.
+
+    ``ENCRYPTION_MASTER_KEY`` for v1, ``ENCRYPTION_MASTER_KEY_V2`` for v2, ``ENCRYPTION_MASTER_KEY_V2X`` for v2x.
+    """
+    return FIRST_KEY_VARIABLE if str(version) == "v1" else f"{FIRST_KEY_VARIABLE}_{str(version).upper()}"
 
 
 def version_in(name: str) -> KeyVersion | None:
@@ -39,7 +52,7 @@ def version_in(name: str) -> KeyVersion | None:
     number = int(match[1])
     if not 1 <= number <= MAX_VERSION_NUMBER:
         raise InvalidKeyError(f"{name} is not a name under which a key is read; versions are 1 to {MAX_VERSION_NUMBER}")
-    version = KeyVersion(number)
+    version = KeyVersion(number, (SECOND if match[2] else FIRST).number)
     if name != variable_of(version):
         raise InvalidKeyError(f"{name} is not a name under which a key is read; call it {variable_of(version)}")
     return version
@@ -127,6 +140,30 @@ def _material(name: str, text: str) -> KeyMaterial:
         raise InvalidKeyError(f"{name} does not hold a key; set it to the base64 of 32 bytes") from None
 
 
+def in_both_generations(keys: Mapping[KeyVersion, object]) -> tuple[KeyVersion, ...]:
+    """Returns two versions that have one number, or one key, but not the same generation; none: there are no such.
+
+    Args:
+        keys: `KeyMaterial` by version; entries of another type are no keys.
+    """
+    versions = sorted(keys)
+    for at, version in enumerate(versions):
+        for other in versions[at + 1 :]:
+            same = isinstance(keys[version], KeyMaterial) and keys[version] == keys[other]
+            if other == version.twin or (same and other.generation != version.generation):
+                return version, other
+    return ()
+
+
+def _cipher(version: KeyVersion, material: KeyMaterial) -> "FieldCipher":
+    # Not above: a pack's `verify.py`, which holds no key, has only Python's standard library.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
+
+    from keyrotation_pipeline.fieldcrypto.xaes import KcXaes256Gcm  # noqa: PLC0415
+
+    return (AESGCM if version.generation == FIRST else KcXaes256Gcm)(raw_of(material))
+
+
 class KeyRing:
     """Holds immutable key versions with a named primary; safe to share between threads.
 
@@ -136,7 +173,7 @@ class KeyRing:
         compromised: versions that may be read but never used for encryption again.
 
     Raises:
-        InvalidKeyError: the primary is not among the keys, or is compromised.
+        InvalidKeyError: the primary is not among the keys, or is compromised; or a key is there for both generations.
     """
 
     __slots__ = ("_ciphers", "_keys", "_names_primary", "_primary")
@@ -156,12 +193,14 @@ class KeyRing:
                 f"{primary} is compromised, so nothing is encrypted under it again; name as the primary the version "
                 "that replaced it, as `keyrotation status` shows it"
             )
-        # Not above: a pack's `verify.py`, which holds no key, has only Python's standard library.
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415
-
+        if misused := in_both_generations(keys):
+            raise InvalidKeyError(
+                f"{' and '.join(map(str, misused))} are one number or one key in both generations of the format, which "
+                "one key may never serve; leave out the one that no value was written under"
+            )
         self._keys = dict(keys)
         self._ciphers = {
-            version: AESGCM(raw_of(material))
+            version: _cipher(version, material)
             for version, material in keys.items()
             if not isinstance(material, Passphrase)
         }
@@ -211,7 +250,7 @@ class KeyRing:
         except KeyError:
             raise UnknownKeyVersionError(str(version)) from None
 
-    def cipher(self, version: KeyVersion) -> "AESGCM":
+    def cipher(self, version: KeyVersion) -> "FieldCipher":
         """Returns the cipher of one version: always the same object, made once, safe between threads.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import compiled
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Held
-from keyrotation_pipeline.fieldcrypto.grammar import NONCE_BYTES, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -31,7 +31,7 @@ class CompiledFormat:
     layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...]] | None = None
 
 
-OWN_VALUES = CompiledFormat("native", NONCE_BYTES)
+OWN_VALUES = CompiledFormat("native", FIRST.nonce_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,18 @@ class NativeCodec:
     Args:
         ring: holds `target` and every version to read.
         values: the format of the values, as `codec.c` knows it.
+        bound: for each column of a batch, what its values of the second generation are authenticated with.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES) -> None:
+    def __init__(
+        self, ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES, bound: Sequence[bytes] = ()
+    ) -> None:
         module = compiled.MODULE
         assert module is not None  # noqa: S101  `native_codec` asks
         keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
         self._format = values
-        layout = () if values.layout is None else (values.layout,)
-        self._codec = module.Codec(keys, str(target).encode(), self._format.name, *layout)
+        more = (values.layout, tuple(bound)) if bound else () if values.layout is None else (values.layout,)
+        self._codec = module.Codec(keys, str(target).encode(), self._format.name, *more)
         self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 
@@ -106,7 +109,9 @@ class NativeCodec:
         ]
 
 
-def native_codec(ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES) -> NativeCodec | None:
+def native_codec(
+    ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES, bound: Sequence[bytes] = ()
+) -> NativeCodec | None:
     """Returns the native codec, or None where it was not built, or OpenSSL lacks what the format needs.
 
     Raises:
@@ -116,6 +121,6 @@ def native_codec(ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN
     if compiled.MODULE is None:
         return None
     try:
-        return NativeCodec(ring, target, values)
+        return NativeCodec(ring, target, values, bound)
     except compiled.MODULE.UnavailableError:
         return None

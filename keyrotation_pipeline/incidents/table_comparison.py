@@ -82,9 +82,10 @@ class TableComparison:
     def _open(self, column: int, stored: str) -> object:
         """The plaintext, or that of each element; or what is wrong with a value."""
         if not self._arrays[column]:
-            return self._plaintext(stored)
+            return self._plaintext(stored, self._table.labels[column])
         array = array_text(stored.encode())
-        opened = [self._plaintext(each.decode()) if each else each for each in array.elements]
+        label = self._table.labels[column]
+        opened = [self._plaintext(each.decode(), label) if each else each for each in array.elements]
         return next((each for each in opened if isinstance(each, Defect)), (array.parts, opened))
 
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import count
 
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
@@ -24,7 +24,7 @@ _PIPELINE = slice(STAMP_LENGTH + 1, STAMP_LENGTH + 1 + _PIPELINE_LENGTH)
 _MANIFEST = re.compile(rf"backup-({STAMP})\.json", re.ASCII)
 _DUMP = re.compile(rf"database-({STAMP})\.dump\.gpg", re.ASCII)
 _CONFIGURATION = re.compile(rf"configuration-({STAMP})\.tar\.gpg", re.ASCII)
-_KEY_FILE = re.compile(rf"encryption-key-(v[1-9]\d{{0,5}})-({STAMP})\.bin\.gpg", re.ASCII)
+_KEY_FILE = re.compile(rf"encryption-key-({VERSION_PATTERN})-({STAMP})\.bin\.gpg", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

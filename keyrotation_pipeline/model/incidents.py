@@ -19,7 +19,7 @@ CLOCKS_DIFFER_BY = timedelta(minutes=5)
 MEDIA = "media"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 # 32 bytes in base64 or hex, or a value of ours: a description is stored, sent and signed, and must hold neither.
-_SECRET = re.compile(r"v[0-9]+:[A-Za-z0-9+/]{16}:|[A-Za-z0-9+/_-]{43}=|[0-9A-Fa-f]{64}", re.ASCII)
+_SECRET = re.compile(r"v[0-9]+x?:[A-Za-z0-9+/]{16}:|[A-Za-z0-9+/_-]{43}=|[0-9A-Fa-f]{64}", re.ASCII)
 
 
 class IncidentType(StrEnum):

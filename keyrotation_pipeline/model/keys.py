@@ -1,7 +1,7 @@
 """Key versions: their records and states (NIST SP 800-57), the stored keys, their usage and cryptoperiod."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -10,7 +10,7 @@ from typing import Self
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Request, RequestAction, RotationType, Step, Walk
 
@@ -74,6 +74,19 @@ class KeyRecord:
     created_at: datetime
 
 
+def other_generation(version: KeyVersion, fingerprint: str, records: Iterable[KeyRecord]) -> KeyVersion | None:
+    """Returns a registered version of the other generation that has the same number or key: no key may serve both."""
+    return next(
+        (
+            each.version
+            for each in records
+            if each.version.generation != version.generation
+            and (each.version == version.twin or each.fingerprint == fingerprint)
+        ),
+        None,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class DamagedKey:
     """An entry that holds no valid key. It does not hide the others."""
@@ -127,6 +140,16 @@ class StoredKeys:
         """The entries in order. Without a revision of the store's own, the content gives one."""
         live = dict(sorted(live.items()))
         archived = {version: entry for version, entry in sorted(archived.items()) if version not in live}
+        if misused := in_both_generations({**live, **archived}):
+            # Neither is given to anybody. Which of them is right, the registered fingerprints say.
+            both = DamagedKey(
+                f"the key store holds {' and '.join(map(str, misused))}, which are one number or one key in both "
+                "generations of the format; move away the one that `keyrotation status` does not show"
+            )
+            live, archived = (
+                {version: both if version in misused else entry for version, entry in entries.items()}
+                for entries in (live, archived)
+            )
         revision = revision or _revision(live, archived, primary, roster, compromised)
         return cls(live, archived, primary, revision, pending or {}, roster, compromised, left_behind or {})
 

@@ -4,12 +4,20 @@ import re
 from dataclasses import asdict, replace
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from keyrotation_pipeline.errors import InvalidLayoutError, ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     STAMP_LENGTH,
@@ -42,7 +50,7 @@ _BEGINNING = re.compile(rf'\{{\n  "schema": \d{{1,9}},\n  "signed_by": "({_PUBLI
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9A-F]{40}([0-9A-F]{24})?$")]
-Version = Annotated[str, Field(pattern=r"^v[1-9][0-9]{0,5}$")]
+Version = Annotated[str, Field(pattern=rf"^{VERSION_PATTERN}$")]
 # PostgreSQL's names have 63 bytes at most, and a build of it may allow more.
 Identifier = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^\x00]+$")]
 # A place is named by its column and the keys that lead to it; a manifest is not read beyond its own limit.
@@ -101,8 +109,14 @@ class _Table(_Document):
     columns: tuple[PlaceName, ...]
     places: tuple[_Place, ...] = ()
     format: KnownFormat | _DerivedFormat = NATIVE.name
+    bindings: dict[PlaceName, str] = Field(default_factory=dict)
     rows: Number
     values: dict[PlaceName, dict[Version, Number]]
+
+    @model_serializer(mode="wrap")
+    def _without_no_bindings(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = serialised(self)
+        return {name: value for name, value in content.items() if value or name != "bindings"}
 
 
 class _Relation(_Document):
@@ -298,6 +312,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
                 _Place(column=each.column, path=each.path, elements=each.elements) for each in content.table.places
             ),
             format=_format_document(content.table.format),
+            bindings=dict(content.table.bindings),
             rows=content.rows,
             values={
                 column: {str(version): number for version, number in sorted(values.items())}
@@ -351,6 +366,10 @@ def _table_content(document: _Table) -> TableContent:
     }
     places = tuple(Place(each.column, each.path, each.elements) for each in document.places)
     table = EncryptedTable(
-        TableName(document.in_schema, document.table), document.columns, _value_format(document.format), places
+        TableName(document.in_schema, document.table),
+        document.columns,
+        _value_format(document.format),
+        places,
+        tuple(sorted(document.bindings.items())),
     )
     return TableContent(table, document.rows, values)

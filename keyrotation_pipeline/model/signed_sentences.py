@@ -8,8 +8,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+
 Fields = Mapping[str, str]
-_HELD = re.compile(r"hold (?P<versions>v[0-9]+(?:, v[0-9]+)*) compromised, never to be the primary again; ", re.ASCII)
+_HELD = re.compile(
+    r"hold (?P<versions>v[0-9]+x?(?:, v[0-9]+x?)*) compromised, never to be the primary again; ", re.ASCII
+)
 _ENDED = re.compile(
     r"(?P<how>take over|end) [a-z_]+ (?P<request>[0-9a-f]+)(?: where it stands| and undo it): ", re.ASCII
 )
@@ -56,7 +60,7 @@ def _version(line: str) -> str:
 def _rotate(fields: Fields) -> Iterator[str]:
     source, target = fields.get("From", ""), fields.get("To", "")
     old = _version(source)
-    older = "" if old == "v1" else " and every older version"
+    older = "" if old in {"v1", "v1x"} else " and every older version"
     if "Incident" in fields:
         yield f"THIS IS AN EMERGENCY, because of the incident {_quoted(fields['Incident'])}."
     yield f"You are asked to approve a new encryption key for {_database(fields)}."
@@ -99,7 +103,12 @@ def _limits(fields: Fields) -> Iterator[str]:
             if fields["Rollout"].startswith("none:")
             else "Writes move only when the applications are seen to have the key, as the line Rollout says."
         )
-    if "Format" in fields:
+    if fields.get("Format", "").startswith(f"{NATIVE.name}, second generation"):
+        yield (
+            "New values are of the second generation, each bound to its column: an application must read that "
+            "generation, and find each column under the same label, before it can read them."
+        )
+    elif "Format" in fields:
         yield (f"The values stay in the format that the application reads with its own library: {fields['Format']}.")
     if "Not searched" in fields:
         yield "Copies of values in places that nobody searches are not found; the line Not searched names those."

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
 
+from keyrotation_pipeline.errors import InvalidBindingError
+from keyrotation_pipeline.fieldcrypto.binding import default_label
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
@@ -71,12 +73,14 @@ class EncryptedTable:
     Args:
         columns: names of places, each once; most are simply columns.
         places: those of them that are not.
+        bindings: names of places with a declared label (`fieldcrypto.binding`), and these labels, in order.
     """
 
     name: TableName
     columns: tuple[str, ...]
     format: ValueFormat = NATIVE
     places: tuple[Place, ...] = ()
+    bindings: tuple[tuple[str, str], ...] = ()
 
     @classmethod
     def of(cls, name: TableName, places: Sequence[Place], format: ValueFormat = NATIVE) -> Self:  # noqa: A002
@@ -91,6 +95,20 @@ class EncryptedTable:
     def stored_columns(self) -> tuple[str, ...]:
         """The columns that the places are in, each once."""
         return tuple(dict.fromkeys(self.place(name).column for name in self.columns))
+
+    @property
+    def labels(self) -> tuple[str | None, ...]:
+        """What values of the second generation are bound to, by column; None: nothing unambiguous."""
+        return tuple(self.label(column) for column in self.columns)
+
+    def label(self, column: str) -> str | None:
+        """The label of one column: the declared one, else the default."""
+        if (declared := dict(self.bindings).get(column)) is not None:
+            return declared
+        try:
+            return default_label(self.name.schema, self.name.table, column)
+        except InvalidBindingError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -314,7 +314,7 @@ def _naming(
         f'the rotation then stops with "{target} value seen before promotion", and only a rollback helps, which an '
         "emergency does not have"
     )
-    if any(table.format != NATIVE for table in pipeline.tables):
+    if any(table.format.name != NATIVE.name for table in pipeline.tables):
         return amber(
             name,
             f"mode {mode}: not seen; an application that encrypts with another key of its list than the first writes "

@@ -175,7 +175,10 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
 
 def _value_format(pipeline: Pipeline) -> str | None:
     formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
-    return "; ".join(sorted(formats)) or None
+    declared = [
+        f"{table.name}.{column} is bound as {label}" for table in pipeline.tables for column, label in table.bindings
+    ]
+    return "; ".join([*sorted(formats), *declared]) or None
 
 
 def _compared(pipeline: Pipeline, request: Request) -> str | None:

@@ -255,7 +255,7 @@ def next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion
     seen = set(_registered(pipeline))
     seen.update(pipeline.keys.read().versions)
     seen.update(version for count in counts for version in count.values_by_version)
-    return max(seen).next()
+    return pipeline.tables[0].format.next_of(max(seen))  # all tables have one format
 
 
 ROTATE = Action(

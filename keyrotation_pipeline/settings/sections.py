@@ -24,7 +24,14 @@ from pydantic import (
 )
 
 from keyrotation_pipeline.adapters import own_schema
-from keyrotation_pipeline.errors import ApprovalError, ConfigurationError, InvalidKeyError, InvalidLayoutError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    ConfigurationError,
+    InvalidBindingError,
+    InvalidKeyError,
+    InvalidLayoutError,
+)
+from keyrotation_pipeline.fieldcrypto.binding import checked_label
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
@@ -301,6 +308,8 @@ class FormatSettings(Section):
         derivation: of `rails-ar-encryption` only: `pbkdf2-sha256` (default; `load_defaults` of Rails 7.1 and later) or
             `pbkdf2-sha1`.
         salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
+        generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
+            to their columns; every application must read it first.
     """
 
     name: Text = NATIVE.name
@@ -311,6 +320,7 @@ class FormatSettings(Section):
     logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
     derivation: Derivation | None = None
     salt: Text | None = None
+    generation: Literal[1, 2] = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -402,19 +412,20 @@ class FormatSettings(Section):
             logins=self._logins(),
             derivation=self.derivation or known.derivation,
             salt=self.salt or "",
+            generation=self.generation,
         )
 
 
 _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        NATIVE.name: frozenset(),
+        NATIVE.name: frozenset({"generation"}),
         FERNET.name: frozenset({"keys", "keep_time"}),
         AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt"}),
         CLOAK_47NG.name: frozenset({"keys"}),
     }
 )
-_ALL_OPTIONS = ("keys", "keep_time", "layout", "key_encoding", "logins", "derivation", "salt")
+_ALL_OPTIONS = ("keys", "keep_time", "layout", "key_encoding", "logins", "derivation", "salt", "generation")
 
 
 class PlaceSettings(Section):
@@ -469,7 +480,7 @@ def _as_place(entry: object) -> object:
 
 # Entries of a key store in a service: `live_secret` in AWS, `keyring` in Kubernetes.
 _OURS = re.compile(
-    r"primary|compromised|v[0-9]+|ENCRYPTION_(MASTER_KEY|PRIMARY_VERSION|COMPROMISED_VERSIONS).*", re.IGNORECASE
+    r"primary|compromised|v[0-9]+x?|ENCRYPTION_(MASTER_KEY|PRIMARY_VERSION|COMPROMISED_VERSIONS).*", re.IGNORECASE
 )
 
 
@@ -485,10 +496,13 @@ class TableSettings(Section):
         columns: the encrypted ones, each by its name; a value in documents of a jsonb column as ``{ column =
             "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
             elements = true }``.
+        bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
+            after a renaming: these labels.
     """
 
     name: Text
     columns: Annotated[tuple[Annotated[PlaceSettings, BeforeValidator(_as_place)], ...], Field(min_length=1)]
+    bindings: dict[Text, Text] = Field(default_factory=dict)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -507,6 +521,15 @@ class TableSettings(Section):
                 raise ConfigurationError(
                     f"[[tables]] {self.name} lists a place within another one of column {column}; remove one"
                 )
+        if other := sorted(set(self.bindings).difference(each.name for each in self.places)):
+            raise ConfigurationError(
+                f"[[tables]] {self.name} has a binding of {other[0]}, which is not among its columns; correct its name"
+            )
+        for label in self.bindings.values():
+            try:
+                checked_label(label)
+            except InvalidBindingError as error:
+                raise ConfigurationError(f"[[tables]] {self.name}, bindings: {error}") from None
         return self
 
 
@@ -704,6 +727,43 @@ class File(Section):
             raise ConfigurationError(f"table {twice} is listed in two [[tables]]; put its columns into one")
         return self
 
+    @model_validator(mode="after")
+    def _columns_have_labels(self) -> Self:
+        if self.format.generation == 1:
+            return self
+        labels: dict[str, str] = {}
+        for table in self.encrypted_tables:
+            if table.places:
+                raise ConfigurationError(
+                    f"[format] generation = 2 is for values in columns of their own, and {table.places[0].name} of "
+                    f"{table.name} is in a document or an array; leave generation out"
+                )
+            for column, label in zip(table.columns, table.labels, strict=True):
+                place = f"{table.name}.{column}"
+                if label is None:
+                    raise ConfigurationError(
+                        f"a name in {json.dumps(place)} holds a dot, so its values have nothing unambiguous to be "
+                        'bound to; declare a label, there and in EncryptedType: bindings = { column = "label" }'
+                    )
+                if other := labels.get(label):
+                    raise ConfigurationError(
+                        f"{other} and {place} are bound to the same label {json.dumps(label)}, so that a value of one "
+                        "would open in the other; give each its own"
+                    )
+                labels[label] = place
+        return self
+
+    @property
+    def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
+        """The declared tables as values of the procedure."""
+        return tuple(
+            replace(
+                EncryptedTable.of(TableName.parse(table.name), table.places, self.format.value_format),
+                bindings=tuple(sorted(table.bindings.items())),
+            )
+            for table in self.tables
+        )
+
 
 class Settings(File):
     """The whole configuration, with every path absolute and every secret read.
@@ -722,13 +782,6 @@ class Settings(File):
         return tuple(each.contact for each in self.contacts)
 
     @property
-    def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
-        """The declared tables as values of the procedure."""
-        return tuple(
-            EncryptedTable.of(TableName.parse(table.name), table.places, self.format.value_format)
-            for table in self.tables
-        )
-
     @property
     def key_notation(self) -> KeyNotation:
         """The notation in which the application reads its keys."""

@@ -225,7 +225,7 @@ WHERE t.xmin = read.version AND t.tableoid = OID::oid::regclass AND pg_relation_
 SELECT DISTINCT (ctid::text::point)[0]::bigint / 64 FROM ONLY "public"."frozen" WHERE left(("a"::text COLLATE "C"), 3) COLLATE "C" NOT IN ('', 'v2:') OR left(("b%c"::text COLLATE "C"), 3) COLLATE "C" NOT IN ('', 'v2:') OR left(("d"::text COLLATE "C"), 3) COLLATE "C" NOT IN ('', 'v2:') ORDER BY 1
 
 -- in order
-SELECT DISTINCT substring(left(("a"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int FROM (SELECT "a" FROM ONLY "public"."frozen" LIMIT 1000) AS first UNION SELECT DISTINCT substring(left(("b%c"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int FROM (SELECT "b%c" FROM ONLY "public"."frozen" LIMIT 1000) AS first UNION SELECT DISTINCT substring(left(("d"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int FROM (SELECT "d" FROM ONLY "public"."frozen" LIMIT 1000) AS first
+SELECT DISTINCT (regexp_match(substring(left(("a"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("a"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END FROM (SELECT "a" FROM ONLY "public"."frozen" LIMIT 1000) AS first UNION SELECT DISTINCT (regexp_match(substring(left(("b%c"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("b%c"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END FROM (SELECT "b%c" FROM ONLY "public"."frozen" LIMIT 1000) AS first UNION SELECT DISTINCT (regexp_match(substring(left(("d"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("d"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END FROM (SELECT "d" FROM ONLY "public"."frozen" LIMIT 1000) AS first
 
 -- in order
 SELECT count(*), count(*) FILTER (WHERE ("a"::text COLLATE "C") IS NOT NULL), count(*) FILTER (WHERE octet_length(("a"::text COLLATE "C")) = 0), count(*) FILTER (WHERE CASE
@@ -233,43 +233,49 @@ SELECT count(*), count(*) FILTER (WHERE ("a"::text COLLATE "C") IS NOT NULL), co
     WHEN ("a"::text COLLATE "C") LIKE 'v2:________________:%' AND octet_length(("a"::text COLLATE "C")) - 20 >= 24
      AND (octet_length(("a"::text COLLATE "C")) - 20) % 4 = 0 AND octet_length(("a"::text COLLATE "C")) <= 134217728
      AND ("a"::text COLLATE "C") ~ '^[^:]+:[A-Za-z0-9+/]+:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN 2
-    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("a"::text COLLATE "C"), 8), 2, strpos(left(("a"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("a"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("a"::text COLLATE "C"), 9), 2, strpos(left(("a"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("a"::text COLLATE "C") IS NOT NULL THEN -1 END < 0), count(*) FILTER (WHERE (left(("a"::text COLLATE "C"), 3) IN ('v2:'))), count(*) FILTER (WHERE ("b%c"::text COLLATE "C") IS NOT NULL), count(*) FILTER (WHERE octet_length(("b%c"::text COLLATE "C")) = 0), count(*) FILTER (WHERE CASE
     WHEN octet_length(("b%c"::text COLLATE "C")) = 0 THEN 0
     WHEN ("b%c"::text COLLATE "C") LIKE 'v2:________________:%' AND octet_length(("b%c"::text COLLATE "C")) - 20 >= 24
      AND (octet_length(("b%c"::text COLLATE "C")) - 20) % 4 = 0 AND octet_length(("b%c"::text COLLATE "C")) <= 134217728
      AND ("b%c"::text COLLATE "C") ~ '^[^:]+:[A-Za-z0-9+/]+:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN 2
-    WHEN octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("b%c"::text COLLATE "C")) <= 134217728 AND ("b%c"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("b%c"::text COLLATE "C"), 8), 2, strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("b%c"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("b%c"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("b%c"::text COLLATE "C")) <= 134217728 AND ("b%c"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("b%c"::text COLLATE "C"), 9), 2, strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("b%c"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("b%c"::text COLLATE "C") IS NOT NULL THEN -1 END < 0), count(*) FILTER (WHERE (left(("b%c"::text COLLATE "C"), 3) IN ('v2:'))), count(*) FILTER (WHERE ("d"::text COLLATE "C") IS NOT NULL), count(*) FILTER (WHERE octet_length(("d"::text COLLATE "C")) = 0), count(*) FILTER (WHERE CASE
     WHEN octet_length(("d"::text COLLATE "C")) = 0 THEN 0
     WHEN ("d"::text COLLATE "C") LIKE 'v2:________________:%' AND octet_length(("d"::text COLLATE "C")) - 20 >= 24
      AND (octet_length(("d"::text COLLATE "C")) - 20) % 4 = 0 AND octet_length(("d"::text COLLATE "C")) <= 134217728
      AND ("d"::text COLLATE "C") ~ '^[^:]+:[A-Za-z0-9+/]+:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN 2
-    WHEN octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("d"::text COLLATE "C")) <= 134217728 AND ("d"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("d"::text COLLATE "C"), 8), 2, strpos(left(("d"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("d"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("d"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("d"::text COLLATE "C")) <= 134217728 AND ("d"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("d"::text COLLATE "C"), 9), 2, strpos(left(("d"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("d"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("d"::text COLLATE "C") IS NOT NULL THEN -1 END < 0), count(*) FILTER (WHERE (left(("d"::text COLLATE "C"), 3) IN ('v2:'))) FROM ONLY "public"."frozen"
 
 -- in order
 SELECT "k0", "k1", "k2", count(*) FROM (SELECT CASE
     WHEN octet_length(("a"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("a"::text COLLATE "C"), 8), 2, strpos(left(("a"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("a"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("a"::text COLLATE "C"), 9), 2, strpos(left(("a"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("a"::text COLLATE "C") IS NOT NULL THEN -1 END AS "k0", CASE
     WHEN octet_length(("b%c"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("b%c"::text COLLATE "C")) <= 134217728 AND ("b%c"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("b%c"::text COLLATE "C"), 8), 2, strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("b%c"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("b%c"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("b%c"::text COLLATE "C")) <= 134217728 AND ("b%c"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("b%c"::text COLLATE "C"), 9), 2, strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("b%c"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("b%c"::text COLLATE "C") IS NOT NULL THEN -1 END AS "k1", CASE
     WHEN octet_length(("d"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("d"::text COLLATE "C")) <= 134217728 AND ("d"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("d"::text COLLATE "C"), 8), 2, strpos(left(("d"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("d"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("d"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("d"::text COLLATE "C")) <= 134217728 AND ("d"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("d"::text COLLATE "C"), 9), 2, strpos(left(("d"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("d"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("d"::text COLLATE "C") IS NOT NULL THEN -1 END AS "k2" FROM ONLY "public"."frozen") AS judged GROUP BY "k0", "k1", "k2"
 
 -- in order
@@ -283,27 +289,31 @@ SELECT count(*) FROM ONLY "public"."frozen" WHERE (left(("a"::text COLLATE "C"),
 -- in order
 SELECT count(*) FILTER (WHERE octet_length(("a"::text COLLATE "C")) > 0), count(*) FILTER (WHERE CASE
     WHEN octet_length(("a"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("a"::text COLLATE "C"), 8), 2, strpos(left(("a"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("a"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("a"::text COLLATE "C"), 9), 2, strpos(left(("a"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("a"::text COLLATE "C") IS NOT NULL THEN -1 END < 0), count(*) FILTER (WHERE (left(("a"::text COLLATE "C"), 3) IN ('v1:'))), count(*) FILTER (WHERE octet_length(("b%c"::text COLLATE "C")) > 0), count(*) FILTER (WHERE CASE
     WHEN octet_length(("b%c"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("b%c"::text COLLATE "C")) <= 134217728 AND ("b%c"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("b%c"::text COLLATE "C"), 8), 2, strpos(left(("b%c"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("b%c"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("b%c"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("b%c"::text COLLATE "C")) <= 134217728 AND ("b%c"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("b%c"::text COLLATE "C"), 9), 2, strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("b%c"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("b%c"::text COLLATE "C") IS NOT NULL THEN -1 END < 0), count(*) FILTER (WHERE (left(("b%c"::text COLLATE "C"), 3) IN ('v1:'))), count(*) FILTER (WHERE octet_length(("d"::text COLLATE "C")) > 0), count(*) FILTER (WHERE CASE
     WHEN octet_length(("d"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("d"::text COLLATE "C")) <= 134217728 AND ("d"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("d"::text COLLATE "C"), 8), 2, strpos(left(("d"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("d"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("d"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("d"::text COLLATE "C")) - strpos(left(("d"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("d"::text COLLATE "C")) <= 134217728 AND ("d"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("d"::text COLLATE "C"), 9), 2, strpos(left(("d"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("d"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("d"::text COLLATE "C") IS NOT NULL THEN -1 END < 0), count(*) FILTER (WHERE (left(("d"::text COLLATE "C"), 3) IN ('v1:'))) FROM ONLY "public"."frozen"
 
 -- in order
 SELECT EXISTS (SELECT FROM ONLY "public"."frozen" AS held WHERE "held"."id" OPERATOR("pg_catalog".=) ('[1]'::json ->> 0)::integer AND CASE
     WHEN octet_length(("a"::text COLLATE "C")) = 0 THEN 0
-    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17 >= 24 AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 8), ':') - 17) % 4 = 0
-     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN substr(left(("a"::text COLLATE "C"), 8), 2, strpos(left(("a"::text COLLATE "C"), 8), ':') - 2)::int
-    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[ \\t\\n\\r\\f\\v]*:' THEN -2
+    WHEN octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17 >= CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 80 + CASE WHEN right(("a"::text COLLATE "C"), 1) = '=' THEN 4 ELSE 0 END ELSE 24 END AND (octet_length(("a"::text COLLATE "C")) - strpos(left(("a"::text COLLATE "C"), 9), ':') - 17) % 4 = 0
+     AND octet_length(("a"::text COLLATE "C")) <= 134217728 AND ("a"::text COLLATE "C") ~ '^(?:v[1-9][0-9]{0,5}:[A-Za-z0-9+/]{16}:|v[1-9][0-9]{0,5}x:[A-Za-z0-9+/]{32}:)[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?$' THEN rtrim(substr(left(("a"::text COLLATE "C"), 9), 2, strpos(left(("a"::text COLLATE "C"), 9), ':') - 2), 'x')::int
+    + CASE WHEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x' THEN 1000000 ELSE 0 END
+    WHEN left(("a"::text COLLATE "C"), 64) ~  E'^[ \\t\\n\\r\\f\\v]*[vV][0-9]+[xX]?[ \\t\\n\\r\\f\\v]*:' THEN -2
     WHEN ("a"::text COLLATE "C") IS NOT NULL THEN -1 END < 0)
 
 -- in order
@@ -315,7 +325,7 @@ FROM (
     SELECT *, row_number() OVER (PARTITION BY place, number ORDER BY random()) AS turn
     FROM (
         SELECT t.ctid AS position, cell.*
-        FROM ONLY "public"."frozen" AS t , LATERAL (VALUES (0, substring(left(("a"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int, octet_length(("a"::text COLLATE "C"))), (1, substring(left(("b%c"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int, octet_length(("b%c"::text COLLATE "C"))), (2, substring(left(("d"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int, octet_length(("d"::text COLLATE "C")))) AS cell (place, number, size)
+        FROM ONLY "public"."frozen" AS t , LATERAL (VALUES (0, (regexp_match(substring(left(("a"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("a"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END, octet_length(("a"::text COLLATE "C"))), (1, (regexp_match(substring(left(("b%c"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("b%c"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END, octet_length(("b%c"::text COLLATE "C"))), (2, (regexp_match(substring(left(("d"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("d"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END, octet_length(("d"::text COLLATE "C")))) AS cell (place, number, size)
     ) AS cells
     WHERE number IS NOT NULL
 ) AS shuffled
@@ -337,7 +347,7 @@ FROM (
     SELECT *, row_number() OVER (PARTITION BY place, number ORDER BY random()) AS turn
     FROM (
         SELECT t.ctid AS position, cell.*
-        FROM ONLY "public"."frozen" AS t , LATERAL (VALUES (0, substring(left(("a"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int, octet_length(("a"::text COLLATE "C"))), (1, substring(left(("b%c"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int, octet_length(("b%c"::text COLLATE "C"))), (2, substring(left(("d"::text COLLATE "C"), 8) from '^v([1-9][0-9]{0,5}):')::int, octet_length(("d"::text COLLATE "C")))) AS cell (place, number, size)
+        FROM ONLY "public"."frozen" AS t , LATERAL (VALUES (0, (regexp_match(substring(left(("a"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("a"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END, octet_length(("a"::text COLLATE "C"))), (1, (regexp_match(substring(left(("b%c"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("b%c"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END, octet_length(("b%c"::text COLLATE "C"))), (2, (regexp_match(substring(left(("d"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)'), '[0-9]+'))[1]::int + CASE WHEN substring(left(("d"::text COLLATE "C"), 9) from '^(v[1-9][0-9]{0,5}x?:)') ~ '^v[0-9]+x' THEN 1000000 ELSE 0 END, octet_length(("d"::text COLLATE "C")))) AS cell (place, number, size)
     ) AS cells
     WHERE number = ANY ('{1}'::int2[])
 ) AS shuffled
@@ -345,13 +355,17 @@ WHERE turn <= 5
 ORDER BY turn
 
 -- in order
-SELECT max(octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 8), ':') + 4) FILTER (WHERE left(("b%c"::text COLLATE "C"), 8) ~ '^v[1-9][0-9]{0,5}:') FROM ONLY "public"."frozen"
+SELECT max(octet_length(("b%c"::text COLLATE "C")) - strpos(left(("b%c"::text COLLATE "C"), 9), ':') + 4 + CASE WHEN (substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x') <> false THEN  -56 ELSE 0 END) FILTER (WHERE left(("b%c"::text COLLATE "C"), 9) ~ '^v[1-9][0-9]{0,5}x?:') FROM ONLY "public"."frozen"
 
 -- in order
-SELECT count(CASE WHEN left(("d"::text COLLATE "C"), 8) ~ '^v[1-9][0-9]{0,5}:' THEN ('v10:' || substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 8), ':') + 1))::public.sealed ELSE "d" END) FROM ONLY "public"."frozen"
+SELECT count(CASE WHEN left(("d"::text COLLATE "C"), 9) ~ '^v[1-9][0-9]{0,5}x?:' THEN ('v10:' || CASE WHEN (substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x') <> false THEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') + 1, 16) || ':'
+    || substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') + 74) ELSE substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') + 1) END)::public.sealed ELSE "d" END) FROM ONLY "public"."frozen"
 
 -- in order
-SELECT count(*) FROM (SELECT "id", CASE WHEN left(("a"::text COLLATE "C"), 8) ~ '^v[1-9][0-9]{0,5}:' THEN ('v10:' || substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 8), ':') + 1))::text ELSE "a" END AS "a", CASE WHEN left(("b%c"::text COLLATE "C"), 8) ~ '^v[1-9][0-9]{0,5}:' THEN ('v10:' || substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 8), ':') + 1))::character varying ELSE "b%c" END AS "b%c", CASE WHEN left(("d"::text COLLATE "C"), 8) ~ '^v[1-9][0-9]{0,5}:' THEN ('v10:' || substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 8), ':') + 1))::public.sealed ELSE "d" END AS "d" FROM ONLY "public"."frozen") AS "frozen" WHERE NOT ((a <> 'y'::text))
+SELECT count(*) FROM (SELECT "id", CASE WHEN left(("a"::text COLLATE "C"), 9) ~ '^v[1-9][0-9]{0,5}x?:' THEN ('v10:' || CASE WHEN (substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') - 1, 1) = 'x') <> false THEN substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') + 1, 16) || ':'
+    || substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') + 74) ELSE substr(("a"::text COLLATE "C"), strpos(left(("a"::text COLLATE "C"), 9), ':') + 1) END)::text ELSE "a" END AS "a", CASE WHEN left(("b%c"::text COLLATE "C"), 9) ~ '^v[1-9][0-9]{0,5}x?:' THEN ('v10:' || CASE WHEN (substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') - 1, 1) = 'x') <> false THEN substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') + 1, 16) || ':'
+    || substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') + 74) ELSE substr(("b%c"::text COLLATE "C"), strpos(left(("b%c"::text COLLATE "C"), 9), ':') + 1) END)::character varying ELSE "b%c" END AS "b%c", CASE WHEN left(("d"::text COLLATE "C"), 9) ~ '^v[1-9][0-9]{0,5}x?:' THEN ('v10:' || CASE WHEN (substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') - 1, 1) = 'x') <> false THEN substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') + 1, 16) || ':'
+    || substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') + 74) ELSE substr(("d"::text COLLATE "C"), strpos(left(("d"::text COLLATE "C"), 9), ':') + 1) END)::public.sealed ELSE "d" END AS "d" FROM ONLY "public"."frozen") AS "frozen" WHERE NOT ((a <> 'y'::text))
 
 -- in order
 UPDATE public.frozen SET d = NULL WHERE id = 2

@@ -1,6 +1,7 @@
 """Every setting of keyrotation.toml: what it takes, its default, and what it is, from the docstring of its section."""
 
 import inspect
+import json
 import re
 import types
 import typing
@@ -118,7 +119,7 @@ def _takes(annotation: Any) -> str:  # noqa: ANN401  whatever stands at a field
     if origin is typing.Annotated:
         return _takes(arguments[0])
     if origin is Literal:
-        return ", ".join(code(f'"{each}"') for each in arguments)
+        return ", ".join(code(json.dumps(each)) for each in arguments)
     if origin in {tuple, dict}:
         return f"list: {_takes(arguments[0])}" if origin is tuple else f"table: {_takes(arguments[1])}"
     if origin in {typing.Union, types.UnionType}:

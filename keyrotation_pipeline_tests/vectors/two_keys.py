@@ -10,17 +10,33 @@ _REDUCTION = 0xE1 << 120
 
 
 def opened_by_both(first: bytes, second: bytes) -> tuple[bytes, bytes]:
-    """Returns a nonce of 12 bytes, and one block of ciphertext with a tag that is right under both keys.
+    """Returns a nonce of 12 bytes, and one block of ciphertext with a tag that is right under both keys."""
+    nonce = os.urandom(12)
+    return nonce, sealed_by_both(first, second, nonce, b"")
 
-    The tag of a block C is C·H² + L·H + E(nonce ‖ 1), so equal tags are a linear equation for C.
+
+def sealed_by_both(first: bytes, second: bytes, nonce: bytes, associated_data: bytes) -> bytes:
+    """Returns one block of ciphertext with a tag that is right under both keys.
+
+    The tag of a block C is A·Hⁿ + … + C·H² + L·H + E(nonce ‖ 1), so equal tags are a linear equation for C.
     """
-    nonce, length = os.urandom(12), 128  # the lengths block: no associated data, 128 bits
+    padded = associated_data + bytes(-len(associated_data) % 16)
+    # With nothing where C stands; the last block tells both lengths in bits.
+    blocks = [int.from_bytes(padded[at : at + 16], "big") for at in range(0, len(padded), 16)]
+    blocks += [0, 8 * len(associated_data) << 64 | 128]
     h1, h2 = _block(first, bytes(16)), _block(second, bytes(16))
-    e1, e2 = (_block(key, nonce + b"\0\0\0\1") for key in (first, second))
-    right = _times(length, h1) ^ _times(length, h2) ^ e1 ^ e2
-    ciphertext = _times(right, _inverse(_times(h1, h1) ^ _times(h2, h2)))
-    tag = _times(ciphertext, _times(h1, h1)) ^ _times(length, h1) ^ e1
-    return nonce, ciphertext.to_bytes(16, "big") + tag.to_bytes(16, "big")
+    without = [_hashed(h, blocks) ^ _block(key, nonce + b"\0\0\0\1") for key, h in ((first, h1), (second, h2))]
+    ciphertext = _times(without[0] ^ without[1], _inverse(_times(h1, h1) ^ _times(h2, h2)))
+    tag = without[0] ^ _times(ciphertext, _times(h1, h1))
+    return ciphertext.to_bytes(16, "big") + tag.to_bytes(16, "big")
+
+
+def _hashed(h: int, blocks: list[int]) -> int:
+    """GHASH."""
+    hashed = 0
+    for block in blocks:
+        hashed = _times(hashed ^ block, h)
+    return hashed
 
 
 def _block(key: bytes, block: bytes) -> int:

@@ -8,18 +8,21 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.fieldcrypto.keyring import FieldCipher
 
 UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
 
@@ -30,17 +33,22 @@ class AesGcmFormat:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion) -> "AesGcmRewriter":
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "AesGcmRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
         return AesGcmRewriter(ring, target, self._layout)
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
         compiled = self._layout.compiled
         return None if compiled is None else native_codec(ring, target, compiled)
 
-    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+    def opened_by(
+        self,
+        ring: KeyRing,
+        stored: str,
+        label: str | None = None,  # noqa: ARG002
+    ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
         opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored.encode())
         match opened:
@@ -51,7 +59,7 @@ class AesGcmFormat:
             case version, _:
                 return version, version
 
-    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
         opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored.encode())
         return opened if isinstance(opened, Defect) else opened[1]
@@ -200,7 +208,7 @@ class AesGcmRewriter:
         return value
 
 
-def _decrypted(cipher: AESGCM, sealed: Sealed, data: bytes | None) -> bytes | None:
+def _decrypted(cipher: "FieldCipher", sealed: Sealed, data: bytes | None) -> bytes | None:
     try:
         return cipher.decrypt(sealed.nonce, sealed.body, data)
     except InvalidTag:

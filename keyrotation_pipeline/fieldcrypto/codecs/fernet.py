@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES128
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -54,15 +54,20 @@ class FernetFormat:
     def __init__(self, *, keep_time: bool = False) -> None:
         self._keep_time = keep_time
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion) -> "FernetRewriter":
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "FernetRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
         return FernetRewriter(ring, target, keep_time=self._keep_time)
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
         return native_codec(ring, target, CompiledFormat("fernet", IV_BYTES, 0 if self._keep_time else TIME_BYTES))
 
-    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+    def opened_by(
+        self,
+        ring: KeyRing,
+        stored: str,
+        label: str | None = None,  # noqa: ARG002
+    ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
         token = parsed(stored.encode())
         if token is None:
@@ -70,7 +75,7 @@ class FernetFormat:
         opener = next((key.version for key in _keys(ring) if key.opened(token) is not None), None)
         return opener or ring.primary, opener
 
-    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
         return FernetRewriter(ring, ring.primary).plaintext(stored.encode())
 

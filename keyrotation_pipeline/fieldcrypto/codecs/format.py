@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
@@ -41,22 +41,31 @@ class ValueRewriter(Protocol):
 class Format(Protocol):
     """The code of one value format."""
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion) -> ValueRewriter:
-        """Returns what re-encrypts values to a version; the ring holds it and every version to read."""
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> ValueRewriter:
+        """Returns what re-encrypts values to a version; the ring holds it and every version to read.
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
+        Args:
+            labels: of the columns of each batch, which values may be bound to.
+        """
+
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
         """Returns the compiled codec, which does the same for batches of good values; None: there is none here."""
 
-    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+    def opened_by(
+        self, ring: KeyRing, stored: str, label: str | None = None
+    ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """Returns the version that a value should open under, and the one whose key opens it.
 
         The first is the version that it names; where it names none, the second, or the primary if no key opens it.
+
+        Args:
+            label: of its column.
 
         Returns:
             None: it is not of this format.
         """
 
-    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:
         """Returns the plaintext of a stored value, or what is wrong with the value."""
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -70,15 +70,20 @@ class MarkedFormat:
     def __init__(self, envelope: Envelope) -> None:
         self._envelope = envelope
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion) -> "MarkedRewriter":
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "MarkedRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
         return MarkedRewriter(self._envelope, ring, target)
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:  # noqa: ARG002
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`: there is none yet."""
         return None
 
-    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+    def opened_by(
+        self,
+        ring: KeyRing,
+        stored: str,
+        label: str | None = None,  # noqa: ARG002
+    ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
         value = self._envelope.parsed(stored.encode())
         if value is None:
@@ -88,7 +93,7 @@ class MarkedFormat:
         opener = next((version for version, key in keys.items() if key.opened(value) is not None), None)
         return named or opener or ring.primary, opener
 
-    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
         return MarkedRewriter(self._envelope, ring, ring.primary).plaintext(stored.encode())
 

@@ -1,29 +1,38 @@
-"""Our own format, ``vN:<nonce>:<ciphertext ‖ tag>``: `grammar`, `cipher`, `batch` and `codec.c` put together."""
+"""Our own format, in both generations: `grammar`, `cipher`, `batch` and `codec.c` put together."""
 
 from keyrotation_pipeline.fieldcrypto import cipher
-from keyrotation_pipeline.fieldcrypto.batch import Rewriter
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.batch import Labels, Rewriter
+from keyrotation_pipeline.fieldcrypto.binding import associated_data
+from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
+from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
 class NativeFormat:
     """`Format` for values that name their key version."""
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion) -> Rewriter:
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> Rewriter:
         """See `Format.rewriter`."""
-        return Rewriter(ring, target)
+        return Rewriter(ring, target, labels)
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion) -> NativeCodec | None:
-        """See `Format.native_codec`."""
-        return native_codec(ring, target)
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
+        """See `Format.native_codec`; None also where a column has no label that the second generation needs."""
+        second = next((version for version in ring.versions if version.generation == SECOND), None)
+        if second is None:
+            return native_codec(ring, target)
+        if not labels or None in labels:
+            return None
+        bound = [associated_data(second, label) or b"" for label in labels]
+        return native_codec(ring, target, CompiledFormat("native", target.generation.nonce_bytes), bound)
 
-    def opened_by(self, ring: KeyRing, stored: str) -> tuple[KeyVersion, KeyVersion | None] | None:
+    def opened_by(
+        self, ring: KeyRing, stored: str, label: str | None = None
+    ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
         value = cipher.parsed(stored)
-        return None if value is None else (value.version, cipher.opened_by(ring, value))
+        return None if value is None else (value.version, cipher.opened_by(ring, value, label))
 
-    def plaintext(self, ring: KeyRing, stored: str) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:
         """See `Format.plaintext`."""
-        return cipher.plaintext(ring, stored)
+        return cipher.plaintext(ring, stored, label)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, GENERATIONS, SECOND, KeyVersion
 
 
 class IdentifiedBy(StrEnum):
@@ -75,6 +75,7 @@ class ValueFormat:
             encrypt with them.
         derivation: how the application derives a key from each entry of its list; None: the entries are the keys.
         salt: of that derivation.
+        generation: of the keys that rotations make from now on; 2 only for `native`.
     """
 
     name: str
@@ -82,6 +83,7 @@ class ValueFormat:
     keep_time: bool = False
     layout: str = ""
     logins: tuple[tuple[KeyVersion, str], ...] = ()
+    generation: int = FIRST.number
 
     derivation: Derivation | None = None
     salt: str = field(default="", repr=False)
@@ -93,10 +95,19 @@ class ValueFormat:
     @property
     def names_versions(self) -> bool:
         """Whether every value names a version of ours, without any key at hand."""
-        return self == NATIVE
+        return self.name == NATIVE.name
+
+    def next_of(self, version: KeyVersion) -> KeyVersion:
+        """Returns the version that follows another where the key of the next rotation has this format."""
+        return version.next(GENERATIONS[self.generation - 1])
 
     def signed(self) -> str:
         """The format in a signed text."""
+        if self.generation == SECOND.number:
+            return (
+                f"{self.name}, second generation: KC-XAES-256-GCM, identified by {_SIGNED[self.identified_by]}; each "
+                "value opens only under the label of its column"
+            )
         time = "; new values keep the time of the old ones" if self.keep_time else ""
         layout = f"; layout {self.layout}" if self.layout else ""
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)

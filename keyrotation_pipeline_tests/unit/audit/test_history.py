@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.audit.history import HistoryEntry, history, whole_history
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import COMPARED, Officer, Roster, RosterChange, RosterSignature, rendered
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.audit_state import MOST_FAULTS
@@ -464,6 +465,32 @@ def test_a_key_that_is_destroyed_is_not_replaced(ledger: FakeLedger) -> None:
     ledger.append(KeyStateChanged(V1, KeyState.ARCHIVED, KeyState.DESTROYED, fingerprint), f"{0:032x}")
     ledger.append(KeyReplaced(V1, fingerprint, "ab" * 32), f"{1:032x}")
     assert newest(ledger, EventKind.KEY_REPLACED).fault == "replaces v1, which is destroyed"
+
+
+def test_no_number_and_no_key_is_registered_for_both_generations(ledger: FakeLedger) -> None:
+    begin = signed_by(ledger, RequestAction.ROTATE)
+    key = ledger.state.keys[V1].fingerprint
+    for version, fingerprint in ((KeyVersion(1, 2), "ab" * 32), (KeyVersion(2, 2), key)):
+        ledger.append(KeyRegistered(version, KeyState.PRE_ACTIVATION, fingerprint, START), begin)
+        assert newest(ledger, EventKind.KEY_REGISTERED).fault == (
+            f"registers {version} next to v1, for both generations of the format"
+        )
+    ledger.append(KeyRegistered(KeyVersion(2, 2), KeyState.PRE_ACTIVATION, "ab" * 32, START), begin)
+    assert newest(ledger, EventKind.KEY_REGISTERED).fault is None
+
+
+def test_no_key_is_replaced_by_one_of_the_other_generation(ledger: FakeLedger) -> None:
+    begin = signed_by(ledger, RequestAction.ROTATE)
+    ledger.append(KeyRegistered(KeyVersion(2, 2), KeyState.PRE_ACTIVATION, "ab" * 32, START), begin)
+    asked = replace(asking(ledger, RequestAction.REPLACE_KEY), id=f"{1:032x}")
+    text = re.sub(rb"\nTo: .*", f"\nTo: v1 {'ab' * 32}".encode(), text_of(asked, ROSTER))
+    ledger.append(RequestOpened.of(asked, text), asked.id)
+    for officer in (ADA, BEN):
+        ledger.append(SignatureAdded.of(signature_by(officer, text)), asked.id)
+    running(ledger, asked.id)
+    ledger.append(KeyReplaced(V1, ledger.state.keys[V1].fingerprint, "ab" * 32), asked.id)
+    fault = newest(ledger, EventKind.KEY_REPLACED).fault
+    assert fault == "gives v1 the key of v2x, for both generations of the format"
 
 
 def test_a_lost_roster_is_not_pinned_again_by_a_signature_that_is_filed_under_another_time(ledger: FakeLedger) -> None:

@@ -53,6 +53,12 @@ BY_UNIT_TEST: dict[str, Callable[[FakeLedger], None]] = {
         test_history.test_a_lost_roster_is_not_pinned_again_by_a_signature_that_is_filed_under_another_time
     ),
     "replaces {}, which is destroyed": test_history.test_a_key_that_is_destroyed_is_not_replaced,
+    "registers {} next to {}, for both generations of the format": (
+        test_history.test_no_number_and_no_key_is_registered_for_both_generations
+    ),
+    "gives {} the key of {}, for both generations of the format": (
+        test_history.test_no_key_is_replaced_by_one_of_the_other_generation
+    ),
     "is of another database, which nobody has reconciled": (
         test_history.test_an_event_of_another_database_is_a_fault_and_changes_nothing_that_takes_signatures
     ),

@@ -2,14 +2,17 @@
 
 import os
 import pickle
+from typing import TYPE_CHECKING
 
 import pytest
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Rewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+
+if TYPE_CHECKING:
+    from keyrotation_pipeline.fieldcrypto.keyring import FieldCipher
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
@@ -134,11 +137,11 @@ def test_every_value_gets_a_nonce_of_its_own_from_one_call_a_batch(
 class Flipping:
     """A cipher on a faulty machine: what it encrypts is of another text."""
 
-    def __init__(self, cipher: AESGCM) -> None:
+    def __init__(self, cipher: "FieldCipher") -> None:
         self.cipher = cipher
         self.decrypt = cipher.decrypt
 
-    def encrypt(self, nonce: bytes, plaintext: bytes, data: None) -> bytes:
+    def encrypt(self, nonce: bytes, plaintext: bytes, data: bytes | None) -> bytes:
         return self.cipher.encrypt(nonce, plaintext[:-1] + b"?", data)
 
 

@@ -22,11 +22,12 @@ from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Tex
 from keyrotation_pipeline.errors import KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto import compiled, native
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, opened, ring_of, sealed
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS, fuzz, token
 from keyrotation_pipeline_tests.unit.fieldcrypto.value_cases import ACCEPTED, REFUSED
@@ -38,6 +39,7 @@ NAMES = [
     pytest.param(name, marks=() if name in {"native", "fernet", "b64"} else (pytest.mark.extended,)) for name in FORMATS
 ]
 FUZZED_VALUES, SANITISED_VALUES = 20_000, 2_000
+TABLE = EncryptedTable(TableName("public", "clients"), ("email",))
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +244,7 @@ def test_the_interpreter_continues_meanwhile_and_a_second_thread_is_refused(code
 _COPIES = """
 import sys
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, ring_of
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -307,11 +310,11 @@ def test_without_the_module_python_does_it_and_the_version_says_how_to_build_it(
     monkeypatch: pytest.MonkeyPatch, ring: KeyRing
 ) -> None:
     rows = [(7, 0, b"\0\0\0\1\0\1", b"\0\0\0\1", sealed(ring, 1, "x").encode())]
-    with_native = Codec(NATIVE, ring, V2).rewrite(Batch.of(rows))
+    with_native = Codec(TABLE, ring, V2).rewrite(Batch.of(rows))
     assert "OpenSSL" in compiled.codec_in_use()
     monkeypatch.setattr(compiled, "MODULE", None)
     assert "uv sync" in compiled.codec_in_use()
-    without = Codec(NATIVE, ring, V2).rewrite(Batch.of(rows))
+    without = Codec(TABLE, ring, V2).rewrite(Batch.of(rows))
     assert with_native.parameters.keys() == without.parameters.keys()
     assert isinstance(without.parameters["value_0"], TextArray)
     assert with_native.rows == without.rows == 1

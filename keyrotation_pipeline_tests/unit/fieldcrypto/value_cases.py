@@ -6,6 +6,9 @@ NONCE = "AAECAwQFBgcICQoL"
 BODY = base64.b64encode(bytes(range(16))).decode()  # 16 bytes: ends in ==
 assert BODY.endswith("w==")
 
+LONG_NONCE = base64.b64encode(bytes(range(24))).decode()
+LONG_BODY = base64.b64encode(bytes(range(48))).decode()
+
 ACCEPTED = {
     "an empty text": f"v1:{NONCE}:{BODY}",
     "17 bytes": f"v1:{NONCE}:{base64.b64encode(bytes(17)).decode()}",
@@ -13,10 +16,26 @@ ACCEPTED = {
     "plus and slash": f"v1:{'+/' * 8}:{base64.b64encode(bytes([255] * 18)).decode()}",
     "two digits": f"v10:{NONCE}:{BODY}",
     "six digits": f"v999999:{NONCE}:{BODY}",
+    "second generation, an empty text": f"v1x:{LONG_NONCE}:{LONG_BODY}",
+    "second generation, 49 bytes": f"v2x:{LONG_NONCE}:{base64.b64encode(bytes(49)).decode()}",
+    "second generation, 50 bytes": f"v2x:{LONG_NONCE}:{base64.b64encode(bytes(50)).decode()}",
+    "second generation, six digits": f"v999999x:{LONG_NONCE}:{LONG_BODY}",
     "30 kB": f"v2:{NONCE}:{base64.b64encode(bytes(30_000)).decode()}",
 }
 
 REFUSED = {
+    "second generation, nonce of the first": f"v1x:{NONCE}:{LONG_BODY}",
+    "first generation, nonce of the second": f"v1:{LONG_NONCE}:{LONG_BODY}",
+    "nonce between the two": f"v1:{LONG_NONCE[:24]}:{LONG_BODY}",
+    "second generation, body of 47 bytes": f"v1x:{LONG_NONCE}:{base64.b64encode(bytes(47)).decode()}",
+    "second generation, body of 46 bytes": f"v1x:{LONG_NONCE}:{base64.b64encode(bytes(46)).decode()}",
+    "second generation, body of the first": f"v1x:{LONG_NONCE}:{BODY}",
+    "second generation, capital": f"v1X:{LONG_NONCE}:{LONG_BODY}",
+    "second generation, twice": f"v1xx:{LONG_NONCE}:{LONG_BODY}",
+    "second generation, no number": f"vx:{LONG_NONCE}:{LONG_BODY}",
+    "second generation, leading zero": f"v01x:{LONG_NONCE}:{LONG_BODY}",
+    "second generation, seven digits": f"v1000000x:{LONG_NONCE}:{LONG_BODY}",
+    "second generation, stray bits": f"v1x:{LONG_NONCE}:{base64.b64encode(bytes(49)).decode()[:-3]}B==",
     "nothing": "",
     "a name": "Anna",
     "version only": "v1:",
@@ -60,6 +79,9 @@ REFUSED = {
 }
 
 NEAR_MISSES = {
+    "second generation, capital": "v1X:x",
+    "second generation, leading zero": "v01x:",
+    "second generation, space before colon": "v1x :x",
     "leading zero": "v01:x",
     "space before": " v1:x",
     "several before": "\t \r\n\f\v v1:x",
@@ -71,6 +93,8 @@ NEAR_MISSES = {
 }
 
 NO_NEAR_MISSES = {
+    "another letter": "v1y:",
+    "two letters": "v1xx:",
     "nothing": "",
     "a name": "Anna",
     "no digits": "v:",

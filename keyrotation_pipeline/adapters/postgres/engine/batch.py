@@ -33,7 +33,6 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -112,15 +111,15 @@ class Codec:
     """Re-encrypts and checks batches: natively if all values are good, else in Python.
 
     Args:
-        value_format: of every value.
+        table: whose values they are: their format, and what they are bound to.
         ring: holds `target` and every version to read.
         native: whether to use the native codec, where it was built.
     """
 
-    def __init__(self, value_format: ValueFormat, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
-        code = format_of(value_format)
-        self._python = code.rewriter(ring, target)
-        self._native = code.native_codec(ring, target) if native else None
+    def __init__(self, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
+        code = format_of(table.format)
+        self._python = code.rewriter(ring, target, table.labels)
+        self._native = code.native_codec(ring, target, table.labels) if native else None
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""

@@ -139,7 +139,7 @@ def opened(
         readers = [
             _Reader(
                 stack.enter_context(closing(open_connection(connect))),
-                Codec(table.format, ring, ring.primary, native=limits.native_codec),
+                Codec(table, ring, ring.primary, native=limits.native_codec),
             )
             for _ in range(max(1, min(limits.workers * limits.threads_per_worker, worth_it)))
         ]

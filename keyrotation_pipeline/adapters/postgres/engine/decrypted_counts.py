@@ -4,7 +4,7 @@ Its signing half must never be in the database, so the values come to the key.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from time import monotonic
@@ -98,7 +98,7 @@ class CurrentKeys:
         ring, until, rows, since = self.ring(), monotonic() + seconds, 0, 0
         code = format_of(table.format)
         keys = KeyRing({version: ring.material(version) for version in versions}, versions[0])
-        native = code.native_codec(ring, ring.primary)
+        native = code.native_codec(ring, ring.primary, table.labels)
         with closing(self.connect()) as connection:
             for relation in countable(connection, table):
                 compiled = None if _arrays(relation) else native
@@ -107,11 +107,7 @@ class CurrentKeys:
                     # Nearly all of them hold none: the compiled codec says so for all at once.
                     held = compiled.check(_as_bytes(some), 0, len(table.columns)) if compiled else None
                     if held is None or any(column[version] for column in held for version in versions):
-                        old = [
-                            row[-1]
-                            for row in marked
-                            if any(_is_under(code, keys, value) for value in _values(relation, row[:-1]))
-                        ]
+                        old = [row[-1] for row in marked if _has_under(code, keys, _values(relation, table, row[:-1]))]
                         rows, since = rows + len(old), since + sum(map(bool, old))
                     if monotonic() > until:
                         return None
@@ -128,7 +124,10 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
     """
     rows, held = 0, [Counter[KeyVersion | None]() for _ in table.columns]
     code = format_of(table.format)
-    python, native = code.rewriter(ring, ring.primary), code.native_codec(ring, ring.primary)
+    python, native = (
+        code.rewriter(ring, ring.primary, table.labels),
+        code.native_codec(ring, ring.primary, table.labels),
+    )
     for relation in countable(connection, table):
         arrays = _arrays(relation)
         for some in _read(connection, relation):
@@ -199,18 +198,20 @@ def _as_bytes(rows: Sequence[tuple[str | None, ...]]) -> list[tuple[bytes | None
     return [tuple(None if value is None else value.encode() for value in row) for row in rows]
 
 
-def _values(relation: Relation, row: Sequence[str | None]) -> Iterator[str]:
-    """Yields every value of a row that is neither NULL nor empty, those in arrays too."""
+def _values(relation: Relation, table: EncryptedTable, row: Sequence[str | None]) -> Iterator[tuple[str, str | None]]:
+    """Yields every value of a row that is neither NULL nor empty, those in arrays too, with the label of its place."""
     for column, cell in zip(relation.columns, row, strict=True):
+        label = table.label(column.place.name)
         if cell and column.place.elements:
-            yield from (each.decode() for each in array_text(cell.encode()).elements if each)
+            yield from ((each.decode(), label) for each in array_text(cell.encode()).elements if each)
         elif cell:
-            yield cell
+            yield cell, label
 
 
-def _is_under(code: Format, keys: KeyRing, value: str) -> bool:
-    found = code.opened_by(keys, value)
-    return found is not None and found[1] is not None
+def _has_under(code: Format, keys: KeyRing, values: Iterable[tuple[str, str | None]]) -> bool:
+    """Whether one of the values of a row, each with its label, opens with one of the keys."""
+    found = (code.opened_by(keys, value, label) for value, label in values)
+    return any(each is not None and each[1] is not None for each in found)
 
 
 def _nobody(progress: Progress) -> None:

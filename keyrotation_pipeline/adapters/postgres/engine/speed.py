@@ -59,8 +59,7 @@ def measure(
     """
     with closing(open_connection(connect)) as connection:
         return tuple(
-            _of(connection, table, Codec(table.format, ring, target, native=limits.native_codec), limits)
-            for table in tables
+            _of(connection, table, Codec(table, ring, target, native=limits.native_codec), limits) for table in tables
         )
 
 

@@ -91,7 +91,7 @@ def rewriting(
         subject = f"{shard.table.name} shard {shard.key}"
         batch_size = BatchSize(limits)
         supervisor = Supervisor(housekeeping, connect, request, limits, batch_size, subject, report, stop_requested)
-        codec = Codec(shard.table.format, ring, target, native=limits.native_codec)
+        codec = Codec(shard.table, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, shard.table, codec, target, supervisor, in_hot_order, wait=False)
         yield lambda slices: traversal.run([StoredPageRanges(housekeeping, request, part) for part in slices])
         supervisor.close()
@@ -130,7 +130,7 @@ def sweep(
         supervisor = Supervisor(
             housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
         )
-        codec = Codec(table.format, ring, target, native=limits.native_codec)
+        codec = Codec(table, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)
         # One row at a time is written by statements that judge it in SQL again.
         done = traversal.run([SweptPageRanges(housekeeping, table.format, target, by_opening=not wait)])

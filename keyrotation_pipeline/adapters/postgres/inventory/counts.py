@@ -154,8 +154,8 @@ def count_by_names(connection: Connection, table: EncryptedTable) -> TableCount 
 
 def _list_few_versions(classes: Mapping[str, Counter[int]], known: Sequence[KeyVersion]) -> None:
     """Counts values as near-misses instead, if they are under more versions than `listed_versions` lists."""
-    found = {KeyVersion(number) for counts in classes.values() for number in counts if number > 0}
-    listed = {version.number for version in listed_versions(found, known)}
+    found = {KeyVersion.of_code(number) for counts in classes.values() for number in counts if number > 0}
+    listed = {version.code for version in listed_versions(found, known)}
     for counts in classes.values():
         for number in [number for number in counts if number > 0 and number not in listed]:
             counts[NEAR_MISS] += counts.pop(number)
@@ -205,7 +205,7 @@ def _histogram(
 
 
 def _by_version(counts: Counter[int]) -> dict[KeyVersion, int]:
-    return {KeyVersion(number): counts[number] for number in sorted(counts) if number > 0}
+    return {KeyVersion.of_code(number): counts[number] for number in sorted(counts) if number > 0}
 
 
 def _unencrypted(counts: Counter[int]) -> int:

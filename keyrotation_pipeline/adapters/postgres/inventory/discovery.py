@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EXACT_END,
     EXACT_PREFIX,
     LIKELY,
+    code_in,
     pieces,
     value_class,
 )
@@ -76,7 +77,7 @@ FROM (
     SELECT class WHERE class > 0
     UNION ALL
     SELECT CASE WHEN hit[1] IS NULL AND hit[2] COLLATE "C" ~ {exact_prefix} AND hit[3] COLLATE "C" ~ {exact_end}
-                THEN (regexp_match(hit[2], '[0-9]+'))[1]::int END
+                THEN {named} END
     FROM regexp_matches(CASE WHEN class <= 0 AND text ~ {likely} THEN text END, {anywhere}, 'g') AS hit
 ) AS hits(version)
 """
@@ -294,12 +295,12 @@ def _finding(
 ) -> FoundColumn:
     query = (
         _hits(relation, column, pages)
-        if value_format == NATIVE
+        if value_format.name == NATIVE.name
         else _hits_of_keys(relation, column, pages, value_format)
     )
     row = connection.execute(query).fetchone()
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
-    found = listed_versions([KeyVersion(number) for number in versions or ()], registered(connection))
+    found = listed_versions([KeyVersion.of_code(number) for number in versions or ()], registered(connection))
     if column in relation.declared:
         return FoundColumn(relation.label, column, values, near_misses, found, _OUTSIDE_OF_PATHS)
     if relation.kind == "m":
@@ -325,6 +326,7 @@ def _hits(relation: SearchedRelation, column: str, pages: sql.Composable) -> sql
     return sql.SQL(_HITS).format(
         exact_prefix=sql.Literal(EXACT_PREFIX),
         exact_end=sql.Literal(EXACT_END),
+        named=code_in(sql.SQL("hit[2]")),
         relation=relation.identifier,
         pages=pages,
         text=relation.cell(column),

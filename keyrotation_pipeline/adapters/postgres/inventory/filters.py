@@ -58,7 +58,7 @@ def counted_by_filters(connection: Connection, relation: Relation, table: Encryp
         # Without bad values each one is empty or well-formed under one version, so prefixes distinguish them.
         if bad or values != empty + sum(by_version):
             return None
-        classes[column] = +Counter({EMPTY: empty, **{v.number: n for v, n in zip(versions, by_version, strict=True)}})
+        classes[column] = +Counter({EMPTY: empty, **{v.code: n for v, n in zip(versions, by_version, strict=True)}})
     return Counted(rows, classes)
 
 
@@ -81,7 +81,7 @@ def _expected(connection: Connection, relation: Relation, values: NamingSql) -> 
     numbers = sql.SQL(" UNION ").join(_first_numbers(relation, column, values) for column in relation.columns)
     with heap_scan(connection, relation.label, relation.oid):
         seen = connection.execute(numbers).fetchall()
-    found = {KeyVersion(int(str(n))) for (n,) in seen if n}
+    found = {KeyVersion.of_code(int(str(n))) for (n,) in seen if n}
     return tuple(sorted(found.union(registered(connection))))
 
 

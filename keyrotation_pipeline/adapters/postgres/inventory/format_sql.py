@@ -74,12 +74,13 @@ class NamingSql(FormatSql, Protocol):
 class Refusals(Protocol):
     """What a CHECK says of values under retired keys; the module `grammar_sql` has it for the native format."""
 
-    def refusal(self, text: str, versions: Iterable[KeyVersion]) -> str:
+    def refusal(self, text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:
         """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
         Args:
             text: a column as text, exactly as PostgreSQL prints it.
             versions: the retired versions, at least one.
+            twins: of our own format, whether the same numbers are refused in the other generation, too.
 
         Returns:
             Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.

@@ -12,18 +12,19 @@ from psycopg import sql
 
 from keyrotation_pipeline.fieldcrypto.grammar import (
     BASE64_OF_GOOD_LENGTH_PATTERN,
+    FIRST,
     LONGEST_PREFIX_CHARS,
+    MAX_VERSION_NUMBER,
     NEAR_MISS_PATTERN,
-    NONCE_CHARS,
     PREFIX_PATTERN,
-    SHORTEST_BODY_CHARS,
+    SECOND,
     SHORTEST_UNPADDED_CHARS,
     VALUE_OF_GOOD_LENGTH_PATTERN,
     VERSION_PATTERN,
     KeyVersion,
 )
 
-# What `value_class` returns instead of a version number. A value that names no known key is none of our own format.
+# What `value_class` returns instead of the code of a version. A value that names no known key is not of our format.
 EMPTY, UNENCRYPTED, NEAR_MISS, UNNAMED = 0, -1, -2, -3
 
 # PostgreSQL needs four bytes per character to match a value, and can allocate at most 1 GB at once.
@@ -35,6 +36,7 @@ _NEAR_MISS_CHARS = 64
 _AND = "&(?:amp;)*"
 _COLON = rf"(?:\\*:|\\+u003[aA]|%(?:25)*3[aA]|{_AND}(?:#0*58|#[xX]0*3[aA]|colon);)"
 _V = rf"(?:[vV]|\\+u00[57]6|%(?:25)*[57]6|{_AND}(?:#0*(?:86|118)|#[xX]0*[57]6);)"
+_X = rf"(?:[xX]|\\+u00[57]8|%(?:25)*[57]8|{_AND}(?:#0*(?:88|120)|#[xX]0*[57]8);)"
 _DIGIT = rf"(?:[0-9]|\\+u003[0-9]|%(?:25)*3[0-9]|{_AND}(?:#0*(?:4[89]|5[0-7])|#[xX]0*3[0-9]);)"
 _ESCAPES = r"\\%&"
 
@@ -47,13 +49,16 @@ _SPACE = r"=?[\s>]*"
 # spelling and white space (near-misses), about escapes, and about line breaks wherever they are.
 # Groups: white space at the very beginning, version, end of the nonce.
 ANYWHERE = (
-    rf"(^\s+)?({_V}{_BREAK}{_DIGIT}(?:{_BREAK}{_DIGIT})*{_SPACE}{_COLON}{_SPACE})"
-    rf"(?:(?:[A-Za-z0-9+/]{_BREAK}){{{NONCE_CHARS}}}|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;\r\n]*)"
+    rf"(^\s+)?({_V}{_BREAK}{_DIGIT}(?:{_BREAK}{_DIGIT})*(?:{_BREAK}{_X})?{_SPACE}{_COLON}{_SPACE})"
+    rf"(?:(?:(?:[A-Za-z0-9+/]{_BREAK}){{{FIRST.nonce_chars}}}){{1,{SECOND.nonce_chars // FIRST.nonce_chars}}}"
+    rf"|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;\r\n]*)"
     rf"({_SPACE}{_COLON}{_SPACE})(?:[A-Za-z0-9+/{_ESCAPES}#;]{_BREAK}){{{SHORTEST_UNPADDED_CHARS}}}"
 )
 # What every match of ANYWHERE has near its beginning: how a v may end, digits, how a colon may begin. Searching for
 # this alone takes a quarter of the time, and most texts do not contain it.
-LIKELY = rf"[vV6;]{_BREAK}(?:[0-9](?:{_BREAK}[0-9])*|[0-9]*[{_ESCAPES}]\S*[0-9;]){_SPACE}[:{_ESCAPES}]"
+LIKELY = (
+    rf"[vV6;]{_BREAK}(?:[0-9](?:{_BREAK}[0-9])*(?:{_BREAK}[xX])?|[0-9]*[{_ESCAPES}]\S*[0-9xX;]){_SPACE}[:{_ESCAPES}]"
+)
 # A match has a version, a nonce of at least one escape, the colons, and the characters of a tag.
 _SHORTEST_CHARS = len("v1:%:") + SHORTEST_UNPADDED_CHARS
 # The two groups of a correctly spelt value, whatever is escaped in it.
@@ -65,15 +70,29 @@ EXACT_END = f"^{_COLON}$"
 PIECE_CHARS = 4 * 1024 * 1024
 _OVERLAP_CHARS = 1024
 
+# What a fence looks at for its message, which is enough for every name of a version without its colon.
+_FENCE_CHARS = LONGEST_PREFIX_CHARS - len(":")
+
 # The length of a value's prefix in characters, including its colon; 0 if it has none.
 _PREFIX_LENGTH = f"strpos(left({{value}}, {LONGEST_PREFIX_CHARS}), ':')"
-_BODY_LENGTH = f"octet_length({{value}}) - {_PREFIX_LENGTH} - {NONCE_CHARS + len(':')}"
-_VERSION_NUMBER = f"substr(left({{value}}, {LONGEST_PREFIX_CHARS}), 2, {_PREFIX_LENGTH} - 2)::int"
+# Whether the prefix is one of the second generation; the length of what follows the nonce in a value of the first.
+_IS_SECOND = f"substr({{value}}, {_PREFIX_LENGTH} - 1, 1) = '{SECOND.marker}'"
+_BODY_LENGTH = f"octet_length({{value}}) - {_PREFIX_LENGTH} - {FIRST.nonce_chars + len(':')}"
+_LONGER_NONCE_CHARS = SECOND.nonce_chars - FIRST.nonce_chars
+# The shortest body of the second generation has no padding: with some it would have a byte or two less.
+_SHORTEST_LENGTH = (
+    f"CASE WHEN {_IS_SECOND} THEN {SECOND.shortest_body_chars + _LONGER_NONCE_CHARS} "
+    f"+ CASE WHEN right({{value}}, 1) = '=' THEN 4 ELSE 0 END ELSE {FIRST.shortest_body_chars} END"
+)
+_CODE_OF_SECOND = MAX_VERSION_NUMBER + 1
+_NUMBER = f"substr(left({{value}}, {LONGEST_PREFIX_CHARS}), 2, {_PREFIX_LENGTH} - 2)"
+_VERSION_CODE = f"""rtrim({_NUMBER}, '{SECOND.marker}')::int
+    + CASE WHEN {_IS_SECOND} THEN {_CODE_OF_SECOND} ELSE 0 END"""
 
 _VALUE_CLASS = f"""CASE
     WHEN octet_length({{value}}) = 0 THEN {EMPTY}{{expected}}
-    WHEN {_BODY_LENGTH} >= {SHORTEST_BODY_CHARS} AND ({_BODY_LENGTH}) % 4 = 0
-     AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES} AND {{value}} ~ {{whole}} THEN {_VERSION_NUMBER}
+    WHEN {_BODY_LENGTH} >= {_SHORTEST_LENGTH} AND ({_BODY_LENGTH}) % 4 = 0
+     AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES} AND {{value}} ~ {{whole}} THEN {_VERSION_CODE}
     WHEN left({{value}}, {_NEAR_MISS_CHARS}) ~ {{near_miss}} THEN {NEAR_MISS}
     WHEN {{value}} IS NOT NULL THEN {UNENCRYPTED} END"""
 
@@ -81,13 +100,19 @@ _VALUE_CLASS = f"""CASE
 # The same for a value under one known version. LIKE checks the prefix and where the nonce ends; so the expression need
 # not count, and has few states. PostgreSQL builds these again for each value, which is most of the cost.
 _EXPECTED = f"""
-    WHEN {{value}} LIKE {{head}} AND octet_length({{value}}) - {{head_bytes}} >= {SHORTEST_BODY_CHARS}
+    WHEN {{value}} LIKE {{head}} AND octet_length({{value}}) - {{head_bytes}} >= {{shortest}}
      AND (octet_length({{value}}) - {{head_bytes}}) % 4 = 0 AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES}
-     AND {{value}} ~ {{rest}} THEN {{number}}"""
+     AND {{value}} ~ {{rest}} THEN {{code}}"""
+
+
+_SHORTEST = {
+    FIRST: f"{FIRST.shortest_body_chars}",
+    SECOND: f"{SECOND.shortest_body_chars} + CASE WHEN right({{value}}, 1) = '=' THEN 4 ELSE 0 END",
+}
 
 
 def value_class(value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:
-    """Classifies a value: its version's number, or `EMPTY`, `UNENCRYPTED`, `NEAR_MISS`; NULL for NULL.
+    """Classifies a value: its version's `code`, or `EMPTY`, `UNENCRYPTED`, `NEAR_MISS`; NULL for NULL.
 
     All counts use this classification. A value counts under a version only if all of it matches the grammar, as in the
     parser; only decryption can show whether it is authentic.
@@ -113,13 +138,14 @@ def unencrypted(value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> s
 
 
 def _whole_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
-    head = f"{version.prefix}{'_' * NONCE_CHARS}:"
+    head = f"{version.prefix}{'_' * version.generation.nonce_chars}:"
     return sql.SQL(_EXPECTED).format(
         value=value,
         head=sql.Literal(f"{head}%"),
         head_bytes=sql.Literal(len(head)),
         rest=sql.Literal(f"^[^:]+:[A-Za-z0-9+/]+:{BASE64_OF_GOOD_LENGTH_PATTERN}$"),
-        number=sql.Literal(version.number),
+        shortest=sql.SQL(_SHORTEST[version.generation]).format(value=value),
+        code=sql.Literal(version.code),
     )
 
 
@@ -191,24 +217,58 @@ def has_prefix(value: sql.Composable) -> sql.Composed:
 
 
 def number_named(value: sql.Composable) -> sql.Composed:
-    """Returns the number of the version whose prefix a value has; NULL without one."""
-    return sql.SQL("substring(left({}, {}) from {})::int").format(
-        value, sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^v({VERSION_PATTERN[1:]}):")
+    """Returns the `code` of the version whose prefix a value has; NULL without one."""
+    text = sql.SQL("substring(left({}, {}) from {})").format(
+        value, sql.Literal(LONGEST_PREFIX_CHARS), sql.Literal(f"^({PREFIX_PATTERN})")
     )
+    return code_in(text)
+
+
+def code_in(prefix: sql.Composable) -> sql.Composed:
+    """Returns the `code` of the version in a correctly spelt prefix, in which digits may be escaped; NULL for NULL."""
+    return sql.SQL(
+        "(regexp_match({prefix}, '[0-9]+'))[1]::int + CASE WHEN {prefix} ~ {second} THEN {more} ELSE 0 END"
+    ).format(prefix=prefix, second=sql.Literal(f"^v[0-9]+{SECOND.marker}"), more=sql.Literal(_CODE_OF_SECOND))
+
+
+# A value of the other generation than the target has its nonce cut or filled up, and as many characters more or less at
+# the beginning of its ciphertext as the commitment takes: three more than it needs, at most.
+_COMMITMENT_CHARS = (SECOND.overhead_bytes - FIRST.overhead_bytes + 2) // 3 * 4
+_NONCE_BEGINS = f"substr({{value}}, {_PREFIX_LENGTH} + 1, {FIRST.nonce_chars})"
+_TO_SECOND = f"""{_NONCE_BEGINS} || repeat('A', {_LONGER_NONCE_CHARS}) || ':'
+    || repeat('A', {_COMMITMENT_CHARS}) || substr({{value}}, {_PREFIX_LENGTH} + {FIRST.nonce_chars + 2})"""
+_TO_FIRST = f"""{_NONCE_BEGINS} || ':'
+    || substr({{value}}, {_PREFIX_LENGTH} + {SECOND.nonce_chars + 2 + _COMMITMENT_CHARS - 4})"""
+
+
+def _changes_generation(value: sql.Composable, version: KeyVersion) -> sql.Composed:
+    second = version.generation == SECOND
+    return sql.SQL(f"({_IS_SECOND}) <> {{second}}").format(value=value, second=sql.Literal(second))
 
 
 def under_another(value: sql.Composable, version: KeyVersion) -> sql.Composed:
-    """Returns the text of a value that has a prefix, with that prefix replaced by the one of `version`."""
-    return sql.SQL(f"({{prefix}} || substr({{value}}, {_PREFIX_LENGTH} + 1))").format(
-        value=value, prefix=sql.Literal(version.prefix)
+    """Returns a text that constraints judge like the value under `version`: of its prefix, length and characters."""
+    change = _TO_SECOND if version.generation == SECOND else _TO_FIRST
+    rest = sql.SQL(f"CASE WHEN {{changes}} THEN {change} ELSE substr({{value}}, {_PREFIX_LENGTH} + 1) END").format(
+        changes=_changes_generation(value, version), value=value
     )
+    return sql.SQL("({prefix} || {rest})").format(prefix=sql.Literal(version.prefix), rest=rest)
 
 
 def longest_under(value: sql.Composable, version: KeyVersion) -> sql.Composed:
     """Aggregates the length in characters of the longest value under `version`; NULL without values."""
+    longer = _LONGER_NONCE_CHARS + _COMMITMENT_CHARS
+    more = longer if version.generation == SECOND else -(longer - 4)
     return sql.SQL(
-        f"max(octet_length({{value}}) - {_PREFIX_LENGTH} + {{prefix_chars}}) FILTER (WHERE {{has_prefix}})"
-    ).format(value=value, has_prefix=has_prefix(value), prefix_chars=sql.Literal(len(version.prefix)))
+        f"max(octet_length({{value}}) - {_PREFIX_LENGTH} + {{prefix_chars}} "
+        "+ CASE WHEN {changes} THEN {more} ELSE 0 END) FILTER (WHERE {has_prefix})"
+    ).format(
+        value=value,
+        changes=_changes_generation(value, version),
+        more=sql.Literal(more),
+        has_prefix=has_prefix(value),
+        prefix_chars=sql.Literal(len(version.prefix)),
+    )
 
 
 def pieces(whole: sql.Composable, size: sql.Composable, piece: sql.Composable) -> sql.Composed:
@@ -237,25 +297,32 @@ def as_text(column: str) -> sql.Composed:
     return sql.SQL('({}::text COLLATE "C")').format(sql.Identifier(column))
 
 
-def refusal(text: str, versions: Iterable[KeyVersion]) -> str:
+def refusal(text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:
     """Returns a boolean expression that is true, or fails with SQLSTATE 22P02 and names only the retired version.
 
     Args:
         text: a column as text, exactly as PostgreSQL prints it.
         versions: the retired versions, at least one.
+        twins: whether the same numbers are refused in the other generation, too, which never had a key.
 
     Returns:
         Exactly the text that ``pg_get_constraintdef`` of PostgreSQL 14 to 18 prints.
     """
+    wanted = tuple(versions)
+    version = f"""split_part(("left"({text}, {_FENCE_CHARS}) COLLATE "C"), ':'::text, 1)"""
+    # It must depend on the row: a constant would be cast, and fail, during planning.
+    failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
+    refused = [wanted, [version.twin for version in wanted]] if twins else [wanted]
+    cases = "".join(f"\n    WHEN {_begins_with(text, each)} THEN {failing}" for each in refused)
+    return f"\nCASE{cases}\n    ELSE true\nEND"
+
+
+def _begins_with(text: str, versions: Iterable[KeyVersion]) -> str:
     tests = [
         f"""(("left"({text}, {length}) COLLATE "C") = ANY (ARRAY[{", ".join(f"'{each}'::text" for each in same)}]))"""
         for length, same in _prefixes_by_length(versions)
     ]
-    condition = f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
-    version = f"""split_part(("left"({text}, {LONGEST_PREFIX_CHARS}) COLLATE "C"), ':'::text, 1)"""
-    # It must depend on the row: a constant would be cast, and fail, during planning.
-    failing = f"""((('keyrotation: key version '::text || {version}) || ' is retired'::text))::boolean"""
-    return f"\nCASE\n    WHEN {condition} THEN {failing}\n    ELSE true\nEND"
+    return f"({' OR '.join(tests)})" if len(tests) > 1 else tests[0]
 
 
 def refusal_in_array(array: str, versions: Iterable[KeyVersion]) -> str:
@@ -276,8 +343,10 @@ def refusal_in_array(array: str, versions: Iterable[KeyVersion]) -> str:
 
 
 def versions_refused(constraint: str) -> tuple[KeyVersion, ...]:
-    """Returns the versions named in a constraint that `refusal` made, in order."""
-    return tuple(sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):'", constraint)}))
+    """Returns the retired versions in a constraint that `refusal` made, in order, without their twins."""
+    # Of a CASE the first condition; of one over an array all, each of which has one version.
+    conditions = "".join(re.findall(r"\n(?:CASE\n    WHEN |    WHEN (?=\(strpos\())([^\n]*)", constraint))
+    return tuple(sorted({KeyVersion.parse(name) for name in re.findall(rf"'({VERSION_PATTERN}):'", conditions)}))
 
 
 def knows(versions: Iterable[KeyVersion]) -> bool:  # noqa: ARG001

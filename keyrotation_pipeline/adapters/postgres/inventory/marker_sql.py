@@ -202,7 +202,7 @@ class MarkerRefusals:
     def __init__(self, marking: Marking, markers: Mapping[KeyVersion, str]) -> None:
         self._marking, self._markers = marking, markers
 
-    def refusal(self, text: str, versions: Iterable[KeyVersion]) -> str:
+    def refusal(self, text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:  # noqa: ARG002
         """See `Refusals.refusal`; a value that names no key is refused, too, since it may be under a retired one."""
         cases = [self._case(text, self._names(text, each), f"key version {each} is retired") for each in versions]
         if self._marking.added:

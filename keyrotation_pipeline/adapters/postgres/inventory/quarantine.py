@@ -47,7 +47,7 @@ def add(
             key,
             column,
             _STORED_AS.get(defect.kind, defect.kind).value,
-            defect.version and defect.version.number,
+            defect.version and defect.version.code,
         )
         for key, column, defect in values
     ]
@@ -98,7 +98,7 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
     key_markers.create_for(connection, table.format)
     groups: dict[tuple[str, str, Defect], list[str]] = defaultdict(list)
     for label, column, kind, version, key in entries:
-        defect = Defect(DefectKind(str(kind)), None if version is None else KeyVersion(int(str(version))))
+        defect = Defect(DefectKind(str(kind)), None if version is None else KeyVersion.of_code(int(str(version))))
         groups[str(label), str(column), defect].append(str(key))
     relations = {relation.label: relation for relation in heaps(connection, table)}
     kept = []

@@ -69,18 +69,18 @@ def decrypt_sample(
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
             pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
-        _try(connection, table.format, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
+        _try(connection, table, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
     if missed and not table.format.names_versions:
         trials.clear()
         for relation in relations:  # nothing tells where they are
             some, everything = _MOST_SEARCHED, sql.SQL("number IS NOT NULL")
-            _try(connection, table.format, relation, ring, some, trials, sql.SQL(""), everything)
+            _try(connection, table, relation, ring, some, trials, sql.SQL(""), everything)
     elif missed:
         # One pass, however many versions occur.
-        of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.number for version in missed)))
+        of_missed = sql.SQL("number = ANY ({})").format(sql.Literal(sorted(version.code for version in missed)))
         for relation in relations:
-            _try(connection, table.format, relation, ring, values, trials, sql.SQL(""), of_missed)
+            _try(connection, table, relation, ring, values, trials, sql.SQL(""), of_missed)
     columns = (tally.of(str(table.name), *key) for key, tally in sorted(trials.items()) if tally.tried)
     return KeyTrial(ring.versions, tuple(columns))
 
@@ -109,7 +109,7 @@ class _Tally:
 
 def _try(
     connection: Connection,
-    value_format: ValueFormat,
+    table: EncryptedTable,
     relation: Relation,
     ring: KeyRing,
     values: int,
@@ -117,12 +117,12 @@ def _try(
     pages: sql.Composable,
     wanted: sql.Composable,
 ) -> None:
-    key, code = row_key(connection, relation), format_of(value_format)
-    for place, positions in _chosen(connection, value_format, relation, values, pages, wanted).items():
+    key, code = row_key(connection, relation), format_of(table.format)
+    for place, positions in _chosen(connection, table.format, relation, values, pages, wanted).items():
         column = relation.columns[place].place.name
         for row, stored in _read(connection, relation, key, relation.columns[place], positions):
             # Every count reports values of another format.
-            if (found := code.opened_by(ring, stored)) is not None:
+            if (found := code.opened_by(ring, stored, table.label(column))) is not None:
                 version, opener = found
                 trials[column, version].add(version, opener, row)
 

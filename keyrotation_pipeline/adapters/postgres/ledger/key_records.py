@@ -7,7 +7,7 @@ from keyrotation_pipeline.errors import ApprovalError, KeyStoreError, OutOfOrder
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster, RosterChange
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.request_events import RosterPinned
 
 
@@ -40,6 +40,7 @@ class KeyRecords(AuditChain):
         with self.change():
             known = self.replayed().keys.get(record.version)
             if known is None:
+                self._require_one_generation(record.version, record.fingerprint)
                 self.append(KeyRegistered.of(record), request)
             elif known.fingerprint != record.fingerprint:
                 raise KeyStoreError(
@@ -56,6 +57,7 @@ class KeyRecords(AuditChain):
         with self.change():
             record = self._key(version)
             if record.fingerprint != fingerprint:
+                self._require_one_generation(version, fingerprint)
                 self.append(KeyReplaced(version, record.fingerprint, fingerprint), request)
 
     def set_key_state(self, version: KeyVersion, state: KeyState, request: str | None) -> None:
@@ -82,6 +84,13 @@ class KeyRecords(AuditChain):
         if record is None:
             raise RequestError(f"key version {version} is not registered; run `keyrotation init`")
         return record
+
+    def _require_one_generation(self, version: KeyVersion, fingerprint: str) -> None:
+        if other := other_generation(version, fingerprint, self.keys()):
+            raise KeyStoreError(
+                f"{version} has the number or the key of {other}, and one key never serves both generations of the "
+                f"format; leave {version} out, and let a rotation make a new key"
+            )
 
     def _require_none_active(self) -> None:
         for record in self.keys():

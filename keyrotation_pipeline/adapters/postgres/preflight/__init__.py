@@ -156,7 +156,7 @@ def require_unchanged(connection: Connection, request: str, table: EncryptedTabl
         BlockedError: another session has locked the table.
     """
     relations = readable_tree(connection, table)
-    names = (request, str(table.name), target.number)
+    names = (request, str(table.name), target.code)
     digest = catalog_digest(connection, relations)
     subject = Subject(connection, table, relations, target)
     # Whose code runs is checked each time: it depends on more of the catalog than the digest covers.

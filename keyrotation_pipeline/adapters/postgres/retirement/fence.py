@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 NAME = "keyrotation_retired_key_versions"
@@ -152,7 +152,13 @@ def _whole(
     versions = named.pop()
     if named or not versions or not refusals.knows(versions):
         return ()
-    whole = all(standing[relation.oid] == _definition(relation, versions, names, refusals) for relation in tree)
+    # A fence from before there were two generations stays as it is.
+    whole = any(
+        all(
+            standing[relation.oid] == _definition(relation, versions, names, refusals, twins=twins) for relation in tree
+        )
+        for twins in (False, True)
+    )
     return versions if whole else ()
 
 
@@ -167,21 +173,31 @@ def definition(
         ProofError: as `Refusals.refusal`.
     """
     names = quoted_names(connection, [column.name for column in relation.columns])
-    return _definition(relation, versions, names, refusals_of(connection, declared))
+    wanted = tuple(versions)
+    # Of the second generation on, a number is refused in both.
+    twins = declared.generation == SECOND.number or any(version.generation == SECOND for version in wanted)
+    return _definition(relation, wanted, names, refusals_of(connection, declared), twins=twins)
 
 
 def _definition(
-    relation: relations.Relation, versions: Iterable[KeyVersion], names: Mapping[str, str], refusals: Refusals
+    relation: relations.Relation,
+    versions: Iterable[KeyVersion],
+    names: Mapping[str, str],
+    refusals: Refusals,
+    *,
+    twins: bool,
 ) -> str:
     wanted = tuple(versions)
-    cases = [_refusal(column, names[column.name], wanted, refusals) for column in relation.columns]
+    cases = [_refusal(column, names[column.name], wanted, refusals, twins=twins) for column in relation.columns]
     return f"CHECK (({' AND'.join(cases)}))" if len(cases) > 1 else f"CHECK ({cases[0]})"
 
 
-def _refusal(column: relations.Column, name: str, versions: Sequence[KeyVersion], refusals: Refusals) -> str:
-    if column.place.elements:
+def _refusal(
+    column: relations.Column, name: str, versions: Sequence[KeyVersion], refusals: Refusals, *, twins: bool
+) -> str:
+    if column.place.elements:  # of the first generation alone
         return refusals.refusal_in_array(places.printed(column, name), versions)
-    return refusals.refusal(places.printed_text(column, name), versions)
+    return refusals.refusal(places.printed_text(column, name), versions, twins=twins)
 
 
 def _put(
