@@ -11,16 +11,17 @@ from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.page_reading import Reach
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring.due import due_rotation
-from keyrotation_pipeline.monitoring.progress import usage_of_primary
 from keyrotation_pipeline.monitoring.rolling import DECRYPT, how_far, read_what_is_due
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
+from keyrotation_pipeline.rotation.key_usage import usage_of_primary
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
 UNDER_WAY = "under_way"
@@ -99,7 +100,7 @@ def below_gcm_limit(pipeline: Pipeline) -> dg.AssetCheckResult:
             "encryptions_at_most": usage.encryptions,
             "by_applications": usage.by_applications,
             "by_rotations": usage.by_rotations,
-            "limit": GCM_LIMIT_ENCRYPTIONS,
+            "limit": usage.limit if usage.version.generation == FIRST else usage.limit_name,
         },
     )
 

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Self
 
 from keyrotation_pipeline.errors import KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import Request, RequestAction, RotationType, Step, Walk
@@ -241,7 +241,9 @@ def _name(entry: KeyEntry) -> str:
     return entry.sentence if isinstance(entry, DamagedKey) else entry.fingerprint
 
 
+# Encryptions under one key by generation: with random nonces the chance of a repeated one stays below 2^-32.
 GCM_LIMIT_ENCRYPTIONS = 2**32
+_LIMITS = {FIRST: GCM_LIMIT_ENCRYPTIONS, SECOND: 2**80}
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +255,8 @@ class KeyUsage:
             had encrypted every column.
         by_rotations: values that the pipeline itself re-encrypted to this version.
 
-    Source: NIST SP 800-38D, section 8.3: at most 2^32 invocations per key with random 96-bit IVs.
+    Source: NIST SP 800-38D, section 8.3: at most 2^32 invocations per key with random 96-bit IVs. C2SP XAES-256-GCM:
+    2^80 messages.
     """
 
     version: KeyVersion
@@ -268,17 +271,27 @@ class KeyUsage:
     @property
     def share(self) -> float:
         """The bound as a share of the limit; 1.0 is the limit."""
-        return self.encryptions / GCM_LIMIT_ENCRYPTIONS
+        return self.encryptions / self.limit
+
+    @property
+    def limit(self) -> int:
+        """The encryptions that the key may do."""
+        return _LIMITS[self.version.generation]
+
+    @property
+    def limit_name(self) -> str:
+        """The limit as it is written, ``2^32`` or ``2^80``."""
+        return f"2^{self.limit.bit_length() - 1}"
 
     @property
     def exhausted(self) -> bool:
         """Whether the key may have reached the limit of encryptions."""
-        return self.encryptions >= GCM_LIMIT_ENCRYPTIONS
+        return self.encryptions >= self.limit
 
     @property
     def half_used(self) -> bool:
         """Whether it is time to plan a rotation for this reason."""
-        return 2 * self.encryptions >= GCM_LIMIT_ENCRYPTIONS
+        return 2 * self.encryptions >= self.limit
 
 
 EMERGENCY = timedelta(hours=24)

@@ -16,10 +16,10 @@ from keyrotation_pipeline.model.tables import (
     TableCount,
     UnseenDisk,
 )
-from keyrotation_pipeline.monitoring.progress import usage_of_primary
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences
+from keyrotation_pipeline.rotation.key_usage import usage_of_primary
 from keyrotation_pipeline.scan.report import name_of
 
 LATE_SECONDS = 60
@@ -169,7 +169,7 @@ def usage(pipeline: Pipeline) -> Iterator[Check]:
     used = usage_of_primary(pipeline)
     if used is None:
         return  # already red elsewhere
-    value = f"{used.version} encrypted at most {used.encryptions:,} values, {used.share:.2%} of 2^32"
+    value = f"{used.version} encrypted at most {used.encryptions:,} values, {used.share:.2%} of {used.limit_name}"
     if used.half_used:
         yield amber("key_usage_below_gcm_limit", value, "rotate now")
     else:

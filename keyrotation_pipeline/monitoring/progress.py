@@ -6,7 +6,6 @@ from itertools import pairwise
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.model import progress
-from keyrotation_pipeline.model.keys import KeyUsage
 from keyrotation_pipeline.model.progress import AllowedHours, PaceSet, Rewritten, ShardProgress, TableProgress
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
@@ -145,19 +144,3 @@ def _pace(done: list[Rewritten], running: list[ShardProgress]) -> float | None:
         return round(now, 1)
     seconds = sum(each.seconds for each in done)
     return round(sum(each.rows for each in done) / seconds, 1) if seconds > 0 else None
-
-
-def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
-    """The upper bound for the primary: all writes that the server counted, and the rotation to it."""
-    primary = pipeline.keys.read().primary
-    if primary is None:
-        return None
-    columns = {str(table.name): len(table.columns) for table in pipeline.tables}
-    written = pipeline.inventory.written_rows(pipeline.tables)
-    rewritten = sum(
-        walked.rows * columns.get(walked.table, 1)
-        for rotation in pipeline.ledger.requests()
-        if rotation.target == primary
-        for walked in pipeline.ledger.shard_progress(rotation.id)
-    )
-    return KeyUsage(primary, sum(rows * columns[table] for table, rows in written.items()), rewritten)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
+from keyrotation_pipeline.rotation.key_usage import require_room
 
 STEPS: Mapping[Step, StepFunction[Pipeline]] = {
     Step.KEY_VERSION: keys.create_key_version,
@@ -71,6 +72,7 @@ def open_request(
             impossible, or an emergency is to be left to people.
         PreflightError: a table cannot be rotated in its present state.
         WrongKeyError: values do not decrypt with the key of their version.
+        RequestError: the new key would come too near to what it may encrypt; an emergency is not refused for that.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
     """
@@ -84,6 +86,8 @@ def open_request(
     source, target, counts = _ends(pipeline, continued)
     if continued is None and incident is None:
         require_backed_up(pipeline, source)
+        # Not an emergency: a key that somebody else knows is worse than one that has encrypted too much.
+        require_room(pipeline, target, counts)
     require_keys_open(pipeline, pipeline.keys.read(), counted_in(counts), emergency=incident is not None)
     rotation = opening.new_request(
         Walk,
