@@ -17,13 +17,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
 from keyrotation_pipeline.fieldcrypto.batch import Value
+from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline_tests.integration.encrypted_rows import V2, ring_of, sealed
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline_tests.integration.encrypted_rows import V2, sealed
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
 VERSIONS = (1, 1, 1, 3, 11, 999_999, 2)
@@ -40,6 +42,10 @@ class Fuzzed:
     strange: bytes
     prefixes: Sequence[bytes]
     nonce_bytes: int
+    numbers: Sequence[int] = VERSIONS
+    versions: tuple[KeyVersion, ...] = tuple(map(KeyVersion, sorted(set(VERSIONS))))
+    target: KeyVersion = V2
+    label: str | None = None
 
 
 def token(ring: KeyRing, version: int, text: str) -> bytes:
@@ -100,6 +106,41 @@ FORMATS |= {
     }.items()
 }
 
+LABEL = "clients.email"
+X = KeyVersion(1, 2).generation.number
+
+
+def bound(ring: KeyRing, number: int, text: str) -> bytes:
+    """A value of either generation, made by its cipher alone; a few belong to another column."""
+    version = next(each for each in ring.versions if each.number == number)
+    label = "clients.phone" if text == PLAINTEXTS[7] else LABEL
+    nonce = os.urandom(version.generation.nonce_bytes)
+    body = ring.cipher(version).encrypt(nonce, text.encode(), associated_data(version, label))
+    return str(Ciphertext(version, nonce, body)).encode()
+
+
+_SECOND = Fuzzed(
+    NATIVE,
+    bound,
+    STANDARD,
+    b"Avx:=+/ -_\n\r\t\x00\x80\xff:=v12x",
+    (b"v1", b"v1x", b"v2x", b"v2", b"v3", b"v3x", b"v7x", b"v03x", b"V3x", b"v3X", b"v999999x", b"v1000000x", b""),
+    24,
+    versions=tuple(KeyVersion(number, X if number > 1 else 1) for number in sorted(set(VERSIONS))),
+    target=KeyVersion(2, X),
+    label=LABEL,
+)
+FUZZED = {
+    **FORMATS,
+    "into the second generation": _SECOND,
+    "back from the second generation": replace(
+        _SECOND,
+        nonce_bytes=12,
+        target=V2,
+        versions=tuple(KeyVersion(number, 1 if number < 3 else X) for number in sorted(set(VERSIONS))),
+    ),
+}
+
 
 def mutations(chance: random.Random, of: Fuzzed) -> tuple[Callable[[bytearray], None], ...]:
     """What can befall a value; each changes it in place."""
@@ -141,7 +182,7 @@ def mutations(chance: random.Random, of: Fuzzed) -> tuple[Callable[[bytearray], 
 
 def values(chance: random.Random, ring: KeyRing, of: Fuzzed) -> Callable[[], Value]:
     """A source of values: half of them good, the others mutated once or more."""
-    good = [of.good(ring, version, text) for text in PLAINTEXTS for version in VERSIONS]
+    good = [of.good(ring, version, text) for text in PLAINTEXTS for version in of.numbers]
     befalls = mutations(chance, of)
 
     def value() -> Value:
@@ -158,11 +199,14 @@ def values(chance: random.Random, ring: KeyRing, of: Fuzzed) -> Callable[[], Val
 
 def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     """Compare the codecs on `count` values; returns how many batches both rewrote, and how many both refused."""
-    chance, of = random.Random(seed), FORMATS[name]
-    ring = ring_of(1, 2, 3, 11, 999_999)
+    chance, of = random.Random(seed), FUZZED[name]
+    ring = KeyRing({version: KeyMaterial.generate() for version in of.versions}, of.target)
     code, value = format_of(of.values), values(chance, ring, of)
-    native, python = code.native_codec(ring, V2), code.rewriter(ring, V2)
-    assert native is not None
+    codecs = {
+        columns: (code.native_codec(ring, of.target, labels), code.rewriter(ring, of.target, labels))
+        for columns in (1, 2)
+        for labels in [() if of.label is None else (of.label,) * columns]
+    }
     rewritten = refused = compared = 0
     nonces = b""
     with pytest.MonkeyPatch.context() as patch:
@@ -173,6 +217,8 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
             nonces = chance.randbytes(of.nonce_bytes * columns * rows)
             batch = [tuple(value() for _ in range(columns)) for _ in range(rows)]
             compared += columns * rows
+            native, python = codecs[columns]
+            assert native is not None
             packed = native.rewrite(batch, 0, columns)
             expected = python.rewrite(list(zip(*batch, strict=True)))
             if packed is None:
