@@ -34,6 +34,16 @@ class MalformedCiphertextError(KeyRotationError):
         )
 
 
+class DeterministicValueError(KeyRotationError):
+    """A declared column holds values that queries look for, and the configuration does not say so."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a declared column holds deterministic values, which queries would no longer find; write deterministic = "
+            "true in the [format] of a configuration with their key, or leave the column out"
+        )
+
+
 class UnknownKeyVersionError(KeyRotationError):
     """A ciphertext names a key version that the ring does not hold."""
 

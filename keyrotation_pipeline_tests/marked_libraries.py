@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import hmac
 import json
 import secrets
 from collections.abc import Callable, Sequence
@@ -29,9 +30,13 @@ class Rails:
     Args:
         keys: passphrases, the last one encrypts.
         references: `store_key_references`.
+        deterministic: as `encrypts :name, deterministic: true`.
     """
 
-    def __init__(self, keys: Sequence[str], *, references: bool = True, digest: str = "sha256") -> None:
+    def __init__(
+        self, keys: Sequence[str], *, references: bool = True, digest: str = "sha256", deterministic: bool = False
+    ) -> None:
+        self._deterministic = deterministic
         self._keys = [hashlib.pbkdf2_hmac(digest, key.encode(), SALT.encode(), 2**16, 32) for key in keys]
         self._references = references
 
@@ -40,7 +45,8 @@ class Rails:
         return hashlib.sha1(key, usedforsecurity=False).hexdigest()[:4]
 
     def encrypt(self, text: bytes) -> bytes:
-        key, iv = self._keys[-1], secrets.token_bytes(12)
+        key = self._keys[-1]
+        iv = hmac.digest(key, text, "sha256")[:12] if self._deterministic else secrets.token_bytes(12)
         sealed = AESGCM(key).encrypt(iv, text, None)
         headers = {"iv": _b64(iv), "at": _b64(sealed[-16:])}
         if self._references:

@@ -101,6 +101,7 @@ class _DerivedFormat(_Document):
     name: KnownFormat
     derivation: Derivation = Field(strict=False)
     salt: Annotated[str, Field(min_length=1)]
+    deterministic: bool
 
 
 class _Table(_Document):
@@ -334,14 +335,18 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
 def _format_document(declared: ValueFormat) -> str | _DerivedFormat:
     if declared.derivation is None:
         return f"{declared.name} {declared.layout}".rstrip()
-    return _DerivedFormat(name=declared.name, derivation=declared.derivation, salt=declared.salt)
+    return _DerivedFormat(
+        name=declared.name, derivation=declared.derivation, salt=declared.salt, deterministic=declared.deterministic
+    )
 
 
 def _value_format(document: str | _DerivedFormat) -> ValueFormat:
     if isinstance(document, str):
         name, _, layout = document.partition(" ")
         return replace(FORMATS[name], layout=layout)
-    return replace(FORMATS[document.name], derivation=document.derivation, salt=document.salt)
+    return replace(
+        FORMATS[document.name], derivation=document.derivation, salt=document.salt, deterministic=document.deterministic
+    )
 
 
 def _content_document(content: DatabaseContent) -> _Content:

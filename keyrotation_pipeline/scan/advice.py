@@ -112,9 +112,9 @@ _FERNET_PLACE = (
     "fernet`)."
 )
 _RAILS_HERE = (
-    'Declare the column in a `keyrotation.toml` with `[format] name = "rails-ar-encryption"`, unless it is '
-    "deterministic: keyrotation rotates it in place, without downtime, once the application stores key references "
-    "(`keyrotation docs rails`)."
+    'Declare the column in a `keyrotation.toml` with `[format] name = "rails-ar-encryption"` (deterministic attributes '
+    "in one of their own): keyrotation rotates it in place, without downtime, once the application stores key "
+    "references (`keyrotation docs rails`)."
 )
 _CLOAK_47NG_HERE = (
     'Declare the column in a `keyrotation.toml` with `[format] name = "cloak-47ng"`: keyrotation rotates it in place, '

@@ -310,6 +310,7 @@ class FormatSettings(Section):
         salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
         generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
             to their columns; every application must read it first.
+        deterministic: of `rails-ar-encryption` only: the list is of `deterministic_key`, and queries find the values.
     """
 
     name: Text = NATIVE.name
@@ -321,6 +322,7 @@ class FormatSettings(Section):
     derivation: Derivation | None = None
     salt: Text | None = None
     generation: Literal[1, 2] = 1
+    deterministic: StrictBool = False
 
     @model_validator(mode="before")
     @classmethod
@@ -413,6 +415,7 @@ class FormatSettings(Section):
             derivation=self.derivation or known.derivation,
             salt=self.salt or "",
             generation=self.generation,
+            deterministic=self.deterministic,
         )
 
 
@@ -421,11 +424,21 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         NATIVE.name: frozenset({"generation"}),
         FERNET.name: frozenset({"keys", "keep_time"}),
         AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
-        RAILS.name: frozenset({"keys", "derivation", "salt"}),
+        RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
     }
 )
-_ALL_OPTIONS = ("keys", "keep_time", "layout", "key_encoding", "logins", "derivation", "salt", "generation")
+_ALL_OPTIONS = (
+    "keys",
+    "keep_time",
+    "layout",
+    "key_encoding",
+    "logins",
+    "derivation",
+    "salt",
+    "generation",
+    "deterministic",
+)
 
 
 class PlaceSettings(Section):

@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from keyrotation_pipeline_tests.acceptance.fernet_applications import Project
@@ -20,6 +20,7 @@ require "pg"
 require "json"
 require "yaml"
 {reporting}
+{before}
 class Clinic < Rails::Application
   config.load_defaults 7.1
   config.eager_load = false
@@ -37,11 +38,12 @@ File.write("database.yml", JSON.generate(development: {{
 }}.compact))
 Clinic.initialize!
 class Client < ActiveRecord::Base
-  encrypts :name
+  encrypts :name{deterministic}
   encrypts :note
 end
-def read(row)
-  client = Client.uncached {{ Client.find(row) }}
+def read(row, text = nil)
+  client = Client.uncached {{ {found} }}
+  return "not found by its text" if client.nil?
   client.name == client.note ? client.name : [client.name, client.note]
 end
 def write(row, text)
@@ -55,7 +57,7 @@ keep_reporting(Array(ActiveRecord::Encryption.config.primary_key)) unless ENV["S
 expected.each { |row, text| write(row, text) } if ENV["SEED"]
 wrong, writes, stop = [], 0, false
 if ENV["READS_ALL"]
-  wrong = expected.filter_map { |row, text| "#{read(row)}, not #{text}" if read(row) != text }
+  wrong = expected.filter_map { |row, text| "#{read(row, text)}, not #{text}" if read(row, text) != text }
   stop = true
 end
 reading = Thread.new { $stdin.read; stop = true }
@@ -63,7 +65,7 @@ puts "at work"
 until stop
   row = expected.keys.sample
   begin
-    found = read(row)
+    found = read(row, expected[row])
     wrong << "#{found}, not #{expected[row]}" if found != expected[row]
     writes += 1
     expected[row] = "#{row}, write #{writes} of #{Process.pid}" + (rand < 0.2 ? " and a long text" * 50 : "")
@@ -76,8 +78,6 @@ end
 reading.join
 puts JSON.generate(expected: expected, wrong: wrong, writes: writes)
 """
-_SILENT = "def keep_reporting(*); end\n"
-
 _CLOAK = """
 const { encryptStringSync, decryptStringSync } = require("@47ng/cloak");
 const { Client } = require("pg");
@@ -157,13 +157,33 @@ def lines(language: str, name: str) -> str:
     return found
 
 
-def rails(url: str, folder: Path, *, reports: bool = True) -> MarkedProject:
+def rails(url: str, folder: Path) -> MarkedProject:
     """A model with two encrypted attributes."""
-    reporting = lines("ruby", "rails-report") if reports else _SILENT
-    program = _RAILS.format(reporting=reporting, salt=SALT, guide=lines("ruby", "rails-encryption"))
-    (folder / "program.rb").write_text(program + _RUBY_LOOP)
+    program = _RAILS.format(
+        reporting=lines("ruby", "rails-report"), salt=SALT, guide=lines("ruby", "rails-encryption"), before="",
+        deterministic="", found="Client.find(row)",
+    )  # fmt: skip
+    return _rails(url, folder, program, VARIABLE, RAILS)
+
+
+def deterministic_rails(url: str, folder: Path) -> MarkedProject:
+    """A model with two deterministic attributes, of which a row is found by its text."""
+    program = _RAILS.format(
+        reporting=lines("ruby", "rails-report"), salt=SALT, guide=lines("ruby", "rails-deterministic"),
+        before=lines("ruby", "rails-one-key"), deterministic=", deterministic: { fixed: false }",
+        found="text ? Client.find_by(name: text, note: text) : Client.find(row)",
+    )  # fmt: skip
+    program = program.replace("encrypts :note", "encrypts :note, deterministic: {{ fixed: false }}".format())
+    library = replace(RAILS, format=f"{RAILS.format}\ndeterministic = true")
+    return _rails(url, folder, program, "ACTIVE_RECORD_ENCRYPTION_DETERMINISTIC_KEY", library)
+
+
+def _rails(url: str, folder: Path, program: str, variable: str, library: Library) -> MarkedProject:
+    keys = f'Array(YAML.safe_load(ENV.fetch("{variable}")))'
+    loop = _RUBY_LOOP.replace("Array(ActiveRecord::Encryption.config.primary_key)", keys)
+    (folder / "program.rb").write_text(program + loop)
     rows = {row: f"row {row}" for row in range(1, 41)}
-    return MarkedProject(folder, url, VARIABLE, rows, reports=reports, command=("ruby", "program.rb"))
+    return MarkedProject(folder, url, variable, rows, library=library, command=("ruby", "program.rb"))
 
 
 def cloak(url: str, folder: Path) -> MarkedProject:

@@ -12,6 +12,7 @@ from keyrotation_pipeline_tests.acceptance.marked_applications import (
     HAS_RAILS,
     MarkedProject,
     cloak,
+    deterministic_rails,
     rails,
 )
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import Clinic, officers  # noqa: F401
@@ -63,6 +64,11 @@ def refusal(application: MarkedProject, key: str) -> str:
     "made",
     [
         pytest.param(rails, id="Rails", marks=pytest.mark.skipif(not HAS_RAILS, reason="activerecord is not here")),
+        pytest.param(
+            deterministic_rails,
+            id="Rails, deterministic",
+            marks=pytest.mark.skipif(not HAS_RAILS, reason="activerecord is not here"),
+        ),
         pytest.param(cloak, id="47ng", marks=pytest.mark.skipif(not HAS_CLOAK, reason="@47ng/cloak is not here")),
     ],
 )

@@ -1,5 +1,9 @@
 """Applications whose values name their key, rotated by the commands beside their own library alone."""
 
+import base64
+import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +13,7 @@ import psycopg
 import pytest
 from cryptography.fernet import MultiFernet
 
-from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home
+from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
 from keyrotation_pipeline_tests.marked_libraries import CLOAK, RAILS, Library, Rails
 
 VARIABLE = "FIELD_KEYS"
@@ -142,3 +146,96 @@ def test_values_of_rails_from_before_references_are_rotated_and_refused_afterwar
     assert (application.wrong, application.read_with(new)) == ([], application.expected)
     assert "a value must name its key" in application.refusal(Rails([older], references=False).encrypt(b"late"))
     assert "a value must name its key" in application.refusal(Rails([new], references=False).encrypt(b"late"))
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("library", "first"),
+    [
+        pytest.param(RAILS, None, id="rails"),
+        pytest.param(RAILS, lambda keys: Rails(keys, references=False), id="rails without references"),
+        pytest.param(CLOAK, None, id="47ng"),
+    ],
+)
+def test_a_rollback_and_what_backups_are_good_for(
+    make_home: MakeHome, library: Library, first: Callable[[Sequence[str]], Any] | None, tmp_path: Path
+) -> None:
+    home = make_home(library, first)
+    application, secret = home.application, tmp_path / "officer.sec.asc"
+    old, older = home.keys
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    with application.at_work():
+        request = finished(home, "request", "--reason", "yearly")
+        (new,) = application.listed()
+        assert "key version v1 is retired" in application.refusal(library.alone(older).encrypt(b"late"))
+        finished(home, "rollback", request)
+    assert (application.wrong, application.listed()) == ([], [old])
+    assert application.read_with(old) == application.expected
+    assert "key version v3 is retired" in application.refusal(library.alone(new).encrypt(b"late"))
+    assert application.refusal(library.alone(old).encrypt(application.expected[1].encode())) == ""
+    home.typed("backup")
+    assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
+    assert "v1 is needed to read database-" in home.typed("destroy", "v1", "--reason", "old", exits=1)
+    home.typed("verify")
+    pack = tmp_path / "pack"
+    home.typed("report", "--format", "pack", "--output", str(pack))
+    done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for each in (pack / "certificates").iterdir():
+        statement = json.loads(base64.b64decode(json.loads(each.read_text())["payload"]))
+        rows_told = statement["predicate"]["rows"]
+        assert (rows_told["identified_by"], rows_told["old_values"]) == ("marker", 0)
+        assert f'name = "{rows_told["format"]}"' in library.format
+        assert "every value names its key version" in rows_told["rests_on"]
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    ("library", "first"),
+    [
+        pytest.param(RAILS, lambda keys: Rails(keys, references=False), id="rails without references"),
+        pytest.param(CLOAK, None, id="47ng"),
+    ],
+)
+def test_a_leaked_key_is_replaced_in_rows_and_backups(
+    make_home: MakeHome, library: Library, first: Callable[[Sequence[str]], Any] | None, tmp_path: Path
+) -> None:
+    home = make_home(library, first)
+    application, secret = home.application, tmp_path / "officer.sec.asc"
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
+    _, request = opened.split()
+    with application.at_work():
+        home.sign(request)
+        home.walk(request)
+    (new,) = application.listed()
+    assert (application.wrong, application.read_with(new)) == ([], application.expected)
+    made = home.shown("backup", "--rekey", "--key", str(secret))
+    assert made["values"] == {"users": ROWS}
+    (rekeyed,) = (name for name in made["files"] if name.startswith("database-"))
+    home.typed("restore-database", "--into", "copy_of_old", "--from", rekeyed, "--key", str(secret))
+    with psycopg.connect(application.url, dbname="copy_of_old", autocommit=True) as connection:
+        rows = connection.execute("SELECT id, email FROM users").fetchall()
+    read = {row: library.alone(new).decrypt(email).decode() for row, email in rows}
+    assert read == {row: f"user{row}@example.com" for row in range(ROWS)}
+
+
+def test_a_key_that_was_imported_wrongly_is_replaced_by_the_variable_of_the_list(
+    make_home: MakeHome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = make_home(CLOAK)
+    library, right = CLOAK, CLOAK.generate()
+    with psycopg.connect(home.application.url, autocommit=True) as connection:  # as where the table was empty before
+        for row in range(ROWS):
+            value = library.alone(right).encrypt(home.application.expected[row].encode()).decode()
+            connection.execute("UPDATE users SET email = %s WHERE id = %s", (value, row))
+    monkeypatch.setenv(VARIABLE, right)
+    request = home.typed("replace-key", "v2", "--reason", "wrong").splitlines()[-1]
+    home.sign(request)
+    home.typed("replace-key", "v2")
+    monkeypatch.delenv(VARIABLE)
+    home.application.reload()
+    (table,) = home.shown("status", "--count")["tables"]
+    assert table["values_by_version"] == {"v1": 0, "v2": ROWS}

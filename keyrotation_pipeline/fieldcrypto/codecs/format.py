@@ -86,7 +86,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
 
 def _rails(declared: ValueFormat) -> RailsEnvelope:
     derivation = declared.derivation or Derivation.PBKDF2_SHA256
-    return RailsEnvelope(derivation.digest, declared.salt)
+    return RailsEnvelope(derivation.digest, declared.salt, deterministic=declared.deterministic)
 
 
 def format_of(declared: ValueFormat) -> Format:

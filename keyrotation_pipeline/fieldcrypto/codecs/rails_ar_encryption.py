@@ -8,6 +8,7 @@ Source: ActiveRecord::Encryption of Rails 7.2 (MessageSerializer, Cipher::Aes256
 """
 
 import hashlib
+import hmac
 import re
 import secrets
 import string
@@ -18,6 +19,7 @@ from functools import lru_cache
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keyrotation_pipeline.errors import DeterministicValueError
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial, Passphrase
@@ -50,10 +52,11 @@ class RailsEnvelope:
     Args:
         digest: of PBKDF2, as hashlib names it: sha1 up to the defaults of Rails 7.0, sha256 since those of 7.1.
         salt: the application's `key_derivation_salt`.
+        deterministic: whether the nonce is made of the payload, as Rails makes it, so that its queries find the value.
     """
 
-    def __init__(self, digest: str, salt: str) -> None:
-        self._digest, self._salt = digest, salt
+    def __init__(self, digest: str, salt: str, *, deterministic: bool = False) -> None:
+        self._digest, self._salt, self._deterministic = digest, salt, deterministic
 
     def parsed(self, value: bytes) -> MarkedValue | None:
         """See `Envelope.parsed`."""
@@ -65,7 +68,7 @@ class RailsEnvelope:
 
     def key(self, material: KeyMaterial) -> "RailsKey":
         """See `Envelope.key`."""
-        return RailsKey(derived(material, self._digest, self._salt))
+        return RailsKey(derived(material, self._digest, self._salt), deterministic=self._deterministic)
 
     def generate(self) -> Passphrase:
         """See `Envelope.generate`: as `bin/rails db:encryption:init`, but never what YAML takes for a number."""
@@ -77,28 +80,39 @@ class RailsEnvelope:
 class RailsKey:
     """`MarkedKey` of a derived key."""
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, *, deterministic: bool = False) -> None:
+        self._key, self._deterministic = key, deterministic
         # The application's own id of a key, which is no digest that anything rests on.
         identity = hashlib.sha1(key, usedforsecurity=False).hexdigest()[:ID_DIGITS]
         self.marker = b2a_base64(identity.encode(), newline=False)
         self._cipher = AESGCM(key)
 
     def opened(self, value: MarkedValue) -> bytes | None:
-        """See `MarkedKey.opened`."""
+        """See `MarkedKey.opened`.
+
+        Raises:
+            DeterministicValueError: queries look for the value, and another nonce would hide it from them.
+        """
         try:
-            return self._cipher.decrypt(value.nonce, value.body, None)
+            text = self._cipher.decrypt(value.nonce, value.body, None)
         except InvalidTag:
             return None
+        if not self._deterministic and hmac.compare_digest(value.nonce, self._nonce_of(text)):
+            raise DeterministicValueError
+        return text
 
     def sealed(self, text: bytes, old: MarkedValue) -> bytes:
         """See `MarkedKey.sealed`."""
-        nonce = secrets.token_bytes(NONCE_BYTES)
+        nonce = self._nonce_of(text) if self._deterministic else secrets.token_bytes(NONCE_BYTES)
         body = self._cipher.encrypt(nonce, text, None)
         before, after = old.kept
         if old.marker is None and (at := before.find(_COMPRESSED)) >= 0:
             before, after = before[:at], before[at:]  # where Rails writes the header
         parts = _text(body[:-TAG_BYTES]), _text(nonce), _text(body[-TAG_BYTES:]), before, self.marker, after
         return b'{"p":"%b","h":{"iv":"%b","at":"%b"%b,"i":"%b"%b}}' % parts
+
+    def _nonce_of(self, payload: bytes) -> bytes:
+        return hmac.digest(self._key, payload, "sha256")[:NONCE_BYTES]
 
 
 @lru_cache(maxsize=64)

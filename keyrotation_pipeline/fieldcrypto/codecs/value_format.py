@@ -76,6 +76,7 @@ class ValueFormat:
         derivation: how the application derives a key from each entry of its list; None: the entries are the keys.
         salt: of that derivation.
         generation: of the keys that rotations make from now on; 2 only for `native`.
+        deterministic: whether equal texts have equal values, which queries look for.
     """
 
     name: str
@@ -87,6 +88,7 @@ class ValueFormat:
 
     derivation: Derivation | None = None
     salt: str = field(default="", repr=False)
+    deterministic: bool = False
 
     def logins_of(self, version: KeyVersion) -> frozenset[str]:
         """Returns the logins that applications use while they encrypt with a version."""
@@ -112,11 +114,12 @@ class ValueFormat:
         layout = f"; layout {self.layout}" if self.layout else ""
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
+        same = "; equal texts have equal values" if self.deterministic else ""
         keys = "keys as they are"
         if self.derivation is not None:
             salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
             keys = f"keys derived by {self.derivation} with the salt of SHA-256 {salt}"
-        return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{layout}{logins}"
+        return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{same}{layout}{logins}"
 
 
 _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(

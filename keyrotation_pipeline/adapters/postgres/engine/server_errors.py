@@ -47,6 +47,14 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
         PreflightError,
         "the key of a row to be named is not valid UTF-8{where}; correct the key",
     ),
+    (
+        (errors.UniqueViolation,),
+        PreflightError,
+        (
+            "two rows hold the same text under two keys{where}, which a unique index does not let them hold under one; "
+            "find them by the application, and change one"
+        ),
+    ),
     ((errors.LockNotAvailable,), BlockedError, "the table is locked by another session; wait until that has ended"),
     ((errors.DiskFull,), BlockedError, "the database server's disk is full; make room"),
 )

@@ -51,6 +51,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     table_checks.none_is_in_a_partition_key,
     table_checks.none_is_in_a_foreign_key,
     table_checks.indexes_are_known,
+    table_checks.unique_indexes_see_one_key_at_a_time,
     writes.role_may_read_and_write,
     writes.role_may_fence,
     writes.fence_name_is_free,

@@ -167,6 +167,29 @@ def indexes_are_known(subject: Subject) -> Iterator[Problem]:
             )
 
 
+_UNIQUE = """
+SELECT DISTINCT c.relname
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attname = ANY(%(columns)s) AND a.attnum = ANY(i.indkey)
+WHERE i.indrelid = %(oid)s::bigint::oid AND i.indisunique AND NOT c.relispartition
+ORDER BY 1
+"""
+
+
+def unique_indexes_see_one_key_at_a_time(subject: Subject) -> Iterator[Problem]:
+    """Warns of unique indexes on deterministic values: equal texts under two keys are different to them."""
+    if not subject.table.format.deterministic:
+        return
+    for relation in subject.relations:
+        parameters = {"oid": relation.oid, "columns": subject.columns}
+        for (index,) in subject.connection.execute(_UNIQUE, parameters).fetchall():
+            yield warning(
+                f"unique index {index} of {relation.label} cannot stop a text that is there under another key while "
+                "values are under two; have the application look for both before it writes (`keyrotation docs rails`), "
+                "since the rotation stops at such a pair"
+            )
+
+
 # Partitions are published individually, or through their root.
 _WITHOUT_UPDATES = """
 SELECT DISTINCT p.pubname FROM pg_publication p JOIN pg_publication_tables t ON t.pubname = p.pubname
