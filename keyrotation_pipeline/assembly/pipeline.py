@@ -59,7 +59,7 @@ from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
-from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, refusal, try_keys
+from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, probed, refusal, try_keys
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK
@@ -241,6 +241,10 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     live = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
     others = {version: key for version, key in live.items() if version not in ring.versions}
     known = others | {version: ring.material(version) for version in ring.versions}
+    if misfits := [each.refusal for each in probed(pipeline, KeyRing(known, ring.primary)) if each.refusal]:
+        raise WrongKeyError(
+            f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
+        )
     trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(count_if_small(pipeline)))
     if pipeline.ledger.keys() and (sentence := refusal(pipeline, stored, trial)):
         raise WrongKeyError(sentence)

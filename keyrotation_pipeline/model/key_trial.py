@@ -61,6 +61,39 @@ class ColumnTrial:
 
 
 @dataclass(frozen=True, slots=True)
+class PlaceProbe:
+    """Whether values of one place open in the declared layout; only where nothing else tells their format.
+
+    Args:
+        tried: values, of any version.
+        opened: of these, by any of the keys.
+        fits: another layout in which some of them open, where none does in the declared one.
+    """
+
+    table: str
+    column: str
+    layout: str
+    tried: int
+    opened: int
+    fits: str | None = None
+
+    @property
+    def refusal(self) -> str | None:
+        """Why this place cannot be rotated, and what to do; None: its values open, or there are none."""
+        if self.opened or not self.tried:
+            return None
+        then = (
+            "no other known layout opens them either: correct [format] layout or the keys, or leave the column out"
+            if self.fits is None
+            else f'they open as "{self.fits}": correct [format] layout'
+        )
+        return (
+            f"{self.table}.{self.column}: none of {self.tried:,} values opens with the present keys as "
+            f'"{self.layout}"; {then}'
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class KeyTrial:
     """The trial of a key ring on a sample of every declared column."""
 

@@ -39,7 +39,7 @@ from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.key_trial import counted_in, refusal, try_keys
+from keyrotation_pipeline.rotation.key_trial import counted_in, probed, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
 _KEY_BYTES = 32
@@ -72,6 +72,7 @@ def readiness(
     checks += _looked("instances_read_the_primary", lambda: _fleet(pipeline, walk, target))
     checks += (refused := list(data_readiness.database(pipeline, target)))
     checks += data_readiness.inventory(taken, trial) if taken is not None else []
+    checks += _looked("every_place_opens", lambda: _places(pipeline))
     checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
     checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
     checks += _looked("other_formats_are_known", lambda: data_readiness.other_formats(pipeline))
@@ -80,6 +81,17 @@ def readiness(
     if taken is not None and not any(check.light is Light.RED for check in refused):
         checks += _looked("duration_is_known", lambda: [data_readiness.estimated(pipeline, target, taken.counts)])
     return Readiness(tuple(checks))
+
+
+def _places(pipeline: Pipeline) -> Iterator[Check]:
+    """Whether the values of each place open in the declared layout, where only that tells."""
+    for each in probed(pipeline, pipeline.keys.read().ring()):
+        if each.refusal is not None:
+            yield red("every_place_opens", *in_two(each.refusal))
+        else:
+            yield green(
+                "every_place_opens", f"{each.table}.{each.column}: {each.opened:,} of {each.tried:,} values tried"
+            )
 
 
 def _looked_at_values(pipeline: Pipeline) -> tuple[Inventory | None, KeyTrial | None, list[Check]]:

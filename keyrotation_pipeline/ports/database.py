@@ -11,7 +11,7 @@ from typing import Protocol
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
@@ -101,6 +101,12 @@ class TableInventory(Protocol):
 
         Args:
             wanted: versions by column of which there are values; those that the sample misses are looked for.
+        """
+
+    def probe(self, table: EncryptedTable, ring: KeyRing, values: int) -> tuple[PlaceProbe, ...]:
+        """Opens up to so many values of each place; says in which layout those open that do not in the declared one.
+
+        Nothing is kept or recorded. Only for a format whose values nothing but decryption tells from other text.
         """
 
     def columns(self, name: TableName) -> frozenset[str]:

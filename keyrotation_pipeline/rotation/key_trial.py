@@ -4,9 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from keyrotation_pipeline.errors import WrongKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -57,16 +58,30 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
             until they are gone.
 
     Raises:
-        WrongKeyError: names each such version, what was tried, and where its key belongs.
+        WrongKeyError: names each such version, what was tried, and where its key belongs; or a place that does not
+            open at all.
         KeyStoreDamagedError: the key store gives no key ring.
         PreflightError, BlockedError: a table cannot be read.
     """
+    misfits = [] if emergency else [each.refusal for each in probed(pipeline, stored.ring()) if each.refusal]
+    if misfits:
+        raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
     trial = try_keys(pipeline, stored.ring(), wanted, EMERGENCY if emergency else None)
     if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
     if sentence := refusal(pipeline, stored, trial):
         raise WrongKeyError(sentence)
     return trial
+
+
+def probed(pipeline: Pipeline, ring: KeyRing) -> tuple[PlaceProbe, ...]:
+    """Whether the values of each place open in the declared layout, for tables where only decryption tells that.
+
+    Raises:
+        PreflightError, BlockedError: a table cannot be read.
+    """
+    tables = (table for table in pipeline.tables if table.format.identified_by is IdentifiedBy.DECRYPT)
+    return tuple(each for table in tables for each in pipeline.inventory.probe(table, ring, SAMPLE_VALUES))
 
 
 def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
@@ -125,6 +126,9 @@ class Home(Commands):
     """A configuration with the application."""
 
     application: Application
+
+    def shown_though_red(self, command: str) -> Any:  # noqa: ANN401
+        return json.loads(self.typed(command, "--json", exits=1))
 
     def walk(self, request: str, *, stops: bool = False) -> list[str]:
         """See `Commands.carry_out`."""
@@ -268,3 +272,18 @@ def test_a_rollback_from_after_promotion_and_revoke(
     assert application.written_as(logins[0], old) == ""
     (table,) = home.shown("status")["tables"]
     assert (table["values_by_version"], table["fenced_against"]) == ({"v1": ROWS, "v2": 0}, ["v2"])
+
+
+@pytest.mark.extended
+def test_a_layout_that_does_not_fit_is_refused_wherever_something_begins(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = home.file.read_text()
+    home.file.write_text(right.replace("hex(tag16):hex(ct)", "hex(ct tag16)"))
+    said = 'none of 60 values opens with the present keys as "hex(nonce12):hex(ct tag16)"; they open as "'
+    assert said in home.typed("request", "--reason", "yearly", exits=1)
+    assert said in home.typed("init", exits=1)
+    red = {each["name"]: each for each in home.shown_though_red("preflight")["checks"] if each["light"] == "red"}
+    assert "every_place_opens" in red
+    home.file.write_text(right)
+    home.typed("init")

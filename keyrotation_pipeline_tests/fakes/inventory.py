@@ -8,7 +8,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
@@ -109,6 +109,16 @@ class FakeInventory:
                 cells.append((number, self._opened_by(ring, version, (str(table.name), number, column))))
         columns = (_trial(str(table.name), *key, cells) for key, cells in sorted(tried.items()))
         return KeyTrial(ring.versions, tuple(columns))
+
+    def probe(self, table: EncryptedTable, ring: KeyRing, values: int) -> tuple[PlaceProbe, ...]:
+        trial = self.decrypt_sample(table, ring, values, {})
+        places = {column: [each for each in trial.columns if each.column == column] for column in table.columns}
+        return tuple(
+            PlaceProbe(
+                str(table.name), column, table.format.layout, sum(e.tried for e in each), sum(e.opened for e in each)
+            )
+            for column, each in places.items()
+        )
 
     def _opened_by(self, ring: KeyRing, version: KeyVersion, cell: tuple[str, int, str]) -> KeyVersion | None:
         if cell in self.database.unreadable:

@@ -371,3 +371,20 @@ def test_values_in_bytea_documents_and_arrays_are_rotated_and_proven_too(
     with pytest.raises(FenceError, match=r"column tags\[\]: 1 value\(s\) .* do not open with v2 alone"):
         notes.proven(moment, searched)
     assert notes.problems() == []
+
+
+def test_the_probe_opens_values_of_each_place_and_finds_the_layout_that_fits(notes: Notes) -> None:
+    present = KeyRing({V1: notes.ring.material(V1)}, V1)
+    notes.connection.execute('UPDATE "Cl inic"."Not es" SET "50% off" = NULL')
+    good, empty = notes.inventory.probe(notes.table, present, 25)
+    assert (good.tried, good.opened, good.fits, good.refusal) == (25, 25, None, None)
+    assert (empty.tried, empty.refusal) == (0, None)
+    other = replace(notes.table, format=replace(notes.table.format, layout="b64(nonce12 ct tag16)"))
+    wrong, _ = notes.inventory.probe(other, present, 200)
+    assert (wrong.tried, wrong.opened, wrong.fits) == (ROWS, 0, LAYOUT.text)
+    assert str(wrong.refusal) == (
+        f'Cl inic.Not es.body: none of {ROWS} values opens with the present keys as "b64(nonce12 ct tag16)"; they open '
+        'as "b64(nonce12 tag16 ct)": correct [format] layout'
+    )
+    strange, _ = notes.inventory.probe(other, ring_of(1, primary=1), 200)
+    assert "no other known layout opens them either" in str(strange.refusal)

@@ -192,7 +192,7 @@ class Layout:
         )
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=512)
 def layout_of(text: str) -> Layout:
     """Returns a parsed layout; see `Layout`."""
     return Layout(text)

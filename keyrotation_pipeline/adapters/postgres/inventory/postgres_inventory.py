@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_trial import KeyTrial
+from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
@@ -135,6 +135,10 @@ class PostgresInventory:
     ) -> KeyTrial:
         """See `TableInventory.decrypt_sample`."""
         return samples.decrypt_sample(self.connection, table, ring, values, wanted)
+
+    def probe(self, table: EncryptedTable, ring: KeyRing, values: int) -> tuple[PlaceProbe, ...]:
+        """See `TableInventory.probe`."""
+        return samples.probe(self.connection, table, ring, values)
 
     def columns(self, name: TableName) -> frozenset[str]:
         """See `TableInventory.columns`."""

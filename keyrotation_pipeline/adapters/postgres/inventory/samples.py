@@ -5,7 +5,7 @@ are chosen at random. A version that is known to exist and was not met is search
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 from psycopg import sql
@@ -16,11 +16,12 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, R
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
+from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Per table; half a second of work, for which an emergency waits before its new key becomes the primary.
@@ -44,6 +45,13 @@ WHERE turn <= {values}
 ORDER BY turn
 """
 _READ = "SELECT {key}, {value} FROM ONLY {relation} AS t{each} WHERE t.ctid = ANY ({positions}::text[]::tid[])"
+
+_ANY = """
+SELECT each.text FROM ONLY {relation} AS t {pages}, LATERAL {each}
+WHERE octet_length(each.text) > 0 LIMIT {values}
+"""
+# Values that are tried in each known layout.
+_FITTED = 5
 
 Trials = Mapping[tuple[str, KeyVersion], "_Tally"]
 
@@ -83,6 +91,33 @@ def decrypt_sample(
             _try(connection, table, relation, ring, values, trials, sql.SQL(""), of_missed)
     columns = (tally.of(str(table.name), *key) for key, tally in sorted(trials.items()) if tally.tried)
     return KeyTrial(ring.versions, tuple(columns))
+
+
+def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: int) -> tuple[PlaceProbe, ...]:
+    """Opens up to so many values of each place with the keys of a ring, and stores none.
+
+    Raises:
+        PreflightError, BlockedError: as a count does.
+    """
+    code, found = format_of(table.format), {name: list[str]() for name in table.columns}
+    for relation in countable(connection, table):
+        for column in relation.columns:
+            some = found[column.place.name]
+            with heap_scan(connection, relation.label, relation.oid):
+                query = sql.SQL(_ANY).format(
+                    relation=relation.identifier,
+                    pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES),
+                    each=places.each_value(column, places.stored(column)),
+                    values=sql.Literal(values - len(some)),
+                )
+                some += [str(value) for (value,) in connection.execute(query).fetchall()]
+    return tuple(_probed(table, name, code, ring, some) for name, some in found.items())
+
+
+def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[str]) -> PlaceProbe:
+    opened = sum(each is not None and each[1] is not None for each in (code.opened_by(ring, value) for value in values))
+    fits = fitting(ring, [value.encode() for value in values[:_FITTED]]) if values and not opened else None
+    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
 
 
 class _Tally:

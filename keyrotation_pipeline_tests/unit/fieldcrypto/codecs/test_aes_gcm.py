@@ -14,6 +14,7 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Rewr
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import UNDER_NO_KEY, AesGcmRewriter, Bound
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
+from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, fitting
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -227,3 +228,12 @@ def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, wh
 def test_associated_data_with_a_brace_too_many_are_refused(template: str) -> None:
     with pytest.raises(InvalidLayoutError, match="names no column"):
         AssociatedData(template)
+
+
+@pytest.mark.parametrize(
+    "entry", [each for each in VECTORS if each["layout"] in KNOWN], ids=lambda entry: str(entry["library"])
+)
+def test_the_layout_of_real_values_is_found_by_opening_them(entry: dict[str, Any]) -> None:
+    ring = KeyRing({V1: KeyMaterial(bytes.fromhex(entry["key"]))}, V1)
+    assert fitting(ring, [entry["values"][0]["stored"].encode()]) == entry["layout"]
+    assert fitting(KeyRing({V1: KeyMaterial.generate()}, V1), [entry["values"][0]["stored"].encode()]) is None

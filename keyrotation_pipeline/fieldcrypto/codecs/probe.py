@@ -1,0 +1,41 @@
+"""Finds the layout of values by opening them: a tag that is right is no accident."""
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import Defect
+
+
+def _known() -> Iterator[str]:
+    """Yields layouts, those that are met most often first."""
+    orders = ("{n} ct tag16", "{n} tag16 ct", "ct tag16 {n}", "tag16 ct {n}", "tag16 {n} ct", "ct {n} tag16")
+    for encoding, nonce, order in product(("b64", "hex", "b64url"), ("nonce12", "nonce16"), orders):
+        yield f"{encoding}({order.format(n=nonce)})"
+    parts = (
+        ("{n}", "tag16", "ct"),
+        ("{n}", "ct", "tag16"),
+        ("{n}", "ct tag16"),
+        ("{n}", "tag16 ct"),
+        ("ct", "{n}", "tag16"),
+    )
+    for encoding, between, nonce, each in product(
+        ("hex", "b64", "b64url"), (":", ".", "--", "$", "|"), ("nonce12", "nonce16"), parts
+    ):
+        if encoding != "b64url" or between != "--":
+            yield between.join(f"{encoding}({part.format(n=nonce)})" for part in each)
+
+
+KNOWN = tuple(_known())
+
+
+def fitting(ring: KeyRing, values: Sequence[bytes]) -> str | None:
+    """Returns the first known layout in which a key of the ring opens one of these values; None: there is none."""
+    for text in KNOWN:
+        layout = layout_of(text)
+        rewriter = AesGcmRewriter(ring, ring.primary, layout)
+        if any(not isinstance(rewriter.opened(value), Defect) for value in values):
+            return text
+    return None
