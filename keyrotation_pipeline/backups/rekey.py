@@ -174,7 +174,8 @@ def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> t
     places: dict[TableName, dict[Place, None]] = {}
     labels: dict[TableName, dict[str, str]] = {}
     formats: dict[TableName, ValueFormat] = {}
-    present = {table.format.name: table.format for table in pipeline.tables}  # with its options
+    # With its options, but nobody writes to a restored copy.
+    present = {table.format.name: replace(table.format, logins=()) for table in pipeline.tables}
     for table in (*(each.table for each in dump.tables), *pipeline.tables):
         if table.name in there:
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))

@@ -167,4 +167,4 @@ def _versions_to_count(
 def _refused_and_counted(pipeline: Pipeline, table: EncryptedTable) -> str:
     times = (f"{count.counted_at:%Y-%m-%d %H:%M} UTC" for count in pipeline.ledger.counts([table]))
     counted = ", ".join(times) or "never"
-    return f": the database refuses them (a validated constraint, seen now); last counted {counted}"
+    return f": the database refuses them (seen now); last counted {counted}"

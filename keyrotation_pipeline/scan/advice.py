@@ -120,6 +120,12 @@ _CLOAK_47NG_HERE = (
     'Declare the column in a `keyrotation.toml` with `[format] name = "cloak-47ng"`: keyrotation rotates it in place, '
     "without downtime (`keyrotation docs prisma`)."
 )
+_AES_GCM_HERE = (
+    "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "
+    'a `keyrotation.toml` with `[format] name = "aes-gcm"` and its layout: keyrotation rotates it in place, without '
+    "downtime (`keyrotation docs aes-gcm`). Code that reads one key only must read two first."
+)
+_MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
 _TEXT_TYPES = ("text", "character varying")
 _COLUMN_TYPES = (*_TEXT_TYPES, "bytea")
 _ARRAY_TYPES = ("text[]", "character varying")
@@ -127,7 +133,7 @@ _ARRAY_TYPES = ("text[]", "character varying")
 _NO_KEYS = frozenset({"*", "[]"})
 
 
-def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:
+def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:  # noqa: PLR0911  one for each
     """Returns what to do about a format in a place.
 
     Args:
@@ -148,6 +154,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker" if names_keys else "decrypt", True, _RAILS_HERE)  # noqa: FBT003
     if format_name == "cloak-47ng" and in_text:
         return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
+    if format_name in _MAY_BE_AES_GCM and (column or inside):
+        return Advice("decrypt", None, _AES_GCM_HERE)
     advice = ADVICE.get(format_name, UNKNOWN)
     if names_keys and advice.identified_by == "decrypt":
         return Advice("marker", advice.reads_two_keys, advice.next)

@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -228,6 +229,8 @@ def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
     home.typed("backup")
     with application.at_work():
         request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        rehearsed = home.shown("rehearse", request, "--key", str(secret))
+        assert rehearsed["findings"] == []
         home.sign(request)
         killed_before_it_decrypts(monkeypatch)
         assert home.walk(request, stops=True)[-1] == "killed"
@@ -239,7 +242,9 @@ def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
     assert (application.wrong, application.read_with(new)) == ([], application.expected)
     home.typed("backup")
     assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
-    assert "v1 is needed to read database-" in home.typed("destroy", "v1", "--reason", "old", exits=1)
+    refused = home.typed("destroy", "v1", "--reason", "old", exits=1)
+    (dump,) = re.findall(r"v1 is needed to read (database-[^ ]+\.gpg|database-[^ ;,]+)", refused)
+    assert home.shown("backup", dump, "--rekey", "--key", str(secret))["values"] == {"members": ROWS}
     pack = tmp_path / "pack"
     home.typed("report", "--format", "pack", "--output", str(pack))
     done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)

@@ -257,6 +257,11 @@ def test_a_view_through_which_the_application_writes_is_refused(notes: Notes) ->
     )
     (found,) = notes.problems()
     assert '"Cl inic".seen of Cl inic.Not es can be written by the application' in found
+    notes.connection.execute(
+        'REVOKE ALL ON "Cl inic".seen FROM PUBLIC; CREATE VIEW public.over_it AS TABLE "Cl inic".seen'
+    )
+    notes.connection.execute(sql.SQL("GRANT INSERT ON public.over_it TO {}").format(sql.Identifier(notes.logins[0])))
+    assert len(notes.problems()) == 2
 
 
 def test_what_was_written_after_the_search_is_found_while_nobody_can_write(notes: Notes) -> None:
