@@ -795,7 +795,6 @@ class Settings(File):
         return tuple(each.contact for each in self.contacts)
 
     @property
-    @property
     def key_notation(self) -> KeyNotation:
         """The notation in which the application reads its keys."""
         return notation_of(self.format.value_format, self.format.key_encoding)
