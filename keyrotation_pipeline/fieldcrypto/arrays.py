@@ -6,16 +6,20 @@ Source: PostgreSQL, "Array Input and Output Syntax".
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 
 # Dimensions with lower bounds, where they do not begin with 1; then braces, commas, quoted and plain elements.
 _BOUNDS = re.compile(rb"((?:\[-?\d+:-?\d+\])+)=")
 _BOUND = re.compile(rb"\[(-?\d+):(-?\d+)\]")
 _TOKEN = re.compile(rb'([{},])|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
+_INT4_OID, _INT4_BYTES, _HEADER_BYTES = 23, 4, 20
+# Bytes that an array without quotes and further dimensions does not have between its braces.
+_MARKS = frozenset(b'"\\{}')
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _SPECIAL = re.compile(rb'(["\\])')
 
@@ -54,6 +58,8 @@ def array_text(text: bytes) -> ArrayText:
     Raises:
         ValueError: it is not the text of an array.
     """
+    if (simple := _simple(text)) is not None:
+        return simple
     bounds = _BOUNDS.match(text)
     start = bounds.end() if bounds else 0
     parts, elements, written, between = [], list[bytes | None](), [], [text[:start]]
@@ -81,6 +87,16 @@ def array_text(text: bytes) -> ArrayText:
     return ArrayText(tuple(parts), tuple(elements), tuple(_subscripts(parts, lower)), tuple(written))
 
 
+def _simple(text: bytes) -> ArrayText | None:
+    """Returns an array of one dimension without anything quoted, the usual case,."""
+    written = tuple(text[1:-1].split(b","))
+    if text[:1] != b"{" or text[-1:] != b"}" or b"" in written or not _MARKS.isdisjoint(text[1:-1]):
+        return None
+    between = (b"{", *[b","] * (len(written) - 1), b"}")
+    elements = tuple(None if each == b"NULL" else each for each in written)
+    return ArrayText(between, elements, tuple(f"[{number}]" for number in range(1, len(written) + 1)), written)
+
+
 def _subscripts(parts: Sequence[bytes], lower: Sequence[int]) -> Iterable[str]:
     place = list(lower)
     for number, part in enumerate(parts[:-1]):
@@ -95,25 +111,70 @@ def _quoted(value: bytes) -> bytes:
     return b'"' + _SPECIAL.sub(rb"\\\1", value) + b'"'
 
 
-def rewrite_elements(rewriter: _Rewriter, columns: Sequence[Sequence[Value]], arrays: frozenset[int]) -> RewrittenBatch:
-    """Re-encrypts one batch as `ValueRewriter.rewrite`; the columns `arrays` hold texts of arrays of values."""
+class ColumnRewriter:
+    """Re-encrypts and checks one column at a time: by the compiled codec if all its values are good, else in Python.
+
+    Args:
+        native: None: it is not there.
+    """
+
+    def __init__(self, python: _Rewriter, native: NativeCodec | None) -> None:
+        self._python, self._native = python, native
+
+    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        """Re-encrypts a batch of one column, as `ValueRewriter.rewrite`."""
+        (values,) = columns
+        numbered = [(number.to_bytes(_INT4_BYTES, "big"), value) for number, value in enumerate(values)]
+        packed = self._native.rewrite(numbered, 1, 1, ((0, _INT4_OID),)) if self._native and values else None
+        if packed is None:
+            return self._python.rewrite(columns)
+        new: list[Value] = [None] * len(values)
+        numbers, changed = map(_unpacked, packed.arrays)
+        for number, value in zip(numbers, changed, strict=True):
+            new[int.from_bytes(number or b"", "big")] = value
+        return RewrittenBatch([new], [])
+
+    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
+        """Decrypts a batch of one column, as `ValueRewriter.check`."""
+        (values,) = columns
+        held = self._native.check([(value,) for value in values], 0, 1) if self._native and values else None
+        return self._python.check(columns) if held is None else (held, [])
+
+
+def _unpacked(packed: bytes) -> Iterator[Value]:
+    """Yields the elements of a one-dimensional array in PostgreSQL's binary form."""
+    at = _HEADER_BYTES
+    while at < len(packed):
+        size = int.from_bytes(packed[at : at + _INT4_BYTES], "big", signed=True)
+        at += _INT4_BYTES + max(size, 0)
+        yield None if size < 0 else packed[at - size : at]
+
+
+def rewrite_elements(
+    rewriters: Sequence[ColumnRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
+) -> RewrittenBatch:
+    """Re-encrypts one batch as `ValueRewriter.rewrite`; the columns `arrays` hold texts of arrays of values.
+
+    Args:
+        rewriters: one for each column, to which its values may be bound.
+    """
     new, failures = list[list[Value]](), list[Failure]()
     for number, column in enumerate(columns):
         flat = _Flat(column) if number in arrays else None
-        rewritten = rewriter.rewrite([flat.elements if flat else column])
+        rewritten = rewriters[number].rewrite([flat.elements if flat else column])
         new.append(flat.joined(rewritten.columns[0]) if flat else rewritten.columns[0])
         failures += _of_column(number, flat, rewritten.failures)
     return RewrittenBatch(new, failures)
 
 
 def check_elements(
-    rewriter: _Rewriter, columns: Sequence[Sequence[Value]], arrays: frozenset[int]
+    rewriters: Sequence[ColumnRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
 ) -> tuple[list[Held], list[Failure]]:
     """Decrypts every value as `ValueRewriter.check`; the columns `arrays` hold texts of arrays of values."""
     held, failures = list[Held](), list[Failure]()
     for number, column in enumerate(columns):
         flat = _Flat(column) if number in arrays else None
-        found, failed = rewriter.check([flat.elements if flat else column])
+        found, failed = rewriters[number].check([flat.elements if flat else column])
         held += found
         failures += _of_column(number, flat, failed)
     return held, failures

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Protocol
 
+from keyrotation_pipeline.fieldcrypto.arrays import ColumnRewriter
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
@@ -93,6 +94,22 @@ def format_of(declared: ValueFormat) -> Format:
     """Returns the code of a declared format."""
     marked = marked_format_of(declared)
     return _FORMATS[declared.name](declared) if marked is None else marked
+
+
+def column_rewriters(
+    code: Format, ring: KeyRing, target: KeyVersion, labels: Labels, *, native: bool = True
+) -> list[ColumnRewriter]:
+    """Returns what re-encrypts each column of a table alone.
+
+    Args:
+        labels: of every column.
+    """
+    return [
+        ColumnRewriter(
+            code.rewriter(ring, target, (label,)), code.native_codec(ring, target, (label,)) if native else None
+        )
+        for label in labels
+    ]
 
 
 def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:

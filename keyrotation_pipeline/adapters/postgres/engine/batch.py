@@ -32,7 +32,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Value
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -120,6 +120,8 @@ class Codec:
         code = format_of(table.format)
         self._python = code.rewriter(ring, target, table.labels)
         self._native = code.native_codec(ring, target, table.labels) if native else None
+        # Only arrays are rewritten a column at a time.
+        self._columns = column_rewriters(code, ring, target, table.labels, native=native) if _has_arrays(table) else ()
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
@@ -143,7 +145,7 @@ class Codec:
         if not batch.rows:
             return [], []
         if batch.arrays:
-            return check_elements(self._python, batch.columns, batch.arrays)
+            return check_elements(self._columns, batch.columns, batch.arrays)
         if self._native:
             held = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST)
             if held is not None:
@@ -152,7 +154,7 @@ class Codec:
 
     def _by_python(self, batch: Batch) -> NewValues:
         if batch.arrays:
-            rewritten = rewrite_elements(self._python, batch.columns, batch.arrays)
+            rewritten = rewrite_elements(self._columns, batch.columns, batch.arrays)
         else:
             rewritten = self._python.rewrite(batch.columns)
         positions, versions, columns = batch.positions, batch.versions, rewritten.columns
@@ -164,6 +166,10 @@ class Codec:
         parameters |= {"positions": TidArray(positions), "versions": XidArray(versions), "filenode": batch.filenode}
         whole = all(None not in values for values in columns)
         return NewValues(parameters, len(positions), rewritten.failures, whole)
+
+
+def _has_arrays(table: EncryptedTable) -> bool:
+    return any(place.elements for place in table.places)
 
 
 # enable_seqscan: for a large batch the planner would read the whole table instead of single rows by their TID.

@@ -21,9 +21,9 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements
+from keyrotation_pipeline.fieldcrypto.arrays import ColumnRewriter, array_text, check_elements
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held
-from keyrotation_pipeline.fieldcrypto.codecs.format import Format, ValueRewriter, format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import Format, column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress
@@ -124,10 +124,8 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
     """
     rows, held = 0, [Counter[KeyVersion | None]() for _ in table.columns]
     code = format_of(table.format)
-    python, native = (
-        code.rewriter(ring, ring.primary, table.labels),
-        code.native_codec(ring, ring.primary, table.labels),
-    )
+    native = code.native_codec(ring, ring.primary, table.labels)
+    columns = column_rewriters(code, ring, ring.primary, table.labels)
     for relation in countable(connection, table):
         arrays = _arrays(relation)
         for some in _read(connection, relation):
@@ -135,7 +133,7 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
             values = _as_bytes(some)
             found = native.check(values, 0, len(table.columns)) if native and not arrays else None
             if found is None:  # one of them does not decrypt, or is an array
-                found, _ = check_elements(python, list(zip(*values, strict=True)), arrays)
+                found, _ = check_elements(columns, list(zip(*values, strict=True)), arrays)
             for mine, more in zip(held, found, strict=True):
                 mine.update(more)
     return rows, held
@@ -162,16 +160,19 @@ def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:
 
 
 def check_rows(
-    connection: Connection, relation: Relation, python: ValueRewriter, where: sql.Composable
+    connection: Connection, relation: Relation, columns: Sequence[ColumnRewriter], where: sql.Composable
 ) -> Iterator[tuple[list[Held], list[Failure]]]:
     """Decrypts those rows of a relation that a WHERE chooses, some hundred at a time.
+
+    Args:
+        columns: what decrypts each column.
 
     Raises:
         PreflightError, BlockedError: as a count in SQL.
     """
     arrays = _arrays(relation)
     for some in _read(connection, relation, where):
-        yield check_elements(python, list(zip(*_as_bytes(some), strict=True)), arrays)
+        yield check_elements(columns, list(zip(*_as_bytes(some), strict=True)), arrays)
 
 
 def _read(

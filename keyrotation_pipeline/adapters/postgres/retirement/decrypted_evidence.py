@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.counts import written_sinc
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
@@ -104,7 +104,7 @@ def require_written_since(
         PreflightError, BlockedError: as a count in SQL.
     """
     values, failed = 0, Counter[tuple[str, Defect]]()
-    code = format_of(table.format).rewriter(alone, alone.primary)
+    columns = column_rewriters(format_of(table.format), alone, alone.primary, table.labels, native=False)
     for relation in countable(connection, table):
         first = first_pages.get(relation.oid)
         if first is not None:
@@ -113,7 +113,7 @@ def require_written_since(
             where = sql.SQL("")
         else:
             where = sql.SQL("WHERE {}").format(written_since(since))
-        for held, failures in check_rows(connection, relation, code, where):
+        for held, failures in check_rows(connection, relation, columns, where):
             values += len(failures) + sum(each.total() - each[None] for each in held)
             failed.update((table.columns[each.column], each.defect) for each in failures)
     for (column, defect), number in failed.items():
