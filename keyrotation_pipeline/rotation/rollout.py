@@ -42,7 +42,7 @@ def roll_out(
     Raises:
         BlockedError: timed out, with the sentence that says what is pending; or the request was paused or cancelled.
     """
-    _deliver_again(pipeline)
+    _deliver_again(pipeline, rotation)
     wait = _Wait(pipeline, rotation, goal)
 
     def forward(done: int, total: int, note: str) -> None:
@@ -51,13 +51,22 @@ def roll_out(
     return pipeline.rollout.roll_out(goal, wait.pending, forward)
 
 
-def _deliver_again(pipeline: Pipeline) -> None:
-    """Has the store write the application's list again, if somebody changed that: no restart would give it the keys."""
+def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
+    """Has the store write the application's list again, if somebody changed that: no restart would give it the keys.
+
+    Raises:
+        BlockedError: instances are not seen, so that what officers confirm may be of the changed list.
+    """
     if all(table.format == NATIVE for table in pipeline.tables):
         return  # its applications read the keys as they are stored
     stored = pipeline.keys.read()
     if stored.undelivered is not None and stored.primary is not None:
         pipeline.keys.set_primary(stored.primary, stored.revision)
+        if pipeline.rollout.mode is RolloutMode.CONFIRM:
+            raise BlockedError(
+                "somebody had changed the application's list of keys, and it is delivered again; have every instance "
+                f"restarted with it, whatever was confirmed before, then run `keyrotation rotate {rotation.id}`"
+            )
 
 
 def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:

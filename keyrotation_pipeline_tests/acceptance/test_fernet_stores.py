@@ -29,7 +29,7 @@ from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, KubernetesPlace
 
 VARIABLE = "FIELD_KEYS"
-V1, V2, V3 = (KeyVersion(number) for number in (1, 2, 3))
+V1, V2, V3, V4 = (KeyVersion(number) for number in (1, 2, 3, 4))
 
 
 @pytest.fixture
@@ -210,6 +210,17 @@ def test_a_store_that_lost_keys_or_its_list_is_made_whole_by_the_commands(
     assert new not in home.typed("status")
     home.typed("init")
     assert listed() == [new]
+    # Also while a rollout is confirmed.
+    second = home.typed("request", "--reason", "again").splitlines()[-1]
+    home.sign(second)
+    assert "no officer has confirmed" in home.typed("rotate", second, exits=1)
+    newest = listed()
+    where.change_list(new)
+    home.confirm(second)
+    assert "somebody had changed the application's list of keys" in home.typed("rotate", second, exits=1)
+    assert listed() == newest == [new, newest[1]]
+    home.typed("cancel", second)
+    assert listed() == [new]
     # The live key is lost, and the list is not.
     kept.place.lose_live(V3)
     assert "keyrotation restore-key v3" in home.typed("status")
@@ -217,11 +228,11 @@ def test_a_store_that_lost_keys_or_its_list_is_made_whole_by_the_commands(
     assert listed() == [new]
     # Everything is lost.
     kept.place.lose_everything()
-    for version in ("v3", "v2", "v1"):
+    for version in ("v4", "v3", "v2", "v1"):
         home.typed("restore-key", version, "--key", str(secret))
     assert listed() == [new]
     stored = kept.place.open().read()
-    assert (tuple(stored.live), set(stored.archived), stored.primary) == ((V3,), {V1, V2}, V3)
+    assert (tuple(stored.live), set(stored.archived), stored.primary) == ((V3,), {V1, V2, V4}, V3)
     # A key that nobody knows stays, and is named.
     stranger = Fernet.generate_key().decode()
     where.change_list(f"{new},{stranger}")
