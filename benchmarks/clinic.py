@@ -20,12 +20,17 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
+    CLOAK_47NG,
     FERNET,
     FORMATS,
     NATIVE,
+    RAILS,
     IdentifiedBy,
     ValueFormat,
 )
@@ -99,6 +104,10 @@ def _sealer(ring: KeyRing, values: ValueFormat) -> Callable[[str], str]:
     if values == FERNET:
         token = Fernet(base64.urlsafe_b64encode(raw_of(ring.material(V1))))
         return lambda text: token.encrypt(text.encode()).decode()
+    if values.name in {RAILS.name, CLOAK_47NG.name}:
+        envelope = CloakEnvelope() if values.name == CLOAK_47NG.name else RailsEnvelope("sha256", values.salt)
+        key, nothing_kept = envelope.key(ring.material(V1)), MarkedValue(None, b"", b"", (b"", b""))
+        return lambda text: key.sealed(text.encode(), nothing_kept).decode()
     layout, cipher = layout_of(values.layout), ring.cipher(V1)
 
     def laid_out(text: str) -> str:
@@ -113,8 +122,9 @@ def _template_of(name: str) -> str:
 
 
 def format_named(name: str) -> ValueFormat:
-    """Returns a format by its name; AES-GCM values in the commonest layout."""
-    return replace(AES_GCM, layout="b64(nonce12 ct tag16)") if name == AES_GCM.name else FORMATS[name]
+    """Returns a format by its name; AES-GCM values in the commonest layout, keys of Rails with a salt."""
+    options = {AES_GCM.name: {"layout": "b64(nonce12 ct tag16)"}, RAILS.name: {"salt": "the salt"}}
+    return replace(FORMATS[name], **options.get(name, {}))
 
 
 @dataclass(frozen=True, slots=True)
