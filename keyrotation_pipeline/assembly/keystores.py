@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
@@ -105,7 +106,7 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     refused.
 
     Raises:
-        InvalidKeyError: an entry is not a key.
+        InvalidKeyError: an entry is not a key, or values name two of them by the same text.
         KeyStoreError: an entry is another key than those that were imported; or the two lists differ.
     """
     if (name := settings.key_variable) is None:
@@ -135,7 +136,10 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     versions = {KeyVersion(number): key for number, key in enumerate(reversed(given), 1)}
     size = len(given)
     places = {version: f"key {notation.place(size - version.number + 1, size)} of {place}" for version in versions}
-    return GivenKeys(KeyRing(versions, KeyVersion(len(given))), places.__getitem__)
+    ring = KeyRing(versions, KeyVersion(len(given)))
+    if (code := marked_format_of(settings.format.value_format)) is not None:
+        code.markers(ring)  # raises where values name two keys alike
+    return GivenKeys(ring, places.__getitem__)
 
 
 def _require_imported(given: Sequence[KeyMaterial], stored: StoredKeys, name: str, notation: KeyNotation) -> None:

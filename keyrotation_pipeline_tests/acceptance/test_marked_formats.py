@@ -13,6 +13,8 @@ import psycopg
 import pytest
 from cryptography.fernet import MultiFernet
 
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakKey
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
 from keyrotation_pipeline_tests.marked_libraries import CLOAK, RAILS, Library, Rails
 
@@ -239,3 +241,15 @@ def test_a_key_that_was_imported_wrongly_is_replaced_by_the_variable_of_the_list
     home.application.reload()
     (table,) = home.shown("status", "--count")["tables"]
     assert table["values_by_version"] == {"v1": 0, "v2": ROWS}
+
+
+def test_two_keys_that_values_name_alike_are_not_imported(make_home: MakeHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = CloakKey.__init__
+
+    def alike(self: CloakKey, material: KeyMaterial) -> None:
+        make(self, material)
+        self.marker = b"00000000"
+
+    monkeypatch.setattr(CloakKey, "__init__", alike)
+    with pytest.raises(AssertionError, match="values name the keys v1 and v2 by the same text"):
+        make_home(CLOAK)
