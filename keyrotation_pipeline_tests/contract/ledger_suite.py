@@ -443,6 +443,13 @@ class LedgerSuite:
         with pytest.raises(OutOfOrderError):
             running.set_key_state(V3, KeyState.ACTIVE, rotation().id)
 
+    def test_no_number_and_no_key_is_registered_for_both_generations(self, opened: Ledger) -> None:
+        opened.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)
+        for version, fingerprint in ((KeyVersion(1, 2), "2f" * 32), (KeyVersion(2, 2), "1f" * 32)):
+            with pytest.raises(KeyStoreError, match="one key never serves both generations"):
+                opened.add_key(KeyRecord(version, KeyState.PRE_ACTIVATION, fingerprint, AT), None)
+        assert opened.keys() == (KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT),)
+
     def test_a_version_keeps_its_fingerprint_for_ever(self, opened: Ledger) -> None:
         before = opened.head()
         opened.add_key(KeyRecord(V1, KeyState.PRE_ACTIVATION, "1f" * 32, AT), None)

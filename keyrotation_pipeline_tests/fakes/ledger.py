@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.approval import Roster, RosterChange, Signature
 from keyrotation_pipeline.model.data_events import Counted
 from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.key_events import KeyRegistered, KeyReplaced, KeyStateChanged
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
 from keyrotation_pipeline.model.request_events import (
     Blocked,
@@ -77,6 +77,8 @@ class FakeLedger(FakeChain):
             if known.fingerprint != record.fingerprint:
                 raise KeyStoreError(f"{record.version} is registered with another fingerprint; use the next version")
             return
+        if other := other_generation(record.version, record.fingerprint, self.state.keys.values()):
+            raise KeyStoreError(f"{record.version} is like {other}, and one key never serves both generations")
         self.append(KeyRegistered.of(record), request)
         self.state.keys[record.version] = record
 

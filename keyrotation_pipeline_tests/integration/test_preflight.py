@@ -14,8 +14,10 @@ from keyrotation_pipeline.adapters.postgres.preflight.server import revealing_se
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import Server
 
@@ -332,6 +334,25 @@ def test_a_column_too_narrow_for_the_longer_prefix_is_refused(
     run(either, f"CREATE TABLE notes (c varchar({len(value) + needed}))")
     either.execute("INSERT INTO public.notes VALUES (%s)", (value,))
     assert fatal(either, target=V10) == []
+
+
+def test_the_width_for_the_second_generation_is_enough_and_not_much_more(
+    either: Connection, keyring_of: Callable[..., KeyRing], seal: Seal
+) -> None:
+    second = KeyRing({KeyVersion(10, 2): KeyMaterial.generate()}, KeyVersion(10, 2))
+    for text in ("", "x", "xx", "xxx"):
+        old, new = seal(keyring_of(9, primary=9), 9, text), encrypt(second, text, "notes.c")
+        run(either, f"CREATE TABLE notes (c varchar({len(old)}) CHECK (length(c) <= {len(new) + 4}))")
+        either.execute("INSERT INTO public.notes VALUES (%s), (NULL), ('plain')", (old,))
+        (sentence,) = fatal(either, target=KeyVersion(10, 2))
+        needed = int(sentence.partition("longest value needs ")[2].partition(" ")[0])
+        assert 0 <= needed - len(new) <= 4
+        run(either, f"ALTER TABLE notes ALTER c TYPE varchar({needed})")
+        assert fatal(either, target=KeyVersion(10, 2)) == []
+        either.execute("UPDATE public.notes SET c = %s", (new,))
+        assert fatal(either, target=KeyVersion(11, 2)) == []
+        assert fatal(either, target=KeyVersion(11)) == []
+        run(either, "DROP TABLE notes")
 
 
 def test_a_value_already_under_the_longer_prefix_needs_no_more_room(either: Connection, value: str) -> None:

@@ -78,3 +78,18 @@ def test_every_difference_gives_another_revision() -> None:
     ]
     assert len({StoredKeys.of(*content).revision for content in contents}) == len(contents)  # type: ignore[arg-type]
     assert StoredKeys.of({V1: ONE, V2: TWO}, {}, V1).revision == StoredKeys.of({V2: TWO, V1: ONE}, {}, V1).revision
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        pytest.param(StoredKeys.of({V1: ONE, V2: TWO, V2.twin: ONE}, {}, V1), id="a number"),
+        pytest.param(StoredKeys.of({V1: ONE, V2.twin: ONE}, {}, V1), id="a key"),
+        pytest.param(StoredKeys.of({V2.twin: TWO}, {V2: ONE}, V2.twin), id="one of them archived"),
+    ],
+)
+def test_nothing_is_given_out_that_is_there_for_both_generations(stored: StoredKeys) -> None:
+    with pytest.raises(KeyStoreDamagedError, match="v2x, which are one number or one key in both"):
+        stored.material(V2.twin)
+    with pytest.raises(KeyStoreDamagedError, match="in both generations"):
+        stored.ring()
