@@ -176,7 +176,10 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
 def _value_format(pipeline: Pipeline) -> str | None:
     formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
     declared = [
-        f"{table.name}.{column} is bound as {label}" for table in pipeline.tables for column, label in table.bindings
+        f"{table.name}.{column} is bound as {label}"
+        for table in pipeline.tables
+        if table.format.generation != 1
+        for column, label in table.bindings
     ]
     return "; ".join([*sorted(formats), *declared]) or None
 

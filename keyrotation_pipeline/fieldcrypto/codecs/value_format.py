@@ -107,8 +107,8 @@ class ValueFormat:
         """The format in a signed text."""
         if self.generation == SECOND.number:
             return (
-                f"{self.name}, second generation: KC-XAES-256-GCM, identified by {_SIGNED[self.identified_by]}; each "
-                "value opens only under the label of its column"
+                f"{self.name}, second generation: KC-XAES-256-GCM, identified by the version that each value names; "
+                "each value opens only under the label of its column"
             )
         time = "; new values keep the time of the old ones" if self.keep_time else ""
         layout = f"; layout {self.layout}" if self.layout else ""
