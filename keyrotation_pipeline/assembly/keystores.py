@@ -31,7 +31,7 @@ from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.ledger import Ledger
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import S3Settings
-from keyrotation_pipeline.settings.sections import AwsStoreSettings, KubernetesStoreSettings
+from keyrotation_pipeline.settings.key_stores import AwsStoreSettings, KubernetesStoreSettings
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore

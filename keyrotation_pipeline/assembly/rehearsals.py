@@ -20,11 +20,11 @@ from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.ports.rehearsals import RehearsalStage
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
+from keyrotation_pipeline.settings.key_stores import KeysSettings
 from keyrotation_pipeline.settings.sections import (
     ApprovalsSettings,
     AuditSettings,
     DatabaseSettings,
-    KeysSettings,
     OfficerSettings,
     RolloutSettings,
 )

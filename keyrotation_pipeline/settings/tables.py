@@ -1,0 +1,293 @@
+"""Defines `[format]` and `[[tables]]`: which values are encrypted, and how."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, StrictBool, model_validator
+
+from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError, InvalidKeyError, InvalidLayoutError
+from keyrotation_pipeline.fieldcrypto.binding import checked_label
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    FERNET,
+    FORMATS,
+    NATIVE,
+    RAILS,
+    Derivation,
+    ValueFormat,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.tables import Place
+from keyrotation_pipeline.model.visible_text import is_hidden
+from keyrotation_pipeline.settings.values import Section, Text, repeated
+
+
+class KeyVariable(Section):
+    """`[format.keys]`: where the application has its keys; only `init` reads it.
+
+    Args:
+        env: the name of an environment variable.
+    """
+
+    env: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+_USUAL_VARIABLES = {
+    FERNET.name: "FERNET_KEYS",
+    AES_GCM.name: "FIELD_KEYS",
+    RAILS.name: "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY",
+    CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
+}
+
+
+class FormatSettings(Section):
+    """`[format]`: the format of the values in all `[[tables]]`.
+
+    Args:
+        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption` or `cloak-47ng`.
+        keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
+            imports it, and the key store delivers keys under the same name.
+        keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
+        layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)` or
+            `hex(nonce12):hex(tag16):hex(ct)`.
+        key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
+        logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
+            while they encrypt with it.
+        derivation: of `rails-ar-encryption` only: `pbkdf2-sha256` (default; `load_defaults` of Rails 7.1 and later) or
+            `pbkdf2-sha1`.
+        salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
+        generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
+            to their columns; every application must read it first.
+        deterministic: of `rails-ar-encryption` only: the list is of `deterministic_key`, and queries find the values.
+    """
+
+    name: Text = NATIVE.name
+    keys: KeyVariable | None = None
+    keep_time: StrictBool = False
+    layout: Text | None = None
+    key_encoding: KeyEncoding = KeyEncoding.B64URL
+    logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
+    derivation: Derivation | None = None
+    salt: Text | None = None
+    generation: Literal[1, 2] = 1
+    deterministic: StrictBool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_as_they_are(cls, given: object) -> object:
+        if isinstance(given, dict) and given.get("name") != RAILS.name and given.keys() & {"derivation", "salt"}:
+            raise ConfigurationError(
+                "[format] derivation and salt: a key that a package makes of a passphrase cannot be replaced by a new "
+                "one; give the application the keys themselves, as `keyrotation docs fernet` shows, and leave both out"
+            )
+        return given
+
+    @model_validator(mode="after")
+    def _is_known_and_complete(self) -> Self:
+        names = ", ".join(f'"{name}"' for name in FORMATS)
+        if self.name not in FORMATS:
+            raise ConfigurationError(
+                f"[format] name = {json.dumps(self.name)} cannot be rotated by this version, which rotates {names}; "
+                "leave out tables with other values"
+            )
+        taken = _OPTIONS[self.name]
+        for option in _ALL_OPTIONS:
+            if option in self.model_fields_set and option not in taken:
+                others = " and ".join(f'"{name}"' for name, options in _OPTIONS.items() if option in options)
+                raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
+        if self.name != NATIVE.name and self.keys is None:
+            raise ConfigurationError(
+                f'[format] name = "{self.name}" needs to know where the application has its keys; add '
+                f'keys = {{ env = "{_USUAL_VARIABLES[self.name]}" }}, or the name that it uses'
+            )
+        if self.name == RAILS.name and self.salt is None:
+            raise ConfigurationError(
+                f'[format] name = "{RAILS.name}" needs the salt that the application derives its keys with; add '
+                'salt = "…" with its key_derivation_salt'
+            )
+        if self.name == AES_GCM.name:
+            self._require_layout()
+            self._require_logins()
+        return self
+
+    def _require_layout(self) -> None:
+        if self.layout is None:
+            raise ConfigurationError(
+                f'[format] name = "{AES_GCM.name}" needs to know how values are put together; add '
+                'layout = "b64(nonce12 ct tag16)", or as the application does it'
+            )
+        try:
+            layout = Layout(self.layout)
+        except InvalidLayoutError as error:
+            raise ConfigurationError(f"[format] {error}") from None
+        if layout.is_binary:
+            raise ConfigurationError(
+                f"[format] layout = {json.dumps(self.layout)} is of bytes, which this version does not read yet; "
+                "leave out tables with such values"
+            )
+
+    def _require_logins(self) -> None:
+        if not self._logins():
+            raise ConfigurationError(
+                f'[format] name = "{AES_GCM.name}" needs a login of the application for each version of the key, since '
+                "nothing else tells who writes an old one; add "
+                'logins = { v1 = "app_g1", v2 = "app_g2" }, v1 being the present one of a single key'
+            )
+        if twice := repeated(login for _, login in self._logins()):
+            raise ConfigurationError(
+                f"[format] logins has {twice} twice; an old login loses the right to write, so each version needs one "
+                "of its own"
+            )
+
+    def _logins(self) -> tuple[tuple[KeyVersion, str], ...]:
+        pairs = []
+        for name, logins in self.logins.items():
+            try:
+                version = KeyVersion.parse(name)
+            except InvalidKeyError:
+                raise ConfigurationError(
+                    f"[format] logins names {json.dumps(name)}, which is no version; write v1, v2, …"
+                ) from None
+            pairs += [(version, login) for login in ([logins] if isinstance(logins, str) else logins)]
+        return tuple(sorted(pairs))
+
+    @property
+    def value_format(self) -> ValueFormat:
+        """The same as a value of the procedure."""
+        known = FORMATS[self.name]
+        return replace(
+            known,
+            keep_time=self.keep_time,
+            layout=self.layout or "",
+            logins=self._logins(),
+            derivation=self.derivation or known.derivation,
+            salt=self.salt or "",
+            generation=self.generation,
+            deterministic=self.deterministic,
+        )
+
+
+_OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
+    {
+        NATIVE.name: frozenset({"generation"}),
+        FERNET.name: frozenset({"keys", "keep_time"}),
+        AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
+        RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
+        CLOAK_47NG.name: frozenset({"keys"}),
+    }
+)
+
+
+_ALL_OPTIONS = (
+    "keys",
+    "keep_time",
+    "layout",
+    "key_encoding",
+    "logins",
+    "derivation",
+    "salt",
+    "generation",
+    "deterministic",
+)
+
+
+class PlaceSettings(Section):
+    """An entry of `columns`: ``"email"``, ``{ column = "payload", path = ["token"] }`` and the like.
+
+    Args:
+        column: the column that the values are in.
+        path: of a jsonb column: the keys that lead to the value.
+        elements: of an array: each element is a value.
+        iv: of a value whose nonce is in a column of its own; not there yet.
+    """
+
+    column: Text
+    path: tuple[str, ...] = ()
+    elements: StrictBool = False
+    iv: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if self.iv is not None:
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has its nonce in column {self.iv}, and two columns that are written "
+                "together cannot be rotated yet; remove it from [[tables]]"
+            )
+        if self.path and self.elements:
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has a path and elements, and arrays inside documents cannot be "
+                'rotated yet; name each element by its path, such as ["tokens", "0"]'
+            )
+        if any(is_hidden(key) for key in self.path):
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has a path with characters that cannot be seen, which nobody could "
+                "sign; rename that key"
+            )
+        return self
+
+    @property
+    def place(self) -> Place:
+        """The same as a value of the procedure."""
+        return Place(self.column, self.path, self.elements)
+
+
+def _as_place(entry: object) -> object:
+    if isinstance(entry, str):
+        return {"column": entry}
+    if not isinstance(entry, dict):
+        raise ConfigurationError(
+            f'[[tables]] columns has the entry {entry!r}; write "name", or {{ column = "name", path = ["key"] }}'
+        )
+    return entry
+
+
+class TableSettings(Section):
+    """One `[[tables]]`: a table with encrypted columns.
+
+    Args:
+        name: ``name`` or ``schema.name``, without quoting.
+        columns: the encrypted ones, each by its name; a value in documents of a jsonb column as ``{ column =
+            "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
+            elements = true }``.
+        bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
+            after a renaming: these labels.
+    """
+
+    name: Text
+    columns: Annotated[tuple[Annotated[PlaceSettings, BeforeValidator(_as_place)], ...], Field(min_length=1)]
+    bindings: dict[Text, Text] = Field(default_factory=dict)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Where the values are."""
+        return tuple(each.place for each in self.columns)
+
+    @model_validator(mode="after")
+    def _name_and_columns(self) -> Self:
+        if not all(self.name.split(".")) or self.name.count(".") > 1:
+            raise ConfigurationError(f'[[tables]] {self.name} is not a table\'s name; write "name" or "schema.name"')
+        if twice := repeated(each.name for each in self.places):
+            raise ConfigurationError(f"column {twice} is listed twice in [[tables]] {self.name}; remove one")
+        paths = sorted((each.column, each.path) for each in self.places)
+        for (column, outer), (same, inner) in pairwise(paths):
+            if column == same and inner[: len(outer)] == outer:
+                raise ConfigurationError(
+                    f"[[tables]] {self.name} lists a place within another one of column {column}; remove one"
+                )
+        if other := sorted(set(self.bindings).difference(each.name for each in self.places)):
+            raise ConfigurationError(
+                f"[[tables]] {self.name} has a binding of {other[0]}, which is not among its columns; correct its name"
+            )
+        for label in self.bindings.values():
+            try:
+                checked_label(label)
+            except InvalidBindingError as error:
+                raise ConfigurationError(f"[[tables]] {self.name}, bindings: {error}") from None
+        return self
