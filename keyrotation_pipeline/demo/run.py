@@ -173,7 +173,7 @@ def open_home(settings: Settings, clients: int, say: Callable[[str], None]) -> I
 
 def _encrypting(settings: Settings, ring: KeyRing) -> Callable[[str], str]:
     """Encrypts as the demo's application does."""
-    if settings.format.value_format == NATIVE:
+    if settings.format.value_format.names_versions:
         return partial(encrypt, ring)
     fernet = fernet_application.Keys(settings.keys_directory / APPLICATION_FILE).fernet
     return lambda text: fernet.encrypt(text.encode()).decode()
@@ -192,7 +192,7 @@ class RunningApplication:
 
     def __init__(self, settings: Settings, url: str) -> None:
         # That of Fernet runs as a file, since it imports nothing of this package.
-        native = settings.format.value_format == NATIVE
+        native = settings.format.value_format.names_versions
         command = [
             sys.executable,
             *(("-m", native_application.__name__) if native else ("-P", fernet_application.__file__)),

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
@@ -57,7 +56,7 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
     Raises:
         BlockedError: instances are not seen, so that what officers confirm may be of the changed list.
     """
-    if all(table.format == NATIVE for table in pipeline.tables):
+    if all(table.format.names_versions for table in pipeline.tables):
         return  # its applications read the keys as they are stored
     stored = pipeline.keys.read()
     if stored.undelivered is not None and stored.primary is not None:

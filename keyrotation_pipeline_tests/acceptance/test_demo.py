@@ -227,3 +227,13 @@ def leaks(demo: Folder, *secrets: str) -> list[str]:
             found += [f"dump of {database}"] if leaking(dump) else []
     found += [f"output {number}" for number, text in enumerate(demo.printed) if leaking(text.encode())]
     return found
+
+
+@pytest.mark.extended
+def test_a_demo_moves_to_the_second_generation(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, [])
+    folder.run("demo", "--rows", "50")
+    file = tmp_path / "keyrotation.toml"
+    file.write_text(file.read_text().replace("[[tables]]", "[format]\ngeneration = 2\n\n[[tables]]", 1))
+    done = documented("demo", folder.run("demo", "--json"))
+    assert (done["from"], done["to"], done["holds"], done["application"]["errors"]) == ("v2", "v3x", True, 0)

@@ -1,5 +1,6 @@
 """Counting declared columns on real servers."""
 
+import json
 import random
 import re
 import string
@@ -58,12 +59,35 @@ def test_values_are_counted_by_version_and_by_column(either: Connection, ring: K
     assert counted.counted_at.utcoffset() is not None
 
 
+def register(connection: Connection, *versions: str) -> None:
+    """As far as the inventory looks at the ledger."""
+    connection.execute(
+        """CREATE SCHEMA keyrotation; CREATE VIEW keyrotation.key_versions AS SELECT;
+        CREATE TABLE keyrotation.audit_events (event text, body text);
+        CREATE FUNCTION keyrotation.facts(body text) RETURNS jsonb LANGUAGE sql AS 'SELECT body::jsonb'"""
+    )
+    facts = [("key_registered", json.dumps({"version": version})) for version in versions]
+    with connection.cursor() as cursor:
+        cursor.executemany("INSERT INTO keyrotation.audit_events VALUES (%s, %s)", facts)
+
+
+def test_a_registered_version_of_the_second_generation_is_named_among_any_number_of_others(
+    connection: Connection,
+) -> None:
+    nonce, body = "A" * 32, "A" * 64
+    fill(connection, *((f"v{number}x:{nonce}:{body}",) for number in (*range(1, 40), 77, 500)))
+    register(connection, "v77x")
+    (counted,) = counts.count(connection, [ONE])
+    assert counted.values_by_version[KeyVersion(77, 2)] == 1
+    assert (len(counted.values_by_version), counted.near_misses) == (21, 20)
+
+
 def test_of_any_number_of_unregistered_versions_a_few_are_named_and_every_value_is_counted(
     either: Connection, ring: KeyRing, seal: Seal
 ) -> None:
     stranger = seal(ring, 10, "planted").removeprefix("v10:")
     fill(either, *((f"v{number}:{stranger}", "") for number in range(1, 501)), (None, seal(ring, 2, "honest")))
-    either.execute("CREATE SCHEMA keyrotation; CREATE TABLE keyrotation.key_versions AS SELECT 77 AS version")
+    register(either, "v77", "never one")
     (counted,) = counts.count(either, [NOTES])
     named = [*range(1, 20), 77, 500]
     assert [version.number for version in counted.values_by_version] == named

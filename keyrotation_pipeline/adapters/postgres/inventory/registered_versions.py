@@ -1,13 +1,18 @@
 """The key versions that the ledger has registered, as a hint at what values are under."""
 
+import re
 from collections.abc import Collection
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 
 _THERE = own("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL")
-_REGISTERED = own("SELECT version FROM keyrotation.key_versions WHERE version BETWEEN 1 AND 999999")
+# Not that view: it shows none of the second generation.
+_REGISTERED = own("""
+SELECT DISTINCT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'key_registered'
+""")
+_NAME = re.compile(VERSION_PATTERN, re.ASCII)
 # Far more than a ledger can be behind its data.
 MOST_UNREGISTERED = 20
 
@@ -16,7 +21,8 @@ def registered(connection: Connection) -> tuple[KeyVersion, ...]:
     """Returns the versions that events have registered: a hint at what most values are under, not a trusted fact."""
     ((there,),) = connection.execute(_THERE).fetchall()
     rows = connection.execute(_REGISTERED).fetchall() if there else []
-    return tuple(sorted(KeyVersion(int(str(number))) for (number,) in rows))
+    names = (str(name) for (name,) in rows)
+    return tuple(sorted(KeyVersion.parse(name) for name in names if _NAME.fullmatch(name)))
 
 
 def listed_versions(found: Collection[KeyVersion], known: Collection[KeyVersion]) -> tuple[KeyVersion, ...]:
