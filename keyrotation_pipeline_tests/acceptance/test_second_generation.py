@@ -3,12 +3,14 @@
 import base64
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
@@ -235,3 +237,49 @@ def test_values_that_were_moved_stop_the_walk_and_are_named(home: Home) -> None:
         connection.execute(table.update().where(table.c.id == 3).values(phone=home.application.expected[3][1]))
     home.walk(request)
     assert home.application.read() == home.application.expected
+
+
+@pytest.mark.extended
+def test_a_leaked_key_is_replaced_in_rows_and_backups_and_destroyed(home: Home, tmp_path: Path) -> None:
+    application, secret = home.application, tmp_path / "officer.sec.asc"
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.configure(2)
+    home.finished("request", "--reason", "bind values to their columns")
+    home.typed("backup")
+    time.sleep(1)  # a discovery is told in whole seconds, and the backup must be from before it
+    with psycopg.connect(application.url, autocommit=True) as connection:
+        connection.execute("UPDATE patients SET phone = (SELECT phone FROM patients WHERE id = 5) WHERE id = 4")
+    before, application.expected[4] = application.expected[4], (application.expected[4][0], application.expected[5][1])
+    opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
+    incident, request = opened.split()
+    home.sign(request)
+    home.walk(request)
+    assert home.counts() == ({"v3x": 2 * ROWS}, ["v1", "v2x"])
+    assert application.read() == application.expected
+    compared = home.shown("incident", "compare", incident, "--key", str(secret))
+    differing = [(each["key"], each["column"], each["kind"]) for each in compared["differences"]]
+    assert differing == [('["4"]', "phone", "changed")]
+
+    made = home.shown("backup", "--rekey", "--key", str(secret))
+    assert made["values"] == {"patients": 2 * ROWS}
+    (rekeyed,) = (name for name in made["files"] if name.startswith("database-"))
+    home.typed("restore-database", "--into", "copy_of_old", "--from", rekeyed, "--key", str(secret))
+    there = sa.make_url(application.url).set(database="copy_of_old").render_as_string(hide_password=False)
+    assert replace(application, url=there).read() == application.expected | {4: before}
+
+    for path in (tmp_path / ".keyrotation" / "backups").glob("database-*"):
+        if path.name != rekeyed and not path.name.startswith(f"{rekeyed}."):
+            path.unlink()
+    home.sign(home.typed("destroy", "v2x", "--reason", "leaked").splitlines()[-1])
+    home.typed("destroy", "v2x")
+    assert "is destroyed permanently" in home.typed("restore-key", "v2x", "--key", str(secret), exits=1)
+    (key,) = (tmp_path / ".keyrotation" / "keys").glob("v3x.key")
+    before_loss = key.read_bytes()
+    key.unlink()
+    home.typed("restore-key", "v3x", "--key", str(secret))
+    assert key.read_bytes() == before_loss
+    shutil.copy(key, key.parent / "v4.key")  # one key for both generations
+    assert "v3x and v4, which are one number or one key" in home.typed("verify", exits=1)
+    (key.parent / "v4.key").unlink()
+    home.typed("verify")
+    home.typed("audit", "verify")

@@ -9,6 +9,8 @@ import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
 from keyrotation_pipeline.backups import rekey as rekeying
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
@@ -28,9 +30,10 @@ from keyrotation_pipeline.errors import (
     RequestError,
     UndecryptableError,
 )
-from keyrotation_pipeline.fieldcrypto.cipher import decrypt
+from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.progress import Rewritten
@@ -42,7 +45,7 @@ from keyrotation_pipeline_tests.contract.key_store import archive
 from keyrotation_pipeline_tests.fakes import ProcessKilled
 from keyrotation_pipeline_tests.integration.encrypted_rows import insert, ring_of, sealed
 
-V1, V2 = KeyVersion(1), KeyVersion(2)
+V1, V2, V2X = KeyVersion(1), KeyVersion(2), KeyVersion(2, 2)
 PARTITIONED = """
 CREATE TABLE public.visits (id bigint, year int, note text, plain text, PRIMARY KEY (id, year))
 PARTITION BY LIST (year);
@@ -129,6 +132,16 @@ def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary
         assert kept.refused == {}
         assert [each.name for each in kept.sets if each.dump] == [fresh.name, old.name, made.name]
         assert kept.newest == fresh
+
+
+def test_values_of_the_second_generation_are_read_each_under_the_label_of_its_column(connection: Connection) -> None:
+    ring = KeyRing({V2X: KeyMaterial.generate()}, V2X)
+    table = EncryptedTable(TableName("public", "people"), ("mail", "phone"), bindings=(("mail", "clients.mail"),))
+    mail, phone = (encrypt(ring, "text", label) for label in ("clients.mail", "people.phone"))
+    connection.execute("CREATE TABLE public.people (mail text, phone text)")
+    insert(connection, "public.people", [(mail, phone), (phone, mail), (None, phone)])
+    found = ScratchDump("", connection, None).read(table, ring)
+    assert (found.rows, found.values, found.failures) == (3, 3, 2)
 
 
 @pytest.mark.extended

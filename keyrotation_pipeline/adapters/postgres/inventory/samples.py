@@ -115,7 +115,8 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
 
 
 def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[str]) -> PlaceProbe:
-    opened = sum(each is not None and each[1] is not None for each in (code.opened_by(ring, value) for value in values))
+    tried = (code.opened_by(ring, value, table.label(name)) for value in values)
+    opened = sum(each is not None and each[1] is not None for each in tried)
     fits = fitting(ring, [value.encode() for value in values[:_FITTED]]) if values and not opened else None
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
 

@@ -184,16 +184,17 @@ class ScratchDump:
             sql.SQL(", ").join(map(places.text, columns)),
             name,
         )
-        arrays = [column.place.elements for column in columns]
         rows = values = failures = total = 0
         plaintext = partial(format_of(table.format).plaintext, ring)
         with self._connection.transaction(), self._connection.cursor("rows") as cursor:
             cursor.itersize = _ROWS
             for rest, *stored in cursor.execute(query):
-                cells = (
-                    [value] if not array else _elements(value) for value, array in zip(stored, arrays, strict=True)
-                )
-                opened = [_opened(plaintext, value) for cell in cells for value in cell]
+                cells = [
+                    (value, table.label(column.place.name))
+                    for cell, column in zip(stored, columns, strict=True)
+                    for value in (_elements(cell) if column.place.elements else [cell])
+                ]
+                opened = [_opened(plaintext, value, label) for value, label in cells]
                 rows += 1
                 values += sum(kind == "decrypted" for kind, _ in opened)
                 failures += sum(kind == "failed" for kind, _ in opened)
@@ -216,10 +217,12 @@ def _elements(stored: object) -> list[object]:
     return [b"".join(array.parts).decode(), *(None if each is None else each.decode() for each in array.elements)]
 
 
-def _opened(plaintext: Callable[[str], bytes | Defect], stored: object) -> tuple[str, bytes]:
+def _opened(
+    plaintext: Callable[[str, str | None], bytes | Defect], stored: object, label: str | None
+) -> tuple[str, bytes]:
     if stored is None:
         return "null", b""
-    opened = plaintext(str(stored))
+    opened = plaintext(str(stored), label)
     if not isinstance(opened, Defect):
         return "decrypted", opened
     return ("as it is", str(stored).encode(errors="surrogatepass")) if opened == NOT_A_VALUE else ("failed", b"")
