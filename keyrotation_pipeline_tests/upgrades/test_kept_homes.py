@@ -83,6 +83,29 @@ def test_a_walk_that_an_earlier_version_began_is_finished(home: Revived) -> None
     assert values(home) == [plaintext(row) for row in range(ROWS)]
 
 
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "home", [file for file in FILES if file.name == "rows.tar.xz"], ids=lambda file: str(file.parent.name), indirect=True
+)
+def test_a_walk_that_an_earlier_version_began_keeps_its_generation_and_the_next_has_another(home: Revived) -> None:
+    file = home.folder.path / "keyrotation.toml"
+    before = file.read_text()
+    home.run("init")
+    file.write_text("format.generation = 2\n" + before)
+    home.run("rotate", home.request(), expect=1)
+    assert "is no longer what its text for signing says (Format)" in home.error
+    file.write_text(before)
+    home.run("rotate", home.request())
+    file.write_text("format.generation = 2\n" + before)
+    home.run("audit", "verify")
+    home.run("verify")
+    asked = home.run("request", "--reason", "bind values to their columns").splitlines()[-1]
+    text = home.run("approve", asked, "--text")
+    assert "\nTo: v3x\n" in text
+    assert "\nFormat: native, second generation: " in text
+    assert home.run("status", "--exit-code", "--json")
+
+
 def fresh(server: Server) -> str:
     """The name of a database with the schema as this version makes it."""
     with psycopg.connect(server.url(), autocommit=True) as admin:
