@@ -93,8 +93,7 @@ def below_gcm_limit(pipeline: Pipeline) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=not usage.half_used,
         severity=dg.AssetCheckSeverity.ERROR if usage.exhausted else dg.AssetCheckSeverity.WARN,
-        description=f"{usage.version} encrypted at most {usage.encryptions:,} values, {usage.share:.2%} of the limit"
-        + ("; request a rotation" if usage.half_used else ""),
+        description=usage.sentence + ("; request a rotation" if usage.half_used else ""),
         metadata={
             "key_version": str(usage.version),
             "encryptions_at_most": usage.encryptions,
@@ -194,7 +193,8 @@ CHECKS = (
     ),
     Check(
         "key_usage_below_gcm_limit", Step.KEY_VERSION,
-        "The primary has encrypted fewer than 2^32 values (NIST SP 800-38D), by an upper bound; warns at half.",
+        "The primary has encrypted fewer than 2^32 values (NIST SP 800-38D; second generation: 2^80), by the server's "
+        "statistics, which a reset empties; warns at half.",
         lambda pipeline, _: below_gcm_limit(pipeline),
     ),
     Check(

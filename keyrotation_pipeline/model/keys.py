@@ -248,11 +248,11 @@ _LIMITS = {FIRST: GCM_LIMIT_ENCRYPTIONS, SECOND: 2**80}
 
 @dataclass(frozen=True, slots=True)
 class KeyUsage:
-    """An upper bound on the encryptions under one key.
+    """An upper bound on the encryptions under one key, as far as the server's statistics know of writes.
 
     Args:
         by_applications: rows inserted or updated, times the encrypted columns of their table: as if every write
-            had encrypted every column.
+            had encrypted every column. Since the statistics began: a reset or a crash of the server empties them.
         by_rotations: values that the pipeline itself re-encrypted to this version.
 
     Source: NIST SP 800-38D, section 8.3: at most 2^32 invocations per key with random 96-bit IVs. C2SP XAES-256-GCM:
@@ -277,6 +277,14 @@ class KeyUsage:
     def limit(self) -> int:
         """The encryptions that the key may do."""
         return _LIMITS[self.version.generation]
+
+    @property
+    def sentence(self) -> str:
+        """How many, and what this rests on."""
+        return (
+            f"{self.version} encrypted at most {self.encryptions:,} values, {self.share:.2%} of the limit "
+            f"{self.limit_name}, by the writes in the server's statistics, which a reset or a crash empties"
+        )
 
     @property
     def limit_name(self) -> str:

@@ -169,11 +169,10 @@ def usage(pipeline: Pipeline) -> Iterator[Check]:
     used = usage_of_primary(pipeline)
     if used is None:
         return  # already red elsewhere
-    value = f"{used.version} encrypted at most {used.encryptions:,} values, {used.share:.2%} of {used.limit_name}"
     if used.half_used:
-        yield amber("key_usage_below_gcm_limit", value, "rotate now")
+        yield amber("key_usage_below_gcm_limit", used.sentence, "rotate now")
     else:
-        yield green("key_usage_below_gcm_limit", value)
+        yield green("key_usage_below_gcm_limit", used.sentence)
 
 
 def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCount]) -> Check:

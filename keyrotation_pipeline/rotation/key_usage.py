@@ -29,7 +29,8 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     """Refuses a rotation by which more than half of the values that the new key may encrypt would be used up.
 
     That is: every value that is there, once, and as many writes of applications until the rotation after it as the
-    server's statistics hold so far, without the pipeline's own.
+    server's statistics hold so far, without the pipeline's own. A reset or a crash of the server empties these, and
+    nothing replaces them: then the values that are there decide alone.
 
     Args:
         counts: of all tables.

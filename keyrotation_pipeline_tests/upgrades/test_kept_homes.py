@@ -85,7 +85,10 @@ def test_a_walk_that_an_earlier_version_began_is_finished(home: Revived) -> None
 
 @pytest.mark.extended
 @pytest.mark.parametrize(
-    "home", [file for file in FILES if file.name == "rows.tar.xz"], ids=lambda file: str(file.parent.name), indirect=True
+    "home",
+    [file for file in FILES if file.name == "rows.tar.xz"],
+    ids=lambda file: str(file.parent.name),
+    indirect=True,
 )
 def test_a_walk_that_an_earlier_version_began_keeps_its_generation_and_the_next_has_another(home: Revived) -> None:
     file = home.folder.path / "keyrotation.toml"

@@ -2,6 +2,7 @@
 
 import pytest
 
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyUsage
 from keyrotation_pipeline_tests.fakes import V2
 
@@ -21,3 +22,12 @@ def test_bound(by_applications: int, by_rotations: int, half_used: bool, exhaust
 
     assert (usage.half_used, usage.exhausted) == (half_used, exhausted)
     assert usage.share == (by_applications + by_rotations) / 2**32
+
+
+@pytest.mark.parametrize(("version", "limit"), [(V2, "2^32"), (KeyVersion(2, 2), "2^80")])
+def test_the_sentence_names_the_limit_and_says_what_it_rests_on(version: KeyVersion, limit: str) -> None:
+    sentence = KeyUsage(version, 2**31, 0).sentence
+    assert sentence.startswith(f"{version} encrypted at most 2,147,483,648 values")
+    assert sentence.endswith(
+        f"of the limit {limit}, by the writes in the server's statistics, which a reset or a crash empties"
+    )
