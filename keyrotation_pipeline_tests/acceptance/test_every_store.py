@@ -45,11 +45,12 @@ from keyrotation_pipeline_tests.key_places import AwsPlace, KeyPlace, Kubernetes
 from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.waiting import eventually
 
-V1, V2, V3, V4, V5 = map(KeyVersion, range(1, 6))
+V1 = KeyVersion(1)
 ROWS = 12
 CONFIGURATION = """
 database.url = "{url}"
 reencryption.shards = 1
+format.generation = {generation}
 alerts.webhook_url = {{ file = "webhook" }}
 backup.recipients = ["{recovery}", "{security}"]
 {place}
@@ -85,12 +86,17 @@ class Clinic:
     officers: tuple[DemoOfficer, DemoOfficer]
     recovery: DemoOfficer
     key: KeyMaterial
+    generation: int
     alerts: list[dict[str, Any]] = field(default_factory=list)
     printed: list[str] = field(default_factory=list)
 
     @cached_property
     def store(self) -> KeyStore:
         return self.place.open()
+
+    def version(self, number: int) -> KeyVersion:
+        """What a rotation of this clinic makes; v1 was there before."""
+        return KeyVersion(number, self.generation)
 
     @property
     def file(self) -> Path:
@@ -176,7 +182,10 @@ def split(request: pytest.FixtureRequest) -> Iterator[KeyPlace]:
     fleet.stop()
 
 
-@pytest.fixture(params=[in_aws, in_kubernetes, split], ids=["AWS", "Kubernetes", "Kubernetes, archive in AWS"])
+@pytest.fixture(
+    params=[(in_aws, 1), (in_kubernetes, 1), (split, 1), (split, 2)],
+    ids=["AWS", "Kubernetes", "Kubernetes, archive in AWS", "Kubernetes, archive in AWS, second generation"],
+)
 def clinic(
     request: pytest.FixtureRequest,
     tmp_path: Path,
@@ -192,15 +201,26 @@ def clinic(
         for row in range(ROWS):
             connection.execute("INSERT INTO clients VALUES (%s, %s)", (row, encrypt(KeyRing({V1: key}, V1), "Zoe")))
     with ExitStack() as stack:
-        place = stack.enter_context(request.param(request))
+        make, generation = request.param
+        place = stack.enter_context(make(request))
         place.give(key)
         alerts: list[dict[str, Any]] = []
         (tmp_path / "webhook").write_text(stack.enter_context(http_server(200, alerts)))
         (tmp_path / "recovery.asc").write_bytes(recovery_officer.gpg("--armor", "--export-secret-keys"))
-        made = Clinic(tmp_path, database_url, place, (security_officer, privacy_officer), recovery_officer, key, alerts)
+        made = Clinic(
+            tmp_path,
+            database_url,
+            place,
+            (security_officer, privacy_officer),
+            recovery_officer,
+            key,
+            generation,
+            alerts,
+        )
         made.file.write_text(
             CONFIGURATION.format(
                 url=database_url,
+                generation=generation,
                 place=place.configuration(),
                 recovery=recovery_officer.certificate,
                 security=security_officer.certificate,
@@ -225,7 +245,7 @@ def test_the_keys_of_a_clinic(clinic: Clinic, dagster: Conducted, server: Server
     """One clinic all the way: to make another for each claim would take a minute."""
     clinic.run("init", *clinic.place.init_options)
     clinic.run("init")
-    for source, target in ((V1, V2), (V2, V3)):
+    for source, target in ((V1, clinic.version(2)), (clinic.version(2), clinic.version(3))):
         conducts_with_every_reader_before_a_writer(clinic, dagster, source, target)
     sees_an_old_instance_that_comes_back(clinic, dagster)
     misses_lost_keys_and_restores_them(clinic)
@@ -266,8 +286,12 @@ def conducts_with_every_reader_before_a_writer(
 def sees_an_old_instance_that_comes_back(clinic: Clinic, dagster: Conducted) -> None:
     present = clinic.store.read()
     for ring, name, sentence in (
-        (KeyRing({V1: clinic.key}, V1), "old-pod", "writes v1 while v3 is the primary"),
-        (KeyRing({V1: clinic.key, V3: present.material(V3)}, V3), "batch", "decrypted values of v1 after every"),
+        (KeyRing({V1: clinic.key}, V1), "old-pod", f"writes v1 while {clinic.version(3)} is the primary"),
+        (
+            KeyRing({V1: clinic.key, clinic.version(3): present.material(clinic.version(3))}, clinic.version(3)),
+            "batch",
+            "decrypted values of v1 after every",
+        ),
     ):
         EncryptedType(ring).process_result_value(encrypt(KeyRing({V1: clinic.key}, V1), "from an export"), None)  # type: ignore[arg-type]
         engine = engine_of(clinic.url)
@@ -286,11 +310,15 @@ def sees_an_old_instance_that_comes_back(clinic: Clinic, dagster: Conducted) -> 
 def misses_lost_keys_and_restores_them(clinic: Clinic) -> None:
     place, before = clinic.place, clinic.held()
     losses: list[tuple[Callable[[], None], tuple[KeyVersion, ...], str]] = [
-        (lambda: place.lose_live(V3), (V3,), "the key store holds no v3; put it back"),
+        (
+            lambda: place.lose_live(clinic.version(3)),
+            (clinic.version(3),),
+            f"the key store holds no {clinic.version(3)}; put it back",
+        ),
         (lambda: place.lose_archived(V1), (V1,), "the key store holds no v1; put it back"),
         (
             place.lose_everything,
-            (V1, V2, V3),
+            (V1, clinic.version(2), clinic.version(3)),
             "there is no [Ss]ecret .* restore its keys with `keyrotation restore-key",
         ),
     ]
@@ -306,7 +334,9 @@ def misses_lost_keys_and_restores_them(clinic: Clinic) -> None:
         assert any(
             f"aws secretsmanager restore-secret --secret-id {secret.name}" in each for each in clinic.attention()
         )
-        clinic.run("restore-key", "v3", "--key", str(clinic.path / "recovery.asc"), refused="restore-secret")
+        clinic.run(
+            "restore-key", str(clinic.version(3)), "--key", str(clinic.path / "recovery.asc"), refused="restore-secret"
+        )
         secret.client.restore_secret(SecretId=secret.name)
         assert clinic.attention() == []
 
@@ -314,7 +344,7 @@ def misses_lost_keys_and_restores_them(clinic: Clinic) -> None:
 def destroys_the_first_key(clinic: Clinic) -> None:
     clinic.signed("destroy", "v1", "--reason", "kept for ten years")
     clinic.run("destroy", "v1")
-    assert shape(clinic.store.read()) == ((V3,), (V2,), V3)
+    assert shape(clinic.store.read()) == ((clinic.version(3),), (clinic.version(2),), clinic.version(3))
     assert clinic.attention() == []
     clinic.run("restore-key", "v1", "--key", str(clinic.path / "recovery.asc"), refused="v1 is destroyed permanently")
 
@@ -330,7 +360,11 @@ def reconciles_a_restored_database(clinic: Clinic, server: Server) -> None:
     clinic.run("request", "--reason", "too early", refused="run `keyrotation reconcile`")
     clinic.signed("reconcile")
     clinic.run("reconcile")
-    assert shape(clinic.store.read()) == ((V3, V4), (V2,), V4)
+    assert shape(clinic.store.read()) == (
+        (clinic.version(3), clinic.version(4)),
+        (clinic.version(2),),
+        clinic.version(4),
+    )
     assert clinic.attention() == []
 
 
@@ -349,7 +383,7 @@ def takes_a_rotation_back(clinic: Clinic, dagster: Conducted) -> None:
     clinic.signed("rollback", rotation, "--reason", "reports are slow")
     dagster.conduct()
     now = clinic.moment()
-    assert (now.primary, now.live, now.rows) == (V4, (V4,), {V4: ROWS})
-    assert all(seen == (frozenset({V4}), V4) for seen in now.instances)
-    assert V5 in clinic.store.read().archived
+    assert (now.primary, now.live, now.rows) == (clinic.version(4), (clinic.version(4),), {clinic.version(4): ROWS})
+    assert all(seen == (frozenset({clinic.version(4)}), clinic.version(4)) for seen in now.instances)
+    assert clinic.version(5) in clinic.store.read().archived
     assert clinic.attention() == []
