@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 # A few values that do not decrypt are damaged. More than a tenth of a column were encrypted under another key.
@@ -136,7 +136,8 @@ class KeyTrial:
             if version in self.versions
             else f"there are values under {version} ({tried:,} tried), and no key for it is given"
         )
-        return f"{found}; {_advice(version, mine, others, place_of)}"
+        labels = _labels_first(version, mine) if version in self.versions and not others else ""
+        return f"{found}; {labels}{_advice(version, mine, others, place_of)}"
 
     def damaged(self) -> tuple[str, ...]:
         """A phrase for each column in which single values do not decrypt."""
@@ -146,6 +147,17 @@ class KeyTrial:
             for each in self.columns
             if each.failed and not each.is_wrong_key
         )
+
+
+def _labels_first(version: KeyVersion, columns: Sequence[ColumnTrial]) -> str:
+    """Of the second generation: a column of which no value opens may have another label than the values have."""
+    closed = ", ".join(f"{each.table}.{each.column}" for each in columns if not each.opened)
+    if version.generation != SECOND or not closed:
+        return ""
+    return (
+        f"if {closed} (or the table) was renamed, or the application declares a binding, declare that label under "
+        "bindings of [[tables]], see `keyrotation docs second-generation`; otherwise "
+    )
 
 
 def _advice(version: KeyVersion, columns: Sequence[ColumnTrial], others: Counter[KeyVersion], place_of: PlaceOf) -> str:

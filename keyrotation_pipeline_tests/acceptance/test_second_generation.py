@@ -283,3 +283,28 @@ def test_a_leaked_key_is_replaced_in_rows_and_backups_and_destroyed(home: Home, 
     (key.parent / "v4.key").unlink()
     home.typed("verify")
     home.typed("audit", "verify")
+
+
+@pytest.mark.extended
+def test_a_renamed_column_asks_for_its_label_and_is_read_again_once_that_is_declared(home: Home) -> None:
+    home.configure(2)
+    home.finished("request", "--reason", "bind values to their columns")
+    with psycopg.connect(home.application.url, autocommit=True) as connection:
+        connection.execute("ALTER TABLE patients RENAME COLUMN phone TO tel")
+    home.file.write_text(home.file.read_text().replace('["mail", "phone"]', '["mail", "tel"]'))
+    assert "if patients.tel (or the table) was renamed" in home.typed("request", "--reason", "yearly", exits=1)
+    assert f"{ROWS} value(s) of patients do not decrypt" in home.typed("verify", exits=1)
+    before = home.file.read_text()
+    home.file.write_text(before.replace("clients.email", "patients.phone"))
+    assert f"{2 * ROWS} value(s) of patients do not decrypt" in home.typed("verify", exits=1)
+    home.file.write_text(before.replace('"clients.email"', '"clients.email", tel = "patients.phone"'))
+    home.typed("verify")
+    (table,) = home.shown("status", "--count")["tables"]
+    assert (table["unreadable"], table["values_by_version"]["v2x"]) == (0, 2 * ROWS)
+    request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+    assert "patients.mail is bound as clients.email; patients.tel is bound as patients.phone\n" in home.typed(
+        "approve", request, "--text"
+    )
+    home.sign(request)
+    home.walk(request)
+    assert home.counts() == ({"v3x": 2 * ROWS}, ["v1", "v2x"])

@@ -5,7 +5,7 @@ import pytest
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial
 
-V1, V2 = KeyVersion(1), KeyVersion(2)
+V1, V2, V2X = KeyVersion(1), KeyVersion(2), KeyVersion(2, 2)
 
 
 @pytest.mark.parametrize(("tried", "opened", "wrong"), [
@@ -32,3 +32,16 @@ def test_keys_are_counted_by_version_and_another_key_is_named() -> None:
         "file v1 decrypts none of the 4 values tried under v1 (t.a 0 of 4); file v2 decrypts 4 of them, so give that "
         "key as file v1"
     )
+
+
+@pytest.mark.parametrize(("version", "others", "named"), [
+    pytest.param(V2X, {}, True, id="second generation"),
+    pytest.param(V2X, {KeyVersion(3, 2): 4}, False, id="another key opens them under the label"),
+    pytest.param(V2, {}, False, id="first generation"),
+])  # fmt: skip
+def test_of_a_column_of_the_second_generation_that_no_key_opens_the_label_is_asked_for_first(
+    version: KeyVersion, others: dict[KeyVersion, int], *, named: bool
+) -> None:
+    columns = (ColumnTrial("t", "mail", version, 4, 4), ColumnTrial("t", "tel", version, 4, 0, others))
+    said = KeyTrial((version,), columns).wrong_key(version, lambda version: f"file {version}")
+    assert ("if t.tel (or the table) was renamed, or the application declares a binding" in said) is named
