@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
 
 Fields = Mapping[str, str]
 _HELD = re.compile(
@@ -107,6 +107,11 @@ def _limits(fields: Fields) -> Iterator[str]:
         yield (
             "New values are of the second generation, each bound to its column: an application must read that "
             "generation, and find each column under the same label, before it can read them."
+        )
+    elif fields.get("Format") == UNBOUND:
+        yield (
+            "New values are of the first generation again: bound to no column, so that a value copied into another one "
+            "opens there."
         )
     elif "Format" in fields:
         yield (f"The values stay in the format that the application reads with its own library: {fields['Format']}.")

@@ -7,8 +7,8 @@ with the bytes that were signed, and verifies every signature again.
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import (
     ApprovalText,
     Roster,
@@ -169,11 +169,13 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         compared=_compared(pipeline, request),
         hosts=pipeline.hosts,
         signer=_signer(pipeline, request),
-        value_format=_value_format(pipeline),
+        value_format=_value_format(pipeline, request),
     )
 
 
-def _value_format(pipeline: Pipeline) -> str | None:
+def _value_format(pipeline: Pipeline, request: Request) -> str | None:
+    if isinstance(request, Walk) and request.source.generation == SECOND and request.target.generation == FIRST:
+        return UNBOUND  # whatever the configuration says of the rotation after it
     formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
     declared = [
         f"{table.name}.{column} is bound as {label}"

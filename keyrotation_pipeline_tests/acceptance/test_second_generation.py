@@ -206,7 +206,13 @@ def test_a_rollback_and_what_backups_are_good_for(home: Home, tmp_path: Path) ->
         request = home.finished("request", "--reason", "bind values to their columns")
         home.typed("backup")
         assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
-        home.finished("rollback", request)
+        back = home.typed("rollback", request).splitlines()[-1]
+        text = home.typed("approve", back, "--text")
+        assert "\nTo: v1 " in text
+        assert "\nFormat: native, back to the first generation: AES-256-GCM" in text
+        assert "New values are of the first generation again: bound to no column" in text
+        home.sign(back)
+        home.walk(back)
     assert application.wrong == []
     assert home.counts() == ({"v1": 2 * ROWS}, ["v2x"])
     assert application.read() == application.expected

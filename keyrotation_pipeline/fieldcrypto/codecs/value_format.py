@@ -130,6 +130,11 @@ _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(
     }
 )
 NATIVE = ValueFormat("native", IdentifiedBy.MARKER)
+# Of a walk from the second generation back to the first, in its signed text.
+UNBOUND = (
+    f"{NATIVE.name}, back to the first generation: AES-256-GCM, identified by the version that each value names; new "
+    "values are bound to no column"
+)
 FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
 AES_GCM = ValueFormat("aes-gcm", IdentifiedBy.DECRYPT)
 RAILS = ValueFormat("rails-ar-encryption", IdentifiedBy.MARKER, derivation=Derivation.PBKDF2_SHA256)

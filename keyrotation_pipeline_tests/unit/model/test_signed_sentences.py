@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
@@ -98,6 +100,14 @@ def test_a_routine_rotation_says_nothing_of_an_emergency() -> None:
     assert "compromised" not in text
     assert "It ends" not in text
     assert "takes over" not in text
+
+
+def test_the_way_back_to_the_first_generation_says_what_is_lost() -> None:
+    lost = "bound to no column, so that a value copied into another one opens there"
+    assert lost in said(Format=UNBOUND)
+    second = replace(NATIVE, generation=2).signed()
+    assert lost not in said(Format=second)
+    assert "New values are of the second generation" in said(Format=second)
 
 
 def test_a_confirmation_and_an_assessment_say_what_is_stated_and_what_follows() -> None:
