@@ -1,6 +1,5 @@
 """Re-encrypts stored values from any key version to the target version: pure, a batch at a time."""
 
-import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections import Counter
@@ -12,6 +11,7 @@ from typing import cast
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto import nonce_runs
 from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -88,9 +88,8 @@ class Rewriter:
         Args:
             columns: stored values as the database's bytes, one sequence a column, all of the same length.
         """
-        # One call for the whole batch; the buffer is used once, whether the batch succeeds or not.
         sizes = [len(values) * self._generation.nonce_bytes for values in columns]
-        buffer = os.urandom(sum(sizes))
+        buffer = nonce_runs.drawn(self._generation, sum(map(len, columns)))
         failures: list[Failure] = []
         rewritten = [
             self._rewrite_column(number, values, buffer[number * size : (number + 1) * size], failures)

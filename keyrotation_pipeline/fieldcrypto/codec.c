@@ -63,14 +63,25 @@ extern const char *OpenSSL_version(int);
 
 enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
+enum { RUN = 256, REMEMBERED = 8 }; /* see `Derived`; `nonce_runs.py` for the values of a run */
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
+
+/* What a key of the second generation makes of the first half of a nonce: the key of all values of a run. */
+typedef struct {
+    EVP_CIPHER_CTX *context;    /* which holds it */
+    uint8_t half[AES_BLOCK];    /* of the nonce, 12 bytes */
+    uint8_t chained[2 * AES_BLOCK]; /* CMAC's state for each half of a commitment, but for the nonce's second half */
+    int is_known;               /* the other fields belong together */
+} Derived;
 
 /* What opens the values of one key: OpenSSL's contexts, which hold it. */
 typedef struct {
     EVP_CIPHER_CTX *decrypt;
     EVP_MAC_CTX *mac; /* NULL where the cipher authenticates */
-    EVP_CIPHER_CTX *block; /* of the second generation: single blocks, from which each value's key is derived */
+    EVP_CIPHER_CTX *block; /* of the second generation: single blocks, from which the keys of its values are derived */
     uint8_t subkey[AES_BLOCK]; /* CMAC's first, with it */
+    Derived derived[REMEMBERED]; /* of the last first halves; neighbouring rows may be of several runs */
+    int recent, oldest;
 } Secret;
 
 typedef struct {
@@ -132,6 +143,7 @@ struct codec {
     EVP_MAC_CTX *sign;
     Secret sealing, verify; /* the target's: each does nothing else */
     size_t nonce_bytes; /* of a new value */
+    size_t run;         /* new values that take their nonces from one that was drawn, counting on; 1: each has its own */
     PyObject *labels; /* NULL, or for each column what values of the second generation are authenticated with */
     const uint8_t *bound; /* that of the present column */
     size_t bound_bytes;
@@ -211,18 +223,28 @@ static int has_labels(const Codec *codec, Py_ssize_t columns) {
     return 0;
 }
 
+/* The nonce of a batch's value by its number. In a run it is the one that was drawn, its last 96 bits counted on. */
+static const uint8_t *nonce_at(const Codec *codec, const uint8_t *drawn, size_t number, uint8_t *counted) {
+    const uint8_t *start = drawn + number / codec->run * codec->nonce_bytes;
+    if (codec->run == 1) return start;
+    memcpy(counted, start, LONG_NONCE);
+    size_t carry = number % codec->run;
+    for (int at = LONG_NONCE - 1; at >= LONG_NONCE - NONCE; at--, carry >>= 8) counted[at] = (uint8_t)(carry += counted[at]);
+    return counted;
+}
+
 /* One array of the wire form per column; the bytes objects exist, and only this call knows them. `ends`: how far each was
  * written. */
 static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
-    size_t nonce_bytes = codec->nonce_bytes;
+    uint8_t counted[LONG_NONCE];
     for (Py_ssize_t column = 0; column < columns; column++) {
         uint8_t *at = arrays[column] + ARRAY_HEADER;
         bind(codec, column);
-        const uint8_t *nonce = nonces + (size_t)(column * rows) * nonce_bytes; /* as in Python: values that stay use none */
+        size_t number = (size_t)(column * rows); /* as in Python: values that stay use none */
         for (Py_ssize_t row = 0; row < rows; row++) {
             Cell *cell = &cells[row * columns + column];
             size_t bytes = 0;
-            int outcome = cell->stays ? GOOD : codec->kind->rewrite(codec, cell, nonce, at, &bytes);
+            int outcome = cell->stays ? GOOD : codec->kind->rewrite(codec, cell, nonce_at(codec, nonces, number, counted), at, &bytes);
             if (outcome != GOOD) return outcome;
             if (!bytes) {
                 cell->stays = 1;
@@ -230,7 +252,7 @@ static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_
                 continue;
             }
             at += bytes;
-            nonce += nonce_bytes;
+            number++;
             ++*changed;
         }
         arrays[column] = at;
@@ -374,8 +396,8 @@ static PyObject *refused(int outcome) {
 static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, const uint8_t *nonces, Py_ssize_t nonce_bytes) {
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
     if (passing < 0) return NULL;
-    if (nonce_bytes != count * columns * (Py_ssize_t)codec->nonce_bytes)
-        return PyErr_Format(PyExc_ValueError, "a nonce for each value");
+    size_t runs = ((size_t)(count * columns) + codec->run - 1) / codec->run;
+    if ((size_t)nonce_bytes != runs * codec->nonce_bytes) return PyErr_Format(PyExc_ValueError, "a nonce for each value or run");
     if (!has_labels(codec, columns)) return NULL;
     PyObject *arrays = PyTuple_New(passing + columns), *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
@@ -549,6 +571,7 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     if (layout && set_layout(codec, layout) < 0) return -1;
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     codec->nonce_bytes = codec->kind->nonce_bytes;
+    codec->run = 1;
     Py_XINCREF(labels);
     codec->labels = labels;
     Py_ssize_t count = PyTuple_Size(keys);
@@ -565,6 +588,8 @@ static void forget(Secret *secret) {
     EVP_CIPHER_CTX_free(secret->decrypt);
     EVP_MAC_CTX_free(secret->mac);
     EVP_CIPHER_CTX_free(secret->block);
+    for (int at = 0; at < REMEMBERED; at++) EVP_CIPHER_CTX_free(secret->derived[at].context);
+    OPENSSL_cleanse(secret->derived, sizeof secret->derived);
     OPENSSL_cleanse(secret->subkey, sizeof secret->subkey);
 }
 

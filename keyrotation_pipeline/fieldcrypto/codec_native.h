@@ -1,8 +1,8 @@
 /* Our own values: each names its key. `batch.py` is the reference.
  *
  * First generation: "v2:" nonce ":" ciphertext ‖ tag under AES-256-GCM. Second: "v2x:" nonce ":" ciphertext ‖ tag ‖ commitment
- * under KC-XAES-256-GCM (`xaes.py`), which derives a key for each value, commits to the version's key and authenticates the
- * label of the column.
+ * under KC-XAES-256-GCM (`xaes.py`), which derives a key from the first half of a nonce, commits to the version's key and
+ * authenticates the label of the column.
  */
 
 enum { NONCE = 12, TAG = 16, LONG_NONCE = 24, COMMITMENT = 32, LONGEST_OVERHEAD = TAG + COMMITMENT };
@@ -18,7 +18,7 @@ static const Generation *generation_of(const uint8_t *name, size_t bytes) {
     return bytes && name[bytes - 1] == 'x' ? &SECOND : &FIRST;
 }
 
-/* ---- AES-256-GCM, OpenSSL's: a context keeps its key, each value sets its nonce, and in the second generation its key ---- */
+/* ---- AES-256-GCM, OpenSSL's: a context keeps its key, each value sets its nonce ---- */
 
 static EVP_CIPHER_CTX *keyed(const uint8_t *key, int encrypts) {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
@@ -50,46 +50,80 @@ static int set_blocks(const uint8_t *key, Secret *secret) {
 }
 
 static void mix(uint8_t *block, const uint8_t *other) {
-    for (int at = 0; at < AES_BLOCK; at++) block[at] ^= other[at];
+    uint64_t words[4];
+    memcpy(words, block, AES_BLOCK);
+    memcpy(words + 2, other, AES_BLOCK);
+    words[0] ^= words[2], words[1] ^= words[3];
+    memcpy(block, words, AES_BLOCK);
 }
 
-/* The key of one value, of 32 bytes, and the commitment after it. The caller wipes them. */
-static int derived(const Secret *secret, const uint8_t *nonce, uint8_t *key) {
+/* What the key makes of a nonce's first half: remembered, or derived now; NULL if OpenSSL fails. A secret encrypts or
+ * decrypts, never both. */
+static const Derived *derived(Secret *secret, const uint8_t *nonce, int encrypts) {
     static const uint8_t DERIVE[3][4] = {{0, 1, 'X', 0}, {0, 2, 'X', 0}, {'X', 'C', 'M', 'T'}};
-    uint8_t first[3 * AES_BLOCK], second[2 * AES_BLOCK], made[3 * AES_BLOCK];
+    for (int tried = 0; tried < REMEMBERED; tried++) {
+        int at = (secret->recent + tried) % REMEMBERED;
+        if (!secret->derived[at].is_known || memcmp(secret->derived[at].half, nonce, NONCE) != 0) continue;
+        secret->recent = at;
+        return &secret->derived[at];
+    }
+    Derived *found = &secret->derived[secret->oldest];
+    found->is_known = 0;
+    uint8_t first[3 * AES_BLOCK], made[3 * AES_BLOCK];
     for (int at = 0; at < 3; at++) {
         memcpy(first + at * AES_BLOCK, DERIVE[at], 4);
         memcpy(first + at * AES_BLOCK + 4, nonce, NONCE);
         if (at < 2) mix(first + at * AES_BLOCK, secret->subkey);
     }
     int good = blocks(secret->block, first, sizeof first, made);
-    memcpy(key, made, KEY);
+    if (good && !found->context) good = (found->context = keyed(made, encrypts)) != NULL;
+    else if (good) good = EVP_CipherInit_ex(found->context, NULL, NULL, made, NULL, encrypts) == 1;
+    memcpy(found->half, nonce, NONCE);
     for (int at = 0; at < 2; at++) {
-        uint8_t *block = second + at * AES_BLOCK;
-        memcpy(block, nonce + NONCE, NONCE);
-        block[12] = 0, block[13] = 1, block[14] = 0, block[15] = (uint8_t)(at + 1);
-        mix(block, made + KEY);
-        mix(block, secret->subkey);
+        uint8_t *chained = found->chained + at * AES_BLOCK;
+        memcpy(chained, made + KEY, AES_BLOCK);
+        mix(chained, secret->subkey);
+        chained[NONCE + 1] ^= 1, chained[NONCE + 3] ^= (uint8_t)(at + 1); /* 00 01 00 0i */
     }
-    good = good && blocks(secret->block, second, sizeof second, key + KEY);
     OPENSSL_cleanse(first, sizeof first);
-    OPENSSL_cleanse(second, sizeof second);
     OPENSSL_cleanse(made, sizeof made);
-    return good;
+    if (!good) return NULL;
+    found->is_known = 1;
+    secret->recent = secret->oldest;
+    secret->oldest = (secret->oldest + 1) % REMEMBERED;
+    return found;
 }
 
-/* Begin a value with its key and nonce, and what it is bound to. `kept`: the commitment, which is to be compared or stored. */
-static int begun(
-    const Codec *codec, EVP_CIPHER_CTX *context, const Secret *secret, const uint8_t *nonce, uint8_t *kept, int encrypts
+/* The commitment of a value, of 32 bytes. Encrypted in place: CMAC's state is left nowhere. */
+static int committed(const Secret *secret, const Derived *of, const uint8_t *nonce, uint8_t *commitment) {
+    uint8_t half[AES_BLOCK] = {0};
+    memcpy(half, nonce + NONCE, NONCE);
+    memcpy(commitment, of->chained, COMMITMENT);
+    mix(commitment, half);
+    mix(commitment + AES_BLOCK, half);
+    return blocks(secret->block, commitment, COMMITMENT, commitment);
+}
+
+/* In a time that depends on no byte, as CRYPTO_memcmp, which takes them one by one. */
+static int is_same_commitment(const uint8_t *one, const uint8_t *other) {
+    uint64_t words[8], differs = 0;
+    memcpy(words, one, COMMITMENT);
+    memcpy(words + 4, other, COMMITMENT);
+    for (int at = 0; at < 4; at++) differs |= words[at] ^ words[at + 4];
+    return differs == 0;
+}
+
+/* Begin a value with its nonce, its key and what it is bound to: the context that continues, or NULL. `kept`: the
+ * commitment, which is to be compared or stored. */
+static EVP_CIPHER_CTX *begun(
+    const Codec *codec, EVP_CIPHER_CTX *context, Secret *secret, const uint8_t *nonce, uint8_t *kept, int encrypts
 ) {
-    if (!secret->block) return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, encrypts) == 1;
-    uint8_t key[KEY + COMMITMENT];
-    int some, good = derived(secret, nonce, key) &&
-                     EVP_CipherInit_ex(context, NULL, NULL, key, nonce + NONCE, encrypts) == 1 &&
-                     EVP_CipherUpdate(context, NULL, &some, codec->bound, (int)codec->bound_bytes) == 1;
-    memcpy(kept, key + KEY, COMMITMENT);
-    OPENSSL_cleanse(key, sizeof key);
-    return good;
+    if (!secret->block) return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, encrypts) == 1 ? context : NULL;
+    const Derived *of = derived(secret, nonce, encrypts);
+    int some, good = of && committed(secret, of, nonce, kept) &&
+                     EVP_CipherInit_ex(of->context, NULL, NULL, NULL, nonce + NONCE, encrypts) == 1 &&
+                     EVP_CipherUpdate(of->context, NULL, &some, codec->bound, (int)codec->bound_bytes) == 1;
+    return good ? of->context : NULL;
 }
 
 static size_t overhead(const Secret *secret) {
@@ -123,20 +157,19 @@ static int encrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_
 
 /* Of either generation: whether the body is authentic; its text has `overhead` bytes less. */
 static int native_decrypted(
-    const Codec *codec, const Secret *secret, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text
+    const Codec *codec, Secret *secret, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text
 ) {
     uint8_t commitment[COMMITMENT];
     int size = (int)(bytes - overhead(secret));
-    return begun(codec, secret->decrypt, secret, nonce, commitment, 0) &&
-           (!secret->block || CRYPTO_memcmp(commitment, body + size + TAG, COMMITMENT) == 0) &&
-           decryption_ends(secret->decrypt, body, size, text);
+    EVP_CIPHER_CTX *context = begun(codec, secret->decrypt, secret, nonce, commitment, 0);
+    return context && (!secret->block || is_same_commitment(commitment, body + size + TAG)) &&
+           decryption_ends(context, body, size, text);
 }
 
-static int native_encrypted(const Codec *codec, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
+static int native_encrypted(Codec *codec, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
     uint8_t commitment[COMMITMENT];
-    if (!begun(codec, codec->encrypt, &codec->sealing, nonce, commitment, 1) ||
-        !encryption_ends(codec->encrypt, text, (int)bytes, body))
-        return 0;
+    EVP_CIPHER_CTX *context = begun(codec, codec->encrypt, &codec->sealing, nonce, commitment, 1);
+    if (!context || !encryption_ends(context, text, (int)bytes, body)) return 0;
     if (codec->sealing.block) memcpy(body + bytes + TAG, commitment, COMMITMENT);
     return 1;
 }
@@ -149,7 +182,9 @@ static int native_set_key(const char *name, const uint8_t *key, Secret *secret) 
 
 static int native_set_target(Codec *codec, const uint8_t *key) {
     const char *name = codec->versions[codec->target].name;
-    codec->nonce_bytes = generation_of((const uint8_t *)name, strlen(name))->nonce_bytes;
+    const Generation *of = generation_of((const uint8_t *)name, strlen(name));
+    codec->nonce_bytes = of->nonce_bytes;
+    codec->run = of == &SECOND ? RUN : 1;
     codec->encrypt = keyed(key, 1);
     return codec->encrypt && native_set_key(name, key, &codec->sealing) && native_set_key(name, key, &codec->verify);
 }
@@ -195,11 +230,11 @@ static long parse(const Generation *of, const uint8_t *text, size_t bytes, uint8
 
 /* Decrypt a stored value into `text`, under the version that it names. Returns the bytes of its text, or -1. `under` is
  * the place of that version. */
-static long opened(const Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text, int *under) {
+static long opened(Codec *codec, const Cell *cell, uint8_t *body, uint8_t *text, int *under) {
     uint8_t nonce[LONG_NONCE];
     size_t name = name_bytes(cell->text, cell->bytes);
     for (int at = 0; at < codec->count; at++) {
-        const Version *version = &codec->versions[at];
+        Version *version = &codec->versions[at];
         if (version->name_bytes != name || memcmp(version->name, cell->text, name) != 0) continue;
         *under = at;
         const Generation *of = generation_of(cell->text, name);

@@ -23,12 +23,14 @@ class CompiledFormat:
         nonce_bytes: random bytes that each new value needs.
         stamp_bytes: of the present time, in seconds, that each new value gets; 0: it keeps its own, or has none.
         layout: as `codec.c` takes it: the text before, the bytes of a nonce, and each group; None: the format has none.
+        run_values: how many new values count on from one nonce that was drawn; see `nonce_runs`.
     """
 
     name: str
     nonce_bytes: int
     stamp_bytes: int = 0
     layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...]] | None = None
+    run_values: int = 1
 
 
 OWN_VALUES = CompiledFormat("native", FIRST.nonce_bytes)
@@ -87,7 +89,8 @@ class NativeCodec:
         Raises:
             KeyRotationError: a packed value does not decrypt to what was encrypted.
         """
-        nonces = os.urandom(len(rows) * columns * self._format.nonce_bytes)
+        runs = -(-len(rows) * columns // self._format.run_values)
+        nonces = os.urandom(runs * self._format.nonce_bytes)
         stamp = int(time.time()).to_bytes(self._format.stamp_bytes, "big") if self._format.stamp_bytes else b""
         try:
             packed = self._codec.rewrite(rows, first, columns, tuple(passed), nonces, stamp)

@@ -1,8 +1,9 @@
 """KC-XAES-256-GCM: the cipher of the second generation, composed of AES-256 and AES-256-GCM.
 
-From a 256-bit key and a 192-bit nonce each message gets an AES-256-GCM key of its own (a KDF of NIST SP 800-108r1 with
-CMAC as its function), so that random nonces are safe for 2^80 messages a key. Two more blocks of CMAC commit to the
-key: a ciphertext that opens under two keys would be a collision of these 256 bits.
+From a 256-bit key and the first half of a 192-bit nonce comes the AES-256-GCM key of a message (a KDF of NIST SP
+800-108r1 with CMAC as its function), so that random nonces are safe for 2^80 messages a key; those of a batch are in
+`nonce_runs`. Two more blocks of CMAC commit to the key: a ciphertext that opens under two keys would be a collision of
+these 256 bits.
 
 Source: https://c2sp.org/XAES-256-GCM; the commitment as in Kampanakis et al., "Blockcipher-Based Key Commitment for
 Nonce-Derived Schemes" (ePrint 2025/758), appended to the tag. NIST SP 800-38B (CMAC), 800-38D (GCM).

@@ -6,6 +6,7 @@ from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
+from keyrotation_pipeline.fieldcrypto.nonce_runs import run_values
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
@@ -24,7 +25,9 @@ class NativeFormat:
         if not labels or None in labels:
             return None
         bound = [associated_data(second, label) or b"" for label in labels]
-        return native_codec(ring, target, CompiledFormat("native", target.generation.nonce_bytes), bound)
+        of = target.generation
+        values = CompiledFormat("native", of.nonce_bytes, run_values=run_values(of))
+        return native_codec(ring, target, values, bound)
 
     def opened_by(
         self, ring: KeyRing, stored: str, label: str | None = None
