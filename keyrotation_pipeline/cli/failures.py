@@ -6,6 +6,8 @@ from typing import Any
 from keyrotation_pipeline.errors import KeyRotationError
 
 _INSUFFICIENT_PRIVILEGE = "42501"
+# What psycopg raises without a SQLSTATE, thus without the server, where a statement does not fit its parameters.
+_BEFORE_ANYTHING_WAS_SENT = frozenset({"ProgrammingError", "DataError", "NotSupportedError"})
 
 
 def sentence_of(error: Exception) -> str | None:
@@ -31,7 +33,15 @@ def _of_database(error: Any) -> str:  # noqa: ANN401  as above
             "deploy/sql/pipeline-role.sql does, then run this again"
         )
     # Its text, and a traceback that shows it, could contain row data.
-    return (
-        f"the database refused, or the connection was lost ({type(error).__name__}, SQLSTATE "
-        f"{error.sqlstate or 'none'}); see its log, then run this again"
-    )
+    name = type(error).__name__
+    if error.sqlstate is not None:
+        return (
+            f"the database refused or ended a statement ({name}, SQLSTATE {error.sqlstate}); see its log, then run "
+            "this again"
+        )
+    if name in _BEFORE_ANYTHING_WAS_SENT:
+        return (
+            f"a statement could not be sent to the database ({name}); that is a defect of this program, and running "
+            "it again does not help: report it with the command that you typed and `keyrotation --version`"
+        )
+    return f"the connection to the database was lost ({name}); check that the server runs, then run this again"

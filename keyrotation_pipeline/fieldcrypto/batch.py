@@ -5,7 +5,7 @@ from binascii import a2b_base64, b2a_base64
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import accumulate, pairwise, repeat
 from typing import cast
 
 from cryptography.exceptions import InvalidTag
@@ -88,12 +88,13 @@ class Rewriter:
         Args:
             columns: stored values as the database's bytes, one sequence a column, all of the same length.
         """
-        sizes = [len(values) * self._generation.nonce_bytes for values in columns]
-        buffer = nonce_runs.drawn(self._generation, sum(map(len, columns)))
+        # They are used once, whether the batch succeeds or not.
+        drawn = nonce_runs.drawn(self._generation, sum(map(len, columns)))
+        nonces = by_column(columns, self._generation.nonce_bytes, drawn)
         failures: list[Failure] = []
         rewritten = [
-            self._rewrite_column(number, values, buffer[number * size : (number + 1) * size], failures)
-            for number, (values, size) in enumerate(zip(columns, sizes, strict=True))
+            self._rewrite_column(number, values, each, failures)
+            for number, (values, each) in enumerate(zip(columns, nonces, strict=True))
         ]
         return RewrittenBatch(rewritten, failures)
 
@@ -214,6 +215,17 @@ class Rewriter:
         except InvalidTag:
             pass
         raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, version))
+
+
+def nonces_of(columns: Sequence[Sequence[Value]], size: int) -> list[bytes]:
+    """Draws random nonces of `size` bytes in one call: for each column, those of its values behind one another."""
+    return by_column(columns, size, os.urandom(size * sum(map(len, columns))))
+
+
+def by_column(columns: Sequence[Sequence[Value]], size: int, nonces: bytes) -> list[bytes]:
+    """Divides nonces of `size` bytes, one for each value, among the columns; none is given out twice."""
+    ends = accumulate((size * len(values) for values in columns), initial=0)
+    return [nonces[start:end] for start, end in pairwise(ends)]
 
 
 def _split_values(

@@ -87,6 +87,11 @@ class FormatSettings(Section):
                 "[format] derivation and salt: a key that a package makes of a passphrase cannot be replaced by a new "
                 "one; give the application the keys themselves, as `keyrotation docs fernet` shows, and leave both out"
             )
+        if isinstance(given, dict) and "aad" in given:
+            raise ConfigurationError(
+                "[format] aad: values that are bound to associated data cannot be rotated yet; leave out tables with "
+                "such values, and aad"
+            )
         return given
 
     @model_validator(mode="after")

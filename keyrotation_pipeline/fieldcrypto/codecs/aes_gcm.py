@@ -4,7 +4,6 @@ GCM does not commit to its key: who knows two keys can make a value that both op
 and a value that more than one opens is not touched.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,15 @@ from typing import TYPE_CHECKING
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import (
+    FAULTY_MACHINE,
+    Failure,
+    Held,
+    Labels,
+    RewrittenBatch,
+    Value,
+    nonces_of,
+)
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -116,13 +123,10 @@ class AesGcmRewriter:
         failures: list[Failure] = []
         values = self._values(columns)
         size = self._layout.nonce_bytes
-        each = size * (len(values[0]) if values else 0)
-        # One call for the whole batch.
-        buffer = os.urandom(len(values) * each)
         return RewrittenBatch(
             [
-                list(self._rewritten(n, columns, _cut(buffer[n * each : (n + 1) * each], size), failures))
-                for n in range(len(values))
+                list(self._rewritten(n, columns, _cut(nonces, size), failures))
+                for n, nonces in enumerate(nonces_of(values, size))
             ],
             failures,
         )

@@ -7,7 +7,6 @@ Source: https://github.com/fernet/spec, version 0x80.
 """
 
 import hmac
-import os
 import time
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
@@ -19,7 +18,15 @@ from cryptography.hazmat.primitives.ciphers.algorithms import AES128
 from cryptography.hazmat.primitives.ciphers.modes import CBC
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import (
+    FAULTY_MACHINE,
+    Failure,
+    Held,
+    Labels,
+    RewrittenBatch,
+    Value,
+    nonces_of,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -98,13 +105,10 @@ class FernetRewriter:
         """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
         failures: list[Failure] = []
         now = int(time.time()).to_bytes(TIME_BYTES, "big")
-        # One call for the whole batch.
-        sizes = [len(values) * IV_BYTES for values in columns]
-        buffer = os.urandom(sum(sizes))
         return RewrittenBatch(
             [
-                list(self._rewritten(n, values, now, _cut(buffer[n * size : (n + 1) * size]), failures))
-                for n, (values, size) in enumerate(zip(columns, sizes, strict=True))
+                list(self._rewritten(n, values, now, _cut(ivs), failures))
+                for n, (values, ivs) in enumerate(zip(columns, nonces_of(columns, IV_BYTES), strict=True))
             ],
             failures,
         )

@@ -229,6 +229,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "which this version does not read yet",
             id="AES-GCM of bytes",
         ),
+        pytest.param(
+            TABLE + AES_GCM + 'logins = { v1 = "a" }\naad = "{table}:{column}"',
+            "[format] aad: values that are bound to associated data cannot be rotated yet",
+            id="AES-GCM with associated data",
+        ),
         pytest.param(TABLE + AES_GCM + 'logins = { one = "a" }', 'names "one", which is no version', id="no version"),
         pytest.param(
             TABLE + AES_GCM + 'logins = { v1 = "a", v2 = ["b", "a"] }', "[format] logins has a twice", id="one login"
