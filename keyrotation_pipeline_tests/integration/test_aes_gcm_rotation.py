@@ -3,6 +3,7 @@
 import os
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import psycopg
@@ -256,12 +257,58 @@ def test_a_view_through_which_the_application_writes_is_refused(notes: Notes) ->
         sql.SQL('GRANT UPDATE (body) ON "Cl inic".seen TO {}').format(sql.Identifier(notes.logins[0]))
     )
     (found,) = notes.problems()
-    assert '"Cl inic".seen of Cl inic.Not es can be written by the application' in found
+    assert '"Cl inic".seen, a view of Cl inic.Not es or a table with a rule that writes it, can be written' in found
     notes.connection.execute(
         'REVOKE ALL ON "Cl inic".seen FROM PUBLIC; CREATE VIEW public.over_it AS TABLE "Cl inic".seen'
     )
     notes.connection.execute(sql.SQL("GRANT INSERT ON public.over_it TO {}").format(sql.Identifier(notes.logins[0])))
     assert len(notes.problems()) == 2
+
+
+RULE = """
+CREATE TABLE public.way (id int, body text);
+CREATE RULE along AS ON INSERT TO public.way
+DO ALSO UPDATE "Cl inic"."Not es" SET body = new.body WHERE id = new.id
+"""
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        pytest.param('CREATE VIEW public.way AS SELECT id, body FROM "Cl inic"."Not es"', id="view"),
+        pytest.param(RULE, id="rule"),
+    ],
+)
+def test_who_writes_through_a_view_or_a_rule_is_a_writer(notes: Notes, made: str) -> None:
+    old, undeclared = notes.logins[0], f"{notes.logins[0]}_other"
+    assert notes.rewritten().fenced()
+    notes.connection.execute(made.encode())
+    assert notes.fencing.fences(notes.table) == (V1,)
+    notes.connection.execute(sql.SQL("GRANT INSERT, UPDATE ON public.way TO {}").format(sql.Identifier(old)))
+    assert notes.fencing.fences(notes.table) == ()
+    with pytest.raises(FenceError, match=rf"login {old} can write its encrypted columns through public\.way"):
+        notes.fenced()
+    notes.connection.execute(sql.SQL("REVOKE ALL ON public.way FROM {}").format(sql.Identifier(old)))
+    assert notes.fencing.fences(notes.table) == (V1,)
+    with undeclared_login(notes.connection, undeclared):
+        notes.connection.execute(sql.SQL("GRANT INSERT ON public.way TO {}").format(sql.Identifier(undeclared)))
+        assert notes.fencing.fences(notes.table) == ()
+        assert f"login {undeclared} can write its encrypted columns through public.way" in notes.problems()[0]
+
+
+@contextmanager
+def undeclared_login(connection: Connection, name: str) -> Iterator[None]:
+    connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
+    yield
+    connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
+def test_a_view_that_asks_for_the_rights_of_its_user_is_no_way_around_the_fence(notes: Notes) -> None:
+    notes.connection.execute(
+        'CREATE VIEW public.way WITH (security_invoker = on) AS SELECT id, body FROM "Cl inic"."Not es"'
+    )
+    notes.connection.execute(sql.SQL("GRANT UPDATE ON public.way TO {}").format(sql.Identifier(notes.logins[0])))
+    assert notes.problems() == []
 
 
 def test_what_was_written_after_the_search_is_found_while_nobody_can_write(notes: Notes) -> None:

@@ -364,6 +364,21 @@ def test_a_fence_that_was_lifted_brings_its_half_back(
     assert (fencing.fences(USERS), retired_halves.missing(migrated, [V1])) == ((V1,), ())
 
 
+def test_a_fence_whose_half_was_changed_counts_for_nothing_once_values_are_counted_with_the_keys(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    rotation = Rotation(database_url, migrated, ring)
+    rotation.rewrite()
+    rotation.fence()
+    inventory = PostgresInventory(migrated, keys=current(database_url, ring))
+    [before] = inventory.count([USERS])
+    migrated.execute("UPDATE keyrotation.retired_signing_halves SET inner_block = outer_block")
+    [after] = inventory.count([USERS])
+    assert (before.fenced_against, after.fenced_against) == ((V1,), ())
+    assert PostgresFencing(migrated, current(database_url, ring)).fence(USERS, [V1])
+    assert inventory.count([USERS])[0].fenced_against == (V1,)
+
+
 def test_a_sample_says_which_key_opens_what(users: Application, migrated: Connection, ring: KeyRing) -> None:
     inventory = PostgresInventory(migrated)
     right = inventory.decrypt_sample(USERS, old_ring(ring), 50, {"email": [V1]})

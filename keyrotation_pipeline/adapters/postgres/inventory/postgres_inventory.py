@@ -59,6 +59,8 @@ class PostgresInventory:
                 counted = counts.count_by_names(self.connection, table)
             if counted is not None:
                 return counted
+        if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
+            retired_halves.withdraw_wrong(self.connection, self.keys.ring())
         return required(self.keys, table).count(table)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:

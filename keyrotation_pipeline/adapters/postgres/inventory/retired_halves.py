@@ -87,6 +87,13 @@ def withdraw(connection: Connection, version: KeyVersion) -> None:
         connection.execute(_REMOVE, (version.number,))
 
 
+def withdraw_wrong(connection: Connection, ring: KeyRing) -> None:
+    """Removes what is not the signing half of its key: a fence refuses nothing by it, and counts only with a half."""
+    for version in set(held(connection) or ()).intersection(ring.versions):
+        if _stored(connection)[version] != signing_blocks(ring.material(version)):
+            withdraw(connection, version)
+
+
 def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[KeyVersion, ...]:
     """Returns those of some versions whose signing half is not stored."""
     if connection.execute(_THERE).fetchone() != (True,):

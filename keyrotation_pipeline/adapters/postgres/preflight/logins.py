@@ -1,6 +1,7 @@
 """Checks whether an old login can be kept from writing, where nothing but the writer can be refused."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
@@ -21,23 +22,6 @@ FROM unnest(%(logins)s::text[]) AS g (login) JOIN pg_roles r ON r.rolname = g.lo
      pg_attribute AS place
 WHERE place.attrelid = %(oid)s::bigint::oid AND place.attname = ANY (%(columns)s) AND NOT place.attisdropped
 ORDER BY 1, 2, 3
-"""
-# Views of the tables, and views of these. One with security_invoker asks for the rights of who uses it.
-_VIEWS = """
-WITH RECURSIVE seen (oid) AS (
-    SELECT unnest(%s::bigint[]::oid[])
-    UNION
-    SELECT v.oid
-    FROM seen JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = seen.oid
-    JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
-    JOIN pg_class v ON v.oid = w.ev_class AND v.relkind = 'v'
-    WHERE NOT coalesce('security_invoker=true' = ANY (v.reloptions), false)
-)
-SELECT DISTINCT v.oid::regclass::text
-FROM seen JOIN pg_class v ON v.oid = seen.oid AND v.relkind = 'v', pg_roles r
-WHERE r.rolname = ANY (%s)
-  AND (has_any_column_privilege(r.oid, v.oid, 'INSERT') OR has_any_column_privilege(r.oid, v.oid, 'UPDATE'))
-ORDER BY 1
 """
 
 
@@ -66,7 +50,7 @@ def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
     yield from _held_through_others(subject)
     if reason := login_fence.why_not(subject.connection, subject.table, subject.relations, ()):
         yield fatal(f"table {subject.table.name}: {reason}")
-    yield from _written_through_views(subject)
+    yield from _written_through_others(subject)
     if others and subject.target not in login_fence.fences(subject.connection, subject.table):
         yield from _without_rights(subject, new)
 
@@ -84,13 +68,13 @@ def _held_through_others(subject: Subject) -> Iterator[Problem]:
             return
 
 
-def _written_through_views(subject: Subject) -> Iterator[Problem]:
-    oids = [relation.oid for relation in subject.relations]
-    logins = [login for _, login in subject.table.format.logins]
-    for (view,) in subject.connection.execute(_VIEWS, (oids, logins)).fetchall():
+def _written_through_others(subject: Subject) -> Iterator[Problem]:
+    detours = login_fence.writers(subject.connection, subject.table, subject.relations).detours
+    for place in sorted(set(chain.from_iterable(detours.values()))):
         yield fatal(
-            f"view {view} of {subject.table.name} can be written by the application, with the rights of the view's "
-            "owner, which an old login would keep; revoke INSERT and UPDATE on the view"
+            f"{place}, a view of {subject.table.name} or a table with a rule that writes it, can be written by the "
+            "application, with the rights of its owner, which an old login would keep; revoke INSERT, UPDATE and "
+            "DELETE on it"
         )
 
 

@@ -3,14 +3,15 @@
 Applications use a login of their own while they encrypt with a version (`[format.logins]`), so who has the login of a
 newer one has its key. A version counts as refused if no login of it, and no login that is not declared, can insert or
 update a declared column of any relation of the tree: by its own right, by one of a group, of PUBLIC or of a predefined
-role. The right is asked of the server each time. Roles that can act as an owner of the tables or as a superuser are not
-refused by this; they are not logins of applications (`preflight`).
+role, or through a view or a rule, which write with the rights of their owner. That is asked of the server each time.
+Roles that can act as an owner of the tables or as a superuser are not refused by this; they are not logins of
+applications (`preflight`).
 
 REVOKE waits for no lock and ends no session. A transaction that has written before may still commit, so the proof
 decrypts what was written since while nobody can write.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -38,11 +39,26 @@ GROUP BY c.oid, c.xmin
 IDENTITY = sql.SQL("NULL")
 
 # Who can log in and write a declared column, and whether that is as an owner or a superuser. SET ROLE needs membership
-# alone, whatever is inherited. An owner without a right can give it to itself.
+# alone, whatever is inherited. An owner without a right can give it to itself. Who may write a view, or a table with a
+# rule, writes what it leads to with the rights of its owner; a view with security_invoker asks for those of the user.
 _WRITERS = """
-WITH place AS (
+WITH RECURSIVE place AS (
     SELECT attrelid, attnum FROM pg_attribute
     WHERE attrelid = ANY (%(oids)s::bigint[]::oid[]) AND attname = ANY (%(columns)s) AND NOT attisdropped
+),
+route (oid) AS (
+    SELECT unnest(%(oids)s::bigint[]::oid[])
+    UNION
+    SELECT v.oid
+    FROM route l JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = l.oid
+    JOIN pg_rewrite w ON d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid
+    JOIN pg_class v ON v.oid = w.ev_class AND v.relkind IN ('v', 'r', 'p')
+    WHERE NOT EXISTS (SELECT FROM pg_options_to_table(v.reloptions) AS o
+                      WHERE o.option_name = 'security_invoker' AND o.option_value::boolean)
+),
+detour AS (
+    SELECT l.oid, l.oid::regclass::text AS name, c.relkind FROM route l JOIN pg_class c ON c.oid = l.oid
+    WHERE l.oid <> ALL (%(oids)s::bigint[]::oid[])
 ),
 administrator AS (
     SELECT relowner AS oid FROM pg_class WHERE oid = ANY (%(oids)s::bigint[]::oid[])
@@ -53,10 +69,18 @@ holder AS (
     UNION SELECT r.oid FROM pg_roles r WHERE EXISTS (
         SELECT FROM place p WHERE has_column_privilege(r.oid, p.attrelid, p.attnum, 'INSERT')
                                OR has_column_privilege(r.oid, p.attrelid, p.attnum, 'UPDATE'))
+),
+roundabout AS (
+    SELECT r.oid, d.name FROM pg_roles r, detour d
+    WHERE has_any_column_privilege(r.oid, d.oid, 'INSERT') OR has_any_column_privilege(r.oid, d.oid, 'UPDATE')
+       OR d.relkind <> 'v' AND has_table_privilege(r.oid, d.oid, 'DELETE')
 )
-SELECT r.rolname, EXISTS (SELECT FROM administrator a WHERE pg_has_role(r.oid, a.oid, 'MEMBER'))
+SELECT r.rolname, EXISTS (SELECT FROM administrator a WHERE pg_has_role(r.oid, a.oid, 'MEMBER')),
+    ARRAY(SELECT DISTINCT t.name FROM roundabout t WHERE pg_has_role(r.oid, t.oid, 'MEMBER') ORDER BY 1)
 FROM pg_roles r
-WHERE r.rolcanlogin AND EXISTS (SELECT FROM holder h WHERE pg_has_role(r.oid, h.oid, 'MEMBER'))
+WHERE r.rolcanlogin AND EXISTS (
+    SELECT FROM (SELECT oid FROM holder UNION ALL SELECT oid FROM roundabout) AS h
+    WHERE pg_has_role(r.oid, h.oid, 'MEMBER'))
 ORDER BY r.rolname
 """
 _EXISTING = "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)"
@@ -88,20 +112,23 @@ class Writers:
     """The logins that can write a table's declared columns.
 
     Args:
-        others: by their rights on the columns.
+        others: by their rights on the columns, or through a view or a rule.
         administrators: as an owner of a relation of the tree, or as a superuser.
+        detours: for each of `others`, the views and the tables with a rule through which it can write.
     """
 
     others: frozenset[str]
     administrators: frozenset[str]
+    detours: Mapping[str, Sequence[str]]
 
 
 def writers(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> Writers:
     """Returns who can write the declared columns of any relation of a tree."""
     named = {"oids": [each.oid for each in tree], "columns": list(table.stored_columns)}
-    rows = cast("list[tuple[str, bool]]", connection.execute(_WRITERS, named).fetchall())
-    administrators = frozenset(name for name, is_one in rows if is_one)
-    return Writers(frozenset(name for name, _ in rows) - administrators, administrators)
+    rows = cast("list[tuple[str, bool, list[str]]]", connection.execute(_WRITERS, named).fetchall())
+    administrators = frozenset(name for name, is_one, _ in rows if is_one)
+    others = frozenset(name for name, *_ in rows) - administrators
+    return Writers(others, administrators, {name: ways for name, _, ways in rows if ways and name in others})
 
 
 def what(connection: Connection) -> str:  # noqa: ARG001
@@ -149,7 +176,8 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
         PreflightError, BlockedError: as `fence`.
     """
     tree = relations.tree(connection, table)
-    here = writers(connection, table, tree).others
+    who = writers(connection, table, tree)
+    here = who.others - who.detours.keys()
     statements: list[sql.Composed] = []
     for login in sorted(table.format.logins_of(version) - here):
         statements += _granted(connection, table, tree, login)
@@ -186,18 +214,26 @@ def why_not(
             f"login {min(masters)} can act as the owner of the table or as a superuser, and no right can be taken from "
             "it; have the application use a login that owns nothing"
         )
+    if through := sorted(set(who.detours).intersection([*(who.others - declared), *_logins_of(table, versions)])):
+        return (
+            f"login {through[0]} can write its encrypted columns through {who.detours[through[0]][0]}, with the rights "
+            "of that one's owner; revoke INSERT, UPDATE and DELETE on it"
+        )
     if undeclared := sorted(who.others - declared):
         return (
             f"login(s) {', '.join(undeclared)} can write its encrypted columns and are not in [format.logins]; revoke "
             "INSERT and UPDATE from them, or declare them"
         )
-    left = sorted(login for version in versions for login in table.format.logins_of(version) if login in who.others)
-    if left:
+    if left := sorted(_logins_of(table, versions) & who.others):
         return (
             f"login(s) {', '.join(left)} can still write its encrypted columns, through a group, PUBLIC, a predefined "
             "role or a grant by another role than the owner; grant such rights to each login itself, as the owner"
         )
     return ""
+
+
+def _logins_of(table: EncryptedTable, versions: Sequence[KeyVersion]) -> frozenset[str]:
+    return frozenset(login for version in versions for login in table.format.logins_of(version))
 
 
 def _refused(
