@@ -1,5 +1,6 @@
 """Re-encrypts stored values from any key version to the target version: pure, a batch at a time."""
 
+import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections import Counter
