@@ -423,7 +423,7 @@ def test_the_application_is_not_stalled_while_the_fence_waits_behind_a_long_read
     assert not raised
     assert still_waiting
     assert fence.fences(connection, CLIENTS) == (V1,)
-    assert max(stalls) < 50, "a queued ALTER would have stalled every update behind the reader"
+    assert max(stalls) < 500, "a queued ALTER would have stalled an update for its lock timeout, a second"
 
 
 @pytest.fixture
