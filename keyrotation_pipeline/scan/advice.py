@@ -93,32 +93,29 @@ UNKNOWN = Advice(
     "new key possible without downtime.",
 )  # fmt: skip
 
-_NATIVE_HERE = "Declare the column in `keyrotation.toml`: keyrotation rotates it in place, without downtime."
+# The sentences hold for what is declared already, too: a scan need not know that.
+_ROTATED = "keyrotation rotates it in place, without downtime"
+_NATIVE_HERE = f"Once the column is declared in `keyrotation.toml`, {_ROTATED}."
 _NATIVE_ELSEWHERE = (
     "Not rotated here yet: keyrotation rotates its own format in columns of text, varchar and bytea, at a path in "
     "jsonb and in the elements of text[] and varchar[], with nothing around it."
 )
-_NATIVE_PLACE = (
-    "Declare the place in `keyrotation.toml` (`keyrotation docs prepare-database`): keyrotation rotates it in place, "
-    "without downtime."
-)
+_NATIVE_PLACE = f"Once the place is declared in `keyrotation.toml` (`keyrotation docs prepare-database`), {_ROTATED}."
 FERNET_HERE = (
-    'Declare the column in a `keyrotation.toml` with `[format] name = "fernet"`: keyrotation rotates it in place, '
-    "without downtime, where the application reads a list of keys (`keyrotation docs fernet`)."
+    f'Once the column is declared in a `keyrotation.toml` with `[format] name = "fernet"`, {_ROTATED}, where the '
+    "application reads a list of keys (`keyrotation docs fernet`)."
 )
 _FERNET_PLACE = (
-    'Declare the place (`keyrotation docs prepare-database`) in a `keyrotation.toml` with `[format] name = "fernet"`: '
-    "keyrotation rotates it in place, without downtime, where the application reads a list of keys (`keyrotation docs "
-    "fernet`)."
+    "Once the place is declared (`keyrotation docs prepare-database`) in a `keyrotation.toml` with "
+    f'`[format] name = "fernet"`, {_ROTATED}, where the application reads a list of keys (`keyrotation docs fernet`).'
 )
 _RAILS_HERE = (
-    'Declare the column in a `keyrotation.toml` with `[format] name = "rails-ar-encryption"` (deterministic attributes '
-    "in one of their own): keyrotation rotates it in place, without downtime, once the application stores key "
-    "references (`keyrotation docs rails`)."
+    'Once the place is declared in a `keyrotation.toml` with `[format] name = "rails-ar-encryption"` (deterministic '
+    f"attributes in one of their own) and the application stores key references, {_ROTATED} (`keyrotation docs rails`)."
 )
 _CLOAK_47NG_HERE = (
-    'Declare the column in a `keyrotation.toml` with `[format] name = "cloak-47ng"`: keyrotation rotates it in place, '
-    "without downtime (`keyrotation docs prisma`)."
+    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "cloak-47ng"`, {_ROTATED} '
+    "(`keyrotation docs prisma`)."
 )
 _AES_GCM_HERE = (
     "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "
@@ -126,8 +123,7 @@ _AES_GCM_HERE = (
     "downtime (`keyrotation docs aes-gcm`). Code that reads one key only must read two first."
 )
 _MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
-_TEXT_TYPES = ("text", "character varying")
-_COLUMN_TYPES = (*_TEXT_TYPES, "bytea")
+_COLUMN_TYPES = ("text", "character varying", "bytea")
 _ARRAY_TYPES = ("text[]", "character varying")
 # Keys that vary, and arrays inside documents, are no path.
 _NO_KEYS = frozenset({"*", "[]"})
@@ -149,10 +145,10 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker", True, sentence)  # noqa: FBT003
     if format_name == "fernet" and (column or inside):
         return Advice("mac", True, FERNET_HERE if column else _FERNET_PLACE)  # noqa: FBT003
-    in_text = column and place.type.startswith(_TEXT_TYPES)
-    if format_name == "rails-ar-encryption" and in_text:
+    outside_arrays = column or (inside and not place.elements)
+    if format_name == "rails-ar-encryption" and outside_arrays:
         return Advice("marker" if names_keys else "decrypt", True, _RAILS_HERE)  # noqa: FBT003
-    if format_name == "cloak-47ng" and in_text:
+    if format_name == "cloak-47ng" and outside_arrays:
         return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
     if format_name in _MAY_BE_AES_GCM and (column or inside):
         return Advice("decrypt", None, _AES_GCM_HERE)

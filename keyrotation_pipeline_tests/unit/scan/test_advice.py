@@ -68,9 +68,15 @@ def test_a_value_that_names_its_key_is_told_by_the_marker() -> None:
     assert (named.identified_by, unnamed.identified_by) == ("marker", "decrypt")
 
 
+BYTES = replace(TEXT, type="bytea")
+ARRAY = replace(TEXT, type="text[]", elements=True)
+
+
 @pytest.mark.parametrize(("name", "guide"), [("rails-ar-encryption", "rails"), ("cloak-47ng", "prisma")])
-def test_formats_that_name_their_key_are_rotated_in_text_and_their_guide_is_there(name: str, guide: str) -> None:
-    here = advice_for(name, TEXT, wrapped=False, names_keys=True)
-    assert f'`[format] name = "{name}"`' in here.next
-    assert f"`keyrotation docs {guide}`" in here.next
-    assert "Not rotated by keyrotation yet" in advice_for(name, TEXT, wrapped=True, names_keys=True).next
+def test_formats_that_name_their_key_are_rotated_outside_arrays_and_their_guide_is_there(name: str, guide: str) -> None:
+    for place in (TEXT, BYTES, LEAF):
+        here = advice_for(name, place, wrapped=False, names_keys=True)
+        assert f'`[format] name = "{name}"`' in here.next
+        assert f"`keyrotation docs {guide}`" in here.next
+    for place, wrapped in ((TEXT, True), (ARRAY, False)):
+        assert "Not rotated by keyrotation yet" in advice_for(name, place, wrapped=wrapped, names_keys=True).next
