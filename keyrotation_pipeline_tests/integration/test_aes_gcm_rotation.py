@@ -208,7 +208,7 @@ def test_an_old_login_is_refused_at_once_in_open_sessions_and_keeps_its_other_co
         assert str(notes.connection.execute(acl).fetchone()).count("arw/") == 2
 
 
-@pytest.mark.parametrize("held", ["group", "PUBLIC", "owner", "another login", "pg_write_all_data"])
+@pytest.mark.parametrize("held", ["group", "PUBLIC", "trigger", "owner", "another login", "pg_write_all_data"])
 def test_a_login_that_cannot_be_refused_makes_no_fence(notes: Notes, held: str) -> None:
     first, _ = notes.logins
     other = f"other_{secrets.token_hex(4)}"
@@ -224,10 +224,12 @@ def test_a_login_that_cannot_be_refused_makes_no_fence(notes: Notes, held: str) 
             execute(sql.SQL("GRANT pg_write_all_data TO {}").format(quoted(first)))
         else:
             role = sql.SQL("PUBLIC") if held == "PUBLIC" else quoted(other)
-            execute(sql.SQL('GRANT UPDATE (body) ON "Cl inic"."Not es" TO {}').format(role))
+            right = sql.SQL("TRIGGER" if held == "trigger" else "UPDATE (body)")
+            execute(sql.SQL('GRANT {} ON "Cl inic"."Not es" TO {}').format(right, role))
             execute(sql.SQL("GRANT {} TO {}").format(quoted(other), quoted(first)))
         found = "; ".join(notes.problems())
-        words = {"owner": "as the owner", "another login": f"{other} can write", "group": f"through role {other}"}
+        words = {"owner": "as the owner", "another login": f"{other} can write"}
+        words |= {"group": f"through role {other}", "trigger": "has TRIGGER on"}
         assert words.get(held, f"through {'role ' * (held != 'PUBLIC')}{held}") in found
         with pytest.raises(FenceError):
             notes.fencing.fence(notes.table, [V1])
@@ -301,6 +303,30 @@ def undeclared_login(connection: Connection, name: str) -> Iterator[None]:
     connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(name)))
     yield
     connection.execute(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(name)))
+
+
+def test_an_old_login_with_every_right_can_add_no_trigger_either(notes: Notes) -> None:
+    first, second = notes.logins
+    execute, table = notes.connection.execute, sql.SQL('"Cl inic"."Not es"')
+    for login in map(sql.Identifier, notes.logins):
+        execute(sql.SQL('GRANT ALL ON {} TO {}; GRANT CREATE ON SCHEMA "Cl inic" TO {}').format(table, login, login))
+    assert notes.problems() == []
+    notes.rewritten().fenced()
+    with notes.session(first) as old, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        old.execute(
+            'CREATE TRIGGER mine BEFORE UPDATE ON "Cl inic"."Not es" '
+            "FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"
+        )
+    with notes.session(second) as new:
+        notes.set(1, notes.value(V2, "new"), by=new)
+    execute(sql.SQL("GRANT TRIGGER ON {} TO {}").format(table, sql.Identifier(first)))
+    assert notes.fencing.fences(notes.table) == ()
+    notes.fencing.unfence(notes.table, V1)
+    with notes.session(first) as old:
+        notes.set(1, notes.value(V1, "back"), by=old)
+    with undeclared_login(notes.connection, f"{first}_other"):
+        execute(sql.SQL("GRANT TRIGGER ON {} TO {}").format(table, sql.Identifier(f"{first}_other")))
+        assert f"{first}_other can write its encrypted columns, or add a trigger" in notes.problems()[0]
 
 
 def test_a_view_that_asks_for_the_rights_of_its_user_is_no_way_around_the_fence(notes: Notes) -> None:

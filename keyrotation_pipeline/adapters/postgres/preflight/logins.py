@@ -9,20 +9,23 @@ from keyrotation_pipeline.adapters.postgres.retirement import login_fence
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.model.tables import Problem
 
+# A trigger changes what others write.
+_HAS = """CASE wanted.privilege WHEN 'TRIGGER' THEN has_table_privilege({role}, place.attrelid, 'TRIGGER')
+    ELSE has_column_privilege({role}, place.attrelid, place.attnum, wanted.privilege) END"""
 # Rights on declared columns that a login has, and those that it has through others.
-_RIGHTS = """
+_RIGHTS = f"""
 SELECT DISTINCT g.login, wanted.privilege, place.attname,
     (SELECT string_agg(DISTINCT of.rolname, ', ' ORDER BY of.rolname) FROM pg_roles of
      WHERE of.oid <> r.oid AND NOT r.rolsuper AND pg_has_role(r.oid, of.oid, 'MEMBER')
-       AND has_column_privilege(of.oid, place.attrelid, place.attnum, wanted.privilege)),
-    has_column_privilege('public', place.attrelid, place.attnum, wanted.privilege),
-    has_column_privilege(r.oid, place.attrelid, place.attnum, wanted.privilege)
+       AND {_HAS.format(role="of.oid")}),
+    {_HAS.format(role="'public'")},
+    {_HAS.format(role="r.oid")}
 FROM unnest(%(logins)s::text[]) AS g (login) JOIN pg_roles r ON r.rolname = g.login,
-     unnest(ARRAY['SELECT', 'INSERT', 'UPDATE']) AS wanted (privilege),
+     unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'TRIGGER']) AS wanted (privilege),
      pg_attribute AS place
 WHERE place.attrelid = %(oid)s::bigint::oid AND place.attname = ANY (%(columns)s) AND NOT place.attisdropped
 ORDER BY 1, 2, 3
-"""
+"""  # noqa: S608  text of our own
 
 
 def logins_can_be_kept_from_writing(subject: Subject) -> Iterator[Problem]:
@@ -81,7 +84,11 @@ def _written_through_others(subject: Subject) -> Iterator[Problem]:
 def _without_rights(subject: Subject, new: frozenset[str]) -> Iterator[Problem]:
     root = next(each for each in subject.relations if each.parts[-1] == subject.table.name.table)
     rights = _rights(subject, root.oid)
-    needed = {(right, column) for login, right, column, *_, has in rights if has and login not in new}
+    needed = {
+        (right, column)
+        for login, right, column, *_, has in rights
+        if has and login not in new and right != "TRIGGER"  # no application needs it to run
+    }
     for login in sorted(new):
         held = {(right, column) for each, right, column, *_, has in rights if has and each == login}
         if lacking := sorted(right for right, _ in needed - held):

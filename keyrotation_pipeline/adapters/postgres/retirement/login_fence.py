@@ -2,8 +2,9 @@
 
 Applications use a login of their own while they encrypt with a version (`[format.logins]`), so who has the login of a
 newer one has its key. A version counts as refused if no login of it, and no login that is not declared, can insert or
-update a declared column of any relation of the tree: by its own right, by one of a group, of PUBLIC or of a predefined
-role, or through a view or a rule, which write with the rights of their owner. That is asked of the server each time.
+update a declared column of any relation of the tree, or add a trigger that changes what others write: by its own
+right, by one of a group, of PUBLIC or of a predefined role, or through a view or a rule, which write with the rights of
+their owner. That is asked of the server each time.
 Roles that can act as an owner of the tables or as a superuser are not refused by this; they are not logins of
 applications (`preflight`).
 
@@ -41,6 +42,7 @@ IDENTITY = sql.SQL("NULL")
 # Who can log in and write a declared column, and whether that is as an owner or a superuser. SET ROLE needs membership
 # alone, whatever is inherited. An owner without a right can give it to itself. Who may write a view, or a table with a
 # rule, writes what it leads to with the rights of its owner; a view with security_invoker asks for those of the user.
+# Before PostgreSQL 16, CREATEROLE is enough to become a member of every role that is no superuser.
 _WRITERS = """
 WITH RECURSIVE place AS (
     SELECT attrelid, attnum FROM pg_attribute
@@ -68,28 +70,32 @@ holder AS (
     SELECT oid FROM administrator
     UNION SELECT r.oid FROM pg_roles r WHERE EXISTS (
         SELECT FROM place p WHERE has_column_privilege(r.oid, p.attrelid, p.attnum, 'INSERT')
-                               OR has_column_privilege(r.oid, p.attrelid, p.attnum, 'UPDATE'))
+                               OR has_column_privilege(r.oid, p.attrelid, p.attnum, 'UPDATE')
+                               OR has_table_privilege(r.oid, p.attrelid, 'TRIGGER'))
 ),
 roundabout AS (
     SELECT r.oid, d.name FROM pg_roles r, detour d
     WHERE has_any_column_privilege(r.oid, d.oid, 'INSERT') OR has_any_column_privilege(r.oid, d.oid, 'UPDATE')
        OR d.relkind <> 'v' AND has_table_privilege(r.oid, d.oid, 'DELETE')
 )
-SELECT r.rolname, EXISTS (SELECT FROM administrator a WHERE pg_has_role(r.oid, a.oid, 'MEMBER')),
+SELECT r.rolname,
+    makes_members OR EXISTS (SELECT FROM administrator a WHERE pg_has_role(r.oid, a.oid, 'MEMBER')),
     ARRAY(SELECT DISTINCT t.name FROM roundabout t WHERE pg_has_role(r.oid, t.oid, 'MEMBER') ORDER BY 1)
-FROM pg_roles r
-WHERE r.rolcanlogin AND EXISTS (
+FROM pg_roles r, LATERAL (
+    SELECT r.rolcreaterole AND current_setting('server_version_num')::int < 160000
+) AS before_16 (makes_members)
+WHERE r.rolcanlogin AND (makes_members OR EXISTS (
     SELECT FROM (SELECT oid FROM holder UNION ALL SELECT oid FROM roundabout) AS h
-    WHERE pg_has_role(r.oid, h.oid, 'MEMBER'))
+    WHERE pg_has_role(r.oid, h.oid, 'MEMBER')))
 ORDER BY r.rolname
 """
 _EXISTING = "SELECT rolname FROM pg_roles WHERE rolname = ANY (%s)"
-# What a login may write of its own right, by relation, and its columns that are not declared.
+# What a login may write of its own right, by relation, and its columns that are not declared. GRANT ALL gives TRIGGER.
 _OWN_RIGHTS = """
 SELECT c.oid::bigint, x.privilege_type, NULL
 FROM pg_class c, aclexplode(c.relacl) AS x
 WHERE c.oid = ANY (%(oids)s::bigint[]::oid[]) AND pg_get_userbyid(x.grantee) = %(login)s AND x.grantee <> 0
-  AND x.privilege_type IN ('INSERT', 'UPDATE')
+  AND x.privilege_type IN ('INSERT', 'UPDATE', 'TRIGGER')
 UNION
 SELECT a.attrelid::bigint, x.privilege_type, a.attname
 FROM pg_attribute a, aclexplode(a.attacl) AS x
@@ -112,7 +118,7 @@ class Writers:
     """The logins that can write a table's declared columns.
 
     Args:
-        others: by their rights on the columns, or through a view or a rule.
+        others: by their rights on the columns, by a trigger that they may add, or through a view or a rule.
         administrators: as an owner of a relation of the tree, or as a superuser.
         detours: for each of `others`, the views and the tables with a rule through which it can write.
     """
@@ -143,9 +149,9 @@ def fence(
     *,
     wait: bool = True,  # noqa: ARG001  a REVOKE waits for nobody
 ) -> bool:
-    """Takes the right to write the table's declared columns from the logins of `versions`; see `fence.fence`.
+    """Takes the right to write the table's declared columns, and to add triggers, from the logins of `versions`.
 
-    They keep their rights on other columns.
+    They keep their rights on other columns. See `fence.fence`.
 
     Raises:
         PreflightError: the role may not change the rights, or a login belongs to a version that is to be written, too.
@@ -176,11 +182,11 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
         PreflightError, BlockedError: as `fence`.
     """
     tree = relations.tree(connection, table)
-    who = writers(connection, table, tree)
-    here = who.others - who.detours.keys()
     statements: list[sql.Composed] = []
-    for login in sorted(table.format.logins_of(version) - here):
-        statements += _granted(connection, table, tree, login)
+    for login in sorted(table.format.logins_of(version)):
+        own, declared = own_rights(connection, tree, login), {None, *table.stored_columns}
+        if not any(columns & declared for (_, right), columns in own.items() if right != "TRIGGER"):
+            statements += _granted(connection, table, tree, login)
     _run(connection, table, statements)
 
 
@@ -221,13 +227,14 @@ def why_not(
         )
     if undeclared := sorted(who.others - declared):
         return (
-            f"login(s) {', '.join(undeclared)} can write its encrypted columns and are not in [format.logins]; revoke "
-            "INSERT and UPDATE from them, or declare them"
+            f"login(s) {', '.join(undeclared)} can write its encrypted columns, or add a trigger to the table, and are "
+            "not in [format.logins]; revoke INSERT, UPDATE and TRIGGER from them, or declare them"
         )
     if left := sorted(_logins_of(table, versions) & who.others):
         return (
-            f"login(s) {', '.join(left)} can still write its encrypted columns, through a group, PUBLIC, a predefined "
-            "role or a grant by another role than the owner; grant such rights to each login itself, as the owner"
+            f"login(s) {', '.join(left)} can still write its encrypted columns, or add a trigger to the table, through "
+            "a group, PUBLIC, a predefined role or a grant by another role than the owner; grant such rights to each "
+            "login itself, as the owner"
         )
     return ""
 
@@ -275,7 +282,7 @@ def _revoked(
         # A right on the relation goes with all those on its columns.
         yield sql.SQL("REVOKE {} ON {} FROM {}").format(sql.SQL(right), named[oid].identifier, sql.Identifier(login))
         kept = [column for column in others.get(oid, ()) if None in columns or column in columns]
-        if kept:
+        if kept and right != "TRIGGER":
             yield _grant(right, kept, named[oid], login)
 
 
