@@ -154,3 +154,4 @@ class Defect:
 
 
 NOT_A_VALUE = Defect(DefectKind.NOT_A_VALUE)
+UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)

@@ -26,12 +26,10 @@ from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
-from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.fieldcrypto.keyring import FieldCipher
-
-UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
 
 
 class AesGcmFormat:

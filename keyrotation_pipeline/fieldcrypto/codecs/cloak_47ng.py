@@ -40,6 +40,10 @@ class CloakEnvelope:
             return None
         return MarkedValue(match[1], base64.urlsafe_b64decode(match[2]), base64.urlsafe_b64decode(match[3]))
 
+    def holds_a_value(self, text: bytes, old: MarkedValue) -> bool:  # noqa: ARG002
+        """See `Envelope.holds_a_value`."""
+        return self.parsed(text) is not None
+
     def key(self, material: KeyMaterial) -> "CloakKey":
         """See `Envelope.key`."""
         return CloakKey(material)

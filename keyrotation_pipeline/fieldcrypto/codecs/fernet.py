@@ -32,7 +32,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
-from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 VERSION_BYTE = b"\x80"
 HALF_BYTES, TIME_BYTES, IV_BYTES, MAC_BYTES, BLOCK_BYTES = 16, 8, 16, 32, 16
@@ -47,8 +47,6 @@ SHAPE_PATTERN = r"g[A-P][A-Za-z0-9_-]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?"
 _SHA256_BLOCK_BYTES = 64
 _INNER_PAD, _OUTER_PAD = 0x36, 0x5C
 _TO_STANDARD, _TO_URL_SAFE = bytes.maketrans(b"-_", b"+/"), bytes.maketrans(b"+/", b"-_")
-
-UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
 
 
 class FernetFormat:

@@ -15,9 +15,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
-from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
-
-UNDER_NO_KEY = Defect(DefectKind.UNKNOWN_KEY)
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,9 @@ class Envelope(Protocol):
 
     def parsed(self, value: bytes) -> MarkedValue | None:
         """Splits a stored value exactly as the library writes it; None: anything else."""
+
+    def holds_a_value(self, text: bytes, old: MarkedValue) -> bool:
+        """Returns whether a plaintext is itself a value of this format, for an application that reads it."""
 
     def key(self, material: KeyMaterial) -> MarkedKey:
         """Prepares a key."""
@@ -191,15 +192,17 @@ class MarkedRewriter:
         if version is None:
             return UNDER_NO_KEY
         text = self._keys[version].opened(value)
-        return Defect(DefectKind.NOT_AUTHENTIC, version) if text is None else self._once(version, text)
+        return Defect(DefectKind.NOT_AUTHENTIC, version) if text is None else self._once(version, text, value)
 
     def _open_unnamed(self, value: MarkedValue) -> tuple[KeyVersion, bytes] | Defect:
         # All keys are tried: a value that two of them open was made to be read in two ways.
         opened = [(version, text) for version, key in self._keys.items() if (text := key.opened(value)) is not None]
-        return self._once(*opened[0]) if len(opened) == 1 else UNDER_NO_KEY
+        if len(opened) > 1:
+            return Defect(DefectKind.SEVERAL_KEYS)
+        return self._once(*opened[0], value) if opened else UNDER_NO_KEY
 
-    def _once(self, version: KeyVersion, text: bytes) -> tuple[KeyVersion, bytes] | Defect:
-        twice = self._envelope.parsed(text) is not None
+    def _once(self, version: KeyVersion, text: bytes, value: MarkedValue) -> tuple[KeyVersion, bytes] | Defect:
+        twice = self._envelope.holds_a_value(text, value)
         return Defect(DefectKind.ENCRYPTED_TWICE, version) if twice else (version, text)
 
     def _sealed(self, text: bytes, old: MarkedValue) -> bytes:

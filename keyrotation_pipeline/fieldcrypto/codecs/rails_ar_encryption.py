@@ -2,7 +2,8 @@
 
 A value is ``{"p":payload,"h":{"iv":…,"at":…[,"i":…][,"c":true]}}`` in base64, AES-256-GCM with a nonce of 12 bytes and
 a tag of 16. The key is derived from a passphrase, one of the application's list, by PBKDF2-HMAC; its id, the marker, is
-the first four hex digits of its SHA-1. A compressed payload (``c``) stays compressed, and other headers are kept.
+the first four hex digits of its SHA-1. A compressed payload (``c``) stays compressed, and other headers are kept; it
+is inflated only to see whether it is a value again.
 
 Source: ActiveRecord::Encryption of Rails 7.2 (MessageSerializer, Cipher::Aes256Gcm, Key, KeyGenerator).
 """
@@ -12,6 +13,7 @@ import hmac
 import re
 import secrets
 import string
+import zlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from functools import lru_cache
@@ -44,6 +46,9 @@ VALUE_PATTERN = (
 )
 _VALUE = re.compile(VALUE_PATTERN.encode())
 _COMPRESSED = b',"c":'
+_IS_COMPRESSED = _COMPRESSED + b"true"
+# Of a payload that begins like a value, in bytes.
+LONGEST_INFLATED = 1 << 26
 
 
 class RailsEnvelope:
@@ -65,6 +70,21 @@ class RailsEnvelope:
             return None
         payload, nonce, tag, before, marker, after = match.groups()
         return MarkedValue(marker, a2b_base64(nonce), _decoded(payload) + a2b_base64(tag), (before, after))
+
+    def holds_a_value(self, text: bytes, old: MarkedValue) -> bool:
+        """See `Envelope.holds_a_value`. Rails compresses texts of more than 140 bytes: every value is longer."""
+        if not any(_IS_COMPRESSED in part for part in old.kept):
+            return self.parsed(text) is not None
+        inflating = zlib.decompressobj()
+        try:
+            begins = inflating.decompress(text, len(BEGINS))
+            if begins != BEGINS.encode():
+                return False
+            rest = inflating.decompress(inflating.unconsumed_tail, LONGEST_INFLATED)
+        except zlib.error:
+            return False  # what Rails cannot read either
+        # What begins like a value and does not fit into memory is for people to look at.
+        return bool(inflating.unconsumed_tail) or self.parsed(begins + rest) is not None
 
     def key(self, material: KeyMaterial) -> "RailsKey":
         """See `Envelope.key`."""

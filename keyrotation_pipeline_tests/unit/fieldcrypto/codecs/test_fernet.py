@@ -17,14 +17,14 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs import fernet
-from keyrotation_pipeline.fieldcrypto.codecs.fernet import UNDER_NO_KEY, FernetFormat, FernetRewriter, parsed
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat, FernetRewriter, parsed
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "fernet.json").read_text())

@@ -19,14 +19,14 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakKey
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.marked import UNDER_NO_KEY, MarkedRewriter, MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedRewriter, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, RailsKey
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, RAILS, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
-from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
+from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline_tests import marked_libraries
 from keyrotation_pipeline_tests.marked_libraries import SALT, Cloak, Library, Rails
 
@@ -131,7 +131,7 @@ def test_a_value_without_a_reference_is_opened_by_trying_and_gets_one() -> None:
     assert code.opened_by(ring, stranger.decode()) == (V2, None)
 
 
-def test_a_value_that_two_keys_open_is_none() -> None:
+def test_a_value_that_two_keys_open_is_left_alone() -> None:
     class Everything(RailsKey):
         def opened(self, value: MarkedValue) -> bytes | None:  # noqa: ARG002
             return b"either"
@@ -143,7 +143,26 @@ def test_a_value_that_two_keys_open_is_none() -> None:
     ring = made(RAILS_HERE)
     unnamed = Rails(["stranger" * 4], references=False).encrypt(b"text")
     rewritten = MarkedRewriter(Envelope("sha256", SALT), ring, V2).rewrite([[unnamed]])
-    assert rewritten.failures == [Failure(0, 0, UNDER_NO_KEY)]
+    assert rewritten.failures == [Failure(0, 0, Defect(DefectKind.SEVERAL_KEYS))]
+
+
+def packed(library: Rails, text: bytes) -> bytes:
+    """A value with a compressed payload, as Rails writes each of more than 140 bytes."""
+    return library.encrypt(zlib.compress(text)).replace(b',"i":', b',"c":true,"i":')
+
+
+def test_a_value_within_a_compressed_value_is_encrypted_twice() -> None:
+    ring = made(RAILS_HERE)
+    library = Rails([texts_of(RAILS_HERE, ring)[V1]])
+    twice, json_text = packed(library, library.encrypt(b"x" * 40)), packed(library, b'{"p":"' + b"no value" * 30)
+    bomb, broken = packed(library, b'{"p":"' + b"A" * (1 << 27)), library.encrypt(b"{")
+    broken = broken.replace(b',"i":', b',"c":true,"i":')
+    rewriter = format_of(RAILS_HERE).rewriter(ring, V2)
+    rewritten = rewriter.rewrite([[twice, bomb, json_text, broken]])
+    again = Defect(DefectKind.ENCRYPTED_TWICE, V1)
+    assert rewritten.failures == [Failure(0, 0, again), Failure(1, 0, again)]
+    assert [new is not None for new in rewritten.columns[0]] == [False, False, True, True]
+    assert rewriter.check([[twice]])[1] == [Failure(0, 0, again)]
 
 
 def test_compression_and_other_headers_are_kept() -> None:
