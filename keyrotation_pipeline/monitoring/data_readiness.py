@@ -166,6 +166,10 @@ def other_formats(pipeline: Pipeline) -> Iterator[Check]:
 
 def usage(pipeline: Pipeline) -> Iterator[Check]:
     """How many encryptions the primary may have done."""
+    declared = pipeline.tables[0].format
+    if not declared.encrypts_by_gcm:
+        yield green("key_usage_below_gcm_limit", f"a key of the format {declared.name} has no such limit")
+        return
     used = usage_of_primary(pipeline)
     if used is None:
         return  # already red elsewhere

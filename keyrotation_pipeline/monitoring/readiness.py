@@ -14,7 +14,8 @@ from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, CLOAK_47NG, FERNET, NATIVE, RAILS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
@@ -309,6 +310,10 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
         yield _naming(pipeline, walk, RolloutTarget(TargetKind.NAMES, (primary,)), target, instances)
 
 
+# The page about each format of other libraries.
+_GUIDES = {FERNET.name: "fernet", AES_GCM.name: "aes-gcm", RAILS.name: "rails", CLOAK_47NG.name: "prisma"}
+
+
 def _naming(
     pipeline: Pipeline, walk: Walk | None, goal: RolloutTarget, target: KeyVersion, instances: Sequence[Instance]
 ) -> Check:
@@ -326,12 +331,14 @@ def _naming(
         f'the rotation then stops with "{target} value seen before promotion", and only a rollback helps, which an '
         "emergency does not have"
     )
-    if any(table.format.name != NATIVE.name for table in pipeline.tables):
+    if (declared := pipeline.tables[0].format).name != NATIVE.name:
+        place = notation_of(declared).encrypts
         return amber(
             name,
-            f"mode {mode}: not seen; an application that encrypts with another key of its list than the first writes "
+            f"mode {mode}: not seen; an application that encrypts with another key of its list than the {place} writes "
             f"under the new key as soon as it gets it: {then}",
-            "have every application encrypt with the first key of its list; see `keyrotation docs fernet`",
+            f"have every application encrypt with the {place} key of its list; see `keyrotation docs "
+            f"{_GUIDES[declared.name]}`",
         )
     return amber(
         name,

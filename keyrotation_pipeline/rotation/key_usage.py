@@ -3,10 +3,20 @@
 from collections.abc import Sequence
 
 from keyrotation_pipeline.errors import RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.keys import KeyUsage
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
+
+_SECOND = (
+    "write generation = 2 under [format] of keyrotation.toml, whose keys allow 2^80 (`keyrotation docs "
+    "second-generation`)"
+)
+_DIVIDE = (
+    "give some of the tables a key of their own, in a home with another [database] schema (`keyrotation docs "
+    "prepare-database`)"
+)
 
 
 def usage_of_primary(pipeline: Pipeline) -> KeyUsage | None:
@@ -38,6 +48,9 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     Raises:
         RequestError: says by how much, and what leads out.
     """
+    declared = pipeline.tables[0].format
+    if not declared.encrypts_by_gcm:
+        return
     values = sum(sum(count.values_by_version.values()) for count in counts)
     used = usage_of_primary(pipeline)
     writes = 0 if used is None else max(0, used.by_applications - used.by_rotations)
@@ -47,6 +60,5 @@ def require_room(pipeline: Pipeline, target: KeyVersion, counts: Sequence[TableC
     raise RequestError(
         f"{target} would encrypt about {expected.encryptions:,} values until the next rotation ({values:,} that are "
         f"there, {writes:,} writes as so far), which is {expected.share:.0%} of the {expected.limit_name} that AES-GCM "
-        "with random nonces allows a key; write generation = 2 under [format] of keyrotation.toml, whose keys allow "
-        "2^80 (`keyrotation docs second-generation`), or divide the tables among homes with keys of their own"
+        f"with random nonces allows a key; {_SECOND if declared.name == NATIVE.name else _DIVIDE}"
     )

@@ -95,7 +95,7 @@ def test_an_application_gets_its_own_list_in_two_orders(place: ListPlace) -> Non
 def test_a_list_that_somebody_changed_is_named_and_delivered_again(place: ListPlace) -> None:
     store = filled(place.open())
     for text, word in (
-        (as_list([key(1), key(2)]), "is not the list of the live keys, the primary first"),
+        (as_list([key(1), key(2)]), "is not the list of the live keys in their order"),
         (None, "is missing"),
     ):
         place.change_list(text)

@@ -1,8 +1,9 @@
 """Decides what the application's own list of keys holds, where a key store delivers one.
 
-An application with a library of its own reads ``new,old`` under a name of its own: the first key encrypts. The list is
-derived from the store's other entries, so it changes in the same write as they do. People may have put keys there, too:
-one that the store does not know stays, at the end of the list, since values may be under it.
+An application with a library of its own reads ``new,old`` under a name of its own: the first key encrypts, or the last,
+as the library has it. The list is derived from the store's other entries, so it changes in the same write as they do.
+People may have put keys there, too: one that the store does not know stays, farthest from the key that encrypts, since
+values may be under it.
 """
 
 from collections.abc import Collection, Mapping
@@ -68,7 +69,7 @@ class KeyList:
         if wanted is None or wanted == held:
             return None
         return (
-            f"{self.place} is {'missing' if held is None else 'not the list of the live keys, the primary first'}; "
+            f"{self.place} is {'missing' if held is None else 'not the list of the live keys in their order'}; "
             "find out what changed it, and have it leave that entry alone, then deliver it again with "
             "`keyrotation init`"
         )

@@ -89,8 +89,8 @@ class LiveSecret:
         text = self.entries.get(variable)
         if text is not None and not isinstance(text, str):
             raise KeyStoreDamagedError(
-                f"entry {variable} of secret {self.name} is not text; write the keys there as one text, the one that "
-                "encrypts first"
+                f"entry {variable} of secret {self.name} is not text; write the keys there as one text, as the "
+                "application reads them"
             )
         return text
 

@@ -126,7 +126,7 @@ class Reverts:
                 repair = self._patch("--patch", {"stringData": {PRIMARY_VARIABLE: str(version)}})
                 return PRIMARY_VARIABLE, f"names {keys.primary}, not {version}", repair
         if self.key_list is not None and keys.undelivered is not None:
-            return self.key_list, "is not the list of the live keys, the primary first", "keyrotation init"
+            return self.key_list, "is not the list of the live keys in their order", "keyrotation init"
         return None
 
     def _patch(self, option: str, difference: object) -> str:

@@ -99,6 +99,11 @@ class ValueFormat:
         """Whether every value names a version of ours, without any key at hand."""
         return self.name == NATIVE.name
 
+    @property
+    def encrypts_by_gcm(self) -> bool:
+        """Whether a key may encrypt only so many values, since AES-GCM must not repeat a nonce."""
+        return self.name != FERNET.name
+
     def next_of(self, version: KeyVersion) -> KeyVersion:
         """Returns the version that follows another where the key of the next rotation has this format."""
         return version.next(GENERATIONS[self.generation - 1])

@@ -11,6 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.errors import KeyRotationError, PreflightError, RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, RAILS, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.alert_delivery import Channels
@@ -262,6 +263,19 @@ def test_amber_says_what_an_application_does_that_chooses_its_key_itself(clinic:
         assert said in seen.value
     assert "`keyrotation docs source-procedure`" in seen.do
     assert readiness(clinic.site).ready
+
+
+@pytest.mark.parametrize(
+    ("value_format", "place", "guide"), [(FERNET, "first", "fernet"), (RAILS, "last", "rails")], ids=["Fernet", "Rails"]
+)
+def test_amber_says_which_key_of_its_list_an_application_must_encrypt_with(
+    clinic: Clinic, value_format: ValueFormat, place: str, guide: str
+) -> None:
+    pipeline = clinic.world.pipeline
+    object.__setattr__(pipeline, "tables", tuple(replace(table, format=value_format) for table in pipeline.tables))
+    clinic.world.rollout.mode, clinic.world.rollout.running = RolloutMode.NONE, ()
+    said = clinic.checks()[NAMING].do
+    assert said == f"have every application encrypt with the {place} key of its list; see `keyrotation docs {guide}`"
 
 
 def test_nothing_is_said_of_primaries_once_the_key_is_made(clinic: Clinic) -> None:

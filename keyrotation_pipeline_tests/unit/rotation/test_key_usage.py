@@ -5,9 +5,18 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.errors import RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    FERNET,
+    NATIVE,
+    RAILS,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.status import Light
 from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline.rotation.key_usage import require_room
 from keyrotation_pipeline_tests.fakes import V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
@@ -56,7 +65,7 @@ def test_values_and_expected_writes_together_decide(
     if fits:
         require_room(world.pipeline, V2, counted(world, values))
     else:
-        with pytest.raises(RequestError, match="divide the tables among homes"):
+        with pytest.raises(RequestError, match="that AES-GCM with random nonces allows"):
             require_room(world.pipeline, V2, counted(world, values))
 
 
@@ -65,9 +74,30 @@ def test_a_request_is_refused_in_the_first_generation_and_opened_in_the_second(w
     with pytest.raises(RequestError, match="v2 would encrypt about"):
         request(world)
     assert world.ledger.requests() == ()
-    tables = tuple(replace(table, format=replace(NATIVE, generation=2)) for table in world.pipeline.tables)
+    assert request(of_format(world, replace(NATIVE, generation=2))).target == V2X
+
+
+def of_format(world: FakeWorld, value_format: ValueFormat) -> FakeWorld:
+    tables = tuple(replace(table, format=value_format) for table in world.pipeline.tables)
     object.__setattr__(world.pipeline, "tables", tables)
-    assert request(world).target == V2X
+    return world
+
+
+def test_fernet_has_no_such_limit(world: FakeWorld) -> None:
+    counts = counted(world, 5_000_000_000)
+    require_room(of_format(world, FERNET).pipeline, V2, counts)
+    (check,) = data_readiness.usage(world.pipeline)
+    assert (check.light, check.value) == (Light.GREEN, "a key of the format fernet has no such limit")
+
+
+@pytest.mark.parametrize("value_format", [AES_GCM, RAILS, CLOAK_47NG], ids=lambda each: each.name)
+def test_a_format_of_another_library_is_not_sent_to_our_second_generation(
+    world: FakeWorld, value_format: ValueFormat
+) -> None:
+    counts = counted(world, 5_000_000_000)
+    with pytest.raises(RequestError, match="give some of the tables a key of their own") as said:
+        require_room(of_format(world, value_format).pipeline, V2, counts)
+    assert "generation" not in str(said.value)
 
 
 def test_an_emergency_is_not_refused(world: FakeWorld) -> None:
