@@ -37,6 +37,7 @@ def database_url(settings: Settings) -> Iterator[str]:
 
     Raises:
         HomeError: there is no home for the embedded server yet, or it cannot run.
+        DatabaseUnavailableError: the URL is no PostgreSQL connection string.
     """
     declared = settings.database
     with server_url(settings.home, declared.url.get_secret_value() if declared.url else None) as url:
@@ -44,6 +45,7 @@ def database_url(settings: Settings) -> Iterator[str]:
 
 
 def _with_schema(url: str, declared: Settings) -> str:
+    display_name(url)  # refuses what is no connection string, in a sentence without it
     return with_schema(url, declared.database.schema_name, postgres_options())
 
 

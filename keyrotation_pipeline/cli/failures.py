@@ -41,7 +41,7 @@ def _of_database(error: Any) -> str:  # noqa: ANN401  as above
         )
     if name in _BEFORE_ANYTHING_WAS_SENT:
         return (
-            f"a statement could not be sent to the database ({name}); that is a defect of this program, and running "
-            "it again does not help: report it with the command that you typed and `keyrotation --version`"
+            f"something could not be sent to the database ({name}); that is a defect of this program, and running it "
+            "again does not help: report it with the command that you typed and `keyrotation --version`"
         )
     return f"the connection to the database was lost ({name}); check that the server runs, then run this again"
