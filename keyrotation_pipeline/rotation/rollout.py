@@ -63,8 +63,9 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
         pipeline.keys.set_primary(stored.primary, stored.revision)
         if pipeline.rollout.mode is RolloutMode.CONFIRM:
             raise BlockedError(
-                "somebody had changed the application's list of keys, and it is delivered again; have every instance "
-                f"restarted with it, whatever was confirmed before, then run `keyrotation rotate {rotation.id}`"
+                "somebody had changed the application's list of keys, and it is delivered again; run `keyrotation "
+                f"pause {rotation.id}`, have every instance restarted with the list, whatever was confirmed before, "
+                f"then run `keyrotation resume {rotation.id}`"
             )
 
 
