@@ -10,7 +10,6 @@ from datetime import datetime
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -204,7 +203,7 @@ def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMat
 
 def _generate(pipeline: Pipeline) -> KeyMaterial:
     """Generates a key for the application's library, which values name unlike any key before."""
-    declared = pipeline.tables[0].format if pipeline.tables else NATIVE
+    declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
     return new_key(declared, taken.values())
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 from keyrotation_pipeline.errors import BlockedError, ProofError, StaleWriterError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.progress import Progress, Report
@@ -50,7 +50,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
     _fence(pipeline, rotation, retired, report)
     # The transaction id first: any lower one began before this moment, and so is before the WAL position.
     xid = pipeline.evidence.current_xid()
-    identified_by = pipeline.tables[0].format.identified_by if pipeline.tables else NATIVE.identified_by
+    identified_by = pipeline.tables[0].format.identified_by
     return Proven(
         Moment(xid, pipeline.evidence.barrier()),
         retired,

@@ -103,8 +103,8 @@ class FormatSettings(Section):
                 "leave out tables with other values"
             )
         taken = _OPTIONS[self.name]
-        for option in _ALL_OPTIONS:
-            if option in self.model_fields_set and option not in taken:
+        for option in type(self).model_fields:
+            if option in self.model_fields_set and option not in {"name", *taken}:
                 others = " and ".join(f'"{name}"' for name, options in _OPTIONS.items() if option in options)
                 raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
         if self.name != NATIVE.name and self.keys is None:
@@ -187,19 +187,6 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
     }
-)
-
-
-_ALL_OPTIONS = (
-    "keys",
-    "keep_time",
-    "layout",
-    "key_encoding",
-    "logins",
-    "derivation",
-    "salt",
-    "generation",
-    "deterministic",
 )
 
 

@@ -293,7 +293,7 @@ class AwsKeyStore:
     def _labelled(self, version: str, label: str) -> tuple[Mapping[KeyVersion, KeyMaterial], Collection[KeyMaterial]]:
         """Returns the keys in a version that is not current, by version and in the application's list.
 
-        None if its text is not ours, or its label has moved.
+        Both are empty if its text is not ours, or its label has moved.
         """
         try:
             found = self._aws.read(self._id, label)
