@@ -1,6 +1,7 @@
 """Applications of tests: what any application does, in threads, on the key files of a store."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -33,3 +34,16 @@ def _has_reported(engine: Engine, instance: str) -> bool:
     seen = text("SELECT 1 FROM keyrotation.instance_reports WHERE instance = :instance")
     with engine.connect() as connection:
         return connection.execute(seen, {"instance": instance}).first() is not None
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Inside, `work` runs in a thread of its own; afterwards its event is set, and it is waited for."""
+    stop = threading.Event()
+    thread = threading.Thread(target=work, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()

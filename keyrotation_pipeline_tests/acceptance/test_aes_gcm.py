@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -25,6 +25,7 @@ from psycopg.conninfo import make_conninfo
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.applications import beside
 
 ROWS = 60
 
@@ -75,16 +76,8 @@ class Application:
     def connected(self, login: str) -> psycopg.Connection:
         return psycopg.connect(make_conninfo(self.url, user=login), autocommit=True)
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self._work, args=(stop,))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def at_work(self) -> AbstractContextManager[None]:
+        return beside(self._work)
 
     def _work(self, stop: threading.Event) -> None:
         chance = Random(7)

@@ -5,8 +5,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -24,6 +24,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
+from keyrotation_pipeline_tests.applications import beside
 
 ROWS = 120
 DELIVERED = Path(".keyrotation/keys/application.env")
@@ -52,16 +53,8 @@ class Application:
         """As a restart with the new environment."""
         self.keys = MultiFernet([Fernet(key) for key in self.listed()])
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self._work, args=(stop,))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def at_work(self) -> AbstractContextManager[None]:
+        return beside(self._work)
 
     def _work(self, stop: threading.Event) -> None:
         chance = Random(7)

@@ -8,8 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -24,6 +23,7 @@ from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.applications import beside
 
 ROWS = 80
 BOUND = (
@@ -59,16 +59,8 @@ class Application:
         url = self.url.replace("postgresql://", "postgresql+psycopg://")
         return sa.create_engine(url, hide_parameters=True, poolclass=sa.NullPool)
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self._work, args=(stop,))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def at_work(self) -> AbstractContextManager[None]:
+        return beside(self._work)
 
     def _work(self, stop: threading.Event) -> None:
         chance = Random(7)

@@ -4,9 +4,9 @@ import base64
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.servers import Server
 
 # One home in a schema of its own is in test_fernet.
@@ -94,16 +95,8 @@ class Home:
         assert all(table["unencrypted"] == table["unreadable"] == 0 for table in tables)
         return {table["table"]: table["values_by_version"] for table in tables}
 
-    @contextmanager
-    def at_work(self) -> Iterator[None]:
-        stop = threading.Event()
-        thread = threading.Thread(target=self._work, args=(stop,))
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
+    def at_work(self) -> AbstractContextManager[None]:
+        return beside(self._work)
 
     def _work(self, stop: threading.Event) -> None:
         chance = Random(7)
