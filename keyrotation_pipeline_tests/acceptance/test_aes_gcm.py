@@ -249,6 +249,36 @@ def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
 
 
 @pytest.mark.extended
+def test_a_rotation_follows_the_destruction_of_a_key(home: Home, logins: list[str]) -> None:
+    application = home.application
+    home.walk(signed(home, "request", "--reason", "yearly"))
+    signed(home, "destroy", "v1", "--reason", "old")
+    home.typed("destroy", "v1")
+    third = f"{logins[0]}_third"
+    with psycopg.connect(application.url, autocommit=True) as connection:
+        name = sql.Identifier(third)
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN; GRANT ALL ON members TO {}").format(name, name))
+    try:
+        home.file.write_text(home.file.read_text().replace("logins = { ", f'logins = {{ v3 = "{third}", '))
+        application.logins = [logins[1], third]
+        with application.at_work():
+            home.walk(signed(home, "request", "--reason", "next"))
+        (new,) = application.listed()
+        assert (application.wrong, application.read_with(new)) == ([], application.expected)
+        (table,) = home.shown("status")["tables"]
+        assert table["fenced_against"] == ["v1", "v2"]
+    finally:
+        with psycopg.connect(application.url, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(name, name))
+
+
+def signed(home: Home, *arguments: str) -> str:
+    request = home.typed(*arguments).splitlines()[-1]
+    home.sign(request)
+    return request
+
+
+@pytest.mark.extended
 def test_a_rollback_from_after_promotion_and_revoke(
     home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

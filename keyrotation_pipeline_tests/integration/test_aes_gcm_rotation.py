@@ -23,7 +23,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
+from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -412,6 +412,17 @@ def test_a_key_that_is_the_primary_is_not_retired_and_without_keys_nothing_is(no
     notes.evidence = PostgresEvidence(notes.connection)
     with pytest.raises(PreflightError, match="cannot be counted without the keys"):
         notes.searched()
+
+
+def test_a_key_that_was_destroyed_counts_for_nothing_in_the_next_rotation(notes: Notes) -> None:
+    notes.ring = KeyRing({V2: notes.ring.material(V2)}, V2)
+    assert notes.fencing.old_rows(notes.table, [V1], None) == OldRows(0, 0)
+    notes.set(3, notes.value(V2, "new"))
+    assert notes.fencing.old_rows(notes.table, [V1, V2], None) == OldRows(1, 0)
+    with pytest.raises(ProofError, match=rf"{2 * ROWS - 1} value\(s\) do not decrypt"):
+        notes.searched()
+    with pytest.raises(UnknownKeyVersionError):  # whether a key is in use is not answered without it
+        notes.inventory.rows_seen(notes.table, V1, 60)
 
 
 def test_values_in_bytea_documents_and_arrays_are_rotated_and_proven_too(

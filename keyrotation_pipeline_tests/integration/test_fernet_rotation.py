@@ -24,9 +24,9 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.progress import Rewritten
 from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, PostgresPorts, ring_of, running, table_of
-from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, application, fernet_table, library, token
+from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, application, fernet_table, library, token
 
 USERS = fernet_table("users", "email", "phone")
 ROWS = 200
@@ -181,6 +181,23 @@ def _roll_back(
     assert (proof.version, proof.old_values) == (V2, 0)
     assert read_back(migrated, library(ring.material(V1))) == users.expected
     assert retired_halves.missing(migrated, [V1, V2]) == (V1,)
+
+
+def test_a_rotation_follows_the_destruction_of_a_key(
+    users: Application, database_url: str, migrated: Connection, ring: KeyRing
+) -> None:
+    first = Rotation(database_url, migrated, ring)
+    first.rewrite()
+    first.fence()
+    later = KeyRing({V2: ring.material(V2), V3: ring_of(3, primary=3).material(V3)}, V3)
+    keys = CurrentKeys(lambda: connect(database_url), lambda: later, Limits())
+    assert PostgresFencing(migrated, keys).old_rows(USERS, [V1, V2], None) == OldRows(ROWS, 0)
+    second = Rotation(database_url, migrated, later)
+    second.retired = [V1, V2]
+    second.rewrite()
+    assert second.proof(second.fence()).old_values == 0
+    assert PostgresFencing(migrated, keys).fences(USERS) == (V1, V2)
+    assert read_back(migrated, library(later.material(V3))) == users.expected
 
 
 def test_a_stale_writer_is_seen_by_its_key_and_not_by_its_clock(

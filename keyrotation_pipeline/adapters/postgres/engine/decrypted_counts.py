@@ -75,27 +75,35 @@ class CurrentKeys:
         """Counts rows with a value under some versions; None if that takes longer.
 
         Raises:
-            As `old_rows`.
-        """
-        found = self.old_rows(table, versions, None, seconds)
-        return None if found is None else found.rows
-
-    def old_rows(
-        self,
-        table: EncryptedTable,
-        versions: Sequence[KeyVersion],
-        promotion_xid: int | None,
-        seconds: float = float("inf"),
-    ) -> OldRows | None:
-        """Counts rows with a value under some versions, and those written since a promotion; None if it takes longer.
-
-        Raises:
             UnknownKeyVersionError: the key store does not hold one of them.
             PreflightError, BlockedError: as a count in SQL.
         """
+        found = self._old_rows(self.ring(), table, versions, None, seconds)
+        return None if found is None else found.rows
+
+    def old_rows(self, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None) -> OldRows:
+        """Counts rows with a value under some versions, and those written since a promotion.
+
+        A key that was destroyed opens nothing: a value under it counts as one that does not decrypt, not here.
+
+        Raises:
+            PreflightError, BlockedError: as a count in SQL.
+        """
+        ring = self.ring()
+        held = [version for version in versions if version in ring.versions]
+        return self._old_rows(ring, table, held, promotion_xid, float("inf")) or OldRows(0, 0)
+
+    def _old_rows(
+        self,
+        ring: KeyRing,
+        table: EncryptedTable,
+        versions: Sequence[KeyVersion],
+        promotion_xid: int | None,
+        seconds: float,
+    ) -> OldRows | None:
         if not versions:
             return OldRows(0, 0)
-        ring, until, rows, since = self.ring(), monotonic() + seconds, 0, 0
+        until, rows, since = monotonic() + seconds, 0, 0
         code = format_of(table.format)
         keys = KeyRing({version: ring.material(version) for version in versions}, versions[0])
         native = code.native_codec(ring, ring.primary, table.labels)

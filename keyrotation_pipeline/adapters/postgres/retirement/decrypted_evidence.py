@@ -142,7 +142,7 @@ def lock_writers_out(connection: Connection, table: EncryptedTable, tree: Sequen
 
 def _refuse(keys: CurrentKeys, table: EncryptedTable, retired: Sequence[KeyVersion], failures: int) -> None:
     """Says which of the values that do not open with the new key are under a retired one."""
-    if rows := keys.rows_under(table, retired):
+    if rows := keys.old_rows(table, retired, None).rows:
         raise FenceError(
             f"table {table.name}: {rows} row(s) hold values under {' or '.join(map(str, retired))} again; find what "
             "wrote them: a transaction that began before the old login lost its right, or an instance that has the new "

@@ -34,7 +34,7 @@ class PostgresFencing:
         # Of a MAC: a version that may still encrypt, before its promotion or before the rows are re-encrypted.
         is_early = by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions)
         if by is IdentifiedBy.DECRYPT or is_early:
-            return required(self.keys, table).old_rows(table, versions, promotion_xid) or OldRows(0, 0)
+            return required(self.keys, table).old_rows(table, versions, promotion_xid)
         return counts.old_rows(self.connection, table, versions, promotion_xid)
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
