@@ -1,7 +1,10 @@
 """What SQL says of values that name their key by a marker, against the parser, and the CHECK that refuses them."""
 
 import json
-from collections.abc import Sequence
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 
 import psycopg
 import pytest
@@ -12,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.format_sql import naming_s
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import EMPTY, UNENCRYPTED, UNNAMED
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.retirement import fence
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, ValueFormat
@@ -176,6 +179,27 @@ def test_a_marker_goes_to_the_key_that_has_it_now(database: Connection) -> None:
     stored = key_markers.stored(database)
     expected = markers(CLOAK_47NG, KeyRing({V1: three, V2: two, V3: one}, V1))
     assert stored == expected
+
+
+def test_shards_that_store_the_markers_at_the_same_moment_all_go_on(
+    database: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ring, together, read = made(CLOAK_47NG, 3), threading.Barrier(6), key_markers.stored
+
+    def read_together(connection: Connection) -> Mapping[KeyVersion, str]:
+        found = read(connection)
+        together.wait()
+        return found
+
+    monkeypatch.setattr(key_markers, "stored", read_together)
+
+    def publish(_: int) -> None:
+        with closing(connect(database_url)) as connection:
+            key_markers.publish(connection, CLOAK_47NG, ring)
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        list(pool.map(publish, range(together.parties)))
+    assert read(database) == markers(CLOAK_47NG, ring)
 
 
 @pytest.mark.parametrize(("declared", "library"), BOTH)

@@ -28,7 +28,7 @@ _THERE = own("SELECT to_regclass('keyrotation.key_markers') IS NOT NULL")
 _CREATED_MEANWHILE = psycopg.errors.UniqueViolation, psycopg.errors.DuplicateTable, psycopg.errors.DuplicateObject
 _READ = own("SELECT version, marker FROM keyrotation.key_markers")
 _REMOVE = own("DELETE FROM keyrotation.key_markers WHERE version = ANY (%s) OR marker = ANY (%s)")
-_ADD = own("INSERT INTO keyrotation.key_markers VALUES (%s, %s)")
+_ADD = own("INSERT INTO keyrotation.key_markers VALUES (%s, %s) ON CONFLICT DO NOTHING")
 
 
 def are_stored(value_format: ValueFormat) -> bool:
