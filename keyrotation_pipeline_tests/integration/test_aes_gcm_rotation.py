@@ -1,8 +1,10 @@
 """AES-GCM values, of which nothing names the key: the engine, the fence of logins and the evidence by decrypting."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -327,6 +329,41 @@ def test_an_old_login_with_every_right_can_add_no_trigger_either(notes: Notes) -
     with undeclared_login(notes.connection, f"{first}_other"):
         execute(sql.SQL("GRANT TRIGGER ON {} TO {}").format(table, sql.Identifier(f"{first}_other")))
         assert f"{first}_other can write its encrypted columns, or add a trigger" in notes.problems()[0]
+
+
+def test_whoever_changes_the_rights_at_the_same_time_is_waited_for(notes: Notes) -> None:
+    notes.rewritten()
+    notes.connection.execute("SET lock_timeout = '100ms'")
+    revoke = sql.SQL('REVOKE TRIGGER ON "Cl inic"."Not es" FROM {}').format(sql.Identifier(notes.logins[1]))
+    with connect(notes.url) as other, ThreadPoolExecutor(1) as pool:
+        with other.transaction():
+            other.execute(revoke)
+            fenced = pool.submit(notes.fenced)
+            with pytest.raises(TimeoutError):
+                fenced.result(timeout=1)
+        fenced.result()
+    assert notes.fencing.fences(notes.table) == (V1,)
+
+
+def test_a_right_that_a_login_has_passed_on_is_named_and_can_be_taken_as_said(notes: Notes) -> None:
+    first = notes.logins[0]
+    notes.rewritten()
+    grant = sql.SQL('GRANT UPDATE (body), INSERT ON "Cl inic"."Not es" TO {} WITH GRANT OPTION')
+    notes.connection.execute(grant.format(sql.Identifier(first)))
+    group = sql.Identifier(f"{first}_group")
+    notes.connection.execute(sql.SQL("CREATE ROLE {}").format(group))
+    with notes.session(first) as old:
+        old.execute(sql.SQL('GRANT UPDATE (body), INSERT ON "Cl inic"."Not es" TO {}').format(group))
+    said = "a login of .* has granted its right to write table Cl inic.Not es to others; run (REVOKE .*) as the owner"
+    with pytest.raises(PreflightError, match=said) as refused:
+        notes.fenced()
+    found = re.search(said, str(refused.value))
+    assert found is not None
+    notes.connection.execute(found[1].encode())
+    notes.connection.execute(sql.SQL("DROP ROLE {}").format(group))
+    notes.fenced()
+    with notes.session(first) as old:
+        old.execute('UPDATE "Cl inic"."Not es" SET plain = \'mine\' WHERE id = 1')
 
 
 def test_a_view_that_asks_for_the_rights_of_its_user_is_no_way_around_the_fence(notes: Notes) -> None:

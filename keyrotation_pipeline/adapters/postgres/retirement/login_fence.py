@@ -8,8 +8,9 @@ their owner. That is asked of the server each time.
 Roles that can act as an owner of the tables or as a superuser are not refused by this; they are not logins of
 applications (`preflight`).
 
-REVOKE waits for no lock and ends no session. A transaction that has written before may still commit, so the proof
-decrypts what was written since while nobody can write.
+REVOKE waits for no reader or writer, only for a transaction that changes the table's definition or rights, and ends no
+session. A transaction that has written before may still commit, so the proof decrypts what was written since while
+nobody can write.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -147,15 +148,16 @@ def fence(
     table: EncryptedTable,
     versions: Sequence[KeyVersion],
     *,
-    wait: bool = True,  # noqa: ARG001  a REVOKE waits for nobody
+    wait: bool = True,  # noqa: ARG001  a REVOKE waits for no reader or writer
 ) -> bool:
     """Takes the right to write the table's declared columns, and to add triggers, from the logins of `versions`.
 
     They keep their rights on other columns. See `fence.fence`.
 
     Raises:
-        PreflightError: the role may not change the rights, or a login belongs to a version that is to be written, too.
-        BlockedError: others change the table's rights all the time.
+        PreflightError: the role may not change the rights, a login has passed its right on, or it belongs to a version
+            that is to be written, too.
+        BlockedError: others are changing the table or its rights all the time.
         FenceError: a version can still be written; says by whom.
     """
     wanted, tree = sorted(set(versions)), relations.ordinary_tree(connection, table)
@@ -169,7 +171,18 @@ def fence(
             "version that applications encrypt with logins of its own in [format.logins]"
         )
     statements = [each for login in leaving for each in _revoked(connection, table, tree, login)]
-    _run(connection, table, statements)
+    try:
+        _run(connection, table, statements)
+    except psycopg.errors.DependentObjectsStillExist:
+        from_logins = sql.SQL(", ").join(map(sql.Identifier, leaving))
+        option = sql.SQL("REVOKE GRANT OPTION FOR INSERT, UPDATE, TRIGGER ON {} FROM {} CASCADE").format(
+            relations.root(tree, table).identifier, from_logins
+        )
+        raise PreflightError(
+            f"a login of [format.logins] has granted its right to write table {table.name} to others; run "
+            f"{option.as_string(connection)} as the owner of the table (likewise for a partition on which it has), and "
+            "grant others yourself what they need"
+        ) from None
     if reason := why_not(connection, table, tree, wanted):
         raise FenceError(f"table {table.name}: {reason}")
     return True
@@ -321,11 +334,14 @@ def _run(connection: Connection, table: EncryptedTable, statements: Sequence[sql
         except psycopg.errors.UndefinedObject:
             gone = ", ".join(missing_logins(connection, table.format))
             raise PreflightError(f"login(s) {gone} of [format.logins] do not exist; create them") from None
+        except psycopg.errors.LockNotAvailable:  # somebody else's GRANT or ALTER is not committed yet
+            continue
         except psycopg.errors.InternalError_ as error:
             if error.sqlstate != _CHANGED_MEANWHILE:
                 raise
         else:
             return
     raise BlockedError(
-        f"the rights on table {table.name} are being changed by others all the time; run this step again"
+        f"table {table.name} or the rights on it are being changed by others all the time, or by a transaction that "
+        "does not end; wait until that ends, then run this step again"
     )
