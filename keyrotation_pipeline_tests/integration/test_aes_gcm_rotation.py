@@ -331,6 +331,32 @@ def test_an_old_login_with_every_right_can_add_no_trigger_either(notes: Notes) -
         assert f"{first}_other can write its encrypted columns, or add a trigger" in notes.problems()[0]
 
 
+def test_a_rollback_grants_what_another_login_has_and_no_more(notes: Notes) -> None:
+    first, second = map(sql.Identifier, notes.logins)
+    notes.rewritten()
+    insert = sql.SQL('REVOKE INSERT ON "Cl inic"."Not es" FROM {}, {}')
+    notes.connection.execute(insert.format(first, second))
+    notes.fenced()
+    notes.fencing.unfence(notes.table, V1)
+    assert rights_of(notes) == [["UPDATE"], ["UPDATE"]]
+    notes.fencing.fence(notes.table, [V1, V2])
+    notes.fencing.unfence(notes.table, V1)  # no other login can write
+    assert rights_of(notes) == [["INSERT", "UPDATE"], []]
+
+
+def rights_of(notes: Notes) -> list[list[str]]:
+    """What each login may do with an encrypted column, besides reading it."""
+    asked = "SELECT has_column_privilege(%s, '\"Cl inic\".\"Not es\"', 'body', %s)"
+    return [
+        [
+            right
+            for right in ("INSERT", "UPDATE")
+            if notes.connection.execute(asked, (login, right)).fetchone() == (True,)
+        ]
+        for login in notes.logins
+    ]
+
+
 def test_whoever_changes_the_rights_at_the_same_time_is_waited_for(notes: Notes) -> None:
     notes.rewritten()
     notes.connection.execute("SET lock_timeout = '100ms'")

@@ -191,14 +191,15 @@ def fence(
 def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) -> None:
     """Lets the logins of a version write the declared columns again: with the rights that other declared logins have.
 
+    Where none of these can write them, with INSERT and UPDATE on the table itself.
+
     Raises:
         PreflightError, BlockedError: as `fence`.
     """
     tree = relations.tree(connection, table)
     statements: list[sql.Composed] = []
     for login in sorted(table.format.logins_of(version)):
-        own, declared = own_rights(connection, tree, login), {None, *table.stored_columns}
-        if not any(columns & declared for (_, right), columns in own.items() if right != "TRIGGER"):
+        if not _can_write(table, own_rights(connection, tree, login)):
             statements += _granted(connection, table, tree, login)
     _run(connection, table, statements)
 
@@ -283,6 +284,11 @@ def missing_logins(connection: Connection, value_format: ValueFormat) -> tuple[s
     return tuple(login for login in declared if login not in there)
 
 
+def _can_write(table: EncryptedTable, rights: Rights) -> bool:
+    declared = {None, *table.stored_columns}
+    return any(columns & declared for (_, right), columns in rights.items() if right != "TRIGGER")
+
+
 def _revoked(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], login: str
 ) -> Iterator[sql.Composed]:
@@ -303,14 +309,14 @@ def _granted(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], login: str
 ) -> Iterator[sql.Composed]:
     models = [own_rights(connection, tree, other) for _, other in table.format.logins if other != login]
-    root = relations.root(tree, table)
+    root, none_can = relations.root(tree, table), not any(_can_write(table, model) for model in models)
     for each in tree:
         for right in ("INSERT", "UPDATE"):
             found = {column for model in models for column in model.get((each.oid, right), ())}
             columns = [column for column in table.stored_columns if column in found]
             if None in found:
                 yield _grant(right, (), each, login)
-            elif columns or each == root:
+            elif columns or (none_can and each == root):
                 yield _grant(right, columns or table.stored_columns, each, login)
 
 
