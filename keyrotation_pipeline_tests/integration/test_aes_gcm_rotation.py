@@ -21,7 +21,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
-from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence
+from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence, search
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -185,6 +185,20 @@ def test_the_evidence_is_of_decrypting_and_says_so(notes: Notes) -> None:
     assert (found.old_values, found.values, found.identified_by) == (0, 2 * ROWS, IdentifiedBy.DECRYPT)
     assert notes.proven(moment, None).values == 2 * ROWS
     assert "weaker evidence than a count by the database" in found.identified_by.evidence
+
+
+def test_of_what_is_too_large_to_be_read_again_only_new_pages_are_decrypted_and_the_evidence_says_so(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = notes.rewritten().fenced()
+    searched = notes.searched()
+    monkeypatch.setattr(search, "READ_AGAIN_PAGES", 0)
+    with notes.session(notes.logins[1]) as new, notes.connection.transaction():
+        notes.connection.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        found = notes.evidence.zero_old_rows([notes.table], V1, [V1], moment, searched)
+        notes.set(5, notes.value(V2, "meanwhile"), by=new)
+    assert notes.table.name.table in str(found.not_read_again)
+    assert "not read again: only their new pages, while others could write" in found.identified_by.evidence
 
 
 def test_an_old_login_is_refused_at_once_in_open_sessions_and_keeps_its_other_columns(notes: Notes) -> None:

@@ -44,8 +44,9 @@ _EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
         IdentifiedBy.DECRYPT: (
             "weaker evidence than a count by the database, which cannot tell a value's key: every value was decrypted "
             "twice, the second time with the new key alone after the old login had lost the right to write, and what "
-            "was written since was decrypted while nobody could write; a value in an undeclared place is not found, "
-            "and roles that can act as the tables' owner can still write any value"
+            "was written since was decrypted while nobody could write (of relations named as not read again: only "
+            "their new pages, while others could write); a value in an undeclared place is not found, and roles that "
+            "can act as the tables' owner can still write any value"
         ),
     }
 )

@@ -2,6 +2,7 @@
 
 Outside of the retiring transaction every value is decrypted with the new key alone, and then again and again what was
 written meanwhile, until that is little. Inside, while nobody can write, what was written since is decrypted once more.
+Relations that are too large to be read inside are not locked, and only their new pages are read there.
 A row counts as written since by its `xmin`: not below the oldest transaction that was in progress when the reading
 before began, since what that did not see was written by such a transaction or a later one.
 """

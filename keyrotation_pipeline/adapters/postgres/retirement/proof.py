@@ -66,7 +66,8 @@ def zero_old_rows(
         moment: taken after the fences were validated.
         declared: the configured replicas.
         searched: what was read just before; then only small, new or changed relations are read here. None: all are.
-        keys: for tables whose values SQL cannot tell apart; nobody can write to these until the transaction ends.
+        keys: for tables whose values SQL cannot tell apart; nobody can write to these until the transaction ends,
+            except to relations that are too large to be read here.
 
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or an unsuitable transaction.
@@ -175,7 +176,10 @@ def _require_zero(
 def _require_decrypted(
     connection: Connection, table: EncryptedTable, alone: KeyRing, first: Mapping[int, int], searched: Searched | None
 ) -> int:
-    """Decrypts what was written since the search, while nobody can write; returns how many values the table has."""
+    """Decrypts what was written since the search, while nobody can write; returns how many values the table has.
+
+    Of relations in `first` only the pages from there on are read, and others can write to them.
+    """
     tree = relations.tree(connection, table)
     small = [relation for relation in tree if relation.oid not in first]
     decrypted_evidence.lock_writers_out(connection, table, small)
