@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,7 +17,7 @@ from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
@@ -425,6 +426,42 @@ def test_what_was_written_after_the_search_is_found_while_nobody_can_write(notes
         notes.proven(moment, searched)
     with pytest.raises(FenceError, match=r"1 row\(s\) hold values under v1 again"):
         notes.searched()
+
+
+def test_writers_go_on_until_the_last_decrypt_which_reads_what_they_wrote(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = notes.rewritten().fenced()
+    searched, discover, written = notes.searched(), discovery.discover, notes.value(V2, "new")
+
+    def while_somebody_writes(*arguments: Any) -> object:  # noqa: ANN401
+        with notes.session(notes.logins[1]) as writer:
+            notes.set(5, written, by=writer)
+        return discover(*arguments)
+
+    monkeypatch.setattr(discovery, "discover", while_somebody_writes)
+    assert notes.proven(moment, searched).values == 2 * ROWS
+    written = notes.value(V1, "stale")
+    with pytest.raises(FenceError, match=r"column body: 1 value\(s\) .* do not open with v2 alone"):
+        notes.proven(moment, searched)
+
+
+def test_a_right_that_was_given_and_taken_during_the_proof_is_seen(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moment = notes.rewritten().fenced()
+    searched, real = notes.searched(), decrypted_evidence.lock_writers_out
+
+    def given_and_taken(*arguments: Any) -> None:  # noqa: ANN401
+        with connect(notes.url) as owner:
+            for change in ("GRANT UPDATE ON {} TO {}", "REVOKE UPDATE ON {} FROM {}"):
+                named = sql.Identifier("Cl inic", "Not es"), sql.Identifier(notes.logins[0])
+                owner.execute(sql.SQL(change).format(*named))
+        real(*arguments)
+
+    monkeypatch.setattr(decrypted_evidence, "lock_writers_out", given_and_taken)
+    with pytest.raises(FenceError, match="was recreated after the proof"):
+        notes.proven(moment, searched)
 
 
 def test_a_transaction_that_wrote_before_the_revoke_is_waited_for(notes: Notes) -> None:

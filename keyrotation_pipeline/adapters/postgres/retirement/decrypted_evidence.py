@@ -29,7 +29,8 @@ from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# Decrypted within a tenth of a second, while the application's writers wait.
+# Decrypted within a tenth of a second. The application's writers wait for that, for reading through the relations that
+# are locked, and then until the key store has answered.
 MOST_VALUES_LEFT = 5000
 _READINGS = 8
 _OLDEST = "SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint"

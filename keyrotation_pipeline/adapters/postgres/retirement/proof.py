@@ -4,6 +4,10 @@ The order matters. First the tables are locked until the transaction ends: nobod
 them. Then they are counted and their fences are read, so the results stay true until the key is withdrawn. Readers and
 writers do not notice these locks. Most of a large database was read just before (`search`), so the locks are held for
 seconds, whatever its size.
+
+Where only decrypting tells a key, writers are locked out last of all; then what was written during all that is
+decrypted, and the fences are read once more. They wait from then until the transaction ends, that is, until the key
+store has answered.
 """
 
 from collections.abc import Mapping, Sequence
@@ -66,8 +70,8 @@ def zero_old_rows(
         moment: taken after the fences were validated.
         declared: the configured replicas.
         searched: what was read just before; then only small, new or changed relations are read here. None: all are.
-        keys: for tables whose values SQL cannot tell apart; nobody can write to these until the transaction ends,
-            except to relations that are too large to be read here.
+        keys: for tables whose values SQL cannot tell apart; nobody can write to these from the last decrypt until the
+            transaction ends, except to relations that are too large to be read here.
 
     Raises:
         ProofError: an unencrypted value, a finding, a quarantined value, or an unsuitable transaction.
@@ -84,12 +88,19 @@ def zero_old_rows(
     }
     lock_tables(connection, tables)
     first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
+    since = decrypted_evidence.oldest_in_progress(connection)
     values = sum(_require_zero(connection, table, versions, first, searched, alone.get(table)) for table in tables)
     _require_fences(connection, tables, versions, moment.xid)
     require_nothing_found(discovery.discover(connection, tables, first), retired)
     _require_empty_quarantine(connection, tables)
     if found := snapshot_horizon.blockers(connection, moment.xid, moment.lsn, declared):
         raise BlockedError("; ".join(found))
+    for table, ring in alone.items():
+        small = [relation for relation in relations.tree(connection, table) if relation.oid not in first]
+        decrypted_evidence.lock_writers_out(connection, table, small)
+        decrypted_evidence.require_written_since(connection, ring, table, since, first)
+    # Before writers were locked out, an old login may have had its right again, and replaced what it wrote.
+    _require_fences(connection, list(alone), versions, moment.xid)
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     proven_at = row[0] if row else None
     if not isinstance(proven_at, datetime):
@@ -176,13 +187,10 @@ def _require_zero(
 def _require_decrypted(
     connection: Connection, table: EncryptedTable, alone: KeyRing, first: Mapping[int, int], searched: Searched | None
 ) -> int:
-    """Decrypts what was written since the search, while nobody can write; returns how many values the table has.
+    """Decrypts what was written since the search; returns how many values the table has.
 
-    Of relations in `first` only the pages from there on are read, and others can write to them.
+    Of relations in `first` only the pages from there on are read.
     """
-    tree = relations.tree(connection, table)
-    small = [relation for relation in tree if relation.oid not in first]
-    decrypted_evidence.lock_writers_out(connection, table, small)
     since = None if searched is None else searched.since.get(str(table.name))
     now = Relations.now(connection, (table,)).identities
     changed = [] if searched is None else [oid for oid in now if searched.identities.get(oid) != now[oid]]
