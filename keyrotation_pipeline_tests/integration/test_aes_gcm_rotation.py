@@ -576,6 +576,13 @@ def test_values_in_bytea_documents_and_arrays_are_rotated_and_proven_too(
     assert notes.problems() == []
 
 
+def test_a_search_reads_nothing_where_no_text_tells_a_value(notes: Notes) -> None:
+    notes.connection.execute("CREATE TABLE public.copies (body text); SELECT lo_from_bytea(0, 'text')")
+    with connect(notes.url) as other, other.transaction():
+        other.execute("LOCK TABLE public.copies, pg_largeobject IN ACCESS EXCLUSIVE MODE")
+        assert discovery.discover(notes.connection, [notes.table]) == ()
+
+
 def test_the_probe_opens_values_of_each_place_and_finds_the_layout_that_fits(notes: Notes) -> None:
     present = KeyRing({V1: notes.ring.material(V1)}, V1)
     notes.connection.execute('UPDATE "Cl inic"."Not es" SET "50% off" = NULL')

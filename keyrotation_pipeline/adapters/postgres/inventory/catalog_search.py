@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.model.tables import NEVER_SEARCHED, FoundColumn, Unsearched
 
 LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content
@@ -101,7 +101,12 @@ _MAY_READ_CONNECTIONS = "SELECT has_column_privilege('pg_subscription', 'subconn
 
 
 def in_large_objects(connection: Connection, value_format: ValueFormat = NATIVE) -> Iterator[FoundColumn]:
-    """Yields large objects that hold a value of ours, and those that cannot be read."""
+    """Yields large objects that hold a value of ours, and those that cannot be read.
+
+    Reads none where no text tells a value of this format.
+    """
+    if value_format.identified_by is IdentifiedBy.DECRYPT:
+        return
     readable = sql.SQL(_READABLE)
     searched = sql.SQL(_IN_LARGE_OBJECTS).format(
         readable=readable,
