@@ -97,6 +97,12 @@ typedef struct {
     int stays; /* NULL, empty, or under the target; some formats know the last only when the value is opened */
 } Cell;
 
+/* What the values of one column are authenticated with in the second generation: bytes of Python that the codec holds. */
+typedef struct {
+    const uint8_t *text;
+    size_t bytes;
+} Label;
+
 /* How an application lays out its AES-GCM values: see `codec_layout.h`. */
 enum { LONGEST_LITERAL = 64, MOST_PARTS = 3 };
 enum { B64, B64URL, HEX };
@@ -144,7 +150,9 @@ struct codec {
     Secret sealing, verify; /* the target's: each does nothing else */
     size_t nonce_bytes; /* of a new value */
     size_t run;         /* new values that take their nonces from one that was drawn, counting on; 1: each has its own */
-    PyObject *labels; /* NULL, or for each column what values of the second generation are authenticated with */
+    PyObject *held_labels; /* NULL: there are none */
+    Label *labels;         /* one for each column */
+    Py_ssize_t label_count;
     const uint8_t *bound; /* that of the present column */
     size_t bound_bytes;
     uint8_t stamp[LONGEST_STAMP];
@@ -209,16 +217,15 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
 
 /* ---- a batch ---- */
 
-/* From now on values are of this column. The labels are bytes that the codec holds, and there is one for each column. */
+/* From now on values are of this column. Called without the interpreter's lock. */
 static void bind(Codec *codec, Py_ssize_t column) {
     if (!codec->labels) return;
-    PyObject *label = PyTuple_GetItem(codec->labels, column);
-    codec->bound = (const uint8_t *)PyBytes_AsString(label);
-    codec->bound_bytes = (size_t)PyBytes_Size(label);
+    codec->bound = codec->labels[column].text;
+    codec->bound_bytes = codec->labels[column].bytes;
 }
 
 static int has_labels(const Codec *codec, Py_ssize_t columns) {
-    if (!codec->labels || PyTuple_Size(codec->labels) == columns) return 1;
+    if (!codec->labels || codec->label_count == columns) return 1;
     PyErr_SetString(PyExc_ValueError, "a label for each column");
     return 0;
 }
@@ -233,8 +240,8 @@ static const uint8_t *nonce_at(const Codec *codec, const uint8_t *drawn, size_t 
     return counted;
 }
 
-/* One array of the wire form per column; the bytes objects exist, and only this call knows them. `ends`: how far each was
- * written. */
+/* One array of the wire form per column; the bytes objects exist, and only this call knows them. Afterwards `arrays` says
+ * how far each was written. */
 static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
     uint8_t counted[LONG_NONCE];
     for (Py_ssize_t column = 0; column < columns; column++) {
@@ -554,6 +561,21 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
     return good ? 0 : -1;
 }
 
+static int set_labels(Codec *codec, PyObject *labels) {
+    Py_ssize_t count = PyTuple_Size(labels);
+    codec->labels = PyMem_Calloc((size_t)count + 1, sizeof *codec->labels);
+    if (!codec->labels) return PyErr_NoMemory(), -1;
+    Py_INCREF(labels);
+    codec->held_labels = labels;
+    codec->label_count = count;
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *label = PyTuple_GetItem(labels, at); /* borrowed; seen to be bytes */
+        codec->labels[at].text = (const uint8_t *)PyBytes_AsString(label);
+        codec->labels[at].bytes = (size_t)PyBytes_Size(label);
+    }
+    return 0;
+}
+
 static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     Codec *codec = (Codec *)self;
     PyObject *keys, *layout = NULL, *labels = NULL;
@@ -572,11 +594,10 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     codec->nonce_bytes = codec->kind->nonce_bytes;
     codec->run = 1;
-    Py_XINCREF(labels);
-    codec->labels = labels;
     Py_ssize_t count = PyTuple_Size(keys);
     codec->versions = PyMem_Calloc((size_t)count + 1, sizeof *codec->versions);
     if (!codec->versions) return PyErr_NoMemory(), -1;
+    if (labels && set_labels(codec, labels) < 0) return -1;
     for (Py_ssize_t at = 0; at < count; at++)
         if (add_version(codec, PyTuple_GetItem(keys, at), target, target_bytes) < 0) return -1;
     if (!codec->encrypt) return PyErr_SetString(PyExc_ValueError, "the target is among the keys"), -1;
@@ -599,7 +620,8 @@ static void codec_dealloc(PyObject *self) {
     for (int at = 0; at < codec->count; at++) forget(&codec->versions[at].secret);
     forget(&codec->sealing);
     forget(&codec->verify);
-    Py_XDECREF(codec->labels);
+    PyMem_Free(codec->labels);
+    Py_XDECREF(codec->held_labels);
     EVP_CIPHER_CTX_free(codec->encrypt);
     EVP_MAC_CTX_free(codec->sign);
     free_scratch(codec);

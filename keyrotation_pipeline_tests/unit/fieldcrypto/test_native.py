@@ -227,6 +227,30 @@ def test_no_address_is_touched_that_is_not_the_codecs(tmp_path: Path, name: str)
     assert min(map(int, done.stdout.split())) > SANITISED_VALUES // 10
 
 
+# Aborts where Python is called without the interpreter's lock; a name within its own macro is the function.
+_LOCK_REQUIRED = """
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+extern int PyGILState_Check(void);
+#define LOCKED(call) (PyGILState_Check() ? (void)0 : Py_FatalError("called without the lock"), call)
+#define PyTuple_GetItem(...) LOCKED(PyTuple_GetItem(__VA_ARGS__))
+#define PyTuple_Size(...) LOCKED(PyTuple_Size(__VA_ARGS__))
+#define PyBytes_AsString(...) LOCKED(PyBytes_AsString(__VA_ARGS__))
+#define PyBytes_Size(...) LOCKED(PyBytes_Size(__VA_ARGS__))
+"""
+
+
+@pytest.mark.parametrize("name", ["native", "into the second generation"])
+def test_python_is_called_with_the_interpreters_lock_only(tmp_path: Path, name: str) -> None:
+    (tmp_path / "locked.h").write_text(_LOCK_REQUIRED)
+    compile_codec(tmp_path, f"-include{tmp_path / 'locked.h'}")
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path.cwd()}"}
+    program = [sys.executable, "-m", "keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz", name, "100", "7"]
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_the_interpreter_continues_meanwhile_and_a_second_thread_is_refused(codec: NativeCodec, ring: KeyRing) -> None:
     # A second call can only come while the first computes if that does not hold the interpreter's lock.
     large = [(sealed(ring, 1, "x" * 20_000_000).encode(),)]
