@@ -8,6 +8,7 @@ from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, Null
 from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
+from sqlalchemy.util import immutabledict
 
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import (
@@ -88,7 +89,8 @@ class EncryptedType(TypeDecorator[str]):
         legacy: ``"passthrough"`` returns values that were never encrypted unchanged, during a first migration. A
             damaged value of ours still raises.
         length: width of a ``varchar`` (see `ciphertext_length`); absent: ``text``.
-        binding: the label, where it is not the column's name: after a renaming, or where the type is no column's own.
+        binding: the label, where it is not the column's name: after a renaming, or where the type is no column's own,
+            as inside another `TypeDecorator`. A variant for one database (`with_variant`) is its column's.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
@@ -197,9 +199,21 @@ class EncryptedType(TypeDecorator[str]):
 
 @event.listens_for(Column, "after_parent_attach")
 def _bind(column: Column[Any], parent: object) -> None:
-    """Gives a column of a table a type of its own, which knows the column's label."""
-    if isinstance(parent, Table) and isinstance(column.type, EncryptedType):
-        column.type = column.type.bound_to(parent.schema, parent.name, column.name)
+    """Gives a column of a table a type of its own, which knows the column's label; its variants too."""
+    if not isinstance(parent, Table):
+        return
+
+    def bound(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+        if isinstance(type_, EncryptedType):
+            return type_.bound_to(parent.schema, parent.name, column.name)
+        return type_
+
+    column.type = bound(column.type)
+    # SQLAlchemy has no public name for the variants; the types of a column are shared until it has bound ones.
+    variants = column.type._variant_mapping  # noqa: SLF001
+    if any(isinstance(each, EncryptedType) for each in variants.values()):
+        column.type = column.type.copy()
+        column.type._variant_mapping = immutabledict({name: bound(each) for name, each in variants.items()})  # noqa: SLF001
 
 
 def _string(value: object, verb: str) -> str:

@@ -54,6 +54,6 @@ def associated_data(version: KeyVersion, label: str | None) -> bytes | None:
     if label is None:
         raise InvalidBindingError(
             f"a value under {version} is bound to its column, and which column this is is not known; use EncryptedType "
-            'in a column of a table, or give it binding="table.column"'
+            'in a column of a table, or give it binding="table.column", also inside another type'
         )
     return _DOMAIN + label.encode()

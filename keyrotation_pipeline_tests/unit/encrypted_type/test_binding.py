@@ -152,6 +152,49 @@ def test_a_declared_label_outlives_a_renaming() -> None:
     assert [encrypted(copy.c[0]).binding for copy in copies] == ["people.mail", "clients.mail"]
 
 
+@pytest.mark.parametrize("base", [sa.Text(), EncryptedType(keys, binding="for.others")])
+def test_variants_for_a_database_have_the_label_of_their_column(
+    engine: sa.Engine, base: sa.types.TypeEngine[str]
+) -> None:
+    shared = base.with_variant(EncryptedType(keys), "sqlite")
+    columns = (sa.Column("email", shared), sa.Column("phone", shared), sa.Column("plain", sa.Text()))
+    table = sa.Table("visitors", sa.MetaData(), *columns)
+    copied = table.to_metadata(sa.MetaData(), name="guests")
+    with engine.begin() as connection:
+        for each in (table, copied):
+            each.create(connection)
+            connection.execute(each.insert().values(email="a", phone="b", plain="c"))
+            assert connection.execute(sa.select(each)).all() == [("a", "b", "c")]
+        for place in ("visitors.email", "visitors.phone", "guests.email", "guests.phone"):
+            name, _, column = place.partition(".")
+            assert decrypt(SECOND, stored(connection, column, name), place) == ("a" if column == "email" else "b")
+        with pytest.raises(EncryptedExpressionError, match="could never be read"):
+            connection.execute(table.update().values(phone=table.c.email))
+
+
+class Trimmed(sa.TypeDecorator[str]):
+    """A type of an application's own around an encrypting one."""
+
+    impl = EncryptedType(keys, binding="visitors.name")
+    cache_ok = True
+
+
+class Unbound(Trimmed):
+    impl = EncryptedType(keys)
+
+
+def test_inside_another_type_a_declared_label_is_needed(engine: sa.Engine) -> None:
+    def visitors(type_: sa.types.TypeEngine[str]) -> sa.Table:
+        return sa.Table("visitors", sa.MetaData(), sa.Column("name", type_))
+
+    with engine.begin() as connection:
+        visitors(Trimmed()).create(connection)
+        connection.execute(visitors(Trimmed()).insert().values(name="a"))
+        assert decrypt(SECOND, stored(connection, "name", "visitors"), "visitors.name") == "a"
+        with pytest.raises(InvalidBindingError, match="inside another type"):
+            connection.execute(visitors(Unbound()).insert().values(name="a"))
+
+
 def test_where_no_column_is_known_one_sentence_says_what_to_give(engine: sa.Engine) -> None:
     dotted = sa.Table("a.b", sa.MetaData(), sa.Column("c", EncryptedType(keys)))
     for type_ in (EncryptedType(keys), dotted.c.c.type):
