@@ -104,6 +104,11 @@ def _labels_in(value: Any, dialect: Dialect) -> set[str | None]:  # noqa: ANN401
         value = value.__clause_element__()
     if not isinstance(value, ClauseElement):
         return set()
+    if isinstance(value, Label | Grouping):
+        return _labels_in(value.element, dialect)
+    if isinstance(value, ScalarSelect):  # stores what it selects, whatever its conditions read
+        selects = [each for each in _simple_selects(value.element) if isinstance(each, Select)]
+        return {label for each in selects for column in each.selected_columns for label in _labels_in(column, dialect)}
     columns = (each for each in iterate(value) if isinstance(each, ColumnClause))
     types = (encrypted(column.type, dialect) for column in columns)
     return {each.binding for each in types if each is not None}

@@ -208,6 +208,11 @@ COPIES = {
     "UPDATE from another column": sa.update(CLIENTS).values(phone=CLIENTS.c.email),
     "INSERT from another table": sa.insert(CLIENTS).from_select(["email"], sa.select(DOCTORS.c.email)),
     "UPDATE from a subquery": sa.update(CLIENTS).values(email=sa.select(DOCTORS.c.email).scalar_subquery()),
+    "UPDATE from the second SELECT of a UNION": sa.update(CLIENTS).values(
+        email=sa.union(
+            sa.select(CLIENTS.c.email).where(sa.false()), sa.select(DOCTORS.c.email).where(DOCTORS.c.phone.is_(None))
+        ).scalar_subquery()
+    ),
     "one parameter for two columns": sa.update(CLIENTS).values(
         phone=sa.bindparam("one", type_=CLIENTS.c.phone.type), email=sa.bindparam("one", type_=CLIENTS.c.email.type)
     ),
@@ -231,6 +236,12 @@ def test_copies_within_a_column_stay_possible(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         connection.execute(CLIENTS.insert().values(email="a"))
         connection.execute(CLIENTS.insert().from_select(["email"], sa.select(CLIENTS.c.email)))
+        assert connection.execute(sa.select(CLIENTS.c.email)).scalars().all() == ["a", "a"]
+        others = CLIENTS.alias()
+        chosen = sa.select(others.c.email).where(others.c.phone.is_(None))
+        newest = chosen.order_by(others.c.second_phone).limit(1).scalar_subquery()
+        for value in (newest, newest.label("newest"), chosen.union(chosen).scalar_subquery()):
+            connection.execute(CLIENTS.update().values(email=value))
         assert connection.execute(sa.select(CLIENTS.c.email)).scalars().all() == ["a", "a"]
 
 
