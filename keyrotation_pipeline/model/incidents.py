@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 
 from keyrotation_pipeline.errors import ApprovalError, IncidentError, InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.comparison import Comparison
 
@@ -19,7 +19,8 @@ CLOCKS_DIFFER_BY = timedelta(minutes=5)
 MEDIA = "media"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 # 32 bytes in base64 or hex, or a value of ours: a description is stored, sent and signed, and must hold neither.
-_SECRET = re.compile(r"v[0-9]+x?:[A-Za-z0-9+/]{16}:|[A-Za-z0-9+/_-]{43}=|[0-9A-Fa-f]{64}", re.ASCII)
+_NONCE = rf"[A-Za-z0-9+/]{{{FIRST.nonce_chars},{SECOND.nonce_chars}}}"
+_SECRET = re.compile(rf"v[0-9]+{SECOND.marker}?:{_NONCE}:|[A-Za-z0-9+/_-]{{43}}=|[0-9A-Fa-f]{{64}}", re.ASCII)
 
 
 class IncidentType(StrEnum):

@@ -8,6 +8,10 @@ import pytest
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.incidents import Flag, IncidentType, checked
 from keyrotation_pipeline_tests.fakes import START, FakeWorld, ProcessKilled
@@ -25,6 +29,17 @@ def world() -> FakeWorld:
 @pytest.mark.parametrize("type_", IncidentType)
 def test_every_trigger_of_the_procedure_is_a_type(type_: IncidentType) -> None:
     assert checked(replace(FLAG, type=str(type_)), START).type is type_
+
+
+@pytest.mark.parametrize("version", [KeyVersion(2), KeyVersion(2, 2)], ids=str)
+@pytest.mark.parametrize("plaintext", ["", "a", "ab", "abc"])
+def test_a_stored_value_of_either_generation_is_rejected_whatever_its_padding(
+    version: KeyVersion, plaintext: str
+) -> None:
+    ring = KeyRing({version: KeyMaterial.generate()}, version)
+    value = encrypt(ring, plaintext, "clients.email")
+    with pytest.raises(IncidentError, match="its description holds what looks like"):
+        checked(replace(FLAG, description=f"seen in the log: {value}"), START)
 
 
 @pytest.mark.parametrize(
