@@ -1,17 +1,30 @@
-"""Finds a known key in a text, in any form in which a key is usually written."""
+"""Finds a known key or passphrase in a text, in any form in which one is usually written."""
 
 import base64
 import binascii
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
 from urllib.parse import unquote_to_bytes
 
-from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import (
+    KEY_BYTES,
+    LONGEST_PASSPHRASE,
+    SHORTEST_PASSPHRASE,
+    KeyMaterial,
+    Passphrase,
+)
 
 _HEX_DIGITS = 2 * KEY_BYTES
 _BASE64_CHARS = 43  # of 32 bytes, without the padding
 _HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % _HEX_DIGITS)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % _BASE64_CHARS)
+# What may be encoded: the shortest passphrase, or a key.
+_ENCODED_HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % (2 * SHORTEST_PASSPHRASE))
+_ENCODED_BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % (SHORTEST_PASSPHRASE * 4 // 3))
+_PRINTABLE = re.compile(rb"[ -~]{%d,}" % SHORTEST_PASSPHRASE)
+# Characters that words, settings, lists and URLs have beside a passphrase; it may hold them too.
+_BESIDE = re.compile(rb"""[ "'`,:;=@/&?#|()<>{}\[\]\\]""")
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 # Base64 of base64, as in a manifest of Kubernetes, or percent-encoded twice.
 _MOST_LAYERS = 4
@@ -21,7 +34,8 @@ def key_in(text: bytes, fingerprints: Collection[str]) -> str | None:
     """Returns the fingerprint of a key that a text holds, even among other characters; None: it holds none of them.
 
     A key is recognized raw, in hex, and in base64: standard or URL-safe, with or without padding, broken by white
-    space, percent-encoded, and encoded again.
+    space, percent-encoded, and encoded again. So is a passphrase that begins and ends where the text does, or a line,
+    or beside a space, a quote, a bracket or one of ``,:;=@/&?#|``; one that runs into other characters is not found.
 
     Args:
         fingerprints: as of `KeyMaterial`.
@@ -32,28 +46,39 @@ def key_in(text: bytes, fingerprints: Collection[str]) -> str | None:
     for _ in range(_MOST_LAYERS):
         layers = {each for layer in layers for each in (layer, b"".join(layer.split()))} - looked_at
         looked_at |= layers
-        for raw in (raw for layer in layers for raw in _candidates(layer)):
-            if (fingerprint := KeyMaterial(raw).fingerprint) in fingerprints:
+        for key in (key for layer in layers for key in _candidates(layer)):
+            if (fingerprint := key.fingerprint) in fingerprints:
                 return fingerprint
         layers = {each for layer in layers for each in _decoded(layer)}
     return None
 
 
-def _candidates(text: bytes) -> Iterator[bytes]:
-    """Everything in a text that could be a key, as its bytes."""
-    yield from _windows(text, KEY_BYTES)
+def _candidates(text: bytes) -> Iterator[KeyMaterial]:
+    """Everything in a text that could be a key or a passphrase."""
+    yield from map(KeyMaterial, _windows(text, KEY_BYTES))
     for run in _HEX.findall(text):
-        yield from map(binascii.unhexlify, _windows(run, _HEX_DIGITS))
+        yield from (KeyMaterial(binascii.unhexlify(window)) for window in _windows(run, _HEX_DIGITS))
     for run in _BASE64.findall(text.translate(_STANDARD_ALPHABET)):
-        yield from (base64.b64decode(window + b"=") for window in _windows(run, _BASE64_CHARS))
+        yield from (KeyMaterial(base64.b64decode(window + b"=")) for window in _windows(run, _BASE64_CHARS))
+    for run in _PRINTABLE.findall(text):
+        yield from map(Passphrase, _words(run))
+
+
+def _words(text: bytes) -> Iterator[bytes]:
+    """Everything of a passphrase's length that stands between characters which may be beside it."""
+    beside = [found.start() for found in _BESIDE.finditer(text)]
+    ends = [*beside, len(text)]
+    for start in (0, *(at + 1 for at in beside)):
+        first, last = bisect_left(ends, start + SHORTEST_PASSPHRASE), bisect_right(ends, start + LONGEST_PASSPHRASE)
+        yield from (text[start:end] for end in ends[first:last])
 
 
 def _decoded(text: bytes) -> Iterator[bytes]:
     """The text without percent-encoding, and what whole runs of base64 and hex hold."""
     yield unquote_to_bytes(text)
-    for run in _HEX.findall(text):
+    for run in _ENCODED_HEX.findall(text):
         yield binascii.unhexlify(run[: len(run) // 2 * 2])
-    for run in _BASE64.findall(text.translate(_STANDARD_ALPHABET)):
+    for run in _ENCODED_BASE64.findall(text.translate(_STANDARD_ALPHABET)):
         yield base64.b64decode(run[: len(run) // 4 * 4] if len(run) % 4 == 1 else run + b"=" * (-len(run) % 4))
 
 

@@ -8,8 +8,9 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.key_search import key_in
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 
 RAW = bytes(range(251, 256)) + os.urandom(27)  # its base64 has + and /
 B64 = base64.b64encode(RAW)
@@ -46,6 +47,32 @@ FORMS: dict[str, Callable[[], bytes]] = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_key_is_found_in_every_form(form: str) -> None:
     assert key_in(FORMS[form](), KNOWN) == KeyMaterial(RAW).fingerprint
+
+
+PASSPHRASES = ("correct horse battery", "twelve chars", "a:b,c=d/e@f?g&h#i|j", "$wVd+x!9-._~^", "x" * 256)
+PLACES = {
+    "alone": "{}",
+    "a line of YAML": "key: {}\n",
+    "a line among others": "user\n{}\nhost\n",
+    "a list": "primary_key: [aaaaaaaaaaaaaaaa,{}]",
+    "quoted": "export KEY='{}'",
+    "the password of a URL, not encoded": "postgresql://app:{}@db/clinic",
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("text", PASSPHRASES)
+def test_a_passphrase_of_any_length_is_found(text: str, place: str) -> None:
+    known = Passphrase(text.encode())
+    written = PLACES[place].format(text).encode()
+    encoded = (written, quote(written, safe="").encode(), base64.b64encode(written), written.hex().encode())
+    assert {key_in(each, {*KNOWN, known.fingerprint}) for each in encoded} == {known.fingerprint}
+
+
+@pytest.mark.parametrize("text", PASSPHRASES)
+def test_a_passphrase_is_found_as_backups_and_stores_hold_it(text: str) -> None:
+    known = Passphrase(text.encode())
+    assert key_in(base64_of(known).encode(), {known.fingerprint}) == known.fingerprint
 
 
 @pytest.mark.parametrize("text", [
