@@ -48,10 +48,10 @@ def prepare(
     home = home_of(path)
     marker = home / DEMO_MARKER
     _refuse_what_is_not_a_demo(path, home, marker)
-    _refuse_another_format(home, marker, values)
+    _refuse_another_format(path, home, values)
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not marker.exists():
-        marker.write_text(json.dumps({"made_by": "keyrotation demo", "format": values.name}) + "\n")
+        marker.write_text(json.dumps({"made_by": "keyrotation demo"}) + "\n")
     officers = tuple(DemoOfficer.create(home / "officers", name) for name in (*OFFICERS, SEALED))
     if not path.exists():
         unfinished = path.with_suffix(".toml.unfinished")
@@ -69,8 +69,8 @@ def _refuse_what_is_not_a_demo(path: Path, home: Path, marker: Path) -> None:
         raise HomeError(f"{home} is not a demo's home; run `keyrotation demo` in an empty folder")
 
 
-def _refuse_another_format(home: Path, marker: Path, values: ValueFormat) -> None:
-    made = json.loads(marker.read_text()).get("format", NATIVE.name) if marker.is_file() else values.name
+def _refuse_another_format(path: Path, home: Path, values: ValueFormat) -> None:
+    made = load(path).format.name if path.exists() else values.name
     if made != values.name:
         raise HomeError(
             f"{home} is a demo with values of the format {made}; run `keyrotation demo --format {made}` here, or this "

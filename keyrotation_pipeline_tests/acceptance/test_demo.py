@@ -133,21 +133,30 @@ def test_the_fernet_application_imports_nothing_of_ours() -> None:
 
 
 @pytest.mark.parametrize(
-    ("marker", "values", "named"),
+    ("made", "values"),
+    [pytest.param(NATIVE, FERNET, id="native"), pytest.param(FERNET, NATIVE, id="fernet")],
+)
+@pytest.mark.parametrize(
+    "marker",
     [
-        pytest.param('{"made_by": "keyrotation demo"}', FERNET, "native", id="made by 0.1.0"),
-        pytest.param('{"made_by": "keyrotation demo", "format": "native"}', FERNET, "native", id="native"),
-        pytest.param('{"made_by": "keyrotation demo", "format": "fernet"}', NATIVE, "fernet", id="fernet"),
+        pytest.param('{"made_by": "keyrotation demo"}', id="as it is made"),
+        pytest.param('{"made_by": "keyrotation demo", "format": "native"}', id="with a format"),
+        pytest.param("", id="left by one that died"),
     ],
 )
-def test_a_demo_refuses_the_home_of_one_of_another_format(
-    tmp_path: Path, marker: str, values: ValueFormat, named: str
+def test_a_demo_refuses_the_home_of_one_of_another_format_and_goes_on_with_its_own(
+    tmp_path: Path, marker: str, made: ValueFormat, values: ValueFormat
 ) -> None:
+    config = tmp_path / "keyrotation.toml"
     (tmp_path / ".keyrotation").mkdir()
-    (tmp_path / ".keyrotation" / "demo.json").write_text(marker)
-    with pytest.raises(HomeError, match=f"keyrotation demo --format {named}` here"):
-        prepare(tmp_path / "keyrotation.toml", values=values)
-    assert [each.name for each in tmp_path.rglob("*")] == [".keyrotation", "demo.json"]
+    (tmp_path / ".keyrotation" / "demo.json").write_text(marker)  # nothing else: of a demo that died at once
+    prepare(config, values=made)
+    before = {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()}
+    with pytest.raises(HomeError, match=f"keyrotation demo --format {made.name}` here"):
+        prepare(config, values=values)
+    assert {each: each.read_bytes() for each in tmp_path.rglob("*") if each.is_file()} == before
+    settings, _ = prepare(config, values=made)
+    assert settings.format.name == made.name
 
 
 @pytest.mark.parametrize(
