@@ -8,9 +8,8 @@ Source: PostgreSQL, "Array Input and Output Syntax".
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 
 # Dimensions with lower bounds, where they do not begin with 1; then braces, commas, quoted and plain elements.
@@ -22,11 +21,6 @@ _INT4_OID, _INT4_BYTES, _HEADER_BYTES = 23, 4, 20
 _MARKS = frozenset(b'"\\{}')
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
 _SPECIAL = re.compile(rb'(["\\])')
-
-
-class _Rewriter(Protocol):
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch: ...
-    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +112,7 @@ class ColumnRewriter:
         native: None: it is not there.
     """
 
-    def __init__(self, python: _Rewriter, native: NativeCodec | None) -> None:
+    def __init__(self, python: ValueRewriter, native: NativeCodec | None) -> None:
         self._python, self._native = python, native
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:

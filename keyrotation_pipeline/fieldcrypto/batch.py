@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise, repeat
-from typing import cast
+from typing import Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 
@@ -60,6 +60,16 @@ class RewrittenBatch:
 
     columns: list[list[Value]]
     failures: list[Failure]
+
+
+class ValueRewriter(Protocol):
+    """Re-encrypts and checks batches of stored values; `Rewriter` does it for the native format."""
+
+    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
+        """Re-encrypts one batch: columns of stored values, all of the same length."""
+
+    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
+        """Decrypts every value: returns what each column holds, and which values do not decrypt."""
 
 
 class Rewriter:

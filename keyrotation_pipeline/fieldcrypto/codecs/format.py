@@ -1,11 +1,11 @@
 """Defines what the engine needs of a value format, and finds the code of a declared one."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.arrays import ColumnRewriter
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
@@ -27,16 +27,6 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
-
-
-class ValueRewriter(Protocol):
-    """Re-encrypts and checks batches of stored values; `batch.Rewriter` does it for the native format."""
-
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypts one batch: columns of stored values, all of the same length."""
-
-    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypts every value: returns what each column holds, and which values do not decrypt."""
 
 
 class Format(Protocol):
