@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import checked_label
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,

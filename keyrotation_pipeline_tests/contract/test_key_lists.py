@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, as_list
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, by_commas
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind

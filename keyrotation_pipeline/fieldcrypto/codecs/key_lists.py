@@ -9,8 +9,8 @@ from functools import partial
 from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, FERNET, RAILS, ValueFormat
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.material import (

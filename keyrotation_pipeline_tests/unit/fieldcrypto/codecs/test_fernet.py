@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs import fernet
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import as_list
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat, FernetRewriter, parsed
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_list
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of

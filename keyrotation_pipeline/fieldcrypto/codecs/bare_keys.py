@@ -1,7 +1,7 @@
-"""Keys in the application's own notation: a list of which the first encrypts.
+"""Keys as an application writes them without anything around: for Fernet, and for AES-GCM in one of three encodings.
 
-``FERNET_KEYS=new,old`` is what `cryptography.fernet.MultiFernet`, Airflow and the Django packages read. Applications
-with another format may write their keys in another encoding; the list is the same.
+``FERNET_KEYS=new,old`` is what `cryptography.fernet.MultiFernet`, Airflow and the Django packages read: a list of which
+the first encrypts. `key_lists` has the notations of other libraries.
 """
 
 import base64
