@@ -82,7 +82,7 @@ def array_text(text: bytes) -> ArrayText:
 
 
 def _simple(text: bytes) -> ArrayText | None:
-    """Returns an array of one dimension without anything quoted, the usual case,."""
+    """Returns an array of one dimension without anything quoted, which is the usual case."""
     written = tuple(text[1:-1].split(b","))
     if text[:1] != b"{" or text[-1:] != b"}" or b"" in written or not _MARKS.isdisjoint(text[1:-1]):
         return None

@@ -1,4 +1,4 @@
-"""What a value of the second generation is bound to: its column by a label, and its row where the key is known.
+"""What a value of the second generation is bound to: its column, by a label.
 
 A label is a name for the column that both the application and the pipeline use: ``clients.email``, or
 ``billing.invoices.note`` outside the schema `public`. It is what is bound, not the catalogue's name: where a table or

@@ -215,7 +215,7 @@ def ciphertext_length(
         bytes_per_character: UTF-8 takes 1 (ASCII only) to 4 (the worst case, the default) for each.
         version_digits: digits of the highest key version to come. The default allows for every possible version; a
             narrower column must be widened before, say, v9 is followed by v10.
-        generation: 2: also enough for values of the second generation, which are 61 characters longer.
+        generation: 2: also enough for values of the second generation, which are at most 61 characters longer.
     """
     kind = GENERATIONS[generation - 1]
     body = characters * bytes_per_character + kind.overhead_bytes

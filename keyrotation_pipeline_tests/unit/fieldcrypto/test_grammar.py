@@ -98,6 +98,11 @@ def test_column_width_is_that_of_the_longest_value(characters: int, options: dic
     assert ciphertext_length(characters, **options) == width
 
 
+def test_a_value_of_the_second_generation_is_at_most_61_characters_longer() -> None:
+    longer = {ciphertext_length(size, generation=2) - ciphertext_length(size) for size in range(100)}
+    assert longer == {57, 61}
+
+
 @settings(deadline=None)
 @given(versions, st.text(max_size=50))
 def test_no_value_is_wider_than_its_column(version: KeyVersion, text: str) -> None:
