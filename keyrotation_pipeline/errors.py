@@ -90,7 +90,7 @@ class InvalidKeyError(KeyRotationError):
 
 
 class InvalidLayoutError(KeyRotationError):
-    """A declared layout of values, or their associated data, is not one, or is ambiguous."""
+    """A declared layout of values is not one, or is ambiguous."""
 
 
 class InvalidBindingError(KeyRotationError):

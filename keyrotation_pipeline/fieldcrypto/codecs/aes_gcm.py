@@ -21,7 +21,6 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Value,
     nonces_of,
 )
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -71,25 +70,6 @@ class AesGcmFormat:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
-    """What values are bound to.
-
-    Args:
-        table: as the associated data names it.
-        columns: of the values, in the order of a batch.
-    """
-
-    data: AssociatedData
-    table: str
-    columns: tuple[str, ...]
-
-    def row_of(self, columns: Sequence[Sequence[Value]], row: int) -> dict[str, bytes | None]:
-        """Returns what a row holds in the columns that the data needs, which follow those of the values in a batch."""
-        behind = columns[len(self.columns) :]
-        return {name: values[row] for name, values in zip(self.data.row_columns, behind, strict=True)}
-
-
-@dataclass(frozen=True, slots=True)
 class _Opened:
     version: KeyVersion
     sealed: Sealed
@@ -103,28 +83,22 @@ class AesGcmRewriter:
     that more than one does, and one whose plaintext a key opens again: an application that could not decrypt has
     encrypted the ciphertext. A new value has the length, the padding and the case of digits of the old one. Every new
     value is taken apart and decrypted again, and compared, before it is returned.
-
-    Args:
-        bound: what values are bound to; None: nothing. A batch then has the columns that the associated data needs
-            behind those of the values.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout, bound: Bound | None = None) -> None:
+    def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout) -> None:
         self._target = ring.cipher(target)
         self._version = target
         self._ciphers = [(version, ring.cipher(version)) for version in ring.versions]
         self._layout = layout
-        self._bound = bound
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
         """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
         failures: list[Failure] = []
-        values = self._values(columns)
         size = self._layout.nonce_bytes
         return RewrittenBatch(
             [
-                list(self._rewritten(n, columns, _cut(nonces, size), failures))
-                for n, nonces in enumerate(nonces_of(values, size))
+                list(self._rewritten(n, values, _cut(nonces, size), failures))
+                for n, (values, nonces) in enumerate(zip(columns, nonces_of(columns, size), strict=True))
             ],
             failures,
         )
@@ -132,87 +106,76 @@ class AesGcmRewriter:
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value; see `ValueRewriter.check`."""
         failures: list[Failure] = []
-        return [self._held(n, columns, failures) for n, _ in enumerate(self._values(columns))], failures
+        return [self._held(n, values, failures) for n, values in enumerate(columns)], failures
 
-    def opened(self, value: bytes, data: bytes | None = None) -> tuple[KeyVersion, bytes] | Defect:
+    def opened(self, value: bytes) -> tuple[KeyVersion, bytes] | Defect:
         """Returns the version that a value is under, and its plaintext."""
-        opened = self._open(value, data)
+        opened = self._open(value)
         return opened if isinstance(opened, Defect) else (opened.version, opened.text)
 
-    def _values(self, columns: Sequence[Sequence[Value]]) -> Sequence[Sequence[Value]]:
-        return columns[: len(self._bound.columns)] if self._bound else columns
-
-    def _data(self, columns: Sequence[Sequence[Value]], column: int, row: int) -> bytes | Defect | None:
-        if self._bound is None:
-            return None
-        data = self._bound.data.of(self._bound.table, self._bound.columns[column], self._bound.row_of(columns, row))
-        return UNDER_NO_KEY if data is None else data
-
     def _rewritten(
-        self, column: int, columns: Sequence[Sequence[Value]], nonces: Iterator[bytes], failures: list[Failure]
+        self, column: int, values: Sequence[Value], nonces: Iterator[bytes], failures: list[Failure]
     ) -> Iterator[Value]:
-        for row, value in enumerate(columns[column]):
+        for row, value in enumerate(values):
             if not value:
                 yield None
                 continue
-            data = self._data(columns, column, row)
-            opened = data if isinstance(data, Defect) else self._open(value, data)
-            if isinstance(opened, Defect) or isinstance(data, Defect):
-                failures.append(Failure(row, column, opened if isinstance(opened, Defect) else UNDER_NO_KEY))
+            opened = self._open(value)
+            if isinstance(opened, Defect):
+                failures.append(Failure(row, column, opened))
                 yield None
             else:
-                yield None if opened.version == self._version else self._sealed(opened, next(nonces), data)
+                yield None if opened.version == self._version else self._sealed(opened, next(nonces))
 
-    def _held(self, column: int, columns: Sequence[Sequence[Value]], failures: list[Failure]) -> Held:
+    def _held(self, column: int, values: Sequence[Value], failures: list[Failure]) -> Held:
         held: Held = Counter()
-        for row, value in enumerate(columns[column]):
+        for row, value in enumerate(values):
             if not value:
                 held[None] += value is not None
                 continue
-            data = self._data(columns, column, row)
-            opened = data if isinstance(data, Defect) else self._open(value, data)
+            opened = self._open(value)
             if isinstance(opened, Defect):
                 failures.append(Failure(row, column, opened))
             else:
                 held[opened.version] += 1
         return +held
 
-    def _open(self, value: bytes, data: bytes | None) -> _Opened | Defect:
+    def _open(self, value: bytes) -> _Opened | Defect:
         sealed = self._layout.taken_apart(value)
         if sealed is None:
             return NOT_A_VALUE
-        found = self._under(sealed, data)
+        found = self._under(sealed)
         if not found:
             return UNDER_NO_KEY
         if len(found) > 1:
             return Defect(DefectKind.SEVERAL_KEYS)
         ((version, text),) = found
         inner = self._layout.taken_apart(text)
-        if inner is not None and self._under(inner, data):
+        if inner is not None and self._under(inner):
             return Defect(DefectKind.ENCRYPTED_TWICE, version)
         return _Opened(version, sealed, text)
 
-    def _under(self, sealed: Sealed, data: bytes | None) -> list[tuple[KeyVersion, bytes]]:
+    def _under(self, sealed: Sealed) -> list[tuple[KeyVersion, bytes]]:
         """Returns every version whose key opens a value, with the plaintext."""
         found = []
         for version, cipher in self._ciphers:
-            text = _decrypted(cipher, sealed, data)
+            text = _decrypted(cipher, sealed)
             if text is not None:
                 found.append((version, text))
         return found
 
-    def _sealed(self, opened: _Opened, nonce: bytes, data: bytes | None) -> bytes:
-        body = self._target.encrypt(nonce, opened.text, data)
+    def _sealed(self, opened: _Opened, nonce: bytes) -> bytes:
+        body = self._target.encrypt(nonce, opened.text, None)
         value = self._layout.put_together(nonce, body, opened.sealed)
         again = self._layout.taken_apart(value)
-        if again is None or _decrypted(self._target, again, data) != opened.text:
+        if again is None or _decrypted(self._target, again) != opened.text:
             raise KeyRotationError(FAULTY_MACHINE)
         return value
 
 
-def _decrypted(cipher: "FieldCipher", sealed: Sealed, data: bytes | None) -> bytes | None:
+def _decrypted(cipher: "FieldCipher", sealed: Sealed) -> bytes | None:
     try:
-        return cipher.decrypt(sealed.nonce, sealed.body, data)
+        return cipher.decrypt(sealed.nonce, sealed.body, None)
     except InvalidTag:
         return None
 

@@ -11,8 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidLayoutError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
-from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter, Bound
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
+from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, fitting
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -45,15 +44,15 @@ def ring() -> KeyRing:
     return KeyRing({V1: KeyMaterial.generate(), V2: KeyMaterial.generate()}, V2)
 
 
-def stored(layout: Layout, key: KeyMaterial, text: bytes, data: bytes | None = None) -> bytes:
+def stored(layout: Layout, key: KeyMaterial, text: bytes) -> bytes:
     nonce = os.urandom(layout.nonce_bytes)
-    return layout.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text, data))
+    return layout.put_together(nonce, AESGCM(raw_of(key)).encrypt(nonce, text, None))
 
 
-def read(layout: Layout, key: KeyMaterial, value: bytes, data: bytes | None = None) -> bytes:
+def read(layout: Layout, key: KeyMaterial, value: bytes) -> bytes:
     sealed = layout.taken_apart(value)
     assert sealed is not None
-    return AESGCM(raw_of(key)).decrypt(sealed.nonce, sealed.body, data)
+    return AESGCM(raw_of(key)).decrypt(sealed.nonce, sealed.body, None)
 
 
 @pytest.mark.parametrize("entry", VECTORS, ids=lambda entry: str(entry["library"]))
@@ -163,25 +162,6 @@ def test_a_value_within_a_value_is_left_alone_but_not_a_text_that_only_looks_lik
     assert rewritten.columns[0][1] is not None
 
 
-def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> None:
-    bound = Bound(AssociatedData("{table}|{column}|{id}"), "users", ("email", "phone"))
-    key = ring.material(V1)
-    values = [stored(B64, key, b"e7", b"users|email|7"), stored(B64, key, b"e8", b"users|email|8")]
-    others = [stored(B64, key, b"p7", b"users|phone|7"), values[1]]
-    rewritten = AesGcmRewriter(ring, V2, B64, bound).rewrite([values, others, [b"7", b"8"]])
-    assert rewritten.failures == [Failure(1, 1, UNDER_NO_KEY)]  # copied from another column
-    (email, second), (phone, _) = rewritten.columns
-    assert email is not None
-    assert second is not None
-    assert phone is not None
-    assert read(B64, ring.material(V2), email, b"users|email|7") == b"e7"
-    assert read(B64, ring.material(V2), phone, b"users|phone|7") == b"p7"
-    swapped = AesGcmRewriter(ring, V2, B64, bound).check([[second, email], [None, None], [b"7", b"8"]])
-    assert [failure.defect for failure in swapped[1]] == [UNDER_NO_KEY] * 2
-    nobody = AesGcmRewriter(ring, V2, B64, bound).check([[email], [None], [None]])
-    assert nobody[1] == [Failure(0, 0, UNDER_NO_KEY)]
-
-
 def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     value = stored(B64, ring.material(V1), b"text")
     put_together = Layout.put_together
@@ -222,12 +202,6 @@ def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
 def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, why: str) -> None:
     with pytest.raises(InvalidLayoutError, match=why):
         Layout(text)
-
-
-@pytest.mark.parametrize("template", ["{table", "table}", "{}", "{{table}}"])
-def test_associated_data_with_a_brace_too_many_are_refused(template: str) -> None:
-    with pytest.raises(InvalidLayoutError, match="names no column"):
-        AssociatedData(template)
 
 
 @pytest.mark.parametrize(
