@@ -356,6 +356,15 @@ def test_a_value_in_a_large_object_is_found(connection: Connection, value: str, 
     assert (found.relation, found.values, found.reason) == ("large objects", 1, "large objects hold encrypted values")
 
 
+def test_binary_content_is_not_taken_for_a_value_with_escapes(connection: Connection) -> None:
+    content = b"v1:\xde\xad\x00A:" + b"\xbe\xefZ" * 20
+    connection.execute("CREATE DOMAIN public.blob AS bytea; CREATE TYPE public.scan AS (id int, data public.blob)")
+    connection.execute("CREATE TABLE public.images (content bytea, parts bytea[], scan public.scan)")
+    connection.execute("INSERT INTO public.images VALUES (%s, %s, (1, %s))", (content, [content], content))
+    connection.execute("SELECT lo_from_bytea(0, %s)", (content,))
+    assert discover(connection, ()) == ()
+
+
 def test_large_objects_that_cannot_be_read_are_reported(connection: Connection, database_url: str) -> None:
     connection.execute("SELECT lo_from_bytea(0, 'x')")
     role = f"reader_of_{connection.info.dbname}"

@@ -38,7 +38,9 @@ _COLON = rf"(?:\\*:|\\+u003[aA]|%(?:25)*3[aA]|{_AND}(?:#0*58|#[xX]0*3[aA]|colon)
 _V = rf"(?:[vV]|\\+u00[57]6|%(?:25)*[57]6|{_AND}(?:#0*(?:86|118)|#[xX]0*[57]6);)"
 _X = rf"(?:[xX]|\\+u00[57]8|%(?:25)*[57]8|{_AND}(?:#0*(?:88|120)|#[xX]0*[57]8);)"
 _DIGIT = rf"(?:[0-9]|\\+u003[0-9]|%(?:25)*3[0-9]|{_AND}(?:#0*(?:4[89]|5[0-7])|#[xX]0*3[0-9]);)"
-_ESCAPES = r"\\%&"
+# A backslash before three octal digits is how PostgreSQL prints a byte of binary content, and belongs to no value; else
+# two or three places in each gigabyte of random bytes would look like one.
+_ESCAPE = r"(?:[%&]|\\(?![0-3][0-7][0-7]))"
 
 # Where mail or PEM has broken a value into lines: with = before the break in quoted-printable, with > before the rest
 # in a quoted mail.
@@ -51,13 +53,13 @@ _SPACE = r"=?[\s>]*"
 ANYWHERE = (
     rf"(^\s+)?({_V}{_BREAK}{_DIGIT}(?:{_BREAK}{_DIGIT})*(?:{_BREAK}{_X})?{_SPACE}{_COLON}{_SPACE})"
     rf"(?:(?:(?:[A-Za-z0-9+/]{_BREAK}){{{FIRST.nonce_chars}}}){{1,{SECOND.nonce_chars // FIRST.nonce_chars}}}"
-    rf"|[A-Za-z0-9+/]*[{_ESCAPES}][A-Za-z0-9+/{_ESCAPES}#;\r\n]*)"
-    rf"({_SPACE}{_COLON}{_SPACE})(?:[A-Za-z0-9+/{_ESCAPES}#;]{_BREAK}){{{SHORTEST_UNPADDED_CHARS}}}"
+    rf"|[A-Za-z0-9+/]*{_ESCAPE}(?:[A-Za-z0-9+/#;\r\n]|{_ESCAPE})*)"
+    rf"({_SPACE}{_COLON}{_SPACE})(?:(?:[A-Za-z0-9+/#;]|{_ESCAPE}){_BREAK}){{{SHORTEST_UNPADDED_CHARS}}}"
 )
 # What every match of ANYWHERE has near its beginning: how a v may end, digits, how a colon may begin. Searching for
 # this alone takes a quarter of the time, and most texts do not contain it.
 LIKELY = (
-    rf"[vV6;]{_BREAK}(?:[0-9](?:{_BREAK}[0-9])*(?:{_BREAK}[xX])?|[0-9]*[{_ESCAPES}]\S*[0-9xX;]){_SPACE}[:{_ESCAPES}]"
+    rf"[vV6;]{_BREAK}(?:[0-9](?:{_BREAK}[0-9])*(?:{_BREAK}[xX])?|[0-9]*{_ESCAPE}\S*[0-9xX;]){_SPACE}(?::|{_ESCAPE})"
 )
 # A match has a version, a nonce of at least one escape, the colons, and the characters of a tag.
 _SHORTEST_CHARS = len("v1:%:") + SHORTEST_UNPADDED_CHARS
@@ -174,7 +176,9 @@ def may_be_in(size: sql.Composable, text: sql.Composable) -> sql.Composed:
 
 def is_in(text: sql.Composable) -> sql.Composed:
     """Returns whether one of our values, or a near-miss, occurs anywhere in a text."""
-    return sql.SQL('{} COLLATE "C" ~ {}').format(text, sql.Literal(ANYWHERE))
+    return sql.SQL('({text} COLLATE "C" ~ {likely} AND {text} COLLATE "C" ~ {anywhere})').format(
+        text=text, likely=sql.Literal(LIKELY), anywhere=sql.Literal(ANYWHERE)
+    )
 
 
 def under(value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
