@@ -15,7 +15,6 @@ from psycopg import sql
 from benchmarks.processes import postmaster_of
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
@@ -209,7 +208,8 @@ def rows_left(connection: Connection, target: KeyVersion, values: str = NATIVE.n
     """Rows with a column that is not under `target`; none are counted where SQL cannot tell."""
     if format_named(values).identified_by is IdentifiedBy.DECRYPT:
         return 0
-    left = [sql_of(format_named(values)).to_be_rewritten(as_text(column), target) for column in CLIENTS.columns]
+    texts = [sql.SQL('({}::text COLLATE "C")').format(sql.Identifier(column)) for column in CLIENTS.columns]
+    left = [sql_of(format_named(values)).to_be_rewritten(text, target) for text in texts]
     query = sql.SQL("SELECT count(*) FROM public.clients WHERE {}").format(sql.SQL(" OR ").join(left))
     (count,) = connection.execute(query).fetchall()[0]
     return int(str(count))

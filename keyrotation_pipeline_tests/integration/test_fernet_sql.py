@@ -12,7 +12,6 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
-from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import as_text
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -24,7 +23,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
 SQL = FernetSql()
-C = as_text("c")
+C = sql.SQL('(c::text COLLATE "C")')
 
 
 @pytest.fixture

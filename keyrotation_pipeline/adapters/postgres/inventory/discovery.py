@@ -9,8 +9,8 @@ from typing import cast
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, key_markers, places, retired_halves
-from keyrotation_pipeline.adapters.postgres.inventory.format_sql import hits_of, sql_of
+from keyrotation_pipeline.adapters.postgres.inventory import catalog_search, places
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import create_tables_for, hits_of, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     ANYWHERE,
     EXACT_END,
@@ -194,8 +194,7 @@ def discover(
     """
     findings: list[FoundColumn] = []
     value_format = format_of_home(tables)
-    retired_halves.create_for(connection, value_format)
-    key_markers.create_for(connection, value_format)
+    create_tables_for(connection, value_format)
     for relation in searched(connection, tables):
         announce(relation.label)
         try:

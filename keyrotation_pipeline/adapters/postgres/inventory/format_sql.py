@@ -6,7 +6,13 @@ from typing import Protocol
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import fernet_sql, grammar_sql, key_markers, marker_sql
+from keyrotation_pipeline.adapters.postgres.inventory import (
+    fernet_sql,
+    grammar_sql,
+    key_markers,
+    marker_sql,
+    retired_halves,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import MarkerSql
@@ -111,6 +117,12 @@ _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
         AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout)),
     }
 )
+
+
+def create_tables_for(connection: Connection, declared: ValueFormat) -> None:
+    """Creates the tables of ours that SQL about a declared format reads, unless they exist."""
+    retired_halves.create_for(connection, declared)
+    key_markers.create_for(connection, declared)
 
 
 def sql_of(declared: ValueFormat) -> FormatSql:

@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     rolling_search,
     samples,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import create_tables_for
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
@@ -79,8 +80,7 @@ class PostgresInventory:
     def definitions_found(self) -> tuple[FoundColumn, ...]:
         """See `TableInventory.definitions_found`."""
         value_format = discovery.format_of_home(self.tables)
-        retired_halves.create_for(self.connection, value_format)
-        key_markers.create_for(self.connection, value_format)
+        create_tables_for(self.connection, value_format)
         return tuple(catalog_search.in_definitions(self.connection, value_format))
 
     def undeclared_spans(self, tables: Sequence[EncryptedTable]) -> tuple[PageSpan, ...]:

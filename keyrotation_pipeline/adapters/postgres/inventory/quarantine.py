@@ -7,8 +7,8 @@ from collections.abc import Collection, Sequence
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.inventory import key_markers, places, retired_halves
-from keyrotation_pipeline.adapters.postgres.inventory.format_sql import FormatSql, sql_of
+from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import FormatSql, create_tables_for, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -94,8 +94,7 @@ def _still_bad(connection: Connection, table: EncryptedTable) -> list[Quarantine
     entries = connection.execute(_LOAD, (str(table.name),)).fetchall()
     if not entries:
         return []
-    retired_halves.create_for(connection, table.format)
-    key_markers.create_for(connection, table.format)
+    create_tables_for(connection, table.format)
     groups: dict[tuple[str, str, Defect], list[str]] = defaultdict(list)
     for label, column, kind, version, key in entries:
         defect = Defect(DefectKind(str(kind)), None if version is None else KeyVersion.of_code(int(str(version))))

@@ -16,10 +16,9 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory import (
     catalog_search,
     discovery,
-    key_markers,
     page_readings,
-    retired_halves,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.format_sql import create_tables_for
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import between_pages
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -62,8 +61,7 @@ def search_spans(
 ) -> int:
     """Searches these spans and records what each holds, as `page_readings.read_spans` does."""
     value_format = discovery.format_of_home(tables)
-    retired_halves.create_for(connection, value_format)
-    key_markers.create_for(connection, value_format)
+    create_tables_for(connection, value_format)
 
     def search(place: _Place, pages: tuple[int, int]) -> Mapping[str, int]:
         return _found(_search(connection, place, value_format, *pages))

@@ -59,7 +59,7 @@ def fence_of(declared: ValueFormat) -> Fence:
 
 
 def all_fences(connection: Connection, tables: Sequence[EncryptedTable]) -> dict[EncryptedTable, Standing]:
-    """Returns the versions that each table refuses, or an error, by as few statements as for one table."""
+    """Returns the versions that each table refuses, or an error."""
     standing: dict[EncryptedTable, Standing] = {}
     for value_format, each in groupby(tables, key=lambda table: table.format):
         standing.update(fence_of(value_format).all_fences(connection, tuple(each)))
