@@ -3,6 +3,8 @@
 import hashlib
 import hmac
 import os
+import secrets
+import string
 from typing import NoReturn, Self
 
 from keyrotation_pipeline.errors import InvalidKeyError
@@ -70,3 +72,10 @@ class Passphrase(KeyMaterial):
                 f"a passphrase has {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} characters of printable ASCII"
             )
         self._raw = bytes(raw)
+
+    @classmethod
+    def generate(cls) -> Self:
+        """Generates 32 letters and digits; it begins with a letter, so that YAML never takes it for a number."""
+        letters = string.ascii_letters
+        rest = (secrets.choice(letters + string.digits) for _ in range(KEY_BYTES - 1))
+        return cls((secrets.choice(letters) + "".join(rest)).encode())

@@ -100,7 +100,7 @@ class _DerivedFormat(_Document):
 
     name: KnownFormat
     derivation: Derivation = Field(strict=False)
-    salt: Annotated[str, Field(min_length=1)]
+    salt: str
     deterministic: bool
 
 

@@ -191,7 +191,7 @@ def _stored_before(
 
 def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
     """Stores a new key. The recorded intent holds its fingerprint, by which a later attempt recognises it."""
-    version, material = rotation.target, _generate(pipeline)
+    version, material = rotation.target, _generate(pipeline, stored, rotation)
     if material.fingerprint in stored.fingerprints | {record.fingerprint for record in _records(pipeline)}:
         raise KeyStoreError(
             "the operating system gave the same random key twice; do not use this machine until that is explained"
@@ -201,11 +201,15 @@ def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMat
     return material
 
 
-def _generate(pipeline: Pipeline) -> KeyMaterial:
-    """Generates a key for the application's library, which values name unlike any key before."""
+def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
+    """Generates a key for the application's library, which values name unlike any key before.
+
+    In an emergency nothing of the primary stays in it.
+    """
     declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
-    return new_key(declared, taken.values())
+    before = None if rotation.type is RotationType.EMERGENCY else stored.material(rotation.source)
+    return new_key(declared, taken.values(), before)
 
 
 def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import checked_label
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
@@ -60,8 +61,9 @@ class FormatSettings(Section):
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
             while they encrypt with it.
-        derivation: of `rails-ar-encryption` only: `pbkdf2-sha256` (default; `load_defaults` of Rails 7.1 and later) or
-            `pbkdf2-sha1`.
+        derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
+            `load_defaults` of Rails 7.1 and later) or `pbkdf2-sha1`. Of `fernet`: `django-fernet-encrypted-fields`,
+            whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Default: keys as they are.
         salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
         generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
             to their columns; every application must read it first.
@@ -81,12 +83,7 @@ class FormatSettings(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _keys_as_they_are(cls, given: object) -> object:
-        if isinstance(given, dict) and given.get("name") != RAILS.name and given.keys() & {"derivation", "salt"}:
-            raise ConfigurationError(
-                "[format] derivation and salt: a key that a package makes of a passphrase cannot be replaced by a new "
-                "one; give the application the keys themselves, as `keyrotation docs fernet` shows, and leave both out"
-            )
+    def _bound_to_nothing(cls, given: object) -> object:
         if isinstance(given, dict) and "aad" in given:
             raise ConfigurationError(
                 "[format] aad: values that are bound to associated data cannot be rotated yet; leave out tables with "
@@ -112,6 +109,9 @@ class FormatSettings(Section):
                 f'[format] name = "{self.name}" needs to know where the application has its keys; add '
                 f'keys = {{ env = "{_USUAL_VARIABLES[self.name]}" }}, or the name that it uses'
             )
+        if self.derivation is not None and self.derivation not in _DERIVATIONS[self.name]:
+            known = " or ".join(f'"{each}"' for each in _DERIVATIONS[self.name])
+            raise ConfigurationError(f'[format] derivation of name = "{self.name}" is {known}; write one of these')
         if self.name == RAILS.name and self.salt is None:
             raise ConfigurationError(
                 f'[format] name = "{RAILS.name}" needs the salt that the application derives its keys with; add '
@@ -182,10 +182,18 @@ class FormatSettings(Section):
 _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         NATIVE.name: frozenset({"generation"}),
-        FERNET.name: frozenset({"keys", "keep_time"}),
+        FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
         AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
+    }
+)
+
+
+_DERIVATIONS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
+    {
+        RAILS.name: (Derivation.PBKDF2_SHA1, Derivation.PBKDF2_SHA256),
+        FERNET.name: DERIVATIONS,
     }
 )
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from keyrotation_pipeline_tests.pages import code
@@ -44,12 +44,14 @@ _DJANGO = """
 import django
 django.setup()
 from clinic.models import Client
-{keys}
+KEYS
+in_json = hasattr(Client, "details")
 def read(row):
     client = Client.objects.get(id=row)
-    return client.name if client.name == client.note else [client.name, client.note]
+    values = {client.name, client.note, *(client.details["phones"] if in_json else [])}
+    return values.pop() if len(values) == 1 else sorted(values)
 def write(row, text):
-    Client(id=row, name=text, note=text).save()
+    Client(id=row, name=text, note=text, **({"details": {"phones": [text]}} if in_json else {})).save()
 """
 _PSYCOPG = """
 def execute(*arguments):
@@ -126,6 +128,10 @@ class Client(models.Model):
     name = EncryptedCharField(max_length=100)
     note = EncryptedTextField(null=True)
 """
+_JSON_FIELD = """
+    from encrypted_fields.fields import EncryptedJSONField
+    details = EncryptedJSONField(default=dict)
+"""
 _MANAGE = (
     "import sys\nfrom django.core.management import execute_from_command_line\n\nexecute_from_command_line(sys.argv)\n"
 )
@@ -139,6 +145,7 @@ class Project:
         variable: under which it reads its keys.
         expected: what each row holds, by the writer's own account.
         reports: whether its instances report themselves.
+        derivation: how it derives its keys from what it reads.
     """
 
     folder: Path
@@ -149,6 +156,7 @@ class Project:
     writes: int = 0
     running: "list[subprocess.Popen[str]]" = field(default_factory=list)
     reports: bool = True
+    derivation: str | None = None
     command: tuple[str, ...] = (sys.executable, "program.py")
 
     @property
@@ -232,28 +240,48 @@ def airflow(url: str, folder: Path) -> Project:
     return plain_python(_PSYCOPG + _AIRFLOW, url, folder, "AIRFLOW__CORE__FERNET_KEY", reports=False)
 
 
-def django(url: str, folder: Path, package: str, *, lists_keys: bool) -> Project:
+def derived(block: str) -> str:
+    """The lines that report instances, for what keys are derived from."""
+    line = "    held = [base64.urlsafe_b64decode(key) for key in keys]\n"
+    lines = code("fernet-report")
+    assert line in lines
+    return lines.replace(line, code(block))
+
+
+def sha256(url: str, folder: Path) -> Project:
+    """A model with the column type of the guide, whose keys are SHA-256 of the entries."""
+    project = plain_python(code("fernet-sqlalchemy") + _SQLALCHEMY, url, folder, "FERNET_KEYS")
+    program = code("fernet-sha256") + derived("fernet-report-derived") + code("fernet-sqlalchemy") + _SQLALCHEMY + _LOOP
+    (folder / "program.py").write_text(program)
+    return replace(project, derivation="sha256")
+
+
+# The lines of the guide for the settings of a package, where it reads its keys, and how it derives them.
+_PACKAGES = {
+    "encrypted_model_fields": ("fernet-django-model-fields", "FIELD_ENCRYPTION_KEY", None),
+    "encrypted_fields": ("fernet-django-encrypted-fields", "FERNET_KEYS", "django-fernet-encrypted-fields"),
+    "fernet_fields": ("fernet-django-fernet-fields", "FERNET_KEYS", "django-fernet-fields"),
+}
+
+
+def django(url: str, folder: Path, package: str, settings: str | None = None) -> Project:
     """A project with one application, `clinic`.
 
     Args:
         package: of its fields.
-        lists_keys: whether the fields get the keys as the guide says; else by a passphrase, as the package has it.
+        settings: from before the keys are rotated; None: as the guide says.
     """
     clinic = folder / "clinic"
     clinic.mkdir(exist_ok=True)
     (clinic / "__init__.py").touch()
-    (clinic / "models.py").write_text(_MODELS.format(package=package))
+    in_json = package == "encrypted_fields"
+    (clinic / "models.py").write_text(_MODELS.format(package=package) + (_JSON_FIELD if in_json else ""))
     (folder / "manage.py").write_text(_MANAGE)
-    in_settings = package == "encrypted_model_fields"
-    (folder / "site_settings.py").write_text(
-        _SETTINGS + (code("fernet-django-model-fields") if in_settings else 'SALT_KEY = ["new salt", "old salt"]\n')
-    )
-    if lists_keys and not in_settings:
-        (clinic / "apps.py").write_text(code("fernet-django-encrypted-fields"))
-    keys = "KEYS = []"
-    if lists_keys:
-        keys = "from site_settings import KEYS" if in_settings else "from clinic.apps import KEYS"
-    reporting = code("fernet-report") if lists_keys else _SILENT
-    (folder / "program.py").write_text(reporting + _DJANGO.format(keys=keys) + _LOOP)
-    variable = "FIELD_ENCRYPTION_KEY" if in_settings else "FERNET_KEYS"
-    return Project(folder, url, variable, {row: f"row {row}" for row in range(1, 41)})
+    block, variable, derivation = _PACKAGES[package]
+    (folder / "site_settings.py").write_text(_SETTINGS + (code(block) if settings is None else settings))
+    reporting = code("fernet-report") if derivation is None else derived("fernet-report-derived")
+    keys = "from site_settings import KEYS"
+    if settings is not None:
+        reporting, keys = _SILENT, "KEYS = []"
+    (folder / "program.py").write_text(reporting + _DJANGO.replace("KEYS", keys) + _LOOP)
+    return Project(folder, url, variable, {row: f"row {row}" for row in range(1, 41)}, derivation=derivation)

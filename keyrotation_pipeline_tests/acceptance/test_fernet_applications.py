@@ -1,5 +1,7 @@
 """Fernet applications with the real packages, rotated by what guides/fernet.md prints, while they write and restart."""
 
+import base64
+import hashlib
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +11,8 @@ from pathlib import Path
 import psycopg
 import pytest
 from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from typer.testing import CliRunner
 
 from keyrotation_pipeline.cli.application import app
@@ -18,6 +22,7 @@ from keyrotation_pipeline_tests.acceptance.fernet_applications import (
     Project,
     airflow,
     django,
+    sha256,
     sqlalchemy,
 )
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
@@ -89,7 +94,9 @@ def clinic(application: Project, officers: tuple[DemoOfficer, ...], tables: str,
         f'database.url = "{application.url}"\nrollout = {{ mode = "{mode}", timeout_seconds = 1 }}\n'
         f"[approvals]\nrequired = 2\n{named}"
         "[reencryption]\nshards = 1\nduty_cycle = 1.0\n"
-        f'[format]\nname = "fernet"\nkeys = {{ env = "{application.variable}" }}\n{tables}'
+        f'[format]\nname = "fernet"\nkeys = {{ env = "{application.variable}" }}\n'
+        + (f'derivation = "{application.derivation}"\n' if application.derivation else "")
+        + tables
     )
     home = Clinic(file, officers, application)
     with pytest.MonkeyPatch.context() as patch:
@@ -108,26 +115,44 @@ def manage(application: Project, keys: list[str], *arguments: str) -> str:
 
 
 def model_fields(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
-    application = django(url, folder, "encrypted_model_fields", lists_keys=True)
+    application = django(url, folder, "encrypted_model_fields")
     manage(application, keys, "migrate", "--run-syncdb")
     application.seed(keys)
     return application, CLIENT_TABLE
 
 
+OWN_SECRET = "django-insecure-)6(#%&$@x=+^*!_"  # of characters that Django takes
+
+
 def encrypted_fields(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
-    """Begins with keys made of passphrases, which the guide's line prints."""
-    application = django(url, folder, "encrypted_fields", lists_keys=False)
+    """Begins with the package's own settings, of which the guide's line prints the pairs."""
+    own = f'SECRET_KEY = "{OWN_SECRET}"\nSALT_KEY = ["the new salt", "the old salt"]\n'
+    application = django(url, folder, "encrypted_fields", own)
     manage(application, keys, "migrate", "--run-syncdb")
     application.seed(keys)
-    typed = block("fernet-derived-keys").replace("python ", f"{sys.executable} ", 1)
+    typed = block("fernet-pairs").replace("python ", f"{sys.executable} ", 1)
     printed = subprocess.run(
         ["sh", "-c", typed], cwd=folder, env=application.environment([]), capture_output=True, text=True, check=True
     ).stdout
     keys[:] = printed.strip().split(",")
-    assert len(keys) == 2
-    return replace(
-        django(url, folder, "encrypted_fields", lists_keys=True), expected=application.expected
-    ), CLIENT_TABLE
+    assert keys == [f"{OWN_SECRET}:the {age} salt" for age in ("new", "old")]
+    places = CLIENT_TABLE.replace('"note"]\n', '"note", { column = "details", path = ["phones", "0"] }]\n')
+    return replace(django(url, folder, "encrypted_fields"), expected=application.expected), places
+
+
+def fernet_fields(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    application = django(url, folder, "fernet_fields")
+    manage(application, keys, "migrate", "--run-syncdb")
+    keys[:] = ["the newer (secret)", OWN_SECRET]
+    application.seed(keys)
+    return application, CLIENT_TABLE
+
+
+def sha256_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    application = sha256(url, folder)
+    keys[:] = ["the newer secret", "the older secret"]
+    application.seed(keys)
+    return application, CLIENT_TABLE.replace("clinic_client", "clients")
 
 
 def sqlalchemy_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
@@ -144,10 +169,25 @@ def airflow_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, st
     return application, AIRFLOW_PLACES
 
 
+def package_fernet(derivation: str | None, key: str) -> Fernet:
+    """As the package makes it of an entry of its list."""
+    match derivation:
+        case "django-fernet-encrypted-fields":
+            secret, salt = key.encode().split(b":")
+            return Fernet(base64.urlsafe_b64encode(hashlib.pbkdf2_hmac("sha256", secret, salt, 100_000, 32)))
+        case "django-fernet-fields":
+            raw = HKDF(SHA256(), 32, b"django-fernet-fields-hkdf-salt", b"django-fernet-fields").derive(key.encode())
+            return Fernet(base64.urlsafe_b64encode(raw))
+        case "sha256":
+            return Fernet(base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()))
+        case _:
+            return Fernet(key)
+
+
 def refusal(application: Project, key: str, table: str, column: str) -> str:
     """How the database refuses a token of a key."""
     with psycopg.connect(application.url, autocommit=True) as connection:
-        late = Fernet(key).encrypt(b"late").decode()
+        late = package_fernet(application.derivation, key).encrypt(b"late").decode()
         try:
             connection.execute(f"UPDATE {table} SET {column} = %s WHERE id = 1", (late,))
         except psycopg.errors.InvalidTextRepresentation as error:
@@ -189,6 +229,8 @@ def test_an_application_is_rotated_while_it_writes(
     [
         pytest.param(model_fields, ("clinic_client", "note"), id="django-encrypted-model-fields"),
         pytest.param(encrypted_fields, ("clinic_client", "note"), id="django-fernet-encrypted-fields"),
+        pytest.param(fernet_fields, ("clinic_client", "note"), id="django-fernet-fields"),
+        pytest.param(sha256_models, ("clients", "note"), id="SHA-256"),
         pytest.param(sqlalchemy_models, ("clients", "note"), id="SQLAlchemy"),
         pytest.param(airflow_models, ("connection", "extra"), id="Airflow"),
     ],

@@ -310,9 +310,9 @@ def test_halves_that_were_only_needed_for_a_while_are_removed_and_with_them_a_ta
     migrated: Connection, ring: KeyRing
 ) -> None:
     before = retired_halves.held(migrated)
-    retired_halves.store(migrated, ring, [V1])
+    retired_halves.store(migrated, FERNET, ring, [V1])
     kept = retired_halves.held(migrated)
-    retired_halves.store(migrated, ring, [V1, V2])
+    retired_halves.store(migrated, FERNET, ring, [V1, V2])
     retired_halves.keep_only(migrated, kept)
     assert retired_halves.held(migrated) == kept == (V1,)
     retired_halves.keep_only(migrated, before)

@@ -27,6 +27,8 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Value,
     nonces_of,
 )
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import derived_ring
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -54,18 +56,20 @@ class FernetFormat:
 
     Args:
         keep_time: whether a new token gets the time of the old one, as readers with a TTL need it; else the present.
+        derivation: how the application derives its keys; None: they are those of the ring.
     """
 
-    def __init__(self, *, keep_time: bool = False) -> None:
-        self._keep_time = keep_time
+    def __init__(self, *, keep_time: bool = False, derivation: Derivation | None = None) -> None:
+        self._keep_time, self._derivation = keep_time, derivation
 
     def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "FernetRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
-        return FernetRewriter(ring, target, keep_time=self._keep_time)
+        return FernetRewriter(derived_ring(self._derivation, ring), target, keep_time=self._keep_time)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
-        return native_codec(ring, target, CompiledFormat("fernet", IV_BYTES, 0 if self._keep_time else TIME_BYTES))
+        compiled = CompiledFormat("fernet", IV_BYTES, 0 if self._keep_time else TIME_BYTES)
+        return native_codec(derived_ring(self._derivation, ring), target, compiled)
 
     def opened_by(
         self,
@@ -77,12 +81,13 @@ class FernetFormat:
         token = parsed(stored.encode())
         if token is None:
             return None
-        opener = next((key.version for key in _keys(ring) if key.opened(token) is not None), None)
+        keys = _keys(derived_ring(self._derivation, ring))
+        opener = next((key.version for key in keys if key.opened(token) is not None), None)
         return opener or ring.primary, opener
 
     def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        return FernetRewriter(ring, ring.primary).plaintext(stored.encode())
+        return FernetRewriter(derived_ring(self._derivation, ring), ring.primary).plaintext(stored.encode())
 
 
 class FernetRewriter:

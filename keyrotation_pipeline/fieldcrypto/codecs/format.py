@@ -9,6 +9,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
@@ -63,7 +64,7 @@ class Format(Protocol):
 _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: NativeFormat(),
-        FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time),
+        FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation),
         AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout)),
     }
 )
@@ -108,11 +109,14 @@ def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:
     return None if found is None else found(declared)
 
 
-def new_key(declared: ValueFormat, taken: Iterable[str] = ()) -> KeyMaterial:
+def new_key(declared: ValueFormat, taken: Iterable[str] = (), before: KeyMaterial | None = None) -> KeyMaterial:
     """Generates a key from the operating system's CSPRNG that the application's library can be given.
 
     Args:
         taken: the texts by which values name other keys, and must not name this one.
+        before: the primary, where what the application uses for other purposes too may stay as it is.
     """
+    if declared.name == FERNET.name and declared.derivation is not None:
+        return new_passphrase(declared.derivation, before)
     marked = marked_format_of(declared)
     return KeyMaterial.generate() if marked is None else marked.generate(taken)

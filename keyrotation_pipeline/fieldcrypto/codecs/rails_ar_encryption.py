@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import re
 import secrets
-import string
 import zlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
@@ -92,9 +91,7 @@ class RailsEnvelope:
 
     def generate(self) -> Passphrase:
         """See `Envelope.generate`: as `bin/rails db:encryption:init`, but never what YAML takes for a number."""
-        letters = string.ascii_letters
-        rest = (secrets.choice(letters + string.digits) for _ in range(KEY_BYTES - 1))
-        return Passphrase((secrets.choice(letters) + "".join(rest)).encode())
+        return Passphrase.generate()
 
 
 class RailsKey:

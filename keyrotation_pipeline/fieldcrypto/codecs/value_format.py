@@ -53,14 +53,20 @@ _EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
 
 
 class Derivation(StrEnum):
-    """How an application derives keys from passphrases, as the configuration names it; 2^16 rounds each."""
+    """How an application derives keys from passphrases, as the configuration names it.
+
+    Of Rails PBKDF2 with 2^16 rounds, and a salt that is declared; of Fernet what packages do, by their names.
+    """
 
     PBKDF2_SHA1 = "pbkdf2-sha1"
     PBKDF2_SHA256 = "pbkdf2-sha256"
+    DJANGO_FERNET_FIELDS = "django-fernet-fields"
+    DJANGO_FERNET_ENCRYPTED_FIELDS = "django-fernet-encrypted-fields"
+    SHA256 = "sha256"
 
     @property
     def digest(self) -> str:
-        """The digest, as hashlib names it."""
+        """The digest of one of Rails, as hashlib names it."""
         return self.removeprefix("pbkdf2-")
 
 
@@ -122,7 +128,9 @@ class ValueFormat:
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
         same = "; equal texts have equal values" if self.deterministic else ""
         keys = "keys as they are"
-        if self.derivation is not None:
+        if self.derivation is not None and self.name == FERNET.name:
+            keys = f"keys derived by {self.derivation}"
+        elif self.derivation is not None:
             salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
             keys = f"keys derived by {self.derivation} with the salt of SHA-256 {salt}"
         return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{same}{layout}{logins}"

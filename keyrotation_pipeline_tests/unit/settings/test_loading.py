@@ -256,17 +256,22 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             TABLE + FERNET.replace("fernet", "rails-ar-encryption"), "with its key_derivation_salt", id="Rails, no salt"
         ),
         pytest.param(
-            TABLE + FERNET + 'salt = "x"', "give the application the keys themselves", id="Fernet with a salt"
+            TABLE + FERNET + 'salt = "x"', '[format] salt is for name = "rails-ar-encryption" alone', id="Fernet, salt"
         ),
         pytest.param(
             TABLE + FERNET.replace("fernet", "rails-ar-encryption") + 'salt = "x"\nderivation = "scrypt"',
-            "[format] derivation: input should be 'pbkdf2-sha1' or 'pbkdf2-sha256'",
+            "[format] derivation: input should be 'pbkdf2-sha1', 'pbkdf2-sha256', 'django-fernet-fields'",
+            id="a derivation that nobody has",
+        ),
+        pytest.param(
+            TABLE + FERNET.replace("fernet", "rails-ar-encryption") + 'salt = "x"\nderivation = "sha256"',
+            '[format] derivation of name = "rails-ar-encryption" is "pbkdf2-sha1" or "pbkdf2-sha256"',
             id="a derivation that Rails has not",
         ),
         pytest.param(
-            TABLE + FERNET + 'derivation = "pbkdf2"',
-            "give the application the keys themselves, as `keyrotation docs fernet` shows",
-            id="Fernet keys made of passphrases",
+            TABLE + FERNET + 'derivation = "pbkdf2-sha1"',
+            '[format] derivation of name = "fernet" is "sha256" or "django-fernet-fields" or "django-fernet-encrypted',
+            id="a derivation that Fernet packages have not",
         ),
         pytest.param(
             TABLE

@@ -61,7 +61,7 @@ class PostgresInventory:
             if counted is not None:
                 return counted
         if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
-            retired_halves.withdraw_wrong(self.connection, self.keys.ring())
+            retired_halves.withdraw_wrong(self.connection, table.format, self.keys.ring())
         return required(self.keys, table).count(table)
 
     def discover(self, tables: Sequence[EncryptedTable]) -> tuple[FoundColumn, ...]:

@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -57,10 +58,10 @@ def publish(connection: Connection, value_format: ValueFormat, ring: KeyRing, ta
         return
     with connection.transaction():
         withdraw(connection, target)
-        store(connection, ring, [version for version in ring.versions if version != target])
+        store(connection, value_format, ring, [version for version in ring.versions if version != target])
 
 
-def store(connection: Connection, ring: KeyRing, versions: Sequence[KeyVersion]) -> None:
+def store(connection: Connection, value_format: ValueFormat, ring: KeyRing, versions: Sequence[KeyVersion]) -> None:
     """Stores the signing halves of keys that encrypt nowhere; repeating it changes nothing.
 
     Raises:
@@ -69,7 +70,8 @@ def store(connection: Connection, ring: KeyRing, versions: Sequence[KeyVersion])
     """
     with connection.transaction():
         create(connection)
-        wanted = {version: signing_blocks(ring.material(version)) for version in versions}
+        keys = derived_ring(value_format.derivation, ring)
+        wanted = {version: signing_blocks(keys.material(version)) for version in versions}
         for version, blocks in wanted.items():
             connection.execute(_ADD, (version.number, *blocks))
         stored = _stored(connection)
@@ -87,10 +89,11 @@ def withdraw(connection: Connection, version: KeyVersion) -> None:
         connection.execute(_REMOVE, (version.number,))
 
 
-def withdraw_wrong(connection: Connection, ring: KeyRing) -> None:
+def withdraw_wrong(connection: Connection, value_format: ValueFormat, ring: KeyRing) -> None:
     """Removes what is not the signing half of its key: a fence refuses nothing by it, and counts only with a half."""
+    keys = derived_ring(value_format.derivation, ring)
     for version in set(held(connection) or ()).intersection(ring.versions):
-        if _stored(connection)[version] != signing_blocks(ring.material(version)):
+        if _stored(connection)[version] != signing_blocks(keys.material(version)):
             withdraw(connection, version)
 
 

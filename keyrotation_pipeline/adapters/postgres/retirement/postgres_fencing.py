@@ -41,7 +41,8 @@ class PostgresFencing:
         """See `TableFencing.fence`."""
         if table.format.identified_by is IdentifiedBy.MAC and self.keys is not None:
             # A fence that was lifted took the half with it, and a restored database may have none.
-            retired_halves.store(self.connection, self.keys.ring(), retired_halves.missing(self.connection, versions))
+            missing = retired_halves.missing(self.connection, versions)
+            retired_halves.store(self.connection, table.format, self.keys.ring(), missing)
         if self.keys is not None and key_markers.are_stored(table.format):
             key_markers.publish(self.connection, table.format, self.keys.ring())
         return fences.fence_of(table.format).fence(self.connection, table, versions, wait=wait)

@@ -1,29 +1,29 @@
 """Fernet tokens against `cryptography.fernet`, and against values that other libraries stored."""
 
 import base64
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet, MultiFernet
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs import fernet
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import as_list
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat, FernetRewriter, parsed
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import derived_ring
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -166,38 +166,23 @@ def test_the_sql_half_of_a_key_signs_and_does_not_decrypt(ring: KeyRing) -> None
     assert len(inner) == len(outer) == 64
 
 
-# How packages make a key of a passphrase: sqlalchemy-utils' FernetEngine; django-fernet-encrypted-fields, of SECRET_KEY
-# and each entry of SALT_KEY; django-fernet-fields, of each entry of FERNET_KEYS.
-DERIVATIONS: dict[str, Callable[[bytes, bytes], bytes]] = {
-    "sha256": lambda secret, _: hashlib.sha256(secret).digest(),
-    "pbkdf2": lambda secret, salt: hashlib.pbkdf2_hmac("sha256", secret, salt, 100_000, 32),
-    "hkdf": lambda secret, _: HKDF(SHA256(), 32, b"django-fernet-fields-hkdf-salt", b"django-fernet-fields").derive(
-        secret
-    ),
-}
-
-
-def derived(derivation: str, secret: str, salt: str) -> KeyMaterial:
-    return KeyMaterial(DERIVATIONS[derivation](secret.encode(), salt.encode()))
-
-
 @pytest.mark.parametrize("case", VECTORS, ids=lambda case: str(case["library"]))
 def test_what_libraries_have_stored_is_read(case: dict[str, Any]) -> None:
-    if "derivation" in case:
-        keys = tuple(derived(case["derivation"], case["secret"], salt) for salt in case["salts"])
-        assert case.get("derived", [as_list([key]) for key in keys]) == [as_list([key]) for key in keys]
-    else:
-        keys = FERNET_NOTATION.keys_in(case["keys"], "FERNET_KEYS")
-        assert as_list(keys) == case["keys"]
-    ring = KeyRing({KeyVersion(number): key for number, key in enumerate(reversed(keys), 1)}, KeyVersion(len(keys)))
+    declared = replace(FERNET, derivation=Derivation(case["derivation"])) if "derivation" in case else FERNET
+    notation = notation_of(declared)
+    keys = notation.keys_in(case["keys"], "FERNET_KEYS")
+    assert notation.text_of(keys) == case["keys"]
+    given = KeyRing({KeyVersion(number): key for number, key in enumerate(reversed(keys), 1)}, KeyVersion(len(keys)))
+    ring = derived_ring(declared.derivation, given)
+    assert case.get("derived", []) in ([], [as_list([ring.material(each)]) for each in reversed(ring.versions)])
     stored = [value["stored"].encode() for value in case["values"]]
-    held, failures = FernetRewriter(ring, ring.primary).check([stored])
+    held, failures = format_of(declared).rewriter(given, given.primary).check([stored])
     assert failures == []
     assert sum(held[0].values()) == len(stored)
-    fresh = KeyRing(
-        {**{v: ring.material(v) for v in ring.versions}, KeyVersion(9): KeyMaterial.generate()}, KeyVersion(9)
-    )
-    (new,) = FernetRewriter(fresh, KeyVersion(9)).rewrite([stored]).columns
+    target, old = KeyVersion(9), {version: given.material(version) for version in given.versions}
+    more = KeyRing({**old, target: new_key(declared, (), given.material(given.primary))}, target)
+    fresh = derived_ring(declared.derivation, more)
+    (new,) = format_of(declared).rewriter(more, target).rewrite([stored]).columns
     reader = library(fresh.material(KeyVersion(9)))
     assert [reader.decrypt(value or b"").decode() for value in new] == [each["plaintext"] for each in case["values"]]
 
@@ -227,3 +212,48 @@ def test_both_alphabets_of_base64_are_a_key() -> None:
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
         (key,) = FERNET_NOTATION.keys_in(f" {encode(raw).decode()} ", "FERNET_KEYS")
         assert raw_of(key) == raw
+
+
+PAIRS = replace(FERNET, derivation=Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS)
+
+
+def test_a_new_pair_keeps_the_secret_key_that_signs_sessions_but_in_an_emergency() -> None:
+    before = Passphrase(b"s3cr&t(=):the salt")
+    new, emergency = new_key(PAIRS, (), before), new_key(PAIRS)
+    assert raw_of(new).startswith(b"s3cr&t(=):")
+    assert raw_of(new) != raw_of(before)
+    secret, salt = raw_of(emergency).split(b":")
+    assert len(secret) == len(salt) == 32
+    assert isinstance(new, Passphrase)
+    assert notation_of(PAIRS).keys_in(notation_of(PAIRS).text_of([new, emergency]), "K") == (new, emergency)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        pytest.param("secretsecretsecret", "entry 1 of K is not a pair SECRET_KEY:SALT_KEY", id="no salt"),
+        pytest.param("secretsecretsecret:", "entry 1 of K is not a pair", id="an empty salt"),
+        pytest.param(":saltsaltsaltsalt", "entry 1 of K is not a pair", id="an empty secret"),
+        pytest.param("secret:'salt'salt", "without commas, quotes and backslashes", id="a quote"),
+        pytest.param("a" * 200 + ":" + "b" * 60, "12 to 256 characters of printable ASCII", id="too long"),
+        pytest.param("sécrét:saltsaltsalt", "12 to 256 characters of printable ASCII", id="not ASCII"),
+        pytest.param("secret:saltsalt,secret:saltsalt", "entries 1 and 2 of K are the same key", id="twice"),
+    ],
+)
+def test_what_is_no_pair_is_refused_by_its_place(text: str, said: str) -> None:
+    with pytest.raises(InvalidKeyError, match=said) as refused:
+        notation_of(PAIRS).keys_in(text, "K")
+    assert refused.value.__context__ is None
+    assert "salt'" not in str(refused.value)
+
+
+def test_passphrases_without_a_derivation_are_refused() -> None:
+    ring = KeyRing({V1: Passphrase(b"the passphrase")}, V1)
+    with pytest.raises(InvalidKeyError, match="write the derivation with which the keys were imported"):
+        format_of(FERNET).rewriter(ring, V1)
+
+
+def test_what_keys_are_derived_from_is_in_the_signed_text() -> None:
+    assert PAIRS.signed() == (
+        "fernet, keys derived by django-fernet-encrypted-fields, identified by the MAC of each value"
+    )

@@ -1,0 +1,118 @@
+"""Fernet keys that an application's package derives: what is stored and rotated is what they are derived from.
+
+====================================  ==================================================================
+``sha256``                            SHA-256(passphrase), as FernetEngine of sqlalchemy-utils has it
+``django-fernet-fields``              HKDF-SHA256(passphrase), salt and info fixed: an entry of FERNET_KEYS
+``django-fernet-encrypted-fields``    PBKDF2-SHA256(SECRET_KEY, SALT_KEY, 100 000), of a pair ``SECRET_KEY:SALT_KEY``
+====================================  ==================================================================
+
+Source: the packages' own text: sqlalchemy-utils 0.43, django-fernet-fields 0.6 (and djfernet 0.8,
+django-fernet-fields-v2 0.9), django-fernet-encrypted-fields 0.4.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import (
+    KEY_BYTES,
+    LONGEST_PASSPHRASE,
+    SHORTEST_PASSPHRASE,
+    KeyMaterial,
+    Passphrase,
+)
+
+PAIR_SEPARATOR = b":"
+_PACKAGE = b"django-fernet-fields"
+_ROUNDS = 100_000
+
+
+def _of_pair(pair: bytes) -> bytes:
+    secret, _, salt = pair.partition(PAIR_SEPARATOR)
+    return hashlib.pbkdf2_hmac("sha256", secret, salt, _ROUNDS, KEY_BYTES)
+
+
+_DERIVE: Mapping[Derivation, Callable[[bytes], bytes]] = MappingProxyType(
+    {
+        Derivation.SHA256: lambda text: hashlib.sha256(text).digest(),
+        Derivation.DJANGO_FERNET_FIELDS: lambda text: HKDF(
+            SHA256(), KEY_BYTES, salt=_PACKAGE + b"-hkdf-salt", info=_PACKAGE
+        ).derive(text),
+        Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS: _of_pair,
+    }
+)
+DERIVATIONS = tuple(_DERIVE)
+
+
+@lru_cache(maxsize=64)
+def _derived(derivation: Derivation, material: KeyMaterial) -> KeyMaterial:
+    return KeyMaterial(_DERIVE[derivation](raw_of(material)))
+
+
+def derived_ring(derivation: Derivation | None, ring: KeyRing) -> KeyRing:
+    """Returns the keys that the application encrypts with, by the versions of what it derives them from.
+
+    Args:
+        derivation: None: the keys of the ring are these.
+
+    Raises:
+        InvalidKeyError: the ring holds passphrases, and nothing says how keys are derived from them.
+    """
+    if derivation is None:
+        if any(isinstance(ring.material(version), Passphrase) for version in ring.versions):
+            raise InvalidKeyError(
+                "the key store holds what keys are derived from, and [format] does not say how; write the derivation "
+                "with which the keys were imported"
+            )
+        return ring
+    return KeyRing({each: _derived(derivation, ring.material(each)) for each in ring.versions}, ring.primary)
+
+
+def new_passphrase(derivation: Derivation, before: KeyMaterial | None) -> Passphrase:
+    """Generates what a new key is derived from.
+
+    Args:
+        before: the primary, of whose pair the SECRET_KEY stays, which signs sessions too; None: nothing of it may stay.
+    """
+    generated = Passphrase.generate()
+    if derivation is not Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS:
+        return generated
+    secret = raw_of(before or Passphrase.generate()).partition(PAIR_SEPARATOR)[0]
+    return Passphrase(secret + PAIR_SEPARATOR + raw_of(generated))
+
+
+def listed_passphrase(text: str, place: str, *, pair: bool) -> KeyMaterial:
+    """Parses an entry of the application's list.
+
+    Args:
+        place: where it is, for messages.
+        pair: whether it is ``SECRET_KEY:SALT_KEY``.
+
+    Raises:
+        InvalidKeyError: it is none that can be listed.
+    """
+    secret, separator, salt = text.partition(PAIR_SEPARATOR.decode())
+    try:
+        if not set(text) & set("\"'\\") and (not pair or (secret and separator and salt)):
+            return Passphrase(text.encode())
+    except InvalidKeyError:
+        pass
+    what = "a pair SECRET_KEY:SALT_KEY" if pair else "a passphrase"
+    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+        f"{place} is not {what} that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} characters of "
+        "printable ASCII, without commas, quotes and backslashes"
+        + (", and without a colon in the SECRET_KEY" if pair else "")
+    )
+
+
+def as_passphrases(keys: Sequence[KeyMaterial]) -> str:
+    """Formats passphrases as the application's list."""
+    return ",".join(raw_of(key).decode() for key in keys)
