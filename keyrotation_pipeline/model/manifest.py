@@ -93,6 +93,12 @@ class _Place(_Document):
     column: Identifier
     path: tuple[PathKey, ...]
     elements: bool
+    when: Identifier | Literal[""] = ""
+
+    @model_serializer(mode="wrap")
+    def _without_no_condition(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = serialised(self)
+        return {name: value for name, value in content.items() if value or name != "when"}
 
 
 class _DerivedFormat(_Document):
@@ -310,7 +316,8 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             table=content.table.name.table,
             columns=content.table.columns,
             places=tuple(
-                _Place(column=each.column, path=each.path, elements=each.elements) for each in content.table.places
+                _Place(column=each.column, path=each.path, elements=each.elements, when=each.when)
+                for each in content.table.places
             ),
             format=_format_document(content.table.format),
             bindings=dict(content.table.bindings),
@@ -369,7 +376,7 @@ def _table_content(document: _Table) -> TableContent:
         column: {KeyVersion.parse(version): number for version, number in counted.items()}
         for column, counted in document.values.items()
     }
-    places = tuple(Place(each.column, each.path, each.elements) for each in document.places)
+    places = tuple(Place(each.column, each.path, each.elements, each.when) for each in document.places)
     table = EncryptedTable(
         TableName(document.in_schema, document.table),
         document.columns,

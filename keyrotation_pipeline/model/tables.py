@@ -43,16 +43,28 @@ class Place:
     Args:
         path: keys from the document's root to the value, as the operator ``#>>`` takes them; (): not in a document.
         elements: each element of the column's arrays is a value.
+        when: a boolean column of the same row; where it is not true, other text is no value, and stays as it is.
     """
 
     column: str
     path: tuple[str, ...] = ()
     elements: bool = False
+    when: str = ""
 
     @property
     def is_column(self) -> bool:
         """Whether the whole column is the value."""
         return not self.path and not self.elements
+
+    @property
+    def is_declared_alone(self) -> bool:
+        """Whether the name of the column says everything."""
+        return self.is_column and not self.when
+
+    @property
+    def declaration(self) -> str:
+        """The name, with what decides which texts in the column are values."""
+        return f"{self.name} when {_plain(self.when)}" if self.when else self.name
 
     @property
     def name(self) -> str:
@@ -72,7 +84,7 @@ class EncryptedTable:
 
     Args:
         columns: names of places, each once; most are simply columns.
-        places: those of them that are not.
+        places: those of them that are more than that.
         bindings: names of places with a declared label (`fieldcrypto.binding`), and these labels, in order.
     """
 
@@ -85,7 +97,9 @@ class EncryptedTable:
     @classmethod
     def of(cls, name: TableName, places: Sequence[Place], format: ValueFormat = NATIVE) -> Self:  # noqa: A002
         """A table whose values are in these places."""
-        return cls(name, tuple(each.name for each in places), format, tuple(p for p in places if not p.is_column))
+        return cls(
+            name, tuple(each.name for each in places), format, tuple(p for p in places if not p.is_declared_alone)
+        )
 
     def place(self, name: str) -> Place:
         """The place of one of the names in `columns`."""
@@ -95,6 +109,11 @@ class EncryptedTable:
     def stored_columns(self) -> tuple[str, ...]:
         """The columns that the places are in, each once."""
         return tuple(dict.fromkeys(self.place(name).column for name in self.columns))
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """The columns that say which texts are values, each once."""
+        return tuple(dict.fromkeys(each.when for each in self.places if each.when))
 
     @property
     def labels(self) -> tuple[str | None, ...]:

@@ -183,7 +183,13 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
         if table.format.generation != 1
         for column, label in table.bindings
     ]
-    return "; ".join([*sorted(formats), *declared]) or None
+    conditions = [
+        f"in {table.name}.{place.name} text is left as it is where {place.when} is not true, unless it is such a value"
+        for table in pipeline.tables
+        for place in table.places
+        if place.when
+    ]
+    return "; ".join([*sorted(formats), *declared, *conditions]) or None
 
 
 def _compared(pipeline: Pipeline, request: Request) -> str | None:

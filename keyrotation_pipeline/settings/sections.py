@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -292,6 +293,13 @@ class File(Section):
     @model_validator(mode="after")
     def _format_can_be_fenced(self) -> Self:
         declared = self.format.value_format
+        for table in self.tables:
+            for place in table.places:
+                if place.when and declared.name != FERNET.name:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: column {place.column} has when, which this version knows for name = "
+                        f'"{FERNET.name}" alone; leave that column out'
+                    )
         for table in () if marked_format_of(declared) is None else self.tables:
             for place in table.places:
                 if place.elements:

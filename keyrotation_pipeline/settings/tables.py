@@ -206,12 +206,15 @@ class PlaceSettings(Section):
         path: of a jsonb column: the keys that lead to the value.
         elements: of an array: each element is a value.
         iv: of a value whose nonce is in a column of its own; not there yet.
+        when: of a column that also holds text that is not encrypted: a boolean column of the same row, true where the
+            value is encrypted. Of `fernet` only.
     """
 
     column: Text
     path: tuple[str, ...] = ()
     elements: StrictBool = False
     iv: Text | None = None
+    when: Text | None = None
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -225,6 +228,16 @@ class PlaceSettings(Section):
                 f"[[tables]] column {self.column} has a path and elements, and arrays inside documents cannot be "
                 'rotated yet; name each element by its path, such as ["tokens", "0"]'
             )
+        if self.when is not None and (self.path or self.elements):
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} has when, which is for values that are the whole column, and path or "
+                "elements; leave one out"
+            )
+        if self.when is not None and is_hidden(self.when):
+            raise ConfigurationError(
+                f"[[tables]] column {self.column} names a column in when with characters that cannot be seen, which "
+                "nobody could sign; rename that column"
+            )
         if any(is_hidden(key) for key in self.path):
             raise ConfigurationError(
                 f"[[tables]] column {self.column} has a path with characters that cannot be seen, which nobody could "
@@ -235,7 +248,7 @@ class PlaceSettings(Section):
     @property
     def place(self) -> Place:
         """The same as a value of the procedure."""
-        return Place(self.column, self.path, self.elements)
+        return Place(self.column, self.path, self.elements, self.when or "")
 
 
 def _as_place(entry: object) -> object:

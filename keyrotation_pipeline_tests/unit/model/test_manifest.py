@@ -9,6 +9,7 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -25,7 +26,7 @@ from keyrotation_pipeline.model.backups import (
     key_file_name,
 )
 from keyrotation_pipeline.model.manifest import parse, render, signer_of
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.fakes import PIPELINE, START, V1, V2, FakeSigner
 from keyrotation_pipeline_tests.fakes.backups import DEFINITION
 
@@ -57,6 +58,17 @@ def test_what_is_written_is_what_is_read(stamp: str) -> None:
     made = a_set(stamp)
     assert parse(made.name, render(made, SIGNER)) == made
     assert made.made_at == START
+
+
+def test_what_it_takes_to_read_values_is_written_and_read() -> None:
+    made, derivation = a_set(), Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
+    assert made.dump is not None
+    places = [Place("password", when="is\nencrypted"), Place("doc", ("x",)), Place("plain")]
+    table = EncryptedTable.of(TableName("s", "t"), places, replace(FERNET, derivation=derivation))
+    content = TableContent(table, 1, {name: {V1: 1} for name in table.columns})
+    made = replace(made, dump=replace(made.dump, tables=(content,)))
+    assert parse(made.name, render(made, SIGNER)) == made
+    assert '"when":""' not in render(made, SIGNER).decode().replace(" ", "")
 
 
 def test_a_set_without_a_dump_is_one() -> None:

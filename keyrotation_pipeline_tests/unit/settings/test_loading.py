@@ -165,6 +165,21 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="elements at a path",
         ),
         pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b"], when = "is_encrypted" }]',
+            "column a has when, which is for values that are the whole column, and path or elements",
+            id="a condition of a path",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", when = "is_encrypted" }]',
+            'column a has when, which this version knows for name = "fernet" alone',
+            id="a condition in our own format",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", when = "b" }, { column = "a", when = "c" }]',
+            "column a is listed twice in [[tables]] c",
+            id="two conditions of a column",
+        ),
+        pytest.param(
             '[[tables]]\nname = "c"\ncolumns = [{ column = "a", iv = "a_iv" }]',
             "two columns that are written together cannot be rotated yet",
             id="a nonce in another column",

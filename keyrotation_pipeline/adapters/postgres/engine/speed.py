@@ -117,6 +117,6 @@ def _change(in_column: Sequence[tuple[int, Column]], names: Sequence[sql.Identif
     if column.place.path:
         new = places.with_values(base, values)
     else:
-        old = places.read(column, base)
+        old = places.stored_value(column, base)
         new = sql.SQL("coalesce({}, {})::{}").format(values[0][1], old, sql.SQL(column.uncut_sql))
     return sql.SQL("{} = {}").format(places.stored(column), new)

@@ -246,6 +246,7 @@ def statements(
 
 def _same_columns(connection: Connection, relation: Relation, oid: sql.Composable) -> sql.Composable:
     names = [column.name for column in relation.columns]
+    names += [column.when.name for column in relation.columns if column.when is not None]
     columns: list[Any] = connection.execute(_COLUMNS, (relation.oid, names)).fetchall()
     same = [
         sql.SQL(_SAME_COLUMN).format(
@@ -262,9 +263,10 @@ class _Stored:
     def __init__(self, connection: Connection, column: Column) -> None:
         self._column = column
         self._base = sql.SQL("t.{}").format(sql.Identifier(column.name))
-        self.read = _sql(places.read(column, self._base).as_string(connection))
-        self._text = _sql(places.read_as_text(column, self._base).as_string(connection))
-        self._elements = _sql(places.each_value(column, self._base).as_string(connection))
+        when = None if column.when is None else sql.SQL("t.{}").format(sql.Identifier(column.when.name))
+        self.read = _sql(places.read(column, self._base, when).as_string(connection))
+        self._text = _sql(places.read_as_text(column, self._base, when).as_string(connection))
+        self._elements = _sql(places.each_value(column, self._base, when).as_string(connection))
 
     @property
     def compared(self) -> sql.Composable:

@@ -94,6 +94,7 @@ _MATERIALIZED = (
 
 
 _OUTSIDE_OF_PATHS = "a document holds encrypted values outside of the declared paths"
+_IN_UNENCRYPTED = "a text that its row calls unencrypted holds encrypted values"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class SearchedRelation:
     Args:
         binary: the columns of type bytea.
         of_users: the columns of a custom type, for which somebody may have defined casts.
-        declared: the declared places inside a column, which are not searched.
+        declared: the declared places inside a column, which are not searched: paths, or what its rows call encrypted.
     """
 
     oid: int
@@ -132,7 +133,7 @@ class SearchedRelation:
     @property
     def scope(self) -> str:
         """A text that identifies which of its columns are searched."""
-        inside = (column.place.name for each in self.declared.values() for column in each)
+        inside = (column.place.declaration for each in self.declared.values() for column in each)
         return scope_of((*self.columns, *inside))
 
     @property
@@ -145,10 +146,12 @@ class SearchedRelation:
 
         concat() uses the type's output function: a cast runs code of the type's owner, and could hide content.
         """
-        if column in self.declared:
-            return sql.SQL("{}::text").format(places.without_values(self.declared[column]))
+        declared = self.declared.get(column, ())
+        if any(each.place.path for each in declared):
+            return sql.SQL("{}::text").format(places.without_values(declared))
+        stored = places.unencrypted_rest(declared[0]) if declared else sql.Identifier(column)
         form = "{}" if column in self.binary else "concat({})" if column in self.of_users else "{}::text"
-        return sql.SQL(form).format(sql.Identifier(column))
+        return sql.SQL(form).format(stored)
 
     def pieces(self, column: str, cell: sql.Composable) -> sql.Composed:
         """Returns the text of a cell, in pieces if it is large; of bytea with non-ASCII bytes escaped.
@@ -246,7 +249,7 @@ def searched(connection: Connection, tables: Sequence[EncryptedTable]) -> list[S
     found = []
     for oid, schema, name, kind, columns, binary, of_users in _catalog(connection):
         known = declared.get(oid, {})
-        inside = {column: each for column, each in known.items() if all(one.place.path for one in each)}
+        inside = {column: each for column, each in known.items() if all(one.place.path or one.when for one in each)}
         undeclared = tuple(column for column in columns if column not in known or column in inside)
         if undeclared:
             types = frozenset(binary or ()), frozenset(of_users or ())
@@ -303,7 +306,8 @@ def _finding(
     values, near_misses, versions = cast("tuple[int, int, list[int] | None]", row)
     found = listed_versions([KeyVersion.of_code(number) for number in versions or ()], registered(connection))
     if column in relation.declared:
-        return FoundColumn(relation.label, column, values, near_misses, found, _OUTSIDE_OF_PATHS)
+        reason = _IN_UNENCRYPTED if relation.declared[column][0].when else _OUTSIDE_OF_PATHS
+        return FoundColumn(relation.label, column, values, near_misses, found, reason)
     if relation.kind == "m":
         return FoundColumn(relation.label, column, values, near_misses, found, _MATERIALIZED, materialized=True)
     return FoundColumn(relation.label, column, values, near_misses, found)

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from psycopg import sql
 
+from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column
 
 Condition = Callable[[sql.Composable], sql.Composable]
@@ -25,19 +26,41 @@ def stored(column: Column) -> sql.Composable:
     return sql.Identifier(column.name)
 
 
-def text(column: Column, base: sql.Composable | None = None) -> sql.Composed:
+def text(column: Column, base: sql.Composable | None = None, when: sql.Composable | None = None) -> sql.Composed:
     """Returns the value of a place as text under "C", NULL where there is none; of an array the whole as text.
 
     Bytes other than ASCII become escapes, so that only the bytes of a value are its text.
 
     Args:
         base: the column; None: by its name.
+        when: the column that says which texts are values, where there is one; None: by its name.
     """
-    return sql.SQL('({} COLLATE "C")').format(read_as_text(column, base))
+    return sql.SQL('({} COLLATE "C")').format(read_as_text(column, base, when))
 
 
-def read_as_text(column: Column, base: sql.Composable | None = None) -> sql.Composed:
+def read_as_text(
+    column: Column, base: sql.Composable | None = None, when: sql.Composable | None = None
+) -> sql.Composed:
     """Returns the same without a collation."""
+    return _where_encrypted(column, stored_text(column, base), base, when)
+
+
+def _where_encrypted(
+    column: Column, value: sql.Composed, base: sql.Composable | None, when: sql.Composable | None
+) -> sql.Composed:
+    """Returns NULL for a text that its row calls unencrypted, unless it is a value all the same.
+
+    So whoever changes what the row says hides no value, neither from a count nor from the engine.
+    """
+    if column.when is None:
+        return value
+    text_of = sql.SQL('({} COLLATE "C")').format(stored_text(column, base))
+    says_so = sql.Identifier(column.when.name) if when is None else when
+    return sql.SQL("(CASE WHEN {} OR ({}) THEN {} END)").format(says_so, shape(text_of), value)
+
+
+def stored_text(column: Column, base: sql.Composable | None = None) -> sql.Composed:
+    """Returns what is in a place as text, whatever its row says of it."""
     base = stored(column) if base is None else base
     if column.place.path:
         return sql.SQL("({} #>> {})").format(base, path(column))
@@ -46,9 +69,19 @@ def read_as_text(column: Column, base: sql.Composable | None = None) -> sql.Comp
     return sql.SQL("{}::text").format(base)
 
 
-def read(column: Column, base: sql.Composable) -> sql.Composed:
+def read(column: Column, base: sql.Composable, when: sql.Composable | None = None) -> sql.Composed:
     """Returns the value as the engine takes it: bytes as bytes, all else as text."""
-    return sql.SQL("{}::bytea").format(base) if column.is_binary else read_as_text(column, base)
+    return _where_encrypted(column, stored_value(column, base), base, when)
+
+
+def stored_value(column: Column, base: sql.Composable) -> sql.Composed:
+    """Returns the same of what is in a place, whatever its row says of it."""
+    return sql.SQL("{}::bytea").format(base) if column.is_binary else stored_text(column, base)
+
+
+def unencrypted_rest(column: Column) -> sql.Composed:
+    """Returns what a column holds beside values, where its rows say which texts are values."""
+    return sql.SQL("CASE WHEN {} IS NULL THEN {} END").format(text(column), stored(column))
 
 
 def path(column: Column) -> sql.Composable:
@@ -95,10 +128,10 @@ def number(column: Column, condition: Condition) -> sql.Composed:
     return sql.SQL("coalesce(sum((SELECT count(*) FROM {} WHERE {})), 0)::bigint").format(elements, condition(_EACH))
 
 
-def each_value(column: Column, base: sql.Composable) -> sql.Composed:
+def each_value(column: Column, base: sql.Composable, when: sql.Composable | None = None) -> sql.Composed:
     """Returns an item of a FROM list: a row of one column, the value's text, for each value."""
     if not column.place.elements:
-        return sql.SQL("(SELECT {}) AS each (text)").format(text(column, base))
+        return sql.SQL("(SELECT {}) AS each (text)").format(text(column, base, when))
     return sql.SQL(_ELEMENTS).format(array=base)
 
 

@@ -13,7 +13,7 @@ from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.model.tables import EncryptedTable, Place
 
 # Types of PostgreSQL's own, whose numbers never change.
-BYTEA, JSON, JSONB = 17, 114, 3802
+BOOLEAN, BYTEA, JSON, JSONB = 16, 17, 114, 3802
 TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
 
 
@@ -30,6 +30,7 @@ class Column:
         uncut_sql: the type below all domains without any length. A value that is cast to it is never cut, and a value
             too long for the column is then an error of the assignment.
         type_oid: of the type below all domains.
+        when: the column that says which texts are values, where the place has one.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Column:
     uncut_sql: str
     type_oid: int
     place: Place
+    when: "Column | None" = None
 
     @property
     def is_binary(self) -> bool:
@@ -50,6 +52,8 @@ class Column:
     @property
     def holds_values(self) -> bool:
         """Whether the column is of a type in which the values of such a place can be read, written and refused."""
+        if self.when is not None and self.when.type_oid != BOOLEAN:
+            return False
         if self.place.path:
             return self.type_oid == JSONB
         if self.place.elements:
@@ -103,7 +107,7 @@ class Relation:
     @property
     def scope(self) -> str:
         """A text that identifies the declared columns."""
-        return scope_of(column.place.name for column in self.columns)
+        return scope_of(column.place.declaration for column in self.columns)
 
     @property
     def has_pages(self) -> bool:
@@ -206,7 +210,7 @@ def trees(
     """Returns the trees of many tables by two statements; for each either its relations or an error."""
     names = [table.name.schema for table in tables], [table.name.table for table in tables]
     rows: list[Any] = connection.execute(_TREES, names).fetchall()
-    wanted = sorted({column for table in tables for column in table.stored_columns})
+    wanted = sorted({column for table in tables for column in (*table.stored_columns, *table.conditions)})
     columns: dict[int, dict[str, Column]] = {row[1]: {} for row in rows}
     for oid, *facts in cast("list[Any]", connection.execute(_COLUMNS, (list(columns), wanted)).fetchall()):
         fields: list[Any] = [*facts, Place(facts[0])]
@@ -260,9 +264,14 @@ def _require_text(tree: Sequence[Relation]) -> None:
                 raise PreflightError(unsuitable(relation, column))
 
 
-def unsuitable(relation: Relation, column: Column) -> str:
+def unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a sentence for each type
     """Says what to do about a column whose type does not fit its place."""
     place = f"column {relation.label}.{column.name} is of type {column.type_sql}"
+    if column.when is not None and column.when.type_oid != BOOLEAN:
+        return (
+            f"column {relation.label}.{column.when.name} is of type {column.when.type_sql}, and only a boolean column "
+            f"can say when {column.name} is encrypted; correct when in keyrotation.toml"
+        )
     if column.type_oid == JSON:
         return (
             f"{place}, which keeps a document as it was typed, so a value in it cannot be replaced alone; make it jsonb"
@@ -300,10 +309,14 @@ def _tree(
     for oid, *others in facts:
         present = columns[oid]
         places = [table.place(name) for name in table.columns]
-        declared = tuple(replace(present[each.column], place=each) for each in places if each.column in present)
+        declared = tuple(
+            replace(present[each.column], place=each, when=present.get(each.when))
+            for each in places
+            if each.column in present
+        )
         fields: list[Any] = [oid, *others, declared]
         relation = Relation(*fields)
-        if missing := [column for column in table.stored_columns if column not in present]:
+        if missing := [column for column in (*table.stored_columns, *table.conditions) if column not in present]:
             return PreflightError(
                 f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
             )

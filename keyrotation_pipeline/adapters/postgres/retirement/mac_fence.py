@@ -328,7 +328,7 @@ def _body(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
 
 
 def _text(column: relations.Column, name: str) -> str:
-    text = places.read_as_text(column, sql.SQL("{}").format(sql.SQL(name))).as_string(None)
+    text = places.stored_text(column, sql.SQL("{}").format(sql.SQL(name))).as_string(None)
     return f'{text} COLLATE "C"'
 
 
