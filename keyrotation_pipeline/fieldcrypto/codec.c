@@ -105,7 +105,7 @@ typedef struct {
 
 /* How an application lays out its AES-GCM values: see `codec_layout.h`. */
 enum { LONGEST_LITERAL = 64, MOST_PARTS = 3 };
-enum { B64, B64URL, HEX };
+enum { B64, B64URL, HEX, RAW };
 
 typedef struct {
     int encoding, count, grows; /* `grows`: the ciphertext is in it */

@@ -1,7 +1,7 @@
 /* AES-256-GCM values of a declared layout: only decryption tells under which key each is. `codecs/layout.py` and
  * `codecs/aes_gcm.py` are the reference.
  *
- * One group of any encoding, or several in hex, whose lengths are then known without looking for separators. Values are
+ * One group of any encoding, raw bytes too, or several in hex, whose lengths are then known without looking for separators. Values are
  * bound to nothing.
  */
 
@@ -35,6 +35,11 @@ static long from_hex(const uint8_t *text, size_t chars, uint8_t *out, int *cases
         out[at / 2] = (uint8_t)(at & 1 ? out[at / 2] << 4 | value : value);
     }
     return (long)(chars / 2);
+}
+
+static long as_it_is(const uint8_t *bytes, size_t count, uint8_t *out) {
+    memcpy(out, bytes, count);
+    return (long)count;
 }
 
 static uint8_t *to_hex(const uint8_t *raw, size_t bytes, uint8_t *out, int is_upper) {
@@ -100,6 +105,7 @@ static int taken_apart(const Layout *layout, const uint8_t *text, size_t chars, 
     for (const Group *group = layout->groups; group < layout->groups + layout->count; group++) {
         size_t here = group->grows ? grows : 2 * group->fixed_bytes;
         long bytes = group->encoding == HEX    ? from_hex(text, here, raw, &cases)
+                     : group->encoding == RAW ? as_it_is(text, here, raw)
                      : group->encoding == B64 ? from_padded_or_not(&STANDARD, text, here, raw)
                                               : from_padded_or_not(&URL_SAFE, text, here, raw);
         text += here;
@@ -135,6 +141,9 @@ static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t ch
         size_t bytes = (size_t)(end - raw);
         if (group->encoding == HEX) {
             at = to_hex(raw, bytes, at, parts->is_upper);
+        } else if (group->encoding == RAW) {
+            memcpy(at, raw, bytes);
+            at += bytes;
         } else {
             /* Padding that the old value does not have is not copied. */
             to_base64(group->encoding == B64 ? &STANDARD : &URL_SAFE, raw, bytes, end);
@@ -257,7 +266,7 @@ static int set_layout(Codec *codec, PyObject *declared) {
         if (!PyArg_ParseTuple(PyTuple_GetItem(groups, layout->count), "iy#y#", &group->encoding, &parts, &part_count, &after, &after_bytes))
             return -1;
         if (part_count < 1 || part_count > MOST_PARTS || after_bytes > LONGEST_LITERAL || group->encoding < B64 ||
-            group->encoding > HEX || (count > 1 && group->encoding != HEX))
+            group->encoding > RAW || (count > 1 && group->encoding != HEX))
             goto bad;
         for (group->count = 0; group->count < part_count; group->count++) {
             char part = parts[group->count];

@@ -18,7 +18,7 @@ from keyrotation_pipeline.ports.database import KeyedRow, TableInventory
 
 # Without a unique index in the present table, any number of rows may share a key; so many are held in memory.
 MOST_OF_ONE_KEY = 100
-Values = tuple[str | None, ...]
+Values = tuple[bytes | None, ...]
 
 
 class TableComparison:
@@ -42,7 +42,7 @@ class TableComparison:
         with closing(pair.before) as before, closing(pair.now) as now:
             for key, old, new in _merged(before, now):
                 self.rows += len(new)
-                self.values += sum(len(row) - row.count(None) - row.count("") for row in new)
+                self.values += sum(len(row) - row.count(None) - row.count(b"") for row in new)
                 moved = old if is_same else [_in_place(row, pair.places) for row in old]
                 for column, kind, defect in self._of_rows(moved, new):
                     yield Difference(str(self._table.name), key, self._table.columns[column], kind, defect)
@@ -79,13 +79,13 @@ class TableComparison:
             elif defect is not None or self._open(column, old) != opened:
                 yield column, DifferenceKind.CHANGED, defect
 
-    def _open(self, column: int, stored: str) -> object:
+    def _open(self, column: int, stored: bytes) -> object:
         """The plaintext, or that of each element; or what is wrong with a value."""
         if not self._arrays[column]:
             return self._plaintext(stored, self._table.labels[column])
-        array = array_text(stored.encode())
+        array = array_text(stored)
         label = self._table.labels[column]
-        opened = [self._plaintext(each.decode(), label) if each else each for each in array.elements]
+        opened = [self._plaintext(each, label) if each else each for each in array.elements]
         return next((each for each in opened if isinstance(each, Defect)), (array.parts, opened))
 
 

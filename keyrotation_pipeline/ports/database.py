@@ -33,7 +33,7 @@ from keyrotation_pipeline.model.tables import (
 from keyrotation_pipeline.scan.findings import Finding
 
 # A row's key, a JSON array of the texts of its columns; and the stored value of each declared column.
-KeyedRow = tuple[str, tuple[str | None, ...]]
+KeyedRow = tuple[str, tuple[bytes | None, ...]]
 
 
 class TableInventory(Protocol):

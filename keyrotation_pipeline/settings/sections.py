@@ -293,6 +293,7 @@ class File(Section):
     @model_validator(mode="after")
     def _format_can_be_fenced(self) -> Self:
         declared = self.format.value_format
+        marked = marked_format_of(declared) is not None
         for table in self.tables:
             for place in table.places:
                 if place.when and declared.name != FERNET.name:
@@ -300,9 +301,13 @@ class File(Section):
                         f"[[tables]] {table.name}: column {place.column} has when, which this version knows for name = "
                         f'"{FERNET.name}" alone; leave that column out'
                     )
-        for table in () if marked_format_of(declared) is None else self.tables:
             for place in table.places:
-                if place.elements:
+                if declared.is_binary and not place.is_column:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: values of this [format] are bytes, which only columns of bytea "
+                        f"hold; leave out {place.name}"
+                    )
+                if marked and place.elements:
                     raise ConfigurationError(
                         f'[[tables]] {table.name}: values of "{declared.name}" in elements of arrays, as in '
                         f"{place.column}, cannot be rotated by this version; leave that column out"

@@ -56,8 +56,8 @@ class FormatSettings(Section):
         keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
             imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
-        layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)` or
-            `hex(nonce12):hex(tag16):hex(ct)`.
+        layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
+            `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`.
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
             while they encrypt with it.
@@ -129,14 +129,9 @@ class FormatSettings(Section):
                 'layout = "b64(nonce12 ct tag16)", or as the application does it'
             )
         try:
-            layout = Layout(self.layout)
+            Layout(self.layout)
         except InvalidLayoutError as error:
             raise ConfigurationError(f"[format] {error}") from None
-        if layout.is_binary:
-            raise ConfigurationError(
-                f"[format] layout = {json.dumps(self.layout)} is of bytes, which this version does not read yet; "
-                "leave out tables with such values"
-            )
 
     def _require_logins(self) -> None:
         if not self._logins():

@@ -136,7 +136,13 @@ class FakeInventory:
 
     def rows_by_key(self, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
         rows = enumerate(self.database.rows[str(table.name)], 1)
-        yield from sorted((f'["{number}"]', tuple(row.get(each) for each in table.columns)) for number, row in rows)
+        yield from sorted(
+            (f'["{number}"]', tuple(_bytes(row.get(each)) for each in table.columns)) for number, row in rows
+        )
+
+
+def _bytes(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
 
 
 def _trial(table: str, column: str, version: KeyVersion, cells: Sequence[tuple[int, KeyVersion | None]]) -> ColumnTrial:

@@ -1,16 +1,21 @@
 """Two values a row in every format and place: how an application stores and reads them, without the engine's code."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import LiteralString
 
+from cryptography.exceptions import InvalidTag
 from cryptography.fernet import InvalidToken
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, sealed
 from keyrotation_pipeline_tests.integration.fernet_rows import library, token
@@ -71,9 +76,48 @@ STORED: Mapping[str, Stored] = MappingProxyType(
     }
 )
 FORMATS = {"native": NATIVE, "fernet": FERNET}
+IN_BYTES = Stored("a bytea, b bytea", (Place("a"), Place("b")), ("a = %s", "b = %s"), ("a", "b"))
 
 
-def fill(connection: Connection, stored: Stored, rows: Mapping[int, Sequence[str | None]]) -> None:
+@dataclass(frozen=True)
+class ByteFormat:
+    """A format of bytes, as an application reads and writes it without code of ours.
+
+    Args:
+        seal: encrypts a text with a key.
+        read: decrypts with a key; None: it does not open the value.
+    """
+
+    declared: ValueFormat
+    seal: Callable[[KeyMaterial, str], bytes]
+    read: Callable[[KeyMaterial, bytes], str | None]
+
+    def opened(self, ring: KeyRing, value: bytes) -> tuple[str, str]:
+        """Version and plaintext of a stored value."""
+        read = ((str(version), self.read(ring.material(version), value)) for version in ring.versions)
+        return next((version, text) for version, text in read if text is not None)
+
+
+def _raw_sealed(key: KeyMaterial, text: str) -> bytes:
+    nonce = secrets.token_bytes(12)
+    body = AESGCM(raw_of(key)).encrypt(nonce, text.encode(), None)
+    return b"\x01\x25" + nonce + body[-16:] + body[:-16]
+
+
+def _raw_read(key: KeyMaterial, value: bytes) -> str | None:
+    assert value[:2] == b"\x01\x25"
+    try:
+        return AESGCM(raw_of(key)).decrypt(value[2:14], value[30:] + value[14:30], None).decode()
+    except InvalidTag:
+        return None
+
+
+BYTE_FORMATS = {
+    "raw": ByteFormat(replace(AES_GCM, layout="raw(0x0125 nonce12 tag16 ct)"), _raw_sealed, _raw_read),
+}
+
+
+def fill(connection: Connection, stored: Stored, rows: Mapping[int, Sequence[str | bytes | None]]) -> None:
     """Insert rows by their ids, each with the values of all slots."""
     put = "UPDATE public.cases SET {} WHERE id = %s"
     with connection.transaction(), connection.cursor() as cursor:

@@ -17,9 +17,10 @@ from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.inventory import discovery, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory import discovery, places, quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
-from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
+from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps, tree
 from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
 from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence, search
@@ -37,6 +38,7 @@ from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, running, table_of
+from keyrotation_pipeline_tests.integration.stored_places import BYTE_FORMATS
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -598,3 +600,79 @@ def test_the_probe_opens_values_of_each_place_and_finds_the_layout_that_fits(not
     )
     strange, _ = notes.inventory.probe(other, ring_of(1, primary=1), 200)
     assert "no other known layout opens them either" in str(strange.refusal)
+
+
+@pytest.fixture
+def scans(migrated: Connection, database_url: str, logins: tuple[str, str]) -> tuple[EncryptedTable, Engine]:
+    """A table of raw bytes, in another schema than the usual one."""
+    declared = replace(
+        BYTE_FORMATS["raw"].declared, logins=tuple((KeyVersion(n), login) for n, login in enumerate(logins, 1))
+    )
+    migrated.execute('CREATE SCHEMA "Cl inic"; CREATE TABLE "Cl inic".scans (id int PRIMARY KEY, a bytea, "b%" bytea)')
+    running(migrated, "routine")
+    return replace(table_of("scans", "a", "b%", schema="Cl inic"), format=declared), Engine(database_url, ring_of(1, 2))
+
+
+def test_raw_bytes_are_rewritten_counted_and_proven(
+    migrated: Connection, scans: tuple[EncryptedTable, Engine], database_url: str
+) -> None:
+    (table, engine), raw = scans, BYTE_FORMATS["raw"]
+    seal, keys = raw.seal, [engine.ring.material(version) for version in (V1, V2)]
+    # A text with an escape, one of no characters, and one that is longer than what a page holds.
+    texts = dict(enumerate(["\\000 \\\\", "", "x" * 20_000, *map(str, range(ROWS))]))
+    for row, text in texts.items():
+        values = (row, seal(keys[0], text), seal(keys[row % 2], text))
+        migrated.execute('INSERT INTO "Cl inic".scans VALUES (%s, %s, %s)', values)
+    ports = CurrentKeys(lambda: connect(database_url), lambda: engine.ring, Limits())
+    inventory, fencing = PostgresInventory(migrated, keys=ports), PostgresFencing(migrated, ports)
+    assert fencing.old_rows(table, [V1], None).rows == len(texts)
+    probes = inventory.probe(table, engine.ring, 200)
+    assert [(each.tried, each.opened) for each in probes] == [(len(texts), len(texts))] * 2
+    assert engine.shard(table).rows == len(texts)
+    evidence = PostgresEvidence(migrated, keys=ports)
+    assert fencing.fence(table, [V1])
+    moment = Moment(evidence.current_xid(), evidence.barrier())
+    searched = evidence.search([table], V1, [V1], engine.progress.append)
+    with migrated.transaction():
+        migrated.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
+        assert evidence.zero_old_rows([table], V1, [V1], moment, searched).values == 2 * len(texts)
+    (counted,) = inventory.count([table])
+    assert counted.by_column == {"a": {V2: len(texts)}, "b%": {V2: len(texts)}}
+    stored: Any = migrated.execute('SELECT id, a, "b%" FROM "Cl inic".scans').fetchall()
+    for row, first, second in stored:
+        assert raw.read(keys[1], first) == raw.read(keys[1], second) == texts[row]
+
+
+def test_bytes_that_are_no_value_are_seen_as_what_they_are(
+    migrated: Connection, scans: tuple[EncryptedTable, Engine]
+) -> None:
+    table, engine = scans
+    good = BYTE_FORMATS["raw"].seal(engine.ring.material(V1), "text")
+    layout = Layout(table.format.layout)
+    bad = [
+        b"\x01",
+        good[:29],
+        b"\x02" + good[1:],
+        good[1:],
+        b"plain text of some length, but not encrypted",
+        b"\\" * 40,
+    ]
+    values = [*bad, good, good[:-1], b""]
+    for row, value in enumerate(values):
+        migrated.execute('INSERT INTO "Cl inic".scans (id, a) VALUES (%s, %s)', (row, value))
+    text = places.text(tree(migrated, table)[0].columns[0])
+    judged = sql.SQL('SELECT {} FROM "Cl inic".scans ORDER BY id').format(LayoutSql(layout).unencrypted(text))
+    found = [unencrypted for (unencrypted,) in migrated.execute(judged).fetchall()]
+    assert found == [layout.taken_apart(value) is None for value in values[:-1]] + [False]
+    assert engine.shard(table).quarantined == len(bad) + 1
+    defects = {entry.key: entry.defect.kind for entry in quarantine.load(migrated, [table])}
+    assert defects == {f'["{row}"]': DefectKind.NOT_A_VALUE for row in range(len(bad))} | {
+        f'["{len(bad) + 1}"]': DefectKind.UNKNOWN_KEY
+    }
+
+
+def test_a_column_of_text_cannot_hold_raw_bytes(migrated: Connection, scans: tuple[EncryptedTable, Engine]) -> None:
+    table, _ = scans
+    migrated.execute("ALTER TABLE \"Cl inic\".scans ALTER a TYPE text USING 'x'")
+    with pytest.raises(PreflightError, match="a is of type text, and values of this"):
+        heaps(migrated, table)

@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline_tests.integration.encrypted_rows import (
@@ -29,7 +30,15 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
     table_of,
     under_v2,
 )
-from keyrotation_pipeline_tests.integration.stored_places import FORMATS, SLOTS, STORED, open_value, seal
+from keyrotation_pipeline_tests.integration.stored_places import (
+    BYTE_FORMATS,
+    FORMATS,
+    IN_BYTES,
+    SLOTS,
+    STORED,
+    open_value,
+    seal,
+)
 from keyrotation_pipeline_tests.integration.stored_places import fill as store
 from keyrotation_pipeline_tests.servers import EMBEDDED_18, discard, start_server
 from keyrotation_pipeline_tests.waiting import eventually
@@ -54,9 +63,12 @@ from keyrotation_pipeline.adapters.postgres import engine as _
 from keyrotation_pipeline_tests.integration import encrypted_rows
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline_tests.integration.encrypted_rows import *
-from keyrotation_pipeline_tests.integration.stored_places import FORMATS, STORED
+from keyrotation_pipeline_tests.integration.stored_places import BYTE_FORMATS, FORMATS, IN_BYTES, STORED
 url, kills, seed, values, stored, *keys = sys.argv[1:]
-table = STORED[stored].table("cases", FORMATS[values])
+if stored == "bytes":
+    table = IN_BYTES.table("cases", BYTE_FORMATS[values].declared)
+else:
+    table = STORED[stored].table("cases", FORMATS[values])
 ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 chance, died, rotation = random.Random(int(seed)), 0, 0
 
@@ -96,6 +108,7 @@ KILLED = [
         for values in FORMATS
         for stored in STORED
     ),
+    *(pytest.param(20, values, "bytes", marks=pytest.mark.extended) for values in BYTE_FORMATS),
 ]
 
 
@@ -103,9 +116,16 @@ KILLED = [
 def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     migrated: Connection, database_url: str, kills: int, values: str, stored: str
 ) -> None:
-    ring, layout, value_format = ring_of(1, 2), STORED[stored], FORMATS[values]
+    ring, in_bytes = ring_of(1, 2), BYTE_FORMATS[values] if stored == "bytes" else None
+    layout, value_format = (IN_BYTES, in_bytes.declared) if in_bytes else (STORED[stored], FORMATS[values])
+
+    def sealed_as(version: int, text: str) -> str | bytes:
+        if in_bytes is None:
+            return seal(value_format, ring, version, text)
+        return in_bytes.seal(ring.material(KeyVersion(version)), text)
+
     migrated.execute(f"CREATE TABLE public.cases (id int PRIMARY KEY, {layout.columns}, n int DEFAULT 0)".encode())
-    rows = {n: [seal(value_format, ring, 1, f"{slot}{n}") for slot in SLOTS] for n in range(ROWS)}
+    rows = {n: [sealed_as(1, f"{slot}{n}") for slot in SLOTS] for n in range(ROWS)}
     store(migrated, layout, rows)
     expected = {n: [f"a{n}", f"b{n}"] for n in range(ROWS)}
     counted = dict.fromkeys(range(ROWS), 0)
@@ -117,7 +137,7 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
             while not ended.wait(0.003):
                 key, column = chance.randrange(ROWS), chance.randrange(2)
                 text = f"{key} {chance.random()}"
-                value = seal(value_format, ring, chance.choice([1, 2]), text)
+                value = sealed_as(chance.choice([1, 2]), text)
                 put = f"UPDATE cases SET {layout.put[column]} WHERE id = %s"
                 connection.execute(put.encode(), (value, key))
                 connection.execute(f"UPDATE cases SET {layout.neighbour} WHERE id = {key}".encode())
@@ -144,7 +164,10 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     for n, *found, around in migrated.execute(
         f"SELECT id, {', '.join(layout.get)}, {layout.neighbours} FROM public.cases".encode()
     ).fetchall():
-        opened_values = [open_value(value_format, ring, value) for value in found]  # type: ignore[arg-type]
+        opened_values = [
+            in_bytes.opened(ring, value) if in_bytes else open_value(value_format, ring, value)  # type: ignore[arg-type]
+            for value in found
+        ]
         assert opened_values == list(under_v2(*expected.pop(n)))  # type: ignore[call-overload]
         assert around == counted[n]  # type: ignore[index]
     assert expected == {}

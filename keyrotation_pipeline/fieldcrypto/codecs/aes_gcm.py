@@ -50,11 +50,11 @@ class AesGcmFormat:
     def opened_by(
         self,
         ring: KeyRing,
-        stored: str,
+        stored: bytes,
         label: str | None = None,  # noqa: ARG002
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored.encode())
+        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored)
         match opened:
             case Defect(DefectKind.NOT_A_VALUE):
                 return None
@@ -63,9 +63,9 @@ class AesGcmFormat:
             case version, _:
                 return version, version
 
-    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored.encode())
+        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored)
         return opened if isinstance(opened, Defect) else opened[1]
 
 

@@ -74,20 +74,20 @@ class FernetFormat:
     def opened_by(
         self,
         ring: KeyRing,
-        stored: str,
+        stored: bytes,
         label: str | None = None,  # noqa: ARG002
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        token = parsed(stored.encode())
+        token = parsed(stored)
         if token is None:
             return None
         keys = _keys(derived_ring(self._derivation, ring))
         opener = next((key.version for key in keys if key.opened(token) is not None), None)
         return opener or ring.primary, opener
 
-    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        return FernetRewriter(derived_ring(self._derivation, ring), ring.primary).plaintext(stored.encode())
+        return FernetRewriter(derived_ring(self._derivation, ring), ring.primary).plaintext(stored)
 
 
 class FernetRewriter:

@@ -44,7 +44,7 @@ class Format(Protocol):
         """Returns the compiled codec, which does the same for batches of good values; None: there is none here."""
 
     def opened_by(
-        self, ring: KeyRing, stored: str, label: str | None = None
+        self, ring: KeyRing, stored: bytes, label: str | None = None
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """Returns the version that a value should open under, and the one whose key opens it.
 
@@ -57,7 +57,7 @@ class Format(Protocol):
             None: it is not of this format.
         """
 
-    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
         """Returns the plaintext of a stored value, or what is wrong with the value."""
 
 

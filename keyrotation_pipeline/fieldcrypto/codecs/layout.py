@@ -2,7 +2,8 @@
 
 A layout is text with one or more groups. A group is an encoding (`b64`, `b64url`, `hex`, or `raw` for bytea) and, in
 brackets, the parts that it encodes together: one of `nonce12` and `nonce16`, `tag16`, and `ct`, the ciphertext. Any
-text before, between and after groups stands in every value as it is: a marker, a separator.
+text before, between and after groups stands in every value as it is: a marker, a separator. `raw` may begin with bytes
+that do, in hexadecimal digits, as in ``raw(0x01 nonce12 ct tag16)``.
 """
 
 import re
@@ -20,7 +21,7 @@ from keyrotation_pipeline.fieldcrypto.native import CompiledFormat
 
 TAG_BYTES = 16
 _TO_URL_SAFE, _TO_STANDARD = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
-_HOW = 'write it as in "b64(nonce12 ct tag16)" or "hex(nonce12):hex(tag16):hex(ct)"'
+_HOW = 'write it as in "b64(nonce12 ct tag16)", "hex(nonce12):hex(tag16):hex(ct)" or "raw(nonce12 ct tag16)"'
 
 
 class Encoding(StrEnum):
@@ -51,7 +52,6 @@ _PARTS: Mapping[str, tuple[Part, int]] = MappingProxyType(
 # What a group may look like, without its length; PostgreSQL reads the patterns of the text encodings the same way.
 _PATTERNS: Mapping[Encoding, str] = MappingProxyType(
     {
-        Encoding.RAW: ".*",
         Encoding.B64: "[A-Za-z0-9+/]*={0,2}",
         Encoding.B64URL: "[A-Za-z0-9_-]*={0,2}",
         Encoding.HEX: "[0-9a-f]*|[0-9A-F]*",
@@ -64,9 +64,12 @@ _ALPHABETS: Mapping[Encoding, str] = MappingProxyType(
         Encoding.HEX: "[0-9A-Fa-f]",
     }
 )
-_COMPILED: Mapping[Encoding, int] = MappingProxyType({Encoding.B64: 0, Encoding.B64URL: 1, Encoding.HEX: 2})
+_COMPILED: Mapping[Encoding, int] = MappingProxyType(
+    {Encoding.B64: 0, Encoding.B64URL: 1, Encoding.HEX: 2, Encoding.RAW: 3}
+)
 _LONGEST_COMPILED_LITERAL = 64
 _GROUP = re.compile(r"(raw|b64url|b64|hex)\(([a-z0-9 ]+)\)")
+_HEAD = re.compile(r"raw\( *0x((?:[0-9a-f]{2})+) ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +119,8 @@ class Layout:
         self._groups, self._literals = _parsed(text)
         self.nonce_bytes = next(size for each in self._groups for part, size in each.parts if part is Part.NONCE)
         self.is_binary = any(each.is_raw for each in self._groups)
-        self._form = re.compile(self.pattern.encode(), re.DOTALL)
+        pattern = re.escape(self.head) + b"(.*)" if self.is_binary else self.pattern.encode()
+        self._form = re.compile(pattern, re.DOTALL)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Layout) and self.text == other.text
@@ -125,10 +129,15 @@ class Layout:
         return hash(self.text)
 
     @property
+    def head(self) -> bytes:
+        """How every value begins."""
+        return self._literals[0]
+
+    @property
     def pattern(self) -> str:
-        """What every value matches; lengths and padding are judged by `taken_apart` alone."""
+        """What every value of text matches; lengths and padding are judged by `taken_apart` alone."""
         groups = [f"({_PATTERNS[each.encoding]})" for each in self._groups]
-        literals = [re.escape(literal) for literal in self._literals]
+        literals = [re.escape(literal.decode()) for literal in self._literals]
         return literals[0] + "".join(map(str.__add__, groups, literals[1:]))
 
     @property
@@ -136,13 +145,13 @@ class Layout:
         """The layout as the compiled codec takes it; None: it does not know such a one."""
         if len(self._groups) > 1 and any(each.encoding is not Encoding.HEX for each in self._groups):
             return None
-        if self.is_binary or max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
+        if max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
             return None
         groups = tuple(
-            (_COMPILED[group.encoding], "".join(part[0] for part, _ in group.parts).encode(), after.encode())
+            (_COMPILED[group.encoding], "".join(part[0] for part, _ in group.parts).encode(), after)
             for group, after in zip(self._groups, self._literals[1:], strict=True)
         )
-        layout = (self._literals[0].encode(), self.nonce_bytes, groups)
+        layout = (self.head, self.nonce_bytes, groups)
         return CompiledFormat("aes-gcm", self.nonce_bytes, layout=layout)
 
     @property
@@ -175,14 +184,14 @@ class Layout:
         """
         content = {Part.NONCE: nonce, Part.CIPHERTEXT: body[:-TAG_BYTES], Part.TAG: body[-TAG_BYTES:]}
         upper = like is not None and _is_upper(self._hex(like.written)) is True
-        pieces = [self._literals[0].encode()]
+        pieces = [self.head]
         for number, group in enumerate(self._groups):
             written = _encoded(group.encoding, b"".join(content[part] for part, _ in group.parts))
             if like is not None:  # of the same length, unless without its padding
                 written = written[: len(like.written[number])]
             pieces += [
                 written.upper() if upper and group.encoding is Encoding.HEX else written,
-                self._literals[number + 1].encode(),
+                self._literals[number + 1],
             ]
         return b"".join(pieces)
 
@@ -198,24 +207,29 @@ def layout_of(text: str) -> Layout:
     return Layout(text)
 
 
-def _parsed(text: str) -> tuple[tuple[_Group, ...], tuple[str, ...]]:
+def _parsed(declared: str) -> tuple[tuple[_Group, ...], tuple[bytes, ...]]:
+    head = _HEAD.search(declared)
+    text = declared.replace(head[0], "raw(", 1) if head else declared
     literals = _GROUP.split(text)[::3]
     groups = tuple(_group(match) for match in _GROUP.finditer(text))
     parts = [part for group in groups for part, _ in group.parts]
     if sorted(parts) != sorted(Part):
-        raise InvalidLayoutError(f"layout {text!r} does not hold each of nonce12 or nonce16, ct and tag16 once; {_HOW}")
+        raise InvalidLayoutError(
+            f"layout {declared!r} does not hold each of nonce12 or nonce16, ct and tag16 once; {_HOW}"
+        )
     if any(not each.isprintable() or not each.isascii() or set("()") & set(each) for each in literals):
-        raise InvalidLayoutError(f"layout {text!r} has text that is neither a group nor plain ASCII; {_HOW}")
+        raise InvalidLayoutError(f"layout {declared!r} has text that is neither a group nor plain ASCII; {_HOW}")
     if any(each.is_raw for each in groups) and (len(groups) > 1 or literals[-1]):
-        raise InvalidLayoutError(f"layout {text!r}: after raw bytes nothing can follow; {_HOW}")
+        raise InvalidLayoutError(f"layout {declared!r}: after raw bytes nothing can follow; {_HOW}")
     for number, after in enumerate(literals[1:], 1):
         neighbours = [_ALPHABETS[each.encoding] for each in groups[number - 1 : number + 1] if not each.is_raw]
         if (not after and number < len(groups)) or any(re.search(each, after) for each in neighbours):
             raise InvalidLayoutError(
-                f"layout {text!r}: {after!r} does not end a group, since the group may hold it; put the parts into one "
-                "group if nothing separates them"
+                f"layout {declared!r}: {after!r} does not end a group, since the group may hold it; put the parts into "
+                "one group if nothing separates them"
             )
-    return groups, tuple(literals)
+    begins, *others = (each.encode() for each in literals)
+    return groups, (begins + bytes.fromhex(head[1] if head else ""), *others)
 
 
 def _group(match: re.Match[str]) -> _Group:

@@ -82,11 +82,11 @@ class MarkedFormat:
     def opened_by(
         self,
         ring: KeyRing,
-        stored: str,
+        stored: bytes,
         label: str | None = None,  # noqa: ARG002
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        value = self._envelope.parsed(stored.encode())
+        value = self._envelope.parsed(stored)
         if value is None:
             return None
         keys = {version: self._envelope.key(ring.material(version)) for version in ring.versions}
@@ -94,9 +94,9 @@ class MarkedFormat:
         opener = next((version for version, key in keys.items() if key.opened(value) is not None), None)
         return named or opener or ring.primary, opener
 
-    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        return MarkedRewriter(self._envelope, ring, ring.primary).plaintext(stored.encode())
+        return MarkedRewriter(self._envelope, ring, ring.primary).plaintext(stored)
 
     def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
         """Returns the text by which values name each key of the ring.

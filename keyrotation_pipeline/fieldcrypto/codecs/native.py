@@ -30,12 +30,17 @@ class NativeFormat:
         return native_codec(ring, target, values, bound)
 
     def opened_by(
-        self, ring: KeyRing, stored: str, label: str | None = None
+        self, ring: KeyRing, stored: bytes, label: str | None = None
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        value = cipher.parsed(stored)
+        value = cipher.parsed(_text(stored))
         return None if value is None else (value.version, cipher.opened_by(ring, value, label))
 
-    def plaintext(self, ring: KeyRing, stored: str, label: str | None = None) -> bytes | Defect:
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
         """See `Format.plaintext`."""
-        return cipher.plaintext(ring, stored, label)
+        return cipher.plaintext(ring, _text(stored), label)
+
+
+def _text(stored: bytes) -> str:
+    # What is not ASCII is no value, whatever its characters are.
+    return stored.decode("latin-1")

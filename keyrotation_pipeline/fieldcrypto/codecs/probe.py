@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.reads import Defect
 def _known() -> Iterator[str]:
     """Yields layouts, those that are met most often first."""
     orders = ("{n} ct tag16", "{n} tag16 ct", "ct tag16 {n}", "tag16 ct {n}", "tag16 {n} ct", "ct {n} tag16")
-    for encoding, nonce, order in product(("b64", "hex", "b64url"), ("nonce12", "nonce16"), orders):
+    for encoding, nonce, order in product(("b64", "hex", "b64url", "raw"), ("nonce12", "nonce16"), orders):
         yield f"{encoding}({order.format(n=nonce)})"
     parts = (
         ("{n}", "tag16", "ct"),

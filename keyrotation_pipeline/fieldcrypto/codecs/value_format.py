@@ -107,6 +107,11 @@ class ValueFormat:
         return self.name == NATIVE.name
 
     @property
+    def is_binary(self) -> bool:
+        """Whether values are bytes that no text can hold, so that only columns of bytea have them."""
+        return "raw(" in self.layout
+
+    @property
     def encrypts_by_gcm(self) -> bool:
         """Whether a key may encrypt only so many values, since AES-GCM must not repeat a nonce."""
         return self.name != FERNET.name

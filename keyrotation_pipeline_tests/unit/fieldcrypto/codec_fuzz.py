@@ -90,7 +90,7 @@ def laid_out(text: str) -> Fuzzed:
         taken = layout.taken_apart(changed)
         return changed if taken is not None and (taken.nonce, taken.body) == (nonce, body) else value
 
-    strange = b"=:+/-_.AFaf09 \n\x00\x80\xff" + text.encode()[:2]
+    strange = b"=:+/-_.AFaf09 \n\x00\x80\xff" + layout.head[:2]
     declared = replace(AES_GCM, layout=text)
     return Fuzzed(declared, good, STANDARD, strange, (b"", b"enc:", b"ENC:", b"ab"), layout.nonce_bytes)
 
@@ -103,6 +103,8 @@ FORMATS |= {
         "b64url with a head": "enc:b64url(tag16 ct nonce16).",
         "hex in three groups": "hex(nonce12):hex(tag16):hex(ct)",
         "hex in two groups": "{hex(ct tag16)-hex(nonce16)}",
+        "bytes": "raw(nonce12 ct tag16)",
+        "bytes with a head": "e:raw(0x0a01 tag16 ct nonce16)",
     }.items()
 }
 

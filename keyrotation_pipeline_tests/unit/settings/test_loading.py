@@ -240,9 +240,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="AES-GCM of a layout that is none",
         ),
         pytest.param(
-            TABLE + AES_GCM.replace("b64(", "raw(") + 'logins = { v1 = "a" }',
-            "which this version does not read yet",
-            id="AES-GCM of bytes",
+            '[[tables]]\nname = "c"\ncolumns = ["a", { column = "doc", path = ["x", "y"] }]\n'
+            + AES_GCM.replace("b64(", "raw(")
+            + 'logins = { v1 = "a" }',
+            "[[tables]] c: values of this [format] are bytes, which only columns of bytea hold; leave out doc.x.y",
+            id="bytes in a document",
         ),
         pytest.param(
             TABLE + AES_GCM + 'logins = { v1 = "a" }\naad = "{table}:{column}"',

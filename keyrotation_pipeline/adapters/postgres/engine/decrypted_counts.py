@@ -111,11 +111,15 @@ class CurrentKeys:
             for relation in countable(connection, table):
                 compiled = None if _arrays(relation) else native
                 for marked in _read(connection, relation, more=written_since(promotion_xid)):
-                    some = [row[:-1] for row in marked]
+                    some = _as_bytes([row[:-1] for row in marked])
                     # Nearly all of them hold none: the compiled codec says so for all at once.
-                    held = compiled.check(_as_bytes(some), 0, len(table.columns)) if compiled else None
+                    held = compiled.check(some, 0, len(table.columns)) if compiled else None
                     if held is None or any(column[version] for column in held for version in versions):
-                        old = [row[-1] for row in marked if _has_under(code, keys, _values(relation, table, row[:-1]))]
+                        old = [
+                            row[-1]
+                            for row, values in zip(marked, some, strict=True)
+                            if _has_under(code, keys, _values(relation, table, values))
+                        ]
                         rows, since = rows + len(old), since + sum(map(bool, old))
                     if monotonic() > until:
                         return None
@@ -189,7 +193,7 @@ def _read(
     where: sql.Composable | None = None,
     more: sql.Composable | None = None,
 ) -> Iterator[list[tuple[Any, ...]]]:
-    columns = [*(places.text(column) for column in relation.columns), *([] if more is None else [more])]
+    columns = [*(places.value(column) for column in relation.columns), *([] if more is None else [more])]
     query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
         sql.SQL(", ").join(columns), relation.identifier, where or sql.SQL("")
     )
@@ -203,21 +207,23 @@ def _arrays(relation: Relation) -> frozenset[int]:
     return frozenset(number for number, column in enumerate(relation.columns) if column.place.elements)
 
 
-def _as_bytes(rows: Sequence[tuple[str | None, ...]]) -> list[tuple[bytes | None, ...]]:
-    return [tuple(None if value is None else value.encode() for value in row) for row in rows]
+def _as_bytes(rows: Sequence[tuple[str | bytes | None, ...]]) -> list[tuple[bytes | None, ...]]:
+    return [tuple(map(places.as_bytes, row)) for row in rows]
 
 
-def _values(relation: Relation, table: EncryptedTable, row: Sequence[str | None]) -> Iterator[tuple[str, str | None]]:
+def _values(
+    relation: Relation, table: EncryptedTable, row: Sequence[bytes | None]
+) -> Iterator[tuple[bytes, str | None]]:
     """Yields every value of a row that is neither NULL nor empty, those in arrays too, with the label of its place."""
     for column, cell in zip(relation.columns, row, strict=True):
         label = table.label(column.place.name)
         if cell and column.place.elements:
-            yield from ((each.decode(), label) for each in array_text(cell.encode()).elements if each)
+            yield from ((each, label) for each in array_text(cell).elements if each)
         elif cell:
             yield cell, label
 
 
-def _has_under(code: Format, keys: KeyRing, values: Iterable[tuple[str, str | None]]) -> bool:
+def _has_under(code: Format, keys: KeyRing, values: Iterable[tuple[bytes, str | None]]) -> bool:
     """Whether one of the values of a row, each with its label, opens with one of the keys."""
     found = (code.opened_by(keys, value, label) for value, label in values)
     return any(each is not None and each[1] is not None for each in found)

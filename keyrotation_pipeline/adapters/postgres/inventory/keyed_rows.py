@@ -51,7 +51,7 @@ def common_key(connection: Connection, table: EncryptedTable) -> tuple[str, ...]
 
 
 def rows_by_key(connection: Connection, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
-    """Yields every row of a table in one snapshot: its key, and the stored value of each declared place as text.
+    """Yields every row of a table in one snapshot: its key, and the stored value of each declared place.
 
     Args:
         key: at least one column; two rows may have the same key if no index forbids it.
@@ -77,7 +77,7 @@ def rows_by_key(connection: Connection, table: EncryptedTable, key: Sequence[str
                 if at < previous:
                     raise PreflightError(f"table {table.name} was not read in the order of its key; report it")
                 previous = at
-                yield at.decode(), cast("tuple[str | None, ...]", tuple(values))
+                yield at.decode(), tuple(places.as_bytes(cast("str | bytes | None", each)) for each in values)
 
 
 def _part(connection: Connection, relation: Relation, key: Sequence[str]) -> sql.Composable:
@@ -86,5 +86,5 @@ def _part(connection: Connection, relation: Relation, key: Sequence[str]) -> sql
             f"{relation.label} cannot be read by the key ({', '.join(key)}): a column is missing, encrypted, or of a "
             "type whose owner could run code; give it the key that it had, of a type of PostgreSQL's own"
         )
-    values = sql.SQL(", ").join(places.text(column) for column in relation.columns)
+    values = sql.SQL(", ").join(places.value(column) for column in relation.columns)
     return sql.SQL(_ROWS_OF).format(key=key_text("t", key), values=values, relation=relation.identifier)

@@ -12,6 +12,10 @@ from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 _FILLED = "coalesce(octet_length({}) > 0, false)"
+# Of raw bytes the text has escapes. OFFSET 0: they are read once.
+_RAW_SHAPE = """(SELECT octet_length(raw) BETWEEN {shortest} AND {longest}
+        AND substr(raw, 1, {chars}) = decode({head}, 'hex')
+    FROM (SELECT decode({value}, 'escape') OFFSET 0) AS decoded (raw))"""
 
 
 class LayoutSql:
@@ -65,6 +69,14 @@ class LayoutSql:
 
         The codec judges lengths and padding exactly. A percent sign would be taken for a parameter.
         """
+        if self._layout.is_binary:
+            return sql.SQL(_RAW_SHAPE).format(
+                value=value,
+                shortest=sql.Literal(self._layout.shortest_bytes),
+                longest=sql.Literal(LONGEST_JUDGED_BYTES),
+                chars=sql.Literal(len(self._layout.head)),
+                head=sql.Literal(self._layout.head.hex()),
+            )
         return sql.SQL("(octet_length({value}) BETWEEN {shortest} AND {longest} AND {value} ~ {pattern})").format(
             value=value,
             shortest=sql.Literal(self._layout.shortest_bytes),

@@ -84,6 +84,16 @@ def unencrypted_rest(column: Column) -> sql.Composed:
     return sql.SQL("CASE WHEN {} IS NULL THEN {} END").format(text(column), stored(column))
 
 
+def value(column: Column) -> sql.Composed:
+    """Returns the value for a codec: bytes as bytes, all else as text under "C"; see `as_bytes`."""
+    return sql.SQL("{}::bytea").format(stored(column)) if column.is_binary else text(column)
+
+
+def as_bytes(value: str | bytes | None) -> bytes | None:
+    """Returns what the driver returns of `value` as a codec takes it."""
+    return value.encode() if isinstance(value, str) else value
+
+
 def path(column: Column) -> sql.Composable:
     """Returns a place's path."""
     return sql.SQL(_printed_path(column))

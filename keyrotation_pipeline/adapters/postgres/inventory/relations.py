@@ -31,6 +31,7 @@ class Column:
             too long for the column is then an error of the assignment.
         type_oid: of the type below all domains.
         when: the column that says which texts are values, where the place has one.
+        of_bytes: whether its values are bytes that no text can hold.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Column:
     type_oid: int
     place: Place
     when: "Column | None" = None
+    of_bytes: bool = False
 
     @property
     def is_binary(self) -> bool:
@@ -54,6 +56,8 @@ class Column:
         """Whether the column is of a type in which the values of such a place can be read, written and refused."""
         if self.when is not None and self.when.type_oid != BOOLEAN:
             return False
+        if self.of_bytes:
+            return self.is_binary
         if self.place.path:
             return self.type_oid == JSONB
         if self.place.elements:
@@ -272,6 +276,8 @@ def unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a s
             f"column {relation.label}.{column.when.name} is of type {column.when.type_sql}, and only a boolean column "
             f"can say when {column.name} is encrypted; correct when in keyrotation.toml"
         )
+    if column.of_bytes:
+        return f"{place}, and values of this [format] are bytes, which only bytea holds; correct [format] or [[tables]]"
     if column.type_oid == JSON:
         return (
             f"{place}, which keeps a document as it was typed, so a value in it cannot be replaced alone; make it jsonb"
@@ -280,13 +286,13 @@ def unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a s
         return f'{place}; name the value in its documents: {{ column = "{column.name}", path = ["key", …] }}'
     if column.type_oid in TEXT_ARRAYS:
         return f'{place}; declare its elements: {{ column = "{column.name}", elements = true }}'
-    if column.place.path:
-        return f"{place}, and only jsonb has values at a path; remove path from [[tables]] in keyrotation.toml"
-    if column.place.elements:
-        return (
-            f"{place}, and only the elements of text[] and varchar[] can be rotated; remove elements from [[tables]] "
-            "in keyrotation.toml"
+    if not column.place.is_column:
+        only, option = (
+            ("jsonb has values at a path", "path")
+            if column.place.path
+            else ("the elements of text[] and varchar[] can be rotated", "elements")
         )
+        return f"{place}, and only {only}; remove {option} from [[tables]] in keyrotation.toml"
     return (
         f"{place}, whose text is not what is stored, so encrypted values in it can be neither counted nor refused; "
         "make it text again, or remove it from [[tables]] in keyrotation.toml"
@@ -309,8 +315,9 @@ def _tree(
     for oid, *others in facts:
         present = columns[oid]
         places = [table.place(name) for name in table.columns]
+        of_bytes = table.format.is_binary
         declared = tuple(
-            replace(present[each.column], place=each, when=present.get(each.when))
+            replace(present[each.column], place=each, when=present.get(each.when), of_bytes=of_bytes)
             for each in places
             if each.column in present
         )

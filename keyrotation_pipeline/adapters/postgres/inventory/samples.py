@@ -99,7 +99,7 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
     Raises:
         PreflightError, BlockedError: as a count does.
     """
-    code, found = format_of(table.format), {name: list[str]() for name in table.columns}
+    code, found = format_of(table.format), {name: list[bytes]() for name in table.columns}
     for relation in countable(connection, table):
         for column in relation.columns:
             some = found[column.place.name]
@@ -107,17 +107,17 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
                 query = sql.SQL(_ANY).format(
                     relation=relation.identifier,
                     pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES),
-                    each=places.each_value(column, places.stored(column)),
+                    each=_each_value(column),
                     values=sql.Literal(values - len(some)),
                 )
-                some += [str(value) for (value,) in connection.execute(query).fetchall()]
+                some += [_bytes(value) for (value,) in connection.execute(query).fetchall()]
     return tuple(_probed(table, name, code, ring, some) for name, some in found.items())
 
 
-def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[str]) -> PlaceProbe:
+def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[bytes]) -> PlaceProbe:
     tried = (code.opened_by(ring, value, table.label(name)) for value in values)
     opened = sum(each is not None and each[1] is not None for each in tried)
-    fits = fitting(ring, [value.encode() for value in values[:_FITTED]]) if values and not opened else None
+    fits = fitting(ring, values[:_FITTED]) if values and not opened else None
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
 
 
@@ -206,15 +206,25 @@ def _chosen(
 
 def _read(
     connection: Connection, relation: Relation, key: RowKey, column: Column, positions: list[str]
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, bytes]]:
     elements = column.place.elements
     query = sql.SQL(_READ).format(
         key=key.of("t"),
-        value=sql.SQL("each.text") if elements else places.text(column),
+        value=sql.SQL("each.text") if elements else places.value(column),
         relation=relation.identifier,
         each=sql.SQL(", {}").format(places.each_value(column, places.stored(column))) if elements else sql.SQL(""),
         positions=sql.Literal(positions),
     )
     with heap_scan(connection, relation.label, relation.oid):
         rows = connection.execute(query).fetchall()
-    yield from ((str(row), str(value)) for row, value in rows if value is not None)
+    yield from ((str(row), _bytes(value)) for row, value in rows if value is not None)
+
+
+def _each_value(column: Column) -> sql.Composed:
+    if column.place.elements:
+        return places.each_value(column, places.stored(column))
+    return sql.SQL("(SELECT {}) AS each (text)").format(places.value(column))
+
+
+def _bytes(value: object) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()

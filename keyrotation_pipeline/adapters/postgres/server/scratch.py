@@ -181,7 +181,7 @@ class ScratchDump:
         documents = [[column for _, column in each] for each in places.by_column(columns) if each[0][1].place.path]
         query = sql.SQL("SELECT ROW({})::text, {} FROM {}").format(
             sql.SQL(", ").join([*map(sql.Identifier, others), *map(places.without_values, documents)]),
-            sql.SQL(", ").join(map(places.text, columns)),
+            sql.SQL(", ").join(map(places.value, columns)),
             name,
         )
         rows = values = failures = total = 0
@@ -214,18 +214,19 @@ def _elements(stored: object) -> list[object]:
     if stored is None:
         return [None]
     array = array_text(str(stored).encode())
-    return [b"".join(array.parts).decode(), *(None if each is None else each.decode() for each in array.elements)]
+    return [b"".join(array.parts), *array.elements]
 
 
 def _opened(
-    plaintext: Callable[[str, str | None], bytes | Defect], stored: object, label: str | None
+    plaintext: Callable[[bytes, str | None], bytes | Defect], stored: object, label: str | None
 ) -> tuple[str, bytes]:
     if stored is None:
         return "null", b""
-    opened = plaintext(str(stored), label)
+    value = stored if isinstance(stored, bytes) else str(stored).encode(errors="surrogatepass")
+    opened = plaintext(value, label)
     if not isinstance(opened, Defect):
         return "decrypted", opened
-    return ("as it is", str(stored).encode(errors="surrogatepass")) if opened == NOT_A_VALUE else ("failed", b"")
+    return ("as it is", value) if opened == NOT_A_VALUE else ("failed", b"")
 
 
 class ScratchServers:

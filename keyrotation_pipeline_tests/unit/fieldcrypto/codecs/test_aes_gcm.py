@@ -35,6 +35,8 @@ LAYOUTS = [
     "{b64(nonce12 ct tag16)}",
     "raw(nonce16 tag16 ct)",
     "v=raw(ct tag16 nonce12)",
+    "raw(0x01ff nonce12 tag16 ct)",
+    "v%raw(0x00 nonce12 ct tag16)",
 ]
 PLAINTEXTS = [b"", b"x", b"xy", b"xyz", b"x" * 16, "Müller 🔑".encode(), bytes(range(256)), b"y" * 9_999]
 
@@ -55,12 +57,15 @@ def read(layout: Layout, key: KeyMaterial, value: bytes) -> bytes:
     return AESGCM(raw_of(key)).decrypt(sealed.nonce, sealed.body, None)
 
 
+def as_stored(entry: dict[str, Any]) -> list[bytes]:
+    is_hex = entry["encoding"] == "hex"
+    return [bytes.fromhex(each["stored"]) if is_hex else each["stored"].encode() for each in entry["values"]]
+
+
 @pytest.mark.parametrize("entry", VECTORS, ids=lambda entry: str(entry["library"]))
 def test_real_values_are_opened_and_sealed_again_as_their_library_wrote_them(entry: dict[str, Any]) -> None:
     layout, old, new = Layout(entry["layout"]), KeyMaterial(bytes.fromhex(entry["key"])), KeyMaterial.generate()
-    values = [
-        bytes.fromhex(v["stored"]) if entry["encoding"] == "hex" else v["stored"].encode() for v in entry["values"]
-    ]
+    values = as_stored(entry)
     for value, told in zip(values, entry["values"], strict=True):
         assert told["plaintext"].encode() in read(layout, old, value)  # Ruby's Marshal stands around it in one library
     assert [layout.put_together(s.nonce, s.body) for s in map(layout.taken_apart, values) if s] == values
@@ -197,6 +202,9 @@ def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
         ("b64(nonce12 tag16 ct)=", "does not end a group"),
         ("raw(nonce12):raw(tag16 ct)", "nothing can follow"),
         ("raw(nonce12 ct tag16):", "nothing can follow"),
+        ("raw(nonce12 0x01 ct tag16)", "'0x01' is not known"),
+        ("raw(0x1 nonce12 ct tag16)", "'0x1' is not known"),
+        ("b64(0x01 nonce12 ct tag16)", "'0x01' is not known"),
     ],
 )
 def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, why: str) -> None:
@@ -209,5 +217,6 @@ def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, wh
 )
 def test_the_layout_of_real_values_is_found_by_opening_them(entry: dict[str, Any]) -> None:
     ring = KeyRing({V1: KeyMaterial(bytes.fromhex(entry["key"]))}, V1)
-    assert fitting(ring, [entry["values"][0]["stored"].encode()]) == entry["layout"]
-    assert fitting(KeyRing({V1: KeyMaterial.generate()}, V1), [entry["values"][0]["stored"].encode()]) is None
+    value = as_stored(entry)[0]
+    assert fitting(ring, [value]) == entry["layout"]
+    assert fitting(KeyRing({V1: KeyMaterial.generate()}, V1), [value]) is None

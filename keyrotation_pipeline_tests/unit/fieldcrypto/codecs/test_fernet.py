@@ -123,7 +123,7 @@ def test_what_cannot_be_rewritten_stays_and_is_named(ring: KeyRing) -> None:
     assert [new is None for new in rewritten.columns[1]] == [row % 2 == 0 for row in range(len(values))]
     held, failures = FernetRewriter(ring, V2).check([[None] * len(values), values])
     assert (held, failures) == ([{}, {V1: len(bad)}], expected)
-    assert [FernetFormat().opened_by(ring, bad[row][0].decode("latin-1")) for row in (0, 9, 12)] == [
+    assert [FernetFormat().opened_by(ring, bad[row][0]) for row in (0, 9, 12)] == [
         None,
         (V2, None),
         (V1, V1),
