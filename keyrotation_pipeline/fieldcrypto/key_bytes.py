@@ -7,21 +7,24 @@ import base64
 import binascii
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase
 
-# Before the base64 of a passphrase, so that no cipher of ours takes one of 32 characters for a key.
-_MARK = "passphrase:"
+# Before the base64 of a passphrase, so that no cipher of ours takes one of 32 characters for a key; and of a key of an
+# application's own library, between them its name, which may be empty.
+_PASSPHRASE, _AES = "passphrase:", "aes:"
 
 
 def raw_of(material: KeyMaterial) -> bytes:
-    """Returns the bytes, for a cipher object and nothing else: 32, unless it is a passphrase."""
+    """Returns the bytes, for a cipher object and nothing else: 32, unless it is a passphrase or an `AesKey`."""
     return material._raw  # noqa: SLF001  the one place
 
 
 def base64_of(material: KeyMaterial) -> str:
     """Returns a key in the form that stores and backups hold."""
     text = base64.b64encode(raw_of(material)).decode()
-    return f"{_MARK}{text}" if isinstance(material, Passphrase) else text
+    if isinstance(material, AesKey):
+        return f"{_AES}{material.name}:{text}"
+    return f"{_PASSPHRASE}{text}" if isinstance(material, Passphrase) else text
 
 
 def key_from_base64(text: str) -> KeyMaterial:
@@ -31,9 +34,14 @@ def key_from_base64(text: str) -> KeyMaterial:
         InvalidKeyError: not base64, or not 32 bytes.
     """
     stripped = text.strip()
-    encoded = stripped.removeprefix(_MARK)
+    is_aes, is_passphrase = stripped.startswith(_AES), stripped.startswith(_PASSPHRASE)
+    name, encoded = "", stripped.removeprefix(_PASSPHRASE)
+    if is_aes:
+        name, _, encoded = stripped.removeprefix(_AES).rpartition(":")
     try:
         raw = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise InvalidKeyError("a key is not valid base64; give the base64 of 32 bytes") from None
-    return KeyMaterial(raw) if encoded == stripped else Passphrase(raw)
+    if is_aes:
+        return AesKey(raw, name)
+    return Passphrase(raw) if is_passphrase else KeyMaterial(raw)

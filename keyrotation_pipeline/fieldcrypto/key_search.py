@@ -8,17 +8,16 @@ from collections.abc import Collection, Iterator
 from urllib.parse import unquote_to_bytes
 
 from keyrotation_pipeline.fieldcrypto.material import (
-    KEY_BYTES,
+    AES_KEY_BYTES,
     LONGEST_PASSPHRASE,
     SHORTEST_PASSPHRASE,
-    KeyMaterial,
-    Passphrase,
+    fingerprint_of,
 )
 
-_HEX_DIGITS = 2 * KEY_BYTES
-_BASE64_CHARS = 43  # of 32 bytes, without the padding
-_HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % _HEX_DIGITS)
-_BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % _BASE64_CHARS)
+# Of each length of a key: its characters of base64 without the padding, and the padding.
+_BASE64_CHARS = {size: (-(-4 * size // 3), b"=" * (-size % 3)) for size in AES_KEY_BYTES}
+_HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % (2 * min(AES_KEY_BYTES)))
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % _BASE64_CHARS[min(AES_KEY_BYTES)][0])
 # What may be encoded: the shortest passphrase, or a key.
 _ENCODED_HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % (2 * SHORTEST_PASSPHRASE))
 _ENCODED_BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % (SHORTEST_PASSPHRASE * 4 // 3))
@@ -46,22 +45,24 @@ def key_in(text: bytes, fingerprints: Collection[str]) -> str | None:
     for _ in range(_MOST_LAYERS):
         layers = {each for layer in layers for each in (layer, b"".join(layer.split()))} - looked_at
         looked_at |= layers
-        for key in (key for layer in layers for key in _candidates(layer)):
-            if (fingerprint := key.fingerprint) in fingerprints:
+        for raw in (raw for layer in layers for raw in _candidates(layer)):
+            if (fingerprint := fingerprint_of(raw)) in fingerprints:
                 return fingerprint
         layers = {each for layer in layers for each in _decoded(layer)}
     return None
 
 
-def _candidates(text: bytes) -> Iterator[KeyMaterial]:
+def _candidates(text: bytes) -> Iterator[bytes]:
     """Everything in a text that could be a key or a passphrase."""
-    yield from map(KeyMaterial, _windows(text, KEY_BYTES))
+    for size in AES_KEY_BYTES:
+        yield from _windows(text, size)
     for run in _HEX.findall(text):
-        yield from (KeyMaterial(binascii.unhexlify(window)) for window in _windows(run, _HEX_DIGITS))
+        yield from (binascii.unhexlify(window) for size in AES_KEY_BYTES for window in _windows(run, 2 * size))
     for run in _BASE64.findall(text.translate(_STANDARD_ALPHABET)):
-        yield from (KeyMaterial(base64.b64decode(window + b"=")) for window in _windows(run, _BASE64_CHARS))
+        for chars, padding in _BASE64_CHARS.values():
+            yield from (base64.b64decode(window + padding) for window in _windows(run, chars))
     for run in _PRINTABLE.findall(text):
-        yield from map(Passphrase, _words(run))
+        yield from _words(run)
 
 
 def _words(text: bytes) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -202,7 +202,7 @@ class KeyRing:
         self._ciphers = {
             version: _cipher(version, material)
             for version, material in keys.items()
-            if not isinstance(material, Passphrase)
+            if not isinstance(material, AesKey | Passphrase)
         }
         self._primary = primary
         self._names_primary = True
@@ -254,7 +254,7 @@ class KeyRing:
         """Returns the cipher of one version: always the same object, made once, safe between threads.
 
         Raises:
-            UnknownKeyVersionError: the ring does not hold it, or only a passphrase.
+            UnknownKeyVersionError: the ring does not hold it, or only what no cipher of our own format takes.
         """
         try:
             return self._ciphers[version]

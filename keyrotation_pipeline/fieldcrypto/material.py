@@ -1,8 +1,9 @@
-"""Key material: 32 bytes, or a passphrase, that are never printed. Only `key_bytes` reads them."""
+"""Key material: 32 bytes, another AES key, or a passphrase; never printed. Only `key_bytes` reads the bytes."""
 
 import hashlib
 import hmac
 import os
+import re
 import secrets
 import string
 from typing import NoReturn, Self
@@ -10,8 +11,16 @@ from typing import NoReturn, Self
 from keyrotation_pipeline.errors import InvalidKeyError
 
 KEY_BYTES = 32
+# Of AES, which libraries of applications use.
+AES_KEY_BYTES = (16, 24, KEY_BYTES)
 SHORTEST_PASSPHRASE, LONGEST_PASSPHRASE = 12, 256
 FINGERPRINT_LABEL = b"keyrotation-key-fingerprint-v1"
+_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+
+
+def fingerprint_of(raw: bytes) -> str:
+    """Returns SHA-256 over a fixed label and the bytes of a key, 64 hex digits: names the key without revealing it."""
+    return hashlib.sha256(FINGERPRINT_LABEL + raw).hexdigest()
 
 
 class KeyMaterial:
@@ -38,11 +47,17 @@ class KeyMaterial:
 
     @property
     def fingerprint(self) -> str:
-        """Returns SHA-256 over a fixed label and the key, 64 hex digits: names the key without revealing it."""
-        return hashlib.sha256(FINGERPRINT_LABEL + self._raw).hexdigest()
+        """Returns the fingerprint of its bytes."""
+        return fingerprint_of(self._raw)
+
+    @property
+    def name(self) -> str:
+        """By which values name the key, where they do so by a text that is not made of the key; else empty."""
+        return ""
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, KeyMaterial) and hmac.compare_digest(self._raw, other._raw)
+        same = isinstance(other, KeyMaterial) and hmac.compare_digest(self._raw, other._raw)
+        return same and isinstance(other, KeyMaterial) and self.name == other.name
 
     def __hash__(self) -> int:
         return hash(self.fingerprint)
@@ -52,6 +67,34 @@ class KeyMaterial:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("key material cannot be pickled")
+
+
+class AesKey(KeyMaterial):
+    """A key of AES as an application's own library has it; the ciphers of our own format take none.
+
+    Args:
+        raw: 16, 24 or 32 bytes.
+        name: by which values name it, if they do: up to 100 letters, digits, dots, hyphens and underscores.
+
+    Raises:
+        InvalidKeyError: anything else.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, raw: bytes, name: str = "") -> None:
+        if len(raw) not in AES_KEY_BYTES:
+            raise InvalidKeyError(f"a key of AES has 16, 24 or 32 bytes, this one has {len(raw)}")
+        if name and _NAME.fullmatch(name) is None:
+            raise InvalidKeyError(
+                f"{name!r} cannot name a key here; a name has up to 100 letters, digits, dots, hyphens and underscores"
+            )
+        self._raw, self._name = bytes(raw), name
+
+    @property
+    def name(self) -> str:
+        """See `KeyMaterial.name`."""
+        return self._name
 
 
 class Passphrase(KeyMaterial):

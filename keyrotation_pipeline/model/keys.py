@@ -172,6 +172,12 @@ class StoredKeys:
         entries = (*self.live.values(), *self.archived.values())
         return tuple(entry for entry in entries if isinstance(entry, KeyMaterial))
 
+    @property
+    def present(self) -> KeyMaterial | None:
+        """The primary's key; None: there is none, or it is damaged."""
+        entry = None if self.primary is None else self.live.get(self.primary)
+        return entry if isinstance(entry, KeyMaterial) else None
+
     def material(self, version: KeyVersion) -> KeyMaterial:
         """A live or archived key.
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
@@ -181,9 +181,10 @@ def usage(pipeline: Pipeline) -> Iterator[Check]:
 
 def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCount]) -> Check:
     """The estimated time for the rows, from a sample rewritten just now."""
-    stored = pipeline.keys.read().ring()
-    keys = {version: stored.material(version) for version in stored.versions}
-    ring = KeyRing({**keys, target: KeyMaterial.generate()}, target)
+    stored, declared = pipeline.keys.read(), pipeline.tables[0].format
+    taken = pipeline.inventory.key_markers(pipeline.tables)
+    keys = {version: stored.material(version) for version in stored.live}
+    ring = KeyRing({**keys, target: new_key(declared, taken.values(), stored.present)}, target)
     speeds = {each.table: each for each in pipeline.rewriting.speed(pipeline.tables, ring, target)}
     rows = {str(count.table.name): count.rows for count in counts}
     seconds = sum(rows[name] / each.rows_per_second for name, each in speeds.items() if each.rows_per_second)

@@ -43,7 +43,6 @@ from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.rotation.key_trial import counted_in, probed, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
-_KEY_BYTES = 32
 # The source procedure prepares in the week before.
 REHEARSAL_STALE_AFTER = timedelta(days=7)
 
@@ -201,7 +200,7 @@ def _certificates(pipeline: Pipeline, end: datetime) -> Check:
 def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
     def intact() -> str:
         record = present_key(pipeline)  # compares the stored key with the registered fingerprint
-        value = f"{record.version}, {_KEY_BYTES} bytes, {record.fingerprint[:16]}, as registered"
+        value = f"{record.version}, {record.fingerprint[:16]}, as registered"
         if trial is None:
             return f"{value}; not tried on a value"
         if sentence := refusal(pipeline, pipeline.keys.read(), trial):

@@ -202,14 +202,10 @@ def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMat
 
 
 def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
-    """Generates a key for the application's library, which values name unlike any key before.
-
-    In an emergency nothing of the primary stays in it.
-    """
+    """Generates a key for the application's library, which values name unlike any key before."""
     declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
-    before = None if rotation.type is RotationType.EMERGENCY else stored.material(rotation.source)
-    return new_key(declared, taken.values(), before)
+    return new_key(declared, taken.values(), stored.present, anew=rotation.type is RotationType.EMERGENCY)
 
 
 def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:

@@ -59,6 +59,8 @@ class FormatSettings(Section):
         layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
             `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`.
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
+        key_bytes: of `aes-gcm` only: how long the keys are that rotations make, 16, 24 or 32 bytes (default: as long as
+            the key that each replaces).
         logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
             while they encrypt with it.
         derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
@@ -75,6 +77,7 @@ class FormatSettings(Section):
     keep_time: StrictBool = False
     layout: Text | None = None
     key_encoding: KeyEncoding = KeyEncoding.B64URL
+    key_bytes: Literal[16, 24, 32] | None = None
     logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
     derivation: Derivation | None = None
     salt: Text | None = None
@@ -166,6 +169,7 @@ class FormatSettings(Section):
             known,
             keep_time=self.keep_time,
             layout=self.layout or "",
+            key_bytes=self.key_bytes or 0,
             logins=self._logins(),
             derivation=self.derivation or known.derivation,
             salt=self.salt or "",
@@ -178,7 +182,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         NATIVE.name: frozenset({"generation"}),
         FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
-        AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "logins"}),
+        AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "key_bytes", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
     }

@@ -8,12 +8,12 @@ import secrets
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -37,14 +37,45 @@ def seal(key: str, text: str) -> str:
     return f"{nonce.hex()}:{body[-16:].hex()}:{body[:-16].hex()}"
 
 
-def read(keys: list[str], stored: str) -> str:
-    nonce, tag, ciphertext = map(bytes.fromhex, stored.split(":"))
+def seal_raw(key: str, text: str) -> bytes:
+    """As bytes behind a version byte."""
+    nonce = os.urandom(12)
+    return b"\x01" + nonce + AESGCM(bytes.fromhex(key)).encrypt(nonce, text.encode(), None)
+
+
+def read(keys: list[str], stored: str | bytes) -> str:
+    if isinstance(stored, str):
+        nonce, tag, ciphertext = map(bytes.fromhex, stored.split(":"))
+    else:
+        assert stored[0] == 1
+        nonce, ciphertext, tag = stored[1:13], stored[13:-16], stored[-16:]
     for key in keys:
         try:
             return AESGCM(bytes.fromhex(key)).decrypt(nonce, ciphertext + tag, None).decode()
         except InvalidTag:
             continue
     raise InvalidTag
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an application stores its values.
+
+    Args:
+        column: the type of the column.
+    """
+
+    layout: str
+    column: LiteralString
+    key_bytes: int
+    seal: Callable[[str, str], str | bytes]
+
+
+HEX = Form("hex(nonce12):hex(tag16):hex(ct)", "text", 32, seal)
+RAW = Form("raw(0x01 nonce12 ct tag16)", "bytea", 16, seal_raw)
+BOTH = pytest.mark.parametrize(
+    "home", [pytest.param(HEX, id="hex"), pytest.param(RAW, id="bytes, AES-128")], indirect=True
+)
 
 
 @dataclass
@@ -60,6 +91,7 @@ class Application:
     wrong: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     writes: int = 0
+    form: Form = HEX
 
     def listed(self) -> list[str]:
         name, _, listed = self.delivered.read_text().strip().partition("=")
@@ -97,14 +129,14 @@ class Application:
             self.wrong.append(f"{row}: another content")
             return
         text = f"user{row}@example.com, write {self.writes}"
-        connection.execute("UPDATE members SET email = %s WHERE id = %s", (seal(keys[0], text), row))
+        connection.execute("UPDATE members SET email = %s WHERE id = %s", (self.form.seal(keys[0], text), row))
         self.writes, self.expected[row] = self.writes + 1, text
 
     def written_as(self, login: str, key: str, row: int = 1) -> str:
         """What the database says to a write of this login under this key; nothing: it takes it."""
         with self.connected(login) as connection:
             try:
-                connection.execute("UPDATE members SET email = %s WHERE id = %s", (seal(key, "late"), row))
+                connection.execute("UPDATE members SET email = %s WHERE id = %s", (self.form.seal(key, "late"), row))
             except psycopg.errors.InsufficientPrivilege as error:
                 return str(error)
         return ""
@@ -143,6 +175,7 @@ def logins(database_url: str) -> Iterator[list[str]]:
 
 @pytest.fixture
 def home(
+    request: pytest.FixtureRequest,
     tmp_path: Path,
     database_url: str,
     logins: list[str],
@@ -151,7 +184,8 @@ def home(
     already_migrated: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Home:
-    old = secrets.token_hex(32)
+    form: Form = getattr(request, "param", HEX)
+    old = secrets.token_hex(form.key_bytes)
     monkeypatch.setenv("FIELD_KEYS", old)
     officers = (security_officer, privacy_officer)
     file = tmp_path / "keyrotation.toml"
@@ -161,27 +195,29 @@ def home(
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
         '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "aes-gcm"\nkeys = { env = "FIELD_KEYS" }\n'
-        'layout = "hex(nonce12):hex(tag16):hex(ct)"\nkey_encoding = "hex"\n'
+        f'layout = "{form.layout}"\nkey_encoding = "hex"\n'
         f'logins = {{ v1 = "{logins[0]}", v2 = "{logins[1]}" }}\n'
         '[[tables]]\nname = "members"\ncolumns = ["email"]\n'
     )
     delivered = tmp_path / ".keyrotation" / "keys" / "application.env"
-    application = Application(database_url, delivered, logins, [old], logins[0])
+    application = Application(database_url, delivered, logins, [old], logins[0], form=form)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute("CREATE TABLE members (id int PRIMARY KEY, email text, plain text DEFAULT 'public')")
+        columns: LiteralString = f"email {form.column}, plain text DEFAULT 'public'"
+        connection.execute(f"CREATE TABLE members (id int PRIMARY KEY, {columns})")
         for login in logins:
             connection.execute(
                 sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON members TO {}").format(sql.Identifier(login))
             )
         for row in range(ROWS):
             application.expected[row] = f"user{row}@example.com"
-            connection.execute("INSERT INTO members VALUES (%s, %s)", (row, seal(old, application.expected[row])))
+            connection.execute("INSERT INTO members VALUES (%s, %s)", (row, form.seal(old, application.expected[row])))
     place = Home(file, officers, application)
     place.typed("init")
     monkeypatch.delenv("FIELD_KEYS")
     return place
 
 
+@BOTH
 def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: list[str]) -> None:
     application = home.application
     (old,) = application.listed()
@@ -194,7 +230,7 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: l
         home.walk(request)
     assert (application.wrong, application.writes > 10) == ([], True)
     (new,) = application.listed()
-    assert application.read_with(new) == application.expected
+    assert (len(new), application.read_with(new)) == (len(old), application.expected)
     (table,) = home.shown("status")["tables"]
     assert table["identified_by"] == "decrypt"
     assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": ROWS}, ["v1"])
@@ -212,6 +248,7 @@ def killed_before_it_decrypts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting.decrypt_all", dies)
 
 
+@BOTH
 @pytest.mark.extended
 def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
     home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -278,6 +315,7 @@ def signed(home: Home, *arguments: str) -> str:
     return request
 
 
+@BOTH
 @pytest.mark.extended
 def test_a_rollback_from_after_promotion_and_revoke(
     home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch

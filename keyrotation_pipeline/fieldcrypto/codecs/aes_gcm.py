@@ -1,4 +1,4 @@
-"""AES-256-GCM values in the application's own layout, re-encrypted in place: only decryption tells a value's key.
+"""AES-GCM values in the application's own layout, re-encrypted in place: only decryption tells a value's key.
 
 GCM does not commit to its key: who knows two keys can make a value that both open. So every key of the ring is tried,
 and a value that more than one opens is not touched.
@@ -7,9 +7,9 @@ and a value that more than one opens is not touched.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.batch import (
@@ -23,12 +23,11 @@ from keyrotation_pipeline.fieldcrypto.batch import (
 )
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
-
-if TYPE_CHECKING:
-    from keyrotation_pipeline.fieldcrypto.keyring import FieldCipher
 
 
 class AesGcmFormat:
@@ -45,6 +44,8 @@ class AesGcmFormat:
         """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
         compiled = self._layout.compiled
+        if any(len(raw_of(ring.material(version))) != KEY_BYTES for version in ring.versions):
+            return None  # it knows AES-256 alone
         return None if compiled is None else native_codec(ring, target, compiled)
 
     def opened_by(
@@ -86,9 +87,9 @@ class AesGcmRewriter:
     """
 
     def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout) -> None:
-        self._target = ring.cipher(target)
-        self._version = target
-        self._ciphers = [(version, ring.cipher(version)) for version in ring.versions]
+        ring.material(target)  # raises where there is none
+        ciphers = {version: AESGCM(raw_of(ring.material(version))) for version in ring.versions}
+        self._target, self._version, self._ciphers = ciphers[target], target, list(ciphers.items())
         self._layout = layout
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
@@ -173,7 +174,7 @@ class AesGcmRewriter:
         return value
 
 
-def _decrypted(cipher: "FieldCipher", sealed: Sealed) -> bytes | None:
+def _decrypted(cipher: AESGCM, sealed: Sealed) -> bytes | None:
     try:
         return cipher.decrypt(sealed.nonce, sealed.body, None)
     except InvalidTag:

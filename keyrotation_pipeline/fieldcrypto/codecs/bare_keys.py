@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
-from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import AES_KEY_BYTES, KEY_BYTES, AesKey, KeyMaterial
 
 
 class KeyEncoding(StrEnum):
@@ -32,9 +32,9 @@ _WRITE: Mapping[KeyEncoding, Callable[[bytes], str]] = MappingProxyType(
 )
 _IN_WORDS: Mapping[KeyEncoding, str] = MappingProxyType(
     {
-        KeyEncoding.B64URL: f"the URL-safe base64 of {KEY_BYTES} bytes",
-        KeyEncoding.B64: f"the base64 of {KEY_BYTES} bytes",
-        KeyEncoding.HEX: f"{2 * KEY_BYTES} hexadecimal digits",
+        KeyEncoding.B64URL: "the URL-safe base64 of",
+        KeyEncoding.B64: "the base64 of",
+        KeyEncoding.HEX: "the hexadecimal digits of",
     }
 )
 
@@ -44,21 +44,25 @@ def as_list(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64
     return ",".join(_WRITE[encoding](raw_of(key)) for key in keys)
 
 
-def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyMaterial:
+def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL, *, of_aes: bool = False) -> KeyMaterial:
     """Parses one key.
 
     Args:
         place: where it is, for messages.
+        of_aes: whether it may have any length of a key of AES.
 
     Raises:
         InvalidKeyError: it is not one.
     """
     try:
         if encoding is KeyEncoding.HEX:
-            return KeyMaterial(binascii.unhexlify(text))
-        return KeyMaterial(base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True))
+            raw = binascii.unhexlify(text)
+        else:
+            raw = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+        return AesKey(raw) if of_aes and len(raw) != KEY_BYTES else KeyMaterial(raw)
     except (binascii.Error, ValueError, InvalidKeyError):
         pass
     # Raised here, so that its context holds nothing of the text.
-    what = "a Fernet key" if encoding is KeyEncoding.B64URL else "a key"
-    raise InvalidKeyError(f"{place} is not {what}; give {_IN_WORDS[encoding]}")
+    what = "a key" if of_aes else "a Fernet key"
+    lengths = " or ".join(map(str, AES_KEY_BYTES)) if of_aes else KEY_BYTES
+    raise InvalidKeyError(f"{place} is not {what}; give {_IN_WORDS[encoding]} {lengths} bytes")

@@ -1,5 +1,6 @@
 """Defines what the engine needs of a value format, and finds the code of a declared one."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
@@ -24,8 +25,9 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
@@ -109,14 +111,20 @@ def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:
     return None if found is None else found(declared)
 
 
-def new_key(declared: ValueFormat, taken: Iterable[str] = (), before: KeyMaterial | None = None) -> KeyMaterial:
+def new_key(
+    declared: ValueFormat, taken: Iterable[str] = (), present: KeyMaterial | None = None, *, anew: bool = False
+) -> KeyMaterial:
     """Generates a key from the operating system's CSPRNG that the application's library can be given.
 
     Args:
         taken: the texts by which values name other keys, and must not name this one.
-        before: the primary, where what the application uses for other purposes too may stay as it is.
+        present: the key that it replaces, whose length it has unless another is declared; None: there is none.
+        anew: keep nothing of it that the application may use for other purposes too, either.
     """
+    if (marked := marked_format_of(declared)) is not None:
+        return marked.generate(taken)
     if declared.name == FERNET.name and declared.derivation is not None:
-        return new_passphrase(declared.derivation, before)
-    marked = marked_format_of(declared)
-    return KeyMaterial.generate() if marked is None else marked.generate(taken)
+        return new_passphrase(declared.derivation, None if anew else present)
+    of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))
+    size = declared.key_bytes or of_present
+    return KeyMaterial.generate() if size == KEY_BYTES else AesKey(os.urandom(size))

@@ -56,12 +56,11 @@ class KeyNotation:
         keys: list[KeyMaterial] = []
         for place, entry in enumerate(self.entries(text), 1):
             key = self.key(entry.strip(), f"entry {place} of {name}")
-            if key not in keys:
+            same = next((at for at, each in enumerate(keys, 1) if each.fingerprint == key.fingerprint), None)
+            if same is None:
                 keys.append(key)
-            elif not repeats:
-                raise InvalidKeyError(
-                    f"entries {keys.index(key) + 1} and {place} of {name} are the same key; remove one"
-                )
+            elif not repeats or key not in keys:
+                raise InvalidKeyError(f"entries {same} and {place} of {name} are the same key; remove one")
         return tuple(keys) if self.encrypts == "first" else tuple(reversed(keys))
 
     def text_of(self, keys: Sequence[KeyMaterial]) -> str:
@@ -119,12 +118,13 @@ def _as_cloak(keys: Sequence[KeyMaterial]) -> str:
     return ",".join(map(key_text, keys))
 
 
-def by_commas(encoding: KeyEncoding = KeyEncoding.B64URL) -> KeyNotation:
-    """Returns the notation of bare keys with commas between them, of which the first encrypts."""
-    return KeyNotation(_by_commas, partial(key_in, encoding=encoding), partial(as_list, encoding=encoding))
+def by_commas(encoding: KeyEncoding, *, of_aes: bool = True) -> KeyNotation:
+    """Returns the notation of bare keys with commas between them, of which the first encrypts; see `key_in`."""
+    key = partial(key_in, encoding=encoding, of_aes=of_aes)
+    return KeyNotation(_by_commas, key, partial(as_list, encoding=encoding))
 
 
-FERNET_NOTATION = by_commas()
+FERNET_NOTATION = by_commas(KeyEncoding.B64URL, of_aes=False)
 _NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
     {
         FERNET.name: FERNET_NOTATION,

@@ -83,6 +83,7 @@ class ValueFormat:
         derivation: how the application derives a key from each entry of its list; None: the entries are the keys.
         salt: of that derivation.
         generation: of the keys that rotations make from now on; 2 only for `native`.
+        key_bytes: how long the keys are that rotations make; 0: as long as the key that each replaces.
         deterministic: whether equal texts have equal values, which queries look for.
     """
 
@@ -96,6 +97,7 @@ class ValueFormat:
     derivation: Derivation | None = None
     salt: str = field(default="", repr=False)
     deterministic: bool = False
+    key_bytes: int = 0
 
     def logins_of(self, version: KeyVersion) -> frozenset[str]:
         """Returns the logins that applications use while they encrypt with a version."""
@@ -129,6 +131,7 @@ class ValueFormat:
             )
         time = "; new values keep the time of the old ones" if self.keep_time else ""
         layout = f"; layout {self.layout}" if self.layout else ""
+        layout += f"; new keys of {self.key_bytes} bytes" if self.key_bytes else ""
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
         same = "; equal texts have equal values" if self.deterministic else ""
