@@ -9,7 +9,8 @@
  * Lifetimes. A batch belongs to the caller: a tuple made at the beginning holds its rows, and so their bytes, until the
  * answer is made; while the interpreter's lock is released, nothing of Python is touched but those bytes and the new
  * bytes objects that nobody else knows yet. Keys are read where Python keeps them and copied by nobody but OpenSSL, into
- * its key schedules, which it wipes when they are freed with the `Codec`. Plaintext stands only in `scratch`, which is
+ * its key schedules, which it wipes when they are freed with the `Codec`; what is derived from them here is wiped then,
+ * too. Plaintext stands only in `scratch`, which is
  * locked in memory where the limits permit, never dumped, and wiped at the end of each call.
  */
 #define Py_LIMITED_API 0x030B0000
@@ -22,14 +23,10 @@
 /* What we use of libcrypto.so.3, as its headers declare it: so no package with headers is needed to build this. */
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct evp_cipher_st EVP_CIPHER;
-typedef struct evp_mac_st EVP_MAC;
-typedef struct evp_mac_ctx_st EVP_MAC_CTX;
-typedef struct ossl_param_st {
-    const char *key;
-    unsigned int data_type;
-    void *data;
-    size_t data_size, return_size;
-} OSSL_PARAM;
+typedef struct {
+    uint32_t h[8], low, high, data[16];
+    unsigned int count, bytes;
+} SHA256_CTX;
 extern EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void);
 extern void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *);
 extern const EVP_CIPHER *EVP_aes_256_gcm(void);
@@ -40,16 +37,10 @@ extern int EVP_CipherFinal_ex(EVP_CIPHER_CTX *, uint8_t *, int *);
 extern const EVP_CIPHER *EVP_aes_128_cbc(void);
 extern const EVP_CIPHER *EVP_aes_256_ecb(void);
 extern int EVP_CIPHER_CTX_set_padding(EVP_CIPHER_CTX *, int);
-extern EVP_MAC *EVP_MAC_fetch(void *, const char *, const char *);
-extern void EVP_MAC_free(EVP_MAC *);
-extern EVP_MAC_CTX *EVP_MAC_CTX_new(EVP_MAC *);
-extern void EVP_MAC_CTX_free(EVP_MAC_CTX *);
-extern int EVP_MAC_init(EVP_MAC_CTX *, const uint8_t *, size_t, const OSSL_PARAM *);
-extern int EVP_MAC_update(EVP_MAC_CTX *, const uint8_t *, size_t);
-extern int EVP_MAC_final(EVP_MAC_CTX *, uint8_t *, size_t *, size_t);
-extern OSSL_PARAM OSSL_PARAM_construct_utf8_string(const char *, char *, size_t);
-extern OSSL_PARAM OSSL_PARAM_construct_end(void);
-extern int CRYPTO_memcmp(const void *, const void *, size_t);
+/* Not in a library that was built without its deprecated functions: there, Python does the work. */
+extern int SHA256_Init(SHA256_CTX *) __attribute__((weak));
+extern int SHA256_Update(SHA256_CTX *, const void *, size_t) __attribute__((weak));
+extern int SHA256_Final(uint8_t *, SHA256_CTX *) __attribute__((weak));
 extern void OPENSSL_cleanse(void *, size_t);
 extern const char *OpenSSL_version(int);
 #define EVP_CTRL_AEAD_SET_IVLEN 0x9
@@ -74,10 +65,15 @@ typedef struct {
     int is_known;               /* the other fields belong together */
 } Derived;
 
+/* What an HMAC-SHA256 has left of its key: the states in which its two digests begin. */
+typedef struct {
+    SHA256_CTX inner, outer;
+} Hmac;
+
 /* What opens the values of one key: OpenSSL's contexts, which hold it. */
 typedef struct {
     EVP_CIPHER_CTX *decrypt;
-    EVP_MAC_CTX *mac; /* NULL where the cipher authenticates */
+    Hmac hmac; /* where the cipher does not authenticate */
     EVP_CIPHER_CTX *block; /* of the second generation: single blocks, from which the keys of its values are derived */
     uint8_t subkey[AES_BLOCK]; /* CMAC's first, with it */
     Derived derived[REMEMBERED]; /* of the last first halves; neighbouring rows may be of several runs */
@@ -146,7 +142,8 @@ struct codec {
     char prefix[LONGEST_NAME + 2]; /* "v2:" or "v2x:" of the target */
     size_t prefix_bytes;
     EVP_CIPHER_CTX *encrypt;
-    EVP_MAC_CTX *sign;
+    Hmac sign;
+    uint8_t chain[AES_BLOCK]; /* where CBC encrypts: the last block of ciphertext */
     Secret sealing, verify; /* the target's: each does nothing else */
     size_t nonce_bytes; /* of a new value */
     size_t run;         /* new values that take their nonces from one that was drawn, counting on; 1: each has its own */
@@ -607,11 +604,11 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
 /* OpenSSL wipes what it frees. */
 static void forget(Secret *secret) {
     EVP_CIPHER_CTX_free(secret->decrypt);
-    EVP_MAC_CTX_free(secret->mac);
     EVP_CIPHER_CTX_free(secret->block);
     for (int at = 0; at < REMEMBERED; at++) EVP_CIPHER_CTX_free(secret->derived[at].context);
     OPENSSL_cleanse(secret->derived, sizeof secret->derived);
     OPENSSL_cleanse(secret->subkey, sizeof secret->subkey);
+    OPENSSL_cleanse(&secret->hmac, sizeof secret->hmac);
 }
 
 static void codec_dealloc(PyObject *self) {
@@ -623,7 +620,7 @@ static void codec_dealloc(PyObject *self) {
     PyMem_Free(codec->labels);
     Py_XDECREF(codec->held_labels);
     EVP_CIPHER_CTX_free(codec->encrypt);
-    EVP_MAC_CTX_free(codec->sign);
+    OPENSSL_cleanse(&codec->sign, sizeof codec->sign);
     free_scratch(codec);
     PyMem_Free(codec->versions);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);

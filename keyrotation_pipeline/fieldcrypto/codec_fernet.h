@@ -4,59 +4,73 @@
  * and an encrypting half.
  */
 
-enum { HALF = 16, STAMP = 8, IV = 16, MAC = 32, BLOCK = 16, FERNET_HEAD = 1 + STAMP + IV, FRAME = FERNET_HEAD + MAC };
+enum { HALF = 16, STAMP = 8, IV = 16, MAC = 32, BLOCK = 16, DIGEST_BLOCK = 64, FERNET_HEAD = 1 + STAMP + IV, FRAME = FERNET_HEAD + MAC };
 enum { SHORTEST_TOKEN_CHARS = (FRAME + BLOCK + 2) / 3 * 4 };
 
-/* ---- OpenSSL's AES-128-CBC and HMAC: contexts keep their keys ---- */
+/* ---- AES-128-CBC, OpenSSL's: a context keeps its key, and its chain goes on from value to value ----
+ *
+ * To begin again with an IV takes OpenSSL longer than to encrypt a short text.
+ */
 
 static EVP_CIPHER_CTX *cbc(const uint8_t *key, int encrypts) {
+    static const uint8_t zero[IV];
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-    if (context && EVP_CipherInit_ex(context, EVP_aes_128_cbc(), NULL, key + HALF, NULL, encrypts) == 1 &&
+    if (context && EVP_CipherInit_ex(context, EVP_aes_128_cbc(), NULL, key + HALF, zero, encrypts) == 1 &&
         EVP_CIPHER_CTX_set_padding(context, 0) == 1)
         return context;
     EVP_CIPHER_CTX_free(context);
     return NULL;
 }
 
-/* The MAC of some bytes, by a context that begins again with the key that it has. */
-static int mac_of(EVP_MAC_CTX *context, const uint8_t *data, size_t bytes, uint8_t *mac) {
-    size_t size;
-    return EVP_MAC_init(context, NULL, 0, NULL) == 1 && EVP_MAC_update(context, data, bytes) == 1 &&
-           EVP_MAC_final(context, mac, &size, MAC) == 1 && size == MAC;
+/* Decrypt an IV and `size` bytes of ciphertext as one text: the IV decrypts to a block that means nothing, and from there
+ * on the chain is the value's. `text` gets both; the answer is where the plaintext begins, or NULL. */
+static uint8_t *cbc_decrypted(EVP_CIPHER_CTX *context, const uint8_t *iv, size_t size, uint8_t *text) {
+    return blocks(context, iv, IV + size, text) ? text + IV : NULL;
 }
 
-static EVP_MAC_CTX *signing(const uint8_t *key) {
-    EVP_MAC *hmac = EVP_MAC_fetch(NULL, "HMAC", NULL);
-    EVP_MAC_CTX *context = hmac ? EVP_MAC_CTX_new(hmac) : NULL;
-    EVP_MAC_free(hmac); /* the context holds it */
-    OSSL_PARAM digest[] = {OSSL_PARAM_construct_utf8_string("digest", "SHA256", 0), OSSL_PARAM_construct_end()};
-    uint8_t first[MAC], second[MAC];
-    /* The first releases of OpenSSL 3.0 do not begin again without the key: there, Python does the work. */
-    if (context && EVP_MAC_init(context, key, HALF, digest) == 1 && mac_of(context, key + HALF, 1, first) &&
-        mac_of(context, key + HALF, 1, second) && memcmp(first, second, MAC) == 0)
-        return context;
-    EVP_MAC_CTX_free(context);
-    return NULL;
+/* Encrypt `size` bytes with an IV: what the chain mixes into the first block is mixed into it before, and the IV instead. */
+static int cbc_encrypted(Codec *codec, const uint8_t *iv, uint8_t *text, size_t size, uint8_t *ciphertext) {
+    mix(codec->chain, iv);
+    mix(text, codec->chain);
+    int good = blocks(codec->encrypt, text, size, ciphertext);
+    mix(text, codec->chain);
+    memcpy(codec->chain, ciphertext + size - BLOCK, BLOCK);
+    return good;
+}
+
+/* ---- HMAC (RFC 2104) with OpenSSL's SHA-256 ----
+ *
+ * OpenSSL's own HMAC takes as long to begin again as to digest a short token.
+ */
+
+static int began(SHA256_CTX *state, const uint8_t *key, uint8_t pad) {
+    uint8_t block[DIGEST_BLOCK];
+    memset(block, pad, sizeof block);
+    for (int at = 0; at < HALF; at++) block[at] ^= key[at];
+    int good = SHA256_Init(state) == 1 && SHA256_Update(state, block, sizeof block) == 1;
+    OPENSSL_cleanse(block, sizeof block);
+    return good;
+}
+
+static int set_hmac(Hmac *hmac, const uint8_t *key) {
+    return SHA256_Init && SHA256_Update && SHA256_Final && began(&hmac->inner, key, 0x36) && began(&hmac->outer, key, 0x5c);
+}
+
+static int mac_of(const Hmac *hmac, const uint8_t *data, size_t bytes, uint8_t *mac) {
+    SHA256_CTX inner = hmac->inner, outer = hmac->outer;
+    return SHA256_Update(&inner, data, bytes) == 1 && SHA256_Final(mac, &inner) == 1 &&
+           SHA256_Update(&outer, mac, MAC) == 1 && SHA256_Final(mac, &outer) == 1;
 }
 
 static int fernet_set_key(const char *name, const uint8_t *key, Secret *secret) {
     (void)name;
     secret->decrypt = cbc(key, 0);
-    secret->mac = signing(key);
-    return secret->decrypt && secret->mac;
+    return secret->decrypt && set_hmac(&secret->hmac, key);
 }
 
 static int fernet_set_target(Codec *codec, const uint8_t *key) {
     codec->encrypt = cbc(key, 1);
-    codec->sign = signing(key);
-    return fernet_set_key("", key, &codec->verify) && codec->encrypt && codec->sign;
-}
-
-/* Several blocks from an IV on. */
-static int chained(EVP_CIPHER_CTX *context, int encrypts, const uint8_t *iv, const uint8_t *from, size_t bytes, uint8_t *to) {
-    int some;
-    return EVP_CipherInit_ex(context, NULL, NULL, NULL, iv, encrypts) == 1 &&
-           EVP_CipherUpdate(context, to, &some, from, (int)bytes) == 1 && some == (int)bytes;
+    return codec->encrypt && set_hmac(&codec->sign, key) && fernet_set_key("", key, &codec->verify);
 }
 
 /* ---- one token ---- */
@@ -70,7 +84,7 @@ static long parse_token(const uint8_t *text, size_t chars, uint8_t *token) {
 
 static int is_signed(const Secret *secret, const uint8_t *token, size_t bytes) {
     uint8_t mac[MAC];
-    return mac_of(secret->mac, token, bytes - MAC, mac) && CRYPTO_memcmp(mac, token + bytes - MAC, MAC) == 0;
+    return mac_of(&secret->hmac, token, bytes - MAC, mac) && is_same(mac, token + bytes - MAC);
 }
 
 /* The bytes of the padding, 0 if it is not right. */
@@ -82,14 +96,17 @@ static size_t padding(const uint8_t *padded, size_t bytes) {
     return size;
 }
 
-static size_t fernet_scratch_bytes(const Cell *cell) {
-    return 3 * cell->bytes;
+/* One of three pieces of memory: a token, or an IV and a text; aligned, as in `codec_native.h`. */
+static size_t fernet_piece(const Cell *cell) {
+    return (cell->bytes + 63) & ~(size_t)63;
 }
 
-/* Take a stored token apart: its bytes into `token`, its text and padding into `padded`. Returns the bytes of the token,
- * or -1 where the reference reports a defect: no token, under no key, wrongly padded, or encrypted twice. `free` is
- * written to. */
-static long fernet_opened(Codec *codec, const Cell *cell, uint8_t *token, uint8_t *padded, uint8_t *free, int *under) {
+/* Take a stored token apart: its bytes into `token`, its text and padding into `text`, from `*padded` on. Returns the
+ * bytes of the token, or -1 where the reference reports a defect: no token, under no key, wrongly padded, or encrypted
+ * twice. `free` is written to. */
+static long fernet_opened(
+    Codec *codec, const Cell *cell, uint8_t *token, uint8_t *text, uint8_t *free, uint8_t **padded, int *under
+) {
     long bytes = parse_token(cell->text, cell->bytes, token);
     if (bytes < 0) return -1;
     int at = codec->recent; /* most tokens of a batch are under the same key */
@@ -97,8 +114,8 @@ static long fernet_opened(Codec *codec, const Cell *cell, uint8_t *token, uint8_
         if (++tried == codec->count) return -1;
     *under = codec->recent = at;
     size_t size = (size_t)bytes - FRAME, stuffed;
-    if (!chained(codec->versions[at].secret.decrypt, 0, token + 1 + STAMP, token + FERNET_HEAD, size, padded) ||
-        !(stuffed = padding(padded, size)) || parse_token(padded, size - stuffed, free) >= 0)
+    *padded = cbc_decrypted(codec->versions[at].secret.decrypt, token + 1 + STAMP, size, text);
+    if (!*padded || !(stuffed = padding(*padded, size)) || parse_token(*padded, size - stuffed, free) >= 0)
         return -1;
     return bytes;
 }
@@ -116,10 +133,10 @@ static size_t fernet_room(const Codec *codec, const Cell *cell) {
 }
 
 static int fernet_check(Codec *codec, const Cell *cell, int *under) {
-    uint8_t *token = scratch(codec, fernet_scratch_bytes(cell));
+    size_t piece = fernet_piece(cell);
+    uint8_t *token = scratch(codec, 3 * piece), *padded;
     if (!token) return NO_MEMORY;
-    uint8_t *padded = token + cell->bytes, *free = padded + cell->bytes;
-    return fernet_opened(codec, cell, token, padded, free, under) < 0 ? REFUSED : GOOD;
+    return fernet_opened(codec, cell, token, token + piece, token + 2 * piece, &padded, under) < 0 ? REFUSED : GOOD;
 }
 
 /* Whether the packed element, as it will be sent, is a token of the target with this text and padding, and this time. */
@@ -127,18 +144,20 @@ static int fernet_verified(
     Codec *codec, const uint8_t *element, size_t bytes, const uint8_t *stamp, const uint8_t *padded, size_t size,
     uint8_t *token, uint8_t *again
 ) {
-    return number_at(element) == bytes - 4 && parse_token(element + 4, bytes - 4, token) == (long)(size + FRAME) &&
-           is_signed(&codec->verify, token, size + FRAME) && memcmp(token + 1, stamp, STAMP) == 0 &&
-           chained(codec->verify.decrypt, 0, token + 1 + STAMP, token + FERNET_HEAD, size, again) &&
-           memcmp(again, padded, size) == 0;
+    if (number_at(element) != bytes - 4 || parse_token(element + 4, bytes - 4, token) != (long)(size + FRAME) ||
+        !is_signed(&codec->verify, token, size + FRAME) || memcmp(token + 1, stamp, STAMP) != 0)
+        return 0;
+    const uint8_t *text = cbc_decrypted(codec->verify.decrypt, token + 1 + STAMP, size, again);
+    return text && memcmp(text, padded, size) == 0;
 }
 
 static int fernet_rewrite(Codec *codec, const Cell *cell, const uint8_t *iv, uint8_t *element, size_t *bytes) {
-    uint8_t *token = scratch(codec, fernet_scratch_bytes(cell));
+    size_t piece = fernet_piece(cell);
+    uint8_t *token = scratch(codec, 3 * piece), *padded, stamp[STAMP];
     if (!token) return NO_MEMORY;
-    uint8_t *padded = token + cell->bytes, *other = padded + cell->bytes, stamp[STAMP];
+    uint8_t *text = token + piece, *other = text + piece;
     int under;
-    long whole = fernet_opened(codec, cell, token, padded, other, &under);
+    long whole = fernet_opened(codec, cell, token, text, other, &padded, &under);
     if (whole < 0) return REFUSED;
     if (under == codec->target) {
         *bytes = 0;
@@ -148,8 +167,8 @@ static int fernet_rewrite(Codec *codec, const Cell *cell, const uint8_t *iv, uin
     memcpy(stamp, codec->stamp_bytes ? codec->stamp : token + 1, STAMP);
     memcpy(token + 1, stamp, STAMP);
     memcpy(token + 1 + STAMP, iv, IV);
-    if (!chained(codec->encrypt, 1, iv, padded, size, token + FERNET_HEAD) ||
-        !mac_of(codec->sign, token, (size_t)whole - MAC, token + whole - MAC))
+    if (!cbc_encrypted(codec, iv, padded, size, token + FERNET_HEAD) ||
+        !mac_of(&codec->sign, token, (size_t)whole - MAC, token + whole - MAC))
         return UNVERIFIED;
     *bytes = fernet_room(codec, cell);
     uint8_t *end = to_base64(&URL_SAFE, token, (size_t)whole, put_number(element, (uint32_t)(*bytes - 4)));

@@ -104,8 +104,8 @@ static int committed(const Secret *secret, const Derived *of, const uint8_t *non
     return blocks(secret->block, commitment, COMMITMENT, commitment);
 }
 
-/* In a time that depends on no byte, as CRYPTO_memcmp, which takes them one by one. */
-static int is_same_commitment(const uint8_t *one, const uint8_t *other) {
+/* Whether 32 bytes are the same, in a time that depends on none of them, as CRYPTO_memcmp, which takes them one by one. */
+static int is_same(const uint8_t *one, const uint8_t *other) {
     uint64_t words[8], differs = 0;
     memcpy(words, one, COMMITMENT);
     memcpy(words + 4, other, COMMITMENT);
@@ -162,7 +162,7 @@ static int native_decrypted(
     uint8_t commitment[COMMITMENT];
     int size = (int)(bytes - overhead(secret));
     EVP_CIPHER_CTX *context = begun(codec, secret->decrypt, secret, nonce, commitment, 0);
-    return context && (!secret->block || is_same_commitment(commitment, body + size + TAG)) &&
+    return context && (!secret->block || is_same(commitment, body + size + TAG)) &&
            decryption_ends(context, body, size, text);
 }
 
