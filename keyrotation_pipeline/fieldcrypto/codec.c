@@ -23,10 +23,8 @@
 /* What we use of libcrypto.so.3, as its headers declare it: so no package with headers is needed to build this. */
 typedef struct evp_cipher_ctx_st EVP_CIPHER_CTX;
 typedef struct evp_cipher_st EVP_CIPHER;
-typedef struct {
-    uint32_t h[8], low, high, data[16];
-    unsigned int count, bytes;
-} SHA256_CTX;
+typedef struct evp_md_ctx_st EVP_MD_CTX;
+typedef struct evp_md_st EVP_MD;
 extern EVP_CIPHER_CTX *EVP_CIPHER_CTX_new(void);
 extern void EVP_CIPHER_CTX_free(EVP_CIPHER_CTX *);
 extern const EVP_CIPHER *EVP_aes_256_gcm(void);
@@ -37,10 +35,13 @@ extern int EVP_CipherFinal_ex(EVP_CIPHER_CTX *, uint8_t *, int *);
 extern const EVP_CIPHER *EVP_aes_128_cbc(void);
 extern const EVP_CIPHER *EVP_aes_256_ecb(void);
 extern int EVP_CIPHER_CTX_set_padding(EVP_CIPHER_CTX *, int);
-/* Not in a library that was built without its deprecated functions: there, Python does the work. */
-extern int SHA256_Init(SHA256_CTX *) __attribute__((weak));
-extern int SHA256_Update(SHA256_CTX *, const void *, size_t) __attribute__((weak));
-extern int SHA256_Final(uint8_t *, SHA256_CTX *) __attribute__((weak));
+extern EVP_MD_CTX *EVP_MD_CTX_new(void);
+extern void EVP_MD_CTX_free(EVP_MD_CTX *);
+extern const EVP_MD *EVP_sha256(void);
+extern int EVP_DigestInit_ex(EVP_MD_CTX *, const EVP_MD *, void *);
+extern int EVP_DigestUpdate(EVP_MD_CTX *, const void *, size_t);
+extern int EVP_DigestFinal_ex(EVP_MD_CTX *, uint8_t *, unsigned int *);
+extern int EVP_MD_CTX_copy_ex(EVP_MD_CTX *, const EVP_MD_CTX *);
 extern void OPENSSL_cleanse(void *, size_t);
 extern const char *OpenSSL_version(int);
 #define EVP_CTRL_AEAD_SET_IVLEN 0x9
@@ -65,9 +66,9 @@ typedef struct {
     int is_known;               /* the other fields belong together */
 } Derived;
 
-/* What an HMAC-SHA256 has left of its key: the states in which its two digests begin. */
+/* What an HMAC-SHA256 has left of its key: the states in which its two digests begin, and one to work on. */
 typedef struct {
-    SHA256_CTX inner, outer;
+    EVP_MD_CTX *inner, *outer, *work;
 } Hmac;
 
 /* What opens the values of one key: OpenSSL's contexts, which hold it. */
@@ -602,13 +603,19 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
 }
 
 /* OpenSSL wipes what it frees. */
+static void free_hmac(Hmac *hmac) {
+    EVP_MD_CTX_free(hmac->inner);
+    EVP_MD_CTX_free(hmac->outer);
+    EVP_MD_CTX_free(hmac->work);
+}
+
 static void forget(Secret *secret) {
     EVP_CIPHER_CTX_free(secret->decrypt);
     EVP_CIPHER_CTX_free(secret->block);
     for (int at = 0; at < REMEMBERED; at++) EVP_CIPHER_CTX_free(secret->derived[at].context);
     OPENSSL_cleanse(secret->derived, sizeof secret->derived);
     OPENSSL_cleanse(secret->subkey, sizeof secret->subkey);
-    OPENSSL_cleanse(&secret->hmac, sizeof secret->hmac);
+    free_hmac(&secret->hmac);
 }
 
 static void codec_dealloc(PyObject *self) {
@@ -620,7 +627,7 @@ static void codec_dealloc(PyObject *self) {
     PyMem_Free(codec->labels);
     Py_XDECREF(codec->held_labels);
     EVP_CIPHER_CTX_free(codec->encrypt);
-    OPENSSL_cleanse(&codec->sign, sizeof codec->sign);
+    free_hmac(&codec->sign);
     free_scratch(codec);
     PyMem_Free(codec->versions);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);

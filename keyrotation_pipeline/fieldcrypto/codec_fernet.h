@@ -38,28 +38,39 @@ static int cbc_encrypted(Codec *codec, const uint8_t *iv, uint8_t *text, size_t 
     return good;
 }
 
-/* ---- HMAC (RFC 2104) with OpenSSL's SHA-256 ----
+/* ---- HMAC (RFC 2104) with OpenSSL's SHA-256, of whichever provider is configured ----
  *
- * OpenSSL's own HMAC takes as long to begin again as to digest a short token.
+ * To begin OpenSSL's own HMAC again takes longer than to copy the state of a digest.
  */
 
-static int began(SHA256_CTX *state, const uint8_t *key, uint8_t pad) {
+static EVP_MD_CTX *began(const uint8_t *key, uint8_t pad) {
     uint8_t block[DIGEST_BLOCK];
     memset(block, pad, sizeof block);
     for (int at = 0; at < HALF; at++) block[at] ^= key[at];
-    int good = SHA256_Init(state) == 1 && SHA256_Update(state, block, sizeof block) == 1;
+    EVP_MD_CTX *state = EVP_MD_CTX_new();
+    int good = state && EVP_DigestInit_ex(state, EVP_sha256(), NULL) == 1 && EVP_DigestUpdate(state, block, sizeof block) == 1;
     OPENSSL_cleanse(block, sizeof block);
-    return good;
+    if (good) return state;
+    EVP_MD_CTX_free(state);
+    return NULL;
 }
 
 static int set_hmac(Hmac *hmac, const uint8_t *key) {
-    return SHA256_Init && SHA256_Update && SHA256_Final && began(&hmac->inner, key, 0x36) && began(&hmac->outer, key, 0x5c);
+    hmac->inner = began(key, 0x36);
+    hmac->outer = began(key, 0x5c);
+    hmac->work = EVP_MD_CTX_new();
+    return hmac->inner && hmac->outer && hmac->work;
+}
+
+/* The digest of some bytes that goes on from a state. */
+static int digest_from(const EVP_MD_CTX *state, EVP_MD_CTX *work, const uint8_t *data, size_t bytes, uint8_t *digest) {
+    unsigned int size;
+    return EVP_MD_CTX_copy_ex(work, state) == 1 && EVP_DigestUpdate(work, data, bytes) == 1 &&
+           EVP_DigestFinal_ex(work, digest, &size) == 1 && size == MAC;
 }
 
 static int mac_of(const Hmac *hmac, const uint8_t *data, size_t bytes, uint8_t *mac) {
-    SHA256_CTX inner = hmac->inner, outer = hmac->outer;
-    return SHA256_Update(&inner, data, bytes) == 1 && SHA256_Final(mac, &inner) == 1 &&
-           SHA256_Update(&outer, mac, MAC) == 1 && SHA256_Final(mac, &outer) == 1;
+    return digest_from(hmac->inner, hmac->work, data, bytes, mac) && digest_from(hmac->outer, hmac->work, mac, MAC, mac);
 }
 
 static int fernet_set_key(const char *name, const uint8_t *key, Secret *secret) {
