@@ -59,29 +59,64 @@ def execute(*arguments):
         cursor = connection.execute(*arguments)
         return cursor.fetchall() if cursor.description else []
 """
-# As `Connection.set_password`, `set_extra`, `Variable.set_val` and `Trigger.encrypt_kwargs` of Airflow 2.10 do it.
+# As the models of Airflow 2.10 to 3.3 read and write these columns; now and then like an instance that has no key.
 _AIRFLOW = """
+import random
 def read(row):
     [(secret, extra, is_encrypted, is_extra_encrypted)] = execute(
         "SELECT password, extra, is_encrypted, is_extra_encrypted FROM connection WHERE id = %s", (row,))
-    [(val,)] = execute("SELECT val FROM variable WHERE id = %s AND is_encrypted", (row,))
-    [(kwargs,)] = execute("SELECT kwargs FROM trigger WHERE id = %s", (row,))
-    assert is_encrypted and is_extra_encrypted
-    values = {fernet.decrypt(each.encode()).decode() for each in (secret, extra, val)}
-    values.add(json.loads(fernet.decrypt(kwargs.encode()))["text"])
-    return values.pop() if len(values) == 1 else values
+    [(val, is_val_encrypted)] = execute("SELECT val, is_encrypted FROM variable WHERE id = %s", (row,))
+    def opened(value, says):
+        return fernet.decrypt(value.encode()).decode() if says else value
+    values = {opened(secret, is_encrypted), opened(val, is_val_encrypted)}
+    values.add(json.loads(opened(extra, is_extra_encrypted))["text"])
+    values |= {json.loads(fernet.decrypt(kwargs.encode()))["text"]
+               for (kwargs,) in execute("SELECT kwargs FROM trigger WHERE id = %s", (row,))}
+    return values.pop() if len(values) == 1 else sorted(values)
 def write(row, text):
-    def new(text):
-        return fernet.encrypt(text.encode()).decode()
+    def new(text, says):
+        return fernet.encrypt(text.encode()).decode() if says else text
+    says, extra, says_val = (random.random() < 0.8 for _ in range(3))
     execute("INSERT INTO connection (id, conn_id, conn_type, password, extra, is_encrypted, is_extra_encrypted) "
-            "VALUES (%s, %s, 'http', %s, %s, true, true) ON CONFLICT (id) DO UPDATE SET "
-            "password = excluded.password, extra = excluded.extra", (row, str(row), new(text), new(text)))
-    execute("INSERT INTO variable (id, key, val, is_encrypted) VALUES (%s, %s, %s, true) "
-            "ON CONFLICT (id) DO UPDATE SET val = excluded.val", (row, str(row), new(text)))
+            "VALUES (%s, %s, 'http', %s, %s, %s, %s) ON CONFLICT (id) DO UPDATE SET password = excluded.password, "
+            "extra = excluded.extra, is_encrypted = excluded.is_encrypted, "
+            "is_extra_encrypted = excluded.is_extra_encrypted",
+            (row, str(row), new(text, says), new(json.dumps({"text": text}), extra), says, extra))
+    execute("INSERT INTO variable (id, key, val, is_encrypted) VALUES (%s, %s, %s, %s) ON CONFLICT (id) "
+            "DO UPDATE SET val = excluded.val, is_encrypted = excluded.is_encrypted",
+            (row, str(row), new(text, says_val), says_val))
     execute("INSERT INTO trigger (id, classpath, kwargs, created_date) VALUES (%s, 'x', %s, now()) "
-            "ON CONFLICT (id) DO UPDATE SET kwargs = excluded.kwargs", (row, new(json.dumps({"text": text}))))
+            "ON CONFLICT (id) DO UPDATE SET kwargs = excluded.kwargs", (row, new(json.dumps({"text": text}), True)))
 """
-# The columns of Airflow 2.10 that matter, with their types.
+# The same by Airflow itself, version 3.
+_REAL_AIRFLOW = """
+import json, os, sys, threading
+from airflow import settings
+from airflow.models import Connection, Variable
+from airflow.models.trigger import Trigger
+KEYS = []
+def keep_reporting(*_): pass
+def read(row):
+    with settings.Session() as session:
+        connection, variable, trigger = (session.get(each, row) for each in (Connection, Variable, Trigger))
+        values = {connection.password, json.loads(connection.extra)["text"], variable.val}
+        values |= set() if trigger is None else {trigger.kwargs["text"]}
+        return values.pop() if len(values) == 1 else sorted(values)
+def write(row, text):
+    with settings.Session() as session:
+        connection = session.get(Connection, row) or Connection(conn_id=str(row), conn_type="http")
+        connection.set_password(text)
+        connection.set_extra(json.dumps({"text": text}))
+        variable = session.get(Variable, row) or Variable(key=str(row))
+        variable.set_val(text)
+        trigger = session.get(Trigger, row) or Trigger("x", {})
+        trigger.kwargs = {"text": text}
+        for each in (connection, variable, trigger):
+            each.id = row
+            session.merge(each)
+        session.commit()
+"""
+# The columns of Airflow that matter, with their types; in version 3 the flags are NOT NULL.
 AIRFLOW_TABLES = """
 CREATE TABLE connection (id serial PRIMARY KEY, conn_id varchar(250) NOT NULL UNIQUE, conn_type varchar(500) NOT NULL,
     description text, host varchar(500), schema varchar(500), login text, password text, port int,
@@ -90,6 +125,14 @@ CREATE TABLE variable (id serial PRIMARY KEY, key varchar(250) UNIQUE, val text,
     is_encrypted boolean);
 CREATE TABLE trigger (id serial PRIMARY KEY, classpath varchar(1000) NOT NULL, kwargs text NOT NULL,
     created_date timestamptz NOT NULL, triggerer_id int);
+"""
+# As an Airflow without a key writes them.
+AIRFLOW_UNENCRYPTED = """
+INSERT INTO connection (id, conn_id, conn_type, password, extra, is_encrypted, is_extra_encrypted)
+SELECT row, row, 'http', 'row ' || row, json_build_object('text', 'row ' || row), false, false
+FROM generate_series(41, 50) AS row;
+INSERT INTO variable (id, key, val, is_encrypted) SELECT row, row, 'row ' || row, false
+FROM generate_series(41, 50) AS row;
 """
 _SQLALCHEMY = """
 from sqlalchemy import create_engine
@@ -146,6 +189,8 @@ class Project:
         expected: what each row holds, by the writer's own account.
         reports: whether its instances report themselves.
         derivation: how it derives its keys from what it reads.
+        unencrypted: rows that hold text which is not encrypted, and which nobody writes.
+        more: of its environment.
     """
 
     folder: Path
@@ -157,6 +202,8 @@ class Project:
     running: "list[subprocess.Popen[str]]" = field(default_factory=list)
     reports: bool = True
     derivation: str | None = None
+    unencrypted: dict[int, str] = field(default_factory=dict)
+    more: dict[str, str] = field(default_factory=dict)
     command: tuple[str, ...] = (sys.executable, "program.py")
 
     @property
@@ -170,7 +217,7 @@ class Project:
 
     def environment(self, keys: list[str], **more: str) -> dict[str, str]:
         return {**os.environ, "URL": self.url, self.variable: ",".join(keys), "DJANGO_SETTINGS_MODULE": "site_settings",
-                "PYTHONPATH": str(self.folder), **more}  # fmt: skip
+                "PYTHONPATH": str(self.folder), **self.more, **more}  # fmt: skip
 
     def start(self, rows: dict[int, str], keys: list[str], **more: str) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
@@ -237,7 +284,21 @@ def sqlalchemy(url: str, folder: Path) -> Project:
 
 def airflow(url: str, folder: Path) -> Project:
     """Airflow's tables, written as its models write them."""
-    return plain_python(_PSYCOPG + _AIRFLOW, url, folder, "AIRFLOW__CORE__FERNET_KEY", reports=False)
+    project = plain_python(_PSYCOPG + _AIRFLOW, url, folder, "AIRFLOW__CORE__FERNET_KEY", reports=False)
+    return replace(project, unencrypted={row: f"row {row}" for row in range(41, 46)})
+
+
+def real_airflow(url: str, folder: Path, python: str) -> Project:
+    """Airflow itself, as an interpreter has it installed."""
+    project = airflow(url, folder)
+    (folder / "program.py").write_text(_REAL_AIRFLOW + _LOOP.replace("import psycopg\n", ""))
+    more = {
+        "AIRFLOW_HOME": str(folder / "airflow"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__LOGGING__LOGGING_LEVEL": "ERROR",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": url.replace("postgresql:", "postgresql+psycopg2:"),
+    }
+    return replace(project, more=more, command=(python, "program.py"))
 
 
 def derived(block: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,9 +20,11 @@ from keyrotation_pipeline.cli.application import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.acceptance.fernet_applications import (
     AIRFLOW_TABLES,
+    AIRFLOW_UNENCRYPTED,
     Project,
     airflow,
     django,
+    real_airflow,
     sha256,
     sqlalchemy,
 )
@@ -68,11 +71,13 @@ class Clinic(Commands):
         application = self.application
         assert (application.wrong, application.writes > 20) == ([], True)
         (key,) = application.listed()
+        application.expected |= application.unencrypted
         application.require_read([key])
         for table in self.shown("status")["tables"]:
             counted = table["values_by_version"]
             [left] = [version for version, values in counted.items() if values]
-            assert counted[left] % len(application.expected) == 0
+            assert (counted[left] % len(application.expected) == 0) or application.unencrypted
+            assert (table["unencrypted"], table["unreadable"]) == (0, 0)
             assert (table["identified_by"], left in table["fenced_against"]) == ("mac", False)
 
 
@@ -165,7 +170,27 @@ def airflow_models(url: str, folder: Path, keys: list[str]) -> tuple[Project, st
     application = airflow(url, folder)
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(AIRFLOW_TABLES)
+    return seeded_airflow(application, keys)
+
+
+AIRFLOW_PYTHON = os.environ.get("KEYROTATION_TEST_AIRFLOW", "")
+
+
+def airflow_itself(url: str, folder: Path, keys: list[str]) -> tuple[Project, str]:
+    application = real_airflow(url, folder, AIRFLOW_PYTHON)
+    subprocess.run(
+        [AIRFLOW_PYTHON, "-m", "airflow", "db", "migrate"], env=application.environment(keys), check=True,
+        capture_output=True,
+    )  # fmt: skip
+    return seeded_airflow(application, keys)
+
+
+def seeded_airflow(application: Project, keys: list[str]) -> tuple[Project, str]:
+    """With rows that are not encrypted, of which the writers encrypt some."""
     application.seed(keys)
+    with psycopg.connect(application.url, autocommit=True) as connection:
+        connection.execute(AIRFLOW_UNENCRYPTED)
+    application.expected.update({row: f"row {row}" for row in range(46, 51)})
     return application, AIRFLOW_PLACES
 
 
@@ -232,7 +257,15 @@ def test_an_application_is_rotated_while_it_writes(
         pytest.param(fernet_fields, ("clinic_client", "note"), id="django-fernet-fields"),
         pytest.param(sha256_models, ("clients", "note"), id="SHA-256"),
         pytest.param(sqlalchemy_models, ("clients", "note"), id="SQLAlchemy"),
-        pytest.param(airflow_models, ("connection", "extra"), id="Airflow"),
+        pytest.param(airflow_models, ("connection", "extra"), id="Airflow's schema"),
+        pytest.param(
+            airflow_itself,
+            ("connection", "extra"),
+            id="Airflow",
+            marks=pytest.mark.skipif(
+                not AIRFLOW_PYTHON, reason="KEYROTATION_TEST_AIRFLOW names no Python with Airflow and psycopg2"
+            ),
+        ),
     ],
 )
 def test_an_application_is_rotated_and_rolled_back_while_it_writes(
