@@ -9,9 +9,13 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine
+from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.tables import EncryptedTable, Place
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, running
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2
 from keyrotation_pipeline_tests.integration.stored_places import FORMATS, SLOTS, STORED, Stored, open_value, seal
@@ -97,7 +101,36 @@ COMBINATIONS = [
 def test_a_rotation_and_its_rollback_beside_a_live_writer(
     migrated: Connection, database_url: str, values: str, stored: str
 ) -> None:
-    ring, layout, value_format = ring_of(1, 2), STORED[stored], FORMATS[values]
+    _is_rotated_and_rolled_back(migrated, database_url, FORMATS[values], STORED[stored])
+
+
+CITEXT = Stored(
+    'a "ext a".citext, b public.mail',
+    (Place("a"), Place("b")),
+    ("a = %s", "b = %s"),
+    ("a::text", "b::text"),
+)
+
+
+@pytest.mark.external_postgres
+@pytest.mark.parametrize("values", ["native", pytest.param("fernet", marks=pytest.mark.extended)])
+def test_citext_and_a_domain_over_it_are_rotated_and_rolled_back(debian: Connection, values: str) -> None:
+    """Of an extension: the type has no fixed number, and compares without regard to case."""
+    migrate(debian.info.dsn)
+    debian.execute('CREATE SCHEMA "ext a"; CREATE EXTENSION citext SCHEMA "ext a"')
+    debian.execute("""CREATE DOMAIN public.mail AS "ext a".citext CHECK (VALUE::text <> 'none')""")
+    table = CITEXT.table("cases", FORMATS[values])
+    _is_rotated_and_rolled_back(debian, debian.info.dsn, FORMATS[values], CITEXT)
+    assert [each.sentence for each in preflight(debian, [table], V2) if each.fatal] == []
+    if values == "native":  # without its key, nothing tells another library's value from any text
+        found, rest = candidates(debian, discover(debian, []))
+        assert (found, rest) == ((EncryptedTable(table.name, ("a", "b")),), ())
+
+
+def _is_rotated_and_rolled_back(
+    migrated: Connection, database_url: str, value_format: ValueFormat, layout: Stored
+) -> None:
+    ring = ring_of(1, 2)
     table = layout.table("cases", value_format)
     writer = Writer(database_url, value_format, layout, ring)
     writer.create(migrated)

@@ -359,6 +359,11 @@ WITH RECURSIVE up(oid, depth) AS (
 SELECT n.nspname::text, c.relname::text, base.typ IN ('text[]'::regtype, 'varchar[]'::regtype)
 FROM up JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace JOIN base
   ON base.typ IN ('text'::regtype, 'varchar'::regtype, 'bytea'::regtype, 'text[]'::regtype, 'varchar[]'::regtype)
+  OR EXISTS (
+      SELECT FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid JOIN pg_type t ON t.oid = d.objid
+      WHERE d.classid = 'pg_type'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
+        AND d.objid = base.typ AND e.extname = 'citext' AND t.typname = 'citext'
+  )
 ORDER BY up.depth DESC LIMIT 1
 """
 
