@@ -11,15 +11,16 @@ SELECT range.filenode, range.bytes, t.ctid, CASE WHEN t.tableoid = OID::oid::reg
 FROM range LEFT JOIN ONLY "public"."frozen" AS t ON t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (true OR true OR true) AND range.bytes <= %(limit)s::bigint
 
 -- engine, list_rows, target None
-SELECT pg_relation_filenode(OID::oid::regclass), (coalesce(octet_length(t."a"::text), 0)::bigint + coalesce(octet_length(t."b%%c"::text), 0)::bigint + coalesce(octet_length(t."d"::text), 0)::bigint)::bigint, t.ctid FROM ONLY "public"."frozen" AS t WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (true OR true OR true)
+SELECT pg_relation_filenode(OID::oid::regclass), (coalesce(octet_length(t."a"::text), 0)::bigint + coalesce(octet_length(t."b%%c"::text), 0)::bigint + coalesce(octet_length(t."d"::text), 0)::bigint)::bigint, t.ctid, json_build_array("t"."id"::text)::text FROM ONLY "public"."frozen" AS t
+WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (true OR true OR true)
 
 -- engine, read_rows, target None
 SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text
 FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY (%(positions)b) AND (true OR true OR true)
 
 -- engine, read_row, target None
-SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text, json_build_array("t"."id"::text)::text
-FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY (%(positions)b) AND (true OR true OR true)
+SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text
+FROM (SELECT unnest(%(keys)b::text[])) AS new (key) JOIN ONLY "public"."frozen" AS t ON "t"."id" OPERATOR("pg_catalog".=) (new.key::json ->> 0)::integer WHERE true OR true OR true
 
 -- engine, write, target None
 WITH written AS (
@@ -82,15 +83,16 @@ SELECT range.filenode, range.bytes, t.ctid, CASE WHEN t.tableoid = OID::oid::reg
 FROM range LEFT JOIN ONLY "public"."frozen" AS t ON t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (left(t."a"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."b%%c"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."d"::text, 3) COLLATE "C" NOT IN ('', 'v2:')) AND range.bytes <= %(limit)s::bigint
 
 -- engine, list_rows, target v2
-SELECT pg_relation_filenode(OID::oid::regclass), (coalesce(octet_length(t."a"::text), 0)::bigint + coalesce(octet_length(t."b%%c"::text), 0)::bigint + coalesce(octet_length(t."d"::text), 0)::bigint)::bigint, t.ctid FROM ONLY "public"."frozen" AS t WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (left(t."a"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."b%%c"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."d"::text, 3) COLLATE "C" NOT IN ('', 'v2:'))
+SELECT pg_relation_filenode(OID::oid::regclass), (coalesce(octet_length(t."a"::text), 0)::bigint + coalesce(octet_length(t."b%%c"::text), 0)::bigint + coalesce(octet_length(t."d"::text), 0)::bigint)::bigint, t.ctid, json_build_array("t"."id"::text)::text FROM ONLY "public"."frozen" AS t
+WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (left(t."a"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."b%%c"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."d"::text, 3) COLLATE "C" NOT IN ('', 'v2:'))
 
 -- engine, read_rows, target v2
 SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text
 FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY (%(positions)b) AND (left(t."a"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."b%%c"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."d"::text, 3) COLLATE "C" NOT IN ('', 'v2:'))
 
 -- engine, read_row, target v2
-SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text, json_build_array("t"."id"::text)::text
-FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY (%(positions)b) AND (left(t."a"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."b%%c"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."d"::text, 3) COLLATE "C" NOT IN ('', 'v2:'))
+SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text
+FROM (SELECT unnest(%(keys)b::text[])) AS new (key) JOIN ONLY "public"."frozen" AS t ON "t"."id" OPERATOR("pg_catalog".=) (new.key::json ->> 0)::integer WHERE left(t."a"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."b%%c"::text, 3) COLLATE "C" NOT IN ('', 'v2:') OR left(t."d"::text, 3) COLLATE "C" NOT IN ('', 'v2:')
 
 -- engine, write, target v2
 WITH written AS (
@@ -153,15 +155,16 @@ SELECT range.filenode, range.bytes, t.ctid, CASE WHEN t.tableoid = OID::oid::reg
 FROM range LEFT JOIN ONLY "public"."frozen" AS t ON t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (left(t."a"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."b%%c"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."d"::text, 4) COLLATE "C" NOT IN ('', 'v10:')) AND range.bytes <= %(limit)s::bigint
 
 -- engine, list_rows, target v10, hot order
-SELECT pg_relation_filenode(OID::oid::regclass), (coalesce(octet_length(t."a"::text), 0)::bigint + coalesce(octet_length(t."b%%c"::text), 0)::bigint + coalesce(octet_length(t."d"::text), 0)::bigint)::bigint, t.ctid FROM ONLY "public"."frozen" AS t WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (left(t."a"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."b%%c"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."d"::text, 4) COLLATE "C" NOT IN ('', 'v10:'))
+SELECT pg_relation_filenode(OID::oid::regclass), (coalesce(octet_length(t."a"::text), 0)::bigint + coalesce(octet_length(t."b%%c"::text), 0)::bigint + coalesce(octet_length(t."d"::text), 0)::bigint)::bigint, t.ctid, json_build_array("t"."id"::text)::text FROM ONLY "public"."frozen" AS t
+WHERE t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid AND (left(t."a"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."b%%c"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."d"::text, 4) COLLATE "C" NOT IN ('', 'v10:'))
 
 -- engine, read_rows, target v10, hot order
 SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text
 FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY (%(positions)b) AND (left(t."a"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."b%%c"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."d"::text, 4) COLLATE "C" NOT IN ('', 'v10:'))
 
 -- engine, read_row, target v10, hot order
-SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text, json_build_array("t"."id"::text)::text
-FROM ONLY "public"."frozen" AS t WHERE t.ctid = ANY (%(positions)b) AND (left(t."a"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."b%%c"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."d"::text, 4) COLLATE "C" NOT IN ('', 'v10:'))
+SELECT pg_relation_filenode(OID::oid::regclass), 0::bigint, t.ctid, CASE WHEN t.tableoid = OID::oid::regclass AND (SELECT true AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 2) = 'column a of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 3) = 'column b%%c of table public.frozen' AND pg_describe_object('pg_class'::regclass, OID::oid::regclass, 4) = 'column d of table public.frozen') THEN t.xmin ELSE '0'::xid END, t."a"::text, t."b%%c"::text, t."d"::text
+FROM (SELECT unnest(%(keys)b::text[])) AS new (key) JOIN ONLY "public"."frozen" AS t ON "t"."id" OPERATOR("pg_catalog".=) (new.key::json ->> 0)::integer WHERE left(t."a"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."b%%c"::text, 4) COLLATE "C" NOT IN ('', 'v10:') OR left(t."d"::text, 4) COLLATE "C" NOT IN ('', 'v10:')
 
 -- engine, write, target v10, hot order
 WITH written AS (

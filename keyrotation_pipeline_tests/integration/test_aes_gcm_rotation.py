@@ -39,6 +39,7 @@ from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of, running, table_of
 from keyrotation_pipeline_tests.integration.stored_places import BYTE_FORMATS
+from keyrotation_pipeline_tests.integration.test_engine_interleaving import between_read_and_write
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
@@ -149,6 +150,16 @@ def test_the_codec_decides_which_rows_are_written_and_counts_are_of_what_decrypt
     (counted,) = notes.inventory.count([notes.table])
     assert counted.by_column == {"body": {V2: ROWS}, "50% off": {V2: ROWS - 1}}
     assert (counted.unencrypted, counted.unreadable, counted.fenced_against) == (0, 0, ())
+
+
+def test_a_row_that_others_write_all_the_time_is_written_by_its_key(notes: Notes) -> None:
+    def touched(_: int) -> None:
+        notes.connection.execute('UPDATE "Cl inic"."Not es" SET plain = \'touched\' WHERE id = 7')
+
+    with between_read_and_write(touched):
+        done = notes.engine.sweep(notes.table, wait=True)
+    assert (done.rows, done.skipped) == (ROWS, 0)
+    assert notes.fencing.old_rows(notes.table, [V1], None) == OldRows(0, 0)
 
 
 def test_what_opens_under_no_key_or_under_two_is_in_quarantine_and_blocks_the_proof(notes: Notes) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from psycopg import errors
 
@@ -22,17 +23,18 @@ def rewrite_contended_rows(context: RewriteContext, first: int, end: int) -> Ite
     """Rewrites each row of the pages in its own transaction; waits up to a second for its lock; retries if it changed.
 
     SKIP LOCKED would never get a row that others write all the time. Here we queue for its lock, and write if its
-    encrypted values are still those that were read, whatever else has changed in the row. A row without a key cannot be
-    followed to its new position; it is read again at once, several times.
+    encrypted values are still those that were read, whatever else has changed in the row. It is read by its key, too,
+    since it may move all the time. A row without a key cannot be followed to its new position; it is listed and read
+    again at once, several times.
     """
     busy: set[bytes] = set()
     for _ in range(context.limits.straggler_attempts):
         skipped = 0
-        for row in [row for row, _ in listed(context, first, end) if row not in busy]:
+        for key in [row.key for row in listed(context, first, end) if row.key not in busy]:
             try:
-                one = _rewrite_waiting(context, row)
+                one = _rewrite_waiting(context, key)
             except (errors.LockNotAvailable, errors.DeadlockDetected):
-                busy.add(row)
+                busy.add(key)
                 continue
             yield replace(one, skipped=0)
             skipped += one.skipped
@@ -53,13 +55,13 @@ def _rewrite(context: RewriteContext, positions: Sequence[bytes]) -> Rewritten:
     return done + Rewritten(skipped=gone)
 
 
-def _rewrite_waiting(context: RewriteContext, row: bytes) -> Rewritten:
-    read = context.run(context.statements.read_row, {"positions": TidArray([row])})
+def _rewrite_waiting(context: RewriteContext, key: bytes) -> Rewritten:
+    read = context.run(context.statements.read_row, {"keys": TextArray([key])})
     if not read:
         return Rewritten(skipped=1)
-    batch = context.batch([each[:-1] for each in read])
+    batch = context.batch(read)
     new, quarantined = _encrypted(context, batch)
-    new.parameters["keys"] = TextArray([read[0][-1]])
+    new.parameters["keys"] = TextArray([key])
     new.parameters.update({f"old_{n}": batch.array(n)(values) for n, values in enumerate(batch.columns)})
     return _written(context, context.statements.write_row, new, quarantined)
 
@@ -74,15 +76,23 @@ def _written(context: RewriteContext, write: bytes, new: NewValues, quarantined:
     return Rewritten(rows, values, new.rows - rows, quarantined)
 
 
-def listed(context: RewriteContext, first: int, end: int) -> list[tuple[bytes, int]]:
-    """Returns position and size in bytes of each row to rewrite in the pages from `first` to before `end`.
+class ListedRow(NamedTuple):
+    """A row to rewrite: where it is, the size of its values, and its key."""
+
+    position: bytes
+    size_bytes: int
+    key: bytes
+
+
+def listed(context: RewriteContext, first: int, end: int) -> list[ListedRow]:
+    """Returns each row to rewrite in the pages from `first` to before `end`.
 
     Raises:
         PreflightError: one is so large that the server might refuse to read or write it at once.
     """
     span = {"first": position(first), "end": position(end)}
-    rows = [(row, size) for _, size, row in context.run(context.statements.list_rows, span)]
-    largest, limit = max((size for _, size in rows), default=0), context.limits.largest_row_bytes
+    rows = [ListedRow(row, size, key) for _, size, row, key in context.run(context.statements.list_rows, span)]
+    largest, limit = max((row.size_bytes for row in rows), default=0), context.limits.largest_row_bytes
     if largest > limit:
         raise PreflightError(
             f"a row of {context.relation.label} holds {largest // 2**20} MiB in its encrypted columns, and more than "
@@ -92,15 +102,15 @@ def listed(context: RewriteContext, first: int, end: int) -> list[tuple[bytes, i
     return rows
 
 
-def by_size(rows: Sequence[tuple[bytes, int]], limit_bytes: int) -> Iterator[list[bytes]]:
-    """Cuts listed rows into batches of at most `limit_bytes`, or of one row."""
+def by_size(rows: Sequence[ListedRow], limit_bytes: int) -> Iterator[list[bytes]]:
+    """Cuts listed rows into batches of at most `limit_bytes`, or of one row; yields their positions."""
     chosen: list[bytes] = []
     total = 0
-    for row, size in rows:
-        if chosen and total + size > limit_bytes:
+    for row in rows:
+        if chosen and total + row.size_bytes > limit_bytes:
             yield chosen
             chosen, total = [], 0
-        chosen.append(row)
-        total += size
+        chosen.append(row.position)
+        total += row.size_bytes
     if chosen:
         yield chosen

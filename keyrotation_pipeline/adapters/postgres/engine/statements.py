@@ -55,7 +55,8 @@ _TOAST_BYTES = """
 """
 
 _LIST_ROWS = """
-SELECT pg_relation_filenode({oid}), ({bytes})::bigint, t.ctid FROM ONLY {table} AS t WHERE {pages} AND ({wanted})
+SELECT pg_relation_filenode({oid}), ({bytes})::bigint, t.ctid, {key} FROM ONLY {table} AS t
+WHERE {pages} AND ({wanted})
 """
 
 _READ_ROWS = """
@@ -64,8 +65,8 @@ FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
 """
 
 _READ_ROW = """
-SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, {version}, {texts}, {key}
-FROM ONLY {table} AS t WHERE t.ctid = ANY (%(positions)b) AND ({wanted})
+SELECT pg_relation_filenode({oid}), 0::bigint, t.ctid, {version}, {texts}
+FROM (SELECT unnest(%(keys)b::text[])) AS new (key) JOIN ONLY {table} AS t ON {same_key} WHERE {wanted}
 """
 
 _UPDATE = """
@@ -151,9 +152,9 @@ class Statements:
     Args:
         read_pages: rows of the pages from `first` to before `end` that may have to be rewritten, if they have at most
             `limit` bytes.
-        list_rows: positions and sizes of those of them that have to be rewritten, as far as SQL can tell.
+        list_rows: positions, sizes and keys of those of them that have to be rewritten, as far as SQL can tell.
         read_rows: rows at `positions`.
-        read_row: the same, with the key of each row as the last column.
+        read_row: the row with a key, wherever it is now.
         write: the guarded write; takes positions, versions, filenode and one array of new values per column. In HOT
             order also the pages from `prune_first` to before `prune_end`. Returns how many rows and values it wrote,
             and its seconds.
