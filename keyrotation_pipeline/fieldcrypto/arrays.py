@@ -1,22 +1,21 @@
 """Re-encrypts the elements of arrays: takes the text of a PostgreSQL array apart, and replaces some elements.
 
-Everything between the elements is kept as it is: dimensions, lower bounds, NULLs and the other elements.
+Everything between the elements is kept as it is: dimensions, lower bounds, NULLs and the other elements. The compiled
+codec does the same while every element is good (`codec_arrays.h`).
 
 Source: PostgreSQL, "Array Input and Output Syntax".
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, RewrittenBatch, Value, ValueRewriter
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
 
 # Dimensions with lower bounds, where they do not begin with 1; then braces, commas, quoted and plain elements.
 _BOUNDS = re.compile(rb"((?:\[-?\d+:-?\d+\])+)=")
 _BOUND = re.compile(rb"\[(-?\d+):(-?\d+)\]")
 _TOKEN = re.compile(rb'([{},])|"((?:[^"\\]|\\.)*)"|((?:[^{},"\\]|\\.)+)', re.DOTALL)
-_INT4_OID, _INT4_BYTES, _HEADER_BYTES = 23, 4, 20
 # Bytes that an array without quotes and further dimensions does not have between its braces.
 _MARKS = frozenset(b'"\\{}')
 _ESCAPE = re.compile(rb"\\(.)", re.DOTALL)
@@ -105,47 +104,8 @@ def _quoted(value: bytes) -> bytes:
     return b'"' + _SPECIAL.sub(rb"\\\1", value) + b'"'
 
 
-class ColumnRewriter:
-    """Re-encrypts and checks one column at a time: by the compiled codec if all its values are good, else in Python.
-
-    Args:
-        native: None: it is not there.
-    """
-
-    def __init__(self, python: ValueRewriter, native: NativeCodec | None) -> None:
-        self._python, self._native = python, native
-
-    def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
-        """Re-encrypts a batch of one column, as `ValueRewriter.rewrite`."""
-        (values,) = columns
-        numbered = [(number.to_bytes(_INT4_BYTES, "big"), value) for number, value in enumerate(values)]
-        packed = self._native.rewrite(numbered, 1, 1, ((0, _INT4_OID),)) if self._native and values else None
-        if packed is None:
-            return self._python.rewrite(columns)
-        new: list[Value] = [None] * len(values)
-        numbers, changed = map(_unpacked, packed.arrays)
-        for number, value in zip(numbers, changed, strict=True):
-            new[int.from_bytes(number or b"", "big")] = value
-        return RewrittenBatch([new], [])
-
-    def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
-        """Decrypts a batch of one column, as `ValueRewriter.check`."""
-        (values,) = columns
-        held = self._native.check([(value,) for value in values], 0, 1) if self._native and values else None
-        return self._python.check(columns) if held is None else (held, [])
-
-
-def _unpacked(packed: bytes) -> Iterator[Value]:
-    """Yields the elements of a one-dimensional array in PostgreSQL's binary form."""
-    at = _HEADER_BYTES
-    while at < len(packed):
-        size = int.from_bytes(packed[at : at + _INT4_BYTES], "big", signed=True)
-        at += _INT4_BYTES + max(size, 0)
-        yield None if size < 0 else packed[at - size : at]
-
-
 def rewrite_elements(
-    rewriters: Sequence[ColumnRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
+    rewriters: Sequence[ValueRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
 ) -> RewrittenBatch:
     """Re-encrypts one batch as `ValueRewriter.rewrite`; the columns `arrays` hold texts of arrays of values.
 
@@ -162,7 +122,7 @@ def rewrite_elements(
 
 
 def check_elements(
-    rewriters: Sequence[ColumnRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
+    rewriters: Sequence[ValueRewriter], columns: Sequence[Sequence[Value]], arrays: frozenset[int]
 ) -> tuple[list[Held], list[Failure]]:
     """Decrypts every value as `ValueRewriter.check`; the columns `arrays` hold texts of arrays of values."""
     held, failures = list[Held](), list[Failure]()

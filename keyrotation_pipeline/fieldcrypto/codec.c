@@ -48,7 +48,8 @@ extern const char *OpenSSL_version(int);
 #define EVP_CTRL_AEAD_GET_TAG 0x10
 #define EVP_CTRL_AEAD_SET_TAG 0x11
 
-/* A test builds this file with something here that damages the packed value, to see that it is noticed. */
+/* A test builds this file with something here that damages the packed element, a length and a value, to see that it is
+ * noticed. */
 #ifndef AFTER_PACKING
 #define AFTER_PACKING(element, bytes)
 #endif
@@ -126,10 +127,11 @@ typedef struct {
     int (*set_key)(const char *name, const uint8_t *key, Secret *secret); /* 0: OpenSSL cannot */
     int (*set_target)(Codec *codec, const uint8_t *key);      /* the same, for what encrypts and verifies */
     int (*stays)(const Codec *codec, const Cell *cell);       /* see `Cell` */
-    size_t (*room)(const Codec *codec, const Cell *cell);     /* of a new element, length included; 0: no value of ours */
+    size_t (*room)(const Codec *codec, const Cell *cell);     /* that a new value takes; 0: no value of ours */
     int (*check)(Codec *codec, const Cell *cell, int *under); /* opens a value: the place of its version */
-    /* Write the element of the array that takes the place of a cell, of `*bytes`; none if that is 0: it stays. */
-    int (*rewrite)(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes);
+    /* Write the value that takes the place of a cell, of `*bytes`; none if that is 0: it stays. At least four bytes of the
+     * array are before it. */
+    int (*rewrite)(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *value, size_t *bytes);
 } Kind;
 
 struct codec {
@@ -153,6 +155,7 @@ struct codec {
     Py_ssize_t label_count;
     const uint8_t *bound; /* that of the present column */
     size_t bound_bytes;
+    const uint8_t *arrays; /* for each column of the batch, whether its values are elements of arrays; NULL: none are */
     uint8_t stamp[LONGEST_STAMP];
     size_t stamp_bytes; /* of the time of new values; 0: each keeps its own */
     uint8_t *scratch;
@@ -215,6 +218,10 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
 
 /* ---- a batch ---- */
 
+static int is_array(const Codec *codec, Py_ssize_t column) {
+    return codec->arrays && codec->arrays[column];
+}
+
 /* From now on values are of this column. Called without the interpreter's lock. */
 static void bind(Codec *codec, Py_ssize_t column) {
     if (!codec->labels) return;
@@ -238,26 +245,45 @@ static const uint8_t *nonce_at(const Codec *codec, const uint8_t *drawn, size_t 
     return counted;
 }
 
+#include "codec_arrays.h"
+
+/* Write the element of one cell, a length and a value. `*bytes` 0: it stays, and none was written. */
+static int rewrite_cell(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes) {
+    put_number(element, (uint32_t)codec->kind->room(codec, cell));
+    int outcome = codec->kind->rewrite(codec, cell, nonce, element + 4, bytes);
+    return outcome == GOOD && *bytes && number_at(element) != *bytes ? UNVERIFIED : outcome;
+}
+
 /* One array of the wire form per column; the bytes objects exist, and only this call knows them. Afterwards `arrays` says
  * how far each was written. */
-static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const uint8_t *nonces, uint8_t **arrays, Py_ssize_t *changed) {
+static int rewrite_columns(
+    Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_t columns, const size_t *values, const uint8_t *nonces,
+    uint8_t **arrays, Py_ssize_t *changed
+) {
     uint8_t counted[LONG_NONCE];
-    for (Py_ssize_t column = 0; column < columns; column++) {
+    size_t first = 0;
+    for (Py_ssize_t column = 0; column < columns; first += values[column++]) {
         uint8_t *at = arrays[column] + ARRAY_HEADER;
         bind(codec, column);
-        size_t number = (size_t)(column * rows); /* as in Python: values that stay use none */
+        size_t number = first; /* as in Python: values that stay use none */
         for (Py_ssize_t row = 0; row < rows; row++) {
             Cell *cell = &cells[row * columns + column];
             size_t bytes = 0;
-            int outcome = cell->stays ? GOOD : codec->kind->rewrite(codec, cell, nonce_at(codec, nonces, number, counted), at, &bytes);
+            int outcome = GOOD;
+            if (!cell->stays && is_array(codec, column)) {
+                outcome = rewrite_array(codec, cell, nonces, &number, at + 4, &bytes);
+                if (bytes) put_number(at, (uint32_t)bytes);
+            } else if (!cell->stays) {
+                outcome = rewrite_cell(codec, cell, nonce_at(codec, nonces, number, counted), at, &bytes);
+                number += bytes != 0;
+            }
             if (outcome != GOOD) return outcome;
             if (!bytes) {
                 cell->stays = 1;
                 at = put_number(at, 0xffffffffu);
                 continue;
             }
-            at += bytes;
-            number++;
+            at += 4 + bytes;
             ++*changed;
         }
         arrays[column] = at;
@@ -265,21 +291,29 @@ static int rewrite_columns(Codec *codec, Cell *cells, Py_ssize_t rows, Py_ssize_
     return GOOD;
 }
 
-/* Find the cells of a batch. The rows must stay alive as long as the cells. 0, or -1 with an exception. */
-static int find_cells(Codec *codec, PyObject *rows, Py_ssize_t count, Py_ssize_t first, Py_ssize_t columns, Cell *cells) {
+/* Find the cells of a batch. The rows must stay alive as long as the cells. GOOD, REFUSED, or NO_MEMORY with an exception.
+ * `values`: for each column, how many values it has, NULLs included. */
+static int find_cells(
+    Codec *codec, PyObject *rows, Py_ssize_t count, Py_ssize_t first, Py_ssize_t columns, Cell *cells, size_t *values
+) {
+    memset(values, 0, (size_t)columns * sizeof *values);
     for (Py_ssize_t row = 0; row < count; row++) {
         PyObject *tuple = PyTuple_GetItem(rows, row);
         for (Py_ssize_t column = 0; column < columns; column++, cells++) {
             PyObject *value = PyTuple_GetItem(tuple, first + column); /* borrowed; refuses what is no tuple */
             char *text = NULL;
             Py_ssize_t bytes = 0;
-            if (!value || (value != Py_None && PyBytes_AsStringAndSize(value, &text, &bytes) < 0)) return -1;
+            if (!value || (value != Py_None && PyBytes_AsStringAndSize(value, &text, &bytes) < 0)) return NO_MEMORY;
             cells->text = (const uint8_t *)text;
             cells->bytes = (size_t)bytes;
-            cells->stays = bytes == 0 || codec->kind->stays(codec, cells);
+            int within = is_array(codec, column);
+            long elements = !within ? 1 : bytes ? count_elements(codec, cells) : 0;
+            if (elements < 0) return REFUSED;
+            cells->stays = bytes == 0 || (!within && codec->kind->stays(codec, cells));
+            values[column] += (size_t)elements;
         }
     }
-    return 0;
+    return GOOD;
 }
 
 static PyObject *new_array(Py_ssize_t element_bytes, Py_ssize_t rows, long oid, uint8_t **start) {
@@ -293,11 +327,15 @@ static PyObject *new_array(Py_ssize_t element_bytes, Py_ssize_t rows, long oid, 
 }
 
 /* Room for the new values of a column; Py_None (borrowed) if one of them can be no value of ours; NULL: an exception. */
-static PyObject *array_for(Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, uint8_t **start) {
-    Py_ssize_t bytes = 0;
+static PyObject *array_for(
+    Codec *codec, const Cell *cells, Py_ssize_t rows, Py_ssize_t columns, int within, uint8_t **start
+) {
+    size_t (*room_of)(const Codec *codec, const Cell *cell) = within ? array_room : codec->kind->room;
+    Py_ssize_t bytes = 4 * rows;
     for (const Cell *cell = cells, *end = cells + rows * columns; cell < end; cell += columns) {
-        size_t room = cell->stays ? 4 : codec->kind->room(codec, cell);
-        if (!room || cell->bytes > LONGEST_VALUE) return Py_None;
+        if (cell->stays) continue;
+        size_t room = cell->bytes > LONGEST_VALUE ? 0 : room_of(codec, cell);
+        if (!room) return Py_None;
         bytes += (Py_ssize_t)room;
     }
     return new_array(bytes, rows, OID_TEXT, start);
@@ -398,28 +436,43 @@ static PyObject *refused(int outcome) {
     return NULL;
 }
 
-static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, const uint8_t *nonces, Py_ssize_t nonce_bytes) {
+/* Nonces for some values, as Python's `draw` makes them: bytes, or NULL with an exception. */
+static PyObject *drawn_nonces(const Codec *codec, PyObject *draw, const size_t *values, Py_ssize_t columns) {
+    size_t total = 0;
+    for (Py_ssize_t column = 0; column < columns; column++) total += values[column];
+    Py_ssize_t bytes = (Py_ssize_t)((total + codec->run - 1) / codec->run * codec->nonce_bytes);
+    PyObject *nonces = PyObject_CallFunction(draw, "n", bytes);
+    if (nonces && (!PyBytes_Check(nonces) || PyBytes_Size(nonces) != bytes)) {
+        PyErr_SetString(PyExc_ValueError, "a nonce for each value or run");
+        Py_CLEAR(nonces);
+    }
+    return nonces;
+}
+
+static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, PyObject *draw) {
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
-    if (passing < 0) return NULL;
-    size_t runs = ((size_t)(count * columns) + codec->run - 1) / codec->run;
-    if ((size_t)nonce_bytes != runs * codec->nonce_bytes) return PyErr_Format(PyExc_ValueError, "a nonce for each value or run");
-    if (!has_labels(codec, columns)) return NULL;
-    PyObject *arrays = PyTuple_New(passing + columns), *written = NULL, *answer = NULL;
+    if (passing < 0 || !has_labels(codec, columns)) return NULL;
+    PyObject *arrays = PyTuple_New(passing + columns), *nonces = NULL, *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
+    size_t *values = PyMem_Malloc((size_t)(columns + 1) * sizeof *values);
     uint8_t **starts = PyMem_Malloc((size_t)(columns + 1) * sizeof *starts);
-    if (!arrays || !cells || !starts) {
+    if (!arrays || !cells || !values || !starts) {
         PyErr_NoMemory();
         goto done;
     }
-    if (find_cells(codec, rows, count, first, columns, cells) < 0) goto done;
+    int outcome = find_cells(codec, rows, count, first, columns, cells, values);
+    if (outcome == REFUSED) answer = refused(REFUSED);
+    if (outcome != GOOD) goto done;
+    nonces = drawn_nonces(codec, draw, values, columns);
+    if (!nonces) goto done;
+    const uint8_t *each_nonce = (const uint8_t *)PyBytes_AsString(nonces);
     for (Py_ssize_t column = 0; column < columns; column++) {
-        PyObject *array = array_for(codec, cells + column, count, columns, &starts[column]);
+        PyObject *array = array_for(codec, cells + column, count, columns, is_array(codec, column), &starts[column]);
         if (array == Py_None) answer = refused(REFUSED);
         if (!array || array == Py_None || PyTuple_SetItem(arrays, passing + column, array) < 0) goto done;
     }
-    int outcome;
     PyThreadState *lock = PyEval_SaveThread();
-    outcome = rewrite_columns(codec, cells, count, columns, nonces, starts, &changed);
+    outcome = rewrite_columns(codec, cells, count, columns, values, each_nonce, starts, &changed);
     leave_scratch(codec);
     PyEval_RestoreThread(lock);
     if (outcome != GOOD) {
@@ -441,7 +494,9 @@ static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py
     answer = Py_BuildValue("(Onn)", arrays, left, changed);
 done:
     PyMem_Free(starts);
+    PyMem_Free(values);
     PyMem_Free(cells);
+    Py_XDECREF(nonces);
     Py_XDECREF(written);
     Py_XDECREF(arrays);
     return answer;
@@ -449,11 +504,13 @@ done:
 
 static PyObject *codec_rewrite(PyObject *self, PyObject *arguments) {
     Codec *codec = (Codec *)self;
-    PyObject *sequence, *passed;
-    Py_ssize_t first, columns, nonce_bytes, stamp_bytes;
-    const char *nonces, *stamp;
-    if (!PyArg_ParseTuple(arguments, "OnnO!y#y#", &sequence, &first, &columns, &PyTuple_Type, &passed, &nonces, &nonce_bytes, &stamp, &stamp_bytes))
+    PyObject *sequence, *passed, *draw;
+    Py_ssize_t first, columns, array_count, stamp_bytes;
+    const char *arrays, *stamp;
+    if (!PyArg_ParseTuple(arguments, "Onny#O!Oy#", &sequence, &first, &columns, &arrays, &array_count, &PyTuple_Type, &passed, &draw, &stamp, &stamp_bytes))
         return NULL;
+    if (columns < 1) return PyErr_Format(PyExc_ValueError, "a row has at least one value");
+    if (array_count && array_count != columns) return PyErr_Format(PyExc_ValueError, "a byte for each column, or none");
     if (stamp_bytes && stamp_bytes != LONGEST_STAMP) return PyErr_Format(PyExc_ValueError, "a time has 8 bytes, or none");
     PyObject *rows = held(sequence);
     if (!rows) return NULL;
@@ -461,28 +518,34 @@ static PyObject *codec_rewrite(PyObject *self, PyObject *arguments) {
     if (enter(codec)) {
         memcpy(codec->stamp, stamp, (size_t)stamp_bytes);
         codec->stamp_bytes = (size_t)stamp_bytes;
-        answer = rewrite_held(codec, rows, first, columns, passed, (const uint8_t *)nonces, nonce_bytes);
+        codec->arrays = array_count ? (const uint8_t *)arrays : NULL;
+        answer = rewrite_held(codec, rows, first, columns, passed, draw);
+        codec->arrays = NULL;
         codec->busy = 0;
     }
     Py_DECREF(rows);
     return answer;
 }
 
+static int check_value(Codec *codec, const Cell *cell, Py_ssize_t *held) {
+    if (!cell->bytes) return held[0] += cell->text != NULL, GOOD;
+    int under, outcome = codec->kind->check(codec, cell, &under);
+    if (outcome == GOOD) held[1 + under]++;
+    return outcome;
+}
+
 /* Whether every value decrypts, those under the target too. `counts` has, for each column, the number of empty strings,
  * then that of values under each version in turn. */
 static int check_cells(Codec *codec, const Cell *cells, Py_ssize_t count, Py_ssize_t columns, Py_ssize_t *counts) {
     for (Py_ssize_t at = 0; at < count; at++) {
-        const Cell *cell = &cells[at];
-        Py_ssize_t *held = counts + at % columns * (codec->count + 1);
-        if (!cell->bytes) {
-            held[0] += cell->text != NULL;
-            continue;
-        }
-        if (cell->bytes > LONGEST_VALUE) return REFUSED;
-        bind(codec, at % columns);
-        int under, outcome = codec->kind->check(codec, cell, &under);
+        Py_ssize_t column = at % columns, *held = counts + column * (codec->count + 1);
+        int outcome = cells[at].bytes > LONGEST_VALUE ? REFUSED : GOOD;
+        bind(codec, column);
+        if (!is_array(codec, column)) outcome = outcome == GOOD ? check_value(codec, &cells[at], held) : outcome;
+        else if (cells[at].bytes)
+            for (Elements in = elements_of(&cells[at]); outcome == GOOD && next_element(codec, &in) > 0;)
+                outcome = check_value(codec, &in.element, held);
         if (outcome != GOOD) return outcome;
-        held[1 + under]++;
     }
     return GOOD;
 }
@@ -497,23 +560,28 @@ static PyObject *as_tuple(const Py_ssize_t *numbers, Py_ssize_t count) {
 }
 
 static PyObject *check_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns) {
-    if (columns < 1) return PyErr_Format(PyExc_ValueError, "a row has at least one value");
     if (!has_labels(codec, columns)) return NULL;
     Py_ssize_t count = PyTuple_Size(rows) * columns, figures = columns * (codec->count + 1);
     Cell *cells = PyMem_Malloc((size_t)(count + 1) * sizeof *cells);
+    size_t *values = PyMem_Malloc((size_t)columns * sizeof *values);
     Py_ssize_t *counts = PyMem_Calloc((size_t)figures, sizeof *counts);
     PyObject *answer = NULL;
-    if (!cells || !counts) {
+    if (!cells || !values || !counts) {
         PyErr_NoMemory();
-    } else if (find_cells(codec, rows, PyTuple_Size(rows), first, columns, cells) == 0) {
-        int outcome;
+        goto done;
+    }
+    int outcome = find_cells(codec, rows, PyTuple_Size(rows), first, columns, cells, values);
+    if (outcome == NO_MEMORY) goto done;
+    if (outcome == GOOD) {
         PyThreadState *lock = PyEval_SaveThread();
         outcome = check_cells(codec, cells, count, columns, counts);
         leave_scratch(codec);
         PyEval_RestoreThread(lock);
-        answer = outcome == GOOD ? as_tuple(counts, figures) : refused(outcome);
     }
+    answer = outcome == GOOD ? as_tuple(counts, figures) : refused(outcome);
+done:
     PyMem_Free(counts);
+    PyMem_Free(values);
     PyMem_Free(cells);
     return answer;
 }
@@ -521,12 +589,17 @@ static PyObject *check_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_s
 static PyObject *codec_check(PyObject *self, PyObject *arguments) {
     Codec *codec = (Codec *)self;
     PyObject *sequence, *answer = NULL;
-    Py_ssize_t first, columns;
-    if (!PyArg_ParseTuple(arguments, "Onn", &sequence, &first, &columns)) return NULL;
+    Py_ssize_t first, columns, array_count;
+    const char *arrays;
+    if (!PyArg_ParseTuple(arguments, "Onny#", &sequence, &first, &columns, &arrays, &array_count)) return NULL;
+    if (columns < 1) return PyErr_Format(PyExc_ValueError, "a row has at least one value");
+    if (array_count && array_count != columns) return PyErr_Format(PyExc_ValueError, "a byte for each column, or none");
     PyObject *rows = held(sequence);
     if (!rows) return NULL;
     if (enter(codec)) {
+        codec->arrays = array_count ? (const uint8_t *)arrays : NULL;
         answer = check_held(codec, rows, first, columns);
+        codec->arrays = NULL;
         codec->busy = 0;
     }
     Py_DECREF(rows);
@@ -641,8 +714,8 @@ static PyObject *codec_reduce(PyObject *self, PyObject *unused) {
 }
 
 static PyMethodDef codec_methods[] = {
-    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, ((index, oid), ...), nonces, time) -> (arrays of the rows with a new value, such rows, new values) or None"},
-    {"check", codec_check, METH_VARARGS, "check(rows, first, columns) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
+    {"rewrite", codec_rewrite, METH_VARARGS, "rewrite(rows, first, columns, arrays, ((index, oid), ...), draw, time) -> (arrays of the rows with a new value, such rows, new cells) or None"},
+    {"check", codec_check, METH_VARARGS, "check(rows, first, columns, arrays) -> for each column the number of empty strings, then of values under each version; None if one does not decrypt"},
     {"__reduce__", codec_reduce, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL},
 };

@@ -140,7 +140,7 @@ static int fernet_stays(const Codec *codec, const Cell *cell) {
 /* A token keeps its length. */
 static size_t fernet_room(const Codec *codec, const Cell *cell) {
     (void)codec;
-    return 4 + cell->bytes;
+    return cell->bytes;
 }
 
 static int fernet_check(Codec *codec, const Cell *cell, int *under) {
@@ -150,19 +150,19 @@ static int fernet_check(Codec *codec, const Cell *cell, int *under) {
     return fernet_opened(codec, cell, token, token + piece, token + 2 * piece, &padded, under) < 0 ? REFUSED : GOOD;
 }
 
-/* Whether the packed element, as it will be sent, is a token of the target with this text and padding, and this time. */
+/* Whether the packed value, as it will be sent, is a token of the target with this text and padding, and this time. */
 static int fernet_verified(
-    Codec *codec, const uint8_t *element, size_t bytes, const uint8_t *stamp, const uint8_t *padded, size_t size,
+    Codec *codec, const uint8_t *value, size_t bytes, const uint8_t *stamp, const uint8_t *padded, size_t size,
     uint8_t *token, uint8_t *again
 ) {
-    if (number_at(element) != bytes - 4 || parse_token(element + 4, bytes - 4, token) != (long)(size + FRAME) ||
+    if (parse_token(value, bytes, token) != (long)(size + FRAME) ||
         !is_signed(&codec->verify, token, size + FRAME) || memcmp(token + 1, stamp, STAMP) != 0)
         return 0;
     const uint8_t *text = cbc_decrypted(codec->verify.decrypt, token + 1 + STAMP, size, again);
     return text && memcmp(text, padded, size) == 0;
 }
 
-static int fernet_rewrite(Codec *codec, const Cell *cell, const uint8_t *iv, uint8_t *element, size_t *bytes) {
+static int fernet_rewrite(Codec *codec, const Cell *cell, const uint8_t *iv, uint8_t *value, size_t *bytes) {
     size_t piece = fernet_piece(cell);
     uint8_t *token = scratch(codec, 3 * piece), *padded, stamp[STAMP];
     if (!token) return NO_MEMORY;
@@ -182,10 +182,10 @@ static int fernet_rewrite(Codec *codec, const Cell *cell, const uint8_t *iv, uin
         !mac_of(&codec->sign, token, (size_t)whole - MAC, token + whole - MAC))
         return UNVERIFIED;
     *bytes = fernet_room(codec, cell);
-    uint8_t *end = to_base64(&URL_SAFE, token, (size_t)whole, put_number(element, (uint32_t)(*bytes - 4)));
-    AFTER_PACKING(element, *bytes);
+    uint8_t *end = to_base64(&URL_SAFE, token, (size_t)whole, value);
+    AFTER_PACKING(value - 4, *bytes + 4);
     /* `token` is free now: what was packed is read from where it was packed. */
-    int good = end == element + *bytes && fernet_verified(codec, element, *bytes, stamp, padded, size, token, other);
+    int good = end == value + *bytes && fernet_verified(codec, value, *bytes, stamp, padded, size, token, other);
     return good ? GOOD : UNVERIFIED;
 }
 

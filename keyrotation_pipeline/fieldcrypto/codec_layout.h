@@ -203,7 +203,7 @@ static int layout_stays(const Codec *codec, const Cell *cell) {
 /* A value keeps its length. */
 static size_t layout_room(const Codec *codec, const Cell *cell) {
     (void)codec;
-    return 4 + cell->bytes;
+    return cell->bytes;
 }
 
 static int layout_check(Codec *codec, const Cell *cell, int *under) {
@@ -213,7 +213,7 @@ static int layout_check(Codec *codec, const Cell *cell, int *under) {
     return layout_opened(codec, cell, &room, &parts, under) < 0 ? REFUSED : GOOD;
 }
 
-static int layout_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes) {
+static int layout_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *value, size_t *bytes) {
     Room room;
     Parts parts, again;
     int under;
@@ -227,12 +227,11 @@ static int layout_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, 
     memcpy(parts.nonce, nonce, codec->layout.nonce_bytes);
     if (!encrypted(codec->encrypt, parts.nonce, room.text, size, parts.body)) return UNVERIFIED;
     *bytes = layout_room(codec, cell);
-    uint8_t *end = put_together(&codec->layout, &parts, cell->bytes, put_number(element, (uint32_t)(*bytes - 4)), room.raw);
-    AFTER_PACKING(element, *bytes);
+    uint8_t *end = put_together(&codec->layout, &parts, cell->bytes, value, room.raw);
+    AFTER_PACKING(value - 4, *bytes + 4);
     /* `body` is free now: what was packed is read from where it was packed. */
     again.body = room.body;
-    int good = end == element + *bytes && number_at(element) == *bytes - 4 &&
-               taken_apart(&codec->layout, element + 4, *bytes - 4, room.raw, &again) == 0 &&
+    int good = end == value + *bytes && taken_apart(&codec->layout, value, *bytes, room.raw, &again) == 0 &&
                again.bytes == size + TAG &&
                decrypted(codec->verify.decrypt, again.nonce, again.body, again.bytes, room.other) &&
                memcmp(room.other, room.text, size) == 0;

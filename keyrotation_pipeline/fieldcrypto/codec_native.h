@@ -216,7 +216,7 @@ static size_t native_room(const Codec *codec, const Cell *cell) {
     if (cell->text[cell->bytes - 2] == '=') bytes--;
     if (chars & 3 || bytes < old->overhead_bytes) return 0;
     size_t body = base64_chars(bytes - old->overhead_bytes + new->overhead_bytes);
-    return 4 + codec->prefix_bytes + new->nonce_chars + 1 + body;
+    return codec->prefix_bytes + new->nonce_chars + 1 + body;
 }
 
 /* Take apart what follows "v2:". Returns the bytes of the body, or -1; `body` has room for the whole text. */
@@ -258,21 +258,19 @@ static int native_check(Codec *codec, const Cell *cell, int *under) {
     return opened(codec, cell, body, body + room, under) < 0 ? REFUSED : GOOD;
 }
 
-/* Whether the packed element, as it will be sent, holds this text under the target. `body` and `again` are free. */
+/* Whether the packed value, as it will be sent, holds this text under the target. `body` and `again` are free. */
 static int native_verified(
-    Codec *codec, const uint8_t *element, size_t bytes, const uint8_t *text, size_t size, uint8_t *body, uint8_t *again
+    Codec *codec, const uint8_t *value, size_t bytes, const uint8_t *text, size_t size, uint8_t *body, uint8_t *again
 ) {
     uint8_t nonce[LONG_NONCE];
     const Generation *of = codec->verify.block ? &SECOND : &FIRST;
-    if (number_at(element) != bytes - 4) return 0;
-    element += 4, bytes -= 4;
-    if (memcmp(element, codec->prefix, codec->prefix_bytes) != 0) return 0;
-    long packed = parse(of, element + codec->prefix_bytes, bytes - codec->prefix_bytes, nonce, body);
+    if (memcmp(value, codec->prefix, codec->prefix_bytes) != 0) return 0;
+    long packed = parse(of, value + codec->prefix_bytes, bytes - codec->prefix_bytes, nonce, body);
     return packed == (long)(size + of->overhead_bytes) &&
            native_decrypted(codec, &codec->verify, nonce, body, (size_t)packed, again) && memcmp(again, text, size) == 0;
 }
 
-static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *element, size_t *bytes) {
+static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *value, size_t *bytes) {
     size_t room = room_for(cell);
     uint8_t *body = scratch(codec, 3 * room);
     if (!body) return NO_MEMORY;
@@ -282,13 +280,12 @@ static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, 
     if (size < 0) return REFUSED;
     if (!native_encrypted(codec, nonce, text, (size_t)size, body)) return UNVERIFIED;
     *bytes = native_room(codec, cell);
-    uint8_t *at = put_number(element, (uint32_t)(*bytes - 4));
-    memcpy(at, codec->prefix, codec->prefix_bytes);
-    at = to_base64(&STANDARD, nonce, codec->nonce_bytes, at + codec->prefix_bytes);
+    memcpy(value, codec->prefix, codec->prefix_bytes);
+    uint8_t *at = to_base64(&STANDARD, nonce, codec->nonce_bytes, value + codec->prefix_bytes);
     *at++ = ':';
     at = to_base64(&STANDARD, body, (size_t)size + overhead(&codec->sealing), at);
-    AFTER_PACKING(element, *bytes);
-    int good = at == element + *bytes && native_verified(codec, element, *bytes, text, (size_t)size, body, other);
+    AFTER_PACKING(value - 4, *bytes + 4);
+    int good = at == value + *bytes && native_verified(codec, value, *bytes, text, (size_t)size, body, other);
     return good ? GOOD : UNVERIFIED;
 }
 

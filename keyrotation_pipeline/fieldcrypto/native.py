@@ -3,14 +3,14 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import compiled
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Held
-from keyrotation_pipeline.fieldcrypto.grammar import FIRST, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
@@ -20,20 +20,16 @@ class CompiledFormat:
     """A format that `codec.c` knows.
 
     Args:
-        nonce_bytes: random bytes that each new value needs.
         stamp_bytes: of the present time, in seconds, that each new value gets; 0: it keeps its own, or has none.
         layout: as `codec.c` takes it: the text before, the bytes of a nonce, and each group; None: the format has none.
-        run_values: how many new values count on from one nonce that was drawn; see `nonce_runs`.
     """
 
     name: str
-    nonce_bytes: int
     stamp_bytes: int = 0
     layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...]] | None = None
-    run_values: int = 1
 
 
-OWN_VALUES = CompiledFormat("native", FIRST.nonce_bytes)
+OWN_VALUES = CompiledFormat("native")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class Packed:
 
     Args:
         rows: how many rows have a new value; the others are left out of the arrays.
-        changed: how many new values all columns hold; every other element is NULL.
+        changed: how many new values, or arrays of them, all columns hold; every other element is NULL.
     """
 
     arrays: Sequence[bytes]
@@ -74,7 +70,12 @@ class NativeCodec:
         self._unverified: type[Exception] = module.VerificationError
 
     def rewrite(
-        self, rows: Sequence[tuple[Any, ...]], first: int, columns: int, passed: Sequence[tuple[int, int]] = ()
+        self,
+        rows: Sequence[tuple[Any, ...]],
+        first: int,
+        columns: int,
+        passed: Sequence[tuple[int, int]] = (),
+        arrays: Collection[int] = (),
     ) -> Packed | None:
         """Re-encrypts a batch; returns None if any value of it is not good.
 
@@ -85,24 +86,27 @@ class NativeCodec:
             rows: as read, values as bytes.
             first: position of the first value in a row; the columns are consecutive.
             passed: positions in a row, and type OIDs, of bytes that are packed unchanged.
+            arrays: the columns, counted from the first, that hold texts of arrays of values, and get such texts.
 
         Raises:
             KeyRotationError: a packed value does not decrypt to what was encrypted.
         """
-        runs = -(-len(rows) * columns // self._format.run_values)
-        nonces = os.urandom(runs * self._format.nonce_bytes)
         stamp = int(time.time()).to_bytes(self._format.stamp_bytes, "big") if self._format.stamp_bytes else b""
         try:
-            packed = self._codec.rewrite(rows, first, columns, tuple(passed), nonces, stamp)
+            packed = self._codec.rewrite(
+                rows, first, columns, _marks(columns, arrays), tuple(passed), os.urandom, stamp
+            )
         except self._unverified:
             packed = False
         if packed is False:  # raised here, so that it has no context
             raise KeyRotationError(FAULTY_MACHINE)
         return None if packed is None else Packed(*packed)
 
-    def check(self, rows: Sequence[tuple[Any, ...]], first: int, columns: int) -> list[Held] | None:
+    def check(
+        self, rows: Sequence[tuple[Any, ...]], first: int, columns: int, arrays: Collection[int] = ()
+    ) -> list[Held] | None:
         """Decrypts every value and counts what each column holds; returns None if a value does not decrypt."""
-        counts: tuple[int, ...] | None = self._codec.check(rows, first, columns)
+        counts: tuple[int, ...] | None = self._codec.check(rows, first, columns, _marks(columns, arrays))
         if counts is None:
             return None
         size = len(self._kinds)
@@ -110,6 +114,10 @@ class NativeCodec:
             +Counter(dict(zip(self._kinds, counts[start : start + size], strict=True)))
             for start in range(0, len(counts), size)
         ]
+
+
+def _marks(columns: int, arrays: Collection[int]) -> bytes:
+    return bytes(number in arrays for number in range(columns)) if arrays else b""
 
 
 def native_codec(

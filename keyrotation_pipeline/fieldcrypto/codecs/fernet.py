@@ -68,7 +68,7 @@ class FernetFormat:
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
-        compiled = CompiledFormat("fernet", IV_BYTES, 0 if self._keep_time else TIME_BYTES)
+        compiled = CompiledFormat("fernet", 0 if self._keep_time else TIME_BYTES)
         return native_codec(derived_ring(self._derivation, ring), target, compiled)
 
     def opened_by(

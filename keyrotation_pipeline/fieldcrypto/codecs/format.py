@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Protocol
 
-from keyrotation_pipeline.fieldcrypto.arrays import ColumnRewriter
 from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
@@ -89,20 +88,13 @@ def format_of(declared: ValueFormat) -> Format:
     return _FORMATS[declared.name](declared) if marked is None else marked
 
 
-def column_rewriters(
-    code: Format, ring: KeyRing, target: KeyVersion, labels: Labels, *, native: bool = True
-) -> list[ColumnRewriter]:
+def column_rewriters(code: Format, ring: KeyRing, target: KeyVersion, labels: Labels) -> list[ValueRewriter]:
     """Returns what re-encrypts each column of a table alone.
 
     Args:
         labels: of every column.
     """
-    return [
-        ColumnRewriter(
-            code.rewriter(ring, target, (label,)), code.native_codec(ring, target, (label,)) if native else None
-        )
-        for label in labels
-    ]
+    return [code.rewriter(ring, target, (label,)) for label in labels]
 
 
 def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:

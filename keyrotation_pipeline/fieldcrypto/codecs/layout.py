@@ -152,7 +152,7 @@ class Layout:
             for group, after in zip(self._groups, self._literals[1:], strict=True)
         )
         layout = (self.head, self.nonce_bytes, groups)
-        return CompiledFormat("aes-gcm", self.nonce_bytes, layout=layout)
+        return CompiledFormat("aes-gcm", layout=layout)
 
     @property
     def shortest_bytes(self) -> int:

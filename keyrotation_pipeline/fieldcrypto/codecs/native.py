@@ -5,8 +5,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Labels, Rewriter
 from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
-from keyrotation_pipeline.fieldcrypto.nonce_runs import run_values
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
@@ -25,9 +24,7 @@ class NativeFormat:
         if not labels or None in labels:
             return None
         bound = [associated_data(second, label) or b"" for label in labels]
-        of = target.generation
-        values = CompiledFormat("native", of.nonce_bytes, run_values=run_values(of))
-        return native_codec(ring, target, values, bound)
+        return native_codec(ring, target, bound=bound)
 
     def opened_by(
         self, ring: KeyRing, stored: bytes, label: str | None = None

@@ -6,6 +6,7 @@ As a program, `python -m … FORMAT COUNT SEED`: for a run under AddressSanitize
 import base64
 import os
 import random
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
+from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
@@ -34,7 +36,11 @@ PLAINTEXTS = tuple("é" * (size % 3) + "x" * size for size in range(40))
 
 @dataclass(frozen=True)
 class Fuzzed:
-    """A format under test: how a good value is made, its alphabet, what else to put into it, and its nonces."""
+    """A format under test: how a good value is made, its alphabet, what else to put into it, and its nonces.
+
+    Args:
+        arrays: whether the values are elements of arrays.
+    """
 
     values: ValueFormat
     good: Callable[[KeyRing, int, str], bytes]
@@ -46,6 +52,7 @@ class Fuzzed:
     versions: tuple[KeyVersion, ...] = tuple(map(KeyVersion, sorted(set(VERSIONS))))
     target: KeyVersion = V2
     label: str | None = None
+    arrays: bool = False
 
 
 def token(ring: KeyRing, version: int, text: str) -> bytes:
@@ -141,6 +148,10 @@ FUZZED = {
         target=V2,
         versions=tuple(KeyVersion(number, 1 if number < 3 else X) for number in sorted(set(VERSIONS))),
     ),
+    "arrays": replace(FORMATS["native"], arrays=True),
+    "arrays of tokens": replace(FORMATS["fernet"], arrays=True),
+    "arrays of a layout in braces": replace(FORMATS["hex in two groups"], arrays=True),
+    "arrays into the second generation": replace(_SECOND, arrays=True),
 }
 
 
@@ -199,11 +210,37 @@ def values(chance: random.Random, ring: KeyRing, of: Fuzzed) -> Callable[[], Val
     return value
 
 
+def arrays_of(chance: random.Random, value: Callable[[], Value]) -> Callable[[], Value]:
+    """A source of arrays as the server writes them."""
+
+    def element() -> bytes:
+        each = value()
+        if each is None:
+            return b"NULL"
+        plain = each and each.upper() != b"NULL" and not re.search(rb'[\s{},"\\]', each)
+        return each if plain else b'"' + re.sub(rb'(["\\])', rb"\\\1", each) + b'"'
+
+    def array() -> Value:
+        row = [element() for _ in range(chance.randrange(4))]
+        match chance.randrange(8):
+            case 0:
+                return None
+            case 1 if row:
+                return b"{{%b},{%b}}" % ((b",".join(row),) * 2)
+            case 2 if row:
+                return b"[-1:%d]={%b}" % (len(row) - 2, b",".join(row))
+            case _:
+                return b"{%b}" % b",".join(row)
+
+    return array
+
+
 def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     """Compare the codecs on `count` values; returns how many batches both rewrote, and how many both refused."""
     chance, of = random.Random(seed), FUZZED[name]
     ring = KeyRing({version: KeyMaterial.generate() for version in of.versions}, of.target)
     code, value = format_of(of.values), values(chance, ring, of)
+    value, arrays = (arrays_of(chance, value), frozenset({0})) if of.arrays else (value, frozenset[int]())
     codecs = {
         columns: (code.native_codec(ring, of.target, labels), code.rewriter(ring, of.target, labels))
         for columns in (1, 2)
@@ -215,16 +252,18 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
         patch.setattr(os, "urandom", lambda size: nonces[:size])
         patch.setattr(time, "time", lambda: 1_700_000_000.0)
         while compared < count:
-            columns, rows = chance.choice(((1, 1), (1, 1), (1, 1), (2, 1), (1, 3)))
-            nonces = chance.randbytes(of.nonce_bytes * columns * rows)
+            columns, rows = chance.choice(((1, 1), (1, 1), (1, 1), (1 if arrays else 2, 1), (1, 3)))
+            nonces = chance.randbytes(of.nonce_bytes * columns * rows * (6 if arrays else 1))
             batch = [tuple(value() for _ in range(columns)) for _ in range(rows)]
             compared += columns * rows
             native, python = codecs[columns]
             assert native is not None
-            packed = native.rewrite(batch, 0, columns)
-            expected = python.rewrite(list(zip(*batch, strict=True)))
+            packed = native.rewrite(batch, 0, columns, (), arrays)
+            stored = list(zip(*batch, strict=True))
+            expected = rewrite_elements([python], stored, arrays) if arrays else python.rewrite(stored)
+            escaped = any(arrays and each and b"\\" in each for row in batch for each in row)
             if packed is None:
-                assert expected.failures, batch
+                assert expected.failures or escaped, batch
                 refused += 1
             else:
                 assert not expected.failures, batch
@@ -235,9 +274,9 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
                     each_column = zip(*new, strict=True)
                     assert [TextArray(values).packed for values in each_column] == list(packed.arrays), batch
                 rewritten += 1
-            checked = native.check(batch, 0, columns)
-            held, failures = python.check(list(zip(*batch, strict=True)))
-            assert checked == (None if failures else held), batch
+            checked = native.check(batch, 0, columns, arrays)
+            held, failures = check_elements([python], stored, arrays) if arrays else python.check(stored)
+            assert checked == (None if failures or escaped else held), batch
     return rewritten, refused
 
 

@@ -5,6 +5,7 @@ import importlib.util
 import operator
 import os
 import pickle
+import re
 import subprocess
 import sys
 import threading
@@ -41,7 +42,7 @@ NAMES = [
 FUZZED_NAMES = [
     *NAMES,
     *(
-        pytest.param(name, marks=pytest.mark.extended if name.startswith("back") else ())
+        pytest.param(name, marks=pytest.mark.extended if name.startswith(("back", "arrays ")) else ())
         for name in FUZZED
         if name not in FORMATS
     ),
@@ -123,6 +124,41 @@ def test_a_row_whose_values_all_stay_is_left_out_with_its_position(name: str, ri
     assert (present, packed.rows, packed.changed) == ([[True, False, True], [False, True, True]], 3, 4)
     assert (nothing := codec.rewrite([rows[0], rows[6]], 1, 2)) is not None
     assert (nothing.rows, nothing.changed) == (0, 0)
+
+
+def test_the_elements_of_arrays_are_replaced_next_to_columns_of_values(codec: NativeCodec, ring: KeyRing) -> None:
+    old, new = sealed(ring, 1, "x").encode(), sealed(ring, 2, "y").encode()
+    # Escapes are for Python, and so are texts that no server writes.
+    for text in (rb'{"\"",%b}' % old, b"", b"{%b" % old, b"%b" % old, b"[0:0]", b'{"%b}' % old):
+        assert codec.rewrite([(old, text or b"x")], 0, 2, (), {1}) is None
+        assert codec.check([(text or b"x",)], 0, 1, {0}) is None
+    rows = [
+        (old, b'{"%b",NULL,""}' % old),
+        (old, b"{%b,NULL}" % new),
+        (new, b"[0:1][3:3]={{%b},{%b}}" % (new, old)),
+        (None, None),
+        (old, b"{}"),
+        (new, b"{}"),
+    ]
+    packed = codec.rewrite(rows, 0, 2, (), {1})
+    assert packed is not None
+    # The second and fifth row have two cells, of which one stays: so not every cell is new, though four elements are.
+    assert (packed.rows, packed.changed) == (4, 5)
+    plain, arrays = map(elements, packed.arrays)
+    assert [value is not None for value in plain] == [True, True, False, True]
+    assert [value and re.sub(rb'"v2:[^"]+"', b'"new"', value) for value in arrays] == [
+        b'{"new",NULL,""}',
+        None,
+        b'[0:1][3:3]={{%b},{"new"}}' % new,
+        None,
+    ]
+    written = [value for value in [*plain, *re.findall(rb'"(v2:[^"]+)"', b"".join(filter(None, arrays)))] if value]
+    assert [opened(ring, value.decode()) for value in written] == [("v2", "x")] * 5
+    assert len({value[:20] for value in written}) == 5  # no nonce twice
+    assert codec.check(rows, 0, 2, {1}) == [
+        {KeyVersion(1): 3, V2: 2},
+        {KeyVersion(1): 2, V2: 2, None: 1},
+    ]
 
 
 def test_a_large_value_comes_through(codec: NativeCodec, ring: KeyRing) -> None:

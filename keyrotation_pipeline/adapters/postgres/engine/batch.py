@@ -120,14 +120,14 @@ class Codec:
         code = format_of(table.format)
         self._python = code.rewriter(ring, target, table.labels)
         self._native = code.native_codec(ring, target, table.labels) if native else None
-        # Only arrays are rewritten a column at a time.
-        self._columns = column_rewriters(code, ring, target, table.labels, native=native) if _has_arrays(table) else ()
+        # Only arrays are rewritten a column at a time, and only in Python.
+        self._columns = column_rewriters(code, ring, target, table.labels) if _has_arrays(table) else ()
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
-        if self._native and batch.rows and not batch.arrays:
+        if self._native and batch.rows:
             columns = len(batch.rows[0]) - _FIRST
-            if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED):
+            if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
                 positions, versions, *values = packed.arrays
                 parameters: dict[str, Any] = {
                     f"value_{n}": batch.array(n).of_packed(each) for n, each in enumerate(values)
@@ -144,12 +144,12 @@ class Codec:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""
         if not batch.rows:
             return [], []
-        if batch.arrays:
-            return check_elements(self._columns, batch.columns, batch.arrays)
         if self._native:
-            held = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST)
+            held = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST, batch.arrays)
             if held is not None:
                 return held, []
+        if batch.arrays:
+            return check_elements(self._columns, batch.columns, batch.arrays)
         return self._python.check(batch.columns)
 
     def _by_python(self, batch: Batch) -> NewValues:

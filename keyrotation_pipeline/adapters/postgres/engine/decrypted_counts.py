@@ -21,8 +21,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.arrays import ColumnRewriter, array_text, check_elements
-from keyrotation_pipeline.fieldcrypto.batch import Failure, Held
+from keyrotation_pipeline.fieldcrypto.arrays import array_text, check_elements
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -109,11 +109,11 @@ class CurrentKeys:
         native = code.native_codec(ring, ring.primary, table.labels)
         with closing(self.connect()) as connection:
             for relation in countable(connection, table):
-                compiled = None if _arrays(relation) else native
+                arrays = _arrays(relation)
                 for marked in _read(connection, relation, more=written_since(promotion_xid)):
                     some = _as_bytes([row[:-1] for row in marked])
                     # Nearly all of them hold none: the compiled codec says so for all at once.
-                    held = compiled.check(some, 0, len(table.columns)) if compiled else None
+                    held = native.check(some, 0, len(table.columns), arrays) if native else None
                     if held is None or any(column[version] for column in held for version in versions):
                         old = [
                             row[-1]
@@ -143,8 +143,8 @@ def held_in_snapshot(connection: Connection, table: EncryptedTable, ring: KeyRin
         for some in _read(connection, relation):
             rows += len(some)
             values = _as_bytes(some)
-            found = native.check(values, 0, len(table.columns)) if native and not arrays else None
-            if found is None:  # one of them does not decrypt, or is an array
+            found = native.check(values, 0, len(table.columns), arrays) if native else None
+            if found is None:  # one of them does not decrypt
                 found, _ = check_elements(columns, list(zip(*values, strict=True)), arrays)
             for mine, more in zip(held, found, strict=True):
                 mine.update(more)
@@ -172,7 +172,7 @@ def required(keys: CurrentKeys | None, table: EncryptedTable) -> CurrentKeys:
 
 
 def check_rows(
-    connection: Connection, relation: Relation, columns: Sequence[ColumnRewriter], where: sql.Composable
+    connection: Connection, relation: Relation, columns: Sequence[ValueRewriter], where: sql.Composable
 ) -> Iterator[tuple[list[Held], list[Failure]]]:
     """Decrypts those rows of a relation that a WHERE chooses, some hundred at a time.
 

@@ -106,7 +106,7 @@ def require_written_since(
         PreflightError, BlockedError: as a count in SQL.
     """
     values, failed = 0, Counter[tuple[str, Defect]]()
-    columns = column_rewriters(format_of(table.format), alone, alone.primary, table.labels, native=False)
+    columns = column_rewriters(format_of(table.format), alone, alone.primary, table.labels)
     for relation in countable(connection, table):
         first = first_pages.get(relation.oid)
         if first is not None:
