@@ -106,7 +106,9 @@ def _pair(table: EncryptedTable, backup: TableInventory, present: TableInventory
     """
     # Whoever owns the present table could drop its key, or make it another one.
     there = backup.columns(table.name)
-    known = replace(table, columns=tuple(each for each in table.columns if table.place(each).column in there))
+    known = replace(
+        table, columns=tuple(each for each in table.columns if there.issuperset(table.place(each).stored_columns))
+    )
     key = (backup.row_key(known) if known.columns else ()) or present.row_key(table)
     if not key:
         raise PreflightError("no primary or other unique key identifies its rows; compare it by other means")

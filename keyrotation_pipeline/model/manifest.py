@@ -15,6 +15,7 @@ from pydantic import (
 )
 
 from keyrotation_pipeline.errors import InvalidLayoutError, ManifestError, ManifestSchemaError
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
@@ -86,6 +87,14 @@ def _known_format(text: str) -> str:
     return text
 
 
+def _known_template(text: str) -> str:
+    try:
+        associated_data(text)
+    except InvalidLayoutError:
+        raise ValueError("a template of associated data that is not one") from None
+    return text
+
+
 KnownFormat = Annotated[str, AfterValidator(_known_format)]
 
 
@@ -94,11 +103,12 @@ class _Place(_Document):
     path: tuple[PathKey, ...]
     elements: bool
     when: Identifier | Literal[""] = ""
+    iv: Identifier | Literal[""] = ""
 
     @model_serializer(mode="wrap")
-    def _without_no_condition(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
+    def _without_what_is_not_there(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
         content: dict[str, object] = serialised(self)
-        return {name: value for name, value in content.items() if value or name != "when"}
+        return {name: value for name, value in content.items() if value or name not in {"when", "iv"}}
 
 
 class _DerivedFormat(_Document):
@@ -110,12 +120,19 @@ class _DerivedFormat(_Document):
     deterministic: bool
 
 
+class _BoundFormat(_Document):
+    """A format whose values are authenticated with associated data by this template."""
+
+    name: KnownFormat
+    aad: Annotated[str, AfterValidator(_known_template)]
+
+
 class _Table(_Document):
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
     columns: tuple[PlaceName, ...]
     places: tuple[_Place, ...] = ()
-    format: KnownFormat | _DerivedFormat = NATIVE.name
+    format: KnownFormat | _DerivedFormat | _BoundFormat = NATIVE.name
     bindings: dict[PlaceName, str] = Field(default_factory=dict)
     rows: Number
     values: dict[PlaceName, dict[Version, Number]]
@@ -316,7 +333,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             table=content.table.name.table,
             columns=content.table.columns,
             places=tuple(
-                _Place(column=each.column, path=each.path, elements=each.elements, when=each.when)
+                _Place(column=each.column, path=each.path, elements=each.elements, when=each.when, iv=each.iv)
                 for each in content.table.places
             ),
             format=_format_document(content.table.format),
@@ -339,15 +356,18 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
     )
 
 
-def _format_document(declared: ValueFormat) -> str | _DerivedFormat:
+def _format_document(declared: ValueFormat) -> str | _DerivedFormat | _BoundFormat:
     if declared.derivation is None:
-        return f"{declared.name} {declared.layout}".rstrip()
+        named = f"{declared.name} {declared.layout}".rstrip()
+        return _BoundFormat(name=named, aad=declared.aad) if declared.aad else named
     return _DerivedFormat(
         name=declared.name, derivation=declared.derivation, salt=declared.salt, deterministic=declared.deterministic
     )
 
 
-def _value_format(document: str | _DerivedFormat) -> ValueFormat:
+def _value_format(document: str | _DerivedFormat | _BoundFormat) -> ValueFormat:
+    if isinstance(document, _BoundFormat):
+        return replace(_value_format(document.name), aad=document.aad)
     if isinstance(document, str):
         name, _, layout = document.partition(" ")
         return replace(FORMATS[name], layout=layout)
@@ -376,7 +396,7 @@ def _table_content(document: _Table) -> TableContent:
         column: {KeyVersion.parse(version): number for version, number in counted.items()}
         for column, counted in document.values.items()
     }
-    places = tuple(Place(each.column, each.path, each.elements, each.when) for each in document.places)
+    places = tuple(Place(each.column, each.path, each.elements, each.when, each.iv) for each in document.places)
     table = EncryptedTable(
         TableName(document.in_schema, document.table),
         document.columns,

@@ -8,6 +8,7 @@ from typing import Self
 
 from keyrotation_pipeline.errors import InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import default_label
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
@@ -44,12 +45,14 @@ class Place:
         path: keys from the document's root to the value, as the operator ``#>>`` takes them; (): not in a document.
         elements: each element of the column's arrays is a value.
         when: a boolean column of the same row; where it is not true, other text is no value, and stays as it is.
+        iv: the column of the value's nonce, where it has one of its own; "": it has none.
     """
 
     column: str
     path: tuple[str, ...] = ()
     elements: bool = False
     when: str = ""
+    iv: str = ""
 
     @property
     def is_column(self) -> bool:
@@ -57,9 +60,14 @@ class Place:
         return not self.path and not self.elements
 
     @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """The columns that are written with a new value."""
+        return (self.column, self.iv) if self.iv else (self.column,)
+
+    @property
     def is_declared_alone(self) -> bool:
         """Whether the name of the column says everything."""
-        return self.is_column and not self.when
+        return self.is_column and not self.when and not self.iv
 
     @property
     def declaration(self) -> str:
@@ -68,7 +76,9 @@ class Place:
 
     @property
     def name(self) -> str:
-        """``email``, ``payload.secrets.token`` or ``tags[]``; a key that could be misread is quoted as in JSON."""
+        """``email``, ``payload.secrets.token``, ``tags[]`` or ``ssn+ssn_iv``; what could be misread is as in JSON."""
+        if self.iv:
+            return "+".join(json.dumps(each) if "+" in each else _key(each) for each in self.stored_columns)
         if self.is_column:
             return self.column
         return ".".join(map(_key, (self.column, *self.path))) + ("[]" if self.elements else "")
@@ -108,12 +118,22 @@ class EncryptedTable:
     @property
     def stored_columns(self) -> tuple[str, ...]:
         """The columns that the places are in, each once."""
-        return tuple(dict.fromkeys(self.place(name).column for name in self.columns))
+        return tuple(dict.fromkeys(column for name in self.columns for column in self.place(name).stored_columns))
+
+    @property
+    def bound_to(self) -> tuple[str, ...]:
+        """The columns of the same row that associated data is made of; they are only read."""
+        return associated_data(self.format.aad).row_columns if self.format.aad else ()
 
     @property
     def conditions(self) -> tuple[str, ...]:
         """The columns that say which texts are values, each once."""
         return tuple(dict.fromkeys(each.when for each in self.places if each.when))
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """The columns that the places are in, and those of the same rows that are read with them."""
+        return tuple(dict.fromkeys([*self.stored_columns, *self.conditions, *self.bound_to]))
 
     @property
     def labels(self) -> tuple[str | None, ...]:

@@ -122,6 +122,11 @@ _AES_GCM_HERE = (
     'a `keyrotation.toml` with `[format] name = "aes-gcm"` and its layout: keyrotation rotates it in place, without '
     "downtime (`keyrotation docs aes-gcm`). Code that reads one key only must read two first."
 )
+_ATTR_ENCRYPTED = (
+    "Give attr_encrypted an encryptor that reads a list of keys, then declare both columns in a `keyrotation.toml` "
+    'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: '
+    f"{_ROTATED} (`keyrotation docs aes-gcm`)."
+)
 _MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
 _COLUMN_TYPES = ("text", "character varying", "bytea")
 _ARRAY_TYPES = ("text[]", "character varying")
@@ -150,6 +155,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker" if names_keys else "decrypt", True, _RAILS_HERE)  # noqa: FBT003
     if format_name == "cloak-47ng" and outside_arrays:
         return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
+    if format_name == "attr_encrypted" and column:
+        return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
     if format_name in _MAY_BE_AES_GCM and (column or inside):
         return Advice("decrypt", None, _AES_GCM_HERE)
     advice = ADVICE.get(format_name, UNKNOWN)

@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
@@ -312,6 +313,30 @@ class File(Section):
                         f'[[tables]] {table.name}: values of "{declared.name}" in elements of arrays, as in '
                         f"{place.column}, cannot be rotated by this version; leave that column out"
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _places_are_as_the_layout(self) -> Self:
+        declared = self.format.value_format
+        is_pair = bool(declared.layout) and layout_of(declared.layout).is_pair
+        for table in self.encrypted_tables:
+            for place in map(table.place, table.columns):
+                if bool(place.iv) != is_pair:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: column {place.column} has {'an' if place.iv else 'no'} iv, the "
+                        f"column of its nonces, and [format] layout {'has one' if is_pair else 'is of one column'}; "
+                        'write layout = "b64(ct tag16); b64(nonce12)" with { column = "…", iv = "…" }, or neither'
+                    )
+                if declared.aad and place.elements:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: elements of arrays, as in {place.column}, that are bound to "
+                        "associated data cannot be rotated by this version; leave that column out"
+                    )
+            if both := sorted(set(table.stored_columns) & set(table.bound_to)):
+                raise ConfigurationError(
+                    f"[format] aad names {both[0]}, an encrypted column of [[tables]] {table.name}, which changes with "
+                    "the key; no value can be bound to it, so correct aad"
+                )
         return self
 
     @model_validator(mode="after")

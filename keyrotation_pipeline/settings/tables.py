@@ -1,6 +1,7 @@
 """Defines `[format]` and `[[tables]]`: which values are encrypted, and how."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import checked_label
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
@@ -57,7 +59,10 @@ class FormatSettings(Section):
             imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
         layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
-            `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`.
+            `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`;
+            `b64(ct tag16); b64(nonce12)` if the nonce is in a column of its own.
+        aad: of `aes-gcm` only: what each value is authenticated with, as in `{table}|{column}|{id}`: any name in braces
+            but these two is a column of the same row. Without it values are bound to nothing.
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         key_bytes: of `aes-gcm` only: how long the keys are that rotations make, 16, 24 or 32 bytes (default: as long as
             the key that each replaces).
@@ -76,6 +81,7 @@ class FormatSettings(Section):
     keys: KeyVariable | None = None
     keep_time: StrictBool = False
     layout: Text | None = None
+    aad: Text | None = None
     key_encoding: KeyEncoding = KeyEncoding.B64URL
     key_bytes: Literal[16, 24, 32] | None = None
     logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
@@ -83,16 +89,6 @@ class FormatSettings(Section):
     salt: Text | None = None
     generation: Literal[1, 2] = 1
     deterministic: StrictBool = False
-
-    @model_validator(mode="before")
-    @classmethod
-    def _bound_to_nothing(cls, given: object) -> object:
-        if isinstance(given, dict) and "aad" in given:
-            raise ConfigurationError(
-                "[format] aad: values that are bound to associated data cannot be rotated yet; leave out tables with "
-                "such values, and aad"
-            )
-        return given
 
     @model_validator(mode="after")
     def _is_known_and_complete(self) -> Self:
@@ -133,6 +129,8 @@ class FormatSettings(Section):
             )
         try:
             Layout(self.layout)
+            if self.aad is not None:
+                AssociatedData(self.aad)
         except InvalidLayoutError as error:
             raise ConfigurationError(f"[format] {error}") from None
 
@@ -169,6 +167,7 @@ class FormatSettings(Section):
             known,
             keep_time=self.keep_time,
             layout=self.layout or "",
+            aad=self.aad or "",
             key_bytes=self.key_bytes or 0,
             logins=self._logins(),
             derivation=self.derivation or known.derivation,
@@ -182,7 +181,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         NATIVE.name: frozenset({"generation"}),
         FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
-        AES_GCM.name: frozenset({"keys", "layout", "key_encoding", "key_bytes", "logins"}),
+        AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
     }
@@ -204,7 +203,7 @@ class PlaceSettings(Section):
         column: the column that the values are in.
         path: of a jsonb column: the keys that lead to the value.
         elements: of an array: each element is a value.
-        iv: of a value whose nonce is in a column of its own; not there yet.
+        iv: of `aes-gcm` only: the column of the value's nonce, where it is in a column of its own.
         when: of a column that also holds text that is not encrypted: a boolean column of the same row, true where the
             value is encrypted. Of `fernet` only.
     """
@@ -217,10 +216,10 @@ class PlaceSettings(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if self.iv is not None:
+        if self.iv is not None and (self.path or self.elements):
             raise ConfigurationError(
-                f"[[tables]] column {self.column} has its nonce in column {self.iv}, and two columns that are written "
-                "together cannot be rotated yet; remove it from [[tables]]"
+                f"[[tables]] column {self.column} has its nonce in column {self.iv}, and a path or elements; only a "
+                "value that is a column of its own can have one, so remove it from [[tables]]"
             )
         if self.path and self.elements:
             raise ConfigurationError(
@@ -247,7 +246,7 @@ class PlaceSettings(Section):
     @property
     def place(self) -> Place:
         """The same as a value of the procedure."""
-        return Place(self.column, self.path, self.elements, self.when or "")
+        return Place(self.column, self.path, self.elements, self.when or "", self.iv or "")
 
 
 def _as_place(entry: object) -> object:
@@ -287,6 +286,13 @@ class TableSettings(Section):
             raise ConfigurationError(f'[[tables]] {self.name} is not a table\'s name; write "name" or "schema.name"')
         if twice := repeated(each.name for each in self.places):
             raise ConfigurationError(f"column {twice} is listed twice in [[tables]] {self.name}; remove one")
+        stored = Counter(column for each in self.places for column in dict.fromkeys(each.stored_columns))
+        for each in self.places:
+            if each.iv and (each.iv == each.column or stored[each.iv] > 1):
+                raise ConfigurationError(
+                    f"[[tables]] {self.name} has a second use for {each.iv}, the nonces of column {each.column}; every "
+                    "value needs a nonce of its own, so leave these columns out until it has"
+                )
         paths = sorted((each.column, each.path) for each in self.places)
         for (column, outer), (same, inner) in pairwise(paths):
             if column == same and inner[: len(outer)] == outer:

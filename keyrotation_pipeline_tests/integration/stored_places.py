@@ -1,5 +1,6 @@
 """Two values a row in every format and place: how an application stores and reads them, without the engine's code."""
 
+import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -21,6 +23,7 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import opened, sealed
 from keyrotation_pipeline_tests.integration.fernet_rows import library, token
 
 SLOTS = ("a", "b")
+BOUND = "ID :'é;"
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,49 @@ STORED: Mapping[str, Stored] = MappingProxyType(
 FORMATS = {"native": NATIVE, "fernet": FERNET}
 IN_BYTES = Stored("a bytea, b bytea", (Place("a"), Place("b")), ("a = %s", "b = %s"), ("a", "b"))
 
+# A value with its nonce in a second column, or bound to another column of its row: columns with awkward names, and what
+# an application reads as one text: "<value>;<nonce>", each in its encoding.
+PAIR = """({0}, {0}_iv) = (SELECT split_part(p, ';', 1), split_part(p, ';', 2) FROM (VALUES (%s::text)) AS v (p))"""
+BYTES = "({0}, {0}_iv) = (SELECT {1}, {2} FROM (VALUES (%s::text)) AS v (p))".format(
+    "{0}", *(f"decode(split_part(p, ';', {part}), 'hex')" for part in (1, 2))
+)
+PAIRED = (Place("a", iv="a_iv"), Place("b", iv="b_iv"))
+COMPANIONS: Mapping[str, tuple[ValueFormat, Stored]] = MappingProxyType(
+    {
+        "pair": (
+            replace(AES_GCM, layout="b64lines(ct tag16); b64lines(nonce12)"),
+            Stored(
+                "a text, a_iv text, b varchar(900), b_iv varchar(17)",
+                PAIRED,
+                (PAIR.format("a"), PAIR.format("b")),
+                ("a || ';' || a_iv", "b || ';' || b_iv"),
+            ),
+        ),
+        "pair of bytes": (
+            replace(AES_GCM, layout="raw(ct tag16); raw(nonce16)"),
+            Stored(
+                "a bytea, a_iv bytea, b bytea, b_iv bytea",
+                PAIRED,
+                (BYTES.format("a"), BYTES.format("b")),
+                tuple(f"encode({each}, 'hex') || ';' || encode({each}_iv, 'hex')" for each in SLOTS),  # type: ignore[arg-type]
+            ),
+        ),
+        "bound": (
+            replace(AES_GCM, layout="hex(nonce12):hex(tag16):hex(ct)", aad=f"{{table}}|{{100% {BOUND[:2]}}}"),
+            Stored(
+                f'a text, b varchar(900), "100% {BOUND[:2]}" text DEFAULT $${BOUND}$$',
+                (Place("a"), Place("b")),
+                ("a = %s", "b = %s"),
+                ("a", "b"),
+            ),
+        ),
+    }
+)
+EVERY_STORED = {**STORED, **{name: stored for name, (_, stored) in COMPANIONS.items()}}
+EVERY_FORMAT = {**FORMATS, **{name: values for name, (values, _) in COMPANIONS.items()}}
+# Names of formats, each with the name of a kind of place.
+MATRIX = [(values, stored) for values in FORMATS for stored in STORED] + [(name, name) for name in COMPANIONS]
+
 
 @dataclass(frozen=True)
 class ByteFormat:
@@ -127,16 +173,38 @@ def fill(connection: Connection, stored: Stored, rows: Mapping[int, Sequence[str
 
 
 def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:
+    if values.name == AES_GCM.name:
+        nonce = os.urandom(layout_of(values.layout).nonce_bytes)
+        body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, text.encode(), _bound(values))
+        return layout_of(values.layout).put_together(nonce, body).decode()
     return sealed(ring, version, text) if values == NATIVE else token(ring, KeyVersion(version), text)
+
+
+def _bound(values: ValueFormat) -> bytes | None:
+    return f"cases|{BOUND}".encode() if values.aad else None
 
 
 def open_value(values: ValueFormat, ring: KeyRing, stored: str | None) -> tuple[str, str] | None:
     """Version and plaintext of a stored value; NULL and '' as they are."""
     if not stored or values == NATIVE:
         return opened(ring, stored)
+    if values.name == AES_GCM.name:
+        return _opened(values, ring, stored)
     for version in ring.versions:
         try:
             return str(version), library(ring.material(version)).decrypt(stored).decode()
         except InvalidToken:
             continue
+    raise AssertionError("no key opens a value")
+
+
+def _opened(values: ValueFormat, ring: KeyRing, stored: str) -> tuple[str, str]:
+    parts = layout_of(values.layout).taken_apart(stored.encode())
+    assert parts is not None
+    for version in ring.versions:
+        try:
+            text = AESGCM(raw_of(ring.material(version))).decrypt(parts.nonce, parts.body, _bound(values))
+        except InvalidTag:
+            continue
+        return str(version), text.decode()
     raise AssertionError("no key opens a value")

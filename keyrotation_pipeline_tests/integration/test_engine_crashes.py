@@ -32,10 +32,11 @@ from keyrotation_pipeline_tests.integration.encrypted_rows import (
 )
 from keyrotation_pipeline_tests.integration.stored_places import (
     BYTE_FORMATS,
-    FORMATS,
+    EVERY_FORMAT,
+    EVERY_STORED,
     IN_BYTES,
+    MATRIX,
     SLOTS,
-    STORED,
     open_value,
     seal,
 )
@@ -63,12 +64,12 @@ from keyrotation_pipeline.adapters.postgres import engine as _
 from keyrotation_pipeline_tests.integration import encrypted_rows
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline_tests.integration.encrypted_rows import *
-from keyrotation_pipeline_tests.integration.stored_places import BYTE_FORMATS, FORMATS, IN_BYTES, STORED
+from keyrotation_pipeline_tests.integration.stored_places import BYTE_FORMATS, EVERY_FORMAT, EVERY_STORED, IN_BYTES
 url, kills, seed, values, stored, *keys = sys.argv[1:]
 if stored == "bytes":
     table = IN_BYTES.table("cases", BYTE_FORMATS[values].declared)
 else:
-    table = STORED[stored].table("cases", FORMATS[values])
+    table = EVERY_STORED[stored].table("cases", EVERY_FORMAT[values])
 ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 chance, died, rotation = random.Random(int(seed)), 0, 0
 
@@ -105,8 +106,7 @@ KILLED = [
     pytest.param(8, "native", "text", marks=pytest.mark.slow),
     *(
         pytest.param(60 if (values, stored) == ("native", "text") else 20, values, stored, marks=pytest.mark.extended)
-        for values in FORMATS
-        for stored in STORED
+        for values, stored in MATRIX
     ),
     *(pytest.param(20, values, "bytes", marks=pytest.mark.extended) for values in BYTE_FORMATS),
 ]
@@ -117,7 +117,7 @@ def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     migrated: Connection, database_url: str, kills: int, values: str, stored: str
 ) -> None:
     ring, in_bytes = ring_of(1, 2), BYTE_FORMATS[values] if stored == "bytes" else None
-    layout, value_format = (IN_BYTES, in_bytes.declared) if in_bytes else (STORED[stored], FORMATS[values])
+    layout, value_format = (IN_BYTES, in_bytes.declared) if in_bytes else (EVERY_STORED[stored], EVERY_FORMAT[values])
 
     def sealed_as(version: int, text: str) -> str | bytes:
         if in_bytes is None:

@@ -11,17 +11,25 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of
-from keyrotation_pipeline_tests.integration.stored_places import FORMATS, SLOTS, STORED, Stored, fill, open_value, seal
+from keyrotation_pipeline_tests.integration.stored_places import (
+    EVERY_FORMAT,
+    EVERY_STORED,
+    MATRIX,
+    SLOTS,
+    Stored,
+    fill,
+    open_value,
+    seal,
+)
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import between_read_and_write
 
 ROWS = 60
-DIAGONAL = [("native", "jsonb"), ("fernet", "bytea"), ("fernet", "array")]
+DIAGONAL = [("native", "jsonb"), ("fernet", "bytea"), ("fernet", "array"), ("pair", "pair"), ("bound", "bound")]
 COMBINATIONS = [
     pytest.param(
         (values, stored), marks=[] if (values, stored) in DIAGONAL else pytest.mark.extended, id=f"{values} {stored}"
     )
-    for values in FORMATS
-    for stored in STORED
+    for values, stored in MATRIX
 ]
 
 
@@ -60,7 +68,7 @@ class Cases:
 @pytest.fixture
 def cases(request: pytest.FixtureRequest, migrated: Connection, database_url: str) -> Cases:
     values, stored = request.param
-    return Cases(migrated, database_url, FORMATS[values], STORED[stored])
+    return Cases(migrated, database_url, EVERY_FORMAT[values], EVERY_STORED[stored])
 
 
 def one_value(cases: Cases) -> None:

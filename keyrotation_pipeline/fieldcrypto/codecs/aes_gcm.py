@@ -21,6 +21,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Value,
     nonces_of,
 )
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import divided
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -31,19 +32,23 @@ from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, De
 
 
 class AesGcmFormat:
-    """`Format` for AES-GCM values of one layout, which are bound to nothing."""
+    """`Format` for AES-GCM values of one layout.
 
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+    Args:
+        bound: each value is read with its associated data, as `associated_data.joined` joins them.
+    """
+
+    def __init__(self, layout: Layout, *, bound: bool = False) -> None:
+        self._layout, self._bound = layout, bound
 
     def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "AesGcmRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
-        return AesGcmRewriter(ring, target, self._layout)
+        return AesGcmRewriter(ring, target, self._layout, bound=self._bound)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
-        compiled = self._layout.compiled
+        compiled = None if self._bound else self._layout.compiled
         if any(len(raw_of(ring.material(version))) != KEY_BYTES for version in ring.versions):
             return None  # it knows AES-256 alone
         return None if compiled is None else native_codec(ring, target, compiled)
@@ -55,7 +60,7 @@ class AesGcmFormat:
         label: str | None = None,  # noqa: ARG002
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored)
+        opened = self.rewriter(ring, ring.primary).opened(stored)
         match opened:
             case Defect(DefectKind.NOT_A_VALUE):
                 return None
@@ -66,7 +71,7 @@ class AesGcmFormat:
 
     def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
         """See `Format.plaintext`."""
-        opened = AesGcmRewriter(ring, ring.primary, self._layout).opened(stored)
+        opened = self.rewriter(ring, ring.primary).opened(stored)
         return opened if isinstance(opened, Defect) else opened[1]
 
 
@@ -75,6 +80,7 @@ class _Opened:
     version: KeyVersion
     sealed: Sealed
     text: bytes
+    data: bytes | None
 
 
 class AesGcmRewriter:
@@ -84,13 +90,17 @@ class AesGcmRewriter:
     that more than one does, and one whose plaintext a key opens again: an application that could not decrypt has
     encrypted the ciphertext. A new value has the length, the padding and the case of digits of the old one. Every new
     value is taken apart and decrypted again, and compared, before it is returned.
+
+    Args:
+        bound: each value comes with its associated data; new values are returned without it.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout) -> None:
+    def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout, *, bound: bool = False) -> None:
         ring.material(target)  # raises where there is none
         ciphers = {version: AESGCM(raw_of(ring.material(version))) for version in ring.versions}
         self._target, self._version, self._ciphers = ciphers[target], target, list(ciphers.items())
         self._layout = layout
+        self._bound = bound
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
         """Re-encrypts one batch; see `ValueRewriter.rewrite`."""
@@ -142,41 +152,42 @@ class AesGcmRewriter:
         return +held
 
     def _open(self, value: bytes) -> _Opened | Defect:
+        data, value = divided(value) if self._bound and value else (None, value)
         sealed = self._layout.taken_apart(value)
         if sealed is None:
             return NOT_A_VALUE
-        found = self._under(sealed)
+        found = [] if self._bound and data is None else self._under(sealed, data)
         if not found:
             return UNDER_NO_KEY
         if len(found) > 1:
             return Defect(DefectKind.SEVERAL_KEYS)
         ((version, text),) = found
         inner = self._layout.taken_apart(text)
-        if inner is not None and self._under(inner):
+        if inner is not None and self._under(inner, data):
             return Defect(DefectKind.ENCRYPTED_TWICE, version)
-        return _Opened(version, sealed, text)
+        return _Opened(version, sealed, text, data)
 
-    def _under(self, sealed: Sealed) -> list[tuple[KeyVersion, bytes]]:
+    def _under(self, sealed: Sealed, data: bytes | None) -> list[tuple[KeyVersion, bytes]]:
         """Returns every version whose key opens a value, with the plaintext."""
         found = []
         for version, cipher in self._ciphers:
-            text = _decrypted(cipher, sealed)
+            text = _decrypted(cipher, sealed, data)
             if text is not None:
                 found.append((version, text))
         return found
 
     def _sealed(self, opened: _Opened, nonce: bytes) -> bytes:
-        body = self._target.encrypt(nonce, opened.text, None)
+        body = self._target.encrypt(nonce, opened.text, opened.data)
         value = self._layout.put_together(nonce, body, opened.sealed)
         again = self._layout.taken_apart(value)
-        if again is None or _decrypted(self._target, again) != opened.text:
+        if again is None or _decrypted(self._target, again, opened.data) != opened.text:
             raise KeyRotationError(FAULTY_MACHINE)
         return value
 
 
-def _decrypted(cipher: AESGCM, sealed: Sealed) -> bytes | None:
+def _decrypted(cipher: AESGCM, sealed: Sealed, data: bytes | None) -> bytes | None:
     try:
-        return cipher.decrypt(sealed.nonce, sealed.body, None)
+        return cipher.decrypt(sealed.nonce, sealed.body, data)
     except InvalidTag:
         return None
 

@@ -66,7 +66,7 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: NativeFormat(),
         FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation),
-        AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout)),
+        AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout), bound=bool(declared.aad)),
     }
 )
 _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(

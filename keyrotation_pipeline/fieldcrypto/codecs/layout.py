@@ -1,15 +1,19 @@
 """Parses how an application lays out its AES-GCM values, as in ``b64(nonce12 ct tag16)``.
 
-A layout is text with one or more groups. A group is an encoding (`b64`, `b64url`, `hex`, or `raw` for bytea) and, in
-brackets, the parts that it encodes together: one of `nonce12` and `nonce16`, `tag16`, and `ct`, the ciphertext. Any
-text before, between and after groups stands in every value as it is: a marker, a separator. `raw` may begin with bytes
-that do, in hexadecimal digits, as in ``raw(0x01 nonce12 ct tag16)``.
+A layout is text with one or more groups. A group is an encoding (`b64`, `b64url`, `hex`, `raw` for bytea, or `b64lines`
+for the base64 of Ruby's ``pack("m")``, which ends each line of 60 characters with a line feed) and, in brackets, the
+parts that it encodes together: one of `nonce12` and `nonce16`, `tag16`, and `ct`, the ciphertext. Any text before,
+between and after groups stands in every value as it is: a marker, a separator. `raw` may begin with bytes that do, in
+hexadecimal digits, as in ``raw(0x01 nonce12 ct tag16)``.
+
+A semicolon divides the layout of a value whose nonce is in a column of its own, as in ``b64(ct tag16); b64(nonce12)``.
+Both columns are then read as one text with a semicolon between them, raw bytes in hex.
 """
 
 import re
 from base64 import b64encode
 from binascii import Error as Base64Error
-from binascii import a2b_base64, a2b_hex, b2a_hex
+from binascii import a2b_base64, a2b_hex, b2a_base64, b2a_hex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -17,6 +21,7 @@ from functools import lru_cache
 from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidLayoutError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
 from keyrotation_pipeline.fieldcrypto.native import CompiledFormat
 
 TAG_BYTES = 16
@@ -30,6 +35,7 @@ class Encoding(StrEnum):
     RAW = "raw"
     B64 = "b64"
     B64URL = "b64url"
+    B64LINES = "b64lines"
     HEX = "hex"
 
 
@@ -54,6 +60,7 @@ _PATTERNS: Mapping[Encoding, str] = MappingProxyType(
     {
         Encoding.B64: "[A-Za-z0-9+/]*={0,2}",
         Encoding.B64URL: "[A-Za-z0-9_-]*={0,2}",
+        Encoding.B64LINES: r"[A-Za-z0-9+/=\n]*",
         Encoding.HEX: "[0-9a-f]*|[0-9A-F]*",
     }
 )
@@ -61,6 +68,7 @@ _ALPHABETS: Mapping[Encoding, str] = MappingProxyType(
     {
         Encoding.B64: "[A-Za-z0-9+/=]",
         Encoding.B64URL: "[A-Za-z0-9_=-]",
+        Encoding.B64LINES: r"[A-Za-z0-9+/=\n]",
         Encoding.HEX: "[0-9A-Fa-f]",
     }
 )
@@ -68,7 +76,9 @@ _COMPILED: Mapping[Encoding, int] = MappingProxyType(
     {Encoding.B64: 0, Encoding.B64URL: 1, Encoding.HEX: 2, Encoding.RAW: 3}
 )
 _LONGEST_COMPILED_LITERAL = 64
-_GROUP = re.compile(r"(raw|b64url|b64|hex)\(([a-z0-9 ]+)\)")
+# Bytes in a line of base64 as Ruby's pack("m") writes it: each of 60 characters and a line feed, the last one, too.
+_LINE_BYTES = 45
+_GROUP = re.compile(r"(raw|b64url|b64lines|b64|hex)\(([a-z0-9 ]+)\)")
 _HEAD = re.compile(r"raw\( *0x((?:[0-9a-f]{2})+) ")
 
 
@@ -116,7 +126,8 @@ class Layout:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self._groups, self._literals = _parsed(text)
+        self.is_pair = BETWEEN in text
+        self._groups, self._literals = _parsed(_of_both(text) if self.is_pair else text)
         self.nonce_bytes = next(size for each in self._groups for part, size in each.parts if part is Part.NONCE)
         self.is_binary = any(each.is_raw for each in self._groups)
         pattern = re.escape(self.head) + b"(.*)" if self.is_binary else self.pattern.encode()
@@ -145,7 +156,8 @@ class Layout:
         """The layout as the compiled codec takes it; None: it does not know such a one."""
         if len(self._groups) > 1 and any(each.encoding is not Encoding.HEX for each in self._groups):
             return None
-        if max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
+        longest = max(map(len, self._literals))
+        if longest > _LONGEST_COMPILED_LITERAL or any(each.encoding not in _COMPILED for each in self._groups):
             return None
         groups = tuple(
             (_COMPILED[group.encoding], "".join(part[0] for part, _ in group.parts).encode(), after)
@@ -207,6 +219,22 @@ def layout_of(text: str) -> Layout:
     return Layout(text)
 
 
+def _of_both(text: str) -> str:
+    """Returns the layout of the text as which two columns are read."""
+    value, *others = text.split(BETWEEN)
+    sides = [value.strip(), *(each.strip() for each in others)]
+    nonces = [[part for match in _GROUP.finditer(side) for part in match[2].split()] for side in sides]
+    if len(sides) > 2 or [each[:5] for each in nonces[1]] != ["nonce"]:  # noqa: PLR2004
+        raise InvalidLayoutError(
+            f"layout {text!r} has a semicolon, behind which nothing but the nonce in its own column stands; write it "
+            'as in "b64(ct tag16); b64(nonce12)"'
+        )
+    for side in sides:
+        if "raw(" in side and not _GROUP.fullmatch(side):
+            raise InvalidLayoutError(f"layout {text!r}: raw bytes are a column of their own; {_HOW}")
+    return BETWEEN.join(side.replace("raw(", "hex(") for side in sides)
+
+
 def _parsed(declared: str) -> tuple[tuple[_Group, ...], tuple[bytes, ...]]:
     head = _HEAD.search(declared)
     text = declared.replace(head[0], "raw(", 1) if head else declared
@@ -259,7 +287,7 @@ def _length(encoding: Encoding, size: int) -> int:
             return size
         case Encoding.HEX:
             return 2 * size
-        case Encoding.B64 | Encoding.B64URL:
+        case Encoding.B64 | Encoding.B64URL | Encoding.B64LINES:
             return -(-4 * size // 3)
 
 
@@ -270,6 +298,9 @@ def _decoded(encoding: Encoding, written: bytes) -> bytes | None:
     try:
         if encoding is Encoding.HEX:
             return a2b_hex(written)
+        if encoding is Encoding.B64LINES:
+            content = a2b_base64(written)
+            return content if _encoded(encoding, content) == written else None
         standard = written.translate(_TO_STANDARD) if encoding is Encoding.B64URL else written
         content = a2b_base64(standard + b"=" * (-len(written) % 4))
     except (Base64Error, ValueError):
@@ -286,6 +317,8 @@ def _encoded(encoding: Encoding, content: bytes) -> bytes:
             return b2a_hex(content)
         case Encoding.B64:
             return b64encode(content)
+        case Encoding.B64LINES:
+            return b"".join(b2a_base64(content[at : at + _LINE_BYTES]) for at in range(0, len(content), _LINE_BYTES))
         case Encoding.B64URL:
             return b64encode(content).translate(_TO_URL_SAFE)
 

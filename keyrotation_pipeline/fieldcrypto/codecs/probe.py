@@ -31,11 +31,15 @@ def _known() -> Iterator[str]:
 KNOWN = tuple(_known())
 
 
-def fitting(ring: KeyRing, values: Sequence[bytes]) -> str | None:
-    """Returns the first known layout in which a key of the ring opens one of these values; None: there is none."""
+def fitting(ring: KeyRing, values: Sequence[bytes], *, bound: bool = False) -> str | None:
+    """Returns the first known layout in which a key of the ring opens one of these values; None: there is none.
+
+    Args:
+        bound: see `AesGcmFormat`.
+    """
     for text in KNOWN:
         layout = layout_of(text)
-        rewriter = AesGcmRewriter(ring, ring.primary, layout)
+        rewriter = AesGcmRewriter(ring, ring.primary, layout, bound=bound)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):
             return text
     return None

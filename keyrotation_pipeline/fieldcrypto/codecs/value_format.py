@@ -4,12 +4,16 @@
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
 
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, GENERATIONS, SECOND, KeyVersion
+
+# In a layout: between that of a value's column and that of its nonce's column; and between their texts.
+BETWEEN = ";"
 
 
 class IdentifiedBy(StrEnum):
@@ -78,6 +82,7 @@ class ValueFormat:
         name: as in `[format]` of the configuration.
         keep_time: whether a re-encrypted value keeps the time that it was encrypted at, where the format has one.
         layout: how a value is put together, where that is declared; see `codecs.layout`.
+        aad: the template of what each value is authenticated with, where there is one; see `codecs.associated_data`.
         logins: where nothing but the writer can be refused: versions with the logins that applications use while they
             encrypt with them.
         derivation: how the application derives a key from each entry of its list; None: the entries are the keys.
@@ -91,6 +96,7 @@ class ValueFormat:
     identified_by: IdentifiedBy
     keep_time: bool = False
     layout: str = ""
+    aad: str = ""
     logins: tuple[tuple[KeyVersion, str], ...] = ()
     generation: int = FIRST.number
 
@@ -111,7 +117,7 @@ class ValueFormat:
     @property
     def is_binary(self) -> bool:
         """Whether values are bytes that no text can hold, so that only columns of bytea have them."""
-        return "raw(" in self.layout
+        return "raw(" in self.layout and BETWEEN not in self.layout
 
     @property
     def encrypts_by_gcm(self) -> bool:
@@ -130,8 +136,10 @@ class ValueFormat:
                 "each value opens only under the label of its column"
             )
         time = "; new values keep the time of the old ones" if self.keep_time else ""
-        layout = f"; layout {self.layout}" if self.layout else ""
+        layout = self.layout.replace(BETWEEN, ", and in a column of its own")
+        layout = f"; layout {layout}" if layout else ""
         layout += f"; new keys of {self.key_bytes} bytes" if self.key_bytes else ""
+        bound = f"; bound to associated data {json.dumps(self.aad)}" if self.aad else ""
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
         same = "; equal texts have equal values" if self.deterministic else ""
@@ -141,7 +149,7 @@ class ValueFormat:
         elif self.derivation is not None:
             salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
             keys = f"keys derived by {self.derivation} with the salt of SHA-256 {salt}"
-        return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{same}{layout}{logins}"
+        return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{same}{layout}{bound}{logins}"
 
 
 _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(

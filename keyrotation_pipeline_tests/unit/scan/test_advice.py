@@ -19,6 +19,7 @@ SENTENCES = [
     advice_for("native", TEXT, wrapped=True, names_keys=True),
     advice_for("native", LEAF, wrapped=False, names_keys=True),
     advice_for("fernet", LEAF, wrapped=False, names_keys=True),
+    advice_for("attr_encrypted", TEXT, wrapped=False, names_keys=False),
 ]
 
 

@@ -68,6 +68,9 @@ FERNET = '[format]\nname = "fernet"\nkeys = { env = "F_K" }\n'
 AES_GCM = '[format]\nname = "aes-gcm"\nkeys = { env = "F_K" }\nlayout = "b64(nonce12 ct tag16)"\n'
 
 
+PAIR = '[[tables]]\nname = "c"\ncolumns = [{{ column = "a", iv = "a_iv" }}{}]'
+
+
 @pytest.fixture(autouse=True)
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("KEYROTATION_CONFIG", "KEYROTATION_HOME", "KEYROTATION_DATABASE_URL"):
@@ -121,6 +124,20 @@ def test_the_format_is_that_of_every_table_and_its_variable_need_not_be_set(tmp_
         "version: v1 a, v1 worker, v2 b"
     )
     assert read(TABLE, tmp_path).encrypted_tables[0].format == NATIVE
+
+
+def test_a_value_may_have_its_nonce_in_another_column_and_be_bound_to_others(tmp_path: Path) -> None:
+    laid_out = AES_GCM.replace("nonce12 ct tag16)", "ct tag16); b64(nonce12)")
+    bound = 'aad = "{table}|{column}|{tenant}:{id}"\nlogins = { v1 = "a" }\n[rollout]\nmode = "confirm"\n'
+    text = PAIR.format(', { column = "b+c", iv = "d" }') + f"\n{laid_out}{bound}"
+    (table,) = read(text, tmp_path).encrypted_tables
+    assert table.columns == ("a+a_iv", '"b+c"+d')
+    assert table.stored_columns == ("a", "a_iv", "b+c", "d")
+    assert table.bound_to == ("tenant", "id")
+    assert (
+        'layout b64(ct tag16), and in a column of its own b64(nonce12); bound to associated data "{table}|{column}|'
+        '{tenant}:{id}"; refused by'
+    ) in table.format.signed()
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
@@ -180,9 +197,26 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="two conditions of a column",
         ),
         pytest.param(
-            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", iv = "a_iv" }]',
-            "two columns that are written together cannot be rotated yet",
-            id="a nonce in another column",
+            PAIR.format(""),
+            "column a has an iv, the column of its nonces, and [format] layout is of one column",
+            id="a nonce in another column than the layout has",
+        ),
+        pytest.param(
+            TABLE + AES_GCM.replace("nonce12 ct tag16)", "ct tag16); b64(nonce12)") + 'logins = { v1 = "a" }',
+            "has no iv, the column of its nonces, and [format] layout has one",
+            id="a layout of two columns for one",
+        ),
+        pytest.param(
+            PAIR.format(', { column = "b", iv = "a_iv" }'),
+            "[[tables]] c has a second use for a_iv, the nonces of column a",
+            id="one nonce for two values",
+        ),
+        pytest.param(PAIR.format(', "a_iv"'), "has a second use for a_iv", id="a nonce that is a value"),
+        pytest.param(PAIR.replace("a_iv", "a").format(""), "has a second use for a,", id="its own nonce"),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["x"], iv = "a_iv" }]',
+            "only a value that is a column of its own can have one",
+            id="a nonce of a value in a document",
         ),
         pytest.param(
             '[[tables]]\nname = "c"\ncolumns = [{ column = "a", path = ["b\\u202e"] }]',
@@ -247,9 +281,21 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="bytes in a document",
         ),
         pytest.param(
-            TABLE + AES_GCM + 'logins = { v1 = "a" }\naad = "{table}:{column}"',
-            "[format] aad: values that are bound to associated data cannot be rotated yet",
-            id="AES-GCM with associated data",
+            TABLE + AES_GCM + 'logins = { v1 = "a" }\naad = "{table}:{column"',
+            "aad '{table}:{column' has a brace that names no column",
+            id="associated data with a brace too few",
+        ),
+        pytest.param(
+            TABLE + AES_GCM + 'logins = { v1 = "a" }\naad = "{email}"',
+            "[format] aad names email, an encrypted column of [[tables]] clients",
+            id="associated data that changes with the key",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "t", elements = true }]\n'
+            + AES_GCM
+            + 'logins = { v1 = "a" }\naad = "{id}"',
+            "elements of arrays, as in t, that are bound to associated data cannot be rotated by this version",
+            id="associated data of elements",
         ),
         pytest.param(TABLE + AES_GCM + 'logins = { one = "a" }', 'names "one", which is no version', id="no version"),
         pytest.param(

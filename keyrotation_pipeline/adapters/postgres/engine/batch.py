@@ -288,7 +288,7 @@ SELECT NOT EXISTS (
 
 def fits_hot_order(connection: Connection, relation: Relation) -> bool:
     """Returns whether the new versions of rows can stay in the pages of the old ones, so that no vacuum is needed."""
-    names = [column.name for column in relation.columns]
+    names = list(relation.stored_columns)
     if connection.execute(_HOT, {"oid": relation.oid, "columns": names}).fetchone() != (True,):
         return False
     pages = min(_SAMPLE_PAGES, relation.pages)

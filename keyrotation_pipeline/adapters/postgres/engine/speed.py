@@ -4,7 +4,7 @@ The copy has the table's own indexes. It is in the schema `keyrotation`, inside 
 others and never commits. A throw-away key takes the place of the new one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from time import perf_counter
 from typing import cast
@@ -93,10 +93,11 @@ def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple
 
 def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int]:
     names = [sql.Identifier(f"c{number}") for number, _ in enumerate(relation.columns)]
-    columns = sql.SQL(", ").join(places.read(column, places.stored(column)) for column in relation.columns)
+    columns = sql.SQL(", ").join(places.read(column) for column in relation.columns)
     read = connection.cursor(binary=True).execute(sql.SQL(_READ).format(columns=columns, sample=_SAMPLE))
     rows = cast("list[tuple[bytes, ...]]", read.fetchall())
-    changes = sql.SQL(", ").join(_change(in_column, names) for in_column in places.by_column(relation.columns))
+    by_column = places.by_column(relation.columns)
+    changes = sql.SQL(", ").join(change for in_column in by_column for change in _changes(in_column, names))
     write = sql.SQL(_WRITE).format(
         sample=_SAMPLE,
         changes=sql.SQL(changes.as_string(connection).replace("%", "%%")),  # names are no placeholders
@@ -111,12 +112,14 @@ def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tupl
     return len(rows), failed
 
 
-def _change(in_column: Sequence[tuple[int, Column]], names: Sequence[sql.Identifier]) -> sql.Composed:
-    column, base = in_column[0][1], sql.SQL("t.{}").format(places.stored(in_column[0][1]))
+def _changes(in_column: Sequence[tuple[int, Column]], names: Sequence[sql.Identifier]) -> Iterator[sql.Composed]:
+    column = in_column[0][1]
     values = [(each, sql.SQL("n.{}").format(names[number])) for number, each in in_column]
     if column.place.path:
-        new = places.with_values(base, values)
-    else:
-        old = places.stored_value(column, base)
-        new = sql.SQL("coalesce({}, {})::{}").format(values[0][1], old, sql.SQL(column.uncut_sql))
-    return sql.SQL("{} = {}").format(places.stored(column), new)
+        new = places.with_values(places.stored(column, "t"), values)
+        yield sql.SQL("{} = {}").format(places.stored(column), new)
+        return
+    for each, part in places.written(column, values[0][1]):
+        yield sql.SQL("{} = coalesce({}::{}, {})").format(
+            places.stored(each), part, sql.SQL(each.uncut_sql), places.stored(each, "t")
+        )

@@ -194,7 +194,7 @@ def statements(
     columns = [_Stored(connection, column) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
     olds = [sql.Identifier(f"old_{number}") for number in range(len(columns))]
-    names = [column.name for column in relation.columns]
+    names = list(relation.stored_columns)
     unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, names)).fetchone() == (True,)
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
@@ -246,8 +246,7 @@ def statements(
 
 
 def _same_columns(connection: Connection, relation: Relation, oid: sql.Composable) -> sql.Composable:
-    names = [column.name for column in relation.columns]
-    names += [column.when.name for column in relation.columns if column.when is not None]
+    names = list(relation.read_columns)
     columns: list[Any] = connection.execute(_COLUMNS, (relation.oid, names)).fetchall()
     same = [
         sql.SQL(_SAME_COLUMN).format(
@@ -263,11 +262,9 @@ class _Stored:
 
     def __init__(self, connection: Connection, column: Column) -> None:
         self._column = column
-        self._base = sql.SQL("t.{}").format(sql.Identifier(column.name))
-        when = None if column.when is None else sql.SQL("t.{}").format(sql.Identifier(column.when.name))
-        self.read = _sql(places.read(column, self._base, when).as_string(connection))
-        self._text = _sql(places.read_as_text(column, self._base, when).as_string(connection))
-        self._elements = _sql(places.each_value(column, self._base, when).as_string(connection))
+        self.read = _sql(places.read(column, "t").as_string(connection))
+        self._text = _sql(places.read_as_text(column, "t").as_string(connection))
+        self._elements = _sql(places.each_value(column, "t").as_string(connection))
 
     @property
     def compared(self) -> sql.Composable:
@@ -289,20 +286,20 @@ def _assignments(connection: Connection, relation: Relation, *, whole: bool) -> 
     """Sets each stored column once, however many places are in it; `whole`: no new value is NULL."""
     parts = []
     for in_column in places.by_column(relation.columns):
-        (number, column), base = in_column[0], sql.SQL("t.{}").format(sql.Identifier(in_column[0][1].name))
-        name, new = _quoted(column.name), sql.SQL(f'new."value_{number}"')
+        (number, column), base = in_column[0], places.stored(in_column[0][1], "t")
+        new = sql.SQL(f'new."value_{number}"')
         if column.place.path:
             values = [(each, sql.SQL(f'new."value_{at}"')) for at, each in in_column]
             document = _sql(places.with_values(base, values).as_string(connection))
-            parts.append(sql.SQL("{} = {}").format(name, document))
-        elif whole:
-            parts.append(sql.SQL("{} = {}::{}").format(name, new, _sql(column.uncut_sql)))
-        else:
-            parts.append(
-                sql.SQL("{} = CASE WHEN {} IS NULL THEN t.{} ELSE {}::{} END").format(
-                    name, new, name, new, _sql(column.uncut_sql)
-                )
-            )
+            parts.append(sql.SQL("{} = {}").format(_quoted(column.name), document))
+            continue
+        for each, part in places.written(column, new):
+            name, value = _quoted(each.name), sql.SQL("{}::{}").format(part, _sql(each.uncut_sql))
+            if whole:
+                parts.append(sql.SQL("{} = {}").format(name, value))
+            else:
+                kept = sql.SQL("{} = CASE WHEN {} IS NULL THEN t.{} ELSE {} END")
+                parts.append(kept.format(name, new, name, value))
     return sql.SQL(", ").join(parts)
 
 

@@ -179,7 +179,7 @@ def _counted_by_groups(connection: Connection, relation: Relation, table: Encryp
 
 def _elements(connection: Connection, relation: Relation, column: Column, values: NamingSql) -> Mapping[int, int]:
     query = sql.SQL("SELECT {}, count(*) FROM ONLY {} AS counted, {} WHERE each.text IS NOT NULL GROUP BY 1").format(
-        values.value_class(sql.SQL("each.text")), relation.identifier, places.each_value(column, places.stored(column))
+        values.value_class(sql.SQL("each.text")), relation.identifier, places.each_value(column)
     )
     with heap_scan(connection, relation.label, relation.oid):
         return dict(cast("list[tuple[int, int]]", connection.execute(query).fetchall()))

@@ -86,7 +86,7 @@ def _expected(connection: Connection, relation: Relation, values: NamingSql) -> 
 
 
 def _first_numbers(relation: Relation, column: Column, values: NamingSql) -> sql.Composed:
-    elements = sql.SQL(", {}").format(places.each_value(column, places.stored(column)))
+    elements = sql.SQL(", {}").format(places.each_value(column))
     return sql.SQL("SELECT DISTINCT {} FROM (SELECT {} FROM ONLY {} LIMIT {}) AS first{}").format(
         values.number_named(sql.SQL("each.text") if column.place.elements else places.text(column)),
         places.stored(column),

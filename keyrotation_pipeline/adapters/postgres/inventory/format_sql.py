@@ -114,7 +114,7 @@ _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
         NATIVE.name: lambda _declared: grammar_sql,
         FERNET.name: lambda _declared: _FERNET,
         **{name: lambda declared: _MARKED[declared.name] for name in _MARKED},
-        AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout)),
+        AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout), bound=bool(declared.aad)),
     }
 )
 

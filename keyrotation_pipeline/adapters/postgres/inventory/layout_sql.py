@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AFTER, UNKNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
@@ -16,13 +17,20 @@ _FILLED = "coalesce(octet_length({}) > 0, false)"
 _RAW_SHAPE = """(SELECT octet_length(raw) BETWEEN {shortest} AND {longest}
         AND substr(raw, 1, {chars}) = decode({head}, 'hex')
     FROM (SELECT decode({value}, 'escape') OFFSET 0) AS decoded (raw))"""
+_BEHIND = "substr({text}, strpos({text}, {after}) + 1)"
 
 
 class LayoutSql:
-    """`FormatSql` for AES-GCM values of one layout."""
+    """`FormatSql` for AES-GCM values of one layout.
 
-    def __init__(self, layout: Layout) -> None:
+    Args:
+        bound: associated data stands before each value, as `associated_data.joined` joins them.
+    """
+
+    def __init__(self, layout: Layout, *, bound: bool = False) -> None:
         self._layout = layout
+        self._bound = bound
+        self._before = f"(?:[0-9a-f]*|{UNKNOWN}){AFTER}" if bound else ""
 
     def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.to_be_rewritten`: every value may be, and the codec decides."""
@@ -71,7 +79,7 @@ class LayoutSql:
         """
         if self._layout.is_binary:
             return sql.SQL(_RAW_SHAPE).format(
-                value=value,
+                value=sql.SQL(_BEHIND).format(text=value, after=sql.Literal(AFTER)) if self._bound else value,
                 shortest=sql.Literal(self._layout.shortest_bytes),
                 longest=sql.Literal(LONGEST_JUDGED_BYTES),
                 chars=sql.Literal(len(self._layout.head)),
@@ -81,5 +89,5 @@ class LayoutSql:
             value=value,
             shortest=sql.Literal(self._layout.shortest_bytes),
             longest=sql.Literal(LONGEST_JUDGED_BYTES),
-            pattern=sql.Literal(f"^{self._layout.pattern}$".replace("%", r"\u0025")),
+            pattern=sql.Literal(f"^{self._before}{self._layout.pattern}$".replace("%", r"\u0025")),
         )

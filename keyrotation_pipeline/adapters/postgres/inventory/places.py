@@ -10,7 +10,9 @@ from itertools import groupby
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Column
+from keyrotation_pipeline.adapters.postgres.inventory.relations import BYTEA, Column
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AFTER, UNKNOWN
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
 
 Condition = Callable[[sql.Composable], sql.Composable]
 
@@ -21,47 +23,48 @@ _EACH = sql.SQL("each.text")
 _QUOTED = frozenset('"\\{}, \t\n\r\v\f')
 
 
-def stored(column: Column) -> sql.Composable:
-    """Returns the column that a place is in."""
-    return sql.Identifier(column.name)
+def stored(column: Column, row: str = "") -> sql.Composable:
+    """Returns the column that a place is in; `row`: an alias of ours for the row, where it needs one."""
+    return sql.SQL(f"{row}.{{}}" if row else "{}").format(sql.Identifier(column.name))
 
 
-def text(column: Column, base: sql.Composable | None = None, when: sql.Composable | None = None) -> sql.Composed:
+def text(column: Column, row: str = "") -> sql.Composed:
     """Returns the value of a place as text under "C", NULL where there is none; of an array the whole as text.
 
-    Bytes other than ASCII become escapes, so that only the bytes of a value are its text.
-
-    Args:
-        base: the column; None: by its name.
-        when: the column that says which texts are values, where there is one; None: by its name.
+    Bytes other than ASCII become escapes, so that only the bytes of a value are its text. With a nonce in a column of
+    its own it is one text, and associated data stands before it: as the format's codec takes it.
     """
-    return sql.SQL('({} COLLATE "C")').format(read_as_text(column, base, when))
+    return sql.SQL('({} COLLATE "C")').format(read_as_text(column, row))
 
 
-def read_as_text(
-    column: Column, base: sql.Composable | None = None, when: sql.Composable | None = None
-) -> sql.Composed:
+def read_as_text(column: Column, row: str = "") -> sql.Composed:
     """Returns the same without a collation."""
-    return _where_encrypted(column, stored_text(column, base), base, when)
+    found = stored_text(column, stored(column, row))
+    if column.iv is not None:
+        parts = [_side(each, row) for each in column.stored]
+        found = sql.SQL("CASE WHEN {} THEN '' ELSE {} || {} || coalesce({}, '') END").format(
+            _is_empty(column, row), parts[0], sql.Literal(BETWEEN), parts[1]
+        )
+    if column.bound:
+        found = sql.SQL("CASE WHEN {} THEN '' ELSE {} || {} END").format(
+            _is_empty(column, row), _associated_data(column, row), found
+        )
+    return _where_encrypted(column, found, row)
 
 
-def _where_encrypted(
-    column: Column, value: sql.Composed, base: sql.Composable | None, when: sql.Composable | None
-) -> sql.Composed:
+def _where_encrypted(column: Column, value: sql.Composed, row: str) -> sql.Composed:
     """Returns NULL for a text that its row calls unencrypted, unless it is a value all the same.
 
     So whoever changes what the row says hides no value, neither from a count nor from the engine.
     """
     if column.when is None:
         return value
-    text_of = sql.SQL('({} COLLATE "C")').format(stored_text(column, base))
-    says_so = sql.Identifier(column.when.name) if when is None else when
-    return sql.SQL("(CASE WHEN {} OR ({}) THEN {} END)").format(says_so, shape(text_of), value)
+    text_of = sql.SQL('({} COLLATE "C")').format(stored_text(column, stored(column, row)))
+    return sql.SQL("(CASE WHEN {} OR ({}) THEN {} END)").format(stored(column.when, row), shape(text_of), value)
 
 
-def stored_text(column: Column, base: sql.Composable | None = None) -> sql.Composed:
-    """Returns what is in a place as text, whatever its row says of it."""
-    base = stored(column) if base is None else base
+def stored_text(column: Column, base: sql.Composable) -> sql.Composed:
+    """Returns what is in the column of a place alone as text, whatever its row says of it."""
     if column.place.path:
         return sql.SQL("({} #>> {})").format(base, path(column))
     if column.is_binary:
@@ -69,14 +72,26 @@ def stored_text(column: Column, base: sql.Composable | None = None) -> sql.Compo
     return sql.SQL("{}::text").format(base)
 
 
-def read(column: Column, base: sql.Composable, when: sql.Composable | None = None) -> sql.Composed:
+def read(column: Column, row: str = "") -> sql.Composed:
     """Returns the value as the engine takes it: bytes as bytes, all else as text."""
-    return _where_encrypted(column, stored_value(column, base), base, when)
+    if not column.is_binary:
+        return read_as_text(column, row)
+    found = sql.SQL("{}::bytea").format(stored(column, row))
+    if column.bound:
+        found = sql.SQL("CASE WHEN {} THEN '' ELSE convert_to({}, 'UTF8') || {} END").format(
+            _is_empty(column, row), _associated_data(column, row), found
+        )
+    return _where_encrypted(column, found, row)
 
 
-def stored_value(column: Column, base: sql.Composable) -> sql.Composed:
-    """Returns the same of what is in a place, whatever its row says of it."""
-    return sql.SQL("{}::bytea").format(base) if column.is_binary else stored_text(column, base)
+def value(column: Column) -> sql.Composed:
+    """Returns the value for a codec: bytes as bytes, all else as text under "C"; see `as_bytes`."""
+    return read(column) if column.is_binary else text(column)
+
+
+def as_bytes(value: str | bytes | None) -> bytes | None:
+    """Returns what the driver returns of `value` as a codec takes it."""
+    return value.encode() if isinstance(value, str) else value
 
 
 def unencrypted_rest(column: Column) -> sql.Composed:
@@ -84,14 +99,38 @@ def unencrypted_rest(column: Column) -> sql.Composed:
     return sql.SQL("CASE WHEN {} IS NULL THEN {} END").format(text(column), stored(column))
 
 
-def value(column: Column) -> sql.Composed:
-    """Returns the value for a codec: bytes as bytes, all else as text under "C"; see `as_bytes`."""
-    return sql.SQL("{}::bytea").format(stored(column)) if column.is_binary else text(column)
+def written(column: Column, new: sql.Composable) -> list[tuple[Column, sql.Composable]]:
+    """Returns the columns that a new value is stored in, but for documents, each with what it becomes."""
+    if column.iv is None:
+        return [(column, new)]
+    parts = [sql.SQL("split_part({}, {}, {})").format(new, sql.Literal(BETWEEN), sql.Literal(at)) for at in (1, 2)]
+    return [
+        (each, sql.SQL("decode({}, 'hex')").format(part) if each.type_oid == BYTEA else part)
+        for each, part in zip(column.stored, parts, strict=True)
+    ]
 
 
-def as_bytes(value: str | bytes | None) -> bytes | None:
-    """Returns what the driver returns of `value` as a codec takes it."""
-    return value.encode() if isinstance(value, str) else value
+def _side(column: Column, row: str) -> sql.Composable:
+    """A value without its nonce, or a nonce, as text: bytes in hex."""
+    text = "encode({}, 'hex')" if column.type_oid == BYTEA else "{}::text"
+    return sql.SQL(text).format(stored(column, row))
+
+
+def _is_empty(column: Column, row: str) -> sql.Composable:
+    """Whether a place holds an empty text, which is never bound to anything; NULL without any."""
+    base = stored(column, row)
+    return sql.SQL("octet_length({}) = 0").format(stored_text(column, base) if column.place.path else base)
+
+
+def _associated_data(column: Column, row: str) -> sql.Composed:
+    """What a value is authenticated with, as `associated_data.joined` writes it before the value."""
+    pieces = [
+        sql.Literal(each) if isinstance(each, str) else sql.SQL("{}::text").format(stored(each, row))
+        for each in column.bound
+    ]
+    return sql.SQL("coalesce(encode(convert_to({}, 'UTF8'), 'hex'), {}) || {}").format(
+        sql.SQL(" || ").join(pieces), sql.Literal(UNKNOWN), sql.Literal(AFTER)
+    )
 
 
 def path(column: Column) -> sql.Composable:
@@ -122,11 +161,11 @@ def _printed_path(column: Column) -> str:
     return f"'{{{keys}}}'::text[]"
 
 
-def any_value(column: Column, condition: Condition, base: sql.Composable | None = None) -> sql.Composable:
+def any_value(column: Column, condition: Condition) -> sql.Composable:
     """Returns whether a condition on a value's text holds; of an array, for any of its elements."""
     if not column.place.elements:
-        return condition(text(column, base))
-    elements = sql.SQL(_ELEMENTS).format(array=stored(column) if base is None else base)
+        return condition(text(column))
+    elements = sql.SQL(_ELEMENTS).format(array=stored(column))
     return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(elements, condition(_EACH))
 
 
@@ -138,11 +177,11 @@ def number(column: Column, condition: Condition) -> sql.Composed:
     return sql.SQL("coalesce(sum((SELECT count(*) FROM {} WHERE {})), 0)::bigint").format(elements, condition(_EACH))
 
 
-def each_value(column: Column, base: sql.Composable, when: sql.Composable | None = None) -> sql.Composed:
+def each_value(column: Column, row: str = "") -> sql.Composed:
     """Returns an item of a FROM list: a row of one column, the value's text, for each value."""
     if not column.place.elements:
-        return sql.SQL("(SELECT {}) AS each (text)").format(text(column, base, when))
-    return sql.SQL(_ELEMENTS).format(array=base)
+        return sql.SQL("(SELECT {}) AS each (text)").format(text(column, row))
+    return sql.SQL(_ELEMENTS).format(array=stored(column, row))
 
 
 def by_column(columns: Sequence[Column]) -> list[list[tuple[int, Column]]]:

@@ -10,11 +10,14 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.model.tables import EncryptedTable, Place
 
 # Types of PostgreSQL's own, whose numbers never change.
 BOOLEAN, BYTEA, JSON, JSONB = 16, 17, 114, 3802
 TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
+# int2, int4, int8, text, varchar, uuid: everybody writes their values as the server does.
+BOUND_TYPES = frozenset({21, 23, 20, 25, 1043, 2950})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,8 @@ class Column:
         type_oid: of the type below all domains.
         when: the column that says which texts are values, where the place has one.
         of_bytes: whether its values are bytes that no text can hold.
+        iv: the column of the value's nonce, where it has one of its own.
+        bound: what the value is authenticated with, in order: texts, and columns of the same row.
     """
 
     name: str
@@ -45,16 +50,33 @@ class Column:
     place: Place
     when: "Column | None" = None
     of_bytes: bool = False
+    iv: "Column | None" = None
+    bound: "tuple[str | Column, ...]" = ()
 
     @property
     def is_binary(self) -> bool:
-        """Whether the value is stored as bytes."""
-        return self.type_oid == BYTEA
+        """Whether the value is stored as bytes, and passed as such; a value and its nonce are passed as one text."""
+        return self.type_oid == BYTEA and self.iv is None
+
+    @property
+    def stored(self) -> "tuple[Column, ...]":
+        """The columns that are written with a new value."""
+        return (self,) if self.iv is None else (self, self.iv)
+
+    @property
+    def conditions(self) -> "tuple[Column, ...]":
+        """The column that says which texts are values, if there is one."""
+        return () if self.when is None else (self.when,)
+
+    @property
+    def companions(self) -> "tuple[Column, ...]":
+        """The columns that the associated data is made of."""
+        return tuple(each for each in self.bound if isinstance(each, Column))
 
     @property
     def holds_values(self) -> bool:
         """Whether the column is of a type in which the values of such a place can be read, written and refused."""
-        if self.when is not None and self.when.type_oid != BOOLEAN:
+        if not self._companions_fit:
             return False
         if self.of_bytes:
             return self.is_binary
@@ -62,7 +84,14 @@ class Column:
             return self.type_oid == JSONB
         if self.place.elements:
             return self.type_oid in TEXT_ARRAYS
-        return self.is_text or self.is_binary
+        return self.is_text or self.type_oid == BYTEA
+
+    @property
+    def _companions_fit(self) -> bool:
+        """Whether the other columns that are read with it are of such types."""
+        if any(each.type_oid not in BOUND_TYPES for each in self.companions):
+            return False
+        return all(each.type_oid == BOOLEAN for each in self.conditions) and (self.iv is None or self.iv.holds_values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +116,17 @@ class Relation:
     detaching: bool
     pages: int
     columns: tuple[Column, ...]
+
+    @property
+    def stored_columns(self) -> tuple[str, ...]:
+        """The names of the columns that hold values, or a value's nonce."""
+        return tuple(dict.fromkeys(each.name for column in self.columns for each in column.stored))
+
+    @property
+    def read_columns(self) -> tuple[str, ...]:
+        """The same, and those of the same rows that are read with them."""
+        companions = (each.name for column in self.columns for each in (*column.companions, *column.conditions))
+        return tuple(dict.fromkeys([*self.stored_columns, *companions]))
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -214,7 +254,7 @@ def trees(
     """Returns the trees of many tables by two statements; for each either its relations or an error."""
     names = [table.name.schema for table in tables], [table.name.table for table in tables]
     rows: list[Any] = connection.execute(_TREES, names).fetchall()
-    wanted = sorted({column for table in tables for column in (*table.stored_columns, *table.conditions)})
+    wanted = sorted({column for table in tables for column in table.read_columns})
     columns: dict[int, dict[str, Column]] = {row[1]: {} for row in rows}
     for oid, *facts in cast("list[Any]", connection.execute(_COLUMNS, (list(columns), wanted)).fetchall()):
         fields: list[Any] = [*facts, Place(facts[0])]
@@ -268,8 +308,21 @@ def _require_text(tree: Sequence[Relation]) -> None:
                 raise PreflightError(unsuitable(relation, column))
 
 
-def unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a sentence for each type
+def unsuitable(relation: Relation, column: Column) -> str:
     """Says what to do about a column whose type does not fit its place."""
+    for each in column.companions:
+        if each.type_oid not in BOUND_TYPES:
+            return (
+                f"column {relation.label}.{each.name}, which [format] aad names, is of type {each.type_sql}, whose "
+                "text may not be what the application binds values to; only columns of text, varchar, uuid and whole "
+                "numbers can be in it, so leave this table out"
+            )
+    if column.iv is not None and not column.iv.holds_values:
+        return _unsuitable(relation, column.iv)
+    return _unsuitable(relation, column)
+
+
+def _unsuitable(relation: Relation, column: Column) -> str:  # noqa: PLR0911  a sentence for each type
     place = f"column {relation.label}.{column.name} is of type {column.type_sql}"
     if column.when is not None and column.when.type_oid != BOOLEAN:
         return (
@@ -315,17 +368,27 @@ def _tree(
     for oid, *others in facts:
         present = columns[oid]
         places = [table.place(name) for name in table.columns]
-        of_bytes = table.format.is_binary
-        declared = tuple(
-            replace(present[each.column], place=each, when=present.get(each.when), of_bytes=of_bytes)
-            for each in places
-            if each.column in present
-        )
+        missing = [column for column in table.read_columns if column not in present]
+        declared = tuple(_column(table, each, present) for each in places) if not missing else ()
         fields: list[Any] = [oid, *others, declared]
         relation = Relation(*fields)
-        if missing := [column for column in (*table.stored_columns, *table.conditions) if column not in present]:
+        if missing:
             return PreflightError(
                 f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
             )
         found.append(relation)
     return tuple(found)
+
+
+def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) -> Column:
+    """Returns a place with the columns of its row that are read with it."""
+    pieces = associated_data(table.format.aad).pieces(table.name.table, place.column) if table.format.aad else ()
+    bound = tuple(present[each.text] if each.in_row else each.text for each in pieces)
+    return replace(
+        present[place.column],
+        place=place,
+        when=present.get(place.when),
+        of_bytes=table.format.is_binary,
+        iv=present.get(place.iv),
+        bound=bound,
+    )

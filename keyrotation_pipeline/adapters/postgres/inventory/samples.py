@@ -117,7 +117,7 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
 def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[bytes]) -> PlaceProbe:
     tried = (code.opened_by(ring, value, table.label(name)) for value in values)
     opened = sum(each is not None and each[1] is not None for each in tried)
-    fits = fitting(ring, values[:_FITTED]) if values and not opened else None
+    fits = fitting(ring, values[:_FITTED], bound=bool(table.format.aad)) if values and not opened else None
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
 
 
@@ -175,7 +175,7 @@ def _chosen(
     named, all_columns = sql_of(value_format).number_named, list(enumerate(relation.columns))
     parts: list[sql.Composable] = [
         sql.SQL("SELECT {}, {}, octet_length(each.text) FROM {}").format(
-            sql.Literal(place), named(sql.SQL("each.text")), places.each_value(column, places.stored(column))
+            sql.Literal(place), named(sql.SQL("each.text")), places.each_value(column)
         )
         for place, column in all_columns
         if column.place.elements
@@ -212,7 +212,7 @@ def _read(
         key=key.of("t"),
         value=sql.SQL("each.text") if elements else places.value(column),
         relation=relation.identifier,
-        each=sql.SQL(", {}").format(places.each_value(column, places.stored(column))) if elements else sql.SQL(""),
+        each=sql.SQL(", {}").format(places.each_value(column)) if elements else sql.SQL(""),
         positions=sql.Literal(positions),
     )
     with heap_scan(connection, relation.label, relation.oid):
@@ -222,7 +222,7 @@ def _read(
 
 def _each_value(column: Column) -> sql.Composed:
     if column.place.elements:
-        return places.each_value(column, places.stored(column))
+        return places.each_value(column)
     return sql.SQL("(SELECT {}) AS each (text)").format(places.value(column))
 
 

@@ -114,17 +114,19 @@ def types_hold_text(subject: Subject) -> Iterator[Problem]:
         for column in relation.columns:
             if not column.holds_values:
                 yield fatal(unsuitable(relation, column))
-            elif column.base_type == "bpchar":
-                yield fatal(
-                    f"column {relation.label}.{column.name} is of type {column.type_sql}, which pads values; make it "
-                    "text or varchar, or remove it from keyrotation.toml"
-                )
+                continue
+            for each in column.stored:
+                if each.base_type == "bpchar":
+                    yield fatal(
+                        f"column {relation.label}.{each.name} is of type {each.type_sql}, which pads values; make it "
+                        "text or varchar, or remove it from keyrotation.toml"
+                    )
 
 
 def none_is_generated(subject: Subject) -> Iterator[Problem]:
     """Refuses generated columns; the columns that they are generated from must be declared instead."""
     for relation in subject.relations:
-        for column in relation.columns:
+        for column in (each for place in relation.columns for each in place.stored):
             if column.generated:
                 yield fatal(
                     f"column {relation.label}.{column.name} is generated, so it cannot be written; declare the column "

@@ -74,7 +74,7 @@ def values_fit(subject: Subject) -> Iterator[Problem]:
         return
     for relation in subject.heaps:
         for column in relation.columns:
-            if column.max_chars is None:
+            if column.max_chars is None or column.iv or column.bound:  # such values keep their length
                 continue
             needed = _longest(subject, relation, column)
             if needed > column.max_chars:
@@ -164,8 +164,10 @@ def _under_target(subject: Subject, in_column: list[Column]) -> sql.Composed:
         return sql.SQL("{}::{}").format(new, type_sql)
     if column.place.elements:
         return sql.SQL("ARRAY(SELECT coalesce({}, each.text) FROM {})::{}").format(
-            changed(sql.SQL("each.text")), places.each_value(column, stored), type_sql
+            changed(sql.SQL("each.text")), places.each_value(column), type_sql
         )
+    if column.iv or column.bound:  # another key changes neither length nor alphabet
+        return sql.SQL("{}").format(stored)
     text = places.text(column)
     new = values.under_another(text, subject.target)
     return sql.SQL("CASE WHEN {} THEN {}::{} ELSE {} END").format(
@@ -182,7 +184,7 @@ def _longest(subject: Subject, relation: Relation, column: Column) -> int:
     query = sql.SQL("SELECT {} FROM ONLY {}{}").format(
         values.longest_under(text, subject.target),
         relation.identifier,
-        sql.SQL(" AS t, {}").format(places.each_value(column, places.stored(column))) if elements else sql.SQL(""),
+        sql.SQL(" AS t, {}").format(places.each_value(column)) if elements else sql.SQL(""),
     )
     with heap_scan(subject.connection, relation.label, relation.oid):
         row = subject.connection.execute(query).fetchone()

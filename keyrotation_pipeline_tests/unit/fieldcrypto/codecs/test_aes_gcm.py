@@ -11,7 +11,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidLayoutError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
-from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat, AesGcmRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData, Piece, joined
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, fitting
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -37,6 +38,9 @@ LAYOUTS = [
     "v=raw(ct tag16 nonce12)",
     "raw(0x01ff nonce12 tag16 ct)",
     "v%raw(0x00 nonce12 ct tag16)",
+    "b64lines(ct tag16); b64lines(nonce12)",
+    "v=b64url(tag16 ct); hex(nonce16)",
+    "raw(ct tag16); raw(nonce12)",
 ]
 PLAINTEXTS = [b"", b"x", b"xy", b"xyz", b"x" * 16, "Müller 🔑".encode(), bytes(range(256)), b"y" * 9_999]
 
@@ -167,6 +171,66 @@ def test_a_value_within_a_value_is_left_alone_but_not_a_text_that_only_looks_lik
     assert rewritten.columns[0][1] is not None
 
 
+def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> None:
+    def bound(version: KeyVersion, text: bytes, data: bytes) -> bytes:
+        nonce = os.urandom(12)
+        return B64.put_together(nonce, AESGCM(raw_of(ring.material(version))).encrypt(nonce, text, data))
+
+    first, second = bound(V1, b"e7", b"users|email|7"), bound(V2, b"e8", b"users|email|8")
+    twice = bound(V1, bound(V2, b"e9", b"users|email|9"), b"users|email|9")
+    data = [b"users|email|7", b"users|email|8", b"users|email|9", b"users|phone|7", None]
+    column = [joined(*each) for each in zip(data, [first, second, twice, first, first], strict=True)]
+    rewritten = AesGcmRewriter(ring, V2, B64, bound=True).rewrite([[*column, None, b""]])
+    defects = [Defect(DefectKind.ENCRYPTED_TWICE, V1), UNDER_NO_KEY, UNDER_NO_KEY]
+    assert rewritten.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects, 2)]
+    new, *others = rewritten.columns[0]
+    assert new is not None
+    sealed = B64.taken_apart(new)
+    assert sealed is not None
+    assert AESGCM(raw_of(ring.material(V2))).decrypt(sealed.nonce, sealed.body, b"users|email|7") == b"e7"
+    assert others == [None] * 6
+    held, failures = AesGcmRewriter(ring, V2, B64, bound=True).check([[*column, None, b""]])
+    assert (held, failures) == ([{V1: 1, V2: 1, None: 1}], rewritten.failures)
+    code = AesGcmFormat(B64, bound=True)
+    assert code.opened_by(ring, column[0]) == (V1, V1)
+    assert code.opened_by(ring, column[4]) == (V2, None)
+    assert code.plaintext(ring, column[1]) == b"e8"
+    assert code.native_codec(ring, V2) is None
+    with pytest.raises(ValueError, match="without its associated data"):
+        code.plaintext(ring, first)
+
+
+@pytest.mark.parametrize(
+    ("template", "pieces"),
+    [
+        ("{table}|{column}|{id}", [("Users",), ("|",), ("email",), ("|",), ("id", True)]),
+        ("clients.ssn", [("clients.ssn",)]),
+        ("{tenant id}{id}", [("tenant id", True), ("id", True)]),
+    ],
+)
+def test_a_template_names_table_column_and_columns_of_the_row(template: str, pieces: list[tuple[Any, ...]]) -> None:
+    data = AssociatedData(template)
+    assert data.pieces("Users", "email") == tuple(Piece(*each) for each in pieces)
+    assert data.row_columns == tuple(each[0] for each in pieces if len(each) > 1)
+
+
+@pytest.mark.parametrize("template", ["{table", "table}", "{}", "{{table}}", "", "a\nb", "a\u202eb"])
+def test_a_template_that_could_be_misread_is_refused(template: str) -> None:
+    with pytest.raises(InvalidLayoutError, match=r'write it as in "\{table\}'):
+        AssociatedData(template)
+
+
+def test_a_value_and_its_nonce_are_no_value_without_each_other_or_with_another_separator(ring: KeyRing) -> None:
+    layout = Layout("b64lines(ct tag16); b64(nonce12)")
+    value = stored(layout, ring.material(V1), b"x" * 100)
+    assert value.count(b"\n") == 3  # lines of 60 characters
+    body, nonce = value.split(b";")
+    for bad in (body, body + b";", b";" + nonce, nonce + b";" + body, value + b";", body[:-1] + b";" + nonce):
+        assert AesGcmRewriter(ring, V2, layout).rewrite([[bad]]).failures == [Failure(0, 0, NOT_A_VALUE)]
+    other = stored(layout, ring.material(V1), b"y").split(b";")[1]
+    assert AesGcmRewriter(ring, V2, layout).rewrite([[body + b";" + other]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
+
+
 def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
     value = stored(B64, ring.material(V1), b"text")
     put_together = Layout.put_together
@@ -205,6 +269,11 @@ def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
         ("raw(nonce12 0x01 ct tag16)", "'0x01' is not known"),
         ("raw(0x1 nonce12 ct tag16)", "'0x1' is not known"),
         ("b64(0x01 nonce12 ct tag16)", "'0x01' is not known"),
+        ("b64(nonce12 ct); b64(tag16)", "nothing but the nonce"),
+        ("b64(ct tag16); b64(nonce12); hex(nonce12)", "nothing but the nonce"),
+        ("b64(ct tag16);", "nothing but the nonce"),
+        ("b64(nonce12 ct tag16); b64(nonce12)", "each of nonce12 or nonce16"),
+        ("v=raw(ct tag16); raw(nonce12)", "raw bytes are a column of their own"),
     ],
 )
 def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, why: str) -> None:
