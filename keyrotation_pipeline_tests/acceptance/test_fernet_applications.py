@@ -5,6 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -303,3 +304,34 @@ def test_what_a_package_encrypted_twice_stops_the_rotation_until_it_is_fixed(
         home.walk(request)
     home.application.expected[7] = untouched
     home.require_all_as_written()
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize(
+    "made", [pytest.param(encrypted_fields, id="derived keys"), pytest.param(airflow_models, id="rows that say so")]
+)
+def test_a_leaked_key_is_replaced_in_rows_and_backups(
+    made: Made, tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    home, keys = started(made, database_url, tmp_path, officers)
+    opens = tmp_path / "officer.sec.asc"
+    opens.write_bytes(officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    time.sleep(1)  # a discovery is in whole seconds, and the backup must be from before it
+    with home.application.at_work():
+        opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
+        incident, request = opened.split()
+        home.sign(request)
+        home.walk(request)
+    (new,) = home.application.listed()
+    assert not set(new.split(":")) & {part for key in keys for part in key.split(":")}
+    home.require_all_as_written()
+    compared = home.shown("incident", "compare", incident, "--key", str(opens))
+    assert compared["not_compared"] == []
+    rekeyed = home.shown("backup", "--rekey", "--key", str(opens))
+    assert set(rekeyed["values"]) == {table["table"] for table in home.shown("status")["tables"]}
+    assert home.shown("recovery-test", "--key", str(opens))["passed"] is True
+    home.typed("backup")
+    assert home.shown("recovery-test", "--key", str(opens))["passed"] is True
+    home.typed("verify")
+    home.typed("audit", "verify")
