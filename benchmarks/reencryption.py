@@ -72,7 +72,11 @@ def measured(
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reencryption", description=__doc__)
     parser.add_argument("--table", choices=SHAPES, default="clients", help="five columns; with indexes; rows of 1 kB")
-    parser.add_argument("--format", choices=[each for each in FORMATS if each != NATIVE.name], help="values, too")
+    parser.add_argument(
+        "--format",
+        choices=[name for name, each in FORMATS.items() if name != NATIVE.name and not each.is_binary],
+        help="values, too",
+    )
     parser.add_argument("--python-codec", action="store_true", help="as where the native codec was not built")
     parser.add_argument("--rows", type=int, default=300_000, help="rows of the table")
     parser.add_argument("--workers", default="1,2", help="worker processes, and connections of the plain UPDATE")

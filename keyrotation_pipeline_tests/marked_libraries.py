@@ -92,6 +92,34 @@ class Cloak:
             raise CannotReadError from None
 
 
+class CloakEcto:
+    """Cloak for Elixir: the first cipher encrypts, and the label in a value finds the one that decrypts.
+
+    Args:
+        keys: ``label:base64``, the first one encrypts.
+        iv_length: of all ciphers.
+    """
+
+    def __init__(self, keys: Sequence[str], iv_length: int = 12) -> None:
+        self._keys = [(label, base64.b64decode(key)) for label, _, key in (each.partition(":") for each in keys)]
+        self._iv_length = iv_length
+
+    def encrypt(self, text: bytes) -> bytes:
+        label, key = self._keys[0]
+        iv = secrets.token_bytes(self._iv_length)
+        sealed = AESGCM(key).encrypt(iv, text, b"AES256GCM")
+        return bytes([1, len(label)]) + label.encode() + iv + sealed[-16:] + sealed[:-16]
+
+    def decrypt(self, stored: bytes) -> bytes:
+        assert stored[0] == 1
+        label, rest = stored[2 : 2 + stored[1]].decode(), stored[2 + stored[1] :]
+        iv, tag, ciphertext = rest[: self._iv_length], rest[self._iv_length :][:16], rest[self._iv_length + 16 :]
+        try:
+            return AESGCM(dict(self._keys)[label]).decrypt(iv, ciphertext + tag, b"AES256GCM")
+        except (KeyError, InvalidTag):
+            raise CannotReadError from None
+
+
 @dataclass(frozen=True)
 class Library:
     """A library, and how an application is given its keys.
@@ -102,22 +130,27 @@ class Library:
         generate: makes one key.
         write, read: the list as it is deployed.
         last: whether the last of the list encrypts.
+        in_bytes: whether values are bytes that no text holds.
     """
 
     format: str
-    keys: Callable[[Sequence[str]], Rails | Cloak]
+    keys: Callable[[Sequence[str]], Any]
     generate: Callable[[], str]
     write: Callable[[Sequence[str]], str]
     read: Callable[[str], list[str]]
     last: bool
+    in_bytes: bool = False
 
-    def alone(self, key: str) -> Rails | Cloak:
+    def alone(self, key: str) -> Any:  # noqa: ANN401  one of these libraries
         """An application that has one key."""
         return self.keys([key])
 
     def in_order(self, keys: Sequence[str]) -> list[str]:
         """Keys of which the first encrypts, as the application lists them."""
         return list(reversed(keys)) if self.last else list(keys)
+
+    def stored(self, value: bytes) -> Any:  # noqa: ANN401  as a column takes it
+        return value if self.in_bytes else value.decode()
 
 
 RAILS = Library(
@@ -135,4 +168,13 @@ CLOAK = Library(
     ",".join,
     lambda text: text.split(","),
     last=False,
+)
+CLOAK_ECTO = Library(
+    'name = "cloak-ecto"',
+    CloakEcto,
+    lambda: f"App.{secrets.token_hex(4)}.V1:{_b64(secrets.token_bytes(32))}",
+    ",".join,
+    lambda text: text.split(","),
+    last=False,
+    in_bytes=True,
 )

@@ -15,7 +15,8 @@ KEY_BYTES = 32
 AES_KEY_BYTES = (16, 24, KEY_BYTES)
 SHORTEST_PASSPHRASE, LONGEST_PASSPHRASE = 12, 256
 FINGERPRINT_LABEL = b"keyrotation-key-fingerprint-v1"
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
+LONGEST_NAME = 100
+_NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
 
 
 def fingerprint_of(raw: bytes) -> str:
@@ -87,7 +88,8 @@ class AesKey(KeyMaterial):
             raise InvalidKeyError(f"a key of AES has 16, 24 or 32 bytes, this one has {len(raw)}")
         if name and _NAME.fullmatch(name) is None:
             raise InvalidKeyError(
-                f"{name!r} cannot name a key here; a name has up to 100 letters, digits, dots, hyphens and underscores"
+                f"{name!r} cannot name a key here; a name has up to {LONGEST_NAME} letters, digits, dots, hyphens and "
+                "underscores"
             )
         self._raw, self._name = bytes(raw), name
 

@@ -184,7 +184,7 @@ def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCoun
     stored, declared = pipeline.keys.read(), pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
     keys = {version: stored.material(version) for version in stored.live}
-    ring = KeyRing({**keys, target: new_key(declared, taken.values(), stored.present)}, target)
+    ring = KeyRing({**keys, target: new_key(declared, taken.values(), stored.present, stored.materials)}, target)
     speeds = {each.table: each for each in pipeline.rewriting.speed(pipeline.tables, ring, target)}
     rows = {str(count.table.name): count.rows for count in counts}
     seconds = sum(rows[name] / each.rows_per_second for name, each in speeds.items() if each.rows_per_second)

@@ -15,7 +15,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, CLOAK_47NG, FERNET, NATIVE, RAILS
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, CLOAK_47NG, CLOAK_ECTO, FERNET, NATIVE, RAILS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
@@ -310,7 +310,13 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
 
 
 # The page about each format of other libraries.
-_GUIDES = {FERNET.name: "fernet", AES_GCM.name: "aes-gcm", RAILS.name: "rails", CLOAK_47NG.name: "prisma"}
+_GUIDES = {
+    FERNET.name: "fernet",
+    AES_GCM.name: "aes-gcm",
+    RAILS.name: "rails",
+    CLOAK_47NG.name: "prisma",
+    CLOAK_ECTO.name: "elixir",
+}
 
 
 def _naming(

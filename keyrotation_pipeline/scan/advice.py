@@ -117,6 +117,10 @@ _CLOAK_47NG_HERE = (
     f'Once the place is declared in a `keyrotation.toml` with `[format] name = "cloak-47ng"`, {_ROTATED} '
     "(`keyrotation docs prisma`)."
 )
+_CLOAK_ECTO_HERE = (
+    f'Once the column is declared in a `keyrotation.toml` with `[format] name = "cloak-ecto"`, {_ROTATED} '
+    "(`keyrotation docs elixir`)."
+)
 _AES_GCM_HERE = (
     "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "
     'a `keyrotation.toml` with `[format] name = "aes-gcm"` and its layout: keyrotation rotates it in place, without '
@@ -157,6 +161,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
     if format_name == "attr_encrypted" and column:
         return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
+    if format_name == "cloak-ecto" and column and place.type.startswith("bytea"):
+        return Advice("marker", True, _CLOAK_ECTO_HERE)  # noqa: FBT003
     if format_name in _MAY_BE_AES_GCM and (column or inside):
         return Advice("decrypt", None, _AES_GCM_HERE)
     advice = ADVICE.get(format_name, UNKNOWN)

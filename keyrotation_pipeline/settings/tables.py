@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,
+    CLOAK_ECTO,
     FERNET,
     FORMATS,
     NATIVE,
@@ -47,6 +48,7 @@ _USUAL_VARIABLES = {
     AES_GCM.name: "FIELD_KEYS",
     RAILS.name: "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY",
     CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
+    CLOAK_ECTO.name: "CLOAK_KEYS",
 }
 
 
@@ -54,7 +56,7 @@ class FormatSettings(Section):
     """`[format]`: the format of the values in all `[[tables]]`.
 
     Args:
-        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption` or `cloak-47ng`.
+        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng` or `cloak-ecto`.
         keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
             imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
@@ -68,6 +70,7 @@ class FormatSettings(Section):
             the key that each replaces).
         logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
             while they encrypt with it.
+        iv_length: of `cloak-ecto` only: that of the application's ciphers, 12 (default) or 16.
         derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
             `load_defaults` of Rails 7.1 and later) or `pbkdf2-sha1`. Of `fernet`: `django-fernet-encrypted-fields`,
             whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Default: keys as they are.
@@ -85,6 +88,7 @@ class FormatSettings(Section):
     key_encoding: KeyEncoding = KeyEncoding.B64URL
     key_bytes: Literal[16, 24, 32] | None = None
     logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
+    iv_length: Literal[12, 16] | None = None
     derivation: Derivation | None = None
     salt: Text | None = None
     generation: Literal[1, 2] = 1
@@ -166,7 +170,7 @@ class FormatSettings(Section):
         return replace(
             known,
             keep_time=self.keep_time,
-            layout=self.layout or "",
+            layout=f"raw(nonce{self.iv_length} tag16 ct)" if self.iv_length else self.layout or known.layout,
             aad=self.aad or "",
             key_bytes=self.key_bytes or 0,
             logins=self._logins(),
@@ -184,6 +188,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
+        CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
     }
 )
 

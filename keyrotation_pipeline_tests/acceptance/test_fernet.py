@@ -74,8 +74,12 @@ class Application:
             return
         self.writes += 1
         self.expected[row] = f"user{row}@example.com, write {self.writes}"
-        new = keys.encrypt(self.expected[row].encode()).decode()
+        new = self.stored(keys.encrypt(self.expected[row].encode()))
         connection.execute("UPDATE users SET email = %s WHERE id = %s", (new, row))
+
+    def stored(self, value: bytes) -> str | bytes:
+        """A value as the column takes it."""
+        return value.decode()
 
     def read_with(self, key: str) -> dict[int, str]:
         with psycopg.connect(self.url) as connection:

@@ -5,15 +5,18 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import LiteralString
+from typing import Any, LiteralString
 
 from cryptography.exceptions import InvalidTag
 from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO as CLOAK_ECTO_FORMAT
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -21,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, sealed
 from keyrotation_pipeline_tests.integration.fernet_rows import library, token
+from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO, CannotReadError, Library
 
 SLOTS = ("a", "b")
 BOUND = "ID :'é;"
@@ -138,6 +142,11 @@ class ByteFormat:
     seal: Callable[[KeyMaterial, str], bytes]
     read: Callable[[KeyMaterial, bytes], str | None]
 
+    def ring(self) -> KeyRing:
+        """Two keys; the second is the primary."""
+        first = new_key(self.declared)
+        return KeyRing({KeyVersion(1): first, KeyVersion(2): new_key(self.declared, held=[first])}, KeyVersion(2))
+
     def opened(self, ring: KeyRing, value: bytes) -> tuple[str, str]:
         """Version and plaintext of a stored value."""
         read = ((str(version), self.read(ring.material(version), value)) for version in ring.versions)
@@ -158,7 +167,22 @@ def _raw_read(key: KeyMaterial, value: bytes) -> str | None:
         return None
 
 
+def _of_library(declared: ValueFormat, library: Library) -> ByteFormat:
+    def alone(key: KeyMaterial) -> Any:  # noqa: ANN401  one of the libraries
+        return library.alone(notation_of(declared).text_of([key]))
+
+    def read(key: KeyMaterial, value: bytes) -> str | None:
+        try:
+            text: str = alone(key).decrypt(value).decode()
+        except CannotReadError:
+            return None
+        return text
+
+    return ByteFormat(declared, lambda key, text: alone(key).encrypt(text.encode()), read)
+
+
 BYTE_FORMATS = {
+    "cloak-ecto": _of_library(CLOAK_ECTO_FORMAT, CLOAK_ECTO),
     "raw": ByteFormat(replace(AES_GCM, layout="raw(0x0125 nonce12 tag16 ct)"), _raw_sealed, _raw_read),
 }
 

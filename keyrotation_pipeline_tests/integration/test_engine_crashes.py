@@ -116,7 +116,8 @@ KILLED = [
 def test_kills_at_random_moments_lose_nothing_and_leave_nothing_to_clean_up(
     migrated: Connection, database_url: str, kills: int, values: str, stored: str
 ) -> None:
-    ring, in_bytes = ring_of(1, 2), BYTE_FORMATS[values] if stored == "bytes" else None
+    in_bytes = BYTE_FORMATS[values] if stored == "bytes" else None
+    ring = in_bytes.ring() if in_bytes else ring_of(1, 2)
     layout, value_format = (IN_BYTES, in_bytes.declared) if in_bytes else (EVERY_STORED[stored], EVERY_FORMAT[values])
 
     def sealed_as(version: int, text: str) -> str | bytes:

@@ -1,10 +1,12 @@
 """Every format that values are recognised in, by whomever they were written."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib import import_module
 from pkgutil import iter_modules
 
 from keyrotation_pipeline.fieldcrypto import formats
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
 from keyrotation_pipeline.scan.places import Place
@@ -40,7 +42,8 @@ def _parts() -> Iterator[str]:
 
 
 def _row(shown: str, says: str, name: str) -> tuple[str, ...]:
-    advice = advice_for(name, _COLUMN, wrapped=False, names_keys=False)
+    column = replace(_COLUMN, type="bytea") if name in FORMATS and FORMATS[name].is_binary else _COLUMN
+    advice = advice_for(name, column, wrapped=False, names_keys=False)
     return shown, says, _TOLD[advice.identified_by], _TWO_KEYS[advice.reads_two_keys], advice.next
 
 

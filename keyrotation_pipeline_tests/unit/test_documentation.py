@@ -19,7 +19,22 @@ NOT_TYPED = {
 }
 # Blocks of one name, which one test types one after another.
 IN_PARTS = {"runbook", "tutorial"}
-NO_SHELL = {"text", "json", "mermaid", "toml", "yaml", "sql", "python", "nginx", "ruby", "php", "js", "go", "java"}
+NO_SHELL = {
+    "text",
+    "json",
+    "mermaid",
+    "toml",
+    "yaml",
+    "sql",
+    "python",
+    "nginx",
+    "ruby",
+    "php",
+    "js",
+    "go",
+    "java",
+    "elixir",
+}
 PAGES = sorted(path.relative_to(TOP) for path in (*TOP.glob("*.md"), *TOP.glob("docs/**/*.md")))
 FILES = [path.relative_to(TOP).as_posix() for path in (*TOP.glob("*.py"), *TOP.glob("*/**/*.py"))]
 

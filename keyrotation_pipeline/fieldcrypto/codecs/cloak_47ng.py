@@ -10,6 +10,7 @@ import base64
 import hashlib
 import re
 import secrets
+from collections.abc import Collection
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -48,7 +49,7 @@ class CloakEnvelope:
         """See `Envelope.key`."""
         return CloakKey(material)
 
-    def generate(self) -> KeyMaterial:
+    def generate(self, taken: Collection[str] = ()) -> KeyMaterial:  # noqa: ARG002
         """See `Envelope.generate`."""
         return KeyMaterial.generate()
 

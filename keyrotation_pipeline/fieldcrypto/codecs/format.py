@@ -8,6 +8,7 @@ from typing import Protocol
 from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
@@ -17,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnv
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,
+    CLOAK_ECTO,
     FERNET,
     NATIVE,
     RAILS,
@@ -73,6 +75,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
     {
         RAILS.name: lambda declared: MarkedFormat(_rails(declared)),
         CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope()),
+        CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
     }
 )
 
@@ -104,17 +107,23 @@ def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:
 
 
 def new_key(
-    declared: ValueFormat, taken: Iterable[str] = (), present: KeyMaterial | None = None, *, anew: bool = False
+    declared: ValueFormat,
+    taken: Iterable[str] = (),
+    present: KeyMaterial | None = None,
+    held: Iterable[KeyMaterial] = (),
+    *,
+    anew: bool = False,
 ) -> KeyMaterial:
     """Generates a key from the operating system's CSPRNG that the application's library can be given.
 
     Args:
         taken: the texts by which values name other keys, and must not name this one.
         present: the key that it replaces, whose length it has unless another is declared; None: there is none.
-        anew: keep nothing of it that the application may use for other purposes too, either.
+        held: keys in the key store, whose texts are taken whatever a database says.
+        anew: keep nothing of the present key that the application may use for other purposes too, either.
     """
     if (marked := marked_format_of(declared)) is not None:
-        return marked.generate(taken)
+        return marked.generate([*taken, *map(marked.marker_of, held)])
     if declared.name == FERNET.name and declared.derivation is not None:
         return new_passphrase(declared.derivation, None if anew else present)
     of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))

@@ -12,12 +12,20 @@ from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_passphrases, listed_passphrase
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, FERNET, RAILS, Derivation, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    CLOAK_47NG,
+    CLOAK_ECTO,
+    FERNET,
+    RAILS,
+    Derivation,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.material import (
     KEY_BYTES,
     LONGEST_PASSPHRASE,
     SHORTEST_PASSPHRASE,
+    AesKey,
     KeyMaterial,
     Passphrase,
 )
@@ -114,6 +122,24 @@ def _cloak_key(text: str, place: str) -> KeyMaterial:
     return key
 
 
+def _named_key(text: str, place: str) -> KeyMaterial:
+    name, _, encoded = text.partition(":")
+    try:
+        key = AesKey(raw_of(key_in(encoded, place)), name) if name else None
+    except InvalidKeyError:
+        key = None
+    if key is None:
+        raise InvalidKeyError(
+            f"{place} is not a key with its name; write the name (letters, digits, dots, hyphens, underscores), a "
+            f"colon, and the base64 of {KEY_BYTES} bytes"
+        )
+    return key
+
+
+def _as_named(keys: Sequence[KeyMaterial]) -> str:
+    return ",".join(f"{key.name}:{as_list([key], KeyEncoding.B64)}" for key in keys)
+
+
 def _as_cloak(keys: Sequence[KeyMaterial]) -> str:
     return ",".join(map(key_text, keys))
 
@@ -130,6 +156,7 @@ _NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
         FERNET.name: FERNET_NOTATION,
         RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last"),
         CLOAK_47NG.name: KeyNotation(_by_commas, _cloak_key, _as_cloak),
+        CLOAK_ECTO.name: KeyNotation(_by_commas, _named_key, _as_named),
     }
 )
 

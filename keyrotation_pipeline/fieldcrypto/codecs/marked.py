@@ -5,7 +5,7 @@ parsed, what a key's marker is, and how a value is opened and sealed; what is th
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,8 +61,12 @@ class Envelope(Protocol):
     def key(self, material: KeyMaterial) -> MarkedKey:
         """Prepares a key."""
 
-    def generate(self) -> KeyMaterial:
-        """Generates a key that the library can be given."""
+    def generate(self, taken: Collection[str] = ()) -> KeyMaterial:
+        """Generates a key that the library can be given.
+
+        Args:
+            taken: the markers of other keys, for a library that chooses a name.
+        """
 
 
 class MarkedFormat:
@@ -104,16 +108,20 @@ class MarkedFormat:
         Raises:
             InvalidKeyError: two keys have the same.
         """
-        markers = {version: self._envelope.key(ring.material(version)).marker.decode() for version in ring.versions}
+        markers = {version: self.marker_of(ring.material(version)) for version in ring.versions}
         require_different(markers)
         return markers
 
     def generate(self, taken: Iterable[str] = ()) -> KeyMaterial:
         """Generates a key whose marker is none of those that are taken: a short one may be that of another key."""
-        others = set(taken)
-        while self._envelope.key(material := self._envelope.generate()).marker.decode() in others:
+        others = frozenset(taken)
+        while (material := self._envelope.generate(others)) and self.marker_of(material) in others:
             pass
         return material
+
+    def marker_of(self, material: KeyMaterial) -> str:
+        """Returns the text by which values name a key."""
+        return self._envelope.key(material).marker.decode()
 
 
 class MarkedRewriter:

@@ -15,6 +15,7 @@ import secrets
 import zlib
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
+from collections.abc import Collection
 from functools import lru_cache
 
 from cryptography.exceptions import InvalidTag
@@ -89,7 +90,7 @@ class RailsEnvelope:
         """See `Envelope.key`."""
         return RailsKey(derived(material, self._digest, self._salt), deterministic=self._deterministic)
 
-    def generate(self) -> Passphrase:
+    def generate(self, taken: Collection[str] = ()) -> Passphrase:  # noqa: ARG002
         """See `Envelope.generate`: as `bin/rails db:encryption:init`, but never what YAML takes for a number."""
         return Passphrase.generate()
 

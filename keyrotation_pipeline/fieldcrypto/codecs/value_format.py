@@ -81,7 +81,7 @@ class ValueFormat:
     Args:
         name: as in `[format]` of the configuration.
         keep_time: whether a re-encrypted value keeps the time that it was encrypted at, where the format has one.
-        layout: how a value is put together, where that is declared; see `codecs.layout`.
+        layout: how a value is put together, or what follows its marker, where that is declared; see `codecs.layout`.
         aad: the template of what each value is authenticated with, where there is one; see `codecs.associated_data`.
         logins: where nothing but the writer can be refused: versions with the logins that applications use while they
             encrypt with them.
@@ -169,6 +169,7 @@ FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
 AES_GCM = ValueFormat("aes-gcm", IdentifiedBy.DECRYPT)
 RAILS = ValueFormat("rails-ar-encryption", IdentifiedBy.MARKER, derivation=Derivation.PBKDF2_SHA256)
 CLOAK_47NG = ValueFormat("cloak-47ng", IdentifiedBy.MARKER)
+CLOAK_ECTO = ValueFormat("cloak-ecto", IdentifiedBy.MARKER, layout="raw(nonce12 tag16 ct)")
 FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
-    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG)}
+    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO)}
 )

@@ -73,6 +73,15 @@ BYTES = replace(TEXT, type="bytea")
 ARRAY = replace(TEXT, type="text[]", elements=True)
 
 
+def test_values_of_cloak_are_rotated_in_bytea_and_their_guide_is_there() -> None:
+    here = advice_for("cloak-ecto", BYTES, wrapped=False, names_keys=True)
+    assert '`[format] name = "cloak-ecto"`' in here.next
+    assert "`keyrotation docs elixir`" in here.next
+    for place, wrapped in ((BYTES, True), (TEXT, False), (LEAF, False), (ARRAY, False)):
+        there = advice_for("cloak-ecto", place, wrapped=wrapped, names_keys=True)
+        assert "Not rotated by keyrotation yet" in there.next
+
+
 @pytest.mark.parametrize(("name", "guide"), [("rails-ar-encryption", "rails"), ("cloak-47ng", "prisma")])
 def test_formats_that_name_their_key_are_rotated_outside_arrays_and_their_guide_is_there(name: str, guide: str) -> None:
     for place in (TEXT, BYTES, LEAF):

@@ -11,16 +11,19 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     grammar_sql,
     key_markers,
     marker_sql,
+    prefix_sql,
     retired_halves,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSql
 from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSql
-from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import MarkerSql
+from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker, MarkerSql
+from keyrotation_pipeline.adapters.postgres.inventory.prefix_sql import PrefixSql
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,
+    CLOAK_ECTO,
     FERNET,
     NATIVE,
     RAILS,
@@ -105,15 +108,20 @@ class Refusals(Protocol):
         """Returns whether `refusal` can be made for these versions."""
 
 
-_MARKED: Mapping[str, MarkerSql] = MappingProxyType(
-    {RAILS.name: MarkerSql(marker_sql.RAILS), CLOAK_47NG.name: MarkerSql(marker_sql.CLOAK_47NG)}
+_RAILS, _CLOAK_47NG = MarkerSql(marker_sql.RAILS), MarkerSql(marker_sql.CLOAK_47NG)
+_MARKED: Mapping[str, Callable[[ValueFormat], KeyedByMarker]] = MappingProxyType(
+    {
+        RAILS.name: lambda _declared: _RAILS,
+        CLOAK_47NG.name: lambda _declared: _CLOAK_47NG,
+        CLOAK_ECTO.name: lambda declared: PrefixSql(prefix_sql.cloak_ecto(layout_of(declared.layout))),
+    }
 )
 _FERNET = FernetSql()
 _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: grammar_sql,
         FERNET.name: lambda _declared: _FERNET,
-        **{name: lambda declared: _MARKED[declared.name] for name in _MARKED},
+        **_MARKED,
         AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout), bound=bool(declared.aad)),
     }
 )
@@ -132,13 +140,13 @@ def sql_of(declared: ValueFormat) -> FormatSql:
 
 def naming_sql_of(declared: ValueFormat) -> NamingSql:
     """Returns the same of a format whose values name their key."""
-    return _MARKED.get(declared.name, grammar_sql)
+    return _MARKED[declared.name](declared) if declared.name in _MARKED else grammar_sql
 
 
 def hits_of(declared: ValueFormat, text: sql.Composable) -> tuple[sql.Composable, sql.Composable]:
     """Returns a FROM list with a row for each value in a text, and the version in it; not for the native format."""
     if declared.name in _MARKED:
-        return _MARKED[declared.name].hits(text), sql.SQL("known.version")
+        return _MARKED[declared.name](declared).hits(text), sql.SQL("known.version")
     return fernet_sql.hits(text), sql.SQL("half.version")
 
 
@@ -146,5 +154,5 @@ def refusals_of(connection: Connection, declared: ValueFormat) -> Refusals:
     """Returns what a CHECK says of a declared format, which names its keys in each value."""
     if declared.name in _MARKED:
         key_markers.create_for(connection, declared)
-        return _MARKED[declared.name].refusals(key_markers.stored(connection))
+        return _MARKED[declared.name](declared).refusals(key_markers.stored(connection))
     return grammar_sql

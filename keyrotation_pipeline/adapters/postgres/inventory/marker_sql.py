@@ -5,10 +5,9 @@ every value while the marker of a version is not there. There is no percent sign
 statements with parameters.
 """
 
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import LiteralString, NoReturn
 
 from psycopg import sql
 
@@ -20,10 +19,10 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     UNENCRYPTED,
     UNNAMED,
 )
-from keyrotation_pipeline.errors import PreflightError, ProofError
+from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import RefusalsByMarker
 from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
 from keyrotation_pipeline.fieldcrypto.codecs import rails_ar_encryption as rails
-from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +75,7 @@ CLOAK_47NG = Marking(
     elsewhere=(r"v1\.aesgcm256\.", r"\.[A-Za-z0-9_-]"),
 )
 
-_UNDER = "(CASE WHEN left({value}, {length}) = {begins} THEN {tests} ELSE false END)"
+_UNDER = "(CASE WHEN {begins} THEN {tests} ELSE false END)"
 _TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false
     ELSE coalesce(NOT {named}, true) END)"""
 _VERSION = own("(SELECT known.version FROM keyrotation.key_markers AS known WHERE known.marker = {marker})")
@@ -89,20 +88,17 @@ _HITS = own("""keyrotation.key_markers AS known,
 LATERAL regexp_matches({text}, {begins} || replace(known.marker, '+', '[+]') || {ends}, 'g') AS hit""")
 
 
-class MarkerSql:
-    """`FormatSql` for values that name their key by a marker."""
-
-    def __init__(self, marking: Marking) -> None:
-        self._marking = marking
+class KeyedByMarker(ABC):
+    """`FormatSql` for values that name their key by a text that is in `keyrotation.key_markers`."""
 
     def value_class(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.value_class`."""
-        return sql.SQL(_CLASS).format(value=value, whole=self._whole(value), version=self._version(value))
+        return sql.SQL(_CLASS).format(value=value, whole=self.whole(value), version=self._version(value))
 
     def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
         """See `FormatSql.to_be_rewritten`: it does not name the target."""
         value = sql.SQL('({} COLLATE "C")').format(text)
-        return sql.SQL(_TO_BE_REWRITTEN).format(value=value, named=self._names(value, target))
+        return sql.SQL(_TO_BE_REWRITTEN).format(value=value, named=self.names(value, target))
 
     def to_be_opened(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
         """See `FormatSql.to_be_opened`: the marker says all."""
@@ -110,22 +106,84 @@ class MarkerSql:
 
     def under(self, value: sql.Composable, versions: Sequence[KeyVersion]) -> sql.Composed:
         """See `FormatSql.under`; a value that names no key counts, and all do without the marker of a version."""
-        tests = [sql.SQL("coalesce({}, true)").format(self._names(value, each)) for each in sorted(set(versions))]
-        if self._marking.added:
-            tests.append(sql.SQL("strpos({}, {}) = 0").format(value, sql.Literal(self._marking.before)))
-        return self._begun(_UNDER, value, tests=sql.SQL("({})").format(sql.SQL(" OR ").join(tests)))
+        tests = [sql.SQL("coalesce({}, true)").format(self.names(value, each)) for each in sorted(set(versions))]
+        tests += self.names_none(value)
+        return sql.SQL(_UNDER).format(
+            begins=self.has_prefix(value), tests=sql.SQL("({})").format(sql.SQL(" OR ").join(tests))
+        )
 
     def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.unencrypted`."""
-        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, self._whole(value))
+        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, self.whole(value))
 
     def number_named(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.number_named`."""
-        return sql.SQL("CASE WHEN {} THEN coalesce({}, 0) END").format(self._whole(value), self._version(value))
+        return sql.SQL("CASE WHEN {} THEN coalesce({}, 0) END").format(self.whole(value), self._version(value))
+
+    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """See `FormatSql.longest_under`."""
+        longest = self.under_another(value, version)
+        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(longest, self.has_prefix(value))
+
+    def is_in(self, text: sql.Composable) -> sql.Composed:
+        """See `FormatSql.is_in`."""
+        return sql.SQL("EXISTS (SELECT FROM {})").format(self.hits(text))
+
+    def _version(self, value: sql.Composable) -> sql.Composed:
+        return _VERSION.format(marker=self.marker(value))
+
+    def names_none(self, value: sql.Composable) -> list[sql.Composed]:  # noqa: ARG002
+        """Returns whether a value names no key, where some do not."""
+        return []
+
+    @abstractmethod
+    def whole(self, value: sql.Composable) -> sql.Composed:
+        """Returns whether a text is all of a value, as the parser judges it."""
+
+    @abstractmethod
+    def marker(self, value: sql.Composable) -> sql.Composed:
+        """Returns the marker in a value."""
+
+    @abstractmethod
+    def names(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """Returns whether a value names a version; NULL without its marker, which is read once a statement."""
+
+    @abstractmethod
+    def has_prefix(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.has_prefix`."""
+
+    @abstractmethod
+    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """See `FormatSql.under_another`."""
+
+    @abstractmethod
+    def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
+        """See `FormatSql.may_be_in`."""
+
+    @abstractmethod
+    def hits(self, text: sql.Composable) -> sql.Composed:
+        """Returns a FROM list with a row, of `known.version`, for each marker of a key in a text."""
+
+    @abstractmethod
+    def refusals(self, markers: Mapping[KeyVersion, str]) -> "RefusalsByMarker":
+        """Returns what a CHECK says of these keys."""
+
+
+class MarkerSql(KeyedByMarker):
+    """The same of a marker in text."""
+
+    def __init__(self, marking: Marking) -> None:
+        self._marking = marking
+
+    def names_none(self, value: sql.Composable) -> list[sql.Composed]:
+        """See `KeyedByMarker.names_none`."""
+        before = sql.Literal(self._marking.before)
+        return [sql.SQL("strpos({}, {}) = 0").format(value, before)] if self._marking.added else []
 
     def has_prefix(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.has_prefix`."""
-        return self._begun("(left({value}, {length}) = {begins})", value)
+        begins = self._marking.begins
+        return sql.SQL("(left({}, {}) = {})").format(value, sql.Literal(len(begins)), sql.Literal(begins))
 
     def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.under_another`: markers are of one length, so only one that is added changes anything."""
@@ -140,11 +198,6 @@ class MarkerSql:
             header=sql.Literal(self._marking.added),
         )
 
-    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
-        """See `FormatSql.longest_under`."""
-        longest = self.under_another(value, version)
-        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(longest, self.has_prefix(value))
-
     def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
         """See `FormatSql.may_be_in`."""
         return own(
@@ -157,29 +210,27 @@ class MarkerSql:
             text=sql.SQL('({} COLLATE "C")').format(text),
         )
 
-    def is_in(self, text: sql.Composable) -> sql.Composed:
-        """See `FormatSql.is_in`."""
-        return sql.SQL("EXISTS (SELECT FROM {})").format(self.hits(text))
-
     def hits(self, text: sql.Composable) -> sql.Composed:
-        """Returns a FROM list with a row, of `known.version`, for each marker of a key in a text."""
+        """See `KeyedByMarker.hits`."""
         begins, ends = self._marking.elsewhere
         return _HITS.format(
             text=sql.SQL('({} COLLATE "C")').format(text), begins=sql.Literal(begins), ends=sql.Literal(ends)
         )
 
     def refusals(self, markers: Mapping[KeyVersion, str]) -> "MarkerRefusals":
-        """Returns what a CHECK says of these keys."""
+        """See `KeyedByMarker.refusals`."""
         return MarkerRefusals(self._marking, markers)
 
-    def _whole(self, value: sql.Composable) -> sql.Composed:
+    def whole(self, value: sql.Composable) -> sql.Composed:
+        """See `KeyedByMarker.whole`."""
         return _template(self._marking.whole, value=value)
 
-    def _version(self, value: sql.Composable) -> sql.Composed:
-        return _VERSION.format(marker=_template(self._marking.marker, value=value))
+    def marker(self, value: sql.Composable) -> sql.Composed:
+        """See `KeyedByMarker.marker`."""
+        return _template(self._marking.marker, value=value)
 
-    def _names(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
-        """Whether a value names a version; NULL without its marker, which is read once a statement."""
+    def names(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:
+        """See `KeyedByMarker.names`."""
         named = _NAMED.format(
             before=sql.Literal(self._marking.before),
             after=sql.Literal(self._marking.after),
@@ -189,59 +240,28 @@ class MarkerSql:
             return sql.SQL("left({}, {}) = {}").format(value, sql.Literal(_named_chars(self._marking)), named)
         return sql.SQL("strpos({}, {}) > 0").format(value, named)
 
-    def _begun(self, template: LiteralString, value: sql.Composable, **others: sql.Composable) -> sql.Composed:
-        begins = self._marking.begins
-        return sql.SQL(template).format(
-            value=value, length=sql.Literal(len(begins)), begins=sql.Literal(begins), **others
-        )
 
-
-class MarkerRefusals:
-    """`Refusals` of values that name their key by a marker."""
+class MarkerRefusals(RefusalsByMarker):
+    """The same of a marker in text."""
 
     def __init__(self, marking: Marking, markers: Mapping[KeyVersion, str]) -> None:
-        self._marking, self._markers = marking, markers
+        super().__init__(markers)
+        self._marking = marking
 
-    def refusal(self, text: str, versions: Iterable[KeyVersion], *, twins: bool = False) -> str:  # noqa: ARG002
-        """See `Refusals.refusal`; a value that names no key is refused, too, since it may be under a retired one."""
-        cases = [self._case(text, self._names(text, each), f"key version {each} is retired") for each in versions]
-        if self._marking.added:
-            names_none = f"({self._begins(text)} AND (strpos({_under_c(text)}, '{self._marking.before}'::text) = 0))"
-            cases.append(self._case(text, names_none, "a value must name its key"))
-        return f"\nCASE\n{''.join(cases)}    ELSE true\nEND"
+    def names_none(self, text: str) -> list[str]:
+        """See `RefusalsByMarker.names_none`."""
+        if not self._marking.added:
+            return []
+        begins = self._marking.begins
+        begun = f"""(("left"({text}, {len(begins)}) COLLATE "C") = '{begins}'::text)"""
+        return [f"({begun} AND (strpos({_under_c(text)}, '{self._marking.before}'::text) = 0))"]
 
-    def refusal_in_array(self, array: str, versions: Iterable[KeyVersion]) -> NoReturn:  # noqa: ARG002
-        """See `Refusals.refusal_in_array`: the settings let no such place through."""
-        raise PreflightError(f"values of this format in elements of the array {array} cannot be fenced; leave it out")
-
-    def versions_refused(self, constraint: str) -> tuple[KeyVersion, ...]:
-        """See `Refusals.versions_refused`."""
-        named = re.findall(rf"'keyrotation: key version ({VERSION_PATTERN}) is retired'", constraint)
-        return tuple(sorted({KeyVersion.parse(each) for each in named}))
-
-    def knows(self, versions: Iterable[KeyVersion]) -> bool:
-        """See `Refusals.knows`."""
-        return all(version in self._markers for version in versions)
-
-    def _names(self, text: str, version: KeyVersion) -> str:
-        if version not in self._markers:
-            raise ProofError(
-                f"the text by which values name the key {version} is not known here; run this step where the key store "
-                "is configured"
-            )
-        named = f"{self._marking.before}{self._markers[version]}{self._marking.after}"
+    def names(self, text: str, marker: str) -> str:
+        """See `RefusalsByMarker.names`."""
+        named = f"{self._marking.before}{marker}{self._marking.after}"
         if self._marking.at_start:
             return f"""(("left"({text}, {_named_chars(self._marking)}) COLLATE "C") = '{named}'::text)"""
         return f"(strpos({_under_c(text)}, '{named}'::text) > 0)"
-
-    def _begins(self, text: str) -> str:
-        begins = self._marking.begins
-        return f"""(("left"({text}, {len(begins)}) COLLATE "C") = '{begins}'::text)"""
-
-    def _case(self, text: str, condition: str, sentence: str) -> str:
-        # It must depend on the row: a constant would be cast, and fail, during planning.
-        failing = f"""(('keyrotation: {sentence}'::text || "left"({text}, 0)))::boolean"""
-        return f"    WHEN {condition} THEN {failing}\n"
 
 
 def _named_chars(marking: Marking) -> int:

@@ -197,7 +197,9 @@ def _refusal(
 ) -> str:
     if column.place.elements:  # of the first generation alone
         return refusals.refusal_in_array(places.printed(column, name), versions)
-    return refusals.refusal(places.printed_text(column, name), versions, twins=twins)
+    # Of bytes that are no text, the first ones are looked at.
+    value = places.printed(column, name) if column.of_bytes else places.printed_text(column, name)
+    return refusals.refusal(value, versions, twins=twins)
 
 
 def _put(
