@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
-from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
+from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, held_in_snapshot
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.speed import measure
 from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine, relations, retired_halves, samples
@@ -83,6 +83,8 @@ def test_text_that_its_row_calls_unencrypted_is_no_finding_and_stays_as_it_is(
     (speed,) = measure(lambda: connect(database_url), [TABLE], ring, V2, Limits())
     assert (speed.sampled_rows > 0, speed.failed_values) == (True, 0)
     assert samples.decrypt_sample(database, TABLE, ring, 5, {}).failed == 0
+    assert [(each.tried, each.opened) for each in samples.probe(database, TABLE, ring, 9)] == [(1, 1), (1, 1)]
+    assert held_in_snapshot(database, TABLE, ring) == (4, [{V1: 1}, {V1: 1, None: 1}])
     engine = Engine(database_url, ring)
     assert (engine.shard(TABLE).rows, engine.sweep(TABLE, wait=True).rows) == (1, 0)
     after = rows(database)
