@@ -25,7 +25,8 @@ def test_each_block_of_settings_on_a_page_is_read(
     for name in re.findall(r'env = "(\w+)"', block.text):
         monkeypatch.setenv(name, "postgresql://keyrotation@db/clinic" if "URL" in name else "https://hooks.example/")
     path = tmp_path / "keyrotation.toml"
-    path.write_text(f"{CONTINUED.get(block.text.split()[0], '')}{block.text}{TABLE}")
+    before, after = CONTINUED.get(block.text.split()[0], ""), "" if "[[tables]]" in block.text else TABLE
+    path.write_text(f"{before}{block.text}{after}")
     assert settings.load(path).tables
 
 
