@@ -183,12 +183,8 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
         if table.format.generation != 1
         for column, label in table.bindings
     ]
-    conditions = [
-        f"in {table.name}.{place.name} text is left as it is where {place.when} is not true, unless it is such a value"
-        for table in pipeline.tables
-        for place in table.places
-        if place.when
-    ]
+    mixed = [f"{table.name}.{place.declaration}" for table in pipeline.tables for place in table.places if place.when]
+    conditions = [f"other text stays as it is where a row's column is not true: {', '.join(mixed)}"] if mixed else []
     return "; ".join([*sorted(formats), *declared, *conditions]) or None
 
 

@@ -44,12 +44,14 @@ class KeyNotation:
         key: the key in one of them, with its place for messages.
         write: the setting that holds some keys, in this order.
         encrypts: which of them encrypts, in words: the first or the last.
+        passphrases: whether its keys are derived from what is listed.
     """
 
     entries: Callable[[str], Sequence[str]]
     key: Callable[[str, str], KeyMaterial]
     write: Callable[[Sequence[KeyMaterial]], str]
     encrypts: str = "first"
+    passphrases: bool = False
 
     def keys_in(self, text: str, name: str, *, repeats: bool = False) -> tuple[KeyMaterial, ...]:
         """Parses a setting; the key that encrypts comes first, whatever the library's order.
@@ -72,7 +74,16 @@ class KeyNotation:
         return tuple(keys) if self.encrypts == "first" else tuple(reversed(keys))
 
     def text_of(self, keys: Sequence[KeyMaterial]) -> str:
-        """Formats keys, the one that encrypts first, in the library's order."""
+        """Formats keys, the one that encrypts first, in the library's order.
+
+        Raises:
+            InvalidKeyError: they were imported in another format, so the application could not read this list.
+        """
+        if any(isinstance(key, Passphrase) is not self.passphrases for key in keys):
+            raise InvalidKeyError(
+                "the keys in the key store were imported under another [format] than the present one, so the "
+                "application would get a list that it cannot read; write name and derivation as they were"
+            )
         return self.write(keys if self.encrypts == "first" else keys[::-1])
 
     def place(self, number: int, of: int) -> int:
@@ -154,7 +165,7 @@ FERNET_NOTATION = by_commas(KeyEncoding.B64URL, of_aes=False)
 _NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
     {
         FERNET.name: FERNET_NOTATION,
-        RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last"),
+        RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last", passphrases=True),
         CLOAK_47NG.name: KeyNotation(_by_commas, _cloak_key, _as_cloak),
         CLOAK_ECTO.name: KeyNotation(_by_commas, _named_key, _as_named),
     }
@@ -169,5 +180,5 @@ def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64UR
     """
     if declared.name == FERNET.name and declared.derivation is not None:
         pair = declared.derivation is Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
-        return KeyNotation(_by_commas, partial(listed_passphrase, pair=pair), as_passphrases)
+        return KeyNotation(_by_commas, partial(listed_passphrase, pair=pair), as_passphrases, passphrases=True)
     return _NOTATIONS.get(declared.name) or by_commas(encoding)

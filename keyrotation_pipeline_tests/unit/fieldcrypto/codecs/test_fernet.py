@@ -253,6 +253,12 @@ def test_passphrases_without_a_derivation_are_refused() -> None:
         format_of(FERNET).rewriter(ring, V1)
 
 
+def test_keys_are_never_delivered_in_the_notation_of_another_format() -> None:
+    for declared, key in ((FERNET, Passphrase(b"the passphrase")), (PAIRS, KeyMaterial.generate())):
+        with pytest.raises(InvalidKeyError, match="write name and derivation as they were"):
+            notation_of(declared).text_of([key])
+
+
 def test_what_keys_are_derived_from_is_in_the_signed_text() -> None:
     assert PAIRS.signed() == (
         "fernet, keys derived by django-fernet-encrypted-fields, identified by the MAC of each value"
