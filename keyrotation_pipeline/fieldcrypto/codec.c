@@ -117,6 +117,7 @@ typedef struct {
     char head[LONGEST_LITERAL];
     int count;
     Group groups[MOST_PARTS];
+    int is_bound; /* each value comes with its associated data */
 } Layout;
 
 typedef struct codec Codec;

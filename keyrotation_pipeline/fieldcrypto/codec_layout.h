@@ -1,8 +1,8 @@
 /* AES-256-GCM values of a declared layout: only decryption tells under which key each is. `codecs/layout.py` and
  * `codecs/aes_gcm.py` are the reference.
  *
- * One group of any encoding, raw bytes too, or several in hex, whose lengths are then known without looking for separators. Values are
- * bound to nothing.
+ * One group of any encoding, raw bytes too, or several in hex, whose lengths are then known without looking for
+ * separators. A bound value comes with its associated data before it, in hex and up to a colon; new ones go without.
  */
 
 enum { LONGEST_NONCE = 16 };
@@ -156,17 +156,46 @@ static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t ch
     return at;
 }
 
-/* Memory for one value, in four pieces: a group's bytes and their base64, two bodies, a text. */
+/* Memory for one value, in five pieces: a group's bytes and their base64, two bodies, a text, associated data. */
 typedef struct {
-    uint8_t *raw, *body, *text, *other;
+    uint8_t *raw, *body, *text, *other, *data;
 } Room;
 
 static int take_room(Codec *codec, const Cell *cell, Room *room) {
     size_t piece = cell->bytes + 2 * TAG;
-    uint8_t *memory = scratch(codec, 6 * piece);
+    uint8_t *memory = scratch(codec, 7 * piece);
     if (!memory) return 0;
-    *room = (Room){memory, memory + 3 * piece, memory + 4 * piece, memory + 5 * piece};
+    *room = (Room){memory, memory + 3 * piece, memory + 4 * piece, memory + 5 * piece, memory + 6 * piece};
     return 1;
+}
+
+/* Find the value in a cell, and what it is authenticated with, which goes to `room->data`. 0, or -1: it is bound to
+ * nothing, as where a column of its row is NULL. */
+static int unbound(Codec *codec, const Cell *cell, const Room *room, Cell *value) {
+    *value = *cell;
+    codec->bound_bytes = 0;
+    if (!codec->layout.is_bound) return 0;
+    const uint8_t *colon = memchr(cell->text, ':', cell->bytes);
+    int cases = 0;
+    long bytes = colon ? from_hex(cell->text, (size_t)(colon - cell->text), room->data, &cases) : -1;
+    if (bytes < 0) return -1;
+    codec->bound = room->data;
+    codec->bound_bytes = (size_t)bytes;
+    value->text = colon + 1;
+    value->bytes = (size_t)(cell->text + cell->bytes - value->text);
+    return 0;
+}
+
+/* Begin with a nonce, and with what the present value is authenticated with. */
+static int begun_with(const Codec *codec, EVP_CIPHER_CTX *context, const uint8_t *nonce, int encrypts) {
+    int some;
+    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, encrypts) == 1 &&
+           (!codec->bound_bytes || EVP_CipherUpdate(context, NULL, &some, codec->bound, (int)codec->bound_bytes) == 1);
+}
+
+static int layout_decrypted(const Codec *codec, EVP_CIPHER_CTX *context, const Parts *parts, uint8_t *text) {
+    return begun_with(codec, context, parts->nonce, 0) &&
+           decryption_ends(context, parts->body, (int)(parts->bytes - TAG), text);
 }
 
 /* Take a stored value apart and decrypt it into `room->text`. 0, or -1 where the reference reports a defect: no value,
@@ -178,7 +207,7 @@ static int layout_opened(Codec *codec, const Cell *cell, Room *room, Parts *part
     int openers = 0;
     for (int tried = 0; tried < codec->count; tried++) {
         int at = (codec->recent + tried) % codec->count; /* most values of a batch are under the same key */
-        if (!decrypted(codec->versions[at].secret.decrypt, parts->nonce, parts->body, parts->bytes, room->other)) continue;
+        if (!layout_decrypted(codec, codec->versions[at].secret.decrypt, parts, room->other)) continue;
         uint8_t *swapped = room->text;
         room->text = room->other, room->other = swapped;
         *under = at;
@@ -190,7 +219,7 @@ static int layout_opened(Codec *codec, const Cell *cell, Room *room, Parts *part
     size_t size = parts->bytes - TAG;
     if (taken_apart(layout, room->text, size, room->raw, &inner) < 0) return 0;
     for (int at = 0; at < codec->count; at++)
-        if (decrypted(codec->versions[at].secret.decrypt, inner.nonce, inner.body, inner.bytes, room->raw)) return -1;
+        if (layout_decrypted(codec, codec->versions[at].secret.decrypt, &inner, room->raw)) return -1;
     return 0;
 }
 
@@ -200,40 +229,46 @@ static int layout_stays(const Codec *codec, const Cell *cell) {
     return 0;
 }
 
-/* A value keeps its length. */
+/* A value keeps its length, but for the associated data before it. */
 static size_t layout_room(const Codec *codec, const Cell *cell) {
-    (void)codec;
-    return cell->bytes;
+    if (!codec->layout.is_bound) return cell->bytes;
+    const uint8_t *colon = memchr(cell->text, ':', cell->bytes);
+    return colon ? (size_t)(cell->text + cell->bytes - colon) - 1 : 0;
 }
 
 static int layout_check(Codec *codec, const Cell *cell, int *under) {
     Room room;
     Parts parts;
+    Cell inside;
     if (!take_room(codec, cell, &room)) return NO_MEMORY;
-    return layout_opened(codec, cell, &room, &parts, under) < 0 ? REFUSED : GOOD;
+    if (unbound(codec, cell, &room, &inside) < 0) return REFUSED;
+    return layout_opened(codec, &inside, &room, &parts, under) < 0 ? REFUSED : GOOD;
 }
 
 static int layout_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *value, size_t *bytes) {
     Room room;
     Parts parts, again;
+    Cell inside;
     int under;
     if (!take_room(codec, cell, &room)) return NO_MEMORY;
-    if (layout_opened(codec, cell, &room, &parts, &under) < 0) return REFUSED;
+    if (unbound(codec, cell, &room, &inside) < 0) return REFUSED;
+    if (layout_opened(codec, &inside, &room, &parts, &under) < 0) return REFUSED;
     if (under == codec->target) {
         *bytes = 0;
         return GOOD;
     }
     size_t size = parts.bytes - TAG;
     memcpy(parts.nonce, nonce, codec->layout.nonce_bytes);
-    if (!encrypted(codec->encrypt, parts.nonce, room.text, size, parts.body)) return UNVERIFIED;
-    *bytes = layout_room(codec, cell);
-    uint8_t *end = put_together(&codec->layout, &parts, cell->bytes, value, room.raw);
+    if (!begun_with(codec, codec->encrypt, parts.nonce, 1)) return UNVERIFIED;
+    if (!encryption_ends(codec->encrypt, room.text, (int)size, parts.body)) return UNVERIFIED;
+    *bytes = inside.bytes;
+    uint8_t *end = put_together(&codec->layout, &parts, inside.bytes, value, room.raw);
     AFTER_PACKING(value - 4, *bytes + 4);
     /* `body` is free now: what was packed is read from where it was packed. */
     again.body = room.body;
     int good = end == value + *bytes && taken_apart(&codec->layout, value, *bytes, room.raw, &again) == 0 &&
                again.bytes == size + TAG &&
-               decrypted(codec->verify.decrypt, again.nonce, again.body, again.bytes, room.other) &&
+               layout_decrypted(codec, codec->verify.decrypt, &again, room.other) &&
                memcmp(room.other, room.text, size) == 0;
     return good ? GOOD : UNVERIFIED;
 }
@@ -247,13 +282,14 @@ static const Kind LAYOUT16 = {
 
 /* ---- the declared layout ---- */
 
-/* ``(head, nonce bytes, ((encoding, parts, text after it), …))``. 0, or -1 with an exception. */
+/* ``(head, nonce bytes, ((encoding, parts, text after it), …), whether values are bound)``. 0, or -1 with an exception. */
 static int set_layout(Codec *codec, PyObject *declared) {
     Layout *layout = &codec->layout;
     PyObject *groups;
     const char *head, *parts, *after;
     Py_ssize_t head_bytes, nonce_bytes, part_count, after_bytes;
-    if (!PyArg_ParseTuple(declared, "y#nO!", &head, &head_bytes, &nonce_bytes, &PyTuple_Type, &groups)) return -1;
+    if (!PyArg_ParseTuple(declared, "y#nO!p", &head, &head_bytes, &nonce_bytes, &PyTuple_Type, &groups, &layout->is_bound))
+        return -1;
     Py_ssize_t count = PyTuple_Size(groups);
     if (head_bytes > LONGEST_LITERAL || (nonce_bytes != 12 && nonce_bytes != 16) || count < 1 || count > MOST_PARTS) goto bad;
     memcpy(layout->head, head, (size_t)head_bytes);

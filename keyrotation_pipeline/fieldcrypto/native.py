@@ -21,12 +21,13 @@ class CompiledFormat:
 
     Args:
         stamp_bytes: of the present time, in seconds, that each new value gets; 0: it keeps its own, or has none.
-        layout: as `codec.c` takes it: the text before, the bytes of a nonce, and each group; None: the format has none.
+        layout: as `codec.c` takes it: the text before, the bytes of a nonce, each group, and whether
+            associated data comes with each value; None: the format has none.
     """
 
     name: str
     stamp_bytes: int = 0
-    layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...]] | None = None
+    layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...], bool] | None = None
 
 
 OWN_VALUES = CompiledFormat("native")

@@ -83,7 +83,7 @@ class PlaceProbe:
         if self.opened or not self.tried:
             return None
         then = (
-            "no other known layout opens them either: correct [format] layout or the keys, or leave the column out"
+            "no other known layout opens them either: correct [format] layout, aad or the keys, or leave the column out"
             if self.fits is None
             else f'they open as "{self.fits}": correct [format] layout'
         )

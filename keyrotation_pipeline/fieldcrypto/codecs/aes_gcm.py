@@ -48,7 +48,7 @@ class AesGcmFormat:
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
-        compiled = None if self._bound else self._layout.compiled
+        compiled = self._layout.compiled(bound=self._bound)
         if any(len(raw_of(ring.material(version))) != KEY_BYTES for version in ring.versions):
             return None  # it knows AES-256 alone
         return None if compiled is None else native_codec(ring, target, compiled)
@@ -152,7 +152,7 @@ class AesGcmRewriter:
         return +held
 
     def _open(self, value: bytes) -> _Opened | Defect:
-        data, value = divided(value) if self._bound and value else (None, value)
+        data, value = divided(value) if self._bound else (None, value)
         sealed = self._layout.taken_apart(value)
         if sealed is None:
             return NOT_A_VALUE

@@ -68,19 +68,9 @@ def joined(data: bytes | None, value: bytes) -> bytes:
 
 
 def divided(value: bytes) -> tuple[bytes | None, bytes]:
-    """Returns the associated data of a value that was read so, and the value as it is stored.
-
-    Raises:
-        ValueError: it was not read so.
-    """
-    written, after, stored = value.partition(AFTER.encode())
-    if written == UNKNOWN.encode():
-        return None, stored
+    """Returns the associated data of a value that was read so, and the value as it is stored; no data, no value."""
+    written, _, stored = value.partition(AFTER.encode())
     try:
-        return a2b_hex(written) if after else _refuse(), stored
-    except HexError:
-        return _refuse(), stored
-
-
-def _refuse() -> bytes:
-    raise ValueError("a value without its associated data")
+        return a2b_hex(written), stored
+    except (HexError, ValueError):
+        return None, stored

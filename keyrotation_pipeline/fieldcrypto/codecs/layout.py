@@ -151,9 +151,12 @@ class Layout:
         literals = [re.escape(literal.decode()) for literal in self._literals]
         return literals[0] + "".join(map(str.__add__, groups, literals[1:]))
 
-    @property
-    def compiled(self) -> CompiledFormat | None:
-        """The layout as the compiled codec takes it; None: it does not know such a one."""
+    def compiled(self, *, bound: bool = False) -> CompiledFormat | None:
+        """Returns the layout as the compiled codec takes it; None: it does not know such a one.
+
+        Args:
+            bound: each value is read with its associated data.
+        """
         if len(self._groups) > 1 and any(each.encoding is not Encoding.HEX for each in self._groups):
             return None
         longest = max(map(len, self._literals))
@@ -163,7 +166,7 @@ class Layout:
             (_COMPILED[group.encoding], "".join(part[0] for part, _ in group.parts).encode(), after)
             for group, after in zip(self._groups, self._literals[1:], strict=True)
         )
-        layout = (self.head, self.nonce_bytes, groups)
+        layout = (self.head, self.nonce_bytes, groups, bound)
         return CompiledFormat("aes-gcm", layout=layout)
 
     @property

@@ -20,6 +20,7 @@ from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import Tex
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.binding import associated_data
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import joined
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
@@ -82,15 +83,20 @@ FORMATS: dict[str, Fuzzed] = {
 }
 
 
-def laid_out(text: str) -> Fuzzed:
+def laid_out(text: str, aad: str = "") -> Fuzzed:
     """A layout: among its good values some without padding or in upper case, within another, and opened by two keys."""
     layout = layout_of(text)
 
     def good(ring: KeyRing, version: int, plaintext: str) -> bytes:
+        data = os.urandom(len(plaintext) % 40) if aad else None
+        value = stored(ring, version, plaintext, data)
+        return value if data is None else joined(None if plaintext == PLAINTEXTS[5] else data, value)
+
+    def stored(ring: KeyRing, version: int, plaintext: str, data: bytes | None) -> bytes:
         nonce = os.urandom(layout.nonce_bytes)
-        content = good(ring, version, "") if plaintext == PLAINTEXTS[7] else plaintext.encode()
-        body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, content, None)
-        if plaintext == PLAINTEXTS[11] and version != V2.number and layout.nonce_bytes == SHORT_NONCE:
+        content = stored(ring, version, "", data) if plaintext == PLAINTEXTS[7] else plaintext.encode()
+        body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, content, data)
+        if not aad and plaintext == PLAINTEXTS[11] and version != V2.number and layout.nonce_bytes == SHORT_NONCE:
             nonce, body = opened_by_both(*(raw_of(ring.material(KeyVersion(n))) for n in (version, V2.number)))
         value = layout.put_together(nonce, body)
         changed = {0: value.replace(b"=", b""), 1: value.upper()}.get(len(plaintext) % 3, value)
@@ -98,7 +104,7 @@ def laid_out(text: str) -> Fuzzed:
         return changed if taken is not None and (taken.nonce, taken.body) == (nonce, body) else value
 
     strange = b"=:+/-_.AFaf09 \n\x00\x80\xff" + layout.head[:2]
-    declared = replace(AES_GCM, layout=text)
+    declared = replace(AES_GCM, layout=text, aad=aad)
     return Fuzzed(declared, good, STANDARD, strange, (b"", b"enc:", b"ENC:", b"ab"), layout.nonce_bytes)
 
 
@@ -113,6 +119,12 @@ FORMATS |= {
         "bytes": "raw(nonce12 ct tag16)",
         "bytes with a head": "e:raw(0x0a01 tag16 ct nonce16)",
     }.items()
+}
+
+FORMATS |= {
+    "bound b64": laid_out("b64(nonce12 ct tag16)", "{table}"),
+    "bound bytes": laid_out("raw(0x0a01 tag16 ct nonce16)", "{table}"),
+    "two columns of bytes": laid_out("raw(ct tag16); raw(nonce12)"),
 }
 
 LABEL = "clients.email"

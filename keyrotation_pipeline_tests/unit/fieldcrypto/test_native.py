@@ -37,7 +37,8 @@ pytestmark = pytest.mark.skipif(not compiled.is_native(), reason="the native cod
 
 # The layouts differ in little, so most of them are for the long run.
 NAMES = [
-    pytest.param(name, marks=() if name in {"native", "fernet", "b64"} else (pytest.mark.extended,)) for name in FORMATS
+    pytest.param(name, marks=() if name in {"native", "fernet", "b64", "bound b64"} else (pytest.mark.extended,))
+    for name in FORMATS
 ]
 FUZZED_NAMES = [
     *NAMES,
