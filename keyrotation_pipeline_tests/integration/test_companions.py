@@ -55,7 +55,7 @@ def opened(key: KeyMaterial, stored: str, data: str) -> str:
 class Visits:
     """A partitioned table with odd names, each value bound to table, column, a text and both halves of its key."""
 
-    template = "{table}/{column}/{cl'inic %s}/{No}/{part}"
+    template = "{table}/{column}/{cl'inic %s}/{No}/{part}\\n'%s"
 
     def __init__(self, url: str, connection: Connection) -> None:
         self.url, self.connection = url, connection
@@ -90,7 +90,7 @@ class Visits:
         return f"é:;{row}"
 
     def data(self, row: int, column: str) -> str:
-        return f'Vi"sits/{column}/{self.clinic(row)}/{row}/{self.uuid(row)}'
+        return f"Vi\"sits/{column}/{self.clinic(row)}/{row}/{self.uuid(row)}\\n'%s"
 
     def value(self, version: KeyVersion, row: int, column: str, text: str) -> str:
         return sealed(self.ring.material(version), text, self.data(row, column))
