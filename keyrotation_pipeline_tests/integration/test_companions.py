@@ -17,6 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import quarantine, samples
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, none_is_generated, types_hold_text
 from keyrotation_pipeline.adapters.postgres.preflight.values import checks_accept_target, values_fit
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -34,6 +35,7 @@ from keyrotation_pipeline.model.comparison import DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, ring_of
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import between_read_and_write
+from keyrotation_pipeline_tests.servers import Server
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "vectors" / "aes_gcm.json").read_text())
@@ -316,3 +318,33 @@ def test_a_nonce_in_a_generated_column_or_one_that_pads_is_refused(migrated: Con
     table = replace(table, columns=("c+c_iv",), places=(Place("c", iv="c_iv"),))
     with pytest.raises(PreflightError, match=r"column notes\.c_iv is of type integer"):
         samples.probe(migrated, table, ring_of(1, 2), 1)
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_values_are_bound_to_text_as_the_application_encodes_it(server: Server, encoding: str) -> None:
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute(
+            f"CREATE DATABASE odd_texts ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0".encode()
+        )
+        try:
+            _rotate_odd_texts(server.url("odd_texts"), b"\xff" if encoding == "SQL_ASCII" else "ÿ".encode())
+        finally:
+            admin.execute("DROP DATABASE odd_texts WITH (FORCE)")
+
+
+def _rotate_odd_texts(url: str, strange: bytes) -> None:
+    migrate(url)
+    ring, key = ring_of(1, 2), "INSERT INTO public.t VALUES (1, convert_from(%s, getdatabaseencoding()), %s)"
+    table = EncryptedTable.of(
+        TableName("public", "t"), [Place("v")], replace(AES_GCM, layout="hex(nonce12):hex(ct tag16)", aad="é{k}")
+    )
+    nonce, data = os.urandom(12), "é".encode() + strange
+    value = f"{nonce.hex()}:{AESGCM(raw_of(ring.material(V1))).encrypt(nonce, b'text', data).hex()}"
+    with psycopg.connect(url, autocommit=True, client_encoding="UTF8") as application:
+        application.execute("CREATE TABLE public.t (id int PRIMARY KEY, k text, v text)")
+        stored = strange if strange == b"\xff" else "ÿ".encode("latin-1")
+        application.execute(key, (stored, value))
+        assert Engine(url, ring).shard(table).values == 1
+        ((new,),) = application.execute("SELECT v FROM public.t").fetchall()
+    nonce, body = map(bytes.fromhex, str(new).split(":"))
+    assert AESGCM(raw_of(ring.material(V2))).decrypt(nonce, body, data) == b"text"

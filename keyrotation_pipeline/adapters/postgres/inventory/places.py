@@ -19,6 +19,8 @@ Condition = Callable[[sql.Composable], sql.Composable]
 # The elements of an array, whatever its dimensions.
 _ELEMENTS = 'unnest({array}) AS element (value), LATERAL (SELECT element.value::text COLLATE "C") AS each (text)'
 _EACH = sql.SQL("each.text")
+# How an application encodes text. A database without an encoding has the application's bytes as they are.
+_APPLICATIONS = "CASE getdatabaseencoding() WHEN 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END"
 # Characters that array_out() quotes.
 _QUOTED = frozenset('"\\{}, \t\n\r\v\f')
 
@@ -128,8 +130,8 @@ def _associated_data(column: Column, row: str) -> sql.Composed:
         sql.Literal(each) if isinstance(each, str) else sql.SQL("{}::text").format(stored(each, row))
         for each in column.bound
     ]
-    return sql.SQL("coalesce(encode(convert_to({}, 'UTF8'), 'hex'), {}) || {}").format(
-        sql.SQL(" || ").join(pieces), sql.Literal(UNKNOWN), sql.Literal(AFTER)
+    return sql.SQL("coalesce(encode(convert_to({}, {}), 'hex'), {}) || {}").format(
+        sql.SQL(" || ").join(pieces), sql.SQL(_APPLICATIONS), sql.Literal(UNKNOWN), sql.Literal(AFTER)
     )
 
 
