@@ -1,5 +1,6 @@
 """AES-GCM layouts against `cryptography`'s AESGCM, and against values that other libraries stored."""
 
+import base64
 import json
 import os
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
+from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN
 from keyrotation_pipeline_tests.vectors.two_keys import opened_by_both
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
@@ -197,6 +199,45 @@ def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> No
     assert code.plaintext(ring, column[1]) == b"e8"
     assert code.plaintext(ring, first) == NOT_A_VALUE
     assert code.plaintext(ring, b"") == NOT_A_VALUE
+
+
+@pytest.mark.parametrize(
+    ("made_by", "layout", "key", "data"),
+    [
+        (
+            "tink AES256_GCM TINK prefix 1.16.1",
+            "raw(0x0175485295 nonce12 ct tag16)",
+            base64.b64decode("GiBGH3ptUF5b9n6aYIOnJSlzmQAodl+sZKO82QGi/VRA8w==")[2:],
+            b"clients.ssn",
+        ),
+        (
+            "Cloak Cloak.Ciphers.AES.GCM AES.GCM.V1 1.1.4",
+            "raw(0x010a4145532e47434d2e5631 nonce12 tag16 ct)",
+            bytes.fromhex("590a09e90a8cbdbb07b0b49a88132fd25bb35a3fe3f851719f18663f5417d3d5"),
+            b"AES256GCM",
+        ),
+    ],
+    ids=["Tink", "Cloak"],
+)
+def test_real_values_with_associated_data_are_opened_and_sealed_again_with_it(
+    made_by: str, layout: str, key: bytes, data: bytes
+) -> None:
+    (entry,) = (each for each in FOREIGN if each.made_by == made_by)
+    ring, code = (
+        KeyRing({V1: KeyMaterial(key), V2: KeyMaterial.generate()}, V2),
+        AesGcmFormat(Layout(layout), bound=True),
+    )
+    read = [joined(data, value) for value in entry.values if isinstance(value, bytes)]
+    (new,) = code.rewriter(ring, V2).rewrite([read]).columns
+    texts = []
+    for value in new:
+        sealed = Layout(layout).taken_apart(value or b"")
+        assert sealed is not None
+        texts.append(AESGCM(raw_of(ring.material(V2))).decrypt(sealed.nonce, sealed.body, data).decode())
+    assert texts == ["A", "Ana Pérez", "1984-07-12"]
+    compiled = code.native_codec(ring, V2)
+    assert compiled is None or compiled.check([(value,) for value in read], 0, 1) == [{V1: 3}]
+    assert code.plaintext(ring, joined(data + b"x", entry.values[0])) == UNDER_NO_KEY  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
