@@ -74,6 +74,11 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         BackupError: the new set is not safe in every place.
     """
     pipeline = site.pipeline
+    if indexed := [str(table.name) for table in pipeline.tables if table.indexes]:
+        raise RequestError(
+            f"table {indexed[0]} has search indexes, and those of an old backup cannot be rekeyed yet; keep the old "
+            "backup as well guarded as its key, until it expires"
+        )
     with pipeline.ledger.lock(BACKUP_LOCK), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
         site.local.require_usable()
         remove_unfinished(site)

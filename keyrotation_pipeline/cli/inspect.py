@@ -70,6 +70,8 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
         raise KeyRotationError(
             f"{failures} value(s) of {named} do not decrypt; `keyrotation inventory` names each of them"
         )
+    if wrong := [each.wrong_indexes for each in done if each.wrongly_indexed]:
+        raise KeyRotationError("; ".join(wrong))
 
 
 def _inventory_document(database: str, taken: Inventory) -> dict[str, Any]:

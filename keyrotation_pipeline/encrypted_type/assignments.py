@@ -1,6 +1,6 @@
 """Finds statements in which the database computes the value to store in an encrypted column."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, NoReturn
 
 from sqlalchemy.engine import Dialect
@@ -32,6 +32,7 @@ from sqlalchemy.types import NullType
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import encrypted, name_of
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.search_index import indexes_of
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
 # Column or its name, value, and whether an untyped parameter takes the type of the column.
@@ -58,6 +59,22 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     for column in table.c:
         if column.key not in given and _is_filled_in(column, state) and encrypted(column.type, dialect):
             _refuse(column)
+    replaced = [key for key, _, _ in _on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
+    _refuse_without_index(table, given)
+    _refuse_without_index(table, {getattr(key, "key", key) for key in replaced})
+
+
+def _refuse_without_index(table: Any, given: Collection[Any]) -> None:  # noqa: ANN401
+    """Refuses to set an encrypted column without its search index, which would be that of another text."""
+    names = {column.name for column in table.c if column.key in given or column.name in given}
+    for name in sorted(names):
+        if missing := [each.name for each in indexes_of(table, name) if each.name not in names]:
+            raise unwrapped(
+                EncryptedExpressionError(
+                    f"{table.name}.{name} has a search index, and the statement does not set {' and '.join(missing)}; "
+                    "give these columns the same text, as values of the statement"
+                )
+            )
 
 
 def refuse_sharing(compiled: SQLCompiler) -> None:

@@ -41,6 +41,35 @@ def failed_reads_of(key_ring: KeyRing | Callable[[], KeyRing]) -> FailedReads:
     return _failed_reads.setdefault(key_ring, FailedReads())
 
 
+def current_ring(key_ring: KeyRing | Callable[[], KeyRing]) -> KeyRing:
+    """Returns a key ring, or the current one of its provider.
+
+    Raises:
+        KeyRingUnavailableError: the provider raised an error that is not one of ours.
+    """
+    if isinstance(key_ring, KeyRing):
+        return key_ring
+    try:
+        return key_ring()
+    except KeyRotationError:
+        raise
+    except Exception as error:  # noqa: BLE001 - SQLAlchemy would print the plaintext parameters with any other
+        failure = type(error).__name__
+    raise KeyRingUnavailableError(f"the key ring provider failed with {failure}; call it alone to see why")
+
+
+def checked_provider(key_ring: object, what: str) -> None:
+    """Refuses what is neither a key ring nor a provider of one that SQLAlchemy can cache.
+
+    Raises:
+        InvalidKeyError: says what to pass.
+    """
+    if not isinstance(key_ring, KeyRing) and not callable(key_ring):
+        raise InvalidKeyError(f"{what} takes a KeyRing or what gives one; pass an EnvironmentKeyRing, say")
+    if getattr(key_ring, "__hash__", None) is None:
+        raise InvalidKeyError(f"{what} needs a hashable key_ring, for SQLAlchemy's cache; pass a function")
+
+
 _MAY_ASK_FOR_NULL = frozenset({operators.is_, operators.is_not, operators.eq, operators.ne})
 
 
@@ -112,10 +141,7 @@ class EncryptedType(TypeDecorator[str]):
         length: int | None = None,
         binding: str | None = None,
     ) -> None:
-        if not isinstance(key_ring, KeyRing) and not callable(key_ring):
-            raise InvalidKeyError("EncryptedType takes a KeyRing or what gives one; pass an EnvironmentKeyRing, say")
-        if getattr(key_ring, "__hash__", None) is None:
-            raise InvalidKeyError("EncryptedType needs a hashable key_ring, for SQLAlchemy's cache; pass a function")
+        checked_provider(key_ring, "EncryptedType")
         if legacy not in {None, "passthrough"}:
             raise InvalidKeyError("EncryptedType(legacy=…) is None or 'passthrough'; correct it")
         super().__init__()
@@ -186,15 +212,7 @@ class EncryptedType(TypeDecorator[str]):
         return None
 
     def _current_ring(self) -> KeyRing:
-        if isinstance(self.key_ring, KeyRing):
-            return self.key_ring
-        try:
-            return self.key_ring()
-        except KeyRotationError:
-            raise
-        except Exception as error:  # noqa: BLE001 - SQLAlchemy would print the plaintext parameters with any other
-            failure = type(error).__name__
-        raise KeyRingUnavailableError(f"the key ring provider failed with {failure}; call it alone to see why")
+        return current_ring(self.key_ring)
 
 
 @event.listens_for(Column, "after_parent_attach")

@@ -21,6 +21,8 @@ class DecryptedCount:
         empty: stored ``''`` in all columns.
         began_at: by the server's clock; later writes may have been missed.
         unencrypted: by column, how many of the failures are not of the table's format.
+        wrongly_indexed: by column, how many values have the search index of another text.
+        wrongly_indexed_rows: the keys of some of these rows.
     """
 
     table: str
@@ -31,6 +33,17 @@ class DecryptedCount:
     empty: int
     began_at: datetime
     unencrypted: Mapping[str, int] = field(default_factory=dict)
+    wrongly_indexed: Mapping[str, int] = field(default_factory=dict)
+    wrongly_indexed_rows: tuple[str, ...] = ()
+
+    @property
+    def wrong_indexes(self) -> str:
+        """Which values have the search index of another text, so that searches miss them."""
+        columns = ", ".join(f"column {column}: {number}" for column, number in self.wrongly_indexed.items())
+        return (
+            f"table {self.table}: {sum(self.wrongly_indexed.values())} value(s) have the search index of another text "
+            f"({columns}; rows {', '.join(self.wrongly_indexed_rows)} among them); have the application save them again"
+        )
 
 
 @dataclass(frozen=True, slots=True)

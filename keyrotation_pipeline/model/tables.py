@@ -9,9 +9,10 @@ from typing import Self
 from keyrotation_pipeline.errors import InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import default_label
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_INDEX, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.visible_text import is_hidden
 
 
@@ -89,6 +90,35 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchIndex:
+    """A search index (blind index) of an encrypted column, and the two columns that hold it.
+
+    Args:
+        of: the encrypted column.
+        odd: the column for indexes under keys with an odd number.
+        even: the column for the others.
+    """
+
+    of: str
+    odd: str
+    even: str
+    form: IndexForm
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """Both columns."""
+        return self.odd, self.even
+
+    def signed(self, table: TableName) -> str:
+        """The index in a signed text."""
+        after = f" after {', '.join(self.form.normalise)}" if self.form.normalise else ""
+        return (
+            f"search index of {table}.{self.of} in {self.odd} and {self.even}: {self.form.size_bytes} bytes of "
+            f"HMAC-SHA-256 of the text{after}, under the key of its value, bound as {self.form.label}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class EncryptedTable:
     """One declared table, where its encrypted values are, and their format.
 
@@ -96,6 +126,7 @@ class EncryptedTable:
         columns: names of places, each once; most are simply columns.
         places: those of them that are more than that.
         bindings: names of places with a declared label (`fieldcrypto.binding`), and these labels, in order.
+        indexes: search indexes of some of the columns.
     """
 
     name: TableName
@@ -103,6 +134,7 @@ class EncryptedTable:
     format: ValueFormat = NATIVE
     places: tuple[Place, ...] = ()
     bindings: tuple[tuple[str, str], ...] = ()
+    indexes: tuple[SearchIndex, ...] = ()
 
     @classmethod
     def of(cls, name: TableName, places: Sequence[Place], format: ValueFormat = NATIVE) -> Self:  # noqa: A002
@@ -134,6 +166,16 @@ class EncryptedTable:
     def read_columns(self) -> tuple[str, ...]:
         """The columns that the places are in, and those of the same rows that are read with them."""
         return tuple(dict.fromkeys([*self.stored_columns, *self.conditions, *self.bound_to]))
+
+    @property
+    def index_columns(self) -> tuple[str, ...]:
+        """The columns of search indexes."""
+        return tuple(column for index in self.indexes for column in index.columns)
+
+    @property
+    def of_indexes(self) -> Self:
+        """The columns of search indexes as a table of their own, which is counted and fenced as any other."""
+        return type(self)(self.name, self.index_columns, SEARCH_INDEX)
 
     @property
     def labels(self) -> tuple[str | None, ...]:
@@ -225,10 +267,20 @@ class QuarantinedValue:
 
 @dataclass(frozen=True, slots=True)
 class OldRows:
-    """What a sweep still found: rows with old values, and how many of them were written since promotion."""
+    """What a sweep still found: rows with old values, and how many of them were written since promotion.
+
+    Args:
+        unindexed: rows with a value that has no search index under its own version.
+    """
 
     rows: int
     written_since_promotion: int
+    unindexed: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether something is left to sweep."""
+        return self.rows > 0 or self.unindexed > 0
 
 
 @dataclass(frozen=True, slots=True)

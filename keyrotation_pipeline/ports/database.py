@@ -162,6 +162,14 @@ class TableRewriting(Protocol):
             PreflightError: as `rewrite_shard`.
         """
 
+    def clear_indexes(self, request: str, table: EncryptedTable, target: KeyVersion, report: Report) -> int:
+        """Sets every search index of a table that is not under `target` to NULL; returns the number of rows.
+
+        Raises:
+            BlockedError: rows stay locked by others.
+            PreflightError: as `rewrite_shard`.
+        """
+
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """Decrypts every value of a table with `ring`, keeping nothing; failures go to the quarantine.
 

@@ -174,8 +174,9 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
 
 
 def _value_format(pipeline: Pipeline, request: Request) -> str | None:
+    indexes = [index.signed(table.name) for table in pipeline.tables for index in table.indexes]
     if isinstance(request, Walk) and request.source.generation == SECOND and request.target.generation == FIRST:
-        return UNBOUND  # whatever the configuration says of the rotation after it
+        return "; ".join([UNBOUND, *indexes])  # whatever the configuration says of the rotation after it
     formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
     declared = [
         f"{table.name}.{column} is bound as {label}"
@@ -185,7 +186,7 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
     ]
     mixed = [f"{table.name}.{place.declaration}" for table in pipeline.tables for place in table.places if place.when]
     conditions = [f"other text stays as it is where a row's column is not true: {', '.join(mixed)}"] if mixed else []
-    return "; ".join([*sorted(formats), *declared, *conditions]) or None
+    return "; ".join([*sorted(formats), *declared, *conditions, *indexes]) or None
 
 
 def _compared(pipeline: Pipeline, request: Request) -> str | None:

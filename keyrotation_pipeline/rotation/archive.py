@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
+from keyrotation_pipeline.rotation.prove import retired_versions
 from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
 
 # A compromised version stays compromised, wherever its key is stored; the others are archived already, or gone.
@@ -24,10 +25,11 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
     A key without an intact backup gets one: old database backups need it for as long as they exist.
 
     Raises:
-        BlockedError: an instance is not seen to be without them in time.
+        BlockedError: an instance is not seen to be without them in time, or rows with search indexes stay locked.
         KeyStoreError: a key is still live, is missing, or is not the one registered.
     """
     instances = roll_out(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
+    cleared = _clear_indexes(pipeline, rotation, report)
     kept, stored = [], pipeline.keys.read()
     with pipeline.ledger.transaction():
         for record in _retired(pipeline, stored, rotation):
@@ -36,7 +38,31 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
             if record.state not in FINAL_STATES:
                 pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, rotation.id)
             kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
-    return {"archived": kept, **seen_facts(instances)}
+    return {"archived": kept, **cleared, **seen_facts(instances)}
+
+
+def _clear_indexes(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
+    """Clears the search indexes under withdrawn keys, and has the tables refuse such ones.
+
+    It comes after the rollout: an instance that has both keys writes both indexes, so that unique constraints hold
+    while rows are re-encrypted. Each value has an index under the target by now, as the proof counted.
+
+    Returns:
+        How many rows were cleared, by table; nothing where no table has a search index.
+    """
+    cleared = {}
+    for table in pipeline.tables:
+        if table.indexes:
+            _require_withdrawn(pipeline, rotation)
+            cleared[str(table.name)] = pipeline.rewriting.clear_indexes(rotation.id, table, rotation.target, report)
+            pipeline.fencing.fence(table.of_indexes, retired_versions(pipeline, rotation))
+    return {"search_indexes_cleared": cleared} if cleared else {}
+
+
+def _require_withdrawn(pipeline: Pipeline, rotation: Walk) -> None:
+    stored = pipeline.keys.read()
+    for record in _retired(pipeline, stored, rotation):
+        _require_only_archived(stored, record)
 
 
 def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:
@@ -52,11 +78,15 @@ def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[Ke
 
 
 def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> KeyBackup:
+    _require_only_archived(stored, record)
+    if (sentence := stored.left_behind.get(record.version)) is not None:
+        raise KeyStoreError(sentence)
+    return backed_up(pipeline, record.version, stored.registered(record), rotation.id)
+
+
+def _require_only_archived(stored: StoredKeys, record: KeyRecord) -> None:
     if record.version in stored.live or record.version not in stored.archived:
         raise KeyStoreError(
             f"key {record.version} is not in the archive of the key store alone; find out who restored it to the "
             "applications, or, if nobody did, wait a minute and run the same again"
         )
-    if (sentence := stored.left_behind.get(record.version)) is not None:
-        raise KeyStoreError(sentence)
-    return backed_up(pipeline, record.version, stored.registered(record), rotation.id)

@@ -99,7 +99,7 @@ def _sweep(
     """
     report(_progress(table, "counting old rows"))
     rewritten, remaining = 0, pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
-    if not remaining.rows:
+    if not remaining.any:
         return rewritten
     for sweep in range(QUICK_SWEEPS + 1):
         waiting = sweep == QUICK_SWEEPS
@@ -107,7 +107,7 @@ def _sweep(
         with _noted(pipeline, rotation, table, "waiting for rows that others hold") if waiting else nullcontext():
             rewritten += pipeline.rewriting.sweep(rotation.id, table, ring, rotation.target, wait=waiting).rows
         remaining = pipeline.fencing.old_rows(table, retired, rotation.promotion_xid)
-        if not remaining.rows:
+        if not remaining.any:
             return rewritten
     _lift_fences(pipeline.fencing, table, retired)
     raise _refusal(pipeline, rotation, table, remaining)
@@ -125,6 +125,11 @@ def _lift_fences(fencing: TableFencing, table: EncryptedTable, retired: tuple[Ke
 def _refusal(pipeline: Pipeline, rotation: Walk, table: EncryptedTable, remaining: OldRows) -> BlockedError:
     # A row with a quarantined value keeps its old values, and any update of it looks like a stale writer's.
     _require_empty_quarantine(pipeline)
+    if not remaining.rows:
+        return StaleWriterError(
+            f"table {table.name}: {remaining.unindexed} row(s) hold a value without a search index under its key; find "
+            "what writes them without one, or holds them locked, then run this step again"
+        )
     if remaining.written_since_promotion:
         return StaleWriterError(
             f"table {table.name}: {remaining.written_since_promotion} row(s) were written under an old key version "
@@ -163,6 +168,8 @@ def _decrypt(
             f"table {table.name}, column(s) {', '.join(table.columns)}: {decrypted.failures} value(s) do not decrypt; "
             "fix or remove them (`keyrotation verify` finds them), then run this step again"
         )
+    if decrypted.wrongly_indexed:
+        raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
     return decrypted
 
 

@@ -8,6 +8,7 @@ from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import BackupError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
@@ -255,11 +256,19 @@ def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
 
 
 def next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion:
-    """One more than the highest number registered, stored, or seen in the data: a number is never used twice."""
-    seen = set(_registered(pipeline))
-    seen.update(pipeline.keys.read().versions)
+    """One more than the highest number registered, stored, or seen in the data: a number is never used twice.
+
+    With search indexes one number may be left out, so that indexes under the new key have a column of their own: those
+    under the oldest live key stay in theirs until every row has one under the new key.
+    """
+    stored, seen = pipeline.keys.read(), set(_registered(pipeline))
+    seen.update(stored.versions)
     seen.update(version for count in counts for version in count.values_by_version)
-    return pipeline.tables[0].format.next_of(max(seen))  # all tables have one format
+    value_format = pipeline.tables[0].format  # all tables have one format
+    following = value_format.next_of(max(seen))
+    indexed = any(table.indexes for table in pipeline.tables)
+    shared = indexed and any(is_odd(following) == is_odd(oldest) for oldest in list(stored.live)[:1])  # in order
+    return value_format.next_of(following) if shared else following
 
 
 ROTATE = Action(

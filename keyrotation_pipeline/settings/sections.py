@@ -361,6 +361,30 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _indexes_have_labels(self) -> Self:
+        labels: dict[str, str] = {}
+        for declared, table in zip(self.tables, self.encrypted_tables, strict=True):
+            for index in declared.indexes:
+                place = f"{table.name}.{index.of}"
+                if not table.format.names_versions:
+                    raise ConfigurationError(
+                        f'the search index of {place}: indexes of values of "{table.format.name}" cannot be rotated by '
+                        "this version, only those of our own format; remove it from indexes"
+                    )
+                if (label := table.label(index.of)) is None:
+                    raise ConfigurationError(
+                        f"a name in {json.dumps(place)} holds a dot, so its search index has nothing unambiguous to be "
+                        'bound to; declare a label, there and in SearchIndex: bindings = { column = "label" }'
+                    )
+                if other := labels.get(label):
+                    raise ConfigurationError(
+                        f"the search indexes of {other} and {place} are bound to the same label {json.dumps(label)}, "
+                        "so that equal texts would have equal indexes; give each its own"
+                    )
+                labels[label] = place
+        return self
+
+    @model_validator(mode="after")
     def _columns_have_labels(self) -> Self:
         if self.format.generation == 1:
             return self
@@ -389,13 +413,15 @@ class File(Section):
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
         """The declared tables as values of the procedure."""
-        return tuple(
-            replace(
-                EncryptedTable.of(TableName.parse(table.name), table.places, self.format.value_format),
-                bindings=tuple(sorted(table.bindings.items())),
-            )
-            for table in self.tables
-        )
+        return tuple(self._encrypted_table(table) for table in self.tables)
+
+    def _encrypted_table(self, declared: TableSettings) -> EncryptedTable:
+        places, bindings = declared.places, tuple(sorted(declared.bindings.items()))
+        table = EncryptedTable.of(TableName.parse(declared.name), places, self.format.value_format)
+        table = replace(table, bindings=bindings)
+        # Without a label the configuration is refused.
+        indexes = tuple(each.index(table.label(each.of) or "") for each in declared.indexes)
+        return replace(table, indexes=indexes)
 
 
 class Settings(File):

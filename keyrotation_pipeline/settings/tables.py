@@ -28,7 +28,8 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.tables import Place
+from keyrotation_pipeline.fieldcrypto.search_index import FULL_BYTES, SHORTEST_BYTES, IndexForm, Normalisation
+from keyrotation_pipeline.model.tables import Place, SearchIndex
 from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.settings.values import Section, Text, repeated
 
@@ -264,6 +265,28 @@ def _as_place(entry: object) -> object:
     return entry
 
 
+class IndexSettings(Section):
+    """An entry of `indexes`: a search index (blind index) of an encrypted column, in two columns of the same table.
+
+    Args:
+        of: the encrypted column.
+        odd: the column for indexes under keys with an odd number.
+        even: the column for indexes under keys with an even number.
+        normalise: what is done to a text first, in this order: `strip`, `lower`, `nfc`. As in `SearchIndex`.
+        size_bytes: how much of the 32 bytes is kept, 2 to 32. As in `SearchIndex`.
+    """
+
+    of: Text
+    odd: Text
+    even: Text
+    normalise: tuple[Normalisation, ...] = ()
+    size_bytes: Annotated[int, Field(ge=SHORTEST_BYTES, le=FULL_BYTES)] = FULL_BYTES
+
+    def index(self, label: str) -> SearchIndex:
+        """The same as a value of the procedure."""
+        return SearchIndex(self.of, self.odd, self.even, IndexForm(label, self.normalise, self.size_bytes))
+
+
 class TableSettings(Section):
     """One `[[tables]]`: a table with encrypted columns.
 
@@ -273,12 +296,14 @@ class TableSettings(Section):
             "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
             elements = true }``.
         bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
-            after a renaming: these labels.
+            after a renaming: these labels. Search indexes are bound to them in both generations.
+        indexes: search indexes of columns, as ``{ of = "email", odd = "email_odd", even = "email_even" }``.
     """
 
     name: Text
     columns: Annotated[tuple[Annotated[PlaceSettings, BeforeValidator(_as_place)], ...], Field(min_length=1)]
     bindings: dict[Text, Text] = Field(default_factory=dict)
+    indexes: tuple[IndexSettings, ...] = ()
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -313,4 +338,30 @@ class TableSettings(Section):
                 checked_label(label)
             except InvalidBindingError as error:
                 raise ConfigurationError(f"[[tables]] {self.name}, bindings: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _indexes(self) -> Self:
+        values = {each.name for each in self.places if each.is_column}
+        stored = {each.column for each in self.places}
+        for index in self.indexes:
+            if index.of not in values:
+                raise ConfigurationError(
+                    f"[[tables]] {self.name} has a search index of {index.of}, which is none of its encrypted columns; "
+                    "correct `of`"
+                )
+            if inside := stored & {index.odd, index.even}:
+                raise ConfigurationError(
+                    f"[[tables]] {self.name}: column {min(inside)} is encrypted and cannot hold a search index; give "
+                    "the index columns of its own"
+                )
+        if twice := repeated(index.of for index in self.indexes):
+            raise ConfigurationError(
+                f"[[tables]] {self.name} has two search indexes of {twice}, and a column has one; remove the other"
+            )
+        if twice := repeated(column for index in self.indexes for column in (index.odd, index.even)):
+            raise ConfigurationError(
+                f"[[tables]] {self.name}: column {twice} is named twice in indexes; each index needs two columns of "
+                "its own, one for keys with an odd number and one for the others"
+            )
         return self

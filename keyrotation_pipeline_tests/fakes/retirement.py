@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Searched, ZeroOldRows
@@ -29,6 +30,9 @@ class FakeFencing:
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """Two changes, as in PostgreSQL: from the first one on it refuses writes, from the second one on it counts."""
         name, wanted = str(table.name), tuple(sorted(versions))
+        if table.format == SEARCH_INDEX:  # the fake has no columns of indexes
+            self.database.journal.note(f"fence of indexes {name} {', '.join(map(str, wanted))}")
+            return True
         if self.fences(table) == wanted:
             return True
         if holders := self._holders(name):
@@ -50,6 +54,9 @@ class FakeFencing:
 
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
         name = str(table.name)
+        if table.format == SEARCH_INDEX:
+            self.database.journal.note(f"unfence of indexes {name} {version}")
+            return
         before = self.database.fence_state.get(name, ())
         if version in before:
             self.database.journal.note(f"unfence {name} {version}")

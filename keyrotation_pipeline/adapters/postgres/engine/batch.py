@@ -10,13 +10,14 @@ table grows by a sixth and needs no vacuum during the rewrite.
 With five passes a table grew to 1.23 times its size; eight passes were no better than six.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.search_indexes import IndexTexts, SearchIndexes
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import (
     ByteaArray,
     Row,
@@ -51,20 +52,22 @@ class Batch:
         size_bytes: size of all values in the pages that were read. If it exceeds the limit, there are no rows.
         rows: each with filenode, size, `ctid`, `xmin`, and the value of each declared place.
         places: what they are read from; (): columns of text.
+        indexes: how many search indexes there are; both columns of each are at the end of a row.
     """
 
     filenode: int | None
     size_bytes: int
     rows: Sequence[tuple[Any, ...]]
     places: Sequence[Column] = ()
+    indexes: int = 0
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[Any, ...]], places: Sequence[Column] = ()) -> "Batch":
+    def of(cls, rows: Sequence[tuple[Any, ...]], places: Sequence[Column] = (), indexes: int = 0) -> "Batch":
         """Makes a batch of the rows that `read_pages` or `read_rows` returned."""
         if not rows:
             return cls(None, 0, ())
         filenode, size_bytes, position, *_ = rows[0]
-        return cls(filenode, size_bytes, () if position is None else rows, places)
+        return cls(filenode, size_bytes, () if position is None else rows, places, indexes)
 
     def array(self, number: int) -> type[TextArray] | type[ByteaArray]:
         """The kind of array in which the values of a place are passed."""
@@ -88,7 +91,14 @@ class Batch:
     @property
     def columns(self) -> list[tuple[Value, ...]]:
         """The values of each declared place."""
-        return list(zip(*self.rows, strict=True))[_FIRST:]
+        values = list(zip(*self.rows, strict=True))[_FIRST:]
+        return values[: len(values) - 2 * self.indexes]
+
+    @property
+    def index_texts(self) -> IndexTexts:
+        """The texts in both columns of each search index."""
+        texts = list(zip(*self.rows, strict=True))[len(self.rows[0]) - 2 * self.indexes :] if self.indexes else []
+        return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +129,14 @@ class Codec:
     def __init__(self, table: EncryptedTable, ring: KeyRing, target: KeyVersion, *, native: bool = True) -> None:
         code = format_of(table.format)
         self._python = code.rewriter(ring, target, table.labels)
+        self._indexes = SearchIndexes(table, code, ring, target) if table.indexes else None
         self._native = code.native_codec(ring, target, table.labels) if native else None
         # Only arrays are rewritten a column at a time, and only in Python.
         self._columns = column_rewriters(code, ring, target, table.labels) if _has_arrays(table) else ()
 
     def rewrite(self, batch: Batch) -> NewValues:
         """Re-encrypts a batch; rows without a new value are left out of the parameters."""
-        if self._native and batch.rows:
+        if self._native and batch.rows and not self._indexes:
             columns = len(batch.rows[0]) - _FIRST
             if packed := self._native.rewrite(batch.rows, _FIRST, columns, _PASSED, batch.arrays):
                 positions, versions, *values = packed.arrays
@@ -145,12 +156,17 @@ class Codec:
         if not batch.rows:
             return [], []
         if self._native:
-            held = self._native.check(batch.rows, _FIRST, len(batch.rows[0]) - _FIRST, batch.arrays)
+            columns = len(batch.rows[0]) - _FIRST - 2 * batch.indexes
+            held = self._native.check(batch.rows, _FIRST, columns, batch.arrays)
             if held is not None:
                 return held, []
         if batch.arrays:
             return check_elements(self._columns, batch.columns, batch.arrays)
         return self._python.check(batch.columns)
+
+    def wrongly_indexed(self, batch: Batch) -> list[tuple[int, int]]:
+        """Returns row and column of each value beside which there is a search index of another text."""
+        return list(self._indexes.wrong(batch.columns, batch.index_texts)) if self._indexes and batch.rows else []
 
     def _by_python(self, batch: Batch) -> NewValues:
         if batch.arrays:
@@ -158,13 +174,17 @@ class Codec:
         else:
             rewritten = self._python.rewrite(batch.columns)
         positions, versions, columns = batch.positions, batch.versions, rewritten.columns
-        kept = [row for row, values in enumerate(zip(*columns, strict=True)) if any(values)]
+        values = len(columns)
+        if self._indexes and batch.rows:
+            columns = columns + self._indexes.missing(batch.columns, batch.index_texts, columns)
+        kept = [row for row, new in enumerate(zip(*columns, strict=True)) if any(new)]
         if len(kept) < len(positions):
             positions, versions = [positions[row] for row in kept], [versions[row] for row in kept]
             columns = [[column[row] for row in kept] for column in columns]
-        parameters: dict[str, Any] = {f"value_{n}": batch.array(n)(values) for n, values in enumerate(columns)}
+        parameters: dict[str, Any] = {f"value_{n}": batch.array(n)(new) for n, new in enumerate(columns[:values])}
+        parameters |= {f"index_{n}": TextArray(new) for n, new in enumerate(columns[values:])}
         parameters |= {"positions": TidArray(positions), "versions": XidArray(versions), "filenode": batch.filenode}
-        whole = all(None not in values for values in columns)
+        whole = all(None not in new for new in columns)
         return NewValues(parameters, len(positions), rewritten.failures, whole)
 
 
@@ -228,28 +248,32 @@ class RewriteContext:
         Args:
             reader: the connection that reads the keys of the rows. A row that has changed meanwhile is not recorded.
         """
-        rows = sorted({failure.row for failure in failures})
-        positions, versions = batch.positions, batch.versions
-        named = reader.cursor(binary=True).execute(
-            self.statements.name_rows,
-            {
-                "positions": TidArray(positions[row] for row in rows),
-                "versions": XidArray(versions[row] for row in rows),
-                "filenode": batch.filenode,
-            },
-        )
-        keys: dict[Any, Any] = dict(cast("list[Any]", named.fetchall()))
+        keys = self.keys_of(batch, {failure.row for failure in failures}, reader)
         found = [
-            (keys[position].decode(reader.info.encoding), self.named(failure), failure.defect)
-            for failure in failures
-            if (position := positions[failure.row]) in keys
+            (keys[failure.row], self.named(failure), failure.defect) for failure in failures if failure.row in keys
         ]
         quarantine.add(self.housekeeping, self.table, self.relation, found)
         return len(found)
 
+    def keys_of(self, batch: Batch, rows: Collection[int], reader: Connection) -> dict[int, str]:
+        """Returns the keys of some rows of a batch, by their numbers; a row that has changed meanwhile is left out."""
+        positions, versions = batch.positions, batch.versions
+        named = reader.cursor(binary=True).execute(
+            self.statements.name_rows,
+            {
+                "positions": TidArray(positions[row] for row in sorted(rows)),
+                "versions": XidArray(versions[row] for row in sorted(rows)),
+                "filenode": batch.filenode,
+            },
+        )
+        keys: dict[Any, Any] = dict(cast("list[Any]", named.fetchall()))
+        return {
+            row: keys[positions[row]].decode(reader.info.encoding) for row in sorted(rows) if positions[row] in keys
+        }
+
     def batch(self, rows: Sequence[tuple[Any, ...]]) -> Batch:
         """Makes a batch of rows of the relation."""
-        return Batch.of(rows, self.relation.columns)
+        return Batch.of(rows, self.relation.columns, len(self.relation.indexes))
 
     def named(self, failure: Failure) -> str:
         """Returns the name of the place of a value that was left unchanged; of an element its own name."""
@@ -288,8 +312,7 @@ SELECT NOT EXISTS (
 
 def fits_hot_order(connection: Connection, relation: Relation) -> bool:
     """Returns whether the new versions of rows can stay in the pages of the old ones, so that no vacuum is needed."""
-    names = list(relation.stored_columns)
-    if connection.execute(_HOT, {"oid": relation.oid, "columns": names}).fetchone() != (True,):
+    if connection.execute(_HOT, {"oid": relation.oid, "columns": relation.written_columns}).fetchone() != (True,):
         return False
     pages = min(_SAMPLE_PAGES, relation.pages)
     count = b"SELECT count(*) FROM ONLY %b WHERE ctid < '(%d,0)'" % (relation.identifier.as_bytes(connection), pages)

@@ -35,6 +35,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 # a large table does not become a million tasks, and a small one is still divided.
 _PAGES = 64
 _PAGES_PER_TASK = 1024
+_NAMED_AT_MOST = 5
 
 # All threads share one snapshot per relation, so that a row that moves meanwhile is neither missed nor seen twice. A
 # thread that is done waits for the others, which may read large values.
@@ -55,6 +56,8 @@ class Found:
     held: list[Held]
     failures: int
     unencrypted: Counter[int] = field(default_factory=Counter)  # by the column's place
+    wrongly_indexed: Counter[int] = field(default_factory=Counter)  # likewise
+    wrongly_indexed_rows: list[str] = field(default_factory=list)  # keys of a few
 
     @classmethod
     def nothing(cls, table: EncryptedTable) -> "Found":
@@ -70,6 +73,8 @@ class Found:
         """Adds what other pages hold."""
         self.rows, self.failures = self.rows + other.rows, self.failures + other.failures
         self.unencrypted.update(other.unencrypted)
+        self.wrongly_indexed.update(other.wrongly_indexed)
+        self.wrongly_indexed_rows = (self.wrongly_indexed_rows + other.wrongly_indexed_rows)[:_NAMED_AT_MOST]
         for mine, more in zip(self.held, other.held, strict=True):
             mine.update(more)
 
@@ -115,6 +120,8 @@ def decrypt_all(
         empty=sum(held[None] for held in found.held),
         began_at=cast("datetime", began_at),
         unencrypted={table.columns[place]: number for place, number in found.unencrypted.items()},
+        wrongly_indexed={table.columns[place]: number for place, number in found.wrongly_indexed.items()},
+        wrongly_indexed_rows=tuple(found.wrongly_indexed_rows),
     )
 
 
@@ -255,6 +262,11 @@ class Decryption:
         if held:
             unencrypted = Counter(failure.column for failure in failed if failure.defect == NOT_A_VALUE)
             found.add(Found(len(batch.rows), held, len(failed), unencrypted))
+        if wrong := context.codec.wrongly_indexed(batch):
+            rows = dict.fromkeys(row for row, _ in wrong[:_NAMED_AT_MOST])
+            named = list(context.keys_of(batch, rows, context.connection).values())
+            found.wrongly_indexed.update(column for _, column in wrong)
+            found.wrongly_indexed_rows = (found.wrongly_indexed_rows + named)[:_NAMED_AT_MOST]
 
     def _report_progress(self, done: int, total: int) -> None:
         subject = f"{self._table.name} decrypted"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from keyrotation_pipeline.adapters.postgres import preflight
 from keyrotation_pipeline.adapters.postgres.engine import speed
+from keyrotation_pipeline.adapters.postgres.engine.cleared_indexes import clear_indexes
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all, decrypt_spans
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.shard import is_one_shard, rewrite_shard
@@ -50,6 +51,11 @@ class PostgresRewriting:
         """See `TableRewriting.sweep`."""
         preflight.require_unchanged(self.connection, request, table, target)
         return sweep(self.connect, request, table, ring, target, self.limits, wait=wait)
+
+    def clear_indexes(self, request: str, table: EncryptedTable, target: KeyVersion, report: Report) -> int:
+        """See `TableRewriting.clear_indexes`."""
+        preflight.require_unchanged(self.connection, request, table, target)
+        return clear_indexes(self.connect, table, target, report, self.limits)
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """See `TableRewriting.decrypt_all`."""

@@ -29,11 +29,13 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
+from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 
 # Reads what may have to be rewritten, and the codec decides: it opens a token in a tenth of the time that SQL takes for
 # its MAC. Rows of which it rewrites nothing are not written.
@@ -188,30 +190,33 @@ def statements(
     Args:
         key: how the rows of the relation are named.
         value_format: of the values.
-        target: selects rows that hold a value under another version, or one of another format. None: every row.
+        target: selects rows that hold a value under another version, or one of another format, or that lack a search
+            index. None: every row.
         hot_order: whether to prune the pages of the rows before writing them.
     """
     columns = [_Stored(connection, column) for column in relation.columns]
     values = [sql.Identifier(f"value_{number}") for number in range(len(columns))]
     olds = [sql.Identifier(f"old_{number}") for number in range(len(columns))]
-    names = list(relation.stored_columns)
-    unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, names)).fetchone() == (True,)
+    unique = connection.execute(_IN_UNIQUE_INDEX, (relation.oid, relation.written_columns)).fetchone() == (True,)
+    indexes = [sql.Identifier(f"index_{number}") for number in range(len(relation.indexes))]
+    new = [
+        *((column.parameter(f"value_{n}"), values[n]) for n, column in enumerate(columns)),
+        *((sql.SQL(f"%(index_{n})b::text[]"), index) for n, index in enumerate(indexes)),
+    ]
+    unindexed = _sql(any_unindexed(relation, "t").as_string(connection)) if indexes else None
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
         "table": _quoted(relation.schema, relation.name),
         "bytes": sql.SQL(" + ").join(sql.SQL("coalesce(octet_length({}), 0)::bigint").format(c.read) for c in columns),
         "pages": sql.SQL("t.ctid >= %(first)s::tid AND t.ctid < %(end)s::tid"),
-        "wanted": _any(columns, target, sql_of(value_format).to_be_rewritten),
-        "opened": _any(columns, target, sql_of(value_format).to_be_opened),
-        "texts": sql.SQL(", ").join(column.read for column in columns),
+        "wanted": _any(columns, target, sql_of(value_format).to_be_rewritten, unindexed),
+        "opened": _any(columns, target, sql_of(value_format).to_be_opened, unindexed),
+        "texts": sql.SQL(", ").join([*(column.read for column in columns), *_index_texts(relation)]),
         "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
-        "assignments": _assignments(connection, relation, whole=False),
-        "arrays": sql.SQL(", ").join(c.parameter(f"value_{number}") for number, c in enumerate(columns)),
-        "unnested": sql.SQL(", ").join(
-            sql.SQL("unnest({}) AS {}").format(column.parameter(f"value_{number}"), values[number])
-            for number, column in enumerate(columns)
-        ),
-        "values": sql.SQL(", ").join(values),
+        "assignments": _assignments(connection, relation, target, whole=False),
+        "arrays": sql.SQL(", ").join(parameter for parameter, _ in new),
+        "unnested": sql.SQL(", ").join(sql.SQL("unnest({}) AS {}").format(*each) for each in new),
+        "values": sql.SQL(", ").join(name for _, name in new),
         # num_nonnulls() accepts at most a hundred arguments.
         "changed": sql.SQL(" + ").join(sql.SQL("(new.{} IS NOT NULL)::int").format(value) for value in values),
         "olds": sql.SQL(", ").join(olds),
@@ -239,14 +244,14 @@ def statements(
         read_rows=render(_READ_ROWS),
         read_row=render(_READ_ROW),
         write=render(_WRITE, set=parts["assignments"]),
-        write_whole=render(_UPDATE, set=_assignments(connection, relation, whole=True)),
+        write_whole=render(_UPDATE, set=_assignments(connection, relation, target, whole=True)),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
 
 
 def _same_columns(connection: Connection, relation: Relation, oid: sql.Composable) -> sql.Composable:
-    names = list(relation.read_columns)
+    names = [*relation.read_columns, *relation.index_columns]
     columns: list[Any] = connection.execute(_COLUMNS, (relation.oid, names)).fetchall()
     same = [
         sql.SQL(_SAME_COLUMN).format(
@@ -282,9 +287,19 @@ class _Stored:
         return sql.SQL("EXISTS (SELECT FROM {} WHERE {})").format(self._elements, condition(sql.SQL("each.text")))
 
 
-def _assignments(connection: Connection, relation: Relation, *, whole: bool) -> sql.Composed:
-    """Sets each stored column once, however many places are in it; `whole`: no new value is NULL."""
-    parts = []
+def _index_texts(relation: Relation) -> list[sql.Composable]:
+    """Both columns of each search index, as they are read behind the values."""
+    columns = (column for index in relation.indexes for column in index.columns)
+    return [sql.SQL("t.{}::text").format(_quoted(column.name)) for column in columns]
+
+
+def _assignments(connection: Connection, relation: Relation, target: KeyVersion | None, *, whole: bool) -> sql.Composed:
+    """Sets each stored column once, however many places are in it; `whole`: no new value is NULL.
+
+    Of a search index the column for `target` is set, and the other one stays: searches and unique constraints need it
+    until every row has an index under `target`.
+    """
+    parts = [_index_assignment(number, index, target) for number, index in enumerate(relation.indexes) if target]
     for in_column in places.by_column(relation.columns):
         (number, column), base = in_column[0], places.stored(in_column[0][1], "t")
         new = sql.SQL(f'new."value_{number}"')
@@ -303,14 +318,23 @@ def _assignments(connection: Connection, relation: Relation, *, whole: bool) -> 
     return sql.SQL(", ").join(parts)
 
 
+def _index_assignment(number: int, index: IndexedColumn, target: KeyVersion) -> sql.Composed:
+    column = index.odd if is_odd(target) else index.even
+    return sql.SQL("{} = coalesce({}::{}, t.{})").format(
+        _quoted(column.name), sql.SQL(f'new."index_{number}"'), _sql(column.uncut_sql), _quoted(column.name)
+    )
+
+
 def _any(
     columns: Sequence[_Stored],
     target: KeyVersion | None,
     condition: Callable[[sql.Composable, KeyVersion], sql.Composed],
+    unindexed: sql.Composable | None,
 ) -> sql.Composed:
     if target is None:
         return sql.SQL(" OR ").join([sql.SQL("true")] * len(columns))
-    return sql.SQL(" OR ").join(column.meets(lambda text: condition(text, target)) for column in columns)
+    wanted = [column.meets(lambda text: condition(text, target)) for column in columns]
+    return sql.SQL(" OR ").join([*wanted, *([] if unindexed is None else [unindexed])])
 
 
 def _quoted(*names: str) -> sql.Composable:

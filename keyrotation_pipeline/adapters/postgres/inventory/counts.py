@@ -23,6 +23,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import listed_versions, registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan
+from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
 from keyrotation_pipeline.adapters.postgres.retirement.fences import fence_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -110,6 +111,20 @@ def _is_under(table: EncryptedTable, relation: Relation, versions: Sequence[KeyV
     return sql.SQL(" OR ").join(
         places.any_value(column, lambda text: under(text, versions)) for column in relation.columns
     )
+
+
+def unindexed_rows(connection: Connection, table: EncryptedTable) -> int:
+    """Counts rows with a value that has no search index under its own version.
+
+    Raises:
+        As `count`.
+    """
+    rows = 0
+    for relation in countable(connection, table) if table.indexes else ():
+        query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, any_unindexed(relation))
+        with heap_scan(connection, relation.label, relation.oid):
+            rows += cast("tuple[int]", connection.execute(query).fetchone())[0]
+    return rows
 
 
 def written_since(promotion_xid: int | None) -> sql.Composable:

@@ -27,6 +27,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     FERNET,
     NATIVE,
     RAILS,
+    SEARCH_INDEX,
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -120,6 +121,7 @@ _FERNET = FernetSql()
 _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: grammar_sql,
+        SEARCH_INDEX.name: lambda _declared: grammar_sql,  # its prefixes alone
         FERNET.name: lambda _declared: _FERNET,
         **_MARKED,
         AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout), bound=bool(declared.aad)),

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory import places, search_indexes
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.registered_versions import registered
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
@@ -27,6 +27,8 @@ _MOST_EXPECTED = 2
 class Tally:
     """Counts of values in one table: `old` by column and version, `unencrypted` by column; zeros are left out.
 
+    `unindexed`, by column: values without a search index under their own version.
+
     `values` counts all that are neither NULL nor ``''``. A damaged value with the prefix of an old version counts as
     old, as in the fence, and as unencrypted.
     """
@@ -34,15 +36,17 @@ class Tally:
     values: int = 0
     old: Counter[tuple[str, KeyVersion]] = field(default_factory=Counter)
     unencrypted: Counter[str] = field(default_factory=Counter)
+    unindexed: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
 class _Count:
-    """One figure: how many of a place's values are not empty, or unencrypted, or under `version`."""
+    """One figure: how many of a place's values are not empty, or unencrypted, or unindexed, or under `version`."""
 
     column: str
     figure: sql.Composable
     unencrypted: bool = False
+    unindexed: bool = False
     version: KeyVersion | None = None
 
 
@@ -62,7 +66,7 @@ def count_old_values(
     Raises:
         PreflightError, BlockedError: the table cannot be read to its end, or has rows outside heaps.
     """
-    values, old, unencrypted = 0, Counter[tuple[str, KeyVersion]](), Counter[str]()
+    values, old, unencrypted, unindexed = 0, Counter[tuple[str, KeyVersion]](), Counter[str](), Counter[str]()
     expected = registered(connection)[-_MOST_EXPECTED:]
     for relation in countable(connection, table):
         counts = list(_counts(table, relation, versions, expected))
@@ -71,9 +75,11 @@ def count_old_values(
                 old[count.column, count.version] += number
             elif count.unencrypted:
                 unencrypted[count.column] += number
+            elif count.unindexed:
+                unindexed[count.column] += number
             else:
                 values += number
-    return Tally(values, +old, +unencrypted)
+    return Tally(values, +old, +unencrypted, +unindexed)
 
 
 def _counts(
@@ -87,6 +93,9 @@ def _counts(
         for version in versions:
             under = partial(values.under, versions=[version])
             yield _Count(name, places.number(column, under), version=version)
+    for index in relation.indexes:
+        missing = sql.SQL("count(*) FILTER (WHERE {})").format(search_indexes.unindexed(relation, index))
+        yield _Count(index.index.of, missing, unindexed=True)
 
 
 def _counted(

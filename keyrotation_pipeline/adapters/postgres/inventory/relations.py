@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import requir
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
-from keyrotation_pipeline.model.tables import EncryptedTable, Place
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex
 
 # Types of PostgreSQL's own, whose numbers never change.
 BOOLEAN, BYTEA, JSON, JSONB = 16, 17, 114, 3802
@@ -95,6 +95,25 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexedColumn:
+    """A search index of one relation: the encrypted column, and the two columns that hold the index.
+
+    Args:
+        number: of the encrypted column among the places of the relation.
+    """
+
+    index: SearchIndex
+    number: int
+    odd: Column
+    even: Column
+
+    @property
+    def columns(self) -> tuple[Column, Column]:
+        """Both columns."""
+        return self.odd, self.even
+
+
+@dataclass(frozen=True, slots=True)
 class Relation:
     """One relation of a declared table's tree. Every statement on it uses ONLY.
 
@@ -116,6 +135,7 @@ class Relation:
     detaching: bool
     pages: int
     columns: tuple[Column, ...]
+    indexes: tuple[IndexedColumn, ...] = ()
 
     @property
     def stored_columns(self) -> tuple[str, ...]:
@@ -127,6 +147,16 @@ class Relation:
         """The same, and those of the same rows that are read with them."""
         companions = (each.name for column in self.columns for each in (*column.companions, *column.conditions))
         return tuple(dict.fromkeys([*self.stored_columns, *companions]))
+
+    @property
+    def index_columns(self) -> tuple[str, ...]:
+        """The names of the columns of search indexes."""
+        return tuple(column.name for index in self.indexes for column in index.columns)
+
+    @property
+    def written_columns(self) -> list[str]:
+        """The names of all columns that a re-encryption writes, as a query parameter."""
+        return [*self.stored_columns, *self.index_columns]
 
     @property
     def identifier(self) -> sql.Identifier:
@@ -254,7 +284,7 @@ def trees(
     """Returns the trees of many tables by two statements; for each either its relations or an error."""
     names = [table.name.schema for table in tables], [table.name.table for table in tables]
     rows: list[Any] = connection.execute(_TREES, names).fetchall()
-    wanted = sorted({column for table in tables for column in table.read_columns})
+    wanted = sorted({column for table in tables for column in (*table.read_columns, *table.index_columns)})
     columns: dict[int, dict[str, Column]] = {row[1]: {} for row in rows}
     for oid, *facts in cast("list[Any]", connection.execute(_COLUMNS, (list(columns), wanted)).fetchall()):
         fields: list[Any] = [*facts, Place(facts[0])]
@@ -296,6 +326,7 @@ def ordinary_tree(connection: Connection, table: EncryptedTable) -> tuple[Relati
                 "neither counted nor rotated; declare the underlying table, or detach it"
             )
     _require_text(found)
+    _require_index_text(found)
     require_own_planning(connection, *(relation.oid for relation in found))
     return found
 
@@ -306,6 +337,17 @@ def _require_text(tree: Sequence[Relation]) -> None:
         for column in relation.columns:
             if not column.holds_values:
                 raise PreflightError(unsuitable(relation, column))
+
+
+def _require_index_text(tree: Sequence[Relation]) -> None:
+    """Refuses columns of search indexes of other types, for the same reasons."""
+    for relation in tree:
+        for column in (each for index in relation.indexes for each in index.columns):
+            if not column.is_text:
+                raise PreflightError(
+                    f"column {relation.label}.{column.name} is of type {column.type_sql}, and search indexes "
+                    "are written as text; make it text"
+                )
 
 
 def unsuitable(relation: Relation, column: Column) -> str:
@@ -368,9 +410,15 @@ def _tree(
     for oid, *others in facts:
         present = columns[oid]
         places = [table.place(name) for name in table.columns]
-        missing = [column for column in table.read_columns if column not in present]
+        missing = [column for column in (*table.read_columns, *table.index_columns) if column not in present]
         declared = tuple(_column(table, each, present) for each in places) if not missing else ()
-        fields: list[Any] = [oid, *others, declared]
+        numbers = {column.place.name: number for number, column in enumerate(declared)}
+        indexes = tuple(
+            IndexedColumn(each, numbers[each.of], present[each.odd], present[each.even])
+            for each in table.indexes
+            if each.of in numbers
+        )
+        fields: list[Any] = [oid, *others, declared, indexes]
         relation = Relation(*fields)
         if missing:
             return PreflightError(

@@ -85,8 +85,8 @@ class RowKey:
 
 
 def row_key(connection: Connection, relation: Relation) -> RowKey:
-    """Returns the key of a relation: its primary key, or else another unique index without an encrypted column."""
-    encrypted = list(relation.stored_columns)
+    """Returns the key of a relation: its primary key, or else another unique index without a column that we write."""
+    encrypted = relation.written_columns
     rows: list[Any] = connection.execute(_KEY_COLUMNS, {"oid": relation.oid, "encrypted": encrypted}).fetchall()
     return RowKey(tuple(KeyColumn(*row) for row in rows))
 
@@ -101,8 +101,8 @@ WHERE a.attrelid = %(oid)s::bigint::oid AND a.attnum > 0 AND NOT a.attisdropped 
 
 
 def can_name_rows(connection: Connection, relation: Relation, names: Sequence[str]) -> bool:
-    """Returns whether a relation has these columns, none of them encrypted, and none could run code of another role."""
-    encrypted = list(relation.stored_columns)
+    """Returns whether a relation has these columns, that we write none, and none could run code of another role."""
+    encrypted = relation.written_columns
     asked = {"oid": relation.oid, "names": list(names), "encrypted": encrypted}
     return connection.execute(_NAMEABLE, asked).fetchone() == (True,)
 

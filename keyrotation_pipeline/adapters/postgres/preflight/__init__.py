@@ -9,7 +9,7 @@ from dataclasses import replace
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
-from keyrotation_pipeline.adapters.postgres.preflight import logins, server, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import indexes, logins, server, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
@@ -52,6 +52,8 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     table_checks.none_is_in_a_foreign_key,
     table_checks.indexes_are_known,
     table_checks.unique_indexes_see_one_key_at_a_time,
+    indexes.search_indexes_can_be_kept,
+    indexes.unique_search_indexes_come_in_pairs,
     writes.role_may_read_and_write,
     writes.role_may_fence,
     writes.fence_name_is_free,

@@ -33,6 +33,11 @@ class Subject:
         """The declared columns, as a query parameter."""
         return list(self.table.stored_columns)
 
+    @property
+    def written_columns(self) -> list[str]:
+        """Those, and the columns of search indexes, as a query parameter."""
+        return [*self.columns, *self.table.index_columns]
+
     def quoted(self, *parts: str) -> str:
         """Returns a name as it is typed in a statement."""
         return quoted(self.connection, *parts)
@@ -139,7 +144,7 @@ def none_is_in_a_partition_key(subject: Subject) -> Iterator[Problem]:
     for relation in subject.relations:
         if relation.kind != "p":
             continue
-        for (column,) in subject.connection.execute(_IN_PARTITION_KEY, (relation.oid, subject.columns)):
+        for (column,) in subject.connection.execute(_IN_PARTITION_KEY, (relation.oid, subject.written_columns)):
             yield fatal(
                 f"column {relation.label}.{column} is in the partition key, so every new ciphertext would move its "
                 "row; partition by another column"
@@ -149,7 +154,7 @@ def none_is_in_a_partition_key(subject: Subject) -> Iterator[Problem]:
 def none_is_in_a_foreign_key(subject: Subject) -> Iterator[Problem]:
     """Refuses columns of a foreign key: every encryption gives another ciphertext, so it cannot match."""
     for relation in subject.relations:
-        found = subject.connection.execute(_IN_FOREIGN_KEY, (relation.oid, subject.columns))
+        found = subject.connection.execute(_IN_FOREIGN_KEY, (relation.oid, subject.written_columns))
         for column, constraint, owner in found:
             yield fatal(
                 f"column {relation.label}.{column} is in the foreign key {constraint} of {owner}, which every new "

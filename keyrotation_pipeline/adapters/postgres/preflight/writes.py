@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heap_and_
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.model.tables import Problem
 
 TRIGGER_CLAUSE = "WHEN (current_setting('keyrotation.engine', true) IS DISTINCT FROM 'on')"
@@ -44,9 +45,9 @@ _SUPERUSER = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user"
 def triggers_stay_quiet(subject: Subject) -> Iterator[Problem]:
     """Refuses triggers that fire on our UPDATE, which changes nothing that an application can see."""
     for relation in subject.relations:
-        parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.columns}
+        parameters = {"oid": relation.oid, "kind": relation.kind, "columns": subject.written_columns}
         for trigger, conditional, definition in subject.connection.execute(_TRIGGERS, parameters):
-            if never_fires_for_us(str(definition)) or watches_others(str(definition), subject.columns):
+            if never_fires_for_us(str(definition)) or watches_others(str(definition), subject.written_columns):
                 continue
             rest = ", joined by AND to the condition that it has" if conditional else ""
             yield fatal(
@@ -221,13 +222,16 @@ def role_may_fence(subject: Subject) -> Iterator[Problem]:
 
 def fence_name_is_free(subject: Subject) -> Iterator[Problem]:
     """Refuses another constraint with the name of our fence."""
-    name = fence.name(subject.connection)
+    names = [fence.name(subject.connection)]
+    if subject.table.indexes:
+        names.append(fence.name(subject.connection, SEARCH_INDEX))
     for relation in subject.relations:
-        if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, name)).fetchone() is not None:
-            yield fatal(
-                f"table {relation.label} has a constraint {name} that is not ours; "
-                f"ALTER TABLE {subject.quoted(*relation.parts)} RENAME CONSTRAINT {name} TO another name"
-            )
+        for name in names:
+            if subject.connection.execute(_FENCE_NAME_TAKEN, (relation.oid, name)).fetchone() is not None:
+                yield fatal(
+                    f"table {relation.label} has a constraint {name} that is not ours; "
+                    f"ALTER TABLE {subject.quoted(*relation.parts)} RENAME CONSTRAINT {name} TO another name"
+                )
 
 
 def row_security_does_not_apply(subject: Subject) -> Iterator[Problem]:
@@ -277,4 +281,4 @@ def disk_has_room(subject: Subject) -> Iterator[Problem]:
 
 
 def _rights(subject: Subject, oid: int) -> tuple[object, ...]:
-    return subject.connection.execute(_RIGHTS, (subject.columns, oid)).fetchone() or (False,) * 5
+    return subject.connection.execute(_RIGHTS, (subject.written_columns, oid)).fetchone() or (False,) * 5

@@ -17,11 +17,13 @@ from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_ol
 from keyrotation_pipeline.adapters.postgres.retirement import locks
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted_names
 from keyrotation_pipeline.errors import BlockedError, PreflightError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_INDEX, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 NAME = "keyrotation_retired_key_versions"
+# Of the columns of search indexes, which refuse a version later: once no application has its key.
+INDEX_NAME = "keyrotation_retired_search_indexes"
 VALIDATE_ATTEMPTS = 5
 
 # By what transaction the fence of each relation was made.
@@ -43,9 +45,9 @@ FROM pg_constraint c WHERE c.conrelid = ANY(%s::bigint[]::oid[]) AND c.conname =
 """
 
 
-def name(connection: Connection) -> str:
+def name(connection: Connection, declared: ValueFormat = NATIVE) -> str:
     """Returns the name of the constraint, which begins with the schema of the home."""
-    return written(NAME, schema_of(connection))
+    return written(INDEX_NAME if declared == SEARCH_INDEX else NAME, schema_of(connection))
 
 
 def what(connection: Connection) -> str:
@@ -78,8 +80,8 @@ def fence(connection: Connection, table: EncryptedTable, versions: Sequence[KeyV
         _fence_absent_versions(connection, table, wanted)
     if fences(connection, table) != wanted:
         raise ProofError(
-            f"the fence of table {table.name} does not read back as it was written; "
-            f"check {what(connection)} of the table and its partitions, then run this step again"
+            f"the fence of table {table.name} does not read back as it was written; check constraint "
+            f"{name(connection, table.format)} of the table and its partitions, then run this step again"
         )
     return True
 
@@ -91,7 +93,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
         BlockedError: the lock could not be taken; names its holder.
     """
     tree = relations.tree(connection, table)
-    standing = _definitions(connection, [relation.oid for relation in tree])
+    standing = _definitions(connection, [relation.oid for relation in tree], table.format)
     versions_refused = refusals_of(connection, table.format).versions_refused
     named = {each for definition in standing.values() for each in versions_refused(definition)}
     if version not in named:
@@ -114,7 +116,7 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
 def _fences(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]
 ) -> tuple[KeyVersion, ...]:
-    standing = _definitions(connection, [relation.oid for relation in tree])
+    standing = _definitions(connection, [relation.oid for relation in tree], table.format)
     refusals = refusals_of(connection, table.format)
     return _whole(tree, standing, quoted_names(connection, table.stored_columns), refusals)
 
@@ -134,8 +136,8 @@ def all_fences(
     }
 
 
-def _definitions(connection: Connection, oids: Sequence[int]) -> dict[int, str]:
-    rows = connection.execute(_STANDING, (oids, name(connection))).fetchall()
+def _definitions(connection: Connection, oids: Sequence[int], declared: ValueFormat = NATIVE) -> dict[int, str]:
+    rows = connection.execute(_STANDING, (oids, name(connection, declared))).fetchall()
     return {int(str(oid)): str(definition) for oid, definition, _ in rows}
 
 
@@ -216,11 +218,13 @@ def _put(
         As `locks.change`.
     """
     root = relations.root(tree, table)
-    constraint = sql.Identifier(name(connection))
+    constraint = sql.Identifier(name(connection, table.format))
     drop = sql.SQL("ALTER TABLE {} DROP CONSTRAINT IF EXISTS {}")
     statements: list[sql.Composed] = [drop.format(root.identifier, constraint)]
     # A child that was detached and attached again has its own copy of the constraint, which would be in the way.
-    statements += [drop.format(relation.identifier, constraint) for relation in _with_own(connection, tree, root)]
+    statements += [
+        drop.format(relation.identifier, constraint) for relation in _with_own(connection, table, tree, root)
+    ]
     if versions:
         add = sql.SQL("ALTER TABLE {} ADD CONSTRAINT {} {} NOT VALID")
         statements.append(
@@ -234,16 +238,17 @@ def _put(
 
 
 def _with_own(
-    connection: Connection, tree: Sequence[relations.Relation], root: relations.Relation
+    connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], root: relations.Relation
 ) -> tuple[relations.Relation, ...]:
-    rows = connection.execute(_STANDING, ([relation.oid for relation in tree], name(connection))).fetchall()
+    named = ([relation.oid for relation in tree], name(connection, table.format))
+    rows = connection.execute(_STANDING, named).fetchall()
     own = {row[0] for row in rows if row[2]}
     return tuple(relation for relation in tree if relation.oid in own and relation.oid != root.oid)
 
 
 def _validate(connection: Connection, table: EncryptedTable, root: relations.Relation) -> None:
     statement = sql.SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(
-        root.identifier, sql.Identifier(name(connection))
+        root.identifier, sql.Identifier(name(connection, table.format))
     )
     for _ in range(VALIDATE_ATTEMPTS):
         try:

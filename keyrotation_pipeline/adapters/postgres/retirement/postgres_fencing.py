@@ -1,7 +1,7 @@
 """Fences on PostgreSQL, and what they are made against."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psycopg
 
@@ -35,7 +35,8 @@ class PostgresFencing:
         is_early = by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions)
         if by is IdentifiedBy.DECRYPT or is_early:
             return required(self.keys, table).old_rows(table, versions, promotion_xid)
-        return counts.old_rows(self.connection, table, versions, promotion_xid)
+        found = counts.old_rows(self.connection, table, versions, promotion_xid)
+        return replace(found, unindexed=counts.unindexed_rows(self.connection, table)) if table.indexes else found
 
     def fence(self, table: EncryptedTable, versions: Sequence[KeyVersion], *, wait: bool = True) -> bool:
         """See `TableFencing.fence`."""

@@ -124,7 +124,7 @@ def require_zero(
     versions: Sequence[KeyVersion],
     first: Mapping[int, int] = MappingProxyType({}),
 ) -> int:
-    """Refuses old and unencrypted values; returns how many values were counted.
+    """Refuses old and unencrypted values, and such without a search index; returns how many values were counted.
 
     Raises:
         As `search`.
@@ -138,6 +138,11 @@ def require_zero(
         raise ProofError(
             f"table {table.name}, column {column}: {number} value(s) are not encrypted; "
             "encrypt or remove them (`keyrotation inventory` counts them), then run `keyrotation rotate` again"
+        )
+    for column, number in counted.unindexed.items():
+        raise FenceError(
+            f"table {table.name}, column {column}: {number} value(s) have no search index under their key, so searches "
+            "would miss them; find what writes them without one"
         )
     return counted.values
 

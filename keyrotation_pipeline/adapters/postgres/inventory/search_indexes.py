@@ -1,0 +1,37 @@
+"""Expresses in SQL what search indexes of our own format show without a key: the version that each of them names."""
+
+from psycopg import sql
+
+from keyrotation_pipeline.adapters.postgres.inventory import places
+from keyrotation_pipeline.adapters.postgres.inventory.relations import IndexedColumn, Relation
+from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS
+
+# The name of a version with its colon, which begins a value as it begins an index; '' where there is none.
+_PREFIX = f"left({{text}}, strpos(left({{text}}, {LONGEST_PREFIX_CHARS}), ':'))"
+_UNINDEXED = "{value} <> '' AND {of_value} NOT IN (coalesce({of_odd}, ''), coalesce({of_even}, ''))"
+
+
+def unindexed(relation: Relation, index: IndexedColumn, alias: str | None = None) -> sql.Composed:
+    """Returns whether a value has no index under the version that it names; false or NULL where there is no value.
+
+    Args:
+        alias: of the relation; None: it has none.
+    """
+    value = places.text(relation.columns[index.number], *([alias] if alias else []))
+    odd, even = (_as_text(column.name, alias) for column in index.columns)
+    return sql.SQL(_UNINDEXED).format(value=value, of_value=_prefix(value), of_odd=_prefix(odd), of_even=_prefix(even))
+
+
+def any_unindexed(relation: Relation, alias: str | None = None) -> sql.Composed:
+    """Returns whether a row has such a value."""
+    conditions = [sql.SQL("({})").format(unindexed(relation, index, alias)) for index in relation.indexes]
+    return sql.SQL(" OR ").join([*conditions, sql.SQL("false")])
+
+
+def _as_text(name: str, alias: str | None) -> sql.Composable:
+    column = sql.Identifier(alias, name) if alias else sql.Identifier(name)
+    return sql.SQL('({}::text COLLATE "C")').format(column)
+
+
+def _prefix(text: sql.Composable) -> sql.Composed:
+    return sql.SQL(_PREFIX).format(text=text)

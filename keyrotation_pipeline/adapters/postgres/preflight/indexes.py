@@ -1,0 +1,88 @@
+"""Preflight checks of the columns of search indexes."""
+
+from collections.abc import Iterator
+from typing import cast
+
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
+from keyrotation_pipeline.model.tables import Problem, SearchIndex
+
+# With less, different texts have the same index often enough for somebody to meet it.
+_LEAST_UNIQUE_BYTES = 16
+
+_REQUIRED = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = %s::bigint::oid AND attname = ANY (%s) AND attnotnull ORDER BY attname
+"""
+
+# The key columns of each unique index, by name.
+_UNIQUE = """
+SELECT c.relname, array_agg(a.attname::text ORDER BY k.place)
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid,
+     unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+     JOIN pg_attribute a ON a.attnum = k.attnum
+WHERE i.indrelid = %s::bigint::oid AND a.attrelid = i.indrelid AND k.place <= i.indnkeyatts AND i.indisunique
+  AND i.indisvalid AND NOT c.relispartition
+GROUP BY c.relname ORDER BY c.relname
+"""
+
+
+def search_indexes_can_be_kept(subject: Subject) -> Iterator[Problem]:
+    """Requires both columns of each search index to take it, and NULL."""
+    for relation in subject.relations:
+        names = [column.name for index in relation.indexes for column in index.columns]
+        for (name,) in subject.connection.execute(_REQUIRED, (relation.oid, names)).fetchall():
+            yield fatal(
+                f"column {relation.label}.{name} of a search index is NOT NULL, but only one of the two has an index "
+                f"while one key is in use; ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN "
+                f"{subject.quoted(str(name))} DROP NOT NULL"
+            )
+        for index in relation.indexes:
+            for column in index.columns:
+                yield from _fits(relation, index.index, column)
+
+
+def _fits(relation: Relation, index: SearchIndex, column: Column) -> Iterator[Problem]:
+    place = f"column {relation.label}.{column.name} of the search index of {index.of}"
+    if column.generated:
+        yield fatal(f"{place} is generated, so it cannot be written; make it an ordinary column")
+    elif not column.is_text or column.base_type == "bpchar":
+        yield fatal(f"{place} is of type {column.type_sql}; make it text")
+    elif column.max_chars is not None and column.max_chars < index.form.longest_chars:
+        yield fatal(
+            f"{place} holds {column.max_chars} characters, and an index may have {index.form.longest_chars}; widen it, "
+            "or make it text"
+        )
+
+
+def unique_search_indexes_come_in_pairs(subject: Subject) -> Iterator[Problem]:
+    """Requires a unique index on one of the two columns to be on the other one, too: they take turns."""
+    for relation in subject.relations:
+        rows = subject.connection.execute(_UNIQUE, (relation.oid,)).fetchall()
+        unique = cast("list[tuple[str, list[str]]]", rows)
+        for index in relation.indexes:
+            yield from _pairs(subject, relation, index, unique)
+
+
+def _pairs(
+    subject: Subject, relation: Relation, index: IndexedColumn, unique: list[tuple[str, list[str]]]
+) -> Iterator[Problem]:
+    odd, even = (column.name for column in index.columns)
+    for one, other in ((odd, even), (even, odd)):
+        for name, columns in unique:
+            if one not in columns:
+                continue
+            wanted = [other if column == one else column for column in columns]
+            if not any(each == wanted for _, each in unique):
+                listed = ", ".join(map(subject.quoted, wanted))
+                yield fatal(
+                    f"unique index {name} of {relation.label} has no counterpart on {other}, which holds the search "
+                    f"index of {index.index.of} under every other key; CREATE UNIQUE INDEX CONCURRENTLY ON "
+                    f"{subject.quoted(*relation.parts)} ({listed})"
+                )
+            if index.index.form.size_bytes < _LEAST_UNIQUE_BYTES:
+                yield fatal(
+                    f"unique index {name} of {relation.label} is on a search index of {index.index.form.size_bytes} "
+                    "bytes, which different texts may share; drop it, or keep at least "
+                    f"{_LEAST_UNIQUE_BYTES} bytes of the index"
+                )

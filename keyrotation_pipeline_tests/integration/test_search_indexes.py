@@ -1,0 +1,298 @@
+"""Search indexes on a real server: written with the values, counted, checked, cleared, refused, and the pre-flight."""
+
+import re
+import threading
+from dataclasses import replace
+
+import psycopg
+import pytest
+
+from keyrotation_pipeline.adapters.postgres.engine import cleared_indexes
+from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
+from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.inventory import counts
+from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.adapters.postgres.retirement.search import require_zero
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import FenceError, PreflightError, StaleWriterError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd
+from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, opened, ring_of, running, sealed
+
+V1, V2 = KeyVersion(1), KeyVersion(2)
+FORM = IndexForm("staff.mail % box")
+# Names that have to be quoted, and a partitioned table.
+PEOPLE = EncryptedTable(
+    TableName("Staff", "people"),
+    ("mail % box", "note"),
+    indexes=(SearchIndex("mail % box", 'odd "1" x', "even:2", FORM),),
+)
+CREATE = """
+CREATE SCHEMA "Staff";
+CREATE TABLE "Staff".people (id int, "mail % box" text, note text, "odd ""1"" x" text, "even:2" varchar(60), at date)
+    PARTITION BY RANGE (id);
+CREATE TABLE "Staff".low PARTITION OF "Staff".people FOR VALUES FROM (0) TO (50);
+CREATE TABLE "Staff".high PARTITION OF "Staff".people FOR VALUES FROM (50) TO (1000);
+ALTER TABLE "Staff".people ADD PRIMARY KEY (id);
+CREATE INDEX ON "Staff".people ("odd ""1"" x"); CREATE INDEX ON "Staff".people ("even:2")
+"""
+ROWS = 100
+
+
+def index(ring: KeyRing, version: KeyVersion, text: str, form: IndexForm = FORM) -> str:
+    return Indexer(form, ring).under(version, text.encode())
+
+
+def put(connection: Connection, ring: KeyRing, row: int, text: str, *versions: KeyVersion, under: int = 1) -> None:
+    """Stores a row with a value under one version and indexes under some."""
+    stored = {is_odd(version): index(ring, version, text) for version in versions}
+    values = (row, sealed(ring, under, text), sealed(ring, under, f"note {row}"), stored.get(True), stored.get(False))
+    connection.execute('INSERT INTO "Staff".people VALUES (%s, %s, %s, %s, %s)', values)
+
+
+def rows(connection: Connection) -> dict[object, tuple[object, ...]]:
+    found = connection.execute('SELECT id, "mail % box", "odd ""1"" x", "even:2" FROM "Staff".people').fetchall()
+    return {row[0]: tuple(row[1:]) for row in found}
+
+
+@pytest.fixture
+def ring() -> KeyRing:
+    return ring_of(1, 2)
+
+
+@pytest.fixture
+def people(migrated: Connection, ring: KeyRing) -> Connection:
+    migrated.execute(CREATE)
+    with migrated.transaction():
+        for row in range(ROWS):
+            put(migrated, ring, row, f"user{row}", V1)
+    running(migrated, "routine")
+    return migrated
+
+
+def test_the_walk_writes_value_and_index_together_and_keeps_the_old_index(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    people.execute('INSERT INTO "Staff".people (id) VALUES (500)')
+    put(people, ring, 501, "", V1)
+    assert Engine(database_url, ring).shard(PEOPLE).rows == ROWS + 1
+    found = rows(people)
+    assert found.pop(500) == (None, None, None)
+    for row, (value, odd, even) in found.items():
+        text = "" if row == 501 else f"user{row}"
+        assert opened(ring, str(value)) == ("v2", text)
+        assert (odd, even) == (index(ring, V1, text), index(ring, V2, text))
+
+
+def test_values_that_lack_only_their_index_are_found_and_get_it(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    engine = Engine(database_url, ring)
+    engine.shard(PEOPLE)
+    people.execute('UPDATE "Staff".people SET "even:2" = NULL WHERE id = 7')
+    people.execute('UPDATE "Staff".people SET "even:2" = %s WHERE id = 70', (index(ring, V1, "user70"),))
+    before = rows(people)
+    assert counts.unindexed_rows(people, PEOPLE) == 2
+    with pytest.raises(FenceError, match=r"column mail % box: 2 value\(s\) have no search index under their key"):
+        require_zero(people, PEOPLE, [V1])
+    assert engine.sweep(PEOPLE).rows == 2
+    found = rows(people)
+    assert {row: found[row][2] for row in (7, 70)} == {row: index(ring, V2, f"user{row}") for row in (7, 70)}
+    assert {row: values[:2] for row, values in found.items()} == {row: values[:2] for row, values in before.items()}
+    assert (counts.unindexed_rows(people, PEOPLE), require_zero(people, PEOPLE, [V1])) == (0, 2 * ROWS)
+    people.execute('UPDATE "Staff".people SET "even:2" = NULL WHERE id = 8')
+    with psycopg.connect(database_url) as other:
+        other.execute('SELECT FROM "Staff".people WHERE id = 8 FOR UPDATE')
+        threading.Timer(0.3, other.rollback).start()
+        assert engine.sweep(PEOPLE, wait=True).rows == 1
+    assert rows(people)[8][2] == index(ring, V2, "user8")
+
+
+def test_indexes_of_another_text_are_counted_and_their_rows_named(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    wrong = {3: index(ring, V1, "user4"), 60: "no index", 61: index(ring, V1, "user61"), 62: "v9:AAAA"}
+    for row, text in wrong.items():
+        people.execute('UPDATE "Staff".people SET "odd ""1"" x" = %s WHERE id = %s', (text, row))
+    people.execute('UPDATE "Staff".people SET "mail % box" = NULL WHERE id = 5')
+    found = decrypt_all(lambda: connect(database_url), PEOPLE, ring, lambda _: None, Limits())
+    assert (found.failures, found.wrongly_indexed) == (0, {"mail % box": 3})
+    assert sorted(found.wrongly_indexed_rows) == ['["3"]', '["5"]', '["60"]']
+    assert "3 value(s) have the search index of another text (column mail % box: 3; rows [" in found.wrong_indexes
+    assert "user4" not in found.wrong_indexes
+
+
+def cleared(url: str) -> int:
+    return cleared_indexes.clear_indexes(lambda: connect(url), PEOPLE, V2, lambda _: None, Limits())
+
+
+def test_indexes_under_other_keys_are_cleared_whoever_holds_rows_and_then_refused(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    Engine(database_url, ring).shard(PEOPLE)
+    before = rows(people)
+    with psycopg.connect(database_url) as other:
+        other.execute('SELECT FROM "Staff".people WHERE id = 70 FOR UPDATE')
+        threading.Timer(0.5, other.rollback).start()
+        assert cleared(database_url) == ROWS
+    assert rows(people) == {row: (value, None, even) for row, (value, _, even) in before.items()}
+    assert cleared(database_url) == 0
+    fence.fence(people, PEOPLE.of_indexes, [V1])
+    assert fence.fences(people, PEOPLE.of_indexes) == (V1,)
+    assert fence.fences(people, PEOPLE) == ()
+    with pytest.raises(psycopg.errors.InvalidTextRepresentation, match="key version v1 is retired"):
+        put(people, ring, 600, "late", V1, V2, under=2)
+    put(people, ring, 600, "in time", V2, under=2)
+    fence.unfence(people, PEOPLE.of_indexes, V1)
+    put(people, ring, 601, "again", V1, V2, under=2)
+
+
+def test_a_row_that_has_no_other_index_keeps_its_old_one(
+    people: Connection, database_url: str, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleared_indexes, "_SWEEPS", 1)
+    Engine(database_url, ring).shard(PEOPLE)
+    people.execute('UPDATE "Staff".people SET "even:2" = NULL WHERE id = 9')
+    with pytest.raises(StaleWriterError, match=r"1 row\(s\) hold a value without a search index under its key"):
+        cleared(database_url)
+    kept = {row: odd for row, (_, odd, _) in rows(people).items() if odd is not None}
+    assert kept == {9: index(ring, V1, "user9")}
+
+
+def test_the_fence_of_values_and_that_of_indexes_do_not_touch_each_other(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    Engine(database_url, ring).shard(PEOPLE)
+    fence.fence(people, PEOPLE, [V1])
+    put(people, ring, 600, "both indexes are written until no application has v1", V1, V2, under=2)
+    cleared(database_url)
+    fence.fence(people, PEOPLE.of_indexes, [V1])
+    fence.unfence(people, PEOPLE, V1)
+    assert (fence.fences(people, PEOPLE), fence.fences(people, PEOPLE.of_indexes)) == ((), (V1,))
+
+
+def test_two_rows_that_would_get_one_unique_index_stop_the_walk_in_one_sentence(
+    migrated: Connection, database_url: str, ring: KeyRing
+) -> None:
+    migrated.execute(
+        "CREATE TABLE public.t (id int PRIMARY KEY, a text, odd text UNIQUE, even text UNIQUE); "
+        "ALTER TABLE public.t ALTER COLUMN a SET STORAGE EXTERNAL"
+    )
+    running(migrated, "routine")
+    table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
+    for row in (1, 2):  # from before there was an index
+        migrated.execute("INSERT INTO public.t VALUES (%s, %s)", (row, sealed(ring, 1, "ana")))
+    with pytest.raises(PreflightError, match="two rows hold the same text under two keys") as raised:
+        Engine(database_url, ring).shard(table)
+    assert "v2:" not in str(raised.value)
+    migrated.execute("DELETE FROM public.t WHERE id = 2")
+    Engine(database_url, ring).shard(table)
+    assert migrated.execute("SELECT odd, even FROM public.t").fetchall() == [(None, index(ring, V2, "ana"))]
+
+
+@pytest.mark.slow
+def test_an_application_that_writes_meanwhile_loses_nothing_and_both_indexes_stay_right(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    texts, stop = {row: f"user{row}" for row in range(ROWS)}, threading.Event()
+
+    def application() -> None:
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            for number in range(100_000):
+                if stop.wait(0.001):
+                    return
+                row, text = number * 37 % ROWS, f"written {number}"
+                connection.execute(
+                    'UPDATE "Staff".people SET "mail %% box" = %s, "odd ""1"" x" = %s, "even:2" = %s WHERE id = %s',
+                    (sealed(ring, 2, text), index(ring, V1, text), index(ring, V2, text), row),
+                )
+                texts[row] = text
+
+    writer = threading.Thread(target=application)
+    writer.start()
+    try:
+        engine = Engine(database_url, ring, Limits(max_pages=1, duty_cycle=0.3, statement_seconds=0.001))
+        engine.shard(PEOPLE)
+        while engine.sweep(PEOPLE, wait=True).rows:
+            pass
+    finally:
+        stop.set()
+        writer.join()
+    for row, (value, odd, even) in rows(people).items():
+        text = texts[int(str(row))]
+        assert opened(ring, str(value)) == ("v2", text)
+        assert (odd, even) == (index(ring, V1, text), index(ring, V2, text))
+
+
+TABLE = "CREATE TABLE public.t (id int PRIMARY KEY, a text, odd {}, even {}); {}"
+REFUSED = [
+    pytest.param("text NOT NULL DEFAULT ''", "text", "", r"column t\.odd of a search index is NOT NULL", id="not null"),
+    pytest.param("text", "varchar(50)", "", r"holds 50 characters, and an index may have 53; widen it", id="narrow"),
+    pytest.param("text", "char(80)", "", r"column t\.even .* is of type character; make it text", id="char"),
+    pytest.param("text", "bytea", "", r"column t\.even .* is of type bytea; make it text", id="bytea"),
+    pytest.param(
+        "text", "text GENERATED ALWAYS AS ('x') STORED", "", r"column t\.even .* is generated", id="generated"
+    ),
+    pytest.param(
+        "text UNIQUE",
+        "text",
+        "",
+        r"unique index t_odd_key of t has no counterpart on even, .*; CREATE UNIQUE INDEX CONCURRENTLY ON t \(even\)$",
+        id="one unique",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "CREATE UNIQUE INDEX u ON public.t (id, odd); CREATE UNIQUE INDEX w ON public.t (even, id)",
+        r"CREATE UNIQUE INDEX CONCURRENTLY ON t \(id, even\)$",
+        id="unique with others in another order",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; "
+        "CREATE TRIGGER g BEFORE UPDATE OF even ON public.t FOR EACH ROW EXECUTE FUNCTION public.f()",
+        r"trigger g of t would fire for every re-encrypted row",
+        id="a trigger on the index",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "ALTER TABLE public.t ADD CONSTRAINT keyrotation_retired_search_indexes CHECK (id > 0)",
+        r"has a constraint keyrotation_retired_search_indexes that is not ours",
+        id="the fence's name",
+    ),
+]
+
+
+@pytest.mark.parametrize(("odd", "even", "more", "sentence"), REFUSED)
+def test_the_preflight_refuses_columns_that_cannot_hold_an_index(
+    migrated: Connection, odd: str, even: str, more: str, sentence: str
+) -> None:
+    migrated.execute(TABLE.format(odd, even, more).encode())
+    table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
+    fatal = [problem.sentence for problem in preflight(migrated, [table], V2) if problem.fatal]
+    assert any(re.search(sentence, each) for each in fatal), fatal
+
+
+def test_the_preflight_takes_unique_indexes_in_pairs_unless_an_index_is_short(migrated: Connection) -> None:
+    pairs = "CREATE UNIQUE INDEX u ON public.t (id, odd); CREATE UNIQUE INDEX w ON public.t (id, even)"
+    migrated.execute(TABLE.format("text UNIQUE", "text UNIQUE", pairs).encode())
+
+    def fatal(size_bytes: int) -> list[str]:
+        of = SearchIndex("a", "odd", "even", replace(FORM, size_bytes=size_bytes))
+        table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(of,))
+        return [problem.sentence for problem in preflight(migrated, [table], V2) if problem.fatal]
+
+    assert fatal(16) == []
+    assert len(fatal(8)) == 4
+    assert all("is on a search index of 8 bytes, which different texts may share" in each for each in fatal(8))
+
+
+def test_a_missing_column_is_named(migrated: Connection) -> None:
+    migrated.execute("CREATE TABLE public.t (id int PRIMARY KEY, a text, odd text)")
+    table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
+    assert "column even is not in table t" in preflight(migrated, [table], V2)[0].sentence

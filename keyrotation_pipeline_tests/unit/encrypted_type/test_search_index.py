@@ -1,0 +1,215 @@
+"""`SearchIndex`: what is stored in both columns, what is found, and which statements are refused."""
+
+from collections.abc import Iterator
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert as upsert
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.sql import operators
+
+from keyrotation_pipeline.encrypted_type import EncryptedType, SearchIndex, matches
+from keyrotation_pipeline.errors import (
+    EncryptedComparisonError,
+    EncryptedExpressionError,
+    InvalidBindingError,
+    InvalidKeyError,
+    KeyRingUnavailableError,
+    KeyRotationError,
+    PlaintextEncodingError,
+    PlaintextTypeError,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation
+
+KEYS = {KeyVersion(number): KeyMaterial.generate() for number in (1, 2, 4)}
+
+
+def ring_of(*numbers: int) -> KeyRing:
+    return KeyRing({KeyVersion(each): KEYS[KeyVersion(each)] for each in numbers}, KeyVersion(numbers[-1]))
+
+
+class Keys:
+    """What an application reads its ring from; a rotation changes it."""
+
+    def __init__(self) -> None:
+        self.ring = ring_of(1)
+
+    def __call__(self) -> KeyRing:
+        return self.ring
+
+
+keys = Keys()
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Client(Base):
+    __tablename__ = "clients"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    address: Mapped[str | None] = mapped_column("email", EncryptedType(keys))
+    odd: Mapped[str | None] = mapped_column("email_odd", SearchIndex(keys, "email", odd=True, normalise=["lower"]))
+    even: Mapped[str | None] = mapped_column(
+        "email_even", SearchIndex(keys, "email", odd=False, normalise=["lower"]), unique=True
+    )
+    name: Mapped[str | None]
+
+
+CLIENTS = Base.metadata.tables["clients"]
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    keys.ring = ring_of(1)
+    engine = sa.create_engine("sqlite://", hide_parameters=True)
+    Base.metadata.create_all(engine)
+    with Session(engine) as opened:
+        yield opened
+    engine.dispose()
+
+
+def stored(session: Session, row: int = 1) -> tuple[str | None, str | None]:
+    found = session.execute(sa.text("SELECT email_odd, email_even FROM clients WHERE id = :id"), {"id": row}).one()
+    return found.email_odd, found.email_even
+
+
+def index(number: int, text: str) -> str:
+    form = IndexForm("clients.email", (Normalisation.LOWER,))
+    return Indexer(form, ring_of(number)).under(KeyVersion(number), text.encode())
+
+
+@pytest.mark.parametrize(
+    ("ring", "odd", "even"),
+    [
+        pytest.param((1,), 1, None, id="one key"),
+        pytest.param((1, 2), 1, 2, id="two keys"),
+        pytest.param((2,), None, 2, id="the new one alone"),
+        pytest.param((1, 2, 4), 1, 4, id="an emergency in the middle of a rotation"),
+    ],
+)
+def test_both_columns_are_written_under_the_keys_that_there_are(
+    session: Session, ring: tuple[int, ...], odd: int | None, even: int | None
+) -> None:
+    keys.ring = ring_of(*ring)
+    session.add(Client(id=1, address="ana@example.org"))
+    session.commit()
+    expected = [None if number is None else index(number, "ana@example.org") for number in (odd, even)]
+    assert stored(session) == tuple(expected)
+
+
+def test_a_row_is_found_under_any_ring_that_shares_a_key_with_its_writer(session: Session) -> None:
+    session.add(Client(id=1, address="Ana@example.org"))
+    session.commit()
+    for ring in ((1,), (1, 2)):
+        keys.ring = ring_of(*ring)
+        assert session.scalars(sa.select(Client.id).where(matches(Client.address, "aNA@example.org"))).all() == [1]
+        other = aliased(Client)
+        assert session.scalars(sa.select(other.id).where(matches(other.address, "ana@example.org"))).all() == [1]
+        found = session.execute(sa.select(CLIENTS.c.id).where(matches(CLIENTS.c.email, "bob@example.org")))
+        assert found.all() == []
+    keys.ring = ring_of(2)
+    assert session.scalars(sa.select(Client.id).where(matches(Client.address, "ana@example.org"))).all() == []
+
+
+def test_the_keys_at_the_flush_decide_and_not_those_at_the_assignment(session: Session) -> None:
+    client = Client(id=1, address="ana")
+    session.add(client)
+    keys.ring = ring_of(1, 2)
+    session.commit()
+    assert stored(session) == (index(1, "ana"), index(2, "ana"))
+    client.address = "bob"
+    keys.ring = ring_of(2)
+    session.commit()
+    assert stored(session) == (None, index(2, "bob"))
+
+
+def test_null_has_no_index_and_other_columns_leave_it_alone(session: Session) -> None:
+    session.add(Client(id=1, address="ana"))
+    session.commit()
+    client = session.get_one(Client, 1)
+    client.name = "Ana"
+    keys.ring = ring_of(2)
+    session.commit()
+    assert stored(session) == (index(1, "ana"), None)
+    client.address = None
+    session.commit()
+    assert stored(session) == (None, None)
+
+
+STATEMENTS = [
+    pytest.param(sa.insert(CLIENTS).values(id=2, email="x"), id="insert"),
+    pytest.param(sa.insert(CLIENTS).values(id=2, email="x", email_odd="x"), id="insert with one of the two"),
+    pytest.param(sa.update(CLIENTS).values(email="x"), id="update"),
+    pytest.param(sa.update(Client).values(address="x"), id="update of a class"),
+    pytest.param(
+        upsert(CLIENTS)
+        .values(id=1, email="x", email_odd="x", email_even="x")
+        .on_conflict_do_update(index_elements=["id"], set_={"email": "x"}),
+        id="upsert",
+    ),
+]
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_a_statement_that_sets_a_text_without_its_index_is_refused(session: Session, statement: sa.Executable) -> None:
+    with pytest.raises(EncryptedExpressionError, match=r"clients.email has a search index, and the statement does not"):
+        session.execute(statement)
+
+
+def test_rows_in_bulk_are_refused_without_their_index_and_stored_with_it(session: Session) -> None:
+    with pytest.raises(EncryptedExpressionError, match=r"does not set email_odd and email_even"):
+        session.execute(sa.insert(Client), [{"id": 2, "address": "x"}, {"id": 3, "address": "y"}])
+    rows = [{"id": row, "address": text, "odd": text, "even": text} for row, text in ((2, "x"), (3, "y"))]
+    session.execute(sa.insert(Client), rows)
+    assert stored(session, 3) == (index(1, "y"), None)
+    session.execute(sa.update(CLIENTS).where(CLIENTS.c.id == 3).values(name="n"))
+    session.execute(sa.update(Client).where(Client.id == 3).values(address="z", odd="z", even="z"))
+    assert stored(session, 3) == (index(1, "z"), None)
+
+
+def test_what_an_index_cannot_answer_is_refused() -> None:
+    for operator in (operators.like_op, operators.lt, operators.ne):
+        with pytest.raises(EncryptedComparisonError, match="only shows which texts are equal; use matches"):
+            Client.odd.operate(operator, "a")
+    with pytest.raises(EncryptedComparisonError, match=r"clients\.name has no search index"):
+        matches(Client.name, "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        pytest.param(7, PlaintextTypeError, id="a number"),
+        pytest.param(None, PlaintextTypeError, id="NULL"),
+        pytest.param("\ud800", PlaintextEncodingError, id="a lone surrogate"),
+    ],
+)
+def test_a_search_takes_a_text(text: str, error: type[KeyRotationError]) -> None:
+    with pytest.raises(error):
+        matches(Client.address, text)
+
+
+def test_no_error_of_a_statement_holds_the_text(session: Session) -> None:
+    def broken() -> KeyRing:
+        raise OSError("secret text")
+
+    table = sa.Table("t", sa.MetaData(), sa.Column("a_odd", SearchIndex(broken, "a", odd=True)))
+    with pytest.raises(KeyRingUnavailableError) as raised:
+        session.execute(sa.select(table).where(table.c.a_odd == "secret text"))
+    assert "secret" not in "".join(map(str, (raised.value, raised.value.__cause__, raised.value.__context__)))
+
+
+def test_an_index_without_a_label_or_a_ring_is_refused() -> None:
+    alone = sa.select(sa.literal("x", SearchIndex(keys, "email", odd=True)))
+    with (
+        sa.create_engine("sqlite://").connect() as connection,
+        pytest.raises(InvalidBindingError, match="bound to its"),
+    ):
+        connection.execute(alone)
+    with pytest.raises(InvalidKeyError, match="SearchIndex takes a KeyRing"):
+        SearchIndex("key", "email", odd=True)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="size_bytes"):
+        SearchIndex(keys, "email", odd=True, size_bytes=1)

@@ -1,0 +1,77 @@
+"""Search indexes in the procedure: which number the next key has, and when indexes under a key are refused."""
+
+from dataclasses import replace
+
+import pytest
+
+from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
+from keyrotation_pipeline.model.tables import SearchIndex
+from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
+from keyrotation_pipeline.rotation.rollback import bring_back_key
+from keyrotation_pipeline.rotation.rotate import next_version
+from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline, rotation_of
+
+INDEX = SearchIndex("email", "email_odd", "email_even", IndexForm("clients.email"))
+
+
+@pytest.fixture
+def world() -> FakeWorld:
+    """One table with a search index; v2 is the primary and v1 is still live."""
+    made = fake_pipeline()
+    tables = tuple(replace(table, indexes=(INDEX,)) for table in made.pipeline.tables)
+    made.pipeline = replace(made.pipeline, tables=tables)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("live", "seen", "number"),
+    [
+        pytest.param((2,), 2, 3, id="a rotation after another"),
+        pytest.param((1,), 2, 4, id="after a rotation that was cancelled or rolled back"),
+        pytest.param((1, 2), 2, 4, id="an emergency in the middle of a rotation"),
+        pytest.param((2, 3), 3, 5, id="the same one version later"),
+        pytest.param((1, 2, 4), 4, 6, id="an emergency in that emergency"),
+    ],
+)
+def test_the_next_number_leaves_the_column_of_the_oldest_live_key_alone(
+    world: FakeWorld, live: tuple[int, ...], seen: int, number: int
+) -> None:
+    world.keys.live.clear()
+    world.keys.shelf.clear()
+    for each in live:
+        world.keys.live[KeyVersion(each)] = KeyMaterial.generate()
+    for each in set(range(1, seen + 1)).difference(live):
+        world.keys.shelf[KeyVersion(each)] = KeyMaterial.generate()
+    world.keys.primary_version = KeyVersion(max(live))
+    assert next_version(world.pipeline, ()) == KeyVersion(number)
+    without = replace(world.pipeline, tables=tuple(replace(each, indexes=()) for each in world.pipeline.tables))
+    assert next_version(without, ()) == KeyVersion(seen + 1)
+
+
+def test_indexes_are_cleared_and_refused_once_no_instance_has_the_key(world: FakeWorld) -> None:
+    rotation = rotation_of(world)
+    world.keys.archive(V1)
+    facts = confirm_key_withdrawn(world.pipeline, rotation, world.report)
+    assert facts["search_indexes_cleared"] == {"clients": 0}
+    entries = [entry for entry in world.journal.entries if "indexes" in entry]
+    assert entries == ["search indexes clients", "fence of indexes clients v1"]
+
+
+def test_nothing_is_cleared_while_applications_get_the_key(world: FakeWorld) -> None:
+    rotation = rotation_of(world)
+    with pytest.raises(KeyStoreError, match="v1 is not in the archive of the key store alone"):
+        confirm_key_withdrawn(world.pipeline, rotation, world.report)
+    assert not [entry for entry in world.journal.entries if "indexes" in entry]
+
+
+def test_a_rollback_takes_indexes_again_before_anybody_gets_the_key(world: FakeWorld) -> None:
+    world.keys.archive(V1)
+    back = replace(rotation_of(world), source=V2, target=V1)
+    begun = len(world.journal.entries)
+    bring_back_key(world.pipeline, back, world.report)
+    entries = world.journal.entries[begun:]
+    assert entries[0] == "unfence of indexes clients v1"
+    assert V1 in world.keys.live
