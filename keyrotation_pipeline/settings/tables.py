@@ -342,13 +342,13 @@ class TableSettings(Section):
 
     @model_validator(mode="after")
     def _indexes(self) -> Self:
-        values = {each.name for each in self.places if each.is_column}
+        values = {each.name for each in self.places if each.is_declared_alone}
         stored = {each.column for each in self.places}
         for index in self.indexes:
             if index.of not in values:
                 raise ConfigurationError(
-                    f"[[tables]] {self.name} has a search index of {index.of}, which is none of its encrypted columns; "
-                    "correct `of`"
+                    f"[[tables]] {self.name} has a search index of {index.of}, which is none of its encrypted columns "
+                    "(or a value in a document, an array, or some rows alone); correct `of`"
                 )
             if inside := stored & {index.odd, index.even}:
                 raise ConfigurationError(

@@ -77,5 +77,5 @@ class SearchIndexes:
         return version is not None and text is not None and indexer.under(version, text) == index
 
     def _plaintext(self, value: bytes, label: str | None) -> Value:
-        opened = self._code.plaintext(self._ring, value.decode(errors="replace"), label)
+        opened = self._code.plaintext(self._ring, value, label)
         return None if isinstance(opened, Defect) else opened
