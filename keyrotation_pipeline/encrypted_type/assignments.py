@@ -32,7 +32,7 @@ from sqlalchemy.types import NullType
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import encrypted, name_of
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
-from keyrotation_pipeline.encrypted_type.search_index import indexes_of
+from keyrotation_pipeline.encrypted_type.search_index import SearchIndex, indexes_of
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
 # Column or its name, value, and whether an untyped parameter takes the type of the column.
@@ -52,6 +52,7 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     assignments = list(_assignments(state))
     for key, value, takes_type in assignments:
         column = _column(table, key)
+        _refuse_computed_index(column, value)
         wanted = None if column is None else encrypted(column.type, dialect)
         if wanted is not None and not _storable(value, wanted, dialect, takes_type=takes_type):
             _refuse(column)
@@ -62,6 +63,23 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     replaced = [key for key, _, _ in _on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
     _refuse_without_index(table, given)
     _refuse_without_index(table, {getattr(key, "key", key) for key in replaced})
+
+
+def _refuse_computed_index(column: Any, value: Any) -> None:  # noqa: ANN401
+    """Refuses to set a search index to anything but a text, or the same index of another row."""
+    wanted = getattr(column, "type", None)
+    if not isinstance(wanted, SearchIndex) or not isinstance(value, ClauseElement):
+        return
+    found = value.type if isinstance(value, ColumnClause) else None
+    same = isinstance(found, SearchIndex) and (found.odd, found.binding) == (wanted.odd, wanted.binding)
+    if same or isinstance(value, BindParameter | Null):
+        return
+    raise unwrapped(
+        EncryptedExpressionError(
+            f"{name_of(column)} is a search index and cannot take a SQL expression or another column, which would be "
+            "the index of another text; give it the text"
+        )
+    )
 
 
 def _refuse_without_index(table: Any, given: Collection[Any]) -> None:  # noqa: ANN401

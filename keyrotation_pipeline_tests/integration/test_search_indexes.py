@@ -292,6 +292,18 @@ def test_the_preflight_takes_unique_indexes_in_pairs_unless_an_index_is_short(mi
     assert all("is on a search index of 8 bytes, which different texts may share" in each for each in fatal(8))
 
 
+def test_an_index_that_is_not_declared_is_warned_of(people: Connection) -> None:
+    people.execute("""UPDATE "Staff".people SET note = 'v1:beta', "even:2" = 'v1:MTI='""")
+
+    def warned(table: EncryptedTable) -> list[str]:
+        found = preflight(people, [table], V2)
+        return [problem.sentence for problem in found if "looks like search indexes" in problem.sentence]
+
+    assert warned(PEOPLE) == []
+    (high, low) = warned(replace(PEOPLE, columns=("mail % box",), indexes=()))
+    assert (high[:30], low[:29]) == ('column Staff.high.odd "1" x ho', 'column Staff.low.odd "1" x ho')
+
+
 def test_a_missing_column_is_named(migrated: Connection) -> None:
     migrated.execute("CREATE TABLE public.t (id int PRIMARY KEY, a text, odd text)")
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))

@@ -160,6 +160,22 @@ def test_a_statement_that_sets_a_text_without_its_index_is_refused(session: Sess
         session.execute(statement)
 
 
+def test_an_index_takes_a_text_and_no_expression(session: Session) -> None:
+    session.add(Client(id=1, address="ana"))
+    session.commit()
+    values: list[sa.ColumnElement[str]] = [CLIENTS.c.email_even, CLIENTS.c.name, sa.func.lower("x")]
+    for value in values:
+        statement = sa.update(CLIENTS).values(email="x", email_odd=value, email_even="x")
+        with pytest.raises(EncryptedExpressionError, match=r"email_odd is a search index and cannot take a SQL"):
+            session.execute(statement)
+    new = upsert(CLIENTS).values(id=1, email="bob", email_odd="bob", email_even="bob")
+    columns = {name: new.excluded[name] for name in ("email", "email_odd", "email_even")}
+    session.execute(new.on_conflict_do_update(index_elements=["id"], set_=columns))
+    assert stored(session) == (index(1, "bob"), None)
+    session.execute(sa.update(CLIENTS).values(email=None, email_odd=sa.null(), email_even=None))
+    assert stored(session) == (None, None)
+
+
 def test_rows_in_bulk_are_refused_without_their_index_and_stored_with_it(session: Session) -> None:
     with pytest.raises(EncryptedExpressionError, match=r"does not set email_odd and email_even"):
         session.execute(sa.insert(Client), [{"id": 2, "address": "x"}, {"id": 3, "address": "y"}])

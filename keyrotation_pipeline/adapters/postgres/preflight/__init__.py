@@ -52,6 +52,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     table_checks.none_is_in_a_foreign_key,
     table_checks.indexes_are_known,
     table_checks.unique_indexes_see_one_key_at_a_time,
+    indexes.search_indexes_are_declared,
     indexes.search_indexes_can_be_kept,
     indexes.unique_search_indexes_come_in_pairs,
     writes.role_may_read_and_write,

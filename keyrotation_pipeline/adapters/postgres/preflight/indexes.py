@@ -3,8 +3,12 @@
 from collections.abc import Iterator
 from typing import cast
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
-from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
+from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
 from keyrotation_pipeline.model.tables import Problem, SearchIndex
 
 # With less, different texts have the same index often enough for somebody to meet it.
@@ -25,6 +29,49 @@ WHERE i.indrelid = %s::bigint::oid AND a.attrelid = i.indrelid AND k.place <= i.
   AND i.indisvalid AND NOT c.relispartition
 GROUP BY c.relname ORDER BY c.relname
 """
+
+# Columns of text that nothing is declared of, of PostgreSQL's own types: others could have an output of their own.
+_OTHER_TEXT = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = %s::bigint::oid AND attnum > 0 AND NOT attisdropped
+  AND atttypid IN ('text'::regtype, 'varchar'::regtype) AND attname <> ALL (%s)
+ORDER BY attnum
+"""
+# A version and 32 bytes, which no encrypted value looks like. Short indexes look like any text.
+_INDEX = f"^{PREFIX_PATTERN}[A-Za-z0-9+/]{{43}}=$"
+_SAMPLE_BYTES = 8 * 2**20
+
+
+def search_indexes_are_declared(subject: Subject) -> Iterator[Problem]:
+    """Warns of columns of search indexes that are not declared: searches would miss every re-encrypted row."""
+    if not subject.table.format.names_versions:
+        return
+    for relation in subject.heaps:
+        rows = subject.connection.execute(_OTHER_TEXT, (relation.oid, subject.written_columns)).fetchall()
+        names = [str(name) for (name,) in rows]
+        for name in names and _holding_indexes(subject, relation, names):
+            yield warning(
+                f"column {relation.label}.{name} holds what looks like search indexes, which are not declared, so "
+                "searches would miss every re-encrypted row; declare them in indexes of "
+                f"[[tables]] {subject.table.name} (`keyrotation docs search-indexes`)"
+            )
+
+
+def _holding_indexes(subject: Subject, relation: Relation, names: list[str]) -> list[str]:
+    figures = [
+        sql.SQL('coalesce(bool_or(octet_length({0}) < 60 AND {0}::text COLLATE "C" ~ {1}), false)').format(
+            sql.Identifier(name), sql.Literal(_INDEX)
+        )
+        for name in names
+    ]
+    with heap_scan(subject.connection, relation.label, relation.oid):
+        query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
+            sql.SQL(", ").join(figures),
+            relation.identifier,
+            of_a_sample(subject.connection, relation.oid, _SAMPLE_BYTES),
+        )
+        found = cast("tuple[bool, ...]", subject.connection.execute(query).fetchone())
+    return [name for name, holds in zip(names, found, strict=True) if holds]
 
 
 def search_indexes_can_be_kept(subject: Subject) -> Iterator[Problem]:
