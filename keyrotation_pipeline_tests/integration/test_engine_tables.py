@@ -244,9 +244,9 @@ def test_megabyte_values_are_read_in_batches_bounded_by_bytes(migrated: Connecti
 
     take = Batch.of
 
-    def weighed(rows: Sequence[tuple[object, ...]], places: Sequence[Column] = ()) -> Batch:
+    def weighed(rows: Sequence[tuple[object, ...]], places: Sequence[Column] = (), indexes: int = 0) -> Batch:
         read.append(sum(len(value) for row in rows for value in row if isinstance(value, bytes)))
-        return take(rows, places)
+        return take(rows, places, indexes)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Batch, "of", weighed)
