@@ -10,6 +10,7 @@ keys are in use, a row can have an index under both, so that searches and unique
 
 import base64
 import hmac
+import re
 import unicodedata
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,12 +18,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, PREFIX_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 
 _DOMAIN = b"keyrotation-search-index-v1\0"
 _KEY_BYTES = 32
+# Read by Python and by PostgreSQL alike; to be matched as a whole.
+INDEX_PATTERN = rf"{PREFIX_PATTERN}[A-Za-z0-9+/]{{3,43}}={{0,2}}"
+_INDEX = re.compile(INDEX_PATTERN, re.ASCII)
 FULL_BYTES = 32
 SHORTEST_BYTES = 2
 
@@ -110,6 +114,11 @@ def is_odd(version: KeyVersion) -> bool:
 def newest(versions: Sequence[KeyVersion], *, odd: bool) -> KeyVersion | None:
     """Returns the version under which one of the two columns is written; None: it is NULL."""
     return max((version for version in versions if is_odd(version) == odd), default=None)
+
+
+def is_index(text: str) -> bool:
+    """Returns whether a text has the form of an index, so that nothing is lost where another index replaces it."""
+    return _INDEX.fullmatch(text) is not None
 
 
 def version_of(index: str) -> KeyVersion | None:

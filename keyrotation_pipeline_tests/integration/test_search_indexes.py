@@ -162,6 +162,24 @@ def test_a_row_that_has_no_other_index_keeps_its_old_one(
     assert kept == {9: index(ring, V1, "user9")}
 
 
+def test_a_column_that_was_declared_by_mistake_loses_nothing(
+    people: Connection, database_url: str, ring: KeyRing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pre-flight stops it; this is what happens to text that comes later."""
+    monkeypatch.setattr(cleared_indexes, "_SWEEPS", 1)
+    people.execute("""UPDATE "Staff".people SET "even:2" = 'a note' WHERE id = 4""")
+    people.execute("""UPDATE "Staff".people SET "odd ""1"" x" = 'v1: a note' WHERE id = 5""")
+    engine = Engine(database_url, ring)
+    engine.shard(PEOPLE)
+    engine.sweep(PEOPLE, wait=True)
+    assert counts.unindexed_rows(people, PEOPLE) == 1
+    with pytest.raises(StaleWriterError):
+        cleared(database_url)
+    found = rows(people)
+    assert found[4][1:] == (index(ring, V1, "user4"), "a note")
+    assert found[5][1:] == ("v1: a note", index(ring, V2, "user5"))
+
+
 def test_the_fence_of_values_and_that_of_indexes_do_not_touch_each_other(
     people: Connection, database_url: str, ring: KeyRing
 ) -> None:
@@ -237,6 +255,13 @@ REFUSED = [
         "text", "text GENERATED ALWAYS AS ('x') STORED", "", r"column t\.even .* is generated", id="generated"
     ),
     pytest.param(
+        "text",
+        "text",
+        "INSERT INTO public.t VALUES (1, NULL, 'v1:AAAA', 'v2:AAAA'), (2, NULL, 'a note', 'v2:notes:x')",
+        r"column t\.odd is declared for a search index and holds other text in 1 row\(s\)",
+        id="other text",
+    ),
+    pytest.param(
         "text UNIQUE",
         "text",
         "",
@@ -276,6 +301,23 @@ def test_the_preflight_refuses_columns_that_cannot_hold_an_index(
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
     fatal = [problem.sentence for problem in preflight(migrated, [table], V2) if problem.fatal]
     assert any(re.search(sentence, each) for each in fatal), fatal
+
+
+@pytest.mark.external_postgres
+def test_the_preflight_refuses_columns_that_are_not_compared_byte_by_byte(debian: Connection) -> None:
+    debian.execute(
+        "CREATE EXTENSION citext SCHEMA public; "
+        "CREATE COLLATION public.same (provider = icu, locale = 'und-u-ks-level2', deterministic = false); "
+        "CREATE TABLE public.t (id int PRIMARY KEY, a text, odd text COLLATE public.same, even text); "
+        "CREATE TABLE public.u (id int PRIMARY KEY, a text, odd text, even public.citext)"
+    )
+    declared = SearchIndex("a", "odd", "even", FORM)
+    tables = [EncryptedTable(TableName("public", name), ("a",), indexes=(declared,)) for name in ("t", "u")]
+    fatal = [problem.sentence for problem in preflight(debian, tables, V2) if problem.fatal]
+    assert any("column t.odd of a search index has a collation by which different texts are" in each for each in fatal)
+    assert any(
+        "column u.even of the search index of a is of type public.citext; make it text" in each for each in fatal
+    )
 
 
 def test_the_preflight_takes_unique_indexes_in_pairs_unless_an_index_is_short(migrated: Connection) -> None:

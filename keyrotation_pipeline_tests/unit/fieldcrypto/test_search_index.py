@@ -10,7 +10,16 @@ from keyrotation_pipeline.errors import UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, Normalisation, newest, version_of
+from keyrotation_pipeline.fieldcrypto.search_index import (
+    FULL_BYTES,
+    SHORTEST_BYTES,
+    Indexer,
+    IndexForm,
+    Normalisation,
+    is_index,
+    newest,
+    version_of,
+)
 
 V1, V2X, V3 = KeyVersion(1), KeyVersion(2, 2), KeyVersion(3)
 RAW = bytes(range(32))
@@ -85,3 +94,17 @@ def test_each_column_is_written_under_the_newest_version_of_its_own() -> None:
 
 def test_an_index_names_its_version() -> None:
     assert [version_of(text) for text in ("v1:AAAA", "v2x:AAAA", "AAAA", "v01:AAAA", "")] == [V1, V2X, None, None, None]
+
+
+@pytest.mark.parametrize("size_bytes", range(SHORTEST_BYTES, FULL_BYTES + 1))
+def test_every_index_has_the_form_of_one(size_bytes: int) -> None:
+    indexer = Indexer(IndexForm("a.b", size_bytes=size_bytes), RING)
+    assert is_index(indexer.under(V1, b"x"))
+    assert is_index(indexer.under(V2X, b"y"))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a note", "v1: a note", "v1:a note", "v01:AAAA", "v1:AA", "v1:" + "A" * 60, "v1:A:AA"]
+)
+def test_other_text_has_not(text: str) -> None:
+    assert not is_index(text)

@@ -16,6 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.search_index import INDEX_PATTERN
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -26,9 +27,9 @@ _SWEEPS = 20
 _PAUSE_SECONDS = 0.5
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
 
-# Whatever is not under the version that stays, in rows where every value has an index under its own version. Rows that
-# others hold are left to the next sweep, so that we never wait for one; what is written meanwhile is under no other
-# version.
+# Each index that is not under the version that stays, in rows where every value has an index under its own version.
+# Rows that others hold are left to the next sweep, so that we never wait for one; what is written meanwhile is under no
+# other version.
 _CLEAR = """
 WITH held AS (
     SELECT ctid FROM ONLY {table}
@@ -118,6 +119,10 @@ def _old(relation: Relation, target: KeyVersion) -> sql.Composed:
 
 
 def _is_old(name: str, target: KeyVersion, *alias: str) -> sql.Composed:
-    return sql.SQL('left({}::text, {}) COLLATE "C" <> {}').format(
-        sql.Identifier(*alias, name), sql.Literal(len(target.prefix)), sql.Literal(target.prefix)
+    # Nothing but an index is cleared, whatever column was declared.
+    return sql.SQL('(left({0}::text, {1}) COLLATE "C" <> {2} AND {0}::text COLLATE "C" ~ {3})').format(
+        sql.Identifier(*alias, name),
+        sql.Literal(len(target.prefix)),
+        sql.Literal(target.prefix),
+        sql.Literal(f"^{INDEX_PATTERN}$"),
     )

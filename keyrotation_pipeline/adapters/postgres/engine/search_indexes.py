@@ -7,7 +7,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import Format
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
-from keyrotation_pipeline.fieldcrypto.search_index import Indexer, is_odd, version_of
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, is_index, is_odd, version_of
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Of each index, the text in its column for odd numbers and in the other one, by row.
@@ -35,7 +35,7 @@ class SearchIndexes:
         """Returns what to write into the target's column of each index; None where it stays.
 
         A value that is rewritten gets a new index, and one that is under the target already gets one if it has none. A
-        value that does not decrypt keeps what it has.
+        value that does not decrypt keeps what it has, and so does a column with a text that is no index.
 
         Args:
             columns: stored values by column.
@@ -47,7 +47,9 @@ class SearchIndexes:
             stored = texts[index][0 if is_odd(self._target) else 1] if texts else [None] * len(columns[number])
             new: list[Value] = [None] * len(stored)
             for row, value in enumerate(columns[number]):
-                if value and (rewritten[number][row] is not None or not (stored[row] or b"").startswith(prefix)):
+                before = stored[row] or b""
+                is_wanted = value and (rewritten[number][row] is not None or not before.startswith(prefix))
+                if value and is_wanted and (not before or is_index(before.decode(errors="replace"))):
                     text = self._plaintext(value, label)
                     new[row] = None if text is None else indexer.under(self._target, text).encode()
             found.append(new)

@@ -15,6 +15,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex
 
 # Types of PostgreSQL's own, whose numbers never change.
 BOOLEAN, BYTEA, JSON, JSONB = 16, 17, 114, 3802
+PLAIN_TEXTS = frozenset({25, 1043})  # text, varchar
 TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
 # int2, int4, int8, text, varchar, uuid: everybody writes their values as the server does.
 BOUND_TYPES = frozenset({21, 23, 20, 25, 1043, 2950})
@@ -343,7 +344,7 @@ def _require_index_text(tree: Sequence[Relation]) -> None:
     """Refuses columns of search indexes of other types, for the same reasons."""
     for relation in tree:
         for column in (each for index in relation.indexes for each in index.columns):
-            if not column.is_text:
+            if column.type_oid not in PLAIN_TEXTS:
                 raise PreflightError(
                     f"column {relation.label}.{column.name} is of type {column.type_sql}, and search indexes "
                     "are written as text; make it text"

@@ -54,6 +54,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     table_checks.unique_indexes_see_one_key_at_a_time,
     indexes.search_indexes_are_declared,
     indexes.search_indexes_can_be_kept,
+    indexes.search_index_columns_hold_nothing_else,
     indexes.unique_search_indexes_come_in_pairs,
     writes.role_may_read_and_write,
     writes.role_may_fence,

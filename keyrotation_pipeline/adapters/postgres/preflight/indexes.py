@@ -5,14 +5,20 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import PLAIN_TEXTS, Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
+from keyrotation_pipeline.fieldcrypto.search_index import INDEX_PATTERN
 from keyrotation_pipeline.model.tables import Problem, SearchIndex
 
 # With less, different texts have the same index often enough for somebody to meet it.
 _LEAST_UNIQUE_BYTES = 16
+
+_LENIENT = """
+SELECT a.attname FROM pg_attribute a JOIN pg_collation c ON c.oid = a.attcollation
+WHERE a.attrelid = %s::bigint::oid AND a.attname = ANY (%s) AND NOT c.collisdeterministic ORDER BY a.attname
+"""
 
 _REQUIRED = """
 SELECT attname FROM pg_attribute
@@ -84,16 +90,45 @@ def search_indexes_can_be_kept(subject: Subject) -> Iterator[Problem]:
                 f"while one key is in use; ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN "
                 f"{subject.quoted(str(name))} DROP NOT NULL"
             )
+        for (name,) in subject.connection.execute(_LENIENT, (relation.oid, names)).fetchall():
+            yield fatal(
+                f"column {relation.label}.{name} of a search index has a collation by which different texts are equal; "
+                f"ALTER TABLE {subject.quoted(*relation.parts)} ALTER COLUMN {subject.quoted(str(name))} TYPE text "
+                'COLLATE "C"'
+            )
         for index in relation.indexes:
             for column in index.columns:
                 yield from _fits(relation, index.index, column)
+
+
+def search_index_columns_hold_nothing_else(subject: Subject) -> Iterator[Problem]:
+    """Refuses columns with other text: somebody has declared the wrong column, and its content would be in the way."""
+    for relation in subject.heaps:
+        names = [column.name for index in relation.indexes for column in index.columns]
+        others = [
+            sql.SQL('count(*) FILTER (WHERE {}::text COLLATE "C" !~ {})').format(
+                sql.Identifier(name), sql.Literal(f"^{INDEX_PATTERN}$")
+            )
+            for name in names
+        ]
+        if not others:
+            continue
+        query = sql.SQL("SELECT {} FROM ONLY {}").format(sql.SQL(", ").join(others), relation.identifier)
+        with heap_scan(subject.connection, relation.label, relation.oid):
+            found = cast("tuple[int, ...]", subject.connection.execute(query).fetchone())
+        for name, number in zip(names, found, strict=True):
+            if number:
+                yield fatal(
+                    f"column {relation.label}.{name} is declared for a search index and holds other text in {number} "
+                    "row(s); correct indexes in keyrotation.toml, or remove that text"
+                )
 
 
 def _fits(relation: Relation, index: SearchIndex, column: Column) -> Iterator[Problem]:
     place = f"column {relation.label}.{column.name} of the search index of {index.of}"
     if column.generated:
         yield fatal(f"{place} is generated, so it cannot be written; make it an ordinary column")
-    elif not column.is_text or column.base_type == "bpchar":
+    elif column.type_oid not in PLAIN_TEXTS:
         yield fatal(f"{place} is of type {column.type_sql}; make it text")
     elif column.max_chars is not None and column.max_chars < index.form.longest_chars:
         yield fatal(
