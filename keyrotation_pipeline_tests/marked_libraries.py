@@ -120,6 +120,52 @@ class CloakEcto:
             raise CannotReadError from None
 
 
+class Tink:
+    """Tink's AEAD of a keyset with one template: the primary encrypts, the id in a value finds the key that decrypts.
+
+    Args:
+        keys: each as JSON in a keyset, the primary first.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        parsed: list[Any] = [json.loads(each) for each in keys]
+        self._keys: list[tuple[int, bytes]] = [
+            (each["keyId"], base64.b64decode(each["keyData"]["value"])[2:]) for each in parsed
+        ]
+
+    def encrypt(self, text: bytes) -> bytes:
+        number, key = self._keys[0]
+        nonce = secrets.token_bytes(12)
+        return b"\x01" + number.to_bytes(4, "big") + nonce + AESGCM(key).encrypt(nonce, text, b"")
+
+    def decrypt(self, stored: bytes) -> bytes:
+        assert stored[0] == 1
+        try:
+            key: bytes = dict(self._keys)[int.from_bytes(stored[1:5], "big")]
+            return AESGCM(key).decrypt(stored[5:17], stored[17:], b"")
+        except (KeyError, InvalidTag):
+            raise CannotReadError from None
+
+    @staticmethod
+    def generated() -> str:
+        value = _b64(b"\x1a\x20" + secrets.token_bytes(32))
+        kind = "type.googleapis.com/google.crypto.tink.AesGcmKey"
+        data = {"typeUrl": kind, "value": value, "keyMaterialType": "SYMMETRIC"}
+        number = 1 + secrets.randbelow(2**32 - 1)
+        key = {"keyData": data, "status": "ENABLED", "keyId": number, "outputPrefixType": "TINK"}
+        return json.dumps(key, separators=(",", ":"))
+
+    @staticmethod
+    def keyset(keys: Sequence[str]) -> str:
+        return f'{{"primaryKeyId":{json.loads(keys[0])["keyId"]},"key":[{",".join(keys)}]}}'
+
+    @staticmethod
+    def listed(text: str) -> list[str]:
+        keyset: Any = json.loads(text)
+        keys = sorted(keyset["key"], key=lambda each: each["keyId"] != keyset["primaryKeyId"])
+        return [json.dumps(each, separators=(",", ":")) for each in keys]
+
+
 @dataclass(frozen=True)
 class Library:
     """A library, and how an application is given its keys.
@@ -178,3 +224,4 @@ CLOAK_ECTO = Library(
     last=False,
     in_bytes=True,
 )
+TINK = Library('name = "tink"', Tink, Tink.generated, Tink.keyset, Tink.listed, last=False, in_bytes=True)

@@ -15,7 +15,15 @@ from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, CLOAK_47NG, CLOAK_ECTO, FERNET, NATIVE, RAILS
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    CLOAK_ECTO,
+    FERNET,
+    NATIVE,
+    RAILS,
+    TINK,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
@@ -316,6 +324,7 @@ _GUIDES = {
     RAILS.name: "rails",
     CLOAK_47NG.name: "prisma",
     CLOAK_ECTO.name: "elixir",
+    TINK.name: "tink",
 }
 
 

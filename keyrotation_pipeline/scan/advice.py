@@ -121,6 +121,10 @@ _CLOAK_ECTO_HERE = (
     f'Once the column is declared in a `keyrotation.toml` with `[format] name = "cloak-ecto"`, {_ROTATED} '
     "(`keyrotation docs elixir`)."
 )
+_TINK_HERE = (
+    f'Once the column is declared in a `keyrotation.toml` with `[format] name = "tink"`, {_ROTATED}, where the keyset '
+    "has AES-GCM keys and there is no associated data (`keyrotation docs tink`)."
+)
 _AES_GCM_HERE = (
     "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "
     'a `keyrotation.toml` with `[format] name = "aes-gcm"` and its layout: keyrotation rotates it in place, without '
@@ -131,6 +135,7 @@ _ATTR_ENCRYPTED = (
     'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: '
     f"{_ROTATED} (`keyrotation docs aes-gcm`)."
 )
+_IN_BYTEA = {"cloak-ecto": _CLOAK_ECTO_HERE, "tink": _TINK_HERE}
 _MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
 _COLUMN_TYPES = ("text", "character varying", "bytea")
 _ARRAY_TYPES = ("text[]", "character varying")
@@ -161,8 +166,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
     if format_name == "attr_encrypted" and column:
         return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
-    if format_name == "cloak-ecto" and column and place.type.startswith("bytea"):
-        return Advice("marker", True, _CLOAK_ECTO_HERE)  # noqa: FBT003
+    if format_name in _IN_BYTEA and column and place.type.startswith("bytea"):
+        return Advice("marker", True, _IN_BYTEA[format_name])  # noqa: FBT003
     if format_name in _MAY_BE_AES_GCM and (column or inside):
         return Advice("decrypt", None, _AES_GCM_HERE)
     advice = ADVICE.get(format_name, UNKNOWN)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     FORMATS,
     NATIVE,
     RAILS,
+    TINK,
     Derivation,
     ValueFormat,
 )
@@ -50,6 +51,7 @@ _USUAL_VARIABLES = {
     RAILS.name: "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY",
     CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
     CLOAK_ECTO.name: "CLOAK_KEYS",
+    TINK.name: "TINK_KEYSET",
 }
 
 
@@ -57,7 +59,8 @@ class FormatSettings(Section):
     """`[format]`: the format of the values in all `[[tables]]`.
 
     Args:
-        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng` or `cloak-ecto`.
+        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto` or
+            `tink`.
         keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
             imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
@@ -190,6 +193,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
+        TINK.name: frozenset({"keys"}),
     }
 )
 

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO as CLOAK_ECTO_FORMAT
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import TINK as TINK_FORMAT
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -24,7 +25,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, sealed
 from keyrotation_pipeline_tests.integration.fernet_rows import library, token
-from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO, CannotReadError, Library
+from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO, TINK, CannotReadError, Library
 
 SLOTS = ("a", "b")
 BOUND = "ID :'é;"
@@ -169,7 +170,7 @@ def _raw_read(key: KeyMaterial, value: bytes) -> str | None:
 
 def _of_library(declared: ValueFormat, library: Library) -> ByteFormat:
     def alone(key: KeyMaterial) -> Any:  # noqa: ANN401  one of the libraries
-        return library.alone(notation_of(declared).text_of([key]))
+        return library.keys(library.read(notation_of(declared).text_of([key])))
 
     def read(key: KeyMaterial, value: bytes) -> str | None:
         try:
@@ -183,6 +184,7 @@ def _of_library(declared: ValueFormat, library: Library) -> ByteFormat:
 
 BYTE_FORMATS = {
     "cloak-ecto": _of_library(CLOAK_ECTO_FORMAT, CLOAK_ECTO),
+    "tink": _of_library(TINK_FORMAT, TINK),
     "raw": ByteFormat(replace(AES_GCM, layout="raw(0x0125 nonce12 tag16 ct)"), _raw_sealed, _raw_read),
 }
 

@@ -41,7 +41,7 @@ class CloakEnvelope:
             return None
         return MarkedValue(match[1], base64.urlsafe_b64decode(match[2]), base64.urlsafe_b64decode(match[3]))
 
-    def holds_a_value(self, text: bytes, old: MarkedValue) -> bool:  # noqa: ARG002
+    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
         """See `Envelope.holds_a_value`."""
         return self.parsed(text) is not None
 

@@ -10,12 +10,9 @@ import re
 import secrets
 from collections.abc import Collection
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
-from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.codecs.prefixed import PrefixedKey, split
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, LONGEST_NAME, AesKey, KeyMaterial
 
 ASSOCIATED_DATA = b"AES256GCM"
@@ -43,18 +40,15 @@ class CloakEctoEnvelope:
         if head is None:
             return None
         start = 2 + head[1][0]
-        sealed = self._layout.taken_apart(value[start:])
-        if _LABEL.fullmatch(value, 2, start) is None or sealed is None:
-            return None
-        return MarkedValue(value[:start].hex().encode(), sealed.nonce, sealed.body)
+        return split(value, start, self._layout) if _LABEL.fullmatch(value, 2, start) else None
 
-    def holds_a_value(self, text: bytes, old: MarkedValue) -> bool:  # noqa: ARG002
+    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
         """See `Envelope.holds_a_value`."""
         return self.parsed(text) is not None
 
-    def key(self, material: KeyMaterial) -> "CloakEctoKey":
+    def key(self, material: KeyMaterial) -> PrefixedKey:
         """See `Envelope.key`."""
-        return CloakEctoKey(material, self._layout)
+        return PrefixedKey(prefix_of(material.name), material, self._layout, ASSOCIATED_DATA)
 
     def generate(self, taken: Collection[str] = ()) -> KeyMaterial:
         """See `Envelope.generate`: the label counts on from the highest one there was."""
@@ -62,28 +56,6 @@ class CloakEctoEnvelope:
         numbered = [(int(found[2]), found[1]) for each in labels if (found := _NUMBERED.fullmatch(each))]
         number, stem = max(numbered, default=(0, FIRST_LABEL[:-1]))
         return AesKey(secrets.token_bytes(KEY_BYTES), f"{stem}{number + 1}")
-
-
-class CloakEctoKey:
-    """`MarkedKey` of 32 bytes and a label."""
-
-    def __init__(self, material: KeyMaterial, layout: Layout) -> None:
-        self._prefix = prefix_of(material.name)
-        self.marker = self._prefix.hex().encode()
-        self._layout = layout
-        self._cipher = AESGCM(raw_of(material))
-
-    def opened(self, value: MarkedValue) -> bytes | None:
-        """See `MarkedKey.opened`."""
-        try:
-            return self._cipher.decrypt(value.nonce, value.body, ASSOCIATED_DATA)
-        except InvalidTag:
-            return None
-
-    def sealed(self, text: bytes, old: MarkedValue) -> bytes:  # noqa: ARG002
-        """See `MarkedKey.sealed`."""
-        nonce = secrets.token_bytes(self._layout.nonce_bytes)
-        return self._prefix + self._layout.put_together(nonce, self._cipher.encrypt(nonce, text, ASSOCIATED_DATA))
 
 
 def prefix_of(label: str) -> bytes:

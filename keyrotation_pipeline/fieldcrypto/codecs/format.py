@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.tink import TinkEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,
@@ -22,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     FERNET,
     NATIVE,
     RAILS,
+    TINK,
     Derivation,
     ValueFormat,
 )
@@ -76,6 +78,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
         RAILS.name: lambda declared: MarkedFormat(_rails(declared)),
         CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope()),
         CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
+        TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout))),
     }
 )
 

@@ -9,6 +9,7 @@ from functools import partial
 from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_passphrases, listed_passphrase
@@ -17,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,
     RAILS,
+    TINK,
     Derivation,
     ValueFormat,
 )
@@ -168,6 +170,7 @@ _NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
         RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last", passphrases=True),
         CLOAK_47NG.name: KeyNotation(_by_commas, _cloak_key, _as_cloak),
         CLOAK_ECTO.name: KeyNotation(_by_commas, _named_key, _as_named),
+        TINK.name: KeyNotation(tink.entries, tink.key_of, tink.as_keyset),
     }
 )
 

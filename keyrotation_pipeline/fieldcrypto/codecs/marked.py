@@ -55,8 +55,12 @@ class Envelope(Protocol):
     def parsed(self, value: bytes) -> MarkedValue | None:
         """Splits a stored value exactly as the library writes it; None: anything else."""
 
-    def holds_a_value(self, text: bytes, old: MarkedValue) -> bool:
-        """Returns whether a plaintext is itself a value of this format, for an application that reads it."""
+    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:
+        """Returns whether a plaintext is itself a value of this format, for an application that reads it.
+
+        Args:
+            markers: of the keys that are known, where nothing else tells a value from other bytes.
+        """
 
     def key(self, material: KeyMaterial) -> MarkedKey:
         """Prepares a key."""
@@ -210,7 +214,7 @@ class MarkedRewriter:
         return self._once(*opened[0], value) if opened else UNDER_NO_KEY
 
     def _once(self, version: KeyVersion, text: bytes, value: MarkedValue) -> tuple[KeyVersion, bytes] | Defect:
-        twice = self._envelope.holds_a_value(text, value)
+        twice = self._envelope.holds_a_value(text, value, self._named)
         return Defect(DefectKind.ENCRYPTED_TWICE, version) if twice else (version, text)
 
     def _sealed(self, text: bytes, old: MarkedValue) -> bytes:

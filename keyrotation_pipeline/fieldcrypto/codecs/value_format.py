@@ -172,6 +172,7 @@ CLOAK_47NG = ValueFormat("cloak-47ng", IdentifiedBy.MARKER)
 CLOAK_ECTO = ValueFormat("cloak-ecto", IdentifiedBy.MARKER, layout="raw(nonce12 tag16 ct)")
 # Of the columns of search indexes, whose texts begin with the version as values of our own do. Nobody declares it.
 SEARCH_INDEX = ValueFormat("search-index", IdentifiedBy.MARKER)
+TINK = ValueFormat("tink", IdentifiedBy.MARKER, layout="raw(nonce12 ct tag16)")
 FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
-    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO)}
+    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK)}
 )

@@ -73,12 +73,13 @@ BYTES = replace(TEXT, type="bytea")
 ARRAY = replace(TEXT, type="text[]", elements=True)
 
 
-def test_values_of_cloak_are_rotated_in_bytea_and_their_guide_is_there() -> None:
-    here = advice_for("cloak-ecto", BYTES, wrapped=False, names_keys=True)
-    assert '`[format] name = "cloak-ecto"`' in here.next
-    assert "`keyrotation docs elixir`" in here.next
+@pytest.mark.parametrize(("name", "guide"), [("cloak-ecto", "elixir"), ("tink", "tink")])
+def test_bytes_that_name_their_key_are_rotated_in_bytea_and_their_guide_is_there(name: str, guide: str) -> None:
+    here = advice_for(name, BYTES, wrapped=False, names_keys=True)
+    assert f'`[format] name = "{name}"`' in here.next
+    assert f"`keyrotation docs {guide}`" in here.next
     for place, wrapped in ((BYTES, True), (TEXT, False), (LEAF, False), (ARRAY, False)):
-        there = advice_for("cloak-ecto", place, wrapped=wrapped, names_keys=True)
+        there = advice_for(name, place, wrapped=wrapped, names_keys=True)
         assert "Not rotated by keyrotation yet" in there.next
 
 

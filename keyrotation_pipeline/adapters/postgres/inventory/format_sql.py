@@ -28,6 +28,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     NATIVE,
     RAILS,
     SEARCH_INDEX,
+    TINK,
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -115,6 +116,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], KeyedByMarker]] = MappingProxyType
         RAILS.name: lambda _declared: _RAILS,
         CLOAK_47NG.name: lambda _declared: _CLOAK_47NG,
         CLOAK_ECTO.name: lambda declared: PrefixSql(prefix_sql.cloak_ecto(layout_of(declared.layout))),
+        TINK.name: lambda declared: PrefixSql(prefix_sql.tink(layout_of(declared.layout))),
     }
 )
 _FERNET = FernetSql()

@@ -15,6 +15,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import Ref
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import LABEL_PATTERN
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.codecs.tink import PREFIX_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 # Every prefix begins with this byte.
@@ -67,6 +68,11 @@ def cloak_ecto(layout: Layout) -> Prefix:
         f"AND encode(substr(raw, 3, get_byte(raw, 1)), 'escape') ~ '^{LABEL_PATTERN}$'",
         3 + layout.shortest_bytes,
     )
+
+
+def tink(layout: Layout) -> Prefix:
+    """Returns the prefix of Tink: a byte, and the key's id of four."""
+    return Prefix(str(PREFIX_BYTES), "get_byte(raw, 0) = 1", PREFIX_BYTES + layout.shortest_bytes)
 
 
 class PrefixSql(KeyedByMarker):

@@ -10,20 +10,24 @@ import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Failure
+from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO, TINK, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import AesKey
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline.settings.tables import FormatSettings
 from keyrotation_pipeline_tests import marked_libraries
-from keyrotation_pipeline_tests.marked_libraries import CloakEcto, Library
+from keyrotation_pipeline_tests.marked_libraries import CloakEcto, Library, Tink
 
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "prefixed.json").read_text())
-ALL = [pytest.param(CLOAK_ECTO, marked_libraries.CLOAK_ECTO, id="Cloak for Elixir")]
+ALL = [
+    pytest.param(CLOAK_ECTO, marked_libraries.CLOAK_ECTO, id="Cloak for Elixir"),
+    pytest.param(TINK, marked_libraries.TINK, id="Tink"),
+]
 PLAINTEXTS = [b"", b"x", "Müller 🔑".encode(), bytes(range(256)), b"y" * 9_999]
 
 
@@ -36,20 +40,28 @@ def made(declared: ValueFormat, count: int = 2) -> KeyRing:
 
 
 def text_of(declared: ValueFormat, ring: KeyRing, version: KeyVersion) -> str:
-    """A key as the application has it."""
-    return notation_of(declared).text_of([ring.material(version)])
+    """A key as the application has it in its list."""
+    listed = notation_of(declared).text_of([ring.material(version)])
+    return tink.entries(listed)[0] if declared == TINK else listed
 
 
 def settings(**options: Any) -> ValueFormat:  # noqa: ANN401
     return FormatSettings.model_validate({"name": "cloak-ecto", "keys": {"env": "CLOAK_KEYS"}, **options}).value_format
 
 
+def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyMaterial]:
+    if vector["format"] == "tink":
+        (key,) = notation_of(TINK).keys_in(json.dumps(vector["keyset"]), "KEYS")
+        return TINK, key
+    return settings(iv_length=vector["iv_length"]), AesKey(bytes.fromhex(vector["key"]), vector["label"])
+
+
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["made_by"])
 def test_real_values_are_read_and_rewritten_for_the_library(vector: dict[str, Any]) -> None:
-    declared = settings(iv_length=vector["iv_length"])
-    old = AesKey(bytes.fromhex(vector["key"]), vector["label"])
+    declared, old = declared_of(vector)
     ring = KeyRing({V1: old, V2: new_key(declared, held=[old])}, V2)
-    code, library = format_of(declared), CloakEcto([text_of(declared, ring, V2)], vector["iv_length"])
+    code, key = format_of(declared), text_of(declared, ring, V2)
+    library = Tink([key]) if declared == TINK else CloakEcto([key], vector["iv_length"])
     for value in vector["values"]:
         stored = bytes.fromhex(value["stored"])
         assert code.plaintext(ring, stored) == value["plaintext"].encode()
@@ -60,7 +72,7 @@ def test_real_values_are_read_and_rewritten_for_the_library(vector: dict[str, An
 
 
 def test_another_length_of_nonces_opens_nothing() -> None:
-    vector = next(each for each in VECTORS if each["iv_length"] == 16)
+    vector = next(each for each in VECTORS if each.get("iv_length") == 16)
     key = AesKey(bytes.fromhex(vector["key"]), vector["label"])
     values = [bytes.fromhex(each["stored"]) for each in vector["values"]]
     _, failures = format_of(CLOAK_ECTO).rewriter(KeyRing({V1: key}, V1), V1).check([values])
@@ -149,3 +161,46 @@ def test_the_marker_of_a_key_is_how_every_value_under_it_begins() -> None:
     assert settings(iv_length=16).signed() == (
         "cloak-ecto, keys as they are, identified by the marker in each value; layout raw(nonce16 tag16 ct)"
     )
+
+
+KEYSET = next(each["keyset"] for each in VECTORS if each["format"] == "tink")
+KEY = KEYSET["key"][0]
+
+
+@pytest.mark.parametrize(
+    ("keyset", "message"),
+    [
+        ("{}", "a keyset of Tink is JSON such as"),
+        ("not JSON", "a keyset of Tink is JSON such as"),
+        ("[1]", "a keyset of Tink is JSON such as"),
+        ({**KEYSET, "primaryKeyId": 7}, "one of its keys has the primary's id"),
+        ({**KEYSET, "key": [KEY, KEY]}, "one of its keys has the primary's id"),
+        ({**KEYSET, "key": [{**KEY, "status": "DISABLED"}]}, "disabled ones are to be removed"),
+        (
+            {**KEYSET, "key": [{**KEY, "outputPrefixType": "RAW"}]},
+            "entry 1 of KEYS is not an enabled key of Tink's AesGcm",
+        ),
+        (
+            {**KEYSET, "key": [{**KEY, "keyData": {**KEY["keyData"], "typeUrl": "x"}}]},
+            "not an enabled key of Tink's AesGcm",
+        ),
+        (
+            {**KEYSET, "key": [{**KEY, "keyData": {**KEY["keyData"], "value": "GiAA"}}]},
+            "not an enabled key of Tink's AesGcm",
+        ),
+    ],
+)
+def test_a_keyset_that_is_not_rotated_here_is_refused_without_its_content(keyset: Any, message: str) -> None:  # noqa: ANN401
+    with pytest.raises(InvalidKeyError, match=message) as raised:
+        notation_of(TINK).keys_in(keyset if isinstance(keyset, str) else json.dumps(keyset), "KEYS")
+    assert KEY["keyData"]["value"] not in str(raised.value)
+
+
+def test_the_primary_of_a_keyset_encrypts_wherever_it_stands() -> None:
+    ring = made(TINK, 3)
+    keys = [ring.material(version) for version in (V3, V1, V2)]
+    keyset = json.loads(notation_of(TINK).text_of(keys))
+    assert (keyset["primaryKeyId"], len(keyset["key"])) == (int(keys[0].name), 3)
+    keyset["key"] = [*keyset["key"][1:], keyset["key"][0]]
+    assert notation_of(TINK).keys_in(json.dumps(keyset), "KEYS") == tuple(keys)
+    assert tink.as_keyset(keys[:1]).startswith('{"primaryKeyId":')
