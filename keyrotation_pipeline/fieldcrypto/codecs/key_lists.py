@@ -81,12 +81,23 @@ class KeyNotation:
         Raises:
             InvalidKeyError: they were imported in another format, so the application could not read this list.
         """
-        if any(isinstance(key, Passphrase) is not self.passphrases for key in keys):
+        text = self._written(keys)
+        if text is None:
             raise InvalidKeyError(
                 "the keys in the key store were imported under another [format] than the present one, so the "
                 "application would get a list that it cannot read; write name and derivation as they were"
             )
-        return self.write(keys if self.encrypts == "first" else keys[::-1])
+        return text
+
+    def _written(self, keys: Sequence[KeyMaterial]) -> str | None:
+        """Returns a text from which the application reads just these keys; None: there is none in this notation."""
+        if any(isinstance(key, Passphrase) is not self.passphrases for key in keys):
+            return None
+        try:
+            text = self.write(keys if self.encrypts == "first" else keys[::-1])
+            return text if self.keys_in(text, "the list") == tuple(keys) else None
+        except (InvalidKeyError, ValueError):  # no key of this format, or a name of another one
+            return None
 
     def place(self, number: int, of: int) -> int:
         """Returns where in the setting the key is that stands at a place of what `keys_in` returned, from 1."""

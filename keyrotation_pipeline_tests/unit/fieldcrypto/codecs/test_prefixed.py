@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO, TINK, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, CLOAK_ECTO, FERNET, TINK, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial
@@ -109,6 +109,24 @@ def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, lib
     ]
     rewriter = format_of(declared).rewriter(ring, V2)
     assert rewriter.rewrite([values]).failures == rewriter.check([values])[1] == failures
+
+
+@pytest.mark.parametrize(
+    ("declared", "key"),
+    [
+        (CLOAK_ECTO, KeyMaterial(bytes(32))),
+        (TINK, AesKey(bytes(32), "AES.GCM.V1")),
+        (TINK, KeyMaterial(bytes(32))),
+        (TINK, AesKey(bytes(24), "1")),
+        (CLOAK_ECTO, AesKey(bytes(16), "a")),
+        (FERNET, AesKey(bytes(32), "AES.GCM.V1")),
+        (FERNET, AesKey(bytes(16))),
+        (CLOAK_47NG, AesKey(bytes(32), "7")),
+    ],
+)
+def test_keys_of_another_format_are_never_delivered(declared: ValueFormat, key: KeyMaterial) -> None:
+    with pytest.raises(InvalidKeyError, match=r"imported under another \[format\] than"):
+        notation_of(declared).text_of([key])
 
 
 def test_a_new_label_counts_on_from_the_highest() -> None:
