@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
-from cryptography.fernet import InvalidToken
+from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 SALT = "saltsaltsaltsaltsaltsaltsaltsalt"
@@ -166,6 +166,28 @@ class Tink:
         return [json.dumps(each, separators=(",", ":")) for each in keys]
 
 
+class KeyedWrapper:
+    """Sentry's field: the primary encrypts, and the id in a value finds the key that decrypts.
+
+    Args:
+        keys: ``id:key of Fernet``, the first one encrypts.
+    """
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        self._keys = {name: Fernet(key) for name, _, key in (each.partition(":") for each in keys)}
+
+    def encrypt(self, text: bytes) -> bytes:
+        name, key = next(iter(self._keys.items()))
+        return b"enc:fernet:%b:%b" % (name.encode(), base64.b64encode(key.encrypt(text)))
+
+    def decrypt(self, stored: str) -> bytes:
+        _, _, name, token = stored.split(":")
+        try:
+            return self._keys[name].decrypt(base64.b64decode(token))
+        except KeyError:
+            raise CannotReadError from None
+
+
 @dataclass(frozen=True)
 class Library:
     """A library, and how an application is given its keys.
@@ -225,3 +247,11 @@ CLOAK_ECTO = Library(
     in_bytes=True,
 )
 TINK = Library('name = "tink"', Tink, Tink.generated, Tink.keyset, Tink.listed, last=False, in_bytes=True)
+KEYED_WRAPPER = Library(
+    'name = "fernet-keyed-wrapper"',
+    KeyedWrapper,
+    lambda: f"key-{secrets.token_hex(4)}-1:{Fernet.generate_key().decode()}",
+    ",".join,
+    lambda text: text.split(","),
+    last=False,
+)

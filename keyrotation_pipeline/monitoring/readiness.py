@@ -20,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
     CLOAK_ECTO,
     FERNET,
+    KEYED_WRAPPER,
     NATIVE,
     RAILS,
     TINK,
@@ -325,6 +326,7 @@ _GUIDES = {
     CLOAK_47NG.name: "prisma",
     CLOAK_ECTO.name: "elixir",
     TINK.name: "tink",
+    KEYED_WRAPPER.name: "sentry",
 }
 
 

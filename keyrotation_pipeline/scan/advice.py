@@ -117,6 +117,10 @@ _CLOAK_47NG_HERE = (
     f'Once the place is declared in a `keyrotation.toml` with `[format] name = "cloak-47ng"`, {_ROTATED} '
     "(`keyrotation docs prisma`)."
 )
+_KEYED_WRAPPER_HERE = (
+    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "fernet-keyed-wrapper"`, {_ROTATED} '
+    "(`keyrotation docs sentry`)."
+)
 _CLOAK_ECTO_HERE = (
     f'Once the column is declared in a `keyrotation.toml` with `[format] name = "cloak-ecto"`, {_ROTATED} '
     "(`keyrotation docs elixir`)."
@@ -135,6 +139,7 @@ _ATTR_ENCRYPTED = (
     'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: '
     f"{_ROTATED} (`keyrotation docs aes-gcm`)."
 )
+_OUTSIDE_ARRAYS = {"cloak-47ng": _CLOAK_47NG_HERE, "fernet-keyed-wrapper": _KEYED_WRAPPER_HERE}
 _IN_BYTEA = {"cloak-ecto": _CLOAK_ECTO_HERE, "tink": _TINK_HERE}
 _MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
 _COLUMN_TYPES = ("text", "character varying", "bytea")
@@ -162,8 +167,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
     outside_arrays = column or (inside and not place.elements)
     if format_name == "rails-ar-encryption" and outside_arrays:
         return Advice("marker" if names_keys else "decrypt", True, _RAILS_HERE)  # noqa: FBT003
-    if format_name == "cloak-47ng" and outside_arrays:
-        return Advice("marker", True, _CLOAK_47NG_HERE)  # noqa: FBT003
+    if format_name in _OUTSIDE_ARRAYS and outside_arrays:
+        return Advice("marker", True, _OUTSIDE_ARRAYS[format_name])  # noqa: FBT003
     if format_name == "attr_encrypted" and column:
         return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
     if format_name in _IN_BYTEA and column and place.type.startswith("bytea"):

@@ -22,6 +22,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,
     FORMATS,
+    KEYED_WRAPPER,
     NATIVE,
     RAILS,
     TINK,
@@ -52,6 +53,7 @@ _USUAL_VARIABLES = {
     CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
     CLOAK_ECTO.name: "CLOAK_KEYS",
     TINK.name: "TINK_KEYSET",
+    KEYED_WRAPPER.name: "SENTRY_FERNET_KEYS",
 }
 
 
@@ -59,8 +61,8 @@ class FormatSettings(Section):
     """`[format]`: the format of the values in all `[[tables]]`.
 
     Args:
-        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto` or
-            `tink`.
+        name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto`,
+            `tink` or `fernet-keyed-wrapper`.
         keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
             imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
@@ -194,6 +196,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         CLOAK_47NG.name: frozenset({"keys"}),
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
         TINK.name: frozenset({"keys"}),
+        KEYED_WRAPPER.name: frozenset({"keys"}),
     }
 )
 

@@ -17,18 +17,22 @@ from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import 
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, KEYED_WRAPPER, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import AesKey
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline_tests import marked_libraries
 from keyrotation_pipeline_tests.marked_libraries import Library, Rails
 from keyrotation_pipeline_tests.unit.fieldcrypto.codecs.test_marked import (
     BOTH,
     GOOD,
     GOOD_CLOAK,
+    GOOD_WRAPPER,
     NOT_CLOAK,
     NOT_RAILS,
+    NOT_WRAPPER,
     RAILS_HERE,
     V1,
     V2,
@@ -71,6 +75,13 @@ def test_the_shape_of_cloak_is_the_one_that_the_parser_accepts(database: Connect
     fill(database, [*NOT_CLOAK, GOOD_CLOAK])
     key_markers.create_for(database, CLOAK_47NG)
     assert true_for(database, sql_of(CLOAK_47NG).unencrypted(C)) == [True] * len(NOT_CLOAK) + [False]
+
+
+def test_the_shape_of_a_wrapped_token_is_the_one_that_the_parser_accepts(database: Connection) -> None:
+    fill(database, [*NOT_WRAPPER, GOOD_WRAPPER])
+    key_markers.create_for(database, KEYED_WRAPPER)
+    judged = [bool(value) for value in NOT_WRAPPER] + [False]
+    assert true_for(database, sql_of(KEYED_WRAPPER).unencrypted(C)) == judged
 
 
 @pytest.mark.parametrize(("declared", "library"), BOTH)
@@ -119,6 +130,19 @@ def test_the_longest_value_is_judged_with_the_reference_that_it_gets(database: C
     assert true_for(database, sql_of(RAILS_HERE).unencrypted(C)) == [False, False]
 
 
+def test_a_longer_id_of_the_next_key_is_counted_in(database: Connection) -> None:
+    old = AesKey(bytes(32), "key9")
+    ring = KeyRing({V1: old, V2: new_key(KEYED_WRAPPER, held=[old])}, V2)
+    value = marked_libraries.KEYED_WRAPPER.alone(texts_of(KEYED_WRAPPER, ring)[V1]).encrypt(b"x" * 99)
+    fill(database, [value.decode()])
+    key_markers.publish(database, KEYED_WRAPPER, ring)
+    ((new,),) = format_of(KEYED_WRAPPER).rewriter(ring, V2).rewrite([[value]]).columns
+    longest = sql.SQL("SELECT {} FROM public.held").format(sql_of(KEYED_WRAPPER).longest_under(C, V2))
+    assert new is not None
+    assert new.startswith(b"enc:fernet:key10:")
+    assert database.execute(longest).fetchone() == (len(new),) == (len(value) + 1,)
+
+
 @pytest.mark.parametrize(("declared", "library"), BOTH)
 @pytest.mark.parametrize("columns", [("c",), ("c", "v")])
 def test_the_check_reads_back_refuses_retired_keys_and_lets_others_pass(
@@ -150,7 +174,7 @@ def test_the_check_reads_back_refuses_retired_keys_and_lets_others_pass(
     assert fence.fences(database, table) == (V2,)
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), BOTH[:2])  # whose markers are made of the keys
 def test_a_fence_counts_only_for_the_keys_whose_text_it_names(
     database: Connection, declared: ValueFormat, library: Library
 ) -> None:

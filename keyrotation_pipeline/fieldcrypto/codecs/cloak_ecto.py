@@ -7,21 +7,19 @@ Source: Cloak 1.1.4 (Cloak.Ciphers.AES.GCM, Cloak.Tags.Encoder).
 """
 
 import re
-import secrets
 from collections.abc import Collection
 
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.named import NAME_PATTERN, next_named
 from keyrotation_pipeline.fieldcrypto.codecs.prefixed import PrefixedKey, split
-from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, LONGEST_NAME, AesKey, KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 ASSOCIATED_DATA = b"AES256GCM"
 BEGINS = b"\x01"
-LABEL_PATTERN = rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}"
 FIRST_LABEL = "AES.GCM.V1"
 _HEAD = re.compile(BEGINS + rb"([\x01-\x64])", re.DOTALL)
-_LABEL = re.compile(LABEL_PATTERN.encode())
-_NUMBERED = re.compile(r"(.*?)([0-9]{1,6})")
+_LABEL = re.compile(NAME_PATTERN.encode())
 
 
 class CloakEctoEnvelope:
@@ -52,10 +50,7 @@ class CloakEctoEnvelope:
 
     def generate(self, taken: Collection[str] = ()) -> KeyMaterial:
         """See `Envelope.generate`: the label counts on from the highest one there was."""
-        labels = [bytes.fromhex(each)[2:].decode(errors="replace") for each in taken]
-        numbered = [(int(found[2]), found[1]) for each in labels if (found := _NUMBERED.fullmatch(each))]
-        number, stem = max(numbered, default=(0, FIRST_LABEL[:-1]))
-        return AesKey(secrets.token_bytes(KEY_BYTES), f"{stem}{number + 1}")
+        return next_named([bytes.fromhex(each)[2:].decode(errors="replace") for each in taken], FIRST_LABEL)
 
 
 def prefix_of(label: str) -> bytes:

@@ -178,28 +178,30 @@ class FernetRewriter:
         return sealed
 
 
-class _Key:
+class FernetKey:
     """One key with its two halves ready for use."""
 
-    def __init__(self, version: KeyVersion, material: KeyMaterial) -> None:
-        self.version = version
+    def __init__(self, material: KeyMaterial) -> None:
         raw = raw_of(material)
         self._signing, self._cipher = raw[:HALF_BYTES], AES128(raw[HALF_BYTES:])
 
     def signed(self, token: bytes) -> bool:
+        """Returns whether the MAC of a token is right."""
         return hmac.compare_digest(self._mac(token[:-MAC_BYTES]), token[-MAC_BYTES:])
 
     def decrypted(self, token: bytes) -> bytes | None:
-        """The plaintext of a token whose MAC is right; None: its padding is not, so nobody can have written it."""
+        """Returns the plaintext of a token whose MAC is right; None: its padding is not, so nobody has written it."""
         decryptor = Cipher(self._cipher, CBC(token[HEAD_BYTES - IV_BYTES : HEAD_BYTES])).decryptor()
         padded = decryptor.update(token[HEAD_BYTES:-MAC_BYTES]) + decryptor.finalize()
         size = padded[-1]
         return padded[:-size] if 1 <= size <= BLOCK_BYTES and padded.endswith(bytes([size]) * size) else None
 
     def opened(self, token: bytes) -> bytes | None:
+        """Returns the plaintext of a token; None: it is not authentic."""
         return self.decrypted(token) if self.signed(token) else None
 
     def sealed(self, text: bytes, stamp: bytes, iv: bytes) -> bytes:
+        """Returns the bytes of a token."""
         size = BLOCK_BYTES - len(text) % BLOCK_BYTES
         encryptor = Cipher(self._cipher, CBC(iv)).encryptor()
         ciphertext = encryptor.update(text + bytes([size]) * size) + encryptor.finalize()
@@ -208,6 +210,14 @@ class _Key:
 
     def _mac(self, body: bytes) -> bytes:
         return hmac.digest(self._signing, body, "sha256")
+
+
+class _Key(FernetKey):
+    """The same with its version."""
+
+    def __init__(self, version: KeyVersion, material: KeyMaterial) -> None:
+        super().__init__(material)
+        self.version = version
 
 
 def _cut(ivs: bytes) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keyed_wrapper import KeyedWrapperEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
@@ -21,6 +22,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
     CLOAK_ECTO,
     FERNET,
+    KEYED_WRAPPER,
     NATIVE,
     RAILS,
     TINK,
@@ -79,6 +81,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
         CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope()),
         CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
         TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout))),
+        KEYED_WRAPPER.name: lambda _declared: MarkedFormat(KeyedWrapperEnvelope()),
     }
 )
 

@@ -17,6 +17,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
     CLOAK_ECTO,
     FERNET,
+    KEYED_WRAPPER,
     RAILS,
     TINK,
     Derivation,
@@ -160,8 +161,8 @@ def _named_key(text: str, place: str) -> KeyMaterial:
     return key
 
 
-def _as_named(keys: Sequence[KeyMaterial]) -> str:
-    return ",".join(f"{key.name}:{as_list([key], KeyEncoding.B64)}" for key in keys)
+def _as_named(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64) -> str:
+    return ",".join(f"{key.name}:{as_list([key], encoding)}" for key in keys)
 
 
 def _as_cloak(keys: Sequence[KeyMaterial]) -> str:
@@ -181,6 +182,7 @@ _NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
         RAILS.name: KeyNotation(_in_yaml, _passphrase, _as_yaml, "last", passphrases=True),
         CLOAK_47NG.name: KeyNotation(_by_commas, _cloak_key, _as_cloak),
         CLOAK_ECTO.name: KeyNotation(_by_commas, _named_key, _as_named),
+        KEYED_WRAPPER.name: KeyNotation(_by_commas, _named_key, partial(_as_named, encoding=KeyEncoding.B64URL)),
         TINK.name: KeyNotation(tink.entries, tink.key_of, tink.as_keyset),
     }
 )

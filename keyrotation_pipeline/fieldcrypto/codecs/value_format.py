@@ -122,7 +122,7 @@ class ValueFormat:
     @property
     def encrypts_by_gcm(self) -> bool:
         """Whether a key may encrypt only so many values, since AES-GCM must not repeat a nonce."""
-        return self.name != FERNET.name
+        return self.name not in {FERNET.name, KEYED_WRAPPER.name}
 
     def next_of(self, version: KeyVersion) -> KeyVersion:
         """Returns the version that follows another where the key of the next rotation has this format."""
@@ -173,6 +173,7 @@ CLOAK_ECTO = ValueFormat("cloak-ecto", IdentifiedBy.MARKER, layout="raw(nonce12 
 # Of the columns of search indexes, whose texts begin with the version as values of our own do. Nobody declares it.
 SEARCH_INDEX = ValueFormat("search-index", IdentifiedBy.MARKER)
 TINK = ValueFormat("tink", IdentifiedBy.MARKER, layout="raw(nonce12 ct tag16)")
+KEYED_WRAPPER = ValueFormat("fernet-keyed-wrapper", IdentifiedBy.MARKER)
 FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
-    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK)}
+    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK, KEYED_WRAPPER)}
 )

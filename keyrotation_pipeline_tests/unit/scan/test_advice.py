@@ -83,7 +83,9 @@ def test_bytes_that_name_their_key_are_rotated_in_bytea_and_their_guide_is_there
         assert "Not rotated by keyrotation yet" in there.next
 
 
-@pytest.mark.parametrize(("name", "guide"), [("rails-ar-encryption", "rails"), ("cloak-47ng", "prisma")])
+@pytest.mark.parametrize(
+    ("name", "guide"), [("rails-ar-encryption", "rails"), ("cloak-47ng", "prisma"), ("fernet-keyed-wrapper", "sentry")]
+)
 def test_formats_that_name_their_key_are_rotated_outside_arrays_and_their_guide_is_there(name: str, guide: str) -> None:
     for place in (TEXT, BYTES, LEAF):
         here = advice_for(name, place, wrapped=False, names_keys=True)

@@ -22,7 +22,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.fernet import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 # What the parser accepts: characters of base64, and a length of which the frame and whole blocks come out.
-_SHAPE = f"""octet_length({{value}}) >= {SHORTEST_CHARS} AND mod(octet_length({{value}}), 4) = 0
+TOKEN_SHAPE = f"""octet_length({{value}}) >= {SHORTEST_CHARS} AND mod(octet_length({{value}}), 4) = 0
     AND mod(octet_length(rtrim({{value}}, '=')) - octet_length({{value}}) / 4 - {FRAME_BYTES}, {BLOCK_BYTES}) = 0
     AND octet_length({{value}}) <= {LONGEST_JUDGED_BYTES} AND {{value}} ~ '^{SHAPE_PATTERN}$'"""
 
@@ -73,7 +73,7 @@ def hits(text: sql.Composable) -> sql.Composed:
 
 def shape(value: sql.Composable) -> sql.Composed:
     """Returns whether a text has the form of a token, as the parser judges it."""
-    return sql.SQL(_SHAPE).format(value=value)
+    return sql.SQL(TOKEN_SHAPE).format(value=value)
 
 
 def token(value: sql.Composable) -> sql.Composed:

@@ -25,6 +25,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
     CLOAK_ECTO,
     FERNET,
+    KEYED_WRAPPER,
     NATIVE,
     RAILS,
     SEARCH_INDEX,
@@ -111,10 +112,12 @@ class Refusals(Protocol):
 
 
 _RAILS, _CLOAK_47NG = MarkerSql(marker_sql.RAILS), MarkerSql(marker_sql.CLOAK_47NG)
+_KEYED_WRAPPER = MarkerSql(marker_sql.KEYED_WRAPPER)
 _MARKED: Mapping[str, Callable[[ValueFormat], KeyedByMarker]] = MappingProxyType(
     {
         RAILS.name: lambda _declared: _RAILS,
         CLOAK_47NG.name: lambda _declared: _CLOAK_47NG,
+        KEYED_WRAPPER.name: lambda _declared: _KEYED_WRAPPER,
         CLOAK_ECTO.name: lambda declared: PrefixSql(prefix_sql.cloak_ecto(layout_of(declared.layout))),
         TINK.name: lambda declared: PrefixSql(prefix_sql.tink(layout_of(declared.layout))),
     }

@@ -21,7 +21,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 _CREATE = own("""
 CREATE TABLE IF NOT EXISTS keyrotation.key_markers (
     version integer PRIMARY KEY CHECK (version > 0),
-    marker text COLLATE "C" NOT NULL UNIQUE CHECK (marker ~ '^[A-Za-z0-9+/=_-]+$')
+    marker text COLLATE "C" NOT NULL UNIQUE CHECK (marker ~ '^[A-Za-z0-9+/=._-]+$')
 )
 """)
 _THERE = own("SELECT to_regclass('keyrotation.key_markers') IS NOT NULL")

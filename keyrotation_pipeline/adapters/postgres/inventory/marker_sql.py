@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
+from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import TOKEN_SHAPE
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
     EMPTY,
     LONGEST_JUDGED_BYTES,
@@ -21,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import (
 )
 from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import RefusalsByMarker
 from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
+from keyrotation_pipeline.fieldcrypto.codecs import fernet_keyed_wrapper as wrapper
 from keyrotation_pipeline.fieldcrypto.codecs import rails_ar_encryption as rails
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
@@ -36,6 +38,8 @@ class Marking:
         marker: the marker that stands in `{value}`, which is whole.
         at_start: whether `before` is the value's beginning; else it is searched for.
         added: what a value that names no key gets, here with any marker; empty: every value names one.
+        grows: the beginning of a value, as a regular expression, if its marker may be longer under another key; empty:
+            all markers are of one length.
         elsewhere: what stands before and after a marker in other text, as regular expressions; not so in a fence.
     """
 
@@ -47,8 +51,12 @@ class Marking:
     at_start: bool
     added: str
     elsewhere: tuple[str, str]
+    grows: str = ""
 
 
+_TOKEN = """(SELECT {shape} FROM (
+    SELECT encode(decode(split_part({value}, ':', 4), 'base64'), 'escape') COLLATE "C" OFFSET 0
+) AS token (text))""".replace("{shape}", TOKEN_SHAPE.replace("{value}", "token.text"))
 _JUDGED = f"octet_length({{value}}) <= {LONGEST_JUDGED_BYTES}"
 RAILS = Marking(
     begins=rails.BEGINS,
@@ -74,6 +82,19 @@ CLOAK_47NG = Marking(
     added="",
     elsewhere=(r"v1\.aesgcm256\.", r"\.[A-Za-z0-9_-]"),
 )
+# The token is text in base64, of which the second decode makes the text again.
+KEYED_WRAPPER = Marking(
+    begins=wrapper.BEGINS,
+    whole=f"{_JUDGED} AND CASE WHEN {{value}} ~ '^(?:{wrapper.VALUE_PATTERN})$' AND mod(octet_length(split_part("
+    f"{{value}}, ':', 4)), 4) = 0 THEN {_TOKEN} ELSE false END",
+    before=wrapper.BEGINS,
+    after=":",
+    marker="split_part({value}, ':', 3)",
+    at_start=True,
+    added="",
+    elsewhere=(r"enc:fernet:", r":[A-Za-z0-9+/]"),
+    grows=r"^(enc:fernet:[^:]*):",
+)
 
 _UNDER = "(CASE WHEN {begins} THEN {tests} ELSE false END)"
 _TO_BE_REWRITTEN = """(CASE WHEN {value} IS NULL OR octet_length({value}) = 0 THEN false
@@ -84,8 +105,9 @@ _CLASS = f"""CASE WHEN octet_length({{value}}) = 0 THEN {EMPTY} WHEN {{whole}} T
 _NAMED = own(
     "(SELECT {before} || known.marker || {after} FROM keyrotation.key_markers AS known WHERE known.version = {n})"
 )
-_HITS = own("""keyrotation.key_markers AS known,
-LATERAL regexp_matches({text}, {begins} || replace(known.marker, '+', '[+]') || {ends}, 'g') AS hit""")
+_HITS = own(r"""keyrotation.key_markers AS known, LATERAL regexp_matches(
+    {text}, {begins} || regexp_replace(known.marker, '([^A-Za-z0-9])', '\\\1', 'g') || {ends}, 'g'
+) AS hit""")
 
 
 class KeyedByMarker(ABC):
@@ -186,7 +208,10 @@ class MarkerSql(KeyedByMarker):
         return sql.SQL("(left({}, {}) = {})").format(value, sql.Literal(len(begins)), sql.Literal(begins))
 
     def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.under_another`: markers are of one length, so only one that is added changes anything."""
+        """See `FormatSql.under_another`: most markers are of one length, so only one that is added changes anything."""
+        if self._marking.grows:
+            grown = sql.SQL("regexp_replace({}, {}, {})")
+            return grown.format(value, sql.Literal(self._marking.grows), sql.Literal(r"\1_:"))
         if not self._marking.added:
             return sql.SQL("{}").format(value)
         return sql.SQL(
@@ -237,7 +262,7 @@ class MarkerSql(KeyedByMarker):
             n=sql.Literal(version.number),
         )
         if self._marking.at_start:
-            return sql.SQL("left({}, {}) = {}").format(value, sql.Literal(_named_chars(self._marking)), named)
+            return sql.SQL("starts_with({}, {})").format(value, named)
         return sql.SQL("strpos({}, {}) > 0").format(value, named)
 
 
@@ -260,12 +285,8 @@ class MarkerRefusals(RefusalsByMarker):
         """See `RefusalsByMarker.names`."""
         named = f"{self._marking.before}{marker}{self._marking.after}"
         if self._marking.at_start:
-            return f"""(("left"({text}, {_named_chars(self._marking)}) COLLATE "C") = '{named}'::text)"""
+            return f"""(("left"({text}, {len(named)}) COLLATE "C") = '{named}'::text)"""
         return f"(strpos({_under_c(text)}, '{named}'::text) > 0)"
-
-
-def _named_chars(marking: Marking) -> int:
-    return len(marking.before) + cloak_47ng.MARKER_CHARS + len(marking.after)
 
 
 def _under_c(text: str) -> str:

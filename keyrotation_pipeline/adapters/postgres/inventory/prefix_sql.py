@@ -13,8 +13,8 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
 from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import RefusalsByMarker
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker
-from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import LABEL_PATTERN
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.codecs.named import NAME_PATTERN
 from keyrotation_pipeline.fieldcrypto.codecs.tink import PREFIX_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
@@ -65,7 +65,7 @@ def cloak_ecto(layout: Layout) -> Prefix:
     return Prefix(
         "2 + get_byte(raw, 1)",
         f"octet_length(raw) >= get_byte(raw, 1) + {2 + layout.shortest_bytes} AND get_byte(raw, 0) = 1 "
-        f"AND encode(substr(raw, 3, get_byte(raw, 1)), 'escape') ~ '^{LABEL_PATTERN}$'",
+        f"AND encode(substr(raw, 3, get_byte(raw, 1)), 'escape') ~ '^{NAME_PATTERN}$'",
         3 + layout.shortest_bytes,
     )
 

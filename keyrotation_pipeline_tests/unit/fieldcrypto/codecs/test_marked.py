@@ -21,7 +21,13 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_for
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedRewriter, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, RailsKey
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, RAILS, Derivation, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    CLOAK_47NG,
+    KEYED_WRAPPER,
+    RAILS,
+    Derivation,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -36,6 +42,7 @@ RAILS_HERE = replace(RAILS, salt=SALT)
 BOTH = [
     pytest.param(RAILS_HERE, marked_libraries.RAILS, id="rails"),
     pytest.param(CLOAK_47NG, marked_libraries.CLOAK, id="47ng"),
+    pytest.param(KEYED_WRAPPER, marked_libraries.KEYED_WRAPPER, id="wrapper"),
 ]
 PLAINTEXTS = [b"", b"x", b"xy", b"xyz", "Müller-Lüdenscheidt 🔑".encode(), bytes(range(256)), b"y" * 9_999]
 
@@ -52,7 +59,10 @@ def texts_of(declared: ValueFormat, ring: KeyRing) -> dict[KeyVersion, str]:
 
 
 def made(declared: ValueFormat, count: int = 2) -> KeyRing:
-    return KeyRing({KeyVersion(number): new_key(declared) for number in range(1, count + 1)}, KeyVersion(count))
+    keys: dict[KeyVersion, KeyMaterial] = {}
+    for number in range(1, count + 1):
+        keys[KeyVersion(number)] = new_key(declared, held=keys.values())
+    return KeyRing(keys, KeyVersion(count))
 
 
 def markers(declared: ValueFormat, ring: KeyRing) -> dict[KeyVersion, str]:
@@ -64,6 +74,9 @@ def markers(declared: ValueFormat, ring: KeyRing) -> dict[KeyVersion, str]:
 def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyRing]:
     if vector["format"] == "cloak-47ng":
         return CLOAK_47NG, ring_of(CLOAK_47NG, ",".join(vector["keys"]))
+    if vector["format"] == "fernet-keyed-wrapper":
+        (key,) = notation_of(KEYED_WRAPPER).keys_in(vector["keys"][0], "KEYS")
+        return KEYED_WRAPPER, KeyRing({V1: key, V2: new_key(KEYED_WRAPPER, held=[key])}, V2)
     declared = replace(RAILS, derivation=Derivation.PBKDF2_SHA1, salt=vector["salt"])
     return declared, ring_of(declared, json.dumps(vector["keys"]))
 
@@ -98,6 +111,15 @@ def test_the_library_reads_what_was_rewritten(declared: ValueFormat, library: Li
     assert format_of(declared).rewriter(ring, V1).rewrite([[new]]).columns == [[None]]
 
 
+def damaged(value: bytes) -> bytes:
+    """The same form with another tag, or payload."""
+    if value.startswith(b"enc:"):
+        begins, _, token = value.rpartition(b":")
+        parts = base64.b64decode(token)
+        return begins + b":" + base64.b64encode(parts[:-8] + b"AAAA" + parts[-4:])
+    return value.replace(b'"p":"', b'"p":"AAAA') if b'"p":"' in value else value[:-6] + b"AAAA" + value[-2:]
+
+
 @pytest.mark.parametrize(("declared", "library"), BOTH)
 def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, library: Library) -> None:
     ring = made(declared)
@@ -105,7 +127,7 @@ def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, lib
     good = library.alone(texts[V1]).encrypt(b"text")
     stranger = library.alone(library.generate()).encrypt(b"text")
     twice = library.alone(texts[V1]).encrypt(good)
-    bad = good.replace(b'"p":"', b'"p":"AAAA') if b'"p":"' in good else good[:-6] + b"AAAA" + good[-2:]
+    bad = damaged(good)
     defects = [UNDER_NO_KEY, Defect(DefectKind.ENCRYPTED_TWICE, V1), Defect(DefectKind.NOT_AUTHENTIC, V1), NOT_A_VALUE]
     rewriter = format_of(declared).rewriter(ring, V2)
     rewritten = rewriter.rewrite([[stranger, twice, bad, b"plain", good]])
@@ -227,6 +249,34 @@ def test_what_rails_never_writes_is_no_value(value: str) -> None:
     envelope = RailsEnvelope("sha256", SALT)
     assert envelope.parsed(value.encode()) is None
     assert envelope.parsed(GOOD.encode()) is not None
+
+
+GOOD_WRAPPER = VECTORS[-1]["values"][0]["stored"]
+_TOKEN = base64.b64decode(GOOD_WRAPPER.split(":")[3])
+NOT_WRAPPER = [
+    "",
+    "enc:plaintext:QQ==",
+    GOOD_WRAPPER.replace("enc:", "ENC:"),
+    GOOD_WRAPPER.replace(":k1:", "::"),
+    GOOD_WRAPPER.replace(":k1:", ":k 1:"),
+    GOOD_WRAPPER.replace(":k1:", f":{'k' * 101}:"),
+    GOOD_WRAPPER[:-1],
+    GOOD_WRAPPER + "\n",
+    GOOD_WRAPPER.rstrip("="),
+    f"enc:fernet:k1:{_TOKEN.decode()}",
+    f"enc:fernet:k1:{base64.b64encode(_TOKEN[:-4]).decode()}",
+    f"enc:fernet:k1:{base64.b64encode(_TOKEN + b' ').decode()}",
+    f"enc:fernet:k1:{base64.b64encode(b'plain text that is no token').decode()}",
+    f"enc:fernet:k1:{base64.b64encode(bytes(range(256))).decode()}",
+    f"enc:fernet:k1:{base64.b64encode(b'g' + _TOKEN[1:]).decode().replace('Z0', 'Zw', 1)}",
+]
+
+
+@pytest.mark.parametrize("value", NOT_WRAPPER)
+def test_what_a_wrapper_never_holds_is_no_value(value: str) -> None:
+    code, ring = format_of(KEYED_WRAPPER), made(KEYED_WRAPPER)
+    assert code.opened_by(ring, value.encode()) is None
+    assert code.opened_by(ring, GOOD_WRAPPER.encode()) == (V2, None)
 
 
 @pytest.mark.parametrize("value", NOT_CLOAK)
