@@ -241,7 +241,8 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     live = {each: key for each, key in stored.live.items() if isinstance(key, KeyMaterial)}
     others = {version: key for version, key in live.items() if version not in ring.versions}
     known = others | {version: ring.material(version) for version in ring.versions}
-    if misfits := [each.refusal for each in probed(pipeline, KeyRing(known, ring.primary)) if each.refusal]:
+    probes = probed(pipeline, KeyRing(known, ring.primary), derived=True)
+    if misfits := [each.refusal for each in probes if each.refusal]:
         raise WrongKeyError(
             f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
         )

@@ -67,7 +67,8 @@ class PlaceProbe:
     Args:
         tried: values, of any version.
         opened: of these, by any of the keys.
-        fits: another layout in which some of them open, where none does in the declared one.
+        fits: another layout in which some of them open, where none does in the declared one; of Fernet, how else their
+            keys are derived.
     """
 
     table: str
@@ -82,6 +83,11 @@ class PlaceProbe:
         """Why this place cannot be rotated, and what to do; None: its values open, or there are none."""
         if self.opened or not self.tried:
             return None
+        if not self.layout:
+            return self.fits and (
+                f"{self.table}.{self.column}: none of {self.tried:,} values opens with the keys as [format] says that "
+                f"they are derived; they open with {self.fits}: correct that"
+            )
         then = (
             "no other known layout opens them either: correct [format] layout, aad or the keys, or leave the column out"
             if self.fits is None

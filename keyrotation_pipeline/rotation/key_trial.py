@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from keyrotation_pipeline.errors import WrongKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
@@ -74,13 +74,20 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     return trial
 
 
-def probed(pipeline: Pipeline, ring: KeyRing) -> tuple[PlaceProbe, ...]:
+def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple[PlaceProbe, ...]:
     """Whether the values of each place open in the declared layout, for tables where only decryption tells that.
+
+    Args:
+        derived: whether to try Fernet values, too, whose keys may be derived in another way.
 
     Raises:
         PreflightError, BlockedError: a table cannot be read.
     """
-    tables = (table for table in pipeline.tables if table.format.identified_by is IdentifiedBy.DECRYPT)
+    tables = (
+        table
+        for table in pipeline.tables
+        if table.format.identified_by is IdentifiedBy.DECRYPT or (derived and table.format.name == FERNET.name)
+    )
     return tuple(each for table in tables for each in pipeline.inventory.probe(table, ring, SAMPLE_VALUES))
 
 

@@ -1,6 +1,7 @@
 """A Fernet application's keys rotated by the commands, while it reads and writes with its own library alone."""
 
 import base64
+import hashlib
 import json
 import subprocess
 import sys
@@ -215,6 +216,29 @@ def home(
     place.typed("init")
     monkeypatch.delenv("FIELD_KEYS")
     return place
+
+
+def test_init_says_how_keys_are_derived(
+    tmp_path: Path,
+    database_url: str,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    already_migrated: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Keys of the library's form may be derived from all the same, as django-fernet-fields does unless told not to."""
+    listed = two_keys()
+    derived = [base64.urlsafe_b64encode(hashlib.sha256(key.encode()).digest()).decode() for key in listed]
+    application = Application(database_url, str, MultiFernet([Fernet(key) for key in derived]))
+    home = written_home(tmp_path, (security_officer, privacy_officer), derived, application)
+    monkeypatch.setenv("FIELD_KEYS", ",".join(listed))
+    refused = home.typed("init", exits=1)
+    assert 'they open with derivation = "sha256": correct that; nothing was imported' in refused
+    assert not set(listed) & set(refused.split())
+    assert not list((tmp_path / ".keyrotation").rglob("*.key"))
+    home.file.write_text(home.file.read_text().replace('name = "fernet"\n', 'name = "fernet"\nderivation = "sha256"\n'))
+    home.typed("init")
+    assert (tmp_path / DELIVERED).read_text().strip() == f"FIELD_KEYS={','.join(listed)}"
 
 
 def finished(home: Home, *arguments: str) -> str:

@@ -65,4 +65,5 @@ def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL, *,
     # Raised here, so that its context holds nothing of the text.
     what = "a key" if of_aes else "a Fernet key"
     lengths = " or ".join(map(str, AES_KEY_BYTES)) if of_aes else KEY_BYTES
-    raise InvalidKeyError(f"{place} is not {what}; give {_IN_WORDS[encoding]} {lengths} bytes")
+    derived = "" if of_aes else ", or say with [format] derivation how the application derives its keys from that"
+    raise InvalidKeyError(f"{place} is not {what}; give {_IN_WORDS[encoding]} {lengths} bytes{derived}")

@@ -11,7 +11,8 @@ django-fernet-fields-v2 0.9), django-fernet-encrypted-fields 0.4.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from types import MappingProxyType
 
@@ -19,6 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -74,6 +76,25 @@ def derived_ring(derivation: Derivation | None, ring: KeyRing) -> KeyRing:
             )
         return ring
     return KeyRing({each: _derived(derivation, ring.material(each)) for each in ring.versions}, ring.primary)
+
+
+def rederived_rings(declared: Derivation | None, ring: KeyRing) -> Iterator[tuple[Derivation | None, KeyRing]]:
+    """Yields the keys by every other derivation from what the application lists; None: as they are."""
+    for other in (None, *_DERIVE):
+        if other is not declared:
+            with suppress(InvalidKeyError):
+                yield other, derived_ring(other, _relisted(ring, passphrases=other is not None))
+
+
+def _relisted(ring: KeyRing, *, passphrases: bool) -> KeyRing:
+    """Returns the same entries of the application's list, taken for passphrases or for keys."""
+    texts = {each: _listed(ring.material(each)) for each in ring.versions}
+    keys = {each: Passphrase(text.encode()) if passphrases else key_in(text, "") for each, text in texts.items()}
+    return KeyRing(keys, ring.primary)
+
+
+def _listed(material: KeyMaterial) -> str:
+    return raw_of(material).decode() if isinstance(material, Passphrase) else as_list([material])
 
 
 def new_passphrase(derivation: Derivation, before: KeyMaterial | None) -> Passphrase:

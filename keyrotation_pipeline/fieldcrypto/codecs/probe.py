@@ -1,10 +1,13 @@
-"""Finds the layout of values by opening them: a tag that is right is no accident."""
+"""Finds the layout of values, or the derivation of their keys, by opening them: a tag that is right is no accident."""
 
 from collections.abc import Iterator, Sequence
 from itertools import product
 
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
@@ -29,6 +32,15 @@ def _known() -> Iterator[str]:
 
 
 KNOWN = tuple(_known())
+
+
+def fitting_derivation(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes]) -> str | None:
+    """Returns how `[format]` is to say that keys are derived, by which one of these Fernet tokens opens."""
+    for derivation, keys in rederived_rings(declared.derivation, ring):
+        rewriter = FernetRewriter(keys, keys.primary)
+        if any(not isinstance(rewriter.plaintext(value), Defect) for value in values):
+            return "no derivation" if derivation is None else f'derivation = "{derivation}"'
+    return None
 
 
 def fitting(ring: KeyRing, values: Sequence[bytes], *, bound: bool = False) -> str | None:

@@ -17,8 +17,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
-from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting, fitting_derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
@@ -117,7 +117,12 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
 def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[bytes]) -> PlaceProbe:
     tried = (code.opened_by(ring, value, table.label(name)) for value in values)
     opened = sum(each is not None and each[1] is not None for each in tried)
-    fits = fitting(ring, values[:_FITTED], bound=bool(table.format.aad)) if values and not opened else None
+    some = [] if opened else values[:_FITTED]
+    fits = (
+        fitting_derivation(table.format, ring, some)
+        if table.format.name == FERNET.name
+        else fitting(ring, some, bound=bool(table.format.aad))
+    )
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
 
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat, FernetR
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting_derivation
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -251,6 +252,27 @@ def test_passphrases_without_a_derivation_are_refused() -> None:
     ring = KeyRing({V1: Passphrase(b"the passphrase")}, V1)
     with pytest.raises(InvalidKeyError, match="write the derivation with which the keys were imported"):
         format_of(FERNET).rewriter(ring, V1)
+
+
+@pytest.mark.parametrize(
+    ("given", "derivation", "said"),
+    [
+        pytest.param(None, None, None, id="nothing opens them"),
+        pytest.param(None, "django-fernet-fields", 'derivation = "django-fernet-fields"', id="keys that are derived"),
+        pytest.param("sha256", "django-fernet-fields", 'derivation = "django-fernet-fields"', id="otherwise"),
+        pytest.param("django-fernet-encrypted-fields", "sha256", 'derivation = "sha256"', id="of pairs"),
+        pytest.param("sha256", None, "no derivation", id="keys as they are"),
+    ],
+)
+def test_a_derivation_is_found_that_opens_values(given: str | None, derivation: str | None, said: str | None) -> None:
+    listed = {"django-fernet-encrypted-fields": "the secret:the salt"}.get(given or "", KEY)
+    declared, right = (
+        replace(FERNET, derivation=None if each is None else Derivation(each)) for each in (given, derivation)
+    )
+    keys = notation_of(declared).keys_in(listed, "K")
+    under = derived_ring(right.derivation, KeyRing({V1: notation_of(right).keys_in(listed, "K")[0]}, V1)).material(V1)
+    value = library(under if said else KeyMaterial.generate()).encrypt(b"text")
+    assert fitting_derivation(declared, KeyRing({V1: keys[0]}, V1), [value]) == said
 
 
 def test_keys_are_never_delivered_in_the_notation_of_another_format() -> None:
