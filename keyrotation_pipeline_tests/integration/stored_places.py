@@ -113,6 +113,17 @@ COMPANIONS: Mapping[str, tuple[ValueFormat, Stored]] = MappingProxyType(
                 tuple(f"encode({each}, 'hex') || ';' || encode({each}_iv, 'hex')" for each in SLOTS),  # type: ignore[arg-type]
             ),
         ),
+        # Whatever a row says of a token: it is a value.
+        "condition": (
+            FERNET,
+            Stored(
+                'a text, b bytea, "is a" boolean, is_b boolean',
+                (Place("a", when="is a"), Place("b", when="is_b")),
+                ("a = %s", "b = convert_to(%s, 'UTF8'), is_b = (random() < 0.5)"),
+                ("a", "convert_from(b, 'UTF8')"),
+                'n = n + 1, "is a" = NOT coalesce("is a", false)',
+            ),
+        ),
         "bound": (
             replace(AES_GCM, layout="hex(nonce12):hex(tag16):hex(ct)", aad=f"{{table}}|{{100% {BOUND[:2]}}}"),
             Stored(

@@ -18,7 +18,15 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable, Place
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, running
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2
-from keyrotation_pipeline_tests.integration.stored_places import FORMATS, SLOTS, STORED, Stored, open_value, seal
+from keyrotation_pipeline_tests.integration.stored_places import (
+    COMPANIONS,
+    FORMATS,
+    SLOTS,
+    STORED,
+    Stored,
+    open_value,
+    seal,
+)
 from keyrotation_pipeline_tests.integration.test_fernet_rotation import Rotation, old_ring
 
 ROWS = 120
@@ -125,6 +133,11 @@ def test_citext_and_a_domain_over_it_are_rotated_and_rolled_back(debian: Connect
     if values == "native":  # without its key, nothing tells another library's value from any text
         found, rest = candidates(debian, discover(debian, []))
         assert (found, rest) == ((EncryptedTable(table.name, ("a", "b")),), ())
+
+
+@pytest.mark.extended
+def test_values_are_rotated_whatever_their_rows_say_of_them_meanwhile(migrated: Connection, database_url: str) -> None:
+    _is_rotated_and_rolled_back(migrated, database_url, *COMPANIONS["condition"])
 
 
 def _is_rotated_and_rolled_back(
