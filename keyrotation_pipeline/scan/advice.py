@@ -143,6 +143,7 @@ _OUTSIDE_ARRAYS = {"cloak-47ng": _CLOAK_47NG_HERE, "fernet-keyed-wrapper": _KEYE
 _IN_BYTEA = {"cloak-ecto": _CLOAK_ECTO_HERE, "tink": _TINK_HERE}
 _MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
 _COLUMN_TYPES = ("text", "character varying", "bytea")
+_CITEXT = "citext"  # of an extension, in whatever schema
 _ARRAY_TYPES = ("text[]", "character varying")
 # Keys that vary, and arrays inside documents, are no path.
 _NO_KEYS = frozenset({"*", "[]"})
@@ -184,7 +185,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
 def _is_column(place: Place) -> bool:
     """Returns whether a declaration names the column alone."""
     is_array = place.elements or place.type.endswith("[]")
-    return place.path is None and not is_array and place.type.startswith(_COLUMN_TYPES)
+    in_text = place.type.startswith(_COLUMN_TYPES) or place.type.rpartition(".")[2] == _CITEXT
+    return place.path is None and not is_array and in_text
 
 
 def _is_inside(place: Place) -> bool:

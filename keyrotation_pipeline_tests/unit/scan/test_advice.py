@@ -46,6 +46,8 @@ def test_only_a_library_that_reads_two_keys_is_said_to_need_no_downtime(advice: 
     [
         pytest.param(TEXT, False, True, id="varchar"),
         pytest.param(Place("public.t", "data", None, elements=False, type="text"), False, True, id="text"),
+        pytest.param(replace(TEXT, type='"my ext".citext'), False, True, id="citext"),
+        pytest.param(replace(TEXT, type="public.citext[]", elements=True), False, False, id="array of citext"),
         pytest.param(TEXT, True, False, id="behind a prefix"),
         pytest.param(Place("public.t", "data", ("a",), elements=False, type="text"), False, False, id="JSON in text"),
         pytest.param(LEAF, False, True, id="a path in jsonb"),
