@@ -9,8 +9,10 @@ import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, by_commas
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, by_commas, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.material import Passphrase
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
@@ -153,6 +155,25 @@ def test_a_list_in_another_encoding_is_read_and_written_in_that(new_place: Calla
     assert place.listed() == f"{'01' * 32},{'08' * 32}"
     place.change_list(as_list([key(1)]))
     assert "holds something else than keys" in str(store.read().undelivered)
+
+
+def test_what_keys_are_derived_from_is_listed_whatever_its_characters(new_place: Callable[[], ListPlace]) -> None:
+    declared = replace(FERNET, derivation=Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS)
+    first, second, foreign = (f"django-insecure-)6(#%&$@x=+^*!_:salt {each}" for each in ("one", "2", "(3)"))
+    empty = new_place()
+    place = replace(empty, notation=notation_of(declared))  # type: ignore[type-var]
+    store = place.open()
+    add(store, V1, Passphrase(first.encode()))
+    add(store, V2, Passphrase(second.encode()))
+    place.change_list(f"{first},{foreign}")
+    set_primary(store, V2)
+    assert place.listed() == f"{second},{first},{foreign}"
+    assert store.read().ring().versions == (V1, V2)
+    otherwise = replace(empty, notation=FERNET_NOTATION).open()  # type: ignore[type-var]
+    assert "holds something else than keys" in str(otherwise.read().undelivered)
+    with pytest.raises(KeyStoreError, match="holds something else than keys"):
+        set_primary(otherwise, V1)
+    assert place.listed() == f"{second},{first},{foreign}"
 
 
 def test_a_damaged_key_leaves_the_list_as_it_is(place: ListPlace) -> None:
