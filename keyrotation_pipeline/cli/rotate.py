@@ -123,7 +123,9 @@ def _remark(record: StepRecord) -> str:
         case Step.KEY_VERSION:
             return f"{facts.get('version')} {str(facts.get('fingerprint'))[:16]}, backed up in {facts.get('backup')}"
         case Step.DUAL_KEY_ROLLOUT | Step.PRIMARY_KEY_ROLLOUT | Step.ARCHIVED_KEY:
-            return f"{facts.get('instances')} instance(s)"
+            cleared = facts.get("search_indexes_cleared")
+            indexes = "" if cleared is None else f", search indexes of {sum(cleared.values()):,} row(s) cleared"
+            return f"{facts.get('instances')} instance(s){indexes}"
         case Step.ROWS:
             return f"{facts.get('rows', 0):,} rows, {facts.get('values', 0):,} values"
         case Step.ZERO_OLD_ROWS_PROOF:

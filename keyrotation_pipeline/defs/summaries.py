@@ -158,7 +158,9 @@ def _early(facts: Facts, new: str) -> str:
 
 def _archived(facts: Facts, old: str) -> str:
     kept = "; ".join(f"**{each['version']}** (backup `{each['backup']}`)" for each in facts.get("archived", ()))
-    return f"{_instances(facts)}: working without {kept or old}, which is in the archive, out of their reach."
+    cleared = facts.get("search_indexes_cleared")
+    indexes = "" if cleared is None else f" Search indexes under it were cleared in {sum(cleared.values()):,} row(s)."
+    return f"{_instances(facts)}: working without {kept or old}, which is in the archive, out of their reach.{indexes}"
 
 
 def _audited(facts: Facts, old: str, new: str) -> str:

@@ -4,15 +4,18 @@ from dataclasses import replace
 
 import pytest
 
+from keyrotation_pipeline.cli.rotate import phase_line
+from keyrotation_pipeline.defs.summaries import Names, summary
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
+from keyrotation_pipeline.model.requests import Step, StepRecord
 from keyrotation_pipeline.model.tables import SearchIndex
 from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
 from keyrotation_pipeline.rotation.rollback import bring_back_key
 from keyrotation_pipeline.rotation.rotate import next_version
-from keyrotation_pipeline_tests.fakes import V1, V2, FakeWorld, fake_pipeline, rotation_of
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 
 INDEX = SearchIndex("email", "email_odd", "email_even", IndexForm("clients.email"))
 
@@ -75,3 +78,14 @@ def test_a_rollback_takes_indexes_again_before_anybody_gets_the_key(world: FakeW
     entries = world.journal.entries[begun:]
     assert entries[0] == "unfence of indexes clients v1"
     assert V1 in world.keys.live
+
+
+def test_the_line_and_the_page_of_the_step_tell_how_many_rows_were_cleared(world: FakeWorld) -> None:
+    rotation = rotation_of(world)
+    facts = {"archived": [], "instances": 2, "names": ["a", "b"], "search_indexes_cleared": {"clients": 1200, "t": 34}}
+    record = StepRecord(Step.ARCHIVED_KEY, None, None, START, facts)
+    assert phase_line(record, 1.0).endswith("2 instance(s), search indexes of 1,234 row(s) cleared")
+    assert summary(rotation, record, Names({})).endswith(" Search indexes under it were cleared in 1,234 row(s).")
+    before = replace(record, facts={**facts, "search_indexes_cleared": None})
+    assert phase_line(before, 1.0).endswith("2 instance(s)")
+    assert "Search indexes" not in summary(rotation, before, Names({}))
