@@ -46,6 +46,7 @@ SECTIONS = {
     "Set up": {
         "demo": Command("demo", "demo", "Rotate the keys of an invented clinic, start to end."),
         "scan": Command("scan", "scan", "Show what is encrypted in a database, and by what."),
+        "probe": Command("probe", "probe", "Find the format in which keys open a column's values."),
         "init": Command("initialise", "init", "Set up configuration, home, schema, officers and keys."),
         "up": Command("up", "up", "Serve Dagster's UI and execute approved rotations."),
         "docs": Command("docs", "docs", "Show the pages of this version, or copy them with deploy/."),

@@ -17,7 +17,7 @@ from keyrotation_pipeline.errors import ConfigurationError, HomeError
 from keyrotation_pipeline.scan.findings import Finding
 from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport, name_of, share_of
 
-_VARIABLE = "KEYROTATION_DATABASE_URL"
+URL_VARIABLE = "KEYROTATION_DATABASE_URL"
 # Places that one line names, and keys.
 _NAMED, _KEYS = 5, 3
 _TOLD = {"marker": "the value", "mac": "its MAC", "decrypt": "decrypting"}
@@ -32,7 +32,7 @@ def scan(
         typer.Option(
             "--url",
             metavar="URL",
-            envvar=_VARIABLE,
+            envvar=URL_VARIABLE,
             help="Database to scan; else that of the configuration. A password belongs into the variable, or into "
             "~/.pgpass: other users of this machine can see what is typed.",
             show_default=False,
@@ -57,29 +57,29 @@ def scan(
     they fit other data as well.
     """
     from_option = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
-    with _database(url, config, from_option=from_option) as (there, setting), reporting(quiet=as_json) as report:
+    with named_database(url, config, from_option=from_option) as (there, setting), reporting(quiet=as_json) as report:
         found = scan_database(there, setting, report, schema or (), sample)
     output.show(found.database, found.as_json(), _lines(found), as_json=as_json)
 
 
 @contextmanager
-def _database(url: str | None, config: Path | None, *, from_option: bool) -> Iterator[tuple[str, str]]:
-    """The URL to scan, and where it comes from: the option, the variable unless a file is named, or the file."""
+def named_database(url: str | None, config: Path | None, *, from_option: bool) -> Iterator[tuple[str, str]]:
+    """Yields the URL of a database, and its source: the option, the variable unless a file is named, or the file."""
     if url and (from_option or config is None):
-        yield url, "--url" if from_option else _VARIABLE
+        yield url, "--url" if from_option else URL_VARIABLE
         return
     try:
         from keyrotation_pipeline import settings  # noqa: PLC0415  the extra `scan` has no pydantic
         from keyrotation_pipeline.assembly.home import database_url  # noqa: PLC0415  as above
     except ModuleNotFoundError:
         raise ConfigurationError(
-            f"no database is named; give --url, or set {_VARIABLE} (reading keyrotation.toml needs the extra: "
+            f"no database is named; give --url, or set {URL_VARIABLE} (reading keyrotation.toml needs the extra: "
             "pip install 'keyrotation-pipeline[pipeline]')"
         ) from None
     try:
         declared = settings.load(config)
     except HomeError as error:
-        raise ConfigurationError(f"no database is named; give --url, or set {_VARIABLE} ({error})") from None
+        raise ConfigurationError(f"no database is named; give --url, or set {URL_VARIABLE} ({error})") from None
     with database_url(declared) as there:
         yield there, "[database] url"
 

@@ -86,7 +86,7 @@ def home_of(path: Path) -> Path:
 
 
 def process_environment() -> dict[str, str]:
-    """Returns a copy of the process environment, for `init` alone: it imports keys from there."""
+    """Returns a copy of the process environment, for `init` and `probe` alone: they read keys from there."""
     return dict(os.environ)
 
 

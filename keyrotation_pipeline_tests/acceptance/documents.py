@@ -72,6 +72,7 @@ FIELDS = {
     "rollout": "generated_at database mode primary instances workloads waiting_for attention",
     "rotate": "database id phase from to phases backup",
     "rotate --dry-run": "id due later rollout waiting_for",
+    "probe": "database place values fits",
     "scan": "database places not_looked_at",
     "status": "generated_at database key_versions primary tables rotation last_backup last_backup_versions "
     "backup_signer last_recovery_test recovery_test_failed last_rehearsal incidents_open incidents "

@@ -20,7 +20,7 @@ from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN
 # Their results are documents of their own, or nothing.
 NO_JSON = {"up", "report"}
 # They are refused below, or make databases of their own: the tests of these commands read their results.
-ELSEWHERE = {"demo", "docs", "recover", "policy", "reconcile", "destroy", "replace-key", "incident close"}
+ELSEWHERE = {"demo", "docs", "recover", "policy", "reconcile", "destroy", "replace-key", "incident close", "probe"}
 
 
 def with_json() -> set[str]:

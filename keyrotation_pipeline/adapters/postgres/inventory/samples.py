@@ -99,7 +99,17 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
     Raises:
         PreflightError, BlockedError: as a count does.
     """
-    code, found = format_of(table.format), {name: list[bytes]() for name in table.columns}
+    code = format_of(table.format)
+    return tuple(_probed(table, name, code, ring, some) for name, some in any_values(connection, table, values).items())
+
+
+def any_values(connection: Connection, table: EncryptedTable, values: int) -> Mapping[str, list[bytes]]:
+    """Returns up to so many values of each place, whatever they are.
+
+    Raises:
+        PreflightError, BlockedError: as a count does.
+    """
+    found = {name: list[bytes]() for name in table.columns}
     for relation in countable(connection, table):
         for column in relation.columns:
             some = found[column.place.name]
@@ -111,7 +121,7 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
                     values=sql.Literal(values - len(some)),
                 )
                 some += [_bytes(value) for (value,) in connection.execute(query).fetchall()]
-    return tuple(_probed(table, name, code, ring, some) for name, some in found.items())
+    return found
 
 
 def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, values: Sequence[bytes]) -> PlaceProbe:

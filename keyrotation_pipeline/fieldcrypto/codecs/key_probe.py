@@ -1,0 +1,95 @@
+"""Finds the formats in which keys open values, neither of them in a known notation: a right tag is no accident."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import by_commas, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    CLOAK_ECTO,
+    FERNET,
+    KEYED_WRAPPER,
+    NATIVE,
+    TINK,
+    ValueFormat,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+
+_NAMED = (
+    FERNET,
+    CLOAK_47NG,
+    CLOAK_ECTO,
+    replace(CLOAK_ECTO, layout=CLOAK_ECTO.layout.replace("12", "16")),
+    TINK,
+    KEYED_WRAPPER,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A format in which keys open some values.
+
+    Args:
+        layout: of AES-GCM, and of what follows a marker of bytes; empty: the format has none.
+        key_encoding: in which the keys were read, where the format leaves that open; else empty.
+    """
+
+    format: str
+    layout: str
+    key_encoding: str
+    opened: int
+
+
+def fits(listed: str, place: str, values: Sequence[bytes]) -> list[Fit]:
+    """Returns every known format in which the keys open any of these values, that which opens most first.
+
+    Args:
+        listed: keys in the notation of any library.
+        place: of the keys, for messages.
+
+    Raises:
+        InvalidKeyError: no notation reads them; names the place, never a key.
+    """
+    found, is_list = [], False
+    for declared, encoding, ring in _read(listed, place):
+        is_list, code = True, format_of(declared)
+        tried = (code.opened_by(ring, value) for value in values)
+        if opened := sum(each is not None and each[1] is not None for each in tried):
+            found.append(Fit(declared.name, declared.layout, encoding, opened))
+    if not is_list:
+        raise InvalidKeyError(
+            f"{place} holds no keys that are known here; give them as the application has them: hexadecimal digits or "
+            "base64 of 16, 24 or 32 bytes, with commas between them, or in the notation of its library"
+        )
+    return sorted(found, key=lambda each: -each.opened)
+
+
+def _read(listed: str, place: str) -> Iterator[tuple[ValueFormat, str, KeyRing]]:
+    for declared in _NAMED:
+        try:
+            keys = notation_of(declared).keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        yield declared, "", _ring(keys)
+    for encoding in KeyEncoding:
+        try:
+            keys = by_commas(encoding).keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        yield from ((replace(AES_GCM, layout=layout), encoding.value, _ring(keys)) for layout in KNOWN)
+    try:
+        keys = by_commas(KeyEncoding.B64, of_aes=False).keys_in(listed.strip(), place)
+    except InvalidKeyError:
+        return
+    yield NATIVE, "", _ring(keys)
+
+
+def _ring(keys: Sequence[KeyMaterial]) -> KeyRing:
+    return KeyRing({KeyVersion(number): key for number, key in enumerate(keys, 1)}, KeyVersion(1))
