@@ -9,10 +9,18 @@ import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
+from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, by_commas, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    CLOAK_ECTO,
+    FERNET,
+    KEYED_WRAPPER,
+    TINK,
+    Derivation,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
-from keyrotation_pipeline.fieldcrypto.material import Passphrase
+from keyrotation_pipeline.fieldcrypto.material import AesKey, Passphrase
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline_tests.aws_secrets import TestSecret
@@ -174,6 +182,30 @@ def test_what_keys_are_derived_from_is_listed_whatever_its_characters(new_place:
     with pytest.raises(KeyStoreError, match="holds something else than keys"):
         set_primary(otherwise, V1)
     assert place.listed() == f"{second},{first},{foreign}"
+
+
+@pytest.mark.parametrize(("declared", "first"), [(CLOAK_ECTO, "AES.GCM.V1"), (TINK, "7"), (KEYED_WRAPPER, "k.1")])
+def test_keys_are_stored_and_listed_with_their_names(
+    new_place: Callable[[], ListPlace], declared: ValueFormat, first: str
+) -> None:
+    notation = notation_of(declared)
+    place = replace(new_place(), notation=notation)  # type: ignore[type-var]
+    store, one = place.open(), AesKey(bytes(range(32)), first)
+    two = new_key(declared, held=[one])
+    add(store, V1, one)
+    set_primary(store, V1)
+    add(store, V2, two)
+    seen = set_primary(store, V2)
+    assert (seen.material(V1), seen.material(V2), seen.undelivered) == (one, two, None)
+    assert notation.keys_in(place.listed() or "", NAME) == (two, one)
+    place.change_list(notation.text_of([two, AesKey(bytes(range(32)), "8")]))  # somebody calls it otherwise
+    seen = store.read()
+    assert ("not the list of the live keys" in str(seen.undelivered), seen.foreign) == (True, None)
+    assert store.set_primary(V2, seen.revision).undelivered is None
+    assert notation.keys_in(place.listed() or "", NAME) == (two, one)
+    archive(store, V1)
+    assert notation.keys_in(place.listed() or "", NAME) == (two,)
+    assert store.read().archived[V1] == one
 
 
 def test_a_damaged_key_leaves_the_list_as_it_is(place: ListPlace) -> None:

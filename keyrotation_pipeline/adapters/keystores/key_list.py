@@ -98,7 +98,9 @@ class KeyList:
         return self.notation.keys_in(held, self.place, repeats=True)
 
     def _others(self, held: str | None, known: Collection[KeyMaterial]) -> list[KeyMaterial]:
-        return [key for key in self.keys(held) if key not in known]
+        # By their bytes: the store decides by what name a key of its own is listed.
+        fingerprints = {key.fingerprint for key in known}
+        return [key for key in self.keys(held) if key.fingerprint not in fingerprints]
 
 
 def in_order(live: Live, primary: KeyVersion | None) -> list[KeyMaterial] | None:
