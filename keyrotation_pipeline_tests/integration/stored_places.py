@@ -133,6 +133,15 @@ COMPANIONS: Mapping[str, tuple[ValueFormat, Stored]] = MappingProxyType(
                 ("a", "b"),
             ),
         ),
+        "bound bytes": (
+            replace(AES_GCM, layout="raw(0x01 nonce12 ct tag16)", aad=f"{{table}}|{{100% {BOUND[:2]}}}"),
+            Stored(
+                f'a bytea, b bytea, "100% {BOUND[:2]}" text DEFAULT $${BOUND}$$',
+                (Place("a"), Place("b")),
+                ("a = decode(%s, 'hex')", "b = decode(%s, 'hex')"),
+                ("encode(a, 'hex')", "encode(b, 'hex')"),
+            ),
+        ),
     }
 )
 EVERY_STORED = {**STORED, **{name: stored for name, (_, stored) in COMPANIONS.items()}}
@@ -213,7 +222,8 @@ def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:
     if values.name == AES_GCM.name:
         nonce = os.urandom(layout_of(values.layout).nonce_bytes)
         body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, text.encode(), _bound(values))
-        return layout_of(values.layout).put_together(nonce, body).decode()
+        value = layout_of(values.layout).put_together(nonce, body)
+        return value.hex() if values.is_binary else value.decode()
     return sealed(ring, version, text) if values == NATIVE else token(ring, KeyVersion(version), text)
 
 
@@ -236,7 +246,7 @@ def open_value(values: ValueFormat, ring: KeyRing, stored: str | None) -> tuple[
 
 
 def _opened(values: ValueFormat, ring: KeyRing, stored: str) -> tuple[str, str]:
-    parts = layout_of(values.layout).taken_apart(stored.encode())
+    parts = layout_of(values.layout).taken_apart(bytes.fromhex(stored) if values.is_binary else stored.encode())
     assert parts is not None
     for version in ring.versions:
         try:

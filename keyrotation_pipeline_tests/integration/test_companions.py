@@ -348,3 +348,32 @@ def _rotate_odd_texts(url: str, strange: bytes) -> None:
         ((new,),) = application.execute("SELECT v FROM public.t").fetchall()
     nonce, body = map(bytes.fromhex, str(new).split(":"))
     assert AESGCM(raw_of(ring.material(V2))).decrypt(nonce, body, data) == b"text"
+
+
+def test_bytes_that_are_bound_to_another_row_stay_in_quarantine_until_they_are_fixed(
+    migrated: Connection, database_url: str
+) -> None:
+    ring, layout = ring_of(1, 2), Layout("raw(0x01 nonce12 ct tag16)")
+    table = EncryptedTable.of(
+        TableName("public", "scans"), [Place("v")], replace(AES_GCM, layout=layout.text, aad="{column}{id}")
+    )
+
+    def value(row: int) -> bytes:
+        nonce = os.urandom(12)
+        return layout.put_together(
+            nonce, AESGCM(raw_of(ring.material(V1))).encrypt(nonce, b"\xff" * row, f"v{row}".encode())
+        )
+
+    migrated.execute("CREATE TABLE public.scans (id int PRIMARY KEY, v bytea)")
+    for row, stored in enumerate([value(0), value(1), value(1), b"\x01plain", b"", None]):
+        migrated.execute("INSERT INTO public.scans VALUES (%s, %s)", (row, stored))
+    assert Engine(database_url, ring).shard(table).quarantined == 2
+    found = {each.key: each.defect for each in quarantine.load(migrated, [table])}
+    assert found == {'["2"]': UNKNOWN, '["3"]': NOT_A_VALUE}
+    migrated.execute("UPDATE public.scans SET v = NULL WHERE id = 3")
+    assert [each.key for each in quarantine.load(migrated, [table])] == ['["2"]']
+    migrated.execute("UPDATE public.scans SET v = %s WHERE id = 2", (value(2),))
+    assert Engine(database_url, ring).sweep(table).rows == 1
+    keys = CurrentKeys(lambda: connect(database_url), lambda: ring, Limits())
+    assert (keys.count(table).by_column, keys.count(table).unreadable) == ({"v": {V2: 3}}, 0)
+    assert samples.probe(migrated, table, ring, 9)[0].opened == 3

@@ -24,7 +24,13 @@ from keyrotation_pipeline_tests.integration.stored_places import (
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import between_read_and_write
 
 ROWS = 60
-DIAGONAL = [("native", "jsonb"), ("fernet", "bytea"), ("fernet", "array"), ("pair", "pair"), ("bound", "bound")]
+DIAGONAL = [
+    ("native", "jsonb"),
+    ("fernet", "bytea"),
+    ("fernet", "array"),
+    ("pair", "pair"),
+    ("bound bytes", "bound bytes"),
+]
 COMBINATIONS = [
     pytest.param(
         (values, stored), marks=[] if (values, stored) in DIAGONAL else pytest.mark.extended, id=f"{values} {stored}"
