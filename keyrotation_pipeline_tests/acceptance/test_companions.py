@@ -5,6 +5,7 @@ import json
 import os
 import re
 import secrets
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -237,3 +238,33 @@ def test_a_rollback_and_everything_that_reads_backups(
     refused = home.typed("destroy", "v1", "--reason", "old", exits=1)
     (dump,) = re.findall(r"v1 is needed to read (database-[^ ]+\.gpg|database-[^ ;,]+)", refused)
     assert home.shown("backup", dump, "--rekey", "--key", str(secret))["values"] == {"front desk.Mem bers": 2 * ROWS}
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("home", ["pair of texts, bound to its row", "pair of bytes"], indirect=True)
+def test_an_emergency_with_a_comparison_and_a_restored_copy(home: Home, tmp_path: Path) -> None:
+    clinic, secret = home.application, tmp_path / "officer.sec.asc"
+    assert isinstance(clinic, Clinic)
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    time.sleep(1)  # a discovery is told in whole seconds, and the backup must be from before it
+    opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
+    incident, request = opened.split()
+    home.sign(request)
+    home.walk(request)
+    (new,) = clinic.listed()
+    assert clinic.read_with(new) == clinic.texts
+    assert home.shown("incident", "compare", incident, "--key", str(secret))["differences"] == []
+    with clinic.connected(clinic.login) as connection:
+        clinic.write(connection, 7, SLOTS[1], new, "changed since")
+    (found,) = home.shown("incident", "compare", incident, "--key", str(secret))["differences"]
+    place = f"{SLOTS[1]}+{SLOTS[1]}_iv" if clinic.row_form.has_nonces else SLOTS[1]
+    assert (found["key"], found["column"], found["kind"]) == ('["7"]', place, "changed")
+    made = home.shown("backup", "--rekey", "--key", str(secret))
+    assert made["values"] == {"front desk.Mem bers": 2 * ROWS}
+    (dump,) = (name for name in made["files"] if name.startswith("database-"))
+    copy = f"copy_{secrets.token_hex(4)}"
+    home.typed("restore-database", "--into", copy, "--from", dump, "--key", str(secret))
+    with psycopg.connect(clinic.url, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(copy)))
+    assert "v1" in home.typed("restore-key", "v1", "--key", str(secret))
