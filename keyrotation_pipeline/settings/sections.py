@@ -14,7 +14,6 @@ from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
@@ -318,7 +317,7 @@ class File(Section):
     @model_validator(mode="after")
     def _places_are_as_the_layout(self) -> Self:
         declared = self.format.value_format
-        is_pair = bool(declared.layout) and layout_of(declared.layout).is_pair
+        is_pair = declared.is_pair
         for table in self.encrypted_tables:
             for place in map(table.place, table.columns):
                 if bool(place.iv) != is_pair:

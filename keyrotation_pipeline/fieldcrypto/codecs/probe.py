@@ -31,7 +31,15 @@ def _known() -> Iterator[str]:
             yield between.join(f"{encoding}({part.format(n=nonce)})" for part in each)
 
 
-KNOWN = tuple(_known())
+def _known_pairs() -> Iterator[str]:
+    """Yields the same where the nonce is in a column of its own; bytes of either column are read in hex."""
+    encodings = ("b64", "b64lines", "hex", "b64url")
+    sides = sorted(product(encodings, encodings), key=lambda each: each[0] != each[1])
+    for (value, own), nonce, order in product(sides, ("nonce12", "nonce16"), ("ct tag16", "tag16 ct")):
+        yield f"{value}({order}); {own}({nonce})"
+
+
+KNOWN, KNOWN_PAIRS = tuple(_known()), tuple(_known_pairs())
 
 
 def fitting_derivation(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes]) -> str | None:
@@ -43,13 +51,14 @@ def fitting_derivation(declared: ValueFormat, ring: KeyRing, values: Sequence[by
     return None
 
 
-def fitting(ring: KeyRing, values: Sequence[bytes], *, bound: bool = False) -> str | None:
+def fitting(ring: KeyRing, values: Sequence[bytes], *, bound: bool = False, pairs: bool = False) -> str | None:
     """Returns the first known layout in which a key of the ring opens one of these values; None: there is none.
 
     Args:
         bound: see `AesGcmFormat`.
+        pairs: each value is read with its nonce, from two columns.
     """
-    for text in KNOWN:
+    for text in KNOWN_PAIRS if pairs else KNOWN:
         layout = layout_of(text)
         rewriter = AesGcmRewriter(ring, ring.primary, layout, bound=bound)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):

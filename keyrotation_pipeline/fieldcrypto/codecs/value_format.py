@@ -117,7 +117,12 @@ class ValueFormat:
     @property
     def is_binary(self) -> bool:
         """Whether values are bytes that no text can hold, so that only columns of bytea have them."""
-        return "raw(" in self.layout and BETWEEN not in self.layout
+        return "raw(" in self.layout and not self.is_pair
+
+    @property
+    def is_pair(self) -> bool:
+        """Whether each value has its nonce in a column of its own."""
+        return BETWEEN in self.layout
 
     @property
     def encrypts_by_gcm(self) -> bool:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Rewr
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat, AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData, Piece, joined
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
-from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, fitting
+from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, fitting
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -322,10 +322,13 @@ def test_what_is_no_layout_or_could_be_read_in_two_ways_is_refused(text: str, wh
 
 
 @pytest.mark.parametrize(
-    "entry", [each for each in VECTORS if each["layout"] in KNOWN], ids=lambda entry: str(entry["library"])
+    "entry",
+    [each for each in VECTORS if each["layout"] in {*KNOWN, *KNOWN_PAIRS}],
+    ids=lambda entry: str(entry["library"]),
 )
 def test_the_layout_of_real_values_is_found_by_opening_them(entry: dict[str, Any]) -> None:
     ring = KeyRing({V1: KeyMaterial(bytes.fromhex(entry["key"]))}, V1)
     value = as_stored(entry)[0]
-    assert fitting(ring, [value]) == entry["layout"]
-    assert fitting(KeyRing({V1: KeyMaterial.generate()}, V1), [value]) is None
+    pairs = ";" in entry["layout"]
+    assert fitting(ring, [value], pairs=pairs) == entry["layout"]
+    assert fitting(KeyRing({V1: KeyMaterial.generate()}, V1), [value], pairs=pairs) is None
