@@ -34,7 +34,7 @@ from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, MadeFrom
 from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step
-from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey, RekeyableDump, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -74,11 +74,6 @@ def rekey(site: BackupContext, key: RecoveryKey, wanted: str | None, report: Rep
         BackupError: the new set is not safe in every place.
     """
     pipeline = site.pipeline
-    if indexed := [str(table.name) for table in pipeline.tables if table.indexes]:
-        raise RequestError(
-            f"table {indexed[0]} has search indexes, and those of an old backup cannot be rekeyed yet; keep the old "
-            "backup as well guarded as its key, until it expires"
-        )
     with pipeline.ledger.lock(BACKUP_LOCK), pipeline.ledger.lock(LOCK), site.restorer.workspace() as workspace:
         site.local.require_usable()
         remove_unfinished(site)
@@ -186,10 +181,21 @@ def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> t
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
             labels.setdefault(table.name, {}).update(table.bindings)
             formats.setdefault(table.name, present.get(table.format.name, table.format))
+    indexes = {table.name: _indexes(table, restored) for table in pipeline.tables}
     return tuple(
-        replace(EncryptedTable.of(name, tuple(found), formats[name]), bindings=tuple(sorted(labels[name].items())))
+        replace(
+            EncryptedTable.of(name, tuple(found), formats[name]),
+            bindings=tuple(sorted(labels[name].items())),
+            indexes=indexes.get(name, ()),
+        )
         for name, found in places.items()
     )
+
+
+def _indexes(table: EncryptedTable, restored: RestoredDump) -> tuple[SearchIndex, ...]:
+    """The declared search indexes whose columns were there then."""
+    there = restored.inventory.columns(table.name)
+    return tuple(index for index in table.indexes if there.issuperset(index.columns))
 
 
 def _rekeyable(restored: RestoredDump) -> RekeyableDump:
@@ -222,6 +228,8 @@ def _reencrypted(
         for _ in range(_MOST_SWEEPS):
             if not restored.rewriting.sweep(_REQUEST, table, before_ring, target, wait=False).rows:
                 break
+        if table.indexes:
+            restored.rewriting.clear_indexes(_REQUEST, table, target, report)
         after = rows.read(table, after_ring)
         if after != before:
             raise ProofError(

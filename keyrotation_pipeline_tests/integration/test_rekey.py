@@ -34,10 +34,11 @@ from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import BackupSet
 from keyrotation_pipeline.model.progress import Rewritten
-from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex, TableName
 from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline_tests.backup_sites import Clinic
 from keyrotation_pipeline_tests.compromised import call_compromised
@@ -132,6 +133,35 @@ def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary
         assert kept.refused == {}
         assert [each.name for each in kept.sets if each.dump] == [fresh.name, old.name, made.name]
         assert kept.newest == fresh
+
+
+@pytest.mark.extended
+def test_search_indexes_become_those_of_the_new_key_alone(clinic: Clinic) -> None:
+    form = IndexForm("clients.email")
+    indexer = Indexer(form, clinic.ring)
+    clinic.connection.execute("ALTER TABLE public.clients ADD email_odd text UNIQUE, ADD email_even text UNIQUE")
+    emails = clinic.connection.execute("SELECT id, email FROM public.clients WHERE email <> ''").fetchall()
+    texts = {int(str(number)): decrypt(clinic.ring, str(stored)) for number, stored in emails}
+    for number, text in texts.items():
+        index = indexer.under(V1, text.encode())
+        clinic.connection.execute("UPDATE public.clients SET email_odd = %s WHERE id = %s", (index, number))
+    clients, *others = clinic.site.pipeline.tables
+    declared = SearchIndex("email", "email_odd", "email_even", form)
+    declare(clinic, replace(clients, indexes=(declared,)), *others)
+    old_set(clinic)
+    since = SearchIndex("name", "name_odd", "name_even", form)  # not there then
+    declare(clinic, replace(clients, indexes=(declared, since)), *others)
+    made = rekeyed(clinic).made
+    assert made.dump is not None
+    with clinic.recovery_key() as key, clinic.site.restorer.workspace() as workspace:
+        clinic.site.local.fetch(made.dump.file, workspace / "dump")
+        with clinic.site.restorer.restored(made.dump, workspace / "dump", key) as restored:
+            connection = cast("PostgresRewriting", restored.rewriting).connection
+            found = connection.execute("SELECT id, email_odd, email_even FROM public.clients").fetchall()
+    assert len(texts) > 1
+    for key_of_row, odd, even in found:
+        expected = texts.get(int(str(key_of_row)))
+        assert (odd, even) == (None, None if expected is None else indexer.under(V2, expected.encode()))
 
 
 def test_values_of_the_second_generation_are_read_each_under_the_label_of_its_column(connection: Connection) -> None:

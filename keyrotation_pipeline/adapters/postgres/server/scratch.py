@@ -177,7 +177,8 @@ class ScratchDump:
         name = sql.Identifier(table.name.schema, table.name.table)
         label = name.as_string(self._connection)
         columns = relations.root(relations.tree(self._connection, table), table).columns
-        others = [str(row[0]) for row in self._connection.execute(_OTHERS, (label, list(table.stored_columns)))]
+        written = [*table.stored_columns, *table.index_columns]
+        others = [str(row[0]) for row in self._connection.execute(_OTHERS, (label, written))]
         documents = [[column for _, column in each] for each in places.by_column(columns) if each[0][1].place.path]
         query = sql.SQL("SELECT ROW({})::text, {} FROM {}").format(
             sql.SQL(", ").join([*map(sql.Identifier, others), *map(places.without_values, documents)]),
