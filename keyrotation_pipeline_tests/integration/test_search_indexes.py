@@ -15,12 +15,20 @@ from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.retirement.search import require_zero
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.errors import FenceError, PreflightError, StaleWriterError
+from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, opened, ring_of, running, sealed
+from keyrotation_pipeline_tests.integration.encrypted_rows import (
+    REQUEST,
+    Engine,
+    become,
+    opened,
+    ring_of,
+    running,
+    sealed,
+)
 
 V1, V2 = KeyVersion(1), KeyVersion(2)
 FORM = IndexForm("staff.mail % box")
@@ -126,7 +134,7 @@ def test_indexes_of_another_text_are_counted_and_their_rows_named(
 
 
 def cleared(url: str) -> int:
-    return cleared_indexes.clear_indexes(lambda: connect(url), PEOPLE, V2, lambda _: None, Limits())
+    return cleared_indexes.clear_indexes(lambda: connect(url), REQUEST, PEOPLE, V2, lambda _: None, Limits())
 
 
 def test_indexes_under_other_keys_are_cleared_whoever_holds_rows_and_then_refused(
@@ -148,6 +156,17 @@ def test_indexes_under_other_keys_are_cleared_whoever_holds_rows_and_then_refuse
     put(people, ring, 600, "in time", V2, under=2)
     fence.unfence(people, PEOPLE.of_indexes, V1)
     put(people, ring, 601, "again", V1, V2, under=2)
+
+
+def test_clearing_stops_where_the_rotation_is_paused_and_goes_on_later(
+    people: Connection, database_url: str, ring: KeyRing
+) -> None:
+    Engine(database_url, ring).shard(PEOPLE)
+    become(people, "paused")
+    with pytest.raises(BlockedError, match="was paused; go on with `keyrotation resume"):
+        cleared(database_url)
+    become(people, "running")
+    assert cleared(database_url) == ROWS
 
 
 def test_a_row_that_has_no_other_index_keeps_its_old_one(

@@ -54,7 +54,7 @@ def start():
             pass
         stage(target, False)
         time.sleep(0.05)
-        clear_indexes(lambda: connect(url), table, target, lambda _: None, limits)
+        clear_indexes(lambda: connect(url), encrypted_rows.REQUEST, table, target, lambda _: None, limits)
         os._exit(0)
     return child
 
@@ -162,7 +162,7 @@ def test_kills_at_random_moments_hide_no_row_and_let_no_text_in_twice(migrated: 
     # An application that read `stage` just before it changed has written as before: what a real rotation waits for.
     engine = Engine(database_url, ring, target=last)
     engine.shard(CASES)
-    clear_indexes(lambda: connect(database_url), CASES, last, lambda _: None, Limits())
+    clear_indexes(lambda: connect(database_url), "f" * 32, CASES, last, lambda _: None, Limits())
     for row, a, b, odd, even in migrated.execute("SELECT id, a, b, odd, even FROM public.cases").fetchall():
         text = texts.pop(int(str(row)))
         assert (opened(ring, str(a)), opened(ring, str(b))) == ((str(last), text), (str(last), f"b{row}"))

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
+from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
+from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
-from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.inventory.counts import unindexed_rows
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
@@ -17,12 +20,10 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import INDEX_PATTERN
-from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# A quarter of a megabyte of rows is written within milliseconds.
-_PAGES = 32
 _SWEEPS = 20
 _PAUSE_SECONDS = 0.5
 _PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
@@ -38,31 +39,49 @@ WITH held AS (
 )
 UPDATE ONLY {table} AS t SET {cleared} FROM held WHERE t.ctid = held.ctid
 """
-_LEFT = "SELECT count(*) FROM ONLY {table} WHERE {old}"
+_LEFT = "SELECT DISTINCT (ctid::text::point)[0]::bigint FROM ONLY {table} WHERE {old} ORDER BY 1"
 
 
 @without_content
 def clear_indexes(
-    connect: Callable[[], Connection], table: EncryptedTable, target: KeyVersion, report: Report, limits: Limits
+    connect: Callable[[], Connection],
+    request: str,
+    table: EncryptedTable,
+    target: KeyVersion,
+    report: Report,
+    limits: Limits,
 ) -> int:
     """Sets every search index that is not under `target` to NULL; returns the number of rows.
 
-    It may stop at any line and run again: it finds what is left.
+    It may stop at any line and run again: it finds what is left. It rests, pauses and vacuums as the re-encryption.
+
+    Args:
+        request: id of the rotation; pausing it pauses this.
 
     Raises:
-        BlockedError: rows stay locked by others.
+        BlockedError: the rotation was paused or cancelled, or rows stay locked by others.
         StaleWriterError: rows were written without an index under the key of their value; they keep the old one.
         PreflightError, DatabaseUnavailableError: the table cannot be written.
     """
     rows = 0
-    with closing(open_connection(connect)) as connection:
-        relations = heaps(connection, table)
-        retry = LockRetry(connection, str(table.name), limits.lock_retry_seconds, lambda _: CLOCK.sleep(1))
+    with closing(open_connection(connect)) as connection, closing(open_connection(connect)) as housekeeping:
+        limits = limits_for(housekeeping, request, limits)
+        supervisor = Supervisor(
+            housekeeping,
+            connect,
+            request,
+            limits,
+            BatchSize(limits),
+            f"{table.name} search indexes",
+            lambda progress: report(replace(progress, step=Step.ARCHIVED_KEY)),
+        )
+        retry = LockRetry(connection, str(table.name), limits.lock_retry_seconds, supervisor.wait_a_second)
+        left = [(relation, _whole(connection, relation)) for relation in heaps(connection, table)]
         for _ in range(_SWEEPS):
-            for relation in relations:
-                rows += _clear(connection, relation, target, report, retry, limits)
-            left = sum(retry.attempt(lambda each=each: _left(connection, each, target)) for each in relations)  # type: ignore[misc]
+            rows += sum(_clear(connection, each, pages, target, supervisor, retry) for each, pages in left)
+            left = retry.attempt(lambda: _left(connection, table, target))
             if not left:
+                supervisor.close()
                 return rows
             CLOCK.sleep(_PAUSE_SECONDS)
         if unindexed := unindexed_rows(connection, table):
@@ -71,13 +90,18 @@ def clear_indexes(
                 "old index stays; find what writes them, have it save them again, then run this step again"
             )
     raise BlockedError(
-        f"table {table.name}: {left} row(s) with search indexes under a retired key stay locked by others; wait until "
-        "their transactions end, then run this step again"
+        f"table {table.name}: rows with search indexes under a retired key, on {len(left)} page(s), stay locked by "
+        "others; wait until their transactions end, then run this step again"
     )
 
 
 def _clear(
-    connection: Connection, relation: Relation, target: KeyVersion, report: Report, retry: LockRetry, limits: Limits
+    connection: Connection,
+    relation: Relation,
+    pages: PageRange,
+    target: KeyVersion,
+    supervisor: Supervisor,
+    retry: LockRetry,
 ) -> int:
     parts = {
         "table": relation.identifier,
@@ -87,35 +111,42 @@ def _clear(
             sql.SQL("{column} = CASE WHEN {old} THEN NULL ELSE t.{column} END").format(
                 column=sql.Identifier(name), old=_is_old(name, target, "t")
             )
-            for name in _columns(relation)
+            for name in relation.index_columns
         ),
     }
-    ((pages,),) = connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()
-    rows, total = 0, int(str(pages))
-    for first in range(0, total, _PAGES):
-        end = min(first + _PAGES, total)
-        query = sql.SQL(_CLEAR).format(first=sql.Literal(f"({first},0)"), end=sql.Literal(f"({end},0)"), **parts)
-        began = CLOCK.monotonic()
-        rows += retry.attempt(lambda query=query: connection.execute(query).rowcount)  # type: ignore[misc]
+    supervisor.total_pages += pages.end - pages.first
+    supervisor.begin(relation, pages, hot_order=False)
+    while pages.next < pages.end:
+        end = min(pages.next + supervisor.batch_size.pages, pages.end)
+        first, following = sql.Literal(f"({pages.next},0)"), sql.Literal(f"({end},0)")
+        query = sql.SQL(_CLEAR).format(first=first, end=following, **parts)
+        rows = retry.attempt(lambda query=query: connection.execute(query).rowcount)  # type: ignore[misc]
         retry.succeeded()
-        report(Progress(Step.ARCHIVED_KEY, f"{relation.label} search indexes", end, total, "pages"))
-        if limits.duty_cycle < 1:
-            CLOCK.sleep((CLOCK.monotonic() - began) * (1 / limits.duty_cycle - 1))
-    return rows
+        pages.next, pages.done = end, pages.done + Rewritten(rows=rows)
+        supervisor.after_batch(relation, pages, rows, lambda: None)
+    supervisor.finish(pages)
+    return pages.done.rows
 
 
-def _left(connection: Connection, relation: Relation, target: KeyVersion) -> int:
-    query = sql.SQL(_LEFT).format(table=relation.identifier, old=_old(relation, target))
-    ((left,),) = connection.execute(query).fetchall()
-    return int(str(left))
+def _whole(connection: Connection, relation: Relation) -> PageRange:
+    ((pages,),) = connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()
+    return PageRange(0, 0, 0, int(str(pages)))
 
 
-def _columns(relation: Relation) -> list[str]:
-    return [column.name for index in relation.indexes for column in index.columns]
+def _left(connection: Connection, table: EncryptedTable, target: KeyVersion) -> list[tuple[Relation, PageRange]]:
+    """Returns each page that still holds such an index: of rows that were locked, or written meanwhile."""
+    found = []
+    for relation in heaps(connection, table):
+        query = sql.SQL(_LEFT).format(table=relation.identifier, old=_old(relation, target))
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL enable_seqscan = on")
+            pages = [int(str(page)) for (page,) in connection.execute(query).fetchall()]
+        found += [(relation, PageRange(0, page, page, page + 1)) for page in pages]
+    return found
 
 
 def _old(relation: Relation, target: KeyVersion) -> sql.Composed:
-    return sql.SQL(" OR ").join(_is_old(name, target) for name in _columns(relation))
+    return sql.SQL(" OR ").join(_is_old(name, target) for name in relation.index_columns)
 
 
 def _is_old(name: str, target: KeyVersion, *alias: str) -> sql.Composed:

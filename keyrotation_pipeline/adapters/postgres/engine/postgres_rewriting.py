@@ -55,7 +55,7 @@ class PostgresRewriting:
     def clear_indexes(self, request: str, table: EncryptedTable, target: KeyVersion, report: Report) -> int:
         """See `TableRewriting.clear_indexes`."""
         preflight.require_unchanged(self.connection, request, table, target)
-        return clear_indexes(self.connect, table, target, report, self.limits)
+        return clear_indexes(self.connect, request, table, target, report, self.limits)
 
     def decrypt_all(self, table: EncryptedTable, ring: KeyRing, report: Report, request: str = "") -> DecryptedCount:
         """See `TableRewriting.decrypt_all`."""
