@@ -6,7 +6,7 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -125,9 +125,11 @@ class Tink:
 
     Args:
         keys: each as JSON in a keyset, the primary first.
+        associated_data: what the application gives with every value.
     """
 
-    def __init__(self, keys: Sequence[str]) -> None:
+    def __init__(self, keys: Sequence[str], associated_data: str = "") -> None:
+        self._data = associated_data.encode()
         parsed: list[Any] = [json.loads(each) for each in keys]
         self._keys: list[tuple[int, bytes]] = [
             (each["keyId"], base64.b64decode(each["keyData"]["value"])[2:]) for each in parsed
@@ -136,13 +138,13 @@ class Tink:
     def encrypt(self, text: bytes) -> bytes:
         number, key = self._keys[0]
         nonce = secrets.token_bytes(12)
-        return b"\x01" + number.to_bytes(4, "big") + nonce + AESGCM(key).encrypt(nonce, text, b"")
+        return b"\x01" + number.to_bytes(4, "big") + nonce + AESGCM(key).encrypt(nonce, text, self._data)
 
     def decrypt(self, stored: bytes) -> bytes:
         assert stored[0] == 1
         try:
             key: bytes = dict(self._keys)[int.from_bytes(stored[1:5], "big")]
-            return AESGCM(key).decrypt(stored[5:17], stored[17:], b"")
+            return AESGCM(key).decrypt(stored[5:17], stored[17:], self._data)
         except (KeyError, InvalidTag):
             raise CannotReadError from None
 
@@ -254,4 +256,7 @@ KEYED_WRAPPER = Library(
     ",".join,
     lambda text: text.split(","),
     last=False,
+)
+BOUND_TINK = replace(
+    TINK, format='name = "tink"\naad = "of {table}.{column}"', keys=lambda keys: Tink(keys, "of users.email")
 )

@@ -155,7 +155,7 @@ class EncryptedTable:
     @property
     def bound_to(self) -> tuple[str, ...]:
         """The columns of the same row that associated data is made of; they are only read."""
-        return associated_data(self.format.aad).row_columns if self.format.aad else ()
+        return associated_data(self.format.aad).row_columns if self.format.is_read_with_data else ()
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -179,13 +179,16 @@ class EncryptedTable:
 
     @property
     def labels(self) -> tuple[str | None, ...]:
-        """What values of the second generation are bound to, by column; None: nothing unambiguous."""
+        """What values of the second generation, or of one column, are bound to; None: nothing unambiguous."""
         return tuple(self.label(column) for column in self.columns)
 
     def label(self, column: str) -> str | None:
         """The label of one column: the declared one, else the default."""
         if (declared := dict(self.bindings).get(column)) is not None:
             return declared
+        if self.format.aad and not self.format.is_read_with_data:
+            pieces = associated_data(self.format.aad).pieces(self.name.table, self.place(column).column)
+            return "".join(each.text for each in pieces)
         try:
             return default_label(self.name.schema, self.name.table, column)
         except InvalidBindingError:

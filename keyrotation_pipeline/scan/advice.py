@@ -127,7 +127,7 @@ _CLOAK_ECTO_HERE = (
 )
 _TINK_HERE = (
     f'Once the column is declared in a `keyrotation.toml` with `[format] name = "tink"`, {_ROTATED}, where the keyset '
-    "has AES-GCM keys and there is no associated data (`keyrotation docs tink`)."
+    "has AES-GCM keys and associated data are the same in all rows (`keyrotation docs tink`)."
 )
 _AES_GCM_HERE = (
     "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "

@@ -69,8 +69,9 @@ class FormatSettings(Section):
         layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
             `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`;
             `b64(ct tag16); b64(nonce12)` if the nonce is in a column of its own.
-        aad: of `aes-gcm` only: what each value is authenticated with, as in `{table}|{column}|{id}`: any name in braces
-            but these two is a column of the same row. Without it values are bound to nothing.
+        aad: of `aes-gcm` and `tink`: what each value is authenticated with, as in `{table}|{column}|{id}`: any name in
+            braces but these two is a column of the same row, which `tink` does not take. Without it values are bound to
+            nothing.
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         key_bytes: of `aes-gcm` only: how long the keys are that rotations make, 16, 24 or 32 bytes (default: as long as
             the key that each replaces).
@@ -129,7 +130,20 @@ class FormatSettings(Section):
         if self.name == AES_GCM.name:
             self._require_layout()
             self._require_logins()
+        if self.aad is not None:
+            self._require_template(self.aad)
         return self
+
+    def _require_template(self, aad: str) -> None:
+        try:
+            in_row = AssociatedData(aad).row_columns
+        except InvalidLayoutError as error:
+            raise ConfigurationError(f"[format] {error}") from None
+        if in_row and self.name == TINK.name:
+            raise ConfigurationError(
+                f'[format] aad names {{{in_row[0]}}}, and name = "{TINK.name}" knows only associated data that are the '
+                "same in all rows; write {table} and {column} alone, or leave out tables with other values"
+            )
 
     def _require_layout(self) -> None:
         if self.layout is None:
@@ -139,8 +153,6 @@ class FormatSettings(Section):
             )
         try:
             Layout(self.layout)
-            if self.aad is not None:
-                AssociatedData(self.aad)
         except InvalidLayoutError as error:
             raise ConfigurationError(f"[format] {error}") from None
 
@@ -195,7 +207,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
-        TINK.name: frozenset({"keys"}),
+        TINK.name: frozenset({"keys", "aad"}),
         KEYED_WRAPPER.name: frozenset({"keys"}),
     }
 )

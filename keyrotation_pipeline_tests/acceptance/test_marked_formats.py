@@ -16,7 +16,16 @@ from cryptography.fernet import MultiFernet
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakKey
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.test_fernet import ROWS, Application, Home, finished
-from keyrotation_pipeline_tests.marked_libraries import CLOAK, CLOAK_ECTO, KEYED_WRAPPER, RAILS, TINK, Library, Rails
+from keyrotation_pipeline_tests.marked_libraries import (
+    BOUND_TINK,
+    CLOAK,
+    CLOAK_ECTO,
+    KEYED_WRAPPER,
+    RAILS,
+    TINK,
+    Library,
+    Rails,
+)
 
 VARIABLE = "FIELD_KEYS"
 MakeHome = Callable[..., "MarkedHome"]
@@ -124,6 +133,7 @@ def make_home(
         pytest.param(CLOAK, id="47ng"),
         pytest.param(CLOAK_ECTO, id="Cloak for Elixir"),
         pytest.param(TINK, id="Tink", marks=pytest.mark.extended),
+        pytest.param(BOUND_TINK, id="Tink with associated data", marks=pytest.mark.extended),
         pytest.param(KEYED_WRAPPER, id="Sentry", marks=pytest.mark.extended),
     ],
 )
@@ -173,6 +183,7 @@ def test_values_of_rails_from_before_references_are_rotated_and_refused_afterwar
         pytest.param(CLOAK, None, id="47ng"),
         pytest.param(CLOAK_ECTO, None, id="Cloak for Elixir"),
         pytest.param(TINK, None, id="Tink"),
+        pytest.param(BOUND_TINK, None, id="Tink with associated data"),
         pytest.param(KEYED_WRAPPER, None, id="Sentry"),
     ],
 )

@@ -80,7 +80,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
         RAILS.name: lambda declared: MarkedFormat(_rails(declared)),
         CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope()),
         CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
-        TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout))),
+        TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout)), bound=bool(declared.aad)),
         KEYED_WRAPPER.name: lambda _declared: MarkedFormat(KeyedWrapperEnvelope()),
     }
 )

@@ -6,7 +6,7 @@ parsed, what a key's marker is, and how a value is opened and sealed; what is th
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError
@@ -27,12 +27,14 @@ class MarkedValue:
         nonce: as the format has it.
         body: what is authenticated and decrypted, with its tag.
         kept: parts of the value that no key changes.
+        bound: what it is authenticated with, where the application says so; it does not stand in the value.
     """
 
     marker: bytes | None
     nonce: bytes
     body: bytes
     kept: tuple[bytes, ...] = ()
+    bound: bytes = b""
 
 
 class MarkedKey(Protocol):
@@ -74,14 +76,18 @@ class Envelope(Protocol):
 
 
 class MarkedFormat:
-    """`Format` for values that name their key by a marker."""
+    """`Format` for values that name their key by a marker.
 
-    def __init__(self, envelope: Envelope) -> None:
-        self._envelope = envelope
+    Args:
+        bound: whether the label of its column is what a value is authenticated with.
+    """
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "MarkedRewriter":  # noqa: ARG002
+    def __init__(self, envelope: Envelope, *, bound: bool = False) -> None:
+        self._envelope, self._bound = envelope, bound
+
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "MarkedRewriter":
         """See `Format.rewriter`."""
-        return MarkedRewriter(self._envelope, ring, target)
+        return MarkedRewriter(self._envelope, ring, target, labels if self._bound else ())
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`: there is none yet."""
@@ -91,10 +97,10 @@ class MarkedFormat:
         self,
         ring: KeyRing,
         stored: bytes,
-        label: str | None = None,  # noqa: ARG002
+        label: str | None = None,
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        value = self._envelope.parsed(stored)
+        value = self.rewriter(ring, ring.primary, (label,)).parsed(stored)
         if value is None:
             return None
         keys = {version: self._envelope.key(ring.material(version)) for version in ring.versions}
@@ -102,9 +108,9 @@ class MarkedFormat:
         opener = next((version for version, key in keys.items() if key.opened(value) is not None), None)
         return named or opener or ring.primary, opener
 
-    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
         """See `Format.plaintext`."""
-        return MarkedRewriter(self._envelope, ring, ring.primary).plaintext(stored)
+        return self.rewriter(ring, ring.primary, (label,)).plaintext(stored)
 
     def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
         """Returns the text by which values name each key of the ring.
@@ -136,13 +142,17 @@ class MarkedRewriter:
     value is left unchanged: an application that could not decrypt has encrypted the ciphertext again. Every new value
     is parsed, decrypted and compared before it is returned.
 
+    Args:
+        labels: of the columns, where their values are authenticated with these.
+
     Raises:
         InvalidKeyError: two keys of the ring have the same marker.
     """
 
-    def __init__(self, envelope: Envelope, ring: KeyRing, target: KeyVersion) -> None:
+    def __init__(self, envelope: Envelope, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> None:
         ring.material(target)  # raises where there is none
         self._envelope = envelope
+        self._bound = [(label or "").encode() for label in labels]
         self._keys = {version: envelope.key(ring.material(version)) for version in ring.versions}
         self._target = self._keys[target]
         self._named = {key.marker: version for version, key in self._keys.items()}
@@ -164,16 +174,21 @@ class MarkedRewriter:
         failures: list[Failure] = []
         return [self._held(number, column, failures) for number, column in enumerate(columns)], failures
 
+    def parsed(self, value: bytes, column: int = 0) -> MarkedValue | None:
+        """Splits a value of a column."""
+        found = self._envelope.parsed(value)
+        return found if found is None or not self._bound else replace(found, bound=self._bound[column])
+
     def plaintext(self, value: bytes) -> bytes | Defect:
         """Decrypts one value."""
-        parsed = self._envelope.parsed(value)
+        parsed = self.parsed(value)
         opened = NOT_A_VALUE if parsed is None else self._open(parsed)
         return opened if isinstance(opened, Defect) else opened[1]
 
     def _rewritten(self, row: int, column: int, value: Value, failures: list[Failure]) -> Value:
         if not value:
             return None
-        parsed = self._envelope.parsed(value)
+        parsed = self.parsed(value, column)
         if parsed is not None and parsed.marker == self._target.marker:
             return None
         opened = NOT_A_VALUE if parsed is None else self._open(parsed)
@@ -188,7 +203,7 @@ class MarkedRewriter:
             if not value:
                 held[None] += value is not None
                 continue
-            parsed = self._envelope.parsed(value)
+            parsed = self.parsed(value, column)
             opened = NOT_A_VALUE if parsed is None else self._open(parsed)
             if isinstance(opened, Defect):
                 failures.append(Failure(row, column, opened))
@@ -219,7 +234,8 @@ class MarkedRewriter:
 
     def _sealed(self, text: bytes, old: MarkedValue) -> bytes:
         sealed = self._target.sealed(text, old)
-        new = self._envelope.parsed(sealed)
+        parsed = self._envelope.parsed(sealed)
+        new = None if parsed is None else replace(parsed, bound=old.bound)
         if new is None or new.marker != self._target.marker or self._target.opened(new) != text:
             raise KeyRotationError(FAULTY_MACHINE)
         return sealed

@@ -22,7 +22,7 @@ class PrefixedKey:
 
     Args:
         layout: what follows the prefix.
-        associated_data: what every value is authenticated with.
+        associated_data: what every value is authenticated with; empty: what it is bound to, if anything.
     """
 
     def __init__(self, prefix: bytes, material: KeyMaterial, layout: Layout, associated_data: bytes = b"") -> None:
@@ -33,12 +33,12 @@ class PrefixedKey:
     def opened(self, value: MarkedValue) -> bytes | None:
         """See `MarkedKey.opened`."""
         try:
-            return self._cipher.decrypt(value.nonce, value.body, self._associated_data)
+            return self._cipher.decrypt(value.nonce, value.body, self._associated_data or value.bound)
         except InvalidTag:
             return None
 
-    def sealed(self, text: bytes, old: MarkedValue) -> bytes:  # noqa: ARG002
+    def sealed(self, text: bytes, old: MarkedValue) -> bytes:
         """See `MarkedKey.sealed`."""
         nonce = secrets.token_bytes(self._layout.nonce_bytes)
-        body = self._cipher.encrypt(nonce, text, self._associated_data)
+        body = self._cipher.encrypt(nonce, text, self._associated_data or old.bound)
         return self._prefix + self._layout.put_together(nonce, body)

@@ -115,6 +115,11 @@ class ValueFormat:
         return self.name == NATIVE.name
 
     @property
+    def is_read_with_data(self) -> bool:
+        """Whether associated data is read with each value; else it is the same in all rows of a column."""
+        return bool(self.aad) and self.name == AES_GCM.name
+
+    @property
     def is_binary(self) -> bool:
         """Whether values are bytes that no text can hold, so that only columns of bytea have them."""
         return "raw(" in self.layout and not self.is_pair

@@ -297,6 +297,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "elements of arrays, as in t, that are bound to associated data cannot be rotated by this version",
             id="associated data of elements",
         ),
+        pytest.param(
+            TABLE + FERNET.replace("fernet", "tink") + 'aad = "{table}.{id}"',
+            '[format] aad names {id}, and name = "tink" knows only associated data that are the same in all rows',
+            id="Tink with associated data of a row",
+        ),
         pytest.param(TABLE + AES_GCM + 'logins = { one = "a" }', 'names "one", which is no version', id="no version"),
         pytest.param(
             TABLE + AES_GCM + 'logins = { v1 = "a", v2 = ["b", "a"] }', "[format] logins has a twice", id="one login"

@@ -431,7 +431,8 @@ def _tree(
 
 def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) -> Column:
     """Returns a place with the columns of its row that are read with it."""
-    pieces = associated_data(table.format.aad).pieces(table.name.table, place.column) if table.format.aad else ()
+    template = associated_data(table.format.aad) if table.format.is_read_with_data else None
+    pieces = () if template is None else template.pieces(table.name.table, place.column)
     bound = tuple(present[each.text] if each.in_row else each.text for each in pieces)
     return replace(
         present[place.column],

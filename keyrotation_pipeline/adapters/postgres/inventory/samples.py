@@ -131,7 +131,7 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     fits = (
         fitting_derivation(table.format, ring, some)
         if table.format.name == FERNET.name
-        else fitting(ring, some, bound=bool(table.format.aad), pairs=table.format.is_pair)
+        else fitting(ring, some, bound=table.format.is_read_with_data, pairs=table.format.is_pair)
     )
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
 

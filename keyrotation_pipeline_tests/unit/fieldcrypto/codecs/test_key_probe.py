@@ -33,7 +33,9 @@ def test_a_layout_is_found_with_the_encoding_of_the_key(entry: dict[str, Any]) -
     assert best == Fit("aes-gcm", entry["layout"], "hex", len(values))
 
 
-@pytest.mark.parametrize("entry", read("prefixed.json"), ids=lambda each: str(each["made_by"]))
+@pytest.mark.parametrize(
+    "entry", [each for each in read("prefixed.json") if "aad" not in each], ids=lambda each: str(each["made_by"])
+)
 def test_bytes_that_name_their_key_are_found(entry: dict[str, Any]) -> None:
     values = stored(entry, in_hex=True)
     if entry["format"] == "tink":

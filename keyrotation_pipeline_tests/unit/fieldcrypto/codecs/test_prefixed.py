@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.settings.tables import FormatSettings
 from keyrotation_pipeline_tests import marked_libraries
 from keyrotation_pipeline_tests.marked_libraries import CloakEcto, Library, Tink
@@ -42,7 +44,7 @@ def made(declared: ValueFormat, count: int = 2) -> KeyRing:
 def text_of(declared: ValueFormat, ring: KeyRing, version: KeyVersion) -> str:
     """A key as the application has it in its list."""
     listed = notation_of(declared).text_of([ring.material(version)])
-    return tink.entries(listed)[0] if declared == TINK else listed
+    return tink.entries(listed)[0] if declared.name == TINK.name else listed
 
 
 def settings(**options: Any) -> ValueFormat:  # noqa: ANN401
@@ -52,7 +54,7 @@ def settings(**options: Any) -> ValueFormat:  # noqa: ANN401
 def declared_of(vector: dict[str, Any]) -> tuple[ValueFormat, KeyMaterial]:
     if vector["format"] == "tink":
         (key,) = notation_of(TINK).keys_in(json.dumps(vector["keyset"]), "KEYS")
-        return TINK, key
+        return replace(TINK, aad="{table}.{column}" if "aad" in vector else ""), key
     return settings(iv_length=vector["iv_length"]), AesKey(bytes.fromhex(vector["key"]), vector["label"])
 
 
@@ -61,14 +63,19 @@ def test_real_values_are_read_and_rewritten_for_the_library(vector: dict[str, An
     declared, old = declared_of(vector)
     ring = KeyRing({V1: old, V2: new_key(declared, held=[old])}, V2)
     code, key = format_of(declared), text_of(declared, ring, V2)
-    library = Tink([key]) if declared == TINK else CloakEcto([key], vector["iv_length"])
+    label = EncryptedTable(TableName("Clin ic", "clients"), ("ssn",), declared).label("ssn")
+    library = CloakEcto([key], vector["iv_length"]) if "label" in vector else Tink([key], vector.get("aad", ""))
     for value in vector["values"]:
         stored = bytes.fromhex(value["stored"])
-        assert code.plaintext(ring, stored) == value["plaintext"].encode()
-        ((new,),) = code.rewriter(ring, V2).rewrite([[stored]]).columns
+        assert code.plaintext(ring, stored, label) == value["plaintext"].encode()
+        (_, (new,)) = code.rewriter(ring, V2, ("other", label)).rewrite([[None], [stored]]).columns
         assert new is not None
         assert (library.decrypt(new), len(new)) == (value["plaintext"].encode(), len(stored))
-        assert (code.opened_by(ring, stored), code.opened_by(ring, new)) == ((V1, V1), (V2, V2))
+        assert [code.opened_by(ring, each, label) for each in (stored, new)] == [(V1, V1), (V2, V2)]
+        assert code.rewriter(ring, V2, (label,)).check([[stored, new]]) == ([{V1: 1, V2: 1}], [])
+        of_another = code.plaintext(ring, stored, "clients.phone")
+        bound = Defect(DefectKind.NOT_AUTHENTIC, V1)
+        assert of_another == (bound if "aad" in vector else value["plaintext"].encode())
 
 
 def test_another_length_of_nonces_opens_nothing() -> None:
