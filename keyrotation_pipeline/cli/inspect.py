@@ -1,6 +1,6 @@
 """`inventory`, `verify`, `preflight`, `rollout` and `confirm`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain
 from typing import Annotated, Any
@@ -46,9 +46,14 @@ def inventory(*, config: Config = None, as_json: Json = False) -> None:
         taken = take_inventory(pipeline)
         keys = pipeline.ledger.keys()
         others = pipeline.inventory.other_formats()
-    elsewhere = _other_formats(others, declared.format.name)
+        unindexed = _unindexed_rows(pipeline)
+    elsewhere = chain(_without_index(unindexed), _other_formats(others, declared.format.name))
     lines = chain(_taken(taken, [each.version for each in keys]), elsewhere, _blind_spots(taken))
-    document = {**_inventory_document(database, taken), "other_formats": [as_json_of(each) for each in others]}
+    document = {
+        **_inventory_document(database, taken),
+        "unindexed_rows": unindexed,
+        "other_formats": [as_json_of(each) for each in others],
+    }
     output.show(database, document, lines, as_json=as_json)
 
 
@@ -72,6 +77,21 @@ def verify(*, config: Config = None, as_json: Json = False) -> None:
         )
     if wrong := [each.wrong_indexes for each in done if each.wrongly_indexed]:
         raise KeyRotationError("; ".join(wrong))
+
+
+def _unindexed_rows(pipeline: Pipeline) -> dict[str, int]:
+    """How many rows hold a value without a search index under its key, by table that has search indexes."""
+    indexed = [table for table in pipeline.tables if table.indexes]
+    return {str(table.name): pipeline.fencing.old_rows(table, (), None).unindexed for table in indexed}
+
+
+def _without_index(unindexed: Mapping[str, int]) -> Iterator[output.Line]:
+    for table, rows in unindexed.items():
+        if rows:
+            yield (
+                f"{table}: {rows:,} rows hold a value without a search index under its key, so searches miss them "
+                "until they are saved again or the next rotation is over"
+            )
 
 
 def _inventory_document(database: str, taken: Inventory) -> dict[str, Any]:

@@ -45,7 +45,8 @@ FIELDS = {
     "incident show": f"{_INCIDENT} stages pace breach",
     "init": "configuration written database key_versions primary tables officers approvals_required "
     "values_tried values_opened backup_signer",
-    "inventory": "database tables undeclared quarantine other_formats not_searched not_seen replicas_declared_gone",
+    "inventory": "database tables undeclared quarantine unindexed_rows other_formats not_searched not_seen "
+    "replicas_declared_gone",
     "metrics": "database generated_at metrics",
     "pace": "database id pace",
     "pause": "database id status",

@@ -82,6 +82,13 @@ def home(
 def test_every_row_is_found_and_no_address_is_stored_twice_during_a_rotation(home: Home) -> None:
     application = home.application
     before = application.stored()
+    assert home.shown("inventory")["unindexed_rows"] == {"care.Patients": 0}
+    with psycopg.connect(application.instances[0].url) as connection:
+        connection.execute('UPDATE care."Patients" SET odd = NULL WHERE id < 3')
+    assert "care.Patients: 3 rows hold a value without a search index under its key" in home.typed("inventory")
+    for instance in application.instances:
+        for row in range(3):
+            instance.write(row)
     with application.at_work():
         request = home.typed("request", "--reason", "yearly").splitlines()[-1]
         assert SIGNED in home.typed("approve", request, "--text")
