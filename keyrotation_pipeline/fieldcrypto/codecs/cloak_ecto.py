@@ -17,6 +17,8 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 ASSOCIATED_DATA = b"AES256GCM"
 BEGINS = b"\x01"
+# After the label: the shortest nonce, and a tag.
+SHORTEST_BYTES = 28
 FIRST_LABEL = "AES.GCM.V1"
 _HEAD = re.compile(BEGINS + rb"([\x01-\x64])", re.DOTALL)
 _LABEL = re.compile(NAME_PATTERN.encode())
@@ -38,7 +40,10 @@ class CloakEctoEnvelope:
         if head is None:
             return None
         start = 2 + head[1][0]
-        return split(value, start, self._layout) if _LABEL.fullmatch(value, 2, start) else None
+        if _LABEL.fullmatch(value, 2, start) is None or len(value) - start < SHORTEST_BYTES:
+            return None
+        # With another length of nonces than the declared one, a short value is one all the same, which no key opens.
+        return split(value, start, self._layout) or MarkedValue(value[:start].hex().encode(), b"", b"")
 
     def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
         """See `Envelope.holds_a_value`."""

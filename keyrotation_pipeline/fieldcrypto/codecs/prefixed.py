@@ -32,6 +32,8 @@ class PrefixedKey:
 
     def opened(self, value: MarkedValue) -> bytes | None:
         """See `MarkedKey.opened`."""
+        if not value.nonce:
+            return None
         try:
             return self._cipher.decrypt(value.nonce, value.body, self._associated_data or value.bound)
         except InvalidTag:

@@ -112,13 +112,13 @@ class Refusals(Protocol):
 
 
 _RAILS, _CLOAK_47NG = MarkerSql(marker_sql.RAILS), MarkerSql(marker_sql.CLOAK_47NG)
-_KEYED_WRAPPER = MarkerSql(marker_sql.KEYED_WRAPPER)
+_KEYED_WRAPPER, _CLOAK_ECTO = MarkerSql(marker_sql.KEYED_WRAPPER), PrefixSql(prefix_sql.CLOAK_ECTO)
 _MARKED: Mapping[str, Callable[[ValueFormat], KeyedByMarker]] = MappingProxyType(
     {
         RAILS.name: lambda _declared: _RAILS,
         CLOAK_47NG.name: lambda _declared: _CLOAK_47NG,
         KEYED_WRAPPER.name: lambda _declared: _KEYED_WRAPPER,
-        CLOAK_ECTO.name: lambda declared: PrefixSql(prefix_sql.cloak_ecto(layout_of(declared.layout))),
+        CLOAK_ECTO.name: lambda _declared: _CLOAK_ECTO,
         TINK.name: lambda declared: PrefixSql(prefix_sql.tink(layout_of(declared.layout))),
     }
 )

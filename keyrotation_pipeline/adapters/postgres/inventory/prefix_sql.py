@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
 from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import RefusalsByMarker
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker
+from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import SHORTEST_BYTES
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.named import NAME_PATTERN
 from keyrotation_pipeline.fieldcrypto.codecs.tink import PREFIX_BYTES
@@ -60,14 +61,13 @@ class Prefix:
     shortest: int
 
 
-def cloak_ecto(layout: Layout) -> Prefix:
-    """Returns the prefix of Cloak for Elixir: a byte, the length of the label, the label."""
-    return Prefix(
-        "2 + get_byte(raw, 1)",
-        f"octet_length(raw) >= get_byte(raw, 1) + {2 + layout.shortest_bytes} AND get_byte(raw, 0) = 1 "
-        f"AND encode(substr(raw, 3, get_byte(raw, 1)), 'escape') ~ '^{NAME_PATTERN}$'",
-        3 + layout.shortest_bytes,
-    )
+# Of Cloak for Elixir: a byte, the length of the label, the label.
+CLOAK_ECTO = Prefix(
+    "2 + get_byte(raw, 1)",
+    f"octet_length(raw) >= get_byte(raw, 1) + {2 + SHORTEST_BYTES} AND get_byte(raw, 0) = 1 "
+    f"AND encode(substr(raw, 3, get_byte(raw, 1)), 'escape') ~ '^{NAME_PATTERN}$'",
+    3 + SHORTEST_BYTES,
+)
 
 
 def tink(layout: Layout) -> Prefix:
