@@ -10,8 +10,8 @@
  * answer is made; while the interpreter's lock is released, nothing of Python is touched but those bytes and the new
  * bytes objects that nobody else knows yet. Keys are read where Python keeps them and copied by nobody but OpenSSL, into
  * its key schedules, which it wipes when they are freed with the `Codec`; what is derived from them here is wiped then,
- * too. Plaintext stands only in `scratch`, which is
- * locked in memory where the limits permit, never dumped, and wiped at the end of each call.
+ * too. Plaintext stands only in `scratch`, which is locked in memory where the limits permit, never dumped, and wiped at
+ * the end of each call.
  */
 #define Py_LIMITED_API 0x030B0000
 #define PY_SSIZE_T_CLEAN
@@ -54,7 +54,7 @@ extern const char *OpenSSL_version(int);
 #define AFTER_PACKING(element, bytes)
 #endif
 
-enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8 };
+enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8, MARKER = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
 enum { RUN = 256, REMEMBERED = 8 }; /* see `Derived`; `nonce_runs.py` for the values of a run */
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
@@ -85,6 +85,7 @@ typedef struct {
 typedef struct {
     char name[LONGEST_NAME + 1]; /* "v2" or "v2x" */
     size_t name_bytes;
+    uint8_t marker[MARKER]; /* by which values name its key, where another library wrote them: see `codec_marked.h` */
     Secret secret;
 } Version;
 
@@ -102,18 +103,21 @@ typedef struct {
 } Label;
 
 /* How an application lays out its AES-GCM values: see `codec_layout.h`. */
-enum { LONGEST_LITERAL = 64, MOST_PARTS = 3 };
-enum { B64, B64URL, HEX, RAW };
+enum { LONGEST_LITERAL = 64, MOST_PARTS = 4 };
+enum { B64, B64URL, HEX, RAW, PADDED_B64, PADDED_B64URL }; /* of the first two, each value may have its padding or not */
 
 typedef struct {
     int encoding, count, grows; /* `grows`: the ciphertext is in it */
-    char parts[MOST_PARTS];     /* 'n', 't', 'c': nonce, tag, ciphertext */
-    size_t fixed_bytes, after_bytes;
+    char parts[MOST_PARTS];     /* 'n', 't', 'c', 'm': nonce, tag, ciphertext, marker */
+    size_t fixed_bytes;         /* all but the ciphertext */
+    size_t fixed_chars;         /* written; of a group that grows 0 */
+    size_t after_bytes;
     char after[LONGEST_LITERAL];
 } Group;
 
 typedef struct {
     size_t nonce_bytes, head_bytes, fixed_chars; /* all characters but those of the group with the ciphertext */
+    int nonces;                                  /* see `codec_marked.h` */
     char head[LONGEST_LITERAL];
     int count;
     Group groups[MOST_PARTS];
@@ -216,6 +220,7 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
 #include "codec_native.h"
 #include "codec_fernet.h"
 #include "codec_layout.h"
+#include "codec_marked.h"
 
 /* ---- a batch ---- */
 
@@ -610,16 +615,17 @@ static PyObject *codec_check(PyObject *self, PyObject *arguments) {
 /* ---- the type ---- */
 
 static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssize_t target_bytes) {
-    const char *name, *key;
-    Py_ssize_t bytes, key_bytes;
-    if (!PyArg_ParseTuple(entry, "y#y#", &name, &bytes, &key, &key_bytes)) return -1;
-    if (bytes < 1 || bytes > LONGEST_NAME || key_bytes != KEY) {
-        PyErr_SetString(PyExc_ValueError, "a version has a name of at most 8 bytes and a key of 32");
+    const char *name, *key, *marker = "";
+    Py_ssize_t bytes, key_bytes, marker_bytes = 0;
+    if (!PyArg_ParseTuple(entry, "y#y#|y#", &name, &bytes, &key, &key_bytes, &marker, &marker_bytes)) return -1;
+    if (bytes < 1 || bytes > LONGEST_NAME || key_bytes != KEY || marker_bytes != (codec->kind == &MARKED ? MARKER : 0)) {
+        PyErr_SetString(PyExc_ValueError, "a version has a name of at most 8 bytes, a key of 32, and a marker of 8 or none");
         return -1;
     }
     Version *version = &codec->versions[codec->count];
     memcpy(version->name, name, (size_t)bytes);
     version->name_bytes = (size_t)bytes;
+    memcpy(version->marker, marker, (size_t)marker_bytes);
     codec->count++;
     int good = codec->kind->set_key(version->name, (const uint8_t *)key, &version->secret);
     if (good && bytes == target_bytes && memcmp(name, target, (size_t)bytes) == 0) {
@@ -661,8 +667,11 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     if (layout && !PyTuple_Check(layout)) return PyErr_SetString(PyExc_TypeError, "a layout is a tuple"), -1;
     for (Py_ssize_t at = 0; labels && at < PyTuple_Size(labels); at++)
         if (!PyBytes_Check(PyTuple_GetItem(labels, at))) return PyErr_SetString(PyExc_TypeError, "a label is bytes"), -1;
-    codec->kind = strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL;
-    if (layout && set_layout(codec, layout) < 0) return -1;
+    if (layout && set_layout(&codec->layout, layout, strcmp(kind, "marked") == 0) < 0) return -1;
+    codec->kind = !layout                         ? strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL
+                  : strcmp(kind, "marked") == 0   ? &MARKED
+                  : codec->layout.nonce_bytes == 12 ? &LAYOUT12
+                                                    : &LAYOUT16;
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     codec->nonce_bytes = codec->kind->nonce_bytes;
     codec->run = 1;

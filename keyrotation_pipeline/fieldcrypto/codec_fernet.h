@@ -43,10 +43,10 @@ static int cbc_encrypted(Codec *codec, const uint8_t *iv, uint8_t *text, size_t 
  * To begin OpenSSL's own HMAC again takes longer than to copy the state of a digest.
  */
 
-static EVP_MD_CTX *began(const uint8_t *key, uint8_t pad) {
+static EVP_MD_CTX *began(const uint8_t *key, size_t bytes, uint8_t pad) {
     uint8_t block[DIGEST_BLOCK];
     memset(block, pad, sizeof block);
-    for (int at = 0; at < HALF; at++) block[at] ^= key[at];
+    for (size_t at = 0; at < bytes; at++) block[at] ^= key[at];
     EVP_MD_CTX *state = EVP_MD_CTX_new();
     int good = state && EVP_DigestInit_ex(state, EVP_sha256(), NULL) == 1 && EVP_DigestUpdate(state, block, sizeof block) == 1;
     OPENSSL_cleanse(block, sizeof block);
@@ -55,9 +55,10 @@ static EVP_MD_CTX *began(const uint8_t *key, uint8_t pad) {
     return NULL;
 }
 
-static int set_hmac(Hmac *hmac, const uint8_t *key) {
-    hmac->inner = began(key, 0x36);
-    hmac->outer = began(key, 0x5c);
+/* Of a key no longer than a block. */
+static int set_hmac(Hmac *hmac, const uint8_t *key, size_t bytes) {
+    hmac->inner = began(key, bytes, 0x36);
+    hmac->outer = began(key, bytes, 0x5c);
     hmac->work = EVP_MD_CTX_new();
     return hmac->inner && hmac->outer && hmac->work;
 }
@@ -76,12 +77,12 @@ static int mac_of(const Hmac *hmac, const uint8_t *data, size_t bytes, uint8_t *
 static int fernet_set_key(const char *name, const uint8_t *key, Secret *secret) {
     (void)name;
     secret->decrypt = cbc(key, 0);
-    return secret->decrypt && set_hmac(&secret->hmac, key);
+    return secret->decrypt && set_hmac(&secret->hmac, key, HALF);
 }
 
 static int fernet_set_target(Codec *codec, const uint8_t *key) {
     codec->encrypt = cbc(key, 1);
-    return codec->encrypt && set_hmac(&codec->sign, key) && fernet_set_key("", key, &codec->verify);
+    return codec->encrypt && set_hmac(&codec->sign, key, HALF) && fernet_set_key("", key, &codec->verify);
 }
 
 /* ---- one token ---- */

@@ -1,8 +1,8 @@
 /* AES-256-GCM values of a declared layout: only decryption tells under which key each is. `codecs/layout.py` and
  * `codecs/aes_gcm.py` are the reference.
  *
- * One group of any encoding, raw bytes too, or several in hex, whose lengths are then known without looking for
- * separators. A bound value comes with its associated data before it, in hex and up to a colon; new ones go without.
+ * One group of any encoding, raw bytes too, or several whose lengths are known without looking for separators. A bound
+ * value comes with its associated data before it, in hex and up to a colon; new ones go without.
  */
 
 enum { LONGEST_NONCE = 16 };
@@ -48,6 +48,22 @@ static uint8_t *to_hex(const uint8_t *raw, size_t bytes, uint8_t *out, int is_up
     return out;
 }
 
+static long from_padded(const Alphabet *alphabet, const uint8_t *text, size_t chars, uint8_t *out) {
+    return !chars ? 0 : chars & 3 ? -1 : from_base64(alphabet, text, chars, out);
+}
+
+/* The number of bytes of a group, or -1. */
+static long from_text(int encoding, const uint8_t *text, size_t chars, uint8_t *out, int *cases) {
+    switch (encoding) {
+    case HEX: return from_hex(text, chars, out, cases);
+    case RAW: return as_it_is(text, chars, out);
+    case B64: return from_padded_or_not(&STANDARD, text, chars, out);
+    case B64URL: return from_padded_or_not(&URL_SAFE, text, chars, out);
+    case PADDED_B64: return from_padded(&STANDARD, text, chars, out);
+    default: return from_padded(&URL_SAFE, text, chars, out);
+    }
+}
+
 /* ---- OpenSSL's contexts, for the length of the layout's nonce ---- */
 
 static EVP_CIPHER_CTX *keyed_for(const uint8_t *key, int encrypts, int nonce_bytes) {
@@ -89,6 +105,7 @@ static int layout16_set_target(Codec *codec, const uint8_t *key) {
 /* The parts of a value: its nonce, and its ciphertext and tag together. */
 typedef struct {
     uint8_t nonce[LONGEST_NONCE];
+    const uint8_t *marker; /* in the text that was taken apart */
     uint8_t *body;
     size_t bytes;
     int is_upper;
@@ -103,18 +120,18 @@ static int taken_apart(const Layout *layout, const uint8_t *text, size_t chars, 
     int cases = 0;
     text += layout->head_bytes;
     for (const Group *group = layout->groups; group < layout->groups + layout->count; group++) {
-        size_t here = group->grows ? grows : 2 * group->fixed_bytes;
-        long bytes = group->encoding == HEX    ? from_hex(text, here, raw, &cases)
-                     : group->encoding == RAW ? as_it_is(text, here, raw)
-                     : group->encoding == B64 ? from_padded_or_not(&STANDARD, text, here, raw)
-                                              : from_padded_or_not(&URL_SAFE, text, here, raw);
+        size_t here = group->grows ? grows : group->fixed_chars;
+        long bytes = from_text(group->encoding, text, here, raw, &cases);
+        if (group->parts[0] == 'm') parts->marker = text;
         text += here;
-        if (bytes < (long)group->fixed_bytes || memcmp(text, group->after, group->after_bytes) != 0) return -1;
+        if ((group->grows ? bytes < (long)group->fixed_bytes : bytes != (long)group->fixed_bytes) ||
+            memcmp(text, group->after, group->after_bytes) != 0) return -1;
         text += group->after_bytes;
         if (group->grows) left = (size_t)bytes - group->fixed_bytes;
         for (int at = 0; at < group->count; at++) {
             if (group->parts[at] == 'n') memcpy(parts->nonce, raw, layout->nonce_bytes), raw += layout->nonce_bytes;
             else if (group->parts[at] == 't') tag = raw, raw += TAG;
+            else if (group->parts[at] == 'm') raw += MARKER;
             else ciphertext = raw, raw += left;
         }
     }
@@ -136,6 +153,7 @@ static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t ch
         for (int part = 0; part < group->count; part++) {
             if (group->parts[part] == 'n') memcpy(end, parts->nonce, layout->nonce_bytes), end += layout->nonce_bytes;
             else if (group->parts[part] == 't') memcpy(end, parts->body + parts->bytes - TAG, TAG), end += TAG;
+            else if (group->parts[part] == 'm') memcpy(end, parts->marker, MARKER), end += MARKER;
             else memcpy(end, parts->body, parts->bytes - TAG), end += parts->bytes - TAG;
         }
         size_t bytes = (size_t)(end - raw);
@@ -144,6 +162,8 @@ static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t ch
         } else if (group->encoding == RAW) {
             memcpy(at, raw, bytes);
             at += bytes;
+        } else if (group->encoding == PADDED_B64 || group->encoding == PADDED_B64URL) {
+            at = to_base64(group->encoding == PADDED_B64 ? &STANDARD : &URL_SAFE, raw, bytes, at);
         } else {
             /* Padding that the old value does not have is not copied. */
             to_base64(group->encoding == B64 ? &STANDARD : &URL_SAFE, raw, bytes, end);
@@ -245,32 +265,35 @@ static int layout_check(Codec *codec, const Cell *cell, int *under) {
     return layout_opened(codec, &inside, &room, &parts, under) < 0 ? REFUSED : GOOD;
 }
 
+/* Encrypt `room->text` and write the value as the old one of `chars` characters was written, with the other parts that are
+ * given. They are then those of the value as it was written. */
+static int layout_sealed(
+    Codec *codec, size_t chars, const Room *room, Parts *parts, const uint8_t *nonce, uint8_t *value, size_t *bytes
+) {
+    size_t size = parts->bytes - TAG;
+    memcpy(parts->nonce, nonce, codec->layout.nonce_bytes);
+    if (!begun_with(codec, codec->encrypt, parts->nonce, 1)) return UNVERIFIED;
+    if (!encryption_ends(codec->encrypt, room->text, (int)size, parts->body)) return UNVERIFIED;
+    *bytes = chars;
+    uint8_t *end = put_together(&codec->layout, parts, chars, value, room->raw);
+    AFTER_PACKING(value - 4, *bytes + 4);
+    int good = end == value + *bytes && taken_apart(&codec->layout, value, *bytes, room->raw, parts) == 0 &&
+               parts->bytes == size + TAG &&
+               layout_decrypted(codec, codec->verify.decrypt, parts, room->other) &&
+               memcmp(room->other, room->text, size) == 0;
+    return good ? GOOD : UNVERIFIED;
+}
+
 static int layout_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, uint8_t *value, size_t *bytes) {
     Room room;
-    Parts parts, again;
+    Parts parts;
     Cell inside;
     int under;
     if (!take_room(codec, cell, &room)) return NO_MEMORY;
     if (unbound(codec, cell, &room, &inside) < 0) return REFUSED;
     if (layout_opened(codec, &inside, &room, &parts, &under) < 0) return REFUSED;
-    if (under == codec->target) {
-        *bytes = 0;
-        return GOOD;
-    }
-    size_t size = parts.bytes - TAG;
-    memcpy(parts.nonce, nonce, codec->layout.nonce_bytes);
-    if (!begun_with(codec, codec->encrypt, parts.nonce, 1)) return UNVERIFIED;
-    if (!encryption_ends(codec->encrypt, room.text, (int)size, parts.body)) return UNVERIFIED;
-    *bytes = inside.bytes;
-    uint8_t *end = put_together(&codec->layout, &parts, inside.bytes, value, room.raw);
-    AFTER_PACKING(value - 4, *bytes + 4);
-    /* `body` is free now: what was packed is read from where it was packed. */
-    again.body = room.body;
-    int good = end == value + *bytes && taken_apart(&codec->layout, value, *bytes, room.raw, &again) == 0 &&
-               again.bytes == size + TAG &&
-               layout_decrypted(codec, codec->verify.decrypt, &again, room.other) &&
-               memcmp(room.other, room.text, size) == 0;
-    return good ? GOOD : UNVERIFIED;
+    if (under == codec->target) return *bytes = 0, GOOD;
+    return layout_sealed(codec, inside.bytes, &room, &parts, nonce, value, bytes);
 }
 
 static const Kind LAYOUT12 = {
@@ -282,16 +305,25 @@ static const Kind LAYOUT16 = {
 
 /* ---- the declared layout ---- */
 
-/* ``(head, nonce bytes, ((encoding, parts, text after it), …), whether values are bound)``. 0, or -1 with an exception. */
-static int set_layout(Codec *codec, PyObject *declared) {
-    Layout *layout = &codec->layout;
+/* How many characters some bytes are written as; 0: that differs, or a group of the encoding can only be alone. */
+static size_t chars_of(const Group *group) {
+    switch (group->encoding) {
+    case HEX: return 2 * group->fixed_bytes;
+    case PADDED_B64: case PADDED_B64URL: return base64_chars(group->fixed_bytes);
+    default: return group->parts[0] == 'm' ? group->fixed_bytes : 0;
+    }
+}
+
+/* ``(head, nonce bytes, ((encoding, parts, text after it), …), whether values are bound, how nonces are made)``. 0, or -1 with an exception. */
+static int set_layout(Layout *layout, PyObject *declared, int is_marked) {
     PyObject *groups;
     const char *head, *parts, *after;
     Py_ssize_t head_bytes, nonce_bytes, part_count, after_bytes;
-    if (!PyArg_ParseTuple(declared, "y#nO!p", &head, &head_bytes, &nonce_bytes, &PyTuple_Type, &groups, &layout->is_bound))
+    if (!PyArg_ParseTuple(declared, "y#nO!pi", &head, &head_bytes, &nonce_bytes, &PyTuple_Type, &groups, &layout->is_bound, &layout->nonces))
         return -1;
     Py_ssize_t count = PyTuple_Size(groups);
-    if (head_bytes > LONGEST_LITERAL || (nonce_bytes != 12 && nonce_bytes != 16) || count < 1 || count > MOST_PARTS) goto bad;
+    int has_length = nonce_bytes == 12 || (nonce_bytes == 16 && !is_marked);
+    if (head_bytes > LONGEST_LITERAL || !has_length || count < 1 || count > MOST_PARTS) goto bad;
     memcpy(layout->head, head, (size_t)head_bytes);
     layout->head_bytes = layout->fixed_chars = (size_t)head_bytes;
     layout->nonce_bytes = (size_t)nonce_bytes;
@@ -301,23 +333,25 @@ static int set_layout(Codec *codec, PyObject *declared) {
         if (!PyArg_ParseTuple(PyTuple_GetItem(groups, layout->count), "iy#y#", &group->encoding, &parts, &part_count, &after, &after_bytes))
             return -1;
         if (part_count < 1 || part_count > MOST_PARTS || after_bytes > LONGEST_LITERAL || group->encoding < B64 ||
-            group->encoding > RAW || (count > 1 && group->encoding != HEX))
+            group->encoding > PADDED_B64URL)
             goto bad;
         for (group->count = 0; group->count < part_count; group->count++) {
             char part = parts[group->count];
-            int bit = part == 'n' ? 1 : part == 't' ? 2 : part == 'c' ? 4 : 0;
-            if (!bit || seen & bit) goto bad;
+            int bit = part == 'n' ? 1 : part == 't' ? 2 : part == 'c' ? 4 : part == 'm' && is_marked ? 8 : 0;
+            if (!bit || seen & bit || (bit == 8 && (part_count > 1 || group->encoding != RAW))) goto bad;
             seen |= bit;
             group->parts[group->count] = part;
-            group->fixed_bytes += bit == 1 ? (size_t)nonce_bytes : bit == 2 ? TAG : 0;
+            group->fixed_bytes += bit == 1 ? (size_t)nonce_bytes : bit == 2 ? TAG : bit == 8 ? MARKER : 0;
             group->grows |= bit == 4;
         }
         memcpy(group->after, after, (size_t)after_bytes);
         group->after_bytes = (size_t)after_bytes;
-        layout->fixed_chars += group->after_bytes + (group->grows ? 0 : 2 * group->fixed_bytes);
+        if (!group->grows) group->fixed_chars = chars_of(group);
+        if (count > 1 && (group->grows ? group->encoding < HEX || group->encoding == RAW : !group->fixed_chars)) goto bad;
+        layout->fixed_chars += group->after_bytes + group->fixed_chars;
     }
-    if (seen == 7) return codec->kind = nonce_bytes == 12 ? &LAYOUT12 : &LAYOUT16, 0;
+    if (seen == (is_marked ? 15 : 7)) return 0;
 bad:
-    PyErr_SetString(PyExc_ValueError, "a layout has each of n, t and c once, in one group, or in several of hex");
+    PyErr_SetString(PyExc_ValueError, "a layout has each of n, t and c once, in one group, or in several of known length");
     return -1;
 }

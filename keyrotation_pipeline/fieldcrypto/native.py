@@ -3,8 +3,9 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 from keyrotation_pipeline.errors import KeyRotationError
@@ -13,6 +14,35 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Held
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+
+
+class CompiledEncoding(IntEnum):
+    """How `codec.c` writes a group of a layout; of the first two, each value may have its padding or not."""
+
+    B64 = 0
+    B64URL = 1
+    HEX = 2
+    RAW = 3
+    PADDED_B64 = 4
+    PADDED_B64URL = 5
+
+
+class Nonces(IntEnum):
+    """How the nonces of a layout are made, as `codec.c` takes it."""
+
+    RANDOM = 0
+    NOT_OF_THE_TEXT = 1
+    OF_THE_TEXT = 2
+
+
+# The text before; the bytes of a nonce; of each group the encoding, the initials of its parts, and the text after it;
+# whether associated data comes with each value.
+CompiledLayout = tuple[bytes, int, tuple[tuple[CompiledEncoding, bytes, bytes], ...], bool, Nonces]
+
+
+def _raw_key(material: KeyMaterial) -> tuple[bytes, ...]:
+    return (raw_of(material),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +51,14 @@ class CompiledFormat:
 
     Args:
         stamp_bytes: of the present time, in seconds, that each new value gets; 0: it keeps its own, or has none.
-        layout: as `codec.c` takes it: the text before, the bytes of a nonce, each group, and whether
-            associated data comes with each value; None: the format has none.
+        layout: None: the format has none.
+        key: returns the key of a key material, and the text by which values name it, if they do.
     """
 
     name: str
     stamp_bytes: int = 0
-    layout: tuple[bytes, int, tuple[tuple[int, bytes, bytes], ...], bool] | None = None
+    layout: CompiledLayout | None = None
+    key: Callable[[KeyMaterial], tuple[bytes, ...]] = _raw_key
 
 
 OWN_VALUES = CompiledFormat("native")
@@ -63,7 +94,7 @@ class NativeCodec:
     ) -> None:
         module = compiled.MODULE
         assert module is not None  # noqa: S101  `native_codec` asks
-        keys = tuple((str(version).encode(), raw_of(ring.material(version))) for version in ring.versions)
+        keys = tuple((str(version).encode(), *values.key(ring.material(version))) for version in ring.versions)
         self._format = values
         more = (values.layout, tuple(bound)) if bound else () if values.layout is None else (values.layout,)
         self._codec = module.Codec(keys, str(target).encode(), self._format.name, *more)

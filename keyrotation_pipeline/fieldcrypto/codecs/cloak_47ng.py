@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
 
 NONCE_BYTES, TAG_BYTES = 12, 16
 BEGINS = "v1.aesgcm256."
@@ -59,7 +60,8 @@ class CloakKey:
 
     def __init__(self, material: KeyMaterial) -> None:
         self.marker = hashlib.sha256(key_text(material).encode()).hexdigest()[:MARKER_CHARS].encode()
-        self._cipher = AESGCM(raw_of(material))
+        self.raw = raw_of(material)
+        self._cipher = AESGCM(self.raw)
 
     def opened(self, value: MarkedValue) -> bytes | None:
         """See `MarkedKey.opened`."""
@@ -73,6 +75,21 @@ class CloakKey:
         nonce = secrets.token_bytes(NONCE_BYTES)
         body = base64.urlsafe_b64encode(self._cipher.encrypt(nonce, text, None))
         return b"%b%b.%b.%b" % (BEGINS.encode(), self.marker, base64.urlsafe_b64encode(nonce), body)
+
+
+def _key_and_marker(material: KeyMaterial) -> tuple[bytes, bytes]:
+    key = CloakKey(material)
+    return key.raw, key.marker
+
+
+_GROUPS = (
+    (CompiledEncoding.RAW, b"m", b"."),
+    (CompiledEncoding.PADDED_B64URL, b"n", b"."),
+    (CompiledEncoding.PADDED_B64URL, b"ct", b""),
+)
+COMPILED = CompiledFormat(
+    "marked", layout=(BEGINS.encode(), NONCE_BYTES, _GROUPS, False, Nonces.RANDOM), key=_key_and_marker
+)
 
 
 def key_text(material: KeyMaterial) -> str:

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
+from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
@@ -75,20 +76,23 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
         AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout), bound=bool(declared.aad)),
     }
 )
+
+
+def _rails(declared: ValueFormat) -> MarkedFormat:
+    derivation = declared.derivation or Derivation.PBKDF2_SHA256
+    envelope = RailsEnvelope(derivation.digest, declared.salt, deterministic=declared.deterministic)
+    return MarkedFormat(envelope, envelope.compiled)
+
+
 _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
     {
-        RAILS.name: lambda declared: MarkedFormat(_rails(declared)),
-        CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope()),
+        RAILS.name: _rails,
+        CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope(), cloak_47ng.COMPILED),
         CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
         TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout)), bound=bool(declared.aad)),
         KEYED_WRAPPER.name: lambda _declared: MarkedFormat(KeyedWrapperEnvelope()),
     }
 )
-
-
-def _rails(declared: ValueFormat) -> RailsEnvelope:
-    derivation = declared.derivation or Derivation.PBKDF2_SHA256
-    return RailsEnvelope(derivation.digest, declared.salt, deterministic=declared.deterministic)
 
 
 def format_of(declared: ValueFormat) -> Format:

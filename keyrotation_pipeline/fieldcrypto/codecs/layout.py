@@ -22,7 +22,7 @@ from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
-from keyrotation_pipeline.fieldcrypto.native import CompiledFormat
+from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
 
 TAG_BYTES = 16
 _TO_URL_SAFE, _TO_STANDARD = bytes.maketrans(b"+/", b"-_"), bytes.maketrans(b"-_", b"+/")
@@ -71,9 +71,6 @@ _ALPHABETS: Mapping[Encoding, str] = MappingProxyType(
         Encoding.B64LINES: r"[A-Za-z0-9+/=\n]",
         Encoding.HEX: "[0-9A-Fa-f]",
     }
-)
-_COMPILED: Mapping[Encoding, int] = MappingProxyType(
-    {Encoding.B64: 0, Encoding.B64URL: 1, Encoding.HEX: 2, Encoding.RAW: 3}
 )
 _LONGEST_COMPILED_LITERAL = 64
 # Bytes in a line of base64 as Ruby's pack("m") writes it: each of 60 characters and a line feed, the last one, too.
@@ -159,14 +156,14 @@ class Layout:
         """
         if len(self._groups) > 1 and any(each.encoding is not Encoding.HEX for each in self._groups):
             return None
-        longest = max(map(len, self._literals))
-        if longest > _LONGEST_COMPILED_LITERAL or any(each.encoding not in _COMPILED for each in self._groups):
+        known = CompiledEncoding.__members__.keys() >= {each.encoding.name for each in self._groups}
+        if not known or max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
             return None
         groups = tuple(
-            (_COMPILED[group.encoding], "".join(part[0] for part, _ in group.parts).encode(), after)
+            (CompiledEncoding[group.encoding.name], "".join(part[0] for part, _ in group.parts).encode(), after)
             for group, after in zip(self._groups, self._literals[1:], strict=True)
         )
-        layout = (self.head, self.nonce_bytes, groups, bound)
+        layout = (self.head, self.nonce_bytes, groups, bound, Nonces.RANDOM)
         return CompiledFormat("aes-gcm", layout=layout)
 
     @property

@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 
@@ -79,19 +79,27 @@ class MarkedFormat:
     """`Format` for values that name their key by a marker.
 
     Args:
+        compiled: how the compiled codec knows the format, with the marker of each key; None: it does not.
         bound: whether the label of its column is what a value is authenticated with.
     """
 
-    def __init__(self, envelope: Envelope, *, bound: bool = False) -> None:
-        self._envelope, self._bound = envelope, bound
+    def __init__(self, envelope: Envelope, compiled: CompiledFormat | None = None, *, bound: bool = False) -> None:
+        self._envelope, self._compiled, self._bound = envelope, compiled, bound
 
     def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "MarkedRewriter":
         """See `Format.rewriter`."""
         return MarkedRewriter(self._envelope, ring, target, labels if self._bound else ())
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
-        """See `Format.native_codec`: there is none yet."""
-        return None
+        """See `Format.native_codec`.
+
+        Raises:
+            InvalidKeyError: two keys of the ring have the same marker.
+        """
+        if self._compiled is None:
+            return None
+        self.markers(ring)
+        return native_codec(ring, target, self._compiled)
 
     def opened_by(
         self,

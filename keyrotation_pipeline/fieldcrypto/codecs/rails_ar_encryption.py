@@ -25,6 +25,7 @@ from keyrotation_pipeline.errors import DeterministicValueError
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
 
 NONCE_BYTES, TAG_BYTES = 12, 16
 ROUNDS = 2**16
@@ -45,6 +46,12 @@ VALUE_PATTERN = (
     rf',"at":"([A-Za-z0-9+/]{{21}}[AQgw]==)"((?:{_HEADER})*)(?:,"i":"({_MARKER})")?((?:{_HEADER})*)\}}\}}'
 )
 _VALUE = re.compile(VALUE_PATTERN.encode())
+_GROUPS = (
+    (CompiledEncoding.PADDED_B64, b"c", AFTER_PAYLOAD.encode()),
+    (CompiledEncoding.PADDED_B64, b"n", b'","at":"'),
+    (CompiledEncoding.PADDED_B64, b"t", b'",' + REFERENCE.encode()),
+    (CompiledEncoding.RAW, b"m", b'"}}'),
+)
 _COMPRESSED = b',"c":'
 _IS_COMPRESSED = _COMPRESSED + b"true"
 # Of a payload that begins like a value, in bytes.
@@ -62,6 +69,17 @@ class RailsEnvelope:
 
     def __init__(self, digest: str, salt: str, *, deterministic: bool = False) -> None:
         self._digest, self._salt, self._deterministic = digest, salt, deterministic
+
+    @property
+    def compiled(self) -> CompiledFormat:
+        """The values without further headers, which are not compressed, as the compiled codec takes them."""
+        nonces = Nonces.OF_THE_TEXT if self._deterministic else Nonces.NOT_OF_THE_TEXT
+        layout = (BEGINS.encode(), NONCE_BYTES, _GROUPS, False, nonces)
+        return CompiledFormat("marked", layout=layout, key=self._key_and_marker)
+
+    def _key_and_marker(self, material: KeyMaterial) -> tuple[bytes, bytes]:
+        key = self.key(material)
+        return key.raw, key.marker
 
     def parsed(self, value: bytes) -> MarkedValue | None:
         """See `Envelope.parsed`."""
@@ -99,7 +117,7 @@ class RailsKey:
     """`MarkedKey` of a derived key."""
 
     def __init__(self, key: bytes, *, deterministic: bool = False) -> None:
-        self._key, self._deterministic = key, deterministic
+        self.raw, self._deterministic = key, deterministic
         # The application's own id of a key, which is no digest that anything rests on.
         identity = hashlib.sha1(key, usedforsecurity=False).hexdigest()[:ID_DIGITS]
         self.marker = b2a_base64(identity.encode(), newline=False)
@@ -130,7 +148,7 @@ class RailsKey:
         return b'{"p":"%b","h":{"iv":"%b","at":"%b"%b,"i":"%b"%b}}' % parts
 
     def _nonce_of(self, payload: bytes) -> bytes:
-        return hmac.digest(self._key, payload, "sha256")[:NONCE_BYTES]
+        return hmac.digest(self.raw, payload, "sha256")[:NONCE_BYTES]
 
 
 @lru_cache(maxsize=64)
