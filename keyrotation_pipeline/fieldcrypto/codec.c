@@ -668,10 +668,8 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     for (Py_ssize_t at = 0; labels && at < PyTuple_Size(labels); at++)
         if (!PyBytes_Check(PyTuple_GetItem(labels, at))) return PyErr_SetString(PyExc_TypeError, "a label is bytes"), -1;
     if (layout && set_layout(&codec->layout, layout, strcmp(kind, "marked") == 0) < 0) return -1;
-    codec->kind = !layout                         ? strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL
-                  : strcmp(kind, "marked") == 0   ? &MARKED
-                  : codec->layout.nonce_bytes == 12 ? &LAYOUT12
-                                                    : &LAYOUT16;
+    if (layout) codec->kind = strcmp(kind, "marked") == 0 ? &MARKED : codec->layout.nonce_bytes == 12 ? &LAYOUT12 : &LAYOUT16;
+    else codec->kind = strcmp(kind, "native") == 0 ? &NATIVE : strcmp(kind, "fernet") == 0 ? &FERNET : NULL;
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     codec->nonce_bytes = codec->kind->nonce_bytes;
     codec->run = 1;

@@ -1,12 +1,12 @@
 /* AES-256-GCM values that name their key by a text of another library's making, the marker. `codecs/marked.py` is the
  * reference, `codec_layout.h` has how values are laid out.
  *
- * What names no key, has headers of which we know nothing, or is compressed does not have that layout, and is for Python.
+ * A value of Rails that names no key, is compressed, or has other headers does not have that layout, and is for Python.
  */
 
-/* Of every text, where it is bound to nothing: what a random nonce must not be, and what it is where equal texts have equal
- * values. */
 enum { MARKED_NONCE = 12 };
+/* How nonces are made: OF_THE_TEXT by HMAC with the key, so that equal texts have equal values. Where they are random, a
+ * value with such a nonce is for Python, which says that queries look for it; not so for libraries that never make one. */
 enum { RANDOM, NOT_OF_THE_TEXT, OF_THE_TEXT };
 
 static int marked_set_key(const char *name, const uint8_t *key, Secret *secret) {
