@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.tables import Place, TableName
 def probe(
     context: typer.Context,
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Table, or schema.table.")],
-    column: Annotated[str, typer.Argument(metavar="COLUMN")],
+    column: Annotated[str, typer.Argument(metavar="COLUMN", help="Its column with encrypted values.")],
     *,
     keys: Annotated[
         str,
