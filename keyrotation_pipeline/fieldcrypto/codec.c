@@ -104,7 +104,7 @@ typedef struct {
 
 /* How an application lays out its AES-GCM values: see `codec_layout.h`. */
 enum { LONGEST_LITERAL = 64, MOST_PARTS = 4 };
-enum { B64, B64URL, HEX, RAW, PADDED_B64, PADDED_B64URL }; /* of the first two, each value may have its padding or not */
+enum { B64, B64URL, HEX, RAW, PADDED_B64, PADDED_B64URL, B64LINES }; /* of the first two, each value may have its padding or not */
 
 typedef struct {
     int encoding, count, grows; /* `grows`: the ciphertext is in it */

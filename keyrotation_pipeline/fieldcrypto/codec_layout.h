@@ -52,6 +52,31 @@ static long from_padded(const Alphabet *alphabet, const uint8_t *text, size_t ch
     return !chars ? 0 : chars & 3 ? -1 : from_base64(alphabet, text, chars, out);
 }
 
+/* Base64 in lines, as `layout.py` says it of Ruby's pack("m"): the last one, too, ends with a line feed. */
+enum { LINE_CHARS = 60, LINE_BYTES = 45 };
+
+static long from_lines(const uint8_t *text, size_t chars, uint8_t *out) {
+    uint8_t *start = out;
+    while (chars) {
+        int is_last = chars <= LINE_CHARS + 1;
+        size_t line = is_last ? chars - 1 : LINE_CHARS;
+        long bytes = line < 4 || line & 3 || text[line] != '\n' ? -1 : from_base64(&STANDARD, text, line, out);
+        if (bytes < 0 || (!is_last && bytes != LINE_BYTES)) return -1;
+        out += bytes, text += line + 1, chars -= line + 1;
+    }
+    return out - start;
+}
+
+static uint8_t *to_lines(const uint8_t *raw, size_t bytes, uint8_t *out) {
+    while (bytes) {
+        size_t line = bytes < LINE_BYTES ? bytes : LINE_BYTES;
+        out = to_base64(&STANDARD, raw, line, out);
+        *out++ = '\n';
+        raw += line, bytes -= line;
+    }
+    return out;
+}
+
 /* The number of bytes of a group, or -1. */
 static long from_text(int encoding, const uint8_t *text, size_t chars, uint8_t *out, int *cases) {
     switch (encoding) {
@@ -60,6 +85,7 @@ static long from_text(int encoding, const uint8_t *text, size_t chars, uint8_t *
     case B64: return from_padded_or_not(&STANDARD, text, chars, out);
     case B64URL: return from_padded_or_not(&URL_SAFE, text, chars, out);
     case PADDED_B64: return from_padded(&STANDARD, text, chars, out);
+    case B64LINES: return from_lines(text, chars, out);
     default: return from_padded(&URL_SAFE, text, chars, out);
     }
 }
@@ -162,13 +188,16 @@ static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t ch
         } else if (group->encoding == RAW) {
             memcpy(at, raw, bytes);
             at += bytes;
+        } else if (group->encoding == B64LINES) {
+            at = to_lines(raw, bytes, at);
         } else if (group->encoding == PADDED_B64 || group->encoding == PADDED_B64URL) {
             at = to_base64(group->encoding == PADDED_B64 ? &STANDARD : &URL_SAFE, raw, bytes, at);
         } else {
             /* Padding that the old value does not have is not copied. */
+            size_t here = group->grows ? grows : group->fixed_chars;
             to_base64(group->encoding == B64 ? &STANDARD : &URL_SAFE, raw, bytes, end);
-            memcpy(at, end, grows);
-            at += grows;
+            memcpy(at, end, here);
+            at += here;
         }
         memcpy(at, group->after, group->after_bytes);
         at += group->after_bytes;
@@ -310,6 +339,8 @@ static size_t chars_of(const Group *group) {
     switch (group->encoding) {
     case HEX: return 2 * group->fixed_bytes;
     case PADDED_B64: case PADDED_B64URL: return base64_chars(group->fixed_bytes);
+    case B64LINES: return base64_chars(group->fixed_bytes) + (group->fixed_bytes + LINE_BYTES - 1) / LINE_BYTES;
+    case B64: case B64URL: return group->fixed_bytes % 3 ? 0 : base64_chars(group->fixed_bytes); /* no padding */
     default: return group->parts[0] == 'm' ? group->fixed_bytes : 0;
     }
 }
@@ -333,7 +364,7 @@ static int set_layout(Layout *layout, PyObject *declared, int is_marked) {
         if (!PyArg_ParseTuple(PyTuple_GetItem(groups, layout->count), "iy#y#", &group->encoding, &parts, &part_count, &after, &after_bytes))
             return -1;
         if (part_count < 1 || part_count > MOST_PARTS || after_bytes > LONGEST_LITERAL || group->encoding < B64 ||
-            group->encoding > PADDED_B64URL)
+            group->encoding > B64LINES)
             goto bad;
         for (group->count = 0; group->count < part_count; group->count++) {
             char part = parts[group->count];
@@ -347,7 +378,7 @@ static int set_layout(Layout *layout, PyObject *declared, int is_marked) {
         memcpy(group->after, after, (size_t)after_bytes);
         group->after_bytes = (size_t)after_bytes;
         if (!group->grows) group->fixed_chars = chars_of(group);
-        if (count > 1 && (group->grows ? group->encoding < HEX || group->encoding == RAW : !group->fixed_chars)) goto bad;
+        if (count > 1 && (group->grows ? group->encoding == RAW : !group->fixed_chars)) goto bad;
         layout->fixed_chars += group->after_bytes + group->fixed_chars;
     }
     if (seen == (is_marked ? 15 : 7)) return 0;

@@ -26,6 +26,7 @@ class CompiledEncoding(IntEnum):
     RAW = 3
     PADDED_B64 = 4
     PADDED_B64URL = 5
+    B64LINES = 6
 
 
 class Nonces(IntEnum):

@@ -110,6 +110,11 @@ class _Group:
     def grows(self) -> bool:
         return any(part is Part.CIPHERTEXT for part, _ in self.parts)
 
+    @property
+    def has_one_length(self) -> bool:
+        """Whether it is written as so many characters in every value: with padding or without is all the same."""
+        return self.encoding in {Encoding.HEX, Encoding.B64LINES} or self.fixed_bytes % 3 == 0
+
 
 class Layout:
     """Takes values apart and puts them together; knows no key.
@@ -154,10 +159,9 @@ class Layout:
         Args:
             bound: each value is read with its associated data.
         """
-        if len(self._groups) > 1 and any(each.encoding is not Encoding.HEX for each in self._groups):
+        if max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
             return None
-        known = CompiledEncoding.__members__.keys() >= {each.encoding.name for each in self._groups}
-        if not known or max(map(len, self._literals)) > _LONGEST_COMPILED_LITERAL:
+        if len(self._groups) > 1 and not all(each.grows or each.has_one_length for each in self._groups):
             return None
         groups = tuple(
             (CompiledEncoding[group.encoding.name], "".join(part[0] for part, _ in group.parts).encode(), after)

@@ -175,6 +175,10 @@ FORMATS |= {
     "bound b64": laid_out("b64(nonce12 ct tag16)", "{table}"),
     "bound bytes": laid_out("raw(0x0a01 tag16 ct nonce16)", "{table}"),
     "two columns of bytes": laid_out("raw(ct tag16); raw(nonce12)"),
+    "two columns of lines": laid_out("b64lines(ct tag16); b64lines(nonce12)"),
+    "bound lines": laid_out("b64lines(nonce16 tag16 ct)", "{table}"),
+    "two columns of b64": laid_out("b64(tag16 ct); b64(nonce12)"),
+    "b64url in two groups": laid_out("v.b64url(nonce12).b64url(tag16 ct)."),
 }
 
 LABEL = "clients.email"
