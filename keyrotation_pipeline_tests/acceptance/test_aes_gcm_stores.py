@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -102,9 +103,10 @@ def test_an_old_backup_is_rekeyed(home: Home, tmp_path: Path) -> None:  # noqa: 
     made = home.shown("backup", "--rekey", "--key", str(secret))
     assert made["values"] == {"members": ROWS}
     (dump,) = (name for name in made["files"] if name.startswith("database-"))
-    home.typed("restore-database", "--into", "copy_of_old", "--from", dump, "--key", str(secret))
-    with psycopg.connect(application.url, dbname="copy_of_old", autocommit=True) as connection:
+    copy = f"copy_{uuid4().hex}"  # its server is that of other tests, too
+    home.typed("restore-database", "--into", copy, "--from", dump, "--key", str(secret))
+    with psycopg.connect(application.url, dbname=copy, autocommit=True) as connection:
         rows = connection.execute("SELECT id, email FROM members").fetchall()
     with psycopg.connect(application.url, autocommit=True) as connection:
-        connection.execute("DROP DATABASE copy_of_old")  # which has grants to the logins
+        connection.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(copy)))  # which has grants to the logins
     assert {row: read([new], email) for row, email in rows} == application.expected

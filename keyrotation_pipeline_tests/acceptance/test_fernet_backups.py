@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -81,7 +82,8 @@ def test_a_leaked_key_is_replaced_in_rows_and_backups_and_destroyed(home: Home, 
 
 def restored(home: Home, secret: str, dump: str, key: str) -> dict[int, str]:  # noqa: F811
     """What a rekeyed backup holds, read with one key alone."""
-    home.typed("restore-database", "--into", "copy_of_old", "--from", dump, "--key", secret)
-    with psycopg.connect(home.application.url, dbname="copy_of_old", autocommit=True) as connection:
+    copy = f"copy_{uuid4().hex}"  # its server is that of other tests, too
+    home.typed("restore-database", "--into", copy, "--from", dump, "--key", secret)
+    with psycopg.connect(home.application.url, dbname=copy, autocommit=True) as connection:
         rows = connection.execute("SELECT id, email FROM users").fetchall()
     return {row: Fernet(key).decrypt(email).decode() for row, email in rows}

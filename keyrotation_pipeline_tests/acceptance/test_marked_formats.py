@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, LiteralString, cast
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -246,8 +247,9 @@ def test_a_leaked_key_is_replaced_in_rows_and_backups(
     made = home.shown("backup", "--rekey", "--key", str(secret))
     assert made["values"] == {"users": ROWS}
     (rekeyed,) = (name for name in made["files"] if name.startswith("database-"))
-    home.typed("restore-database", "--into", "copy_of_old", "--from", rekeyed, "--key", str(secret))
-    with psycopg.connect(application.url, dbname="copy_of_old", autocommit=True) as connection:
+    copy = f"copy_{uuid4().hex}"  # its server is that of other tests, too
+    home.typed("restore-database", "--into", copy, "--from", rekeyed, "--key", str(secret))
+    with psycopg.connect(application.url, dbname=copy, autocommit=True) as connection:
         rows = connection.execute("SELECT id, email FROM users").fetchall()
     read = {row: library.alone(new).decrypt(email).decode() for row, email in rows}
     assert read == {row: f"user{row}@example.com" for row in range(ROWS)}

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -261,8 +262,9 @@ def test_a_leaked_key_is_replaced_in_rows_and_backups_and_destroyed(home: Home, 
     made = home.shown("backup", "--rekey", "--key", str(secret))
     assert made["values"] == {"patients": 2 * ROWS}
     (rekeyed,) = (name for name in made["files"] if name.startswith("database-"))
-    home.typed("restore-database", "--into", "copy_of_old", "--from", rekeyed, "--key", str(secret))
-    there = sa.make_url(application.url).set(database="copy_of_old").render_as_string(hide_password=False)
+    copy = f"copy_{uuid4().hex}"  # its server is that of other tests, too
+    home.typed("restore-database", "--into", copy, "--from", rekeyed, "--key", str(secret))
+    there = sa.make_url(application.url).set(database=copy).render_as_string(hide_password=False)
     assert replace(application, url=there).read() == application.expected | {4: before}
 
     for path in (tmp_path / ".keyrotation" / "backups").glob("database-*"):
