@@ -96,7 +96,7 @@ class MarkedFormat:
         Raises:
             InvalidKeyError: two keys of the ring have the same marker.
         """
-        if self._compiled is None:
+        if self._compiled is None or self._bound:  # it knows no labels
             return None
         self.markers(ring)
         return native_codec(ring, target, self._compiled)
