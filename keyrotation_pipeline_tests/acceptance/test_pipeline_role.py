@@ -89,7 +89,8 @@ class Line:
 
 
 LINES = (
-    Line("init"), Line("inventory"), Line("scan"), Line("status --count"), Line("metrics"), Line("backup"),
+    Line("init"), Line("inventory"), Line("scan"), Line("probe clients name --keys ENCRYPTION_MASTER_KEY"),
+    Line("status --count"), Line("metrics"), Line("backup"),
     Line("recovery-test --key recovery.asc"), Line("preflight"), Line("verify"),
     Line("request --reason yearly", keep="first"), Line("approve {first}", signed_by=2),
     Line("rehearse {first} --key recovery.asc"), Line("requests"), Line("pace {first} --rows-per-second 100000"),

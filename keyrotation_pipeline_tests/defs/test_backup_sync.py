@@ -68,12 +68,12 @@ def test_an_event_of_the_databases_owner_shows_no_backup(dagster: Dagster, facts
     assert shown(dagster, KEYS) is None
 
 
-def test_a_run_without_a_partition_makes_the_backup_of_today(dagster: Dagster) -> None:
+def test_a_run_without_a_partition_makes_the_backup_of_today(dagster: Dagster, now: datetime) -> None:
     job = dagster.definitions.resolve_job_def("backup")
     assert job.execute_in_process(instance=dagster.instance, raise_on_error=False).success
 
     for key in (KEYS, DATABASE):
-        assert dagster.instance.get_materialized_partitions(key) == {f"{datetime.now(UTC):%Y-%m-%d}"}
+        assert dagster.instance.get_materialized_partitions(key) == {f"{now:%Y-%m-%d}"}
 
 
 def test_a_backup_of_a_run_is_left_to_that_run(dagster: Dagster) -> None:
