@@ -15,7 +15,8 @@ from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.progress import PaceSet, TableProgress
 from keyrotation_pipeline.model.request_events import Rehearsed
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable, Problem, TableCount
+from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 
 SCHEMA = 1
 SHOWN_FINGERPRINT_CHARS = 16

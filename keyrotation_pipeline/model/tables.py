@@ -1,7 +1,7 @@
-"""Declared tables and columns, and their surroundings: database, standbys, disk and blind spots."""
+"""Declared tables, the places of their values, and what is found and counted in them."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Self
@@ -13,7 +13,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
-from keyrotation_pipeline.model.visible_text import is_hidden
+from keyrotation_pipeline.model.visible_text import plain_name
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -73,7 +73,7 @@ class Place:
     @property
     def declaration(self) -> str:
         """The name, with what decides which texts in the column are values."""
-        return f"{self.name} when {_plain(self.when)}" if self.when else self.name
+        return f"{self.name} when {plain_name(self.when)}" if self.when else self.name
 
     @property
     def name(self) -> str:
@@ -286,251 +286,6 @@ class OldRows:
         return self.rows > 0 or self.unindexed > 0
 
 
-@dataclass(frozen=True, slots=True)
-class DatabaseIdentity:
-    """The connected database.
-
-    Args:
-        address: ``name@host``, without a password. The host is informational: a failover changes it.
-        system_identifier: of the cluster.
-        superuser: our role, if it is a superuser, which officers should know before they sign.
-        schema: of the home's records, unless it is the default one; a database may have several homes.
-    """
-
-    address: str
-    system_identifier: str
-    superuser: str | None = None
-    schema: str | None = None
-
-    def __str__(self) -> str:
-        return f"{self.address}{self._which}"
-
-    @property
-    def name(self) -> str:
-        """What is shown to people: the address, and the schema where it is not the default one."""
-        return f"{self.address}{self._schema}"
-
-    def signed(self) -> str:
-        """The database in the signed text: only what stays the same, however it is reached."""
-        power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
-        return f"{self.place}{power}"
-
-    @property
-    def place(self) -> str:
-        """The database without its host, which stays the same however it is reached."""
-        return f"{self.address.rpartition('@')[0]}{self._which}"
-
-    @property
-    def _which(self) -> str:
-        return f", system identifier {self.system_identifier}{self._schema}"
-
-    @property
-    def _schema(self) -> str:
-        return "" if self.schema is None else f", schema {self.schema}"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A finding of the pre-flight: `fatal` ones stop the rotation, others warn. One sentence that says what to do.
-
-    Args:
-        check: the check that found it, named by the truth wanted.
-    """
-
-    sentence: str
-    fatal: bool
-    check: str = "database_is_ready"
-
-
-@dataclass(frozen=True, slots=True)
-class CheckNames:
-    """The checks of a pre-flight: of the server, and of each declared table that can be read."""
-
-    server: tuple[str, ...]
-    tables: tuple[str, ...]
-
-
-DISK_IS_LARGE_ENOUGH = "disk_is_large_enough"
-TABLES_ARE_READABLE = "tables_are_readable"
-
-
-# Measured on tables of 300 thousand and 3 million rows, with the vacuums of the engine.
-GROWTH, WAL_PER_BYTE = 0.1, 3.0
-
-
-@dataclass(frozen=True, slots=True)
-class Disk:
-    """The file system of the server's data directory, seen from this host."""
-
-    directory: str
-    free_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class UnseenDisk:
-    """Nothing is known about the server's disk.
-
-    Args:
-        why: a phrase.
-        do: what to type or to do instead.
-    """
-
-    why: str
-    do: str = "check it there"
-
-
-@dataclass(frozen=True, slots=True)
-class Wal:
-    """The write-ahead log.
-
-    Args:
-        max_bytes: `max_wal_size`, its approximate size by checkpoints.
-        kept_by: what retains more of it: failing archiving, unread slots; one phrase each.
-    """
-
-    max_bytes: int
-    kept_by: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Standby:
-    """A standby or subscriber that is connected now, and how late it replays; None: hidden, or nothing is under way."""
-
-    name: str
-    late_seconds: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """The surroundings of the tables.
-
-    Args:
-        table_bytes: heaps and TOAST of all declared tables.
-        prints_rows: the server's log shows the whole row where one is refused.
-    """
-
-    table_bytes: int
-    disk: Disk | UnseenDisk
-    wal: Wal
-    standbys: tuple[Standby, ...]
-    prints_rows: bool
-
-    @property
-    def growth_bytes(self) -> int:
-        """The minimum growth of the tables."""
-        return int(GROWTH * self.table_bytes)
-
-    @property
-    def wal_bytes(self) -> int:
-        """The total WAL that is written."""
-        return int(WAL_PER_BYTE * self.table_bytes)
-
-    @property
-    def needed_bytes(self) -> int:
-        """Growth, plus the WAL that is retained at a time."""
-        return self.growth_bytes + (self.wal_bytes if self.wal.kept_by else min(self.wal_bytes, self.wal.max_bytes))
-
-
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast one worker re-encrypts a table, by a sample that was written in a transaction and rolled back.
-
-    Args:
-        sampled_rows: how many there were; 0: the table is empty.
-        failed_values: values in them that did not decrypt, and were left unchanged.
-        rows_per_second: within the configured limits.
-    """
-
-    table: str
-    sampled_rows: int
-    rows_per_second: float
-    failed_values: int = 0
-
-
-NOT_SEARCHED, NOT_SEEN, DECLARED_GONE = "Not searched", "Not seen", "Replicas declared gone"
-LINES = (NOT_SEARCHED, NOT_SEEN, DECLARED_GONE)
-
-
-@dataclass(frozen=True, slots=True)
-class Unsearched:
-    """A kind of place that no search reads.
-
-    Args:
-        what: in words.
-        names: its instances in this database now; none: it is in every database, or not visible from here.
-        fleeting: the names are transient, so officers sign the kind without them.
-    """
-
-    what: str
-    names: tuple[str, ...] = ()
-    fleeting: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.what} ({', '.join(map(_plain, self.names))})" if self.names else self.what
-
-    def signed(self) -> str:
-        """The kind in the signed text."""
-        return self.what if self.fleeting else str(self)
-
-
-# In every database.
-NEVER_SEARCHED = (
-    Unsearched("values that are compressed, further encrypted, divided among cells, or encoded (base64, hex, UTF-16)"),
-    Unsearched("samples in the planner's statistics until the next ANALYZE"),
-    Unsearched("temporary tables, and the pipeline's own tables"),
-    Unsearched("dead row versions, WAL, temporary files and logs of the server"),
-    Unsearched("whatever has left the database: backups, exports, caches, search indexes"),
-)
-
-NEVER_SEEN = (
-    "standbys behind standbys, unless [database] standbys names them",
-    "standbys and subscribers that do not connect between request and retirement, an old primary among them",
-    "subscribers of other databases",
-    "sessions of standbys without hot_standby_feedback, unless [database] standbys names these",
-    "copies outside PostgreSQL",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class BlindSpots:
-    """Everything that is not checked in one database.
-
-    Args:
-        unsearched: by the search for undeclared values.
-        unseen: by the search for replicas.
-        gone: replicas that the configuration says no longer exist; this is not checked.
-    """
-
-    unsearched: tuple[Unsearched, ...]
-    unseen: tuple[str, ...] = NEVER_SEEN
-    gone: tuple[str, ...] = ()
-
-    def lines(self) -> tuple[tuple[str, str], ...]:
-        """Names and values of the lines that officers sign."""
-        return (
-            (NOT_SEARCHED, "; ".join(each.signed() for each in self.unsearched)),
-            (NOT_SEEN, "; ".join(self.unseen)),
-            (DECLARED_GONE, ", ".join(map(_plain, sorted(self.gone))) or "none"),
-        )
-
-
-def lines_as_signed(fields: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """The same lines, from the fields of a signed text."""
-    return tuple((name, fields[name]) for name in LINES if name in fields)
-
-
-def gone_as_signed(fields: Mapping[str, str], gone: tuple[str, ...]) -> tuple[str, ...]:
-    """The replicas declared gone that the officers signed as gone."""
-    signed = fields.get(DECLARED_GONE, "").split(", ")
-    return tuple(name for name in gone if _plain(name) in signed)
-
-
 def _key(name: str) -> str:
     """A part of a place's name."""
-    return _plain(name) if set(name).isdisjoint(".[]\\") and name else json.dumps(name).replace(",", "\\u002c")
-
-
-def _plain(name: str) -> str:
-    """A name that cannot be misread: quoted if it has characters that could hide or end it."""
-    odd = name != name.strip() or is_hidden(name) or not set(name).isdisjoint(',;()"')
-    return json.dumps(name).replace(",", "\\u002c") if odd else name
+    return plain_name(name) if set(name).isdisjoint(".[]\\") and name else json.dumps(name).replace(",", "\\u002c")

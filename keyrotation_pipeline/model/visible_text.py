@@ -1,5 +1,6 @@
 """Characters that are invisible, or that reorder others: refused in texts for signing, escaped on a terminal."""
 
+import json
 import re
 
 # Blank letters and symbols, and marks that only change how others are drawn (variation selectors): Unicode counts them
@@ -26,3 +27,9 @@ def visible(text: str, *, keep: str = "") -> str:
     return "".join(
         each if each in keep or not is_hidden(each) else each.encode("unicode_escape").decode() for each in text
     )
+
+
+def plain_name(name: str) -> str:
+    """Returns a name that cannot be misread: quoted if it has characters that could hide or end it."""
+    odd = name != name.strip() or is_hidden(name) or not set(name).isdisjoint(',;()"')
+    return json.dumps(name).replace(",", "\\u002c") if odd else name

@@ -9,13 +9,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
-from keyrotation_pipeline.model.tables import (
-    DISK_IS_LARGE_ENOUGH,
-    TABLES_ARE_READABLE,
-    Surroundings,
-    TableCount,
-    UnseenDisk,
-)
+from keyrotation_pipeline.model.surroundings import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, Surroundings, UnseenDisk
+from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences

@@ -11,22 +11,18 @@ from typing import Protocol
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
+from keyrotation_pipeline.model.surroundings import CheckNames, DatabaseIdentity, Problem, Speed, Surroundings
 from keyrotation_pipeline.model.tables import (
-    BlindSpots,
-    CheckNames,
-    DatabaseIdentity,
     EncryptedTable,
     FoundColumn,
     OldRows,
-    Problem,
     QuarantinedValue,
     Shard,
-    Speed,
-    Surroundings,
     TableCount,
     TableName,
 )

@@ -5,7 +5,7 @@ from typing import Protocol
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import StoredKeys
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 
 
 class KeyStore(Protocol):

@@ -5,7 +5,7 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 
 # Returns what is still missing, given the current instances; None: nothing. It may raise, to end the wait.
 Lacking = Callable[[Sequence[Instance]], str | None]

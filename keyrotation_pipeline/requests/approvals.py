@@ -18,10 +18,10 @@ from keyrotation_pipeline.model.approval import (
     signed_fields,
     signer_in,
 )
+from keyrotation_pipeline.model.blind_spots import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
-from keyrotation_pipeline.model.tables import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 

@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.errors import KeyStoreUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.model.status import Light
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline_tests.archives_in_aws import TestArchivedInAws
 from keyrotation_pipeline_tests.aws_secrets import TestSecret

@@ -10,7 +10,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailabl
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline_tests.fakes.journal import Journal
 
 

@@ -11,7 +11,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount
-from keyrotation_pipeline.model.tables import EncryptedTable, Shard, Speed
+from keyrotation_pipeline.model.surroundings import Speed
+from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 from keyrotation_pipeline_tests.fakes.database import (
     Cells,
     FakeDatabase,

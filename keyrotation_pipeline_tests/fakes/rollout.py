@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, RolloutMode, RolloutTarget
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.rollout import Lacking, ProgressCallback
 from keyrotation_pipeline_tests.fakes.clock import FakeClock

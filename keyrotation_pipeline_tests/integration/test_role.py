@@ -21,7 +21,7 @@ from keyrotation_pipeline.encrypted_type.attestation import Statements
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.proof import Moment
-from keyrotation_pipeline.model.tables import Disk, UnseenDisk
+from keyrotation_pipeline.model.surroundings import Disk, UnseenDisk
 from keyrotation_pipeline_tests.applications import engine_of
 from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed, table_of
 from keyrotation_pipeline_tests.pages import TOP, block

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.ports.clock import Clock
 
 # AWS keeps about so many versions of a secret, and drops none on its first day; a rotation puts fewer than so many.

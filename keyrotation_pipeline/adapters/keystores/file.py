@@ -28,7 +28,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base6
 from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 
 APPLICATION_FILE = "application.env"
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")

@@ -316,7 +316,7 @@ def test_the_interpreter_continues_meanwhile_and_a_second_thread_is_refused(code
 _COPIES = """
 import sys
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.model.tables import (EncryptedTable, TableName)
 from keyrotation_pipeline_tests.integration.encrypted_rows import V2, ring_of
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS
 

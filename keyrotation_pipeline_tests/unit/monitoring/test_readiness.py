@@ -23,7 +23,8 @@ from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed
 from keyrotation_pipeline.model.requests import WALK
 from keyrotation_pipeline.model.status import Check, Light
-from keyrotation_pipeline.model.tables import FoundColumn, Problem, Standby, UnseenDisk, Wal
+from keyrotation_pipeline.model.surroundings import Problem, Standby, UnseenDisk, Wal
+from keyrotation_pipeline.model.tables import FoundColumn
 from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.rotation.rotate import open_request

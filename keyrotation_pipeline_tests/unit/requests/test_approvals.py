@@ -9,8 +9,9 @@ import pytest
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
+from keyrotation_pipeline.model.blind_spots import BlindSpots, Unsearched
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
-from keyrotation_pipeline.model.tables import BlindSpots, EncryptedTable, TableName, Unsearched
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld

@@ -12,7 +12,8 @@ from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotation
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
-from keyrotation_pipeline.model.tables import Problem, Shard
+from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeWorld, ProcessKilled

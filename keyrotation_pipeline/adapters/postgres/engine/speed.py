@@ -20,7 +20,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, R
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.tables import EncryptedTable, Speed
+from keyrotation_pipeline.model.surroundings import Speed
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 SAMPLE_ROWS, SAMPLE_BYTES, BATCH_ROWS = 1_000, 8 * 2**20, 50
 _SAMPLE = own("keyrotation.speed_sample")

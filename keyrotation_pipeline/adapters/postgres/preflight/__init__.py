@@ -16,13 +16,8 @@ from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fata
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.tables import (
-    DISK_IS_LARGE_ENOUGH,
-    TABLES_ARE_READABLE,
-    CheckNames,
-    EncryptedTable,
-    Problem,
-)
+from keyrotation_pipeline.model.surroundings import DISK_IS_LARGE_ENOUGH, TABLES_ARE_READABLE, CheckNames, Problem
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 RELATIONS_ARE_SEARCHABLE = "relations_are_searchable"
 NO_TABLE_IS_DECLARED_TWICE = "no_table_is_declared_twice"

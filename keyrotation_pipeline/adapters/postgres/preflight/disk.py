@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import cast
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
-from keyrotation_pipeline.model.tables import Disk, UnseenDisk
+from keyrotation_pipeline.model.surroundings import Disk, UnseenDisk
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _IDENTIFIER_BYTES = 8

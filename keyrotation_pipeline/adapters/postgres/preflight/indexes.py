@@ -10,7 +10,8 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
 from keyrotation_pipeline.fieldcrypto.search_index import INDEX_PATTERN
-from keyrotation_pipeline.model.tables import Problem, SearchIndex
+from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.tables import SearchIndex
 
 # With less, different texts have the same index often enough for somebody to meet it.
 _LEAST_UNIQUE_BYTES = 16

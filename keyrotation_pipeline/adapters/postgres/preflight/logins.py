@@ -7,7 +7,7 @@ from typing import cast
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 
 # A trigger changes what others write.
 _HAS = """CASE wanted.privilege WHEN 'TRIGGER' THEN has_table_privilege({role}, place.attrelid, 'TRIGGER')

@@ -9,7 +9,8 @@ from keyrotation_pipeline.adapters.postgres.preflight.disk import disk_of
 from keyrotation_pipeline.adapters.postgres.preflight.table import fatal, warning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.errors import BlockedError, PreflightError
-from keyrotation_pipeline.model.tables import Disk, EncryptedTable, Problem, Standby, Surroundings, Wal
+from keyrotation_pipeline.model.surroundings import Disk, Problem, Standby, Surroundings, Wal
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 OLDEST_MAJOR, NEWEST_MAJOR = 14, 18
 # The minor releases of November 2025 fixed the recheck of TID scans. Before, a concurrent write could be overwritten.

@@ -11,7 +11,8 @@ from keyrotation_pipeline.adapters.postgres.engine.vacuum import (
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, unsuitable
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.tables import EncryptedTable, Problem
+from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.tables import EncryptedTable
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.tables import Problem
+from keyrotation_pipeline.model.surroundings import Problem
 
 # PostgreSQL limits messages, arrays and expressions to 1 GB, and several copies of a row exist at once.
 LARGEST_ROW_BYTES = LONGEST_JUDGED_BYTES

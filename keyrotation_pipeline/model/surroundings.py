@@ -1,0 +1,164 @@
+"""Defines what surrounds the declared tables: the database, its server, disks and replicas, and findings about them."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseIdentity:
+    """The connected database.
+
+    Args:
+        address: ``name@host``, without a password. The host is informational: a failover changes it.
+        system_identifier: of the cluster.
+        superuser: our role, if it is a superuser, which officers should know before they sign.
+        schema: of the home's records, unless it is the default one; a database may have several homes.
+    """
+
+    address: str
+    system_identifier: str
+    superuser: str | None = None
+    schema: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.address}{self._which}"
+
+    @property
+    def name(self) -> str:
+        """What is shown to people: the address, and the schema where it is not the default one."""
+        return f"{self.address}{self._schema}"
+
+    def signed(self) -> str:
+        """The database in the signed text: only what stays the same, however it is reached."""
+        power = "" if self.superuser is None else f", as superuser {self.superuser}, so that code in it has all power"
+        return f"{self.place}{power}"
+
+    @property
+    def place(self) -> str:
+        """The database without its host, which stays the same however it is reached."""
+        return f"{self.address.rpartition('@')[0]}{self._which}"
+
+    @property
+    def _which(self) -> str:
+        return f", system identifier {self.system_identifier}{self._schema}"
+
+    @property
+    def _schema(self) -> str:
+        return "" if self.schema is None else f", schema {self.schema}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A finding of the pre-flight: `fatal` ones stop the rotation, others warn. One sentence that says what to do.
+
+    Args:
+        check: the check that found it, named by the truth wanted.
+    """
+
+    sentence: str
+    fatal: bool
+    check: str = "database_is_ready"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckNames:
+    """The checks of a pre-flight: of the server, and of each declared table that can be read."""
+
+    server: tuple[str, ...]
+    tables: tuple[str, ...]
+
+
+DISK_IS_LARGE_ENOUGH = "disk_is_large_enough"
+TABLES_ARE_READABLE = "tables_are_readable"
+
+
+# Measured on tables of 300 thousand and 3 million rows, with the vacuums of the engine.
+GROWTH, WAL_PER_BYTE = 0.1, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The file system of the server's data directory, seen from this host."""
+
+    directory: str
+    free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UnseenDisk:
+    """Nothing is known about the server's disk.
+
+    Args:
+        why: a phrase.
+        do: what to type or to do instead.
+    """
+
+    why: str
+    do: str = "check it there"
+
+
+@dataclass(frozen=True, slots=True)
+class Wal:
+    """The write-ahead log.
+
+    Args:
+        max_bytes: `max_wal_size`, its approximate size by checkpoints.
+        kept_by: what retains more of it: failing archiving, unread slots; one phrase each.
+    """
+
+    max_bytes: int
+    kept_by: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Standby:
+    """A standby or subscriber that is connected now, and how late it replays; None: hidden, or nothing is under way."""
+
+    name: str
+    late_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """The surroundings of the tables.
+
+    Args:
+        table_bytes: heaps and TOAST of all declared tables.
+        prints_rows: the server's log shows the whole row where one is refused.
+    """
+
+    table_bytes: int
+    disk: Disk | UnseenDisk
+    wal: Wal
+    standbys: tuple[Standby, ...]
+    prints_rows: bool
+
+    @property
+    def growth_bytes(self) -> int:
+        """The minimum growth of the tables."""
+        return int(GROWTH * self.table_bytes)
+
+    @property
+    def wal_bytes(self) -> int:
+        """The total WAL that is written."""
+        return int(WAL_PER_BYTE * self.table_bytes)
+
+    @property
+    def needed_bytes(self) -> int:
+        """Growth, plus the WAL that is retained at a time."""
+        return self.growth_bytes + (self.wal_bytes if self.wal.kept_by else min(self.wal_bytes, self.wal.max_bytes))
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast one worker re-encrypts a table, by a sample that was written in a transaction and rolled back.
+
+    Args:
+        sampled_rows: how many there were; 0: the table is empty.
+        failed_values: values in them that did not decrypt, and were left unchanged.
+        rows_per_second: within the configured limits.
+    """
+
+    table: str
+    sampled_rows: int
+    rows_per_second: float
+    failed_values: int = 0
