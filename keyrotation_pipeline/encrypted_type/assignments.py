@@ -52,7 +52,7 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     assignments = list(_assignments(state))
     for key, value, takes_type in assignments:
         column = _column(table, key)
-        _refuse_computed_index(column, value)
+        _refuse_computed_index(column, value, of_same_row=table if state.isupdate else None)
         wanted = None if column is None else encrypted(column.type, dialect)
         if wanted is not None and not _storable(value, wanted, dialect, takes_type=takes_type):
             _refuse(column)
@@ -60,18 +60,24 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     for column in table.c:
         if column.key not in given and _is_filled_in(column, state) and encrypted(column.type, dialect):
             _refuse(column)
+    given |= {column.key for column in table.c if _default(column, state) is not None}
     replaced = [key for key, _, _ in _on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
     _refuse_without_index(table, given)
     _refuse_without_index(table, {getattr(key, "key", key) for key in replaced})
 
 
-def _refuse_computed_index(column: Any, value: Any) -> None:  # noqa: ANN401
-    """Refuses to set a search index to anything but a text, or the same index of another row."""
+def _refuse_computed_index(column: Any, value: Any, *, of_same_row: Any) -> None:  # noqa: ANN401
+    """Refuses to set a search index to anything but a text, or the same index of another row.
+
+    Args:
+        of_same_row: the table whose columns are those of the row that is written.
+    """
     wanted = getattr(column, "type", None)
     if not isinstance(wanted, SearchIndex) or not isinstance(value, ClauseElement):
         return
     found = value.type if isinstance(value, ColumnClause) else None
     same = isinstance(found, SearchIndex) and (found.odd, found.binding) == (wanted.odd, wanted.binding)
+    same = same and (of_same_row is None or getattr(value, "table", None) is not of_same_row)
     if same or isinstance(value, BindParameter | Null):
         return
     raise unwrapped(
@@ -196,13 +202,15 @@ def _column(table: Any, key: Any) -> Any:  # noqa: ANN401
 
 def _is_filled_in(column: Any, state: Any) -> bool:  # noqa: ANN401
     """Returns whether the database computes the value of a column that a statement leaves out."""
-    if state.isupdate:
-        default = getattr(column, "onupdate", None)
-    else:
-        default = getattr(column, "default", None)
-        if isinstance(getattr(column, "server_default", None), DefaultClause):
-            return True
+    if not state.isupdate and isinstance(getattr(column, "server_default", None), DefaultClause):
+        return True
+    default = _default(column, state)
     return default is not None and default.is_clause_element
+
+
+def _default(column: Any, state: Any) -> Any:  # noqa: ANN401
+    """Returns what SQLAlchemy fills a column with that a statement leaves out."""
+    return getattr(column, "onupdate" if state.isupdate else "default", None)
 
 
 def _storable(value: Any, wanted: EncryptedType, dialect: Dialect, *, takes_type: bool = False) -> bool:  # noqa: ANN401

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from sqlalchemy import Column, FromClause, Table, event, or_
+from sqlalchemy import Column, FromClause, Table, event, inspect, or_
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
+from sqlalchemy.orm.attributes import flag_modified
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import Text, TypeDecorator, TypeEngine
@@ -170,15 +171,15 @@ def _bind(column: Column[Any], parent: object) -> None:
 @event.listens_for(Mapper, "mapper_configured")
 def _set_together(mapper: Mapper[Any], class_: type[Any]) -> None:
     """Has the attribute of an encrypted column set those of its search index."""
-    names: dict[str, list[str]] = {}
-    for attribute in mapper.column_attrs:
-        type_ = attribute.columns[0].type
-        if isinstance(type_, SearchIndex):
-            names.setdefault(type_.of, []).append(attribute.key)
+    indexes: dict[tuple[FromClause | None, str], list[str]] = {}
     for attribute in mapper.column_attrs:
         column = attribute.columns[0]
-        if isinstance(column, Column) and column.name in names:
-            _follow(class_, attribute.key, names[column.name])
+        if isinstance(column.type, SearchIndex):
+            indexes.setdefault((column.table, column.type.of), []).append(attribute.key)
+    for attribute in mapper.column_attrs:
+        for column in attribute.columns:
+            if isinstance(column, Column) and (column.table, column.name) in indexes:
+                _follow(class_, attribute.key, indexes[column.table, column.name])
 
 
 def _follow(class_: type[Any], key: str, followers: list[str]) -> None:
@@ -186,7 +187,24 @@ def _follow(class_: type[Any], key: str, followers: list[str]) -> None:
         for each in followers:
             setattr(target, each, value)
 
+    # What was loaded of an index is no text: an object that is merged, or added again, would have it indexed.
+    def written(_mapper: object, _connection: object, target: object) -> None:
+        follow(target, getattr(target, key), None, None)
+        for each in followers:
+            flag_modified(target, each)
+
+    def inserted(mapper: object, connection: object, target: object) -> None:
+        if key in inspect(target, raiseerr=True).dict:  # else its default is stored, or nothing
+            written(mapper, connection, target)
+
+    def updated(mapper: object, connection: object, target: object) -> None:
+        attributes = inspect(target, raiseerr=True).attrs
+        if any(attributes[each].history.has_changes() for each in (key, *followers)):
+            written(mapper, connection, target)
+
     event.listen(getattr(class_, key), "set", follow)
+    event.listen(class_, "before_insert", inserted)
+    event.listen(class_, "before_update", updated)
 
 
 def _utf8(text: object) -> bytes:

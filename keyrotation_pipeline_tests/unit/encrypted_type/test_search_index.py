@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, make_transient, mapped_column
 from sqlalchemy.sql import operators
 
 from keyrotation_pipeline.encrypted_type import EncryptedType, SearchIndex, matches
@@ -140,6 +140,81 @@ def test_null_has_no_index_and_other_columns_leave_it_alone(session: Session) ->
     assert stored(session) == (None, None)
 
 
+def test_an_index_outside_of_a_rotation_follows_its_text_to_null_and_back(session: Session) -> None:
+    session.add(Client(id=1, address="ana"))
+    session.commit()
+    for text in (None, "bob", None):
+        client = session.get_one(Client, 1)
+        assert (client.odd is None) == (client.address is None)  # loaded
+        client.address = text
+        session.commit()
+        assert stored(session) == (None if text is None else index(1, text), None)
+
+
+@pytest.mark.parametrize("again", ["added", "merged", "merged after another change"])
+def test_what_was_loaded_of_an_index_is_never_indexed(session: Session, again: str) -> None:
+    session.add(Client(id=1, address="ana"))
+    session.commit()
+    loaded = session.get_one(Client, 1)
+    assert loaded.odd == index(1, loaded.address or "")
+    session.expunge(loaded)
+    keys.ring = ring_of(1, 2)
+    new = "bob" if again == "merged after another change" else "ana"
+    session.execute(sa.update(Client).values(address=new, odd=new, even=new))
+    if again == "added":
+        session.execute(sa.delete(Client))
+        make_transient(loaded)
+        session.add(loaded)
+    else:
+        session.merge(loaded)
+    session.commit()
+    assert session.get_one(Client, 1).address == "ana"
+    assert stored(session) == (index(1, "ana"), index(2, "ana"))
+
+
+class Person(Base):
+    __tablename__ = "people"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    main: Mapped[str | None] = mapped_column("email", EncryptedType(keys))
+    odd: Mapped[str | None] = mapped_column("email_odd", SearchIndex(keys, "email", odd=True))
+    even: Mapped[str | None] = mapped_column("email_even", SearchIndex(keys, "email", odd=False))
+    __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}  # noqa: RUF012
+
+
+class Doctor(Person):
+    __tablename__ = "doctors"
+    id: Mapped[int] = mapped_column(sa.ForeignKey("people.id"), primary_key=True)
+    work: Mapped[str | None] = mapped_column("email", EncryptedType(keys))
+    __mapper_args__ = {"polymorphic_identity": "doctor"}  # noqa: RUF012
+
+
+def test_a_column_of_the_same_name_in_another_table_has_no_part_in_an_index(session: Session) -> None:
+    session.add(Doctor(id=1, main="main", work="work"))
+    session.commit()
+    session.get_one(Doctor, 1).work = "elsewhere"
+    session.commit()
+    queries = [sa.select(Person.id).where(matches(Person.main, each)) for each in ("main", "elsewhere")]
+    assert [session.scalars(each).all() for each in queries] == [[1], []]
+
+
+@pytest.mark.parametrize("default", ["unknown", None])
+def test_a_text_that_sqlalchemy_fills_in_has_no_index_and_is_refused(default: str | None) -> None:
+    table = sa.Table(
+        "t", sa.MetaData(),
+        sa.Column("id", sa.Integer, primary_key=True),
+        sa.Column("a", EncryptedType(keys), default=default, onupdate=None if default else "touched"),
+        *(sa.Column(f"a_{odd}", SearchIndex(keys, "a", odd=odd)) for odd in (True, False)),
+        sa.Column("b", sa.Text),
+    )  # fmt: skip
+    statement = sa.insert(table) if default else sa.update(table)
+    with sa.create_engine("sqlite://").begin() as connection:
+        table.create(connection)
+        with pytest.raises(EncryptedExpressionError, match=r"t\.a has a search index, and the statement does not set"):
+            connection.execute(statement.values(b="x"))
+        connection.execute(statement.values(a="x", a_True="x", a_False="x"))
+
+
 STATEMENTS = [
     pytest.param(sa.insert(CLIENTS).values(id=2, email="x"), id="insert"),
     pytest.param(sa.insert(CLIENTS).values(id=2, email="x", email_odd="x"), id="insert with one of the two"),
@@ -163,7 +238,9 @@ def test_a_statement_that_sets_a_text_without_its_index_is_refused(session: Sess
 def test_an_index_takes_a_text_and_no_expression(session: Session) -> None:
     session.add(Client(id=1, address="ana"))
     session.commit()
-    values: list[sa.ColumnElement[str]] = [CLIENTS.c.email_even, CLIENTS.c.name, sa.func.lower("x")]
+    values: list[sa.ColumnElement[str]] = [
+        CLIENTS.c.email_odd, CLIENTS.c.email_even, CLIENTS.c.name, sa.func.lower("x")
+    ]  # fmt: skip
     for value in values:
         statement = sa.update(CLIENTS).values(email="x", email_odd=value, email_even="x")
         with pytest.raises(EncryptedExpressionError, match=r"email_odd is a search index and cannot take a SQL"):
