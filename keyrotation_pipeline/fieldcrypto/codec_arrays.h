@@ -5,13 +5,25 @@
  * Texts with a backslash are for Python: no value of ours has one, nor anything else that is escaped within quotes.
  */
 
-/* Bytes before the first brace: dimensions with their lower bounds, where these are not 1; -1 if they are none. */
+/* Where a whole number ends; NULL where none begins. */
+static const uint8_t *after_number(const uint8_t *at, const uint8_t *end) {
+    if (at < end && *at == '-') at++;
+    const uint8_t *digits = at;
+    while (at < end && *at >= '0' && *at <= '9') at++;
+    return at > digits ? at : NULL;
+}
+
+/* Bytes before the first brace: dimensions with their lower bounds, as in ``[0:2][-1:5]=``, where these are not 1; -1 if
+ * they are none. */
 static long bounds_bytes(const uint8_t *text, size_t bytes) {
-    if (text[0] != '[') return 0;
-    const uint8_t *end = memchr(text, '=', bytes);
-    for (const uint8_t *at = text; end && at < end; at++)
-        if (!(*at >= '0' && *at <= '9') && *at != '-' && *at != ':' && *at != '[' && *at != ']') return -1;
-    return end ? end + 1 - text : -1;
+    const uint8_t *at = text, *end = text + bytes;
+    while (at < end && *at == '[') {
+        if (!(at = after_number(at + 1, end)) || at == end || *at != ':') return -1;
+        if (!(at = after_number(at + 1, end)) || at == end || *at != ']') return -1;
+        at++;
+    }
+    if (at == text) return 0;
+    return at < end && *at == '=' ? at + 1 - text : -1;
 }
 
 /* The elements of an array, one after another. */

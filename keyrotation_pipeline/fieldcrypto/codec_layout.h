@@ -92,16 +92,6 @@ static long from_text(int encoding, const uint8_t *text, size_t chars, uint8_t *
 
 /* ---- OpenSSL's contexts, for the length of the layout's nonce ---- */
 
-static EVP_CIPHER_CTX *keyed_for(const uint8_t *key, int encrypts, int nonce_bytes) {
-    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
-    if (context && EVP_CipherInit_ex(context, EVP_aes_256_gcm(), NULL, NULL, NULL, encrypts) == 1 &&
-        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, nonce_bytes, NULL) == 1 &&
-        EVP_CipherInit_ex(context, NULL, NULL, key, NULL, encrypts) == 1)
-        return context;
-    EVP_CIPHER_CTX_free(context);
-    return NULL;
-}
-
 static int target_for(Codec *codec, const uint8_t *key, int nonce_bytes) {
     codec->encrypt = keyed_for(key, 1, nonce_bytes);
     codec->verify.decrypt = keyed_for(key, 0, nonce_bytes);
@@ -205,7 +195,7 @@ static uint8_t *put_together(const Layout *layout, const Parts *parts, size_t ch
     return at;
 }
 
-/* Memory for one value, in five pieces: a group's bytes and their base64, two bodies, a text, associated data. */
+/* Memory for one value, in pieces: a group's bytes and their base64, a body, two texts, associated data. */
 typedef struct {
     uint8_t *raw, *body, *text, *other, *data;
 } Room;

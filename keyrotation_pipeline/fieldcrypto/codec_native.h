@@ -20,14 +20,18 @@ static const Generation *generation_of(const uint8_t *name, size_t bytes) {
 
 /* ---- AES-256-GCM, OpenSSL's: a context keeps its key, each value sets its nonce ---- */
 
-static EVP_CIPHER_CTX *keyed(const uint8_t *key, int encrypts) {
+static EVP_CIPHER_CTX *keyed_for(const uint8_t *key, int encrypts, int nonce_bytes) {
     EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
     if (context && EVP_CipherInit_ex(context, EVP_aes_256_gcm(), NULL, NULL, NULL, encrypts) == 1 &&
-        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, NONCE, NULL) == 1 &&
+        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_IVLEN, nonce_bytes, NULL) == 1 &&
         EVP_CipherInit_ex(context, NULL, NULL, key, NULL, encrypts) == 1)
         return context;
     EVP_CIPHER_CTX_free(context);
     return NULL;
+}
+
+static EVP_CIPHER_CTX *keyed(const uint8_t *key, int encrypts) {
+    return keyed_for(key, encrypts, NONCE);
 }
 
 static int blocks(EVP_CIPHER_CTX *context, const uint8_t *from, size_t bytes, uint8_t *to) {
@@ -149,10 +153,6 @@ static int encryption_ends(EVP_CIPHER_CTX *context, const uint8_t *text, int siz
 static int decrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *body, size_t bytes, uint8_t *text) {
     return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 0) == 1 &&
            decryption_ends(context, body, (int)(bytes - TAG), text);
-}
-
-static int encrypted(EVP_CIPHER_CTX *context, const uint8_t *nonce, const uint8_t *text, size_t bytes, uint8_t *body) {
-    return EVP_CipherInit_ex(context, NULL, NULL, NULL, nonce, 1) == 1 && encryption_ends(context, text, (int)bytes, body);
 }
 
 /* Of either generation: whether the body is authentic; its text has `overhead` bytes less. */

@@ -130,7 +130,16 @@ def test_a_row_whose_values_all_stay_is_left_out_with_its_position(name: str, ri
 def test_the_elements_of_arrays_are_replaced_next_to_columns_of_values(codec: NativeCodec, ring: KeyRing) -> None:
     old, new = sealed(ring, 1, "x").encode(), sealed(ring, 2, "y").encode()
     # Escapes are for Python, and so are texts that no server writes.
-    for text in (rb'{"\"",%b}' % old, b"", b"{%b" % old, b"%b" % old, b"[0:0]", b'{"%b}' % old):
+    for text in (
+        rb'{"\"",%b}' % old,
+        b"",
+        b"{%b" % old,
+        b"%b" % old,
+        b"[0:0]",
+        b'{"%b}' % old,
+        b"[:0]={%b}" % old,
+        b"[0:]={%b}" % old,
+    ):
         assert codec.rewrite([(old, text or b"x")], 0, 2, (), {1}) is None
         assert codec.check([(text or b"x",)], 0, 1, {0}) is None
     rows = [
