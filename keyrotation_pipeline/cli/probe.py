@@ -54,7 +54,10 @@ def probe(
     """
     listed = settings.process_environment().get(keys, "")
     if not listed.strip():
-        raise ConfigurationError(f"{keys} is not set; set it to the application's keys, as the application has them")
+        raise ConfigurationError(  # not what was typed: that may be the keys
+            "the variable that --keys names is not set; set it to the application's keys, as the application has them, "
+            "and give its name"
+        )
     from_option = context.get_parameter_source("url") is ParameterSource.COMMANDLINE
     place, name = Place(column, tuple(path or ())), TableName.parse(table)
     with named_database(url, config, from_option=from_option) as (there, _):
