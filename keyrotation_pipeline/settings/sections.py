@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters import own_schema
 from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, TINK
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -325,6 +325,12 @@ class File(Section):
                         f"[[tables]] {table.name}: column {place.column} has {'an' if place.iv else 'no'} iv, the "
                         f"column of its nonces, and [format] layout {'has one' if is_pair else 'is of one column'}; "
                         'write layout = "b64(ct tag16); b64(nonce12)" with { column = "…", iv = "…" }, or neither'
+                    )
+                if declared.name == TINK.name and table.bindings and not declared.aad:
+                    raise ConfigurationError(
+                        f'[[tables]] {table.name}: bindings of name = "{TINK.name}" say what values are bound to, '
+                        'next to [format] aad; add aad = "{table}.{column}", or what the application binds them to, '
+                        "or leave bindings out"
                     )
                 if declared.aad and place.elements:
                     raise ConfigurationError(

@@ -184,6 +184,24 @@ def test_what_keys_are_derived_from_is_listed_whatever_its_characters(new_place:
     assert place.listed() == f"{second},{first},{foreign}"
 
 
+def test_a_foreign_key_under_the_name_of_one_of_ours_stops_every_change(new_place: Callable[[], ListPlace]) -> None:
+    notation = notation_of(CLOAK_ECTO)
+    place = replace(new_place(), notation=notation)  # type: ignore[type-var]
+    store, one, two, foreign = place.open(), *(AesKey(bytes([n]) * 32, f"AES.GCM.V{min(n, 2)}") for n in (1, 2, 3))
+    add(store, V1, one)
+    set_primary(store, V1)
+    place.change_list(notation.text_of([one, foreign]))
+    with pytest.raises(KeyStoreError, match=r"under the name of one that is, AES\.GCM\.V2; give it another name"):
+        add(store, V2, two)
+    assert notation.keys_in(place.listed() or "", NAME) == (one, foreign)
+    place.change_list(notation.text_of([one]))
+    add(store, V2, two)
+    assert notation.keys_in(place.listed() or "", NAME) == (one, two)
+    different = replace(place, notation=FERNET_NOTATION).open()  # type: ignore[type-var]
+    place.change_list(None)
+    assert "cannot be written" in str(different.read().undelivered)
+
+
 @pytest.mark.parametrize(("declared", "first"), [(CLOAK_ECTO, "AES.GCM.V1"), (TINK, "7"), (KEYED_WRAPPER, "k.1")])
 def test_keys_are_stored_and_listed_with_their_names(
     new_place: Callable[[], ListPlace], declared: ValueFormat, first: str

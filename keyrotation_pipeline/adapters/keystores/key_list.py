@@ -42,7 +42,7 @@ class KeyList:
             before: the store before the change; keys that only this holds are removed from the list.
 
         Raises:
-            KeyStoreError: what it holds is something else than a list of keys.
+            KeyStoreError: what it holds is something else than a list of keys, or a key under the name of one of ours.
         """
         ours = in_order(live, primary)
         if ours is None:
@@ -54,7 +54,15 @@ class KeyList:
                 f"{self.place} holds something else than keys, so no list of keys is written over it ({error}); "
                 "correct it, or give [format] keys another name"
             ) from None
-        return self.notation.text_of([*ours, *foreign])
+        if clashing := sorted({each.name for each in ours} & {each.name for each in foreign} - {""}):
+            raise KeyStoreError(
+                f"{self.place} holds a key that is not in the key store under the name of one that is, "
+                f"{clashing[0]}; give it another name there, or remove it when no value is under it"
+            )
+        try:
+            return self.notation.text_of([*ours, *foreign])
+        except InvalidKeyError as error:
+            raise KeyStoreError(f"{self.place} cannot be written: {error}") from None
 
     def judged(self, held: str | None, stored: StoredKeys) -> StoredKeys:
         """Returns the stored keys with what is wrong with the list."""

@@ -64,7 +64,8 @@ class KeyNotation:
             repeats: whether it may hold a key twice.
 
         Raises:
-            InvalidKeyError: it holds no key, something that is not one, or a key twice; names the place, never a key.
+            InvalidKeyError: it holds no key, something that is not one, or a key or a key's name twice; names the
+                place, never a key.
         """
         keys: list[KeyMaterial] = []
         for place, entry in enumerate(self.entries(text), 1):
@@ -74,6 +75,11 @@ class KeyNotation:
                 keys.append(key)
             elif not repeats or key not in keys:
                 raise InvalidKeyError(f"entries {same} and {place} of {name} are the same key; remove one")
+            if key.name and any(each.name == key.name and each.fingerprint != key.fingerprint for each in keys):
+                raise InvalidKeyError(
+                    f"entry {place} of {name} has the name of another key, {key.name}, by which values name their key; "
+                    "remove one of them, or correct the name"
+                )
         return tuple(keys) if self.encrypts == "first" else tuple(reversed(keys))
 
     def text_of(self, keys: Sequence[KeyMaterial]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, LONGEST_NAME, AesKey
 
 NAME_PATTERN = rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}"
-_NUMBERED = re.compile(r"(.*?)([0-9]{1,6})")
+_NUMBERED = re.compile(rf"(.*?)([0-9]{{1,{LONGEST_NAME}}})")
 
 
 def next_named(taken: Collection[str], first: str) -> AesKey:

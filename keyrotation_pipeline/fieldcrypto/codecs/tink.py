@@ -83,11 +83,14 @@ def key_of(text: str, place: str) -> KeyMaterial:
     Raises:
         InvalidKeyError: it is not one that is rotated here.
     """
-    key = _parsed(json.loads(text))
+    entry = json.loads(text)
+    key = _parsed(entry)
     if key is None:
+        number, (_, _, keyset) = entry["keyId"], place.partition(" of ")  # the primary was put before the others
+        named = number if isinstance(number, int) else "?"
         raise InvalidKeyError(
-            f"{place} is not an enabled key of Tink's AesGcmKey with the prefix TINK; other kinds cannot be rotated by "
-            "this version, and disabled ones are to be removed from the keyset"
+            f"key {named} of {keyset} is not an enabled key of Tink's AesGcmKey with the prefix TINK; other kinds "
+            "cannot be rotated by this version, and disabled ones are to be removed from the keyset"
         )
     return key
 

@@ -302,6 +302,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             '[format] aad names {id}, and name = "tink" knows only associated data that are the same in all rows',
             id="Tink with associated data of a row",
         ),
+        pytest.param(
+            TABLE + 'bindings = { email = "x" }\n' + FERNET.replace("fernet", "tink"),
+            'bindings of name = "tink" say what values are bound to, next to [format] aad',
+            id="Tink with labels and no associated data",
+        ),
         pytest.param(TABLE + AES_GCM + 'logins = { one = "a" }', 'names "one", which is no version', id="no version"),
         pytest.param(
             TABLE + AES_GCM + 'logins = { v1 = "a", v2 = ["b", "a"] }', "[format] logins has a twice", id="one login"

@@ -14,6 +14,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.named import next_named
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, CLOAK_ECTO, FERNET, TINK, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -204,7 +205,7 @@ KEY = KEYSET["key"][0]
         ({**KEYSET, "key": [{**KEY, "status": "DISABLED"}]}, "disabled ones are to be removed"),
         (
             {**KEYSET, "key": [{**KEY, "outputPrefixType": "RAW"}]},
-            "entry 1 of KEYS is not an enabled key of Tink's AesGcm",
+            f"key {KEY['keyId']} of KEYS is not an enabled key of Tink's AesGcm",
         ),
         (
             {**KEYSET, "key": [{**KEY, "keyData": {**KEY["keyData"], "typeUrl": "x"}}]},
@@ -230,3 +231,24 @@ def test_the_primary_of_a_keyset_encrypts_wherever_it_stands() -> None:
     keyset["key"] = [*keyset["key"][1:], keyset["key"][0]]
     assert notation_of(TINK).keys_in(json.dumps(keyset), "KEYS") == tuple(keys)
     assert tink.as_keyset(keys[:1]).startswith('{"primaryKeyId":')
+
+
+def test_a_disabled_key_before_the_primary_is_named_by_its_id() -> None:
+    disabled = {**KEY, "keyId": 7, "status": "DISABLED"}
+    with pytest.raises(InvalidKeyError, match="key 7 of KEYS is not an enabled key"):
+        notation_of(TINK).keys_in(json.dumps({**KEYSET, "key": [disabled, KEY]}), "KEYS")
+
+
+def test_two_keys_of_one_name_are_refused_by_their_name() -> None:
+    first, second = (base64.b64encode(bytes([number]) * 32).decode() for number in (1, 2))
+    with pytest.raises(InvalidKeyError, match=r"entry 2 of KEYS has the name of another key, AES\.GCM\.V1") as raised:
+        notation_of(CLOAK_ECTO).keys_in(f"AES.GCM.V1:{first},AES.GCM.V1:{second}", "KEYS")
+    assert second not in str(raised.value)
+
+
+def test_names_count_on_however_long_their_number_is() -> None:
+    names = ["key999999", "key1000000"]
+    for taken in ([], names[:1], names, ["key20261129123456"]):
+        made_key = next_named(taken, "key1")
+        assert made_key.name not in taken
+    assert next_named(names, "key1").name == "key1000001"
