@@ -11,7 +11,9 @@ from keyrotation_pipeline.adapters.postgres.engine import cleared_indexes
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import counts
+from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
+from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.retirement.search import require_zero
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -277,8 +279,44 @@ REFUSED = [
         "text",
         "text",
         "INSERT INTO public.t VALUES (1, NULL, 'v1:AAAA', 'v2:AAAA'), (2, NULL, 'a note', 'v2:notes:x')",
-        r"column t\.odd is declared for a search index and holds other text in 1 row\(s\)",
+        r"column t\.odd is declared for search indexes under keys with an odd number and holds other text in 1 row\(s\)",
         id="other text",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "INSERT INTO public.t VALUES (1, NULL, NULL, 'v1:AAAA')",
+        r"column t\.even is declared for search indexes under keys with an even number and holds other text in 1 row",
+        id="exchanged columns",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "CREATE UNIQUE INDEX u ON public.t (odd); CREATE UNIQUE INDEX w ON public.t (even) WHERE id < 9",
+        r"unique index u of t has no counterpart on even, .* \(even\)$",
+        id="unique in some rows only",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "CREATE UNIQUE INDEX u ON public.t (odd) WHERE odd IS NOT NULL; CREATE UNIQUE INDEX w ON public.t (even)",
+        r"unique index u of t has no counterpart on even, .*with the same expressions and condition$",
+        id="another condition",
+    ),
+    pytest.param(
+        "text",
+        "text CHECK (even IS NULL OR even ~ '^v4:')",
+        "INSERT INTO public.t VALUES (1, 'v1:x', 'v1:AAAA')",
+        r"the CHECK t_even_check of t refuses 1 row\(s\) under v2; change it",
+        id="a constraint against the next key",
+    ),
+    pytest.param(
+        "text",
+        "text",
+        "ALTER TABLE public.t ADD CONSTRAINT one_of_two CHECK (even IS NULL OR odd IS NOT NULL); "
+        "INSERT INTO public.t VALUES (1, 'v1:x', 'v1:AAAA')",
+        r"the CHECK one_of_two of t refuses 1 row\(s\) under v2 without a search index under the key before; change it",
+        id="a constraint against clearing",
     ),
     pytest.param(
         "text UNIQUE",
@@ -349,6 +387,11 @@ def test_the_preflight_takes_unique_indexes_in_pairs_unless_an_index_is_short(mi
         return [problem.sentence for problem in preflight(migrated, [table], V2) if problem.fatal]
 
     assert fatal(16) == []
+    some = "CREATE UNIQUE INDEX p ON public.t ({0}) WHERE {0} IS NOT NULL AND id > 3"
+    for column in ("odd", "even"):
+        migrated.execute(some.replace("INDEX p", f"INDEX {column}_some").format(column).encode())
+    assert fatal(16) == []
+    migrated.execute("DROP INDEX public.odd_some, public.even_some")
     assert len(fatal(8)) == 4
     assert all("is on a search index of 8 bytes, which different texts may share" in each for each in fatal(8))
 
@@ -369,3 +412,21 @@ def test_a_missing_column_is_named(migrated: Connection) -> None:
     migrated.execute("CREATE TABLE public.t (id int PRIMARY KEY, a text, odd text)")
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
     assert "column even is not in table t" in preflight(migrated, [table], V2)[0].sentence
+
+
+def test_the_fence_of_indexes_is_no_change_of_the_catalogue(people: Connection) -> None:
+    relations = tree(people, PEOPLE)
+    before = catalog_digest(people, relations)
+    fence.fence(people, PEOPLE.of_indexes, [KeyVersion(4)])
+    assert catalog_digest(people, relations) == before
+
+
+@pytest.mark.external_postgres
+def test_a_unique_index_that_takes_null_once_is_refused(debian: Connection) -> None:
+    if debian.info.server_version < 150000:
+        pytest.skip("NULLS NOT DISTINCT came with PostgreSQL 15")
+    indexes = "CREATE UNIQUE INDEX u ON public.t (odd) NULLS NOT DISTINCT; CREATE UNIQUE INDEX w ON public.t (even)"
+    debian.execute(TABLE.format("text", "text", indexes).encode())
+    table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
+    fatal = [problem.sentence for problem in preflight(debian, [table], V2) if problem.fatal]
+    assert any("unique index u of t takes NULL once only" in each for each in fatal), fatal

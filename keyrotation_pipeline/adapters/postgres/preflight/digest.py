@@ -6,6 +6,7 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.retirement.fence import name
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 
 # One line per object. Sizes, file nodes and statistics are left out: they change while rows are rewritten. So is our
 # own fence. Relations are compared without resolving names, for which our role would need rights on every schema that
@@ -30,7 +31,7 @@ line(text) AS (
     UNION ALL SELECT format('constraint %%s %%s %%s', c.conrelid, c.conname, pg_get_constraintdef(c.oid))
     FROM pg_constraint c
     WHERE (c.conrelid IN (SELECT oid FROM tree) OR c.contypid IN (SELECT atttypid FROM attribute)
-           OR c.confrelid IN (SELECT oid FROM tree)) AND c.conname <> %(fence)s
+           OR c.confrelid IN (SELECT oid FROM tree)) AND c.conname <> ALL (%(fences)s)
     UNION ALL SELECT format('index %%s %%s %%s %%s', indrelid, pg_get_indexdef(indexrelid), indisvalid, indisreplident)
     FROM index
     UNION ALL SELECT format('trigger %%s %%s %%s', tgrelid, pg_get_triggerdef(oid), tgenabled) FROM trigger
@@ -63,6 +64,9 @@ SELECT md5(string_agg(text, E'\\n' ORDER BY text COLLATE "C")) FROM line
 
 def catalog_digest(connection: Connection, relations: Sequence[Relation]) -> str:
     """Returns the digest of a table's whole tree as the catalog describes it now."""
-    parameters = {"oids": [relation.oid for relation in relations], "fence": name(connection)}
+    parameters = {
+        "oids": [relation.oid for relation in relations],
+        "fences": [name(connection), name(connection, SEARCH_INDEX)],
+    }
     (digest,) = connection.execute(_DIGEST, parameters).fetchall()[0]
     return str(digest)

@@ -26,16 +26,20 @@ SELECT attname FROM pg_attribute
 WHERE attrelid = %s::bigint::oid AND attname = ANY (%s) AND attnotnull ORDER BY attname
 """
 
-# The key columns of each unique index, by name.
+# The key columns of each unique index, by name; its expressions and condition; whether a second NULL is a duplicate.
 _UNIQUE = """
-SELECT c.relname, array_agg(a.attname::text ORDER BY k.place)
+SELECT c.relname, key.names,
+       concat_ws(' where ', pg_get_expr(i.indexprs, i.indrelid), pg_get_expr(i.indpred, i.indrelid)),
+       coalesce((to_jsonb(i) ->> 'indnullsnotdistinct')::boolean, false)
 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid,
-     unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
-     JOIN pg_attribute a ON a.attnum = k.attnum
-WHERE i.indrelid = %s::bigint::oid AND a.attrelid = i.indrelid AND k.place <= i.indnkeyatts AND i.indisunique
-  AND i.indisvalid AND NOT c.relispartition
-GROUP BY c.relname ORDER BY c.relname
+     LATERAL (SELECT array_agg(a.attname::text ORDER BY k.place) AS names
+              FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
+              JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+              WHERE k.place <= i.indnkeyatts) AS key
+WHERE i.indrelid = %s::bigint::oid AND i.indisunique AND i.indisvalid AND NOT c.relispartition AND key.names IS NOT NULL
+ORDER BY c.relname
 """
+_Unique = tuple[str, list[str], str, bool]
 
 # Columns of text that nothing is declared of, of PostgreSQL's own types: others could have an output of their own.
 _OTHER_TEXT = """
@@ -45,6 +49,7 @@ WHERE attrelid = %s::bigint::oid AND attnum > 0 AND NOT attisdropped
 ORDER BY attnum
 """
 # A version and 32 bytes, which no encrypted value looks like. Short indexes look like any text.
+_ODD, _EVEN = "^v[0-9]*[13579]x?:", "^v[0-9]*[02468]x?:"
 _INDEX = f"^{PREFIX_PATTERN}[A-Za-z0-9+/]{{43}}=$"
 _SAMPLE_BYTES = 8 * 2**20
 
@@ -105,12 +110,13 @@ def search_indexes_can_be_kept(subject: Subject) -> Iterator[Problem]:
 def search_index_columns_hold_nothing_else(subject: Subject) -> Iterator[Problem]:
     """Refuses columns with other text: somebody has declared the wrong column, and its content would be in the way."""
     for relation in subject.heaps:
-        names = [column.name for index in relation.indexes for column in index.columns]
+        names = {each.name: odd for index in relation.indexes for each, odd in ((index.odd, True), (index.even, False))}
+        # Of the other column an index would be written over, while everybody relies on it.
         others = [
-            sql.SQL('count(*) FILTER (WHERE {}::text COLLATE "C" !~ {})').format(
-                sql.Identifier(name), sql.Literal(f"^{INDEX_PATTERN}$")
+            sql.SQL('count(*) FILTER (WHERE {0}::text COLLATE "C" !~ {1} OR {0}::text COLLATE "C" !~ {2})').format(
+                sql.Identifier(name), sql.Literal(f"^{INDEX_PATTERN}$"), sql.Literal(_ODD if odd else _EVEN)
             )
-            for name in names
+            for name, odd in names.items()
         ]
         if not others:
             continue
@@ -120,8 +126,9 @@ def search_index_columns_hold_nothing_else(subject: Subject) -> Iterator[Problem
         for name, number in zip(names, found, strict=True):
             if number:
                 yield fatal(
-                    f"column {relation.label}.{name} is declared for a search index and holds other text in {number} "
-                    "row(s); correct indexes in keyrotation.toml, or remove that text"
+                    f"column {relation.label}.{name} is declared for search indexes under keys with an "
+                    f"{'odd' if names[name] else 'even'} number and holds other text in {number} row(s); correct indexes "
+                    "in keyrotation.toml, or remove that text"
                 )
 
 
@@ -142,26 +149,31 @@ def unique_search_indexes_come_in_pairs(subject: Subject) -> Iterator[Problem]:
     """Requires a unique index on one of the two columns to be on the other one, too: they take turns."""
     for relation in subject.relations:
         rows = subject.connection.execute(_UNIQUE, (relation.oid,)).fetchall()
-        unique = cast("list[tuple[str, list[str]]]", rows)
+        unique = cast("list[_Unique]", rows)
         for index in relation.indexes:
             yield from _pairs(subject, relation, index, unique)
 
 
-def _pairs(
-    subject: Subject, relation: Relation, index: IndexedColumn, unique: list[tuple[str, list[str]]]
-) -> Iterator[Problem]:
+def _pairs(subject: Subject, relation: Relation, index: IndexedColumn, unique: list[_Unique]) -> Iterator[Problem]:
     odd, even = (column.name for column in index.columns)
     for one, other in ((odd, even), (even, odd)):
-        for name, columns in unique:
+        for name, columns, rest, nulls_are_equal in unique:
             if one not in columns:
                 continue
+            if nulls_are_equal:
+                yield fatal(
+                    f"unique index {name} of {relation.label} takes NULL once only, and every row has NULL in {one} "
+                    "while the keys of the other column are in use; make it again without NULLS NOT DISTINCT"
+                )
             wanted = [other if column == one else column for column in columns]
-            if not any(each == wanted for _, each in unique):
+            replaced = rest.replace(subject.quoted(one), subject.quoted(other))
+            if not any((each, more) == (wanted, replaced) for _, each, more, _ in unique):
                 listed = ", ".join(map(subject.quoted, wanted))
                 yield fatal(
                     f"unique index {name} of {relation.label} has no counterpart on {other}, which holds the search "
                     f"index of {index.index.of} under every other key; CREATE UNIQUE INDEX CONCURRENTLY ON "
                     f"{subject.quoted(*relation.parts)} ({listed})"
+                    f"{', with the same expressions and condition' if rest else ''}"
                 )
             if index.index.form.size_bytes < _LEAST_UNIQUE_BYTES:
                 yield fatal(

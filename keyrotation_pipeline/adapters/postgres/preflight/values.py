@@ -3,6 +3,7 @@
 Values are changed and tested inside the server; none leaves it. Only tables with a limit or a constraint are scanned.
 """
 
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import cast
 
@@ -12,11 +13,13 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.surroundings import Problem
 
 # PostgreSQL limits messages, arrays and expressions to 1 GB, and several copies of a row exist at once.
@@ -35,7 +38,7 @@ WHERE a.attrelid = %s::bigint::oid AND a.attname = %s
 
 _CHECKS = """
 SELECT c.conname, pg_get_expr(c.conbin, c.conrelid) FROM pg_constraint c
-WHERE c.conrelid = %s::bigint::oid AND c.contype = 'c' AND c.conname <> %s
+WHERE c.conrelid = %s::bigint::oid AND c.contype = 'c' AND c.conname <> ALL (%s)
   AND EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.conrelid AND a.attnum = ANY(c.conkey)
               AND a.attname = ANY(%s))
 ORDER BY c.conname
@@ -103,19 +106,25 @@ def domains_accept_target(subject: Subject) -> Iterator[Problem]:
 
 
 def checks_accept_target(subject: Subject) -> Iterator[Problem]:
-    """Requires the table's CHECKs on encrypted columns to hold for every row under the target version."""
+    """Requires the table's CHECKs on encrypted columns to hold for every row under the target version.
+
+    Those on search indexes also once the indexes under the key before are cleared.
+    """
+    fences = [fence.name(subject.connection), fence.name(subject.connection, SEARCH_INDEX)]
     for relation in subject.heaps:
-        constraints = subject.connection.execute(
-            _CHECKS, (relation.oid, fence.name(subject.connection), subject.columns)
-        ).fetchall()
+        constraints = subject.connection.execute(_CHECKS, (relation.oid, fences, subject.written_columns)).fetchall()
         for name, expression in constraints:
-            with heap_scan(subject.connection, relation.label, relation.oid):
-                yield from _try_check(subject, relation, str(name), str(expression))
+            for cleared in (False, True) if relation.indexes else (False,):
+                with heap_scan(subject.connection, relation.label, relation.oid):
+                    found = list(_try_check(subject, relation, str(name), str(expression), cleared=cleared))
+                yield from found
+                if found:
+                    break
 
 
-def _try_check(subject: Subject, relation: Relation, name: str, expression: str) -> Iterator[Problem]:
+def _try_check(subject: Subject, relation: Relation, name: str, expression: str, *, cleared: bool) -> Iterator[Problem]:
     query = sql.SQL("SELECT count(*) FROM (SELECT {} FROM ONLY {}) AS {} WHERE NOT ({})").format(
-        _row_under_target(subject, relation),
+        _row_under_target(subject, relation, cleared=cleared),
         relation.identifier,
         sql.Identifier(relation.name),
         sql.SQL(expression),  # the server's own text of its constraint
@@ -132,20 +141,35 @@ def _try_check(subject: Subject, relation: Relation, name: str, expression: str)
         return
     if refused := cast("tuple[int]", row)[0]:
         yield fatal(
-            f"the CHECK {name} of {relation.label} refuses {refused} row(s) under {subject.target}; "
+            f"the CHECK {name} of {relation.label} refuses {refused} row(s) under {subject.target}"
+            f"{' without a search index under the key before' if cleared else ''}; "
             f"change it, or ALTER TABLE {subject.quoted(*relation.parts)} DROP CONSTRAINT "
             f"{subject.quoted(name)}"
         )
 
 
-def _row_under_target(subject: Subject, relation: Relation) -> sql.Composed:
-    declared = {same[0][1].name: [column for _, column in same] for same in places.by_column(relation.columns)}
+def _row_under_target(subject: Subject, relation: Relation, *, cleared: bool) -> sql.Composed:
+    changed = {
+        same[0][1].name: _under_target(subject, [column for _, column in same])
+        for same in places.by_column(relation.columns)
+    }
+    for index in relation.indexes:
+        new, old = index.columns if is_odd(subject.target) else reversed(index.columns)
+        changed[new.name] = _index_under_target(subject, relation, index, new)
+        if cleared:
+            changed[old.name] = sql.SQL("NULL::{}").format(sql.SQL(old.type_sql))
     names = [str(name) for (name,) in subject.connection.execute(_ALL_COLUMNS, (relation.oid,)).fetchall()]
     return sql.SQL(", ").join(
-        sql.SQL("{} AS {}").format(_under_target(subject, declared[name]), sql.Identifier(name))
-        if name in declared
-        else sql.Identifier(name)
+        sql.SQL("{} AS {}").format(changed[name], sql.Identifier(name)) if name in changed else sql.Identifier(name)
         for name in names
+    )
+
+
+def _index_under_target(subject: Subject, relation: Relation, index: IndexedColumn, column: Column) -> sql.Composed:
+    """Returns a column of a search index with an index of some text under the target beside each value."""
+    text = subject.target.prefix + b64encode(bytes(index.index.form.size_bytes)).decode()
+    return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {}::{} END").format(
+        places.text(relation.columns[index.number]), places.stored(column), sql.Literal(text), sql.SQL(column.type_sql)
     )
 
 
