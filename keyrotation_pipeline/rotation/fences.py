@@ -13,13 +13,19 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request_events import DatabaseReconciled
-from keyrotation_pipeline.model.tables import TableCount, TableName
+from keyrotation_pipeline.model.request_events import DatabaseReconciled, StepFinished
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 GONE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
 _BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
-_TELLING = (EventKind.KEY_RETIRED, EventKind.KEY_STATE_CHANGED, EventKind.DATABASE_RECONCILED)
+_TELLING = (
+    EventKind.KEY_RETIRED,
+    EventKind.STEP_FINISHED,
+    EventKind.KEY_STATE_CHANGED,
+    EventKind.DATABASE_RECONCILED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,7 @@ class Fences:
         unseen: by declared table, why not.
         undeclared: tables of `retired` that are in the database and no longer declared, so that nobody looks.
         walk: id of the rotation or rollback that is not finished, which will have them refuse again what they should.
+        indexes: the same of search indexes, for declared tables that have some.
     """
 
     retired: Mapping[str, tuple[KeyVersion, ...]]
@@ -39,6 +46,7 @@ class Fences:
     unseen: Mapping[str, str]
     undeclared: tuple[str, ...]
     walk: str | None = None
+    indexes: "Fences | None" = None
 
     @property
     def lost(self) -> tuple[tuple[str, KeyVersion], ...]:
@@ -72,6 +80,11 @@ class Fences:
                 "constraint …_retired_key_versions or what else refused it (or whether a column was declared since), "
                 f"run `keyrotation status --count`, and {again}"
             )
+        for name, version in self.indexes.lost if self.indexes is not None else ():
+            yield (
+                f"table {name} takes search indexes under {version} again, which were retired in it; find out who "
+                f"changed its constraint …_retired_search_indexes, and {again}"
+            )
         for name, sentence in self.unseen.items():
             yield f"what table {name} refuses was not seen: {sentence}"
 
@@ -89,18 +102,27 @@ class Fences:
 
 def fences(pipeline: Pipeline) -> Fences:
     """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
-    retired = _retired(pipeline)
-    standing, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
-    for table, seen in pipeline.fencing.all_fences(pipeline.tables).items():
-        if isinstance(seen, KeyRotationError):
-            unseen[str(table.name)] = str(seen)
-        else:
-            standing[str(table.name)] = seen
+    retired, of_indexes = _retired(pipeline)
+    with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes]
+    standing, unseen = _seen(pipeline, pipeline.tables)
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
     undeclared = tuple(name for name in others if pipeline.inventory.columns(TableName.parse(name)))
     walk = pipeline.ledger.current()
-    return Fences(retired, standing, unseen, undeclared, None if walk is None else walk.id)
+    indexes = Fences(of_indexes, *_seen(pipeline, with_indexes), ()) if with_indexes else None
+    return Fences(retired, standing, unseen, undeclared, None if walk is None else walk.id, indexes)
+
+
+def _seen(
+    pipeline: Pipeline, tables: Sequence[EncryptedTable]
+) -> tuple[Mapping[str, tuple[KeyVersion, ...]], Mapping[str, str]]:
+    standing, unseen = dict[str, tuple[KeyVersion, ...]](), dict[str, str]()
+    for table, seen in pipeline.fencing.all_fences(tables).items():
+        if isinstance(seen, KeyRotationError):
+            unseen[str(table.name)] = str(seen)
+        else:
+            standing[str(table.name)] = seen
+    return standing, unseen
 
 
 def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iterator[str]:
@@ -114,25 +136,38 @@ def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iter
             )
 
 
-def _retired(pipeline: Pipeline) -> Mapping[str, tuple[KeyVersion, ...]]:
-    """By table, what the audit says that it must refuse."""
-    retired: dict[str, set[KeyVersion]] = {}
+Refused = Mapping[str, tuple[KeyVersion, ...]]
+
+
+def _retired(pipeline: Pipeline) -> tuple[Refused, Refused]:
+    """By table, what the audit says that it must refuse: of values, and of search indexes."""
+    retired, indexes = dict[str, set[KeyVersion]](), dict[str, set[KeyVersion]]()
+    by_walk: dict[str | None, tuple[KeyVersion, ...]] = {}
     for entry in history(pipeline.ledger, *_TELLING):
         match entry.fact if entry.fault is None else None:
             case KeyRetired(tables=tables, fenced_against=versions):
+                by_walk[entry.request] = versions
                 for name in tables:
                     retired.setdefault(name, set()).update(versions)
+            case StepFinished(step=Step.ARCHIVED_KEY, facts={"search_indexes_cleared": tables}):
+                for name in tables:
+                    indexes.setdefault(name, set()).update(by_walk.get(entry.request, ()))
             # A rollback, or the reconciliation of a restored database, lifts the fences before it says this.
             case KeyStateChanged(version, after=after) if after in _BACK:
-                _came_back(retired, version)
+                _came_back((retired, indexes), version)
             case DatabaseReconciled(primary=primary, in_rows=in_rows):
-                _came_back(retired, primary, *in_rows)
+                _came_back((retired, indexes), primary, *in_rows)
     if (walk := pipeline.ledger.current()) is not None and walk.started_at is not None:
         # A rollback that has begun lifts them before its version is active.
-        _came_back(retired, walk.target)
-    return {name: tuple(sorted(versions)) for name, versions in retired.items() if versions}
+        _came_back((retired, indexes), walk.target)
+    return _in_order(retired), _in_order(indexes)
 
 
-def _came_back(retired: Mapping[str, set[KeyVersion]], *versions: KeyVersion) -> None:
-    for refused in retired.values():
-        refused.difference_update(versions)
+def _came_back(refused: Sequence[Mapping[str, set[KeyVersion]]], *versions: KeyVersion) -> None:
+    for by_table in refused:
+        for each in by_table.values():
+            each.difference_update(versions)
+
+
+def _in_order(refused: Mapping[str, set[KeyVersion]]) -> Refused:
+    return {name: tuple(sorted(versions)) for name, versions in refused.items() if versions}

@@ -1,6 +1,6 @@
 """Reconciles a database that was restored to an earlier state with the key store, which was not."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -27,7 +27,7 @@ from keyrotation_pipeline.requests.roster import (
     pin_roster_in_store,
     pinned_roster,
 )
-from keyrotation_pipeline.rotation.fences import fences
+from keyrotation_pipeline.rotation.fences import Fences, fences
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Plan:
         refused: by table, the versions that were retired in it and that it must refuse, except live ones.
         lost: versions that the key store calls compromised, and of which the audit has lost that.
         unfenced: each table that accepts such a version, which no running rotation will refuse, with the version.
+        refused_indexes, unfenced_indexes: the same of search indexes.
     """
 
     found: Divergence
@@ -57,6 +58,8 @@ class Plan:
     refused: Mapping[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     unfenced: tuple[tuple[str, KeyVersion], ...] = ()
     lost: tuple[KeyVersion, ...] = ()
+    refused_indexes: Mapping[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
+    unfenced_indexes: tuple[tuple[str, KeyVersion], ...] = ()
 
     @property
     def findings(self) -> tuple[str, ...]:
@@ -64,7 +67,11 @@ class Plan:
         rows = (f"values are under {version}, whose key applications do not get" for version in self.starved)
         roster = ("the audit has lost the roster that was pinned last",) if self.roster is not None else ()
         fences = (f"table {name} accepts {version} again, which was retired in it" for name, version in self.unfenced)
-        return (*self.found.findings, *roster, *rows, *fences)
+        indexes = (
+            f"table {name} accepts search indexes under {version} again, which were retired in it"
+            for name, version in self.unfenced_indexes
+        )
+        return (*self.found.findings, *roster, *rows, *fences, *indexes)
 
     @property
     def live(self) -> tuple[KeyVersion, ...]:
@@ -79,6 +86,10 @@ class Plan:
         if self.ends:
             parts.append(f"end {', '.join(self.ends)}")
         parts += [f"refuse {_list(versions)} in {name}" for name, versions in sorted(self.refused.items())]
+        parts += [
+            f"refuse search indexes under {_list(versions)} in {name}"
+            for name, versions in sorted(self.refused_indexes.items())
+        ]
         if self.roster is not None:
             parts.append(f"pin again {self.roster}")
         if self.found.unknown:
@@ -114,15 +125,25 @@ def plan(pipeline: Pipeline) -> Plan:
     starved = tuple(version for version in in_rows if version in stored.archived)
     found = divergence(pipeline, stored)
     fenced, live = fences(pipeline), {primary, *in_rows}
+    refused, unfenced = _refused(fenced, live, ends)
+    of_indexes = ({}, ()) if fenced.indexes is None else _refused(fenced.indexes, live, ends)
+    lost = lost_roster(pipeline)
+    return Plan(
+        found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced, compromised, *of_indexes
+    )
+
+
+def _refused(
+    fenced: Fences, live: Set[KeyVersion], ends: Sequence[str]
+) -> tuple[Mapping[str, tuple[KeyVersion, ...]], tuple[tuple[str, KeyVersion], ...]]:
+    """What each table must refuse, and what of that it accepts though no running rotation will refuse it."""
     # Everything that must hold, not only what is missing, so that the plan stays the same while it is carried out.
     refused = {
         name: wanted
         for name in fenced.standing
         if (wanted := tuple(version for version in fenced.retired.get(name, ()) if version not in live))
     }
-    unfenced = () if ends else tuple((name, version) for name, version in fenced.lost if version not in live)
-    lost = lost_roster(pipeline)
-    return Plan(found, primary, in_rows, states, missing, starved, ends, lost, refused, unfenced, compromised)
+    return refused, () if ends else tuple((name, version) for name, version in fenced.lost if version not in live)
 
 
 def _may_be_lost(record: KeyRecord | None) -> bool:
@@ -219,6 +240,7 @@ def reconcile(pipeline: Pipeline, rotation: Request) -> Plan:
             # Under a fence, rows of its version could not be updated.
             for version in decided.live:
                 pipeline.fencing.unfence(table, version)
+                pipeline.fencing.unfence(table.of_indexes, version)
         _fence(pipeline, decided)
         with pipeline.ledger.transaction():
             _record(pipeline, decided, rotation)
@@ -271,6 +293,9 @@ def _fence(pipeline: Pipeline, decided: Plan) -> None:
     for table in pipeline.tables:
         if wanted := decided.refused.get(str(table.name)):
             pipeline.fencing.fence(table, sorted({*wanted, *pipeline.fencing.fences(table)}))
+        if wanted := decided.refused_indexes.get(str(table.name)):
+            indexes = table.of_indexes
+            pipeline.fencing.fence(indexes, sorted({*wanted, *pipeline.fencing.fences(indexes)}))
 
 
 def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:

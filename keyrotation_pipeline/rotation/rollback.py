@@ -97,10 +97,9 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
     version, record = rotation.target, _require_usable(pipeline, rotation)
     stored = pipeline.keys.read()
     material = stored.registered(record)
-    # As soon as an instance has the key, it writes search indexes under it.
+    # As soon as an instance has the key, it writes search indexes under it: also where they are no longer declared.
     for table in pipeline.tables:
-        if table.indexes:
-            pipeline.fencing.unfence(table.of_indexes, version)
+        pipeline.fencing.unfence(table.of_indexes, version)
     intent = KeyRestoreIntended(version, record.fingerprint)
     if version in stored.archived:
         pipeline.ledger.append(intent, rotation.id)

@@ -98,6 +98,14 @@ def test_every_row_is_found_and_no_address_is_stored_twice_during_a_rotation(hom
     assert home.refuses(str(before[0][1]))
     refused = {name: home.refuses(f"{name}:AAAA") for name in ("v1", "v2", "v3", "v11")}
     assert refused == {"v1": True, "v2": False, "v3": False, "v11": False}
+    with psycopg.connect(application.instances[0].url) as connection:
+        connection.execute('ALTER TABLE care."Patients" DROP CONSTRAINT keyrotation_retired_search_indexes')
+    again = "care.Patients takes search indexes under v1 again"
+    assert any(again in each for each in home.shown("status")["attention"])
+    home.sign(home.shown("reconcile")["id"])
+    home.typed("reconcile")
+    assert home.refuses(str(before[0][1]))
+    assert not any(again in each for each in home.shown("status")["attention"])
 
 
 @pytest.mark.extended

@@ -99,6 +99,7 @@ class FakeDatabase:
         too_large: what is not read again in the retiring transaction.
         unreadable: (table, row number, column) of values that do not decrypt.
         fence_state: what each table's fence names.
+        index_fences: the same of search indexes.
         fence_made: the transaction id that made each fence.
         writes: rows that each table's statistics name as written.
         small: names of tables that are one shard.
@@ -122,6 +123,7 @@ class FakeDatabase:
     too_large: tuple[str, ...] = ()
     unreadable: set[tuple[str, int, str]] = field(default_factory=set)
     fence_state: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
+    index_fences: dict[str, tuple[KeyVersion, ...]] = field(default_factory=dict)
     fence_made: dict[str, int] = field(default_factory=dict)
     findings: tuple[FoundColumn, ...] = ()
     other_formats: tuple[Finding, ...] = ()

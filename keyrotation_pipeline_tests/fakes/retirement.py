@@ -32,6 +32,7 @@ class FakeFencing:
         name, wanted = str(table.name), tuple(sorted(versions))
         if table.format == SEARCH_INDEX:  # the fake has no columns of indexes
             self.database.journal.note(f"fence of indexes {name} {', '.join(map(str, wanted))}")
+            self.database.index_fences[name] = wanted
             return True
         if self.fences(table) == wanted:
             return True
@@ -55,7 +56,9 @@ class FakeFencing:
     def unfence(self, table: EncryptedTable, version: KeyVersion) -> None:
         name = str(table.name)
         if table.format == SEARCH_INDEX:
-            self.database.journal.note(f"unfence of indexes {name} {version}")
+            if version in (refused := self.database.index_fences.get(name, ())):
+                self.database.journal.note(f"unfence of indexes {name} {version}")
+                self.database.index_fences[name] = tuple(each for each in refused if each != version)
             return
         before = self.database.fence_state.get(name, ())
         if version in before:
@@ -76,6 +79,8 @@ class FakeFencing:
         return [who for who, each in sessions if any(table == name for table, _, _ in each.changes)]
 
     def fences(self, table: EncryptedTable) -> tuple[KeyVersion, ...]:
+        if table.format == SEARCH_INDEX:
+            return self.database.index_fences.get(str(table.name), ())
         return self.database.fenced_against(table)
 
     def all_fences(

@@ -279,7 +279,7 @@ REFUSED = [
         "text",
         "text",
         "INSERT INTO public.t VALUES (1, NULL, 'v1:AAAA', 'v2:AAAA'), (2, NULL, 'a note', 'v2:notes:x')",
-        r"column t\.odd is declared for search indexes under keys with an odd number and holds other text in 1 row\(s\)",
+        r"column t\.odd is declared for search indexes under keys with an odd number and holds other text in 1 row",
         id="other text",
     ),
     pytest.param(
@@ -430,3 +430,12 @@ def test_a_unique_index_that_takes_null_once_is_refused(debian: Connection) -> N
     table = EncryptedTable(TableName("public", "t"), ("a",), indexes=(SearchIndex("a", "odd", "even", FORM),))
     fatal = [problem.sentence for problem in preflight(debian, [table], V2) if problem.fatal]
     assert any("unique index u of t takes NULL once only" in each for each in fatal), fatal
+
+
+def test_a_fence_of_indexes_that_are_no_longer_declared_is_lifted_whole(people: Connection) -> None:
+    fence.fence(people, PEOPLE.of_indexes, [KeyVersion(4), KeyVersion(5)])
+    without = replace(PEOPLE, indexes=()).of_indexes
+    fence.unfence(people, without, KeyVersion(6))
+    assert fence.fences(people, PEOPLE.of_indexes) == (KeyVersion(4), KeyVersion(5))
+    fence.unfence(people, without, KeyVersion(5))
+    assert fence.fences(people, PEOPLE.of_indexes) == ()

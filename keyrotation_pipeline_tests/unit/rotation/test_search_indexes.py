@@ -10,9 +10,14 @@ from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
-from keyrotation_pipeline.model.requests import Step, StepRecord
+from keyrotation_pipeline.model.key_events import KeyRetired
+from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord
 from keyrotation_pipeline.model.tables import SearchIndex
+from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
+from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.rollback import bring_back_key
 from keyrotation_pipeline.rotation.rotate import next_version
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
@@ -70,14 +75,57 @@ def test_nothing_is_cleared_while_applications_get_the_key(world: FakeWorld) -> 
     assert not [entry for entry in world.journal.entries if "indexes" in entry]
 
 
-def test_a_rollback_takes_indexes_again_before_anybody_gets_the_key(world: FakeWorld) -> None:
+@pytest.mark.parametrize("declared", [pytest.param(True, id="declared"), pytest.param(False, id="no longer declared")])
+def test_a_rollback_takes_indexes_again_before_anybody_gets_the_key(world: FakeWorld, *, declared: bool) -> None:
     world.keys.archive(V1)
+    world.database.index_fences["clients"] = (V1,)
+    if not declared:
+        without = tuple(replace(table, indexes=()) for table in world.pipeline.tables)
+        world.pipeline = replace(world.pipeline, tables=without)
     back = replace(rotation_of(world), source=V2, target=V1)
     begun = len(world.journal.entries)
     bring_back_key(world.pipeline, back, world.report)
     entries = world.journal.entries[begun:]
     assert entries[0] == "unfence of indexes clients v1"
     assert V1 in world.keys.live
+
+
+def archived(world: FakeWorld) -> None:
+    """What the audit says after a rotation to v2: v1 was retired, and indexes under it were cleared in one table."""
+    walk = rotation_of(world)
+    tables = tuple(str(table.name) for table in world.pipeline.tables)
+    retirement = KeyRetired(V1, tables, 0, 9, "0/1", START, (V1,), (V1,), V2, "backup")
+    world.ledger.append(retirement, walk.id)
+    record = StepRecord(
+        Step.ARCHIVED_KEY, None, None, START, {"archived": [], "search_indexes_cleared": {"clients": 3}}
+    )
+    world.ledger.append(StepFinished.of(record), walk.id)
+    world.ledger.set_status(walk.id, RequestStatus.FINISHED)
+    world.database.fence_state.update(dict.fromkeys(tables, (V1,)))
+
+
+def test_a_table_that_takes_old_indexes_again_is_attention_and_reconciled(world: FakeWorld) -> None:
+    world.keys_are({V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE})
+    archived(world)
+    world.database.index_fences["clients"] = (V1,)
+    assert [each for each in overview(world.pipeline).attention if "search indexes" in each] == []
+
+    world.database.index_fences["clients"] = ()
+    (sentence,) = (each for each in overview(world.pipeline).attention if "search indexes" in each)
+    assert sentence.startswith("table clients takes search indexes under v1 again, which were retired in it; find out")
+    assert sentence.endswith("…_retired_search_indexes, and have them refused again with `keyrotation reconcile`")
+    decided = plan(world.pipeline)
+    assert "table clients accepts search indexes under v1 again, which were retired in it" in decided.findings
+    assert "; refuse search indexes under v1 in clients" in decided.sentence()
+
+
+def test_indexes_that_came_back_by_a_rollback_are_not_missed(world: FakeWorld) -> None:
+    world.keys_are({V1: KeyState.ARCHIVED, V2: KeyState.ACTIVE})
+    archived(world)
+    walk = rotation_of(world, V2, V1)
+    world.ledger.set_key_state(V2, KeyState.DEACTIVATED, walk.id)
+    world.ledger.set_key_state(V1, KeyState.ACTIVE, walk.id)
+    assert [each for each in overview(world.pipeline).attention if "search indexes" in each] == []
 
 
 def test_the_line_and_the_page_of_the_step_tell_how_many_rows_were_cleared(world: FakeWorld) -> None:

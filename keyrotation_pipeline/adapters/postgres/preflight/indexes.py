@@ -125,10 +125,10 @@ def search_index_columns_hold_nothing_else(subject: Subject) -> Iterator[Problem
             found = cast("tuple[int, ...]", subject.connection.execute(query).fetchone())
         for name, number in zip(names, found, strict=True):
             if number:
+                parity = "odd" if names[name] else "even"
                 yield fatal(
-                    f"column {relation.label}.{name} is declared for search indexes under keys with an "
-                    f"{'odd' if names[name] else 'even'} number and holds other text in {number} row(s); correct indexes "
-                    "in keyrotation.toml, or remove that text"
+                    f"column {relation.label}.{name} is declared for search indexes under keys with an {parity} number "
+                    f"and holds other text in {number} row(s); correct indexes in keyrotation.toml, or remove that text"
                 )
 
 

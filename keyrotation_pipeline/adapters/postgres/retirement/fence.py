@@ -98,7 +98,8 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     named = {each for definition in standing.values() for each in versions_refused(definition)}
     if version not in named:
         return
-    rest = tuple(sorted(named - {version}))
+    # Of search indexes that are no longer declared, nothing says which columns the rest was about.
+    rest = tuple(sorted(named - {version})) if table.columns else ()
     try:
         _put(connection, table, tree, rest)
     except psycopg.errors.InvalidTextRepresentation:
@@ -124,14 +125,21 @@ def _fences(
 def all_fences(
     connection: Connection, tables: Sequence[EncryptedTable]
 ) -> dict[EncryptedTable, tuple[KeyVersion, ...] | PreflightError]:
-    """Returns the fences of many tables, by as many statements as for one; for each its versions or an error."""
+    """Returns the fences of many tables, by as many statements as for one; for each its versions or an error.
+
+    Args:
+        tables: either tables or their search indexes, whose fences have another name.
+    """
+    if not tables:
+        return {}
+    declared = tables[0].format
     trees = relations.trees(connection, tables)
     oids = {relation.oid for tree in trees.values() if not isinstance(tree, PreflightError) for relation in tree}
-    standing = _definitions(connection, sorted(oids))
+    standing = _definitions(connection, sorted(oids), declared)
     names = quoted_names(connection, sorted({column for table in tables for column in table.stored_columns}))
-    refusals = {declared: refusals_of(connection, declared) for declared in {table.format for table in tables}}
+    refusals = refusals_of(connection, declared)
     return {
-        table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names, refusals[table.format])
+        table: tree if isinstance(tree, PreflightError) else _whole(tree, standing, names, refusals)
         for table, tree in trees.items()
     }
 
