@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+from keyrotation_pipeline.adapters.postgres.inventory.relations import CORRECT_TABLES
 from keyrotation_pipeline.adapters.postgres.inventory.samples import any_values
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit, fits
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
@@ -40,5 +42,8 @@ def probe_place(url: str, name: TableName, place: Place, listed: str, variable: 
     """
     with closing(connect(url)) as connection:
         connection.execute("SET default_transaction_read_only = on")
-        (values,) = any_values(connection, EncryptedTable.of(name, [place]), VALUES).values()
+        try:
+            (values,) = any_values(connection, EncryptedTable.of(name, [place]), VALUES).values()
+        except PreflightError as error:  # there may be no configuration
+            raise PreflightError(str(error).replace(CORRECT_TABLES, "type its name as the database has it")) from None
     return ProbeReport(display_name(url), len(values), fits(listed, variable, values))

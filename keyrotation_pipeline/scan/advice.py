@@ -172,7 +172,7 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("marker", True, _OUTSIDE_ARRAYS[format_name])  # noqa: FBT003
     if format_name == "attr_encrypted" and column:
         return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
-    if format_name in _IN_BYTEA and column and place.type.startswith("bytea"):
+    if format_name in _IN_BYTEA and column and place.base_type.startswith("bytea"):
         return Advice("marker", True, _IN_BYTEA[format_name])  # noqa: FBT003
     if format_name in _MAY_BE_AES_GCM and (column or inside):
         return Advice("decrypt", None, _AES_GCM_HERE)
@@ -184,13 +184,13 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
 
 def _is_column(place: Place) -> bool:
     """Returns whether a declaration names the column alone."""
-    is_array = place.elements or place.type.endswith("[]")
-    in_text = place.type.startswith(_COLUMN_TYPES) or place.type.rpartition(".")[2] == _CITEXT
+    is_array = place.elements or place.base_type.endswith("[]")
+    in_text = place.base_type.startswith(_COLUMN_TYPES) or place.base_type.rpartition(".")[2] == _CITEXT
     return place.path is None and not is_array and in_text
 
 
 def _is_inside(place: Place) -> bool:
     """Returns whether a declaration names a path in the column's documents, or the elements of its arrays."""
     if place.path is not None:
-        return place.type == "jsonb" and not place.elements and _NO_KEYS.isdisjoint(place.path)
-    return place.elements and place.type.startswith(_ARRAY_TYPES) and place.type.endswith("[]")
+        return place.base_type == "jsonb" and not place.elements and _NO_KEYS.isdisjoint(place.path)
+    return place.elements and place.base_type.startswith(_ARRAY_TYPES) and place.base_type.endswith("[]")

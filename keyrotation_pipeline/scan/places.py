@@ -13,6 +13,7 @@ class Place:
         path: of a leaf inside JSON (also JSON in a text column), elements of arrays inside it as ``[]``; else None.
         elements: whether the values are the elements of a PostgreSQL array.
         type: as ``format_type()`` writes it.
+        domain_of: of a domain, the type that it stands for.
     """
 
     table: str
@@ -20,3 +21,9 @@ class Place:
     path: tuple[str, ...] | None
     elements: bool
     type: str
+    domain_of: str | None = None
+
+    @property
+    def base_type(self) -> str:
+        """The type of what is stored."""
+        return self.domain_of or self.type

@@ -60,7 +60,7 @@ def test_it_names_layout_and_encoding_and_how_many_values_they_open(url: str) ->
         (("b", "--keys", "NOT_SET"), "the variable that --keys names is not set"),
         (("b", "--keys", KEY), "the variable that --keys names is not set"),
         (("b", "--keys", "HOME"), "HOME holds no keys that are known here"),
-        (("x", "--keys", "APP_KEYS"), "column x is not in table"),
+        (("x", "--keys", "APP_KEYS"), "column x is not in table My app.No%tes; type its name as the database has it"),
         (("d", "--keys", "APP_KEYS"), "is of type jsonb"),
     ],
 )

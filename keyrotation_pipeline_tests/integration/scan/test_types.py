@@ -78,6 +78,22 @@ def test_the_text_and_bytes_in_a_type_are_read(
     assert [each for each in map(str, report.not_looked_at) if each.startswith("public")] == []
 
 
+def test_a_domain_is_shown_by_its_name_and_known_by_what_it_stands_for(
+    owner: Connection, reader: str, read: Read
+) -> None:
+    owner.execute(TYPES.encode())
+    owner.execute(
+        "CREATE SCHEMA app; CREATE DOMAIN app.text AS bytea; "
+        "CREATE DOMAIN code AS varchar(20); CREATE DOMAIN deep AS code; "
+        "CREATE TABLE t (a app.text, b deep, c shorts, d varchar(9)); INSERT INTO t VALUES ('x', 'x', '{x}', 'x')"
+    )
+    _, seen = read(reader)
+    assert {(place.type, place.base_type) for place in seen} == {
+        ("app.text", "bytea"), ("public.deep", "character varying"), ("public.shorts", "public.short[]"),
+        ("character varying(9)", "character varying"),
+    }  # fmt: skip
+
+
 def test_types_of_extensions_are_read_or_named(debian: Connection, read: Read) -> None:
     debian.execute("SET search_path = public; CREATE EXTENSION hstore; CREATE EXTENSION citext; CREATE EXTENSION ltree")
     debian.execute("CREATE TABLE t (h hstore, c citext, cs citext[], x xml, l ltree, b varbit, i int, u uuid)")

@@ -57,7 +57,11 @@ def test_only_a_library_that_reads_two_keys_is_said_to_need_no_downtime(advice: 
         pytest.param(Place("public.t", "data", None, elements=True, type="text[]"), False, True, id="array"),
         pytest.param(Place("public.t", "data", None, elements=True, type="bytea[]"), False, False, id="array of bytea"),
         pytest.param(Place("public.t", "data", None, elements=False, type="bytea"), False, True, id="bytea"),
-        pytest.param(Place("public.t", "data", None, elements=False, type="public.secret"), False, False, id="domain"),
+        pytest.param(replace(TEXT, type="public.secret", domain_of="text"), False, True, id="domain over text"),
+        pytest.param(replace(TEXT, type="public.secret", domain_of="json"), False, False, id="domain over json"),
+        pytest.param(
+            replace(LEAF, type="public.doc", domain_of="jsonb"), False, True, id="path in a domain over jsonb"
+        ),
     ],
 )
 def test_the_native_format_is_rotated_where_the_engine_reads_it(place: Place, wrapped: bool, in_place: bool) -> None:

@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 import psycopg
 from psycopg import errors
 
+from keyrotation_pipeline.adapters.postgres.server.connection import READ_ONLY
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError, PreflightError
 
 P = ParamSpec("P")
@@ -35,7 +36,7 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
     (
         (errors.ReadOnlySqlTransaction,),
         PreflightError,
-        "the database is read-only, perhaps a standby; give the primary's address as [database] url",
+        f"the database {READ_ONLY}",
     ),
     (
         (errors.UndefinedTable, errors.UndefinedColumn),

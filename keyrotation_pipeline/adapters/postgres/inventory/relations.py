@@ -20,6 +20,8 @@ TEXT_ARRAYS = frozenset({1009, 1015})  # text[], varchar[]
 # int2, int4, int8, text, varchar, uuid: everybody writes their values as the server does.
 BOUND_TYPES = frozenset({21, 23, 20, 25, 1043, 2950})
 
+CORRECT_TABLES = "correct [[tables]] in keyrotation.toml"
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -404,9 +406,7 @@ def _tree(
     table: EncryptedTable, facts: Sequence[Any], columns: Mapping[int, Mapping[str, Column]]
 ) -> tuple[Relation, ...] | PreflightError:
     if not facts:
-        return PreflightError(
-            f"table {table.name} is not in the database; correct [[tables]] in keyrotation.toml, or create the table"
-        )
+        return PreflightError(f"table {table.name} is not in the database; {CORRECT_TABLES}, or create the table")
     found = []
     for oid, *others in facts:
         present = columns[oid]
@@ -422,9 +422,7 @@ def _tree(
         fields: list[Any] = [oid, *others, declared, indexes]
         relation = Relation(*fields)
         if missing:
-            return PreflightError(
-                f"column {missing[0]} is not in table {relation.label}; correct [[tables]] in keyrotation.toml"
-            )
+            return PreflightError(f"column {missing[0]} is not in table {relation.label}; {CORRECT_TABLES}")
         found.append(relation)
     return tuple(found)
 

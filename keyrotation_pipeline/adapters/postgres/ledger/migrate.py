@@ -13,7 +13,7 @@ from sqlalchemy.pool import NullPool
 from keyrotation_pipeline.adapters.own_schema import DEFAULT, schema_in, written
 from keyrotation_pipeline.adapters.postgres.ledger import session_locks
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_known
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import READ_ONLY, Connection, connect, display_name
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 
 _VERSIONS = f"{DEFAULT}.alembic_version"
@@ -120,9 +120,7 @@ def _refusal(url: str, cause: BaseException | None) -> PreflightError | Database
                 "as the database's owner, GRANT CREATE ON DATABASE … TO that role"
             )
         case psycopg.errors.ReadOnlySqlTransaction():
-            return PreflightError(
-                f"{name} is read-only, perhaps a standby; give the primary's address as [database] url"
-            )
+            return PreflightError(f"{name} {READ_ONLY}")
         case psycopg.errors.LockNotAvailable():
             return DatabaseUnavailableError(f"{_holder(url)} is migrating {name}; run this again when it has finished")
         case _:

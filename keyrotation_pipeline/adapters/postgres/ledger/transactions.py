@@ -10,6 +10,7 @@ from psycopg.rows import dict_row
 from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.ledger import session_locks
 from keyrotation_pipeline.adapters.postgres.server.connection import (
+    READ_ONLY,
     Connection,
     codec_of,
     display_name,
@@ -157,9 +158,7 @@ class LedgerSession:
                 "connect as the role that ran `keyrotation init`"
             ) from None
         except psycopg.errors.ReadOnlySqlTransaction:
-            raise PreflightError(
-                f"{self._name()} is read-only, perhaps a standby; give the primary's address as [database] url"
-            ) from None
+            raise PreflightError(f"{self._name()} {READ_ONLY}") from None
         except psycopg.OperationalError as error:
             if self._is_lost(error):
                 raise self._lost() from None

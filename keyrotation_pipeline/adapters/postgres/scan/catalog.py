@@ -21,10 +21,12 @@ class Column:
 
     Args:
         type: as ``format_type()`` writes it.
+        base: of a domain the type that it stands for in the end, without a length; else the same as `type`.
     """
 
     name: str
     type: str
+    base: str
     readers: tuple[Reader, ...]
 
 
@@ -79,6 +81,10 @@ ORDER BY n.nspname, c.relname
 # A generated column that is not stored is computed when it is read.
 _COLUMNS = """
 SELECT a.attrelid::bigint, a.attname::text, a.atttypid::bigint, format_type(a.atttypid, a.atttypmod),
+       (WITH RECURSIVE base(oid, kind, stands_for) AS (
+            SELECT oid, typtype, typbasetype FROM pg_type WHERE oid = a.atttypid
+            UNION ALL SELECT t.oid, t.typtype, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.stands_for)
+        SELECT format_type(oid, NULL) FROM base WHERE kind <> 'd'),
        CASE WHEN a.attgenerated NOT IN ('', 's') THEN 'a generated column: reading it would compute it'
             WHEN NOT has_column_privilege(a.attrelid, a.attnum, 'SELECT') THEN 'the role may not read this column' END
 FROM pg_attribute a
@@ -169,10 +175,12 @@ def _columns_of(
     connection: Connection, labels: Mapping[int, str], not_looked_at: list[NotLookedAt]
 ) -> Mapping[int, list[Column]]:
     """Returns the columns to read of each relation, which may be none."""
-    rows = cast("list[tuple[int, str, int, str, str | None]]", connection.execute(_COLUMNS, (list(labels),)).fetchall())
+    rows = cast(
+        "list[tuple[int, str, int, str, str, str | None]]", connection.execute(_COLUMNS, (list(labels),)).fetchall()
+    )
     types = load_types(connection, sorted({row[2] for row in rows}))
     found: dict[int, list[Column]] = {oid: [] for oid in labels}
-    for relation, name, oid, written, why_not in rows:
+    for relation, name, oid, written, base, why_not in rows:
         parts = list(readers_of(types, oid, sql.Identifier(name)))
         reasons = {part for part in parts if isinstance(part, str)}
         readers = tuple(part for part in parts if isinstance(part, Reader))
@@ -180,5 +188,5 @@ def _columns_of(
             reasons, readers = {why_not}, ()
         not_looked_at += [NotLookedAt(f"{labels[relation]}.{name}", reason) for reason in sorted(reasons)]
         if readers:
-            found[relation].append(Column(name, written, readers))
+            found[relation].append(Column(name, written, base, readers))
     return found

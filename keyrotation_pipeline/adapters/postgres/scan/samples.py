@@ -46,7 +46,7 @@ def places_of(table: Table, read: Iterable[Cells]) -> tuple[Mapping[Place, Seque
 
 
 def _place(table: Table, column: Column, reader: Reader, path: Path) -> Place:
-    return Place(table.label, column.name, (*reader.path, *path) or None, reader.elements, column.type)
+    return Place(table.label, column.name, (*reader.path, *path) or None, reader.elements, column.type, column.base)
 
 
 def _scalars(reader: Reader, cells: Sequence[Any]) -> Iterator[Value]:

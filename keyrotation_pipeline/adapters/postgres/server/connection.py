@@ -50,6 +50,10 @@ _SENTENCES = (
 
 
 URL_SETTING = "[database] url"
+READ_ONLY = (
+    f"is read-only; if it is a standby, give the primary's address as {URL_SETTING}, else set "
+    "default_transaction_read_only to off for the database and for the role that rotates"
+)
 
 
 def refusal_of(error: OperationalError, url: str, setting: str = URL_SETTING) -> DatabaseUnavailableError:
