@@ -112,9 +112,10 @@ class SearchIndex:
     def signed(self, table: TableName) -> str:
         """The index in a signed text."""
         after = f" after {', '.join(self.form.normalise)}" if self.form.normalise else ""
+        of, odd, even = map(plain_name, (f"{table}.{self.of}", *self.columns))
         return (
-            f"search index of {table}.{self.of} in {self.odd} and {self.even}: {self.form.size_bytes} bytes of "
-            f"HMAC-SHA-256 of the text{after}, under the key of its value, bound as {self.form.label}"
+            f"search index of {of} in {odd} and {even}: {self.form.size_bytes} bytes of HMAC-SHA-256 of the "
+            f"text{after}, under the key of its value, bound as {plain_name(self.form.label)}"
         )
 
 

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.blind_spots import gone_as_signed, lines_as_sign
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
 
@@ -154,7 +155,9 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
         key_store=pipeline.keys.description,
         source=action.source(pipeline, request, stored),
         target=action.target(pipeline, request, stored),
-        columns=tuple(f"{table.name}.{column}" for table in pipeline.tables for column in table.columns),
+        columns=tuple(
+            _one_of_several(f"{table.name}.{column}") for table in pipeline.tables for column in table.columns
+        ),
         rollout=rollout.mode.rule(request.source, request.target, rollout.workloads) if action.steps else None,
         not_looked_at=_not_checked(pipeline, request) if action.steps else (),
         roster=roster,
@@ -173,13 +176,18 @@ def _text(pipeline: Pipeline, request: Request, stored: StoredKeys, roster: Rost
     )
 
 
+def _one_of_several(name: str) -> str:
+    """A name in a line that lists several; texts of 0.1.0 had no other names quoted than those that need it here."""
+    return plain_name(name) if ", " in name else name
+
+
 def _value_format(pipeline: Pipeline, request: Request) -> str | None:
     indexes = [index.signed(table.name) for table in pipeline.tables for index in table.indexes]
     if isinstance(request, Walk) and request.source.generation == SECOND and request.target.generation == FIRST:
         return "; ".join([UNBOUND, *indexes])  # whatever the configuration says of the rotation after it
     formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
     declared = [
-        f"{table.name}.{column} is bound as {label}"
+        f"{plain_name(f'{table.name}.{column}')} is bound as {plain_name(label)}"
         for table in pipeline.tables
         if table.format.generation != 1
         for column, label in table.bindings

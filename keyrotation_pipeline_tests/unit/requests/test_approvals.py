@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.blind_spots import BlindSpots, Unsearched
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline.requests.approvals import add_approval, require_authorised
+from keyrotation_pipeline.requests.approvals import add_approval, approval_text, require_authorised
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V3, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
@@ -222,6 +222,20 @@ def test_facts_that_differ_from_what_was_signed_are_named(
     changed = change(world, approved(world))
     with pytest.raises(ApprovalError, match=rf"no longer what its text for signing says \({fields}\)"):
         require_authorised(world.pipeline, changed, world.pipeline.keys.read())
+
+
+def test_one_column_never_reads_like_two(world: FakeWorld) -> None:
+    name = TableName("public", "clients")
+    lines, rotation = [], approved(world)
+    for columns in (("first_name", "email"), ("first_name, clients.email",), ("notes, old",)):
+        world.pipeline = replace(world.pipeline, tables=(EncryptedTable(name, columns),))
+        text = approval_text(world.pipeline, rotation).decode()
+        lines.append(next(line for line in text.splitlines() if line.startswith("Columns: ")))
+    assert lines == [
+        "Columns: clients.first_name, clients.email",
+        r'Columns: "clients.first_name\u002c clients.email"',
+        r'Columns: "clients.notes\u002c old"',
+    ]
 
 
 def test_a_stored_text_that_was_changed_authorises_nothing(world: FakeWorld) -> None:
