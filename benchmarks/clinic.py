@@ -163,7 +163,7 @@ def fill(
     shape: Shape = PLAIN,
     values: str = NATIVE.name,
 ) -> None:
-    """Make the table anew: no dead rows, no bloat, statistics taken, everything written to disk.
+    """Make the table again: no dead rows, no bloat, statistics taken, everything written to disk.
 
     Args:
         partitions: by hash of the key; 0: a plain table.

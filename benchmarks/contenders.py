@@ -1,4 +1,4 @@
-"""What is measured against each other on the same table: a plain UPDATE, the engine, and the seed's loop."""
+"""What is measured on the same table: a plain UPDATE, the engine, and the source procedure's loop."""
 
 import json
 import subprocess
@@ -140,7 +140,7 @@ def engine(clinic: Clinic, workers: int, *, native: bool = True, values: str = N
 
 
 def seed_loop(clinic: Clinic, rows: int) -> Run:
-    """The seed procedure's loop over ORM objects, mended so that it does update, without its sleep."""
+    """The source procedure's loop over ORM objects, fixed so that it does update, without its sleep."""
     database = sa.create_engine("postgresql+psycopg://", creator=lambda: opened_for_orm(clinic.url))
     client = _model(clinic.ring)
 
@@ -154,7 +154,7 @@ def seed_loop(clinic: Clinic, rows: int) -> Run:
                     break
                 for each in session.scalars(sa.select(client).where(client.id.in_(ids))):
                     for column in CLIENTS.columns:
-                        flag_modified(each, column)  # the seed's assignment alone changes nothing
+                        flag_modified(each, column)  # the procedure's assignment alone changes nothing
                 session.commit()
                 done += len(ids)
         seconds = time.monotonic() - started

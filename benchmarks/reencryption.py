@@ -1,4 +1,4 @@
-"""How fast rows are re-encrypted, against what the database itself can do and against the seed's loop.
+"""How fast rows are re-encrypted, against what the database itself can do and against the source procedure's loop.
 
 uv run python -m benchmarks.reencryption [--table clients|indexed|wide] [--rows N] [--workers 1,2,4] [--rounds 3]
     [--format fernet] [--python-codec] [--json FILE]
@@ -95,7 +95,7 @@ def _round(
     native: bool,
     other: str | None,
 ) -> None:
-    """Each contender once, one after the other, on a table made anew."""
+    """Each contender once, one after the other, on a new table."""
     for count in workers:
         _fill(place, table, rows)
         results.setdefault((PLAIN, count), []).append(contenders.plain_update(place, count))
@@ -154,7 +154,7 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def show(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
-    """A line for each contender, and how many times the seed's loop the engine is."""
+    """A line for each contender, and how many times the source procedure's loop the engine is."""
     head = (
         "contender",
         "workers",
@@ -188,7 +188,9 @@ def show(console: Console, summary: Sequence[Mapping[str, Any]]) -> None:
         for each in summary:
             if each["contender"] == ENGINE:
                 times = each["rows_per_second"]["median"] / seed
-                console.print(f"engine × {each['workers']}: {times:.1f} times the seed's loop", highlight=False)
+                console.print(
+                    f"engine × {each['workers']}: {times:.1f} times the source procedure's loop", highlight=False
+                )
 
 
 if __name__ == "__main__":

@@ -278,7 +278,7 @@ class DagsterServices:
 
     @property
     def metrics_token_file(self) -> Path:
-        """Holds the token of ``/metrics``, which whoever scrapes it reads anew each time."""
+        """Holds the token of ``/metrics``, which whoever scrapes it reads each time."""
         return self._home / "metrics-token"
 
     def _write_private(self, path: Path, line: str) -> None:

@@ -2,7 +2,7 @@
 
 One person alone must not end a duty to notify. So answers hold at once as far as they add to what is due; as far as
 they would lighten it (no breach, a later date, a notice that falls away), they hold when enough officers have signed
-exactly these answers. Until then what held before goes on holding.
+exactly these answers. Until then what held before still holds.
 """
 
 from collections.abc import Iterable, Iterator

@@ -92,7 +92,7 @@ def _after(first: AuditEvent, events: Iterable[AuditEvent]) -> Iterator[AuditEve
 
 
 def _faults(before: AuditEvent, event: AuditEvent) -> Iterator[str]:
-    """What is wrong with one event, seen beside the one stored before it."""
+    """What is wrong with one event, compared with the one stored before it."""
     seq = event.seq
     if seq != before.seq + 1:
         yield f"{_span(before.seq + 1, seq - 1)} removed"

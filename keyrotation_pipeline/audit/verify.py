@@ -26,7 +26,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     """Verify the chain against every external anchor, then everything it records, as of one moment.
 
     Args:
-        anchors: further ones, given by hand.
+        anchors: further ones, that somebody gives.
 
     Raises:
         AuditError: a short phrase for each thing that differs.

@@ -7,7 +7,7 @@
 enum { HALF = 16, STAMP = 8, IV = 16, MAC = 32, BLOCK = 16, DIGEST_BLOCK = 64, FERNET_HEAD = 1 + STAMP + IV, FRAME = FERNET_HEAD + MAC };
 enum { SHORTEST_TOKEN_CHARS = (FRAME + BLOCK + 2) / 3 * 4 };
 
-/* ---- AES-128-CBC, OpenSSL's: a context keeps its key, and its chain goes on from value to value ----
+/* ---- AES-128-CBC, OpenSSL's: a context keeps its key, and its chain continues from value to value ----
  *
  * To begin again with an IV takes OpenSSL longer than to encrypt a short text.
  */
@@ -63,7 +63,7 @@ static int set_hmac(Hmac *hmac, const uint8_t *key, size_t bytes) {
     return hmac->inner && hmac->outer && hmac->work;
 }
 
-/* The digest of some bytes that goes on from a state. */
+/* The digest of some bytes that continues from a state. */
 static int digest_from(const EVP_MD_CTX *state, EVP_MD_CTX *work, const uint8_t *data, size_t bytes, uint8_t *digest) {
     unsigned int size;
     return EVP_MD_CTX_copy_ex(work, state) == 1 && EVP_DigestUpdate(work, data, bytes) == 1 &&

@@ -22,7 +22,7 @@ _BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % _BASE64_CHARS[min(AES_KEY_BYTES)][
 _ENCODED_HEX = re.compile(rb"[0-9A-Fa-f]{%d,}" % (2 * SHORTEST_PASSPHRASE))
 _ENCODED_BASE64 = re.compile(rb"[A-Za-z0-9+/]{%d,}" % (SHORTEST_PASSPHRASE * 4 // 3))
 _PRINTABLE = re.compile(rb"[ -~]{%d,}" % SHORTEST_PASSPHRASE)
-# Characters that words, settings, lists and URLs have beside a passphrase; it may hold them too.
+# Characters that words, settings, lists and URLs have next to a passphrase; it may hold them too.
 _BESIDE = re.compile(rb"""[ "'`,:;=@/&?#|()<>{}\[\]\\]""")
 _STANDARD_ALPHABET = bytes.maketrans(b"-_", b"+/")
 # Base64 of base64, as in a manifest of Kubernetes, or percent-encoded twice.
@@ -34,7 +34,7 @@ def key_in(text: bytes, fingerprints: Collection[str]) -> str | None:
 
     A key is recognized raw, in hex, and in base64: standard or URL-safe, with or without padding, broken by white
     space, percent-encoded, and encoded again. So is a passphrase that begins and ends where the text does, or a line,
-    or beside a space, a quote, a bracket or one of ``,:;=@/&?#|``; one that runs into other characters is not found.
+    or next to a space, a quote, a bracket or one of ``,:;=@/&?#|``; one that runs into other characters is not found.
 
     Args:
         fingerprints: as of `KeyMaterial`.
@@ -66,7 +66,7 @@ def _candidates(text: bytes) -> Iterator[bytes]:
 
 
 def _words(text: bytes) -> Iterator[bytes]:
-    """Everything of a passphrase's length that stands between characters which may be beside it."""
+    """Everything of a passphrase's length that stands between characters which may be next to it."""
     beside = [found.start() for found in _BESIDE.finditer(text)]
     ends = [*beside, len(text)]
     for start in (0, *(at + 1 for at in beside)):

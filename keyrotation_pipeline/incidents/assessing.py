@@ -33,8 +33,8 @@ def answers_in(content: Mapping[str, Any]) -> BreachAnswers:
         IncidentError: names the answer that is none, and what it may be.
     """
     known = set(BreachAnswers.__dataclass_fields__)
-    if strangers := sorted(set(content) - known):
-        raise IncidentError(f"{strangers[0]!r} is no question of the assessment; those are {', '.join(sorted(known))}")
+    if unknown := sorted(set(content) - known):
+        raise IncidentError(f"{unknown[0]!r} is no question of the assessment; those are {', '.join(sorted(known))}")
     try:
         answers = read(BreachAnswers, json_safe(content))
     except (AuditError, TypeError) as error:

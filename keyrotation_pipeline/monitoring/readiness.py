@@ -176,7 +176,7 @@ def _open(pipeline: Pipeline, walk: Walk) -> Check:
 
 
 def _spare(pipeline: Pipeline, walk: Walk | None) -> Check:
-    """Red for routine work, which can wait for another officer; an emergency or a rollback goes on, and it is amber."""
+    """Red for routine work, which can wait for another officer; amber for an emergency or a rollback."""
     name, roster = "more_officers_than_required", pinned_roster(pipeline)
     value = f"{len(roster.officers)} officers, {roster.required} must sign"
     if len(roster.officers) > roster.required:

@@ -34,7 +34,7 @@ import sys
 if sys.version_info < (3, 11):
     raise SystemExit("this needs Python 3.11 or later; run it by another python3 -I verify.py")
 if __name__ == "__main__" and not sys.flags.isolated:
-    # Else Python would import whatever lies beside this file under the name of one of its own modules.
+    # Else Python would import whatever lies next to this file under the name of one of its own modules.
     raise SystemExit("this is not isolated from the other files here; run it as python3 -I verify.py")
 
 from importlib.abc import InspectLoader

@@ -205,8 +205,8 @@ def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMate
     """Generates a key for the application's library, which values name unlike any key before."""
     declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
-    anew = rotation.type is RotationType.EMERGENCY
-    return new_key(declared, taken.values(), stored.present, stored.materials, anew=anew)
+    replaces_all = rotation.type is RotationType.EMERGENCY
+    return new_key(declared, taken.values(), stored.present, stored.materials, replaces_all=replaces_all)
 
 
 def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:

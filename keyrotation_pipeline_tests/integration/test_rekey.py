@@ -1,4 +1,4 @@
-"""Old backups after a compromise: a set made anew under the present key, proven, and never taken for a fresh one."""
+"""Old backups after a compromise: a set made again under the present key, proven, and never taken for a fresh one."""
 
 import json
 from contextlib import suppress
@@ -99,7 +99,7 @@ def under(clinic: Clinic, made: BackupSet) -> dict[str, str]:
     return encrypted | {value: "as it is" for value in values if ":" not in value}
 
 
-def test_a_set_of_several_versions_and_partitions_is_made_anew_under_the_primary(clinic: Clinic) -> None:
+def test_a_set_of_several_versions_and_partitions_is_made_again_under_the_primary(clinic: Clinic) -> None:
     clinic.connection.execute(PARTITIONED)
     insert(
         clinic.connection,
@@ -175,7 +175,7 @@ def test_values_of_the_second_generation_are_read_each_under_the_label_of_its_co
 
 
 @pytest.mark.extended
-def test_values_in_bytes_documents_and_arrays_are_made_anew_too(local_clinic: Clinic) -> None:
+def test_values_in_bytes_documents_and_arrays_are_made_again_too(local_clinic: Clinic) -> None:
     connection, ring = local_clinic.connection, local_clinic.ring
     connection.execute("CREATE TABLE public.notes (id int PRIMARY KEY, raw bytea, doc jsonb, tags text[])")
     insert_row = "INSERT INTO public.notes VALUES (%s, convert_to(%s, 'UTF8'), jsonb_build_object('t', %s::text), %s)"

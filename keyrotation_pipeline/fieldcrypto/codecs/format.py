@@ -122,7 +122,7 @@ def new_key(
     present: KeyMaterial | None = None,
     held: Iterable[KeyMaterial] = (),
     *,
-    anew: bool = False,
+    replaces_all: bool = False,
 ) -> KeyMaterial:
     """Generates a key from the operating system's CSPRNG that the application's library can be given.
 
@@ -130,12 +130,12 @@ def new_key(
         taken: the texts by which values name other keys, and must not name this one.
         present: the key that it replaces, whose length it has unless another is declared; None: there is none.
         held: keys in the key store, whose texts are taken whatever a database says.
-        anew: keep nothing of the present key that the application may use for other purposes too, either.
+        replaces_all: keep nothing of the present key that the application may use for other purposes too, either.
     """
     if (marked := marked_format_of(declared)) is not None:
         return marked.generate([*taken, *map(marked.marker_of, held)])
     if declared.name == FERNET.name and declared.derivation is not None:
-        return new_passphrase(declared.derivation, None if anew else present)
+        return new_passphrase(declared.derivation, None if replaces_all else present)
     of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))
     size = declared.key_bytes or of_present
     return KeyMaterial.generate() if size == KEY_BYTES else AesKey(os.urandom(size))

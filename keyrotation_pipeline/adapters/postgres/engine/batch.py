@@ -165,7 +165,7 @@ class Codec:
         return self._python.check(batch.columns)
 
     def wrongly_indexed(self, batch: Batch) -> list[tuple[int, int]]:
-        """Returns row and column of each value beside which there is a search index of another text."""
+        """Returns row and column of each value next to which there is a search index of another text."""
         return list(self._indexes.wrong(batch.columns, batch.index_texts)) if self._indexes and batch.rows else []
 
     def _by_python(self, batch: Batch) -> NewValues:

@@ -56,7 +56,7 @@ class SearchIndexes:
         return found
 
     def wrong(self, columns: Sequence[Sequence[Value]], texts: IndexTexts) -> Iterator[tuple[int, int]]:
-        """Yields row and column of each value beside which there is an index of another text, or no index at all.
+        """Yields row and column of each value next to which there is an index of another text, or no index at all.
 
         An index under a version that the ring does not hold is not judged, nor that of a value that does not decrypt.
         """

@@ -97,7 +97,7 @@ def as_bytes(value: str | bytes | None) -> bytes | None:
 
 
 def unencrypted_rest(column: Column) -> sql.Composed:
-    """Returns what a column holds beside values, where its rows say which texts are values."""
+    """Returns what a column holds in addition to values, where its rows say which texts are values."""
     return sql.SQL("CASE WHEN {} IS NULL THEN {} END").format(text(column), stored(column))
 
 

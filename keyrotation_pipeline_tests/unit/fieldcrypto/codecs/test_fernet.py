@@ -220,7 +220,7 @@ PAIRS = replace(FERNET, derivation=Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS)
 
 def test_a_new_pair_keeps_the_secret_key_that_signs_sessions_but_in_an_emergency() -> None:
     before = Passphrase(b"s3cr&t(=):the salt")
-    new, emergency = new_key(PAIRS, (), before), new_key(PAIRS, (), before, anew=True)
+    new, emergency = new_key(PAIRS, (), before), new_key(PAIRS, (), before, replaces_all=True)
     assert raw_of(new).startswith(b"s3cr&t(=):")
     assert raw_of(new) != raw_of(before)
     secret, salt = raw_of(emergency).split(b":")
