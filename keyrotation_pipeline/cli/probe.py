@@ -14,6 +14,7 @@ from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.scan import URL_VARIABLE, named_database
 from keyrotation_pipeline.errors import ConfigurationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM
 from keyrotation_pipeline.model.tables import Place, TableName
 
 
@@ -91,8 +92,12 @@ def _lines(found: ProbeReport) -> Iterator[output.Line]:
 
 def _settings(fit: Fit) -> str:
     parts = [f'name = "{fit.format}"']
+    if fit.derivation:
+        parts.append(f'derivation = "{fit.derivation}"')
     if fit.key_encoding:
-        parts += [f'layout = "{fit.layout}"', f'key_encoding = "{fit.key_encoding}"']
+        parts.append(f'key_encoding = "{fit.key_encoding}"')
+    if fit.format == AES_GCM.name:
+        parts.append(f'layout = "{fit.layout}"')
     elif "nonce16" in fit.layout:
         parts.append("iv_length = 16")
     return ", ".join(parts)

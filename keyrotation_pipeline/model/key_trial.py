@@ -67,8 +67,8 @@ class PlaceProbe:
     Args:
         tried: values, of any version.
         opened: of these, by any of the keys.
-        fits: another layout in which some of them open, where none does in the declared one; of Fernet, how else their
-            keys are derived.
+        fits: another layout in which some of them open, where none does in the declared one.
+        derived: how else keys are derived by which some of them open, as `[format]` has it.
     """
 
     table: str
@@ -77,16 +77,17 @@ class PlaceProbe:
     tried: int
     opened: int
     fits: str | None = None
+    derived: str | None = None
 
     @property
     def refusal(self) -> str | None:
         """Why this place cannot be rotated, and what to do; None: its values open, or there are none."""
         if self.opened or not self.tried:
             return None
-        if not self.layout:
-            return self.fits and (
+        if self.derived or not self.layout:
+            return self.derived and (
                 f"{self.table}.{self.column}: none of {self.tried:,} values opens with the keys as [format] says that "
-                f"they are derived; they open with {self.fits}: correct that"
+                f"they are derived; they open with {self.derived}: correct that"
             )
         then = (
             "no other known layout opens them either: correct [format] layout, aad or the keys, or leave the column out"

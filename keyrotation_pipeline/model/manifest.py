@@ -118,6 +118,12 @@ class _DerivedFormat(_Document):
     derivation: Derivation = Field(strict=False)
     salt: str
     deterministic: bool
+    aad: Annotated[str, AfterValidator(_known_template)] | Literal[""] = ""
+
+    @model_serializer(mode="wrap")
+    def _without_no_template(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = serialised(self)
+        return {name: value for name, value in content.items() if value or name != "aad"}
 
 
 class _BoundFormat(_Document):
@@ -357,11 +363,15 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
 
 
 def _format_document(declared: ValueFormat) -> str | _DerivedFormat | _BoundFormat:
+    named = f"{declared.name} {declared.layout}".rstrip()
     if declared.derivation is None:
-        named = f"{declared.name} {declared.layout}".rstrip()
         return _BoundFormat(name=named, aad=declared.aad) if declared.aad else named
     return _DerivedFormat(
-        name=declared.name, derivation=declared.derivation, salt=declared.salt, deterministic=declared.deterministic
+        name=named,
+        derivation=declared.derivation,
+        salt=declared.salt,
+        deterministic=declared.deterministic,
+        aad=declared.aad,
     )
 
 
@@ -372,7 +382,11 @@ def _value_format(document: str | _DerivedFormat | _BoundFormat) -> ValueFormat:
         name, _, layout = document.partition(" ")
         return replace(FORMATS[name], layout=layout)
     return replace(
-        FORMATS[document.name], derivation=document.derivation, salt=document.salt, deterministic=document.deterministic
+        _value_format(document.name),
+        derivation=document.derivation,
+        salt=document.salt,
+        deterministic=document.deterministic,
+        aad=document.aad,
     )
 
 

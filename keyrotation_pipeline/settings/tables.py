@@ -14,7 +14,7 @@ from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError,
 from keyrotation_pipeline.fieldcrypto.binding import checked_label
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import DERIVATIONS
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
@@ -80,7 +80,8 @@ class FormatSettings(Section):
         iv_length: of `cloak-ecto` only: that of the application's ciphers, 12 (default) or 16.
         derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
             `load_defaults` of Rails 7.1 and later) or `pbkdf2-sha1`. Of `fernet`: `django-fernet-encrypted-fields`,
-            whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Default: keys as they are.
+            whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Of `aes-gcm`: `sha256`.
+            Default: keys as they are.
         salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
         generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
             to their columns; every application must read it first.
@@ -132,6 +133,16 @@ class FormatSettings(Section):
             self._require_logins()
         if self.aad is not None:
             self._require_template(self.aad)
+        return self
+
+    @model_validator(mode="after")
+    def _says_nothing_of_derived_keys(self) -> Self:
+        for option in ("key_encoding", "key_bytes"):
+            if self.derivation is not None and option in self.model_fields_set:
+                raise ConfigurationError(
+                    f'[format] {option} says how keys are, and with derivation = "{self.derivation}" the list has what '
+                    f"they are derived from; leave {option} out"
+                )
         return self
 
     def _require_template(self, aad: str) -> None:
@@ -203,7 +214,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
     {
         NATIVE.name: frozenset({"generation"}),
         FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
-        AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins"}),
+        AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins", "derivation"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
@@ -216,7 +227,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
 _DERIVATIONS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
     {
         RAILS.name: (Derivation.PBKDF2_SHA1, Derivation.PBKDF2_SHA256),
-        FERNET.name: DERIVATIONS,
+        **DERIVATIONS,
     }
 )
 

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from typing import Any, LiteralString
 
 import psycopg
@@ -21,13 +22,19 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from sqlalchemy import String
+from sqlalchemy.dialects import postgresql
+from sqlalchemy_utils import StringEncryptedType  # type: ignore[import-untyped]
+from sqlalchemy_utils.types.encrypted.encrypted_type import AesGcmEngine  # type: ignore[import-untyped]
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.pages import code
 
 ROWS = 60
+DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 
 
 def seal(key: str, text: str) -> str:
@@ -67,14 +74,38 @@ class Form:
 
     layout: str
     column: LiteralString
-    key_bytes: int
+    key: Callable[[], str]
     seal: Callable[[str, str], str | bytes]
+    read: Callable[[list[str], str | bytes], str] = read
+    keys: str = 'key_encoding = "hex"'
 
 
-HEX = Form("hex(nonce12):hex(tag16):hex(ct)", "text", 32, seal)
-RAW = Form("raw(0x01 nonce12 ct tag16)", "bytea", 16, seal_raw)
-BOTH = pytest.mark.parametrize(
-    "home", [pytest.param(HEX, id="hex"), pytest.param(RAW, id="bytes, AES-128")], indirect=True
+def sqlalchemy_utils_type(keys: list[str]) -> Any:  # noqa: ANN401  of a package without types
+    """The type of the guide, by the package, for an application that has these keys."""
+    given = {"os": SimpleNamespace(environ={"FIELD_KEYS": ",".join(keys)})}
+    exec(code("aes-gcm-sqlalchemy-utils").replace("import os\n", "", 1), given)  # noqa: S102
+    return given["Secret"]
+
+
+HEX = Form("hex(nonce12):hex(tag16):hex(ct)", "text", lambda: secrets.token_hex(32), seal)
+RAW = Form("raw(0x01 nonce12 ct tag16)", "bytea", lambda: secrets.token_hex(16), seal_raw)
+# Its own engine writes, that of the guide reads.
+SQLALCHEMY_UTILS = Form(
+    "b64(nonce12 tag16 ct)",
+    "varchar",
+    lambda: secrets.token_urlsafe(24),
+    lambda key, text: StringEncryptedType(String, key, AesGcmEngine).process_bind_param(text, DIALECT),
+    lambda keys, stored: sqlalchemy_utils_type(keys).process_result_value(stored, DIALECT),
+    'derivation = "sha256"',
+)
+ALL = pytest.mark.parametrize(
+    "home",
+    [
+        pytest.param(HEX, id="hex"),
+        pytest.param(RAW, id="bytes, AES-128"),
+        pytest.param(SQLALCHEMY_UTILS, id="sqlalchemy-utils"),
+    ],
+    indirect=True,
 )
 
 
@@ -125,7 +156,7 @@ class Application:
 
     def _step(self, connection: psycopg.Connection, row: int, keys: list[str]) -> None:
         found = connection.execute("SELECT email FROM members WHERE id = %s", (row,)).fetchone()
-        if found is None or read(keys, found[0]) != self.expected[row]:
+        if found is None or self.form.read(keys, found[0]) != self.expected[row]:
             self.wrong.append(f"{row}: another content")
             return
         text = f"user{row}@example.com, write {self.writes}"
@@ -144,7 +175,7 @@ class Application:
     def read_with(self, key: str) -> dict[int, str]:
         with psycopg.connect(self.url) as connection:
             rows = connection.execute("SELECT id, email FROM members").fetchall()
-        return {row: read([key], email) for row, email in rows}
+        return {row: self.form.read([key], email) for row, email in rows}
 
 
 @dataclass
@@ -185,7 +216,7 @@ def home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Home:
     form: Form = getattr(request, "param", HEX)
-    old = secrets.token_hex(form.key_bytes)
+    old = form.key()
     monkeypatch.setenv("FIELD_KEYS", old)
     officers = (security_officer, privacy_officer)
     file = tmp_path / "keyrotation.toml"
@@ -195,7 +226,7 @@ def home(
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
         '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "aes-gcm"\nkeys = { env = "FIELD_KEYS" }\n'
-        f'layout = "{form.layout}"\nkey_encoding = "hex"\n'
+        f'layout = "{form.layout}"\n{form.keys}\n'
         f'logins = {{ v1 = "{logins[0]}", v2 = "{logins[1]}" }}\n'
         '[[tables]]\nname = "members"\ncolumns = ["email"]\n'
     )
@@ -217,7 +248,7 @@ def home(
     return place
 
 
-@BOTH
+@ALL
 def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: list[str]) -> None:
     application = home.application
     (old,) = application.listed()
@@ -231,6 +262,7 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: l
     assert (application.wrong, application.writes > 10) == ([], True)
     (new,) = application.listed()
     assert (len(new), application.read_with(new)) == (len(old), application.expected)
+    assert ("keys derived by sha256" in text) is ("sha256" in application.form.keys)
     (table,) = home.shown("status")["tables"]
     assert table["identified_by"] == "decrypt"
     assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": ROWS}, ["v1"])
@@ -248,7 +280,7 @@ def killed_before_it_decrypts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting.decrypt_all", dies)
 
 
-@BOTH
+@ALL
 @pytest.mark.extended
 def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
     home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -315,7 +347,7 @@ def signed(home: Home, *arguments: str) -> str:
     return request
 
 
-@BOTH
+@ALL
 @pytest.mark.extended
 def test_a_rollback_from_after_promotion_and_revoke(
     home: Home, logins: list[str], monkeypatch: pytest.MonkeyPatch

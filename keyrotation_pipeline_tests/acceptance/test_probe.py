@@ -43,11 +43,17 @@ def typed(url: str, *arguments: str) -> Result:
 def test_it_names_layout_and_encoding_and_how_many_values_they_open(url: str) -> None:
     shown = documented("probe", typed(url, "b", "--keys", "APP_KEYS", "--json").stdout)
     assert shown["fits"] == [
-        {"format": "aes-gcm", "layout": "raw(nonce12 tag16 ct)", "key_encoding": "hex", "opened": 25}
+        {
+            "format": "aes-gcm",
+            "layout": "raw(nonce12 tag16 ct)",
+            "key_encoding": "hex",
+            "opened": 25,
+            "derivation": "",
+        }
     ]
     assert (shown["place"], shown["values"]) == ("My app.No%tes.b", 30)
     lines = typed(url, "d", "--path", "a", "--path", "b", "--keys", "APP_KEYS").stdout
-    assert '[format] name = "aes-gcm", layout = "hex(nonce12):hex(ct tag16)", key_encoding = "hex"' in lines
+    assert '[format] name = "aes-gcm", key_encoding = "hex", layout = "hex(nonce12):hex(ct tag16)"' in lines
     assert "30 of 30" in lines
     assert '[format] name = "cloak-ecto"' in typed(url, "c", "--keys", "CLOAK_KEYS").stdout
 

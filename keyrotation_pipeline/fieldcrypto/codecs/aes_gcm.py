@@ -22,7 +22,9 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     nonces_of,
 )
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import divided
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -36,22 +38,23 @@ class AesGcmFormat:
 
     Args:
         bound: each value is read with its associated data, as `associated_data.joined` joins them.
+        derivation: how the application derives its keys; None: they are those of the ring.
     """
 
-    def __init__(self, layout: Layout, *, bound: bool = False) -> None:
-        self._layout, self._bound = layout, bound
+    def __init__(self, layout: Layout, *, bound: bool = False, derivation: Derivation | None = None) -> None:
+        self._layout, self._bound, self._derivation = layout, bound, derivation
 
     def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "AesGcmRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
-        return AesGcmRewriter(ring, target, self._layout, bound=self._bound)
+        return AesGcmRewriter(derived_ring(self._derivation, ring), target, self._layout, bound=self._bound)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
         """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
-        compiled = self._layout.compiled(bound=self._bound)
-        if any(len(raw_of(ring.material(version))) != KEY_BYTES for version in ring.versions):
+        compiled, keys = self._layout.compiled(bound=self._bound), derived_ring(self._derivation, ring)
+        if any(len(raw_of(keys.material(version))) != KEY_BYTES for version in keys.versions):
             return None  # it knows AES-256 alone
-        return None if compiled is None else native_codec(ring, target, compiled)
+        return None if compiled is None else native_codec(keys, target, compiled)
 
     def opened_by(
         self,

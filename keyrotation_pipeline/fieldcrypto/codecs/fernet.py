@@ -27,7 +27,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Value,
     nonces_of,
 )
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import derived_ring
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of

@@ -10,9 +10,9 @@ from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keyed_wrapper import KeyedWrapperEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
@@ -73,7 +73,9 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
     {
         NATIVE.name: lambda _declared: NativeFormat(),
         FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation),
-        AES_GCM.name: lambda declared: AesGcmFormat(layout_of(declared.layout), bound=bool(declared.aad)),
+        AES_GCM.name: lambda declared: AesGcmFormat(
+            layout_of(declared.layout), bound=bool(declared.aad), derivation=declared.derivation
+        ),
     }
 )
 
@@ -134,7 +136,7 @@ def new_key(
     """
     if (marked := marked_format_of(declared)) is not None:
         return marked.generate([*taken, *map(marked.marker_of, held)])
-    if declared.name == FERNET.name and declared.derivation is not None:
+    if declared.derivation is not None:
         return new_passphrase(declared.derivation, None if replaces_all else present)
     of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))
     size = declared.key_bytes or of_present

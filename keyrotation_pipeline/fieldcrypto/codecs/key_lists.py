@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import as_passphrases, listed_passphrase
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import as_passphrases, listed_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
     CLOAK_ECTO,
@@ -200,7 +200,7 @@ def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64UR
     Args:
         encoding: of each key, where the library has no notation of its own.
     """
-    if declared.name == FERNET.name and declared.derivation is not None:
+    if declared.name != RAILS.name and declared.derivation is not None:
         pair = declared.derivation is Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
         return KeyNotation(_by_commas, partial(listed_passphrase, pair=pair), as_passphrases, passphrases=True)
     return _NOTATIONS.get(declared.name) or by_commas(encoding)

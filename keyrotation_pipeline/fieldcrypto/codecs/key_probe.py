@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import by_commas, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN
@@ -39,12 +40,14 @@ class Fit:
     Args:
         layout: of AES-GCM, and of what follows a marker of bytes; empty: the format has none.
         key_encoding: in which the keys were read, where the format leaves that open; else empty.
+        derivation: by which keys are made of what was given; empty: they are the keys.
     """
 
     format: str
     layout: str
     key_encoding: str
     opened: int
+    derivation: str = ""
 
 
 def fits(listed: str, place: str, values: Sequence[bytes]) -> list[Fit]:
@@ -59,11 +62,11 @@ def fits(listed: str, place: str, values: Sequence[bytes]) -> list[Fit]:
     """
     found, is_list = [], False
     for declared, encoding, ring in _read(listed, place):
-        is_list, code = True, format_of(declared)
+        is_list, code = is_list or declared.derivation is None, format_of(declared)
         tried = (code.opened_by(ring, value) for value in values)
         if opened := sum(each is not None and each[1] is not None for each in tried):
-            found.append(Fit(declared.name, declared.layout, encoding, opened))
-    if not is_list:
+            found.append(Fit(declared.name, declared.layout, encoding, opened, declared.derivation or ""))
+    if not found and not is_list:  # nearly any text can be a passphrase
         raise InvalidKeyError(
             f"{place} holds no keys that are known here; give them as the application has them: hexadecimal digits or "
             "base64 of 16, 24 or 32 bytes, with commas between them, or in the notation of its library"
@@ -84,6 +87,13 @@ def _read(listed: str, place: str) -> Iterator[tuple[ValueFormat, str, KeyRing]]
         except InvalidKeyError:
             continue
         yield from ((replace(AES_GCM, layout=layout), encoding.value, _ring(keys)) for layout in KNOWN)
+    for declared in (replace(each, derivation=how) for each in (FERNET, AES_GCM) for how in DERIVATIONS[each.name]):
+        try:
+            keys = notation_of(declared).keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        layouts = KNOWN if declared.name == AES_GCM.name else (declared.layout,)
+        yield from ((replace(declared, layout=layout), "", _ring(keys)) for layout in layouts)
     try:
         keys = by_commas(KeyEncoding.B64, of_aes=False).keys_in(listed.strip(), place)
     except InvalidKeyError:

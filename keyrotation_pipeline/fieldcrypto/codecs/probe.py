@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.fernet_keys import rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -43,24 +43,32 @@ KNOWN, KNOWN_PAIRS = tuple(_known()), tuple(_known_pairs())
 
 
 def fitting_derivation(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes]) -> str | None:
-    """Returns how `[format]` is to say that keys are derived, by which one of these Fernet tokens opens."""
-    for derivation, keys in rederived_rings(declared.derivation, ring):
-        rewriter = FernetRewriter(keys, keys.primary)
-        if any(not isinstance(rewriter.plaintext(value), Defect) for value in values):
-            return "no derivation" if derivation is None else f'derivation = "{derivation}"'
+    """Returns how `[format]` is to say that keys are derived, by which one of these values opens; None: there is none.
+
+    Where it has a layout, the known ones are tried with every derivation.
+    """
+    for derivation, keys in rederived_rings(declared, ring):
+        said = "no derivation" if derivation is None else f'derivation = "{derivation}"'
+        if declared.layout:
+            if layout := _layout(declared, keys, values):
+                return f'{said} and layout = "{layout}"'
+        elif any(not isinstance(FernetRewriter(keys, keys.primary).plaintext(value), Defect) for value in values):
+            return said
     return None
 
 
-def fitting(ring: KeyRing, values: Sequence[bytes], *, bound: bool = False, pairs: bool = False) -> str | None:
-    """Returns the first known layout in which a key of the ring opens one of these values; None: there is none.
+def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes]) -> str | None:
+    """Returns the first known layout in which a key opens one of these values; None: there is none.
 
     Args:
-        bound: see `AesGcmFormat`.
-        pairs: each value is read with its nonce, from two columns.
+        declared: how keys are derived, whether values are bound, and whether each has its nonce in a second column.
     """
-    for text in KNOWN_PAIRS if pairs else KNOWN:
-        layout = layout_of(text)
-        rewriter = AesGcmRewriter(ring, ring.primary, layout, bound=bound)
+    return _layout(declared, derived_ring(declared.derivation, ring), values) if declared.layout else None
+
+
+def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> str | None:
+    for text in KNOWN_PAIRS if declared.is_pair else KNOWN:
+        rewriter = AesGcmRewriter(keys, keys.primary, layout_of(text), bound=declared.is_read_with_data)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):
             return text
     return None

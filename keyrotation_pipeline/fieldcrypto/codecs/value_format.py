@@ -59,7 +59,7 @@ _EVIDENCE: Mapping[IdentifiedBy, str] = MappingProxyType(
 class Derivation(StrEnum):
     """How an application derives keys from passphrases, as the configuration names it.
 
-    Of Rails PBKDF2 with 2^16 rounds, and a salt that is declared; of Fernet what packages do, by their names.
+    Of Rails PBKDF2 with 2^16 rounds, and a salt that is declared; else what packages do, mostly by their names.
     """
 
     PBKDF2_SHA1 = "pbkdf2-sha1"
@@ -154,7 +154,7 @@ class ValueFormat:
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
         same = "; equal texts have equal values" if self.deterministic else ""
         keys = "keys as they are"
-        if self.derivation is not None and self.name == FERNET.name:
+        if self.derivation is not None and self.name != RAILS.name:
             keys = f"keys derived by {self.derivation}"
         elif self.derivation is not None:
             salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]

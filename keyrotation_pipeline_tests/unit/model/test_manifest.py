@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -68,6 +68,15 @@ def test_what_it_takes_to_read_values_is_written_and_read() -> None:
     content = TableContent(table, 1, {name: {V1: 1} for name in table.columns})
     made = replace(made, dump=replace(made.dump, tables=(content,)))
     assert parse(made.name, render(made, SIGNER)) == made
+    derived = ValueFormat(
+        "aes-gcm", IdentifiedBy.DECRYPT, layout="b64(ct tag16); b64(nonce12)", aad="{t}", derivation=Derivation.SHA256
+    )
+    bound = EncryptedTable.of(TableName("s", "u"), [Place("a", iv="b")], derived)
+    tables = (content, TableContent(bound, 1, {"a+b": {V1: 1}}))
+    assert made.dump is not None
+    of_two = replace(made, dump=replace(made.dump, tables=tables))
+    assert parse(made.name, render(of_two, SIGNER)) == of_two
+    assert '"aad":""' not in render(made, SIGNER).decode().replace(" ", "")
     assert '"when":""' not in render(made, SIGNER).decode().replace(" ", "")
 
 

@@ -342,6 +342,11 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             id="a derivation that Rails has not",
         ),
         pytest.param(
+            TABLE + AES_GCM + 'derivation = "sha256"\nkey_encoding = "hex"\nlogins = { v1 = "a" }',
+            '[format] key_encoding says how keys are, and with derivation = "sha256" the list has what they are',
+            id="an encoding of keys that are derived",
+        ),
+        pytest.param(
             TABLE + FERNET + 'derivation = "pbkdf2-sha1"',
             '[format] derivation of name = "fernet" is "sha256" or "django-fernet-fields" or "django-fernet-encrypted',
             id="a derivation that Fernet packages have not",

@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, he
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting, fitting_derivation
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
@@ -128,12 +128,9 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     tried = (code.opened_by(ring, value, table.label(name)) for value in values)
     opened = sum(each is not None and each[1] is not None for each in tried)
     some = [] if opened else values[:_FITTED]
-    fits = (
-        fitting_derivation(table.format, ring, some)
-        if table.format.name == FERNET.name
-        else fitting(ring, some, bound=table.format.is_read_with_data, pairs=table.format.is_pair)
-    )
-    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits)
+    fits = fitting(table.format, ring, some) if some else None
+    derived = fitting_derivation(table.format, ring, some) if some and not fits else None
+    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived)
 
 
 class _Tally:

@@ -1,21 +1,29 @@
 """AES-GCM layouts against `cryptography`'s AESGCM, and against values that other libraries stored."""
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.errors import InvalidLayoutError, KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.errors import InvalidKeyError, InvalidLayoutError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat, AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData, Piece, joined
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_probe import fits
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
-from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, fitting
+from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, fitting, fitting_derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -330,5 +338,54 @@ def test_the_layout_of_real_values_is_found_by_opening_them(entry: dict[str, Any
     ring = KeyRing({V1: KeyMaterial(bytes.fromhex(entry["key"]))}, V1)
     value = as_stored(entry)[0]
     pairs = ";" in entry["layout"]
-    assert fitting(ring, [value], pairs=pairs) == entry["layout"]
-    assert fitting(KeyRing({V1: KeyMaterial.generate()}, V1), [value], pairs=pairs) is None
+    declared = replace(AES_GCM, layout="hex(ct tag16); b64(nonce12)" if pairs else "hex(nonce12 ct tag16)")
+    assert fitting(declared, ring, [value]) == entry["layout"]
+    assert fitting(declared, KeyRing({V1: KeyMaterial.generate()}, V1), [value]) is None
+
+
+SECRET = "secretkey1234"  # of the values of sqlalchemy-utils
+(DERIVED,) = (each for each in VECTORS if each["library"].startswith("sqlalchemy-utils"))
+
+
+def test_real_values_are_opened_by_what_their_keys_are_derived_from() -> None:
+    declared = replace(AES_GCM, layout=DERIVED["layout"], derivation=Derivation.SHA256)
+    (old,) = notation_of(declared).keys_in(SECRET, "K")
+    new = new_key(declared, present=old)
+    ring, code, values = KeyRing({V1: old, V2: new}, V2), format_of(declared), as_stored(DERIVED)
+    texts = [each["plaintext"].encode() for each in DERIVED["values"]]
+    assert [code.plaintext(ring, value) for value in values] == texts
+    assert [code.opened_by(ring, value) for value in values] == [(V1, V1)] * 3
+    (after,) = code.rewriter(ring, V2).rewrite([values]).columns
+    under = KeyMaterial(hashlib.sha256(raw_of(new)).digest())
+    assert [read(Layout(declared.layout), under, value or b"") for value in after] == texts
+    compiled = code.native_codec(ring, V2)
+    assert compiled is None or compiled.check([(value,) for value in values], 0, 1) == [{V1: 3}]
+    assert "aes-gcm, keys derived by sha256, identified by" in declared.signed()
+    with pytest.raises(InvalidKeyError, match="does not say how"):
+        format_of(replace(declared, derivation=None)).rewriter(ring, V2)
+
+
+@pytest.mark.parametrize(
+    ("given", "right", "said"),
+    [
+        pytest.param(None, Derivation.SHA256, 'derivation = "sha256" and layout = "{}"', id="secrets taken for keys"),
+        pytest.param(Derivation.SHA256, None, 'no derivation and layout = "{}"', id="keys taken for secrets"),
+    ],
+)
+@pytest.mark.parametrize("encoding", KeyEncoding)
+def test_how_keys_are_derived_is_found_by_opening_values(
+    given: Derivation | None, right: Derivation | None, said: str, encoding: KeyEncoding
+) -> None:
+    listed = as_list([KeyMaterial.generate()], encoding)
+    layout = "b64(nonce12 tag16 ct)"
+    declared, other = (replace(AES_GCM, layout=layout, derivation=each) for each in (given, right))
+    ring, under = (KeyRing({V1: notation_of(each, encoding).keys_in(listed, "K")[0]}, V1) for each in (declared, other))
+    value = stored(Layout(layout), derived_ring(right, under).material(V1), b"text")
+    assert fitting(declared, ring, [value]) is None
+    assert fitting_derivation(declared, ring, [value]) == said.format(layout)
+    (fit,) = (
+        each
+        for each in fits(listed, "K", [value])
+        if (each.layout, each.key_encoding or encoding) == (layout, encoding)
+    )
+    assert fit.derivation == (right or "")

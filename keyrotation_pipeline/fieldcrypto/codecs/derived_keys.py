@@ -1,10 +1,10 @@
-"""Fernet keys that an application's package derives: what is stored and rotated is what they are derived from.
+"""Keys that an application's package derives: what is stored and rotated is what they are derived from.
 
-====================================  ==================================================================
-``sha256``                            SHA-256(passphrase), as FernetEngine of sqlalchemy-utils has it
+====================================  ===================================================================
+``sha256``                            SHA-256(passphrase), as FernetEngine and AesGcmEngine of sqlalchemy-utils have it
 ``django-fernet-fields``              HKDF-SHA256(passphrase), salt and info fixed: an entry of FERNET_KEYS
 ``django-fernet-encrypted-fields``    PBKDF2-SHA256(SECRET_KEY, SALT_KEY, 100 000), of a pair ``SECRET_KEY:SALT_KEY``
-====================================  ==================================================================
+====================================  ===================================================================
 
 Source: the packages' own text: sqlalchemy-utils 0.43, django-fernet-fields 0.6 (and djfernet 0.8,
 django-fernet-fields-v2 0.9), django-fernet-encrypted-fields 0.4.
@@ -14,14 +14,15 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import product
 from types import MappingProxyType
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import as_list, key_in
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import (
@@ -51,7 +52,10 @@ _DERIVE: Mapping[Derivation, Callable[[bytes], bytes]] = MappingProxyType(
         Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS: _of_pair,
     }
 )
-DERIVATIONS = tuple(_DERIVE)
+# Of each format whose packages derive keys by one of these.
+DERIVATIONS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
+    {FERNET.name: tuple(_DERIVE), AES_GCM.name: (Derivation.SHA256,)}
+)
 
 
 @lru_cache(maxsize=64)
@@ -78,23 +82,26 @@ def derived_ring(derivation: Derivation | None, ring: KeyRing) -> KeyRing:
     return KeyRing({each: _derived(derivation, ring.material(each)) for each in ring.versions}, ring.primary)
 
 
-def rederived_rings(declared: Derivation | None, ring: KeyRing) -> Iterator[tuple[Derivation | None, KeyRing]]:
+def rederived_rings(declared: ValueFormat, ring: KeyRing) -> Iterator[tuple[Derivation | None, KeyRing]]:
     """Yields the keys by every other derivation from what the application lists; None: as they are."""
-    for other in (None, *_DERIVE):
-        if other is not declared:
-            with suppress(InvalidKeyError):
-                yield other, derived_ring(other, _relisted(ring, passphrases=other is not None))
+    encodings = KeyEncoding if declared.name == AES_GCM.name else (KeyEncoding.B64URL,)
+    others = (other for other in (None, *DERIVATIONS[declared.name]) if other is not declared.derivation)
+    for other, encoding in product(others, encodings):
+        with suppress(InvalidKeyError):
+            yield other, derived_ring(other, _relisted(ring, encoding, passphrases=other is not None))
 
 
-def _relisted(ring: KeyRing, *, passphrases: bool) -> KeyRing:
+def _relisted(ring: KeyRing, encoding: KeyEncoding, *, passphrases: bool) -> KeyRing:
     """Returns the same entries of the application's list, taken for passphrases or for keys."""
-    texts = {each: _listed(ring.material(each)) for each in ring.versions}
-    keys = {each: Passphrase(text.encode()) if passphrases else key_in(text, "") for each, text in texts.items()}
+    texts = {each: _listed(ring.material(each), encoding) for each in ring.versions}
+    keys = {
+        each: Passphrase(text.encode()) if passphrases else key_in(text, "", encoding) for each, text in texts.items()
+    }
     return KeyRing(keys, ring.primary)
 
 
-def _listed(material: KeyMaterial) -> str:
-    return raw_of(material).decode() if isinstance(material, Passphrase) else as_list([material])
+def _listed(material: KeyMaterial, encoding: KeyEncoding) -> str:
+    return raw_of(material).decode() if isinstance(material, Passphrase) else as_list([material], encoding)
 
 
 def new_passphrase(derivation: Derivation, before: KeyMaterial | None) -> Passphrase:
