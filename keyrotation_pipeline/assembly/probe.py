@@ -42,8 +42,9 @@ def probe_place(url: str, name: TableName, place: Place, listed: str, variable: 
     """
     with closing(connect(url)) as connection:
         connection.execute("SET default_transaction_read_only = on")
+        table = EncryptedTable.of(name, [place])
         try:
-            (values,) = any_values(connection, EncryptedTable.of(name, [place]), VALUES).values()
+            (values,) = any_values(connection, table, VALUES).values()
         except PreflightError as error:  # there may be no configuration
             raise PreflightError(str(error).replace(CORRECT_TABLES, "type its name as the database has it")) from None
-    return ProbeReport(display_name(url), len(values), fits(listed, variable, values))
+    return ProbeReport(display_name(url), len(values), fits(listed, variable, values, table.label(place.name)))

@@ -14,7 +14,7 @@ from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.scan import URL_VARIABLE, named_database
 from keyrotation_pipeline.errors import ConfigurationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LOCKBOX, Derivation
 from keyrotation_pipeline.model.tables import Place, TableName
 
 
@@ -91,6 +91,8 @@ def _lines(found: ProbeReport) -> Iterator[output.Line]:
 
 
 def _settings(fit: Fit) -> str:
+    if fit.derivation == Derivation.LOCKBOX:
+        return 'name = "lockbox"' + (f', layout = "{fit.layout}"' if fit.layout != LOCKBOX.layout else "")
     parts = [f'name = "{fit.format}"']
     if fit.derivation:
         parts.append(f'derivation = "{fit.derivation}"')

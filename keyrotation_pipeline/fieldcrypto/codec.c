@@ -57,6 +57,7 @@ extern const char *OpenSSL_version(int);
 enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8, MARKER = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
 enum { RUN = 256, REMEMBERED = 8 }; /* see `Derived`; `nonce_runs.py` for the values of a run */
+enum { MOST_KEY_SETS = 1600, MOST_VERSIONS = 1 << 20 }; /* a table of PostgreSQL has no more columns */
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
 
 /* What a key of the second generation makes of the first half of a nonce: the key of all values of a run. */
@@ -124,6 +125,12 @@ typedef struct {
     int is_bound; /* each value comes with its associated data */
 } Layout;
 
+/* The keys of a column's values, where columns have keys of their own; else of all. */
+typedef struct {
+    Version *versions;
+    EVP_CIPHER_CTX *encrypt, *verify; /* of the target */
+} Keys;
+
 typedef struct codec Codec;
 
 /* A format: what differs between values. */
@@ -143,6 +150,9 @@ struct codec {
     PyObject_HEAD
     const Kind *kind;
     Layout layout; /* where one was declared */
+    Keys *keys;    /* they hold every key; what is below is that of the present column */
+    int key_sets;
+    Py_ssize_t key_columns; /* which have one set each; 0: there is one for all */
     Version *versions;
     int count;
     int target;                    /* its place */
@@ -228,16 +238,23 @@ static int is_array(const Codec *codec, Py_ssize_t column) {
     return codec->arrays && codec->arrays[column];
 }
 
+static void use_keys(Codec *codec, const Keys *keys) {
+    codec->versions = keys->versions;
+    codec->encrypt = keys->encrypt;
+    codec->verify.decrypt = keys->verify;
+}
+
 /* From now on values are of this column. Called without the interpreter's lock. */
 static void bind(Codec *codec, Py_ssize_t column) {
+    if (codec->key_columns) use_keys(codec, &codec->keys[column]);
     if (!codec->labels) return;
     codec->bound = codec->labels[column].text;
     codec->bound_bytes = codec->labels[column].bytes;
 }
 
-static int has_labels(const Codec *codec, Py_ssize_t columns) {
-    if (!codec->labels || codec->label_count == columns) return 1;
-    PyErr_SetString(PyExc_ValueError, "a label for each column");
+static int knows_columns(const Codec *codec, Py_ssize_t columns) {
+    if ((!codec->labels || codec->label_count == columns) && (!codec->key_columns || codec->key_columns == columns)) return 1;
+    PyErr_SetString(PyExc_ValueError, "a label, or keys, for each column");
     return 0;
 }
 
@@ -457,7 +474,7 @@ static PyObject *drawn_nonces(const Codec *codec, PyObject *draw, const size_t *
 
 static PyObject *rewrite_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns, PyObject *passed, PyObject *draw) {
     Py_ssize_t count = PyTuple_Size(rows), passing = PyTuple_Size(passed), changed = 0;
-    if (passing < 0 || !has_labels(codec, columns)) return NULL;
+    if (passing < 0 || !knows_columns(codec, columns)) return NULL;
     PyObject *arrays = PyTuple_New(passing + columns), *nonces = NULL, *written = NULL, *answer = NULL;
     Cell *cells = PyMem_Malloc((size_t)(count * columns + 1) * sizeof *cells);
     size_t *values = PyMem_Malloc((size_t)(columns + 1) * sizeof *values);
@@ -566,7 +583,7 @@ static PyObject *as_tuple(const Py_ssize_t *numbers, Py_ssize_t count) {
 }
 
 static PyObject *check_held(Codec *codec, PyObject *rows, Py_ssize_t first, Py_ssize_t columns) {
-    if (!has_labels(codec, columns)) return NULL;
+    if (!knows_columns(codec, columns)) return NULL;
     Py_ssize_t count = PyTuple_Size(rows) * columns, figures = columns * (codec->count + 1);
     Cell *cells = PyMem_Malloc((size_t)(count + 1) * sizeof *cells);
     size_t *values = PyMem_Malloc((size_t)columns * sizeof *values);
@@ -614,7 +631,7 @@ static PyObject *codec_check(PyObject *self, PyObject *arguments) {
 
 /* ---- the type ---- */
 
-static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssize_t target_bytes) {
+static int add_version(Codec *codec, Keys *keys, PyObject *entry, const char *target, Py_ssize_t target_bytes) {
     const char *name, *key, *marker = "";
     Py_ssize_t bytes, key_bytes, marker_bytes = 0;
     if (!PyArg_ParseTuple(entry, "y#y#|y#", &name, &bytes, &key, &key_bytes, &marker, &marker_bytes)) return -1;
@@ -622,7 +639,11 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
         PyErr_SetString(PyExc_ValueError, "a version has a name of at most 8 bytes, a key of 32, and a marker of 8 or none");
         return -1;
     }
-    Version *version = &codec->versions[codec->count];
+    Version *version = &keys->versions[codec->count], *same = &codec->keys->versions[codec->count];
+    if (keys != codec->keys && (same->name_bytes != (size_t)bytes || memcmp(same->name, name, (size_t)bytes) != 0)) {
+        PyErr_SetString(PyExc_ValueError, "each column has keys of the same versions");
+        return -1;
+    }
     memcpy(version->name, name, (size_t)bytes);
     version->name_bytes = (size_t)bytes;
     memcpy(version->marker, marker, (size_t)marker_bytes);
@@ -633,7 +654,11 @@ static int add_version(Codec *codec, PyObject *entry, const char *target, Py_ssi
         memcpy(codec->prefix, name, (size_t)bytes);
         codec->prefix[bytes] = ':';
         codec->prefix_bytes = (size_t)bytes + 1;
+        codec->versions = keys->versions;
+        codec->encrypt = codec->verify.decrypt = NULL;
         good = codec->kind->set_target(codec, (const uint8_t *)key);
+        keys->encrypt = codec->encrypt;
+        keys->verify = codec->verify.decrypt;
     }
     if (!good) PyErr_SetString(UnavailableError, "OpenSSL lacks a cipher of this format");
     return good ? 0 : -1;
@@ -654,14 +679,37 @@ static int set_labels(Codec *codec, PyObject *labels) {
     return 0;
 }
 
+/* `columns` sets of keys, one behind another, or one that is for all columns. */
+static int set_keys(Codec *codec, PyObject *keys, Py_ssize_t columns, const char *target, Py_ssize_t target_bytes) {
+    Py_ssize_t sets = columns ? columns : 1, total = PyTuple_Size(keys), each = total / sets;
+    int is_good = columns >= 0 && columns <= MOST_KEY_SETS && each * sets == total && each <= MOST_VERSIONS;
+    if (!is_good || (columns && codec->kind != &LAYOUT12 && codec->kind != &LAYOUT16))
+        return PyErr_SetString(PyExc_ValueError, "the same number of keys for each column, of values with a layout"), -1;
+    codec->keys = PyMem_Calloc((size_t)sets, sizeof *codec->keys);
+    if (!codec->keys) return PyErr_NoMemory(), -1;
+    codec->key_sets = (int)sets;
+    codec->key_columns = columns;
+    for (Py_ssize_t set = 0; set < sets; set++) {
+        Keys *here = &codec->keys[set];
+        here->versions = PyMem_Calloc((size_t)each + 1, sizeof *here->versions);
+        if (!here->versions) return PyErr_NoMemory(), -1;
+        codec->count = 0;
+        for (Py_ssize_t at = 0; at < each; at++)
+            if (add_version(codec, here, PyTuple_GetItem(keys, set * each + at), target, target_bytes) < 0) return -1;
+        if (!here->encrypt) return PyErr_SetString(PyExc_ValueError, "the target is among the keys"), -1;
+    }
+    use_keys(codec, codec->keys);
+    return 0;
+}
+
 static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     Codec *codec = (Codec *)self;
     PyObject *keys, *layout = NULL, *labels = NULL;
     const char *target, *kind = "native";
-    Py_ssize_t target_bytes;
+    Py_ssize_t target_bytes, columns = 0;
     (void)keywords;
-    if (codec->versions) return PyErr_SetString(PyExc_TypeError, "a codec is made once"), -1;
-    if (!PyArg_ParseTuple(arguments, "O!y#|sOO!", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &layout, &PyTuple_Type, &labels))
+    if (codec->keys) return PyErr_SetString(PyExc_TypeError, "a codec is made once"), -1;
+    if (!PyArg_ParseTuple(arguments, "O!y#|sOO!n", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &layout, &PyTuple_Type, &labels, &columns))
         return -1;
     if (layout == Py_None) layout = NULL;
     if (layout && !PyTuple_Check(layout)) return PyErr_SetString(PyExc_TypeError, "a layout is a tuple"), -1;
@@ -673,14 +721,10 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     if (!codec->kind) return PyErr_SetString(PyExc_ValueError, "there is no such format"), -1;
     codec->nonce_bytes = codec->kind->nonce_bytes;
     codec->run = 1;
-    Py_ssize_t count = PyTuple_Size(keys);
-    codec->versions = PyMem_Calloc((size_t)count + 1, sizeof *codec->versions);
-    if (!codec->versions) return PyErr_NoMemory(), -1;
-    if (labels && set_labels(codec, labels) < 0) return -1;
-    for (Py_ssize_t at = 0; at < count; at++)
-        if (add_version(codec, PyTuple_GetItem(keys, at), target, target_bytes) < 0) return -1;
-    if (!codec->encrypt) return PyErr_SetString(PyExc_ValueError, "the target is among the keys"), -1;
-    return 0;
+    if (labels && PyTuple_Size(labels) && set_labels(codec, labels) < 0) return -1;
+    if (set_keys(codec, keys, columns, target, target_bytes) == 0) return 0;
+    codec->encrypt = NULL; /* nobody uses what is incomplete */
+    return -1;
 }
 
 /* OpenSSL wipes what it frees. */
@@ -702,15 +746,21 @@ static void forget(Secret *secret) {
 static void codec_dealloc(PyObject *self) {
     Codec *codec = (Codec *)self;
     PyTypeObject *type = Py_TYPE(self);
-    for (int at = 0; at < codec->count; at++) forget(&codec->versions[at].secret);
+    for (int set = 0; set < codec->key_sets; set++) {
+        Keys *keys = &codec->keys[set];
+        for (Version *each = keys->versions; each && each->name_bytes; each++) forget(&each->secret);
+        EVP_CIPHER_CTX_free(keys->encrypt);
+        EVP_CIPHER_CTX_free(keys->verify);
+        PyMem_Free(keys->versions);
+    }
+    codec->verify.decrypt = NULL; /* it was one of these */
     forget(&codec->sealing);
     forget(&codec->verify);
     PyMem_Free(codec->labels);
     Py_XDECREF(codec->held_labels);
-    EVP_CIPHER_CTX_free(codec->encrypt);
     free_hmac(&codec->sign);
     free_scratch(codec);
-    PyMem_Free(codec->versions);
+    PyMem_Free(codec->keys);
     freefunc release = (freefunc)PyType_GetSlot(type, Py_tp_free);
     release(self);
     Py_DECREF(type);
@@ -732,7 +782,7 @@ static PyType_Slot codec_slots[] = {
     {Py_tp_init, codec_init},
     {Py_tp_dealloc, codec_dealloc},
     {Py_tp_methods, codec_methods},
-    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout, labels): keys by the names of their versions; what the values of each column are authenticated with"},
+    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout, labels, columns): keys by the names of their versions, for all columns or, one behind another, for each of so many; what the values of each column are authenticated with"},
     {0, NULL},
 };
 

@@ -88,17 +88,26 @@ class NativeCodec:
         ring: holds `target` and every version to read.
         values: the format of the values, as `codec.c` knows it.
         bound: for each column of a batch, what its values of the second generation are authenticated with.
+        own: for each column of a batch, its keys under the versions of `ring`, where columns have keys of their own.
     """
 
     def __init__(
-        self, ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES, bound: Sequence[bytes] = ()
+        self,
+        ring: KeyRing,
+        target: KeyVersion,
+        values: CompiledFormat = OWN_VALUES,
+        bound: Sequence[bytes] = (),
+        own: Sequence[KeyRing] = (),
     ) -> None:
         module = compiled.MODULE
         assert module is not None  # noqa: S101  `native_codec` asks
-        keys = tuple((str(version).encode(), *values.key(ring.material(version))) for version in ring.versions)
+        keys = tuple(
+            (str(version).encode(), *values.key(each.material(version)))
+            for each in own or (ring,)
+            for version in ring.versions
+        )
         self._format = values
-        more = (values.layout, tuple(bound)) if bound else () if values.layout is None else (values.layout,)
-        self._codec = module.Codec(keys, str(target).encode(), self._format.name, *more)
+        self._codec = module.Codec(keys, str(target).encode(), self._format.name, values.layout, tuple(bound), len(own))
         self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 
@@ -154,7 +163,11 @@ def _marks(columns: int, arrays: Collection[int]) -> bytes:
 
 
 def native_codec(
-    ring: KeyRing, target: KeyVersion, values: CompiledFormat = OWN_VALUES, bound: Sequence[bytes] = ()
+    ring: KeyRing,
+    target: KeyVersion,
+    values: CompiledFormat = OWN_VALUES,
+    bound: Sequence[bytes] = (),
+    own: Sequence[KeyRing] = (),
 ) -> NativeCodec | None:
     """Returns the native codec, or None where it was not built, or OpenSSL lacks what the format needs.
 
@@ -165,6 +178,6 @@ def native_codec(
     if compiled.MODULE is None:
         return None
     try:
-        return NativeCodec(ring, target, values, bound)
+        return NativeCodec(ring, target, values, bound, own)
     except compiled.MODULE.UnavailableError:
         return None

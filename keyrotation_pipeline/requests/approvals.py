@@ -7,7 +7,7 @@ with the bytes that were signed, and verifies every signature again.
 from datetime import datetime
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.model.approval import (
     ApprovalText,
@@ -189,7 +189,7 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
     declared = [
         f"{plain_name(f'{table.name}.{column}')} is bound as {plain_name(label)}"
         for table in pipeline.tables
-        if table.format.generation != 1
+        if table.format.generation != 1 or table.format.derivation is Derivation.LOCKBOX
         for column, label in table.bindings
     ]
     mixed = [f"{table.name}.{place.declaration}" for table in pipeline.tables for place in table.places if place.when]

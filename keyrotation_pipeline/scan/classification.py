@@ -133,4 +133,8 @@ def _rest_notes(plain: int, unknown: int, values: int) -> tuple[str, ...]:
 def _lockbox_note(place: Place) -> tuple[str, ...]:
     if not name_of(place).endswith("_ciphertext"):
         return ()
-    return ("Named as Lockbox names its columns: it reads older keys by `previous_versions`.",)
+    note = (
+        "Named as Lockbox names its columns: it reads older keys by `previous_versions`, and keyrotation rotates its "
+        'master key in place (`[format] name = "lockbox"`, `keyrotation docs lockbox`).'
+    )
+    return (note,)

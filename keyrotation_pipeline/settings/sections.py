@@ -11,10 +11,11 @@ from zoneinfo import ZoneInfo
 from pydantic import AfterValidator, Field, SecretStr, StrictFloat, StrictInt, model_validator
 
 from keyrotation_pipeline.adapters import own_schema
-from keyrotation_pipeline.errors import ApprovalError, ConfigurationError
+from keyrotation_pipeline.errors import ApprovalError, ConfigurationError, InvalidBindingError
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import require_column
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, TINK
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, TINK, Derivation
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -342,6 +343,26 @@ class File(Section):
                     f"[format] aad names {both[0]}, an encrypted column of [[tables]] {table.name}, which changes with "
                     "the key; no value can be bound to it, so correct aad"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _lockbox_knows_columns(self) -> Self:
+        if self.format.value_format.derivation is not Derivation.LOCKBOX:
+            return self
+        for table in self.encrypted_tables:
+            if other := next((each for each in table.places if each.iv or not each.is_column), None):
+                raise ConfigurationError(
+                    f"[[tables]] {table.name}: a value of Lockbox is a column of its own, with its nonce; leave out "
+                    f"{other.name}"
+                )
+            for column, label in zip(table.columns, table.labels, strict=True):
+                try:
+                    require_column(label)
+                except InvalidBindingError as error:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: {error}; declare it of column {json.dumps(column)}: "
+                        'bindings = { column = "table.column" }'
+                    ) from None
         return self
 
     @model_validator(mode="after")

@@ -23,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     FERNET,
     FORMATS,
     KEYED_WRAPPER,
+    LOCKBOX,
     NATIVE,
     RAILS,
     TINK,
@@ -46,9 +47,13 @@ class KeyVariable(Section):
     env: Annotated[Text, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
+# What has a name of its own here, and is a form of another format.
+_LOCKBOX = "lockbox"
+_NAMES: Mapping[str, ValueFormat] = MappingProxyType({**FORMATS, _LOCKBOX: LOCKBOX})
 _USUAL_VARIABLES = {
     FERNET.name: "FERNET_KEYS",
     AES_GCM.name: "FIELD_KEYS",
+    _LOCKBOX: "LOCKBOX_MASTER_KEY",
     RAILS.name: "ACTIVE_RECORD_ENCRYPTION_PRIMARY_KEY",
     CLOAK_47NG.name: "FIELD_ENCRYPTION_KEYS",
     CLOAK_ECTO.name: "CLOAK_KEYS",
@@ -62,26 +67,27 @@ class FormatSettings(Section):
 
     Args:
         name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto`,
-            `tink` or `fernet-keyed-wrapper`.
+            `tink`, `fernet-keyed-wrapper` or `lockbox`, which is `aes-gcm` with the derivation `lockbox` and the layout
+            `b64(nonce12 ct tag16)`.
         keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
             imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
-        layout: of `aes-gcm` only, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
+        layout: of `aes-gcm`, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
             `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`;
-            `b64(ct tag16); b64(nonce12)` if the nonce is in a column of its own.
-        aad: of `aes-gcm` and `tink`: what each value is authenticated with, as in `{table}|{column}|{id}`: any name in
-            braces but these two is a column of the same row, which `tink` does not take. Without it values are bound to
-            nothing.
+            `b64(ct tag16); b64(nonce12)` if the nonce is in a column of its own. Of `lockbox` only in bytea.
+        aad: of `aes-gcm`, `lockbox` and `tink`: what each value is authenticated with, as in `{table}|{column}|{id}`:
+            any name in braces but these two is a column of the same row, which `tink` does not take. Without it values
+            are bound to nothing.
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         key_bytes: of `aes-gcm` only: how long the keys are that rotations make, 16, 24 or 32 bytes (default: as long as
             the key that each replaces).
-        logins: of `aes-gcm` only, and needed there: by version, the login (or a list of them) that applications use
-            while they encrypt with it.
+        logins: of `aes-gcm` and `lockbox`, and needed there: by version, the login (or a list of them) that
+            applications use while they encrypt with it.
         iv_length: of `cloak-ecto` only: that of the application's ciphers, 12 (default) or 16.
         derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
             `load_defaults` of Rails 7.1 and later) or `pbkdf2-sha1`. Of `fernet`: `django-fernet-encrypted-fields`,
-            whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Of `aes-gcm`: `sha256`.
-            Default: keys as they are.
+            whose list has pairs `SECRET_KEY:SALT_KEY`; `django-fernet-fields`; or `sha256`. Of `aes-gcm`: `sha256`, or
+            `lockbox`, whose list has master keys. Default: keys as they are.
         salt: of `rails-ar-encryption` only, and needed there: its `key_derivation_salt`, which is no secret here.
         generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
             to their columns; every application must read it first.
@@ -104,8 +110,8 @@ class FormatSettings(Section):
 
     @model_validator(mode="after")
     def _is_known_and_complete(self) -> Self:
-        names = ", ".join(f'"{name}"' for name in FORMATS)
-        if self.name not in FORMATS:
+        names = ", ".join(f'"{name}"' for name in _NAMES)
+        if self.name not in _NAMES:
             raise ConfigurationError(
                 f"[format] name = {json.dumps(self.name)} cannot be rotated by this version, which rotates {names}; "
                 "leave out tables with other values"
@@ -128,7 +134,7 @@ class FormatSettings(Section):
                 f'[format] name = "{RAILS.name}" needs the salt that the application derives its keys with; add '
                 'salt = "…" with its key_derivation_salt'
             )
-        if self.name == AES_GCM.name:
+        if _NAMES[self.name].name == AES_GCM.name:
             self._require_layout()
             self._require_logins()
         if self.aad is not None:
@@ -157,20 +163,21 @@ class FormatSettings(Section):
             )
 
     def _require_layout(self) -> None:
-        if self.layout is None:
+        layout = self.layout or _NAMES[self.name].layout
+        if not layout:
             raise ConfigurationError(
                 f'[format] name = "{AES_GCM.name}" needs to know how values are put together; add '
                 'layout = "b64(nonce12 ct tag16)", or as the application does it'
             )
         try:
-            Layout(self.layout)
+            Layout(layout)
         except InvalidLayoutError as error:
             raise ConfigurationError(f"[format] {error}") from None
 
     def _require_logins(self) -> None:
         if not self._logins():
             raise ConfigurationError(
-                f'[format] name = "{AES_GCM.name}" needs a login of the application for each version of the key, since '
+                f'[format] name = "{self.name}" needs a login of the application for each version of the key, since '
                 "nothing else tells who writes an old one; add "
                 'logins = { v1 = "app_g1", v2 = "app_g2" }, v1 being the present one of a single key'
             )
@@ -195,7 +202,7 @@ class FormatSettings(Section):
     @property
     def value_format(self) -> ValueFormat:
         """The same as a value of the procedure."""
-        known = FORMATS[self.name]
+        known = _NAMES[self.name]
         return replace(
             known,
             keep_time=self.keep_time,
@@ -215,6 +222,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         NATIVE.name: frozenset({"generation"}),
         FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
         AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins", "derivation"}),
+        _LOCKBOX: frozenset({"keys", "layout", "aad", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
@@ -326,7 +334,8 @@ class TableSettings(Section):
             "payload", path = ["secrets", "token"] }``, the elements of a text[] column as ``{ column = "tags",
             elements = true }``.
         bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
-            after a renaming: these labels. Search indexes are bound to them in both generations.
+            after a renaming: these labels. Search indexes are bound to them in both generations. Of Lockbox, table and
+            attribute by whose names it derives the key of a column, where they are others.
         indexes: search indexes of columns, as ``{ of = "email", odd = "email_odd", even = "email_even" }``.
     """
 

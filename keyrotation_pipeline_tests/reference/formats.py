@@ -25,7 +25,10 @@ _UNMARKED = {
         "base64 of ciphertext and tag in `encrypted_<name>`, IV in `encrypted_<name>_iv`.",
         ATTR_ENCRYPTED,
     ),
-    "`unknown-aead`, `unknown-cbc`": ("Lockbox, NaCl, CBC and GCM written by hand, and others without a marker.", ""),
+    "`unknown-aead`, `unknown-cbc`": (
+        "[Lockbox](../guides/lockbox.md), NaCl, CBC and GCM written by hand, and others without a marker.",
+        "",
+    ),
 }
 
 

@@ -5,7 +5,7 @@ and a value that more than one opens is not touched.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
@@ -22,7 +22,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     nonces_of,
 )
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import divided
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings, derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -44,26 +44,29 @@ class AesGcmFormat:
     def __init__(self, layout: Layout, *, bound: bool = False, derivation: Derivation | None = None) -> None:
         self._layout, self._bound, self._derivation = layout, bound, derivation
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "AesGcmRewriter":  # noqa: ARG002
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "AesGcmRewriter":
         """See `Format.rewriter`."""
-        return AesGcmRewriter(derived_ring(self._derivation, ring), target, self._layout, bound=self._bound)
+        keys, own = self._keys(ring, labels)
+        return AesGcmRewriter(keys, target, self._layout, bound=self._bound, own=own)
 
-    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:  # noqa: ARG002
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
         """See `Format.native_codec`."""
         ring.material(target)  # raises where there is none
-        compiled, keys = self._layout.compiled(bound=self._bound), derived_ring(self._derivation, ring)
+        compiled, (keys, own) = self._layout.compiled(bound=self._bound), self._keys(ring, labels)
         if any(len(raw_of(keys.material(version))) != KEY_BYTES for version in keys.versions):
             return None  # it knows AES-256 alone
-        return None if compiled is None else native_codec(keys, target, compiled)
+        return None if compiled is None else native_codec(keys, target, compiled, own=own)
+
+    def _keys(self, ring: KeyRing, labels: Labels) -> tuple[KeyRing, Sequence[KeyRing]]:
+        """Returns the keys of every column, and those of each where each has its own."""
+        own = column_rings(self._derivation, ring, labels)
+        return (own[0] if own else derived_ring(self._derivation, ring)), own
 
     def opened_by(
-        self,
-        ring: KeyRing,
-        stored: bytes,
-        label: str | None = None,  # noqa: ARG002
+        self, ring: KeyRing, stored: bytes, label: str | None = None
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        opened = self.rewriter(ring, ring.primary).opened(stored)
+        opened = self.rewriter(ring, ring.primary, (label,)).opened(stored)
         match opened:
             case Defect(DefectKind.NOT_A_VALUE):
                 return None
@@ -72,10 +75,13 @@ class AesGcmFormat:
             case version, _:
                 return version, version
 
-    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
         """See `Format.plaintext`."""
-        opened = self.rewriter(ring, ring.primary).opened(stored)
+        opened = self.rewriter(ring, ring.primary, (label,)).opened(stored)
         return opened if isinstance(opened, Defect) else opened[1]
+
+
+_Ciphers = Mapping[KeyVersion, AESGCM]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,17 @@ class AesGcmRewriter:
 
     Args:
         bound: each value comes with its associated data; new values are returned without it.
+        own: the keys of each column, where columns have keys of their own; else all have those of `ring`.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion, layout: Layout, *, bound: bool = False) -> None:
+    def __init__(
+        self, ring: KeyRing, target: KeyVersion, layout: Layout, *, bound: bool = False, own: Sequence[KeyRing] = ()
+    ) -> None:
         ring.material(target)  # raises where there is none
-        ciphers = {version: AESGCM(raw_of(ring.material(version))) for version in ring.versions}
-        self._target, self._version, self._ciphers = ciphers[target], target, list(ciphers.items())
+        self._of_columns = [
+            {version: AESGCM(raw_of(each.material(version))) for version in each.versions} for each in own or (ring,)
+        ]
+        self._own, self._version = bool(own), target
         self._layout = layout
         self._bound = bound
 
@@ -123,69 +134,76 @@ class AesGcmRewriter:
         return [self._held(n, values, failures) for n, values in enumerate(columns)], failures
 
     def opened(self, value: bytes) -> tuple[KeyVersion, bytes] | Defect:
-        """Returns the version that a value is under, and its plaintext."""
-        opened = self._open(value)
+        """Returns the version that a value of the first column is under, and its plaintext."""
+        opened = self._open(value, self._ciphers(0))
         return opened if isinstance(opened, Defect) else (opened.version, opened.text)
 
     def _rewritten(
         self, column: int, values: Sequence[Value], nonces: Iterator[bytes], failures: list[Failure]
     ) -> Iterator[Value]:
+        ciphers = self._ciphers(column)
         for row, value in enumerate(values):
             if not value:
                 yield None
                 continue
-            opened = self._open(value)
+            opened = self._open(value, ciphers)
             if isinstance(opened, Defect):
                 failures.append(Failure(row, column, opened))
                 yield None
             else:
-                yield None if opened.version == self._version else self._sealed(opened, next(nonces))
+                target = ciphers[self._version]
+                yield None if opened.version == self._version else self._sealed(opened, target, next(nonces))
 
     def _held(self, column: int, values: Sequence[Value], failures: list[Failure]) -> Held:
         held: Held = Counter()
+        ciphers = self._ciphers(column)
         for row, value in enumerate(values):
             if not value:
                 held[None] += value is not None
                 continue
-            opened = self._open(value)
+            opened = self._open(value, ciphers)
             if isinstance(opened, Defect):
                 failures.append(Failure(row, column, opened))
             else:
                 held[opened.version] += 1
         return +held
 
-    def _open(self, value: bytes) -> _Opened | Defect:
+    def _ciphers(self, column: int) -> _Ciphers:
+        return self._of_columns[column if self._own else 0]
+
+    def _open(self, value: bytes, ciphers: _Ciphers) -> _Opened | Defect:
         data, value = divided(value) if self._bound else (None, value)
         sealed = self._layout.taken_apart(value)
         if sealed is None:
             return NOT_A_VALUE
-        found = [] if self._bound and data is None else self._under(sealed, data)
+        found = [] if self._bound and data is None else _under(ciphers, sealed, data)
         if not found:
             return UNDER_NO_KEY
         if len(found) > 1:
             return Defect(DefectKind.SEVERAL_KEYS)
         ((version, text),) = found
         inner = self._layout.taken_apart(text)
-        if inner is not None and self._under(inner, data):
+        if inner is not None and _under(ciphers, inner, data):
             return Defect(DefectKind.ENCRYPTED_TWICE, version)
         return _Opened(version, sealed, text, data)
 
-    def _under(self, sealed: Sealed, data: bytes | None) -> list[tuple[KeyVersion, bytes]]:
-        """Returns every version whose key opens a value, with the plaintext."""
-        found = []
-        for version, cipher in self._ciphers:
-            text = _decrypted(cipher, sealed, data)
-            if text is not None:
-                found.append((version, text))
-        return found
-
-    def _sealed(self, opened: _Opened, nonce: bytes) -> bytes:
-        body = self._target.encrypt(nonce, opened.text, opened.data)
+    def _sealed(self, opened: _Opened, target: AESGCM, nonce: bytes) -> bytes:
+        body = target.encrypt(nonce, opened.text, opened.data)
         value = self._layout.put_together(nonce, body, opened.sealed)
         again = self._layout.taken_apart(value)
-        if again is None or _decrypted(self._target, again, opened.data) != opened.text:
+        if again is None or _decrypted(target, again, opened.data) != opened.text:
             raise KeyRotationError(FAULTY_MACHINE)
         return value
+
+
+def _under(ciphers: _Ciphers, sealed: Sealed, data: bytes | None) -> list[tuple[KeyVersion, bytes]]:
+    """Returns every version whose key opens a value, with the plaintext."""
+    found = []
+    for version, cipher in ciphers.items():
+        text = _decrypted(cipher, sealed, data)
+        if text is not None:
+            found.append((version, text))
+    return found
 
 
 def _decrypted(cipher: AESGCM, sealed: Sealed, data: bytes | None) -> bytes | None:

@@ -4,10 +4,11 @@
 ``sha256``                            SHA-256(passphrase), as FernetEngine and AesGcmEngine of sqlalchemy-utils have it
 ``django-fernet-fields``              HKDF-SHA256(passphrase), salt and info fixed: an entry of FERNET_KEYS
 ``django-fernet-encrypted-fields``    PBKDF2-SHA256(SECRET_KEY, SALT_KEY, 100 000), of a pair ``SECRET_KEY:SALT_KEY``
+``lockbox``                           HKDF-SHA384(master key) for each column, by a label: ``users.email_ciphertext``
 ====================================  ===================================================================
 
 Source: the packages' own text: sqlalchemy-utils 0.43, django-fernet-fields 0.6 (and djfernet 0.8,
-django-fernet-fields-v2 0.9), django-fernet-encrypted-fields 0.4.
+django-fernet-fields-v2 0.9), django-fernet-encrypted-fields 0.4, Lockbox 1.3 (`KeyGenerator#attribute_key`).
 """
 
 import hashlib
@@ -17,10 +18,11 @@ from functools import lru_cache
 from itertools import product
 from types import MappingProxyType
 
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.errors import InvalidBindingError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.batch import Labels
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -54,8 +56,9 @@ _DERIVE: Mapping[Derivation, Callable[[bytes], bytes]] = MappingProxyType(
 )
 # Of each format whose packages derive keys by one of these.
 DERIVATIONS: Mapping[str, tuple[Derivation, ...]] = MappingProxyType(
-    {FERNET.name: tuple(_DERIVE), AES_GCM.name: (Derivation.SHA256,)}
+    {FERNET.name: tuple(_DERIVE), AES_GCM.name: (Derivation.SHA256, Derivation.LOCKBOX)}
 )
+_LOCKBOX_INFO = b"\xb4" * 32
 
 
 @lru_cache(maxsize=64)
@@ -67,7 +70,7 @@ def derived_ring(derivation: Derivation | None, ring: KeyRing) -> KeyRing:
     """Returns the keys that the application encrypts with, by the versions of what it derives them from.
 
     Args:
-        derivation: None: the keys of the ring are these.
+        derivation: None: the keys of the ring are these. None that makes keys for each column: see `column_rings`.
 
     Raises:
         InvalidKeyError: the ring holds passphrases, and nothing says how keys are derived from them.
@@ -82,13 +85,67 @@ def derived_ring(derivation: Derivation | None, ring: KeyRing) -> KeyRing:
     return KeyRing({each: _derived(derivation, ring.material(each)) for each in ring.versions}, ring.primary)
 
 
-def rederived_rings(declared: ValueFormat, ring: KeyRing) -> Iterator[tuple[Derivation | None, KeyRing]]:
-    """Yields the keys by every other derivation from what the application lists; None: as they are."""
+def column_rings(derivation: Derivation | None, ring: KeyRing, labels: Labels) -> Sequence[KeyRing]:
+    """Returns the keys of each column of a batch, where columns have keys of their own; (): they do not.
+
+    Args:
+        labels: of the columns.
+
+    Raises:
+        InvalidBindingError: a column has no label, so that nothing says which keys it has.
+    """
+    if derivation is not Derivation.LOCKBOX:
+        return ()
+    if not labels:
+        raise InvalidBindingError("values whose keys are derived for each column are of an unknown column")
+    return [
+        KeyRing({each: _of_column(ring.material(each), label or "") for each in ring.versions}, ring.primary)
+        for label in labels
+    ]
+
+
+def require_column(label: str | None) -> tuple[str, str]:
+    """Returns the table and the attribute that a label names for Lockbox.
+
+    Raises:
+        InvalidBindingError: it names none.
+    """
+    table, _, attribute = (label or "").rpartition(".")
+    if not table or not attribute:
+        raise InvalidBindingError(
+            "Lockbox derives a key for each column from the names of its table and of the column, which a dot divides "
+            "here, as in users.email_ciphertext"
+        )
+    return table, attribute
+
+
+@lru_cache(maxsize=1024)
+def _of_column(material: KeyMaterial, label: str) -> KeyMaterial:
+    table, attribute = require_column(label)
+    info = _LOCKBOX_INFO + attribute.encode()
+    return KeyMaterial(HKDF(SHA384(), KEY_BYTES, salt=table.encode(), info=info).derive(raw_of(material)))
+
+
+def place_ring(derivation: Derivation | None, ring: KeyRing, label: str | None) -> KeyRing:
+    """Returns the keys of the values of one place.
+
+    Raises:
+        InvalidBindingError, InvalidKeyError: see `column_rings` and `derived_ring`.
+    """
+    own = column_rings(derivation, ring, [label])
+    return own[0] if own else derived_ring(derivation, ring)
+
+
+def rederived_rings(
+    declared: ValueFormat, ring: KeyRing, label: str | None
+) -> Iterator[tuple[Derivation | None, KeyRing]]:
+    """Yields the keys of a place by every other derivation from what the application lists; None: as they are."""
     encodings = KeyEncoding if declared.name == AES_GCM.name else (KeyEncoding.B64URL,)
     others = (other for other in (None, *DERIVATIONS[declared.name]) if other is not declared.derivation)
     for other, encoding in product(others, encodings):
-        with suppress(InvalidKeyError):
-            yield other, derived_ring(other, _relisted(ring, encoding, passphrases=other is not None))
+        with suppress(InvalidKeyError, InvalidBindingError):
+            passphrases = other is not None and other.is_of_passphrases
+            yield other, place_ring(other, _relisted(ring, encoding, passphrases=passphrases), label)
 
 
 def _relisted(ring: KeyRing, encoding: KeyEncoding, *, passphrases: bool) -> KeyRing:

@@ -136,7 +136,7 @@ def new_key(
     """
     if (marked := marked_format_of(declared)) is not None:
         return marked.generate([*taken, *map(marked.marker_of, held)])
-    if declared.derivation is not None:
+    if declared.derivation is not None and declared.derivation.is_of_passphrases:
         return new_passphrase(declared.derivation, None if replaces_all else present)
     of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))
     size = declared.key_bytes or of_present

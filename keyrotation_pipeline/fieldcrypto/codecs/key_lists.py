@@ -153,6 +153,17 @@ def _cloak_key(text: str, place: str) -> KeyMaterial:
     return key
 
 
+def _master_key(text: str, place: str) -> KeyMaterial:
+    try:
+        return key_in(text, place, KeyEncoding.HEX)
+    except InvalidKeyError:
+        pass
+    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+        f"{place} is not a master key of Lockbox; give its {2 * KEY_BYTES} hexadecimal digits, as Lockbox.generate_key "
+        "makes them"
+    )
+
+
 def _named_key(text: str, place: str) -> KeyMaterial:
     name, _, encoded = text.partition(":")
     try:
@@ -181,6 +192,7 @@ def by_commas(encoding: KeyEncoding, *, of_aes: bool = True) -> KeyNotation:
     return KeyNotation(_by_commas, key, partial(as_list, encoding=encoding))
 
 
+_LOCKBOX = KeyNotation(_by_commas, _master_key, partial(as_list, encoding=KeyEncoding.HEX))
 FERNET_NOTATION = by_commas(KeyEncoding.B64URL, of_aes=False)
 _NOTATIONS: Mapping[str, KeyNotation] = MappingProxyType(
     {
@@ -200,6 +212,8 @@ def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64UR
     Args:
         encoding: of each key, where the library has no notation of its own.
     """
+    if declared.derivation is Derivation.LOCKBOX:
+        return _LOCKBOX
     if declared.name != RAILS.name and declared.derivation is not None:
         pair = declared.derivation is Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
         return KeyNotation(_by_commas, partial(listed_passphrase, pair=pair), as_passphrases, passphrases=True)

@@ -15,8 +15,10 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,
     KEYED_WRAPPER,
+    LOCKBOX,
     NATIVE,
     TINK,
+    Derivation,
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -50,12 +52,13 @@ class Fit:
     derivation: str = ""
 
 
-def fits(listed: str, place: str, values: Sequence[bytes]) -> list[Fit]:
+def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = None) -> list[Fit]:
     """Returns every known format in which the keys open any of these values, that which opens most first.
 
     Args:
         listed: keys in the notation of any library.
         place: of the keys, for messages.
+        label: of the values' place, where it has one; see `EncryptedTable.label`.
 
     Raises:
         InvalidKeyError: no notation reads them; names the place, never a key.
@@ -63,7 +66,9 @@ def fits(listed: str, place: str, values: Sequence[bytes]) -> list[Fit]:
     found, is_list = [], False
     for declared, encoding, ring in _read(listed, place):
         is_list, code = is_list or declared.derivation is None, format_of(declared)
-        tried = (code.opened_by(ring, value) for value in values)
+        if declared.derivation is Derivation.LOCKBOX and label is None:
+            continue
+        tried = (code.opened_by(ring, value, label) for value in values)
         if opened := sum(each is not None and each[1] is not None for each in tried):
             found.append(Fit(declared.name, declared.layout, encoding, opened, declared.derivation or ""))
     if not found and not is_list:  # nearly any text can be a passphrase
@@ -92,7 +97,9 @@ def _read(listed: str, place: str) -> Iterator[tuple[ValueFormat, str, KeyRing]]
             keys = notation_of(declared).keys_in(listed.strip(), place)
         except InvalidKeyError:
             continue
-        layouts = KNOWN if declared.name == AES_GCM.name else (declared.layout,)
+        layouts: Sequence[str] = KNOWN if declared.name == AES_GCM.name else (declared.layout,)
+        if declared.derivation is Derivation.LOCKBOX:
+            layouts = (LOCKBOX.layout, LOCKBOX.layout.replace("b64", "raw"))
         yield from ((replace(declared, layout=layout), "", _ring(keys)) for layout in layouts)
     try:
         keys = by_commas(KeyEncoding.B64, of_aes=False).keys_in(listed.strip(), place)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, rederived_rings
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring, rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -42,12 +42,17 @@ def _known_pairs() -> Iterator[str]:
 KNOWN, KNOWN_PAIRS = tuple(_known()), tuple(_known_pairs())
 
 
-def fitting_derivation(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes]) -> str | None:
+def fitting_derivation(
+    declared: ValueFormat, ring: KeyRing, values: Sequence[bytes], label: str | None = None
+) -> str | None:
     """Returns how `[format]` is to say that keys are derived, by which one of these values opens; None: there is none.
 
     Where it has a layout, the known ones are tried with every derivation.
+
+    Args:
+        label: of the values' place.
     """
-    for derivation, keys in rederived_rings(declared, ring):
+    for derivation, keys in rederived_rings(declared, ring, label):
         said = "no derivation" if derivation is None else f'derivation = "{derivation}"'
         if declared.layout:
             if layout := _layout(declared, keys, values):
@@ -57,13 +62,14 @@ def fitting_derivation(declared: ValueFormat, ring: KeyRing, values: Sequence[by
     return None
 
 
-def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes]) -> str | None:
+def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes], label: str | None = None) -> str | None:
     """Returns the first known layout in which a key opens one of these values; None: there is none.
 
     Args:
         declared: how keys are derived, whether values are bound, and whether each has its nonce in a second column.
+        label: of the values' place.
     """
-    return _layout(declared, derived_ring(declared.derivation, ring), values) if declared.layout else None
+    return _layout(declared, place_ring(declared.derivation, ring, label), values) if declared.layout else None
 
 
 def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> str | None:

@@ -6,7 +6,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -67,6 +67,12 @@ class Derivation(StrEnum):
     DJANGO_FERNET_FIELDS = "django-fernet-fields"
     DJANGO_FERNET_ENCRYPTED_FIELDS = "django-fernet-encrypted-fields"
     SHA256 = "sha256"
+    LOCKBOX = "lockbox"
+
+    @property
+    def is_of_passphrases(self) -> bool:
+        """Whether keys are derived from texts; else from keys."""
+        return self is not Derivation.LOCKBOX
 
     @property
     def digest(self) -> str:
@@ -155,7 +161,8 @@ class ValueFormat:
         same = "; equal texts have equal values" if self.deterministic else ""
         keys = "keys as they are"
         if self.derivation is not None and self.name != RAILS.name:
-            keys = f"keys derived by {self.derivation}"
+            each = " for each column" if self.derivation is Derivation.LOCKBOX else ""
+            keys = f"keys derived by {self.derivation}{each}"
         elif self.derivation is not None:
             salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
             keys = f"keys derived by {self.derivation} with the salt of SHA-256 {salt}"
@@ -177,6 +184,8 @@ UNBOUND = (
 )
 FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
 AES_GCM = ValueFormat("aes-gcm", IdentifiedBy.DECRYPT)
+# Of Lockbox for Ruby, in text; nothing of its values names it.
+LOCKBOX = replace(AES_GCM, layout="b64(nonce12 ct tag16)", derivation=Derivation.LOCKBOX)
 RAILS = ValueFormat("rails-ar-encryption", IdentifiedBy.MARKER, derivation=Derivation.PBKDF2_SHA256)
 CLOAK_47NG = ValueFormat("cloak-47ng", IdentifiedBy.MARKER)
 CLOAK_ECTO = ValueFormat("cloak-ecto", IdentifiedBy.MARKER, layout="raw(nonce12 tag16 ct)")

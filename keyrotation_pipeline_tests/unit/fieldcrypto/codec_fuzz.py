@@ -24,11 +24,20 @@ from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.binding import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import joined
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, derived
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, CLOAK_47NG, FERNET, NATIVE, RAILS, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    FERNET,
+    NATIVE,
+    RAILS,
+    Derivation,
+    ValueFormat,
+)
 from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -48,6 +57,8 @@ class Fuzzed:
         arrays: whether the values are elements of arrays.
         is_drawn_singly: whether the reference draws each nonce as it needs it.
         raw: the key that a key material comes to.
+        labels: of two columns.
+        keys: those of a column, by its number.
         left: a pattern of what the compiled codec leaves to the reference, though nothing may be wrong with it.
     """
 
@@ -60,7 +71,8 @@ class Fuzzed:
     numbers: Sequence[int] = VERSIONS
     versions: tuple[KeyVersion, ...] = tuple(map(KeyVersion, sorted(set(VERSIONS))))
     target: KeyVersion = V2
-    label: str | None = None
+    labels: tuple[str, str] | tuple[()] = ()
+    keys: Callable[[KeyRing, int], KeyRing] = lambda ring, _: ring
     arrays: bool = False
     is_drawn_singly: bool = False
     left: bytes = b"(?!)"
@@ -181,6 +193,21 @@ FORMATS |= {
     "b64url in two groups": laid_out("v.b64url(nonce12).b64url(tag16 ct)."),
 }
 
+# A key of its own for each column.
+_LOCKBOX_LABELS = ("clients.email_ciphertext", "clients.phone_ciphertext")
+FORMATS |= {
+    name: replace(
+        laid_out(layout, aad),
+        values=replace(AES_GCM, layout=layout, aad=aad, derivation=Derivation.LOCKBOX),
+        labels=_LOCKBOX_LABELS,
+        keys=lambda ring, column: column_rings(Derivation.LOCKBOX, ring, _LOCKBOX_LABELS)[column],
+    )
+    for name, layout, aad in (
+        ("lockbox", "b64(nonce12 ct tag16)", ""),
+        ("lockbox, bound bytes", "raw(nonce12 ct tag16)", "{table}"),
+    )
+}
+
 LABEL = "clients.email"
 X = KeyVersion(1, 2).generation.number
 
@@ -203,7 +230,7 @@ _SECOND = Fuzzed(
     24,
     versions=tuple(KeyVersion(number, X if number > 1 else 1) for number in sorted(set(VERSIONS))),
     target=KeyVersion(2, X),
-    label=LABEL,
+    labels=(LABEL, LABEL),
 )
 FUZZED = {
     **FORMATS,
@@ -305,12 +332,13 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     """Compare the codecs on `count` values; returns how many batches both rewrote, and how many both refused."""
     chance, of = random.Random(seed), FUZZED[name]
     ring = KeyRing({version: KeyMaterial.generate() for version in of.versions}, of.target)
-    code, value = format_of(of.values), values(chance, ring, of)
-    value, arrays = (arrays_of(chance, value), frozenset({0})) if of.arrays else (value, frozenset[int]())
+    code, sources = format_of(of.values), [values(chance, of.keys(ring, column), of) for column in (0, 1)]
+    sources = [arrays_of(chance, each) for each in sources] if of.arrays else sources
+    arrays = frozenset({0}) if of.arrays else frozenset[int]()
     codecs = {
         columns: (code.native_codec(ring, of.target, labels), code.rewriter(ring, of.target, labels))
         for columns in (1, 2)
-        for labels in [() if of.label is None else (of.label,) * columns]
+        for labels in [of.labels[:columns]]
     }
     rewritten = refused = compared = 0
     nonces = b""
@@ -323,7 +351,8 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
             number = columns * rows * (6 if arrays else 1)
             nonces = chance.randbytes(of.nonce_bytes * (1 if of.is_drawn_singly else number))
             nonces *= number if of.is_drawn_singly else 1
-            batch = [tuple(value() for _ in range(columns)) for _ in range(rows)]
+            moved = chance.random() < 0.05  # values of one column in the other
+            batch = [tuple(sources[column ^ moved]() for column in range(columns)) for _ in range(rows)]
             compared += columns * rows
             native, python = codecs[columns]
             assert native is not None

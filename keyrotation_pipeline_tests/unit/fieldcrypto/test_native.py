@@ -37,7 +37,9 @@ pytestmark = pytest.mark.skipif(not compiled.is_native(), reason="the native cod
 
 # The layouts differ in little, and so do the libraries, so most of them are for the long run.
 NAMES = [
-    pytest.param(name, marks=() if name in {"native", "fernet", "b64", "bound b64", "rails"} else pytest.mark.extended)
+    pytest.param(
+        name, marks=() if name in {"native", "fernet", "b64", "bound b64", "rails", "lockbox"} else pytest.mark.extended
+    )
     for name in FORMATS
 ]
 FUZZED_NAMES = [
@@ -108,13 +110,13 @@ def test_positions_are_packed_next_to_the_values_and_what_stays_is_null(codec: N
 @pytest.mark.parametrize("name", NAMES)
 def test_a_row_whose_values_all_stay_is_left_out_with_its_position(name: str, ring: KeyRing) -> None:
     of = FORMATS[name]
-    codec = format_of(of.values).native_codec(ring, V2)
+    codec = format_of(of.values).native_codec(ring, V2, of.labels)
     assert codec is not None
-    old, new = of.good(ring, 1, "x"), of.good(ring, 2, "y")
+    (old, other), (new, same) = ([of.good(of.keys(ring, n), *each) for n in (0, 1)] for each in ((1, "x"), (2, "y")))
     rows = [
         (b"\0\0\0\0\0%c" % place, *values)
         for place, values in enumerate(
-            [(new, None), (old, new), (b"", new), (None, old), (None, None), (old, old), (new, new)]
+            [(new, None), (old, same), (b"", same), (None, other), (None, None), (old, other), (new, same)]
         )
     ]
     packed = codec.rewrite(rows, 1, 2, [(0, TidArray.element_oid)])
@@ -331,7 +333,7 @@ from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import FORMATS
 
 of = FORMATS[sys.argv[1]]
 ring = ring_of(1, 2)
-rows = [(of.good(ring, 1, "x"),)]
+rows = [tuple(of.good(of.keys(ring, column), 1, "x") for column in (0, 1))]
 
 buffer = bytearray(1 << 16)
 
@@ -354,11 +356,11 @@ def copies(needle):
     return found
 
 # By halves: one signs Fernet tokens, of which no copy is held; the other encrypts.
-key = bytearray(of.raw(ring.material(V2)))
+key = bytearray(of.raw(of.keys(ring, 1).material(V2)))
 halves = key[:16], key[16:]
 before = [copies(half) for half in halves]
-codec = format_of(of.values).native_codec(ring, V2)
-assert codec.rewrite(rows, 0, 1)
+codec = format_of(of.values).native_codec(ring, V2, of.labels)
+assert codec.rewrite(rows, 0, 2)
 during = [copies(half) for half in halves]
 del codec
 print(*before, *during, *(copies(half) for half in halves))

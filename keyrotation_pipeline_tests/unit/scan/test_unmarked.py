@@ -90,7 +90,8 @@ def test_a_name_moves_a_tier_by_one(form: str, column: str, tiers: list[str]) ->
 
 def test_the_convention_of_lockbox_is_noted() -> None:
     (found,) = scan(encrypted("lockbox", "email", 50), "email_ciphertext")
-    assert "Named as Lockbox names its columns: it reads older keys by `previous_versions`." in found.notes
+    (note,) = (each for each in found.notes if each.startswith("Named as Lockbox names its columns: "))
+    assert '`[format] name = "lockbox"`, `keyrotation docs lockbox`' in note
 
 
 @pytest.mark.parametrize(("count", "shown"), [(2, False), (3, True)])

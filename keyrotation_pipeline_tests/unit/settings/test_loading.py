@@ -68,6 +68,7 @@ FERNET = '[format]\nname = "fernet"\nkeys = { env = "F_K" }\n'
 AES_GCM = '[format]\nname = "aes-gcm"\nkeys = { env = "F_K" }\nlayout = "b64(nonce12 ct tag16)"\n'
 
 
+LOCKBOX = '[format]\nname = "lockbox"\nkeys = { env = "F_K" }\nlogins = { v1 = "a" }\n'
 PAIR = '[[tables]]\nname = "c"\ncolumns = [{{ column = "a", iv = "a_iv" }}{}]'
 
 
@@ -260,7 +261,9 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             TABLE + '[format]\nname = "fernet"', 'add keys = { env = "FERNET_KEYS" }', id="Fernet without its keys"
         ),
         pytest.param(
-            TABLE + FERNET + 'layout = "b64(ct)"', 'layout is for name = "aes-gcm" alone', id="Fernet's layout"
+            TABLE + FERNET + 'layout = "b64(ct)"',
+            'layout is for name = "aes-gcm" and "lockbox" alone',
+            id="Fernet's layout",
         ),
         pytest.param(
             TABLE + '[format]\nname = "aes-gcm"\nkeys = { env = "F_K" }',
@@ -345,6 +348,25 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             TABLE + AES_GCM + 'derivation = "sha256"\nkey_encoding = "hex"\nlogins = { v1 = "a" }',
             '[format] key_encoding says how keys are, and with derivation = "sha256" the list has what they are',
             id="an encoding of keys that are derived",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = [{ column = "d", path = ["x"] }]\n' + LOCKBOX,
+            "[[tables]] c: a value of Lockbox is a column of its own, with its nonce; leave out d.x",
+            id="a value of Lockbox in a document",
+        ),
+        pytest.param(
+            '[[tables]]\nname = "c"\ncolumns = ["a.b"]\n' + LOCKBOX,
+            'declare it of column "a.b": bindings = { column = "table.column" }',
+            id="a column of Lockbox whose name says two things",
+        ),
+        pytest.param(
+            TABLE + 'bindings = { email = "email_ciphertext" }\n' + LOCKBOX,
+            "which a dot divides here, as in users.email_ciphertext; declare it of column",
+            id="a column of Lockbox under a name without a table",
+        ),
+        pytest.param(TABLE + LOCKBOX + 'salt = "x"', "[format] salt is for name =", id="Lockbox, salt"),
+        pytest.param(
+            TABLE + LOCKBOX.partition("logins")[0], '[format] name = "lockbox" needs a login', id="Lockbox, no login"
         ),
         pytest.param(
             TABLE + FERNET + 'derivation = "pbkdf2-sha1"',

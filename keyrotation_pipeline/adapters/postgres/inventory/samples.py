@@ -128,8 +128,9 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     tried = (code.opened_by(ring, value, table.label(name)) for value in values)
     opened = sum(each is not None and each[1] is not None for each in tried)
     some = [] if opened else values[:_FITTED]
-    fits = fitting(table.format, ring, some) if some else None
-    derived = fitting_derivation(table.format, ring, some) if some and not fits else None
+    label = table.label(name)
+    fits = fitting(table.format, ring, some, label) if some else None
+    derived = fitting_derivation(table.format, ring, some, label) if some and not fits else None
     return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived)
 
 

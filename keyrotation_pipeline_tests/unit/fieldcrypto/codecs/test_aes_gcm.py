@@ -12,18 +12,24 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.errors import InvalidKeyError, InvalidLayoutError, KeyRotationError, UnknownKeyVersionError
+from keyrotation_pipeline.errors import (
+    InvalidBindingError,
+    InvalidKeyError,
+    InvalidLayoutError,
+    KeyRotationError,
+    UnknownKeyVersionError,
+)
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat, AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData, Piece, joined
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_probe import fits
+from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit, fits
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, fitting, fitting_derivation
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LOCKBOX, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -363,6 +369,75 @@ def test_real_values_are_opened_by_what_their_keys_are_derived_from() -> None:
     assert "aes-gcm, keys derived by sha256, identified by" in declared.signed()
     with pytest.raises(InvalidKeyError, match="does not say how"):
         format_of(replace(declared, derivation=None)).rewriter(ring, V2)
+
+
+(OF_LOCKBOX,) = (each for each in VECTORS if each["library"].startswith("lockbox"))
+MASTER, EMAIL, PHONE = "00" * 32, "users.email_ciphertext", "users.phone_ciphertext"
+
+
+def test_real_values_of_lockbox_are_opened_by_its_master_key_each_under_the_key_of_its_column() -> None:
+    (old,) = notation_of(LOCKBOX).keys_in(MASTER, "K")
+    ring = KeyRing({V1: old, V2: new_key(LOCKBOX, present=old)}, V2)
+    code, values = format_of(LOCKBOX), as_stored(OF_LOCKBOX)
+    texts = [each["plaintext"].encode() for each in OF_LOCKBOX["values"]]
+    assert raw_of(place_ring(Derivation.LOCKBOX, ring, EMAIL).material(V1)).hex() == OF_LOCKBOX["key"]
+    assert [code.plaintext(ring, value, EMAIL) for value in values] == texts
+    assert [code.opened_by(ring, value, PHONE) for value in values] == [(V2, None)] * 3
+    labels = (PHONE, EMAIL)
+    others = [stored(B64, place_ring(Derivation.LOCKBOX, ring, PHONE).material(V1), text) for text in texts]
+    rewritten = code.rewriter(ring, V2, labels).rewrite([others, values])
+    assert rewritten.failures == []
+    for label, column in zip(labels, rewritten.columns, strict=True):
+        key = place_ring(Derivation.LOCKBOX, ring, label).material(V2)
+        assert [read(B64, key, value or b"") for value in column] == texts
+    swapped = code.rewriter(ring, V2, labels).rewrite([values, others])
+    assert swapped.failures == [Failure(row, column, UNDER_NO_KEY) for column in (0, 1) for row in range(3)]
+    compiled = code.native_codec(ring, V2, labels)
+    if compiled is not None:
+        rows = list(zip(others, values, strict=True))
+        assert compiled.check(rows, 0, 2) == [{V1: 3}, {V1: 3}]
+        assert compiled.check([row[::-1] for row in rows], 0, 2) is None
+        with pytest.raises(ValueError, match="keys, for each column"):
+            compiled.check(rows, 0, 1)
+
+
+def test_what_is_of_lockbox_is_never_opened_without_the_name_of_its_column() -> None:
+    ring = KeyRing({V1: KeyMaterial(bytes(32))}, V1)
+    for labels in ((), (None,), ("email_ciphertext",), ("users.",)):
+        with pytest.raises(InvalidBindingError):
+            format_of(LOCKBOX).rewriter(ring, V1, labels)
+        with pytest.raises(InvalidBindingError):
+            format_of(LOCKBOX).native_codec(ring, V1, labels)
+
+
+@pytest.mark.parametrize("text", ["00" * 31, "00" * 16, "x" * 64, ""])
+def test_what_is_no_master_key_is_refused(text: str) -> None:
+    with pytest.raises(InvalidKeyError, match="entry 1 of K is not a master key of Lockbox") as refused:
+        notation_of(LOCKBOX).keys_in(text, "K")
+    assert refused.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        pytest.param(AES_GCM, 'derivation = "lockbox" and layout = "{}"', id="a master key taken for a key"),
+        pytest.param(
+            replace(AES_GCM, derivation=Derivation.SHA256), 'derivation = "lockbox" and layout = "{}"', id="or a secret"
+        ),
+    ],
+)
+def test_lockbox_is_found_by_opening_values(given: ValueFormat, said: str) -> None:
+    declared = replace(given, layout=B64.text)
+    (key,) = notation_of(declared, KeyEncoding.HEX).keys_in(MASTER, "K")
+    values = as_stored(OF_LOCKBOX)
+    assert fitting_derivation(declared, KeyRing({V1: key}, V1), values, EMAIL) == said.format(B64.text)
+    assert fitting_derivation(declared, KeyRing({V1: key}, V1), values, PHONE) is None
+    assert fits(MASTER, "K", values, EMAIL) == [Fit("aes-gcm", B64.text, "", 3, "lockbox")]
+    assert fits(MASTER, "K", values) == fits(MASTER, "K", values, PHONE) == []
+    (bare,) = notation_of(declared, KeyEncoding.HEX).keys_in(OF_LOCKBOX["key"], "K")
+    if given.derivation is None:
+        of_bare = fitting_derivation(LOCKBOX, KeyRing({V1: bare}, V1), values, EMAIL)
+        assert of_bare == f'no derivation and layout = "{B64.text}"'
 
 
 @pytest.mark.parametrize(
