@@ -59,7 +59,7 @@ from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
-from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, probed, refusal, try_keys
+from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, probed, refusal, try_keys, untold_turns
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK
@@ -242,7 +242,8 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     others = {version: key for version, key in live.items() if version not in ring.versions}
     known = others | {version: ring.material(version) for version in ring.versions}
     probes = probed(pipeline, KeyRing(known, ring.primary), derived=True)
-    if misfits := [each.refusal for each in probes if each.refusal]:
+    misfits = [each.refusal for each in probes if each.refusal]
+    if misfits := [*misfits, *untold_turns(pipeline, KeyRing(known, ring.primary))]:
         raise WrongKeyError(
             f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
         )

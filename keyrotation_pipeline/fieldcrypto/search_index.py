@@ -12,7 +12,7 @@ import base64
 import hmac
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -55,9 +55,35 @@ class IndexForm:
     size_bytes: int = FULL_BYTES
 
     @property
+    def names_versions(self) -> bool:
+        """Whether each index names the version of its key."""
+        return True
+
+    @property
+    def pattern(self) -> str:
+        """Matches every index; read by Python and by PostgreSQL alike."""
+        return INDEX_PATTERN
+
+    @property
     def longest_chars(self) -> int:
         """The length of an index under the highest version."""
         return LONGEST_PREFIX_CHARS + len(base64.b64encode(bytes(self.size_bytes)))
+
+    def signed(self, quoted: Callable[[str], str]) -> str:
+        """How it is computed, in a signed text, with names as `quoted` writes them."""
+        after = f" after {', '.join(self.normalise)}" if self.normalise else ""
+        return (
+            f"{self.size_bytes} bytes of HMAC-SHA-256 of the text{after}, under the key of its value, bound as "
+            f"{quoted(self.label)}"
+        )
+
+    def is_index(self, text: str) -> bool:
+        """Returns whether a text has the form of an index, so that nothing is lost where another index replaces it."""
+        return is_index(text)
+
+    def example(self, version: KeyVersion) -> str:
+        """Returns a text as an index under a version has it."""
+        return version.prefix + base64.b64encode(bytes(self.size_bytes)).decode()
 
     def normalised(self, text: str) -> str:
         """Returns the text that is indexed."""

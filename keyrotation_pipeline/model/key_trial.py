@@ -69,6 +69,8 @@ class PlaceProbe:
         opened: of these, by any of the keys.
         fits: another layout in which some of them open, where none does in the declared one.
         derived: how else keys are derived by which some of them open, as `[format]` has it.
+        name: by which the key of the place is derived, if it is.
+        index_of: of the columns of a search index, the column of the texts; `opened` are indexes of these.
     """
 
     table: str
@@ -78,19 +80,29 @@ class PlaceProbe:
     opened: int
     fits: str | None = None
     derived: str | None = None
+    name: str = ""
+    index_of: str = ""
 
     @property
     def refusal(self) -> str | None:
         """Why this place cannot be rotated, and what to do; None: its values open, or there are none."""
         if self.opened or not self.tried:
             return None
+        if self.index_of:
+            return (
+                f"{self.table}.{self.index_of}: none of {self.tried:,} search indexes in {self.column} is that of its "
+                f"text by {self.layout}; correct algorithm, size_bytes, the columns or bindings, or, if they have a "
+                "master key of their own, remove it from indexes"
+            )
         if self.derived or not self.layout:
             return self.derived and (
                 f"{self.table}.{self.column}: none of {self.tried:,} values opens with the keys as [format] says that "
                 f"they are derived; they open with {self.derived}: correct that"
             )
+        name = f", or in bindings the name {self.name}, by which Lockbox derives its key" if self.name else ""
         then = (
-            "no other known layout opens them either: correct [format] layout, aad or the keys, or leave the column out"
+            f"no other known layout opens them either: correct [format] layout, aad or the keys{name}, or leave the "
+            "column out"
             if self.fits is None
             else f'they open as "{self.fits}": correct [format] layout'
         )

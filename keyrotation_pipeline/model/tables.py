@@ -8,6 +8,7 @@ from typing import Self
 
 from keyrotation_pipeline.errors import InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import default_label
+from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_INDEX, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -102,7 +103,7 @@ class SearchIndex:
     of: str
     odd: str
     even: str
-    form: IndexForm
+    form: IndexForm | BlindIndexForm
 
     @property
     def columns(self) -> tuple[str, str]:
@@ -111,12 +112,8 @@ class SearchIndex:
 
     def signed(self, table: TableName) -> str:
         """The index in a signed text."""
-        after = f" after {', '.join(self.form.normalise)}" if self.form.normalise else ""
         of, odd, even = map(plain_name, (f"{table}.{self.of}", *self.columns))
-        return (
-            f"search index of {of} in {odd} and {even}: {self.form.size_bytes} bytes of HMAC-SHA-256 of the "
-            f"text{after}, under the key of its value, bound as {plain_name(self.form.label)}"
-        )
+        return f"search index of {of} in {odd} and {even}: {self.form.signed(plain_name)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +169,11 @@ class EncryptedTable:
     def index_columns(self) -> tuple[str, ...]:
         """The columns of search indexes."""
         return tuple(column for index in self.indexes for column in index.columns)
+
+    @property
+    def written_columns(self) -> tuple[str, ...]:
+        """All columns that are written with a new value."""
+        return (*self.stored_columns, *self.index_columns)
 
     @property
     def of_indexes(self) -> Self:

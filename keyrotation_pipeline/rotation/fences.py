@@ -103,7 +103,8 @@ class Fences:
 def fences(pipeline: Pipeline) -> Fences:
     """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
     retired, of_indexes = _retired(pipeline)
-    with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes]
+    # Others name no version, and are refused as the values are: by the login.
+    with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes and table.format.names_versions]
     standing, unseen = _seen(pipeline, pipeline.tables)
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]

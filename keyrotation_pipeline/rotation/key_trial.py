@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from keyrotation_pipeline.errors import WrongKeyError
+from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -11,6 +12,7 @@ from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlacePro
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation.keys import has_blind_indexes
 
 # How long an emergency waits for the trial, however many tables there are.
 EMERGENCY = timedelta(seconds=3)
@@ -63,7 +65,9 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
         KeyStoreDamagedError: the key store gives no key ring.
         PreflightError, BlockedError: a table cannot be read.
     """
-    misfits = [] if emergency else [each.refusal for each in probed(pipeline, stored.ring()) if each.refusal]
+    ring = stored.ring()
+    misfits = [] if emergency else [each.refusal for each in probed(pipeline, ring) if each.refusal]
+    misfits += [] if emergency else untold_turns(pipeline, ring)
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
     trial = try_keys(pipeline, stored.ring(), wanted, EMERGENCY if emergency else None)
@@ -72,6 +76,20 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     if sentence := refusal(pipeline, stored, trial):
         raise WrongKeyError(sentence)
     return trial
+
+
+def untold_turns(pipeline: Pipeline, ring: KeyRing) -> tuple[str, ...]:
+    """Why an application could not tell which of its keys search indexes in a column are under; (): it can."""
+    keys = {version: ring.material(version) for version in ring.versions}
+    first, *others = keys
+    if not has_blind_indexes(pipeline) or takes_turns(first, keys[first], {each: keys[each] for each in others}):
+        return ()
+    sentence = (
+        f"the last digits of the master keys {', '.join(map(str, keys))} do not alternate between odd and even, so the "
+        "application could not tell which column the search indexes under each are in; import one key alone, or rotate "
+        "without indexes, and with BLIND_INDEX_MASTER_KEY set, until one is left"
+    )
+    return (sentence,)
 
 
 def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple[PlaceProbe, ...]:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BackupError, KeyStoreDamagedError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.blind_index import takes_turns
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -206,7 +207,23 @@ def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMate
     declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
     replaces_all = rotation.type is RotationType.EMERGENCY
-    return new_key(declared, taken.values(), stored.present, stored.materials, replaces_all=replaces_all)
+    while True:
+        made = new_key(declared, taken.values(), stored.present, stored.materials, replaces_all=replaces_all)
+        if is_in_turn(pipeline, stored, rotation.target, made):
+            return made
+
+
+def is_in_turn(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> bool:
+    """Whether an application that knows no numbers can tell from a key which column its search indexes are in."""
+    present, primary = stored.present, stored.primary
+    if present is None or primary is None or not has_blind_indexes(pipeline):
+        return True
+    return takes_turns(version, material, {primary: present})
+
+
+def has_blind_indexes(pipeline: Pipeline) -> bool:
+    """Whether a declared search index names no version of its key."""
+    return any(not index.form.names_versions for table in pipeline.tables for index in table.indexes)
 
 
 def _import(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:

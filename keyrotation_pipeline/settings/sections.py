@@ -392,6 +392,19 @@ class File(Section):
         for declared, table in zip(self.tables, self.encrypted_tables, strict=True):
             for index in declared.indexes:
                 place = f"{table.name}.{index.of}"
+                of_lockbox = table.format.derivation is Derivation.LOCKBOX
+                if of_lockbox and index.normalise:
+                    raise ConfigurationError(
+                        f"the search index of {place}: what an `expression` of blind_index does to a text is Ruby's, "
+                        "so normalise is for our own format alone; leave it out, or index an attribute that is stored "
+                        "as the expression makes it"
+                    )
+                if index.algorithm is not None and not of_lockbox:
+                    raise ConfigurationError(
+                        f'the search index of {place}: algorithm is of blind_index, with name = "lockbox"; leave it out'
+                    )
+                if of_lockbox:
+                    continue  # its keys are derived by the names of its columns, and the label was looked at
                 if not table.format.names_versions:
                     raise ConfigurationError(
                         f'the search index of {place}: indexes of values of "{table.format.name}" cannot be rotated by '
@@ -446,7 +459,8 @@ class File(Section):
         table = EncryptedTable.of(TableName.parse(declared.name), places, self.format.value_format)
         table = replace(table, bindings=bindings)
         # Without a label the configuration is refused.
-        indexes = tuple(each.index(table.label(each.of) or "") for each in declared.indexes)
+        of_lockbox = table.format.derivation is Derivation.LOCKBOX
+        indexes = tuple(each.index(table.label(each.of) or "", of_lockbox=of_lockbox) for each in declared.indexes)
         return replace(table, indexes=indexes)
 
 

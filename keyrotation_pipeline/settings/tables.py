@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, StrictBool, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import checked_label
+from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
@@ -312,6 +313,8 @@ class IndexSettings(Section):
         even: the column for indexes under keys with an even number.
         normalise: what is done to a text first, in this order: `strip`, `lower`, `nfc`. As in `SearchIndex`.
         size_bytes: how much of the 32 bytes is kept, 2 to 32. As in `SearchIndex`.
+        algorithm: of `lockbox` only: that of blind_index, with its own costs: `argon2id` (default), `argon2id-slow`,
+            `pbkdf2-sha256`, `pbkdf2-sha256-slow` or `scrypt`.
     """
 
     of: Text
@@ -319,9 +322,19 @@ class IndexSettings(Section):
     even: Text
     normalise: tuple[Normalisation, ...] = ()
     size_bytes: Annotated[int, Field(ge=SHORTEST_BYTES, le=FULL_BYTES)] = FULL_BYTES
+    algorithm: Algorithm | None = None
 
-    def index(self, label: str) -> SearchIndex:
-        """The same as a value of the procedure."""
+    def index(self, label: str, *, of_lockbox: bool) -> SearchIndex:
+        """The same as a value of the procedure.
+
+        Args:
+            label: of the encrypted column.
+            of_lockbox: whether blind_index makes it from the master key.
+        """
+        if of_lockbox:
+            table = label.rpartition(".")[0]
+            form = BlindIndexForm(table, self.odd, self.even, self.algorithm or Algorithm.ARGON2ID, self.size_bytes)
+            return SearchIndex(self.of, self.odd, self.even, form)
         return SearchIndex(self.of, self.odd, self.even, IndexForm(label, self.normalise, self.size_bytes))
 
 

@@ -1,5 +1,7 @@
 """A Rails application with the real Lockbox, rotated by what its guide prints, while it writes and restarts."""
 
+import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import LiteralString
@@ -17,6 +19,8 @@ from keyrotation_pipeline_tests.acceptance.test_fernet_applications import offic
 
 VARIABLE = "LOCKBOX_MASTER_KEY"
 HAS_LOCKBOX = runs("ruby", "-e", 'require "active_record"; require "pg"; require "lockbox"')
+HAS_BLIND_INDEX = runs("ruby", "-e", 'require "active_record"; require "lockbox"; require "blind_index"')
+NO_LOCKBOX = "lockbox is not here: apt-get install ruby-lockbox ruby-activerecord ruby-pg"
 _PROGRAM = """
 require "active_record"
 require "pg"
@@ -36,8 +40,9 @@ class Client < ActiveRecord::Base
   self.table_name = "front desk.clients"
   MODEL
 end
-def read(row, _text = nil)
-  client = Client.uncached { Client.find(row) }
+def read(row, text = nil)
+  client = Client.uncached { FOUND }
+  return "another row" if client.id != row
   client.name == client.note ? client.name : [client.name, client.note]
 end
 def write(row, text)
@@ -56,11 +61,15 @@ class Form:
     Args:
         model: its lines.
         options: of `[format]`.
+        declared: of `[[tables]]`.
+        found: how a row is read, or what is found by its text.
     """
 
     model: str
     options: str = ""
     type_sql: LiteralString = "text"
+    declared: str = ""
+    found: str = "Client.find(row)"
 
 
 FORMS = {
@@ -69,6 +78,12 @@ FORMS = {
         lines("ruby", "lockbox-options") + lines("ruby", "lockbox-options").replace(":note", ":name"),
         'layout = "raw(nonce12 ct tag16)"\naad = "client {id}"\n',
         "bytea",
+        BINDINGS,
+    ),
+    "with blind_index": Form(
+        f"has_encrypted :name, :note\n{lines('ruby', 'lockbox-index-model')}",
+        declared='indexes = [{ of = "name_ciphertext", odd = "name_bidx", even = "name_bidx_v2" }]\n',
+        found="text ? Client.with_name(text).sole : Client.find(row)",
     ),
 }
 
@@ -97,9 +112,11 @@ def home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Clinic:
     form, old = FORMS[request.param], "7a" * 32
-    program = lines("ruby", "rails-report") + _PROGRAM.replace("GUIDE", lines("ruby", "lockbox-keys")).replace(
-        "MODEL", form.model
-    )
+    before = lines("ruby", "lockbox-keys")
+    if "blind_index" in form.model:
+        before = f'require "blind_index"\n{before}{lines("ruby", "lockbox-index")}'
+    program = lines("ruby", "rails-report") + _PROGRAM.replace("GUIDE", before).replace("MODEL", form.model)
+    program = program.replace("FOUND", form.found)
     (tmp_path / "program.rb").write_text(
         program + RUBY_LOOP.replace("keep_reporting(KEYS)", lines("ruby", "lockbox-report").strip())
     )
@@ -108,7 +125,8 @@ def home(
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
             f'CREATE SCHEMA "front desk"; CREATE TABLE "front desk".clients (id int PRIMARY KEY, '
-            f"name_ciphertext {form.type_sql}, note_ciphertext {form.type_sql})"
+            f"name_ciphertext {form.type_sql}, note_ciphertext {form.type_sql}, name_bidx text UNIQUE, "
+            "name_bidx_v2 text UNIQUE)"
         )
         for login in logins:
             connection.execute(f'GRANT USAGE ON SCHEMA "front desk" TO {login}'.encode())
@@ -123,8 +141,7 @@ def home(
         f"[approvals]\nrequired = 2\n{named}[reencryption]\nshards = 1\nduty_cycle = 1.0\n"
         f'[format]\nname = "lockbox"\nkeys = {{ env = "{VARIABLE}" }}\n{form.options}'
         f'logins = {{ v1 = "{logins[0]}", v2 = "{logins[1]}" }}\n'
-        '[[tables]]\nname = "front desk.clients"\ncolumns = ["name_ciphertext", "note_ciphertext"]\n'
-        + (BINDINGS if form.options else "")
+        '[[tables]]\nname = "front desk.clients"\ncolumns = ["name_ciphertext", "note_ciphertext"]\n' + form.declared
     )
     place = Clinic(file, officers, application)
     monkeypatch.setenv(VARIABLE, old)
@@ -141,7 +158,16 @@ def home(
 @pytest.mark.skipif(
     not HAS_LOCKBOX, reason="lockbox is not here: apt-get install ruby-lockbox ruby-activerecord ruby-pg"
 )
-@pytest.mark.parametrize("home", FORMS, indirect=True)
+@pytest.mark.parametrize(
+    "home",
+    [
+        *list(FORMS)[:2],
+        pytest.param(
+            "with blind_index", marks=pytest.mark.skipif(not HAS_BLIND_INDEX, reason="blind_index is not here")
+        ),
+    ],
+    indirect=True,
+)
 def test_an_application_is_rotated_and_rolled_back_while_it_writes(home: Clinic) -> None:
     application = home.application
     (old,) = application.listed()
@@ -160,6 +186,35 @@ def test_an_application_is_rotated_and_rolled_back_while_it_writes(home: Clinic)
     assert (application.wrong, application.writes > 20) == ([], True)
     assert (application.listed(), len(new)) == ([old], len(old))
     application.require_read([old])
+    with psycopg.connect(application.url) as connection:
+        indexed = connection.execute(
+            'SELECT count(name_bidx), count(name_bidx_v2) FROM "front desk".clients'
+        ).fetchone()
+        assert indexed == ((40, 0) if "indexes" in home.file.read_text() else (0, 0))
     (table,) = home.shown("status")["tables"]
     assert (table["identified_by"], table["fenced_against"]) == ("decrypt", ["v2"])
     assert (table["values_by_version"], table["unreadable"]) == ({"v1": 80, "v2": 0}, 0)
+
+
+@pytest.mark.extended
+@pytest.mark.skipif(not HAS_LOCKBOX, reason=NO_LOCKBOX)
+@pytest.mark.parametrize("home", list(FORMS)[1:2], indirect=True)
+def test_a_leaked_master_key_is_replaced_in_rows_and_backups(home: Clinic, tmp_path: Path) -> None:
+    application, secret = home.application, tmp_path / "officer.sec.asc"
+    (old,) = application.listed()
+    secret.write_bytes(home.officers[0].gpg("--armor", "--export-secret-keys"))
+    home.typed("backup")
+    time.sleep(1)  # a discovery is in whole seconds, and the backup must be from before it
+    with application.at_work():
+        opened = home.typed("incident", "open", "--type", "key_exposed", "--description", "d", "--discovered-at", "now")
+        _, request = opened.split()
+        home.sign(request)
+        home.walk(request)
+    (new,) = application.listed()
+    assert (application.wrong, application.writes > 20, new != old) == ([], True, True)
+    application.require_read([new])
+    home.typed("backup")
+    assert home.shown("recovery-test", "--key", str(secret))["passed"] is True
+    refused = home.typed("destroy", "v1", "--reason", "leaked", exits=1)
+    (dump,) = re.findall(r"v1 is needed to read (database-[^ ]+\.gpg|database-[^ ;,]+)", refused)
+    assert home.shown("backup", dump, "--rekey", "--key", str(secret))["values"] == {"front desk.clients": 80}

@@ -364,6 +364,16 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "which a dot divides here, as in users.email_ciphertext; declare it of column",
             id="a column of Lockbox under a name without a table",
         ),
+        pytest.param(
+            TABLE + 'indexes = [{ of = "email", odd = "a", even = "b", normalise = ["lower"] }]\n' + LOCKBOX,
+            "the search index of clients.email: what an `expression` of blind_index does to a text is Ruby's",
+            id="a blind index with an expression",
+        ),
+        pytest.param(
+            TABLE + 'indexes = [{ of = "email", odd = "a", even = "b", algorithm = "scrypt" }]\n',
+            'the search index of clients.email: algorithm is of blind_index, with name = "lockbox"; leave it out',
+            id="an algorithm of our own indexes",
+        ),
         pytest.param(TABLE + LOCKBOX + 'salt = "x"', "[format] salt is for name =", id="Lockbox, salt"),
         pytest.param(
             TABLE + LOCKBOX.partition("logins")[0], '[format] name = "lockbox" needs a login', id="Lockbox, no login"

@@ -14,12 +14,12 @@ from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.inventory.counts import unindexed_rows
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.search_index import INDEX_PATTERN
+from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -84,7 +84,7 @@ def clear_indexes(
                 supervisor.close()
                 return rows
             CLOCK.sleep(_PAUSE_SECONDS)
-        if unindexed := unindexed_rows(connection, table):
+        if unindexed := unindexed_rows(connection, table, target):
             raise StaleWriterError(
                 f"table {table.name}: {unindexed} row(s) hold a value without a search index under its key, so their "
                 "old index stays; find what writes them, have it save them again, then run this step again"
@@ -106,12 +106,12 @@ def _clear(
     parts = {
         "table": relation.identifier,
         "old": _old(relation, target),
-        "unindexed": any_unindexed(relation),
+        "unindexed": any_unindexed(relation, target=target),
         "cleared": sql.SQL(", ").join(
             sql.SQL("{column} = CASE WHEN {old} THEN NULL ELSE t.{column} END").format(
-                column=sql.Identifier(name), old=_is_old(name, target, "t")
+                column=sql.Identifier(column.name), old=_is_old(index, column, target, "t")
             )
-            for name in relation.index_columns
+            for index, column in _columns(relation)
         ),
     }
     supervisor.total_pages += pages.end - pages.first
@@ -146,14 +146,20 @@ def _left(connection: Connection, table: EncryptedTable, target: KeyVersion) -> 
 
 
 def _old(relation: Relation, target: KeyVersion) -> sql.Composed:
-    return sql.SQL(" OR ").join(_is_old(name, target) for name in relation.index_columns)
+    return sql.SQL(" OR ").join(_is_old(*each, target) for each in _columns(relation))
 
 
-def _is_old(name: str, target: KeyVersion, *alias: str) -> sql.Composed:
+def _columns(relation: Relation) -> list[tuple[IndexedColumn, Column]]:
+    return [(index, column) for index in relation.indexes for column in index.columns]
+
+
+def _is_old(index: IndexedColumn, column: Column, target: KeyVersion, *alias: str) -> sql.Composed:
+    form = index.index.form
     # Nothing but an index is cleared, whatever column was declared.
-    return sql.SQL('(left({0}::text, {1}) COLLATE "C" <> {2} AND {0}::text COLLATE "C" ~ {3})').format(
-        sql.Identifier(*alias, name),
-        sql.Literal(len(target.prefix)),
-        sql.Literal(target.prefix),
-        sql.Literal(f"^{INDEX_PATTERN}$"),
+    parts = [sql.Identifier(*alias, column.name), sql.Literal(f"^{form.pattern}$")]
+    if not form.names_versions:
+        kept = index.odd if is_odd(target) else index.even
+        return sql.SQL('({2} AND {0}::text COLLATE "C" ~ {1})').format(*parts, sql.Literal(column != kept))
+    return sql.SQL('(left({0}::text, {2}) COLLATE "C" <> {3} AND {0}::text COLLATE "C" ~ {1})').format(
+        *parts, sql.Literal(len(target.prefix)), sql.Literal(target.prefix)
     )

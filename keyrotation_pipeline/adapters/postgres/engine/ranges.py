@@ -260,7 +260,7 @@ class SweptPageRanges:
                     places.any_value(column, lambda text: self._wanted(text, self._target))
                     for column in relation.columns
                 ),
-                *([any_unindexed(relation)] if relation.indexes else []),
+                *([any_unindexed(relation, target=self._target)] if relation.indexes else []),
             ]
         )
         query = sql.SQL(_PARTS).format(pages=sql.Literal(pages), relation=relation.identifier, wanted=wanted)

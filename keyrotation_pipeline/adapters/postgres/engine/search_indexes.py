@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 
 from keyrotation_pipeline.fieldcrypto.batch import Value
+from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
-from keyrotation_pipeline.fieldcrypto.search_index import Indexer, is_index, is_odd, version_of
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd, version_of
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Of each index, the text in its column for odd numbers and in the other one, by row.
@@ -24,7 +25,7 @@ class SearchIndexes:
     def __init__(self, table: EncryptedTable, code: Format, ring: KeyRing, target: KeyVersion) -> None:
         self._code, self._ring, self._target = code, ring, target
         self._indexes = [
-            (table.columns.index(each.of), table.label(each.of), Indexer(each.form, ring))
+            (table.columns.index(each.of), table.label(each.of), judge_of(each.form, ring, target))
             for each in table.indexes
             if each.of in table.columns
         ]
@@ -42,16 +43,16 @@ class SearchIndexes:
             texts: as they are stored; (): none.
             rewritten: new values by column.
         """
-        prefix, found = self._target.prefix.encode(), []
-        for index, (number, label, indexer) in enumerate(self._indexes):
+        found = []
+        for index, (number, label, judge) in enumerate(self._indexes):
             stored = texts[index][0 if is_odd(self._target) else 1] if texts else [None] * len(columns[number])
             new: list[Value] = [None] * len(stored)
             for row, value in enumerate(columns[number]):
-                before = stored[row] or b""
-                is_wanted = value and (rewritten[number][row] is not None or not before.startswith(prefix))
-                if value and is_wanted and (not before or is_index(before.decode(errors="replace"))):
+                before = (stored[row] or b"").decode(errors="replace")
+                is_rewritten = rewritten[number][row] is not None
+                if judge.is_wanted(value, before, is_rewritten=is_rewritten) and (not before or judge.is_index(before)):
                     text = self._plaintext(value, label)
-                    new[row] = None if text is None else indexer.under(self._target, text).encode()
+                    new[row] = None if text is None else judge.under(self._target, text).encode()
             found.append(new)
         return found
 
@@ -60,24 +61,71 @@ class SearchIndexes:
 
         An index under a version that the ring does not hold is not judged, nor that of a value that does not decrypt.
         """
-        for (number, label, indexer), both in zip(self._indexes, texts, strict=True):
+        for (number, label, judge), both in zip(self._indexes, texts, strict=True):
             for row, value in enumerate(columns[number]):
-                present = [each[row] for each in both if each[row]]
-                if present and not self._are_of(value, label, indexer, present):
+                present = [(odd, each[row] or b"") for odd, each in zip((True, False), both, strict=True) if each[row]]
+                if present and not self._are_of(value, label, judge, present):
                     yield row, number
 
-    def _are_of(self, value: Value, label: str | None, indexer: Indexer, present: Sequence[Value]) -> bool:
-        text = self._plaintext(value, label) if value else value
+    def _are_of(self, value: Value, label: str | None, judge: "Judge", present: Sequence[tuple[bool, bytes]]) -> bool:
+        text = self._plaintext(value, label)
         if value and text is None:
             return True
-        return all(self._is_of(text, indexer, (each or b"").decode(errors="replace")) for each in present)
+        return all(judge.is_of(text, index.decode(errors="replace"), odd=odd) for odd, index in present)
 
-    def _is_of(self, text: Value, indexer: Indexer, index: str) -> bool:
+    def _plaintext(self, value: Value, label: str | None) -> Value:
+        if not value:
+            return value
+        opened = self._code.plaintext(self._ring, value, label)
+        return None if isinstance(opened, Defect) else opened
+
+
+class Judge:
+    """Judges and computes the indexes of one form that names the version of each."""
+
+    def __init__(self, form: IndexForm, ring: KeyRing, target: KeyVersion) -> None:
+        self._ring, self._prefix = ring, target.prefix
+        self.is_index, self.under = form.is_index, Indexer(form, ring).under
+
+    def is_wanted(self, value: Value, before: str, *, is_rewritten: bool) -> bool:
+        """Returns whether a value needs an index under the target in place of what is there."""
+        return bool(value) and (is_rewritten or not before.startswith(self._prefix))
+
+    def is_of(self, text: Value, index: str, *, odd: bool) -> bool:  # noqa: ARG002
+        """Returns whether an index is of a text, or under a version that the ring does not hold."""
         version = version_of(index)
         if version is not None and version not in self._ring.versions:
             return True
-        return version is not None and text is not None and indexer.under(version, text) == index
+        return version is not None and text is not None and self.under(version, text) == index
 
-    def _plaintext(self, value: bytes, label: str | None) -> Value:
-        opened = self._code.plaintext(self._ring, value, label)
-        return None if isinstance(opened, Defect) else opened
+
+class BlindJudge(Judge):
+    """The same of blind_index, whose indexes name no version: whoever writes a value writes its indexes with it.
+
+    So the index next to a value under the target is under the target, too; a proof computes it again. An empty text,
+    which Lockbox does not encrypt, has an index. Only the column of the target is judged: an index takes milliseconds.
+    """
+
+    def __init__(self, form: BlindIndexForm, ring: KeyRing, target: KeyVersion) -> None:
+        self._target = target
+        self.is_index, self.under = form.is_index, BlindIndexer(form, ring).under
+        self._same_column = [each for each in ring.versions if is_odd(each) == is_odd(target)]
+        self._of_nothing: str | None = None
+
+    def is_wanted(self, value: Value, before: str, *, is_rewritten: bool) -> bool:
+        """See `Judge.is_wanted`."""
+        if value == b"":
+            self._of_nothing = self._of_nothing or self.under(self._target, b"")
+            return before != self._of_nothing
+        return value is not None and (is_rewritten or not before)
+
+    def is_of(self, text: Value, index: str, *, odd: bool) -> bool:
+        """See `Judge.is_of`."""
+        if odd != is_odd(self._target):
+            return True
+        return text is not None and any(self.under(each, text) == index for each in self._same_column)
+
+
+def judge_of(form: IndexForm | BlindIndexForm, ring: KeyRing, target: KeyVersion) -> Judge:
+    """Returns what judges indexes of a form."""
+    return BlindJudge(form, ring, target) if isinstance(form, BlindIndexForm) else Judge(form, ring, target)

@@ -203,7 +203,7 @@ def statements(
         *((column.parameter(f"value_{n}"), values[n]) for n, column in enumerate(columns)),
         *((sql.SQL(f"%(index_{n})b::text[]"), index) for n, index in enumerate(indexes)),
     ]
-    unindexed = _sql(any_unindexed(relation, "t").as_string(connection)) if indexes else None
+    unindexed = _sql(any_unindexed(relation, "t", target).as_string(connection)) if indexes else None
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
         "table": _quoted(relation.schema, relation.name),

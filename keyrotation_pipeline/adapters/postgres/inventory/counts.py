@@ -113,15 +113,19 @@ def _is_under(table: EncryptedTable, relation: Relation, versions: Sequence[KeyV
     )
 
 
-def unindexed_rows(connection: Connection, table: EncryptedTable) -> int:
+def unindexed_rows(connection: Connection, table: EncryptedTable, target: KeyVersion | None = None) -> int:
     """Counts rows with a value that has no search index under its own version.
+
+    Args:
+        target: under which each needs one, where they name no version.
 
     Raises:
         As `count`.
     """
     rows = 0
     for relation in countable(connection, table) if table.indexes else ():
-        query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, any_unindexed(relation))
+        lacking = any_unindexed(relation, target=target)
+        query = sql.SQL("SELECT count(*) FROM ONLY {} WHERE {}").format(relation.identifier, lacking)
         with heap_scan(connection, relation.label, relation.oid):
             rows += cast("tuple[int]", connection.execute(query).fetchone())[0]
     return rows

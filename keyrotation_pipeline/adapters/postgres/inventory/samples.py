@@ -16,13 +16,17 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, R
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey, row_key
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, format_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting, fitting_derivation
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.reads import Defect
+from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex
+from keyrotation_pipeline.model.visible_text import plain_name
 
 # Per table; half a second of work, for which an emergency waits before its new key becomes the primary.
 SAMPLE_BYTES = 8 * 2**20
@@ -50,6 +54,12 @@ _ANY = """
 SELECT each.text FROM ONLY {relation} AS t {pages}, LATERAL {each}
 WHERE octet_length(each.text) > 0 LIMIT {values}
 """
+_ANY_INDEXED = """
+SELECT {value}, t.{odd}, t.{even} FROM ONLY {relation} AS t {pages}
+WHERE num_nonnulls(t.{odd}, t.{even}) > 0 AND {value} IS NOT NULL LIMIT {values}
+"""
+# Each takes milliseconds.
+_INDEXED = 10
 # Values that are tried in each known layout.
 _FITTED = 5
 
@@ -100,7 +110,8 @@ def probe(connection: Connection, table: EncryptedTable, ring: KeyRing, values: 
         PreflightError, BlockedError: as a count does.
     """
     code = format_of(table.format)
-    return tuple(_probed(table, name, code, ring, some) for name, some in any_values(connection, table, values).items())
+    places = [_probed(table, name, code, ring, some) for name, some in any_values(connection, table, values).items()]
+    return (*places, *_indexes_probed(connection, table, code, ring))
 
 
 def any_values(connection: Connection, table: EncryptedTable, values: int) -> Mapping[str, list[bytes]]:
@@ -131,7 +142,53 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     label = table.label(name)
     fits = fitting(table.format, ring, some, label) if some else None
     derived = fitting_derivation(table.format, ring, some, label) if some and not fits else None
-    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived)
+    key_name = label or "" if table.format.derivation is Derivation.LOCKBOX else ""
+    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived, key_name)
+
+
+def _indexes_probed(connection: Connection, table: EncryptedTable, code: Format, ring: KeyRing) -> Iterator[PlaceProbe]:
+    """Computes some search indexes again that name no key, so that nothing but this tells how they are made."""
+    for index in table.indexes:
+        if not isinstance(index.form, BlindIndexForm):
+            continue
+        indexer, tried, right = BlindIndexer(index.form, ring), 0, 0
+        for value, odd, even in _indexed_values(connection, table, index):
+            text = code.plaintext(ring, _bytes(value), table.label(index.of))
+            for stored, is_for_odd, other in ((odd, True, even), (even, False, odd)):
+                under = [each for each in ring.versions if is_odd(each) == is_for_odd]
+                # Of no key at hand: left by a rotation that was cancelled, unless the row has no other index.
+                if stored is None or isinstance(text, Defect) or (not under and other is not None):
+                    continue
+                tried += 1
+                right += any(indexer.under(each, text) == stored for each in under)
+        yield PlaceProbe(
+            str(table.name),
+            f"{index.odd} and {index.even}",
+            index.form.signed(plain_name),
+            tried,
+            right,
+            index_of=index.of,
+        )
+
+
+def _indexed_values(
+    connection: Connection, table: EncryptedTable, index: SearchIndex
+) -> Iterator[tuple[object, str | None, str | None]]:
+    left = _INDEXED
+    for relation in countable(connection, table):
+        column = next(each for each in relation.columns if each.place.name == index.of)
+        query = sql.SQL(_ANY_INDEXED).format(
+            value=places.value(column),
+            odd=sql.Identifier(index.odd),
+            even=sql.Identifier(index.even),
+            relation=relation.identifier,
+            pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES),
+            values=sql.Literal(left),
+        )
+        with heap_scan(connection, relation.label, relation.oid):
+            found = cast("list[tuple[object, str | None, str | None]]", connection.execute(query).fetchall())
+        left -= len(found)
+        yield from found
 
 
 class _Tally:

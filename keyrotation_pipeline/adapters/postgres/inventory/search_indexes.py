@@ -4,27 +4,43 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.relations import IndexedColumn, Relation
-from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS
+from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion
+from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 
 # The name of a version with its colon, which begins a value as it begins an index; '' where there is none.
 _PREFIX = f"left({{text}}, strpos(left({{text}}, {LONGEST_PREFIX_CHARS}), ':'))"
 _UNINDEXED = "{value} <> '' AND {of_value} NOT IN (coalesce({of_odd}, ''), coalesce({of_even}, ''))"
 
 
-def unindexed(relation: Relation, index: IndexedColumn, alias: str | None = None) -> sql.Composed:
+# Of values and indexes that name no version.
+_UNINDEXED_UNDER = "{value} IS NOT NULL AND {index} IS NULL"
+
+
+def unindexed(
+    relation: Relation, index: IndexedColumn, alias: str | None = None, target: KeyVersion | None = None
+) -> sql.Composed:
     """Returns whether a value has no index under the version that it names; false or NULL where there is no value.
 
     Args:
         alias: of the relation; None: it has none.
+        target: under which every value needs an index, where values and indexes name no version; None: no value does.
     """
+    if not index.index.form.names_versions:
+        if target is None:
+            return sql.SQL("false").format()
+        stored = places.stored(relation.columns[index.number], *([alias] if alias else []))
+        column = (index.odd if is_odd(target) else index.even).name
+        return sql.SQL(_UNINDEXED_UNDER).format(
+            value=stored, index=sql.Identifier(alias, column) if alias else sql.Identifier(column)
+        )
     value = places.text(relation.columns[index.number], *([alias] if alias else []))
     odd, even = (_as_text(column.name, alias) for column in index.columns)
     return sql.SQL(_UNINDEXED).format(value=value, of_value=_prefix(value), of_odd=_prefix(odd), of_even=_prefix(even))
 
 
-def any_unindexed(relation: Relation, alias: str | None = None) -> sql.Composed:
+def any_unindexed(relation: Relation, alias: str | None = None, target: KeyVersion | None = None) -> sql.Composed:
     """Returns whether a row has such a value."""
-    conditions = [sql.SQL("({})").format(unindexed(relation, index, alias)) for index in relation.indexes]
+    conditions = [sql.SQL("({})").format(unindexed(relation, index, alias, target)) for index in relation.indexes]
     return sql.SQL(" OR ").join([*conditions, sql.SQL("false")])
 
 

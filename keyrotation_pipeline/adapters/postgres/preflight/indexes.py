@@ -8,8 +8,8 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.relations import PLAIN_TEXTS, Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import PREFIX_PATTERN
-from keyrotation_pipeline.fieldcrypto.search_index import INDEX_PATTERN
 from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import SearchIndex
 
@@ -54,8 +54,18 @@ _INDEX = f"^{PREFIX_PATTERN}[A-Za-z0-9+/]{{43}}=$"
 _SAMPLE_BYTES = 8 * 2**20
 
 
+# Of blind_index for Ruby, by its naming alone: nothing in such an index says what it is.
+_OF_BLIND_INDEX = """
+SELECT attname FROM pg_attribute
+WHERE attrelid = %s::bigint::oid AND attnum > 0 AND NOT attisdropped AND attname ~ '_bidx(_v[0-9]+)?$'
+ORDER BY attnum
+"""
+
+
 def search_indexes_are_declared(subject: Subject) -> Iterator[Problem]:
     """Warns of columns of search indexes that are not declared: searches would miss every re-encrypted row."""
+    if subject.table.format.derivation is Derivation.LOCKBOX:
+        yield from _of_blind_index(subject)
     if not subject.table.format.names_versions:
         return
     for relation in subject.heaps:
@@ -66,6 +76,19 @@ def search_indexes_are_declared(subject: Subject) -> Iterator[Problem]:
                 f"column {relation.label}.{name} holds what looks like search indexes, which are not declared, so "
                 "searches would miss every re-encrypted row; declare them in indexes of "
                 f"[[tables]] {subject.table.name} (`keyrotation docs search-indexes`)"
+            )
+
+
+def _of_blind_index(subject: Subject) -> Iterator[Problem]:
+    for relation in subject.relations[:1]:  # the declared table, whose columns its partitions have, too
+        for (name,) in subject.connection.execute(_OF_BLIND_INDEX, (relation.oid,)).fetchall():
+            if name in subject.written_columns:
+                continue
+            yield warning(
+                f"column {relation.label}.{name} is named as blind_index names its search indexes, which it makes with "
+                "Lockbox's master key unless it has one of its own: under a new master key searches would find no row; "
+                f"declare it in indexes of [[tables]] {subject.table.name}, or set BLIND_INDEX_MASTER_KEY to the "
+                "present master key first (`keyrotation docs lockbox`)"
             )
 
 
@@ -111,10 +134,13 @@ def search_index_columns_hold_nothing_else(subject: Subject) -> Iterator[Problem
     """Refuses columns with other text: somebody has declared the wrong column, and its content would be in the way."""
     for relation in subject.heaps:
         names = {each.name: odd for index in relation.indexes for each, odd in ((index.odd, True), (index.even, False))}
+        forms = {each.name: index.index.form for index in relation.indexes for each in index.columns}
         # Of the other column an index would be written over, while everybody relies on it.
         others = [
             sql.SQL('count(*) FILTER (WHERE {0}::text COLLATE "C" !~ {1} OR {0}::text COLLATE "C" !~ {2})').format(
-                sql.Identifier(name), sql.Literal(f"^{INDEX_PATTERN}$"), sql.Literal(_ODD if odd else _EVEN)
+                sql.Identifier(name),
+                sql.Literal(f"^{forms[name].pattern}$"),
+                sql.Literal((_ODD if odd else _EVEN) if forms[name].names_versions else ""),
             )
             for name, odd in names.items()
         ]

@@ -101,7 +101,7 @@ def _without_rights(subject: Subject, new: frozenset[str]) -> Iterator[Problem]:
 
 def _rights(subject: Subject, oid: int) -> list[tuple[str, str, str, str | None, bool, bool]]:
     logins = [login for _, login in subject.table.format.logins]
-    named = {"logins": logins, "oid": oid, "columns": list(subject.table.stored_columns)}
+    named = {"logins": logins, "oid": oid, "columns": list(subject.table.written_columns)}
     return cast(
         "list[tuple[str, str, str, str | None, bool, bool]]", subject.connection.execute(_RIGHTS, named).fetchall()
     )

@@ -3,7 +3,6 @@
 Values are changed and tested inside the server; none leaves it. Only tables with a limit or a constraint are scanned.
 """
 
-from base64 import b64encode
 from collections.abc import Iterator
 from typing import cast
 
@@ -167,7 +166,7 @@ def _row_under_target(subject: Subject, relation: Relation, *, cleared: bool) ->
 
 def _index_under_target(subject: Subject, relation: Relation, index: IndexedColumn, column: Column) -> sql.Composed:
     """Returns a column of a search index with an index of some text under the target next to each value."""
-    text = subject.target.prefix + b64encode(bytes(index.index.form.size_bytes)).decode()
+    text = index.index.form.example(subject.target)
     return sql.SQL("CASE WHEN {} IS NULL THEN {} ELSE {}::{} END").format(
         places.text(relation.columns[index.number]), places.stored(column), sql.Literal(text), sql.SQL(column.type_sql)
     )

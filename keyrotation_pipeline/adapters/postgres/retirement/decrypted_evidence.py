@@ -18,7 +18,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, check_rows, required
 from keyrotation_pipeline.adapters.postgres.inventory import relations
-from keyrotation_pipeline.adapters.postgres.inventory.counts import written_since
+from keyrotation_pipeline.adapters.postgres.inventory.counts import unindexed_rows, written_since
 from keyrotation_pipeline.adapters.postgres.inventory.scans import countable, from_page
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
@@ -71,6 +71,13 @@ def search(
     decrypted = decrypt_all(given.connect, table, alone, report, given.limits)
     if decrypted.failures:
         _refuse(given, table, retired, decrypted.failures)
+    if decrypted.wrongly_indexed:
+        raise ProofError(f"{decrypted.wrong_indexes}, then run this step again")
+    if unindexed := unindexed_rows(connection, table, alone.primary):
+        raise FenceError(
+            f"table {table.name}: {unindexed} row(s) hold a value without a search index under its key, so searches "
+            "would miss them; find what writes them without one"
+        )
     for _ in range(_READINGS):
         before, since = since, oldest_in_progress(connection)
         if require_written_since(connection, alone, table, before) <= MOST_VALUES_LEFT:

@@ -131,7 +131,7 @@ class Writers:
 
 def writers(connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation]) -> Writers:
     """Returns who can write the declared columns of any relation of a tree."""
-    named = {"oids": [each.oid for each in tree], "columns": list(table.stored_columns)}
+    named = {"oids": [each.oid for each in tree], "columns": list(table.written_columns)}
     rows = cast("list[tuple[str, bool, list[str]]]", connection.execute(_WRITERS, named).fetchall())
     administrators = frozenset(name for name, is_one, _ in rows if is_one)
     others = frozenset(name for name, *_ in rows) - administrators
@@ -285,14 +285,14 @@ def missing_logins(connection: Connection, value_format: ValueFormat) -> tuple[s
 
 
 def _can_write(table: EncryptedTable, rights: Rights) -> bool:
-    declared = {None, *table.stored_columns}
+    declared = {None, *table.written_columns}
     return any(columns & declared for (_, right), columns in rights.items() if right != "TRIGGER")
 
 
 def _revoked(
     connection: Connection, table: EncryptedTable, tree: Sequence[relations.Relation], login: str
 ) -> Iterator[sql.Composed]:
-    rows = connection.execute(_OTHER_COLUMNS, ([each.oid for each in tree], list(table.stored_columns))).fetchall()
+    rows = connection.execute(_OTHER_COLUMNS, ([each.oid for each in tree], list(table.written_columns))).fetchall()
     others: dict[int, list[str]] = {}
     for oid, column in cast("list[tuple[int, str]]", rows):
         others.setdefault(oid, []).append(column)
@@ -313,11 +313,11 @@ def _granted(
     for each in tree:
         for right in ("INSERT", "UPDATE"):
             found = {column for model in models for column in model.get((each.oid, right), ())}
-            columns = [column for column in table.stored_columns if column in found]
+            columns = [column for column in table.written_columns if column in found]
             if None in found:
                 yield _grant(right, (), each, login)
             elif columns or (none_can and each == root):
-                yield _grant(right, columns or table.stored_columns, each, login)
+                yield _grant(right, columns or table.written_columns, each, login)
 
 
 def _grant(right: str, columns: Sequence[str], relation: relations.Relation, login: str) -> sql.Composed:

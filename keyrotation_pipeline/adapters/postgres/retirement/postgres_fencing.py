@@ -34,7 +34,11 @@ class PostgresFencing:
         # Of a MAC: a version that may still encrypt, before its promotion or before the rows are re-encrypted.
         is_early = by is IdentifiedBy.MAC and retired_halves.missing(self.connection, versions)
         if by is IdentifiedBy.DECRYPT or is_early:
-            return required(self.keys, table).old_rows(table, versions, promotion_xid)
+            keys = required(self.keys, table)
+            found = keys.old_rows(table, versions, promotion_xid)
+            if by is not IdentifiedBy.DECRYPT or not table.indexes:
+                return found
+            return replace(found, unindexed=counts.unindexed_rows(self.connection, table, keys.ring().primary))
         found = counts.old_rows(self.connection, table, versions, promotion_xid)
         return replace(found, unindexed=counts.unindexed_rows(self.connection, table)) if table.indexes else found
 
