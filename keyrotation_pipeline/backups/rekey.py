@@ -175,12 +175,14 @@ def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> t
     labels: dict[TableName, dict[str, str]] = {}
     formats: dict[TableName, ValueFormat] = {}
     # With its options, but nobody writes to a restored copy.
-    present = {table.format.name: replace(table.format, logins=()) for table in pipeline.tables}
+    present = {table.format.name: replace(table.format.of_all_tables, logins=()) for table in pipeline.tables}
     for table in (*(each.table for each in dump.tables), *pipeline.tables):
         if table.name in there:
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
             labels.setdefault(table.name, {}).update(table.bindings)
-            formats.setdefault(table.name, present.get(table.format.name, table.format))
+            known = formats.setdefault(table.name, present.get(table.format.name, table.format))
+            if table.format.row:
+                formats[table.name] = replace(known, row=table.format.row, row_from=table.format.row_from)
     indexes = {table.name: _indexes(table, restored) for table in pipeline.tables}
     return tuple(
         replace(

@@ -49,19 +49,19 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
     """
     state: Any = compiled.compile_state
     table, dialect = state.statement.table, compiled.dialect
-    assignments = list(_assignments(state))
-    for key, value, takes_type in assignments:
-        column = _column(table, key)
+    assigned = list(assignments(state))
+    for key, value, takes_type in assigned:
+        column = column_of(table, key)
         _refuse_computed_index(column, value, of_same_row=table if state.isupdate else None)
         wanted = None if column is None else encrypted(column.type, dialect)
         if wanted is not None and not _storable(value, wanted, dialect, takes_type=takes_type):
             _refuse(column)
-    given = {*(compiled.column_keys or ()), *(getattr(key, "key", key) for key, _, _ in assignments)}
+    given = {*(compiled.column_keys or ()), *(getattr(key, "key", key) for key, _, _ in assigned)}
     for column in table.c:
         if column.key not in given and _is_filled_in(column, state) and encrypted(column.type, dialect):
             _refuse(column)
     given |= {column.key for column in table.c if _default(column, state) is not None}
-    replaced = [key for key, _, _ in _on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
+    replaced = [key for key, _, _ in on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
     _refuse_without_index(table, given)
     _refuse_without_index(table, {getattr(key, "key", key) for key in replaced})
 
@@ -127,8 +127,8 @@ def copied_between_labels(compiled: SQLCompiler) -> list[EncryptedType]:
     state: Any = compiled.compile_state
     found: list[EncryptedType] = []
     if state is not None and isinstance(state.statement, Insert | Update):
-        for key, value, _ in _assignments(state):
-            column = _column(state.statement.table, key)
+        for key, value, _ in assignments(state):
+            column = column_of(state.statement.table, key)
             wanted = None if column is None else encrypted(column.type, compiled.dialect)
             if wanted is not None and _labels_in(value, compiled.dialect) - {wanted.binding}:
                 found.append(wanted)
@@ -155,14 +155,15 @@ def _labels_in(value: Any, dialect: Dialect) -> set[str | None]:  # noqa: ANN401
     return {each.binding for each in types if each is not None}
 
 
-def _assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401
+def assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401
+    """Yields what a compiled INSERT or UPDATE stores, that of ON CONFLICT at the end."""
     # SQLAlchemy has no public name for the values after the ORM has resolved attributes to columns. A release without
     # these names fails here, before anything is sent.
     for number, row in enumerate(state._multi_parameters or [state._dict_parameters or {}]):  # noqa: SLF001
         yield from ((key, value, number == 0) for key, value in row.items())
     if isinstance(state.statement, Insert):
         yield from _selected(state.statement)
-        yield from _on_conflict(state.statement)
+        yield from on_conflict(state.statement)
 
 
 def _selected(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
@@ -175,7 +176,7 @@ def _selected(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
         yield from ((name, value, False) for name, value in zip(names, values, strict=True))
 
 
-def _on_conflict(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
+def on_conflict(insert: Any) -> Iterator[Assignment]:  # noqa: ANN401
     """Yields those of INSERT … ON CONFLICT DO UPDATE (PostgreSQL, SQLite) or ON DUPLICATE KEY UPDATE (MySQL)."""
     clause = insert._post_values_clause  # noqa: SLF001
     pairs = getattr(clause, "update_values_to_set", None) or getattr(clause, "update", None) or ()
@@ -194,7 +195,8 @@ def _simple_selects(select: object) -> Iterator[object]:
         yield from _simple_selects(select.element) if isinstance(select, SelectStatementGrouping) else (select,)
 
 
-def _column(table: Any, key: Any) -> Any:  # noqa: ANN401
+def column_of(table: Any, key: Any) -> Any:  # noqa: ANN401
+    """Returns the column of an assignment; None for an unknown one."""
     if isinstance(key, str):
         return table.c.get(key, next((column for column in table.c if column.name == key), None))
     return key if isinstance(key, ClauseElement) or not hasattr(key, "__clause_element__") else key.__clause_element__()

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Literal, NoReturn
 
-from sqlalchemy import Column, Table, event
+from sqlalchemy import Column, Table, event, type_coerce
 from sqlalchemy.engine import Dialect
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import ColumnElement, Null
@@ -11,6 +11,8 @@ from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
 from sqlalchemy.util import immutabledict
 
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.rows import divided, with_key
+from keyrotation_pipeline.encrypted_type.waiting import Waiting
 from keyrotation_pipeline.errors import (
     EncryptedComparisonError,
     InvalidBindingError,
@@ -21,9 +23,9 @@ from keyrotation_pipeline.errors import (
     PlaintextTypeError,
     UnencryptedValueError,
 )
-from keyrotation_pipeline.fieldcrypto.binding import checked_label, default_label
+from keyrotation_pipeline.fieldcrypto.binding import Row, checked_label, default_label, is_bound_to_row
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
-from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion, looks_encrypted
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, SECOND, KeyVersion, looks_encrypted
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import FailedReads, OldReads
 
@@ -108,7 +110,10 @@ class EncryptedType(TypeDecorator[str]):
 
     Both generations are read at all times; the ring's primary says which one is written. A value of the second opens
     only in its own column: it is bound to the column's label, ``table.column`` (``schema.table.column`` outside the
-    schema `public`) as the `Table` names them.
+    schema `public`) as the `Table` names them. With `row` and `row_from` it opens only in its own row, too. It is read
+    wherever the column itself is selected, since the key of its row is selected with it, and written wherever a
+    statement gives the key of each row: by the ORM, by an INSERT with the key among its values, by an UPDATE with
+    ``where(table.key == value)``. Anything else is refused.
 
     None is NULL; the empty text is encrypted like any other, and a stored empty text reads as such. Sorting, grouping
     and DISTINCT on such a column see only ciphertext; ``cast(column, Text)`` selects the stored value.
@@ -120,17 +125,22 @@ class EncryptedType(TypeDecorator[str]):
         length: width of a ``varchar`` (see `ciphertext_length`); absent: ``text``.
         binding: the label, where it is not the column's name: after a renaming, or where the type is no column's own,
             as inside another `TypeDecorator`. A variant for one database (`with_variant`) is its column's.
+        row: the column of the primary key that a value's row is known by, as the database names it: a whole number, a
+            UUID or a text that is known before the INSERT and never changes.
+        row_from: the number of the first version of the second generation whose values are bound to their row: 3 for
+            v3x. The same in keyrotation.toml, in every instance before the key is made.
 
     Raises (in statements and results):
         PlaintextTypeError: neither a string nor None.
         UnencryptedValueError, MalformedCiphertextError: the stored text is not a value of ours.
         UnknownKeyVersionError, DecryptionError: it is under a key that the ring does not hold, or damaged.
         KeyRingUnavailableError: `key_ring` raised an error of its own.
-        InvalidBindingError: a value of the second generation, and no label.
+        InvalidBindingError: a value of the second generation, and no label; or one that is bound to its row, and a
+            statement that does not give the key of the row.
     """
 
     impl: TypeEngine[Any] | type[TypeEngine[Any]] = Text
-    # The cache key of a statement holds key_ring, legacy, length and binding, so no statement meets another column's.
+    # The cache key of a statement holds these arguments, so no statement meets another column's.
     cache_ok = True
     comparator_factory = _NullOnly
 
@@ -140,6 +150,8 @@ class EncryptedType(TypeDecorator[str]):
         legacy: Literal["passthrough"] | None = None,
         length: int | None = None,
         binding: str | None = None,
+        row: str | None = None,
+        row_from: int | None = None,
     ) -> None:
         checked_provider(key_ring, "EncryptedType")
         if legacy not in {None, "passthrough"}:
@@ -152,6 +164,14 @@ class EncryptedType(TypeDecorator[str]):
         self.length = length
         self.binding = None if binding is None else checked_label(binding)
         self._declares_binding = binding is not None
+        if (row is None) != (row_from is None) or (row_from is not None and not 1 <= row_from <= MAX_VERSION_NUMBER):
+            raise InvalidBindingError(
+                "EncryptedType(row=…, row_from=…) are the name of the row's key and the number of the first version "
+                'that is bound to it, such as row="id", row_from=3; give both, or neither'
+            )
+        self.row = row
+        self.row_from = row_from
+        self._reads_keys = False  # of the expression by which a statement selects a column
 
     def bound_to(self, schema: str | None, table: str, column: str) -> "EncryptedType":
         """Returns the type for one column: the same where a label was declared."""
@@ -168,12 +188,42 @@ class EncryptedType(TypeDecorator[str]):
         """Returns whether the current ring has a key of the second generation."""
         return any(version.generation == SECOND for version in self._current_ring().versions)
 
-    def process_bind_param(self, value: object, dialect: Dialect) -> str | None:  # noqa: ARG002
-        """Encrypts one value on its way to the database."""
+    def binds_rows(self) -> bool:
+        """Returns whether the current ring has a key whose values are bound to their row."""
+        return any(is_bound_to_row(version, self.row_from or 0) for version in self._current_ring().versions)
+
+    def column_expression(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Returns what a statement selects for a column: with the key of its row, where values may be bound to it.
+
+        Only what has that type is divided again, so no stored text can pass for one with a key.
+        """
+        both = None if self.row is None else with_key(column, self.row)
+        return column if both is None else type_coerce(both, self._reading(column.type))
+
+    def _reading(self, type_: TypeEngine[Any]) -> TypeEngine[Any]:
+        """Returns a column's type, or a decorator around it, that reads the key of a row with each value."""
+        if isinstance(type_, TypeDecorator) and not isinstance(type_, EncryptedType):
+            around = type_.copy()
+            around.impl = around.impl_instance = self._reading(type_.impl_instance)
+            return around
+        reading = self.copy()
+        reading._reads_keys = True  # noqa: SLF001
+        return reading
+
+    def process_literal_param(self, value: object, dialect: Dialect) -> str:
+        """Encrypts one value that is written into a statement's text."""
+        written = self.process_bind_param(value, dialect)
+        return str(written.stored) if isinstance(written, Waiting) else str(written)
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> str | Waiting | None:  # noqa: ARG002
+        """Encrypts one value on its way to the database, or has it wait for the key of its row."""
         if value is None:
             return None
         try:
-            return encrypt(self._current_ring(), _string(value, "encrypts"), self.binding)
+            ring, text = self._current_ring(), _string(value, "encrypts")
+            if self.row is not None and is_bound_to_row(ring.primary, self.row_from or 0):
+                return Waiting(ring, text, self.binding, self.row, self.row_from or 0)
+            return encrypt(ring, text, self.binding)
         except KeyRotationError as error:
             raise unwrapped(error) from None
 
@@ -182,24 +232,25 @@ class EncryptedType(TypeDecorator[str]):
         if value is None or value == "":
             return value
         try:
-            stored = _string(value, "stores")
-            ring = self._current_ring()
-            return self._read(ring, stored)
+            text = _string(value, "stores")
+            key, stored = divided(text) if self._reads_keys else (None, text)
+            row = None if self.row_from is None else Row(self.row_from, None if key is None else key.encode())
+            return self._read(self._current_ring(), stored, row) if stored else stored
         except KeyRotationError as error:
             raise unwrapped(error) from None
 
-    def _read(self, ring: KeyRing, stored: str) -> str:
+    def _read(self, ring: KeyRing, stored: str, row: Row | None) -> str:
         try:
-            plaintext = self._decrypted(ring, stored)
+            plaintext = self._decrypted(ring, stored, row)
         except KeyRotationError:
             failed_reads_of(self.key_ring).note(stored)
             raise
         return stored if plaintext is None else plaintext
 
-    def _decrypted(self, ring: KeyRing, stored: str) -> str | None:
+    def _decrypted(self, ring: KeyRing, stored: str, row: Row | None) -> str | None:
         """Returns the plaintext; None for a value that may pass unchanged."""
         try:
-            plaintext = decrypt(ring, stored, self.binding)
+            plaintext = decrypt(ring, stored, self.binding, row)
         except MalformedCiphertextError:
             if looks_encrypted(stored):
                 raise

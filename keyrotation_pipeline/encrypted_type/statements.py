@@ -12,18 +12,28 @@ from keyrotation_pipeline.encrypted_type.assignments import copied_between_label
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import refuse_computing
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.row_writes import bind_rows, misplaced
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
 _checked: WeakSet[Compiled] = WeakSet()
 # Statements that copy stored values between columns with different labels, and the types of these columns.
 _copying: WeakKeyDictionary[Compiled, list[EncryptedType]] = WeakKeyDictionary()
+# Statements that would separate values from their rows, in words, and the types of these columns.
+_misplacing: WeakKeyDictionary[Compiled, list[tuple[EncryptedType, str]]] = WeakKeyDictionary()
 
 
 # SQLAlchemy asks a column's type how to send a *value*, but not what to do with a SQL expression. This event fires for
 # Core, ORM and asyncio alike, on every engine, when a statement is compiled and not yet sent.
-@event.listens_for(Engine, "before_cursor_execute")
-def check(connection: object, cursor: Any, statement: str, parameters: object, context: Any, many: bool) -> None:  # noqa: ANN401, ARG001, FBT001
-    """Refuses a statement that computes with or into an encrypted column.
+@event.listens_for(Engine, "before_cursor_execute", retval=True)
+def check(
+    connection: object,  # noqa: ARG001
+    cursor: Any,  # noqa: ANN401
+    statement: str,
+    parameters: Any,  # noqa: ANN401
+    context: Any,  # noqa: ANN401
+    many: bool,  # noqa: ARG001, FBT001
+) -> tuple[str, Any]:
+    """Refuses a statement that computes with or into an encrypted column; encrypts texts that waited for their row.
 
     Hand-written SQL cannot be checked: ``text()``, ``exec_driver_sql`` and columns that are declared as plain text.
 
@@ -32,18 +42,24 @@ def check(connection: object, cursor: Any, statement: str, parameters: object, c
     """
     compiled = context.compiled if context is not None else None
     if compiled is None or not isinstance(compiled, SQLCompiler):
-        return
+        return statement, parameters
     try:
         if compiled not in _checked:
             _check_compiled(compiled)
             if copying := copied_between_labels(compiled):
                 _copying[compiled] = copying
+            if misplacing := misplaced(compiled):
+                _misplacing[compiled] = misplacing
         if compiled in _copying:
             _refuse_copying(_copying[compiled])  # each time: the key ring changes
+        if compiled in _misplacing:
+            _refuse_misplacing(_misplacing[compiled])
+        parameters = bind_rows(compiled, parameters, context)
     except BaseException:
         cursor.close()
         raise
     _checked.add(compiled)
+    return statement, parameters
 
 
 def _refuse_copying(types: list[EncryptedType]) -> None:
@@ -55,6 +71,12 @@ def _refuse_copying(types: list[EncryptedType]) -> None:
                     "where it could never be read; read the value, and write it"
                 )
             )
+
+
+def _refuse_misplacing(found: list[tuple[EncryptedType, str]]) -> None:
+    for type_, what in found:
+        if type_.binds_rows():
+            raise unwrapped(EncryptedExpressionError(f"the statement {what}"))
 
 
 def _check_compiled(compiled: SQLCompiler) -> None:

@@ -4,16 +4,16 @@ import os
 from binascii import Error as Base64Error
 from binascii import a2b_base64, b2a_base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise, repeat
+from itertools import accumulate, islice, pairwise, repeat
 from typing import Protocol, cast
 
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import nonce_runs
-from keyrotation_pipeline.fieldcrypto.binding import associated_data
+from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided, is_bound_to_row
 from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
@@ -21,6 +21,8 @@ from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKi
 Value = bytes | None
 # Of columns, in order; None: a column whose names make no unambiguous label, and for which none was declared.
 Labels = Sequence[str | None]
+# Of values, in order; those that may be bound to their row have one with or without a key, all others None.
+Rows = Sequence[Row | None]
 # How many values of a column decrypt under each version; None: empty strings.
 Held = Counter[KeyVersion | None]
 
@@ -82,9 +84,11 @@ class Rewriter:
         ring: holds `target` and every version to read.
         labels: of the columns, in the order of a batch, which values of the second generation are bound to; none
             where there are no such values.
+        since: of the first version whose values are bound to their row, too, the number; each value then comes with the
+            key of its row, as `binding.divided` takes it, and new ones are returned without it. 0: there is none.
     """
 
-    def __init__(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> None:
+    def __init__(self, ring: KeyRing, target: KeyVersion, labels: Labels = (), since: int = 0) -> None:
         self._versions = {str(version).encode(): version for version in ring.versions}
         self._decrypt = {name: ring.cipher(version).decrypt for name, version in self._versions.items()}
         self._target = ring.cipher(target)
@@ -92,6 +96,7 @@ class Rewriter:
         self._prefix = target.prefix.encode()
         self._target_version = target
         self._labels = labels
+        self._since = since
 
     def rewrite(self, columns: Sequence[Sequence[Value]]) -> RewrittenBatch:
         """Re-encrypts one batch.
@@ -104,7 +109,7 @@ class Rewriter:
         nonces = by_column(columns, self._generation.nonce_bytes, drawn)
         failures: list[Failure] = []
         rewritten = [
-            self._rewrite_column(number, values, each, failures)
+            self._rewrite_column(number, *self._divided(values), each, failures)
             for number, (values, each) in enumerate(zip(columns, nonces, strict=True))
         ]
         return RewrittenBatch(rewritten, failures)
@@ -112,12 +117,22 @@ class Rewriter:
     def check(self, columns: Sequence[Sequence[Value]]) -> tuple[list[Held], list[Failure]]:
         """Decrypts every value: returns what each column holds, and which values do not decrypt."""
         failures: list[Failure] = []
-        return [self._check_column(number, column, failures) for number, column in enumerate(columns)], failures
+        return [
+            self._check_column(number, *self._divided(column), failures) for number, column in enumerate(columns)
+        ], failures
 
-    def _check_column(self, number: int, column: Sequence[Value], failures: list[Failure]) -> Held:
-        present = [(row, value) for row, value in enumerate(column) if value]
-        if self._open_all(number, [value for _, value in present]) is None:
-            opened = [self._try_to_open(value, row, number, failures) for row, value in present]
+    def _divided(self, values: Sequence[Value]) -> tuple[Sequence[Value], Rows]:
+        """Returns stored values, and the row of each where it may be bound to it."""
+        if not self._since:
+            return values, [None] * len(values)
+        parts = [divided(value, self._since) if value else (value, None) for value in values]
+        return [value for value, _ in parts], [row for _, row in parts]
+
+    def _check_column(self, number: int, column: Sequence[Value], rows: Rows, failures: list[Failure]) -> Held:
+        present = [(at, value) for at, value in enumerate(column) if value]
+        of_present = [rows[at] for at, _ in present]
+        if self._open_all(number, [value for _, value in present], of_present) is None:
+            opened = [self._try_to_open(value, rows[at], at, number, failures) for at, value in present]
             present = [each for each, plaintext in zip(present, opened, strict=True) if plaintext is not None]
         names = Counter(value.partition(b":")[0] for _, value in present)
         held: Held = Counter({self._versions[name]: count for name, count in names.items()})
@@ -125,34 +140,35 @@ class Rewriter:
         return +held
 
     def _rewrite_column(
-        self, number: int, values: Sequence[Value], nonces: bytes, failures: list[Failure]
+        self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes, failures: list[Failure]
     ) -> list[Value]:
-        if new := self._rewrite_all(number, values, nonces):  # the usual case
+        if new := self._rewrite_all(number, values, rows, nonces):  # the usual case
             return new
-        rows = [row for row, value in enumerate(values) if value and not value.startswith(self._prefix)]
-        chosen = [values[row] or b"" for row in rows]
+        chosen = [at for at, value in enumerate(values) if value and not value.startswith(self._prefix)]
         size = self._generation.nonce_bytes
-        new = self._rewrite_all(number, chosen, nonces[: len(rows) * size])
+        stored, of_chosen = [values[at] or b"" for at in chosen], [rows[at] for at in chosen]
+        new = self._rewrite_all(number, stored, of_chosen, nonces[: len(chosen) * size])
         if new is None:
-            opened = [self._try_to_open(value, row, number, failures) for row, value in zip(rows, chosen, strict=True)]
-            rows = [row for row, plaintext in zip(rows, opened, strict=True) if plaintext is not None]
+            opened = [self._try_to_open(values[at], rows[at], at, number, failures) for at in chosen]
+            chosen = [at for at, plaintext in zip(chosen, opened, strict=True) if plaintext is not None]
             plaintexts = [plaintext for plaintext in opened if plaintext is not None]
-            new = self._encrypt_all(number, plaintexts, nonces[: len(rows) * size])
+            of_chosen = [rows[at] for at in chosen]
+            new = self._encrypt_all(number, plaintexts, of_chosen, nonces[: len(chosen) * size])
         rewritten: list[Value] = [None] * len(values)
-        for row, value in zip(rows, new, strict=True):
-            rewritten[row] = value
+        for at, value in zip(chosen, new, strict=True):
+            rewritten[at] = value
         return rewritten
 
-    def _rewrite_all(self, number: int, values: Sequence[Value], nonces: bytes) -> list[Value] | None:
+    def _rewrite_all(self, number: int, values: Sequence[Value], rows: Rows, nonces: bytes) -> list[Value] | None:
         """Re-encrypts every value of a column; None if some stay unchanged or the fast path cannot open one."""
         if None in values or b"" in values:
             return None
         if values and values[0] and values[0].startswith(self._prefix):
             return None
-        plaintexts = self._open_all(number, cast("Sequence[bytes]", values))
-        return None if plaintexts is None else self._encrypt_all(number, plaintexts, nonces)
+        plaintexts = self._open_all(number, cast("Sequence[bytes]", values), rows)
+        return None if plaintexts is None else self._encrypt_all(number, plaintexts, rows, nonces)
 
-    def _open_all(self, number: int, values: Sequence[bytes]) -> list[bytes] | None:
+    def _open_all(self, number: int, values: Sequence[bytes], rows: Rows) -> list[bytes] | None:
         """Returns the plaintexts if all values are well-formed, authentic and under one version; else None.
 
         The hot loop, in which each step is one call over all values. While all of them are good, a value costs three
@@ -163,19 +179,20 @@ class Rewriter:
         version = values[0].partition(b":")[0]
         known = self._versions.get(version)
         parts = _split_values(values, version, known.generation) if known else None
-        if known is None or parts is None:
+        if known is None or parts is None or not all(map(self._is_known, rows)):
             return None
         try:
-            return list(map(self._decrypt[version], *parts, repeat(self._bound(number, known))))
+            return list(map(self._decrypt[version], *parts, self._bound(number, known, rows)))
         except InvalidTag:
             return None
 
-    def _encrypt_all(self, number: int, plaintexts: list[bytes], nonces: bytes) -> list[Value]:
+    def _encrypt_all(self, number: int, plaintexts: list[bytes], rows: Rows, nonces: bytes) -> list[Value]:
         """Encrypts plaintexts to stored values, each decrypted again and compared."""
         each_nonce = _cut(nonces, self._generation.nonce_bytes)
-        bound = self._bound(number, self._target_version)
-        bodies = list(map(self._target.encrypt, each_nonce, plaintexts, repeat(bound)))
-        if not self._is_intact(each_nonce, bodies, plaintexts, bound):
+        bodies = list(
+            map(self._target.encrypt, each_nonce, plaintexts, self._bound(number, self._target_version, rows))
+        )
+        if not self._is_intact(each_nonce, bodies, plaintexts, self._bound(number, self._target_version, rows)):
             raise KeyRotationError(FAULTY_MACHINE)
         prefix = self._prefix
         # A nonce fills its base64 characters exactly, so all nonces can be encoded in one call.
@@ -186,26 +203,37 @@ class Rewriter:
         ]
 
     def _is_intact(
-        self, nonces: list[bytes], bodies: list[bytes], plaintexts: list[bytes], bound: bytes | None
+        self, nonces: list[bytes], bodies: list[bytes], plaintexts: list[bytes], bound: Iterable[bytes | None]
     ) -> bool:
         try:
-            return list(map(self._target.decrypt, nonces, bodies, repeat(bound))) == plaintexts
+            return list(map(self._target.decrypt, nonces, bodies, bound)) == plaintexts
         except InvalidTag:
             return False
 
-    def _bound(self, column: int, version: KeyVersion) -> bytes | None:
-        """What the values of a column under a version are authenticated with."""
-        return associated_data(version, self._labels[column] if self._labels else None)
+    def _bound(self, column: int, version: KeyVersion, rows: Rows) -> Iterable[bytes | None]:
+        """Yields what each value of a column under a version is authenticated with."""
+        label = self._labels[column] if self._labels else None
+        if is_bound_to_row(version, self._since):
+            return [associated_data(version, label, row) for row in rows]
+        return repeat(associated_data(version, label))
 
-    def _try_to_open(self, value: bytes, row: int, column: int, failures: list[Failure]) -> bytes | None:
+    def _is_known(self, row: Row | None) -> bool:
+        return row is None or row.key is not None
+
+    def _try_to_open(
+        self, value: Value, row: Row | None, at: int, column: int, failures: list[Failure]
+    ) -> bytes | None:
         try:
-            return self._open(column, value) if value else None
+            return self._open(column, value, row) if value else None
         except UnusableValueError as error:
-            failures.append(Failure(row, column, error.defect))
+            failures.append(Failure(at, column, error.defect))
             return None
 
-    def _open(self, column: int, value: bytes) -> bytes:
-        """Decrypts a stored value under the version that it names, accepting exactly the value grammar."""
+    def _open(self, column: int, value: bytes, row: Row | None) -> bytes:
+        """Decrypts a stored value under the version that it names, accepting exactly the value grammar.
+
+        A row without a key is none that a value could be bound to, whatever it is bound to now.
+        """
         name, _, encoded = value.partition(b":")
         version = _version(name)
         if version is None:
@@ -222,7 +250,9 @@ class Rewriter:
         if decrypt is None:
             raise UnusableValueError(Defect(DefectKind.UNKNOWN_VERSION, version))
         try:
-            return decrypt(raw[:nonce_bytes], raw[nonce_bytes:], self._bound(column, version))
+            if self._is_known(row):
+                (bound,) = islice(self._bound(column, version, [row]), 1)
+                return decrypt(raw[:nonce_bytes], raw[nonce_bytes:], bound)
         except InvalidTag:
             pass
         raise UnusableValueError(Defect(DefectKind.NOT_AUTHENTIC, version))

@@ -1,15 +1,45 @@
-"""What a value of the second generation is bound to: its column, by a label.
+"""What a value of the second generation is bound to: its column, by a label; where that is declared, its row, too.
 
 A label is a name for the column that both the application and the pipeline use: ``clients.email``, or
 ``billing.invoices.note`` outside the schema `public`. It is what is bound, not the catalogue's name: where a table or
 column is renamed, the label is declared and stays as it was.
+
+A row is named by the text of its key, a column that never changes, as PostgreSQL writes it. It is declared from which
+version on values are bound to it, so what a value is bound to follows from the version that it names.
 """
 
+from dataclasses import dataclass
+
 from keyrotation_pipeline.errors import InvalidBindingError
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AFTER
+from keyrotation_pipeline.fieldcrypto.codecs.associated_data import divided as data_and_value
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 _DOMAIN = b"keyrotation-value-v2\0"
 LONGEST_LABEL_BYTES = 1000
+_BEFORE_ROW = b"\0"  # neither a label nor a text of PostgreSQL has it
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The row of a value.
+
+    Args:
+        since: the number of the first version whose values are bound to it.
+        key: the text of its key in UTF-8; None: it is not known.
+    """
+
+    since: int
+    key: bytes | None
+
+
+def is_bound_to_row(version: KeyVersion, since: int) -> bool:
+    """Returns whether values under a version are bound to their row, too.
+
+    Args:
+        since: the number of the first version that binds them; 0: none does.
+    """
+    return 0 < since <= version.number and version.generation_number != 1
 
 
 def default_label(schema: str | None, table: str, column: str) -> str:
@@ -40,14 +70,15 @@ def checked_label(label: str) -> str:
     return label
 
 
-def associated_data(version: KeyVersion, label: str | None) -> bytes | None:
+def associated_data(version: KeyVersion, label: str | None, row: Row | None = None) -> bytes | None:
     """Returns what a value under `version` is authenticated with; None in the first generation, which binds nothing.
 
     Args:
         label: of the column; None: it is not known.
+        row: where values of the column may be bound to their row.
 
     Raises:
-        InvalidBindingError: the label is needed and not known.
+        InvalidBindingError: the label or the key of the row is needed and not known.
     """
     if version.generation_number == 1:
         return None
@@ -56,4 +87,24 @@ def associated_data(version: KeyVersion, label: str | None) -> bytes | None:
             f"a value under {version} is bound to its column, and which column this is is not known; use EncryptedType "
             'in a column of a table, or give it binding="table.column", also inside another type'
         )
-    return _DOMAIN + label.encode()
+    of_column = _DOMAIN + label.encode()
+    if row is None or not is_bound_to_row(version, row.since):
+        return of_column
+    if row.key is None:
+        raise InvalidBindingError(
+            f"a value of {label} under {version} is bound to its row, and which row this is is not known; read the "
+            "column itself, of its table or together with the row's key of a subquery, without text()"
+        )
+    return of_column + _BEFORE_ROW + row.key
+
+
+def divided(value: bytes, since: int) -> tuple[bytes, Row]:
+    """Returns a stored value and its row, which were read together: the row's key in hex and a colon come first.
+
+    Args:
+        since: see `Row`.
+    """
+    if AFTER.encode() not in value:
+        return value, Row(since, None)
+    key, stored = data_and_value(value)
+    return stored, Row(since, key)

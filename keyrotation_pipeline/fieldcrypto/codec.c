@@ -17,6 +17,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -56,6 +57,7 @@ extern const char *OpenSSL_version(int);
 
 enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8, MARKER = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
+enum { LONGEST_ROW = 1024 }; /* of a row's key in bytes; with a longer one Python does the batch */
 enum { RUN = 256, REMEMBERED = 8 }; /* see `Derived`; `nonce_runs.py` for the values of a run */
 enum { MOST_KEY_SETS = 1600, MOST_VERSIONS = 1 << 20 }; /* a table of PostgreSQL has no more columns */
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
@@ -79,6 +81,7 @@ typedef struct {
     Hmac hmac; /* where the cipher does not authenticate */
     EVP_CIPHER_CTX *block; /* of the second generation: single blocks, from which the keys of its values are derived */
     uint8_t subkey[AES_BLOCK]; /* CMAC's first, with it */
+    int binds_row; /* its values are bound to the key of their row */
     Derived derived[REMEMBERED]; /* of the last first halves; neighbouring rows may be of several runs */
     int recent, oldest;
 } Secret;
@@ -94,6 +97,8 @@ typedef struct {
 typedef struct {
     const uint8_t *text;
     size_t bytes;
+    const uint8_t *row; /* its row's key in hex, where values of our own may be bound to it */
+    size_t row_chars;
     int stays; /* NULL, empty, or under the target; some formats know the last only when the value is opened */
 } Cell;
 
@@ -170,6 +175,9 @@ struct codec {
     Py_ssize_t label_count;
     const uint8_t *bound; /* that of the present column */
     size_t bound_bytes;
+    Py_ssize_t since; /* of the first version whose values are bound to their row, the number; 0: there is none */
+    uint8_t row[1 + LONGEST_ROW]; /* of the present value: a zero byte and the row's key */
+    size_t row_bytes;
     const uint8_t *arrays; /* for each column of the batch, whether its values are elements of arrays; NULL: none are */
     uint8_t stamp[LONGEST_STAMP];
     size_t stamp_bytes; /* of the time of new values; 0: each keeps its own */
@@ -225,6 +233,8 @@ static uint8_t *put_number(uint8_t *to, uint32_t number) {
     to[0] = (uint8_t)(number >> 24), to[1] = (uint8_t)(number >> 16), to[2] = (uint8_t)(number >> 8), to[3] = (uint8_t)number;
     return to + 4;
 }
+
+static long from_hex(const uint8_t *text, size_t chars, uint8_t *out, int *cases);
 
 #include "codec_base64.h"
 #include "codec_native.h"
@@ -314,6 +324,17 @@ static int rewrite_columns(
     return GOOD;
 }
 
+/* Take the key of its row from the beginning of a cell's text. The bytes that are left, which may be 0: it has none. */
+static Py_ssize_t take_row(Cell *cell) {
+    const uint8_t *colon = memchr(cell->text, ':', cell->bytes);
+    if (!colon) return 0;
+    cell->row = cell->text;
+    cell->row_chars = (size_t)(colon - cell->text);
+    cell->text = colon + 1;
+    cell->bytes -= cell->row_chars + 1;
+    return (Py_ssize_t)cell->bytes;
+}
+
 /* Find the cells of a batch. The rows must stay alive as long as the cells. GOOD, REFUSED, or NO_MEMORY with an exception.
  * `values`: for each column, how many values it has, NULLs included. */
 static int find_cells(
@@ -329,6 +350,8 @@ static int find_cells(
             if (!value || (value != Py_None && PyBytes_AsStringAndSize(value, &text, &bytes) < 0)) return NO_MEMORY;
             cells->text = (const uint8_t *)text;
             cells->bytes = (size_t)bytes;
+            cells->row = NULL;
+            if (codec->since && bytes && !(bytes = take_row(cells))) return REFUSED;
             int within = is_array(codec, column);
             long elements = !within ? 1 : bytes ? count_elements(codec, cells) : 0;
             if (elements < 0) return REFUSED;
@@ -631,6 +654,10 @@ static PyObject *codec_check(PyObject *self, PyObject *arguments) {
 
 /* ---- the type ---- */
 
+static int binds_row(const Codec *codec, const char *name, size_t bytes) {
+    return codec->since && generation_of((const uint8_t *)name, bytes) == &SECOND && atol(name + 1) >= codec->since;
+}
+
 static int add_version(Codec *codec, Keys *keys, PyObject *entry, const char *target, Py_ssize_t target_bytes) {
     const char *name, *key, *marker = "";
     Py_ssize_t bytes, key_bytes, marker_bytes = 0;
@@ -649,6 +676,7 @@ static int add_version(Codec *codec, Keys *keys, PyObject *entry, const char *ta
     memcpy(version->marker, marker, (size_t)marker_bytes);
     codec->count++;
     int good = codec->kind->set_key(version->name, (const uint8_t *)key, &version->secret);
+    version->secret.binds_row = binds_row(codec, version->name, (size_t)bytes);
     if (good && bytes == target_bytes && memcmp(name, target, (size_t)bytes) == 0) {
         codec->target = codec->count - 1;
         memcpy(codec->prefix, name, (size_t)bytes);
@@ -657,6 +685,7 @@ static int add_version(Codec *codec, Keys *keys, PyObject *entry, const char *ta
         codec->versions = keys->versions;
         codec->encrypt = codec->verify.decrypt = NULL;
         good = codec->kind->set_target(codec, (const uint8_t *)key);
+        codec->sealing.binds_row = codec->verify.binds_row = version->secret.binds_row;
         keys->encrypt = codec->encrypt;
         keys->verify = codec->verify.decrypt;
     }
@@ -709,9 +738,11 @@ static int codec_init(PyObject *self, PyObject *arguments, PyObject *keywords) {
     Py_ssize_t target_bytes, columns = 0;
     (void)keywords;
     if (codec->keys) return PyErr_SetString(PyExc_TypeError, "a codec is made once"), -1;
-    if (!PyArg_ParseTuple(arguments, "O!y#|sOO!n", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &layout, &PyTuple_Type, &labels, &columns))
+    if (!PyArg_ParseTuple(arguments, "O!y#|sOOnn", &PyTuple_Type, &keys, &target, &target_bytes, &kind, &layout, &labels, &columns, &codec->since))
         return -1;
     if (layout == Py_None) layout = NULL;
+    if (labels == Py_None) labels = NULL;
+    if (labels && !PyTuple_Check(labels)) return PyErr_SetString(PyExc_TypeError, "labels are a tuple"), -1;
     if (layout && !PyTuple_Check(layout)) return PyErr_SetString(PyExc_TypeError, "a layout is a tuple"), -1;
     for (Py_ssize_t at = 0; labels && at < PyTuple_Size(labels); at++)
         if (!PyBytes_Check(PyTuple_GetItem(labels, at))) return PyErr_SetString(PyExc_TypeError, "a label is bytes"), -1;
@@ -782,7 +813,7 @@ static PyType_Slot codec_slots[] = {
     {Py_tp_init, codec_init},
     {Py_tp_dealloc, codec_dealloc},
     {Py_tp_methods, codec_methods},
-    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout, labels, columns): keys by the names of their versions, for all columns or, one behind another, for each of so many; what the values of each column are authenticated with"},
+    {Py_tp_doc, "Codec(((name, key), ...), target, format, layout, labels, columns, since): keys by the names of their versions, for all columns or, one behind another, for each of so many; what the values of each column are authenticated with; the number of the first version whose values are bound to their row"},
     {0, NULL},
 };
 

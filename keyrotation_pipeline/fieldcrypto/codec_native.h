@@ -2,7 +2,8 @@
  *
  * First generation: "v2:" nonce ":" ciphertext ‖ tag under AES-256-GCM. Second: "v2x:" nonce ":" ciphertext ‖ tag ‖ commitment
  * under KC-XAES-256-GCM (`xaes.py`), which derives a key from the first half of a nonce, commits to the version's key and
- * authenticates the label of the column.
+ * authenticates the label of the column, and from a declared version on the key of the row, which comes before each value in
+ * hex and up to a colon; new ones go without.
  */
 
 enum { NONCE = 12, TAG = 16, LONG_NONCE = 24, COMMITMENT = 32, LONGEST_OVERHEAD = TAG + COMMITMENT };
@@ -126,7 +127,8 @@ static EVP_CIPHER_CTX *begun(
     const Derived *of = derived(secret, nonce, encrypts);
     int some, good = of && committed(secret, of, nonce, kept) &&
                      EVP_CipherInit_ex(of->context, NULL, NULL, NULL, nonce + NONCE, encrypts) == 1 &&
-                     EVP_CipherUpdate(of->context, NULL, &some, codec->bound, (int)codec->bound_bytes) == 1;
+                     EVP_CipherUpdate(of->context, NULL, &some, codec->bound, (int)codec->bound_bytes) == 1 &&
+                     (!secret->binds_row || EVP_CipherUpdate(of->context, NULL, &some, codec->row, (int)codec->row_bytes) == 1);
     return good ? of->context : NULL;
 }
 
@@ -251,10 +253,21 @@ static size_t room_for(const Cell *cell) {
     return (cell->bytes + LONGEST_OVERHEAD + 63) & ~(size_t)63;
 }
 
+/* From now on values are of this cell's row. 0: it has no key, or one that only Python takes. */
+static int take_key(Codec *codec, const Cell *cell) {
+    if (!codec->since) return 1;
+    int cases = 0;
+    long bytes = cell->row_chars <= 2 * LONGEST_ROW ? from_hex(cell->row, cell->row_chars, codec->row + 1, &cases) : -1;
+    codec->row[0] = 0;
+    codec->row_bytes = bytes < 0 ? 0 : (size_t)bytes + 1;
+    return bytes >= 0;
+}
+
 static int native_check(Codec *codec, const Cell *cell, int *under) {
     size_t room = room_for(cell);
     uint8_t *body = scratch(codec, 2 * room);
     if (!body) return NO_MEMORY;
+    if (!take_key(codec, cell)) return REFUSED;
     return opened(codec, cell, body, body + room, under) < 0 ? REFUSED : GOOD;
 }
 
@@ -274,6 +287,7 @@ static int native_rewrite(Codec *codec, const Cell *cell, const uint8_t *nonce, 
     size_t room = room_for(cell);
     uint8_t *body = scratch(codec, 3 * room);
     if (!body) return NO_MEMORY;
+    if (!take_key(codec, cell)) return REFUSED;
     uint8_t *text = body + room, *other = text + room;
     int under;
     long size = opened(codec, cell, body, text, &under);

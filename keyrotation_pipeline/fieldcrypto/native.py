@@ -89,6 +89,7 @@ class NativeCodec:
         values: the format of the values, as `codec.c` knows it.
         bound: for each column of a batch, what its values of the second generation are authenticated with.
         own: for each column of a batch, its keys under the versions of `ring`, where columns have keys of their own.
+        since: of our own values, see `batch.Rewriter`.
     """
 
     def __init__(
@@ -98,6 +99,7 @@ class NativeCodec:
         values: CompiledFormat = OWN_VALUES,
         bound: Sequence[bytes] = (),
         own: Sequence[KeyRing] = (),
+        since: int = 0,
     ) -> None:
         module = compiled.MODULE
         assert module is not None  # noqa: S101  `native_codec` asks
@@ -107,7 +109,9 @@ class NativeCodec:
             for version in ring.versions
         )
         self._format = values
-        self._codec = module.Codec(keys, str(target).encode(), self._format.name, values.layout, tuple(bound), len(own))
+        self._codec = module.Codec(
+            keys, str(target).encode(), self._format.name, values.layout, tuple(bound), len(own), since
+        )
         self._kinds = (None, *ring.versions)
         self._unverified: type[Exception] = module.VerificationError
 
@@ -168,6 +172,7 @@ def native_codec(
     values: CompiledFormat = OWN_VALUES,
     bound: Sequence[bytes] = (),
     own: Sequence[KeyRing] = (),
+    since: int = 0,
 ) -> NativeCodec | None:
     """Returns the native codec, or None where it was not built, or OpenSSL lacks what the format needs.
 
@@ -178,6 +183,6 @@ def native_codec(
     if compiled.MODULE is None:
         return None
     try:
-        return NativeCodec(ring, target, values, bound, own)
+        return NativeCodec(ring, target, values, bound, own, since)
     except compiled.MODULE.UnavailableError:
         return None

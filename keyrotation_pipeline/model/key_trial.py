@@ -175,7 +175,8 @@ def _labels_first(version: KeyVersion, columns: Sequence[ColumnTrial]) -> str:
         return ""
     return (
         f"if {closed} (or the table) was renamed, or the application declares a binding, declare that label under "
-        "bindings of [[tables]], see `keyrotation docs second-generation`; otherwise "
+        "bindings of [[tables]], and under row what it declares as row and row_from, see `keyrotation docs "
+        "second-generation`; otherwise "
     )
 
 

@@ -18,7 +18,7 @@ from keyrotation_pipeline.errors import InvalidLayoutError, ManifestError, Manif
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
-from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     STAMP_LENGTH,
@@ -133,6 +133,13 @@ class _BoundFormat(_Document):
     aad: Annotated[str, AfterValidator(_known_template)]
 
 
+class _Row(_Document):
+    """What values of the table are bound to their row by, and the number of the first version of which they are."""
+
+    key: Identifier
+    since: Annotated[int, Field(alias="from", ge=1, le=MAX_VERSION_NUMBER)]
+
+
 class _Table(_Document):
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
@@ -140,13 +147,14 @@ class _Table(_Document):
     places: tuple[_Place, ...] = ()
     format: KnownFormat | _DerivedFormat | _BoundFormat = NATIVE.name
     bindings: dict[PlaceName, str] = Field(default_factory=dict)
+    row: _Row | None = None
     rows: Number
     values: dict[PlaceName, dict[Version, Number]]
 
     @model_serializer(mode="wrap")
     def _without_no_bindings(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
         content: dict[str, object] = serialised(self)
-        return {name: value for name, value in content.items() if value or name != "bindings"}
+        return {name: value for name, value in content.items() if value or name not in {"bindings", "row"}}
 
 
 class _Relation(_Document):
@@ -344,6 +352,7 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
             ),
             format=_format_document(content.table.format),
             bindings=dict(content.table.bindings),
+            row=_row_document(content.table.format),
             rows=content.rows,
             values={
                 column: {str(version): number for version, number in sorted(values.items())}
@@ -373,6 +382,10 @@ def _format_document(declared: ValueFormat) -> str | _DerivedFormat | _BoundForm
         deterministic=declared.deterministic,
         aad=declared.aad,
     )
+
+
+def _row_document(declared: ValueFormat) -> _Row | None:
+    return _Row.model_validate({"key": declared.row, "from": declared.row_from}) if declared.row else None
 
 
 def _value_format(document: str | _DerivedFormat | _BoundFormat) -> ValueFormat:
@@ -411,10 +424,13 @@ def _table_content(document: _Table) -> TableContent:
         for column, counted in document.values.items()
     }
     places = tuple(Place(each.column, each.path, each.elements, each.when, each.iv) for each in document.places)
+    value_format = _value_format(document.format)
+    if document.row is not None:
+        value_format = replace(value_format, row=document.row.key, row_from=document.row.since)
     table = EncryptedTable(
         TableName(document.in_schema, document.table),
         document.columns,
-        _value_format(document.format),
+        value_format,
         places,
         tuple(sorted(document.bindings.items())),
     )

@@ -153,6 +153,8 @@ class EncryptedTable:
     @property
     def bound_to(self) -> tuple[str, ...]:
         """The columns of the same row that associated data is made of; they are only read."""
+        if self.format.row:
+            return (self.format.row,)
         return associated_data(self.format.aad).row_columns if self.format.is_read_with_data else ()
 
     @property

@@ -22,6 +22,7 @@ from keyrotation_pipeline.model.blind_spots import gone_as_signed, lines_as_sign
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import past_dates
@@ -185,16 +186,25 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
     indexes = [index.signed(table.name) for table in pipeline.tables for index in table.indexes]
     if isinstance(request, Walk) and request.source.generation == SECOND and request.target.generation == FIRST:
         return "; ".join([UNBOUND, *indexes])  # whatever the configuration says of the rotation after it
-    formats = {table.format.signed() for table in pipeline.tables if table.format != NATIVE}
+    common = (table.format.of_all_tables for table in pipeline.tables)
+    formats = {each.signed() for each in common if each != NATIVE}
     declared = [
         f"{plain_name(f'{table.name}.{column}')} is bound as {plain_name(label)}"
         for table in pipeline.tables
         if table.format.generation != 1 or table.format.derivation is Derivation.LOCKBOX
         for column, label in table.bindings
     ]
+    declared += [_bound_to_rows(table, request) for table in pipeline.tables if table.format.row]
     mixed = [f"{table.name}.{place.declaration}" for table in pipeline.tables for place in table.places if place.when]
     conditions = [f"other text stays as it is where a row's column is not true: {', '.join(mixed)}"] if mixed else []
     return "; ".join([*sorted(formats), *declared, *conditions, *indexes]) or None
+
+
+def _bound_to_rows(table: EncryptedTable, request: Request) -> str:
+    row = table.format
+    text = f"{table.name}: values under v{row.row_from}{SECOND.marker} and later open only in their row, by {row.row}"
+    is_undone = isinstance(request, Walk) and row.binds_rows(request.source) and not row.binds_rows(request.target)
+    return f"{text}, and new values are bound to no row" if is_undone else text
 
 
 def _compared(pipeline: Pipeline, request: Request) -> str | None:

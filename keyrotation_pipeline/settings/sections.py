@@ -15,7 +15,7 @@ from keyrotation_pipeline.errors import ApprovalError, ConfigurationError, Inval
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import require_column
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, TINK, Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, TINK, Derivation
 from keyrotation_pipeline.model.approval import require_plain
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
@@ -449,6 +449,16 @@ class File(Section):
                 labels[label] = place
         return self
 
+    @model_validator(mode="after")
+    def _rows_are_of_our_own_format(self) -> Self:
+        for table in self.tables:
+            if table.row is not None and self.format.name != NATIVE.name:
+                raise ConfigurationError(
+                    f'[[tables]] {table.name}: row is for name = "{NATIVE.name}" alone; leave it out, or name the '
+                    "column in [format] aad, where the application binds values to it"
+                )
+        return self
+
     @property
     def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
         """The declared tables as values of the procedure."""
@@ -456,7 +466,10 @@ class File(Section):
 
     def _encrypted_table(self, declared: TableSettings) -> EncryptedTable:
         places, bindings = declared.places, tuple(sorted(declared.bindings.items()))
-        table = EncryptedTable.of(TableName.parse(declared.name), places, self.format.value_format)
+        value_format = self.format.value_format
+        if declared.row is not None:
+            value_format = replace(value_format, row=declared.row.key, row_from=declared.row.since)
+        table = EncryptedTable.of(TableName.parse(declared.name), places, value_format)
         table = replace(table, bindings=bindings)
         # Without a label the configuration is refused.
         of_lockbox = table.format.derivation is Derivation.LOCKBOX

@@ -31,7 +31,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     Derivation,
     ValueFormat,
 )
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import FULL_BYTES, SHORTEST_BYTES, IndexForm, Normalisation
 from keyrotation_pipeline.model.tables import Place, SearchIndex
 from keyrotation_pipeline.model.visible_text import is_hidden
@@ -338,6 +338,18 @@ class IndexSettings(Section):
         return SearchIndex(self.of, self.odd, self.even, IndexForm(label, self.normalise, self.size_bytes))
 
 
+class RowSettings(Section):
+    """`[tables.row]`: binds values of the second generation to their row; in `EncryptedType` alike.
+
+    Args:
+        key: the column with the row's key: a whole number, a UUID or a text that never changes.
+        since: the number of the first version of the second generation whose values are bound to it: 3 for v3x.
+    """
+
+    key: Text
+    since: Annotated[int, Field(alias="from", ge=1, le=MAX_VERSION_NUMBER)]
+
+
 class TableSettings(Section):
     """One `[[tables]]`: a table with encrypted columns.
 
@@ -349,12 +361,14 @@ class TableSettings(Section):
         bindings: of columns whose values of the second generation are bound to another label than ``table.column``, as
             after a renaming: these labels. Search indexes are bound to them in both generations. Of Lockbox, table and
             attribute by whose names it derives the key of a column, where they are others.
+        row: binds values to their row, too, as ``{ key = "id", from = 3 }``.
         indexes: search indexes of columns, as ``{ of = "email", odd = "email_odd", even = "email_even" }``.
     """
 
     name: Text
     columns: Annotated[tuple[Annotated[PlaceSettings, BeforeValidator(_as_place)], ...], Field(min_length=1)]
     bindings: dict[Text, Text] = Field(default_factory=dict)
+    row: RowSettings | None = None
     indexes: tuple[IndexSettings, ...] = ()
 
     @property
@@ -390,6 +404,28 @@ class TableSettings(Section):
                 checked_label(label)
             except InvalidBindingError as error:
                 raise ConfigurationError(f"[[tables]] {self.name}, bindings: {error}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _row(self) -> Self:
+        if self.row is None:
+            return self
+        if inside := next((each for each in self.places if not each.is_declared_alone), None):
+            raise ConfigurationError(
+                f"[[tables]] {self.name} has row, which binds values that are columns of their own, and "
+                f"{inside.name}, which is more than that; leave one out"
+            )
+        written = {each.column for each in self.places} | {c for each in self.indexes for c in (each.odd, each.even)}
+        if self.row.key in written:
+            raise ConfigurationError(
+                f"[[tables]] {self.name} has row = {{ key = {json.dumps(self.row.key)} }}, a column that changes with "
+                "the encryption key; name the column of the row's own key"
+            )
+        if is_hidden(self.row.key):
+            raise ConfigurationError(
+                f"[[tables]] {self.name} names a column in row with characters that cannot be seen, which nobody could "
+                "sign; rename that column"
+            )
         return self
 
     @model_validator(mode="after")

@@ -71,7 +71,7 @@ class Format(Protocol):
 
 _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
     {
-        NATIVE.name: lambda _declared: NativeFormat(),
+        NATIVE.name: lambda declared: NativeFormat(declared.row_from if declared.row else 0),
         FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation),
         AES_GCM.name: lambda declared: AesGcmFormat(
             layout_of(declared.layout), bound=bool(declared.aad), derivation=declared.derivation

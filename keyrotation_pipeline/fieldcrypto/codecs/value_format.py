@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 
+from keyrotation_pipeline.fieldcrypto.binding import is_bound_to_row
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, GENERATIONS, SECOND, KeyVersion
 
 # In a layout: between that of a value's column and that of its nonce's column; and between their texts.
@@ -94,6 +95,8 @@ class ValueFormat:
         derivation: how the application derives a key from each entry of its list; None: the entries are the keys.
         salt: of that derivation.
         generation: of the keys that rotations make from now on; 2 only for `native`.
+        row: of `native` only: the column of the row's key, to which values of the second generation are bound, too.
+        row_from: the number of the first version whose values are.
         key_bytes: how long the keys are that rotations make; 0: as long as the key that each replaces.
         deterministic: whether equal texts have equal values, which queries look for.
     """
@@ -105,6 +108,8 @@ class ValueFormat:
     aad: str = ""
     logins: tuple[tuple[KeyVersion, str], ...] = ()
     generation: int = FIRST.number
+    row: str = ""
+    row_from: int = 0
 
     derivation: Derivation | None = None
     salt: str = field(default="", repr=False)
@@ -119,6 +124,15 @@ class ValueFormat:
     def names_versions(self) -> bool:
         """Whether every value names a version of ours, without any key at hand."""
         return self.name == NATIVE.name
+
+    @property
+    def of_all_tables(self) -> "ValueFormat":
+        """The same without what is declared for one table alone."""
+        return replace(self, row="", row_from=0)
+
+    def binds_rows(self, version: KeyVersion) -> bool:
+        """Returns whether values under a version are bound to their row, too."""
+        return bool(self.row) and is_bound_to_row(version, self.row_from)
 
     @property
     def is_read_with_data(self) -> bool:

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Value
-from keyrotation_pipeline.fieldcrypto.binding import associated_data
+from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import joined
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
@@ -232,6 +232,22 @@ _SECOND = Fuzzed(
     target=KeyVersion(2, X),
     labels=(LABEL, LABEL),
 )
+
+
+def bound_to_a_row(since: int) -> Callable[[KeyRing, int, str], bytes]:
+    """Returns what makes the same with the key of a row before it; of some another's, unknown, or too long."""
+
+    def good(ring: KeyRing, number: int, text: str) -> bytes:
+        version = next(each for each in ring.versions if each.number == number)
+        key = os.urandom(2000 if text == PLAINTEXTS[9] else len(text) % 40)
+        row = Row(since, key if text != PLAINTEXTS[11] else b"another")
+        nonce = os.urandom(version.generation.nonce_bytes)
+        body = ring.cipher(version).encrypt(nonce, text.encode(), associated_data(version, LABEL, row))
+        return joined(None if text == PLAINTEXTS[5] else key, str(Ciphertext(version, nonce, body)).encode())
+
+    return good
+
+
 FUZZED = {
     **FORMATS,
     "into the second generation": _SECOND,
@@ -241,6 +257,17 @@ FUZZED = {
         target=V2,
         versions=tuple(KeyVersion(number, 1 if number < 3 else X) for number in sorted(set(VERSIONS))),
     ),
+    **{
+        f"{name} rows": replace(
+            _SECOND,
+            values=replace(NATIVE, row="id", row_from=since),
+            good=bound_to_a_row(since),
+            prefixes=(*_SECOND.prefixes, b"-", b"ab", b"AB", b"abc"),
+            # A key longer than the compiled codec takes, and an empty text, which is read without a key.
+            left=rb"^[0-9a-fA-F]{2049,}:|^[^:]*:$",
+        )
+        for name, since in {"into": 2, "out of": 3}.items()
+    },
     "arrays": replace(FORMATS["native"], arrays=True, left=rb"\\"),
     "arrays of tokens": replace(FORMATS["fernet"], arrays=True, left=rb"\\"),
     "arrays of a layout in braces": replace(FORMATS["hex in two groups"], arrays=True, left=rb"\\"),

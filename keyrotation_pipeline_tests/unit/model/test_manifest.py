@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation, IdentifiedBy, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, Derivation, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -78,6 +78,15 @@ def test_what_it_takes_to_read_values_is_written_and_read() -> None:
     assert parse(made.name, render(of_two, SIGNER)) == of_two
     assert '"aad":""' not in render(made, SIGNER).decode().replace(" ", "")
     assert '"when":""' not in render(made, SIGNER).decode().replace(" ", "")
+
+
+def test_what_values_are_bound_to_their_row_by_is_written_and_read() -> None:
+    made = a_set()
+    assert made.dump is not None
+    assert '"row"' not in render(made, SIGNER).decode()
+    table = EncryptedTable(TableName("s", "t"), ("mail",), replace(NATIVE, row='I"d', row_from=3))
+    made = replace(made, dump=replace(made.dump, tables=(TableContent(table, 1, {"mail": {V1: 1}}),)))
+    assert parse(made.name, render(made, SIGNER)) == made
 
 
 def test_a_set_without_a_dump_is_one() -> None:

@@ -24,6 +24,16 @@ def test_the_next_key_is_of_the_declared_generation_and_each_column_has_its_labe
     assert first.format.next_of(KeyVersion(9, 2)) == KeyVersion(10)
 
 
+def test_values_are_bound_to_their_row_from_the_declared_version_on(tmp_path: Path) -> None:
+    declared = table("billing.invoices", '"note"') + table(more='row = { key = "id", from = 3 }')
+    invoices, clients = parse(SECOND + declared, tmp_path / "keyrotation.toml").encrypted_tables
+    assert (clients.bound_to, clients.read_columns) == (("id",), ("email", "phone", "id"))
+    versions = [KeyVersion(2, 2), KeyVersion(3), KeyVersion(3, 2), KeyVersion(4, 2)]
+    assert [clients.format.binds_rows(version) for version in versions] == [False, False, True, True]
+    assert not any(invoices.format.binds_rows(version) for version in versions)
+    assert clients.format.of_all_tables == invoices.format
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -51,6 +61,26 @@ def test_the_next_key_is_of_the_declared_generation_and_each_column_has_its_labe
             SECOND + table(columns='{ column = "tags", elements = true }'),
             "tags[] of clients is in a document or an array",
             id="an array",
+        ),
+        pytest.param(
+            SECOND + table(more='row = { key = "email", from = 3 }'),
+            "a column that changes with the encryption key",
+            id="a row by an encrypted column",
+        ),
+        pytest.param(SECOND + table(more='row = { key = "id" }'), "from", id="a row without a version"),
+        pytest.param(SECOND + table(more='row = { key = "id", from = 0 }'), "from", id="a row from no version"),
+        pytest.param(
+            table(columns='{ column = "tags", elements = true }', more='row = { key = "id", from = 3 }'),
+            "tags[], which is more than that",
+            id="elements bound to a row",
+        ),
+        pytest.param(
+            '[format]\nname = "fernet"\nkeys = { env = "K" }\n' + table(more='row = { key = "id", from = 3 }'),
+            'row is for name = "native" alone',
+            id="a row of another format",
+        ),
+        pytest.param(
+            SECOND + table(more='row = { key = "i\u2066d", from = 3 }'), "cannot be seen", id="a row by a hidden name"
         ),
     ],
 )

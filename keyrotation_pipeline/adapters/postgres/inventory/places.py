@@ -49,7 +49,7 @@ def read_as_text(column: Column, row: str = "") -> sql.Composed:
         )
     if column.bound:
         found = sql.SQL("CASE WHEN {} THEN '' ELSE {} || {} END").format(
-            _is_empty(column, row), _associated_data(column, row), found
+            _is_empty(column, row), _associated_data(column.bound, row), found
         )
     return _where_encrypted(column, found, row)
 
@@ -75,20 +75,28 @@ def stored_text(column: Column, base: sql.Composable) -> sql.Composed:
 
 
 def read(column: Column, row: str = "") -> sql.Composed:
-    """Returns the value as the engine takes it: bytes as bytes, all else as text."""
+    """Returns the value as the engine takes it: bytes as bytes, all else as text.
+
+    The key of its row stands before it, where it may be bound to that.
+    """
     if not column.is_binary:
-        return read_as_text(column, row)
+        found = read_as_text(column, row)
+        if column.row_key is None:
+            return found
+        return sql.SQL("CASE WHEN {} THEN '' ELSE {} || {} END").format(
+            _is_empty(column, row), _associated_data((column.row_key,), row), found
+        )
     found = sql.SQL("{}::bytea").format(stored(column, row))
-    if column.bound:
+    if pieces := column.bound or ((column.row_key,) if column.row_key else ()):
         found = sql.SQL("CASE WHEN {} THEN '' ELSE convert_to({}, 'UTF8') || {} END").format(
-            _is_empty(column, row), _associated_data(column, row), found
+            _is_empty(column, row), _associated_data(pieces, row), found
         )
     return _where_encrypted(column, found, row)
 
 
 def value(column: Column) -> sql.Composed:
     """Returns the value for a codec: bytes as bytes, all else as text under "C"; see `as_bytes`."""
-    return read(column) if column.is_binary else text(column)
+    return read(column) if column.is_binary else sql.SQL('({} COLLATE "C")').format(read(column))
 
 
 def as_bytes(value: str | bytes | None) -> bytes | None:
@@ -124,11 +132,10 @@ def _is_empty(column: Column, row: str) -> sql.Composable:
     return sql.SQL("octet_length({}) = 0").format(stored_text(column, base) if column.place.path else base)
 
 
-def _associated_data(column: Column, row: str) -> sql.Composed:
+def _associated_data(bound: Sequence[str | Column], row: str) -> sql.Composed:
     """What a value is authenticated with, as `associated_data.joined` writes it before the value."""
     pieces = [
-        sql.Literal(each) if isinstance(each, str) else sql.SQL("{}::text").format(stored(each, row))
-        for each in column.bound
+        sql.Literal(each) if isinstance(each, str) else sql.SQL("{}::text").format(stored(each, row)) for each in bound
     ]
     return sql.SQL("coalesce(encode(convert_to({}, {}), 'hex'), {}) || {}").format(
         sql.SQL(" || ").join(pieces), sql.SQL(_APPLICATIONS), sql.Literal(UNKNOWN), sql.Literal(AFTER)

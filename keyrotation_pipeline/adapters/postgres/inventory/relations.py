@@ -40,6 +40,8 @@ class Column:
         of_bytes: whether its values are bytes that no text can hold.
         iv: the column of the value's nonce, where it has one of its own.
         bound: what the value is authenticated with, in order: texts, and columns of the same row.
+        row_key: the column with the key of the row, which a value of our own may be bound to. It is read with the value
+            for the codec alone: in SQL the value is judged as it is stored.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Column:
     of_bytes: bool = False
     iv: "Column | None" = None
     bound: "tuple[str | Column, ...]" = ()
+    row_key: "Column | None" = None
 
     @property
     def is_binary(self) -> bool:
@@ -74,7 +77,7 @@ class Column:
     @property
     def companions(self) -> "tuple[Column, ...]":
         """The columns that the associated data is made of."""
-        return tuple(each for each in self.bound if isinstance(each, Column))
+        return tuple(each for each in (*self.bound, self.row_key) if isinstance(each, Column))
 
     @property
     def holds_values(self) -> bool:
@@ -357,8 +360,9 @@ def unsuitable(relation: Relation, column: Column) -> str:
     """Says what to do about a column whose type does not fit its place."""
     for each in column.companions:
         if each.type_oid not in BOUND_TYPES:
+            named = "row of [[tables]]" if column.row_key else "[format] aad"
             return (
-                f"column {relation.label}.{each.name}, which [format] aad names, is of type {each.type_sql}, whose "
+                f"column {relation.label}.{each.name}, which {named} names, is of type {each.type_sql}, whose "
                 "text may not be what the application binds values to; only columns of text, varchar, uuid and whole "
                 "numbers can be in it, so leave this table out"
             )
@@ -439,4 +443,5 @@ def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) 
         of_bytes=table.format.is_binary,
         iv=present.get(place.iv),
         bound=bound,
+        row_key=present.get(table.format.row),
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
-from keyrotation_pipeline.adapters.postgres.preflight import indexes, logins, server, values, writes
+from keyrotation_pipeline.adapters.postgres.preflight import indexes, logins, rows, server, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
 from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
@@ -51,6 +51,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     indexes.search_indexes_can_be_kept,
     indexes.search_index_columns_hold_nothing_else,
     indexes.unique_search_indexes_come_in_pairs,
+    rows.rows_have_a_key,
     writes.role_may_read_and_write,
     writes.role_may_fence,
     writes.fence_name_is_free,
