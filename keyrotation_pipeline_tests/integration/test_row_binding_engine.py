@@ -1,10 +1,15 @@
 """Values of our own that are bound to their row: the engine, counts, samples, comparisons and the pre-flight."""
 
 import json
+import random
 import re
+import subprocess
+import sys
+import threading
 from dataclasses import replace
 from typing import Any
 
+import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine import speed
@@ -22,13 +27,15 @@ from keyrotation_pipeline.fieldcrypto.binding import Row
 from keyrotation_pipeline.fieldcrypto.cipher import decrypt, encrypt
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import Defect, DefectKind
 from keyrotation_pipeline.incidents.table_comparison import TableComparison
 from keyrotation_pipeline.model.comparison import DifferenceKind
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine
+from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert
 from keyrotation_pipeline_tests.integration.test_engine_interleaving import between_read_and_write
 
 V1, V2X, V3X = KeyVersion(1), KeyVersion(2, 2), KeyVersion(3, 2)
@@ -214,3 +221,78 @@ def test_the_preflight_looks_at_the_key(migrated: Connection, column: str, is_fa
     found = [each for each in preflight(migrated, [table], V3X) if "row of [[tables]]" in each.sentence]
     assert len(found) == (1 if sentence else 0), found
     assert all(each.fatal == is_fatal and re.search(sentence, each.sentence) for each in found)
+
+
+# Forks an engine and kills it after a while; when one comes to its end, the way to the other key begins.
+KILLER = """
+import os, random, signal, sys, time
+from keyrotation_pipeline_tests.integration import encrypted_rows, test_row_binding_engine as mine
+from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
+url, kills, *keys = sys.argv[1:]
+ring = mine.KeyRing(dict(zip((mine.V1, mine.V2X, mine.V3X), map(key_from_base64, keys))), mine.V3X)
+chance, died, rotation = random.Random(3), 0, 0
+
+def start():
+    child = os.fork()
+    if child == 0:
+        encrypted_rows.REQUEST = f"{rotation:032x}"
+        limits = mine.Limits(max_pages=1, duty_cycle=0.2, statement_seconds=0.0001)
+        mine.Engine(url, ring, limits, mine.V2X if rotation % 2 else mine.V3X).shard(mine.CASES)
+        os._exit(0)
+    return child
+
+began = time.monotonic()
+os.waitpid(start(), 0)
+whole, rotation = min(time.monotonic() - began, 2), 1
+while died < int(kills) or rotation < 3:
+    child = start()
+    if died < int(kills):
+        time.sleep(chance.uniform(0, 0.8) * whole)
+        os.kill(child, signal.SIGKILL)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    died += os.WIFSIGNALED(status)
+    rotation += os.WIFEXITED(status)
+print(died, rotation)
+"""
+CASES = EncryptedTable(TableName("public", "cases"), ("a", "b"), replace(TABLE.format, row="id"))
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(4, marks=pytest.mark.slow), pytest.param(40, marks=pytest.mark.extended)]
+)
+def test_kills_at_random_moments_lose_nothing(migrated: Connection, database_url: str, kills: int) -> None:
+    count = 300
+
+    def stored(version: KeyVersion, row: int, column: str, text: str) -> str:
+        return encrypt(KeyRing(KEYS, version), text, f"cases.{column}", Row(3, str(row).encode()))
+
+    migrated.execute("CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text)")
+    expected = {row: {column: f"{column}{row}" for column in "ab"} for row in range(count)}
+    values = [(row, *(stored(V1, row, column, texts[column]) for column in "ab")) for row, texts in expected.items()]
+    insert(migrated, "public.cases", values)
+
+    def application(ended: threading.Event) -> None:
+        chance = random.Random(5)
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            while not ended.wait(0.003):
+                row, column, text = chance.randrange(count), chance.choice("ab"), f"{chance.random()}"
+                value = stored(chance.choice([V2X, V3X]), row, column, text)
+                connection.execute(f"UPDATE cases SET {column} = %s WHERE id = %s".encode(), (value, row))
+                expected[row][column] = text
+
+    keys = [base64_of(KEYS[version]) for version in (V1, V2X, V3X)]
+    command = [sys.executable, "-c", KILLER, database_url, str(kills), *keys]
+    with beside(application):
+        killer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=600)
+    assert int(killer.stdout.split()[0]) >= kills
+    engine = Engine(database_url, RING, Limits(), V3X)
+    while engine.sweep(CASES, wait=True).rows:
+        pass
+    found: list[Any] = migrated.execute("SELECT id, a, b FROM public.cases").fetchall()
+    for row, *both in found:
+        for column, value in zip("ab", both, strict=True):
+            assert str(value).startswith("v3x:")
+            assert decrypt(RING, str(value), f"cases.{column}", Row(3, str(row).encode())) == expected[row][column]
+    assert len(found) == count
+    assert migrated.execute("SELECT count(*) FROM keyrotation.quarantine").fetchone() == (0,)

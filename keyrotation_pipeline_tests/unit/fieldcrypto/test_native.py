@@ -45,7 +45,7 @@ NAMES = [
 FUZZED_NAMES = [
     *NAMES,
     *(
-        pytest.param(name, marks=pytest.mark.extended if name.startswith(("back", "arrays ")) else ())
+        pytest.param(name, marks=pytest.mark.extended if name.startswith(("back", "arrays ", "out of")) else ())
         for name in FUZZED
         if name not in FORMATS
     ),
