@@ -11,6 +11,7 @@ from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.held_directory import wipe_abandoned
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
@@ -22,6 +23,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, K
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.key_trial import GivenKeys
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -40,7 +42,10 @@ if TYPE_CHECKING:
 
 def open_key_store(settings: Settings) -> KeyStore:
     """Returns the key store of `[keys]`; connects to nothing yet."""
-    return _remote(settings) or FileKeyStore(settings.keys_directory, settings.key_variable, settings.key_notation)
+    if (remote := _remote(settings)) is not None:
+        return remote
+    files = FileKeyStore(settings.keys_directory, settings.key_variable, settings.key_notation)
+    return files if settings.format.transit is None else TransitKeyStore(files, settings.format.transit)
 
 
 def every_key(store: KeyStore) -> KeyRing:
@@ -140,6 +145,33 @@ def listed_keys(settings: Settings, environment: Mapping[str, str]) -> GivenKeys
     if (code := marked_format_of(settings.format.value_format)) is not None:
         code.markers(ring)  # raises where values name two keys alike
     return GivenKeys(ring, places.__getitem__)
+
+
+def transit_keys(settings: Settings) -> GivenKeys:
+    """Returns what each usable version of a key that a server holds is known by: as it is stored, or made anew.
+
+    Raises:
+        KeyStoreError: the server does not encrypt with one of them.
+    """
+    address = settings.format.transit or ""
+    server = server_at(address)
+    policy = server.policy()
+    store = open_key_store(settings)
+    stored = store.read() if settings.keys_directory.is_dir() else None
+    known = dict(stored.live) if stored is not None else {}
+    keys = {version: key for version, key in known.items() if isinstance(key, KeyMaterial)}
+    for number in range(max(policy.min_decryption, policy.min_available, 1), policy.latest + 1):
+        version = KeyVersion(number)
+        if version in known or (stored is not None and version in stored.archived):
+            continue
+        if number < policy.min_encryption:
+            raise KeyStoreError(
+                f"{address} decrypts under {version} and does not encrypt with it, so nothing can show what it is "
+                "known by; have its min_encryption_version set to 0 until `keyrotation init` is done"
+            )
+        keys[version] = server.reference(number)
+    primary = KeyVersion(policy.latest) if stored is None or stored.primary is None else stored.primary
+    return GivenKeys(KeyRing(keys, primary), store.place_of)
 
 
 def _require_imported(given: Sequence[KeyMaterial], stored: StoredKeys, name: str, notation: KeyNotation) -> None:

@@ -284,7 +284,9 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     )
     store = open_key_store(settings)
     # Workers read the keys themselves; a kubeconfig may call `aws` for its token.
-    workers = WorkerSettings(store, bare_environment(settings.path, aws=settings.keys.store != "file"))
+    remote, held = settings.keys.store != "file", settings.format.transit is not None
+    environment = bare_environment(settings.path, aws=remote, vault=held)
+    workers = WorkerSettings(store, environment)
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
     replicas = _replicas(settings)
     surroundings = PostgresSurroundings(url, connection, replicas, settings.format.value_format)

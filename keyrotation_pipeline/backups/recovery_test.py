@@ -5,7 +5,7 @@ would hide the problems that the test looks for. Nothing is kept. Source: the so
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -85,7 +85,8 @@ class RecoveryReport:
     """A passed test.
 
     Args:
-        older: an older dump that only an archived key can read; None if there is none.
+        older: an older dump that only an archived key can read; None if there is none, or a server that holds the keys
+            refuses them.
         rto_seconds: from the first byte fetched to the last value read, of the newest set.
         rpo_seconds: how old the newest set was when the test began: what would have been lost.
     """
@@ -210,7 +211,7 @@ def _tested(site: BackupContext, place: BackupPlace, key: RecoveryKey, report: R
         keys = recovered_keys(place, made, key, registered)
         newest = _restored(site, place, made, dump, keys, key, workspace, report)
         recovered = clock.now()
-        older_set = _older_under_archived_key(kept, made, registered)
+        older_set = _older_under_archived_key(kept, made, registered, _withheld(site))
         older = None
         if older_set is not None and older_set.dump is not None:
             older = _restored(site, place, older_set, older_set.dump, keys, key, workspace, report)
@@ -253,14 +254,24 @@ def _ring(keys: Mapping[KeyVersion, KeyMaterial]) -> KeyRing:
     return KeyRing(held, max(held))
 
 
-def _older_under_archived_key(kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord]) -> BackupSet | None:
-    """The newest set before `newest` whose dump needs a key that applications no longer have."""
+def _withheld(site: BackupContext) -> frozenset[KeyVersion]:
+    """Archived versions that nobody can read with, since a server holds the keys and refuses these."""
+    if not any(table.format.is_held_by_server for table in site.pipeline.tables):
+        return frozenset()
+    stored = site.pipeline.keys.read()
+    return frozenset(stored.archived) - frozenset(stored.left_behind)
+
+
+def _older_under_archived_key(
+    kept: KeptSets, newest: BackupSet, registered: Sequence[KeyRecord], withheld: Collection[KeyVersion]
+) -> BackupSet | None:
+    """The newest set before `newest` whose dump needs a key that applications no longer have, and can be read."""
     archived = {record.version for record in registered if record.state is KeyState.ARCHIVED}
     destroyed = _destroyed(registered)
     for each in kept.sets:
         needed = each.dump.versions if each.dump is not None and each.made_at < newest.made_at else ()
         # A key is destroyed only after every dump that needs it: only the manifest of such a set is left.
-        if archived.intersection(needed) and destroyed.isdisjoint(needed):
+        if archived.intersection(needed) and destroyed.union(withheld).isdisjoint(needed):
             return each
     return None
 

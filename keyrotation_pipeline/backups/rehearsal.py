@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK, newest_dump, recovered_keys, require_keys
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure
-from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RequestError
+from keyrotation_pipeline.errors import KeyRotationError, MissingVersionError, RehearsalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -47,6 +47,11 @@ def rehearse(
         RecoveryError, BackupError: there is no backup that can be restored completely.
         BlockedError: another rehearsal or recovery test is running.
     """
+    if site.pipeline.tables[0].format.is_held_by_server:
+        raise RehearsalError(
+            "a rehearsal would have the server that holds the keys make a real version, which cannot be undone; "
+            "rehearse with another key there and a copy of the database, in a home of its own"
+        )
     source = present_key(site.pipeline).version if request is None else _source(request)
     require_keys_open(site.pipeline, site.pipeline.keys.read(), {})
     ledger, name = site.pipeline.ledger, None if request is None else request.id

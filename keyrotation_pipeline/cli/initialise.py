@@ -9,7 +9,7 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.home import create_home, search_database
-from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys
+from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys, transit_keys
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
@@ -97,6 +97,8 @@ def _keys_in_use(declared: Settings) -> GivenKeys | None:
     environment = settings.process_environment()
     if declared.key_variable is not None:
         return listed_keys(declared, environment)
+    if declared.format.transit is not None:
+        return transit_keys(declared)
     if any(name.upper().startswith(FIRST_KEY_VARIABLE) and value.strip() for name, value in environment.items()):
         return GivenKeys(KeyRing.from_environment(environment), variable_of)
     return keys_in_store(declared, environment)

@@ -257,6 +257,8 @@ def _rollout_lines(content: dict[str, Any]) -> Iterator[output.Line]:
     if content["instances"]:
         columns = ("Instance", "Reads", "Writes", "Last report", "Still decrypted", "Could not decrypt")
         yield output.Table(columns, map(_row, content["instances"]))
+    elif content["mode"] == RolloutMode.SERVER:
+        yield "no application instance has a key, so none reports itself"
     else:
         yield "no application instance reports itself; each does by:"
         yield from (f"  {code}" for code in LINES_OF_CODE)
@@ -308,7 +310,7 @@ def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
             yield from (f"  {code}" for code in LINES_OF_CODE)
         case RolloutMode.CONFIRM:
             yield f"after each of the three rollouts an officer confirms it: keyrotation confirm {walk.id}"
-        case RolloutMode.KUBERNETES | RolloutMode.NONE:
+        case RolloutMode.KUBERNETES | RolloutMode.NONE | RolloutMode.SERVER:
             pass
 
 

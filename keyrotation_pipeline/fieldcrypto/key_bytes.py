@@ -7,15 +7,15 @@ import base64
 import binascii
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
 
 # Before the base64 of a passphrase, so that no cipher of ours takes one of 32 characters for a key; and of a key of an
-# application's own library, between them its name, which may be empty.
-_PASSPHRASE, _AES = "passphrase:", "aes:"
+# application's own library, between them its name, which may be empty; and of what names a key that Vault holds.
+_PASSPHRASE, _AES, _TRANSIT = "passphrase:", "aes:", "transit:"
 
 
 def raw_of(material: KeyMaterial) -> bytes:
-    """Returns the bytes, for a cipher object and nothing else: 32, unless it is a passphrase or an `AesKey`."""
+    """Returns the bytes, for a cipher object and nothing else: 32, unless it is of a subclass."""
     return material._raw  # noqa: SLF001  the one place
 
 
@@ -24,6 +24,8 @@ def base64_of(material: KeyMaterial) -> str:
     text = base64.b64encode(raw_of(material)).decode()
     if isinstance(material, AesKey):
         return f"{_AES}{material.name}:{text}"
+    if isinstance(material, TransitKey):
+        return f"{_TRANSIT}{text}"
     return f"{_PASSPHRASE}{text}" if isinstance(material, Passphrase) else text
 
 
@@ -35,7 +37,8 @@ def key_from_base64(text: str) -> KeyMaterial:
     """
     stripped = text.strip()
     is_aes, is_passphrase = stripped.startswith(_AES), stripped.startswith(_PASSPHRASE)
-    name, encoded = "", stripped.removeprefix(_PASSPHRASE)
+    is_transit = stripped.startswith(_TRANSIT)
+    name, encoded = "", stripped.removeprefix(_PASSPHRASE).removeprefix(_TRANSIT)
     if is_aes:
         name, _, encoded = stripped.removeprefix(_AES).rpartition(":")
     try:
@@ -44,4 +47,6 @@ def key_from_base64(text: str) -> KeyMaterial:
         raise InvalidKeyError("a key is not valid base64; give the base64 of 32 bytes") from None
     if is_aes:
         return AesKey(raw, name)
+    if is_transit:
+        return TransitKey(raw)
     return Passphrase(raw) if is_passphrase else KeyMaterial(raw)

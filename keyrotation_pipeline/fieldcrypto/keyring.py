@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, MAX_VERSION_NUMBER, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
-from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase
+from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial, Passphrase, TransitKey
 
 if TYPE_CHECKING:
     from typing import Protocol
@@ -202,7 +202,7 @@ class KeyRing:
         self._ciphers = {
             version: _cipher(version, material)
             for version, material in keys.items()
-            if not isinstance(material, AesKey | Passphrase)
+            if not isinstance(material, AesKey | Passphrase | TransitKey)
         }
         self._primary = primary
         self._names_primary = True

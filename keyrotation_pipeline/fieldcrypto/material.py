@@ -1,4 +1,7 @@
-"""Key material: 32 bytes, another AES key, or a passphrase; never printed. Only `key_bytes` reads the bytes."""
+"""Key material: 32 bytes, another AES key, a passphrase, or what names a key that a server holds; never printed.
+
+Only `key_bytes` reads the bytes.
+"""
 
 import hashlib
 import hmac
@@ -17,6 +20,8 @@ SHORTEST_PASSPHRASE, LONGEST_PASSPHRASE = 12, 256
 FINGERPRINT_LABEL = b"keyrotation-key-fingerprint-v1"
 LONGEST_NAME = 100
 _NAME = re.compile(rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}")
+LONGEST_TRANSIT_BYTES = 300
+_TRANSIT = re.compile(rb"vault:(v[1-9][0-9]{0,5}):[A-Za-z0-9+/]{38,}={0,2}:[0-9a-f]{64}")
 
 
 def fingerprint_of(raw: bytes) -> str:
@@ -124,3 +129,28 @@ class Passphrase(KeyMaterial):
         letters = string.ascii_letters
         rest = (secrets.choice(letters + string.digits) for _ in range(KEY_BYTES - 1))
         return cls((secrets.choice(letters) + "".join(rest)).encode())
+
+
+class TransitKey(KeyMaterial):
+    """A version of a key that never leaves Vault or OpenBao: by what it is known again, and no byte of it.
+
+    Args:
+        raw: a value under that version, ``vault:v2:<base64>``, a colon, and the SHA-256 of its plaintext, which was
+            random and is stored nowhere: only who can decrypt with this version knows it.
+
+    Raises:
+        InvalidKeyError: anything else.
+    """
+
+    __slots__ = ("_name",)
+
+    def __init__(self, raw: bytes) -> None:
+        match = _TRANSIT.fullmatch(raw)
+        if match is None or len(raw) > LONGEST_TRANSIT_BYTES:
+            raise InvalidKeyError("this does not name a version of a key of Vault's transit engine")
+        self._raw, self._name = bytes(raw), match[1].decode()
+
+    @property
+    def name(self) -> str:
+        """See `KeyMaterial.name`: ``v2``."""
+        return self._name

@@ -94,6 +94,7 @@ class RolloutMode(StrEnum):
     KUBERNETES = "kubernetes"
     CONFIRM = "confirm"
     NONE = "none"
+    SERVER = "server"
 
     def rule(self, source: KeyVersion, target: KeyVersion, workloads: Sequence[str] = ()) -> str:
         """What officers sign about it, in words.
@@ -125,6 +126,12 @@ class RolloutMode(StrEnum):
                 return (
                     f"none: nobody is asked whether applications read {target} before writes move to it; an instance "
                     "that does not fails from then on"
+                )
+            case RolloutMode.SERVER:
+                return (
+                    f"server: no application has a key; the server reads {target} for each of them as soon as it makes "
+                    f"it, and encrypts with it at once unless an application asks for {source} by its number; when "
+                    f"{source} is retired, the server refuses it to all"
                 )
 
 
@@ -241,6 +248,8 @@ def missing_for(
     primary depends on its code: before the key is made, a silent one that chose correctly is not waited for if another
     one reports.
     """
+    if mode is RolloutMode.SERVER:
+        return Missing()  # no instance has a key that it could report
     alive = [instance for instance in instances if not instance.silent]
     lagging = tuple(each for each in alive if not goal.met_by(each) or _is_older(each, nonces))
     if mode is RolloutMode.NONE:

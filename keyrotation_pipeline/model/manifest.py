@@ -14,11 +14,12 @@ from pydantic import (
     model_serializer,
 )
 
-from keyrotation_pipeline.errors import InvalidLayoutError, ManifestError, ManifestSchemaError
+from keyrotation_pipeline.errors import ConfigurationError, InvalidLayoutError, ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN, KeyVersion
+from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.backups import (
     STAMP_LENGTH,
@@ -140,12 +141,27 @@ class _Row(_Document):
     since: Annotated[int, Field(alias="from", ge=1, le=MAX_VERSION_NUMBER)]
 
 
+def _known_address(text: str) -> str:
+    try:
+        server_at(text)
+    except ConfigurationError:
+        raise ValueError("an address of a key that is not one") from None
+    return text
+
+
+class _HeldFormat(_Document):
+    """A format whose keys a server holds."""
+
+    name: KnownFormat
+    transit: Annotated[str, Field(max_length=500), AfterValidator(_known_address)]
+
+
 class _Table(_Document):
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
     columns: tuple[PlaceName, ...]
     places: tuple[_Place, ...] = ()
-    format: KnownFormat | _DerivedFormat | _BoundFormat = NATIVE.name
+    format: KnownFormat | _DerivedFormat | _BoundFormat | _HeldFormat = NATIVE.name
     bindings: dict[PlaceName, str] = Field(default_factory=dict)
     row: _Row | None = None
     rows: Number
@@ -371,7 +387,9 @@ def _dump_document(dump: DatabaseCopy) -> _Dump:
     )
 
 
-def _format_document(declared: ValueFormat) -> str | _DerivedFormat | _BoundFormat:
+def _format_document(declared: ValueFormat) -> str | _DerivedFormat | _BoundFormat | _HeldFormat:
+    if declared.transit:
+        return _HeldFormat(name=declared.name, transit=declared.transit)
     named = f"{declared.name} {declared.layout}".rstrip()
     if declared.derivation is None:
         return _BoundFormat(name=named, aad=declared.aad) if declared.aad else named
@@ -388,7 +406,9 @@ def _row_document(declared: ValueFormat) -> _Row | None:
     return _Row.model_validate({"key": declared.row, "from": declared.row_from}) if declared.row else None
 
 
-def _value_format(document: str | _DerivedFormat | _BoundFormat) -> ValueFormat:
+def _value_format(document: str | _DerivedFormat | _BoundFormat | _HeldFormat) -> ValueFormat:
+    if isinstance(document, _HeldFormat):
+        return replace(FORMATS[document.name], transit=document.transit)
     if isinstance(document, _BoundFormat):
         return replace(_value_format(document.name), aad=document.aad)
     if isinstance(document, str):

@@ -64,6 +64,19 @@ def _rotate(fields: Fields) -> Iterator[str]:
     if "Incident" in fields:
         yield f"THIS IS AN EMERGENCY, because of the incident {_quoted(fields['Incident'])}."
     yield f"You are asked to approve a new encryption key for {_database(fields)}."
+    if _is_held(fields):
+        yield (
+            f"What happens: the server that holds the keys makes {target}, under which applications write at once; "
+            f"every value in the columns below is encrypted again, from {_key(source)}{older} to {target}; then "
+            f"{old}{older} is refused to everybody by the server, refused by the database, and archived."
+        )
+        yield from _limits(fields)
+        yield from _ends(fields)
+        yield (
+            f"What cannot be undone: once the server has made {target}, this cannot be cancelled any more, and nothing "
+            f"leads back to {old}. No key is destroyed: the server keeps {old}, and can be told to read it again."
+        )
+        return
     yield (
         f"What happens: applications get the key {target} and write under it; every value in the columns below is "
         f"encrypted again, from {_key(source)}{older} to {target}; then {old}{older} is taken from the applications, "
@@ -75,6 +88,11 @@ def _rotate(fields: Fields) -> Iterator[str]:
         f"What cannot be undone: once applications may write under {target}, this cannot be cancelled any more; only "
         f"another request, which officers sign, can lead back. No key is destroyed: {old} stays in the archive."
     )
+
+
+def _is_held(fields: Fields) -> bool:
+    """Whether a server holds the keys, and no application has one."""
+    return fields.get("Rollout", "").startswith("server:")
 
 
 def _rollback(fields: Fields) -> Iterator[str]:
@@ -97,7 +115,12 @@ def _rollback(fields: Fields) -> Iterator[str]:
 
 def _limits(fields: Fields) -> Iterator[str]:
     """What the procedure knows of applications, and where it does not look."""
-    if "Rollout" in fields:
+    if _is_held(fields):
+        yield (
+            "NOBODY LOOKS ELSEWHERE: values under the old version in other databases, or in columns that are not "
+            "below, cannot be read any more from then on."
+        )
+    elif "Rollout" in fields:
         yield (
             "NOBODY CHECKS whether the applications have the key: one that does not get it in time fails."
             if fields["Rollout"].startswith("none:")

@@ -177,6 +177,8 @@ def usage(pipeline: Pipeline) -> Iterator[Check]:
 def estimated(pipeline: Pipeline, target: KeyVersion, counts: Iterable[TableCount]) -> Check:
     """The estimated time for the rows, from a sample rewritten just now."""
     stored, declared = pipeline.keys.read(), pipeline.tables[0].format
+    if declared.is_held_by_server:
+        return green("duration_is_known", "not measured: the server makes the new key only when the rotation begins")
     taken = pipeline.inventory.key_markers(pipeline.tables)
     keys = {version: stored.material(version) for version in stored.live}
     ring = KeyRing({**keys, target: new_key(declared, taken.values(), stored.present, stored.materials)}, target)

@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     NATIVE,
     RAILS,
     TINK,
+    VAULT_TRANSIT,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import (
@@ -275,6 +276,8 @@ def _recovery_key(opened: OpenedKey) -> Check:
 def _rehearsal(pipeline: Pipeline) -> Check:
     """Item 4 of the preparation: dual-key mode tested elsewhere, which a rehearsal does with a whole rotation."""
     name, again = "rotation_was_rehearsed", "run `keyrotation rehearse ID` for a request that has not begun"
+    if pipeline.tables[0].format.is_held_by_server:
+        return green(name, "not with keys that a server holds, where it would make a real version")
     last = last_rehearsal(pipeline, pipeline.keys.read().primary)
     if last is None:
         return amber(
@@ -308,13 +311,15 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
         yield amber(name, f"{value}; nothing is seen, officers sign that a rollout is done", "check the fleet yourself")
     elif mode is RolloutMode.NONE:
         yield amber(name, f"{value}: nothing is checked, as the signed text says", "check it yourself before you sign")
+    elif mode is RolloutMode.SERVER:
+        yield green(name, f"{value}; the server reads {primary} for every one")
     elif not instances:
         yield amber(name, f"{value}: without one nothing shows that the new key is read", "see `keyrotation rollout`")
     elif unseen:
         yield amber(name, f"{value}; not seen to read {primary}: {', '.join(unseen)}", "see `keyrotation rollout`")
     else:
         yield green(name, value)
-    if primary is not None and (walk is None or is_to_make_key(pipeline, walk)):
+    if primary is not None and mode is not RolloutMode.SERVER and (walk is None or is_to_make_key(pipeline, walk)):
         yield _naming(pipeline, walk, RolloutTarget(TargetKind.NAMES, (primary,)), target, instances)
 
 
@@ -327,6 +332,7 @@ _GUIDES = {
     CLOAK_ECTO.name: "elixir",
     TINK.name: "tink",
     KEYED_WRAPPER.name: "sentry",
+    VAULT_TRANSIT.name: "vault",
 }
 
 

@@ -43,6 +43,16 @@ class KeyStore(Protocol):
     def read(self) -> StoredKeys:
         """Reads the whole store as it is at one moment, without a cache."""
 
+    def made(self, version: KeyVersion) -> KeyMaterial | None:
+        """Makes the key of a version, to be added, where only the store can; repeating it makes no other.
+
+        Returns:
+            None: whoever calls makes it.
+
+        Raises:
+            KeyStoreError: it cannot make this version.
+        """
+
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """Stores a live key. An archived one stays archived: only `restore` brings it back.
 

@@ -155,8 +155,8 @@ def _require_confirmable(pipeline: Pipeline, walk: Walk) -> None:
             f"rotation {walk.id} needs {missing} more approval(s) before a rollout of it can be confirmed; "
             f"sign with `keyrotation approve {walk.id} --text`"
         )
-    if pipeline.rollout.mode is RolloutMode.NONE:
+    if (mode := pipeline.rollout.mode) in {RolloutMode.NONE, RolloutMode.SERVER}:
         raise RequestError(
-            '[rollout] mode is "none", so that no rollout is waited for; there is nothing to confirm, '
+            f'[rollout] mode is "{mode}", so that no rollout is waited for; there is nothing to confirm, '
             f"run `keyrotation rotate {walk.id}`"
         )

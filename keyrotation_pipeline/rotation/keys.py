@@ -204,6 +204,8 @@ def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMat
 
 def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
     """Generates a key for the application's library, which values name unlike any key before."""
+    if (made := pipeline.keys.made(rotation.target)) is not None:
+        return made
     declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
     replaces_all = rotation.type is RotationType.EMERGENCY

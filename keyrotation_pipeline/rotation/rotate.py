@@ -166,7 +166,9 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
 def _is_promoted(pipeline: Pipeline, rotation: Walk) -> bool:
     """Whether writes may have moved to the new key."""
     recorded = rotation.done(Step.PRIMARY_KEY_ROLLOUT) is not None or rotation.promotion_xid is not None
-    return recorded or pipeline.keys.read().primary == rotation.target
+    # A server that holds the keys encrypts with the newest.
+    at_once = pipeline.tables[0].format.is_held_by_server and _is_made(pipeline, rotation.target)
+    return recorded or at_once or pipeline.keys.read().primary == rotation.target
 
 
 def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:

@@ -139,7 +139,16 @@ _ATTR_ENCRYPTED = (
     'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: '
     f"{_ROTATED} (`keyrotation docs aes-gcm`)."
 )
-_OUTSIDE_ARRAYS = {"cloak-47ng": _CLOAK_47NG_HERE, "fernet-keyed-wrapper": _KEYED_WRAPPER_HERE}
+_VAULT_TRANSIT_HERE = (
+    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "vault-transit"`, {_ROTATED}, where the '
+    "key is of AES-GCM or ChaCha20-Poly1305 and values have no context and no associated data (`keyrotation docs "
+    "vault`)."
+)
+_OUTSIDE_ARRAYS = {
+    "cloak-47ng": _CLOAK_47NG_HERE,
+    "fernet-keyed-wrapper": _KEYED_WRAPPER_HERE,
+    "vault-transit": _VAULT_TRANSIT_HERE,
+}
 _IN_BYTEA = {"cloak-ecto": _CLOAK_ECTO_HERE, "tink": _TINK_HERE}
 _MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
 _COLUMN_TYPES = ("text", "character varying", "bytea")

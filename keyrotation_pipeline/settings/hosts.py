@@ -19,7 +19,7 @@ KEYS = "keys"
 
 def hosts_of(settings: Settings) -> tuple[str, ...]:
     """Each host with the setting that names it, in order: ``alerts.smtp mail.example:587 with STARTTLS``."""
-    return tuple(sorted({*_alerts(settings), *_backups(settings), *_keys(settings.keys)}))
+    return tuple(sorted({*_alerts(settings), *_backups(settings), *_keys(settings.keys), *_transit(settings)}))
 
 
 def _alerts(settings: Settings) -> Iterator[str]:
@@ -48,6 +48,11 @@ def _keys(keys: KeysSettings) -> Iterator[str]:
         yield f"{KEYS} Kubernetes at {_api_server(secret)}"
         if (archive := secret.aws_archive) is not None:
             yield f"{KEYS} {_aws(archive.endpoint_url, archive.region_name)}"
+
+
+def _transit(settings: Settings) -> Iterator[str]:
+    if settings.format.transit is not None:
+        yield f"{KEYS} {_address(settings.format.transit)}"
 
 
 def _aws(endpoint_url: str | None, region_name: str | None = None) -> str:

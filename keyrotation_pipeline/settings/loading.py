@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
 from keyrotation_pipeline.settings.secrets import (
     AWS_VARIABLES,
+    VAULT_VARIABLES,
     backed_up_fingerprints,
     require_no_key_files,
     require_no_keys,
@@ -169,16 +170,17 @@ def child_environment(key_variable: str | None = None, **variables: str) -> dict
 
 
 def bare_environment(
-    path: Path | None, variables: Mapping[str, str] = NO_VARIABLES, *, aws: bool = False
+    path: Path | None, variables: Mapping[str, str] = NO_VARIABLES, *, aws: bool = False, vault: bool = False
 ) -> dict[str, str]:
     """Returns the same without the secrets that a configuration names, for children that need none of them.
 
     Args:
         path: of the configuration; None: there is none.
         aws: keep the AWS credentials.
+        vault: keep the token of Vault.
     """
     secret = {DATABASE_VARIABLE, *(_secret_variables(path) if path else ())}
-    gone = () if aws else (AWS_VARIABLES,)
+    gone = (*(() if aws else (AWS_VARIABLES,)), *(() if vault else (VAULT_VARIABLES,)))
     kept = {name: value for name, value in child_environment().items() if not name.startswith(gone)}
     return {**{name: value for name, value in kept.items() if name not in secret}, **variables}
 

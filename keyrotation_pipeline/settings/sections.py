@@ -292,6 +292,22 @@ class File(Section):
         return self
 
     @model_validator(mode="after")
+    def _keys_stay_at_their_server(self) -> Self:
+        held, mode = self.format.value_format.is_held_by_server, self.rollout.mode
+        if held and self.keys.store != "file":
+            raise ConfigurationError(
+                f'[format] name = "{self.format.name}" needs a key store only for what versions are known by, and this '
+                'version has that in files alone; write [keys] store = "file"'
+            )
+        if held is not (mode is RolloutMode.SERVER):
+            raise ConfigurationError(
+                f'[rollout] mode = "{RolloutMode.SERVER}" is for keys that a server holds, which applications never '
+                f"have themselves, and such keys have no other; write {'it' if held else 'another mode'} for [format] "
+                f'name = "{self.format.name}"'
+            )
+        return self
+
+    @model_validator(mode="after")
     def _format_can_be_fenced(self) -> Self:
         declared = self.format.value_format
         marked = marked_format_of(declared) is not None

@@ -28,11 +28,13 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     NATIVE,
     RAILS,
     TINK,
+    VAULT_TRANSIT,
     Derivation,
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import FULL_BYTES, SHORTEST_BYTES, IndexForm, Normalisation
+from keyrotation_pipeline.fieldcrypto.transit import server_at
 from keyrotation_pipeline.model.tables import Place, SearchIndex
 from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.settings.values import Section, Text, repeated
@@ -68,10 +70,10 @@ class FormatSettings(Section):
 
     Args:
         name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto`,
-            `tink`, `fernet-keyed-wrapper` or `lockbox`, which is `aes-gcm` with the derivation `lockbox` and the layout
-            `b64(nonce12 ct tag16)`.
-        keys: of all but `native`, and needed there: the application's own list, in its library's notation. `init`
-            imports it, and the key store delivers keys under the same name.
+            `tink`, `fernet-keyed-wrapper`, `vault-transit` or `lockbox`, which is `aes-gcm` with the derivation
+            `lockbox` and the layout `b64(nonce12 ct tag16)`.
+        keys: of all but `native` and `vault-transit`, and needed there: the application's own list, in its library's
+            notation. `init` imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
         layout: of `aes-gcm`, and needed there: how a value is put together, as in `b64(nonce12 ct tag16)`,
             `hex(nonce12):hex(tag16):hex(ct)` or, in columns of bytea, `raw(nonce12 ct tag16)`;
@@ -93,6 +95,8 @@ class FormatSettings(Section):
         generation: of `native` only: of the keys that rotations make from now on. 2: KC-XAES-256-GCM, with values bound
             to their columns; every application must read it first.
         deterministic: of `rails-ar-encryption` only: the list is of `deterministic_key`, and queries find the values.
+        transit: of `vault-transit` only, and needed there: the key at its server, as in
+            `https://vault.example:8200/transit/app`: the server, the path of the engine, the name of the key.
     """
 
     name: Text = NATIVE.name
@@ -108,6 +112,7 @@ class FormatSettings(Section):
     salt: Text | None = None
     generation: Literal[1, 2] = 1
     deterministic: StrictBool = False
+    transit: Text | None = None
 
     @model_validator(mode="after")
     def _is_known_and_complete(self) -> Self:
@@ -122,7 +127,9 @@ class FormatSettings(Section):
             if option in self.model_fields_set and option not in {"name", *taken}:
                 others = " and ".join(f'"{name}"' for name, options in _OPTIONS.items() if option in options)
                 raise ConfigurationError(f"[format] {option} is for name = {others} alone; leave it out")
-        if self.name != NATIVE.name and self.keys is None:
+        if self.name == VAULT_TRANSIT.name:
+            server_at(self.transit or "")  # raises where it names no key
+        elif self.name != NATIVE.name and self.keys is None:
             raise ConfigurationError(
                 f'[format] name = "{self.name}" needs to know where the application has its keys; add '
                 f'keys = {{ env = "{_USUAL_VARIABLES[self.name]}" }}, or the name that it uses'
@@ -215,6 +222,7 @@ class FormatSettings(Section):
             salt=self.salt or "",
             generation=self.generation,
             deterministic=self.deterministic,
+            transit=self.transit or "",
         )
 
 
@@ -229,6 +237,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),
         TINK.name: frozenset({"keys", "aad"}),
         KEYED_WRAPPER.name: frozenset({"keys"}),
+        VAULT_TRANSIT.name: frozenset({"transit"}),
     }
 )
 

@@ -55,6 +55,9 @@ class FakeKeyStore:
     def preflight(self) -> tuple[Problem, ...]:
         return ()
 
+    def made(self, version: KeyVersion) -> None:  # noqa: ARG002
+        return
+
     def read(self) -> StoredKeys:
         self.reads += 1
         present = self.contents()

@@ -152,6 +152,10 @@ class AwsKeyStore:
         """Reads the live secret and every archived one; retries if the live one changed meanwhile."""
         return self._read_snapshot().stored
 
+    def made(self, version: KeyVersion) -> None:  # noqa: ARG002
+        """See `KeyStore.made`."""
+        return
+
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """Stores a live key, or one that is archived from the start."""
         seen = self._read_snapshot()

@@ -88,6 +88,10 @@ class FileKeyStore:
         with self._changing() as stored:
             return stored
 
+    def made(self, version: KeyVersion) -> None:  # noqa: ARG002
+        """See `KeyStore.made`."""
+        return
+
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """Stores a live key, or one that is archived from the start."""
         with self._changing() as stored:

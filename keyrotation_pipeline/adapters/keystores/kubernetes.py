@@ -138,6 +138,10 @@ class KubernetesKeyStore:
         """Reads the Secret and its archive; retries if the Secret changed meanwhile."""
         return self._read_snapshot().stored
 
+    def made(self, version: KeyVersion) -> None:  # noqa: ARG002
+        """See `KeyStore.made`."""
+        return
+
     def add(self, version: KeyVersion, material: KeyMaterial, revision: str, *, archived: bool = False) -> StoredKeys:
         """Stores a live key, or one that is archived from the start."""
         seen = self._read_snapshot()

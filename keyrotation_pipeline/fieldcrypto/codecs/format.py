@@ -27,9 +27,11 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     NATIVE,
     RAILS,
     TINK,
+    VAULT_TRANSIT,
     Derivation,
     ValueFormat,
 )
+from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import TransitFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -93,6 +95,7 @@ _MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
         CLOAK_ECTO.name: lambda declared: MarkedFormat(CloakEctoEnvelope(layout_of(declared.layout))),
         TINK.name: lambda declared: MarkedFormat(TinkEnvelope(layout_of(declared.layout)), bound=bool(declared.aad)),
         KEYED_WRAPPER.name: lambda _declared: MarkedFormat(KeyedWrapperEnvelope()),
+        VAULT_TRANSIT.name: lambda declared: TransitFormat(declared.transit),
     }
 )
 

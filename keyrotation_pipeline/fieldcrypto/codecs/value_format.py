@@ -99,6 +99,7 @@ class ValueFormat:
         row_from: the number of the first version whose values are.
         key_bytes: how long the keys are that rotations make; 0: as long as the key that each replaces.
         deterministic: whether equal texts have equal values, which queries look for.
+        transit: where a server holds the keys: the address of the key there; see `transit.TransitServer`.
     """
 
     name: str
@@ -115,6 +116,7 @@ class ValueFormat:
     salt: str = field(default="", repr=False)
     deterministic: bool = False
     key_bytes: int = 0
+    transit: str = ""
 
     def logins_of(self, version: KeyVersion) -> frozenset[str]:
         """Returns the logins that applications use while they encrypt with a version."""
@@ -133,6 +135,11 @@ class ValueFormat:
     def binds_rows(self, version: KeyVersion) -> bool:
         """Returns whether values under a version are bound to their row, too."""
         return bool(self.row) and is_bound_to_row(version, self.row_from)
+
+    @property
+    def is_held_by_server(self) -> bool:
+        """Whether no key leaves its server: whoever may use it reads every version, and writes the newest at once."""
+        return self.name == VAULT_TRANSIT.name
 
     @property
     def is_read_with_data(self) -> bool:
@@ -173,7 +180,7 @@ class ValueFormat:
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
         same = "; equal texts have equal values" if self.deterministic else ""
-        keys = "keys as they are"
+        keys = f"keys that {self.transit} makes and never gives away" if self.transit else "keys as they are"
         if self.derivation is not None and self.name != RAILS.name:
             each = " for each column" if self.derivation is Derivation.LOCKBOX else ""
             keys = f"keys derived by {self.derivation}{each}"
@@ -207,6 +214,6 @@ CLOAK_ECTO = ValueFormat("cloak-ecto", IdentifiedBy.MARKER, layout="raw(nonce12 
 SEARCH_INDEX = ValueFormat("search-index", IdentifiedBy.MARKER)
 TINK = ValueFormat("tink", IdentifiedBy.MARKER, layout="raw(nonce12 ct tag16)")
 KEYED_WRAPPER = ValueFormat("fernet-keyed-wrapper", IdentifiedBy.MARKER)
-FORMATS: Mapping[str, ValueFormat] = MappingProxyType(
-    {each.name: each for each in (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK, KEYED_WRAPPER)}
-)
+VAULT_TRANSIT = ValueFormat("vault-transit", IdentifiedBy.MARKER)
+_ALL = (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK, KEYED_WRAPPER, VAULT_TRANSIT)
+FORMATS: Mapping[str, ValueFormat] = MappingProxyType({each.name: each for each in _ALL})

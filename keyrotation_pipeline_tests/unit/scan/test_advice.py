@@ -90,7 +90,13 @@ def test_bytes_that_name_their_key_are_rotated_in_bytea_and_their_guide_is_there
 
 
 @pytest.mark.parametrize(
-    ("name", "guide"), [("rails-ar-encryption", "rails"), ("cloak-47ng", "prisma"), ("fernet-keyed-wrapper", "sentry")]
+    ("name", "guide"),
+    [
+        ("rails-ar-encryption", "rails"),
+        ("cloak-47ng", "prisma"),
+        ("fernet-keyed-wrapper", "sentry"),
+        ("vault-transit", "vault"),
+    ],
 )
 def test_formats_that_name_their_key_are_rotated_outside_arrays_and_their_guide_is_there(name: str, guide: str) -> None:
     for place in (TEXT, BYTES, LEAF):

@@ -27,12 +27,13 @@ password = { env = "OF_THE_MAIL" }
 NAMED = {"URL_OF_THE_CLINIC", "URL_OF_A_STANDBY", "PASSPHRASE", "OF_THE_MAIL"}
 KEYS = {"ENCRYPTION_MASTER_KEY", "ENCRYPTION_PRIMARY_VERSION", "ENCRYPTION_PEPPER"}
 AWS = {"AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+VAULT = {"VAULT_TOKEN"}
 OTHERS = {"LANG_OF_THE_CLINIC", "DAGSTER_PG_URL"}
 
 
 @pytest.fixture(autouse=True)
 def variables(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*NAMED, *KEYS, *AWS, *OTHERS, "KEYROTATION_DATABASE_URL"):
+    for name in (*NAMED, *KEYS, *AWS, *VAULT, *OTHERS, "KEYROTATION_DATABASE_URL"):
         monkeypatch.setenv(name, "x")
 
 
@@ -42,14 +43,16 @@ def test_no_child_gets_a_key() -> None:
     assert {*NAMED, *AWS, *OTHERS, "KEYROTATION_DATABASE_URL"} <= set(child_environment())
 
 
-@pytest.mark.parametrize(("aws", "kept"), [(False, OTHERS), (True, OTHERS | AWS)])
+@pytest.mark.parametrize(
+    ("aws", "vault", "kept"), [(False, False, OTHERS), (True, False, OTHERS | AWS), (False, True, OTHERS | VAULT)]
+)
 def test_a_child_that_looks_no_secret_up_gets_none_that_the_configuration_names(
-    tmp_path: Path, aws: bool, kept: set[str]
+    tmp_path: Path, aws: bool, vault: bool, kept: set[str]
 ) -> None:
     path = tmp_path / "keyrotation.toml"
     path.write_text(CONFIGURATION)
-    found = set(bare_environment(path, aws=aws))
-    assert found & {*NAMED, *KEYS, *AWS, *OTHERS, "KEYROTATION_DATABASE_URL"} == kept
+    found = set(bare_environment(path, aws=aws, vault=vault))
+    assert found & {*NAMED, *KEYS, *AWS, *VAULT, *OTHERS, "KEYROTATION_DATABASE_URL"} == kept
 
 
 def test_what_a_child_is_given_by_name_it_gets() -> None:

@@ -62,6 +62,7 @@ container = "web"
 """
 
 
+TRANSIT = '[format]\nname = "vault-transit"\ntransit = "https://vault.example/transit/app"\n'
 FERNET = '[format]\nname = "fernet"\nkeys = { env = "F_K" }\n'
 
 
@@ -322,6 +323,21 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         ),
         pytest.param(
             TABLE + '[format]\nkeys = { env = "K" }', "[format] keys is for name =", id="keys of our own format"
+        ),
+        pytest.param(
+            TABLE + '[format]\nname = "vault-transit"',
+            '[format] transit names the key at its server; write "https://vault.example:8200/transit/app"',
+            id="a transit engine that nothing names",
+        ),
+        pytest.param(TABLE + TRANSIT, 'write it for [format] name = "vault-transit"', id="a server, and instances"),
+        pytest.param(
+            TABLE + '[rollout]\nmode = "server"', 'write another mode for [format] name = "native"', id="no server"
+        ),
+        pytest.param(
+            TABLE + TRANSIT + '[rollout]\nmode = "server"\n[keys]\nstore = "aws-secrets-manager"\n'
+            '[keys.aws-secrets-manager]\nsecret_id = "clinic"\n',
+            'write [keys] store = "file"',
+            id="what versions are known by, in AWS",
         ),
         pytest.param(
             TABLE + '[format]\nname = "rails-ar-encryption"\nsalt = "x"',

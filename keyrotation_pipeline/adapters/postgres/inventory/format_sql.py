@@ -30,6 +30,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     RAILS,
     SEARCH_INDEX,
     TINK,
+    VAULT_TRANSIT,
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -112,12 +113,14 @@ class Refusals(Protocol):
 
 
 _RAILS, _CLOAK_47NG = MarkerSql(marker_sql.RAILS), MarkerSql(marker_sql.CLOAK_47NG)
+_VAULT_TRANSIT = MarkerSql(marker_sql.VAULT_TRANSIT)
 _KEYED_WRAPPER, _CLOAK_ECTO = MarkerSql(marker_sql.KEYED_WRAPPER), PrefixSql(prefix_sql.CLOAK_ECTO)
 _MARKED: Mapping[str, Callable[[ValueFormat], KeyedByMarker]] = MappingProxyType(
     {
         RAILS.name: lambda _declared: _RAILS,
         CLOAK_47NG.name: lambda _declared: _CLOAK_47NG,
         KEYED_WRAPPER.name: lambda _declared: _KEYED_WRAPPER,
+        VAULT_TRANSIT.name: lambda _declared: _VAULT_TRANSIT,
         CLOAK_ECTO.name: lambda _declared: _CLOAK_ECTO,
         TINK.name: lambda declared: PrefixSql(prefix_sql.tink(layout_of(declared.layout))),
     }

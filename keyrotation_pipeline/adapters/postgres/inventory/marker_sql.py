@@ -24,6 +24,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import Ref
 from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
 from keyrotation_pipeline.fieldcrypto.codecs import fernet_keyed_wrapper as wrapper
 from keyrotation_pipeline.fieldcrypto.codecs import rails_ar_encryption as rails
+from keyrotation_pipeline.fieldcrypto.codecs import vault_transit as transit
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
 
@@ -94,6 +95,18 @@ KEYED_WRAPPER = Marking(
     added="",
     elsewhere=(r"enc:fernet:", r":[A-Za-z0-9+/]"),
     grows=r"^(enc:fernet:[^:]*):",
+)
+VAULT_TRANSIT = Marking(
+    begins=transit.BEGINS,
+    whole=f"{_JUDGED} AND {{value}} ~ '^(?:{transit.VALUE_PATTERN})$' AND mod(octet_length(split_part({{value}}, ':', "
+    f"3)), 4) = 0 AND octet_length(split_part({{value}}, ':', 3)) >= {transit.SHORTEST_BODY_CHARS}",
+    before=transit.BEFORE,
+    after=":",
+    marker="split_part({value}, ':', 2)",
+    at_start=True,
+    added="",
+    elsewhere=(r"vault:", r":[A-Za-z0-9+/]"),
+    grows=r"^(vault:v[^:]*):",
 )
 
 _UNDER = "(CASE WHEN {begins} THEN {tests} ELSE false END)"
