@@ -3,7 +3,7 @@
 It is not the engine. What it does was learned from the real one (OpenBao's transit backend behind HTTP): the same tests
 run against that where KEYROTATION_TEST_TRANSIT names it. Both know three paths that Vault has not, or not so:
 ``sys/seal``, ``sys/unseal`` and ``sys/limit?requests=N``, which refuses the next N; and the tokens ``root``,
-``application`` (encrypts and decrypts) and ``nobody``.
+``application`` (encrypts and decrypts), ``nobody`` and ``only:read transit/keys/app,update …``, as a policy says it.
 """
 
 import base64
@@ -102,6 +102,10 @@ class _Key:
             raise _RefusedError(400, "cipher: message authentication failed") from None
 
 
+def _only(token: str) -> list[str]:
+    return token.removeprefix("only:").split(",") if token.startswith("only:") else []
+
+
 def _strings(value: object) -> int:
     if isinstance(value, dict):
         return len(value) + sum(map(_strings, value.values()))
@@ -130,7 +134,8 @@ class _Engine:
             self.limited -= 1
             raise _RefusedError(429, "request path: rate limit quota exceeded")
         rest = path.removeprefix("transit/")
-        if not any(rest.startswith(each) for each in _RIGHTS.get(token, ())):
+        asked = f"{'read' if method == 'GET' else 'update'} {path}"
+        if not any(rest.startswith(each) for each in _RIGHTS.get(token, ())) and asked not in _only(token):
             raise _RefusedError(403, "1 error occurred:\n\t* permission denied\n\n")
         if _strings(body) > MOST_STRINGS:
             raise _RefusedError(400, "refused JSON input due to high complexity: too many strings")

@@ -26,6 +26,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import transit as client
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
+from keyrotation_pipeline_tests.pages import fenced
 from keyrotation_pipeline_tests.transit_standin import Transit, transit_at_work
 
 ROWS = 120
@@ -93,8 +94,12 @@ class Home(Commands):
 
 @pytest.fixture
 def transit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Transit]:
-    monkeypatch.setenv("VAULT_TOKEN", "root")
+    """A server with a key of its own, at which the pipeline may do what the guide says, and nothing else."""
+    (policy,) = [each.text for each in fenced() if each.page == "docs/guides/vault.md" and each.language == "hcl"]
+    rights = re.findall(r'^path "(.+?)" +\{ capabilities = \["(\w+)"\] \}', policy, re.MULTILINE)
     with transit_at_work() as found:
+        named = (f"{what} {re.sub(r'/app(?=/|$)', f'/{found.name}', path)}" for path, what in rights)
+        monkeypatch.setenv("VAULT_TOKEN", f"only:{','.join(named)}")
         yield found.create()
         found.unseal()
 

@@ -21,6 +21,7 @@ NOT_TYPED = {
 IN_PARTS = {"runbook", "tutorial"}
 NO_SHELL = {
     "text",
+    "hcl",
     "json",
     "mermaid",
     "toml",
