@@ -1,50 +1,37 @@
-"""Talks to the transit engine of Vault or OpenBao, which holds keys that it never gives away.
+"""What the transit engine of Vault or OpenBao does with a key that it holds and never gives away.
 
 This is the one format whose code asks a server: keys of it are read from backups and in worker processes, too, where
-nothing but the format and the keys is known. The address is declared. The rest is as Vault's own command has it: the
-token in VAULT_TOKEN or ``~/.vault-token``, VAULT_CACERT and VAULT_NAMESPACE.
-
-A request that may be repeated is, with growing pauses, while the server is sealed, busy or away.
+nothing but the format and the keys is known. `transit_connection` makes the requests.
 """
 
 import base64
 import hashlib
-import json
-import os
 import secrets
-import ssl
-import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
-from urllib.parse import quote, urlsplit
 
-from keyrotation_pipeline.errors import (
-    ConfigurationError,
-    InvalidKeyError,
-    KeyStoreDamagedError,
-    KeyStoreError,
-    KeyStoreUnavailableError,
-)
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
+from keyrotation_pipeline.fieldcrypto.transit_connection import (
+    BAD_REQUEST,
+    FEW,
+    MANY,
+    OK,
+    ONCE,
+    REDIRECT,
+    TOO_LARGE,
+    TransitConnection,
+)
 
 # OpenBao accepts 1000 strings in a request, the names of fields among them: two for each value.
 MOST_VALUES = 450
 # A request may have 32 MiB.
 MOST_BYTES = 4 * 1024 * 1024
-TIMEOUT_SECONDS = 60.0
-# Between the tries with a batch of values; for all else, of which a command may need several, only the first of them.
-PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
-_FEW = 3
 # Of AEAD: the others do not tell whether a value is intact, or have no key of their own for each version.
 KINDS = frozenset({"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"})
-_PASSING = frozenset({412, 429, 500, 502, 503, 504})
-_OK, _REDIRECT, _BAD_REQUEST, _FORBIDDEN, _NOT_FOUND, _TOO_LARGE = 200, 300, 400, 403, 404, 413
-_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _PROBE_BYTES = 32
 
 
@@ -74,34 +61,17 @@ class TransitPolicy:
     exportable: bool
 
 
-class _Plain(HTTPConnection):
-    """One that ends with whatever used it."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class _Encrypted(HTTPSConnection):
-    """The same over TLS."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class TransitServer:
-    """One key of a transit engine. Safe between threads, each of which has a connection of its own.
+    """One key of a transit engine. Safe between threads.
 
     Args:
-        address: ``https://vault.example:8200/transit/app``: the server, the path of the engine, and the key.
-
-    Raises:
-        ConfigurationError: something else; http is for this machine only, since the token would be readable.
+        address: see `TransitConnection`, which says what may be wrong with it.
     """
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self._scheme, self._host, self._port, self._mount, self._key = _parts(address)
-        self._local = threading.local()
+        self._connection = TransitConnection(address)
+        self._key = self._connection.key
 
     def policy(self) -> TransitPolicy:
         """Reads what the server says of the key.
@@ -128,8 +98,7 @@ class TransitServer:
 
     def rotate(self) -> None:
         """Makes the next version, under which applications encrypt from then on; asked once, whatever happens."""
-        self._local.connection = None  # a kept one may have ended meanwhile
-        self._ask("POST", f"keys/{self._key}/rotate", {}, tries=0)
+        self._ask("POST", f"keys/{self._key}/rotate", {}, tries=ONCE)
 
     def configure(self, **settings: int) -> None:
         """Changes what the server says of the key, such as `min_decryption_version`."""
@@ -161,7 +130,7 @@ class TransitServer:
         if not keys:
             return []
         references = [raw_of(key).decode().rpartition(":") for key in keys]
-        texts = self._decrypted([probe.encode() for probe, _, _ in references], _FEW)
+        texts = self._decrypted([probe.encode() for probe, _, _ in references], FEW)
         return [
             key
             for key, (_, _, digest), text in zip(keys, references, texts, strict=True)
@@ -170,12 +139,12 @@ class TransitServer:
 
     def rewrapped(self, values: Sequence[bytes]) -> list[bytes | None]:
         """Encrypts each value anew with the newest version; None: the server cannot open it."""
-        results = self._of_each("rewrap", values, len(PAUSES_SECONDS))
+        results = self._of_each("rewrap", values, MANY)
         return [None if each is None else each.encode() for each in (_text(one, "ciphertext") for one in results)]
 
     def decrypted(self, values: Sequence[bytes]) -> list[bytes | None]:
         """Decrypts each value; None: the server cannot open it."""
-        return self._decrypted(values, len(PAUSES_SECONDS))
+        return self._decrypted(values, MANY)
 
     def _decrypted(self, values: Sequence[bytes], tries: int) -> list[bytes | None]:
         texts = (_text(one, "plaintext") for one in self._of_each("decrypt", values, tries))
@@ -191,97 +160,25 @@ class TransitServer:
         # The server's own order; that it was kept is seen by comparing plaintexts.
         body: dict[str, Any] = {"batch_input": [{"ciphertext": value.decode("ascii")} for value in values]}
         if what == "decrypt":
-            body["partial_failure_response_code"] = _OK
-        status, answer = self._exchange("POST", f"{what}/{self._key}", body, tries)
+            body["partial_failure_response_code"] = OK
+        status, answer = self._connection.exchange("POST", f"{what}/{self._key}", body, tries)
         data = answer.get("data")
         results = data.get("batch_results") if isinstance(data, dict) else None
-        if isinstance(results, list) and len(results) == len(values) and status in {_OK, _BAD_REQUEST}:
+        if isinstance(results, list) and len(results) == len(values) and status in {OK, BAD_REQUEST}:
             return results
-        if status in {_BAD_REQUEST, _TOO_LARGE} and len(values) > 1:  # its limits may be lower
+        if status in {BAD_REQUEST, TOO_LARGE} and len(values) > 1:  # its limits may be lower
             half = len(values) // 2
             return [*self._batch(what, values[:half], tries), *self._batch(what, values[half:], tries)]
-        raise self._refusal(status, answer, f"{what}/{self._key}")
+        raise self._connection.refusal(status, answer, f"{what}/{self._key}")
 
     def _ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, tries: int = _FEW
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, tries: int = FEW
     ) -> Mapping[str, Any]:
-        status, answer = self._exchange(method, path, body, tries)
-        if status >= _REDIRECT:
-            raise self._refusal(status, answer, path)
+        status, answer = self._connection.exchange(method, path, body, tries)
+        if status >= REDIRECT:
+            raise self._connection.refusal(status, answer, path)
         data = answer.get("data", {})
         return data if isinstance(data, dict) else {}
-
-    def _exchange(
-        self, method: str, path: str, body: Mapping[str, Any] | None, tries: int
-    ) -> tuple[int, Mapping[str, Any]]:
-        """Sends a request until it is answered by something else than that the server is busy, sealed or away.
-
-        Args:
-            tries: how often it is repeated at most.
-        """
-        pauses = iter(PAUSES_SECONDS[:tries])
-        while True:
-            try:
-                status, answer = self._send(method, f"/v1/{self._mount}/{path}", body)
-                reason = f"answers {status}{_said(answer)}"
-                if status not in _PASSING:
-                    return status, answer
-            except (OSError, HTTPException) as error:  # their texts may name anything
-                self._local.connection = None
-                reason = f"does not answer ({type(error).__name__})"
-            if (pause := next(pauses, None)) is None:
-                raise KeyStoreUnavailableError(
-                    f"{self._server} {reason}; nothing was changed in the database by that: when it is there again and "
-                    "unsealed, run the same again"
-                )
-            time.sleep(pause)
-
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None) -> tuple[int, Mapping[str, Any]]:
-        connection = self._connection()
-        headers = {"X-Vault-Token": _token(), "X-Vault-Request": "true", "Content-Type": "application/json"}
-        if namespace := os.environ.get("VAULT_NAMESPACE", "").strip():
-            headers["X-Vault-Namespace"] = namespace
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
-        response = connection.getresponse()
-        content = response.read()
-        try:
-            answer = json.loads(content) if content else {}
-        except ValueError:
-            answer = {}
-        return response.status, answer if isinstance(answer, dict) else {}
-
-    def _connection(self) -> HTTPConnection:
-        connection: HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._opened()
-        return connection
-
-    def _opened(self) -> HTTPConnection:
-        if self._scheme == "http":
-            return _Plain(self._host, self._port, timeout=TIMEOUT_SECONDS)
-        trusted = os.environ.get("VAULT_CACERT", "").strip() or None
-        context = ssl.create_default_context(cafile=trusted)
-        return _Encrypted(self._host, self._port, timeout=TIMEOUT_SECONDS, context=context)
-
-    @property
-    def _server(self) -> str:
-        return f"{self._scheme}://{self._host}:{self._port}"
-
-    def _refusal(self, status: int, answer: Mapping[str, Any], path: str) -> KeyStoreError:
-        if status == _FORBIDDEN:
-            return KeyStoreUnavailableError(
-                f"{self._server} refuses {self._mount}/{path}; give the token in VAULT_TOKEN that right (`keyrotation "
-                "docs vault` has the policy), or renew it, then run the same again"
-            )
-        if status == _NOT_FOUND:
-            return KeyStoreDamagedError(
-                f"{self._server} has no {self._mount}/{path}; correct [format] transit, or have the key put back there"
-            )
-        if status < _BAD_REQUEST:
-            return KeyStoreUnavailableError(
-                f"{self._server} sends us elsewhere ({status}); have [format] transit name the active server itself"
-            )
-        return KeyStoreError(f"{self._server} refuses {self._mount}/{path}: {status}{_said(answer)}")
 
     def _strange(self) -> KeyStoreDamagedError:
         return KeyStoreDamagedError(
@@ -293,36 +190,6 @@ class TransitServer:
 def server_at(address: str) -> TransitServer:
     """Returns the server of an address, always the same, so that connections are kept."""
     return TransitServer(address)
-
-
-def _parts(address: str) -> tuple[str, str, int, str, str]:
-    try:
-        parts = urlsplit(address)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    host, (mount, _, key) = parts.hostname or "", parts.path.strip("/").rpartition("/")
-    whole = parts.scheme in {"http", "https"} and host and mount and key
-    if not whole or parts.query or parts.fragment or "@" in parts.netloc or not address.isascii():
-        raise ConfigurationError(
-            '[format] transit names the key at its server; write "https://vault.example:8200/transit/app": the '
-            "server, the path of the engine, and the name of the key"
-        )
-    if parts.scheme == "http" and host not in _LOOPBACK:
-        raise ConfigurationError("[format] transit would send the token unencrypted; write https")
-    return parts.scheme, host, port, quote(mount), quote(key, safe="")
-
-
-def _token() -> str:
-    if token := os.environ.get("VAULT_TOKEN", "").strip():
-        return token
-    try:
-        with open(os.path.expanduser("~/.vault-token"), encoding="ascii") as file:  # noqa: PTH111, PTH123
-            return file.read().strip()
-    except (OSError, ValueError):
-        raise KeyStoreUnavailableError(
-            "there is no token for Vault; set VAULT_TOKEN, or have it in ~/.vault-token, as Vault's own command has it"
-        ) from None
 
 
 def _chunks(values: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
@@ -342,10 +209,3 @@ def _text(result: object, name: str) -> str | None:
         return None
     text = result.get(name)
     return text if isinstance(text, str) else None
-
-
-def _said(answer: Mapping[str, Any]) -> str:
-    """Returns what the server said first, as one plain line; it never says what was encrypted."""
-    errors = answer.get("errors")
-    said = " ".join(str(errors[0]).split()) if isinstance(errors, list) and errors else ""
-    return f" ({''.join(filter(str.isprintable, said))[:200]})" if said else ""

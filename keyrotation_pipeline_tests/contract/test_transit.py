@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import (
     KeyStoreError,
     KeyStoreUnavailableError,
 )
-from keyrotation_pipeline.fieldcrypto import transit as client
+from keyrotation_pipeline.fieldcrypto import transit_connection as client
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import VAULT_TRANSIT, ValueFormat
@@ -287,6 +287,10 @@ def test_a_server_that_is_away_and_a_token_without_rights_are_named(
         TransitServer(transit.address).policy()
     (tmp_path / ".vault-token").write_text("root\n")
     assert TransitServer(transit.address).policy().latest == 1
+    monkeypatch.setenv("VAULT_TOKEN", "a secret\nof two lines")
+    with pytest.raises(KeyStoreUnavailableError, match="VAULT_TOKEN holds something else") as caught:
+        TransitServer(transit.address).policy()
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Requests to the transit engine of Vault or OpenBao, over HTTP and as Vault's own command makes them.
+
+The address is declared. The token is in VAULT_TOKEN or ``~/.vault-token``; VAULT_CACERT and VAULT_NAMESPACE count, too.
+A request that may be repeated is, with growing pauses, while the server is sealed, busy or away.
+"""
+
+import json
+import os
+import re
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from keyrotation_pipeline.errors import (
+    ConfigurationError,
+    KeyStoreDamagedError,
+    KeyStoreError,
+    KeyStoreUnavailableError,
+)
+
+TIMEOUT_SECONDS = 60.0
+# Between the tries with a batch of values; for all else, of which a command may need several, only the first of them.
+PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
+FEW, MANY, ONCE = 3, len(PAUSES_SECONDS), 0
+OK, REDIRECT, BAD_REQUEST, TOO_LARGE = 200, 300, 400, 413
+_FORBIDDEN, _NOT_FOUND = 403, 404
+_PASSING = frozenset({412, 429, 500, 502, 503, 504})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+# What a header may hold; nothing else is told of a text that is none, since it may hold a token.
+_HEADER = re.compile(r"[!-~]+")
+
+Answer = Mapping[str, Any]
+
+
+class _Plain(HTTPConnection):
+    """One that ends with whatever used it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class _Encrypted(HTTPSConnection):
+    """The same over TLS."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class TransitConnection:
+    """The server of one key. Safe between threads, each of which has a connection of its own.
+
+    Args:
+        address: ``https://vault.example:8200/transit/app``: the server, the path of the engine, and the key.
+
+    Raises:
+        ConfigurationError: something else; http is for this machine only, since the token would be readable.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._scheme, self._host, self._port, self._mount, self.key = _parts(address)
+        self._local = threading.local()
+
+    def exchange(self, method: str, path: str, body: object, tries: int) -> tuple[int, Answer]:
+        """Sends a request until it is answered by something else than that the server is busy, sealed or away.
+
+        Args:
+            path: below that of the engine.
+            tries: how often it is repeated at most.
+
+        Raises:
+            KeyStoreUnavailableError: that it is.
+        """
+        if tries == ONCE:  # a kept connection may have ended meanwhile
+            self._local.connection = None
+        pauses = iter(PAUSES_SECONDS[:tries])
+        while True:
+            try:
+                status, answer = self._send(method, f"/v1/{self._mount}/{path}", body)
+                reason = f"answers {status}{_said(answer)}"
+                if status not in _PASSING:
+                    return status, answer
+            except (OSError, HTTPException) as error:  # their texts may name anything
+                self._local.connection = None
+                reason = f"does not answer ({type(error).__name__})"
+            if (pause := next(pauses, None)) is None:
+                raise KeyStoreUnavailableError(
+                    f"{self._server} {reason}; nothing was changed in the database by that: when it is there again and "
+                    "unsealed, run the same again"
+                )
+            time.sleep(pause)
+
+    def refusal(self, status: int, answer: Answer, path: str) -> KeyStoreError:
+        """Returns what is wrong where an answer is none that was hoped for."""
+        if status == _FORBIDDEN:
+            return KeyStoreUnavailableError(
+                f"{self._server} refuses {self._mount}/{path}; give the token in VAULT_TOKEN that right (`keyrotation "
+                "docs vault` has the policy), or renew it, then run the same again"
+            )
+        if status == _NOT_FOUND:
+            return KeyStoreDamagedError(
+                f"{self._server} has no {self._mount}/{path}; correct [format] transit, or have the key put back there"
+            )
+        if REDIRECT <= status < BAD_REQUEST:
+            return KeyStoreUnavailableError(
+                f"{self._server} sends us elsewhere ({status}); have [format] transit name the active server itself"
+            )
+        return KeyStoreError(f"{self._server} refuses {self._mount}/{path}: {status}{_said(answer)}")
+
+    @property
+    def _server(self) -> str:
+        return f"{self._scheme}://{self._host}:{self._port}"
+
+    def _send(self, method: str, path: str, body: object) -> tuple[int, Answer]:
+        connection = self._connection()
+        headers = {"X-Vault-Token": _token(), "X-Vault-Request": "true", "Content-Type": "application/json"}
+        if namespace := os.environ.get("VAULT_NAMESPACE", "").strip():
+            headers["X-Vault-Namespace"] = _header(namespace, "VAULT_NAMESPACE")
+        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        response = connection.getresponse()
+        content = response.read()
+        try:
+            answer = json.loads(content) if content else {}
+        except ValueError:
+            answer = {}
+        return response.status, answer if isinstance(answer, dict) else {}
+
+    def _connection(self) -> HTTPConnection:
+        connection: HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = self._opened()
+        return connection
+
+    def _opened(self) -> HTTPConnection:
+        if self._scheme == "http":
+            return _Plain(self._host, self._port, timeout=TIMEOUT_SECONDS)
+        trusted = os.environ.get("VAULT_CACERT", "").strip() or None
+        context = ssl.create_default_context(cafile=trusted)
+        return _Encrypted(self._host, self._port, timeout=TIMEOUT_SECONDS, context=context)
+
+
+def _parts(address: str) -> tuple[str, str, int, str, str]:
+    try:
+        parts = urlsplit(address)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    host, (mount, _, key) = parts.hostname or "", parts.path.strip("/").rpartition("/")
+    whole = parts.scheme in {"http", "https"} and host and mount and key and _HEADER.fullmatch(address)
+    if not whole or parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigurationError(
+            '[format] transit names the key at its server; write "https://vault.example:8200/transit/app": the '
+            "server, the path of the engine, and the name of the key"
+        )
+    if parts.scheme == "http" and host not in _LOOPBACK:
+        raise ConfigurationError("[format] transit would send the token unencrypted; write https")
+    return parts.scheme, host, port, quote(mount), quote(key, safe="")
+
+
+def _token() -> str:
+    if token := os.environ.get("VAULT_TOKEN", "").strip():
+        return _header(token, "VAULT_TOKEN")
+    try:
+        with open(os.path.expanduser("~/.vault-token"), encoding="ascii") as file:  # noqa: PTH111, PTH123
+            return _header(file.read().strip(), "~/.vault-token")
+    except (OSError, ValueError):
+        raise KeyStoreUnavailableError(
+            "there is no token for Vault; set VAULT_TOKEN, or have it in ~/.vault-token, as Vault's own command has it"
+        ) from None
+
+
+def _header(text: str, place: str) -> str:
+    if _HEADER.fullmatch(text) is None:
+        raise KeyStoreUnavailableError(f"{place} holds something else than what it should; correct it")
+    return text
+
+
+def _said(answer: Answer) -> str:
+    """Returns what the server said first, as one plain line; it never says what was encrypted."""
+    errors = answer.get("errors")
+    said = " ".join(str(errors[0]).split()) if isinstance(errors, list) and errors else ""
+    return f" ({''.join(filter(str.isprintable, said))[:200]})" if said else ""
