@@ -31,7 +31,7 @@ _FORBIDDEN, _NOT_FOUND = 403, 404
 _PASSING = frozenset({412, 429, 500, 502, 503, 504})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 # What a header may hold; nothing else is told of a text that is none, since it may hold a token.
-_HEADER = re.compile(r"[!-~]+")
+_HEADER = re.compile(r"[ -~]+")
 
 Answer = Mapping[str, Any]
 
@@ -149,7 +149,14 @@ def _parts(address: str) -> tuple[str, str, int, str, str]:
     except ValueError:
         parts, port = urlsplit(""), 0
     host, (mount, _, key) = parts.hostname or "", parts.path.strip("/").rpartition("/")
-    whole = parts.scheme in {"http", "https"} and host and mount and key and _HEADER.fullmatch(address)
+    whole = (
+        parts.scheme in {"http", "https"}
+        and host
+        and mount
+        and key
+        and _HEADER.fullmatch(address)
+        and " " not in address
+    )
     if not whole or parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigurationError(
             '[format] transit names the key at its server; write "https://vault.example:8200/transit/app": the '

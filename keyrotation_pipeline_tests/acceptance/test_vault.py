@@ -24,6 +24,7 @@ from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import transit_connection as client
+from keyrotation_pipeline_tests.acceptance.command import Folder
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.pages import fenced
@@ -307,3 +308,29 @@ def test_everything_comes_back_on_an_empty_machine(
         del os.environ["KEYROTATION_DATABASE_URL"]
     assert transit.described()["latest_version"] == 4
     assert application.read_by_the_server() == application.expected
+
+
+@pytest.mark.extended
+def test_ten_kills_beside_the_application_lose_nothing(home: Home, transit: Transit, tmp_path: Path) -> None:
+    application, folder = home.application, Folder(tmp_path, [])
+    values = [transit.encrypt(b"another").decode() for _ in range(40)]
+    with psycopg.connect(application.url, autocommit=True) as connection, connection.cursor() as cursor:
+        rows = [(row, values[row % 40]) for row in range(ROWS, 4000)]
+        cursor.executemany("INSERT INTO users VALUES (%s, %s)", rows)
+    # Slow enough that ten kills find it at work, at ever later points.
+    slow = home.file.read_text().replace("shards = 1", "shards = 4\nmax_rows_per_second = 2000")
+    home.file.write_text(slow)
+    request = home.typed("request", "--reason", "killed ten times").splitlines()[-1]
+    home.sign(request)
+    dice = Random(20261129)
+    with application.at_work():
+        killed = sum(folder.kill_after(dice.uniform(0.8, 2.6), "rotate", request) for _ in range(10))
+        home.typed("rotate", request)
+    assert (application.wrong, application.writes > 10, killed >= 5) == ([], True, True)
+    stored = application.stored()
+    assert {value.split(":")[1] for value in stored.values()} == {"v3"}
+    assert {row: transit.decrypt(stored[row]).decode() for row in application.expected} == application.expected
+    assert {transit.decrypt(stored[row]) for row in range(ROWS, 4000, 97)} == {b"another"}
+    assert transit.described()["latest_version"] == 3
+    home.typed("verify")
+    home.typed("audit", "verify")
