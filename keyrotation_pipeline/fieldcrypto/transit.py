@@ -90,7 +90,7 @@ class TransitServer:
                 int(data.get("min_available_version", 0)),
                 bool(data["derived"]),
                 bool(data["deletion_allowed"]),
-                bool(data.get("auto_rotate_period")),
+                data.get("auto_rotate_period", 0) not in {0, "0", "0s"},
                 bool(data.get("exportable") or data.get("allow_plaintext_backup")),
             )
         except (KeyError, TypeError, ValueError):

@@ -22,7 +22,8 @@ from keyrotation_pipeline.errors import (
     KeyStoreUnavailableError,
 )
 
-TIMEOUT_SECONDS = 60.0
+# Of one request; for all else than a batch of values less, since tables may be locked meanwhile.
+PATIENCE_SECONDS, LITTLE_SECONDS = 60.0, 10.0
 # Between the tries with a batch of values; for all else, of which a command may need several, only the first of them.
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
 FEW, MANY, ONCE = 3, len(PAUSES_SECONDS), 0
@@ -79,7 +80,8 @@ class TransitConnection:
         pauses = iter(PAUSES_SECONDS[:tries])
         while True:
             try:
-                status, answer = self._send(method, f"/v1/{self._mount}/{path}", body)
+                patience = PATIENCE_SECONDS if tries == MANY else LITTLE_SECONDS
+                status, answer = self._send(method, f"/v1/{self._mount}/{path}", body, patience)
                 reason = f"answers {status}{_said(answer)}"
                 if status not in _PASSING:
                     return status, answer
@@ -114,8 +116,11 @@ class TransitConnection:
     def _server(self) -> str:
         return f"{self._scheme}://{self._host}:{self._port}"
 
-    def _send(self, method: str, path: str, body: object) -> tuple[int, Answer]:
+    def _send(self, method: str, path: str, body: object, patience: float) -> tuple[int, Answer]:
         connection = self._connection()
+        connection.timeout = patience
+        if connection.sock is not None:
+            connection.sock.settimeout(patience)
         headers = {"X-Vault-Token": _token(), "X-Vault-Request": "true", "Content-Type": "application/json"}
         if namespace := os.environ.get("VAULT_NAMESPACE", "").strip():
             headers["X-Vault-Namespace"] = _header(namespace, "VAULT_NAMESPACE")
@@ -136,10 +141,10 @@ class TransitConnection:
 
     def _opened(self) -> HTTPConnection:
         if self._scheme == "http":
-            return _Plain(self._host, self._port, timeout=TIMEOUT_SECONDS)
+            return _Plain(self._host, self._port)
         trusted = os.environ.get("VAULT_CACERT", "").strip() or None
         context = ssl.create_default_context(cafile=trusted)
-        return _Encrypted(self._host, self._port, timeout=TIMEOUT_SECONDS, context=context)
+        return _Encrypted(self._host, self._port, context=context)
 
 
 def _parts(address: str) -> tuple[str, str, int, str, str]:

@@ -283,6 +283,24 @@ def test_an_emergency_the_evidence_and_what_was_planted(home: Home, transit: Tra
 
 
 @pytest.mark.extended
+def test_an_emergency_about_the_version_that_was_just_made(home: Home, transit: Transit) -> None:
+    application = home.application
+    with application.at_work():
+        first = home.typed("request", "--reason", "yearly").splitlines()[-1]
+        home.sign(first)
+        home.typed("rotate", first, "--through", "primary_key_rollout")
+        options = ("--type", "key_exposed", "--description", "d", "--discovered-at", "now", "--key-version", "v3")
+        opened = home.typed("incident", "open", *options).split()
+        home.sign(opened[-1])
+        home.typed("rotate", opened[-1])
+    assert (application.wrong, application.read_by_the_server()) == ([], application.expected)
+    (table,) = home.shown("status")["tables"]
+    assert (table["values_by_version"]["v4"], table["fenced_against"]) == (ROWS, ["v1", "v2", "v3"])
+    assert transit.described()["min_decryption_version"] == 4
+    home.typed("audit", "verify")
+
+
+@pytest.mark.extended
 def test_everything_comes_back_on_an_empty_machine(
     home: Home, transit: Transit, tmp_path: Path, database_url: str
 ) -> None:

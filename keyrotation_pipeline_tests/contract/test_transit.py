@@ -2,7 +2,7 @@
 
 import os
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +12,12 @@ from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
 from keyrotation_pipeline.errors import (
     ConfigurationError,
+    KeyRotationError,
     KeyStoreDamagedError,
     KeyStoreError,
     KeyStoreUnavailableError,
 )
+from keyrotation_pipeline.fieldcrypto import transit as engine
 from keyrotation_pipeline.fieldcrypto import transit_connection as client
 from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
@@ -208,6 +210,31 @@ def test_values_are_rewrapped_in_batches(store: TransitKeyStore, transit: Transi
     assert code.rewriter(ring, V2).rewrite([new]).columns == [[None] * len(new)]
     held, failures = code.rewriter(ring, V2).check([[*old, *new, b"", None]])
     assert (held, failures) == ([{V1: len(old), V2: len(new), None: 1}], [])
+
+
+def test_results_that_were_mixed_up_are_not_written(
+    store: TransitKeyStore, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value says nothing of whose it is: only its text tells one result of a batch from another."""
+    old = [transit.encrypt(f"patient {number}".encode()) for number in range(3)]
+    ring = rotated(store, V2)
+    rewrapped = TransitServer.rewrapped
+
+    def mixed_up(self: TransitServer, values: Sequence[bytes]) -> list[bytes | None]:
+        one, two, *others = rewrapped(self, values)
+        return [two, one, *others]
+
+    monkeypatch.setattr(TransitServer, "rewrapped", mixed_up)
+    with pytest.raises(KeyRotationError, match="nothing of its batch was written"):
+        format_of(declared(transit)).rewriter(ring, V2).rewrite([old])
+
+
+def test_a_batch_that_is_too_large_for_the_server_is_halved(
+    store: TransitKeyStore, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "MOST_VALUES", 5_000)
+    values = [transit.encrypt(b"text")] * 1_100
+    assert TransitServer(transit.address).decrypted(values) == [b"text"] * 1_100
 
 
 def test_what_does_not_open_is_left_as_it_is_and_named(store: TransitKeyStore, transit: Transit) -> None:
