@@ -9,12 +9,14 @@ run against that where KEYROTATION_TEST_TRANSIT names it. Both know three paths 
 import base64
 import json
 import os
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -305,12 +307,30 @@ def transit_at_work() -> Iterator[Transit]:
     if named := os.environ.get("KEYROTATION_TEST_TRANSIT"):
         yield Transit(named)
         return
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(_Engine()))
+    with _serving(_Engine()) as port:
+        yield Transit(f"http://127.0.0.1:{port}")
+
+
+@contextmanager
+def standin_over_tls(certificate: Path, key: Path) -> Iterator[tuple[Transit, str]]:
+    """The stand-in for whoever runs it, and where it serves the same over TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    engine = _Engine()
+    with _serving(engine) as port, _serving(engine, context) as encrypted:
+        yield Transit(f"http://127.0.0.1:{port}"), f"https://127.0.0.1:{encrypted}"
+
+
+@contextmanager
+def _serving(engine: _Engine, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(engine))
     server.daemon_threads = True
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
-        yield Transit(f"http://127.0.0.1:{server.server_address[1]}")
+        yield int(server.server_address[1])
     finally:
         server.shutdown()
         server.server_close()

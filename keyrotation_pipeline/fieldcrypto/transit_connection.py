@@ -85,6 +85,11 @@ class TransitConnection:
                 reason = f"answers {status}{_said(answer)}"
                 if status not in _PASSING:
                     return status, answer
+            except ssl.SSLCertVerificationError:
+                raise KeyStoreUnavailableError(
+                    f"{self._server} shows no certificate that is trusted here; name the file of its authority in "
+                    "VAULT_CACERT"
+                ) from None
             except (OSError, HTTPException) as error:  # their texts may name anything
                 self._local.connection = None
                 reason = f"does not answer ({type(error).__name__})"
@@ -143,7 +148,10 @@ class TransitConnection:
         if self._scheme == "http":
             return _Plain(self._host, self._port)
         trusted = os.environ.get("VAULT_CACERT", "").strip() or None
-        context = ssl.create_default_context(cafile=trusted)
+        try:
+            context = ssl.create_default_context(cafile=trusted)
+        except OSError:
+            raise KeyStoreUnavailableError("VAULT_CACERT names no file of certificates; correct it") from None
         return _Encrypted(self._host, self._port, context=context)
 
 

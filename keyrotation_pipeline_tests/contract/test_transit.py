@@ -4,9 +4,15 @@ import os
 import pickle
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
@@ -29,7 +35,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.transit import TransitServer
 from keyrotation_pipeline.model.keys import DamagedKey
-from keyrotation_pipeline_tests.transit_standin import Transit, transit_at_work
+from keyrotation_pipeline_tests.transit_standin import Transit, standin_over_tls, transit_at_work
 
 V1, V2, V3 = map(KeyVersion, (1, 2, 3))
 
@@ -318,6 +324,39 @@ def test_a_server_that_is_away_and_a_token_without_rights_are_named(
     with pytest.raises(KeyStoreUnavailableError, match="VAULT_TOKEN holds something else") as caught:
         TransitServer(transit.address).policy()
     assert "secret" not in str(caught.value)
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    """A certificate for this machine, and its key."""
+    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "vault")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = (
+        builder.serial_number(1).not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
+    )
+    here = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
+    signed = builder.add_extension(here, critical=False).sign(key, hashes.SHA256())
+    paths = folder / "server.pem", folder / "server.key"
+    paths[0].write_bytes(signed.public_bytes(Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths
+
+
+def test_a_server_is_trusted_by_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = self_signed(tmp_path)
+    monkeypatch.setenv("VAULT_TOKEN", "root")
+    monkeypatch.setattr(client, "PAUSES_SECONDS", (0.01,))
+    with standin_over_tls(certificate, key) as (plain, url):
+        transit = plain.create()
+        server = TransitServer(f"{url}/transit/{transit.name}")
+        with pytest.raises(KeyStoreUnavailableError, match="shows no certificate that is trusted here"):
+            server.policy()
+        monkeypatch.setenv("VAULT_CACERT", str(key))
+        with pytest.raises(KeyStoreUnavailableError, match="names no file of certificates"):
+            server.policy()
+        monkeypatch.setenv("VAULT_CACERT", str(certificate))
+        assert server.policy().latest == 1
+        assert server.decrypted([transit.encrypt(b"text")] * 900) == [b"text"] * 900
 
 
 @pytest.mark.parametrize(
