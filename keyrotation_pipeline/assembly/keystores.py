@@ -151,13 +151,15 @@ def transit_keys(settings: Settings) -> GivenKeys:
     """Returns what each usable version of a key that a server holds is known by: as it is stored, or made anew.
 
     Raises:
-        KeyStoreError: the server does not encrypt with one of them.
+        KeyStoreError: the server does not encrypt with one of them, or no longer has one that was imported.
     """
     address = settings.format.transit or ""
     server = server_at(address)
     policy = server.policy()
     store = open_key_store(settings)
     stored = store.read() if settings.keys_directory.is_dir() else None
+    if stored is not None and stored.primary is not None:
+        stored.ring()  # raises where the server no longer has one of them
     known = dict(stored.live) if stored is not None else {}
     keys = {version: key for version, key in known.items() if isinstance(key, KeyMaterial)}
     for number in range(max(policy.min_decryption, policy.min_available, 1), policy.latest + 1):

@@ -208,6 +208,10 @@ def test_a_rotation_that_dies_when_the_server_has_made_the_version_goes_on(
     assert "which is not known here; if a rotation has just made it, continue that" in home.typed("status")
     home.typed("rotate", request, "--through", "primary_key_rollout")
     assert "not known here" not in home.typed("status")
+    transit.configure(min_decryption_version=2)
+    assert "does not decrypt under v1, or is another key" in home.typed("init", exits=1)
+    transit.configure(min_decryption_version=1)
+    home.typed("init")
     assert transit.described()["latest_version"] == 3
 
 
