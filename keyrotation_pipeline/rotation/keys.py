@@ -211,11 +211,11 @@ def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMate
     replaces_all = rotation.type is RotationType.EMERGENCY
     while True:
         made = new_key(declared, taken.values(), stored.present, stored.materials, replaces_all=replaces_all)
-        if is_in_turn(pipeline, stored, rotation.target, made):
+        if _is_in_turn(pipeline, stored, rotation.target, made):
             return made
 
 
-def is_in_turn(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> bool:
+def _is_in_turn(pipeline: Pipeline, stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> bool:
     """Whether an application that knows no numbers can tell from a key which column its search indexes are in."""
     present, primary = stored.present, stored.primary
     if present is None or primary is None or not has_blind_indexes(pipeline):

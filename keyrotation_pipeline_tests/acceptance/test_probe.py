@@ -1,5 +1,7 @@
 """`probe` says in which format a key opens a column's values, with nothing configured."""
 
+import base64
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -12,10 +14,16 @@ from typer.testing import CliRunner
 
 from keyrotation_pipeline.cli.application import app
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline_tests.acceptance.documents import documented
 from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO
 
-KEY = secrets.token_hex(16)
+KEY, MASTER, SECRET = secrets.token_hex(16), secrets.token_hex(32), secrets.token_urlsafe(24)
+V1 = KeyVersion(1)
 
 
 @pytest.fixture
@@ -23,16 +31,27 @@ def url(database_url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> s
     label = CLOAK_ECTO.generate()
     monkeypatch.setenv("APP_KEYS", f"{secrets.token_hex(32)},{KEY}")
     monkeypatch.setenv("CLOAK_KEYS", label)
+    monkeypatch.setenv("LOCKBOX_MASTER_KEY", MASTER)
+    monkeypatch.setenv("APP_SECRET", SECRET)
     monkeypatch.chdir(tmp_path)
     with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute('CREATE SCHEMA "My app"; CREATE TABLE "My app"."No%tes" (b bytea, c bytea, d jsonb, e text)')
+        connection.execute(
+            'CREATE SCHEMA "My app"; '
+            'CREATE TABLE "My app"."No%tes" (b bytea, c bytea, d jsonb, e text, f bytea, g text)'
+        )
+        master = KeyRing({V1: KeyMaterial(bytes.fromhex(MASTER))}, V1)
+        of_column = place_ring(Derivation.LOCKBOX, master, "My app.No%tes.f").cipher(V1)
+        of_secret = AESGCM(hashlib.sha256(SECRET.encode()).digest())
         for number in range(30):
             nonce, text = os.urandom(12), f"text {number}".encode()
             body = AESGCM(bytes.fromhex(KEY)).encrypt(nonce, text, None)
             value = nonce + body[-16:] + body[:-16] if number < 25 else b"plain"
             document = f'{{"a": {{"b": "{nonce.hex()}:{body.hex()}"}}}}'
-            row = (value, CLOAK_ECTO.alone(label).encrypt(text), document, "plain")
-            connection.execute('INSERT INTO "My app"."No%%tes" VALUES (%s, %s, %s, %s)', row)
+            lockbox = nonce + of_column.encrypt(nonce, text, None)
+            sealed = of_secret.encrypt(nonce, text, None)
+            derived = base64.b64encode(nonce + sealed[-16:] + sealed[:-16]).decode()
+            row = (value, CLOAK_ECTO.alone(label).encrypt(text), document, "plain", lockbox, derived)
+            connection.execute('INSERT INTO "My app"."No%%tes" VALUES (%s, %s, %s, %s, %s, %s)', row)
     return database_url
 
 
@@ -56,6 +75,10 @@ def test_it_names_layout_and_encoding_and_how_many_values_they_open(url: str) ->
     assert '[format] name = "aes-gcm", key_encoding = "hex", layout = "hex(nonce12):hex(ct tag16)"' in lines
     assert "30 of 30" in lines
     assert '[format] name = "cloak-ecto"' in typed(url, "c", "--keys", "CLOAK_KEYS").stdout
+    lines = typed(url, "f", "--keys", "LOCKBOX_MASTER_KEY").stdout
+    assert '[format] name = "lockbox", layout = "raw(nonce12 ct tag16)"\n' in lines
+    lines = typed(url, "g", "--keys", "APP_SECRET").stdout
+    assert '[format] name = "aes-gcm", derivation = "sha256", layout = "b64(nonce12 tag16 ct)"\n' in lines
 
 
 @pytest.mark.parametrize(

@@ -1,28 +1,36 @@
 """Search indexes while the engine is killed again and again: searches find every row, nothing is stored twice."""
 
+import base64
+import os
 import random
 import subprocess
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import psycopg
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.engine.cleared_indexes import clear_indexes
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexer, BlindIndexForm
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import LOCKBOX, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm
 from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex, TableName
-from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, opened, ring_of, sealed
+from keyrotation_pipeline_tests.integration.encrypted_rows import Engine, insert, ring_of, sealed
 
 ROWS, KILLS, SEED = 300, 30, 20261128
 V1, V2 = KeyVersion(1), KeyVersion(2)
-FORM = IndexForm("cases.a")
-CASES = EncryptedTable(TableName("public", "cases"), ("a", "b"), indexes=(SearchIndex("a", "odd", "even", FORM),))
+FORM, BLIND = IndexForm("cases.a"), BlindIndexForm("cases", "odd", "even", Algorithm.PBKDF2_SHA256)
+OURS = EncryptedTable(TableName("public", "cases"), ("a", "b"), indexes=(SearchIndex("a", "odd", "even", FORM),))
+CASES = {"ours": OURS, "blind": replace(OURS, format=LOCKBOX, indexes=(SearchIndex("a", "odd", "even", BLIND),))}
 
 # Walks to v2 and clears the indexes under v1, then back, and so on; each walk is killed at random moments and begun
 # again. `stage` says what applications do: under which key they encrypt, and whether they have both.
@@ -32,8 +40,9 @@ from keyrotation_pipeline.adapters.postgres.engine.cleared_indexes import clear_
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline_tests.integration import encrypted_rows
 from keyrotation_pipeline_tests.integration.encrypted_rows import *
-from keyrotation_pipeline_tests.integration.test_search_indexes_killed import CASES as table
-url, kills, seed, *keys = sys.argv[1:]
+from keyrotation_pipeline_tests.integration.test_search_indexes_killed import CASES
+url, kills, seed, name, *keys = sys.argv[1:]
+table = CASES[name]
 ring = KeyRing({KeyVersion(n): key_from_base64(key) for n, key in enumerate(keys, 1)}, KeyVersion(2))
 chance, died, rotation = random.Random(int(seed)), 0, 0
 
@@ -76,18 +85,49 @@ print(died, rotation)
 
 
 @dataclass
+class Kind:
+    """How values and indexes of a table are made."""
+
+    ring: KeyRing
+    table: EncryptedTable
+    made: dict[tuple[KeyVersion, str], str] = field(default_factory=dict)
+
+    def index(self, version: KeyVersion, text: str) -> str:
+        form = self.table.indexes[0].form
+        indexer = BlindIndexer(form, self.ring) if isinstance(form, BlindIndexForm) else Indexer(form, self.ring)
+        return self.made.get((version, text)) or self.made.setdefault(
+            (version, text), indexer.under(version, text.encode())
+        )
+
+    def sealed(self, column: str, number: int, text: str) -> str:
+        if self.table.format != LOCKBOX:
+            return sealed(self.ring, number, text)
+        nonce, keys = os.urandom(12), place_ring(Derivation.LOCKBOX, self.ring, f"cases.{column}")
+        body = AESGCM(raw_of(keys.material(KeyVersion(number)))).encrypt(nonce, text.encode(), None)
+        return base64.b64encode(nonce + body).decode()
+
+    def opened(self, column: str, value: str) -> tuple[KeyVersion, str]:
+        code, label = format_of(self.table.format), f"cases.{column}"
+        found, text = (
+            code.opened_by(self.ring, value.encode(), label),
+            code.plaintext(self.ring, value.encode(), label),
+        )
+        assert found is not None
+        assert found[1] is not None
+        assert isinstance(text, bytes)
+        return found[1], text.decode()
+
+
+@dataclass
 class Application:
     """Writes, searches and tries to store texts twice, by what `stage` says."""
 
     url: str
-    ring: KeyRing
+    kind: "Kind"
     expected: dict[int, str]
     wrong: list[str] = field(default_factory=list)
     searches: int = 0
     refused: int = 0
-
-    def __post_init__(self) -> None:
-        self.indexer = Indexer(FORM, self.ring)
 
     def run(self, ended: threading.Event) -> None:
         chance = random.Random(SEED)
@@ -103,25 +143,25 @@ class Application:
     def indexes(self, connection: psycopg.Connection, text: str) -> tuple[int, str | None, str | None]:
         found = connection.execute("SELECT target, both_keys FROM stage").fetchone()
         assert found is not None
-        odd, even = (self.indexer.under(version, text.encode()) for version in (V1, V2))
+        odd, even = (self.kind.index(version, text) for version in (V1, V2))
         return found[0], odd if found[1] or found[0] == 1 else None, even if found[1] or found[0] == 2 else None
 
     def find(self, connection: psycopg.Connection, row: int) -> None:
         self.searches += 1
-        odd, even = (self.indexer.under(version, self.expected[row].encode()) for version in (V1, V2))
+        odd, even = (self.kind.index(version, self.expected[row]) for version in (V1, V2))
         found = connection.execute("SELECT id FROM cases WHERE odd = %s OR even = %s", (odd, even)).fetchall()
         if found != [(row,)]:
             self.wrong.append(f"{row}: {found}")
 
     def write(self, connection: psycopg.Connection, row: int, text: str) -> None:
         target, odd, even = self.indexes(connection, text)
-        values = (sealed(self.ring, target, text), odd, even, row)
+        values = (self.kind.sealed("a", target, text), odd, even, row)
         connection.execute("UPDATE cases SET a = %s, odd = %s, even = %s WHERE id = %s", values)
         self.expected[row] = text
 
     def duplicate(self, connection: psycopg.Connection, row: int) -> None:
         target, odd, even = self.indexes(connection, self.expected[row])
-        value = sealed(self.ring, target, self.expected[row])
+        value = self.kind.sealed("a", target, self.expected[row])
         try:
             connection.execute("INSERT INTO cases (id, a, odd, even) VALUES (-1, %s, %s, %s)", (value, odd, even))
         except (psycopg.errors.UniqueViolation, psycopg.errors.DeadlockDetected):
@@ -131,24 +171,27 @@ class Application:
 
 
 @pytest.mark.extended
-def test_kills_at_random_moments_hide_no_row_and_let_no_text_in_twice(migrated: Connection, database_url: str) -> None:
-    ring = ring_of(1, 2)
-    indexer, texts = Indexer(FORM, ring), {row: f"text {row}" for row in range(ROWS)}
+@pytest.mark.parametrize("name", CASES)
+def test_kills_at_random_moments_hide_no_row_and_let_no_text_in_twice(
+    migrated: Connection, database_url: str, name: str
+) -> None:
+    ring, table = ring_of(1, 2), CASES[name]
+    kind, texts = Kind(ring, table), {row: f"text {row}" for row in range(ROWS)}
     migrated.execute(
         "CREATE TABLE public.cases (id int PRIMARY KEY, a text, b text, odd text UNIQUE, even text UNIQUE); "
         "CREATE TABLE public.stage (target int, both_keys bool); INSERT INTO public.stage VALUES (1, false)"
     )
     with migrated.transaction():
         rows = [
-            (row, sealed(ring, 1, text), sealed(ring, 1, f"b{row}"), indexer.under(V1, text.encode()))
+            (row, kind.sealed("a", 1, text), kind.sealed("b", 1, f"b{row}"), kind.index(V1, text))
             for row, text in texts.items()
         ]
         insert(migrated, "public.cases (id, a, b, odd)", rows)
-    application, ended = Application(database_url, ring, texts), threading.Event()
+    application, ended = Application(database_url, kind, texts), threading.Event()
     thread = threading.Thread(target=application.run, args=(ended,))
     thread.start()
     keys = [base64_of(ring.material(version)) for version in ring.versions]
-    command = [sys.executable, "-c", KILLER, database_url, str(KILLS), str(SEED), *keys]
+    command = [sys.executable, "-c", KILLER, database_url, str(KILLS), str(SEED), name, *keys]
     try:
         killer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=900)
     finally:
@@ -161,11 +204,11 @@ def test_kills_at_random_moments_hide_no_row_and_let_no_text_in_twice(migrated: 
     last = KeyVersion(2 - (rotations - 1) % 2)
     # An application that read `stage` just before it changed has written as before: what a real rotation waits for.
     engine = Engine(database_url, ring, target=last)
-    engine.shard(CASES)
-    clear_indexes(lambda: connect(database_url), "f" * 32, CASES, last, lambda _: None, Limits())
+    engine.shard(table)
+    clear_indexes(lambda: connect(database_url), "f" * 32, table, last, lambda _: None, Limits())
     for row, a, b, odd, even in migrated.execute("SELECT id, a, b, odd, even FROM public.cases").fetchall():
         text = texts.pop(int(str(row)))
-        assert (opened(ring, str(a)), opened(ring, str(b))) == ((str(last), text), (str(last), f"b{row}"))
+        assert (kind.opened("a", str(a)), kind.opened("b", str(b))) == ((last, text), (last, f"b{row}"))
         kept, other = (odd, even) if last == V1 else (even, odd)
-        assert (kept, other) == (indexer.under(last, text.encode()), None)
+        assert (kept, other) == (kind.index(last, text), None)
     assert texts == {}
