@@ -7,7 +7,11 @@ import pytest
 from keyrotation_pipeline.cli.rotate import phase_line
 from keyrotation_pipeline.defs.summaries import Names, summary
 from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexForm
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import LOCKBOX
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.key_events import KeyRetired
@@ -17,6 +21,9 @@ from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord
 from keyrotation_pipeline.model.tables import SearchIndex
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
+from keyrotation_pipeline.rotation.fences import fences
+from keyrotation_pipeline.rotation.key_trial import untold_turns
+from keyrotation_pipeline.rotation.keys import _generate
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.rollback import bring_back_key
 from keyrotation_pipeline.rotation.rotate import next_version
@@ -137,3 +144,40 @@ def test_the_line_and_the_page_of_the_step_tell_how_many_rows_were_cleared(world
     before = replace(record, facts={**facts, "search_indexes_cleared": None})
     assert phase_line(before, 1.0).endswith("2 instance(s)")
     assert "Search indexes" not in summary(rotation, before, Names({}))
+
+
+BLIND = SearchIndex("email", "email_bidx", "email_bidx_v2", BlindIndexForm("clients", "email_bidx", "email_bidx_v2"))
+
+
+@pytest.fixture
+def blind(world: FakeWorld) -> FakeWorld:
+    """The same with indexes that name no key."""
+    tables = tuple(replace(table, format=LOCKBOX, indexes=(BLIND,)) for table in world.pipeline.tables)
+    world.pipeline = replace(world.pipeline, tables=tables)
+    return world
+
+
+def test_indexes_that_name_no_key_are_cleared_and_nobody_looks_for_a_fence_of_them(blind: FakeWorld) -> None:
+    rotation = rotation_of(blind)
+    blind.keys.archive(V1)
+    assert confirm_key_withdrawn(blind.pipeline, rotation, blind.report)["search_indexes_cleared"] == {"clients": 0}
+    assert [entry for entry in blind.journal.entries if "indexes" in entry] == ["search indexes clients"]
+    archived(blind)
+    found = fences(blind.pipeline)
+    assert (found.indexes, [each for each in found.attention() if "indexes" in each]) == (None, [])
+
+
+@pytest.mark.parametrize("last", [0x70, 0x71])
+def test_the_last_digit_of_a_new_key_says_that_its_indexes_are_in_the_other_column(blind: FakeWorld, last: int) -> None:
+    rotation, present = replace(rotation_of(blind), source=V1, target=V2), KeyMaterial(bytes(31) + bytes([last]))
+    blind.keys.live.clear()
+    blind.keys.live[V1], blind.keys.primary_version = present, V1
+    digits = {raw_of(_generate(blind.pipeline, blind.pipeline.keys.read(), rotation))[-1] & 1 for _ in range(20)}
+    assert digits == {1 - last % 2}
+    again = replace(rotation, target=KeyVersion(3))
+    assert raw_of(_generate(blind.pipeline, blind.pipeline.keys.read(), again))[-1] & 1 == last % 2
+    assert untold_turns(blind.pipeline, KeyRing({V1: present}, V1)) == ()
+    (sentence,) = untold_turns(blind.pipeline, KeyRing({V1: present, V2: present}, V1))
+    assert "the last digits of the master keys v1, v2 do not alternate between odd and even" in sentence
+    tables = tuple(replace(table, indexes=()) for table in blind.pipeline.tables)
+    assert untold_turns(replace(blind.pipeline, tables=tables), KeyRing({V1: present, V2: present}, V1)) == ()
