@@ -215,6 +215,8 @@ def test_the_walk_writes_each_value_with_its_blind_index_and_the_old_one_is_clea
     update(indexed, "email_bidx_v2 = NULL", 12)
     assert engine.sweep(INDEXED).rows == 1
     evidence.search([INDEXED], V1, [V1], engine.progress.append)
+    (measured,) = speed.measure(lambda: connect(database_url), [INDEXED], RING, V2, Limits())
+    assert (measured.sampled_rows > 0, measured.failed_values) == (True, 0)
     update(indexed, "email_bidx = 'a note'", 13)  # nothing but an index is cleared
     update(indexed, "email_bidx_v2 = NULL", 14)
 
