@@ -28,7 +28,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
 from keyrotation_pipeline.errors import FenceError, ProofError, StaleWriterError
 from keyrotation_pipeline.fieldcrypto import compiled
-from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexForm
+from keyrotation_pipeline.fieldcrypto.blind_index import Algorithm, BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import LOCKBOX, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -259,3 +259,28 @@ def test_blind_indexes_that_are_made_in_another_way_are_refused_before_anything_
 def warned_of(clients: Connection, table: EncryptedTable) -> list[str]:
     subject = Subject(clients, table, tree(clients, table), V2)
     return [each.sentence for each in search_indexes_are_declared(subject) if not each.fatal]
+
+
+def test_blind_indexes_are_of_texts_in_bytes_that_are_bound_to_their_row(
+    migrated: Connection, database_url: str
+) -> None:
+    declared = replace(LOCKBOX, layout="raw(nonce12 ct tag16)", aad="client {id}")
+    form = replace(FORM, table="t", odd="o", even="e", size_bytes=16)
+    table = EncryptedTable(TableName("public", "t"), ("a",), declared, indexes=(SearchIndex("a", "o", "e", form),))
+    migrated.execute("CREATE TABLE public.t (id int PRIMARY KEY, a bytea, o text UNIQUE, e varchar(24) UNIQUE)")
+    key, nonce, indexer = place_ring(Derivation.LOCKBOX, RING, "t.a"), bytes(12), BlindIndexer(form, RING)
+    sealed_bytes = nonce + AESGCM(raw_of(key.material(V1))).encrypt(nonce, b"text", b"client 1")
+    for row, value, text in ((1, sealed_bytes, b"text"), (2, b"", b""), (3, None, None)):
+        odd = None if text is None else indexer.under(V1, text)
+        migrated.execute("INSERT INTO public.t VALUES (%s, %s, %s)", (row, value, odd))
+    running(migrated, "routine")
+    place, indexed_place = samples.probe(migrated, table, RING, 5)
+    assert (place.opened, indexed_place.opened, indexed_place.refusal) == (1, 1, None)
+    engine = Engine(database_url, RING)
+    assert (engine.shard(table).rows, engine.sweep(table).rows) == (2, 0)
+    rows: list[Any] = migrated.execute("SELECT a, o, e FROM public.t ORDER BY id").fetchall()
+    assert AESGCM(raw_of(key.material(V2))).decrypt(rows[0][0][:12], rows[0][0][12:], b"client 1") == b"text"
+    assert [row[1:] for row in rows] == [
+        *((indexer.under(V1, text), indexer.under(V2, text)) for text in (b"text", b"")),
+        (None, None),
+    ]
