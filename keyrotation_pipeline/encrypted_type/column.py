@@ -210,10 +210,22 @@ class EncryptedType(TypeDecorator[str]):
         reading._reads_keys = True  # noqa: SLF001
         return reading
 
-    def process_literal_param(self, value: object, dialect: Dialect) -> str:
-        """Encrypts one value that is written into a statement's text."""
-        written = self.process_bind_param(value, dialect)
-        return str(written.stored) if isinstance(written, Waiting) else str(written)
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str] | None:
+        """Returns what writes a value into a statement's text; one that waits for its row's key fails where it is run.
+
+        SQLAlchemy would print the value with any error that is raised here.
+        """
+        written = super().literal_processor(dialect)
+        if self.row is None or written is None:
+            return written
+
+        def literal(value: Any) -> str:  # noqa: ANN401
+            if not isinstance(waiting := self.process_bind_param(value, dialect), Waiting):
+                return written(value)
+            what = f"{waiting} is no literal".replace("'", "''")
+            return f"CAST('{what}' AS INTEGER)"
+
+        return literal
 
     def process_bind_param(self, value: object, dialect: Dialect) -> str | Waiting | None:  # noqa: ARG002
         """Encrypts one value on its way to the database, or has it wait for the key of its row."""

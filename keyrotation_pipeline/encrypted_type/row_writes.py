@@ -38,6 +38,7 @@ def key_text(value: object, type_: TypeEngine[Any], dialect: Dialect) -> str:
     Raises:
         InvalidBindingError: it is none of a whole number, a UUID, and a text.
     """
+    pads = isinstance(type_.impl_instance if isinstance(type_, TypeDecorator) else type_, CHAR)
     found = type_.dialect_impl(dialect)
     while isinstance(found, TypeDecorator):
         found = found.impl_instance
@@ -49,7 +50,7 @@ def key_text(value: object, type_: TypeEngine[Any], dialect: Dialect) -> str:
         if isinstance(value, str) and isinstance(found, Uuid):
             return str(UUID(value)) if found.native_uuid and dialect.supports_native_uuid else value
         # PostgreSQL drops spaces at the end where it cuts a text.
-        is_text = isinstance(value, str) and isinstance(found, String) and not isinstance(found, CHAR)
+        is_text = isinstance(value, str) and isinstance(found, String) and not pads
         if is_text and str(value).encode() and not str(value).endswith(" "):
             return str(value)
     except (ValueError, TypeError):

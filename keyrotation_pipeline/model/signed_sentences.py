@@ -18,6 +18,11 @@ _ENDED = re.compile(
     r"(?P<how>take over|end) [a-z_]+ (?P<request>[0-9a-f]+)(?: where it stands| and undo it): ", re.ASCII
 )
 _PERSON = re.compile(r'(?:"(?:[^"\\]|\\.)*" )?\([^()"]*\)')
+# In the line Format; a name with a comma or semicolon is quoted, with its commas escaped.
+_ROW = re.compile(
+    r"[^,;]+: values under v[0-9]+x and later open only in their row, by [^,;]+"
+    r"(?P<undone>, and new values are bound to no row)?"
+)
 _NOTHING_CHANGED = "nobody"
 
 
@@ -126,6 +131,8 @@ def _limits(fields: Fields) -> Iterator[str]:
             if fields["Rollout"].startswith("none:")
             else "Writes move only when the applications are seen to have the key, as the line Rollout says."
         )
+    declared = fields.get("Format", "").split("; ")
+    rows = [found for each in declared if (found := _ROW.fullmatch(each))]
     if fields.get("Format", "").startswith(f"{NATIVE.name}, second generation"):
         yield (
             "New values are of the second generation, each bound to its column: an application must read that "
@@ -136,8 +143,15 @@ def _limits(fields: Fields) -> Iterator[str]:
             "New values are of the first generation again: bound to no column, so that a value copied into another one "
             "opens there."
         )
-    elif "Format" in fields:
+    elif "Format" in fields and len(rows) < len(declared):
         yield (f"The values stay in the format that the application reads with its own library: {fields['Format']}.")
+    if any(found["undone"] for found in rows):
+        yield "New values open in every row of their column again, so that two of them can be exchanged unnoticed."
+    elif rows:
+        yield (
+            "Where the line Format says so, a value opens only in its own row: an application must declare the same, "
+            "or it can neither read nor write it."
+        )
     if "Not searched" in fields:
         yield "Copies of values in places that nobody searches are not found; the line Not searched names those."
 

@@ -194,16 +194,22 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
         if table.format.generation != 1 or table.format.derivation is Derivation.LOCKBOX
         for column, label in table.bindings
     ]
-    declared += [_bound_to_rows(table, request) for table in pipeline.tables if table.format.row]
+    declared += [row for table in pipeline.tables if (row := _bound_to_rows(table, request))]
     mixed = [f"{table.name}.{place.declaration}" for table in pipeline.tables for place in table.places if place.when]
     conditions = [f"other text stays as it is where a row's column is not true: {', '.join(mixed)}"] if mixed else []
     return "; ".join([*sorted(formats), *declared, *conditions, *indexes]) or None
 
 
-def _bound_to_rows(table: EncryptedTable, request: Request) -> str:
-    row = table.format
-    text = f"{table.name}: values under v{row.row_from}{SECOND.marker} and later open only in their row, by {row.row}"
-    is_undone = isinstance(request, Walk) and row.binds_rows(request.source) and not row.binds_rows(request.target)
+def _bound_to_rows(table: EncryptedTable, request: Request) -> str | None:
+    """What values are bound to their row by, where a table's are or will be of the second generation."""
+    declared = table.format
+    versions = (request.source, request.target) if isinstance(request, Walk) else ()
+    if not declared.row or (declared.generation == 1 and SECOND not in {each.generation for each in versions}):
+        return None
+    first = f"v{declared.row_from}{SECOND.marker}"
+    name, key = plain_name(str(table.name)), plain_name(declared.row)
+    text = f"{name}: values under {first} and later open only in their row, by {key}"
+    is_undone = versions and declared.binds_rows(versions[0]) and not declared.binds_rows(versions[1])
     return f"{text}, and new values are bound to no row" if is_undone else text
 
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendere
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
 from keyrotation_pipeline.model.signed_sentences import sentences
+from keyrotation_pipeline.model.visible_text import plain_name
 
 V1, V2 = f"v1 {'ab' * 32}", f"v2 {'cd' * 32}"
 ADA, BEN, CEM = (Officer(name, name[0] * 40) for name in ("Ada", "Ben", "Cem"))
@@ -108,6 +109,18 @@ def test_the_way_back_to_the_first_generation_says_what_is_lost() -> None:
     second = replace(NATIVE, generation=2).signed()
     assert lost not in said(Format=second)
     assert "New values are of the second generation" in said(Format=second)
+
+
+def test_values_that_are_bound_to_rows_and_no_longer_are_said_to_be() -> None:
+    second = replace(NATIVE, generation=2).signed()
+    row = "clients: values under v3x and later open only in their row, by id"
+    bound, undone = "a value opens only in its own row", "New values open in every row of their column again"
+    assert bound in said(Format=f"{second}; {row}; clients.mail is bound as x")
+    assert "the format that the application reads" not in said(Format=row)
+    text = said(Format=f"{second}; {row}, and new values are bound to no row")
+    assert (undone in text, bound in text) == (True, False)
+    sly = plain_name("a; clients: values under v3x and later open only in their row, by id")
+    assert bound not in said(Format=f"{second}; {sly}.mail is bound as x")
 
 
 def test_a_confirmation_and_an_assessment_say_what_is_stated_and_what_follows() -> None:

@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError, RequestError
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.blind_spots import BlindSpots, Unsearched
@@ -270,3 +272,25 @@ def test_a_walk_that_has_begun_continues_with_what_was_signed_of_the_unseen(worl
     world.ledger.set_status(rotation.id, RequestStatus.RUNNING)
     world.database.unseen = BlindSpots((Unsearched("bit strings", ("scans.new",)),), gone=("old@primary",))
     require_authorised(world.pipeline, world.ledger.walk(rotation.id), world.pipeline.keys.read())
+
+
+def test_what_values_are_bound_to_their_row_by_is_signed_where_there_are_such_values(world: FakeWorld) -> None:
+    bound = replace(NATIVE, row="i,d", row_from=3)
+    line = b'Format: clients: values under v3x and later open only in their row, by "i\\u002cd"'
+
+    def lines(source: KeyVersion, target: KeyVersion, generation: int) -> list[bytes]:
+        table = EncryptedTable(TableName("public", "clients"), ("name",), replace(bound, generation=generation))
+        pipeline = replace(world.pipeline, tables=(table,))
+        text = approval_text(pipeline, replace(rotation, source=source, target=target))
+        return [each for each in text.splitlines() if each.startswith(b"Format: ")]
+
+    rotation = request(world)
+    v2x, v3x = KeyVersion(2, 2), KeyVersion(3, 2)
+    world.keys.live |= {v2x: KeyMaterial.generate(), v3x: KeyMaterial.generate()}
+    assert lines(V1, KeyVersion(2), 1) == []
+    assert lines(V1, v2x, 1) == [line]
+    assert lines(v3x, v2x, 1) == [line + b", and new values are bound to no row"]
+    (signed,) = lines(v2x, v3x, 2)
+    assert signed.startswith(b"Format: native, second generation")
+    assert signed.endswith(line.removeprefix(b"Format: "))
+    assert lines(v3x, V1, 1)[0].startswith(b"Format: native, back to the first generation")

@@ -16,7 +16,8 @@ SELECT a.attnotnull, a.attgenerated <> '',
        (
            SELECT min(c.conname) FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = a.attrelid
            AND a.attnum = ANY (c.conkey) AND c.confupdtype IN ('c', 'n', 'd')
-       )
+       ),
+       EXISTS (SELECT FROM pg_collation c WHERE c.oid = a.attcollation AND NOT c.collisdeterministic)
 FROM pg_attribute a LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
 WHERE a.attrelid = %s::bigint::oid AND a.attname = %s
 """
@@ -26,7 +27,8 @@ def rows_have_a_key(subject: Subject) -> Iterator[Problem]:
     """Requires the column that values are bound to their row by to name rows, and warns where it may not for good."""
     key = subject.table.format.row
     for relation in subject.relations if key else ():
-        for not_null, generated, counted, unique, follows in subject.connection.execute(_KEY, (relation.oid, key)):
+        found = subject.connection.execute(_KEY, (relation.oid, key))
+        for not_null, generated, counted, unique, follows, other_texts in found:
             name = f"{relation.label}.{key}"
             if not not_null:
                 yield fatal(
@@ -38,6 +40,12 @@ def rows_have_a_key(subject: Subject) -> Iterator[Problem]:
                 yield fatal(
                     f"column {name}, which row of [[tables]] names, is generated from other columns and changes with "
                     "them, so that values bound to it could not be read any more; name a key that never changes"
+                )
+            if other_texts:
+                yield fatal(
+                    f"column {name}, which row of [[tables]] names, has a collation by which different texts are "
+                    "equal, so that an application may name a row by another text than its values are bound to; name "
+                    "another key"
                 )
             if not unique:
                 yield warning(
