@@ -86,15 +86,18 @@ class _NullOnly(TypeDecorator.Comparator[Any]):
 
     def operate(self, op: operators.OperatorType, *other: object, **kwargs: object) -> ColumnElement[Any]:
         asks_for_null = op in _MAY_ASK_FOR_NULL and _is_null(other[0])
-        if not asks_for_null and not (op is operators.eq and self._is_self(other[0])):
+        if not asks_for_null and not (op is operators.eq and self._may_be_looked_for(other[0])):
             self._refuse(op)
         return super().operate(op, *other, **kwargs)
 
     def reverse_operate(self, op: operators.OperatorType, other: object, **kwargs: object) -> NoReturn:  # noqa: ARG002
         self._refuse(op)
 
-    def _is_self(self, other: object) -> bool:
-        # SQLAlchemy stores columns in dictionaries, where a column is compared with annotated forms of itself.
+    def _may_be_looked_for(self, other: object) -> bool:
+        # SQLAlchemy stores columns in dictionaries, where a column is compared with annotated forms of itself; and in
+        # lists of one table's. A statement that compares two columns of a table is refused when it is sent.
+        if isinstance(other, Column) and isinstance(self.expr, Column) and other.table is self.expr.table:
+            return True
         return isinstance(other, ColumnElement) and hash(other) == hash(self.expr)
 
     def _refuse(self, op: operators.OperatorType) -> NoReturn:

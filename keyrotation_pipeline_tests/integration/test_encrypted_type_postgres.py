@@ -24,7 +24,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, aliased, mapped_column, relationship, selectinload
 
 from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, ciphertext_length
-from keyrotation_pipeline.errors import DecryptionError, UnknownKeyVersionError
+from keyrotation_pipeline.errors import DecryptionError, EncryptedExpressionError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
@@ -111,6 +111,15 @@ def test_related_and_inherited_objects_come_back(session: Session) -> None:
     session.delete(anna)
     session.commit()
     assert session.scalar(select(func.count()).select_from(Appointment)) == 0
+
+
+def test_many_objects_with_two_encrypted_columns_are_inserted_and_returned(session: Session) -> None:
+    rows = [{"first_name": f"Anna {number}", "email": f"a{number}@x"} for number in range(3)]
+    returned = session.scalars(insert(Client).returning(Client, sort_by_parameter_order=True), rows)
+    assert [(each.first_name, each.email) for each in returned] == [tuple(row.values()) for row in rows]
+    table = Client.metadata.tables["clients"]
+    with pytest.raises(EncryptedExpressionError, match=r"clients\.(first_name|email) is encrypted"):
+        session.execute(select(Client.id).where(table.c.first_name == table.c.email))
 
 
 @pytest.mark.parametrize("synchronise", ["auto", "evaluate", "fetch", False])
