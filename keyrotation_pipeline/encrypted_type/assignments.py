@@ -150,7 +150,7 @@ def _labels_in(value: Any, dialect: Dialect) -> set[str | None]:  # noqa: ANN401
     if isinstance(value, ScalarSelect):  # stores what it selects, whatever its conditions read
         selects = [each for each in _simple_selects(value.element) if isinstance(each, Select)]
         return {label for each in selects for column in each.selected_columns for label in _labels_in(column, dialect)}
-    columns = (each for each in iterate(value) if isinstance(each, ColumnClause))
+    columns = (each for each in iterate(value) if isinstance(each, ColumnClause | BindParameter))
     types = (encrypted(column.type, dialect) for column in columns)
     return {each.binding for each in types if each is not None}
 

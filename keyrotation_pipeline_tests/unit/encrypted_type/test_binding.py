@@ -213,6 +213,7 @@ COPIES = {
             sa.select(CLIENTS.c.email).where(sa.false()), sa.select(DOCTORS.c.email).where(DOCTORS.c.phone.is_(None))
         ).scalar_subquery()
     ),
+    "a literal of another column's type": sa.insert(CLIENTS).values(email=sa.literal("a", CLIENTS.c.phone.type)),
     "one parameter for two columns": sa.update(CLIENTS).values(
         phone=sa.bindparam("one", type_=CLIENTS.c.phone.type), email=sa.bindparam("one", type_=CLIENTS.c.email.type)
     ),
