@@ -292,3 +292,42 @@ def test_backups_are_restored_compared_and_made_anew_for_their_rows(home: Home, 
     done = subprocess.run([sys.executable, "-I", str(pack / "verify.py")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     home.typed("audit", "verify")
+
+
+@pytest.mark.extended
+@pytest.mark.parametrize("home", [False], indirect=True)
+def test_what_two_declarations_made_unreadable_is_brought_back_by_a_rollback(home: Home) -> None:
+    application, declared = home.application, home.file.read_text()
+    home.finished("request", "--reason", "bind values to their columns")
+    home.file.write_text(declared.replace(f"row = {DECLARED}\n", ""))
+    request = home.typed("request", "--reason", "bind values to their rows").splitlines()[-1]
+    home.sign(request)
+    for text in ("before", "of the application"):  # every instance reads the new key, then writes under it
+        assert "no officer has confirmed" in home.typed("rotate", request, exits=1)
+        application.keys.reload()
+        key, (_, notes) = next(iter(application.expected.items()))
+        with application.session() as session:
+            session.get_one(application.person, key).ssn = text
+            session.commit()
+        application.expected[key] = (text, notes)
+        home.confirm(request)
+    assert "column ssn: 1 value(s) (fails authentication under key version v3x)" in home.walk(request, stops=True)
+    with pytest.raises(DecryptionError):
+        application.read()
+
+    back = home.typed("rollback", request).splitlines()[-1]
+    home.sign(back)
+    assert "column ssn: 1 value(s)" in home.walk(back, stops=True)
+    assert application.read() == application.expected
+    with application.session() as session:
+        person = session.get_one(application.person, key)
+        person.ssn = "another"
+        session.flush()
+        person.ssn = text
+        session.commit()
+    home.walk(back)
+    home.file.write_text(declared)
+    assert home.versions() == ["v2x"]
+    home.finished("request", "--reason", "bind values to their rows")
+    assert home.versions() == ["v4x"]
+    assert application.read() == application.expected
