@@ -87,7 +87,13 @@ class _Rows:
 _rows: WeakKeyDictionary[Compiled, _Rows] = WeakKeyDictionary()
 
 
-def bind_rows(compiled: Compiled | None, parameters: Any, context: Any) -> Any:  # noqa: ANN401
+def may_wait(compiled: SQLCompiler) -> bool:
+    """Returns whether a parameter of a statement has a type that may wait for the key of its row."""
+    types = (encrypted(parameter.type, compiled.dialect) for parameter in compiled.bind_names)
+    return any(each is not None and each.row is not None for each in types)
+
+
+def bind_rows(compiled: SQLCompiler, parameters: Any, context: Any) -> Any:  # noqa: ANN401
     """Returns the parameters of a statement, with each text that waited encrypted for its row.
 
     Args:
@@ -100,8 +106,7 @@ def bind_rows(compiled: Compiled | None, parameters: Any, context: Any) -> Any: 
     sent = parameters if isinstance(parameters, list) else [parameters]
     if not any(isinstance(each, Waiting) for row in sent for each in _values(row)):
         return parameters
-    if isinstance(compiled, SQLCompiler):
-        _bind_all(compiled, context)
+    _bind_all(compiled, context)
     bound = [_encrypted(row) for row in sent]
     return bound if isinstance(parameters, list) else bound[0]
 

@@ -12,12 +12,14 @@ from keyrotation_pipeline.encrypted_type.assignments import copied_between_label
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import refuse_computing
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
-from keyrotation_pipeline.encrypted_type.row_writes import bind_rows, misplaced
+from keyrotation_pipeline.encrypted_type.row_writes import bind_rows, may_wait, misplaced
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
 _checked: WeakSet[Compiled] = WeakSet()
 # Statements that copy stored values between columns with different labels, and the types of these columns.
 _copying: WeakKeyDictionary[Compiled, list[EncryptedType]] = WeakKeyDictionary()
+# Statements with a parameter whose type may wait for the key of its row.
+_waiting: WeakSet[Compiled] = WeakSet()
 # Statements that would separate values from their rows, in words, and the types of these columns.
 _misplacing: WeakKeyDictionary[Compiled, list[tuple[EncryptedType, str]]] = WeakKeyDictionary()
 
@@ -48,13 +50,16 @@ def check(
             _check_compiled(compiled)
             if copying := copied_between_labels(compiled):
                 _copying[compiled] = copying
+            if may_wait(compiled):
+                _waiting.add(compiled)
             if misplacing := misplaced(compiled):
                 _misplacing[compiled] = misplacing
         if compiled in _copying:
             _refuse_copying(_copying[compiled])  # each time: the key ring changes
         if compiled in _misplacing:
             _refuse_misplacing(_misplacing[compiled])
-        parameters = bind_rows(compiled, parameters, context)
+        if compiled in _waiting:
+            parameters = bind_rows(compiled, parameters, context)
     except BaseException:
         cursor.close()
         raise
