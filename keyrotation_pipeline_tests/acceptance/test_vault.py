@@ -169,6 +169,9 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, transit: 
     assert "encrypts with its newest version" in refused
     assert "so none is replaced" in home.typed("replace-key", "v3", "--reason", "x", exits=1)
     assert "no application instance has a key" in home.typed("rollout")
+    checks = home.typed("preflight", "--all", exits=1)  # the officers are as many as must sign
+    for said in ("not measured: the server makes", "the server reads v3 for every one", "not with keys that a server"):
+        assert said in checks
 
 
 def test_a_server_that_goes_away_stops_the_walk_and_nothing_is_quarantined(
