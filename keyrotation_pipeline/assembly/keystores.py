@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.held_directory import wipe_abandoned
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
-from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
+from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore, problems_of
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
 from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
@@ -156,6 +156,8 @@ def transit_keys(settings: Settings) -> GivenKeys:
     address = settings.format.transit or ""
     server = server_at(address)
     policy = server.policy()
+    if problem := next(problems_of(address, policy), None):
+        raise KeyStoreError(problem)
     store = open_key_store(settings)
     stored = store.read() if settings.keys_directory.is_dir() else None
     if stored is not None and stored.primary is not None:

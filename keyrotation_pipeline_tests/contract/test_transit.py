@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore
+from keyrotation_pipeline.assembly.keystores import transit_keys
 from keyrotation_pipeline.errors import (
     ConfigurationError,
     KeyRotationError,
@@ -122,8 +124,12 @@ def test_keys_that_cannot_be_rotated_here_are_refused(
         other.configure(**configured)
     found = TransitKeyStore(FileKeyStore.create(tmp_path / "keys"), other.address)
     assert sentence in found.preflight()[0].sentence
-    with pytest.raises(KeyStoreError, match=sentence):
-        found.made(V1)
+    file = tmp_path / "keyrotation.toml"
+    text = f'[rollout]\nmode = "server"\n[format]\nname = "vault-transit"\ntransit = "{other.address}"\n'
+    text += '[approvals]\nrequired = 2\n[[tables]]\nname = "users"\ncolumns = ["email"]\n'
+    for work in (lambda: found.made(V1), lambda: transit_keys(settings.parse(text, file))):
+        with pytest.raises(KeyStoreError, match=sentence):
+            work()
 
 
 def test_a_key_that_may_leave_is_warned_of(store: TransitKeyStore, transit: Transit) -> None:

@@ -53,7 +53,7 @@ class TransitKeyStore:
         server, stored = server_at(self._address), self._files.read()
         policy = server.policy()
         server.configure(min_decryption_version=policy.min_decryption)  # changes nothing; retirement needs the right
-        problems = [*_problems(self._address, policy), _unknown(self._address, policy, stored)]
+        problems = [*problems_of(self._address, policy), _unknown(self._address, policy, stored)]
         found = [Problem(each, fatal=True, check=_CHECK) for each in problems if each]
         if policy.exportable:
             sentence = f"{self._address} may be exported, or backed up in plaintext; use a key that may not"
@@ -64,7 +64,7 @@ class TransitKeyStore:
         """See `KeyStore.made`."""
         server = server_at(self._address)
         policy = server.policy()
-        if problem := next(_problems(self._address, policy), None):
+        if problem := next(problems_of(self._address, policy), None):
             raise KeyStoreError(problem)
         if policy.latest == version.number - 1:
             server.rotate()
@@ -185,7 +185,8 @@ class TransitKeyStore:
         return replace(stored, live=entries, left_behind=left, foreign=_unknown(self._address, policy, stored))
 
 
-def _problems(address: str, policy: TransitPolicy) -> Iterator[str]:
+def problems_of(address: str, policy: TransitPolicy) -> Iterator[str]:
+    """What stands against rotating a key of a transit engine here, a sentence each."""
     if policy.kind not in KINDS:
         yield f"{address} is of the kind {policy.kind}; have values encrypted with one of {', '.join(sorted(KINDS))}"
     if policy.derived:
