@@ -1,6 +1,7 @@
 """Requests to the transit engine of Vault or OpenBao, over HTTP and as Vault's own command makes them.
 
-The address is declared. The token is in VAULT_TOKEN or ``~/.vault-token``; VAULT_CACERT and VAULT_NAMESPACE count, too.
+The address is declared. The token is in VAULT_TOKEN or ``~/.vault-token``; VAULT_CACERT and VAULT_NAMESPACE count, too,
+and before each the same of OpenBao: BAO_TOKEN and so on.
 A request that may be repeated is, with growing pauses, while the server is sealed, busy or away.
 """
 
@@ -127,8 +128,9 @@ class TransitConnection:
         if connection.sock is not None:
             connection.sock.settimeout(patience)
         headers = {"X-Vault-Token": _token(), "X-Vault-Request": "true", "Content-Type": "application/json"}
-        if namespace := os.environ.get("VAULT_NAMESPACE", "").strip():
-            headers["X-Vault-Namespace"] = _header(namespace, "VAULT_NAMESPACE")
+        name, namespace = _variable("NAMESPACE")
+        if namespace:
+            headers["X-Vault-Namespace"] = _header(namespace, name)
         connection.request(method, path, None if body is None else json.dumps(body), headers)
         response = connection.getresponse()
         content = response.read()
@@ -147,11 +149,11 @@ class TransitConnection:
     def _opened(self) -> HTTPConnection:
         if self._scheme == "http":
             return _Plain(self._host, self._port)
-        trusted = os.environ.get("VAULT_CACERT", "").strip() or None
+        name, trusted = _variable("CACERT")
         try:
-            context = ssl.create_default_context(cafile=trusted)
+            context = ssl.create_default_context(cafile=trusted or None)
         except OSError:
-            raise KeyStoreUnavailableError("VAULT_CACERT names no file of certificates; correct it") from None
+            raise KeyStoreUnavailableError(f"{name} names no file of certificates; correct it") from None
         return _Encrypted(self._host, self._port, context=context)
 
 
@@ -180,9 +182,16 @@ def _parts(address: str) -> tuple[str, str, int, str, str]:
     return parts.scheme, host, port, quote(mount), quote(key, safe="")
 
 
+def _variable(name: str) -> tuple[str, str]:
+    """Returns the name and the text of a variable; an empty text: it is not set."""
+    found = ((each, os.environ.get(each, "").strip()) for each in (f"BAO_{name}", f"VAULT_{name}"))
+    return next((each for each in found if each[1]), (f"VAULT_{name}", ""))
+
+
 def _token() -> str:
-    if token := os.environ.get("VAULT_TOKEN", "").strip():
-        return _header(token, "VAULT_TOKEN")
+    name, token = _variable("TOKEN")
+    if token:
+        return _header(token, name)
     try:
         with open(os.path.expanduser("~/.vault-token"), encoding="ascii") as file:  # noqa: PTH111, PTH123
             return _header(file.read().strip(), "~/.vault-token")

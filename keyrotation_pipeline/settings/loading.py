@@ -180,7 +180,7 @@ def bare_environment(
         vault: keep the token of Vault.
     """
     secret = {DATABASE_VARIABLE, *(_secret_variables(path) if path else ())}
-    gone = (*(() if aws else (AWS_VARIABLES,)), *(() if vault else (VAULT_VARIABLES,)))
+    gone = (*(() if aws else (AWS_VARIABLES,)), *(() if vault else VAULT_VARIABLES))
     kept = {name: value for name, value in child_environment().items() if not name.startswith(gone)}
     return {**{name: value for name, value in kept.items() if name not in secret}, **variables}
 

@@ -20,10 +20,10 @@ from keyrotation_pipeline.settings.backups import SecretPlace
 from keyrotation_pipeline.settings.sections import Settings
 from keyrotation_pipeline.settings.values import absolute
 
-AWS_VARIABLES, VAULT_VARIABLES = "AWS_", "VAULT_"
+AWS_VARIABLES, VAULT_VARIABLES = "AWS_", ("VAULT_", "BAO_")
 # What clients send of the environment: boto3, libpq, Dagster's storage, and whatever goes through a proxy.
 SENT_VARIABLES = re.compile(
-    rf"{AWS_VARIABLES}.*|{VAULT_VARIABLES}.*|PGPASSWORD|DAGSTER_PG_URL|[A-Z]+_PROXY", re.IGNORECASE
+    rf"({AWS_VARIABLES}|{'|'.join(VAULT_VARIABLES)}).*|PGPASSWORD|DAGSTER_PG_URL|[A-Z]+_PROXY", re.IGNORECASE
 )
 # boto3 sends what is in these files.
 AWS_TOKEN_FILES = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE")

@@ -330,6 +330,8 @@ def test_a_server_that_is_away_and_a_token_without_rights_are_named(
     with pytest.raises(KeyStoreUnavailableError, match="VAULT_TOKEN holds something else") as caught:
         TransitServer(transit.address).policy()
     assert "secret" not in str(caught.value)
+    monkeypatch.setenv("BAO_TOKEN", "root")
+    assert TransitServer(transit.address).policy().latest == 1
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
