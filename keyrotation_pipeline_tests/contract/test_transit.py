@@ -271,7 +271,7 @@ def test_what_does_not_open_is_left_as_it_is_and_named(store: TransitKeyStore, t
     assert code.opened_by(ring, good) == (V1, V1)
     assert code.opened_by(ring, b"vault:v2:" + good[9:]) == (V2, V1)
     assert code.opened_by(ring, bad) == (V1, None)
-    assert code.opened_by(ring, b"plain") is None
+    assert (code.opened_by(ring, b"plain"), code.plaintext(ring, b"")) == (None, NOT_A_VALUE)
 
 
 def test_a_version_that_the_server_refuses_puts_nothing_into_quarantine(

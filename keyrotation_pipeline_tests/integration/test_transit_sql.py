@@ -16,7 +16,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import 
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import VAULT_TRANSIT
-from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import TransitEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import marker_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import TransitKey
@@ -79,7 +79,7 @@ def true_for(connection: Connection, condition: sql.Composable) -> list[object]:
 
 def test_the_shape_is_the_one_that_the_parser_accepts(database: Connection) -> None:
     values = [*NOT_VALUES, GOOD, EMPTY_TEXT, sealed(12, 3_000), sealed(999999)]
-    parsed = [TransitEnvelope().parsed(value.encode()) is not None for value in values]
+    parsed = [marker_in(value.encode()) is not None for value in values]
     assert parsed == [value in SHORT for value in NOT_VALUES] + [True] * 4
     fill(database, values)
     key_markers.create_for(database, DECLARED)

@@ -88,7 +88,7 @@ def _rails(declared: ValueFormat) -> MarkedFormat:
     return MarkedFormat(envelope, envelope.compiled)
 
 
-_MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat]] = MappingProxyType(
+_MARKED: Mapping[str, Callable[[ValueFormat], MarkedFormat | TransitFormat]] = MappingProxyType(
     {
         RAILS.name: _rails,
         CLOAK_47NG.name: lambda _declared: MarkedFormat(CloakEnvelope(), cloak_47ng.COMPILED),
@@ -115,7 +115,7 @@ def column_rewriters(code: Format, ring: KeyRing, target: KeyVersion, labels: La
     return [code.rewriter(ring, target, (label,)) for label in labels]
 
 
-def marked_format_of(declared: ValueFormat) -> MarkedFormat | None:
+def marked_format_of(declared: ValueFormat) -> MarkedFormat | TransitFormat | None:
     """Returns the code of a declared format whose values name their key by a marker; None: they do not."""
     found = _MARKED.get(declared.name)
     return None if found is None else found(declared)

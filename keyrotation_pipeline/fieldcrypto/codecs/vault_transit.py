@@ -8,12 +8,12 @@ Source: OpenBao 2 (internal/builtin/logical/transit, sdk/helper/keysutil).
 
 import re
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError, KeyStoreUnavailableError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat, MarkedKey, MarkedValue, require_different
+from keyrotation_pipeline.fieldcrypto.codecs.marked import require_different
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -29,62 +29,35 @@ VALUE_PATTERN = rf"vault:(v[1-9][0-9]{{0,5}}):({_BODY})"
 _VALUE = re.compile(VALUE_PATTERN.encode())
 
 
-class TransitEnvelope:
-    """How values name their key: `Envelope`, of which nothing is opened or sealed here."""
-
-    def parsed(self, value: bytes) -> MarkedValue | None:
-        """See `Envelope.parsed`."""
-        match = _VALUE.fullmatch(value)
-        if match is None or len(match[2]) % 4 or len(match[2]) < SHORTEST_BODY_CHARS:
-            return None
-        return MarkedValue(match[1], b"", value)
-
-    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
-        """See `Envelope.holds_a_value`."""
-        return self.parsed(text) is not None
-
-    def key(self, material: KeyMaterial) -> MarkedKey:
-        """See `Envelope.key`."""
-        return TransitMarker(material)
-
-    def generate(self, taken: Collection[str] = ()) -> NoReturn:  # noqa: ARG002
-        """See `Envelope.generate`."""
-        raise KeyStoreError("only Vault makes versions of its keys; request a rotation with `keyrotation request`")
+def marker_in(value: bytes) -> bytes | None:
+    """Returns the version that a stored value names, exactly as the engine writes it; None: anything else."""
+    match = _VALUE.fullmatch(value)
+    if match is None or len(match[2]) % 4 or len(match[2]) < SHORTEST_BODY_CHARS:
+        return None
+    return bytes(match[1])
 
 
-class TransitMarker:
-    """What names a version of the key. The server opens and seals values, for many at once."""
-
-    def __init__(self, material: KeyMaterial) -> None:
-        self.marker = material.name.encode()
-
-    def opened(self, value: MarkedValue) -> NoReturn:
-        """See `TransitRewriter`."""
-        raise NotImplementedError
-
-    def sealed(self, text: bytes, old: MarkedValue) -> NoReturn:
-        """See `TransitRewriter`."""
-        raise NotImplementedError
-
-
-class TransitFormat(MarkedFormat):
-    """`Format` for values of a transit engine.
+class TransitFormat:
+    """`Format` for values of a transit engine, which name their key as those of `marked.MarkedFormat` do.
 
     Args:
         address: of the key; see `TransitServer`.
     """
 
     def __init__(self, address: str) -> None:
-        super().__init__(TransitEnvelope())
         self._address = address
 
     @property
     def _server(self) -> TransitServer:
         return server_at(self._address)
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "TransitRewriter":  # type: ignore[override]  # noqa: ARG002
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "TransitRewriter":  # noqa: ARG002
         """See `Format.rewriter`."""
         return TransitRewriter(self._server, ring, target)
+
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> None:  # noqa: ARG002
+        """See `Format.native_codec`: the server does it."""
+        return
 
     def opened_by(
         self,
@@ -93,18 +66,36 @@ class TransitFormat(MarkedFormat):
         label: str | None = None,  # noqa: ARG002
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
-        value = TransitEnvelope().parsed(stored)
-        if value is None or value.marker is None:
+        marker = marker_in(stored)
+        if marker is None:
             return None
         named = {ring.material(version).name.encode(): version for version in ring.versions}
         body = stored.split(b":", 2)[2]
         # Under the version that it names first: as a rule no other is asked for.
-        if (version := named.get(value.marker)) is not None and self._server.decrypted([stored])[0] is not None:
+        if (version := named.get(marker)) is not None and self._server.decrypted([stored])[0] is not None:
             return version, version
-        others = [name for name in named if name != value.marker]
+        others = [name for name in named if name != marker]
         texts = self._server.decrypted([b"vault:%b:%b" % (name, body) for name in others])
         opener = next((named[name] for name, text in zip(others, texts, strict=True) if text is not None), None)
         return version or opener or ring.primary, opener
+
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:  # noqa: ARG002
+        """See `Format.plaintext`."""
+        return self.rewriter(ring, ring.primary).plaintext(stored)
+
+    def markers(self, ring: KeyRing) -> dict[KeyVersion, str]:
+        """See `MarkedFormat.markers`."""
+        markers = {version: self.marker_of(ring.material(version)) for version in ring.versions}
+        require_different(markers)
+        return markers
+
+    def marker_of(self, material: KeyMaterial) -> str:
+        """See `MarkedFormat.marker_of`."""
+        return material.name
+
+    def generate(self, taken: Iterable[str] = ()) -> NoReturn:  # noqa: ARG002
+        """See `MarkedFormat.generate`."""
+        raise KeyStoreError("only the server makes versions of its keys; request a rotation with `keyrotation request`")
 
 
 class TransitRewriter:
@@ -118,7 +109,7 @@ class TransitRewriter:
     """
 
     def __init__(self, server: TransitServer, ring: KeyRing, target: KeyVersion) -> None:
-        self._server, self._envelope = server, TransitEnvelope()
+        self._server = server
         self._keys = {version: ring.material(version) for version in ring.versions}
         self._target = ring.material(target).name.encode()
         require_different({version: key.name for version, key in self._keys.items()})
@@ -142,7 +133,7 @@ class TransitRewriter:
         columns_of_new: list[list[Value]] = [[None] * len(column) for column in columns]
         for number, sealed, text in zip(whole, new, texts, strict=False):
             row, column = places[number]
-            if self._envelope.parsed(text or b"") is not None:
+            if marker_in(text or b"") is not None:
                 failures.append(Failure(row, column, self._twice(values[number])))
             else:
                 columns_of_new[column][row] = sealed
@@ -155,7 +146,7 @@ class TransitRewriter:
         texts = self._server.decrypted(values)
         held: list[Held] = [Counter({None: column.count(b"")}) for column in columns]
         for place, value, text in zip(places, values, texts, strict=True):
-            if text is not None and self._envelope.parsed(text) is not None:
+            if text is not None and marker_in(text) is not None:
                 failures.append(Failure(*place, self._twice(value)))
             elif text is not None:
                 held[place[1]][self._version(value)] += 1
@@ -169,13 +160,13 @@ class TransitRewriter:
         """Decrypts one value."""
         failures: list[Failure] = []
         _, values = self._known([[value]], failures)
-        if failures:
-            return failures[0].defect
+        if not values:
+            return failures[0].defect if failures else NOT_A_VALUE
         text = self._server.decrypted(values)[0]
         if text is None:
             self._require_versions(values)
             return Defect(DefectKind.NOT_AUTHENTIC, self._version(value))
-        return self._twice(value) if self._envelope.parsed(text) is not None else text
+        return self._twice(value) if marker_in(text) is not None else text
 
     def _known(
         self, columns: Sequence[Sequence[Value]], failures: list[Failure], but: bytes | None = None
@@ -186,10 +177,10 @@ class TransitRewriter:
             for row, value in enumerate(column):
                 if not value:
                     continue
-                parsed = self._envelope.parsed(value)
-                if parsed is None or parsed.marker not in self._named:
-                    failures.append(Failure(row, number, NOT_A_VALUE if parsed is None else UNDER_NO_KEY))
-                elif parsed.marker != but:
+                marker = marker_in(value)
+                if marker not in self._named:
+                    failures.append(Failure(row, number, NOT_A_VALUE if marker is None else UNDER_NO_KEY))
+                elif marker != but:
                     places.append((row, number))
                     values.append(value)
         return places, values
@@ -225,8 +216,7 @@ class TransitRewriter:
 
     def _require_target(self, values: Sequence[bytes]) -> None:
         for value in values:
-            parsed = self._envelope.parsed(value)
-            if parsed is None or parsed.marker != self._target:
+            if marker_in(value) != self._target:
                 raise KeyStoreError(
                     f"{self._server.address} encrypts under another version than {self._target.decode()}: somebody has "
                     "rotated it there; nothing of this batch was written: run `keyrotation init`, which imports that "
