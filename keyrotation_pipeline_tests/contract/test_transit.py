@@ -183,6 +183,8 @@ def test_a_destroyed_version_is_gone_for_good(store: TransitKeyStore, transit: T
     assert store.destroy(V1, store.read().revision) == stored
     assert transit.ask("POST", f"transit/keys/{transit.name}/config", {"min_decryption_version": 1})[0] == 400
     assert transit.ask("POST", f"transit/decrypt/{transit.name}", {"ciphertext": old.decode()})[0] == 400
+    transit.done("POST", f"transit/keys/{transit.name}/trim", {"min_available_version": 3})  # and then the process died
+    assert store.destroy(V2, store.read().revision).versions == (V3,)
 
 
 def test_a_key_that_was_deleted_and_made_again_is_noticed(store: TransitKeyStore, transit: Transit) -> None:
