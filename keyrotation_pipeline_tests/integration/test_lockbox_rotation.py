@@ -234,6 +234,20 @@ def test_the_walk_writes_each_value_with_its_blind_index_and_the_old_one_is_clea
     assert "email_bidx is declared for search indexes" in problem.sentence
 
 
+def test_the_index_of_an_empty_text_follows_where_an_earlier_key_has_the_same_column(
+    indexed: Connection, database_url: str
+) -> None:
+    # As an emergency in the middle of a rotation finds it, or the rotation after a cancelled one.
+    update(indexed, "note_ciphertext = NULL, email_bidx_v2 = %s", 7, index(V2, "under another key"))
+    engine = Engine(database_url, RING)
+    assert engine.shard(INDEXED).rows == ROWS
+    assert stored_indexes(indexed)[7] == (index(V1, ""), index(V2, ""))
+    update(indexed, "email_bidx_v2 = %s", 7, index(V2, "under another key"))
+    assert [engine.sweep(INDEXED).rows for _ in range(2)] == [1, 0]
+    evidence = PostgresEvidence(indexed, keys=CurrentKeys(lambda: connect(database_url), lambda: RING, Limits()))
+    evidence.search([INDEXED], V1, [V1], engine.progress.append)
+
+
 def test_blind_indexes_that_are_made_in_another_way_are_refused_before_anything_begins(indexed: Connection) -> None:
     def refusals(form: BlindIndexForm, table: EncryptedTable = INDEXED) -> list[str]:
         declared = replace(table, indexes=(replace(INDEXED.indexes[0], form=form),))

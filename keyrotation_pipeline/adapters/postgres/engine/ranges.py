@@ -11,7 +11,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.inventory.scans import FROM_THE_HEAP
-from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
+from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_to_be_opened
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
@@ -260,7 +260,7 @@ class SweptPageRanges:
                     places.any_value(column, lambda text: self._wanted(text, self._target))
                     for column in relation.columns
                 ),
-                *([any_unindexed(relation, target=self._target)] if relation.indexes else []),
+                *([any_to_be_opened(relation, target=self._target)] if relation.indexes else []),
             ]
         )
         query = sql.SQL(_PARTS).format(pages=sql.Literal(pages), relation=relation.identifier, wanted=wanted)

@@ -31,7 +31,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import RowKey
-from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
+from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_to_be_opened
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -203,7 +203,7 @@ def statements(
         *((column.parameter(f"value_{n}"), values[n]) for n, column in enumerate(columns)),
         *((sql.SQL(f"%(index_{n})b::text[]"), index) for n, index in enumerate(indexes)),
     ]
-    unindexed = _sql(any_unindexed(relation, "t", target).as_string(connection)) if indexes else None
+    unindexed = _sql(any_to_be_opened(relation, "t", target=target).as_string(connection)) if indexes else None
     parts = {
         "oid": sql.SQL("{}::oid::regclass").format(sql.Literal(relation.oid)),
         "table": _quoted(relation.schema, relation.name),

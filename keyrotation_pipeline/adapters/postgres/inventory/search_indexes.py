@@ -14,6 +14,8 @@ _UNINDEXED = "{value} <> '' AND {of_value} NOT IN (coalesce({of_odd}, ''), coale
 
 # Of values and indexes that name no version.
 _UNINDEXED_UNDER = "{value} IS NOT NULL AND {index} IS NULL"
+# An empty text is not encrypted and has an index all the same, perhaps under an earlier key with the same column.
+_EMPTY_AND_INDEXED = "octet_length({value}) = 0 AND {index} IS NOT NULL"
 
 
 def unindexed(
@@ -29,10 +31,7 @@ def unindexed(
         if target is None:
             return sql.SQL("false").format()
         stored = places.stored(relation.columns[index.number], *([alias] if alias else []))
-        column = (index.odd if is_odd(target) else index.even).name
-        return sql.SQL(_UNINDEXED_UNDER).format(
-            value=stored, index=sql.Identifier(alias, column) if alias else sql.Identifier(column)
-        )
+        return sql.SQL(_UNINDEXED_UNDER).format(value=stored, index=_column_of(index, alias, target))
     value = places.text(relation.columns[index.number], *([alias] if alias else []))
     odd, even = (_as_text(column.name, alias) for column in index.columns)
     return sql.SQL(_UNINDEXED).format(value=value, of_value=_prefix(value), of_odd=_prefix(odd), of_even=_prefix(even))
@@ -42,6 +41,27 @@ def any_unindexed(relation: Relation, alias: str | None = None, target: KeyVersi
     """Returns whether a row has such a value."""
     conditions = [sql.SQL("({})").format(unindexed(relation, index, alias, target)) for index in relation.indexes]
     return sql.SQL(" OR ").join([*conditions, sql.SQL("false")])
+
+
+def any_to_be_opened(relation: Relation, alias: str | None = None, target: KeyVersion | None = None) -> sql.Composed:
+    """Returns whether the engine opens a row for its indexes: all that `any_unindexed` finds, and empty texts.
+
+    Of the index of an empty text only the codec sees under which key it is.
+    """
+    conditions = [
+        sql.SQL(f"({_EMPTY_AND_INDEXED})").format(
+            value=places.stored(relation.columns[each.number], *([alias] if alias else [])),
+            index=_column_of(each, alias, target),
+        )
+        for each in relation.indexes
+        if target is not None and not each.index.form.names_versions
+    ]
+    return sql.SQL(" OR ").join([any_unindexed(relation, alias, target), *conditions])
+
+
+def _column_of(index: IndexedColumn, alias: str | None, target: KeyVersion) -> sql.Identifier:
+    column = (index.odd if is_odd(target) else index.even).name
+    return sql.Identifier(alias, column) if alias else sql.Identifier(column)
 
 
 def _as_text(name: str, alias: str | None) -> sql.Composable:
