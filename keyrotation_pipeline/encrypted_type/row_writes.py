@@ -46,13 +46,16 @@ def key_text(value: object, type_: TypeEngine[Any], dialect: Dialect) -> str:
         if isinstance(value, UUID):
             return str(value)
         if isinstance(found, Integer) and not isinstance(value, bool | float):
-            return str(int(value))  # type: ignore[call-overload]
+            whole = int(value)  # type: ignore[call-overload]
+            if isinstance(value, str) or whole == value:  # PostgreSQL would round 1.5
+                return str(whole)
         if isinstance(value, str) and isinstance(found, Uuid):
             return str(UUID(value)) if found.native_uuid and dialect.supports_native_uuid else value
         # PostgreSQL drops spaces at the end where it cuts a text.
         is_text = isinstance(value, str) and isinstance(found, String) and not pads
-        if is_text and str(value).encode() and not str(value).endswith(" "):
-            return str(value)
+        text = str.__str__(value) if is_text else ""  # of a member of an Enum, too, what the driver sends
+        if text.encode() and not text.endswith(" "):
+            return text
     except (ValueError, TypeError):
         pass
     raise unwrapped(
@@ -106,7 +109,9 @@ def bind_rows(compiled: SQLCompiler, parameters: Any, context: Any) -> Any:  # n
     sent = parameters if isinstance(parameters, list) else [parameters]
     if not any(isinstance(each, Waiting) for row in sent for each in _values(row)):
         return parameters
-    _bind_all(compiled, context)
+    # A long list of parameters is sent in parts, and bound with the first.
+    if any(isinstance(each, Waiting) and not each.is_bound for row in sent for each in _values(row)):
+        _bind_all(compiled, context)
     bound = [_encrypted(row) for row in sent]
     return bound if isinstance(parameters, list) else bound[0]
 

@@ -22,6 +22,11 @@ class Waiting:
         self._key: str | None = None
         self._stored: str | None = None
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether the text is encrypted."""
+        return self._stored is not None
+
     def bound_to(self, key: str) -> None:
         """Encrypts the text for a row.
 

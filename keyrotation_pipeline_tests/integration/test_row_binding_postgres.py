@@ -1,11 +1,13 @@
 """Values bound to their row in an application on real PostgreSQL: all of the ORM's ways of reading and writing."""
 
 import asyncio
+import enum
 import json
 import pickle
 import random
 import uuid
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -31,7 +33,7 @@ from sqlalchemy.orm import (
 )
 from sqlalchemy.types import TypeDecorator
 
-from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing
+from keyrotation_pipeline.encrypted_type import EncryptedType, KeyRing, row_writes
 from keyrotation_pipeline.errors import (
     DecryptionError,
     EncryptedExpressionError,
@@ -293,6 +295,41 @@ def test_every_way_of_writing_binds_the_value_to_its_row(session: Session) -> No
     session.expire_all()
     assert (session.get_one(Person, first).ssn, session.get_one(Person, second).ssn) == ("w2", "z")
     session.execute(postgres_insert(PERSONS).values(id=first, ssn="never").on_conflict_do_nothing())
+
+
+class Code(str, enum.Enum):  # noqa: UP042  whose str() is not its text
+    """A key that is a text, and prints as something else."""
+
+    SWISS = "ch"
+
+
+def test_a_key_is_bound_as_it_is_stored_whatever_its_python_type(session: Session) -> None:
+    session.execute(sa.insert(Country), {"id": Code.SWISS, "motto": "unus pro omnibus"})
+    assert session.execute(sa.select(Country.id, Country.motto)).all() == [("ch", "unus pro omnibus")]
+    person = Person(name="Anna")
+    session.add(person)
+    session.flush()
+    session.execute(sa.insert(VISITS), {"id": Decimal(7), "person_id": person.id, "finding": "molar"})
+    assert session.scalars(sa.select(Visit.finding).where(Visit.id == 7)).all() == ["molar"]
+    with pytest.raises(InvalidBindingError, match="this is Decimal in a column of type"):  # PostgreSQL would round it
+        session.execute(sa.insert(VISITS), {"id": Decimal("1.5"), "person_id": person.id, "finding": "canine"})
+
+
+def test_a_list_that_is_sent_in_parts_looks_for_its_keys_once(
+    engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bind_all, looked, table = row_writes._bind_all, [], Base.metadata.tables["countries"]  # noqa: SLF001
+
+    def counted(*given: Any) -> None:  # noqa: ANN401
+        looked.append(given)
+        bind_all(*given)
+
+    monkeypatch.setattr(row_writes, "_bind_all", counted)
+    with engine.begin() as connection:
+        rows = [{"id": f"{number}", "motto": f"m{number}"} for number in range(2500)]
+        assert len(connection.execute(sa.insert(table).returning(table.c.id), rows).all()) == len(rows)
+        assert {each.motto == f"m{each.id}" for each in connection.execute(sa.select(table))} == {True}
+    assert len(looked) == 1
 
 
 class Json(TypeDecorator[Any]):
