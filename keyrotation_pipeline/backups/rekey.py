@@ -181,7 +181,7 @@ def _tables(pipeline: Pipeline, dump: DatabaseCopy, restored: RestoredDump) -> t
             places.setdefault(table.name, {}).update(dict.fromkeys(map(table.place, table.columns)))
             labels.setdefault(table.name, {}).update(table.bindings)
             known = formats.setdefault(table.name, present.get(table.format.name, table.format))
-            if table.format.row:
+            if table.format.row and not known.row:  # the column had the name that it had then
                 formats[table.name] = replace(known, row=table.format.row, row_from=table.format.row_from)
     indexes = {table.name: _indexes(table, restored) for table in pipeline.tables}
     return tuple(

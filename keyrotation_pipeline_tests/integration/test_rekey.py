@@ -174,6 +174,19 @@ def test_values_of_the_second_generation_are_read_each_under_the_label_of_its_co
     assert (found.rows, found.values, found.failures) == (3, 3, 2)
 
 
+def test_the_key_of_rows_has_the_name_that_it_had_then(local_clinic: Clinic) -> None:
+    clients, *others = local_clinic.site.pipeline.tables
+    bound = replace(clients, format=replace(clients.format, row="id", row_from=3))
+    declare(local_clinic, bound, *others)
+    old = old_set(local_clinic)
+    local_clinic.connection.execute("ALTER TABLE public.clients RENAME id TO number")
+    declare(local_clinic, replace(bound, format=replace(bound.format, row="number")), *others)
+    made = rekeyed(local_clinic, old.name).made
+    assert made.dump is not None
+    assert made.dump.versions == (V2,)
+    assert {each.table.format.row for each in made.dump.tables} == {"id", ""}
+
+
 @pytest.mark.extended
 def test_values_in_bytes_documents_and_arrays_are_made_again_too(local_clinic: Clinic) -> None:
     connection, ring = local_clinic.connection, local_clinic.ring
