@@ -70,6 +70,8 @@ def _rotate(fields: Fields) -> Iterator[str]:
         yield f"THIS IS AN EMERGENCY, because of the incident {_quoted(fields['Incident'])}."
     yield f"You are asked to approve a new encryption key for {_database(fields)}."
     if _is_held(fields):
+        if target != f"v{int(old[1:]) + 1}":  # somebody else made versions between them
+            older = f" and every other version before {target}"
         yield (
             f"What happens: the server that holds the keys makes {target}, under which applications write at once; "
             f"every value in the columns below is encrypted again, from {_key(source)}{older} to {target}; then "

@@ -98,6 +98,24 @@ def _cause_in_keys(pipeline: Pipeline, emergency: Request) -> str | None:
     return f"{emergency.target} is in use already" if emergency.target in used else None
 
 
+def overtaken(pipeline: Pipeline, walk: Walk) -> str | None:
+    """Why a walk can no longer lead to its target: a sentence; None: it can.
+
+    A server that holds the keys encrypts with its newest version, which a fence of this walk would refuse.
+    """
+    if not pipeline.tables[0].format.is_held_by_server or walk.done(Step.RETIRED_KEY) is not None:
+        return None
+    registered = pipeline.ledger.keys()
+    newest = max((record.version for record in registered), default=walk.target)
+    if newest <= walk.target:
+        return None
+    return (
+        f"the server that holds the keys encrypts with {newest} by now, which somebody else made, so {walk.action} "
+        f"{walk.id} to {walk.target} cannot be finished; request the next version with `keyrotation request`, which "
+        "ends this one (cancel it first if it has made no version yet)"
+    )
+
+
 def _has_other_officers(pipeline: Pipeline, request: Request) -> bool:
     """Whether another roster was pinned since a request was opened, so that it cannot be signed any more."""
     rosters = pipeline.ledger.replayed().rosters

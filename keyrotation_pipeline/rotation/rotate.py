@@ -22,7 +22,7 @@ from keyrotation_pipeline.requests.approvals import approval_text, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, taking_over
+from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, overtaken, taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.key_usage import require_room
@@ -56,6 +56,7 @@ def open_request(
     If an unfinished request is past its dates, and its key is the primary already, then this opens its continuation:
     the same request again, which continues where the other one stopped. An emergency does so while any rotation or
     rollback runs. But if the target of that counts as compromised too, it ends it and uses a fresh version.
+    So does any request if a server that holds the keys encrypts with a later version, which somebody else made.
 
     Args:
         reason: one plain line; officers sign it.
@@ -83,7 +84,8 @@ def open_request(
     opening.require_none_waiting(pipeline, emergency=incident is not None)
     known = _known_incident(pipeline, incident)
     former = _stuck(pipeline) if incident is None else pipeline.ledger.current()
-    continued = former if former is not None and _is_sound(pipeline, former.target, known) else None
+    is_sound = former is not None and _is_sound(pipeline, former.target, known) and overtaken(pipeline, former) is None
+    continued = former if is_sound else None
     source, target, counts = _ends(pipeline, continued)
     if continued is None and incident is None:
         require_backed_up(pipeline, source)
@@ -156,7 +158,10 @@ def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None)
 def _authorises(pipeline: Pipeline, request: Request) -> str:
     # Older live versions are retired with the source: nothing may be left under any version but the target.
     older = " and every older version" if request.source.number > 1 else ""
-    beginning = f"{in_words(pipeline, request)}{taking_over(pipeline, request)}"
+    if pipeline.tables[0].format.is_held_by_server and request.target != request.source.next():
+        older = f" and every other version before {request.target}"  # somebody else made those between them
+    ended = f"end rotation {request.supersedes}: " if request.supersedes is not None else ""
+    beginning = f"{in_words(pipeline, request)}{taking_over(pipeline, request) or ended}"
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"
@@ -226,8 +231,11 @@ def _stuck(pipeline: Pipeline) -> Walk | None:
 
 
 def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
-    """Whether its signatures no longer count: their date has passed, or the roster or a signed fact has changed."""
-    if pipeline.clock.now() > rotation.finish_by:
+    """Whether its signatures no longer count, or it was overtaken.
+
+    That is: their date has passed, or the roster or a signed fact has changed.
+    """
+    if pipeline.clock.now() > rotation.finish_by or overtaken(pipeline, rotation) is not None:
         return True
     return pipeline.ledger.approval_text(rotation.id) != approval_text(pipeline, rotation)
 

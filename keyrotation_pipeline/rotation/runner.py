@@ -38,6 +38,8 @@ def next_decision(pipeline: Pipeline, rotation: Walk, seen: rollout.Seen = None)
         return Decision((), sentence)
     if not rotation.is_over and (sentence := suspicion(pipeline, rotation.target)):
         return Decision((), sentence)
+    if not rotation.is_over and (sentence := takeover.overtaken(pipeline, rotation)):
+        return Decision((), sentence)
     if decision.tasks and (sentence := rollout.waits_for_others(pipeline, rotation, decision.tasks[0].step, seen)):
         return Decision((), sentence)
     return decision

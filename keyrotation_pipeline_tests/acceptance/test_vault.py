@@ -233,6 +233,35 @@ def test_a_version_made_by_hand_is_imported_and_replaced(home: Home, transit: Tr
 
 
 @pytest.mark.extended
+def test_a_version_made_by_hand_in_the_middle_of_a_rotation_is_not_refused_and_has_a_way_out(
+    home: Home, transit: Transit
+) -> None:
+    application = home.application
+    request = home.typed("request", "--reason", "yearly").splitlines()[-1]
+    home.sign(request)
+    home.typed("rotate", request, "--through", "rows")
+    transit.rotate()
+    home.typed("init")
+    stopped = home.typed("rotate", request, exits=1)
+    assert "encrypts with v4 by now" in stopped
+    application.write(1, transit.encrypt(application.expected[1].encode()))  # no fence refuses what applications write
+    assert "cannot be cancelled" in home.typed("cancel", request, exits=1)
+    with application.at_work():
+        following = home.typed("request", "--reason", "again").splitlines()[-1]
+        text = home.typed("approve", following, "--text")
+        assert f"Authorises: end rotation {request}: create v5" in text
+        assert "archive v3 and every other version before v5" in text
+        assert "then v3 and every other version before v5 is refused to everybody by the server" in text
+        home.sign(following)
+        home.typed("rotate", following)
+    assert (application.wrong, application.read_by_the_server()) == ([], application.expected)
+    (table,) = home.shown("status")["tables"]
+    assert (table["values_by_version"]["v5"], table["fenced_against"]) == (ROWS, ["v1", "v2", "v3", "v4"])
+    assert transit.described()["min_decryption_version"] == 5
+    home.typed("audit", "verify")
+
+
+@pytest.mark.extended
 def test_backups_recovery_test_rekey_and_destruction(home: Home, transit: Transit) -> None:
     application, key = home.application, ("--key", str(home.secret))
     home.typed("backup")

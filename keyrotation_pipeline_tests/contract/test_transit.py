@@ -35,7 +35,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base6
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
-from keyrotation_pipeline.fieldcrypto.transit import TransitServer
+from keyrotation_pipeline.fieldcrypto.transit import TransitPolicy, TransitServer
 from keyrotation_pipeline.model.keys import DamagedKey
 from keyrotation_pipeline_tests.transit_standin import Transit, standin_over_tls, transit_at_work
 
@@ -105,6 +105,22 @@ def test_a_version_that_somebody_else_made_is_no_next_one(store: TransitKeyStore
     assert problem.fatal
     assert "encrypts with version 3, which is not known here" in problem.sentence
     assert "which is not known here" in (store.read().foreign or "")
+
+
+def test_the_preflight_undoes_nothing_that_is_done_meanwhile(
+    store: TransitKeyStore, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.made(V2)
+    read = TransitServer.policy
+
+    def read_before_a_retirement(server: TransitServer) -> TransitPolicy:
+        found = read(server)
+        transit.configure(min_decryption_version=2)
+        return found
+
+    monkeypatch.setattr(TransitServer, "policy", read_before_a_retirement)
+    store.preflight()
+    assert transit.described()["min_decryption_version"] == 2
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ class TransitKeyStore:
         """See `KeyStore.preflight`."""
         server, stored = server_at(self._address), self._files.read()
         policy = server.policy()
-        server.configure(min_decryption_version=policy.min_decryption)  # changes nothing; retirement needs the right
+        server.configure()  # changes nothing; retirement needs the right
         problems = [*problems_of(self._address, policy), _unknown(self._address, policy, stored)]
         found = [Problem(each, fatal=True, check=_CHECK) for each in problems if each]
         if policy.exportable:
