@@ -158,9 +158,11 @@ def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None)
 def _authorises(pipeline: Pipeline, request: Request) -> str:
     # Older live versions are retired with the source: nothing may be left under any version but the target.
     older = " and every older version" if request.source.number > 1 else ""
-    if pipeline.tables[0].format.is_held_by_server and request.target != request.source.next():
-        older = f" and every other version before {request.target}"  # somebody else made those between them
-    ended = f"end rotation {request.supersedes}: " if request.supersedes is not None else ""
+    ended = ""
+    if pipeline.tables[0].format.is_held_by_server:
+        if request.target != request.source.next():
+            older = f" and every other version before {request.target}"  # somebody else made those between them
+        ended = f"end rotation {request.supersedes}: " if request.supersedes is not None else ""
     beginning = f"{in_words(pipeline, request)}{taking_over(pipeline, request) or ended}"
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
