@@ -82,5 +82,7 @@ def _key_beside(column: Any, name: str) -> Any:  # noqa: ANN401
 
 
 def _stands_for(column: Any) -> list[Any]:  # noqa: ANN401
-    # SQLAlchemy has no public name for what a subquery's column is made of, but for all of it at once.
-    return [_inside(each) for each in column._proxies]  # noqa: SLF001
+    # SQLAlchemy has no public name for what a subquery's column is made of, but for all of it at once. With a label it
+    # has what is labelled and the label.
+    inside = [_inside(each) for each in column._proxies]  # noqa: SLF001
+    return list({id(each): each for each in inside}.values())

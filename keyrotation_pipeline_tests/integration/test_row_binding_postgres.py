@@ -179,6 +179,11 @@ def test_every_way_of_loading_reads_the_value_with_its_row(session: Session) -> 
     assert isinstance(doctor, Doctor)
     assert (doctor.licence, doctor.notes) == ("L7", "high")
     session.expunge_all()
+    for flat in (True, False):
+        alias = aliased(Doctor, flat=flat)
+        doctor = session.scalars(sa.select(alias).options(undefer(alias.notes))).one()
+        assert (doctor.ssn, doctor.licence, doctor.notes) == ("4-5-6", "L7", "high")
+        session.expunge_all()
     whole = with_polymorphic(Person, "*")
     assert {getattr(each, "licence", None) for each in session.scalars(sa.select(whole))} == {None, "L7"}
     session.expunge_all()
@@ -188,8 +193,8 @@ def test_every_way_of_loading_reads_the_value_with_its_row(session: Session) -> 
 
     # aliases, subqueries, unions, streams
     session.expunge_all()
-    alias = aliased(Person, name="other")
-    both = session.execute(sa.select(Person, alias).join(alias, Person.id != alias.id).where(Person.id == key)).one()
+    second = aliased(Person, name="other")
+    both = session.execute(sa.select(Person, second).join(second, Person.id != second.id).where(Person.id == key)).one()
     assert [each.ssn for each in both] == ["1-2-3", "4-5-6"]
     session.expunge_all()
     inner = sa.select(Person).where(Person.name == "Anna").subquery()
@@ -217,6 +222,10 @@ def test_columns_and_core_statements_read_the_value_with_its_row(session: Sessio
     assert tuple(session.execute(pairs).one())[:2] == ("1-2-3", "")
     for within in (pairs.subquery(), pairs.cte(), sa.select(pairs.subquery()).subquery()):
         assert tuple(session.execute(sa.select(within)).one())[:2] == ("1-2-3", "")
+    named = sa.select(Person.ssn.label("x"), Person.id.label("y"), Person.name).subquery()
+    assert session.scalars(sa.select(named.c.x).order_by(named.c.name)).all() == ["1-2-3", "", None]
+    changed = sa.update(Person).where(Person.name == "Anna").values(name="Anna").returning(Person.id, Person.ssn).cte()
+    assert session.scalars(sa.select(changed.c.ssn)).all() == ["1-2-3"]
     left = sa.select(Person.name, Visit.finding).outerjoin(Visit).order_by(Person.name)
     assert session.execute(left).all() == [("Anna", None), ("Bert", None), ("Cora", None)]
     assert session.scalars(sa.union(by_name.order_by(None), by_name.order_by(None))).all().count("1-2-3") == 1
