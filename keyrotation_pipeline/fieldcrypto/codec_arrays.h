@@ -47,12 +47,12 @@ static int next_element(const Codec *codec, Elements *in) {
     if (*start == '"') {
         const uint8_t *quote = memchr(start + 1, '"', (size_t)(in->end - start - 1));
         if (!quote) return -1;
-        in->element = (Cell){start + 1, (size_t)(quote - start - 1), 0};
+        in->element = (Cell){.text = start + 1, .bytes = (size_t)(quote - start - 1)};
         in->at = quote + 1;
     } else {
         while (in->at < in->end && *in->at != '{' && *in->at != '}' && *in->at != ',' && *in->at != '"') in->at++;
-        in->element = (Cell){start, (size_t)(in->at - start), 0};
-        if (in->element.bytes == 4 && memcmp(start, "NULL", 4) == 0) in->element = (Cell){NULL, 0, 1};
+        in->element = (Cell){.text = start, .bytes = (size_t)(in->at - start)};
+        if (in->element.bytes == 4 && memcmp(start, "NULL", 4) == 0) in->element = (Cell){.stays = 1};
     }
     in->element.stays = in->element.bytes == 0 || codec->kind->stays(codec, &in->element);
     return 1;

@@ -257,7 +257,8 @@ static size_t room_for(const Cell *cell) {
 static int take_key(Codec *codec, const Cell *cell) {
     if (!codec->since) return 1;
     int cases = 0;
-    long bytes = cell->row_chars <= 2 * LONGEST_ROW ? from_hex(cell->row, cell->row_chars, codec->row + 1, &cases) : -1;
+    int fits = cell->row && cell->row_chars <= 2 * LONGEST_ROW; /* an element of an array has none */
+    long bytes = fits ? from_hex(cell->row, cell->row_chars, codec->row + 1, &cases) : -1;
     codec->row[0] = 0;
     codec->row_bytes = bytes < 0 ? 0 : (size_t)bytes + 1;
     return bytes >= 0;

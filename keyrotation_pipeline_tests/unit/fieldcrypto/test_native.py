@@ -261,6 +261,12 @@ def built(directory: Path, *extra: str) -> ModuleType:
     return module
 
 
+def test_nothing_in_it_is_an_error_to_newer_compilers(tmp_path: Path) -> None:
+    # GCC 14 and Clang 16 refuse these by themselves, and the package would go without the codec.
+    refused = ("int-conversion", "incompatible-pointer-types", "implicit-function-declaration", "implicit-int")
+    compile_codec(tmp_path, "-fsyntax-only", *(f"-Werror={each}" for each in refused))
+
+
 @pytest.mark.parametrize("name", FUZZED_NAMES)
 def test_no_address_is_touched_that_is_not_the_codecs(tmp_path: Path, name: str) -> None:
     compile_codec(tmp_path, "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-g", "-O1")

@@ -98,3 +98,9 @@ def test_a_row_without_a_key_is_none_to_bind_to() -> None:
     assert native is None or native.rewrite([(value,)], 0, 1) is None
     assert code.plaintext(ring, value, LABEL) == Defect(DefectKind.NOT_AUTHENTIC, V2X)
     assert code.opened_by(ring, value, LABEL) == (V2X, None)
+
+
+def test_an_element_of_an_array_has_no_row_to_bind_to() -> None:
+    native = NativeFormat(FROM).native_codec(KeyRing(KEYS, V3X), V3X, [LABEL])
+    array = joined(b"7", b"{" + sealed(V1, "Ada", b"7") + b"}")
+    assert native is None or native.rewrite([(array,)], 0, 1, arrays={0}) is None
