@@ -16,6 +16,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, Object
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.restore_checks import (
     DecryptedCopy,
+    at_its_server,
     decrypt_all,
     joined,
     require_no_failure,
@@ -291,6 +292,7 @@ def _restored(
     report: Report,
 ) -> DumpTested:
     require_keys(dump, keys)
+    dump = at_its_server(dump, site.pipeline.tables)
     target = workspace / "dump"
     fetch(place, dump.file, target)
     with site.restorer.restored(dump, target, key) as restored:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, PreflightError, UndecryptableError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -102,6 +102,22 @@ def require_all_there(restored: RestoredDump, dump: DatabaseCopy) -> None:
         _require_rows(content, count.rows, dump)
         _require_values(content, count.by_column, dump)
     _require_relations(dump.content, restored, dump)
+
+
+def at_its_server(dump: DatabaseCopy, tables: Sequence[EncryptedTable]) -> DatabaseCopy:
+    """The same dump, of whose keys the server is asked that is declared now: it may have moved since.
+
+    Args:
+        tables: as they are declared now.
+    """
+    address = tables[0].format.transit
+    contents = (
+        replace(each, table=replace(each.table, format=replace(each.table.format, transit=address)))
+        if address and each.table.format.transit
+        else each
+        for each in dump.tables
+    )
+    return replace(dump, tables=tuple(contents))
 
 
 def decrypt_all(restored: RestoredDump, dump: DatabaseCopy, ring: KeyRing, report: Report) -> DecryptedCopy:

@@ -7,7 +7,13 @@ from typing import Any
 
 from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
 from keyrotation_pipeline.backups.recovery_test import LOCK
-from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, DecryptedCopy, decrypt_all, require_complete
+from keyrotation_pipeline.backups.restore_checks import (
+    MOST_SHOWN,
+    DecryptedCopy,
+    at_its_server,
+    decrypt_all,
+    require_complete,
+)
 from keyrotation_pipeline.errors import (
     BackupError,
     KeyRotationError,
@@ -85,6 +91,7 @@ def restore_to_new_database(
     ledger = site.pipeline.ledger
     with ledger.lock(LOCK), site.restorer.workspace() as workspace:
         place, made, dump = find_dump(site, wanted)
+        dump = at_its_server(dump, site.pipeline.tables)
         ring = _ring(site.pipeline, dump)
         intent = {"database": into, "dump": dump.file.name, "place": place.description}
         ledger.append(Note(EventKind.DATABASE_RESTORE_INTENDED, intent))

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -287,6 +288,29 @@ def test_backups_recovery_test_rekey_and_destruction(home: Home, transit: Transi
     home.typed("destroy", "v1")
     assert transit.described()["min_available_version"] == 2
     assert application.read_by_the_server() == application.expected
+
+
+@pytest.mark.extended
+def test_a_backup_from_before_the_server_moved_is_read_at_its_new_place(
+    home: Home, transit: Transit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved = transit.address.replace("127.0.0.1", "localhost")
+    if moved == transit.address:
+        pytest.skip("the server that is tested has no second name")
+    key = ("--key", str(home.secret))
+    home.typed("backup")
+    home.file.write_text(home.file.read_text().replace(transit.address, moved))
+    exchange = client.TransitConnection.exchange
+
+    def only_there(self: client.TransitConnection, *arguments: Any) -> tuple[int, client.Answer]:  # noqa: ANN401
+        assert self._host == "localhost"
+        return exchange(self, *arguments)
+
+    monkeypatch.setattr(client.TransitConnection, "exchange", only_there)
+    assert home.shown("recovery-test", *key)["passed"] is True
+    into = f"restored_{uuid4().hex}"
+    (dump,) = (tmp_path / ".keyrotation" / "backups").glob("database-*.gpg")
+    home.typed("restore-database", "--into", into, "--from", dump.name, *key)
 
 
 @pytest.mark.extended
