@@ -6,7 +6,7 @@ from math import inf
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.errors import BackupError, RequestError
+from keyrotation_pipeline.errors import BackupError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 from keyrotation_pipeline.model.backups import KeyBackup
@@ -26,6 +26,7 @@ from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, o
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.key_usage import require_room
+from keyrotation_pipeline.scan.report import name_of
 
 STEPS: Mapping[Step, StepFunction[Pipeline]] = {
     Step.KEY_VERSION: keys.create_key_version,
@@ -91,6 +92,7 @@ def open_request(
         require_backed_up(pipeline, source)
         # Not an emergency: a key that somebody else knows is worse than one that has encrypted too much.
         require_room(pipeline, target, counts)
+        _require_no_other_key(pipeline)
     require_keys_open(pipeline, pipeline.keys.read(), counted_in(counts), emergency=incident is not None)
     rotation = opening.new_request(
         Walk,
@@ -115,6 +117,24 @@ def open_request(
             pipeline.ledger.append(EmergencyPrepared(known.id, rotation.id), rotation.id)
         pipeline.ledger.save_counts(counts)
     return rotation
+
+
+def _require_no_other_key(pipeline: Pipeline) -> None:
+    """Refuses what could not be ended: values elsewhere that may be under another key of a server, which no text tells.
+
+    Other formats only warn of values elsewhere: there a rotation can be rolled back.
+
+    Raises:
+        PreflightError: names the first place.
+    """
+    rotated = pipeline.tables[0].format
+    others = pipeline.inventory.other_formats() if rotated.is_held_by_server else ()
+    if places := [name_of(each.place) for each in others if each.format == rotated.name]:
+        raise PreflightError(
+            f"{places[0]} holds values of {rotated.name} and is not declared; no version would be retired while it "
+            "does, and there is no way back: declare it, or remove them, and if they are under another key of that "
+            "server, have that in another database, since no value names its key"
+        )
 
 
 def _known_incident(pipeline: Pipeline, incident: str | None) -> Incident | None:

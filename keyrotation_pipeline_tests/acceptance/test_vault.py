@@ -220,6 +220,18 @@ def test_a_rotation_that_dies_when_the_server_has_made_the_version_goes_on(
 
 
 @pytest.mark.extended
+def test_values_under_another_key_are_refused_before_anything_is_made(home: Home, transit: Transit) -> None:
+    other = Transit(transit.url).create()
+    with psycopg.connect(home.application.url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE bills (iban text)")
+        for number in range(30):
+            connection.execute("INSERT INTO bills VALUES (%s)", (other.encrypt(b"DE%d" % number).decode(),))
+    refused = home.typed("request", "--reason", "yearly", exits=1)
+    assert "public.bills.iban holds values of vault-transit and is not declared" in refused
+    home.typed("request", "--reason", "exposed", "--emergency", "INC-7")
+
+
+@pytest.mark.extended
 def test_a_version_made_by_hand_is_imported_and_replaced(home: Home, transit: Transit) -> None:
     application = home.application
     transit.rotate()
