@@ -21,6 +21,7 @@ from keyrotation_pipeline.settings.values import absolute
 _NEEDED = ("keys", "format", "tables", "reencryption", "verification", "approvals", "rollout", "backup", "time_zone")
 _HEADING = re.compile(r"\s*\[\s*database\s*\]\s*(#.*)?")
 _URL = re.compile(r"\s*url\s*=")
+_DOTTED_URL = re.compile(r"(?m)^\s*database\s*\.\s*url\s*=.*$")
 _OTHER_PATHS = (
     ("audit", "timestamp_certificates"),
     ("keys", "kubernetes-secret", "kubeconfig"),
@@ -98,7 +99,9 @@ def _with_url(text: str) -> str:
     setting = f'url = {{ env = "{DATABASE_VARIABLE}" }}'
     lines = text.splitlines()
     heading = next((number for number, line in enumerate(lines) if _HEADING.fullmatch(line)), None)
-    if heading is None:
+    if _DOTTED_URL.search(text):
+        edited = _DOTTED_URL.sub(f"database.{setting}", text)
+    elif heading is None:
         edited = f"{text}\n[database]\n{setting}\n"
     else:
         rest = lines[heading + 1 :]

@@ -56,6 +56,10 @@ def test_an_ssh_key_is_written_as_a_certificate_is() -> None:
         pytest.param(
             '[database]\nschema = "x"\nurl = "host=db"\n', VARIABLE | {"schema": "x"}, id="a schema of its own"
         ),
+        pytest.param('database.url = "postgresql://db/lost"  # ours\n', VARIABLE, id="with a dot"),
+        pytest.param(
+            'database.schema = "x"\n database . url = "host=db"\n', VARIABLE | {"schema": "x"}, id="several with dots"
+        ),
         pytest.param('[database]\nurl = { env = "CLINIC" }\n', {"url": {"env": "CLINIC"}}, id="a variable"),
         pytest.param('database.url = { file = "url" }\n', {"url": {"file": "url"}}, id="a file"),
     ],
