@@ -37,6 +37,7 @@ from keyrotation_pipeline.errors import EncryptedExpressionError
 
 # Column or its name, value, and whether an untyped parameter takes the type of the column.
 Assignment = tuple[Any, Any, bool]
+_Binding = tuple[str | None, str | None, int | None]
 
 
 def refuse_assigning(compiled: SQLCompiler) -> None:
@@ -120,7 +121,7 @@ def refuse_sharing(compiled: SQLCompiler) -> None:
 
 
 def copied_between_labels(compiled: SQLCompiler) -> list[EncryptedType]:
-    """Returns the types of columns that a statement fills with the stored value of a column with another label.
+    """Returns the types of columns that a statement fills with the stored value of a column that is bound otherwise.
 
     In the second generation such a value would open nowhere. A parameter that two columns share is such a value, too.
     """
@@ -130,29 +131,36 @@ def copied_between_labels(compiled: SQLCompiler) -> list[EncryptedType]:
         for key, value, _ in assignments(state):
             column = column_of(state.statement.table, key)
             wanted = None if column is None else encrypted(column.type, compiled.dialect)
-            if wanted is not None and _labels_in(value, compiled.dialect) - {wanted.binding}:
+            if wanted is not None and _bindings_in(value, compiled.dialect) - {_binding(wanted)}:
                 found.append(wanted)
-    labels: dict[str, str | None] = {}
+    bindings: dict[str, _Binding] = {}
     for parameter, name in compiled.bind_names.items():
         type_ = encrypted(parameter.type, compiled.dialect)
-        if type_ is not None and labels.setdefault(name, type_.binding) != type_.binding:
+        if type_ is not None and bindings.setdefault(name, _binding(type_)) != _binding(type_):
             found.append(type_)
     return found
 
 
-def _labels_in(value: Any, dialect: Dialect) -> set[str | None]:  # noqa: ANN401
+def _bindings_in(value: Any, dialect: Dialect) -> set[_Binding]:  # noqa: ANN401
     if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
         value = value.__clause_element__()
     if not isinstance(value, ClauseElement):
         return set()
     if isinstance(value, Label | Grouping):
-        return _labels_in(value.element, dialect)
+        return _bindings_in(value.element, dialect)
     if isinstance(value, ScalarSelect):  # stores what it selects, whatever its conditions read
         selects = [each for each in _simple_selects(value.element) if isinstance(each, Select)]
-        return {label for each in selects for column in each.selected_columns for label in _labels_in(column, dialect)}
+        return {
+            found for each in selects for column in each.selected_columns for found in _bindings_in(column, dialect)
+        }
     columns = (each for each in iterate(value) if isinstance(each, ColumnClause | BindParameter))
     types = (encrypted(column.type, dialect) for column in columns)
-    return {each.binding for each in types if each is not None}
+    return {_binding(each) for each in types if each is not None}
+
+
+def _binding(type_: EncryptedType) -> _Binding:
+    """What values are bound to in the second generation: the label, and the row's key from a version on."""
+    return type_.binding, type_.row, type_.row_from
 
 
 def assignments(state: Any) -> Iterator[Assignment]:  # noqa: ANN401

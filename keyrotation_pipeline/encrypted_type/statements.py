@@ -16,7 +16,7 @@ from keyrotation_pipeline.encrypted_type.row_writes import bind_rows, may_wait, 
 from keyrotation_pipeline.errors import EncryptedExpressionError
 
 _checked: WeakSet[Compiled] = WeakSet()
-# Statements that copy stored values between columns with different labels, and the types of these columns.
+# Statements that copy stored values between columns that are bound otherwise, and the types of these columns.
 _copying: WeakKeyDictionary[Compiled, list[EncryptedType]] = WeakKeyDictionary()
 # Statements with a parameter whose type may wait for the key of its row.
 _waiting: WeakSet[Compiled] = WeakSet()

@@ -62,6 +62,12 @@ class Doctor(Contact, Base):
 
 
 CLIENTS, DOCTORS = Base.metadata.tables["clients"], Base.metadata.tables["main.doctors"]
+MOVED = sa.Table(
+    "moved_clients",
+    Base.metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("email", EncryptedType(keys, binding="clients.email", row="id", row_from=9)),
+)
 
 
 @pytest.fixture
@@ -212,6 +218,9 @@ COPIES = {
         email=sa.union(
             sa.select(CLIENTS.c.email).where(sa.false()), sa.select(DOCTORS.c.email).where(DOCTORS.c.phone.is_(None))
         ).scalar_subquery()
+    ),
+    "INSERT of values that are bound to their rows": sa.insert(CLIENTS).from_select(
+        ["email"], sa.select(MOVED.c.email)
     ),
     "a literal of another column's type": sa.insert(CLIENTS).values(email=sa.literal("a", CLIENTS.c.phone.type)),
     "one parameter for two columns": sa.update(CLIENTS).values(
