@@ -11,11 +11,15 @@ from keyrotation_pipeline.reporting.answers import (
     nothing_recorded,
 )
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.keys_in_audit import HELD
 from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
 from keyrotation_pipeline.reporting.wording import lasting, listed, when
 
 PLACES_REQUIRED = 2
 BACKUP_AT_MOST = timedelta(hours=26)  # made every night
+_AT_THE_SERVER = (
+    "; of keys that a server holds it has only what tells them from others: they are that server's to back up"
+)
 TESTED_WITHIN = timedelta(days=100)  # a quarter has at most 92 days
 
 
@@ -24,7 +28,9 @@ def backup_complete(report: ComplianceReport) -> Answer:
     made = [each for each in report.backups if each.made_from is None]
     if not made:
         return nothing_recorded("no backup was ever made; run `keyrotation backup`")
-    return by_records([_record(made[-1], _described(made[-1]), holds=made[-1].is_complete)])
+    held = _is_held(report)
+    said = f"{_described(made[-1])}{_AT_THE_SERVER if held else ''}"
+    return by_records([_record(made[-1], said, holds=made[-1].is_complete and not held)])
 
 
 def backup_elsewhere(report: ComplianceReport) -> Answer:
@@ -41,8 +47,10 @@ def backup_has_active_key(report: ComplianceReport) -> Answer:
         return _no_backup()
     if (key := report.active_key) is None:
         return nothing_recorded("no key is active; run `keyrotation init`")
+    held = _is_held(report)
     said = f"it holds {listed(last.keys)}; {key.version} ({key.fingerprint[:16]}) is active"
-    return by_records([_record(last, said, holds=last.keys.get(key.version) == key.fingerprint)])
+    holds = last.keys.get(key.version) == key.fingerprint and not held
+    return by_records([_record(last, f"{said}{_AT_THE_SERVER if held else ''}", holds=holds)])
 
 
 def backup_after_rotation(report: ComplianceReport) -> Answer:
@@ -73,6 +81,10 @@ def backup_encrypted(report: ComplianceReport) -> Answer:
     if (last := _newest(report)) is None:
         return _no_backup()
     return by_records([_record(last, f"encrypted to {listed(last.recipients)}", holds=bool(last.recipients))])
+
+
+def _is_held(report: ComplianceReport) -> bool:
+    return any(key.origin == HELD for key in report.keys)
 
 
 def _newest(report: ComplianceReport) -> BackupTaken | None:

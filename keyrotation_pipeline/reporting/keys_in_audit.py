@@ -11,6 +11,7 @@ from keyrotation_pipeline.model.data_events import (
     UndeclaredValues,
     ValuesDecrypted,
 )
+from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.key_events import (
     KeyActivationDeclared,
     KeyCreationIntended,
@@ -20,7 +21,7 @@ from keyrotation_pipeline.model.key_events import (
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
-from keyrotation_pipeline.model.request_events import StepFinished
+from keyrotation_pipeline.model.request_events import RequestOpened, StepFinished
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.reporting.sections import (
     AgeDeclared,
@@ -33,7 +34,9 @@ from keyrotation_pipeline.reporting.sections import (
     UndeclaredSearched,
 )
 
-GENERATED, IMPORTED = "generated", "imported"
+GENERATED, IMPORTED, HELD = "generated", "imported", "held by a server"
+# As every request to rotate such a key says it in its signed text.
+_SAYS_HELD = f"\nRollout: {RolloutMode.SERVER}: "
 Entries = Sequence[HistoryEntry]
 
 
@@ -47,25 +50,33 @@ def declared_ages(entries: Entries) -> Mapping[KeyVersion, tuple[AgeDeclared, ..
     return ages
 
 
+def is_held(entries: Entries) -> bool:
+    """Whether a server makes and holds the keys, as far as a request has said it; nothing stored here is a key then."""
+    return any(isinstance(each.fact, RequestOpened) and _SAYS_HELD in each.fact.approval_text for each in entries)
+
+
 def key_lives(entries: Entries, state: LedgerState) -> tuple[KeyLife, ...]:
     """Every registered key, in order of version."""
     ages = declared_ages(entries)
     made = {
         (each.fact.version, each.fact.fingerprint) for each in entries if isinstance(each.fact, KeyCreationIntended)
     }
+    held = is_held(entries)
     return tuple(
-        _life(record, entries, ages.get(version, ()), generated=(version, record.fingerprint) in made)
+        _life(record, entries, ages.get(version, ()), generated=(version, record.fingerprint) in made, held=held)
         for version, record in sorted(state.keys.items())
     )
 
 
-def _life(record: KeyRecord, entries: Entries, ages: tuple[AgeDeclared, ...], *, generated: bool) -> KeyLife:
+def _life(
+    record: KeyRecord, entries: Entries, ages: tuple[AgeDeclared, ...], *, generated: bool, held: bool
+) -> KeyLife:
     declared = () if generated else ages
     return KeyLife(
         version=str(record.version),
         state=str(record.state),
         fingerprint=record.fingerprint,
-        origin=GENERATED if generated else IMPORTED,
+        origin=HELD if held else GENERATED if generated else IMPORTED,
         registered_at=record.created_at,
         declared=declared,
         cryptoperiods=tuple(_cryptoperiods(record.version, entries, declared, generated=generated)),

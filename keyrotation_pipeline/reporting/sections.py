@@ -44,7 +44,7 @@ class KeyLife:
 
     Args:
         fingerprint: SHA-256 over a fixed label and the key; never the key.
-        origin: ``generated`` by the pipeline or ``imported``.
+        origin: ``generated`` by the pipeline, ``imported``, or ``held by a server``, which made it.
         declared: every declaration of an imported key's age, the newest last; none: it is unknown, or generated.
         cryptoperiods: when it encrypted.
         changes: every state that it got since it was registered, in order.
