@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory import key_markers
+from keyrotation_pipeline.adapters.postgres.inventory import key_markers, samples
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import naming_sql_of, sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import EMPTY, UNENCRYPTED, UNNAMED
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
@@ -20,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import marker_in
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import TransitKey
+from keyrotation_pipeline.fieldcrypto.transit import TransitServer
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 
 DECLARED = replace(VAULT_TRANSIT, transit="http://127.0.0.1:9/transit/app")  # nobody is asked
@@ -109,6 +110,19 @@ def test_the_fence_refuses_old_versions_and_no_longer_number(database: Connectio
         with pytest.raises(psycopg.errors.InvalidTextRepresentation, match=f"key version v{version} is retired"):
             fill(database, [sealed(version)])
     fill(database, [sealed(10), sealed(91), None, "", "plain"])
+
+
+def test_no_more_values_are_decrypted_where_a_sample_misses_a_version(
+    database: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(samples, "SAMPLE_BYTES", 8192)
+    monkeypatch.setattr(TransitServer, "decrypted", lambda _self, values: [b"text" for _ in values])
+    fill(database, [*(sealed(9) for _ in range(600)), sealed(1)])
+    table, ring = EncryptedTable(TABLE, ("c",), DECLARED), ring_of(1, 9, 10)
+    key_markers.publish(database, DECLARED, ring)
+    trial = samples.decrypt_sample(database, table, ring, 50, {"c": [V1, V9, V10]})
+    tried = {each.version: (each.tried, each.opened) for each in trial.columns}
+    assert tried == {V1: (1, 1), V9: (50, 50)}
 
 
 def test_values_in_undeclared_places_are_found(database: Connection) -> None:

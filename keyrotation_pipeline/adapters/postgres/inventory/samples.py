@@ -89,7 +89,8 @@ def decrypt_sample(
             pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
         _try(connection, table, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
-    if missed and not table.format.names_versions:
+    # A server is asked for one value after another, and its versions are named by number.
+    if missed and not table.format.names_versions and not table.format.is_held_by_server:
         trials.clear()
         for relation in relations:  # nothing tells where they are
             some, everything = _MOST_SEARCHED, sql.SQL("number IS NOT NULL")
