@@ -19,6 +19,7 @@ _ENDED = re.compile(
 )
 _PERSON = re.compile(r'(?:"(?:[^"\\]|\\.)*" )?\([^()"]*\)')
 # In the line Format; a name with a comma or semicolon is quoted, with its commas escaped.
+_INDEX = re.compile(r"search index of .+ in .+ and .+: .+")
 _ROW = re.compile(
     r"[^,;]+: values under v[0-9]+x and later open only in their row, by [^,;]+"
     r"(?P<undone>, and new values are bound to no row)?"
@@ -135,17 +136,18 @@ def _limits(fields: Fields) -> Iterator[str]:
         )
     declared = fields.get("Format", "").split("; ")
     rows = [found for each in declared if (found := _ROW.fullmatch(each))]
+    indexes = [each for each in declared if _INDEX.fullmatch(each)]
     if fields.get("Format", "").startswith(f"{NATIVE.name}, second generation"):
         yield (
             "New values are of the second generation, each bound to its column: an application must read that "
             "generation, and find each column under the same label, before it can read them."
         )
-    elif fields.get("Format") == UNBOUND:
+    elif fields.get("Format", "").startswith(UNBOUND):
         yield (
             "New values are of the first generation again: bound to no column, so that a value copied into another one "
             "opens there."
         )
-    elif "Format" in fields and len(rows) < len(declared):
+    elif "Format" in fields and len(rows) + len(indexes) < len(declared):
         yield (f"The values stay in the format that the application reads with its own library: {fields['Format']}.")
     if any(found["undone"] for found in rows):
         yield "New values open in every row of their column again, so that two of them can be exchanged unnoticed."
@@ -154,6 +156,8 @@ def _limits(fields: Fields) -> Iterator[str]:
             "Where the line Format says so, a value opens only in its own row: an application must declare the same, "
             "or it can neither read nor write it."
         )
+    if indexes:
+        yield "Search indexes, as the line Format describes them, are computed again with the new key and replaced."
     if "Not searched" in fields:
         yield "Copies of values in places that nobody searches are not found; the line Not searched names those."
 

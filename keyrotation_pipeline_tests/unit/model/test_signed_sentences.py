@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, UNBOUND
+from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.approval import HEADER, Officer, Roster, rendered, signed_fields
 from keyrotation_pipeline.model.breach import ASSESSMENT_HEADER
 from keyrotation_pipeline.model.requests import CONFIRMATION_HEADER, RequestAction
 from keyrotation_pipeline.model.signed_sentences import sentences
+from keyrotation_pipeline.model.tables import SearchIndex, TableName
 from keyrotation_pipeline.model.visible_text import plain_name
 
 V1, V2 = f"v1 {'ab' * 32}", f"v2 {'cd' * 32}"
@@ -109,6 +111,16 @@ def test_the_way_back_to_the_first_generation_says_what_is_lost() -> None:
     second = replace(NATIVE, generation=2).signed()
     assert lost not in said(Format=second)
     assert "New values are of the second generation" in said(Format=second)
+
+
+def test_search_indexes_are_said_to_be_replaced_and_are_no_format_of_values() -> None:
+    index = SearchIndex("email", "odd", "even", IndexForm("clients.email")).signed(TableName("public", "clients"))
+    replaced, library = "Search indexes, as the line Format describes them, are computed again", "with its own library"
+    for before, own in (("", False), (f"{FERNET.signed()}; ", True), (f"{UNBOUND}; ", False)):
+        text = said(Format=f"{before}{index}")
+        assert (replaced in text, library in text) == (True, own)
+    assert "a value copied into another one opens there" in said(Format=f"{UNBOUND}; {index}")
+    assert replaced not in said(Format=FERNET.signed())
 
 
 def test_values_that_are_bound_to_rows_and_no_longer_are_said_to_be() -> None:
