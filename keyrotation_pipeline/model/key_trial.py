@@ -86,6 +86,13 @@ class PlaceProbe:
     @property
     def refusal(self) -> str | None:
         """Why this place cannot be rotated, and what to do; None: its values open, or there are none."""
+        if self.index_of and 0 < self.opened < self.tried:
+            return (
+                f"{self.table}.{self.index_of}: {self.tried - self.opened:,} of {self.tried:,} search indexes in "
+                f"{self.column} are not those of their texts by {self.layout}; if blind_index changes the text first "
+                "(`expression`), remove it from indexes (`keyrotation docs lockbox`), otherwise have the application "
+                "compute the indexes again"
+            )
         if self.opened or not self.tried:
             return None
         if self.index_of:

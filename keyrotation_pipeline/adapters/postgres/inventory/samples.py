@@ -154,14 +154,14 @@ def _indexes_probed(connection: Connection, table: EncryptedTable, code: Format,
             continue
         indexer, tried, right = BlindIndexer(index.form, ring), 0, 0
         for value, odd, even in _indexed_values(connection, table, index):
-            text = code.plaintext(ring, _bytes(value), table.label(index.of))
-            for stored, is_for_odd, other in ((odd, True, even), (even, False, odd)):
-                under = [each for each in ring.versions if is_odd(each) == is_for_odd]
-                # Of no key at hand: left by a rotation that was cancelled, unless the row has no other index.
-                if stored is None or isinstance(text, Defect) or (not under and other is not None):
-                    continue
-                tried += 1
-                right += any(indexer.under(each, text) == stored for each in under)
+            stored, label = _bytes(value), table.label(index.of)
+            version = (code.opened_by(ring, stored, label) or (None, None))[1]
+            text = code.plaintext(ring, stored, label)
+            if version is None or isinstance(text, Defect):
+                continue
+            # What is in the other column may be left by a rotation that was cancelled.
+            tried, own = tried + 1, odd if is_odd(version) else even
+            right += own == indexer.under(version, text)
         yield PlaceProbe(
             str(table.name),
             f"{index.odd} and {index.even}",
