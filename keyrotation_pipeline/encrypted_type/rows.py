@@ -20,12 +20,12 @@ _KEY = re.compile(r"([0-9]+):", re.ASCII)
 
 
 def with_key(column: ColumnElement[Any], name: str) -> ColumnElement[Any] | None:
-    """Returns a text of the key of a row and a column's value; None where the key is not beside the column.
+    """Returns a text of the key of a row and a column's value; None where the key is not next to the column.
 
     Args:
         name: of the column that holds the key, in the same table.
     """
-    key = _key_beside(_inside(column), name)
+    key = _key_next_to(_inside(column), name)
     if key is None:
         return None
     text = cast(key, Text)
@@ -66,16 +66,16 @@ def _inside(element: Any) -> Any:  # noqa: ANN401
     return element._deannotate()  # noqa: SLF001  as SQLAlchemy compares columns
 
 
-def _key_beside(column: Any, name: str) -> Any:  # noqa: ANN401
+def _key_next_to(column: Any, name: str) -> Any:  # noqa: ANN401
     """Returns the column with the key of the same row, from where a column is selected: of a table, alias or subquery.
 
-    Two aliases of one table may be selected into one subquery, so the key is looked for beside the column that is
-    selected there (in a union, beside each), and then outside the column that stands for exactly this key.
+    Two aliases of one table may be selected into one subquery, so the key is looked for next to the column that is
+    selected there (in a union, next to each), and then outside the column that stands for exactly this key.
     """
     source = getattr(column, "table", None)
     if isinstance(source, Table):
         return key_column(source, name)
-    keys = [_key_beside(each, name) for each in _stands_for(column)]
+    keys = [_key_next_to(each, name) for each in _stands_for(column)]
     if source is None or not keys or any(each is None for each in keys):
         return None
     return next((each for each in source.c if list(map(id, _stands_for(each))) == list(map(id, keys))), None)
