@@ -4,7 +4,7 @@ Whoever owns a table can drop its constraint after a rotation. `status`, its exi
 pre-flight all go by this one definition.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.history import history
@@ -13,19 +13,14 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
-from keyrotation_pipeline.model.request_events import DatabaseReconciled, StepFinished
+from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 GONE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
 _BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
-_TELLING = (
-    EventKind.KEY_RETIRED,
-    EventKind.STEP_FINISHED,
-    EventKind.KEY_STATE_CHANGED,
-    EventKind.DATABASE_RECONCILED,
-)
+_TELLING = (EventKind.KEY_RETIRED, EventKind.KEY_STATE_CHANGED, EventKind.DATABASE_RECONCILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +97,9 @@ class Fences:
 
 def fences(pipeline: Pipeline) -> Fences:
     """Looks at the fence of every declared table, and at what the audit says that it must refuse."""
-    retired, of_indexes = _retired(pipeline)
     # Others name no version, and are refused as the values are: by the login.
     with_indexes = [table.of_indexes for table in pipeline.tables if table.indexes and table.format.names_versions]
+    retired, of_indexes = _retired(pipeline, has_indexes=bool(with_indexes))
     standing, unseen = _seen(pipeline, pipeline.tables)
     declared = {str(table.name) for table in pipeline.tables}
     others = [name for name in retired if name not in declared]
@@ -140,19 +135,16 @@ def values_of_gone_keys(count: TableCount, records: Sequence[KeyRecord]) -> Iter
 Refused = Mapping[str, tuple[KeyVersion, ...]]
 
 
-def _retired(pipeline: Pipeline) -> tuple[Refused, Refused]:
+def _retired(pipeline: Pipeline, *, has_indexes: bool) -> tuple[Refused, Refused]:
     """By table, what the audit says that it must refuse: of values, and of search indexes."""
     retired, indexes = dict[str, set[KeyVersion]](), dict[str, set[KeyVersion]]()
-    by_walk: dict[str | None, tuple[KeyVersion, ...]] = {}
     for entry in history(pipeline.ledger, *_TELLING):
         match entry.fact if entry.fault is None else None:
             case KeyRetired(tables=tables, fenced_against=versions):
-                by_walk[entry.request] = versions
                 for name in tables:
                     retired.setdefault(name, set()).update(versions)
-            case StepFinished(step=Step.ARCHIVED_KEY, facts={"search_indexes_cleared": tables}):
-                for name in tables:
-                    indexes.setdefault(name, set()).update(by_walk.get(entry.request, ()))
+                for name in _cleared(pipeline, entry.request) if has_indexes else ():
+                    indexes.setdefault(name, set()).update(versions)
             # A rollback, or the reconciliation of a restored database, lifts the fences before it says this.
             case KeyStateChanged(version, after=after) if after in _BACK:
                 _came_back((retired, indexes), version)
@@ -162,6 +154,12 @@ def _retired(pipeline: Pipeline) -> tuple[Refused, Refused]:
         # A rollback that has begun lifts them before its version is active.
         _came_back((retired, indexes), walk.target)
     return _in_order(retired), _in_order(indexes)
+
+
+def _cleared(pipeline: Pipeline, walk: str | None) -> Iterable[str]:
+    """The tables whose search indexes a walk has cleared, and had refused, once it had retired their key."""
+    archived = None if walk is None else pipeline.ledger.walk(walk).done(Step.ARCHIVED_KEY)
+    return () if archived is None else archived.facts.get("search_indexes_cleared", ())
 
 
 def _came_back(refused: Sequence[Mapping[str, set[KeyVersion]]], *versions: KeyVersion) -> None:

@@ -16,7 +16,6 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.search_index import IndexForm
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.request_events import StepFinished
 from keyrotation_pipeline.model.requests import RequestStatus, Step, StepRecord
 from keyrotation_pipeline.model.tables import SearchIndex
 from keyrotation_pipeline.monitoring.status import overview
@@ -106,7 +105,7 @@ def archived(world: FakeWorld) -> None:
     record = StepRecord(
         Step.ARCHIVED_KEY, None, None, START, {"archived": [], "search_indexes_cleared": {"clients": 3}}
     )
-    world.ledger.append(StepFinished.of(record), walk.id)
+    world.ledger.finish_step(walk.id, record)
     world.ledger.set_status(walk.id, RequestStatus.FINISHED)
     world.database.fence_state.update(dict.fromkeys(tables, (V1,)))
 
