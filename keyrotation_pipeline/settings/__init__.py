@@ -4,6 +4,7 @@ Every wrong setting is one `ConfigurationError` whose sentence names the setting
 known setting. Relative paths are relative to the file.
 """
 
+from keyrotation_pipeline.settings.file import DEMO_MARKER, FILE_NAME, Settings
 from keyrotation_pipeline.settings.loading import (
     DATABASE_VARIABLE,
     config_path,
@@ -14,7 +15,6 @@ from keyrotation_pipeline.settings.loading import (
     process_environment,
     started_by_uv,
 )
-from keyrotation_pipeline.settings.sections import DEMO_MARKER, FILE_NAME, Settings
 
 __all__ = [
     "DATABASE_VARIABLE",

@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 
 import yaml
 
+from keyrotation_pipeline.settings.file import Settings
 from keyrotation_pipeline.settings.key_stores import KeysSettings, KubernetesStoreSettings
-from keyrotation_pipeline.settings.sections import Settings
 
 KEYS = "keys"
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
+from keyrotation_pipeline.settings.file import FILE_NAME, File, Settings
 from keyrotation_pipeline.settings.secrets import (
     AWS_VARIABLES,
     VAULT_VARIABLES,
@@ -19,7 +20,6 @@ from keyrotation_pipeline.settings.secrets import (
     require_no_key_files,
     require_no_keys,
 )
-from keyrotation_pipeline.settings.sections import FILE_NAME, File, Settings
 
 
 def sentence_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> str:

@@ -13,8 +13,9 @@ from pydantic import SecretStr, ValidationError
 
 from keyrotation_pipeline.adapters.own_schema import DEFAULT
 from keyrotation_pipeline.errors import ConfigurationError, DamagedBackupError
+from keyrotation_pipeline.settings.file import FILE_NAME, File, Settings
 from keyrotation_pipeline.settings.loading import DATABASE_VARIABLE, home_of, sentence_for
-from keyrotation_pipeline.settings.sections import FILE_NAME, DatabaseSettings, File, Settings, home_schema
+from keyrotation_pipeline.settings.sections import DatabaseSettings, home_schema
 from keyrotation_pipeline.settings.values import absolute
 
 # What a recovery needs. The other sections name secrets and hosts, which may not be there on the worst day.

@@ -17,7 +17,7 @@ from keyrotation_pipeline.errors import ConfigurationError
 from keyrotation_pipeline.fieldcrypto.key_search import key_in
 from keyrotation_pipeline.model.backups import is_manifest
 from keyrotation_pipeline.settings.backups import SecretPlace
-from keyrotation_pipeline.settings.sections import Settings
+from keyrotation_pipeline.settings.file import Settings
 from keyrotation_pipeline.settings.values import absolute
 
 AWS_VARIABLES, VAULT_VARIABLES = "AWS_", ("VAULT_", "BAO_")

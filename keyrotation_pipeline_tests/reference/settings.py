@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from keyrotation_pipeline.settings.backups import SecretPlace
-from keyrotation_pipeline.settings.sections import File
+from keyrotation_pipeline.settings.file import File
 from keyrotation_pipeline.settings.tables import PlaceSettings
 from keyrotation_pipeline.settings.values import Section
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table

@@ -21,7 +21,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import AesKey, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline.settings.tables import FormatSettings
+from keyrotation_pipeline.settings.value_formats import FormatSettings
 from keyrotation_pipeline_tests import marked_libraries
 from keyrotation_pipeline_tests.marked_libraries import CloakEcto, Library, Tink
 

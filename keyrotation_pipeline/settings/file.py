@@ -1,0 +1,352 @@
+"""Defines `keyrotation.toml` as a whole, with what one section says about another, and the settings that it makes."""
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, time
+from pathlib import Path
+from typing import Annotated, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import AfterValidator, model_validator
+
+from keyrotation_pipeline.errors import ConfigurationError, InvalidBindingError
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import require_column
+from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, TINK, Derivation
+from keyrotation_pipeline.model.fleet import RolloutMode
+from keyrotation_pipeline.model.incidents import Contact
+from keyrotation_pipeline.model.progress import AllowedHours
+from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
+from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
+from keyrotation_pipeline.settings.key_stores import KeysSettings, is_entry_of_ours
+from keyrotation_pipeline.settings.sections import (
+    ApprovalsSettings,
+    AuditSettings,
+    DatabaseSettings,
+    ReencryptionSettings,
+    ReportSettings,
+    RolloutSettings,
+    VerificationSettings,
+)
+from keyrotation_pipeline.settings.tables import TableSettings
+from keyrotation_pipeline.settings.value_formats import FormatSettings
+from keyrotation_pipeline.settings.values import (
+    Section,
+    Text,
+    repeated,
+)
+
+FILE_NAME = "keyrotation.toml"
+
+
+DEMO_MARKER = "demo.json"
+
+
+class File(Section):
+    """The whole file.
+
+    Args:
+        time_zone: the clock of schedules, hours, and dates without an offset.
+    """
+
+    database: DatabaseSettings = DatabaseSettings()
+    keys: KeysSettings = KeysSettings()
+    format: FormatSettings = FormatSettings()
+    tables: tuple[TableSettings, ...] = ()
+    reencryption: ReencryptionSettings = ReencryptionSettings()
+    verification: VerificationSettings = VerificationSettings()
+    approvals: ApprovalsSettings = ApprovalsSettings()
+    rollout: RolloutSettings = RolloutSettings()
+    backup: BackupSettings = BackupSettings()
+    recovery: RecoverySettings = RecoverySettings()
+    alerts: AlertsSettings = AlertsSettings()
+    contacts: tuple[ContactSettings, ...] = ()
+    incidents: IncidentsSettings = IncidentsSettings()
+    audit: AuditSettings = AuditSettings()
+    report: ReportSettings = ReportSettings()
+    time_zone: Annotated[Text, AfterValidator(known_time_zone)] = "UTC"
+
+    @model_validator(mode="after")
+    def _rollout_of_a_secret(self) -> Self:
+        if self.rollout.workloads and self.keys.store != "kubernetes-secret":
+            raise ConfigurationError(
+                '[rollout] mode = "kubernetes" gives Pods the keys of a Kubernetes Secret; write [keys] store = '
+                '"kubernetes-secret", or [rollout] mode = "attest"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _format_can_be_delivered(self) -> Self:
+        if self.format.keys is not None and self.keys.store != "file" and is_entry_of_ours(self.format.keys.env):
+            raise ConfigurationError(
+                f"[format] keys names {self.format.keys.env}, which the key store uses itself; have the application "
+                "read its list under another name, such as FERNET_KEYS"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keys_stay_at_their_server(self) -> Self:
+        held, mode = self.format.value_format.is_held_by_server, self.rollout.mode
+        if held and self.keys.store != "file":
+            raise ConfigurationError(
+                f'[format] name = "{self.format.name}" needs a key store only for what versions are known by, and this '
+                'version has that in files alone; write [keys] store = "file"'
+            )
+        if held is not (mode is RolloutMode.SERVER):
+            raise ConfigurationError(
+                f'[rollout] mode = "{RolloutMode.SERVER}" is for keys that a server holds, which applications never '
+                f"have themselves, and such keys have no other; write {'it' if held else 'another mode'} for [format] "
+                f'name = "{self.format.name}"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _format_can_be_fenced(self) -> Self:
+        declared = self.format.value_format
+        marked = marked_format_of(declared) is not None
+        for table in self.tables:
+            for place in table.places:
+                if place.when and declared.name != FERNET.name:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: column {place.column} has when, which this version knows for name = "
+                        f'"{FERNET.name}" alone; leave that column out'
+                    )
+            for place in table.places:
+                if declared.is_binary and not place.is_column:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: values of this [format] are bytes, which only columns of bytea "
+                        f"hold; leave out {place.name}"
+                    )
+                if marked and place.elements:
+                    raise ConfigurationError(
+                        f'[[tables]] {table.name}: values of "{declared.name}" in elements of arrays, as in '
+                        f"{place.column}, cannot be rotated by this version; leave that column out"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _places_are_as_the_layout(self) -> Self:
+        declared = self.format.value_format
+        is_pair = declared.is_pair
+        for table in self.encrypted_tables:
+            for place in map(table.place, table.columns):
+                if bool(place.iv) != is_pair:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: column {place.column} has {'an' if place.iv else 'no'} iv, the "
+                        f"column of its nonces, and [format] layout {'has one' if is_pair else 'is of one column'}; "
+                        'write layout = "b64(ct tag16); b64(nonce12)" with { column = "…", iv = "…" }, or neither'
+                    )
+                if declared.name == TINK.name and table.bindings and not declared.aad:
+                    raise ConfigurationError(
+                        f'[[tables]] {table.name}: bindings of name = "{TINK.name}" say what values are bound to, '
+                        'next to [format] aad; add aad = "{table}.{column}", or what the application binds them to, '
+                        "or leave bindings out"
+                    )
+                if declared.aad and place.elements:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: elements of arrays, as in {place.column}, that are bound to "
+                        "associated data cannot be rotated by this version; leave that column out"
+                    )
+            if both := sorted(set(table.stored_columns) & set(table.bound_to)):
+                raise ConfigurationError(
+                    f"[format] aad names {both[0]}, an encrypted column of [[tables]] {table.name}, which changes with "
+                    "the key; no value can be bound to it, so correct aad"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _lockbox_knows_columns(self) -> Self:
+        if self.format.value_format.derivation is not Derivation.LOCKBOX:
+            return self
+        for table in self.encrypted_tables:
+            if other := next((each for each in table.places if each.iv or not each.is_column), None):
+                raise ConfigurationError(
+                    f"[[tables]] {table.name}: a value of Lockbox is a column of its own, with its nonce; leave out "
+                    f"{other.name}"
+                )
+            for column, label in zip(table.columns, table.labels, strict=True):
+                try:
+                    require_column(label)
+                except InvalidBindingError as error:
+                    raise ConfigurationError(
+                        f"[[tables]] {table.name}: {error}; declare it of column {json.dumps(column)}: "
+                        'bindings = { column = "table.column" }'
+                    ) from None
+        return self
+
+    @model_validator(mode="after")
+    def _somebody_opens_backups(self) -> Self:
+        officers = self.approvals.officers
+        if officers and not self.backup.recipients and not any(each.certificate for each in officers):
+            raise ConfigurationError(
+                "no officer has an OpenPGP certificate, so that nobody could open a backup; name a certificate under "
+                "[backup] recipients"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tables_once(self) -> Self:
+        if not self.tables:
+            raise ConfigurationError(
+                f'{FILE_NAME} names no table; add [[tables]] with name = "…" and columns = ["…"], '
+                "or move it away and let `keyrotation init` write one from the database"
+            )
+        if twice := repeated(str(TableName.parse(table.name)) for table in self.tables):
+            raise ConfigurationError(f"table {twice} is listed in two [[tables]]; put its columns into one")
+        return self
+
+    @model_validator(mode="after")
+    def _indexes_have_labels(self) -> Self:
+        labels: dict[str, str] = {}
+        for declared, table in zip(self.tables, self.encrypted_tables, strict=True):
+            for index in declared.indexes:
+                place = f"{table.name}.{index.of}"
+                of_lockbox = table.format.derivation is Derivation.LOCKBOX
+                if of_lockbox and index.normalise:
+                    raise ConfigurationError(
+                        f"the search index of {place}: what an `expression` of blind_index does to a text is Ruby's, "
+                        "so normalise is for our own format alone; leave it out, or index an attribute that is stored "
+                        "as the expression makes it"
+                    )
+                if index.algorithm is not None and not of_lockbox:
+                    raise ConfigurationError(
+                        f'the search index of {place}: algorithm is of blind_index, with name = "lockbox"; leave it out'
+                    )
+                if of_lockbox:
+                    continue  # its keys are derived by the names of its columns, and the label was looked at
+                if not table.format.names_versions:
+                    raise ConfigurationError(
+                        f'the search index of {place}: indexes of values of "{table.format.name}" cannot be rotated by '
+                        "this version, only those of our own format; remove it from indexes"
+                    )
+                if (label := table.label(index.of)) is None:
+                    raise ConfigurationError(
+                        f"a name in {json.dumps(place)} holds a dot, so its search index has nothing unambiguous to be "
+                        'bound to; declare a label, there and in SearchIndex: bindings = { column = "label" }'
+                    )
+                if other := labels.get(label):
+                    raise ConfigurationError(
+                        f"the search indexes of {other} and {place} are bound to the same label {json.dumps(label)}, "
+                        "so that equal texts would have equal indexes; give each its own"
+                    )
+                labels[label] = place
+        return self
+
+    @model_validator(mode="after")
+    def _columns_have_labels(self) -> Self:
+        if self.format.generation == 1:
+            return self
+        labels: dict[str, str] = {}
+        for table in self.encrypted_tables:
+            if table.places:
+                raise ConfigurationError(
+                    f"[format] generation = 2 is for values in columns of their own, and {table.places[0].name} of "
+                    f"{table.name} is in a document or an array; leave generation out"
+                )
+            for column, label in zip(table.columns, table.labels, strict=True):
+                place = f"{table.name}.{column}"
+                if label is None:
+                    raise ConfigurationError(
+                        f"a name in {json.dumps(place)} holds a dot, so its values have nothing unambiguous to be "
+                        'bound to; declare a label, there and in EncryptedType: bindings = { column = "label" }'
+                    )
+                if other := labels.get(label):
+                    raise ConfigurationError(
+                        f"{other} and {place} are bound to the same label {json.dumps(label)}, so that a value of one "
+                        "would open in the other; give each its own"
+                    )
+                labels[label] = place
+        return self
+
+    @model_validator(mode="after")
+    def _rows_are_of_our_own_format(self) -> Self:
+        for table in self.tables:
+            if table.row is not None and self.format.name != NATIVE.name:
+                raise ConfigurationError(
+                    f'[[tables]] {table.name}: row is for name = "{NATIVE.name}" alone; leave it out, or name the '
+                    "column in [format] aad, where the application binds values to it"
+                )
+        return self
+
+    @property
+    def encrypted_tables(self) -> tuple[EncryptedTable, ...]:
+        """The declared tables as values of the procedure."""
+        return tuple(self._encrypted_table(table) for table in self.tables)
+
+    def _encrypted_table(self, declared: TableSettings) -> EncryptedTable:
+        places, bindings = declared.places, tuple(sorted(declared.bindings.items()))
+        value_format = self.format.value_format
+        if declared.row is not None:
+            value_format = replace(value_format, row=declared.row.key, row_from=declared.row.since)
+        table = EncryptedTable.of(TableName.parse(declared.name), places, value_format)
+        table = replace(table, bindings=bindings)
+        # Without a label the configuration is refused.
+        of_lockbox = table.format.derivation is Derivation.LOCKBOX
+        indexes = tuple(each.index(table.label(each.of) or "", of_lockbox=of_lockbox) for each in declared.indexes)
+        return replace(table, indexes=indexes)
+
+
+class Settings(File):
+    """The whole configuration, with every path absolute and every secret read.
+
+    Args:
+        path: the file it came from.
+        home: `KEYROTATION_HOME`, else ``.keyrotation`` next to the file.
+    """
+
+    path: Path
+    home: Path
+
+    @property
+    def contact_list(self) -> tuple[Contact, ...]:
+        """The emergency contact list, as configured."""
+        return tuple(each.contact for each in self.contacts)
+
+    @property
+    def key_notation(self) -> KeyNotation:
+        """The notation in which the application reads its keys."""
+        return notation_of(self.format.value_format, self.format.key_encoding)
+
+    @property
+    def key_variable(self) -> str | None:
+        """The name under which an application with a library of its own reads its keys; None: it reads ours."""
+        return None if self.format.keys is None else self.format.keys.env
+
+    @property
+    def allowed_hours(self) -> AllowedHours | None:
+        """When rows may be rewritten; None: always."""
+        hours = self.reencryption.hours
+        return None if hours is None else AllowedHours.parse(hours, self.time_zone)
+
+    @property
+    def activated_at(self) -> datetime | None:
+        """The start of the day since which the imported primary has been in use."""
+        day = self.keys.activated_at
+        return None if day is None else datetime.combine(day, time(), tzinfo=ZoneInfo(self.time_zone)).astimezone(UTC)
+
+    @property
+    def keys_directory(self) -> Path:
+        """The directory of the file key store."""
+        return self.keys.file.directory or self.home / "keys"
+
+    @property
+    def backup_directory(self) -> Path:
+        """The local directory of backups."""
+        return self.backup.directory or self.home / "backups"
+
+    @property
+    def recipients(self) -> tuple[Path, ...]:
+        """The certificates that backups are encrypted to."""
+        return self.backup.recipients or self.officers_certificates
+
+    @property
+    def officers_certificates(self) -> tuple[Path, ...]:
+        """The OpenPGP certificates of those officers who have one."""
+        return tuple(each.certificate for each in self.approvals.officers if each.certificate is not None)
+
+    @property
+    def is_demo(self) -> bool:
+        """Whether `keyrotation demo` created the home."""
+        return (self.home / DEMO_MARKER).is_file()
