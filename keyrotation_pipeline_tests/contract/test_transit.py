@@ -259,6 +259,23 @@ def test_results_that_were_mixed_up_are_not_written(
         format_of(declared(transit)).rewriter(ring, V2).rewrite([old])
 
 
+def test_a_version_that_is_withdrawn_within_a_batch_is_named(
+    store: TransitKeyStore, transit: Transit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [transit.encrypt(b"text")]
+    ring = rotated(store, V2)
+    rewrapped = TransitServer.rewrapped
+
+    def then_withdrawn(self: TransitServer, values: Sequence[bytes]) -> list[bytes | None]:
+        found = rewrapped(self, values)
+        self.configure(min_decryption_version=2)
+        return found
+
+    monkeypatch.setattr(TransitServer, "rewrapped", then_withdrawn)
+    with pytest.raises(KeyStoreUnavailableError, match="does not decrypt under v1 any more"):
+        format_of(declared(transit)).rewriter(ring, V2).rewrite([old])
+
+
 def test_a_batch_that_is_too_large_for_the_server_is_halved(
     store: TransitKeyStore, transit: Transit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

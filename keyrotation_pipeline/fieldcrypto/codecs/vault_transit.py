@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
 from keyrotation_pipeline.errors import KeyRotationError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, Labels, RewrittenBatch, Value
 from keyrotation_pipeline.fieldcrypto.codecs.marked import require_different
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -128,8 +128,14 @@ class TransitRewriter:
         old, new = [values[number] for number in whole], [rewrapped[number] or b"" for number in whole]
         self._require_target(new)
         texts = self._server.decrypted([*old, *new])
+        if shut := [value for value, text in zip([*old, *new], texts, strict=True) if text is None]:
+            self._require_versions(shut)  # a version may have been withdrawn since
         if None in texts or texts[: len(old)] != texts[len(old) :]:
-            raise KeyRotationError(FAULTY_MACHINE)
+            raise KeyRotationError(
+                f"{self._server.address} gave values that do not decrypt to what the old ones hold, and nothing of its "
+                "batch was written; that server, or what stands between, is faulty: find out which, then run "
+                "`keyrotation rotate` again"
+            )
         columns_of_new: list[list[Value]] = [[None] * len(column) for column in columns]
         for number, sealed, text in zip(whole, new, texts, strict=False):
             row, column = places[number]
