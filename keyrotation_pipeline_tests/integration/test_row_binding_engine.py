@@ -224,6 +224,16 @@ def test_the_preflight_looks_at_the_key(migrated: Connection, column: str, is_fa
     assert all(each.fatal == is_fatal and re.search(sentence, each.sentence) for each in found)
 
 
+def test_a_key_is_not_unique_among_a_table_and_its_children(migrated: Connection) -> None:
+    migrated.execute(
+        b"CREATE TABLE public.t (a text, id int PRIMARY KEY); "
+        b"CREATE TABLE public.kid (PRIMARY KEY (id)) INHERITS (public.t)"
+    )
+    table = EncryptedTable.of(TableName("public", "t"), [Place("a")], replace(TABLE.format, row="id"))
+    (found,) = (each for each in preflight(migrated, [table], V3X) if "row of [[tables]]" in each.sentence)
+    assert re.search(r"column t\.id, .* no unique index of its own over all rows", found.sentence)
+
+
 # Forks an engine and kills it after a while; when one comes to its end, the way to the other key begins.
 KILLER = """
 import os, random, signal, sys, time

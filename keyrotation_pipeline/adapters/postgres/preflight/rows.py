@@ -5,13 +5,17 @@ from collections.abc import Iterator
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.model.surroundings import Problem
 
-# Of a partitioned table the index has the columns of the partition key, too, so no single row is unique by one column.
+# Of a partitioned table the index has the columns of the partition key, too, so no single row is unique by one column;
+# and an index of a table reaches none of its children.
 _KEY = """
 SELECT a.attnotnull, a.attgenerated <> '',
        a.attidentity <> '' OR coalesce(pg_get_expr(d.adbin, d.adrelid) LIKE 'nextval(%%', false),
        EXISTS (
            SELECT FROM pg_index i WHERE i.indrelid = a.attrelid AND i.indisunique AND i.indisvalid
            AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum
+       ) AND NOT EXISTS (
+           SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid
+           WHERE h.inhparent = a.attrelid AND NOT c.relispartition
        ),
        (
            SELECT min(c.conname) FROM pg_constraint c WHERE c.contype = 'f' AND c.conrelid = a.attrelid
@@ -49,8 +53,8 @@ def rows_have_a_key(subject: Subject) -> Iterator[Problem]:
                 )
             if not unique:
                 yield warning(
-                    f"column {name}, which row of [[tables]] names, has no unique index of its own: values of rows "
-                    "with one key can be exchanged unnoticed"
+                    f"column {name}, which row of [[tables]] names, has no unique index of its own over all rows of "
+                    "the table: values of rows with one key can be exchanged unnoticed"
                 )
             if counted:
                 yield warning(
