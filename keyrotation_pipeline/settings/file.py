@@ -32,15 +32,9 @@ from keyrotation_pipeline.settings.sections import (
 )
 from keyrotation_pipeline.settings.tables import TableSettings
 from keyrotation_pipeline.settings.value_formats import FormatSettings
-from keyrotation_pipeline.settings.values import (
-    Section,
-    Text,
-    repeated,
-)
+from keyrotation_pipeline.settings.values import Section, Text, repeated
 
 FILE_NAME = "keyrotation.toml"
-
-
 DEMO_MARKER = "demo.json"
 
 

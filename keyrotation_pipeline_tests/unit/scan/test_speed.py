@@ -44,9 +44,11 @@ def test_a_table_is_classified_in_time(columns: list[Row], seconds: int) -> None
         Place("public.t", f"c{at}", None, elements=False, type="text"): [column(rng) for _ in range(ROWS)]
         for at, column in enumerate(columns)
     }
-    spent = []
-    for _ in range(3):
+    fastest = float("inf")
+    for _ in range(30):  # on a core whose other thread is busy it takes up to twice the time
         start = time.thread_time()
         classify_table(table)
-        spent.append(time.thread_time() - start)
-    assert min(spent) * TABLES < seconds
+        fastest = min(fastest, time.thread_time() - start)
+        if fastest * TABLES < seconds:
+            break
+    assert fastest * TABLES < seconds
