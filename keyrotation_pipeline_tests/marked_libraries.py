@@ -7,6 +7,7 @@ import json
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cryptography.exceptions import InvalidTag
@@ -31,12 +32,19 @@ class Rails:
         keys: passphrases, the last one encrypts.
         references: `store_key_references`.
         deterministic: as `encrypts :name, deterministic: true`.
+        envelope: as with an EnvelopeEncryptionKeyProvider.
     """
 
     def __init__(
-        self, keys: Sequence[str], *, references: bool = True, digest: str = "sha256", deterministic: bool = False
+        self,
+        keys: Sequence[str],
+        *,
+        references: bool = True,
+        digest: str = "sha256",
+        deterministic: bool = False,
+        envelope: bool = False,
     ) -> None:
-        self._deterministic = deterministic
+        self._deterministic, self._envelope = deterministic, envelope
         self._keys = [hashlib.pbkdf2_hmac(digest, key.encode(), SALT.encode(), 2**16, 32) for key in keys]
         self._references = references
 
@@ -46,22 +54,39 @@ class Rails:
 
     def encrypt(self, text: bytes) -> bytes:
         key = self._keys[-1]
-        iv = hmac.digest(key, text, "sha256")[:12] if self._deterministic else secrets.token_bytes(12)
-        sealed = AESGCM(key).encrypt(iv, text, None)
-        headers = {"iv": _b64(iv), "at": _b64(sealed[-16:])}
+        headers: dict[str, Any] = {}
+        secret = key
+        if self._envelope:
+            secret = secrets.token_bytes(32)
+            headers["k"] = self._message(key, secrets.token_bytes(12), secret, {"e": _b64(b"ASCII-8BIT")})
         if self._references:
             headers["i"] = _b64(self.reference(key).encode())
-        return json.dumps({"p": _b64(sealed[:-16]), "h": headers}, separators=(",", ":")).encode()
+        iv = hmac.digest(key, text, "sha256")[:12] if self._deterministic else secrets.token_bytes(12)
+        return json.dumps(self._message(secret, iv, text, headers), separators=(",", ":")).encode()
+
+    @staticmethod
+    def _message(key: bytes, iv: bytes, text: bytes, headers: dict[str, Any]) -> dict[str, Any]:
+        sealed = AESGCM(key).encrypt(iv, text, None)
+        return {"p": _b64(sealed[:-16]), "h": {"iv": _b64(iv), "at": _b64(sealed[-16:]), **headers}}
 
     def decrypt(self, stored: str) -> bytes:
         message: Any = json.loads(stored)
-        headers = {name: base64.b64decode(value) for name, value in message["h"].items() if isinstance(value, str)}
-        keys = self._keys
-        if "i" in headers:
-            keys = [key for key in keys if self.reference(key) == headers["i"].decode()]
+        return self._opened(message, [self.data_key(stored)] if self._envelope else self._named(message["h"]))
+
+    def data_key(self, stored: str) -> bytes:
+        headers = json.loads(stored)["h"]
+        return self._opened(headers["k"], self._named(headers))
+
+    def _named(self, headers: dict[str, Any]) -> list[bytes]:
+        reference = base64.b64decode(headers["i"]).decode() if "i" in headers else None
+        return [key for key in self._keys if reference in {None, self.reference(key)}]
+
+    @staticmethod
+    def _opened(message: dict[str, Any], keys: Sequence[bytes]) -> bytes:
+        iv, tag, payload = map(base64.b64decode, (message["h"]["iv"], message["h"]["at"], message["p"]))
         for key in keys:
             try:
-                return AESGCM(key).decrypt(headers["iv"], base64.b64decode(message["p"]) + headers["at"], None)
+                return AESGCM(key).decrypt(iv, payload + tag, None)
             except InvalidTag:
                 continue
         raise CannotReadError
@@ -231,6 +256,7 @@ RAILS = Library(
     lambda text: [each.strip('" ') for each in text.strip()[1:-1].split(",")],
     last=True,
 )
+RAILS_ENVELOPES = replace(RAILS, keys=partial(Rails, envelope=True))
 CLOAK = Library(
     'name = "cloak-47ng"',
     Cloak,

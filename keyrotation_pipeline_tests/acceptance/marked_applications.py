@@ -38,7 +38,7 @@ File.write("database.yml", JSON.generate(development: {{
 }}.compact))
 Clinic.initialize!
 class Client < ActiveRecord::Base
-  encrypts :name{deterministic}
+  encrypts :name{options}
   encrypts :note
 end
 def read(row, text = nil)
@@ -157,20 +157,29 @@ def lines(language: str, name: str) -> str:
     return found
 
 
-def rails(url: str, folder: Path) -> MarkedProject:
-    """A model with two encrypted attributes."""
+def rails(url: str, folder: Path, provider: str = "") -> MarkedProject:
+    """A model with two encrypted attributes.
+
+    Args:
+        provider: of the keys of the first one.
+    """
     program = _RAILS.format(
         reporting=lines("ruby", "rails-report"), salt=SALT, guide=lines("ruby", "rails-encryption"), before="",
-        deterministic="", found="Client.find(row)",
+        options=provider, found="Client.find(row)",
     )  # fmt: skip
     return _rails(url, folder, program, VARIABLE, RAILS)
+
+
+def rails_with_envelopes(url: str, folder: Path) -> MarkedProject:
+    """The same, of which the values of one attribute have data keys of their own."""
+    return rails(url, folder, ", key_provider: ActiveRecord::Encryption::EnvelopeEncryptionKeyProvider.new")
 
 
 def deterministic_rails(url: str, folder: Path) -> MarkedProject:
     """A model with two deterministic attributes, of which a row is found by its text."""
     program = _RAILS.format(
         reporting=lines("ruby", "rails-report"), salt=SALT, guide=lines("ruby", "rails-deterministic"),
-        before=lines("ruby", "rails-one-key"), deterministic=", deterministic: { fixed: false }",
+        before=lines("ruby", "rails-one-key"), options=", deterministic: { fixed: false }",
         found="text ? Client.find_by(name: text, note: text) : Client.find(row)",
     )  # fmt: skip
     program = program.replace("encrypts :note", "encrypts :note, deterministic: {{ fixed: false }}".format())

@@ -14,6 +14,7 @@ from keyrotation_pipeline_tests.acceptance.marked_applications import (
     cloak,
     deterministic_rails,
     rails,
+    rails_with_envelopes,
 )
 from keyrotation_pipeline_tests.acceptance.test_fernet_applications import Clinic, officers  # noqa: F401
 
@@ -64,6 +65,11 @@ def refusal(application: MarkedProject, key: str) -> str:
     "made",
     [
         pytest.param(rails, id="Rails", marks=pytest.mark.skipif(not HAS_RAILS, reason="activerecord is not here")),
+        pytest.param(
+            rails_with_envelopes,
+            id="Rails, envelopes",
+            marks=pytest.mark.skipif(not HAS_RAILS, reason="activerecord is not here"),
+        ),
         pytest.param(
             deterministic_rails,
             id="Rails, deterministic",

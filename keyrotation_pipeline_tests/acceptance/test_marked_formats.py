@@ -23,6 +23,7 @@ from keyrotation_pipeline_tests.marked_libraries import (
     CLOAK_ECTO,
     KEYED_WRAPPER,
     RAILS,
+    RAILS_ENVELOPES,
     TINK,
     Library,
     Rails,
@@ -131,6 +132,7 @@ def make_home(
     "library",
     [
         pytest.param(RAILS, id="rails"),
+        pytest.param(RAILS_ENVELOPES, id="rails, envelopes"),
         pytest.param(CLOAK, id="47ng"),
         pytest.param(CLOAK_ECTO, id="Cloak for Elixir"),
         pytest.param(TINK, id="Tink", marks=pytest.mark.extended),
@@ -181,6 +183,11 @@ def test_values_of_rails_from_before_references_are_rotated_and_refused_afterwar
     [
         pytest.param(RAILS, None, id="rails"),
         pytest.param(RAILS, lambda keys: Rails(keys, references=False), id="rails without references"),
+        pytest.param(
+            RAILS_ENVELOPES,
+            lambda keys: Rails(keys, references=False, envelope=True),
+            id="rails, envelopes without references",
+        ),
         pytest.param(CLOAK, None, id="47ng"),
         pytest.param(CLOAK_ECTO, None, id="Cloak for Elixir"),
         pytest.param(TINK, None, id="Tink"),

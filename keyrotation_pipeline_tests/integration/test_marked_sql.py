@@ -26,9 +26,10 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 from keyrotation_pipeline_tests import marked_libraries
 from keyrotation_pipeline_tests.marked_libraries import Library, Rails
 from keyrotation_pipeline_tests.unit.fieldcrypto.codecs.test_marked import (
-    BOTH,
+    ALL,
     GOOD,
     GOOD_CLOAK,
+    GOOD_ENVELOPE,
     GOOD_WRAPPER,
     NOT_CLOAK,
     NOT_RAILS,
@@ -65,6 +66,12 @@ def true_for(connection: Connection, condition: sql.Composable) -> list[object]:
 def test_the_shape_is_the_one_that_the_parser_accepts(database: Connection) -> None:
     good = [GOOD, GOOD.replace(',"i":"NGY4Mg=="', ""), GOOD.replace("QQ==", ""), GOOD.replace("QQ==", "QQ" * 9_000)]
     good += [GOOD.replace('"i":"NGY4Mg=="', headers) for headers in ('"c":true,"i":"NGY4Mg=="', '"e":"QQ==","c":true')]
+    good += [
+        GOOD_ENVELOPE,
+        GOOD_ENVELOPE.replace(',"i":"NGY4Mg=="', ""),
+        GOOD_ENVELOPE[:-2] + ',"c":true}}',
+    ]
+    good += [GOOD_ENVELOPE.replace(',"e":"QVNDSUktOEJJVA=="', "").replace(',"k":', ',"e":"QQ==","k":')]
     fill(database, [*NOT_RAILS, *good])
     key_markers.create_for(database, RAILS_HERE)
     judged = [bool(value) for value in NOT_RAILS] + [False] * len(good)
@@ -84,7 +91,7 @@ def test_the_shape_of_a_wrapped_token_is_the_one_that_the_parser_accepts(databas
     assert true_for(database, sql_of(KEYED_WRAPPER).unencrypted(C)) == judged
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), ALL)
 def test_a_value_is_under_the_key_that_it_names(database: Connection, declared: ValueFormat, library: Library) -> None:
     ring = made(declared, 3)
     texts = texts_of(declared, ring)
@@ -143,7 +150,7 @@ def test_a_longer_id_of_the_next_key_is_counted_in(database: Connection) -> None
     assert database.execute(longest).fetchone() == (len(new),) == (len(value) + 1,)
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), ALL)
 @pytest.mark.parametrize("columns", [("c",), ("c", "v")])
 def test_the_check_reads_back_refuses_retired_keys_and_lets_others_pass(
     database: Connection, declared: ValueFormat, library: Library, columns: tuple[str, ...]
@@ -174,7 +181,7 @@ def test_the_check_reads_back_refuses_retired_keys_and_lets_others_pass(
     assert fence.fences(database, table) == (V2,)
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH[:2])  # whose markers are made of the keys
+@pytest.mark.parametrize(("declared", "library"), ALL[:3])  # whose markers are made of the keys
 def test_a_fence_counts_only_for_the_keys_whose_text_it_names(
     database: Connection, declared: ValueFormat, library: Library
 ) -> None:
@@ -226,7 +233,7 @@ def test_shards_that_store_the_markers_at_the_same_moment_all_go_on(
     assert read(database) == markers(CLOAK_47NG, ring)
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), ALL)
 def test_values_in_undeclared_places_are_found_by_the_key_that_they_name(
     database: Connection, declared: ValueFormat, library: Library
 ) -> None:
@@ -250,7 +257,7 @@ def test_values_in_undeclared_places_are_found_by_the_key_that_they_name(
     assert {each.relation for each in again} == {"notes"}, "the fence names markers, and is no finding"
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), ALL)
 def test_values_in_bytea_and_at_a_path_are_counted_and_fenced(
     database: Connection, declared: ValueFormat, library: Library
 ) -> None:

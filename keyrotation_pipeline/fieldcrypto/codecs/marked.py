@@ -28,6 +28,7 @@ class MarkedValue:
         body: what is authenticated and decrypted, with its tag.
         kept: parts of the value that no key changes.
         bound: what it is authenticated with, where the application says so; it does not stand in the value.
+        data_key: the key of this value's own, encrypted under the key that it names; None: it has none.
     """
 
     marker: bytes | None
@@ -35,6 +36,7 @@ class MarkedValue:
     body: bytes
     kept: tuple[bytes, ...] = ()
     bound: bytes = b""
+    data_key: "MarkedValue | None" = None
 
 
 class MarkedKey(Protocol):

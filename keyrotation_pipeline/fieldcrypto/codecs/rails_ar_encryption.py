@@ -1,11 +1,16 @@
 """Active Record Encryption: a value names its key in the header ``i`` where `store_key_references` is true.
 
-A value is ``{"p":payload,"h":{"iv":…,"at":…[,"i":…][,"c":true]}}`` in base64, AES-256-GCM with a nonce of 12 bytes and
-a tag of 16. The key is derived from a passphrase, one of the application's list, by PBKDF2-HMAC; its id, the marker, is
-the first four hex digits of its SHA-1. A compressed payload (``c``) stays compressed, and other headers are kept; it
-is inflated only to see whether it is a value again.
+A value is ``{"p":payload,"h":{"iv":…,"at":…[,"k":…][,"i":…][,"c":true]}}`` in base64, AES-256-GCM with a nonce of 12
+bytes and a tag of 16. The key is derived from a passphrase, one of the application's list, by PBKDF2-HMAC; its id, the
+marker, is the first four hex digits of its SHA-1. A compressed payload (``c``) stays compressed, and other headers are
+kept; it is inflated only to see whether it is a value again.
 
-Source: ActiveRecord::Encryption of Rails 7.2 (MessageSerializer, Cipher::Aes256Gcm, Key, KeyGenerator).
+Envelope encryption (``k``): the payload is under a random key of this value's own, the data key, and ``k`` is a message
+that holds it under the derived key. A value that is re-encrypted gets another data key, as when Rails saves it: whoever
+had the old key may have kept the old data key.
+
+Source: ActiveRecord::Encryption of Rails 7.2 (MessageSerializer, Cipher::Aes256Gcm, Key, KeyGenerator,
+EnvelopeEncryptionKeyProvider).
 """
 
 import hashlib
@@ -39,11 +44,16 @@ REFERENCE = '"i":"'
 _HEADER = r',"(?!(?:i|iv|at|k|p|h)")[A-Za-z0-9_-]+":(?:"[A-Za-z0-9+/=]*"|true|false|null|-?[0-9]+)'
 _MARKER = r"[A-Za-z0-9+/]{5}[AQgw]=="
 MARKER_CHARS = 8
-# Of which groups, in this order: payload, nonce, tag, headers, marker, headers. The payload is canonical base64 if its
-# length is divisible by four as well.
+_NONCE = r'"iv":"([A-Za-z0-9+/]{16})"'
+_TAG = r'"at":"([A-Za-z0-9+/]{21}[AQgw]==)"'
+_DATA_KEY = r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
+# Of which groups, in this order: payload, nonce, tag, headers; of the encrypted data key, its nonce, tag and headers;
+# marker, headers. The payload is canonical base64 if its length is divisible by four as well.
 VALUE_PATTERN = (
-    r'\{"p":"((?:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?)?)","h":\{"iv":"([A-Za-z0-9+/]{16})"'
-    rf',"at":"([A-Za-z0-9+/]{{21}}[AQgw]==)"((?:{_HEADER})*)(?:,"i":"({_MARKER})")?((?:{_HEADER})*)\}}\}}'
+    r'\{"p":"((?:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?)?)"'
+    rf',"h":\{{{_NONCE},{_TAG}((?:{_HEADER})*)'
+    rf'(?:,"k":\{{"p":"({_DATA_KEY})","h":\{{{_NONCE},{_TAG}((?:{_HEADER})*)\}}\}})?'
+    rf'(?:,"i":"({_MARKER})")?((?:{_HEADER})*)\}}\}}'
 )
 _VALUE = re.compile(VALUE_PATTERN.encode())
 _GROUPS = (
@@ -86,8 +96,9 @@ class RailsEnvelope:
         match = _VALUE.fullmatch(value)
         if match is None or len(match[1]) % 4:
             return None
-        payload, nonce, tag, before, marker, after = match.groups()
-        return MarkedValue(marker, a2b_base64(nonce), _decoded(payload) + a2b_base64(tag), (before, after))
+        payload, nonce, tag, before, *of_key, marker, after = match.groups()
+        data_key = None if of_key[0] is None else _message(None, *of_key)
+        return _message(marker, payload, nonce, tag, before, after, data_key=data_key)
 
     def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
         """See `Envelope.holds_a_value`. Rails compresses texts of more than 140 bytes: every value is longer."""
@@ -130,7 +141,7 @@ class RailsKey:
             DeterministicValueError: queries look for the value, and another nonce would hide it from them.
         """
         try:
-            text = self._cipher.decrypt(value.nonce, value.body, None)
+            text = self._cipher_for(value).decrypt(value.nonce, value.body, None)
         except InvalidTag:
             return None
         if not self._deterministic and hmac.compare_digest(value.nonce, self._nonce_of(text)):
@@ -139,13 +150,22 @@ class RailsKey:
 
     def sealed(self, text: bytes, old: MarkedValue) -> bytes:
         """See `MarkedKey.sealed`."""
-        nonce = self._nonce_of(text) if self._deterministic else secrets.token_bytes(NONCE_BYTES)
-        body = self._cipher.encrypt(nonce, text, None)
         before, after = old.kept
         if old.marker is None and (at := before.find(_COMPRESSED)) >= 0:
             before, after = before[:at], before[at:]  # where Rails writes the header
-        parts = _text(body[:-TAG_BYTES]), _text(nonce), _text(body[-TAG_BYTES:]), before, self.marker, after
-        return b'{"p":"%b","h":{"iv":"%b","at":"%b"%b,"i":"%b"%b}}' % parts
+        reference = b',"i":"%b"' % self.marker
+        if old.data_key is None:
+            nonce = self._nonce_of(text) if self._deterministic else secrets.token_bytes(NONCE_BYTES)
+            return _written(self._cipher, nonce, text, before + reference + after)
+        data_key = secrets.token_bytes(KEY_BYTES)
+        wrapped = _written(self._cipher, secrets.token_bytes(NONCE_BYTES), data_key, *old.data_key.kept)
+        headers = before + b',"k":' + wrapped + reference + after
+        return _written(AESGCM(data_key), secrets.token_bytes(NONCE_BYTES), text, headers)
+
+    def _cipher_for(self, value: MarkedValue) -> AESGCM:
+        if (wrapped := value.data_key) is None:
+            return self._cipher
+        return AESGCM(self._cipher.decrypt(wrapped.nonce, wrapped.body, None))
 
     def _nonce_of(self, payload: bytes) -> bytes:
         return hmac.digest(self.raw, payload, "sha256")[:NONCE_BYTES]
@@ -155,6 +175,20 @@ class RailsKey:
 def derived(material: KeyMaterial, digest: str, salt: str) -> bytes:
     """Returns the key that Rails derives from a passphrase, as ActiveSupport::KeyGenerator does."""
     return hashlib.pbkdf2_hmac(digest, raw_of(material), salt.encode(), ROUNDS, KEY_BYTES)
+
+
+def _message(
+    marker: bytes | None, payload: bytes, nonce: bytes, tag: bytes, *kept: bytes, data_key: MarkedValue | None = None
+) -> MarkedValue:
+    return MarkedValue(marker, a2b_base64(nonce), _decoded(payload) + a2b_base64(tag), kept, data_key=data_key)
+
+
+def _written(cipher: AESGCM, nonce: bytes, text: bytes, headers: bytes) -> bytes:
+    """Encrypts, and writes the message with what follows its own headers."""
+    body = cipher.encrypt(nonce, text, None)
+    return b'{"p":"%b","h":{"iv":"%b","at":"%b"%b}}' % (
+        _text(body[:-TAG_BYTES]), _text(nonce), _text(body[-TAG_BYTES:]), headers
+    )  # fmt: skip
 
 
 def _decoded(payload: bytes) -> bytes:

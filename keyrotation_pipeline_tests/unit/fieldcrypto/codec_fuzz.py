@@ -132,13 +132,15 @@ def laid_out(text: str, aad: str = "") -> Fuzzed:
 
 
 def marked(envelope: Envelope) -> Callable[[KeyRing, int, str], bytes]:
-    """Returns what makes a value that names its key; a few are encrypted twice, or compressed."""
+    """Returns what makes a value that names its key; a few are encrypted twice, compressed, or have a data key."""
 
     def good(ring: KeyRing, version: int, text: str) -> bytes:
-        kept = (b"", b',"c":true') if isinstance(envelope, RailsEnvelope) and text == PLAINTEXTS[11] else (b"", b"")
+        is_rails = isinstance(envelope, RailsEnvelope)
+        kept = (b"", b',"c":true') if is_rails and text == PLAINTEXTS[11] else (b"", b"")
+        data_key = MarkedValue(b"", b"", b"", (b"",)) if is_rails and text == PLAINTEXTS[9] else None
         content = good(ring, version, "") if text == PLAINTEXTS[7] else text.encode()
         key = envelope.key(ring.material(KeyVersion(version)))
-        return key.sealed(content, MarkedValue(b"", b"", b"", kept))
+        return key.sealed(content, MarkedValue(b"", b"", b"", kept, data_key=data_key))
 
     return good
 
@@ -371,7 +373,7 @@ def fuzz(name: str, count: int, seed: int) -> tuple[int, int]:
     nonces = b""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "urandom", lambda size: nonces[:size])
-        patch.setattr(secrets, "token_bytes", lambda size: nonces[:size])
+        patch.setattr(secrets, "token_bytes", lambda size: nonces[:size].ljust(size, b"k"))
         patch.setattr(time, "time", lambda: 1_700_000_000.0)
         while compared < count:
             columns, rows = chance.choice(((1, 1), (1, 1), (1, 1), (1 if arrays else 2, 1), (1, 3)))

@@ -39,8 +39,9 @@ from keyrotation_pipeline_tests.marked_libraries import SALT, Cloak, Library, Ra
 V1, V2, V3 = KeyVersion(1), KeyVersion(2), KeyVersion(3)
 VECTORS: list[dict[str, Any]] = json.loads((Path(__file__).parents[3] / "vectors" / "marked.json").read_text())
 RAILS_HERE = replace(RAILS, salt=SALT)
-BOTH = [
+ALL = [
     pytest.param(RAILS_HERE, marked_libraries.RAILS, id="rails"),
+    pytest.param(RAILS_HERE, marked_libraries.RAILS_ENVELOPES, id="rails, envelopes"),
     pytest.param(CLOAK_47NG, marked_libraries.CLOAK, id="47ng"),
     pytest.param(KEYED_WRAPPER, marked_libraries.KEYED_WRAPPER, id="wrapper"),
 ]
@@ -97,7 +98,7 @@ def test_real_values_are_read_and_resealed(vector: dict[str, Any]) -> None:
             assert code.opened_by(ring, stored) == (target, target)
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), ALL)
 @pytest.mark.parametrize("plaintext", PLAINTEXTS, ids=len)
 def test_the_library_reads_what_was_rewritten(declared: ValueFormat, library: Library, plaintext: bytes) -> None:
     ring = made(declared)
@@ -117,10 +118,10 @@ def damaged(value: bytes) -> bytes:
         begins, _, token = value.rpartition(b":")
         parts = base64.b64decode(token)
         return begins + b":" + base64.b64encode(parts[:-8] + b"AAAA" + parts[-4:])
-    return value.replace(b'"p":"', b'"p":"AAAA') if b'"p":"' in value else value[:-6] + b"AAAA" + value[-2:]
+    return value.replace(b'"p":"', b'"p":"AAAA', 1) if b'"p":"' in value else value[:-6] + b"AAAA" + value[-2:]
 
 
-@pytest.mark.parametrize(("declared", "library"), BOTH)
+@pytest.mark.parametrize(("declared", "library"), ALL)
 def test_what_no_key_opens_is_left_as_it_is_and_named(declared: ValueFormat, library: Library) -> None:
     ring = made(declared)
     texts = texts_of(declared, ring)
@@ -204,7 +205,43 @@ def test_compression_and_other_headers_are_kept() -> None:
         assert Rails([texts[V2]]).decrypt(new.decode()) == packed
 
 
+@pytest.mark.parametrize("reference", [True, False], ids=["named", "unnamed"])
+@pytest.mark.parametrize("headers", ["", ',"e":"QVNDSUktOEJJVA=="', ',"c":true'])
+def test_a_value_with_a_data_key_gets_another_one_and_keeps_its_headers(headers: str, *, reference: bool) -> None:
+    ring = made(RAILS_HERE)
+    old, new = (Rails([text], envelope=True, references=reference) for text in texts_of(RAILS_HERE, ring).values())
+    text = zlib.compress(b"text" * 100)
+    value = old.encrypt(text).decode()
+    value = f"{value[:-2]}{headers}}}}}" if "c" in headers else value.replace(',"k":', f'{headers},"k":')
+    ((rewritten,),) = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([[value.encode()]]).columns
+    assert rewritten is not None
+    stored = rewritten.decode()
+    assert new.decrypt(stored) == text
+    assert new.data_key(stored) != old.data_key(value)
+    kept = json.loads(stored)["h"]
+    names = [name for name in ("iv", "at", "e", "k", "i", "c") if name in {"i", *json.loads(value)["h"]}]
+    assert ([*kept], [*kept["k"]["h"]]) == (names, ["iv", "at", "e"])
+    assert f'{headers},"k":' in stored or stored.endswith(f"{headers}}}}}")
+
+
+def test_what_stands_in_an_envelope_is_of_its_own_value_and_key() -> None:
+    ring = made(RAILS_HERE)
+    texts = texts_of(RAILS_HERE, ring)
+    library = Rails([texts[V1]], envelope=True)
+    one, two = (json.loads(library.encrypt(text)) for text in (b"one", b"two"))
+    other = json.loads(Rails([texts[V2]], envelope=True).encrypt(b"one"))
+    swapped = [one | {"h": one["h"] | {"k": each["h"]["k"]}} for each in (two, other)]
+    stored = [json.dumps(each, separators=(",", ":")).encode() for each in swapped]
+    rewritten = format_of(RAILS_HERE).rewriter(ring, V2).rewrite([stored])
+    bad = Defect(DefectKind.NOT_AUTHENTIC, V1)
+    assert rewritten.failures == [Failure(0, 0, bad), Failure(1, 0, bad)]
+
+
 GOOD = '{"p":"QQ==","h":{"iv":"pFy24nx+jrAmm5FZ","at":"SQ0N/5343366cox2qThbDg==","i":"NGY4Mg=="}}'
+_DATA_KEY = (
+    '{"p":"KLBQkS7J0KhHmJ9RzSN8hM0FrJLkcwH7bNMn+LhjToY=","h":{"iv":"6OQ5VB/bwF1jkr0z","at":"dYfHVgLCsXWQ4I1nv3i+JA=="'
+)
+GOOD_ENVELOPE = GOOD.replace('"i":', f'"k":{_DATA_KEY},"e":"QVNDSUktOEJJVA=="}}}},"i":')
 NOT_RAILS = [
     "",
     "{}",
@@ -221,6 +258,15 @@ NOT_RAILS = [
     GOOD.replace('"i":"NGY4Mg=="', '"i":"NGY4Mg==","i":"YWQ2OQ=="'),
     GOOD.replace('"i":"NGY4Mg=="', '"i":"NGY4Mg==","iv":"pFy24nx+jrAmm5FZ"'),
     GOOD.replace('"i":"NGY4Mg=="', '"k":{"p":"QQ==","h":{"iv":"pFy24nx+jrAmm5FZ","at":"SQ0N/5343366cox2qThbDg=="}}'),
+    GOOD_ENVELOPE.replace('"p":"KLBQ', '"p":"KLB'),
+    GOOD_ENVELOPE.replace('"p":"KLBQ', '"p":"KLBQKLBQ'),
+    GOOD_ENVELOPE.replace("ToY=", "ToZ="),
+    GOOD_ENVELOPE.replace('"e":"QVNDSUktOEJJVA=="', '"i":"NGY4Mg=="'),
+    GOOD_ENVELOPE.replace('"e":"QVNDSUktOEJJVA=="', '"k":"QQ=="'),
+    GOOD_ENVELOPE.replace('"e":"QVNDSUktOEJJVA=="', '"k":{"p":"QQ==","h":{}}'),
+    GOOD_ENVELOPE.replace('}},"i"', '},"i"'),
+    GOOD_ENVELOPE.replace('"h":{"iv":"pFy24nx+jrAmm5FZ"', '"h":{"iv":"pFy24nx+jrAmm5F"'),
+    GOOD_ENVELOPE.replace(',"k":', ',"i":"NGY4Mg==","k":'),
     GOOD.replace('"i":"NGY4Mg=="', '"x":"\\"i\\":"'),
     GOOD.replace('"i"', '"\\u0069"'),
     GOOD + "\n",
@@ -248,7 +294,7 @@ NOT_CLOAK = [
 def test_what_rails_never_writes_is_no_value(value: str) -> None:
     envelope = RailsEnvelope("sha256", SALT)
     assert envelope.parsed(value.encode()) is None
-    assert envelope.parsed(GOOD.encode()) is not None
+    assert all(envelope.parsed(good.encode()) for good in (GOOD, GOOD_ENVELOPE))
 
 
 GOOD_WRAPPER = VECTORS[-1]["values"][0]["stored"]
