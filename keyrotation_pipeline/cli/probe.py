@@ -14,7 +14,7 @@ from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.scan import URL_VARIABLE, named_database
 from keyrotation_pipeline.errors import ConfigurationError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LOCKBOX, Derivation
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LARAVEL, LOCKBOX, Derivation
 from keyrotation_pipeline.model.tables import Place, TableName
 
 
@@ -100,6 +100,8 @@ def _settings(fit: Fit) -> str:
         parts.append(f'key_encoding = "{fit.key_encoding}"')
     if fit.format == AES_GCM.name:
         parts.append(f'layout = "{fit.layout}"')
+    elif fit.format == LARAVEL.name:
+        parts.append(f'cipher = "{fit.layout}"')
     elif "nonce16" in fit.layout:
         parts.append("iv_length = 16")
     return ", ".join(parts)

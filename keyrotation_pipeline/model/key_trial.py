@@ -70,6 +70,7 @@ class PlaceProbe:
         fits: another layout in which some of them open, where none does in the declared one.
         derived: how else keys are derived by which some of them open, as `[format]` has it.
         name: by which the key of the place is derived, if it is.
+        option: of `[format]`, which says the layout.
         index_of: of the columns of a search index, the column of the texts; `opened` are indexes of these.
     """
 
@@ -81,6 +82,7 @@ class PlaceProbe:
     fits: str | None = None
     derived: str | None = None
     name: str = ""
+    option: str = "layout"
     index_of: str = ""
 
     @property
@@ -107,11 +109,12 @@ class PlaceProbe:
                 f"they are derived; they open with {self.derived}: correct that"
             )
         name = f", or in bindings the name {self.name}, by which Lockbox derives its key" if self.name else ""
+        others = "layout, aad" if self.option == "layout" else self.option
         then = (
-            f"no other known layout opens them either: correct [format] layout, aad or the keys{name}, or leave the "
-            "column out"
+            f"no other known {self.option} opens them either: correct [format] {others} or the keys{name}, or leave "
+            "the column out"
             if self.fits is None
-            else f'they open as "{self.fits}": correct [format] layout'
+            else f'they open as "{self.fits}": correct [format] {self.option}'
         )
         return (
             f"{self.table}.{self.column}: none of {self.tried:,} values opens with the present keys as "

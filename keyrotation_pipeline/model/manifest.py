@@ -16,7 +16,7 @@ from pydantic import (
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidLayoutError, ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.transit import server_at

@@ -21,6 +21,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,
     KEYED_WRAPPER,
+    LARAVEL,
     NATIVE,
     RAILS,
     TINK,
@@ -327,6 +328,7 @@ def _fleet(pipeline: Pipeline, walk: Walk | None, target: KeyVersion) -> Iterato
 _GUIDES = {
     FERNET.name: "fernet",
     AES_GCM.name: "aes-gcm",
+    LARAVEL.name: "laravel",
     RAILS.name: "rails",
     CLOAK_47NG.name: "prisma",
     CLOAK_ECTO.name: "elixir",

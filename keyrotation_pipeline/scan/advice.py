@@ -139,6 +139,10 @@ _ATTR_ENCRYPTED = (
     'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: '
     f"{_ROTATED} (`keyrotation docs aes-gcm`)."
 )
+_LARAVEL_HERE = (
+    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "laravel-crypt"`, {_ROTATED}, where the '
+    "application runs Laravel 11 or later (`keyrotation docs laravel`)."
+)
 _VAULT_TRANSIT_HERE = (
     f'Once the place is declared in a `keyrotation.toml` with `[format] name = "vault-transit"`, {_ROTATED}, where the '
     "key is of AES-GCM or ChaCha20-Poly1305 and values have no context and no associated data (`keyrotation docs "
@@ -183,6 +187,8 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
     if format_name in _IN_BYTEA and column and place.base_type.startswith("bytea"):
         return Advice("marker", True, _IN_BYTEA[format_name])  # noqa: FBT003
+    if format_name == "laravel-crypt" and (column or inside):
+        return Advice("decrypt", True, _LARAVEL_HERE)  # noqa: FBT003
     if format_name in _MAY_BE_AES_GCM and (column or inside):
         return Advice("decrypt", None, _AES_GCM_HERE)
     advice = ADVICE.get(format_name, UNKNOWN)

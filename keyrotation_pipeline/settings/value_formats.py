@@ -20,12 +20,14 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     FERNET,
     FORMATS,
     KEYED_WRAPPER,
+    LARAVEL,
     LOCKBOX,
     NATIVE,
     RAILS,
     TINK,
     VAULT_TRANSIT,
     Derivation,
+    IdentifiedBy,
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -55,6 +57,7 @@ _USUAL_VARIABLES = {
     CLOAK_ECTO.name: "CLOAK_KEYS",
     TINK.name: "TINK_KEYSET",
     KEYED_WRAPPER.name: "SENTRY_FERNET_KEYS",
+    LARAVEL.name: "APP_KEYS",
 }
 
 
@@ -63,8 +66,8 @@ class FormatSettings(Section):
 
     Args:
         name: `native` (our own), `fernet`, `aes-gcm`, `rails-ar-encryption`, `cloak-47ng`, `cloak-ecto`,
-            `tink`, `fernet-keyed-wrapper`, `vault-transit` or `lockbox`, which is `aes-gcm` with the derivation
-            `lockbox` and the layout `b64(nonce12 ct tag16)`.
+            `tink`, `fernet-keyed-wrapper`, `laravel-crypt`, `vault-transit` or `lockbox`, which is `aes-gcm` with the
+            derivation `lockbox` and the layout `b64(nonce12 ct tag16)`.
         keys: of all but `native` and `vault-transit`, and needed there: the application's own list, in its library's
             notation. `init` imports it, and the key store delivers keys under the same name.
         keep_time: of `fernet` only: a re-encrypted token keeps its time, as readers with a TTL need it.
@@ -77,8 +80,10 @@ class FormatSettings(Section):
         key_encoding: of `aes-gcm` only: how each key of the list is written, `b64`, `b64url` or `hex`.
         key_bytes: of `aes-gcm` only: how long the keys are that rotations make, 16, 24 or 32 bytes (default: as long as
             the key that each replaces).
-        logins: of `aes-gcm` and `lockbox`, and needed there: by version, the login (or a list of them) that
-            applications use while they encrypt with it.
+        cipher: of `laravel-crypt` only: as in config/app.php, `AES-256-CBC` (default), `AES-256-GCM`, `AES-128-CBC` or
+            `AES-128-GCM`.
+        logins: of `aes-gcm`, `lockbox` and `laravel-crypt`, and needed there: by version, the login (or a list of
+            them) that applications use while they encrypt with it.
         iv_length: of `cloak-ecto` only: that of the application's ciphers, 12 (default) or 16.
         derivation: how the application derives keys from its list. Of `rails-ar-encryption`: `pbkdf2-sha256` (default;
             `load_defaults` of Rails 7.1 and later) or `pbkdf2-sha1`. Of `fernet`: `django-fernet-encrypted-fields`,
@@ -99,6 +104,7 @@ class FormatSettings(Section):
     aad: Text | None = None
     key_encoding: KeyEncoding = KeyEncoding.B64URL
     key_bytes: Literal[16, 24, 32] | None = None
+    cipher: Literal["AES-256-CBC", "AES-256-GCM", "AES-128-CBC", "AES-128-GCM"] | None = None
     logins: dict[Text, Text | tuple[Text, ...]] = Field(default_factory=dict)
     iv_length: Literal[12, 16] | None = None
     derivation: Derivation | None = None
@@ -127,6 +133,16 @@ class FormatSettings(Section):
                 f'[format] name = "{self.name}" needs to know where the application has its keys; add '
                 f'keys = {{ env = "{_USUAL_VARIABLES[self.name]}" }}, or the name that it uses'
             )
+        self._require_derivation()
+        if _NAMES[self.name].name == AES_GCM.name:
+            self._require_layout()
+        if _NAMES[self.name].identified_by is IdentifiedBy.DECRYPT:
+            self._require_logins()
+        if self.aad is not None:
+            self._require_template(self.aad)
+        return self
+
+    def _require_derivation(self) -> None:
         if self.derivation is not None and self.derivation not in _DERIVATIONS[self.name]:
             known = " or ".join(f'"{each}"' for each in _DERIVATIONS[self.name])
             raise ConfigurationError(f'[format] derivation of name = "{self.name}" is {known}; write one of these')
@@ -135,12 +151,6 @@ class FormatSettings(Section):
                 f'[format] name = "{RAILS.name}" needs the salt that the application derives its keys with; add '
                 'salt = "…" with its key_derivation_salt'
             )
-        if _NAMES[self.name].name == AES_GCM.name:
-            self._require_layout()
-            self._require_logins()
-        if self.aad is not None:
-            self._require_template(self.aad)
-        return self
 
     @model_validator(mode="after")
     def _says_nothing_of_derived_keys(self) -> Self:
@@ -204,10 +214,11 @@ class FormatSettings(Section):
     def value_format(self) -> ValueFormat:
         """The same as a value of the procedure."""
         known = _NAMES[self.name]
+        layout = f"raw(nonce{self.iv_length} tag16 ct)" if self.iv_length else self.layout or self.cipher
         return replace(
             known,
             keep_time=self.keep_time,
-            layout=f"raw(nonce{self.iv_length} tag16 ct)" if self.iv_length else self.layout or known.layout,
+            layout=layout or known.layout,
             aad=self.aad or "",
             key_bytes=self.key_bytes or 0,
             logins=self._logins(),
@@ -225,6 +236,7 @@ _OPTIONS: Mapping[str, frozenset[str]] = MappingProxyType(
         FERNET.name: frozenset({"keys", "keep_time", "derivation"}),
         AES_GCM.name: frozenset({"keys", "layout", "aad", "key_encoding", "key_bytes", "logins", "derivation"}),
         _LOCKBOX: frozenset({"keys", "layout", "aad", "logins"}),
+        LARAVEL.name: frozenset({"keys", "cipher", "logins"}),
         RAILS.name: frozenset({"keys", "derivation", "salt", "deterministic"}),
         CLOAK_47NG.name: frozenset({"keys"}),
         CLOAK_ECTO.name: frozenset({"keys", "iv_length"}),

@@ -29,6 +29,7 @@ from sqlalchemy_utils.types.encrypted.encrypted_type import AesGcmEngine  # type
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline_tests import laravel
 from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
 from keyrotation_pipeline_tests.applications import beside
 from keyrotation_pipeline_tests.pages import code
@@ -69,15 +70,15 @@ class Form:
     """How an application stores its values.
 
     Args:
+        format: of `[format]`, without keys and logins.
         column: the type of the column.
     """
 
-    layout: str
+    format: str
     column: LiteralString
     key: Callable[[], str]
     seal: Callable[[str, str], str | bytes]
     read: Callable[[list[str], str | bytes], str] = read
-    keys: str = 'key_encoding = "hex"'
 
 
 def sqlalchemy_utils_type(keys: list[str]) -> Any:  # noqa: ANN401  of a package without types
@@ -87,16 +88,33 @@ def sqlalchemy_utils_type(keys: list[str]) -> Any:  # noqa: ANN401  of a package
     return given["Secret"]
 
 
-HEX = Form("hex(nonce12):hex(tag16):hex(ct)", "text", lambda: secrets.token_hex(32), seal)
-RAW = Form("raw(0x01 nonce12 ct tag16)", "bytea", lambda: secrets.token_hex(16), seal_raw)
+def of_layout(layout: str, keys: str = 'key_encoding = "hex"') -> str:
+    return f'name = "aes-gcm"\nlayout = "{layout}"\n{keys}'
+
+
+HEX = Form(of_layout("hex(nonce12):hex(tag16):hex(ct)"), "text", lambda: secrets.token_hex(32), seal)
+RAW = Form(of_layout("raw(0x01 nonce12 ct tag16)"), "bytea", lambda: secrets.token_hex(16), seal_raw)
 # Its own engine writes, that of the guide reads.
 SQLALCHEMY_UTILS = Form(
-    "b64(nonce12 tag16 ct)",
+    of_layout("b64(nonce12 tag16 ct)", 'derivation = "sha256"'),
     "varchar",
     lambda: secrets.token_urlsafe(24),
     lambda key, text: StringEncryptedType(String, key, AesGcmEngine).process_bind_param(text, DIALECT),
     lambda keys, stored: sqlalchemy_utils_type(keys).process_result_value(stored, DIALECT),
-    'derivation = "sha256"',
+)
+LARAVEL = Form(
+    'name = "laravel-crypt"',
+    "varchar(400)",
+    laravel.new_key,
+    laravel.encrypt,
+    lambda keys, stored: laravel.decrypt(keys, str(stored)),
+)
+LARAVEL_GCM = Form(
+    'name = "laravel-crypt"\ncipher = "AES-128-GCM"',
+    "text",
+    lambda: laravel.new_key(16),
+    lambda key, text: laravel.encrypt(key, text, "AES-128-GCM"),
+    lambda keys, stored: laravel.decrypt(keys, str(stored)),
 )
 ALL = pytest.mark.parametrize(
     "home",
@@ -104,6 +122,8 @@ ALL = pytest.mark.parametrize(
         pytest.param(HEX, id="hex"),
         pytest.param(RAW, id="bytes, AES-128"),
         pytest.param(SQLALCHEMY_UTILS, id="sqlalchemy-utils"),
+        pytest.param(LARAVEL, id="Laravel"),
+        pytest.param(LARAVEL_GCM, id="Laravel, AES-128-GCM", marks=pytest.mark.extended),
     ],
     indirect=True,
 )
@@ -225,8 +245,8 @@ def home(
     )
     file.write_text(
         f'database.url = "{database_url}"\nrollout.mode = "confirm"\n[approvals]\nrequired = 2\n{named}'
-        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nname = "aes-gcm"\nkeys = { env = "FIELD_KEYS" }\n'
-        f'layout = "{form.layout}"\n{form.keys}\n'
+        '[reencryption]\nshards = 1\nduty_cycle = 1.0\n[format]\nkeys = { env = "FIELD_KEYS" }\n'
+        f"{form.format}\n"
         f'logins = {{ v1 = "{logins[0]}", v2 = "{logins[1]}" }}\n'
         '[[tables]]\nname = "members"\ncolumns = ["email"]\n'
     )
@@ -262,12 +282,23 @@ def test_a_rotation_by_the_commands_beside_the_application(home: Home, logins: l
     assert (application.wrong, application.writes > 10) == ([], True)
     (new,) = application.listed()
     assert (len(new), application.read_with(new)) == (len(old), application.expected)
-    assert ("keys derived by sha256" in text) is ("sha256" in application.form.keys)
+    assert ("keys derived by sha256" in text) is ("sha256" in application.form.format)
     (table,) = home.shown("status")["tables"]
     assert table["identified_by"] == "decrypt"
     assert (table["values_by_version"], table["fenced_against"]) == ({"v1": 0, "v2": ROWS}, ["v1"])
     assert "permission denied" in application.written_as(logins[0], old)
     assert application.written_as(logins[1], new) == ""
+
+
+@pytest.mark.parametrize("home", [pytest.param(LARAVEL, id="Laravel")], indirect=True)
+def test_a_declared_cipher_in_which_no_value_opens_is_refused_by_its_name(home: Home) -> None:
+    text = home.file.read_text()
+    home.file.write_text(text.replace('name = "laravel-crypt"', 'name = "laravel-crypt"\ncipher = "AES-256-GCM"'))
+    refused = home.typed("request", "--reason", "yearly", exits=1)
+    assert (
+        f'members.email: none of {ROWS} values opens with the present keys as "AES-256-GCM"; they open as '
+        '"AES-256-CBC": correct [format] cipher'
+    ) in refused
 
 
 def killed_before_it_decrypts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -313,7 +344,8 @@ def test_a_walk_that_dies_between_revoke_and_proof_is_finished(
     assert done.returncode == 0, done.stdout + done.stderr
     (certificate,) = (pack / "certificates").iterdir()
     rows = json.loads(base64.b64decode(json.loads(certificate.read_text())["payload"]))["predicate"]["rows"]
-    assert (rows["format"], rows["identified_by"], rows["values"]) == ("aes-gcm", "decrypt", ROWS)
+    assert (rows["identified_by"], rows["values"]) == ("decrypt", ROWS)
+    assert f'name = "{rows["format"]}"' in application.form.format
     assert "weaker evidence than a count by the database" in rows["rests_on"]
 
 

@@ -89,7 +89,7 @@ FORMS = {
 
 
 @dataclass
-class LockboxProject(Project):
+class ProjectWithLogins(Project):
     """The program, with a login of its own for each key that it encrypts with."""
 
     logins: list[str] = field(default_factory=list)
@@ -121,7 +121,9 @@ def home(
         program + RUBY_LOOP.replace("keep_reporting(KEYS)", lines("ruby", "lockbox-report").strip())
     )
     rows = {row: f"row {row}" for row in range(1, 41)}
-    application = LockboxProject(tmp_path, database_url, VARIABLE, rows, command=("ruby", "program.rb"), logins=logins)
+    application = ProjectWithLogins(
+        tmp_path, database_url, VARIABLE, rows, command=("ruby", "program.rb"), logins=logins
+    )
     with psycopg.connect(database_url, autocommit=True) as connection:
         connection.execute(
             f'CREATE SCHEMA "front desk"; CREATE TABLE "front desk".clients (id int PRIMARY KEY, '

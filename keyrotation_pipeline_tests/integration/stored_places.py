@@ -1,5 +1,6 @@
 """Two values a row in every format and place: how an application stores and reads them, without the engine's code."""
 
+import base64
 import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,8 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, LARAVEL, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO as CLOAK_ECTO_FORMAT
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import TINK as TINK_FORMAT
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -23,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline_tests import laravel
 from keyrotation_pipeline_tests.integration.encrypted_rows import opened, sealed
 from keyrotation_pipeline_tests.integration.fernet_rows import library, token
 from keyrotation_pipeline_tests.marked_libraries import CLOAK_ECTO, TINK, CannotReadError, Library
@@ -133,6 +135,18 @@ COMPANIONS: Mapping[str, tuple[ValueFormat, Stored]] = MappingProxyType(
                 ("a", "b"),
             ),
         ),
+        "laravel": (
+            LARAVEL,
+            Stored(
+                """doc jsonb NOT NULL DEFAULT '{"secrets": {"a": null}, "n": 0}',
+                b varchar(900)[] DEFAULT '{"",NULL}'""",
+                (Place("doc", ("secrets", "a")), Place("b", elements=True)),
+                ("doc = jsonb_set(doc, '{secrets,a}', coalesce(to_jsonb(%s::text), 'null'))", "b[2] = %s"),
+                ("doc #>> '{secrets,a}'", "b[2]"),
+                "doc = jsonb_set(doc, '{n}', to_jsonb((doc->>'n')::int + 1))",
+                "(doc->>'n')::int",
+            ),
+        ),
         "bound bytes": (
             replace(AES_GCM, layout="raw(0x01 nonce12 ct tag16)", aad=f"{{table}}|{{100% {BOUND[:2]}}}"),
             Stored(
@@ -219,6 +233,8 @@ def fill(connection: Connection, stored: Stored, rows: Mapping[int, Sequence[str
 
 
 def seal(values: ValueFormat, ring: KeyRing, version: int, text: str) -> str:
+    if values == LARAVEL:
+        return laravel.encrypt(_app_key(ring, KeyVersion(version)), text)
     if values.name == AES_GCM.name:
         nonce = os.urandom(layout_of(values.layout).nonce_bytes)
         body = AESGCM(raw_of(ring.material(KeyVersion(version)))).encrypt(nonce, text.encode(), _bound(values))
@@ -239,10 +255,16 @@ def open_value(values: ValueFormat, ring: KeyRing, stored: str | None) -> tuple[
         return _opened(values, ring, stored)
     for version in ring.versions:
         try:
+            if values == LARAVEL:
+                return str(version), laravel.decrypt([_app_key(ring, version)], stored)
             return str(version), library(ring.material(version)).decrypt(stored).decode()
-        except InvalidToken:
+        except (InvalidTag, InvalidToken):
             continue
     raise AssertionError("no key opens a value")
+
+
+def _app_key(ring: KeyRing, version: KeyVersion) -> str:
+    return f"base64:{base64.b64encode(raw_of(ring.material(version))).decode()}"
 
 
 def _opened(values: ValueFormat, ring: KeyRing, stored: str) -> tuple[str, str]:

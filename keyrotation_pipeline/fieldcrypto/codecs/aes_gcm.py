@@ -1,4 +1,4 @@
-"""AES-GCM values in the application's own layout, re-encrypted in place: only decryption tells a value's key.
+"""AES-GCM values in an application's own layout, and Laravel's, re-encrypted in place: only decryption tells their key.
 
 GCM does not commit to its key: who knows two keys can make a value that both open. So every key of the ring is tried,
 and a value that more than one opens is not touched.
@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.batch import (
@@ -23,7 +22,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
 )
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import divided
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings, derived_ring
-from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
+from keyrotation_pipeline.fieldcrypto.codecs.layout import AeadCipher, Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -34,7 +33,7 @@ from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, De
 
 
 class AesGcmFormat:
-    """`Format` for AES-GCM values of one layout.
+    """`Format` for values of one layout.
 
     Args:
         bound: each value is read with its associated data, as `associated_data.joined` joins them.
@@ -81,7 +80,7 @@ class AesGcmFormat:
         return opened if isinstance(opened, Defect) else opened[1]
 
 
-_Ciphers = Mapping[KeyVersion, AESGCM]
+_Ciphers = Mapping[KeyVersion, AeadCipher]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +109,8 @@ class AesGcmRewriter:
     ) -> None:
         ring.material(target)  # raises where there is none
         self._of_columns = [
-            {version: AESGCM(raw_of(each.material(version))) for version in each.versions} for each in own or (ring,)
+            {version: layout.cipher(raw_of(each.material(version))) for version in each.versions}
+            for each in own or (ring,)
         ]
         self._own, self._version = bool(own), target
         self._layout = layout
@@ -182,12 +182,12 @@ class AesGcmRewriter:
         if len(found) > 1:
             return Defect(DefectKind.SEVERAL_KEYS)
         ((version, text),) = found
-        inner = self._layout.taken_apart(text)
+        inner = self._layout.within(text)
         if inner is not None and _under(ciphers, inner, data):
             return Defect(DefectKind.ENCRYPTED_TWICE, version)
         return _Opened(version, sealed, text, data)
 
-    def _sealed(self, opened: _Opened, target: AESGCM, nonce: bytes) -> bytes:
+    def _sealed(self, opened: _Opened, target: AeadCipher, nonce: bytes) -> bytes:
         body = target.encrypt(nonce, opened.text, opened.data)
         value = self._layout.put_together(nonce, body, opened.sealed)
         again = self._layout.taken_apart(value)
@@ -206,7 +206,7 @@ def _under(ciphers: _Ciphers, sealed: Sealed, data: bytes | None) -> list[tuple[
     return found
 
 
-def _decrypted(cipher: AESGCM, sealed: Sealed, data: bytes | None) -> bytes | None:
+def _decrypted(cipher: AeadCipher, sealed: Sealed, data: bytes | None) -> bytes | None:
     try:
         return cipher.decrypt(sealed.nonce, sealed.body, data)
     except InvalidTag:

@@ -141,7 +141,7 @@ def rederived_rings(
 ) -> Iterator[tuple[Derivation | None, KeyRing]]:
     """Yields the keys of a place by every other derivation from what the application lists; None: as they are."""
     encodings = KeyEncoding if declared.name == AES_GCM.name else (KeyEncoding.B64URL,)
-    others = (other for other in (None, *DERIVATIONS[declared.name]) if other is not declared.derivation)
+    others = (other for other in (None, *DERIVATIONS.get(declared.name, ())) if other is not declared.derivation)
     for other, encoding in product(others, encodings):
         with suppress(InvalidKeyError, InvalidBindingError):
             passphrases = other is not None and other.is_of_passphrases

@@ -13,7 +13,8 @@ from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keyed_wrapper import KeyedWrapperEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
+from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
@@ -24,6 +25,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,
     KEYED_WRAPPER,
+    LARAVEL,
     NATIVE,
     RAILS,
     TINK,
@@ -78,6 +80,7 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
         AES_GCM.name: lambda declared: AesGcmFormat(
             layout_of(declared.layout), bound=bool(declared.aad), derivation=declared.derivation
         ),
+        LARAVEL.name: lambda declared: AesGcmFormat(layout_of(declared.layout)),
     }
 )
 
@@ -142,5 +145,5 @@ def new_key(
     if declared.derivation is not None and declared.derivation.is_of_passphrases:
         return new_passphrase(declared.derivation, None if replaces_all else present)
     of_present = KEY_BYTES if present is None or declared.name != AES_GCM.name else len(raw_of(present))
-    size = declared.key_bytes or of_present
+    size = declared.key_bytes or CIPHERS.get(declared.layout) or of_present
     return KeyMaterial.generate() if size == KEY_BYTES else AesKey(os.urandom(size))

@@ -13,11 +13,13 @@ from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import as_passphrases, listed_passphrase
+from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
     CLOAK_ECTO,
     FERNET,
     KEYED_WRAPPER,
+    LARAVEL,
     RAILS,
     TINK,
     Derivation,
@@ -35,6 +37,7 @@ from keyrotation_pipeline.fieldcrypto.material import (
 
 # What YAML and JSON never need to escape.
 _PASSPHRASE = frozenset(string.ascii_letters + string.digits + "!$()*+-./:;<=>?@^_|~")
+_APP_KEY_BEGINS = "base64:"
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 
 
@@ -164,6 +167,23 @@ def _master_key(text: str, place: str) -> KeyMaterial:
     )
 
 
+def _app_key(text: str, place: str, size: int) -> KeyMaterial:
+    try:
+        key = key_in(text.removeprefix(_APP_KEY_BEGINS), place, KeyEncoding.B64, of_aes=True)
+        if text.startswith(_APP_KEY_BEGINS) and len(raw_of(key)) == size:
+            return key
+    except InvalidKeyError:
+        pass
+    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+        f"{place} is not an APP_KEY of this cipher; write {_APP_KEY_BEGINS} and the base64 of {size} bytes, as "
+        "`php artisan key:generate --show` prints it"
+    )
+
+
+def _as_app_keys(keys: Sequence[KeyMaterial]) -> str:
+    return ",".join(_APP_KEY_BEGINS + as_list([key], KeyEncoding.B64) for key in keys)
+
+
 def _named_key(text: str, place: str) -> KeyMaterial:
     name, _, encoded = text.partition(":")
     try:
@@ -214,6 +234,8 @@ def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64UR
     """
     if declared.derivation is Derivation.LOCKBOX:
         return _LOCKBOX
+    if declared.name == LARAVEL.name:
+        return KeyNotation(_by_commas, partial(_app_key, size=CIPHERS[declared.layout]), _as_app_keys)
     if declared.name != RAILS.name and declared.derivation is not None:
         pair = declared.derivation is Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
         return KeyNotation(_by_commas, partial(listed_passphrase, pair=pair), as_passphrases, passphrases=True)

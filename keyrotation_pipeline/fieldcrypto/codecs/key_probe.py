@@ -8,6 +8,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import by_commas, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
@@ -15,6 +16,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,
     KEYED_WRAPPER,
+    LARAVEL,
     LOCKBOX,
     NATIVE,
     TINK,
@@ -32,6 +34,7 @@ _NAMED = (
     replace(CLOAK_ECTO, layout=CLOAK_ECTO.layout.replace("12", "16")),
     TINK,
     KEYED_WRAPPER,
+    *(replace(LARAVEL, layout=cipher) for cipher in CIPHERS),
 )
 
 
@@ -40,7 +43,7 @@ class Fit:
     """A format in which keys open some values.
 
     Args:
-        layout: of AES-GCM, and of what follows a marker of bytes; empty: the format has none.
+        layout: of AES-GCM, and of what follows a marker of bytes, or Laravel's cipher; empty: the format has none.
         key_encoding: in which the keys were read, where the format leaves that open; else empty.
         derivation: by which keys are made of what was given; empty: they are the keys.
     """

@@ -17,8 +17,10 @@ from binascii import a2b_base64, a2b_hex, b2a_base64, b2a_hex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from types import MappingProxyType
+from typing import Protocol
+
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
@@ -93,6 +95,20 @@ class Sealed:
     written: tuple[bytes, ...] = ()
 
 
+class AeadCipher(Protocol):
+    """One key, ready for use; `AESGCM` is one."""
+
+    def encrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        """Returns ciphertext and tag."""
+
+    def decrypt(self, nonce: bytes, data: bytes, associated_data: bytes | None) -> bytes:
+        """Returns the plaintext of ciphertext and tag.
+
+        Raises:
+            InvalidTag: they are not authentic under this key.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class _Group:
     encoding: Encoding
@@ -152,6 +168,14 @@ class Layout:
         groups = [f"({_PATTERNS[each.encoding]})" for each in self._groups]
         literals = [re.escape(literal.decode()) for literal in self._literals]
         return literals[0] + "".join(map(str.__add__, groups, literals[1:]))
+
+    def cipher(self, key: bytes) -> AeadCipher:
+        """Returns what encrypts and decrypts under a key."""
+        return AESGCM(key)
+
+    def within(self, text: bytes) -> Sealed | None:
+        """Returns the parts of a value in a plaintext that is nothing else; None: it is another text."""
+        return self.taken_apart(text)
 
     def compiled(self, *, bound: bool = False) -> CompiledFormat | None:
         """Returns the layout as the compiled codec takes it; None: it does not know such a one.
@@ -215,12 +239,6 @@ class Layout:
         return b"".join(
             text for group, text in zip(self._groups, written, strict=True) if group.encoding is Encoding.HEX
         )
-
-
-@lru_cache(maxsize=512)
-def layout_of(text: str) -> Layout:
-    """Returns a parsed layout; see `Layout`."""
-    return Layout(text)
 
 
 def _of_both(text: str) -> str:

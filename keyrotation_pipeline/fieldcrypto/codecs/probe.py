@@ -6,8 +6,9 @@ from itertools import product
 from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring, rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
+from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
@@ -73,7 +74,8 @@ def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes], label
 
 
 def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> str | None:
-    for text in KNOWN_PAIRS if declared.is_pair else KNOWN:
+    known = CIPHERS if declared.name == LARAVEL.name else KNOWN_PAIRS if declared.is_pair else KNOWN
+    for text in known:
         rewriter = AesGcmRewriter(keys, keys.primary, layout_of(text), bound=declared.is_read_with_data)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):
             return text

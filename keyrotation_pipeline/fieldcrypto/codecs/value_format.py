@@ -88,7 +88,8 @@ class ValueFormat:
     Args:
         name: as in `[format]` of the configuration.
         keep_time: whether a re-encrypted value keeps the time that it was encrypted at, where the format has one.
-        layout: how a value is put together, or what follows its marker, where that is declared; see `codecs.layout`.
+        layout: how a value is put together, or what follows its marker, where that is declared; see `codecs.layout`. Of
+            Laravel its cipher.
         aad: the template of what each value is authenticated with, where there is one; see `codecs.associated_data`.
         logins: where nothing but the writer can be refused: versions with the logins that applications use while they
             encrypt with them.
@@ -159,7 +160,12 @@ class ValueFormat:
     @property
     def encrypts_by_gcm(self) -> bool:
         """Whether a key may encrypt only so many values, since AES-GCM must not repeat a nonce."""
-        return self.name not in {FERNET.name, KEYED_WRAPPER.name}
+        return self.name not in {FERNET.name, KEYED_WRAPPER.name} and not self.layout.endswith("CBC")
+
+    @property
+    def layout_option(self) -> str:
+        """The option of `[format]` that says how a value is put together."""
+        return "cipher" if self.name == LARAVEL.name else "layout"
 
     def next_of(self, version: KeyVersion) -> KeyVersion:
         """Returns the version that follows another where the key of the next rotation has this format."""
@@ -174,7 +180,7 @@ class ValueFormat:
             )
         time = "; new values keep the time of the old ones" if self.keep_time else ""
         layout = self.layout.replace(BETWEEN, ", and in a column of its own")
-        layout = f"; layout {layout}" if layout else ""
+        layout = f"; {self.layout_option} {layout}" if layout else ""
         layout += f"; new keys of {self.key_bytes} bytes" if self.key_bytes else ""
         bound = f"; bound to associated data {json.dumps(self.aad)}" if self.aad else ""
         listed = ", ".join(f"{version} {login}" for version, login in self.logins)
@@ -207,6 +213,7 @@ FERNET = ValueFormat("fernet", IdentifiedBy.MAC)
 AES_GCM = ValueFormat("aes-gcm", IdentifiedBy.DECRYPT)
 # Of Lockbox for Ruby, in text; nothing of its values names it.
 LOCKBOX = replace(AES_GCM, layout="b64(nonce12 ct tag16)", derivation=Derivation.LOCKBOX)
+LARAVEL = ValueFormat("laravel-crypt", IdentifiedBy.DECRYPT, layout="AES-256-CBC")
 RAILS = ValueFormat("rails-ar-encryption", IdentifiedBy.MARKER, derivation=Derivation.PBKDF2_SHA256)
 CLOAK_47NG = ValueFormat("cloak-47ng", IdentifiedBy.MARKER)
 CLOAK_ECTO = ValueFormat("cloak-ecto", IdentifiedBy.MARKER, layout="raw(nonce12 tag16 ct)")
@@ -215,5 +222,5 @@ SEARCH_INDEX = ValueFormat("search-index", IdentifiedBy.MARKER)
 TINK = ValueFormat("tink", IdentifiedBy.MARKER, layout="raw(nonce12 ct tag16)")
 KEYED_WRAPPER = ValueFormat("fernet-keyed-wrapper", IdentifiedBy.MARKER)
 VAULT_TRANSIT = ValueFormat("vault-transit", IdentifiedBy.MARKER)
-_ALL = (NATIVE, FERNET, AES_GCM, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK, KEYED_WRAPPER, VAULT_TRANSIT)
+_ALL = (NATIVE, FERNET, AES_GCM, LARAVEL, RAILS, CLOAK_47NG, CLOAK_ECTO, TINK, KEYED_WRAPPER, VAULT_TRANSIT)
 FORMATS: Mapping[str, ValueFormat] = MappingProxyType({each.name: each for each in _ALL})

@@ -26,7 +26,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.associated_data import joined
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, derived
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (

@@ -66,6 +66,7 @@ TRANSIT = '[format]\nname = "vault-transit"\ntransit = "https://vault.example/tr
 FERNET = '[format]\nname = "fernet"\nkeys = { env = "F_K" }\n'
 
 
+LARAVEL = '[format]\nname = "laravel-crypt"\nkeys = { env = "APP_KEYS" }\n'
 AES_GCM = '[format]\nname = "aes-gcm"\nkeys = { env = "F_K" }\nlayout = "b64(nonce12 ct tag16)"\n'
 
 
@@ -249,10 +250,16 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         pytest.param('[tables]\nname = "c"', "tables: input should be a list", id="one bracket too few"),
         pytest.param(TABLE + "[reencyption]\nshards = 3", "'reencyption'; did you mean 'reencryption'?", id="section"),
         pytest.param(
-            TABLE + '[format]\nname = "laravel-crypt"',
-            '"laravel-crypt" cannot be rotated by this version, which rotates "native", "fernet", "aes-gcm", "rails-',
+            TABLE + '[format]\nname = "ciphersweet-brng"',
+            '"ciphersweet-brng" cannot be rotated by this version, which rotates "native", "fernet", "aes-gcm", ',
             id="a format that is not there yet",
         ),
+        pytest.param(
+            TABLE + LARAVEL + 'cipher = "aes"\nlogins = { v1 = "g1" }',
+            "input should be 'AES-256-CBC', 'AES-256-GCM', 'AES-128-CBC' or 'AES-128-GCM'",
+            id="a cipher that Laravel does not have",
+        ),
+        pytest.param(TABLE + LARAVEL, 'add logins = { v1 = "app_g1", v2 = "app_g2" }', id="Laravel without logins"),
         pytest.param(
             TABLE + "[format]\nkeep_time = true",
             '[format] keep_time is for name = "fernet" alone',

@@ -19,13 +19,14 @@ from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSq
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker, MarkerSql
 from keyrotation_pipeline.adapters.postgres.inventory.prefix_sql import PrefixSql
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.layout import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,
     CLOAK_ECTO,
     FERNET,
     KEYED_WRAPPER,
+    LARAVEL,
     NATIVE,
     RAILS,
     SEARCH_INDEX,
@@ -133,6 +134,7 @@ _SQL: Mapping[str, Callable[[ValueFormat], FormatSql]] = MappingProxyType(
         FERNET.name: lambda _declared: _FERNET,
         **_MARKED,
         AES_GCM.name: lambda declared: LayoutSql(layout_of(declared.layout), bound=bool(declared.aad)),
+        LARAVEL.name: lambda declared: LayoutSql(layout_of(declared.layout)),
     }
 )
 

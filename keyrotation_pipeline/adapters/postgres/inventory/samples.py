@@ -144,7 +144,8 @@ def _probed(table: EncryptedTable, name: str, code: Format, ring: KeyRing, value
     fits = fitting(table.format, ring, some, label) if some else None
     derived = fitting_derivation(table.format, ring, some, label) if some and not fits else None
     key_name = label or "" if table.format.derivation is Derivation.LOCKBOX else ""
-    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived, key_name)
+    option = table.format.layout_option
+    return PlaceProbe(str(table.name), name, table.format.layout, len(values), opened, fits, derived, key_name, option)
 
 
 def _indexes_probed(connection: Connection, table: EncryptedTable, code: Format, ring: KeyRing) -> Iterator[PlaceProbe]:
