@@ -26,7 +26,7 @@ use Illuminate\\Encryption\\Encrypter;
 use Illuminate\\Encryption\\EncryptionServiceProvider;
 use Illuminate\\Support\\Facades\\Facade;
 
-function env($name) { return getenv($name); }
+function env($name, $default = null) { return getenv($name) ?: $default; }
 require getenv('AUTOLOAD');
 
 $app = new Container;
