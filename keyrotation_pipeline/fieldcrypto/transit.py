@@ -6,6 +6,7 @@ nothing but the format and the keys is known. `transit_connection` makes the req
 
 import base64
 import hashlib
+import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from functools import cache
 from typing import Any
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, TransitKey
 from keyrotation_pipeline.fieldcrypto.transit_connection import (
@@ -33,6 +35,7 @@ MOST_BYTES = 4 * 1024 * 1024
 # Of AEAD: the others do not tell whether a value is intact, or have no key of their own for each version.
 KINDS = frozenset({"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"})
 _PROBE_BYTES = 32
+_KIND = re.compile(r"[a-z0-9_-]{1,60}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +86,11 @@ class TransitServer:
         data = self._ask("GET", f"keys/{self._key}")
         try:
             return TransitPolicy(
-                str(data["type"]),
-                int(data["latest_version"]),
-                int(data["min_decryption_version"]),
-                int(data["min_encryption_version"]),
-                int(data.get("min_available_version", 0)),
+                _kind(data["type"]),
+                _number(data["latest_version"]),
+                _number(data["min_decryption_version"]),
+                _number(data["min_encryption_version"]),
+                _number(data.get("min_available_version", 0)),
                 bool(data["derived"]),
                 bool(data["deletion_allowed"]),
                 data.get("auto_rotate_period", 0) not in {0, "0", "0s"},
@@ -140,7 +143,10 @@ class TransitServer:
     def rewrapped(self, values: Sequence[bytes]) -> list[bytes | None]:
         """Encrypts each value anew with the newest version; None: the server cannot open it."""
         results = self._of_each("rewrap", values, MANY)
-        return [None if each is None else each.encode() for each in (_text(one, "ciphertext") for one in results)]
+        try:
+            return [None if each is None else each.encode() for each in (_text(one, "ciphertext") for one in results)]
+        except UnicodeEncodeError:  # half of a surrogate pair
+            raise self._strange() from None
 
     def decrypted(self, values: Sequence[bytes]) -> list[bytes | None]:
         """Decrypts each value; None: the server cannot open it."""
@@ -201,6 +207,28 @@ def _chunks(values: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
         size += len(value)
     if len(values) > begun:
         yield values[begun:]
+
+
+def _kind(found: object) -> str:
+    """Returns the name of a kind of key, which people are shown.
+
+    Raises:
+        ValueError: that is none.
+    """
+    if not isinstance(found, str) or _KIND.fullmatch(found) is None:
+        raise ValueError
+    return found
+
+
+def _number(found: object) -> int:
+    """Returns the number of a version, or 0.
+
+    Raises:
+        ValueError: that is none.
+    """
+    if not isinstance(found, int) or not 0 <= found <= MAX_VERSION_NUMBER:
+        raise ValueError
+    return found
 
 
 def _text(result: object, name: str) -> str | None:

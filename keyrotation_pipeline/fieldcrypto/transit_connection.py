@@ -5,14 +5,17 @@ and before each the same of OpenBao: BAO_TOKEN and so on.
 A request that may be repeated is, with growing pauses, while the server is sealed, busy or away.
 """
 
+import io
 import json
 import os
 import re
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -23,12 +26,14 @@ from keyrotation_pipeline.errors import (
     KeyStoreUnavailableError,
 )
 
-# Of one request; for all else than a batch of values less, since tables may be locked meanwhile.
+# Of one request and its answer; for all else than a batch of values less, since tables may be locked meanwhile.
 PATIENCE_SECONDS, LITTLE_SECONDS = 60.0, 10.0
 # Between the tries with a batch of values; for all else, of which a command may need several, only the first of them.
 PAUSES_SECONDS = (0.1, 0.3, 1.0, 2.0, 4.0, 8.0)
 FEW, MANY, ONCE = 3, len(PAUSES_SECONDS), 0
 OK, REDIRECT, BAD_REQUEST, TOO_LARGE = 200, 300, 400, 413
+# Of an answer, in addition to twice the bytes of the request: as much as it asked for, and what stands around that.
+SPARE_ANSWER_BYTES = 1 << 20
 _FORBIDDEN, _NOT_FOUND = 403, 404
 _PASSING = frozenset({412, 429, 500, 502, 503, 504})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
@@ -36,6 +41,46 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _HEADER = re.compile(r"[ -~]+")
 
 Answer = Mapping[str, Any]
+
+
+class _TooLongError(HTTPException):
+    """An answer has more bytes than any that was asked for."""
+
+
+class _Limited(io.RawIOBase):
+    """What comes from a socket, up to a moment of the monotonic clock and a number of bytes.
+
+    A time-out of a socket is one of each byte. An answer, its headers too, could come for ever.
+    """
+
+    def __init__(self, sock: socket.socket, until: float, most_bytes: int) -> None:
+        self._socket, self._until, self._left = sock, until, most_bytes
+        self._raw = sock.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:  # noqa: ANN401
+        seconds = self._until - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError
+        self._socket.settimeout(seconds)
+        read = self._raw.readinto(buffer)
+        self._left -= read or 0
+        if self._left < 0:
+            raise _TooLongError
+        return read
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: socket.socket, *args: Any, until: float, most_bytes: int, **more: Any) -> None:  # noqa: ANN401
+        super().__init__(sock, *args, **more)
+        self.fp.close()
+        self.fp = io.BufferedReader(_Limited(sock, until, most_bytes))
 
 
 class _Plain(HTTPConnection):
@@ -91,6 +136,9 @@ class TransitConnection:
                     f"{self._server} shows no certificate that is trusted here; name the file of its authority in "
                     "VAULT_CACERT"
                 ) from None
+            except _TooLongError:
+                self._local.connection = None
+                raise self._no_engine("its answer does not end where one of that engine would") from None
             except (OSError, HTTPException) as error:  # their texts may name anything
                 self._local.connection = None
                 reason = f"does not answer ({type(error).__name__})"
@@ -116,7 +164,15 @@ class TransitConnection:
             return KeyStoreUnavailableError(
                 f"{self._server} sends us elsewhere ({status}); have [format] transit name the active server itself"
             )
+        if status < REDIRECT:
+            return self._no_engine(f"it answers {self._mount}/{path} with something else")
         return KeyStoreError(f"{self._server} refuses {self._mount}/{path}: {status}{_said(answer)}")
+
+    def _no_engine(self, why: str) -> KeyStoreDamagedError:
+        return KeyStoreDamagedError(
+            f"{self._server} does not answer as a transit engine does: {why}; nothing was changed in the database by "
+            "that: correct [format] transit, or find out what is there, then run the same again"
+        )
 
     @property
     def _server(self) -> str:
@@ -127,16 +183,19 @@ class TransitConnection:
         connection.timeout = patience
         if connection.sock is not None:
             connection.sock.settimeout(patience)
+        content = b"" if body is None else json.dumps(body).encode()
+        until, most_bytes = time.monotonic() + patience, 2 * len(content) + SPARE_ANSWER_BYTES
+        connection.response_class = partial(_Response, until=until, most_bytes=most_bytes)  # type: ignore[assignment]
         headers = {"X-Vault-Token": _token(), "X-Vault-Request": "true", "Content-Type": "application/json"}
         name, namespace = _variable("NAMESPACE")
         if namespace:
             headers["X-Vault-Namespace"] = _header(namespace, name)
-        connection.request(method, path, None if body is None else json.dumps(body), headers)
+        connection.request(method, path, content or None, headers)
         response = connection.getresponse()
         content = response.read()
         try:
             answer = json.loads(content) if content else {}
-        except ValueError:
+        except (ValueError, RecursionError):  # the latter: brackets within brackets
             answer = {}
         return response.status, answer if isinstance(answer, dict) else {}
 
@@ -210,5 +269,6 @@ def _header(text: str, place: str) -> str:
 def _said(answer: Answer) -> str:
     """Returns what the server said first, as one plain line; it never says what was encrypted."""
     errors = answer.get("errors")
-    said = " ".join(str(errors[0]).split()) if isinstance(errors, list) and errors else ""
+    first = errors[0] if isinstance(errors, list) and errors else None
+    said = " ".join(first.split()) if isinstance(first, str) else ""
     return f" ({''.join(filter(str.isprintable, said))[:200]})" if said else ""
