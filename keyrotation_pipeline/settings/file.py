@@ -232,7 +232,6 @@ class File(Section):
     def _columns_have_labels(self) -> Self:
         if self.format.generation == 1:
             return self
-        labels: dict[str, str] = {}
         for table in self.encrypted_tables:
             if table.places:
                 raise ConfigurationError(
@@ -240,12 +239,23 @@ class File(Section):
                     f"{table.name} is in a document or an array; leave generation out"
                 )
             for column, label in zip(table.columns, table.labels, strict=True):
-                place = f"{table.name}.{column}"
                 if label is None:
                     raise ConfigurationError(
-                        f"a name in {json.dumps(place)} holds a dot, so its values have nothing unambiguous to be "
-                        'bound to; declare a label, there and in EncryptedType: bindings = { column = "label" }'
+                        f"a name in {json.dumps(f'{table.name}.{column}')} holds a dot, so its values have nothing "
+                        "unambiguous to be bound to; declare a label, there and in EncryptedType: bindings = "
+                        '{ column = "label" }'
                     )
+        return self
+
+    @model_validator(mode="after")
+    def _no_label_is_of_two_columns(self) -> Self:
+        # In the first generation, too: values of the second may be there from before.
+        labels: dict[str, str] = {}
+        for table in self.encrypted_tables if self.format.name == NATIVE.name else ():
+            for column, label in zip(table.columns, table.labels, strict=True):
+                if label is None:
+                    continue
+                place = f"{table.name}.{column}"
                 if other := labels.get(label):
                     raise ConfigurationError(
                         f"{other} and {place} are bound to the same label {json.dumps(label)}, so that a value of one "

@@ -58,6 +58,11 @@ def test_values_are_bound_to_their_row_from_the_declared_version_on(tmp_path: Pa
             id="two columns with one label",
         ),
         pytest.param(
+            table(more='bindings = { email = "clients.phone" }'),
+            "clients.email and clients.phone are bound to the same label",
+            id="in the first generation, two columns with one label",
+        ),
+        pytest.param(
             SECOND + table(columns='{ column = "tags", elements = true }'),
             "tags[] of clients is in a document or an array",
             id="an array",
