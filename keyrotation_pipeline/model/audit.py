@@ -106,6 +106,7 @@ class EventKind(StrEnum):
     KEY_REPLACEMENT_PROPOSED = "key_replacement_proposed"
     KEY_REPLACED = "key_replaced"
     KEY_ACTIVATION_DECLARED = "key_activation_declared"
+    KEY_LIST_DELIVERY_INTENDED = "key_list_delivery_intended"
     KEY_STATE_CHANGED = "key_state_changed"
     PRIMARY_CHANGE_INTENDED = "primary_change_intended"
     PRIMARY_CHANGED = "primary_changed"

@@ -18,14 +18,16 @@ from keyrotation_pipeline.requests.approvals import verified_signature
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.takeover import lineage
 
+# The application's list of keys was changed, whoever noticed it: what was confirmed before may be of that.
+_LISTED_AGAIN: tuple[EventKind, None] = (EventKind.KEY_LIST_DELIVERY_INTENDED, None)
 # The events that each rollout begins with: their kind and, for a finished step, its name.
 _BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {
     TargetKind.NAMES: frozenset({(EventKind.REQUEST_OPENED, None)}),
-    TargetKind.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION)}),
+    TargetKind.READS: frozenset({(EventKind.STEP_FINISHED, Step.KEY_VERSION), _LISTED_AGAIN}),
     TargetKind.WRITES: frozenset(
-        {(EventKind.PRIMARY_CHANGE_INTENDED, None), (EventKind.STEP_FINISHED, Step.DUAL_KEY_ROLLOUT)}
+        {(EventKind.PRIMARY_CHANGE_INTENDED, None), (EventKind.STEP_FINISHED, Step.DUAL_KEY_ROLLOUT), _LISTED_AGAIN}
     ),
-    TargetKind.WITHOUT: frozenset({(EventKind.STEP_FINISHED, Step.RETIRED_KEY)}),
+    TargetKind.WITHOUT: frozenset({(EventKind.STEP_FINISHED, Step.RETIRED_KEY), _LISTED_AGAIN}),
 }
 
 
@@ -132,7 +134,8 @@ def _verified(pipeline: Pipeline, text: bytes, signature: bytes, began: AuditEve
 
 def _began(pipeline: Pipeline, walk: Walk, goal: RolloutTarget) -> AuditEvent:
     """The newest event that the rollout began with."""
-    beginnings, requests = _BEGINNINGS[goal.aim], {each.id for each in lineage(pipeline, walk)}
+    beginnings = _BEGINNINGS[goal.aim]
+    requests = {None, *(each.id for each in lineage(pipeline, walk))}  # `init` delivers a list for none
     found = None
     for event in pipeline.ledger.events(*{kind for kind, _ in beginnings}):
         entry = entry_of(event)

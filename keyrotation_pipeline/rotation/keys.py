@@ -22,7 +22,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
-from keyrotation_pipeline.rotation.rollout import require_named_primary
+from keyrotation_pipeline.rotation.rollout import delivered_again, require_named_primary
 
 
 def create_key_version(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMade:
@@ -74,8 +74,10 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
     new = [version for version in ring.versions if version not in registered]
     for version in new:
         stored = _import(pipeline, stored, version, ring.material(version))
-    if stored.primary is None or stored.undelivered is not None:
-        stored = pipeline.keys.set_primary(stored.primary or ring.primary, stored.revision)
+    if stored.primary is None:
+        stored = pipeline.keys.set_primary(ring.primary, stored.revision)
+    elif stored.undelivered is not None:
+        stored = delivered_again(pipeline, stored, stored.primary, None)
     for version in new:
         state = KeyState.ACTIVE if version == stored.primary else KeyState.DEACTIVATED
         fingerprint = ring.material(version).fingerprint

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
-from keyrotation_pipeline.model.audit import AuditHead, EventKind
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
     Instance,
@@ -18,6 +19,7 @@ from keyrotation_pipeline.model.fleet import (
     missing_for,
     pending_sentence,
 )
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -54,19 +56,25 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
     """Has the store write the application's list again, if somebody changed that: no restart would give it the keys.
 
     Raises:
-        BlockedError: instances are not seen, so that what officers confirm may be of the changed list.
+        BlockedError: instances are not seen, so that what officers had confirmed may be of the changed list.
     """
     if all(table.format.names_versions for table in pipeline.tables):
         return  # its applications read the keys as they are stored
     stored = pipeline.keys.read()
     if stored.undelivered is not None and stored.primary is not None:
-        pipeline.keys.set_primary(stored.primary, stored.revision)
+        delivered_again(pipeline, stored, stored.primary, rotation.id)
         if pipeline.rollout.mode is RolloutMode.CONFIRM:
             raise BlockedError(
-                "somebody had changed the application's list of keys, and it is delivered again; run `keyrotation "
-                f"pause {rotation.id}`, have every instance restarted with the list, whatever was confirmed before, "
-                f"then run `keyrotation resume {rotation.id}`"
+                "somebody had changed the application's list of keys, and it is delivered again; have every instance "
+                "restarted with the list, and an officer confirm that, whatever was confirmed before: `keyrotation "
+                f"confirm {rotation.id}`"
             )
+
+
+def delivered_again(pipeline: Pipeline, stored: StoredKeys, primary: KeyVersion, request: str | None) -> StoredKeys:
+    """Has the store write the application's list again. What was confirmed until now may be of the changed one."""
+    pipeline.ledger.append(Note(EventKind.KEY_LIST_DELIVERY_INTENDED, {"primary": str(primary)}), request)
+    return pipeline.keys.set_primary(primary, stored.revision)
 
 
 def seen_facts(instances: Sequence[Instance]) -> dict[str, Any]:

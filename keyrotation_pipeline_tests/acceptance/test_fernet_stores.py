@@ -219,6 +219,7 @@ def test_a_store_that_lost_keys_or_its_list_is_made_whole_by_the_commands(
     home.confirm(second)
     assert "somebody had changed the application's list of keys" in home.typed("rotate", second, exits=1)
     assert listed() == newest == [new, newest[1]]
+    assert "no officer has confirmed" in home.typed("rotate", second, exits=1)
     home.typed("cancel", second)
     assert listed() == [new]
     # The live key is lost, and the list is not.

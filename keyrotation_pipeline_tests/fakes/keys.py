@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreUnavailableError
@@ -28,6 +28,7 @@ class FakeKeyStore:
         broken: live versions whose entry is not a key.
         sent: what a writer that died had sent.
         reads: how often the store was read.
+        undelivered: why the application's list is not that of the live keys; a change of the primary writes it.
         descriptions: what came with each change that takes one.
     """
 
@@ -47,6 +48,7 @@ class FakeKeyStore:
     descriptions: list[str] = field(default_factory=list)
     roster: str | None = None
     compromised: frozenset[KeyVersion] = frozenset()
+    undelivered: str | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def place_of(self, version: KeyVersion) -> str:
@@ -89,6 +91,7 @@ class FakeKeyStore:
             if changes.needs_promoting(stored, version, decided):
                 self.journal.note(f"keys.set_primary {version}")
                 self.primary_version = version
+            self.undelivered = None
         return self.contents()
 
     def archive(self, version: KeyVersion, revision: str | None = None, description: str = "") -> StoredKeys:
@@ -152,7 +155,7 @@ class FakeKeyStore:
             raise KeyStoreDamagedError(self.damaged)
         broken = {version: DamagedKey(f"{version} is not a key; restore it") for version in self.broken}
         live: dict[KeyVersion, KeyEntry] = {**self.live, **broken}
-        return StoredKeys.of(
+        stored = StoredKeys.of(
             live,
             self.shelf,
             self.primary_version,
@@ -160,6 +163,7 @@ class FakeKeyStore:
             roster=self.roster,
             compromised=self.compromised,
         )
+        return replace(stored, undelivered=self.undelivered)
 
     def __reduce__(self) -> tuple[Callable[[int], "FakeKeyStore"], tuple[int]]:
         # What travels is how to find it: this process keeps every fake that was pickled.

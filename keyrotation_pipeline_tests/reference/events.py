@@ -22,6 +22,8 @@ _FOR_PEOPLE = {
     EventKind.PACE_SET: "Somebody changed how fast a rotation goes, and why.",
     EventKind.KEY_RESTORED: "A lost key is in the key store again.",
     EventKind.KEY_BACKED_UP: "A key was encrypted to the recipients, stored in every place, and read back.",
+    EventKind.KEY_LIST_DELIVERY_INTENDED: "The application's list of keys, which somebody had changed, is about to be "
+    "written again; earlier confirmations of the present rollout do not count any more.",
     EventKind.COMPROMISE_TELLING_INTENDED: "The versions that are compromised are about to be named in the key store.",
     EventKind.ROLLBACK_POST_MORTEM: "The source procedure's post-mortem of a rollback.",
     EventKind.UNSIGNED_BACKUP_TRUSTED: "An officer vouched for a backup without its signature.",

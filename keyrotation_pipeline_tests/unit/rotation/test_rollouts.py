@@ -10,10 +10,12 @@ from keyrotation_pipeline.errors import (
     ApprovalError,
     AuditError,
     BlockedError,
+    KeyStoreUnavailableError,
     OutOfOrderError,
     RequestError,
     StaleWriterError,
 )
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import (
@@ -36,6 +38,7 @@ from keyrotation_pipeline.requests.confirming import add_confirmation, confirmat
 from keyrotation_pipeline.requests.control import pause, resume
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rollout import pending_reason, seen_facts
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeSignatures, FakeWorld
@@ -401,6 +404,44 @@ def test_a_confirmation_of_one_rollout_is_none_of_the_next(world: FakeWorld, unc
         run(world, unconfirmed)
     with pytest.raises(ApprovalError, match="not over this text"):
         add_confirmation(world.pipeline, unconfirmed, reads)
+
+
+def rolls_out(world: FakeWorld, rotation: Walk) -> None:
+    with pytest.raises(BlockedError, match=r"it is delivered again; .*whatever was confirmed before"):
+        run(world, rotation)
+
+
+def rolls_out_and_dies(world: FakeWorld, rotation: Walk) -> None:
+    world.keys.loses_answer = True
+    with pytest.raises(KeyStoreUnavailableError):
+        run(world, rotation)
+
+
+def init_is_run(world: FakeWorld, rotation: Walk) -> None:
+    import_keys(world.pipeline, world.keys.contents().ring())
+
+
+@pytest.mark.parametrize("delivers", [rolls_out, rolls_out_and_dies, init_is_run])
+def test_what_was_confirmed_of_a_changed_list_of_keys_never_counts(
+    world: FakeWorld, delivers: Callable[[FakeWorld, Walk], None]
+) -> None:
+    tables = tuple(replace(table, format=FERNET) for table in world.pipeline.tables)
+    object.__setattr__(world.pipeline, "tables", tables)
+    world.rollout.mode = RolloutMode.CONFIRM
+    rotation = approved(world)
+    for sentence in ("reads v2", "writes v2", "is without v1"):
+        with pytest.raises(BlockedError, match=f"no officer has confirmed yet .* {sentence}"):
+            run(world, rotation)
+        world.keys.undelivered = "it is not the list of the live keys"
+        confirm(world, rotation)
+        delivers(world, rotation)
+        assert world.keys.undelivered is None
+        for _ in range(2):
+            with pytest.raises(BlockedError, match=f"no officer has confirmed yet .* {sentence}"):
+                run(world, rotation)
+        confirm(world, rotation)
+    run(world, rotation)
+    assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
 
 
 def stranger(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
