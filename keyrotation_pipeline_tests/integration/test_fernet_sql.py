@@ -4,6 +4,7 @@ import base64
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -15,10 +16,11 @@ from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import FernetSq
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.errors import ProofError
+from keyrotation_pipeline.errors import ConfigurationError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, Derivation
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import Passphrase
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
@@ -166,6 +168,33 @@ def test_a_half_that_somebody_has_changed_is_refused(database: Connection, ring:
     database.execute("UPDATE keyrotation.retired_signing_halves SET inner_block = outer_block WHERE version = 2")
     with pytest.raises(ProofError, match="holds another signing half of v2"):
         retired_halves.publish(database, FERNET, ring, V3)
+
+
+@pytest.mark.parametrize(
+    ("stored_by", "declared"),
+    [
+        (None, Derivation.SHA256),
+        (Derivation.SHA256, Derivation.DJANGO_FERNET_FIELDS),
+        (Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS, Derivation.SHA256),
+    ],
+)
+def test_a_half_by_another_derivation_than_the_declared_one_is_kept(
+    database: Connection, ring: KeyRing, stored_by: Derivation | None, declared: Derivation
+) -> None:
+    before, now = replace(FERNET, derivation=stored_by), replace(FERNET, derivation=declared)
+    if stored_by is not None:
+        ring = KeyRing({version: Passphrase(f"secret:salt of {version}".encode()) for version in (V1, V2, V3)}, V3)
+    retired_halves.publish(database, before, ring, V3)
+    said = f'"{stored_by}"' if stored_by else "none"
+    sentence = f"holds what v[12] signs with by the derivation {said}, and .* correct derivation"
+    with pytest.raises(ConfigurationError, match=sentence):
+        retired_halves.withdraw_wrong(database, now, ring)
+    with pytest.raises(ConfigurationError, match=sentence):
+        retired_halves.publish(database, now, ring, V3)
+    assert retired_halves.missing(database, [V1, V2, V3]) == (V3,)
+    database.execute("UPDATE keyrotation.retired_signing_halves SET inner_block = outer_block")
+    retired_halves.withdraw_wrong(database, now, ring)
+    assert retired_halves.missing(database, [V1, V2, V3]) == (V1, V2, V3)
 
 
 def test_nobody_else_can_read_the_halves_whatever_default_privileges_say(database: Connection, ring: KeyRing) -> None:

@@ -14,8 +14,8 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
+from keyrotation_pipeline.errors import ConfigurationError, ProofError
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
@@ -65,7 +65,7 @@ def store(connection: Connection, value_format: ValueFormat, ring: KeyRing, vers
     """Stores the signing halves of keys that encrypt nowhere; repeating it changes nothing.
 
     Raises:
-        ProofError: another half is stored for one of these versions.
+        ConfigurationError, ProofError: another half is stored for one of these versions.
         UnknownKeyVersionError: the ring does not hold one of them.
     """
     with connection.transaction():
@@ -77,6 +77,7 @@ def store(connection: Connection, value_format: ValueFormat, ring: KeyRing, vers
         stored = _stored(connection)
         for version, blocks in wanted.items():
             if stored[version] != blocks:
+                _require_derivation(connection, value_format, ring, version, stored[version])
                 raise ProofError(
                     f"{schema_of(connection)}.retired_signing_halves holds another signing half of {version} than the "
                     "key store; find out who changed it, delete that row, then run this step again"
@@ -90,11 +91,30 @@ def withdraw(connection: Connection, version: KeyVersion) -> None:
 
 
 def withdraw_wrong(connection: Connection, value_format: ValueFormat, ring: KeyRing) -> None:
-    """Removes what is not the signing half of its key: a fence refuses nothing by it, and counts only with a half."""
+    """Removes what is not the signing half of its key: a fence refuses nothing by it, and counts only with a half.
+
+    Raises:
+        ConfigurationError: it is that by another derivation than the declared one.
+    """
     keys = derived_ring(value_format.derivation, ring)
     for version in set(held(connection) or ()).intersection(ring.versions):
-        if _stored(connection)[version] != signing_blocks(keys.material(version)):
+        found = _stored(connection)[version]
+        if found != signing_blocks(keys.material(version)):
+            _require_derivation(connection, value_format, ring, version, found)
             withdraw(connection, version)
+
+
+def _require_derivation(
+    connection: Connection, value_format: ValueFormat, ring: KeyRing, version: KeyVersion, found: tuple[bytes, bytes]
+) -> None:
+    """Keeps a half by which a fence does refuse what was written: then the declaration is what has changed."""
+    for derivation, keys in rederived_rings(value_format, ring, None):
+        if signing_blocks(keys.material(version)) == found:
+            said = "none" if derivation is None else f'"{derivation}"'
+            raise ConfigurationError(
+                f"{schema_of(connection)}.retired_signing_halves holds what {version} signs with by the derivation "
+                f"{said}, and [format] has another one; correct derivation, then run the same again"
+            )
 
 
 def missing(connection: Connection, versions: Sequence[KeyVersion]) -> tuple[KeyVersion, ...]:
