@@ -235,6 +235,11 @@ FORGERIES = [
     pytest.param(put("args", ["keyrotation", "restore-key", "v1"]), id="our own program"),
     pytest.param(put("args", [*WORKER[:4], "--help"]), id="an option for the id of a run"),
     pytest.param(put("args", [*WORKER, "more"]), id="one more argument"),
+    pytest.param(lambda _pod, run: run.pop("args"), id="the program of the image"),
+    pytest.param(put("args", ["bash", *WORKER[1:]]), id="another program"),
+    pytest.param(put("args", ["python", "-E", *WORKER[2:]]), id="modules of the working directory"),
+    pytest.param(put("args", [*WORKER[:2], "-c", *WORKER[3:]]), id="code in place of a module"),
+    pytest.param(put("args", [*WORKER[:3], "keyrotation_pipeline.cli", WORKER[4]]), id="another module of ours"),
     pytest.param(put("workingDir", "/home/keyrotation"), id="another directory"),
     pytest.param(put("lifecycle", {"postStart": SHELL}), id="a command after the start"),
     pytest.param(put("livenessProbe", SHELL), id="a command as a probe"),
@@ -246,6 +251,10 @@ FORGERIES = [
     pytest.param(
         add("env", {"name": "DAGSTER_RUN_JOB_NAME", "valueFrom": {"secretKeyRef": {"name": KEYS, "key": "k"}}}),
         id="a key in a variable",
+    ),
+    pytest.param(
+        add("env", {"name": "DAGSTER_PG_PASSWORD", "valueFrom": {"secretKeyRef": {"name": KEYS, "key": "k"}}}),
+        id="a key as the password",
     ),
     pytest.param(add("envFrom", {"secretRef": {"name": KEYS}}), id="every key in variables"),
     pytest.param(add("envFrom", {"prefix": "LD_", "configMapRef": {"name": "keyrotation-environment"}}), id="a prefix"),
@@ -263,6 +272,9 @@ FORGERIES = [
         id="the volume of an application",
     ),
     pytest.param(
+        add("volumes", {"name": "other", "configMap": {"name": "another"}}, at="pod"), id="another configuration"
+    ),
+    pytest.param(
         add("volumeMounts", {"name": "home", "mountPath": "/opt/keyrotation/lib"}), id="files in place of the program"
     ),
     pytest.param(add("containers", ANOTHER, at="pod"), id="a second container"),
@@ -270,7 +282,17 @@ FORGERIES = [
     pytest.param(put("serviceAccountName", "default", at="pod"), id="another account"),
     pytest.param(put("hostNetwork", True, at="pod"), id="the network of the node"),
     pytest.param(put("hostPID", True, at="pod"), id="the processes of the node"),
+    pytest.param(put("hostIPC", True, at="pod"), id="the shared memory of the node"),
+    pytest.param(
+        put("hostAliases", [{"ip": "192.0.2.1", "hostnames": ["postgres.example"]}], at="pod"), id="another database"
+    ),
+    pytest.param(put("dnsConfig", {"nameservers": ["192.0.2.1"]}, at="pod"), id="another server of names"),
     pytest.param(put("securityContext", {}, at="pod"), id="as root"),
+    pytest.param(put("securityContext", {"allowPrivilegeEscalation": True}), id="more privileges"),
+    pytest.param(
+        put("securityContext", {"allowPrivilegeEscalation": False, "runAsNonRoot": False}),
+        id="as root in its container",
+    ),
     pytest.param(put("securityContext", {"privileged": True}), id="privileged"),
 ]
 
@@ -313,14 +335,15 @@ def test_whoever_has_a_token_of_dagster_ends_runs_and_nothing_of_an_application(
 ) -> None:
     from kubernetes import client  # noqa: PLC0415
 
-    ask = as_token(account)
+    ask, jobs = as_token(account), f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs"
     name = f"api-under-{account}"
-    container = {"name": "api", "image": POD_IMAGE}
-    cluster.ask("POST", "pods", {"metadata": {"name": name}, "spec": {"containers": [container], "hostNetwork": True}})
-    with pytest.raises(client.ApiException) as refused:
-        ask("DELETE", f"pods/{name}")
-    assert "keyrotation-deletions" in str(refused.value.body)
-    assert name in names_of_pods(cluster)
-    cluster.ask("DELETE", f"pods/{name}")
+    pod = {"containers": [{"name": "api", "image": POD_IMAGE}], "hostNetwork": True, "restartPolicy": "Never"}
+    for every, spec in (("pods", pod), (jobs, {"suspend": True, "template": {"spec": pod}})):
+        cluster.ask("POST", every, {"metadata": {"name": name}, "spec": spec})
+        with pytest.raises(client.ApiException) as refused:
+            ask("DELETE", f"{every}/{name}")
+        assert "keyrotation-deletions" in str(refused.value.body)
+        assert cluster.ask("GET", f"{every}/{name}")["metadata"]["name"] == name
+        cluster.ask("DELETE", f"{every}/{name}")
     run = launched_run(instance, "evidence", {})
-    ask("DELETE", f"/apis/batch/v1/namespaces/{cluster.namespace}/jobs/dagster-run-{run.run_id}")
+    ask("DELETE", f"{jobs}/dagster-run-{run.run_id}")

@@ -56,20 +56,23 @@ class Admission:
         }
         for policy in self._bound():
             spec = policy["spec"]
+            failing = spec.get("failurePolicy", "Fail") == "Ignore"
             if not any(_concerns(rule, plural, operation) for rule in spec["matchConstraints"]["resourceRules"]):
                 continue
-            if not all(_holds(each["expression"], known) for each in spec.get("matchConditions", ())):
+            if not all(_holds(each["expression"], known, failing=False) for each in spec.get("matchConditions", ())):
                 continue
             variables = MapType(
                 {StringType(each["name"]): _value(each["expression"], known) for each in spec.get("variables", ())}
             )
             for each in spec["validations"]:
-                if not _holds(each["expression"], {**known, "variables": variables}):
+                if not _holds(each["expression"], {**known, "variables": variables}, failing=failing):
                     name = policy["metadata"]["name"]
                     raise RefusedError(422, "Invalid", f"ValidatingAdmissionPolicy '{name}' denied: {each['message']}")
 
     def _bound(self) -> Iterator[Json]:
         for binding in self.kept[BINDINGS].values():
+            if "Deny" not in binding["spec"]["validationActions"]:  # it only warns, or is only noted
+                continue
             if (policy := self.kept[POLICIES].get(binding["spec"]["policyName"])) is not None:
                 yield policy
 
@@ -89,9 +92,13 @@ def _program(expression: str) -> celpy.Runner:
     return environment.program(environment.compile(expression))
 
 
-def _holds(expression: str, known: dict[str, Any]) -> bool:
-    """An expression that fails denies, as `failurePolicy: Fail` has it."""
+def _holds(expression: str, known: dict[str, Any], *, failing: bool) -> bool:
+    """Whether an expression is true.
+
+    Args:
+        failing: what one is that cannot be evaluated: false by `failurePolicy: Fail`, true by `Ignore`.
+    """
     try:
         return bool(_value(expression, known))
     except CELEvalError:
-        return False
+        return failing
