@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,34 @@ def test_the_web_server_is_only_looked_at(rendered: list[Content]) -> None:
     container = container_of(found(rendered, "Deployment", "keyrotation-dagster-webserver"))
     assert READ_ONLY in container["env"]
     assert not [each for each in rendered if each["metadata"]["name"].endswith("-read-only")]
+    assert ways_in(rendered) == []
+
+
+def ways_in(contents: Iterable[Content]) -> list[str]:
+    """The objects by which somebody outside of the cluster reaches one of its Pods."""
+    return [
+        f"{each['kind']} {each['metadata']['name']}"
+        for each in contents
+        if each["kind"] in {"Ingress", "HTTPRoute"}
+        or (each["kind"] == "Service" and each["spec"].get("type", "ClusterIP") != "ClusterIP")
+        or (each["kind"] == "Service" and each["spec"].get("externalIPs"))
+        or "hostPort" in str(each)
+        or "hostNetwork" in str(each)
+    ]
+
+
+def test_nothing_leads_to_a_web_server_from_outside_of_the_cluster() -> None:
+    manifests = [
+        each
+        for file in sorted((TOP / "deploy" / "kubernetes").rglob("*.yaml"))
+        for each in yaml.safe_load_all(file.read_text())
+        if "Policy" not in each.get("kind", "Policy")  # policies name what they forbid; some files are of Dagster
+    ]
+    assert {each["kind"] for each in manifests} >= {"Deployment", "Service"}
+    assert ways_in(manifests) == []
+    values = yaml.safe_load(VALUES.read_text())
+    assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
+    assert not values.get("ingress", {}).get("enabled")
 
 
 def test_the_variable_of_the_values_makes_a_web_server_read_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,13 +82,29 @@ def rotate(url: str, between: Callable[[], None] = lambda: None) -> None:
 
 @pytest.mark.parametrize("setting", [
     "DateStyle = 'German, DMY'", "IntervalStyle = 'sql_standard'", "TimeZone = 'Asia/Kathmandu'",
-    "extra_float_digits = -15", "quote_all_identifiers = on", "search_path = 'decoy'", "client_encoding = 'LATIN1'",
+    "extra_float_digits = -15", "quote_all_identifiers = on", "client_encoding = 'LATIN1'",
     "client_encoding = 'SQL_ASCII'", "standard_conforming_strings = off", "array_nulls = off",
     "bytea_output = 'escape'", "transform_null_equals = on", "statement_timeout = '300ms'",
     "default_transaction_isolation = 'serializable'",
 ])  # fmt: skip
 def test_a_setting_of_the_database_does_not_reach_our_sessions(server: Server, setting: str) -> None:
     with hostile(server, "hostile_setting", "", setting) as url:
+        rotate(url)
+
+
+DECOYS = """
+CREATE SCHEMA decoy;
+CREATE FUNCTION decoy.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN RAISE ''called''; END';
+CREATE FUNCTION decoy.to_regclass(text) RETURNS regclass LANGUAGE plpgsql AS 'BEGIN RAISE ''called''; END';
+CREATE FUNCTION decoy.equals(text, text) RETURNS boolean LANGUAGE plpgsql AS 'BEGIN RAISE ''called''; END';
+CREATE OPERATOR decoy.= (LEFTARG = text, RIGHTARG = text, FUNCTION = decoy.equals)
+"""
+
+
+def test_no_function_or_operator_that_the_search_path_of_the_database_leads_to_is_called(server: Server) -> None:
+    with hostile(server, "hostile_path", "", "search_path = decoy, pg_catalog") as url:
+        with psycopg.connect(url, autocommit=True) as owner:
+            owner.execute(DECOYS)
         rotate(url)
 
 
