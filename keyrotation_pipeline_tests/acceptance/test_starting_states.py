@@ -346,6 +346,28 @@ def test_init_names_the_rows_of_single_damaged_values_and_adopts_the_rest(
     assert '1 of 20 values under v1 in visits.note (row ["7"]) do not decrypt' in reported
 
 
+def test_what_an_administrator_of_the_database_has_taken_away_is_named(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    setting = Setting(Folder(tmp_path, []), database_url, Variables(tmp_path), officers)
+    setting.configure()
+    setting.fill(STATES["right key"])
+    variables = setting.give({V1: "a"})
+    setting.init(V1, variables)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        name = connection.info.dbname
+        for change, sentence in (
+            ("default_transaction_read_only = on", "is read-only; "),
+            ("role = 'pg_monitor'", "the database role may not do this in .*reset a `role` that ALTER DATABASE"),
+        ):
+            connection.execute(f"ALTER DATABASE {name} SET {change}".encode())
+            setting.init(V1, variables, expect=1)
+            assert re.search(sentence, setting.folder.printed[-1])
+            connection.execute("SET default_transaction_read_only = off")
+            connection.execute(f"ALTER DATABASE {name} RESET ALL".encode())
+    setting.init(V1, variables)
+
+
 def test_init_needs_the_primary_to_be_named_where_several_keys_are_stored(
     tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...], new_secret: Callable[[], TestSecret]
 ) -> None:

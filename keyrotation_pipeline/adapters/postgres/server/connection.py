@@ -81,6 +81,25 @@ def _what_to_correct(error: OperationalError, setting: str) -> str:
     return f"fix that, or correct {setting}"
 
 
+@contextmanager
+def administered(url: str) -> Iterator[None]:
+    """Says in a sentence what whoever administers the database has to change; the rest raises as it does.
+
+    Raises:
+        PreflightError: the role may not do something, or the database is read-only.
+    """
+    try:
+        yield
+    except psycopg.errors.InsufficientPrivilege:
+        raise PreflightError(
+            f"the database role may not do this in {display_name(url)} (the server's log has what); connect as the "
+            "role that ran `keyrotation init`, have its rights given back, and reset a `role` that ALTER DATABASE or "
+            "ALTER ROLE may have set for it"
+        ) from None
+    except psycopg.errors.ReadOnlySqlTransaction:
+        raise PreflightError(f"{display_name(url)} {READ_ONLY}") from None
+
+
 def display_name(url: str, setting: str = URL_SETTING) -> str:
     """Returns ``name@host`` of a connection string, without user and password.
 
