@@ -116,5 +116,10 @@ def test_tokens_that_nobody_declared_are_named_among_other_formats(database: Con
     others = PostgresInventory(database, tables=[USERS]).other_formats()
     assert [(each.place.table, each.format) for each in others] == [('public."Copy of users"', "fernet")]
     assert '`[format] name = "fernet"`' in others[0].next
+    database.execute("CREATE TABLE public.former_users () INHERITS (public.users)")  # declared by its parent
+    for number in range(30):
+        database.execute("INSERT INTO public.former_users VALUES (%s, %s)", (number, token(ring, V3, "x")))
+    assert PostgresInventory(database, tables=[USERS]).other_formats() == others
+    database.execute("DROP TABLE public.former_users")
     native = PostgresInventory(database, tables=[table_of("users", "email")]).other_formats()
     assert {each.place.table for each in native} == {"public.users", 'public."Copy of users"'}

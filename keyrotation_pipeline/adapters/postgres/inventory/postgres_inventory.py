@@ -13,6 +13,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     keyed_rows,
     page_readings,
     quarantine,
+    relations,
     retired_halves,
     rolling_search,
     samples,
@@ -21,6 +22,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.format_sql import create_t
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
+from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -70,9 +72,11 @@ class PostgresInventory:
 
     def other_formats(self) -> tuple[Finding, ...]:
         """See `TableInventory.other_formats`."""
+        trees = relations.trees(self.connection, self.tables)
         declared = {
-            (quoted(self.connection, table.name.schema, table.name.table), place.column, place.path or None)
-            for table in self.tables
+            (quoted(self.connection, relation.schema, relation.name), place.column, place.path or None)
+            for table, tree in trees.items()
+            for relation in (() if isinstance(tree, PreflightError) else tree)
             for place in map(table.place, table.columns)
         }
         return in_other_formats(scan(self.connection).findings, discovery.format_of_home(self.tables).name, declared)
