@@ -160,7 +160,7 @@ def unread(undecryptable: Sequence[str], unencrypted: Mapping[str, int]) -> Iter
 def _tested(report: RecoveryReport) -> Iterator[output.Line]:
     yield f"fetched   {report.made.name} and its files from {report.place}"
     keys = ", ".join(f"{key.version} ({key.fingerprint[:16]})" for key in report.made.keys)
-    yield f"keys      {keys}: 32 bytes each, fingerprints as registered, opened by {report.recovery_key}"
+    yield f"keys      {keys}: fingerprints as registered, opened by {report.recovery_key}"
     for tested in filter(None, (report.newest, report.older)):
         rows = ", ".join(f"{number:,} {table}" for table, number in tested.rows.items())
         values = sum(tested.read.by_table().values())
