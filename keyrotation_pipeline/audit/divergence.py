@@ -20,7 +20,7 @@ from keyrotation_pipeline.model.key_events import (
     RetirementIntended,
 )
 from keyrotation_pipeline.model.keys import LOST, KeyRecord, KeyState, StoredKeys
-from keyrotation_pipeline.model.request_events import CancelIntended, RosterPinned
+from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
 _TELLING = (
@@ -30,6 +30,7 @@ _TELLING = (
     EventKind.PRIMARY_CHANGE_INTENDED,
     EventKind.RETIREMENT_INTENDED,
     EventKind.CANCEL_INTENDED,
+    EventKind.DATABASE_RECONCILED,
 )
 # States whose key may be in the archive of the key store without an intent event.
 _SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
@@ -42,7 +43,8 @@ class AuditExpectations:
     Args:
         keys: (version, fingerprint) of every key whose making or import was intended.
         primaries: (from, to) of every change of the primary that was intended.
-        shelved: versions whose archiving was intended.
+        shelved: versions whose archiving was intended, or that the key store could have in its archive when database
+            and key store were reconciled.
         rosters: digests of the rosters that were pinned.
     """
 
@@ -135,6 +137,8 @@ def _expectations(pipeline: Pipeline) -> AuditExpectations:
                 told.shelved.update(versions)
             case CancelIntended(version):
                 told.shelved.add(version)
+            case DatabaseReconciled(primary=primary, in_rows=in_rows, states=states):
+                told.shelved.update({*map(KeyVersion.parse, states)}.difference((primary, *in_rows)))
             case RosterPinned() as pinned:
                 told.rosters.add(pinned.roster.digest)
     return told

@@ -158,11 +158,13 @@ def _state_of_primary(record: KeyRecord | None) -> KeyState:
 def _state(record: KeyRecord | None, *, needed: bool, live: bool) -> KeyState:
     if record is not None and record.state in LOST:
         return record.state
-    if needed:
+    if needed or record is None:
         return KeyState.DEACTIVATED
     # A key that was still being distributed is withdrawn with its rotation, as `cancel` does.
-    withdrawn = record is not None and record.state is KeyState.PRE_ACTIVATION
-    return KeyState.DEACTIVATED if live and not withdrawn else KeyState.ARCHIVED
+    if record.state is KeyState.PRE_ACTIVATION or (record.state is KeyState.ARCHIVED and not live):
+        return KeyState.ARCHIVED
+    # Also if it is in the archive: instances may still have it, for which the next rotation waits.
+    return KeyState.DEACTIVATED
 
 
 def _primary(stored: StoredKeys, registered: Mapping[KeyVersion, KeyRecord]) -> KeyVersion:

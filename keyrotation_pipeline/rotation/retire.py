@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
+from keyrotation_pipeline.rotation.archive import FINAL_STATES
 from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 from keyrotation_pipeline.rotation.rollout import pending_reason
@@ -138,9 +139,14 @@ def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report:
 
 
 def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
-    """The source, and whatever other registered version is still live; an unregistered live key is left alone."""
-    live = pipeline.keys.read().live
-    return tuple(each for each in retired_versions(pipeline, rotation) if each in live or each == rotation.source)
+    """The source, and whatever other registered version is still live; an unregistered live key is left alone.
+
+    One that is in the archive, but was never seen to be gone from all instances, is among them.
+    """
+    stored, records = pipeline.keys.read(), pipeline.ledger.keys()
+    unseen = {record.version for record in records if record.state not in FINAL_STATES}
+    concerned = {rotation.source, *stored.live, *unseen.intersection(stored.archived)}
+    return tuple(each for each in retired_versions(pipeline, rotation) if each in concerned)
 
 
 def _require_writers(pipeline: Pipeline, rotation: Walk) -> None:

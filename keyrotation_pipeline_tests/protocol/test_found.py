@@ -1,8 +1,10 @@
 """What the explorer has found, each as the trace that led to it: every transition keeps every invariant."""
 
+from dataclasses import replace
+
 import pytest
 
-from keyrotation_pipeline_tests.protocol.models import ROLLBACK, ROUTINE, Model
+from keyrotation_pipeline_tests.protocol.models import MODELS, ROLLBACK, ROUTINE, Model
 from keyrotation_pipeline_tests.protocol.search import follow
 
 BACK = Model("back", "a rotation and its rollback", (ROUTINE, ROLLBACK), 2, instances=1, rows=1)
@@ -29,6 +31,18 @@ READS, REPORTS, BACKWARDS = "instance 0 reads", "instance 0 reports", "run what 
 )  # fmt: skip
 def test_a_report_counts_only_if_it_is_newer_than_the_change_of_the_key_store(labels: tuple[str, ...]) -> None:
     assert follow(BACK, labels) is None
+
+
+def test_a_reconciliation_takes_no_key_for_gone_from_instances_since_it_is_in_the_archive() -> None:
+    # The retirement had taken it from the key store, and nobody had seen yet that the instance is without it.
+    ran = "run what is due of routine"
+    labels = (
+        *BEGUN, READS, REPORTS, *[ran] * 2, READS, REPORTS, *[ran] * 4,
+        f"{ran} 1 (v1 to v2): retired_key, dies before `event step_finished`", "the database is dumped", ran,
+        "the database is restored", "request a reconciliation", "Ada signs reconcile", "Ben signs reconcile",
+        "carry out reconcile",
+    )  # fmt: skip
+    assert follow(replace(MODELS["restore"], dies=True), labels) is None
 
 
 def test_the_intent_alone_tells_when_the_primary_was_changed() -> None:

@@ -146,10 +146,12 @@ def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
     restored_after_a_rotation(world, dumped_after)
     world.database.rows["clients"].append(dict(NEW))  # the application writes on, under what the key store names
     needed = {str(value).partition(":")[0] for row in world.database.rows["clients"] for value in row.values()}
+    seen_to_be_gone = states(world)[V1] is KeyState.ARCHIVED
     reconciled(world)
     assert needed <= {str(version) for version in world.keys.versions()}
     assert (world.keys.primary(), states(world)[V2]) == (V2, KeyState.ACTIVE)
-    assert states(world)[V1] is (KeyState.DEACTIVATED if V1 in world.keys.versions() else KeyState.ARCHIVED)
+    # In the archive, too, until somebody has seen that all instances are without it.
+    assert states(world)[V1] is (KeyState.ARCHIVED if seen_to_be_gone else KeyState.DEACTIVATED)
     assert not set(world.keys.versions()) & set(world.database.fence_state.get("clients", ()))
     assert (
         divergence(world.pipeline, world.keys.read()).findings,
@@ -161,6 +163,10 @@ def test_reconciled_every_key_that_rows_need_is_live_and_the_next_rotation_ends(
     assert rotation.target == V3
     assert {str(value)[:3] for row in world.database.rows["clients"] for value in row.values()} == {"v3:"}
     assert (world.keys.versions(), world.keys.archived()) == ((V3,), (V1, V2))
+    retired = world.ledger.walk(rotation.id).done(Step.RETIRED_KEY)
+    assert retired is not None
+    assert retired.facts["taken_from_applications"] == (["v2"] if seen_to_be_gone else ["v1", "v2"])
+    assert states(world) == {V1: KeyState.ARCHIVED, V2: KeyState.ARCHIVED, V3: KeyState.ACTIVE}
     verify_audit(world.ledger)
 
 
@@ -194,7 +200,7 @@ def test_two_rotations_back_the_version_between_is_registered_again_and_never_re
     run(world, approved(world))
     dump.restore(world)
     reconciled(world)
-    assert states(world) == {V1: KeyState.DEACTIVATED, V2: KeyState.ARCHIVED, V3: KeyState.ACTIVE}
+    assert states(world) == {V1: KeyState.DEACTIVATED, V2: KeyState.DEACTIVATED, V3: KeyState.ACTIVE}
     assert request(world).target == KeyVersion(4)
 
 
@@ -213,7 +219,7 @@ def test_a_reconciliation_that_dies_at_any_change_ends_the_same_when_it_is_run_a
             deaths += 1
             world.ledger.locks.clear()
     world.journal.die_at = None
-    assert deaths > 5
+    assert deaths >= 5
     assert divergence(world.pipeline, world.keys.read()).findings == ()
     assert states(world)[V2] is KeyState.ACTIVE
 
