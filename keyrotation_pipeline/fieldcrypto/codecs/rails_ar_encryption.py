@@ -48,12 +48,13 @@ _NONCE = r'"iv":"([A-Za-z0-9+/]{16})"'
 _TAG = r'"at":"([A-Za-z0-9+/]{21}[AQgw]==)"'
 _DATA_KEY = r"[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]="
 # Of which groups, in this order: payload, nonce, tag, headers; of the encrypted data key, its nonce, tag and headers;
-# marker, headers. The payload is canonical base64 if its length is divisible by four as well.
+# marker, headers. The payload is canonical base64 if its length is divisible by four as well. Headers follow a group of
+# headers only with something between them: there would be as many ways to divide a million headers, all to be tried.
 VALUE_PATTERN = (
     r'\{"p":"((?:[A-Za-z0-9+/]+(?:[AEIMQUYcgkosw048]=|[AQgw]==)?)?)"'
     rf',"h":\{{{_NONCE},{_TAG}((?:{_HEADER})*)'
-    rf'(?:,"k":\{{"p":"({_DATA_KEY})","h":\{{{_NONCE},{_TAG}((?:{_HEADER})*)\}}\}})?'
-    rf'(?:,"i":"({_MARKER})")?((?:{_HEADER})*)\}}\}}'
+    rf'(?:(?=,"[ki]":)(?:,"k":\{{"p":"({_DATA_KEY})","h":\{{{_NONCE},{_TAG}((?:{_HEADER})*)\}}\}})?'
+    rf'(?:,"i":"({_MARKER})")?((?:{_HEADER})*))?\}}\}}'
 )
 _VALUE = re.compile(VALUE_PATTERN.encode())
 _GROUPS = (
@@ -98,7 +99,7 @@ class RailsEnvelope:
             return None
         payload, nonce, tag, before, *of_key, marker, after = match.groups()
         data_key = None if of_key[0] is None else _message(None, *of_key)
-        return _message(marker, payload, nonce, tag, before, after, data_key=data_key)
+        return _message(marker, payload, nonce, tag, before, after or b"", data_key=data_key)
 
     def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
         """See `Envelope.holds_a_value`. Rails compresses texts of more than 140 bytes: every value is longer."""

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,16 @@ def test_a_value_with_a_data_key_gets_another_one_and_keeps_its_headers(headers:
     names = [name for name in ("iv", "at", "e", "k", "i", "c") if name in {"i", *json.loads(value)["h"]}]
     assert ([*kept], [*kept["k"]["h"]]) == (names, ["iv", "at", "e"])
     assert f'{headers},"k":' in stored or stored.endswith(f"{headers}}}}}")
+
+
+@pytest.mark.parametrize("between", ["", ',"i":"AAAAAQ=="'])
+def test_a_value_with_many_headers_takes_no_longer_than_its_length(between: str) -> None:
+    headers = ',"a":1' * 20_000
+    value = f'{{"p":"AAAA","h":{{"iv":"{"A" * 16}","at":"{"A" * 22}=="{headers}{between}{headers}'.encode()
+    began = time.thread_time()
+    assert RailsEnvelope("sha256", SALT).parsed(value + b"}}") is not None
+    assert RailsEnvelope("sha256", SALT).parsed(value + b"}") is None
+    assert time.thread_time() - began < 5  # where each division of the headers is tried, it takes minutes
 
 
 def test_what_stands_in_an_envelope_is_of_its_own_value_and_key() -> None:
