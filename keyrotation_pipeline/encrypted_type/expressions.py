@@ -1,6 +1,6 @@
 """Finds where a statement has the database compute with an encrypted column, of which it sees only ciphertext."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from sqlalchemy import inspect
@@ -80,10 +80,19 @@ def _not_among_children(element: object) -> Iterator[Any]:
     if condition is not None:
         yield condition  # SQLAlchemy 2.0 does not list it as a child
     if isinstance(element, Select):
-        for described in element.column_descriptions:
+        for described in _descriptions(element):
             if described.get("entity") is not None and described["expr"] is described["entity"]:
                 attributes = inspect(described["entity"]).mapper.column_attrs
                 yield from (each.expression for each in attributes if not isinstance(each.expression, ColumnClause))
+
+
+def _descriptions(select: Select[Any]) -> Sequence[Mapping[str, Any]]:
+    try:
+        found: Sequence[Mapping[str, Any]] = select.column_descriptions
+    except AttributeError:
+        # SQLAlchemy cannot describe the asterisk of `exists().where(…)`, next to which nothing else can be selected.
+        return ()
+    return found
 
 
 def _owner_below(element: object, owner: ColumnElement[Any] | None) -> ColumnElement[Any] | None:

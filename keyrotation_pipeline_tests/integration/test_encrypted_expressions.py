@@ -374,6 +374,7 @@ QUERIES = {
     "inside a subquery": lambda: select((inner := folder()).c.u).where(inner.c.u == SECRET),
     "inside a CTE": lambda: select(select(C.id).where(func.lower(C.n) == SECRET).cte().c.id),
     "inside EXISTS": lambda: select(C.id).where(sa.exists().where(func.lower(C.n) == SECRET)),
+    "inside EXISTS of a class": lambda: select(C.id).where(sa.exists().where(func.lower(Client.n) == SECRET)),
     "inside a union": lambda: sa.union_all(select(C.id), select(C.id).where(func.lower(C.n) == SECRET)),
     "order_by": lambda: select(C.id).order_by(func.lower(C.n)).where(C.kind != SECRET),
     "desc": lambda: select(C.id).order_by(sa.desc(C.n)).where(C.kind != SECRET),
@@ -473,6 +474,7 @@ READS = {
     "is NULL": (lambda: select(case((C.n.is_(None), "no"), else_="yes")), "yes"),
     "is not NULL": (lambda: select(C.id).where(sa.not_(C.n.is_(None)), C.n != None), 1),  # noqa: E711
     "exists": (lambda: select(sa.exists(select(C.n))), True),
+    "exists in a class": (lambda: select(sa.exists().where(Client.id == 1)), True),
     "grouped": (lambda: select(C.n, func.count()).group_by(C.id, C.n).order_by(C.n), "Bert"),
     "a subquery": (lambda: select(select(C.n).subquery().c.n), "Bert"),
     "a scalar subquery": (lambda: select(select(C.n).scalar_subquery()), "Bert"),
