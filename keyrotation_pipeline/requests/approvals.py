@@ -195,7 +195,12 @@ def _value_format(pipeline: Pipeline, request: Request) -> str | None:
         for column, label in table.bindings
     ]
     declared += [row for table in pipeline.tables if (row := _bound_to_rows(table, request))]
-    mixed = [f"{table.name}.{place.declaration}" for table in pipeline.tables for place in table.places if place.when]
+    mixed = [
+        _one_of_several(f"{table.name}.{place.declaration}")
+        for table in pipeline.tables
+        for place in table.places
+        if place.when
+    ]
     conditions = [f"other text stays as it is where a row's column is not true: {', '.join(mixed)}"] if mixed else []
     return "; ".join([*sorted(formats), *declared, *conditions, *indexes]) or None
 

@@ -183,7 +183,7 @@ class ValueFormat:
         layout = f"; {self.layout_option} {layout}" if layout else ""
         layout += f"; new keys of {self.key_bytes} bytes" if self.key_bytes else ""
         bound = f"; bound to associated data {json.dumps(self.aad)}" if self.aad else ""
-        listed = ", ".join(f"{version} {login}" for version, login in self.logins)
+        listed = ", ".join(f"{version} {_one_of_several(login)}" for version, login in self.logins)
         logins = f"; refused by taking the right to write from the login of the old version: {listed}" if listed else ""
         same = "; equal texts have equal values" if self.deterministic else ""
         keys = f"keys that {self.transit} makes and never gives away" if self.transit else "keys as they are"
@@ -194,6 +194,11 @@ class ValueFormat:
             salt = hashlib.sha256(self.salt.encode()).hexdigest()[:16]
             keys = f"keys derived by {self.derivation} with the salt of SHA-256 {salt}"
         return f"{self.name}, {keys}, identified by {_SIGNED[self.identified_by]}{time}{same}{layout}{bound}{logins}"
+
+
+def _one_of_several(name: str) -> str:
+    """Returns a name such that it cannot be read as two, or as what follows."""
+    return name if set(name).isdisjoint(',;"') else json.dumps(name, ensure_ascii=False)
 
 
 _SIGNED: Mapping[IdentifiedBy, str] = MappingProxyType(

@@ -464,3 +464,10 @@ def test_how_keys_are_derived_is_found_by_opening_values(
         if (each.layout, each.key_encoding or encoding) == (layout, encoding)
     )
     assert fit.derivation == (right or "")
+
+
+def test_no_login_reads_like_two_in_the_signed_text() -> None:
+    two = replace(AES_GCM, logins=((V1, "app_g1"), (V2, "app_g2"))).signed()
+    assert two.endswith("the login of the old version: v1 app_g1, v2 app_g2")
+    for name in ("app_g1, v2 app_g2", "app_g1; bound to nothing", '"'):
+        assert replace(AES_GCM, logins=((V1, name),)).signed().endswith(f"v1 {json.dumps(name)}")
