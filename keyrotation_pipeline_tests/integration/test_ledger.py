@@ -213,10 +213,10 @@ def test_a_beginning_that_names_no_single_rotation_is_refused(
 ROTATION = """
     SELECT id, type, action, source_version, source_fingerprint, target_version, reason, incident, requested_by,
            requested_at, start_by, finish_by, audit_seq, audit_hash, approval_text, status, started_at, finished_at,
-           promotion_xid, blocked_by, supersedes, not_before
+           promotion_xid, blocked_by, supersedes, not_before, source, target
     FROM keyrotation.rotations WHERE id = %s
 """
-KEYS = "SELECT version, state, fingerprint, created_at FROM keyrotation.key_versions ORDER BY version"
+KEYS = "SELECT version, state, fingerprint, created_at, name FROM keyrotation.key_versions ORDER BY version"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,13 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
     ledger.pin_roster(ROSTER)
     ledger.open(rotation(2), text_of(rotation(2)))
     ledger.set_status(rotation(2).id, RequestStatus.CANCELLED)
-    opened = rotation(supersedes=rotation(2).id, not_before=AT, type=RotationType.EMERGENCY, incident="INC-2026-001")
+    opened = rotation(
+        supersedes=rotation(2).id,
+        not_before=AT,
+        type=RotationType.EMERGENCY,
+        incident="INC-2026-001",
+        target=KeyVersion(2, 2),
+    )
     open_signed(ledger, opened)
     for xid in (4711, 4712):
         ledger.set_promotion(opened.id, xid)
@@ -248,6 +254,8 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
     expected = {name: getattr(reported, name) for name in seen if hasattr(reported, name)} | {
         "source_version": reported.source.number,
         "target_version": reported.target.number,
+        "source": "v1",
+        "target": "v2x",
         "audit_seq": reported.audit_head[0],
         "audit_hash": reported.audit_head[1],
         "approval_text": text_of(opened).decode(),
@@ -257,16 +265,18 @@ def test_the_view_of_rotations_shows_what_the_replay_says(
 
 def test_the_view_of_key_versions_shows_what_the_replay_says(ledger: PostgresLedger) -> None:
     ledger.pin_roster(ROSTER)
-    for number in (1, 2):
-        ledger.add_key(KeyRecord(KeyVersion(number), KeyState.PRE_ACTIVATION, f"{number}f" * 32, AT), None)
+    for version in (V1, KeyVersion(2, 2)):
+        fingerprint = f"{version.number}f" * 32
+        ledger.add_key(KeyRecord(version, KeyState.PRE_ACTIVATION, fingerprint, AT), None)
     open_signed(ledger, rotation())
     for state in (KeyState.ACTIVE, KeyState.DEACTIVATED):
         ledger.set_key_state(V1, state, rotation().id)
     records = ledger.keys()
-    expected = [(key.version.number, key.state, key.fingerprint, key.created_at) for key in records]
+    expected = [(key.version.number, key.state, key.fingerprint, key.created_at, str(key.version)) for key in records]
+    assert [each[-1] for each in expected] == ["v1", "v2x"]
     assert [tuple(row.values()) for row in ledger.query(KEYS)] == expected
     with owner_of(ledger.connection.info.dsn) as owner:  # signed by nobody, as the view does not ask
-        Forger(owner).append(KeyReplaced(KeyVersion(2), "2f" * 32, "3f" * 32), rotation().id)
+        Forger(owner).append(KeyReplaced(KeyVersion(2, 2), "2f" * 32, "3f" * 32), rotation().id)
     assert [row["fingerprint"] for row in ledger.query(KEYS)] == ["1f" * 32, "3f" * 32]
 
 

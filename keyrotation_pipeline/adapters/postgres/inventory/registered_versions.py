@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 
 _THERE = own("SELECT to_regclass('keyrotation.key_versions') IS NOT NULL")
-# Not that view: it shows none of the second generation.
+# Not that view, which computes more.
 _REGISTERED = own("""
 SELECT DISTINCT keyrotation.facts(body) ->> 'version' FROM keyrotation.audit_events WHERE event = 'key_registered'
 """)

@@ -11,7 +11,7 @@ from keyrotation_pipeline.model.audit import AuditHead
 
 # The revisions in migrations/versions, oldest first, each named after the release that brought it. `migrate` upgrades a
 # database to the last one.
-REVISIONS = ("0.1.0",)
+REVISIONS = ("0.1.0", "0.2.0")
 # How development versions named theirs.
 _DEVELOPMENT = re.compile("[0-9]{4}")
 
