@@ -154,7 +154,7 @@ def initialise(
         require_no_keys(settings, {ring.material(version).fingerprint for version in ring.versions})
     _require_restored(settings)
     _require_same_schema(settings)
-    _require_upgradable(settings, actor)
+    _is_of_earlier_release(settings, actor)  # raises where it cannot be continued
     create_home(settings.home)
     create_key_store(settings)
     signing_key(settings).create()
@@ -178,6 +178,19 @@ def initialise(
             if settings.activated_at is not None:
                 keys.declare_activation(pipeline, settings.activated_at)
     return trial
+
+
+def upgrade_restored(settings: Settings, *, actor: str) -> None:
+    """Upgrades the schema in a database that was restored from a backup of an earlier release, as `initialise` does.
+
+    Raises:
+        As `initialise` does where it does not continue that schema.
+    """
+    if _is_of_earlier_release(settings, actor):
+        from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate  # noqa: PLC0415
+
+        with database_url(settings) as url:
+            migrate(url)
 
 
 def _require_restored(settings: Settings) -> None:
@@ -206,16 +219,16 @@ def _require_same_schema(settings: Settings) -> None:
             )
 
 
-def _require_upgradable(settings: Settings, actor: str) -> None:
-    """Refuses a schema that this version does not continue; reads and verifies all that one of a former release says.
+def _is_of_earlier_release(settings: Settings, actor: str) -> bool:
+    """Whether the schema is to be upgraded; then all that it says is read and verified first.
 
     A database that was restored, or renamed, is upgraded, too: only then can it be reconciled.
     """
     if settings.is_demo and not settings.home.is_dir():
-        return  # nor a server yet
+        return False  # nor a server yet
     with database_url(settings) as url, closing(connect(url)) as connection:
         if revision_of(connection) in {None, REVISIONS[-1]}:
-            return
+            return False
         create_home(settings.home)
         pipeline = _assemble(settings, url, connection, actor)
         try:
@@ -223,6 +236,7 @@ def _require_upgradable(settings: Settings, actor: str) -> None:
             require_verified(pipeline, afresh=True, but=restored, reconciling=True)
         except AuditError as error:
             raise AuditError(f"the schema was not upgraded, so use the version before: {error}") from None
+    return True
 
 
 def _require_declared(settings: Settings, connection: Connection) -> None:

@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.postgres.server.restoring_role import Restori
 from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.assembly.home import SIGNING_KEY, create_home
 from keyrotation_pipeline.assembly.keystores import create_key_store, signing_key
-from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.assembly.pipeline import open_pipeline, upgrade_restored
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import (
     AuditError,
@@ -224,6 +224,7 @@ class HomeHere:
         signer = signing_key(settings)
         signer.create()
         advance_head(self._home / "anchors", anchor, lambda known: known.seq < anchor.seq)
+        upgrade_restored(settings, actor=self._actor)
         with open_pipeline(settings, actor=self._actor) as pipeline:
             ManifestTrust(signer, pipeline.ledger, pipeline.signatures, pipeline.clock).pin()
             yield pipeline

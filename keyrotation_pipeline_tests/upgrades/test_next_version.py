@@ -7,19 +7,30 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.ledger.schema import REVISIONS
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, PreflightError
+from keyrotation_pipeline.fieldcrypto.cipher import encrypt
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.requests import RequestStatus
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline_tests.acceptance.command import Folder
+from keyrotation_pipeline_tests.acceptance.test_fernet import Commands
+from keyrotation_pipeline_tests.servers import Server
 from keyrotation_pipeline_tests.upgrades.kept_home import DATABASE, HOMES, folder_of, revived
 from keyrotation_pipeline_tests.upgrades.test_kept_homes import Revived
 
+V1 = KeyVersion(1)
 NEXT = "999.0.0"
 KEPT = max(HOMES.iterdir())  # of the newest version whose homes are kept
 MIGRATION = f"""
@@ -111,3 +122,48 @@ def test_a_database_that_was_restored_is_upgraded_and_still_to_be_reconciled(
     with open_pipeline(declared, actor="test") as pipeline:
         found = divergence(pipeline, pipeline.keys.read())
     assert any("a copy outside names event" in each for each in found.findings)
+
+
+def test_a_backup_that_the_version_before_made_is_recovered_and_upgraded(
+    server: Server,
+    security_officer: DemoOfficer,
+    privacy_officer: DemoOfficer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    for folder in (before, after):
+        folder.mkdir()
+    monkeypatch.setenv("CLINIC", server.url("lost_clinic"))
+    monkeypatch.setenv("ENCRYPTION_MASTER_KEY", base64_of(key := KeyMaterial.generate()))
+    officers = (security_officer, privacy_officer)
+    named = "".join(
+        f'[[approvals.officers]]\nname = "{each.name}"\ncertificate = "{each.certificate}"\n' for each in officers
+    )
+    (before / "keyrotation.toml").write_text(
+        f'database.url = {{ env = "CLINIC" }}\nrollout.mode = "none"\n[approvals]\nrequired = 2\n{named}'
+        f'[backup]\ndirectory = "{tmp_path / "backups"}"\n[[tables]]\nname = "clients"\ncolumns = ["email"]\n'
+    )
+    with psycopg.connect(server.url(), autocommit=True) as admin:
+        admin.execute("CREATE DATABASE lost_clinic")
+        with psycopg.connect(server.url("lost_clinic"), autocommit=True) as clinic:
+            clinic.execute("CREATE TABLE clients (id int PRIMARY KEY, email text)")
+            clinic.execute("INSERT INTO clients VALUES (1, %s)", (encrypt(KeyRing({V1: key}, V1), "Ada"),))
+        home = Commands(before / "keyrotation.toml", officers)
+        home.typed("init")
+        monkeypatch.delenv("ENCRYPTION_MASTER_KEY")
+        home.typed("backup")
+        signer = home.shown("status")["backup_signer"]
+        admin.execute("DROP DATABASE lost_clinic WITH (FORCE)")
+        (secret := tmp_path / "recovery.key").write_bytes(security_officer.gpg("--armor", "--export-secret-keys"))
+        become_the_next_version(monkeypatch, tmp_path)
+        monkeypatch.chdir(after)
+        left = ("--from", str(tmp_path / "backups"), "--key", str(secret), "--signer", signer)
+        try:
+            done = CliRunner().invoke(app, ["recover", *left, "--server", server.url(), "--into", "found_clinic"])
+            assert done.exit_code == 0, done.exception
+            with psycopg.connect(server.url("found_clinic")) as connection:
+                found = connection.execute("SELECT version_num FROM keyrotation.alembic_version").fetchall()
+                assert found == [(NEXT,)]
+        finally:
+            admin.execute("DROP DATABASE IF EXISTS found_clinic WITH (FORCE)")
