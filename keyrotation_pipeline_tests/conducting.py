@@ -29,6 +29,8 @@ class Conducted:
         )
         result = definition(context)
         assert isinstance(result, dg.SensorResult | dg.SkipReason)
+        if context.cursor is not None:  # whether it did anything or not
+            self.cursors[sensor] = context.cursor
         if isinstance(result, dg.SensorResult):
             self.cursors |= {} if result.cursor is None else {sensor: result.cursor}
             for wanted in result.dynamic_partitions_requests or ():

@@ -4,18 +4,19 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 import httpx
 import pytest
+from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import EmptyWorkspaceTarget
 from dagster_webserver.app import create_app_from_workspace_process_context
 from starlette.types import ASGIApp
 
 from keyrotation_pipeline.defs.instance import InstanceStorage, shared_engine
-from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL
+from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, report_at
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster
 
@@ -166,6 +167,29 @@ def test_a_copy_of_an_earlier_report_does_not_count(dagster: Dagster, walked: Wa
         assert shown(dagster) == {"v2"}
 
 
+def test_an_earlier_report_that_is_copied_whole_does_not_count(dagster: Dagster, walked: Walked) -> None:
+    """By whoever writes to the instance; nor where the copy says another moment."""
+    walked(None)
+    dagster.tick("ledger_mirror")
+    assert dagster.check("zero_old_rows", "rows/clients").passed
+    green = dg.AssetCheckEvaluation(asset_key=OLD_ROWS.asset_key, check_name=OLD_ROWS.name, passed=True)
+    yesterday, seal = datetime.now(UTC) - timedelta(days=1), Seal(dagster.resource.signer())
+    report_at(dagster.instance, seal, green, yesterday)
+    dagster.tick("ledger_mirror")
+    sealed = result_of(dagster, OLD_ROWS)
+    assert CORRECTED not in sealed.metadata, "it counted then"
+    dagster.world.database.rows["clients"][0]["first_name"] = "v1:Ada"
+    assert not dagster.check("zero_old_rows", "rows/clients").passed
+    moment, _, signature = str(sealed.metadata[SEAL].value).partition(" ")
+    assert moment == yesterday.isoformat()
+    for copied in (f"{moment} {signature}", f"{datetime.now(UTC).isoformat()} {signature}"):
+        copy = green.with_metadata({SEAL: dg.MetadataValue.text(copied)})
+        dagster.instance.report_runless_asset_event(copy)
+        assert result_of(dagster, OLD_ROWS).passed
+        dagster.tick("ledger_mirror")
+        assert not result_of(dagster, OLD_ROWS).passed
+
+
 def test_nothing_is_corrected_again_and_again(dagster: Dagster, walked: Walked, open_server: ASGIApp) -> None:
     walked(None)
     dagster.tick("ledger_mirror")
@@ -195,6 +219,18 @@ def test_a_wiped_history_is_reported_again(dagster: Dagster, walked: Walked) -> 
     dagster.tick("ledger_mirror")
     dagster.instance.wipe_assets([RETIRED])
     assert shown(dagster) == set()
+    dagster.tick("ledger_mirror")
+
+    assert shown(dagster) == {"v2"}
+
+
+def test_a_cursor_that_somebody_has_set_hides_nothing(dagster: Dagster, walked: Walked, open_server: ASGIApp) -> None:
+    walked(None)
+    dagster.tick("ledger_mirror")
+    synced, _, signature = dagster.cursors["ledger_mirror"].split(" ")
+    report(open_server, "materialization/retired_key", partition="v9")
+    past = dagster.instance.get_records_for_run(RUNLESS_RUN_ID).cursor
+    dagster.cursors["ledger_mirror"] = f"{synced} {past} {signature}"
     dagster.tick("ledger_mirror")
 
     assert shown(dagster) == {"v2"}
