@@ -81,11 +81,13 @@ def test_a_row_that_others_wrote_neither_fails_the_question_nor_moves_a_cursor(s
                     ("repeat('[', 6000)", "2026-01-05 09:00"),
                     ("'a' || chr(27) || '[2J'", "2026-01-05 09:00"),
                     ("NULL", "-infinity"),
+                    ("NULL", "2026-01-05 09:00"),
                 ):
-                    row = f"INSERT INTO public.audit_events VALUES ('v', {kind}, NULL, NULL, '{at}', 'READ')"
+                    row = f"INSERT INTO public.audit_events VALUES ({kind}, {kind}, NULL, NULL, '{at}', 'READ')"
                     tool.execute(row.encode("latin-1"))
                 found = AuditEvents(connection, TableName.parse("audit_events")).reads(SINCE, UNTIL)
-            assert sorted(each.resource_type for each in found) == ["Cl?ient", "Client", "[" * 200, r"a\x1b[2J"]
+            shown = ["", "Cl?ient", "Client", "[" * 200, r"a\x1b[2J"]
+            assert sorted((each.resource_type, each.event_type) for each in found) == [(each, each) for each in shown]
         finally:
             admin.execute("DROP DATABASE odd_audit WITH (FORCE)")
 

@@ -1,6 +1,7 @@
 """A recovery test is killed while it restores: nothing decrypts afterwards, and nothing of it stays."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -99,11 +100,16 @@ def test_nothing_of_a_killed_recovery_test_lives_on_or_decrypts(
     scratch = local_clinic.settings.home / "recovery"
     family = descendants(restoring.pid)
     (agent,) = processes(f"gpg-agent --homedir {home}")
-    for program in ("pg_restore", "postgres", "REFRESH MATERIALIZED", "guard"):
+    for program in ("pg_restore", "postgres", "REFRESH MATERIALIZED", f"guard {home}"):
         assert any(program in line for line in family.values()), program
+    descriptor = os.open(home, os.O_RDONLY)
     restoring.kill()
     restoring.wait()
-    assert eventually(lambda: not home.exists(), SOON_SECONDS)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # so that no command of another test wipes it
+    try:
+        assert eventually(lambda: not home.exists(), SOON_SECONDS)
+    finally:
+        os.close(descriptor)
     assert eventually(lambda: not any(map(command_line, (*family, agent))), SOON_SECONDS)
     assert scratch.exists()
     Folder(local_clinic.directory, []).run("status")
