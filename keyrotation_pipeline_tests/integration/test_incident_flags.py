@@ -129,11 +129,21 @@ def test_a_flag_that_cannot_be_read_hides_no_other(server: Server, encoding: str
             with psycopg.connect(url, autocommit=True, client_encoding="SQL_ASCII") as hostile:
                 hostile.execute(b"INSERT INTO keyrotation.incident_flag (key_versions) VALUES ('{{{v1},{v2}}}')")
                 hostile.execute(b"INSERT INTO keyrotation.incident_flag (discovered_at) VALUES ('-infinity')")
+                hostile.execute(
+                    b"INSERT INTO keyrotation.incident_flag (source, type, description, discovered_at, key_versions)"
+                    b" VALUES ('siem', 'insider', 'x', now(), '{NULL}')"
+                )
                 hostile.execute(b"INSERT INTO keyrotation.incident_flag (discovered_at) VALUES ('0001-01-01 +15:59')")
                 for text in (b"\xff\xfe", b"\x81", b"\x8f\xa1\xa1", b"[" * 6000, b"a\xc2\x9bb"):
                     with suppress(psycopg.DataError):  # the encoding has no such text
                         hostile.execute(
                             b"INSERT INTO keyrotation.incident_flag (type, description) VALUES ('insider', '%b')" % text
+                        )
+                    with suppress(psycopg.DataError):
+                        hostile.execute(
+                            b"INSERT INTO keyrotation.incident_flag (source, type, description, scope, impact, "
+                            b"key_versions) VALUES (%b, ARRAY[%b, NULL])"
+                            % (b", ".join([b"'%b'" % text] * 5), b"'%b'" % text)
                         )
                 hostile.execute(HONEST)
             _look(url)

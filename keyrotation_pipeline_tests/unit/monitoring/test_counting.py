@@ -12,8 +12,9 @@ from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.inventory import recount, take_inventory
 from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline_tests.fakes import CLIENTS, START, V1, V2, FakeWorld, fake_pipeline, rotation_of
-from keyrotation_pipeline_tests.unit.rotation.requests import approved, before_any_rotation
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, sign
 
 
 def counted(world: FakeWorld) -> None:
@@ -36,6 +37,16 @@ def promoted_since(world: FakeWorld) -> None:
         pass
 
 
+def promoted_since_and_rolled_back(world: FakeWorld) -> None:
+    promoted_since(world)
+    world.signatures.signed_at = world.clock.now()
+    back = open_rollback(world.pipeline, rotation_of(world), reason="slow", requested_by="test")
+    for officer in (ADA, BEN):
+        sign(world, back, officer)
+    for _ in runner.run(world.pipeline, back.id, world.report, Step.PRIMARY_KEY_ROLLOUT):
+        pass
+
+
 def promoted_and_counted(world: FakeWorld) -> None:
     promoted_since(world)
     world.clock.at += timedelta(hours=1)
@@ -55,6 +66,7 @@ def proven(world: FakeWorld) -> None:
         pytest.param(never_counted, (), (), id="never counted"),
         pytest.param(counted_only, (), (), id="the primary is never empty"),
         pytest.param(promoted_since, (), (V2,), id="promoted after the count"),
+        pytest.param(promoted_since_and_rolled_back, (), (V1, V2), id="promoted after the count, and rolled back"),
         pytest.param(promoted_and_counted, (), (), id="counted after the promotion, not re-encrypted"),
         pytest.param(proven, (V1,), (), id="proven"),
     ],
