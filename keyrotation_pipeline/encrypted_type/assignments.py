@@ -57,12 +57,14 @@ def refuse_assigning(compiled: SQLCompiler) -> None:
         wanted = None if column is None else encrypted(column.type, dialect)
         if wanted is not None and not _storable(value, wanted, dialect, takes_type=takes_type):
             _refuse(column)
-    given = {*(compiled.column_keys or ()), *(getattr(key, "key", key) for key, _, _ in assigned)}
+    replaced = [key for key, _, _ in on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
+    # A row that is inserted gets nothing of what is set where there is one already.
+    inserted = [key for key, _, _ in assigned[: len(assigned) - len(replaced)]]
+    given = {*(compiled.column_keys or ()), *(getattr(key, "key", key) for key in inserted)}
     for column in table.c:
         if column.key not in given and _is_filled_in(column, state) and encrypted(column.type, dialect):
             _refuse(column)
     given |= {column.key for column in table.c if _default(column, state) is not None}
-    replaced = [key for key, _, _ in on_conflict(state.statement)] if isinstance(state.statement, Insert) else []
     _refuse_without_index(table, given)
     _refuse_without_index(table, {getattr(key, "key", key) for key in replaced})
 

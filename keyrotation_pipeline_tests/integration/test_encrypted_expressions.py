@@ -245,6 +245,9 @@ WRITES = {
     "a default": lambda: insert(Defaulted).values(kind="x"),
     "a default on update": lambda: update(DefaultedOnUpdate).values(kind="x"),
     "a default of the server": lambda: insert(DefaultedByServer).values(kind="x"),
+    "a server's default, unless there is the row": lambda: (
+        postgres_insert(DefaultedByServer).values(id=1).on_conflict_do_update(index_elements=["id"], set_={"n": "x"})
+    ),
     "ORM update": lambda: update(Client).values(n=func.trim(SECRET)),
     "ORM update of a renamed column": lambda: update(Client).values(renamed=func.trim(SECRET)),
     "ORM update by attribute": lambda: update(Client).values({Client.renamed: func.trim(SECRET)}),

@@ -226,6 +226,12 @@ STATEMENTS = [
         .on_conflict_do_update(index_elements=["id"], set_={"email": "x"}),
         id="upsert",
     ),
+    pytest.param(
+        upsert(CLIENTS)
+        .values(id=2, email="x")
+        .on_conflict_do_update(index_elements=["id"], set_={"email": "x", "email_odd": "x", "email_even": "x"}),
+        id="upsert that inserts without",
+    ),
 ]
 
 
