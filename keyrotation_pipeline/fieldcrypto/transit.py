@@ -129,9 +129,18 @@ class TransitServer:
         return key
 
     def strangers(self, keys: Sequence[KeyMaterial]) -> list[KeyMaterial]:
-        """Returns the keys that the server does not show that it has: it cannot decrypt what only they open."""
+        """Returns the keys that the server does not show that it has: it cannot decrypt what only they open.
+
+        Raises:
+            KeyStoreDamagedError: one of them is a key itself, which nobody is shown.
+        """
         if not keys:
             return []
+        if not all(isinstance(key, TransitKey) for key in keys):
+            raise KeyStoreDamagedError(
+                f"the key store holds keys, and not what names versions of {self.address}: they were imported under "
+                "another [format] than the present one; write that as it was, then run the same again"
+            )
         references = [raw_of(key).decode().rpartition(":") for key in keys]
         texts = self._decrypted([probe.encode() for probe, _, _ in references], FEW)
         return [

@@ -33,7 +33,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import VAULT_TRANSIT, 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 from keyrotation_pipeline.fieldcrypto.transit import TransitPolicy, TransitServer
 from keyrotation_pipeline.model.keys import DamagedKey
@@ -221,6 +221,18 @@ def test_what_does_not_name_a_version_here_is_not_stored(store: TransitKeyStore,
     for key in (KeyMaterial.generate(), other):
         with pytest.raises(KeyStoreError):
             store.add(V1 if key is other else V2, key, store.read().revision)
+
+
+@pytest.mark.parametrize(
+    "key", [KeyMaterial.generate(), Passphrase(b"SECRET_KEY of Django:its salt")], ids=["key", "pair"]
+)
+def test_a_key_of_another_format_is_shown_to_no_server(tmp_path: Path, key: KeyMaterial) -> None:
+    files = FileKeyStore.create(tmp_path / "keys")
+    stored = files.add(V1, key, files.read().revision)
+    files.set_primary(V1, stored.revision)
+    nobody = TransitKeyStore(files, "http://127.0.0.1:9/transit/app")
+    with pytest.raises(KeyStoreDamagedError, match="imported under another \\[format\\] than the present one"):
+        nobody.read()
 
 
 def test_a_pickled_store_names_no_key_and_reads_the_same(store: TransitKeyStore) -> None:
