@@ -14,7 +14,7 @@ from keyrotation_pipeline.reporting.compliance import ComplianceReport
 from keyrotation_pipeline.reporting.gathering import gather
 from keyrotation_pipeline.reporting.objectives import OBJECTIVES
 from keyrotation_pipeline.reporting.oscal import assessment_results, render_oscal
-from keyrotation_pipeline.reporting.sections import Approval, LaterFinding, Span, TimeStamped
+from keyrotation_pipeline.reporting.sections import Approval, LaterFinding, Span, TimeStamped, UndeclaredSearched
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline_tests.fakes import START, FakeWorld
 from keyrotation_pipeline_tests.unit.reporting.test_compliance import eventful
@@ -178,7 +178,47 @@ def slow_recovery(report: ComplianceReport) -> ComplianceReport:
 
 
 def unverified_time_stamp(report: ComplianceReport) -> ComplianceReport:
-    return replace(report, timestamps=(TimeStamped(1, "ab", START, START, "tsa", (), "no certificate"),))
+    refused = TimeStamped(1, "ab", START, START, "tsa", (), "no certificate")
+    return replace(report, timestamps=(*report.timestamps, refused))
+
+
+def one_must_sign(report: ComplianceReport) -> ComplianceReport:
+    return replace(report, policy=replace(report.policy, required=1))
+
+
+def one_value_does_not_decrypt(report: ComplianceReport) -> ComplianceReport:
+    assert report.data.every_value is not None
+    return replace(report, data=replace(report.data, every_value=replace(report.data.every_value, failures=1)))
+
+
+def found_where_nothing_is_declared(report: ComplianceReport) -> ComplianceReport:
+    found = UndeclaredSearched(START, ("3 values in public.notes.text",), ())
+    return replace(report, data=replace(report.data, undeclared=found))
+
+
+def not_read_again(report: ComplianceReport) -> ComplianceReport:
+    return replace(report, requests=tuple(replace(each, not_read_again="not read again") for each in report.requests))
+
+
+def backed_up_before_its_end(report: ComplianceReport) -> ComplianceReport:
+    earlier = tuple(replace(each, made_at=START - timedelta(seconds=1)) for each in report.backups)
+    return replace(report, backups=earlier)
+
+
+def for_nobody(report: ComplianceReport) -> ComplianceReport:
+    return replace(report, backups=tuple(replace(each, recipients=()) for each in report.backups))
+
+
+def with_nothing_wrong(report: ComplianceReport) -> ComplianceReport:
+    """As after a rotation, with the active key in the backup, a time stamp, and a search for what is not declared."""
+    assert report.active_key is not None
+    keys = {report.active_key.version: report.active_key.fingerprint}
+    return replace(
+        report,
+        backups=tuple(replace(each, keys=keys) for each in report.backups),
+        timestamps=(TimeStamped(1, "ab", START, START, "tsa", (), None),),
+        data=replace(report.data, undeclared=UndeclaredSearched(START, (), ())),
+    )
 
 
 @pytest.mark.parametrize(("change", "finding"), [
@@ -190,10 +230,15 @@ def unverified_time_stamp(report: ComplianceReport) -> ComplianceReport:
     (later(3), "incidents-in-time"), (unencrypted, "values-encrypted"), (later(8), "values-encrypted"),
     (never_counted, "values-encrypted"), (no_longer_declared, "values-encrypted"),
     (no_longer_declared, "every-value-decrypts"), (not_all_read, "every-value-decrypts"),
-    (unverified_time_stamp, "audit-time-stamped"),
+    (unverified_time_stamp, "audit-time-stamped"), (one_must_sign, "policy-pinned"),
+    (one_value_does_not_decrypt, "every-value-decrypts"), (found_where_nothing_is_declared, "undeclared-searched"),
+    (not_read_again, "undeclared-searched"), (backed_up_before_its_end, "backup-after-rotation"),
+    (for_nobody, "backup-encrypted"),
 ])  # fmt: skip
 def test_what_is_wrong_is_not_satisfied(change: Callable[[ComplianceReport], ComplianceReport], finding: str) -> None:
-    assert states(change(rotated()))[finding] == "not-satisfied"
+    right = with_nothing_wrong(rotated())
+    assert states(right)[finding] == "satisfied"
+    assert states(change(right))[finding] == "not-satisfied"
 
 
 def test_no_text_of_a_report_can_break_the_document() -> None:
