@@ -110,9 +110,13 @@ class TransitConnection:
     def __init__(self, address: str) -> None:
         self._scheme, self._host, self._port, self._mount, self.key = _parts(address)
         self._local = threading.local()
+        self._silent_until = 0.0  # of the monotonic clock: not asked for little things after a time-out
 
     def exchange(self, method: str, path: str, body: object, tries: int) -> tuple[int, Answer]:
         """Sends a request until it is answered by something else than that the server is busy, sealed or away.
+
+        Little things are asked of a server that hangs once, and for as long again not at all: a command asks many, and
+        says of each that there was no answer.
 
         Args:
             path: below that of the engine.
@@ -124,9 +128,11 @@ class TransitConnection:
         if tries == ONCE:  # a kept connection may have ended meanwhile
             self._local.connection = None
         pauses = iter(PAUSES_SECONDS[:tries])
+        patience = PATIENCE_SECONDS if tries == MANY else LITTLE_SECONDS
         while True:
+            if tries != MANY and time.monotonic() < self._silent_until:
+                raise self._away(f"does not answer ({TimeoutError.__name__})")
             try:
-                patience = PATIENCE_SECONDS if tries == MANY else LITTLE_SECONDS
                 status, answer = self._send(method, f"/v1/{self._mount}/{path}", body, patience)
                 reason = f"answers {status}{_said(answer)}"
                 if status not in _PASSING:
@@ -142,12 +148,18 @@ class TransitConnection:
             except (OSError, HTTPException) as error:  # their texts may name anything
                 self._local.connection = None
                 reason = f"does not answer ({type(error).__name__})"
+                if isinstance(error, TimeoutError):
+                    self._silent_until = time.monotonic() + LITTLE_SECONDS
+                    pauses = pauses if tries == MANY else iter(())
             if (pause := next(pauses, None)) is None:
-                raise KeyStoreUnavailableError(
-                    f"{self._server} {reason}; nothing was changed in the database by that: when it is there again and "
-                    "unsealed, run the same again"
-                )
+                raise self._away(reason)
             time.sleep(pause)
+
+    def _away(self, reason: str) -> KeyStoreUnavailableError:
+        return KeyStoreUnavailableError(
+            f"{self._server} {reason}; nothing was changed in the database by that: when it is there again and "
+            "unsealed, run the same again"
+        )
 
     def refusal(self, status: int, answer: Answer, path: str) -> KeyStoreError:
         """Returns what is wrong where an answer is none that was hoped for."""

@@ -92,6 +92,24 @@ def test_an_answer_that_comes_slowly_has_no_more_time_than_another(monkeypatch: 
         over.set()
 
 
+def test_a_server_that_hangs_is_waited_for_once_by_a_command_that_asks_it_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(client, "LITTLE_SECONDS", 1.0)
+    asked, over = [], threading.Event()
+
+    def hang(connection: socket.socket) -> None:
+        asked.append(connection)
+        over.wait(60)
+
+    with answering(hang) as server:
+        for ask in (server.policy, server.configure, server.rotate, server.policy):
+            with pytest.raises(KeyStoreUnavailableError, match=r"does not answer \(TimeoutError\)"):
+                ask()
+        over.set()
+    assert len(asked) == 1
+
+
 @pytest.mark.parametrize(
     "body",
     [
