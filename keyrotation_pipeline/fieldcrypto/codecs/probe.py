@@ -9,6 +9,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
@@ -74,7 +75,10 @@ def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes], label
 
 
 def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> str | None:
-    known = CIPHERS if declared.name == LARAVEL.name else KNOWN_PAIRS if declared.is_pair else KNOWN
+    known = KNOWN_PAIRS if declared.is_pair else KNOWN
+    if declared.name == LARAVEL.name:  # others take no key of this length
+        size = len(raw_of(keys.material(keys.primary)))
+        known = tuple(cipher for cipher, key_bytes in CIPHERS.items() if key_bytes == size)
     for text in known:
         rewriter = AesGcmRewriter(keys, keys.primary, layout_of(text), bound=declared.is_read_with_data)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):

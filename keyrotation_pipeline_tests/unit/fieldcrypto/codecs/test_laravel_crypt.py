@@ -15,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_probe import fits
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -157,6 +158,14 @@ def test_probe_finds_the_cipher(cipher: str) -> None:
     old = laravel.new_key(CIPHERS[cipher])
     found, *others = fits(old, "APP_KEYS", [laravel.encrypt(old, text, cipher).encode() for text in ("a", "b")])
     assert (found.format, found.layout, found.opened, others) == ("laravel-crypt", cipher, 2, [])
+
+
+@pytest.mark.parametrize("declared", CIPHERS)
+@pytest.mark.parametrize("cipher", CIPHERS)
+def test_where_no_value_opens_only_a_cipher_that_takes_such_keys_is_named(declared: str, cipher: str) -> None:
+    old = laravel.new_key(CIPHERS[cipher])
+    found = fitting(with_cipher(declared), ring_of(cipher, old), [laravel.encrypt(old, "a", cipher).encode()])
+    assert found == cipher
 
 
 def test_only_a_gcm_cipher_bounds_how_much_a_key_may_encrypt() -> None:
