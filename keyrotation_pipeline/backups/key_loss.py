@@ -114,11 +114,12 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
         KeyStoreError: the version is destroyed, or the store holds a different key under it.
         AuditError: the key is restored, but the pinned roster cannot be trusted.
     """
-    record = _require_registered(pipeline, version, material)
-    _require_no_other(pipeline.keys.read(), version, material)
+    record, stored = _require_registered(pipeline, version, material), pipeline.keys.read()
+    _require_no_other(stored, version, material)
     ring = KeyRing({version: material}, version)
     decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables)
     archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
+    archived |= version in stored.archived  # not lost: it stays there, whatever its state
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)

@@ -105,6 +105,14 @@ class KeyLossContract:
         assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
         assert V1 not in pipeline.keys.read().live
 
+    def test_a_key_that_is_in_the_archive_was_not_lost_and_is_said_to_stay_there(self, pipeline: Pipeline) -> None:
+        # Deactivated after a reconciliation, until a rotation has seen that no instance has it.
+        for version in (V1, V2):
+            restore_key(pipeline, version, KEYS[version], "backup")
+        archive(pipeline.keys, V1)
+        assert restore_key(pipeline, V1, KEYS[V1], "backup").place == "archive"
+        assert shape(pipeline.keys.read())[:2] == ((V2,), (V1,))
+
     def test_a_store_that_was_lost_names_the_pinned_roster_again(self, pipeline: Pipeline) -> None:
         assert pipeline.keys.read().roster is None
         restore_key(pipeline, V2, KEYS[V2], "backup")
