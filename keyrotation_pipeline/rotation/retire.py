@@ -15,7 +15,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
-from keyrotation_pipeline.model.keys import StoredKeys
+from keyrotation_pipeline.model.keys import KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
 from keyrotation_pipeline.model.records import read
@@ -141,10 +141,15 @@ def _wait_for_horizon(pipeline: Pipeline, rotation: Walk, proof: Proven, report:
 def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
     """The source, and whatever other registered version is still live; an unregistered live key is left alone.
 
-    One that is in the archive, but was never seen to be gone from all instances, is among them.
+    One that is in the archive, but was never seen to be gone from all instances, is among them, also if it was called
+    compromised since.
     """
-    stored, records = pipeline.keys.read(), pipeline.ledger.keys()
-    unseen = {record.version for record in records if record.state not in FINAL_STATES}
+    stored, records, retired = pipeline.keys.read(), pipeline.ledger.keys(), pipeline.ledger.replayed().retired
+    unseen = {
+        record.version
+        for record in records
+        if record.state not in FINAL_STATES or (record.state is KeyState.COMPROMISED and record.version not in retired)
+    }
     concerned = {rotation.source, *stored.live, *unseen.intersection(stored.archived)}
     return tuple(each for each in retired_versions(pipeline, rotation) if each in concerned)
 

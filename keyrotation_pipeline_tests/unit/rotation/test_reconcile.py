@@ -9,9 +9,11 @@ import pytest
 from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.verify import require_verified
-from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, RequestError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.incidents.handling import close
+from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.keys import KeyState
@@ -24,6 +26,7 @@ from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending_reconciliation, plan, reconcile
 from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
+from keyrotation_pipeline_tests.unit.incidents.cases import raised
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
 NEW = {"first_name": "v2:New", "email": "v2:new@example.org"}
@@ -427,3 +430,31 @@ def test_officers_who_gave_one_head_up_gave_up_no_other(world: FakeWorld) -> Non
 
 def forged(decided: Plan, accepted: tuple[AuditHead, ...]) -> DatabaseReconciled:
     return DatabaseReconciled("restored", decided.primary, decided.in_rows, {}, (), accepted)
+
+
+@pytest.mark.parametrize("named", [("v1",), ("v1", "v2")])
+def test_an_incident_of_a_key_that_only_the_archive_has_ends_once_no_instance_is_seen_to_have_it(
+    world: FakeWorld, named: tuple[str, ...]
+) -> None:
+    restored_after_a_rotation(world, Step.ZERO_OLD_ROWS_PROOF)
+    reconciled(world)
+    assert (states(world)[V1], world.keys.archived()) == (KeyState.DEACTIVATED, (V1,))
+    incident = open_incident(world.pipeline, raised(1, versions=named))
+    if named == ("v1",):
+        with pytest.raises(IncidentError, match="nobody has seen that every instance is without it"):
+            prepare(world.pipeline, incident, "test")
+        rotation = approved(world)
+    else:
+        rotation = prepare(world.pipeline, incident, "test")
+        for officer in (ADA, BEN):
+            sign(world, rotation, officer)
+    run(world, rotation)
+    retired = world.ledger.walk(rotation.id).done(Step.RETIRED_KEY)
+    assert retired is not None
+    assert retired.facts["taken_from_applications"] == ["v1", "v2"]
+    assert close(world.pipeline, incident.id, "test").closed_at is not None
+    following = approved(world)
+    run(world, following)
+    retired = world.ledger.walk(following.id).done(Step.RETIRED_KEY)
+    assert retired is not None
+    assert retired.facts["taken_from_applications"] == ["v3"]
