@@ -26,7 +26,7 @@ def changed_hosts(pipeline: Pipeline) -> Iterator[str]:
     """One sentence if the configuration names other hosts than officers signed."""
     gone, new = difference(pipeline)
     if gone or new:
-        named = "; ".join((*(f"{each} is new" for each in new), *(f"{each} is gone" for each in gone)))
+        named = ", ".join((*(f"{each} is new" for each in new), *(f"{each} is gone" for each in gone)))
         yield (
             f"keyrotation.toml names other hosts than officers signed ({named}); restore them there, or have the "
             "change signed with `keyrotation policy --reason TEXT`"

@@ -78,6 +78,10 @@ def test_a_host_that_nobody_signed_is_reported_until_officers_have_signed_it(loc
             open_policy(pipeline, reason="again", requested_by="test")
     with configured(local_clinic, "") as site:
         assert "alerts.webhook_url https://evil.example is gone" in reported(site.pipeline)[0]
+    with configured(local_clinic, WEBHOOK) as site:
+        [check] = [each for each in readiness(site).checks if each.name == "hosts_are_the_signed_ones"]
+        assert check.value.endswith("hooks.example is new, alerts.webhook_url https://evil.example is gone)")
+        assert check.do.startswith("restore them there")
 
 
 def test_what_officers_signed_for_a_rotation_goes_to_no_other_host(local_clinic: Clinic) -> None:
