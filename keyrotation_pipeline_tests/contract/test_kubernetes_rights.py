@@ -200,6 +200,23 @@ def test_an_account_that_only_reads_changes_no_key_and_no_pod(accounts: Accounts
     assert accounts.stage.fleet.found(workload)["metadata"]["generation"] == 1
 
 
+@pytest.mark.parametrize("account", DONE_BY)
+def test_no_account_reaches_another_secret_or_workload(accounts: Accounts, account: str) -> None:
+    """There are none of these names: the API server asks for the right first."""
+    from kubernetes.client import ApiException  # noqa: PLC0415
+
+    secrets = accounts.as_(account).fleet.secrets
+    cluster = replace(secrets.cluster, kubeconfig=secrets.kubeconfig)
+    apps = f"/apis/apps/v1/namespaces/{cluster.namespace}"
+    others = ["secrets/another", *(f"{apps}/{kind}/another" for kind in ("deployments", "statefulsets", "daemonsets"))]
+    for path in others:
+        for method in ("GET", "PATCH", "DELETE"):
+            with pytest.raises(ApiException, match="403"):
+                cluster.ask(method, path, {} if method == "PATCH" else None)
+    with pytest.raises(ApiException, match="403"):
+        cluster.ask("GET", "secrets")
+
+
 def account_of(job: str) -> str:
     """The account that dagster.yaml gives the runs of a job."""
     launcher = yaml.safe_load((DEPLOY / "dagster" / "dagster.yaml").read_text())["run_launcher"]["config"]

@@ -86,6 +86,22 @@ def test_the_documented_role_passes_the_preflight_rewrites_fences_and_proves(
         assert (evidence.old_values, evidence.values) == (0, 20)
 
 
+def test_the_documented_role_has_no_power_over_the_server(clinic: Connection) -> None:
+    attributes = "rolsuper, rolreplication, rolcreaterole, rolcreatedb, rolbypassrls"
+    found = clinic.execute(f"SELECT {attributes} FROM pg_roles WHERE rolname = 'keyrotation'".encode()).fetchall()
+    assert found == [(False, False, True, True, True)]  # of PostgreSQL 18
+    reached = clinic.execute(
+        "SELECT rolname FROM pg_roles WHERE rolname <> 'keyrotation' AND pg_has_role('keyrotation', oid, 'MEMBER')"
+    ).fetchall()
+    of_the_database = {"clinic_owner", "pg_database_owner"}
+    of_reading = {"pg_read_all_data", "pg_read_all_settings", "pg_read_all_stats"}
+    assert {each for (each,) in reached} == of_the_database | of_reading
+    functions = "SELECT proname FROM pg_proc WHERE proname ~ '^(pg_read|lo_import|lo_export|pg_ls_dir)'"
+    assert len(clinic.execute(functions.encode()).fetchall()) > 5
+    allowed = f"{functions} AND has_function_privilege('keyrotation', oid, 'EXECUTE')"
+    assert clinic.execute(allowed.encode()).fetchall() == []
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [

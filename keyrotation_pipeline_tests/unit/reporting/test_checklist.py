@@ -120,6 +120,7 @@ def test_a_backup_counts_only_if_it_was_there_before_and_its_manifest_signed() -
     approved(world)
     walked(world, Step.KEY_VERSION)
     world.clock.at += DAY
+    world.ledger.append(BackupSealed("invented.json", "ab" * 32, has_dump=True))  # too late
     world.ledger.append(BackupSealed("another.json", "ab" * 32, has_dump=True))
     world.ledger.append(
         Note(EventKind.BACKUP_MADE, {"set": "another.json", "keys": {"v2": "ab" * 32},
@@ -133,6 +134,22 @@ def test_a_backup_counts_only_if_it_was_there_before_and_its_manifest_signed() -
     assert shown["Communicate the rotation schedule to the team"].at is None, "not before it began"
     assert shown["Back up the current encryption key (v1)"].at is None
     assert "no complete backup of the 26 hours before" in shown["Verify that database backups are current"].evidence
+
+
+def test_what_was_told_of_another_rotation_or_backed_up_of_another_key_alone_shows_nothing() -> None:
+    world = before_any_rotation()
+    world.ledger.append(AlertTold(announced_key("another"), "email"))
+    world.ledger.append(BackupSealed("another-key.json", "ab" * 32, has_dump=False))
+    world.ledger.append(
+        Note(EventKind.BACKUP_MADE, {"set": "another-key.json", "keys": {"v1": "ab" * 32},
+             "recipients": [], "dump": None, "dump_needs": [], "places": []})
+    )  # fmt: skip
+    approved(world)
+    walked(world)
+    shown = of(world)
+    assert shown["Communicate the rotation schedule to the team"].at is None
+    assert shown["Back up the current encryption key (v1)"].at is None
+    assert shown["Verify that database backups are current"].at is None
 
 
 def test_facts_of_another_type_show_nothing() -> None:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.audit.history import LedgerState, whole_history
 from keyrotation_pipeline.errors import AuditError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backup_events import BackupIncomplete, BackupRekeyed, BackupSealed
+from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupIncomplete, BackupRekeyed, BackupSealed
 from keyrotation_pipeline.model.incident_events import IncidentOpened
 from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
@@ -148,13 +148,16 @@ def test_the_same_audit_and_moment_give_the_same_bytes() -> None:
 
 def test_an_event_with_a_fault_counts_for_nothing() -> None:
     world = eventful()
+    newest = world.ledger.head()
+    world.ledger.append(AuditTimestamped(newest.seq, newest.hash, START, "an authority", "", ()))
     entries, state = whole_history(world.ledger.events(), world.ledger.verify)
     whole = compliance_report((entries, state), START)
     doubted = tuple(replace(each, fault="cannot have happened") for each in entries)
     nothing = compliance_report((doubted, LedgerState(world.ledger.verify)), START)
     assert whole.requests
     assert whole.backups
-    assert (nothing.keys, nothing.requests, nothing.backups) == ((), (), ())
+    assert whole.timestamps
+    assert (nothing.keys, nothing.requests, nothing.backups, nothing.timestamps) == ((), (), (), ())
     assert (nothing.recovery_tests, nothing.incidents, nothing.data.tables) == ((), (), ())
 
 
@@ -175,6 +178,7 @@ def test_a_backup_without_a_signed_manifest_is_not_complete() -> None:
     facts = {"keys": {}, "recipients": [], "dump": "d", "dump_needs": [], "places": ["here"]}
     world.ledger.append(Note(EventKind.BACKUP_MADE, {"set": "invented.json", **facts}))
     world.ledger.append(Note(EventKind.BACKUP_MADE, {"set": "unreadable.json", "keys": 7}))
+    world.ledger.append(BackupSealed("invented.json", "ab" * 32, has_dump=True))  # too late
     *_, invented, unreadable = reported(world)["backups"]
     assert invented["failures"] == ["no signed manifest of it is on record before it"]
     assert "has no valid" in unreadable["failures"][0]
