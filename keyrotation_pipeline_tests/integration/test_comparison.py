@@ -226,6 +226,18 @@ def test_an_event_that_dates_a_later_backup_back_does_not_count(scene: Scene) ->
         scene.compare(later.name)
 
 
+def test_a_backup_that_was_under_way_at_the_discovery_will_not_do(local_clinic: Clinic) -> None:
+    pipeline, clock = local_clinic.site.pipeline, local_clinic.clock
+    clock.at -= timedelta(hours=2)
+    made = back_up(local_clinic.site).made  # whose event is of now, by the clock of the audit
+    clock.at += timedelta(hours=1)
+    flag = Flag("", "test", "key_exposed", "in a log", clock.at, versions=("v1",))
+    clock.at += timedelta(hours=1)
+    scene = Scene(local_clinic, incident=open_incident(pipeline, flag).id)
+    with pytest.raises(IncidentError, match="was not complete before"):
+        scene.compare(made.name)
+
+
 def test_the_applications_audit_says_what_it_has_of_each_row(scene: Scene) -> None:
     scene.sql(
         "CREATE TABLE public.audit_events (event_type text, resource_type text, resource_id bigint, user_id uuid,"

@@ -127,6 +127,15 @@ def test_what_the_key_store_calls_compromised_stays_so_in_a_restored_database(
     assert rotation.status is RequestStatus.FINISHED
 
 
+def test_a_restore_by_which_only_a_compromised_key_is_forgotten_stops_everything(world: FakeWorld) -> None:
+    walk(world, approved(world))
+    # By an emergency since, which changed nothing else: its key was replaced before.
+    world.keys.publish_compromised(frozenset({V1}))
+    with pytest.raises(BlockedError, match="the key store calls v1 compromised, and the database does not"):
+        request(world)
+    assert plan(world.pipeline).states == {V1: KeyState.COMPROMISED, V2: KeyState.ACTIVE}
+
+
 def test_a_target_that_the_key_store_calls_compromised_is_registered_so_again(world: FakeWorld) -> None:
     dump = Dump.of(world)
     walk(world, approved(world), Step.KEY_VERSION)
