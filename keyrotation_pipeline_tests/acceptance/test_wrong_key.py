@@ -172,6 +172,10 @@ def test_two_officers_replace_the_key_and_the_rotation_then_finishes(home: Home)
     for phase in ("dual_key_rollout", "primary_key_rollout"):
         home.folder.run("rotate", rotation, "--through", phase)
     home.folder.run("rotate", rotation)
+    given = {"ENCRYPTION_MASTER_KEY_V2": base64_of(home.right)}
+    assert "v2 was made by this pipeline and not imported" in home.refused(
+        "replace-key", "v2", "--reason", "x", **given
+    )
     with home.opened() as pipeline:
         ring = KeyRing({V2: pipeline.keys.read().material(V2)}, V2)
     assert home.plain(ring) == [f"name {row}" for row in range(ROWS)]
