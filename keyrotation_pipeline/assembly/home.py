@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
 from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
 from keyrotation_pipeline.adapters.postgres.ledger.known_ids import incident_ids, request_ids
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, administered, connect, display_name
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name, unless_read_only
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.assembly.scan import scan_connected
 from keyrotation_pipeline.errors import HomeError
@@ -38,12 +38,12 @@ def database_url(settings: Settings) -> Iterator[str]:
     Raises:
         HomeError: there is no home for the embedded server yet, or it cannot run.
         DatabaseUnavailableError: the URL is no PostgreSQL connection string.
-        PreflightError: what is done with it is refused to the role, or the database is read-only.
+        PreflightError: the database is read-only.
     """
     declared = settings.database
     with server_url(settings.home, declared.url.get_secret_value() if declared.url else None) as url:
         whole = _with_schema(url, settings)
-        with administered(whole):
+        with unless_read_only(whole):
             yield whole
 
 

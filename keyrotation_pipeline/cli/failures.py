@@ -30,7 +30,8 @@ def _of_database(error: Any) -> str:  # noqa: ANN401  as above
         # Its first line names a schema, a table or a function, but nothing from a row.
         return (
             f"the database role lacks a right ({error.diag.message_primary}); grant it as "
-            "deploy/sql/pipeline-role.sql does, then run this again"
+            "deploy/sql/pipeline-role.sql does, and reset a `role` that ALTER DATABASE or ALTER ROLE may have set for "
+            "it, then run this again"
         )
     # Its text, and a traceback that shows it, could contain row data.
     name = type(error).__name__

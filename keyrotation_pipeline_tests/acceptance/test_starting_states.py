@@ -358,7 +358,7 @@ def test_what_an_administrator_of_the_database_has_taken_away_is_named(
         name = connection.info.dbname
         for change, sentence in (
             ("default_transaction_read_only = on", "is read-only; "),
-            ("role = 'pg_monitor'", "the database role may not do this in .*reset a `role` that ALTER DATABASE"),
+            ("role = 'pg_monitor'", "the database role lacks a right .*reset a `role` that ALTER DATABASE"),
         ):
             connection.execute(f"ALTER DATABASE {name} SET {change}".encode())
             setting.init(V1, variables, expect=1)

@@ -39,6 +39,7 @@ def test_what_is_no_connection_string_is_refused_by_its_scheme_alone(url: str, s
         ("failed to resolve host 'db': [Errno -2] Name or service not known", "correct the host"),
         ("connection timeout expired", "start it"),
         ("FATAL:  the database system is starting up", "is starting up; wait"),
+        ("connection failed: server closed the connection unexpectedly\n\tThis probably means", "ended the connection"),
         ("FATAL:  sorry, too many clients already", "max_connections"),
         ("FATAL:  etwas auf Deutsch: hunter2", "etwas auf Deutsch: ***; fix that"),
         ("", "OperationalError; fix that"),

@@ -42,6 +42,8 @@ _SENTENCES = (
      "its host's name is not known here; correct the host in {setting}"),
     (r"the database system is (?P<name>starting up|shutting down|in recovery mode|not yet accepting connections)",
      "the server is {name}; wait a moment, then run this again"),
+    (r"server closed the connection unexpectedly|Connection reset by peer",
+     "the server ended the connection; check that it runs, then run this again"),
     (r"too many clients already|remaining connection slots|too many connections for",
      "the server has no connection left; end some, or raise its max_connections"),
     (r"Connection refused|No such file or directory|[Tt]imed? ?out|[Tt]imeout|No route to host|Network is unreachable",
@@ -82,20 +84,14 @@ def _what_to_correct(error: OperationalError, setting: str) -> str:
 
 
 @contextmanager
-def administered(url: str) -> Iterator[None]:
-    """Says in a sentence what whoever administers the database has to change; the rest raises as it does.
+def unless_read_only(url: str) -> Iterator[None]:
+    """Says in a sentence that whoever administers the database has made it read-only; the rest raises as it does.
 
     Raises:
-        PreflightError: the role may not do something, or the database is read-only.
+        PreflightError: the database is read-only.
     """
     try:
         yield
-    except psycopg.errors.InsufficientPrivilege:
-        raise PreflightError(
-            f"the database role may not do this in {display_name(url)} (the server's log has what); connect as the "
-            "role that ran `keyrotation init`, have its rights given back, and reset a `role` that ALTER DATABASE or "
-            "ALTER ROLE may have set for it"
-        ) from None
     except psycopg.errors.ReadOnlySqlTransaction:
         raise PreflightError(f"{display_name(url)} {READ_ONLY}") from None
 
