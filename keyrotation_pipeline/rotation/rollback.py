@@ -111,6 +111,9 @@ def bring_back_key(pipeline: Pipeline, rotation: Walk, report: Report) -> KeyMad
     backup = backed_up(pipeline, version, material, rotation.id)
     report(Progress(Step.KEY_VERSION, str(version), 1, 1, "keys", "live, read back and backed up"))
     from_archive = intent in recorded(pipeline.ledger, KeyRestoreIntended, rotation.id)
+    if from_archive:
+        # Each time, since a process that died here has not recorded it: only reports from now on say who has the key.
+        pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()), rotation.id)
     return KeyMade(version, record.fingerprint, backup.name, backup.sha256, backup.recipients, from_archive)
 
 

@@ -32,7 +32,12 @@ Seen = Sequence[Instance] | KeyRotationError | None
 STEPS = frozenset({Step.DUAL_KEY_ROLLOUT, Step.PRIMARY_KEY_ROLLOUT, Step.RETIRED_KEY, Step.ARCHIVED_KEY})
 
 # The newest of these is what the view `report_nonce` has reports name. Each comes after the change that it records.
-NAMED_IN_REPORTS = (EventKind.REQUEST_OPENED, EventKind.PRIMARY_CHANGED, EventKind.KEY_RETIRED)
+NAMED_IN_REPORTS = (
+    EventKind.REQUEST_OPENED,
+    EventKind.PRIMARY_CHANGED,
+    EventKind.KEY_RETIRED,
+    EventKind.KEY_RESTORED,
+)
 
 
 def roll_out(
@@ -169,7 +174,8 @@ def _nonces(pipeline: Pipeline, rotation: Walk, goal: RolloutTarget) -> Collecti
     """
     if goal.aim is TargetKind.NAMES:
         return None
-    began = {(EventKind.REQUEST_OPENED, rotation.id)}
+    # A retirement may have withdrawn the key after the request, without an event of its own, where it died.
+    began = {(EventKind.REQUEST_OPENED, rotation.id), (EventKind.KEY_RESTORED, rotation.id)}
     if goal.aim is TargetKind.WRITES:
         began |= {(EventKind.PRIMARY_CHANGED, each.id) for each in lineage(pipeline, rotation)}
     elif goal.aim is TargetKind.WITHOUT:

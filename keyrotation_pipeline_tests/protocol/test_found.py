@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keyrotation_pipeline_tests.protocol.models import MODELS, ROLLBACK, ROUTINE, Model
+from keyrotation_pipeline_tests.protocol.models import LARGER, MODELS, ROLLBACK, ROUTINE, Model
 from keyrotation_pipeline_tests.protocol.search import follow
 
 BACK = Model("back", "a rotation and its rollback", (ROUTINE, ROLLBACK), 2, instances=1, rows=1)
@@ -31,6 +31,19 @@ READS, REPORTS, BACKWARDS = "instance 0 reads", "instance 0 reports", "run what 
 )  # fmt: skip
 def test_a_report_counts_only_if_it_is_newer_than_the_change_of_the_key_store(labels: tuple[str, ...]) -> None:
     assert follow(BACK, labels) is None
+
+
+def test_a_report_from_before_a_key_was_brought_back_does_not_say_that_it_is_read() -> None:
+    # The retirement died when the key store had withdrawn v1, and one of two instances read that, and reported nothing.
+    ran, both = "run what is due of routine", [READS, READS, REPORTS, REPORTS]
+    labels = (
+        *BEGUN, *UNDONE[:1], "resume routine", *UNDONE[1:3], *both, ran,
+        f"{ran} 1 (v1 to v2): primary_key_rollout, dies before `event blocked`", *both, *[ran] * 4,
+        f"{ran} 1 (v1 to v2): retired_key, dies before `commit`", READS, *[BACKWARDS] * 2,
+        f"{BACKWARDS} 2 (v2 to v1): primary_key_rollout, dies before `event key_state_changed`", READS,
+        "instance 0 writes a row under v1",
+    )  # fmt: skip
+    assert follow(LARGER["rollback"], labels) is None
 
 
 def test_a_reconciliation_takes_no_key_for_gone_from_instances_since_it_is_in_the_archive() -> None:

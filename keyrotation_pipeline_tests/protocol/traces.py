@@ -41,7 +41,7 @@ LEFT_OUT: Mapping[EventKind, str] = {
     EventKind.UNBLOCKED: "as above",
     EventKind.PROVEN_AGAIN: "somebody changed a fence after the proof; in the model nobody does",
     EventKind.PACE_SET: "how fast rows are re-encrypted",
-    EventKind.KEY_RESTORE_INTENDED: "`restore-key` brings back a lost key; the model loses none",
+    EventKind.KEY_RESTORE_INTENDED: "`restore-key` brings back a lost key; that of a rollback is within its first step",
     EventKind.KEY_RESTORED: "as above",
     EventKind.KEY_BACKED_UP: _BACKUP,
     EventKind.KEY_REPLACEMENT_PROPOSED: "`replace-key` is for a key that opens nothing; every key of the model does",

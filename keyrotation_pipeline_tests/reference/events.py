@@ -20,7 +20,7 @@ What ends in `_intended` is written before a step, and is followed by its outcom
 _FOR_PEOPLE = {
     EventKind.ROSTER_KEEPING_INTENDED: "The digest of the roster is about to be written to the key store.",
     EventKind.PACE_SET: "Somebody changed how fast a rotation goes, and why.",
-    EventKind.KEY_RESTORED: "A lost key is in the key store again.",
+    EventKind.KEY_RESTORED: "A lost key is in the key store again, or applications get that of a rollback again.",
     EventKind.KEY_BACKED_UP: "A key was encrypted to the recipients, stored in every place, and read back.",
     EventKind.KEY_LIST_DELIVERY_INTENDED: "The application's list of keys, which somebody had changed, is about to be "
     "written again; earlier confirmations of the present rollout do not count any more.",

@@ -1,4 +1,7 @@
-"""The views for people name versions of the second generation, too, as everything else does: v2x."""
+"""The views for people name versions of the second generation, too, as everything else does: v2x.
+
+Reports name the newest event after which the key store gives applications a key again, too.
+"""
 
 from alembic import op
 
@@ -7,6 +10,15 @@ down_revision = "0.1.0"
 
 # What was there stays in its place; a number is used once, in whichever generation.
 STATEMENTS = (
+    """
+    CREATE OR REPLACE VIEW keyrotation.report_nonce AS
+    SELECT coalesce((SELECT hash FROM keyrotation.audit_events WHERE seq = greatest(
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'request_opened'),
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'primary_changed'),
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'key_retired'),
+               (SELECT max(seq) FROM keyrotation.audit_events WHERE event = 'key_restored'))), '') AS nonce,
+           to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS at
+    """,
     """
     CREATE OR REPLACE VIEW keyrotation.rotations AS
     SELECT id, facts ->> 'type' AS type, facts ->> 'action' AS action,
@@ -60,6 +72,6 @@ STATEMENTS = (
 
 
 def upgrade() -> None:
-    """Replaces both views."""
+    """Replaces the views."""
     for statement in STATEMENTS:
         op.execute(statement)
