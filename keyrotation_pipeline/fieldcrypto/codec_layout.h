@@ -1,5 +1,5 @@
 /* AES-256-GCM values of a declared layout: only decryption tells under which key each is. `codecs/layout.py` and
- * `codecs/aes_gcm.py` are the reference.
+ * `codecs/unmarked.py` are the reference.
  *
  * One group of any encoding, raw bytes too, or several whose lengths are known without looking for separators. A bound
  * value comes with its associated data before it, in hex and up to a colon; new ones go without.

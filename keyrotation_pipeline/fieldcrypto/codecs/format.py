@@ -7,7 +7,6 @@ from typing import Protocol
 
 from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
-from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import new_passphrase
@@ -19,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.tink import TinkEnvelope
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,
@@ -77,10 +77,10 @@ _FORMATS: Mapping[str, Callable[[ValueFormat], Format]] = MappingProxyType(
     {
         NATIVE.name: lambda declared: NativeFormat(declared.row_from if declared.row else 0),
         FERNET.name: lambda declared: FernetFormat(keep_time=declared.keep_time, derivation=declared.derivation),
-        AES_GCM.name: lambda declared: AesGcmFormat(
+        AES_GCM.name: lambda declared: UnmarkedFormat(
             layout_of(declared.layout), bound=bool(declared.aad), derivation=declared.derivation
         ),
-        LARAVEL.name: lambda declared: AesGcmFormat(layout_of(declared.layout)),
+        LARAVEL.name: lambda declared: UnmarkedFormat(layout_of(declared.layout)),
     }
 )
 

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 
-from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring, rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -80,7 +80,7 @@ def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> st
         size = len(raw_of(keys.material(keys.primary)))
         known = tuple(cipher for cipher, key_bytes in CIPHERS.items() if key_bytes == size)
     for text in known:
-        rewriter = AesGcmRewriter(keys, keys.primary, layout_of(text), bound=declared.is_read_with_data)
+        rewriter = UnmarkedRewriter(keys, keys.primary, layout_of(text), bound=declared.is_read_with_data)
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):
             return text
     return None

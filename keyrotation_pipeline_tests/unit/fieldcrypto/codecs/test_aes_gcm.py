@@ -20,7 +20,6 @@ from keyrotation_pipeline.errors import (
     UnknownKeyVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
-from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmFormat, AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData, Piece, joined
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, place_ring
@@ -29,6 +28,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit, fits
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, fitting, fitting_derivation
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat, UnmarkedRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LOCKBOX, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
@@ -89,7 +89,7 @@ def test_real_values_are_opened_and_sealed_again_as_their_library_wrote_them(ent
     for value, told in zip(values, entry["values"], strict=True):
         assert told["plaintext"].encode() in read(layout, old, value)  # Ruby's Marshal stands around it in one library
     assert [layout.put_together(s.nonce, s.body) for s in map(layout.taken_apart, values) if s] == values
-    rewritten = AesGcmRewriter(KeyRing({V1: old, V2: new}, V1), V2, layout).rewrite([values])
+    rewritten = UnmarkedRewriter(KeyRing({V1: old, V2: new}, V1), V2, layout).rewrite([values])
     assert rewritten.failures == []
     for value, after in zip(values, rewritten.columns[0], strict=True):
         assert after is not None
@@ -104,12 +104,14 @@ def test_a_layout_takes_apart_what_it_put_together(text: str, plaintext: bytes, 
     value = stored(layout, ring.material(V1), plaintext)
     assert layout.shortest_bytes <= len(value)
     (new,) = (
-        AesGcmRewriter(ring, V2, layout).rewrite([[value, None, b"", stored(layout, ring.material(V2), b"z")]]).columns
+        UnmarkedRewriter(ring, V2, layout)
+        .rewrite([[value, None, b"", stored(layout, ring.material(V2), b"z")]])
+        .columns
     )
     assert new[1:] == [None, None, None]
     assert new[0] is not None
     assert read(layout, ring.material(V2), new[0]) == plaintext
-    assert AesGcmRewriter(ring, V2, layout).check([[value, new[0], b"", None]]) == ([{V1: 1, V2: 1, None: 1}], [])
+    assert UnmarkedRewriter(ring, V2, layout).check([[value, new[0], b"", None]]) == ([{V1: 1, V2: 1, None: 1}], [])
 
 
 @pytest.mark.parametrize(
@@ -124,7 +126,7 @@ def test_padding_and_case_are_kept_as_found(text: str, change: Callable[[bytes],
     layout = Layout(text)
     for size in range(6):
         value = change(stored(layout, ring.material(V1), b"x" * size))
-        ((new,),) = AesGcmRewriter(ring, V2, layout).rewrite([[value]]).columns
+        ((new,),) = UnmarkedRewriter(ring, V2, layout).rewrite([[value]]).columns
         assert new is not None
         assert change(new) == new
         assert len(new) == len(value)
@@ -145,7 +147,7 @@ def test_padding_and_case_are_kept_as_found(text: str, change: Callable[[bytes],
     ],
 )
 def test_what_an_encoder_never_writes_is_not_a_value(value: bytes, ring: KeyRing) -> None:
-    assert AesGcmRewriter(ring, V2, B64).rewrite([[value]]).failures == [Failure(0, 0, NOT_A_VALUE)]
+    assert UnmarkedRewriter(ring, V2, B64).rewrite([[value]]).failures == [Failure(0, 0, NOT_A_VALUE)]
 
 
 def test_digits_in_both_cases_are_not_a_value(ring: KeyRing) -> None:
@@ -154,17 +156,17 @@ def test_digits_in_both_cases_are_not_a_value(ring: KeyRing) -> None:
     nonce, body = lower.split(b":")
     for value in (nonce.upper() + b":" + body, nonce + b":B" + body[1:], lower[:-1], lower + b"0", lower + b":"):
         assert layout.taken_apart(value) is None
-    assert AesGcmRewriter(ring, V2, layout).rewrite([[lower]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
+    assert UnmarkedRewriter(ring, V2, layout).rewrite([[lower]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
 
 
 def test_a_damaged_value_and_one_under_another_key_are_left_alone(ring: KeyRing) -> None:
     good = stored(B64, ring.material(V1), b"text")
     damaged = good[:20] + (b"A" if good[20:21] != b"A" else b"B") + good[21:]
     foreign = stored(B64, KeyMaterial.generate(), b"text")
-    rewritten = AesGcmRewriter(ring, V2, B64).rewrite([[good, damaged], [foreign, good]])
+    rewritten = UnmarkedRewriter(ring, V2, B64).rewrite([[good, damaged], [foreign, good]])
     assert rewritten.failures == [Failure(1, 0, UNDER_NO_KEY), Failure(0, 1, UNDER_NO_KEY)]
     assert [[value is None for value in column] for column in rewritten.columns] == [[False, True], [True, False]]
-    held, failures = AesGcmRewriter(ring, V2, B64).check([[good, damaged], [foreign, good]])
+    held, failures = UnmarkedRewriter(ring, V2, B64).check([[good, damaged], [foreign, good]])
     assert (held, failures) == ([{V1: 1}, {V1: 1}], rewritten.failures)
 
 
@@ -173,16 +175,16 @@ def test_a_value_that_two_keys_open_is_left_alone(ring: KeyRing) -> None:
     value = B64.put_together(nonce, body)
     assert read(B64, ring.material(V1), value) != read(B64, ring.material(V2), value)
     both = Failure(0, 0, Defect(DefectKind.SEVERAL_KEYS))
-    assert AesGcmRewriter(ring, V2, B64).rewrite([[value]]) == RewrittenBatch([[None]], [both])
-    assert AesGcmRewriter(ring, V2, B64).check([[value]]) == ([{}], [both])
-    assert AesGcmRewriter(KeyRing({V1: ring.material(V1)}, V1), V1, B64).check([[value]]) == ([{V1: 1}], [])
+    assert UnmarkedRewriter(ring, V2, B64).rewrite([[value]]) == RewrittenBatch([[None]], [both])
+    assert UnmarkedRewriter(ring, V2, B64).check([[value]]) == ([{}], [both])
+    assert UnmarkedRewriter(KeyRing({V1: ring.material(V1)}, V1), V1, B64).check([[value]]) == ([{V1: 1}], [])
 
 
 def test_a_value_within_a_value_is_left_alone_but_not_a_text_that_only_looks_like_one(ring: KeyRing) -> None:
     inner = stored(B64, ring.material(V1), b"text")
     twice = stored(B64, ring.material(V2), inner)
     alike = stored(B64, ring.material(V1), stored(B64, KeyMaterial.generate(), b"a token of somebody else"))
-    rewritten = AesGcmRewriter(ring, V2, B64).rewrite([[twice, alike]])
+    rewritten = UnmarkedRewriter(ring, V2, B64).rewrite([[twice, alike]])
     assert rewritten.failures == [Failure(0, 0, Defect(DefectKind.ENCRYPTED_TWICE, V2))]
     assert rewritten.columns[0][1] is not None
 
@@ -196,7 +198,7 @@ def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> No
     twice = bound(V1, bound(V2, b"e9", b"users|email|9"), b"users|email|9")
     data = [b"users|email|7", b"users|email|8", b"users|email|9", b"users|phone|7", None]
     column = [joined(*each) for each in zip(data, [first, second, twice, first, first], strict=True)]
-    rewritten = AesGcmRewriter(ring, V2, B64, bound=True).rewrite([[*column, None, b""]])
+    rewritten = UnmarkedRewriter(ring, V2, B64, bound=True).rewrite([[*column, None, b""]])
     defects = [Defect(DefectKind.ENCRYPTED_TWICE, V1), UNDER_NO_KEY, UNDER_NO_KEY]
     assert rewritten.failures == [Failure(row, 0, defect) for row, defect in enumerate(defects, 2)]
     new, *others = rewritten.columns[0]
@@ -205,9 +207,9 @@ def test_associated_data_bind_a_value_to_its_column_and_row(ring: KeyRing) -> No
     assert sealed is not None
     assert AESGCM(raw_of(ring.material(V2))).decrypt(sealed.nonce, sealed.body, b"users|email|7") == b"e7"
     assert others == [None] * 6
-    held, failures = AesGcmRewriter(ring, V2, B64, bound=True).check([[*column, None, b""]])
+    held, failures = UnmarkedRewriter(ring, V2, B64, bound=True).check([[*column, None, b""]])
     assert (held, failures) == ([{V1: 1, V2: 1, None: 1}], rewritten.failures)
-    code = AesGcmFormat(B64, bound=True)
+    code = UnmarkedFormat(B64, bound=True)
     assert code.opened_by(ring, column[0]) == (V1, V1)
     assert code.opened_by(ring, column[4]) == (V2, None)
     assert code.plaintext(ring, column[1]) == b"e8"
@@ -239,7 +241,7 @@ def test_real_values_with_associated_data_are_opened_and_sealed_again_with_it(
     (entry,) = (each for each in FOREIGN if each.made_by == made_by)
     ring, code = (
         KeyRing({V1: KeyMaterial(key), V2: KeyMaterial.generate()}, V2),
-        AesGcmFormat(Layout(layout), bound=True),
+        UnmarkedFormat(Layout(layout), bound=True),
     )
     read = [joined(data, value) for value in entry.values if isinstance(value, bytes)]
     (new,) = code.rewriter(ring, V2).rewrite([read]).columns
@@ -280,9 +282,9 @@ def test_a_value_and_its_nonce_are_no_value_without_each_other_or_with_another_s
     assert value.count(b"\n") == 3  # lines of 60 characters
     body, nonce = value.split(b";")
     for bad in (body, body + b";", b";" + nonce, nonce + b";" + body, value + b";", body[:-1] + b";" + nonce):
-        assert AesGcmRewriter(ring, V2, layout).rewrite([[bad]]).failures == [Failure(0, 0, NOT_A_VALUE)]
+        assert UnmarkedRewriter(ring, V2, layout).rewrite([[bad]]).failures == [Failure(0, 0, NOT_A_VALUE)]
     other = stored(layout, ring.material(V1), b"y").split(b";")[1]
-    assert AesGcmRewriter(ring, V2, layout).rewrite([[body + b";" + other]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
+    assert UnmarkedRewriter(ring, V2, layout).rewrite([[body + b";" + other]]).failures == [Failure(0, 0, UNDER_NO_KEY)]
 
 
 def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,12 +296,12 @@ def test_a_new_value_that_does_not_decrypt_stops_everything(ring: KeyRing, monke
 
     monkeypatch.setattr(Layout, "put_together", flipped)
     with pytest.raises(KeyRotationError, match=FAULTY_MACHINE[:40]):
-        AesGcmRewriter(ring, V2, B64).rewrite([[value]])
+        UnmarkedRewriter(ring, V2, B64).rewrite([[value]])
 
 
 def test_the_target_must_be_in_the_ring(ring: KeyRing) -> None:
     with pytest.raises(UnknownKeyVersionError):
-        AesGcmRewriter(ring, V3, B64)
+        UnmarkedRewriter(ring, V3, B64)
 
 
 @pytest.mark.parametrize(

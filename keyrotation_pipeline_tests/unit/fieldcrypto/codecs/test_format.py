@@ -10,9 +10,9 @@ from cryptography.fernet import Fernet
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.fieldcrypto.batch import Rewriter, Value
-from keyrotation_pipeline.fieldcrypto.codecs.aes_gcm import AesGcmRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
+from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -37,7 +37,7 @@ def fernet(ring: KeyRing, lengths: list[int]) -> list[Value]:
 def aes_gcm(ring: KeyRing, lengths: list[int]) -> list[Value]:
     nonce, old = os.urandom(12), AESGCM(raw_of(ring.material(V1)))
     value = base64.b64encode(nonce + old.encrypt(nonce, b"x", None))
-    rewriter = AesGcmRewriter(ring, V2, Layout("b64(nonce12 ct tag16)"))
+    rewriter = UnmarkedRewriter(ring, V2, Layout("b64(nonce12 ct tag16)"))
     new = chain.from_iterable(rewriter.rewrite([[value] * length for length in lengths]).columns)
     return [value and base64.b64decode(value)[:12] for value in new]
 

@@ -1,4 +1,4 @@
-"""AES-GCM values in an application's own layout, and Laravel's, re-encrypted in place: only decryption tells their key.
+"""Re-encrypts values that name no key (AES-GCM in any layout, and Laravel's): only decryption tells which it is.
 
 GCM does not commit to its key: who knows two keys can make a value that both open. So every key of the ring is tried,
 and a value that more than one opens is not touched.
@@ -32,7 +32,7 @@ from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
 
-class AesGcmFormat:
+class UnmarkedFormat:
     """`Format` for values of one layout.
 
     Args:
@@ -43,10 +43,10 @@ class AesGcmFormat:
     def __init__(self, layout: Layout, *, bound: bool = False, derivation: Derivation | None = None) -> None:
         self._layout, self._bound, self._derivation = layout, bound, derivation
 
-    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "AesGcmRewriter":
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> "UnmarkedRewriter":
         """See `Format.rewriter`."""
         keys, own = self._keys(ring, labels)
-        return AesGcmRewriter(keys, target, self._layout, bound=self._bound, own=own)
+        return UnmarkedRewriter(keys, target, self._layout, bound=self._bound, own=own)
 
     def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
         """See `Format.native_codec`."""
@@ -91,7 +91,7 @@ class _Opened:
     data: bytes | None
 
 
-class AesGcmRewriter:
+class UnmarkedRewriter:
     """Re-encrypts values to one key version, whichever key of the ring they are under; see `batch.Rewriter`.
 
     Values under the target, empty strings and NULLs are left unchanged. So is a value that no key of the ring opens or
