@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (

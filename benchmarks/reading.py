@@ -21,7 +21,7 @@ from benchmarks.processes import machine, server_cpu_seconds
 from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import counts
-from keyrotation_pipeline.adapters.postgres.inventory.filters import counted_by_filters, filters
+from keyrotation_pipeline.adapters.postgres.inventory.counts import counted_by_filters, filters
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon

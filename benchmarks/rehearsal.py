@@ -13,8 +13,7 @@ from pathlib import Path
 from statistics import median
 
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
-from keyrotation_pipeline.assembly.backups import open_backups
-from keyrotation_pipeline.assembly.rehearsals import RestoredStages
+from keyrotation_pipeline.assembly.backups import RestoredStages, open_backups
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.demo.home import prepare

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from keyrotation_pipeline.adapters.child_service import LOOK_SECONDS, ChildService
+from keyrotation_pipeline.adapters.child_processes import LOOK_SECONDS, ChildService, CommandSocket
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.command_socket import CommandSocket
 from keyrotation_pipeline.adapters.process import cpu_ticks
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.ports.clock import attempts

@@ -6,22 +6,22 @@ from datetime import datetime
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess, random_token, sole_services
-from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
+from keyrotation_pipeline.adapters.home_files import FileHeartbeats
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.embedded import DAGSTER_DATABASE, EmbeddedServer
 from keyrotation_pipeline.assembly.home import create_home, database_url
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import AccessAudit, key_reads, span_of
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.incidents import ContactRole, Incident
 from keyrotation_pipeline.model.tables import TableName
 from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.ports.incidents import AlertChannel, ApplicationAudit, FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.settings import Settings, home_of
-from keyrotation_pipeline.settings.alerts import SmtpSettings
 from keyrotation_pipeline.settings.loading import bare_environment, child_environment, dagster_storage_url
+from keyrotation_pipeline.settings.sections import SmtpSettings
 
 
 def alert_channels(settings: Settings) -> Channels:
@@ -39,7 +39,7 @@ def flag_sources(settings: Settings) -> tuple[FlagSource, ...]:
     declared = settings.incidents
     if not declared.alarms:
         return ()
-    from keyrotation_pipeline.adapters.cloudwatch import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415  boto3 takes a second to import
+    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415  boto3 takes a second to import
 
     alarms = [WatchedAlarm(each.name, str(each.type)) for each in declared.alarms]
     return (CloudWatchAlarms(alarms, declared.region_name, declared.endpoint_url),)
@@ -58,7 +58,7 @@ def accesses(settings: Settings, since: datetime, until: datetime) -> AccessAudi
     """Returns who read the key and the records in a span of time; raises as `access_audit`."""
     declared, keys, records = settings.incidents, None, None
     if declared.cloudtrail_bucket is not None:
-        from keyrotation_pipeline.adapters.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415  as above
+        from keyrotation_pipeline.adapters.aws_incidents import CloudTrailFiles  # noqa: PLC0415  as above
 
         trail = CloudTrailFiles(
             declared.cloudtrail_bucket, declared.cloudtrail_prefix, declared.region_name, declared.endpoint_url

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
+from keyrotation_pipeline.adapters.home_files import FileHeartbeats
 from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
 from keyrotation_pipeline.adapters.postgres.ledger.known_ids import incident_ids, request_ids
@@ -20,8 +20,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
 from keyrotation_pipeline.scan.advice import FERNET_HERE
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.report import NATIVE
+from keyrotation_pipeline.scan.report import NATIVE, Finding
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.loading import postgres_options
 

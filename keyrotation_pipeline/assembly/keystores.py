@@ -9,12 +9,11 @@ from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedKeys
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.held_directory import wipe_abandoned
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore, problems_of
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
-from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
+from keyrotation_pipeline.adapters.secret_directories import wipe_abandoned, wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError

@@ -5,8 +5,8 @@ from contextlib import closing, contextmanager
 from functools import partial
 
 from keyrotation_pipeline.adapters.backups.anchors import FileAnchors, advance_head, stored_head
-from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.home_files import FileCheckpoints
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys
@@ -22,8 +22,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.schema import (
     revision_of,
 )
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, opening, require_same_time
 from keyrotation_pipeline.adapters.process import harden_process
@@ -54,12 +53,11 @@ from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.keys import KeyStore
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.ports.rollout import Rollout
-from keyrotation_pipeline.requests.hosts import pin_hosts, require_signed_key_store
 from keyrotation_pipeline.requests.inventory import count_if_small
-from keyrotation_pipeline.requests.policy import POLICY
+from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
-from keyrotation_pipeline.rotation.key_trial import MOST_NAMED, counted_in, probed, refusal, try_keys, untold_turns
+from keyrotation_pipeline.rotation.key_checks import MOST_NAMED, counted_in, probed, refusal, try_keys, untold_turns
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK

@@ -4,8 +4,7 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Protocol
 
-from keyrotation_pipeline.audit.checkpoint import Checkpoint, Checkpoints
-from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.audit.history import Checkpoint, Checkpoints, LedgerState
 from keyrotation_pipeline.audit.rules import COUNTING
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditEvent, AuditHead, EventKind, hash_of

@@ -2,23 +2,37 @@
 
 The chain is the ledger: there is no other record of rosters, requests, keys, incidents and steps. Whoever owns the
 database can append events. So an event counts only if it could happen when it did: nothing comes back that was over;
-facts are those of the text that officers signed, for this database; and what no officer may do alone (start a request,
-pin another roster, change the state of a key, close an incident whose key is in use) has the signatures of enough
-officers of the roster of that moment, each verified here, over exactly that text.
+facts are those of the text that officers signed, for this database; and what no officer may do alone (start a
+request, pin another roster, change the state of a key, close an incident whose key is in use) has the signatures of
+enough officers of the roster of that moment, each verified here, over exactly that text. Those of incidents are in
+`incidents`.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from keyrotation_pipeline.audit.events import AuditEntry, Rules
 from keyrotation_pipeline.audit.incidents import INCIDENT_RULES
-from keyrotation_pipeline.audit.key_rules import KEY_RULES
-from keyrotation_pipeline.audit.request_rules import REQUEST_RULES
-from keyrotation_pipeline.model.approval import Roster, RosterSignature, VerifiedSignature, signed_fields
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.approval import (
+    COMPARED,
+    Roster,
+    RosterSignature,
+    Signature,
+    VerifiedSignature,
+    hosts_in,
+    left_to_people,
+    signed_fields,
+    signed_moment,
+    signer_in,
+)
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Fact
 from keyrotation_pipeline.model.audit_state import (
     AuditState,
     ImpossibleError,
+    Unverified,
     is_its_time,
     names_database,
     require,
@@ -27,14 +41,264 @@ from keyrotation_pipeline.model.audit_state import (
 )
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned
 from keyrotation_pipeline.model.backups import signer_fingerprint
+from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.request_events import (
+    Blocked,
     DatabaseReconciled,
     HostsPinned,
+    PromotionRecorded,
+    RequestOpened,
+    RolloutConfirmed,
     RosterPinned,
     RotationAuditWritten,
     SignatureAdded,
+    StatusChanged,
+    StepFinished,
+    Unblocked,
 )
-from keyrotation_pipeline.model.requests import Request, RequestAction
+from keyrotation_pipeline.model.requests import (
+    CONFIRMATION_HEADER,
+    MAY_FOLLOW,
+    Request,
+    RequestAction,
+    RequestStatus,
+    RotationType,
+    StepRecord,
+    Walk,
+    held_in,
+)
+
+
+def _by_name(step: StepRecord) -> tuple[str, str, int]:
+    """What finished steps are ordered by, to be compared."""
+    return step.step, step.table or "", -1 if step.shard is None else step.shard
+
+
+def _opened(state: AuditState, entry: AuditEntry, fact: RequestOpened) -> None:
+    request = entry.request
+    if request is None or request in state.requests:
+        raise ImpossibleError("opens a request that is there already")
+    text = fact.approval_text.encode()
+    require(state.leads_through(fact.audit_head), "opens a request that is to be signed for another audit")
+    fields = require_lines(text, _signed_facts(state, request, fact))
+    require(names_database(text, state.place), "is to be signed for another database")
+    if fact.action is not RequestAction.RECONCILE and state.roster is not None:
+        require(fields.get("Officers") == state.roster.signed_officers, "is to be signed by other officers")
+    require((fact.type is RotationType.EMERGENCY) == (fact.incident is not None), f"is a {fact.type} request")
+    require(fact.supersedes is None or fact.supersedes in state.requests, "supersedes a request that is not there")
+    content: dict[str, Any] = {
+        "id": request,
+        "type": fact.type,
+        "action": fact.action,
+        "source": fact.source,
+        "source_fingerprint": fact.fingerprint,
+        "target": fact.target,
+        "reason": fact.reason,
+        "incident": fact.incident,
+        "requested_by": fact.requested_by,
+        "requested_at": fact.requested_at,
+        "start_by": fact.start_by,
+        "finish_by": fact.finish_by,
+        "audit_head": (fact.audit_head.seq, fact.audit_head.hash),
+        "status": RequestStatus.REQUESTED,
+        "approvals": (),
+        "supersedes": fact.supersedes,
+        "not_before": fact.not_before,
+        "manual": left_to_people(text),
+    }
+    state.requests[request] = Walk(**content) if fact.action.walks else Request(**content)
+    state.texts[request] = text
+
+
+def _signed_facts(state: AuditState, request: str, fact: RequestOpened) -> Mapping[str, str | None]:
+    """What the text to sign must say, for the facts of a request."""
+    source, known = f"{fact.source} {fact.fingerprint}", fact.action is not RequestAction.POLICY
+    target = {
+        RequestAction.ROTATE: str(fact.target),
+        RequestAction.RECONCILE: str(fact.target),
+        RequestAction.DESTROY: "destroyed",
+    }.get(fact.action)
+    return {
+        "Request": request,
+        "Action": fact.action,
+        **({"From": source} if known else {}),
+        **({} if target is None else {"To": target}),
+        "Audit head": f"{fact.audit_head.seq} {fact.audit_head.hash}",
+        "Not before": None if fact.not_before is None else signed_moment(fact.not_before),
+        "Start by": signed_moment(fact.start_by),
+        "Finish by": signed_moment(fact.finish_by),
+        "Incident": fact.incident,
+        COMPARED: None if fact.incident is None else state.incidents.compared(fact.incident, fact.audit_head.seq),
+        "Requested by": fact.requested_by,
+        "Reason": fact.reason if fact.incident is None else f"incident {fact.incident}: {fact.reason}",
+    }
+
+
+def _signed(state: AuditState, entry: AuditEntry, fact: SignatureAdded) -> None:
+    stored = state.known(entry.request)
+    require(not stored.is_over, f"signs a request that is {stored.status}")
+    require(fact.officer not in stored.approvals, "is a second signature of one officer")
+    try:
+        good = state.verified(
+            state.texts[stored.id], fact.signature, fact.officer, since=stored.requested_at, at=entry.at
+        )
+    except ImpossibleError:
+        is_officer = state.roster is not None and state.roster.name_of(fact.officer) is not None
+        if stored.action is not RequestAction.RECONCILE or is_officer:
+            raise
+        state.unverified.append(Unverified(entry.seq, entry.at, stored.id, fact))
+    else:
+        when = is_its_time(good, fact.signed_at, stored.requested_at, entry.at)
+        require(when, "says another time than the signature")
+    _file(state, stored.id, fact)
+
+
+def _file(state: AuditState, request: str, fact: SignatureAdded) -> None:
+    added = Signature(fact.officer, bytes.fromhex(fact.signature), fact.signed_at)
+    # OpenPGP's times are of a second: of two signatures in one, the one recorded first comes first.
+    signatures = sorted((*state.signatures.get(request, ()), added), key=lambda each: each.signed_at)
+    state.signatures[request] = tuple(signatures)
+    approvals = tuple(each.officer for each in signatures)
+    state.requests[request] = replace(state.requests[request], approvals=approvals)
+
+
+def _moved(state: AuditState, entry: AuditEntry, fact: StatusChanged) -> None:
+    stored = state.known(entry.request)
+    require(fact.before is stored.status, f"changes a request that is {stored.status}, not {fact.before}")
+    require(fact.after in MAY_FOLLOW[stored.status], f"makes a request that is {stored.status} {fact.after}")
+    # A change of the roster ends when the next one's officers are those who sign.
+    if fact.after is RequestStatus.RUNNING or (
+        fact.after is RequestStatus.FINISHED and stored.action is not RequestAction.POLICY
+    ):
+        state.require_signed(stored.id)
+    if fact.after is RequestStatus.RUNNING and stored.started_at is None:
+        require(entry.at <= stored.start_by, "starts a request after its last date")
+        fields = signed_fields(state.texts[stored.id])
+        state.hosts = hosts_in(fields)
+        state.signers.update(signer_in(fields))
+    if fact.after is RequestStatus.RUNNING and stored.action is RequestAction.RECONCILE and state.place is not None:
+        state.database = state.place
+        state.foreign = {seq: place for seq, place in state.foreign.items() if place != state.place}
+    over = fact.after in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
+    started_at = stored.started_at or (fact.at if fact.after is RequestStatus.RUNNING else None)
+    state.requests[stored.id] = replace(
+        stored, status=fact.after, started_at=started_at, finished_at=fact.at if over else None
+    )
+
+
+def _finished(state: AuditState, entry: AuditEntry, fact: StepFinished) -> None:
+    walk = state.require_walk(entry.request)
+    require(walk.done(fact.step, fact.table, fact.shard) is None, "finishes a step again")
+    record = StepRecord(fact.step, fact.table, fact.shard, fact.finished_at, fact.facts)
+    state.requests[walk.id] = replace(walk, steps=tuple(sorted((*walk.steps, record), key=_by_name)))
+
+
+def _promoted(state: AuditState, entry: AuditEntry, fact: PromotionRecorded) -> None:
+    walk = state.require_walk(entry.request)
+    require(walk.promotion_xid is None, "records a promotion again")
+    state.requests[walk.id] = replace(walk, promotion_xid=fact.xid)
+
+
+def _blocked(state: AuditState, entry: AuditEntry, fact: Blocked | Unblocked) -> None:
+    stored = state.known(entry.request)
+    state.requests[stored.id] = replace(stored, blocked_by=fact.sentence if isinstance(fact, Blocked) else None)
+
+
+def _confirmed(state: AuditState, entry: AuditEntry, fact: RolloutConfirmed) -> None:
+    walk = state.require_walk(entry.request)
+    text = fact.text.encode()
+    require_lines(text, {"Request": walk.id, "Rollout": str(fact.rollout)}, CONFIRMATION_HEADER)
+    state.verified(text, fact.signature, fact.officer, since=walk.requested_at, at=entry.at)
+
+
+REQUEST_RULES: Rules = {
+    RequestOpened: _opened,
+    SignatureAdded: _signed,
+    StatusChanged: _moved,
+    StepFinished: _finished,
+    PromotionRecorded: _promoted,
+    Blocked: _blocked,
+    Unblocked: _blocked,
+    RolloutConfirmed: _confirmed,
+}
+
+
+_CHANGING_STATES = (RequestAction.ROTATE, RequestAction.ROLLBACK, RequestAction.RECONCILE)
+_BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
+
+
+def _registered(state: AuditState, entry: AuditEntry, fact: KeyRegistered) -> None:
+    if entry.request is not None:
+        state.require_running(entry.request)
+    require(fact.version not in state.keys, f"registers {fact.version} again")
+    other = other_generation(fact.version, fact.fingerprint, state.keys.values())
+    require(other is None, f"registers {fact.version} next to {other}, for both generations of the format")
+    require(fact.state not in LOST, f"registers {fact.version} as {fact.state}")
+    _require_only_active(state, fact.version, fact.state)
+    state.keys[fact.version] = KeyRecord(fact.version, fact.state, fact.fingerprint, fact.created_at)
+
+
+def _state_changed(state: AuditState, entry: AuditEntry, fact: KeyStateChanged) -> None:
+    record = state.keys.get(fact.version)
+    if record is None or (record.state, record.fingerprint) != (fact.before, fact.fingerprint):
+        raise ImpossibleError(f"changes {fact.version}, which is not registered so")
+    require(fact.after in ALLOWED_TRANSITIONS[record.state], f"makes {fact.version} {fact.after} from {record.state}")
+    _require_only_active(state, fact.version, fact.after)
+    if fact.after is KeyState.COMPROMISED:
+        # The last signature calls a version compromised, before the request begins.
+        by = state.require_signed(entry.request)
+        held = fact.version in held_in(state.texts[by.id])
+        require(held, f"is by a request that does not hold {fact.version} compromised")
+        state.compromised_by[fact.version] = by.id
+    elif fact.after is KeyState.DESTROYED:
+        _require_to_destroy(state, entry, fact)
+    elif (fact.before, fact.after) == (KeyState.PRE_ACTIVATION, KeyState.ARCHIVED):
+        # A rotation that is cancelled withdraws its key, also if its signers are not on the roster any more.
+        require(not state.known(entry.request).is_over, "is by a request that is over")
+    else:
+        state.require_signed(entry.request, *_CHANGING_STATES)
+    if fact.after in _BACK:
+        state.retired.discard(fact.version)
+    state.keys[fact.version] = replace(record, state=fact.after)
+
+
+def _require_only_active(state: AuditState, version: KeyVersion, after: KeyState) -> None:
+    active = [each.version for each in state.keys.values() if each.state is KeyState.ACTIVE]
+    require(after is not KeyState.ACTIVE or not active, f"makes {version} active next to {', '.join(map(str, active))}")
+
+
+def _replaced(state: AuditState, entry: AuditEntry, fact: KeyReplaced) -> None:
+    record = state.keys.get(fact.version)
+    if record is None or record.fingerprint != fact.before:
+        raise ImpossibleError(f"replaces {fact.version}, which is not registered so")
+    require(record.state is not KeyState.DESTROYED, f"replaces {fact.version}, which is destroyed")
+    other = other_generation(fact.version, fact.after, state.keys.values())
+    require(other is None, f"gives {fact.version} the key of {other}, for both generations of the format")
+    by = state.require_running(entry.request, RequestAction.REPLACE_KEY)
+    require_lines(state.texts[by.id], {"From": f"{fact.version} {fact.before}", "To": f"{fact.version} {fact.after}"})
+    state.keys[fact.version] = replace(record, fingerprint=fact.after)
+
+
+def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:
+    walk = state.require_walk(entry.request)
+    require(fact.target == walk.target, f"retires keys for {fact.target}, which its request is not about")
+    state.retired.update(fact.taken_from_applications)
+
+
+def _require_to_destroy(state: AuditState, entry: AuditEntry, fact: KeyStateChanged | KeyDestroyed) -> None:
+    by = state.require_running(entry.request, RequestAction.DESTROY)
+    is_same = (by.source, by.source_fingerprint) == (fact.version, fact.fingerprint)
+    require(is_same, f"destroys {fact.version} by a request to destroy {by.source} {by.source_fingerprint[:16]}")
+
+
+KEY_RULES: Rules = {
+    KeyRegistered: _registered,
+    KeyStateChanged: _state_changed,
+    KeyReplaced: _replaced,
+    KeyRetired: _retired,
+    KeyDestroyed: _require_to_destroy,
+}
 
 
 def abandoning(heads: Collection[AuditHead]) -> str:

@@ -14,9 +14,9 @@ from keyrotation_pipeline.backups.catalog import (
     new_stamp,
     remove_unfinished,
     sets_of,
+    unknown_sets,
 )
 from keyrotation_pipeline.backups.completeness import is_covered, last_finished
-from keyrotation_pipeline.backups.unexpected import unknown_sets
 from keyrotation_pipeline.errors import AuditError, BackupError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.approval import Roster
@@ -27,7 +27,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation.key_trial import try_keys
+from keyrotation_pipeline.rotation.key_checks import try_keys
 
 FEWEST_RECIPIENTS = 2
 BACKUP_LOCK = "backup"

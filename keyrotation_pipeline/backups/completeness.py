@@ -12,9 +12,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.audit.events import entries
-from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, sets_of
+from keyrotation_pipeline.backups.catalog import BackupContext, interrupted, is_intact, sets_of, unknown_sets
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.backups.unexpected import interrupted, unknown_sets
 from keyrotation_pipeline.errors import BackupError, ManifestError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note

@@ -13,7 +13,7 @@ from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
 from keyrotation_pipeline.backups.catalog import BackupContext
-from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.backups.key_loss import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.backups.remaining_copies import HeldCopy, described_copies, described_replaced, replaced_dumps
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -7,14 +7,13 @@ whoever owns the database can append an event that names another one, which does
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from functools import cached_property
 
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.history import history
-from keyrotation_pipeline.backups.signed_manifest import signed_manifest
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
@@ -28,12 +27,44 @@ from keyrotation_pipeline.model.backups import (
     signer_fingerprint,
     stamp_in,
 )
-from keyrotation_pipeline.model.manifest import parse, render
+from keyrotation_pipeline.model.manifest import parse, render, signer_of
 from keyrotation_pipeline.ports.approvals import SignatureVerifier
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
 from keyrotation_pipeline.ports.backups import ManifestSigner
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline.ports.ledger import Ledger
+
+# As `ManifestSigner.verifies`: a public key (base64 of its SubjectPublicKeyInfo), the signed bytes, the signature.
+Verifies = Callable[[str, bytes, bytes], bool]
+
+
+def signed_manifest(
+    name: str, place: str, text: bytes, signature: bytes, *, signers: Collection[str], verifies: Verifies
+) -> BackupSet:
+    """The set of a manifest that one of these keys has signed.
+
+    Args:
+        name: the manifest's file name.
+        place: where it is, for the error.
+        signature: the content of its `.sig` file.
+        signers: fingerprints of public keys, 64 hex digits each; see `signer_fingerprint`.
+
+    Raises:
+        UnsignedBackupError: none of them has signed exactly this.
+        ManifestError: one has, but it is damaged, or has another name than it says.
+    """
+    if (public := signer_of(text)) is None:
+        raise UnsignedBackupError(name, place, "does not name its signer")
+    try:
+        signer = signer_fingerprint(public)
+    except ValueError:
+        raise UnsignedBackupError(name, place, "does not name its signer") from None
+    if signer not in signers:
+        raise UnsignedBackupError(name, place, f"names the signer {signer}, which is not this pipeline's")
+    if not verifies(public, text, signature):
+        raise UnsignedBackupError(name, place, "has a signature that is not this pipeline's")
+    return parse(name, text)
+
 
 _LARGEST_SIGNATURE_BYTES = 1 << 20
 _CLOCKS_DIFFER_BY = timedelta(minutes=10)

@@ -21,11 +21,11 @@ from keyrotation_pipeline.model.requests import WALK, Request, RequestAction, St
 from keyrotation_pipeline.model.status import LastRehearsal
 from keyrotation_pipeline.ports.backups import RecoveryKey, RestoredDump
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.ports.rehearsals import RehearsalStage, Stages
+from keyrotation_pipeline.ports.recovery import RehearsalStage, Stages
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.inventory import take_inventory
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.key_trial import require_keys_open
+from keyrotation_pipeline.rotation.key_checks import require_keys_open
 from keyrotation_pipeline.rotation.rotate import open_request, present_key
 
 BEFORE_THE_WALK = "request"

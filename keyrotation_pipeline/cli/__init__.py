@@ -53,7 +53,7 @@ def _flush() -> None:
 def _run() -> None:
     """Import and run the commands, or name the missing extra: applications install the distribution without it."""
     try:
-        from keyrotation_pipeline.cli.application import run  # noqa: PLC0415
+        from keyrotation_pipeline.cli.commands import run  # noqa: PLC0415
 
         run()
     except ModuleNotFoundError as missing:  # each command imports what it needs

@@ -8,9 +8,8 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.audit.events import AuditEntry, entries
-from keyrotation_pipeline.audit.verify import verify_everything
+from keyrotation_pipeline.audit.verify import read_anchor, verify_everything
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests

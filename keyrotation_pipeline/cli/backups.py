@@ -7,14 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.backups import new_databases, open_backups, recovery_key
-from keyrotation_pipeline.assembly.rehearsals import RestoredStages
+from keyrotation_pipeline.assembly.backups import RestoredStages, new_databases, open_backups, recovery_key
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
-from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, kept_sets, unknown_sets
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database
-from keyrotation_pipeline.backups.unexpected import unknown_sets
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show

@@ -1,6 +1,7 @@
-"""Lists every command: where its code is, and its line in `keyrotation --help`.
+"""Every command: where its code is, its line in `keyrotation --help`, and the application that runs them.
 
-A command's module is imported only when that command is run, so that start-up stays fast.
+A command's module is imported only when that command is run, so that start-up stays fast. An expected failure is one
+sentence on stderr.
 """
 
 import sys
@@ -8,11 +9,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any
+from typing import Annotated, Any
 
 import click
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from keyrotation_pipeline import assembly
+from keyrotation_pipeline.cli.failures import sentence_of
+from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,10 @@ SECTIONS = {
         "rehearse": Command("backups", "rehearse_command", "Run a rotation on a copy of the newest backup."),
         "rotate": Command("rotate", "rotate", "Run the next phases of an approved rotation."),
         "pace": Command("requests", "pace_command", "Show or set how fast a running rotation goes."),
-        "pause": Command("rollback", "pause", "Pause a rotation."),
-        "resume": Command("rollback", "resume", "Resume a paused rotation."),
-        "cancel": Command("rollback", "cancel", "Cancel a request that has written nothing yet."),
-        "rollback": Command("rollback", "rollback_command", "Open a request to undo a rotation; prints its id."),
+        "pause": Command("requests", "pause", "Pause a rotation."),
+        "resume": Command("requests", "resume", "Resume a paused rotation."),
+        "cancel": Command("requests", "cancel", "Cancel a request that has written nothing yet."),
+        "rollback": Command("requests", "rollback_command", "Open a request to undo a rotation; prints its id."),
     },
     "Approve": {
         "requests": Command("requests", "requests", "List pending requests: who has signed, who has not."),
@@ -70,7 +75,7 @@ SECTIONS = {
     },
     "Watch": {
         "status": Command("status", "status", "Show keys, tables, the rotation, and what to type next."),
-        "metrics": Command("metrics", "metrics", "Print the status in OpenMetrics text, for Prometheus."),
+        "metrics": Command("status", "metrics", "Print the status in OpenMetrics text, for Prometheus."),
         "rollout": Command("inspect", "rollout", "Show which application instance reads and writes what."),
         "history": Command("requests", "history", "List past requests, with how long each took."),
     },
@@ -165,3 +170,51 @@ def usage_in_json() -> Iterator[None]:
 def wants_json() -> bool:
     """Whether what was typed asks for JSON, even where it could not be parsed."""
     return "--json" in sys.argv[1:]
+
+
+app = typer.Typer(
+    name="keyrotation",
+    cls=LazyGroup,
+    help="Rotate application-level encryption keys in PostgreSQL with zero downtime, and prove that it was done.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    suggest_commands=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(*, wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version  # noqa: PLC0415  nothing else needs it
+
+        typer.echo(f"keyrotation {version('keyrotation-pipeline')}")
+        typer.echo(codec_in_use())
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    *,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True, show_default=False),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Run the command line; an expected failure is one sentence on stderr and exit code 1."""
+    assembly.harden_process()
+    try:
+        # For every command; those that open the database also wipe restored keys.
+        assembly.wipe_abandoned_keys()
+        app()
+    except Exception as error:
+        if (sentence := sentence_of(error)) is None:
+            raise
+        from keyrotation_pipeline.cli.output import refuse  # noqa: PLC0415  --help and --version need none of it
+
+        refuse(sentence, as_json=wants_json())
+        raise SystemExit(1) from None

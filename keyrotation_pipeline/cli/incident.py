@@ -16,7 +16,6 @@ from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.assess import assess_command, assessed
 from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.compare import compare_command
 from keyrotation_pipeline.cli.incident_details import (
@@ -27,6 +26,8 @@ from keyrotation_pipeline.cli.incident_details import (
     RootCause,
     Scope,
     amend_command,
+    assess_command,
+    assessed,
     details,
     notice_command,
     show_changed,
@@ -37,10 +38,9 @@ from keyrotation_pipeline.cli.report import require_new, write_new
 from keyrotation_pipeline.cli.signing import propose
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.access import AccessAudit, bars
-from keyrotation_pipeline.incidents.alert_delivery import deliver
+from keyrotation_pipeline.incidents.alerts import deliver, notices
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, require_plain_texts
-from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
 from keyrotation_pipeline.model.audit import instant

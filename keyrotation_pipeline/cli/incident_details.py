@@ -1,21 +1,29 @@
-"""Prints an incident; holds `incident amend` and `incident notice`."""
+"""Prints an incident; holds what people add to one: `incident amend`, `incident notice` and `incident assess`."""
 
+import re
+import tomllib
 from collections.abc import Sequence
 from datetime import date
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
+from keyrotation_pipeline.audit.assessments import Assessment
+from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
+from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.assessing import assessment_of
+from keyrotation_pipeline.incidents.assessing import answers_in, assess, assessment_of, sign_assessment, text_to_sign
 from keyrotation_pipeline.incidents.handling import NOTIFIED, amend, record_notice
 from keyrotation_pipeline.model.audit import instant
-from keyrotation_pipeline.model.breach import carried_by
+from keyrotation_pipeline.model.breach import EXCLUSIONS, Role, carried_by
+from keyrotation_pipeline.model.breach_decision import BreachNotice
 from keyrotation_pipeline.model.incidents import Incident
+from keyrotation_pipeline.model.records import as_json as as_json_object
 from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.conductor import phase_of
@@ -126,3 +134,142 @@ def _day(text: str) -> date:
         return date.fromisoformat(text.strip())
     except ValueError:
         raise IncidentError("--sent-on is not a date; write it as 2026-11-24") from None
+
+
+_KNOWN = "yes, no or unknown"
+_COUNT = re.compile(r"[0-9]{1,11}")
+
+
+def assess_command(
+    name: IncidentId,
+    *,
+    answers: Annotated[
+        Path | None, typer.Option("--answers", metavar="FILE", help="Answers in TOML; options override it.")
+    ] = None,
+    role: Annotated[str | None, typer.Option("--role", help=f"{' or '.join(Role)}.")] = None,
+    key_breached: Annotated[str | None, typer.Option("--key-breached", help=_KNOWN)] = None,
+    key_kept_apart: Annotated[str | None, typer.Option("--key-kept-apart", help=_KNOWN)] = None,
+    ciphertext_reached: Annotated[str | None, typer.Option("--ciphertext-reached", help=_KNOWN)] = None,
+    plaintext_reached: Annotated[str | None, typer.Option("--plaintext-reached", help=_KNOWN)] = None,
+    known_on: Annotated[str | None, typer.Option("--known-on", help="First day on which anybody knew.")] = None,
+    diligently_known_on: Annotated[
+        str | None, typer.Option("--diligently-known-on", help="Day on which diligence would have shown it.")
+    ] = None,
+    exclusion: Annotated[str | None, typer.Option("--exclusion", help=f"164.402(1): {', '.join(EXCLUSIONS)}.")] = None,
+    nature_of_phi: Annotated[str | None, typer.Option("--nature-of-phi", help="164.402(2)(i), in writing.")] = None,
+    unauthorised_person: Annotated[
+        str | None, typer.Option("--unauthorised-person", help="164.402(2)(ii), in writing.")
+    ] = None,
+    acquired_or_viewed: Annotated[
+        str | None, typer.Option("--acquired-or-viewed", help="164.402(2)(iii), in writing.")
+    ] = None,
+    mitigation: Annotated[str | None, typer.Option("--mitigation", help="164.402(2)(iv), in writing.")] = None,
+    low_probability: Annotated[
+        bool | None, typer.Option("--low-probability/--no-low-probability", help="The judgement over all four.")
+    ] = None,
+    affected: Annotated[
+        list[str] | None, typer.Option("--affected", metavar="STATE=N", help="People; may be repeated.")
+    ] = None,
+    elsewhere_unknown: Annotated[
+        int | None, typer.Option("--elsewhere-unknown", metavar="N", help="People whose State is not known.")
+    ] = None,
+    count_complete: Annotated[
+        bool | None, typer.Option("--count-complete/--still-counting", help="Whether everybody is counted.")
+    ] = None,
+    delay: Annotated[
+        list[str] | None,
+        typer.Option("--delay", metavar="DATE[..DATE]", help="Law enforcement's statement, and to when if written."),
+    ] = None,
+    text: TextToSign = False,
+    signature: SignatureFile = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show the breach decision, answer its questions, or sign.
+
+    Answers that add duties take effect at once. Answers that reduce them take effect when enough officers have signed:
+    keyrotation incident assess ID --text | gpg -ab | keyrotation incident assess ID --signature -
+    """
+    given: dict[str, Any] = {
+        "role": role, "known_on": known_on, "diligently_known_on": diligently_known_on, "key_breached": key_breached,
+        "key_kept_apart": key_kept_apart, "ciphertext_reached": ciphertext_reached,
+        "plaintext_reached": plaintext_reached, "exclusion": exclusion, "nature_of_phi": nature_of_phi,
+        "unauthorised_person": unauthorised_person, "acquired_or_viewed": acquired_or_viewed, "mitigation": mitigation,
+        "low_probability": low_probability, "affected": _affected(affected), "elsewhere_unknown": elsewhere_unknown,
+        "count_complete": count_complete, "delays": _delays(delay),
+    }  # fmt: skip
+    content = {**_in_file(answers), **{key: value for key, value in given.items() if value is not None}}
+    signing = text or signature is not None
+    if signing and content:
+        raise typer.BadParameter("answer first, then sign what is printed", param_hint="--text / --signature")
+    signed = given_signature(text=text, signature=signature) if signing else b""
+    checked = answers_in(content) if content else None
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        if text:
+            found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
+            output.to_sign(text_to_sign(pipeline, found))
+            return
+        officer: str | None = None
+        if signature is not None:
+            officer, found = sign_assessment(pipeline, name, signed)
+        elif checked is not None:
+            found = assess(pipeline, name, checked, actor())
+        else:
+            found = assessment_of(pipeline, incidents(pipeline.ledger).incident(name))
+        database = pipeline.surroundings.identity().name
+    value = {"database": database, "id": found.incident.id, "signed": officer, **assessed(found)}
+    signed_by = [] if officer is None else [f"signed by {officer}: {len(found.signed_by)} of {found.required}"]
+    output.show(database, value, [*signed_by, *found.lines()], as_json=as_json)
+
+
+def assessed(found: Assessment) -> dict[str, Any]:
+    """The fields of an assessment in `--json`."""
+    return {
+        "breach": {
+            "outcome": str(found.in_force.outcome),
+            "notices": [{**as_json_object(each), "sent_on": _sent_on(found, each)} for each in found.in_force.notices],
+            "missing": list(found.in_force.missing),
+            "waits_for_signatures": None if found.answered is None else str(found.answered.outcome),
+            "answers": as_json_object(found.answers),
+            "signed_by": list(found.signed_by),
+        }
+    }
+
+
+def _sent_on(found: Assessment, notice: BreachNotice) -> str | None:
+    given = found.incident.notice(notice.to)
+    return None if given is None else given.sent_on.isoformat()
+
+
+def _in_file(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise IncidentError(f'{path} cannot be read as TOML; write lines such as: key_breached = "yes"') from None
+
+
+def _affected(given: Sequence[str] | None) -> dict[str, int] | None:
+    if not given:
+        return None
+    pairs = [each.rpartition("=") for each in given]
+    if any(not state or not _COUNT.fullmatch(number) for state, _, number in pairs):
+        raise IncidentError("--affected takes a State or jurisdiction and a number; write --affected Ohio=40")
+    return {state.strip(): int(number) for state, _, number in pairs}
+
+
+def _delays(given: Sequence[str] | None) -> list[dict[str, str | None]] | None:
+    if not given:
+        return None
+    parts = [each.partition("..") for each in given]
+    try:
+        for stated_on, dots, until in parts:
+            date.fromisoformat(stated_on)
+            if dots:
+                date.fromisoformat(until)
+    except ValueError:
+        raise IncidentError(
+            "--delay takes the day of the statement, and the last day if it is written; write 2026-03-02..2026-05-01"
+        ) from None
+    return [{"stated_on": stated_on, "until": until or None} for stated_on, _, until in parts]

@@ -29,8 +29,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.report import as_json_of, name_of, share_of
+from keyrotation_pipeline.scan.report import Finding, as_json_of, name_of, share_of
 
 
 def inventory(*, config: Config = None, as_json: Json = False) -> None:

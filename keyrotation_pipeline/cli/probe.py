@@ -13,7 +13,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.scan import URL_VARIABLE, named_database
 from keyrotation_pipeline.errors import ConfigurationError, WrongKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit
+from keyrotation_pipeline.fieldcrypto.codecs.probe import Fit
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, LARAVEL, LOCKBOX, Derivation
 from keyrotation_pipeline.model.tables import Place, TableName
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.recover import HomeHere
-from keyrotation_pipeline.assembly.recovery_source import (
+from keyrotation_pipeline.assembly.recover import (
+    HomeHere,
     by_officers,
     by_signer,
     own_signer,

@@ -11,8 +11,14 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups, read_backup, recovery_key
 from keyrotation_pipeline.assembly.keystores import create_key_store
 from keyrotation_pipeline.backups.catalog import BackupContext, key_in
-from keyrotation_pipeline.backups.key_loss import KeyRestored, newest_key, restore_key
-from keyrotation_pipeline.backups.loss_survey import LossSurvey, ReadableValues, survey
+from keyrotation_pipeline.backups.key_loss import (
+    KeyRestored,
+    LossSurvey,
+    ReadableValues,
+    newest_key,
+    restore_key,
+    survey,
+)
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor

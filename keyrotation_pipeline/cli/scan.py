@@ -14,8 +14,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.errors import ConfigurationError, HomeError
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.report import NotLookedAt, ScanReport, name_of, share_of
+from keyrotation_pipeline.scan.report import Finding, NotLookedAt, ScanReport, name_of, share_of
 
 URL_VARIABLE = "KEYROTATION_DATABASE_URL"
 # Places that one line names, and keys.

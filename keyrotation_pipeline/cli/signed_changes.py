@@ -20,8 +20,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.requests import Request
-from keyrotation_pipeline.requests.hosts import difference
-from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending_policy
+from keyrotation_pipeline.requests.policy import change_policy, changed_host_names, open_policy, pending_policy
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending_reconciliation, reconcile
 from keyrotation_pipeline.rotation.replace_key import open_replacement, pending_replacement, replace_key
@@ -35,7 +34,7 @@ def policy_command(reason: Reason = None, *, config: Config = None, as_json: Jso
     """
     with open_pipeline(settings.load(config), actor=actor()) as pipeline:
         before, database = pinned_roster(pipeline), pipeline.surroundings.identity().name
-        gone, new = difference(pipeline)
+        gone, new = changed_host_names(pipeline)
         hosts = [*(f"host       - {each}" for each in gone), *(f"host       + {each}" for each in new)]
         if (request := pending_policy(pipeline)) is None:
             request, after = open_policy(pipeline, reason=reason, requested_by=actor()), pipeline.signatures.roster()

@@ -1,10 +1,11 @@
-"""`status`: the state of keys, tables and rotations, for people, for cron and for programs."""
+"""`status` and `metrics`: the state of keys, tables and rotations, for people, cron, Nagios and Prometheus."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
+from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Never
@@ -17,14 +18,16 @@ from keyrotation_pipeline.assembly.clock import system_time, wait
 from keyrotation_pipeline.assembly.home import ui_address
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.nagios import check
+from keyrotation_pipeline.cli.failures import sentence_of
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.incidents.obligations import unsettled_in_words
-from keyrotation_pipeline.model.blind_spots import BlindSpots
+from keyrotation_pipeline.incidents.assessing import unsettled_in_words
+from keyrotation_pipeline.model.audit import instant
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
+from keyrotation_pipeline.model.surroundings import BlindSpots
+from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
 from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -253,3 +256,79 @@ def _lines(pipeline: Pipeline, declared: settings.Settings, shown: Status) -> It
     """The text output; only this asks the database for what is not searched."""
     seen, heartbeats = pipeline.surroundings.blind_spots(), pipeline.heartbeats.last()
     yield from lines(shown, seen, heartbeats, ui_address(declared.home))
+
+
+class Service(IntEnum):
+    """The state of a service; its value is the exit code."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+    UNKNOWN = 3
+
+
+def check(take: Callable[[], Status]) -> Service:
+    """Print the line for a status, or why there is none.
+
+    Args:
+        take: takes the status.
+    """
+    try:
+        shown = take()
+    except Exception as error:  # noqa: BLE001  a plugin that ends with 1 would be taken for a warning
+        service, said = Service.UNKNOWN, sentence_of(error) or f"a defect ({type(error).__name__})"
+    else:
+        service, said = _state(shown), f"{_sentence(shown)} | {' '.join(_performance(shown))}"
+    output.line(output.Text(f"KEYROTATION {service.name} - {said}", whole=True))
+    return service
+
+
+def _state(shown: Status) -> Service:
+    if shown.attention:
+        return Service.CRITICAL
+    return Service.WARNING if shown.warnings else Service.OK
+
+
+def _sentence(shown: Status) -> str:
+    """The first thing to know; without the character behind which performance data begin."""
+    first, *more = [*shown.attention, *shown.warnings] or [_calm(shown)]
+    others = f" ({len(more)} more: keyrotation status)" if more else ""
+    return f"{shown.database}: {first}{others}".replace("|", "/")
+
+
+def _calm(shown: Status) -> str:
+    if shown.rotation is None:
+        return f"primary {shown.primary}, no rotation is open"
+    walk = shown.rotation.walk
+    return f"{walk.kind} {walk.source} to {walk.target}, {shown.rotation.phase}, {shown.rotation.progress:.0%}"
+
+
+def _performance(shown: Status) -> Iterator[str]:
+    """``label=value[unit];warning;critical;minimum;maximum``."""
+    yield f"attention={len(shown.attention)};;0;0"
+    yield f"warnings={len(shown.warnings)};0;;0"
+    yield f"incidents={len(shown.incidents)};;;0"
+    yield f"audit_seq={shown.audit.seq};;;0"
+    for label, at in (("backup_age", shown.last_backup), ("recovery_test_age", shown.last_recovery_test)):
+        if at is not None:
+            yield f"{label}={(shown.generated_at - at).total_seconds():.0f}s;;;0"
+    if (rotation := shown.rotation) is not None:
+        yield f"rotation_progress={rotation.progress:.2%};;;0;100"
+        yield f"approvals={len(rotation.walk.approvals)};;;0;{rotation.approvals_required}"
+        if rotation.eta_seconds is not None:
+            yield f"rotation_eta={rotation.eta_seconds}s;;;0"
+
+
+def metrics(*, config: Config = None, as_json: Json = False) -> None:
+    """Print the status in OpenMetrics text, for Prometheus.
+
+    It counts and decrypts nothing. `keyrotation up` serves the same under /metrics.
+    """
+    declared = settings.load(config)
+    with open_pipeline(declared, actor=actor()) as pipeline:
+        shown = status_now(pipeline, declared)
+    if as_json:
+        listed = [metric.as_json() for metric in metrics_of(shown)]
+        output.document({"database": shown.database, "generated_at": instant(shown.generated_at), "metrics": listed})
+    else:
+        output.content(in_open_metrics(shown))

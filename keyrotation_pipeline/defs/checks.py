@@ -21,7 +21,7 @@ from keyrotation_pipeline.monitoring.rolling import DECRYPT, how_far, read_what_
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
-from keyrotation_pipeline.rotation.key_usage import usage_of_primary
+from keyrotation_pipeline.rotation.key_checks import usage_of_primary
 from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
 
 UNDER_WAY = "under_way"

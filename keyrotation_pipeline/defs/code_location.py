@@ -8,7 +8,7 @@ import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly.home import installed_at
-from keyrotation_pipeline.defs.assets import build_asset, with_code_references
+from keyrotation_pipeline.defs.assets import build_asset, step_assets, with_code_references
 from keyrotation_pipeline.defs.backups import BACKUP_TESTS, backup_assets, backup_decrypts_check
 from keyrotation_pipeline.defs.checks import checks
 from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
@@ -19,7 +19,6 @@ from keyrotation_pipeline.defs.resources import RESOURCE, PipelineResource
 from keyrotation_pipeline.defs.schedules import build_jobs, schedules
 from keyrotation_pipeline.defs.sensors import sensors
 from keyrotation_pipeline.defs.status_page import STATUS_PAGE
-from keyrotation_pipeline.defs.step_assets import step_assets
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.settings import Settings
 

@@ -20,8 +20,7 @@ from keyrotation_pipeline.monitoring.rolling import SEARCH, how_far, read_what_i
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import renew_counts, take_inventory
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.report import name_of
+from keyrotation_pipeline.scan.report import Finding, name_of
 
 ENCRYPTED_COLUMNS = "encrypted_columns"
 NO_UNDECLARED_CIPHERTEXT = "no_undeclared_ciphertext"

@@ -14,17 +14,16 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.assembly import backups
 from keyrotation_pipeline.assembly.alerts import access_audit, alert_channels, flag_sources
-from keyrotation_pipeline.assembly.backups import open_backups
+from keyrotation_pipeline.assembly.backups import RestoredStages, open_backups
 from keyrotation_pipeline.assembly.home import heartbeat_store
 from keyrotation_pipeline.assembly.keystores import signing_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.assembly.rehearsals import RestoredStages
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.defs.partitions import OWN, Naming
 from keyrotation_pipeline.defs.triggers import refuse_configured
 from keyrotation_pipeline.incidents.access import AccessAudit
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.request_events import Rehearsed

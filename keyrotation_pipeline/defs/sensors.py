@@ -18,8 +18,7 @@ from keyrotation_pipeline.defs.schedules import CONDUCTED, INCIDENTS, Job
 from keyrotation_pipeline.defs.status_page import renew, status_metadata, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
-from keyrotation_pipeline.incidents.notices import duty_of_the_quarter, notices
+from keyrotation_pipeline.incidents.alerts import Channels, deliver, duty_of_the_quarter, notices
 from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.requests import Announcement

@@ -15,7 +15,7 @@ from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of
 from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, duration, plain, runs_link
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.incidents.obligations import unsettled_in_words
+from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.requests import PendingRequest, Step
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus
 from keyrotation_pipeline.monitoring.status import overview

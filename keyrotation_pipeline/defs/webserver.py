@@ -1,17 +1,22 @@
-"""Dagster's web server behind access control: ``python -m keyrotation_pipeline.defs.webserver``.
+"""Dagster's web server behind access control, with ``/metrics``: ``python -m keyrotation_pipeline.defs.webserver``.
 
-Dagster has no login and trusts every page, while any page in a browser and any user of the machine can reach a port of
-the loopback interface. So an ASGI layer in front requires the token that `keyrotation up` printed (then a cookie, as
-Jupyter does), a host name of ours, and that requests come from the UI's own pages. Nobody may report a result or a
+Dagster has no login and trusts every page, while any page in a browser and any user of the machine can reach a port
+of the loopback interface. So an ASGI layer in front requires the token that `keyrotation up` printed (then a cookie,
+as Jupyter does), a host name of ours, and that requests come from the UI's own pages. Nobody may report a result or a
 materialization there, or wipe one: what Dagster shows comes from runs and from the ledger.
 
 The token comes as one line on standard input, and in the next one that of `/metrics`, if any: other users can read
-arguments and environments of processes, and runs inherit the environment.
+arguments and environments of processes, and runs inherit the environment. ``/metrics`` is what `keyrotation metrics`
+prints, by the process that started the server: the web server itself opens no database, and asks at most once in a
+while, whoever asks it how often.
 """
 
 import argparse
+import asyncio
+import contextlib
 import secrets
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -31,7 +36,62 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
-from keyrotation_pipeline.defs.metrics_page import MetricsPage, is_metrics
+METRICS_PATH = "/metrics"
+FRESH_SECONDS = 15.0
+PATIENCE_SECONDS = 90.0
+END_OF_METRICS = b"# EOF\n"
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+OLDER = "text/plain; version=0.0.4; charset=utf-8"  # the same text means the same there
+UNREADABLE = "the status cannot be read; run `keyrotation metrics`, which says why\n"
+
+
+def is_metrics(scope: Scope) -> bool:
+    """Whether a connection asks for this page."""
+    return scope["type"] == "http" and scope["path"] == METRICS_PATH and scope["method"] in {"GET", "HEAD"}
+
+
+class MetricsPage:
+    """Answers ``/metrics``, and passes everything else on.
+
+    Args:
+        app: the rest.
+        socket: path of a Unix socket, from which each connection reads the metrics of that moment.
+    """
+
+    def __init__(self, app: ASGIApp, socket: str) -> None:
+        self._app = app
+        self._socket = socket
+        self._asking = asyncio.Lock()
+        self._text = b""
+        self._read_at = float("-inf")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one ASGI connection."""
+        if is_metrics(scope):
+            await (await self._answer(Headers(scope=scope)))(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _answer(self, headers: Headers) -> Response:
+        async with self._asking:
+            if time.monotonic() - self._read_at > FRESH_SECONDS:
+                self._text = await self._ask()  # also remembered where it failed
+                self._read_at = time.monotonic()
+        if not self._text.endswith(END_OF_METRICS):
+            return PlainTextResponse(UNREADABLE, 503, {"cache-control": "no-store"})
+        kind = OPEN_METRICS if "openmetrics-text" in headers.get("accept", "") else OLDER
+        return Response(self._text, headers={"content-type": kind, "cache-control": "no-store"})
+
+    async def _ask(self) -> bytes:
+        with contextlib.suppress(OSError, TimeoutError):
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                reader, writer = await asyncio.open_unix_connection(self._socket)
+                try:
+                    return await reader.read()
+                finally:
+                    writer.close()
+        return b""
+
 
 LOOPBACK = "127.0.0.1"
 STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20  # those of dagster-webserver

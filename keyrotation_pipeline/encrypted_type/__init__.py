@@ -26,9 +26,8 @@ checked.
 
 from keyrotation_pipeline.encrypted_type.attestation import Attestation, attest
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
-from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing, MountedKeyRing
+from keyrotation_pipeline.encrypted_type.environment import EnvironmentKeyRing, MountedKeyRing, SecretsManagerKeyRing
 from keyrotation_pipeline.encrypted_type.search_index import SearchIndex, matches
-from keyrotation_pipeline.encrypted_type.secrets_manager import SecretsManagerKeyRing
 from keyrotation_pipeline.encrypted_type.statements import check as _check_every_statement  # noqa: F401
 from keyrotation_pipeline.fieldcrypto.grammar import ciphertext_length
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -11,8 +11,7 @@ from sqlalchemy.types import String, Text, TypeDecorator, TypeEngine
 from sqlalchemy.util import immutabledict
 
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
-from keyrotation_pipeline.encrypted_type.rows import divided, with_key
-from keyrotation_pipeline.encrypted_type.waiting import Waiting
+from keyrotation_pipeline.encrypted_type.rows import Waiting, divided, with_key
 from keyrotation_pipeline.errors import (
     EncryptedComparisonError,
     InvalidBindingError,

@@ -23,8 +23,7 @@ from keyrotation_pipeline.encrypted_type.assignments import assignments, column_
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import encrypted
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
-from keyrotation_pipeline.encrypted_type.rows import key_column
-from keyrotation_pipeline.encrypted_type.waiting import Waiting
+from keyrotation_pipeline.encrypted_type.rows import Waiting, key_column
 from keyrotation_pipeline.errors import InvalidBindingError
 
 

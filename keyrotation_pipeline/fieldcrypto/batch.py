@@ -12,7 +12,7 @@ from typing import Protocol, cast
 from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import KeyRotationError
-from keyrotation_pipeline.fieldcrypto import nonce_runs
+from keyrotation_pipeline.fieldcrypto import xaes
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided, is_bound_to_row
 from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -105,7 +105,7 @@ class Rewriter:
             columns: stored values as the database's bytes, one sequence a column, all of the same length.
         """
         # They are used once, whether the batch succeeds or not.
-        drawn = nonce_runs.drawn(self._generation, sum(map(len, columns)))
+        drawn = xaes.drawn_nonces(self._generation, sum(map(len, columns)))
         nonces = by_column(columns, self._generation.nonce_bytes, drawn)
         failures: list[Failure] = []
         rewritten = [

@@ -58,7 +58,7 @@ extern const char *OpenSSL_version(int);
 enum { KEY = 32, AES_BLOCK = 16, LONGEST_NAME = 8, LONGEST_STAMP = 8, MARKER = 8 };
 enum { LONGEST_VALUE = 1 << 30, KEPT_SCRATCH = 1 << 20, OID_TEXT = 25, ARRAY_HEADER = 20, LENGTH_OFFSET = 12 };
 enum { LONGEST_ROW = 1024 }; /* of a row's key in bytes; with a longer one Python does the batch */
-enum { RUN = 256, REMEMBERED = 8 }; /* see `Derived`; `nonce_runs.py` for the values of a run */
+enum { RUN = 256, REMEMBERED = 8 }; /* see `Derived`; `xaes.py` for the values of a run */
 enum { MOST_KEY_SETS = 1600, MOST_VERSIONS = 1 << 20 }; /* a table of PostgreSQL has no more columns */
 enum { GOOD = 0, REFUSED = -1, UNVERIFIED = -2, NO_MEMORY = -3 };
 

@@ -1,17 +1,23 @@
-"""KC-XAES-256-GCM: the cipher of the second generation, composed of AES-256 and AES-256-GCM.
+"""KC-XAES-256-GCM, the cipher of the second generation, composed of AES-256 and AES-256-GCM; the nonces of a batch.
 
 From a 256-bit key and the first half of a 192-bit nonce comes the AES-256-GCM key of a message (a KDF of NIST SP
-800-108r1 with CMAC as its function), so that random nonces are safe for 2^80 messages a key; those of a batch are in
-`nonce_runs`. Two more blocks of CMAC commit to the key: a ciphertext that opens under two keys would be a collision of
-these 256 bits.
+800-108r1 with CMAC as its function), so that random nonces are safe for 2^80 messages a key. Two more blocks of CMAC
+commit to the key: a ciphertext that opens under two keys would be a collision of these 256 bits.
+
+The nonces of a batch are random, in the second generation in runs that share a derived key: to derive one takes
+longer than to encrypt a short text. So one nonce is drawn for 256 values of a batch: they share its first half, and
+their second halves count on from its own. Within a run no nonce can repeat. Two runs of n and m values have one in
+common if their first halves are equal and their second ones overlap: with a chance of (n + m - 1) / 2^192, which is
+at most nm / 2^192, the bound for as many values with random nonces. docs/adr/0030 has what follows.
 
 Source: https://c2sp.org/XAES-256-GCM; the commitment as in Kampanakis et al., "Blockcipher-Based Key Commitment for
 Nonce-Derived Schemes" (ePrint 2025/758), appended to the tag. NIST SP 800-38B (CMAC), 800-38D (GCM).
 """
 
 import hmac
+import os
 
-from keyrotation_pipeline.fieldcrypto.grammar import COMMITMENT_BYTES, SECOND, TAG_BYTES
+from keyrotation_pipeline.fieldcrypto.grammar import COMMITMENT_BYTES, SECOND, TAG_BYTES, Generation
 
 BLOCK_BYTES = 16
 _HALF_BYTES = SECOND.nonce_bytes // 2
@@ -84,3 +90,30 @@ def _doubled(block: bytes) -> bytes:
     if doubled >> 8 * BLOCK_BYTES:
         doubled ^= (1 << 8 * BLOCK_BYTES) | _REDUCTION
     return doubled.to_bytes(BLOCK_BYTES)
+
+
+RUN_VALUES = 256
+_MODULUS = 1 << 8 * _HALF_BYTES
+
+
+def run_values(generation: Generation) -> int:
+    """Returns how many values of a batch take their nonces from one that was drawn."""
+    return RUN_VALUES if generation == SECOND else 1
+
+
+def drawn_nonces(generation: Generation, values: int) -> bytes:
+    """Returns new nonces for the values of one batch, joined; to be used once, whether the batch succeeds or not."""
+    run, size = run_values(generation), generation.nonce_bytes
+    starts = os.urandom(-(-values // run) * size)
+    if run == 1:
+        return starts
+    each_start = (starts[at : at + size] for at in range(0, len(starts), size))
+    return b"".join(
+        _counted(start, min(run, values - before))
+        for start, before in zip(each_start, range(0, values, run), strict=True)
+    )
+
+
+def _counted(start: bytes, values: int) -> bytes:
+    half, number = start[:_HALF_BYTES], int.from_bytes(start[_HALF_BYTES:])
+    return b"".join(half + ((number + further) % _MODULUS).to_bytes(_HALF_BYTES) for further in range(values))

@@ -1,13 +1,17 @@
-"""Takes in the answers of people to the breach decision, and officers' signatures over them."""
+"""Takes in the answers of people to the breach decision, and officers' signatures over them.
 
-from collections.abc import Iterator, Mapping
+It also says which duties outlive an incident: what is presumed to be due of closed ones, until enough officers have
+settled it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from keyrotation_pipeline.audit.assessments import Assessment, assessment_from, notices_in_words
 from keyrotation_pipeline.audit.history import HistoryEntry, history
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.audit.verify import require_verified
-from keyrotation_pipeline.errors import ApprovalError, AuditError, IncidentError
+from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError
 from keyrotation_pipeline.model.approval import rendered
 from keyrotation_pipeline.model.breach import (
     ASSESSMENT_HEADER,
@@ -16,7 +20,7 @@ from keyrotation_pipeline.model.breach import (
     BreachAnswers,
     BreachAssessed,
 )
-from keyrotation_pipeline.model.incidents import Incident, plain_text
+from keyrotation_pipeline.model.incidents import Incident, IncidentStatus, plain_text
 from keyrotation_pipeline.model.records import json_safe, read
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -134,3 +138,41 @@ def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
 
 def _numbered(answers: BreachAnswers) -> Iterator[tuple[int, tuple[str, str]]]:
     yield from enumerate(answers.lines(), 1)
+
+
+def unsettled(pipeline: Pipeline) -> tuple[Assessment, ...]:
+    """Of each closed incident whose duties officers have not settled, where the breach decision stands."""
+    every = incidents(pipeline.ledger).by_id.values()
+    closed = [each for each in every if each.status is IncidentStatus.CLOSED]
+    if not closed:
+        return ()
+    entries = _believed(pipeline)
+    stand = (assessment_from(entries, each) for each in closed)
+    return tuple(each for each in stand if not each.is_settled)
+
+
+def in_words(assessment: Assessment) -> str:
+    """One sentence: who is presumed to be told by when, and how to settle it."""
+    name, notices = assessment.incident.id, assessment.due
+    due = ", ".join(f"{each.to} by {each.last_date:%Y-%m-%d} ({each.paragraph})" for each in notices)
+    return (
+        f"{name} is closed, and officers have not signed whether it is a breach; until then notices are due to "
+        f"{due or 'nobody any more'}; settle it with `keyrotation incident assess {name}`"
+    )
+
+
+def unsettled_in_words(pipeline: Pipeline) -> list[str]:
+    """The same as sentences for `status`."""
+    return [*map(in_words, unsettled(pipeline))]
+
+
+def _believed(pipeline: Pipeline) -> Sequence[HistoryEntry]:
+    """What people answered and signed; no signature where the audit does not verify, since a roster may be forged."""
+    told = assessed(pipeline)
+    unsigned = tuple(each for each in told if not isinstance(each.fact, AssessmentSigned))
+    if len(unsigned) < len(told):
+        try:
+            require_verified(pipeline)
+        except (AuditError, BlockedError):  # which `status` says by itself
+            return unsigned
+    return told

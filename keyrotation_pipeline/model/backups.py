@@ -1,4 +1,8 @@
-"""A backup set: encrypted key files and, taken at the same moment, one encrypted database dump."""
+"""A backup set: encrypted key files and, taken at the same moment, one encrypted database dump.
+
+Its dump comes with what makes a restored database the same one: how that is created, and which roles its objects
+name.
+"""
 
 import hashlib
 import re
@@ -11,8 +15,36 @@ from itertools import count
 
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead
-from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseDefinition:
+    """How a database was created, and what its objects need of the server around it; nothing in it is secret.
+
+    Args:
+        encoding: PostgreSQL's name, ``UTF8``.
+        provider: of the locale: ``libc``, ``icu`` or ``builtin``.
+        collate, ctype: libc's names, which every database has.
+        locale: of ICU or built in; None with libc.
+        icu_rules: additional rules of ICU.
+        collation_version: as the provider named it when the database was created, or last refreshed.
+        collations: by name, versions of other collations that its objects use.
+        roles: all that own something in it, or that privileges, policies or settings name.
+        superusers: those of them that were superusers.
+    """
+
+    encoding: str
+    provider: str
+    collate: str
+    ctype: str
+    locale: str | None = None
+    icu_rules: str | None = None
+    collation_version: str | None = None
+    collations: Mapping[str, str] = field(default_factory=dict)
+    roles: tuple[str, ...] = ()
+    superusers: tuple[str, ...] = ()
+
 
 # In every file name of a set: when it was made, in UTC; by which pipeline; and a number if it made several then.
 STAMP = r"\d{8}-\d{6}-[0-9a-f]{8}(?:-[2-9]|-[1-9]\d{1,3})?"

@@ -15,8 +15,8 @@ from pydantic import (
 )
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidLayoutError, ManifestError, ManifestSchemaError
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.binding import parsed_template
+from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS, NATIVE, Derivation, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import MAX_VERSION_NUMBER, VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.transit import server_at
@@ -26,6 +26,7 @@ from keyrotation_pipeline.model.backups import (
     BackupSet,
     DatabaseContent,
     DatabaseCopy,
+    DatabaseDefinition,
     KeyCopy,
     MadeFrom,
     RelationContent,
@@ -41,7 +42,6 @@ from keyrotation_pipeline.model.backups import (
     signer_fingerprint,
     stamp_in,
 )
-from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
 
 # A thousand tables of a hundred columns under ten versions need a fifth of this, as do fifty thousand partitions.
@@ -90,7 +90,7 @@ def _known_format(text: str) -> str:
 
 def _known_template(text: str) -> str:
     try:
-        associated_data(text)
+        parsed_template(text)
     except InvalidLayoutError:
         raise ValueError("a template of associated data that is not one") from None
     return text

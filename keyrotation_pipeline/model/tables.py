@@ -7,9 +7,8 @@ from datetime import datetime
 from typing import Self
 
 from keyrotation_pipeline.errors import InvalidBindingError
-from keyrotation_pipeline.fieldcrypto.binding import default_label
+from keyrotation_pipeline.fieldcrypto.binding import default_label, parsed_template
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexForm
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, SEARCH_INDEX, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import Defect
@@ -155,7 +154,7 @@ class EncryptedTable:
         """The columns of the same row that associated data is made of; they are only read."""
         if self.format.row:
             return (self.format.row,)
-        return associated_data(self.format.aad).row_columns if self.format.is_read_with_data else ()
+        return parsed_template(self.format.aad).row_columns if self.format.is_read_with_data else ()
 
     @property
     def conditions(self) -> tuple[str, ...]:
@@ -192,7 +191,7 @@ class EncryptedTable:
         if (declared := dict(self.bindings).get(column)) is not None:
             return declared
         if self.format.aad and not self.format.is_read_with_data:
-            pieces = associated_data(self.format.aad).pieces(self.name.table, self.place(column).column)
+            pieces = parsed_template(self.format.aad).pieces(self.name.table, self.place(column).column)
             return "".join(each.text for each in pieces)
         try:
             return default_label(self.name.schema, self.name.table, column)

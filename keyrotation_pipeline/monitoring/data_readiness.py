@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences
-from keyrotation_pipeline.rotation.key_usage import usage_of_primary
+from keyrotation_pipeline.rotation.key_checks import usage_of_primary
 from keyrotation_pipeline.scan.report import name_of
 
 LATE_SECONDS = 60

@@ -47,11 +47,11 @@ from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.confirming import confirmation_of, is_to_make_key
-from keyrotation_pipeline.requests.hosts import changed_hosts
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
+from keyrotation_pipeline.requests.policy import changed_hosts
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.key_trial import counted_in, probed, refusal, try_keys
+from keyrotation_pipeline.rotation.key_checks import counted_in, probed, refusal, try_keys
 from keyrotation_pipeline.rotation.rotate import ROTATE, next_version, present_key, require_backed_up
 
 # The source procedure prepares in the week before.

@@ -1,4 +1,4 @@
-"""Gathers the status that the command line and Dagster show, with requests and open incidents."""
+"""Gathers the status that the command line and Dagster show, with requests, open incidents and the last counts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -6,20 +6,24 @@ from datetime import UTC, datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import divergence, require_consistent
 from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.audit.incidents import incidents, told
+from keyrotation_pipeline.audit.retirements import retirement_of
 from keyrotation_pipeline.backups.key_loss import lost_keys
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.fleet import Instance, awaits
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
-from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, RequestStatus, Walk
-from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, failure_of
+from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
-from keyrotation_pipeline.monitoring import counting, rolling
+from keyrotation_pipeline.monitoring import rolling
 from keyrotation_pipeline.monitoring.backup_status import protection
 from keyrotation_pipeline.monitoring.due import DueRotation, due_rotation
 from keyrotation_pipeline.monitoring.fleet import failing, returned, uncounted
@@ -29,12 +33,12 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import phase_of
 from keyrotation_pipeline.requests.control import pace_of
-from keyrotation_pipeline.requests.hosts import changed_hosts
+from keyrotation_pipeline.requests.policy import changed_hosts
 from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline.requests.takeover import cannot_begin, out_of_use
 from keyrotation_pipeline.requests.time_stamping import unstamped
 from keyrotation_pipeline.rotation import runner
-from keyrotation_pipeline.rotation.fences import fences
+from keyrotation_pipeline.rotation.fences import fences, values_of_gone_keys
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
 from keyrotation_pipeline.rotation.rollout import Seen
 
@@ -159,16 +163,16 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     open_incidents, urgent = incidents_now(pipeline, now)
     attention += [*urgent, *duties] if urgent_too else []
     attention += [
-        sentence for table in pipeline.tables for sentence in counting.wrong(table, counts.get(table), records, now)
+        sentence for table in pipeline.tables for sentence in count_problems(table, counts.get(table), records, now)
     ]
-    empty, not_counted_since = counting.empty_versions(pipeline, primary, records, counts)
+    empty, not_counted_since = empty_versions(pipeline, primary, records, counts)
     return Status(
         generated_at=now,
         database=pipeline.surroundings.identity().name,
         key_versions=records,
         primary=primary,
         tables=tuple(
-            counting.table_status(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
+            table_status(table, counts.get(table), records, fenced.standing.get(str(table.name), ()))
             for table in pipeline.tables
         ),
         rotation=_rotation(pipeline, rotation, counts, seen) if rotation else None,
@@ -187,7 +191,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
             *(each for each in overdue if each not in attention),
             *protected.warnings,
             *fenced.warnings(),
-            *counting.unread(pipeline),
+            *unread(pipeline),
         ),
         empty_versions=empty,
         not_counted_since=not_counted_since,
@@ -298,3 +302,81 @@ def _waiting_for(pipeline: Pipeline, rotation: Walk, seen: Seen) -> str | None:
 
 def _since(at: datetime) -> str:
     return f" (since {at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC)"
+
+
+COUNTS_STALE_AFTER = timedelta(days=7)
+
+
+def count_problems(
+    table: EncryptedTable, count: TableCount | None, records: Sequence[KeyRecord], now: datetime
+) -> list[str]:
+    """A sentence for each thing that is wrong with a table by its last count, or with the count."""
+    if count is None:
+        return [f"table {table.name} was never counted; run `keyrotation status --count`"]
+    sentences = []
+    if now - count.counted_at > COUNTS_STALE_AFTER:
+        sentences.append(
+            f"table {table.name} was last counted on {count.counted_at:%Y-%m-%d}; run `keyrotation status --count`"
+        )
+    for number, what in ((count.unencrypted, "unencrypted"), (count.unreadable, "unreadable")):
+        if number:
+            sentences.append(
+                f"table {table.name} holds {number} {what} value(s), which block retirement; "
+                "run `keyrotation inventory`"
+            )
+    known = {record.version for record in records}
+    for version, number in count.values_by_version.items():
+        if number and version not in known:
+            sentences.append(f"table {table.name} holds {number} value(s) under {version}, which nobody registered")
+    return [*sentences, *values_of_gone_keys(count, records)]
+
+
+def table_status(
+    table: EncryptedTable,
+    count: TableCount | None,
+    records: Sequence[KeyRecord],
+    fenced_against: tuple[KeyVersion, ...],
+) -> TableStatus:
+    """One table, with 0 for a registered version that the last count has not found."""
+    values = {record.version: 0 for record in records} | count.values_by_version if count else {}
+    ordered = {version: values[version] for version in sorted(values)}
+    return TableStatus(table, count, ordered, fenced_against)
+
+
+def empty_versions(
+    pipeline: Pipeline,
+    primary: KeyVersion | None,
+    records: Sequence[KeyRecord],
+    counts: Mapping[EncryptedTable, TableCount],
+) -> tuple[tuple[KeyVersion, ...], tuple[KeyVersion, ...]]:
+    """Registered versions without a value in any count, and those that became the primary after a count.
+
+    The primary is never called empty: applications write under it.
+    """
+    if any(table not in counts for table in pipeline.tables) or not counts:
+        return (), ()
+    oldest = min(count.counted_at for count in counts.values())
+    found = {version for count in counts.values() for version, held in count.values_by_version.items() if held}
+    requests = pipeline.ledger.requests()
+    promoted = tuple(each.version for each in records if _promoted_after(oldest, each.version, primary, requests))
+    empty = tuple(each.version for each in records if each.version not in {*found, *promoted, primary})
+    return empty, promoted
+
+
+def _promoted_after(at: datetime, version: KeyVersion, primary: KeyVersion | None, requests: Sequence[Request]) -> bool:
+    """Whether a rotation or rollback made a version the primary since, or is about to record that it did."""
+    for walk in requests:
+        if isinstance(walk, Walk) and walk.target == version:
+            record = walk.done(Step.PRIMARY_KEY_ROLLOUT)
+            if record.finished_at > at if record is not None else version == primary and not walk.is_over:
+                return True
+    return False
+
+
+def unread(pipeline: Pipeline) -> Iterator[str]:
+    """A sentence for each retirement of which something was not read again, until an inventory has read it."""
+    entries = history(pipeline.ledger, EventKind.KEY_RETIRED, EventKind.UNDECLARED_COLUMNS_SEARCHED)
+    for rotation in dict.fromkeys(each.request for each in entries if each.kind == EventKind.KEY_RETIRED):
+        retired = retirement_of(entries, rotation or "")
+        if retired is not None and retired.unread is not None:
+            yield retired.unread

@@ -15,12 +15,12 @@ from keyrotation_pipeline.model.backups import (
     BackupStanding,
     DatabaseContent,
     DatabaseCopy,
+    DatabaseDefinition,
     KeyBackup,
     KeyCopy,
     StoredFile,
     TableContent,
 )
-from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.ports.database import TableInventory, TableRewriting

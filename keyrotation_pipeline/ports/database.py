@@ -11,12 +11,18 @@ from typing import Protocol
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.proof import DecryptedCount, Moment, Searched, ZeroOldRows
-from keyrotation_pipeline.model.surroundings import CheckNames, DatabaseIdentity, Problem, Speed, Surroundings
+from keyrotation_pipeline.model.surroundings import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    Problem,
+    Speed,
+    Surroundings,
+)
 from keyrotation_pipeline.model.tables import (
     EncryptedTable,
     FoundColumn,
@@ -26,7 +32,7 @@ from keyrotation_pipeline.model.tables import (
     TableCount,
     TableName,
 )
-from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import Finding
 
 # A row's key, a JSON array of the texts of its columns; and the stored value of each declared column.
 KeyedRow = tuple[str, tuple[bytes | None, ...]]

@@ -1,10 +1,11 @@
-"""Where does a recovery write what it brings back?"""
+"""Where does a recovery write what it brings back, and where can a whole rotation be rehearsed on that?"""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.ports.backup_places import LocalPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -104,3 +105,35 @@ class RecoveredHome(Protocol):
 
     def finish(self) -> None:
         """Forgets what `note_restored` stored: a recovery that is run again is another one."""
+
+
+class Signing(Protocol):
+    """Signs for the throw-away officers."""
+
+    def __call__(self, text: bytes) -> tuple[bytes, ...]:
+        """Returns as many detached signatures as a request needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class RehearsalStage:
+    """A separate pipeline over a restored database, and officers who sign whatever is rehearsed."""
+
+    pipeline: Pipeline
+    sign: Signing
+
+
+class Stages(Protocol):
+    """Opens rehearsal stages."""
+
+    def opened(self, url: str, ring: KeyRing) -> AbstractContextManager[RehearsalStage]:
+        """Yields a stage over the restored database at `url`; nothing of it remains when the context ends.
+
+        The restored database's own requests and keys are dropped: the stage starts with `ring` and an empty ledger.
+        Keys are held in memory only.
+
+        Raises:
+            HomeError: this machine has no in-memory file system.
+        """
+
+    def plainly(self) -> AbstractContextManager[None]:
+        """Converts whatever the database refuses inside to a RehearsalError that names the error, without content."""

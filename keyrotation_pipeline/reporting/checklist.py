@@ -1,17 +1,294 @@
 """The procedure's checklist for one rotation, as it was performed: each line by the event of the audit that shows it.
 
-What no event shows is not recorded, whoever may have done it. Only signatures of officers prove who acted: the name of
-an event is that of the account which appended it.
+What no event shows is not recorded, whoever may have done it. Only signatures of officers prove who acted: the name
+of an event is that of the account which appended it.
 
 Source: the source procedure, appendix A.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 
-from keyrotation_pipeline.model.requests import Step, Walk
-from keyrotation_pipeline.reporting.rotation_trace import Entries, RotationTrace, Shown
+from keyrotation_pipeline.audit.history import HistoryEntry
+from keyrotation_pipeline.errors import AuditError
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.backup_events import BackupFacts, BackupSealed, ReportWritten
+from keyrotation_pipeline.model.data_events import Counted
+from keyrotation_pipeline.model.fleet import TargetKind
+from keyrotation_pipeline.model.incident_events import AlertTold
+from keyrotation_pipeline.model.key_events import KeyCreationIntended, KeyRegistered, KeyRetired
+from keyrotation_pipeline.model.keys import KeyMade
+from keyrotation_pipeline.model.progress import Rewritten
+from keyrotation_pipeline.model.proof import Proven
+from keyrotation_pipeline.model.records import read
+from keyrotation_pipeline.model.request_events import Rehearsed, RolloutConfirmed, RotationAuditWritten, StepFinished
+from keyrotation_pipeline.model.requests import Step, Walk, announced_key
+from keyrotation_pipeline.reporting.keys_in_audit import is_held
+from keyrotation_pipeline.reporting.wording import lasting, several
+
+BACKUP_IS_CURRENT = timedelta(hours=26)
+Entries = Sequence[HistoryEntry]
+Record = TypeVar("Record")
+Shown = tuple[HistoryEntry | None, str]
+
+
+class RotationTrace:
+    """The events of one rotation, and those around it."""
+
+    def __init__(self, walk: Walk, entries: Entries) -> None:
+        self.walk = walk
+        self._entries = entries
+        self._own = [each for each in entries if each.request == walk.id]
+        self._steps = {
+            each.fact.step: each
+            for each in self._own
+            if isinstance(each.fact, StepFinished) and each.fact.table is None
+        }
+        self._begun, self._held = walk.started_at, is_held(self._own)
+        self._before = [each for each in entries if self._begun is None or each.at <= self._begun]
+        self._backups = tuple(_backups(entries))
+
+    def _facts(self, step: Step) -> Mapping[str, object]:
+        entry = self._steps.get(step)
+        return entry.fact.facts if entry is not None and isinstance(entry.fact, StepFinished) else {}
+
+    def _read(self, step: Step, record: type[Record], say: Callable[[Record], str]) -> Shown:
+        entry = self._steps.get(step)
+        if entry is None:
+            return None, ""
+        with suppress(AuditError):
+            return entry, say(read(record, self._facts(step)))
+        return None, f"event {entry.seq} does not say what an event of its kind must"
+
+    def backup_of_source(self) -> Shown:
+        """The newest encrypted copy of the old key that was made before the rotation began."""
+        copies = [
+            (each, f"{each.fact.facts['backup']}, encrypted")
+            for each in self._before
+            if isinstance(each.fact, Note)
+            and each.fact.kind is EventKind.KEY_BACKED_UP
+            and each.fact.facts.get("version") == str(self.walk.source)
+            and isinstance(each.fact.facts.get("backup"), str)
+        ]
+        sets = [
+            (entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}")
+            for entry, made in self._backups
+            if made.keys.get(str(self.walk.source)) == self.walk.source_fingerprint
+            and (self._begun is None or entry.at <= self._begun)
+        ]
+        return max((*copies, *sets), key=lambda each: each[0].seq, default=(None, ""))
+
+    def _rehearsal(self) -> tuple[HistoryEntry, Rehearsed] | None:
+        return next(
+            (
+                (each, each.fact)
+                for each in reversed(self._before)
+                if isinstance(each.fact, Rehearsed)
+                and each.fact.request in {None, self.walk.id}
+                and (each.fact.source, each.fact.target) == (self.walk.source, self.walk.target)
+            ),
+            None,
+        )
+
+    def staging(self) -> Shown:
+        """A rehearsal is no staging environment: no application takes part."""
+        unseen = "the pipeline sees no staging environment"
+        if (found := self._rehearsal()) is None:
+            return None, unseen
+        entry, rehearsed = found
+        how = f"with {several(len(rehearsed.findings), 'finding')}" if rehearsed.findings else "without findings"
+        said = f"the rotation was rehearsed {how} on a restored backup, without applications, on {_day(entry.at)}"
+        return None, f"{unseen}; {said} (event {entry.seq})"
+
+    def estimate(self) -> Shown:
+        """The prediction of a rehearsal."""
+        if (found := self._rehearsal()) is None:
+            return None, ""
+        entry, rehearsed = found
+        seconds = rehearsed.predicted_seconds.get(str(Step.ROWS))
+        if seconds is None:
+            return None, f"the rehearsal of {_day(entry.at)} did not get that far (event {entry.seq})"
+        return entry, f"a rehearsal predicted {lasting(seconds)} for {several(rehearsed.rows_now, 'row')}"
+
+    def announced(self) -> Shown:
+        """An announcement that a channel has delivered."""
+        key = announced_key(self.walk.id)
+        told = [(each, each.fact) for each in self._before if isinstance(each.fact, AlertTold)]
+        return next(((each, f"announced by {fact.channel}") for each, fact in told if fact.alert == key), (None, ""))
+
+    def current_backup(self) -> Shown:
+        """A complete backup of at most 26 hours before the rotation began."""
+        if self._begun is None:
+            return None, ""
+        made = [
+            (entry, f"{facts.manifest}, with a dump of the database")
+            for entry, facts in self._backups
+            if facts.dump is not None and timedelta() <= self._begun - entry.at <= BACKUP_IS_CURRENT
+        ]
+        return made[-1] if made else (None, "no complete backup of the 26 hours before it began is on record")
+
+    def generated(self) -> Shown:
+        """The pipeline generated the key in this rotation."""
+        for each in self._own:
+            if isinstance(each.fact, KeyCreationIntended) and each.fact.version == self.walk.target:
+                maker = "made by the server that holds it" if self._held else "generated by the pipeline"
+                return each, f"{maker}; fingerprint {each.fact.fingerprint[:16]}"
+        return None, ""
+
+    def stored(self) -> Shown:
+        """The key was stored, read back and registered."""
+        for each in self._own:
+            if isinstance(each.fact, KeyRegistered) and each.fact.version == self.walk.target:
+                return each, f"stored, read back, compared and registered; fingerprint {each.fact.fingerprint[:16]}"
+        return None, ""
+
+    def rollout(self, step: Step, did: str) -> Shown:
+        """A rollout that every instance was seen to have reached, or that an officer confirmed."""
+        entry = self._steps.get(step)
+        if entry is None:
+            return None, ""
+        facts = self._facts(step)
+        seen, proven = facts.get("instances"), facts.get("proven")
+        for each in reversed(self._own):
+            if (
+                isinstance(each.fact, RolloutConfirmed)
+                and each.fact.rollout is _CONFIRMS[step]
+                and each.seq < entry.seq
+            ):
+                name = (each.roster.name_of(each.fact.officer) if each.roster else None) or "somebody"
+                return each, f"{name} ({each.fact.officer}) signed that every instance was seen to {did}"
+        if type(seen) is not int or seen < 1:
+            return None, f"no instance was seen to {did} (event {entry.seq})"
+        by_proof = proven if type(proven) is int else 0
+        return entry, f"{several(seen, 'instance')} seen to {did}, {by_proof} of them by reports with proof"
+
+    def reencrypted(self) -> Shown:
+        """All rows were walked."""
+        return self._read(
+            Step.ROWS,
+            Rewritten,
+            lambda done: f"{several(done.rows, 'row')}, {several(done.values, 'value')} re-encrypted",
+        )
+
+    def counted(self) -> Shown:
+        """Counts of each table on every day from the promotion to the proof, or to now."""
+        first, last = self._steps.get(Step.PRIMARY_KEY_ROLLOUT), self._steps.get(Step.ZERO_OLD_ROWS_PROOF)
+        if first is None:
+            return None, ""
+        end = last or self._entries[-1]
+        counts = [each for each in self._entries if isinstance(each.fact, Counted) and first.seq < each.seq <= end.seq]
+        counted, days = {_day(each.at) for each in counts}, set(_days(first.at, end.at))
+        if not days <= counted:
+            return None, f"counted on {len(days & counted)} of {several(len(days), 'day')}"
+        return counts[-1], f"counted on {several(len(days), 'day')}"
+
+    def decrypted(self) -> Shown:
+        """Every value was decrypted by the proof, which is more than a spot check."""
+        return self._read(
+            Step.ZERO_OLD_ROWS_PROOF,
+            Proven,
+            lambda proof: f"{several(proof.values_decrypted, 'value')} read, and all of them decrypted",
+        )
+
+    def proven(self) -> Shown:
+        """Nothing was left under the old key."""
+        entry, said = self._read(Step.ZERO_OLD_ROWS_PROOF, Proven, _left)
+        return (entry, said) if said.startswith("0 ") else (None, said)
+
+    def retired(self) -> Shown:
+        """The old key was withdrawn."""
+        for each in reversed(self._own):
+            if isinstance(each.fact, KeyRetired):
+                return each, f"{_named(each.fact.taken_from_applications)} withdrawn, with evidence taken again"
+        return None, ""
+
+    def archived(self) -> Shown:
+        """The old key is in the archive of the key store, and backed up."""
+        entry = self._steps.get(Step.ARCHIVED_KEY)
+        kept = self._facts(Step.ARCHIVED_KEY).get("archived")
+        copies = [each.get("backup") for each in kept if isinstance(each, dict)] if isinstance(kept, list) else []
+        named = [each for each in copies if isinstance(each, str)]
+        return (entry, f"archived in the key store, and backed up in {', '.join(named)}") if named else (None, "")
+
+    def summed_up(self) -> Shown:
+        """The last step ended."""
+        entry = self._steps.get(Step.COMPLIANCE_REPORT)
+        return (entry, "the evidence of the rotation is summed up in the audit") if entry else (None, "")
+
+    def documented(self) -> Shown:
+        """The row of `key_rotation_audit` is complete."""
+        for each in reversed(self._own):
+            if isinstance(each.fact, RotationAuditWritten) and each.fact.completion_date is not None:
+                return each, f"completed, with {several(each.fact.records_reencrypted, 'record')}"
+        return None, ""
+
+    def reported(self) -> Shown:
+        """A report was written after the rotation ended."""
+        if (end := self._steps.get(Step.COMPLIANCE_REPORT)) is not None:
+            for each in self._entries:
+                if isinstance(each.fact, ReportWritten) and each.seq > end.seq:
+                    return each, f"written as {each.fact.format}"
+        return None, "no report was written between its end and this one" if end else ""
+
+    def backup_of_target(self) -> Shown:
+        """The first complete backup with the new key, or else the copy from before it was used."""
+        new = next((each.fact for each in self._own if isinstance(each.fact, KeyRegistered)), None)
+        for entry, made in self._backups:
+            if new is not None and made.keys.get(str(self.walk.target)) == new.fingerprint:
+                return entry, f"{made.manifest}, encrypted to {several(len(made.recipients), 'certificate')}"
+        return self._read(Step.KEY_VERSION, KeyMade, lambda made: f"{made.backup}, before it was used")
+
+    def scheduled(self) -> Shown:
+        """The next rotation follows from the promotion; `status` and alerts remind of it."""
+        entry = self._steps.get(Step.PRIMARY_KEY_ROLLOUT)
+        return (entry, "12 months after this promotion; the policy says when it is due now") if entry else (None, "")
+
+
+_CONFIRMS = {
+    Step.DUAL_KEY_ROLLOUT: TargetKind.READS,
+    Step.PRIMARY_KEY_ROLLOUT: TargetKind.WRITES,
+    Step.ARCHIVED_KEY: TargetKind.WITHOUT,
+}
+
+
+def _backups(entries: Entries) -> Iterator[tuple[HistoryEntry, BackupFacts]]:
+    """Every complete backup whose signed manifest is on record before it."""
+    sealed = set[str]()
+    for each in entries:
+        if isinstance(each.fact, BackupSealed):
+            sealed.add(each.fact.manifest)
+        if isinstance(each.fact, Note) and each.fact.kind is EventKind.BACKUP_MADE:
+            with suppress(AuditError):
+                if (made := read(BackupFacts, each.fact.facts)).manifest in sealed:
+                    yield each, made
+
+
+def _left(proof: Proven) -> str:
+    left = f"{several(proof.old_values, 'value')} left under {_named(proof.retired)}{proof.identified_by.remark}"
+    if proof.old_values:
+        return left
+    return f"{left}; the database refuses {'more' if not proof.identified_by.remark else 'the old logins'}"
+
+
+def _named(versions: Sequence[KeyVersion]) -> str:
+    return ", ".join(map(str, versions))
+
+
+def _day(at: datetime) -> str:
+    return f"{at.astimezone(UTC):%Y-%m-%d}"
+
+
+def _days(first: datetime, last: datetime) -> Iterator[str]:
+    at = first
+    while _day(at) < _day(last):
+        yield _day(at)
+        at += timedelta(days=1)
+    yield _day(last)
+
 
 BEFORE, FIRST_DAY, FIRST_WEEK = "Pre-rotation", "Day 1: deploy the dual-key application", "Days 1–7: re-encrypt data"
 LAST_DAY, AFTER = "Day 8: retire the old key", "Post-rotation"

@@ -8,7 +8,6 @@ from datetime import datetime
 
 from keyrotation_pipeline.reporting.checklist import Checklist
 from keyrotation_pipeline.reporting.incidents_in_audit import IncidentReported
-from keyrotation_pipeline.reporting.policy import Policy
 from keyrotation_pipeline.reporting.sections import (
     AccessSummary,
     Algorithm,
@@ -17,6 +16,7 @@ from keyrotation_pipeline.reporting.sections import (
     DataRead,
     Decided,
     KeyLife,
+    Policy,
     RecoveryTested,
     TimeStamped,
 )

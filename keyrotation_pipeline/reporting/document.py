@@ -7,8 +7,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport
-from keyrotation_pipeline.reporting.conclusions import concluded
-from keyrotation_pipeline.reporting.objectives import assessed
+from keyrotation_pipeline.reporting.conclusions import assessed, concluded
 
 
 def document(report: ComplianceReport) -> dict[str, Any]:

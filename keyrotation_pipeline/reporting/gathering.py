@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from keyrotation_pipeline.audit.chain import verify_chain
 from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.history import whole_history
-from keyrotation_pipeline.audit.verify import verify_everything
+from keyrotation_pipeline.audit.verify import verify_chain, verify_everything
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditEvent
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -11,8 +11,7 @@ from keyrotation_pipeline.model.breach_decision import BreachNotice
 from keyrotation_pipeline.model.comparison import comparison_lines
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.requests import Request
-from keyrotation_pipeline.reporting.policy import STAGES
-from keyrotation_pipeline.reporting.sections import Approval
+from keyrotation_pipeline.reporting.sections import STAGES, Approval
 
 Entries = Sequence[HistoryEntry]
 

@@ -9,8 +9,7 @@ from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.requests import RequestAction, RequestStatus, Step
 from keyrotation_pipeline.reporting.answers import retired_by
 from keyrotation_pipeline.reporting.incidents_in_audit import IncidentReported, NoticeGiven
-from keyrotation_pipeline.reporting.policy import STEPS, TRIGGERS
-from keyrotation_pipeline.reporting.sections import Approval, Decided, KeyLife, RecoveryTested
+from keyrotation_pipeline.reporting.sections import STEPS, TRIGGERS, Approval, Decided, KeyLife, RecoveryTested
 from keyrotation_pipeline.reporting.wording import lasting, listed, several
 
 _ACTIONS: Mapping[str, str] = {

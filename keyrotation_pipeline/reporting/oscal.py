@@ -13,8 +13,7 @@ from uuid import NAMESPACE_URL, UUID, uuid5
 
 from keyrotation_pipeline.reporting.answers import Record
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
-from keyrotation_pipeline.reporting.conclusions import SECTIONS
-from keyrotation_pipeline.reporting.objectives import Assessed, assessed
+from keyrotation_pipeline.reporting.conclusions import SECTIONS, Assessed, assessed
 
 OSCAL_VERSION = "1.1.3"
 NAMESPACE = "https://keyrotation-pipeline.invalid/oscal"  # a name, not a place

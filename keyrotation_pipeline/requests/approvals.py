@@ -18,10 +18,10 @@ from keyrotation_pipeline.model.approval import (
     signed_fields,
     signer_in,
 )
-from keyrotation_pipeline.model.blind_spots import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.incidents import IncidentStatus
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Request, Walk
+from keyrotation_pipeline.model.surroundings import gone_as_signed, lines_as_signed
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.model.visible_text import plain_name
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -7,9 +7,8 @@ from datetime import UTC, datetime
 
 from keyrotation_pipeline.errors import PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.blind_spots import BlindSpots
 from keyrotation_pipeline.model.data_events import UndeclaredColumnsSearched
-from keyrotation_pipeline.model.surroundings import Problem
+from keyrotation_pipeline.model.surroundings import BlindSpots, Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 

@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import suspicion
 from keyrotation_pipeline.requests.takeover import PRIMARY_LOCK, held_compromised, lineage, publish_compromised
-from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
+from keyrotation_pipeline.rotation.key_checks import counted_in, require_keys_open
 from keyrotation_pipeline.rotation.keys import described_primary, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
 

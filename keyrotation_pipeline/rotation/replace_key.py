@@ -22,7 +22,7 @@ from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.rotation.key_trial import try_keys
+from keyrotation_pipeline.rotation.key_checks import try_keys
 from keyrotation_pipeline.rotation.keys import backed_up, record_of
 
 LOCK = "replace-key"

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import recorded
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.breach import Deadline, Rate, ResponseStage, carried_by, deadlines, rate_needed
 from keyrotation_pipeline.model.incidents import Incident

@@ -24,8 +24,7 @@ from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, overtaken, taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
-from keyrotation_pipeline.rotation.key_trial import counted_in, require_keys_open
-from keyrotation_pipeline.rotation.key_usage import require_room
+from keyrotation_pipeline.rotation.key_checks import counted_in, require_keys_open, require_room
 from keyrotation_pipeline.scan.report import name_of
 
 STEPS: Mapping[Step, StepFunction[Pipeline]] = {

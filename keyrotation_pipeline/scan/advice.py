@@ -6,8 +6,7 @@ and a few others; no sentence names a command that does not exist.
 
 from dataclasses import dataclass
 
-from keyrotation_pipeline.scan.findings import IdentifiedBy
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import IdentifiedBy, Place
 
 _NOT_YET = "Not rotated by keyrotation yet"
 

@@ -1,19 +1,64 @@
 """Classifies the sampled values of one table, column by column and together.
 
-One finding for each format in a place: what is encrypted in two formats is two jobs. What belongs to a value but stands
-in another column (an IV, a blind index, a key's name) is a note of that finding, and no finding itself.
+One finding for each format in a place: what is encrypted in two formats is two jobs. What belongs to a value but
+stands in another column (an IV, a blind index, a key's name) is a note of that finding, and no finding itself.
+Markers of few bits count where several values name the same key.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
-from keyrotation_pipeline.scan import agreement, unmarked
+from keyrotation_pipeline.fieldcrypto.formats import handmade_hex_colon, vault_transit
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
+from keyrotation_pipeline.scan import statistics, unmarked
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.companions import Companions, Table, name_of
-from keyrotation_pipeline.scan.findings import Finding, Tier
-from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline.scan.readings import PLAIN, Reading, read
+from keyrotation_pipeline.scan.report import Finding, Place, Tier
+
+FEWEST_HITS = 3
+AGREEING_SHARE = 0.8
+MOST_KEYS = 8
+
+
+def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
+    """Returns how sure the format of these hits is; None where chance or other data explain them.
+
+    Args:
+        hits: of one format, in one place.
+        values: non-empty values of the place.
+    """
+    if not hits[0].weak:
+        return "possible" if _could_be_hmacs(hits) else "certain"
+    bodies = list({hit.body for hit in hits})[: statistics.MOST_VALUES]
+    if not statistics.looks_random(bodies):
+        return None
+    if len(bodies) < FEWEST_HITS:
+        return "possible" if len(hits) == values else None
+    if hits[0].format == handmade_hex_colon.NAME:
+        return _tier_of_parts([len(body) for body in bodies])
+    return "certain" if _name_few_keys(hits) else None
+
+
+def _could_be_hmacs(hits: Sequence[Recognised]) -> bool:
+    """Returns whether values of Vault may be HMACs of its transit engine, which look alike: all of a digest's size."""
+    return hits[0].format == vault_transit.NAME and {len(hit.body) for hit in hits} in ({28}, {32}, {48}, {64})
+
+
+def _name_few_keys(hits: Sequence[Recognised]) -> bool:
+    """Counts values that differ: one value that stands in many rows agrees with itself."""
+    distinct = {(hit.key_id, hit.body) for hit in hits}
+    often = [n for n in Counter(key for key, _ in distinct).values() if n >= FEWEST_HITS]
+    return sum(often) >= AGREEING_SHARE * len(distinct) and len(often) <= MOST_KEYS
+
+
+def _tier_of_parts(sizes: Sequence[int]) -> Tier:
+    """Three parts of hex whose last one varies are IV, tag and ciphertext; three digests have one length."""
+    if len(set(sizes)) > 1:
+        return "certain"
+    iv_bytes, tag_bytes = 12, 16
+    return "likely" if sizes[0] < iv_bytes + 2 * tag_bytes else "possible"
+
 
 Values = Sequence[str | bytes]
 ATTR_ENCRYPTED = "attr_encrypted"
@@ -72,7 +117,7 @@ def _marked(readings: Sequence[Reading], values: int) -> tuple[list[tuple[str, T
         of_kind.append(reading)
     found: list[tuple[str, Tier, list[Reading]]] = []
     for name, hits in sorted(by_format.items(), key=lambda item: -len(item[1])):
-        tier = agreement.tier_of_hits(_recognised(hits), values)
+        tier = tier_of_hits(_recognised(hits), values)
         if tier is not None:
             found.append((name, tier, hits))
         else:

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.scan import names
-from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline.scan.readings import companion_bytes
+from keyrotation_pipeline.scan.report import Place
 
 # In a table, a column `nonce` may be anybody's.
 _IV_PARTS = frozenset(("iv", "nonce"))

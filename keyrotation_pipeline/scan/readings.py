@@ -7,8 +7,7 @@ bytes that are ASCII are read as text.
 import re
 from typing import NamedTuple
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, from_base64url, from_hex
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, from_base64url, from_hex
 from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, recognise_text
 
 # One block of AES, or a tag alone: less than this is no ciphertext. In base64 it is 22 characters.

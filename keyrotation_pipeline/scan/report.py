@@ -1,11 +1,72 @@
-"""What a scan of a database found, and what it did not look at."""
+"""What a scan of a database reports: places, what was found in each, and what was not looked at.
+
+Holds counts and names, never a value.
+"""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where values were sampled.
+
+    Args:
+        table: ``schema.name``, quoted as PostgreSQL would where needed.
+        column: as the catalog writes it.
+        path: of a leaf inside JSON (also JSON in a text column), elements of arrays inside it as ``[]``; else None.
+        elements: whether the values are the elements of a PostgreSQL array.
+        type: as ``format_type()`` writes it.
+        domain_of: of a domain, the type that it stands for.
+    """
+
+    table: str
+    column: str
+    path: tuple[str, ...] | None
+    elements: bool
+    type: str
+    domain_of: str | None = None
+
+    @property
+    def base_type(self) -> str:
+        """The type of what is stored."""
+        return self.domain_of or self.type
+
+
+Tier = Literal["certain", "likely", "possible"]
+IdentifiedBy = Literal["marker", "mac", "decrypt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One format in one place.
+
+    Args:
+        place: where.
+        format: its name, or what its bytes look like (``unknown-aead``, ``unknown-cbc``) where nothing marks it.
+        tier: ``certain``: a format's own grammar; ``likely``: bytes and lengths fit encryption only; ``possible``: they
+            fit other data as well.
+        share: of the non-empty sampled values, 0 to 1.
+        values: non-empty values looked at.
+        key_ids: of the keys that the values themselves name, the most frequent first.
+        identified_by: how the key of a value is recognised.
+        reads_two_keys: whether the library of the format can read two keys; None where the library is not known.
+        next: one sentence: rotate in place, migrate, or why not yet.
+        notes: sentences: plaintext among ciphertext, values encrypted twice, blind index, companion columns.
+    """
+
+    place: Place
+    format: str
+    tier: Tier
+    share: float
+    values: int
+    key_ids: tuple[str, ...]
+    identified_by: IdentifiedBy
+    reads_two_keys: bool | None
+    next: str
+    notes: tuple[str, ...]
+
 
 NATIVE = "native"
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from keyrotation_pipeline.scan import names, statistics
-from keyrotation_pipeline.scan.findings import Tier
 from keyrotation_pipeline.scan.readings import SHORTEST_BYTES, Reading
+from keyrotation_pipeline.scan.report import Tier
 
 AEAD, CBC = "unknown-aead", "unknown-cbc"
 BLOCK_BYTES = 16

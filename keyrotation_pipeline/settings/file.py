@@ -18,13 +18,15 @@ from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline.settings.alerts import AlertsSettings, ContactSettings, IncidentsSettings
 from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
 from keyrotation_pipeline.settings.key_stores import KeysSettings, is_entry_of_ours
 from keyrotation_pipeline.settings.sections import (
+    AlertsSettings,
     ApprovalsSettings,
     AuditSettings,
+    ContactSettings,
     DatabaseSettings,
+    IncidentsSettings,
     ReencryptionSettings,
     ReportSettings,
     RolloutSettings,

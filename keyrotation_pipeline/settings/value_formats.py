@@ -9,7 +9,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StrictBool, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, InvalidLayoutError
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AssociatedData
+from keyrotation_pipeline.fieldcrypto.binding import AssociatedData
 from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from keyrotation_pipeline.assembly import recover as opening
-from keyrotation_pipeline.assembly import recovery_source as sources
+from keyrotation_pipeline.assembly import recover as sources
 from keyrotation_pipeline.backups import recover as recovering
 from keyrotation_pipeline.backups import restore_checks
 from keyrotation_pipeline.cli import main

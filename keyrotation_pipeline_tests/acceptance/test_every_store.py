@@ -108,7 +108,7 @@ class Clinic:
             warnings.simplefilter("ignore", DeprecationWarning)  # typer, of the click that it uses
             from typer.testing import CliRunner  # noqa: PLC0415
 
-            from keyrotation_pipeline.cli.application import app  # noqa: PLC0415
+            from keyrotation_pipeline.cli.commands import app  # noqa: PLC0415
         result = CliRunner().invoke(app, [*arguments, "--config", str(self.file)])
         self.printed += [result.stdout, result.stderr]
         if refused:

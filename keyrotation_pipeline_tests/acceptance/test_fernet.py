@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.requests.approvals import add_approval

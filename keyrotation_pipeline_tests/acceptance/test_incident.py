@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.sensors import INCIDENT_FLAG, build_sensor

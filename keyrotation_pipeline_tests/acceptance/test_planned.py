@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.errors import KeyRotationError

@@ -12,7 +12,7 @@ from click.testing import Result
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from typer.testing import CliRunner
 
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation

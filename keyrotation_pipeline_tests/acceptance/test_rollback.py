@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.demo.home import prepare
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.demo.run import approve, open_home, working_application

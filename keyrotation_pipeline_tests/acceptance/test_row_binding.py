@@ -20,7 +20,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from typer.testing import CliRunner
 
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing, SearchIndex, matches
 from keyrotation_pipeline.errors import DecryptionError, KeyRotationError

@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 from typer.testing import CliRunner
 
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.encrypted_type import EncryptedType, MountedKeyRing
 from keyrotation_pipeline.errors import KeyRotationError

@@ -9,9 +9,9 @@ import pytest
 from keyrotation_pipeline.errors import BlockedError, FenceError, KeyRotationError, ProofError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, NEVER_SEEN
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.proof import Moment, ZeroOldRows
+from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, NEVER_SEEN
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, Shard, TableName
 from keyrotation_pipeline.ports.database import (
     DatabaseSurroundings,

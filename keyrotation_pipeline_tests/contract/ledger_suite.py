@@ -10,8 +10,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import (
     ApprovalError,
     BlockedError,

@@ -29,7 +29,7 @@ def logged(*numbers: int) -> bytes:
 
 
 def test_log_files_of_the_days_are_read_and_delivered_twice_counts_once(bucket: TestBucket) -> None:
-    from keyrotation_pipeline.adapters.cloudtrail_files import CloudTrailFiles  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.aws_incidents import CloudTrailFiles  # noqa: PLC0415
 
     put(bucket, f"{DAY}/05/a.json.gz", logged(1, 2))
     put(bucket, f"{DAY}/06/late.json.gz", logged(2, 3))

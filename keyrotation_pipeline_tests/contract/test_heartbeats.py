@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.heartbeats import FileHeartbeats
+from keyrotation_pipeline.adapters.home_files import FileHeartbeats
 from keyrotation_pipeline.model.status import Heartbeat
 from keyrotation_pipeline.ports.heartbeats import Heartbeats
 from keyrotation_pipeline_tests.fakes import FakeHeartbeats

@@ -9,7 +9,7 @@ from urllib.parse import quote
 import pytest
 
 from keyrotation_pipeline.adapters.rollouts import progress
-from keyrotation_pipeline.adapters.rollouts.annotation import ANNOTATION
+from keyrotation_pipeline.adapters.rollouts.pod_keys import ANNOTATION
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline_tests.contract.database_suite import CLIENTS, Row

@@ -18,7 +18,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.incidents.access import AccessAudit
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.incidents import Incident, KeyRead
 from keyrotation_pipeline.model.keys import KeyState

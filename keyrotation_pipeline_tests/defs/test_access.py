@@ -15,7 +15,7 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from keyrotation_pipeline.defs.metrics_page import MetricsPage
+from keyrotation_pipeline.defs.webserver import MetricsPage
 from keyrotation_pipeline_tests.web_server import BEARER, BROWSER, METRICS_TOKEN, TOKEN, Server, serving
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import dagster as dg
 import pytest
 
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.fleet import Failed, Instance
 from keyrotation_pipeline.model.keys import GCM_LIMIT_ENCRYPTIONS
 from keyrotation_pipeline_tests.contract.test_alert_channels import http_server

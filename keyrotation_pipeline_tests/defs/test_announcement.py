@@ -12,7 +12,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer
 from keyrotation_pipeline.adapters.alerts.webhook import Webhook
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.incident_events import AlertTold
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.request_events import RehearsalFinding, Rehearsed

@@ -6,7 +6,7 @@ from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.defs.assets import build_asset
 from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
 from keyrotation_pipeline.defs.partitions import OWN
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.incidents.handling import amend
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels

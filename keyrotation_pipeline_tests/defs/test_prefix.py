@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.alerts.webhook import Webhook
 from keyrotation_pipeline.defs.code_location import build_definitions
 from keyrotation_pipeline.defs.partitions import Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.monitoring.scheduler_health import standing_still

@@ -6,7 +6,7 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
 from keyrotation_pipeline.monitoring.due import due_rotation

@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.defs.status_page import GROUPS
 from keyrotation_pipeline.errors import DatabaseUnavailableError
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.requests import RequestStatus, Walk

@@ -16,13 +16,13 @@ from keyrotation_pipeline.model.backups import (
     BackupStanding,
     DatabaseContent,
     DatabaseCopy,
+    DatabaseDefinition,
     KeyBackup,
     KeyCopy,
     StoredFile,
     configuration_name,
     key_file_name,
 )
-from keyrotation_pipeline.model.databases import DatabaseDefinition
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.tables import EncryptedTable
 from keyrotation_pipeline.ports.approvals import SignatureVerifier

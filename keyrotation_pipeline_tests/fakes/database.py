@@ -8,12 +8,20 @@ from datetime import datetime
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment
-from keyrotation_pipeline.model.surroundings import CheckNames, DatabaseIdentity, Disk, Problem, Surroundings, Wal
+from keyrotation_pipeline.model.surroundings import (
+    NEVER_SEARCHED,
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    Disk,
+    Problem,
+    Surroundings,
+    Wal,
+)
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue
-from keyrotation_pipeline.scan.findings import Finding
+from keyrotation_pipeline.scan.report import Finding
 from keyrotation_pipeline_tests.fakes.clock import FakeClock
 from keyrotation_pipeline_tests.fakes.journal import Journal
 

@@ -12,8 +12,7 @@ from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlacePro
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Finding, Place
 from keyrotation_pipeline_tests.fakes.database import FakeDatabase, is_unencrypted, version_of
 
 FERNET_TOKENS = Finding(

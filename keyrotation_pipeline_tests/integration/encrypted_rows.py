@@ -16,8 +16,7 @@ from keyrotation_pipeline.adapters.postgres.engine.traversal import sweep
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.preflight.postgres_surroundings import PostgresSurroundings
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of

@@ -13,9 +13,8 @@ from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
+from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, LARAVEL, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_ECTO as CLOAK_ECTO_FORMAT
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import TINK as TINK_FORMAT

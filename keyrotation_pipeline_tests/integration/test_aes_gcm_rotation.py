@@ -24,8 +24,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps, tr
 from keyrotation_pipeline.adapters.postgres.preflight.logins import logins_can_be_kept_from_writing
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
 from keyrotation_pipeline.adapters.postgres.retirement import decrypted_evidence, search
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout

@@ -12,8 +12,8 @@ from keyrotation_pipeline.adapters.backups.anchors import advance_head
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.audit.chain import read_anchor, verify_audit
 from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.audit.verify import read_anchor, verify_audit
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
 from keyrotation_pipeline.model.backup_events import AuditTimestamped

@@ -20,7 +20,7 @@ from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.assembly.backups import open_backups
-from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, kept_sets
 from keyrotation_pipeline.backups.destruction import DESTROY

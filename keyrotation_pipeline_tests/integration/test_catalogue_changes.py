@@ -7,7 +7,7 @@ import pytest
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
+from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from keyrotation_pipeline.adapters.postgres.inventory.audit_events import AuditEvents
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.backups.backup import back_up
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.cli.compare import SHOWN
 from keyrotation_pipeline.errors import BackupError, IncidentError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt

@@ -11,8 +11,8 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import counts, grammar_sql
+from keyrotation_pipeline.adapters.postgres.inventory.counts import filters
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
-from keyrotation_pipeline.adapters.postgres.inventory.filters import filters
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import under, value_class
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED
+from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, TableName
 
 V1, V2 = KeyVersion(1), KeyVersion(2)

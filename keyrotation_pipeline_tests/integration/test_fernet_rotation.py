@@ -15,7 +15,7 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import Curre
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import quarantine, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import FenceError, PreflightError, ProofError
 from keyrotation_pipeline.fieldcrypto.batch import Held

@@ -14,7 +14,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
+from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
 from keyrotation_pipeline.backups.restore_checks import require_all_there

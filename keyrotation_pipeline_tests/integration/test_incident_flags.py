@@ -17,9 +17,9 @@ from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.ports.pipeline import Pipeline

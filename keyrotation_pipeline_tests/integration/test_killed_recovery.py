@@ -13,7 +13,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.openpgp.decrypt import imported_key
 from keyrotation_pipeline.adapters.process import die_with_parent
-from keyrotation_pipeline.adapters.secret_homes import wipe_abandoned_keys
+from keyrotation_pipeline.adapters.secret_directories import wipe_abandoned_keys
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline_tests.acceptance.command import KEYROTATION, Folder, environment

@@ -15,7 +15,7 @@ from psycopg.pq import TransactionStatus
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import AuditError, BlockedError, DatabaseUnavailableError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

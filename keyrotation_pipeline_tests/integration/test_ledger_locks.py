@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from keyrotation_pipeline.adapters.postgres.ledger import chain, migrate, session_locks
+from keyrotation_pipeline.adapters.postgres.ledger import chain, migrate, transactions
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import AtWorkError, BlockedError, DatabaseUnavailableError
@@ -114,7 +114,7 @@ def test_neither_a_reader_nor_who_waits_is_taken_for_the_holder(
         assert eventually(
             lambda: ledger.connection.execute(waits, (waiter.connection.info.backend_pid,)).fetchone() == (1,)
         )
-        found = ledger.query(session_locks.TABLE_HOLDER, {"table": "keyrotation.audit_head"})
+        found = ledger.query(transactions.TABLE_HOLDER, {"table": "keyrotation.audit_head"})
     thread.join()
     assert [row["pid"] for row in found] == [holder.connection.info.backend_pid]
     assert ledger.head().seq == 1
@@ -135,7 +135,7 @@ def test_neither_a_reader_nor_who_waits_is_taken_for_the_holder(
     ],
 )
 def test_who_holds_a_lock_is_described(holders: list[dict[str, object]], who: str) -> None:
-    assert session_locks.described(holders) == who
+    assert transactions.described(holders) == who
 
 
 def test_whoever_migrates_is_named(

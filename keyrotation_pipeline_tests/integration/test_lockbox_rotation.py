@@ -23,8 +23,7 @@ from keyrotation_pipeline.adapters.postgres.preflight.indexes import (
     search_indexes_are_declared,
 )
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_evidence import PostgresEvidence
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresEvidence, PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
 from keyrotation_pipeline.errors import FenceError, ProofError, StaleWriterError

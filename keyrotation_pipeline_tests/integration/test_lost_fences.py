@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
-from keyrotation_pipeline.adapters.postgres.retirement.postgres_fencing import PostgresFencing
+from keyrotation_pipeline.adapters.postgres.retirement.postgres_retirement import PostgresFencing
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName

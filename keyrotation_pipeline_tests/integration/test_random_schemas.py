@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
+from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.backups.restore_to_new_database import RestoredDatabase, restore_to_new_database

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.preflight import disk
+from keyrotation_pipeline.adapters.postgres.preflight import server
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.model.status import Check, Light
 from keyrotation_pipeline.monitoring.readiness import readiness
@@ -39,7 +39,7 @@ def test_everything_is_looked_at_and_nothing_is_left_behind(
     assert after == before
 
     full_disk = SimpleNamespace(disk_usage=lambda _: SimpleNamespace(free=0))
-    monkeypatch.setattr(disk, "shutil", full_disk)
+    monkeypatch.setattr(server, "shutil", full_disk)
     full = by_name(local_clinic)
     assert full["disk_is_large_enough"].light is Light.RED
     assert "duration_is_known" not in full

@@ -14,7 +14,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key
-from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
+from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.assembly.backups import recovery_key
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.key_loss import newest_key, restore_key

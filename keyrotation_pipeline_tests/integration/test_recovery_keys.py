@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters import secret_homes
+from keyrotation_pipeline.adapters import secret_directories
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
@@ -79,7 +79,7 @@ def test_a_full_disk_is_not_blamed_on_the_recovery_key(
 ) -> None:
     secret = recovery_officer.gpg("--export-secret-keys")
     with full_disk(tmp_path / "small") as small:
-        monkeypatch.setattr(secret_homes, "_MEMORY", small)
+        monkeypatch.setattr(secret_directories, "_MEMORY", small)
         with pytest.raises(OpenPGPError, match=r"cannot write in .*No space left"), imported_key(secret, None):
             pass
 

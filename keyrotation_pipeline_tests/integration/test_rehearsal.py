@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
-from keyrotation_pipeline.assembly.rehearsals import RestoredStages
+from keyrotation_pipeline.assembly.backups import RestoredStages
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.rehearsal import rehearse
 from keyrotation_pipeline.errors import (

@@ -15,7 +15,7 @@ from keyrotation_pipeline.backups import rekey as rekeying
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
 from keyrotation_pipeline.backups.destruction import open_destruction
-from keyrotation_pipeline.backups.loss_survey import kept_dumps_that_need, unlisted_dumps
+from keyrotation_pipeline.backups.key_loss import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
 from keyrotation_pipeline.backups.remaining_copies import exposed_copies, sets_to_rekey

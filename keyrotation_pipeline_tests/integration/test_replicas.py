@@ -15,8 +15,7 @@ from keyrotation_pipeline.adapters.postgres.engine import limits as engine_limit
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
+from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest, preflight
 from keyrotation_pipeline.adapters.postgres.retirement import snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import Replicas, accounted, write_down
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
-from keyrotation_pipeline.adapters.postgres.server.restore_to_new_database import RestoreToNewDatabase
+from keyrotation_pipeline.adapters.postgres.server.restored_copy import RestoreToNewDatabase
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchServers
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.recovery_test import recovery_test

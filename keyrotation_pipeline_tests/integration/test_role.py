@@ -12,8 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
-from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
+from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest, preflight
 from keyrotation_pipeline.adapters.postgres.preflight.server import surroundings
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

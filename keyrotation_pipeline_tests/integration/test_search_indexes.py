@@ -12,8 +12,7 @@ from keyrotation_pipeline.adapters.postgres.engine.decrypt import decrypt_all
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.relations import tree
-from keyrotation_pipeline.adapters.postgres.preflight import preflight
-from keyrotation_pipeline.adapters.postgres.preflight.digest import catalog_digest
+from keyrotation_pipeline.adapters.postgres.preflight import catalog_digest, preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.retirement.search import require_zero
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect

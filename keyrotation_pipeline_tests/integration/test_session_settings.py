@@ -17,7 +17,7 @@ from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.server import connection as server_connection
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Officer, Roster

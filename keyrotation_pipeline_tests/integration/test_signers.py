@@ -17,9 +17,8 @@ from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.backups.key_loss import newest_key
-from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust, signed_manifest
 from keyrotation_pipeline.backups.recovery_test import recovery_test
-from keyrotation_pipeline.backups.signed_manifest import signed_manifest
 from keyrotation_pipeline.errors import ManifestError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from keyrotation_pipeline.cli import _INTERRUPTED
-from keyrotation_pipeline.cli.nagios import Service
+from keyrotation_pipeline.cli.status import Service
 from keyrotation_pipeline_tests.reference.markdown import code, page_of, table
 
 _NAGIOS = {

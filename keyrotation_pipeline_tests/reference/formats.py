@@ -9,7 +9,7 @@ from keyrotation_pipeline.fieldcrypto import formats
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Place
 from keyrotation_pipeline_tests.reference.markdown import code, in_markdown, page_of, table
 
 _INTRODUCTION = """

@@ -13,7 +13,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.postgres.ledger.schema import REVISIONS
 from keyrotation_pipeline.assembly.pipeline import initialise, open_pipeline
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.cli.application import app
+from keyrotation_pipeline.cli.commands import app
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import AuditError, PreflightError
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt

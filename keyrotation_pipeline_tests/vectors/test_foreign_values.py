@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Finding, Place
 from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN, MARKED, ForeignValues
 
 Values = Sequence[str | bytes]

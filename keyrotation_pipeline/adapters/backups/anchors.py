@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.backups.catalog import sets_of
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import AuditError, BackupError

@@ -25,9 +25,8 @@ from uuid import uuid4
 
 from keyrotation_pipeline.adapters.keystores import changes
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive, ManualSecrets, manual_secrets
-from keyrotation_pipeline.adapters.keystores.aws_preflight import live_problems
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
-from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, PRIMARY, LiveSecret
+from keyrotation_pipeline.adapters.keystores.live_secret import COMPROMISED, PRIMARY, LiveSecret, live_problems
 from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     CURRENT,
     MOST_BYTES,

@@ -11,7 +11,7 @@ from typing import IO
 from keyrotation_pipeline.adapters.openpgp.certificates import Certificate, Listing, listing
 from keyrotation_pipeline.adapters.openpgp.keyring import GnuPG
 from keyrotation_pipeline.adapters.openpgp.runner import Status, require_room, run, streaming
-from keyrotation_pipeline.adapters.secret_homes import secret_home
+from keyrotation_pipeline.adapters.secret_directories import secret_home
 from keyrotation_pipeline.errors import (
     ApprovalError,
     BackupError,

@@ -1,6 +1,6 @@
 """Rolls out keys from a Kubernetes Secret: gives workloads a new Pod template and waits until Pods run it.
 
-An annotation of the template (`annotation`) says what the Secret held when the template was made, and its revision.
+An annotation of the template (`pod_keys`) says what the Secret held when the template was made, and its revision.
 Where the Secret has changed since, a Pod may have been started with something else, or a container of it restarted: the
 workload is rolled out again, unless every Pod of it proves what it holds. Nobody knows what a Pod reads that gets the
 Secret but has no such annotation.
@@ -20,8 +20,8 @@ from keyrotation_pipeline.adapters.cluster import (
     RefusalError,
     UnreachableError,
 )
-from keyrotation_pipeline.adapters.rollouts import progress, proofs, templates
-from keyrotation_pipeline.adapters.rollouts.annotation import (
+from keyrotation_pipeline.adapters.rollouts import pod_keys, progress, templates
+from keyrotation_pipeline.adapters.rollouts.pod_keys import (
     ANNOTATION,
     annotated,
     described,
@@ -177,7 +177,7 @@ class KubernetesRollout:
         wanted = described(snapshot.keys, str(snapshot.secret["resourceVersion"]))
         for workload in self._fleet.workloads:
             text = annotated(snapshot.found[workload]["spec"]["template"])
-            proven = names_same_keys(text, wanted) and proofs.are_proven(
+            proven = names_same_keys(text, wanted) and pod_keys.are_proven(
                 snapshot.pods_of(workload), self._fleet.secret, instances, reverts.goal
             )
             if text != wanted and not proven:

@@ -1,17 +1,19 @@
-"""Detects that somebody else undoes a rollout: a template's annotation, or the Secret's entries.
+"""Detects that somebody else undoes a rollout (a template's annotation, a Secret's entries), and names who it was.
 
-The first time it is done again, since a person or a deployment may have been faster; the second time it stops, so that
-a controller that corrects every change costs no endless row of Pods.
+The first time it is done again, since a person or a deployment may have been faster; the second time it stops, so
+that a controller that corrects every change costs no endless row of Pods. Who writes an object is read from its
+`managedFields`.
 """
 
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from keyrotation_pipeline.adapters.rollouts import managers
-from keyrotation_pipeline.adapters.rollouts.annotation import ANNOTATION
+from keyrotation_pipeline.adapters.cluster import FIELD_MANAGER
+from keyrotation_pipeline.adapters.rollouts.pod_keys import ANNOTATION
 from keyrotation_pipeline.adapters.rollouts.templates import Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
@@ -19,6 +21,71 @@ from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.keys import StoredKeys
 
 Json = dict[str, Any]
+# A part of the names under which each of them writes, and the page that says what to change.
+_PAGES = {
+    "argocd": "argo-cd",
+    "external-secrets": "external-secrets",
+    "kustomize-controller": "flux",
+    "helm-controller": "flux",
+}
+_NAMED_AT_MOST = 3
+_PLAIN = re.compile(r"[-\w.:/@+]{1,128}", re.ASCII)
+
+
+def _other_managers(metadata: Json, *places: Sequence[str]) -> list[str]:
+    """Returns the managers other than this pipeline that own something at the first place where any does.
+
+    A manager that removes a field owns nothing of it afterwards; so each place is followed by a wider one.
+
+    Args:
+        places: paths in ``fieldsV1``, the narrowest first: ``("f:data", "f:ENCRYPTION_MASTER_KEY")``.
+
+    Returns:
+        Their names: those that a page of ours is about first, then who wrote last.
+    """
+    written = [each for each in metadata.get("managedFields") or () if not each.get("subresource")]
+    foreign = [each for each in written if str(each.get("manager")) not in {FIELD_MANAGER, "None"}]
+    foreign.sort(key=lambda each: str(each.get("time")), reverse=True)
+    foreign.sort(key=lambda each: _page(str(each["manager"])) is None)
+    owners: list[str] = []
+    for place in places:
+        owners = owners or [str(each["manager"]) for each in foreign if _owns(each.get("fieldsV1") or {}, place)]
+    return list(dict.fromkeys(owners))
+
+
+def _named(managers: Sequence[str]) -> str:
+    """Returns who it was, as far as is known."""
+    if not managers:
+        return "something that its managedFields do not name"
+    # Whoever may write there names itself: nothing that could be read as a part of the sentence.
+    shown = ", ".join(
+        each if _PLAIN.fullmatch(each) else "(of a name that is none)" for each in managers[:_NAMED_AT_MOST]
+    )
+    return f"field manager {shown}" if len(managers) == 1 else f"one of the field managers {shown}"
+
+
+def _advice_to(managers: Sequence[str], kept: str) -> str:
+    """Returns what to change, in words.
+
+    Args:
+        kept: what is to be left alone.
+    """
+    page = next(filter(None, map(_page, managers)), None)
+    return f"have it leave {kept} alone{f' as `keyrotation docs {page}` says' if page else ''}"
+
+
+def _page(manager: str) -> str | None:
+    return next((page for part, page in _PAGES.items() if part in manager), None)
+
+
+def _owns(fields: Mapping[str, Any], place: Sequence[str]) -> bool:
+    for part in place:
+        if part not in fields:
+            return False
+        fields = fields[part]
+    return True
+
+
 PATIENCE_SECONDS = 30.0  # with entries that contradict the goal, which nothing of ours corrects
 _AT_MOST = 2
 _TEMPLATE = ("f:spec", "f:template")
@@ -101,11 +168,11 @@ class Reverts:
             raise BlockedError(_about_template(workload, found))
         self._revisions.add(str(secret["resourceVersion"]))
         if len(self._revisions) > _AT_MOST:
-            who = managers.others(secret, ("f:data",), ("f:metadata",))
+            who = _other_managers(secret, ("f:data",), ("f:metadata",))
             raise BlockedError(
-                f"Secret {self.secret} was changed twice since this rollout began, last by {managers.named(who)}, so "
+                f"Secret {self.secret} was changed twice since this rollout began, last by {_named(who)}, so "
                 "that it is not known what its Pods were started with; "
-                f"{managers.advice(who, 'it')}, and run the rotation again"
+                f"{_advice_to(who, 'it')}, and run the rotation again"
             )
 
     def written(self, workload: Workload, text: str) -> None:
@@ -134,19 +201,19 @@ class Reverts:
         return f"kubectl --namespace {self.namespace} patch secret {self.secret} {option} '{content}'"
 
     def _about_entry(self, entry: str, what: str, repair: str, secret: Json) -> str:
-        who = managers.others(secret, ("f:data", f"f:{entry}"), ("f:data",), ("f:metadata",))
+        who = _other_managers(secret, ("f:data", f"f:{entry}"), ("f:data",), ("f:metadata",))
         ours = "the entries ENCRYPTION_…" if self.key_list is None else f"{self.key_list} and the entries ENCRYPTION_…"
-        advice = managers.advice(who, f"{ours} of this Secret")
+        advice = _advice_to(who, f"{ours} of this Secret")
         return (
-            f"entry {entry} of Secret {self.secret} {what} ({managers.named(who)}); {advice}, run `{repair}`, and run "
+            f"entry {entry} of Secret {self.secret} {what} ({_named(who)}); {advice}, run `{repair}`, and run "
             "the rotation again"
         )
 
 
 def _about_template(workload: Workload, found: Json) -> str:
-    who = managers.others(found["metadata"], (*_ANNOTATIONS, f"f:{ANNOTATION}"), _ANNOTATIONS, _TEMPLATE)
+    who = _other_managers(found["metadata"], (*_ANNOTATIONS, f"f:{ANNOTATION}"), _ANNOTATIONS, _TEMPLATE)
     kept = f"the annotation {ANNOTATION} of its Pod template"
     return (
-        f"{workload}: {ANNOTATION} of its Pod template was undone twice by {managers.named(who)}, and each time makes "
-        f"new Pods; {managers.advice(who, kept)}, and run the rotation again"
+        f"{workload}: {ANNOTATION} of its Pod template was undone twice by {_named(who)}, and each time makes "
+        f"new Pods; {_advice_to(who, kept)}, and run the rotation again"
     )

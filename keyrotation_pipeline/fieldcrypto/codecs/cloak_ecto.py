@@ -10,9 +10,7 @@ import re
 from collections.abc import Collection
 
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
-from keyrotation_pipeline.fieldcrypto.codecs.named import NAME_PATTERN, next_named
-from keyrotation_pipeline.fieldcrypto.codecs.prefixed import PrefixedKey, split
+from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN, MarkedValue, PrefixedKey, next_named, split
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 ASSOCIATED_DATA = b"AES256GCM"

@@ -11,8 +11,7 @@ from collections.abc import Collection
 
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import IV_BYTES, TIME_BYTES, FernetKey, encoded
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed as parsed_token
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
-from keyrotation_pipeline.fieldcrypto.codecs.named import NAME_PATTERN, next_named
+from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN, MarkedValue, next_named
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 BEGINS = "enc:fernet:"

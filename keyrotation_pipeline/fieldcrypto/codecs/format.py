@@ -1,21 +1,26 @@
-"""Defines what the engine needs of a value format, and finds the code of a declared one."""
+"""Defines what the engine needs of a value format, and finds the code of a declared one and of its layout.
+
+Our own format, in both generations, is `grammar`, `cipher`, `batch` and `codec.c`, put together here.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Protocol
 
-from keyrotation_pipeline.fieldcrypto.batch import Labels, ValueRewriter
+from keyrotation_pipeline.fieldcrypto import cipher
+from keyrotation_pipeline.fieldcrypto.batch import Labels, Rewriter, ValueRewriter
+from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided
 from keyrotation_pipeline.fieldcrypto.codecs import cloak_47ng
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import CloakEctoEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import new_passphrase
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat
 from keyrotation_pipeline.fieldcrypto.codecs.fernet_keyed_wrapper import KeyedWrapperEnvelope
-from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS, LaravelPayload
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedFormat
-from keyrotation_pipeline.fieldcrypto.codecs.native import NativeFormat
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.tink import TinkEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat
@@ -34,12 +39,65 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import TransitFormat
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
-from keyrotation_pipeline.fieldcrypto.native import NativeCodec
+from keyrotation_pipeline.fieldcrypto.native import NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import Defect
+
+
+@lru_cache(maxsize=512)
+def layout_of(text: str) -> Layout:
+    """Returns a parsed layout; see `Layout`."""
+    return LaravelPayload(text) if text in CIPHERS else Layout(text)
+
+
+class NativeFormat:
+    """`Format` for values that name their key version.
+
+    Args:
+        since: the number of the first version whose values are bound to their row; each value is then read with the key
+            of its row. 0: there is none.
+    """
+
+    def __init__(self, since: int = 0) -> None:
+        self._since = since
+
+    def rewriter(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> Rewriter:
+        """See `Format.rewriter`."""
+        return Rewriter(ring, target, labels, self._since)
+
+    def native_codec(self, ring: KeyRing, target: KeyVersion, labels: Labels = ()) -> NativeCodec | None:
+        """See `Format.native_codec`; None also where a column has no label that the second generation needs."""
+        second = next((version for version in ring.versions if version.generation == SECOND), None)
+        if second is None:
+            return native_codec(ring, target, since=self._since)
+        if not labels or None in labels:
+            return None
+        bound = [associated_data(second, label) or b"" for label in labels]
+        return native_codec(ring, target, bound=bound, since=self._since)
+
+    def opened_by(
+        self, ring: KeyRing, stored: bytes, label: str | None = None
+    ) -> tuple[KeyVersion, KeyVersion | None] | None:
+        """See `Format.opened_by`."""
+        stored, row = self._divided(stored)
+        value = cipher.parsed(_text(stored))
+        return None if value is None else (value.version, cipher.opened_by(ring, value, label, row))
+
+    def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:
+        """See `Format.plaintext`."""
+        stored, row = self._divided(stored)
+        return cipher.plaintext(ring, _text(stored), label, row)
+
+    def _divided(self, stored: bytes) -> tuple[bytes, Row | None]:
+        return divided(stored, self._since) if self._since else (stored, None)
+
+
+def _text(stored: bytes) -> str:
+    # What is not ASCII is no value, whatever its characters are.
+    return stored.decode("latin-1")
 
 
 class Format(Protocol):

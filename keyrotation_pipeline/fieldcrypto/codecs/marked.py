@@ -1,19 +1,27 @@
 """Re-encrypts values that name their key by a text of another library's own making, the marker.
 
 A marker is derived from the key or chosen by the library; it is no version of ours. Each format says how a value is
-parsed, what a key's marker is, and how a value is opened and sealed; what is the same for all of them is here.
+parsed, what a key's marker is, and how a value is opened and sealed; what is the same for all of them is here, and
+what is the same for several: keys that have names, and keys of bytes that begin with what names the key.
 """
 
+import re
+import secrets
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, Held, Labels, RewrittenBatch, Value
+from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, LONGEST_NAME, AesKey, KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import CompiledFormat, NativeCodec, native_codec
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, UNDER_NO_KEY, Defect, DefectKind
 
@@ -264,3 +272,49 @@ def require_different(markers: dict[KeyVersion, str]) -> None:
                 f"values name the keys {other} and {version} by the same text, so that nothing could tell them apart; "
                 "give the application another key in place of one of them before `keyrotation init`"
             )
+
+
+NAME_PATTERN = rf"[A-Za-z0-9._-]{{1,{LONGEST_NAME}}}"
+_NUMBERED = re.compile(rf"(.*?)([0-9]{{1,{LONGEST_NAME}}})")
+
+
+def next_named(taken: Collection[str], first: str) -> AesKey:
+    """Generates a key whose name counts on from the highest of those that are taken; with none, it is `first`."""
+    numbered = [(int(found[2]), found[1]) for each in taken if (found := _NUMBERED.fullmatch(each))]
+    number, stem = max(numbered, default=(0, first[:-1]))
+    return AesKey(secrets.token_bytes(KEY_BYTES), f"{stem}{number + 1}")
+
+
+def split(value: bytes, size: int, layout: Layout) -> MarkedValue | None:
+    """Splits a value after its prefix of so many bytes; None: what follows is too short."""
+    sealed = layout.taken_apart(value[size:])
+    return None if sealed is None else MarkedValue(value[:size].hex().encode(), sealed.nonce, sealed.body)
+
+
+class PrefixedKey:
+    """`MarkedKey` of AES-GCM.
+
+    Args:
+        layout: what follows the prefix.
+        associated_data: what every value is authenticated with; empty: what it is bound to, if anything.
+    """
+
+    def __init__(self, prefix: bytes, material: KeyMaterial, layout: Layout, associated_data: bytes = b"") -> None:
+        self.marker = prefix.hex().encode()
+        self._prefix, self._layout, self._associated_data = prefix, layout, associated_data
+        self._cipher = AESGCM(raw_of(material))
+
+    def opened(self, value: MarkedValue) -> bytes | None:
+        """See `MarkedKey.opened`."""
+        if not value.nonce:
+            return None
+        try:
+            return self._cipher.decrypt(value.nonce, value.body, self._associated_data or value.bound)
+        except InvalidTag:
+            return None
+
+    def sealed(self, text: bytes, old: MarkedValue) -> bytes:
+        """See `MarkedKey.sealed`."""
+        nonce = secrets.token_bytes(self._layout.nonce_bytes)
+        body = self._cipher.encrypt(nonce, text, self._associated_data or old.bound)
+        return self._prefix + self._layout.put_together(nonce, body)

@@ -1,16 +1,38 @@
-"""Finds the layout of values, or the derivation of their keys, by opening them: a tag that is right is no accident."""
+"""Finds formats, layouts and derivations by opening values: a tag that is right is no accident.
+
+`fitting` and `fitting_derivation` look for what a declared format says wrongly; `fits` for every format in which keys
+open values, where nothing is known of either.
+"""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import place_ring, rederived_rings
+from keyrotation_pipeline.errors import InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS, place_ring, rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import by_commas, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
+    AES_GCM,
+    CLOAK_47NG,
+    CLOAK_ECTO,
+    FERNET,
+    KEYED_WRAPPER,
+    LARAVEL,
+    LOCKBOX,
+    NATIVE,
+    TINK,
+    Derivation,
+    ValueFormat,
+)
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
@@ -84,3 +106,91 @@ def _layout(declared: ValueFormat, keys: KeyRing, values: Sequence[bytes]) -> st
         if any(not isinstance(rewriter.opened(value), Defect) for value in values):
             return text
     return None
+
+
+_NAMED = (
+    FERNET,
+    CLOAK_47NG,
+    CLOAK_ECTO,
+    replace(CLOAK_ECTO, layout=CLOAK_ECTO.layout.replace("12", "16")),
+    TINK,
+    KEYED_WRAPPER,
+    *(replace(LARAVEL, layout=cipher) for cipher in CIPHERS),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A format in which keys open some values.
+
+    Args:
+        layout: of AES-GCM, and of what follows a marker of bytes, or Laravel's cipher; empty: the format has none.
+        key_encoding: in which the keys were read, where the format leaves that open; else empty.
+        derivation: by which keys are made of what was given; empty: they are the keys.
+    """
+
+    format: str
+    layout: str
+    key_encoding: str
+    opened: int
+    derivation: str = ""
+
+
+def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = None) -> list[Fit]:
+    """Returns every known format in which the keys open any of these values, that which opens most first.
+
+    Args:
+        listed: keys in the notation of any library.
+        place: of the keys, for messages.
+        label: of the values' place, where it has one; see `EncryptedTable.label`.
+
+    Raises:
+        InvalidKeyError: no notation reads them; names the place, never a key.
+    """
+    found, is_list = [], False
+    for declared, encoding, ring in _read(listed, place):
+        is_list, code = is_list or declared.derivation is None, format_of(declared)
+        if declared.derivation is Derivation.LOCKBOX and label is None:
+            continue
+        tried = (code.opened_by(ring, value, label) for value in values)
+        if opened := sum(each is not None and each[1] is not None for each in tried):
+            found.append(Fit(declared.name, declared.layout, encoding, opened, declared.derivation or ""))
+    if not found and not is_list:  # nearly any text can be a passphrase
+        raise InvalidKeyError(
+            f"{place} holds no keys that are known here; give them as the application has them: hexadecimal digits or "
+            "base64 of 16, 24 or 32 bytes, with commas between them, or in the notation of its library"
+        )
+    return sorted(found, key=lambda each: -each.opened)
+
+
+def _read(listed: str, place: str) -> Iterator[tuple[ValueFormat, str, KeyRing]]:
+    for declared in _NAMED:
+        try:
+            keys = notation_of(declared).keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        yield declared, "", _ring(keys)
+    for encoding in KeyEncoding:
+        try:
+            keys = by_commas(encoding).keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        yield from ((replace(AES_GCM, layout=layout), encoding.value, _ring(keys)) for layout in KNOWN)
+    for declared in (replace(each, derivation=how) for each in (FERNET, AES_GCM) for how in DERIVATIONS[each.name]):
+        try:
+            keys = notation_of(declared).keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        layouts: Sequence[str] = KNOWN if declared.name == AES_GCM.name else (declared.layout,)
+        if declared.derivation is Derivation.LOCKBOX:
+            layouts = (LOCKBOX.layout, LOCKBOX.layout.replace("b64", "raw"))
+        yield from ((replace(declared, layout=layout), "", _ring(keys)) for layout in layouts)
+    try:
+        keys = by_commas(KeyEncoding.B64, of_aes=False).keys_in(listed.strip(), place)
+    except InvalidKeyError:
+        return
+    yield NATIVE, "", _ring(keys)
+
+
+def _ring(keys: Sequence[KeyMaterial]) -> KeyRing:
+    return KeyRing({KeyVersion(number): key for number, key in enumerate(keys, 1)}, KeyVersion(1))

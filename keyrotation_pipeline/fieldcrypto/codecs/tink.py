@@ -13,8 +13,7 @@ from typing import Any
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
-from keyrotation_pipeline.fieldcrypto.codecs.prefixed import PrefixedKey, split
+from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue, PrefixedKey, split
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
 

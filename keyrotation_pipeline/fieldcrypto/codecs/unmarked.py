@@ -20,7 +20,7 @@ from keyrotation_pipeline.fieldcrypto.batch import (
     Value,
     nonces_of,
 )
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import divided
+from keyrotation_pipeline.fieldcrypto.binding import data_and_value
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings, derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.layout import AeadCipher, Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
@@ -36,7 +36,7 @@ class UnmarkedFormat:
     """`Format` for values of one layout.
 
     Args:
-        bound: each value is read with its associated data, as `associated_data.joined` joins them.
+        bound: each value is read with its associated data, as `binding.joined` joins them.
         derivation: how the application derives its keys; None: they are those of the ring.
     """
 
@@ -172,7 +172,7 @@ class UnmarkedRewriter:
         return self._of_columns[column if self._own else 0]
 
     def _open(self, value: bytes, ciphers: _Ciphers) -> _Opened | Defect:
-        data, value = divided(value) if self._bound else (None, value)
+        data, value = data_and_value(value) if self._bound else (None, value)
         sealed = self._layout.taken_apart(value)
         if sealed is None:
             return NOT_A_VALUE

@@ -90,7 +90,7 @@ class ValueFormat:
         keep_time: whether a re-encrypted value keeps the time that it was encrypted at, where the format has one.
         layout: how a value is put together, or what follows its marker, where that is declared; see `codecs.layout`. Of
             Laravel its cipher.
-        aad: the template of what each value is authenticated with, where there is one; see `codecs.associated_data`.
+        aad: the template of what each value is authenticated with, where there is one; see `binding`.
         logins: where nothing but the writer can be refused: versions with the logins that applications use while they
             encrypt with them.
         derivation: how the application derives a key from each entry of its list; None: the entries are the keys.

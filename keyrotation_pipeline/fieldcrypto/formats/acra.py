@@ -6,7 +6,7 @@ Since 0.92 either is inside ``%%%``, u64 length of everything, a byte that says 
 Source: acrastruct, acrablock and crypto/registry_handler of Acra.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME = "acra"
 STARTS = (b'""""', b"%%%")

@@ -4,8 +4,7 @@ Source: the SDK's message format reference: version [‖ type 0x80], algorithm, 
 data keys (provider, key information, wrapped key), content type, frame length.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import key_id
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, key_id
 
 NAME = "aws-encryption-sdk"
 STARTS = (b"\x01\x80", b"\x02\x04", b"\x02\x05")

@@ -1,7 +1,6 @@
 """Recognises CipherSweet's three back ends: ``brng:``, ``nacl:`` and ``fips:`` before base64url."""
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64url
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64url
 
 NAMES = ("ciphersweet-brng", "ciphersweet-nacl", "ciphersweet-fips")
 STARTS = ("brng:", "nacl:", "fips:")

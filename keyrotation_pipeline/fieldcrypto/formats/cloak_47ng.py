@@ -2,8 +2,7 @@
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64url
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64url
 
 NAME = "cloak-47ng"
 STARTS = ("v1.aesgcm256.",)

@@ -2,7 +2,7 @@
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME, CTR_NAME = "cloak-ecto", "cloak-ecto-ctr"
 NAMES = (NAME, CTR_NAME)

@@ -1,6 +1,6 @@
 """Recognises what OpenSSL's ``enc`` and crypto-js write under a passphrase: ``Salted__ ‖ salt8 ‖ AES-CBC``."""
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME = "cryptojs-openssl"
 STARTS = (b"Salted__",)

@@ -1,7 +1,7 @@
 """Recognises values of django-cryptography: the bytes of a Fernet token without its base64url, in bytea."""
 
 from keyrotation_pipeline.fieldcrypto.formats import fernet
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME = "django-cryptography"
 STARTS = (fernet.VERSION,)

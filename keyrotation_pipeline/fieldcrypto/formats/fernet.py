@@ -3,8 +3,7 @@
 Source: the Fernet specification; django-fernet-fields stores the ASCII token in bytea.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64url
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64url
 
 NAME = "fernet"
 STARTS = ("gAAAA",)

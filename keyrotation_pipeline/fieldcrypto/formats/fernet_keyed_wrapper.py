@@ -4,8 +4,7 @@ Source: the EncryptedField of Sentry.
 """
 
 from keyrotation_pipeline.fieldcrypto.formats import fernet
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, key_id
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, key_id
 
 NAME = "fernet-keyed-wrapper"
 STARTS = ("enc:fernet:",)

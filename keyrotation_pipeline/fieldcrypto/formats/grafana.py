@@ -5,8 +5,7 @@ Source: pkg/services/secrets/manager, pkg/services/encryption. Values from befor
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, key_id
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, key_id
 
 NAME = "grafana"
 STARTS = (b"#", b"*YWVzL")

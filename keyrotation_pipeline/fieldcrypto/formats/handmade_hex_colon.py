@@ -5,8 +5,7 @@ Nothing but sizes tells it from other hex, so it takes several values whose last
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_hex
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_hex
 
 NAME = "handmade-hex-colon"
 CONTAINS = ":"

@@ -3,8 +3,7 @@
 Source: RFC 7516 section 3.1; RFC 7518 section 5.1 (sizes of iv and tag).
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64url, json_object, key_id
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64url, json_object, key_id
 
 NAME = "jwe"
 STARTS = ("ey",)

@@ -1,7 +1,12 @@
 """Recognises Laravel's Crypt and its `encrypted` cast: base64 of ``{"iv", "value", "mac", "tag"}``."""
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import base64_size, from_base64, from_hex, json_object
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
+    Recognised,
+    base64_size,
+    from_base64,
+    from_hex,
+    json_object,
+)
 
 NAME = "laravel-crypt"
 STARTS = ("eyJpdiI6", "eyJ2YWx1ZSI6", "eyJtYWMiOi")

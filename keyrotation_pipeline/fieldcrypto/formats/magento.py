@@ -5,8 +5,7 @@ Source: the Encryptor of Magento Framework.
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64
 
 NAME = "magento"
 STARTS = tuple("0123456789")

@@ -5,8 +5,7 @@ A user's id before a token looks the same, so it takes several values that name 
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64
 
 NAME = "n8n-keyid"
 CONTAINS = ":"

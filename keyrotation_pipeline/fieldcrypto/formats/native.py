@@ -2,7 +2,7 @@
 
 from keyrotation_pipeline.errors import MalformedCiphertextError
 from keyrotation_pipeline.fieldcrypto import grammar
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME = "native"
 STARTS = ("v",)

@@ -1,8 +1,7 @@
 """Recognises armored OpenPGP messages, as pgcrypto's `armor` and gpg write them."""
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64
 from keyrotation_pipeline.fieldcrypto.formats.pgcrypto_pgp import key_of_message
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64
 
 NAME = "pgcrypto-armor"
 _BEGIN, _END = "-----BEGIN PGP MESSAGE-----", "-----END PGP MESSAGE-----"

@@ -6,7 +6,7 @@ Source: RFC 4880 sections 4.2, 5.1, 5.3, 5.7, 5.13.
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME = "pgcrypto-pgp"
 STARTS = (b"\xc3", b"\x8c", b"\xc1", b"\x84", b"\x85")

@@ -3,8 +3,13 @@
 Source: ActiveRecord::Encryption::MessageSerializer; `store_key_references` writes ``i``, the key's id.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import base64_size, from_base64, json_object, key_id
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
+    Recognised,
+    base64_size,
+    from_base64,
+    json_object,
+    key_id,
+)
 
 NAME = "rails-ar-encryption"
 STARTS = ("{",)

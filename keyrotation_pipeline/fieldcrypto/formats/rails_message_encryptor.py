@@ -4,8 +4,7 @@ The older form is ``base64(base64 ciphertext--base64 iv)--hex HMAC``. A signed m
 and the first is none of these.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, from_base64url, from_hex
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, from_base64url, from_hex
 
 NAME = "rails-message-encryptor"
 CONTAINS = "--"

@@ -28,7 +28,7 @@ from keyrotation_pipeline.fieldcrypto.formats import (
     tink,
     vault_transit,
 )
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 OfText = Callable[[str], Recognised | None]
 OfBytes = Callable[[bytes], Recognised | None]

@@ -3,7 +3,7 @@
 Five bytes are little: one key id in nearly all values, and no order in the bytes after it, make them evidence.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 
 NAME = "tink"
 STARTS = (b"\x01",)

@@ -6,8 +6,7 @@ every value, which only a column shows.
 
 import re
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64
 
 NAME = "vault-transit"
 STARTS = ("vault:v",)

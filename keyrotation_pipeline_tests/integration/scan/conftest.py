@@ -12,9 +12,7 @@ from keyrotation_pipeline.adapters.postgres.scan import database
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.assembly.scan import scan_database
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
-from keyrotation_pipeline.scan.report import ScanReport
+from keyrotation_pipeline.scan.report import Finding, Place, ScanReport
 
 _names = (f"scanner_{os.getpid()}_{number}" for number in itertools.count())
 Values = dict[Place, list[str | bytes]]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.backups.anchors import advance_head
-from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.model.audit import HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline_tests.fakes.chain import good_at_start

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters.checkpoints import FileCheckpoints
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.audit.checkpoint import Checkpoint
+from keyrotation_pipeline.adapters.home_files import FileCheckpoints
+from keyrotation_pipeline.audit.history import Checkpoint
 
 MADE = Checkpoint(bytes(range(32)), (1,), datetime(2026, 1, 1, tzinfo=UTC))
 

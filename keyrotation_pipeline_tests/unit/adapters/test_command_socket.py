@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters import command_socket
-from keyrotation_pipeline.adapters.command_socket import CommandSocket
+from keyrotation_pipeline.adapters import child_processes
+from keyrotation_pipeline.adapters.child_processes import CommandSocket
 from keyrotation_pipeline_tests.waiting import eventually
 
 PRINTS = "import os; print(f'text of {os.getpid()}', flush=True); os.write(2, b'complaint')"
@@ -72,7 +72,7 @@ def test_each_connection_gets_what_the_command_prints(tmp_path: Path, asked: lis
 def test_one_command_runs_at_a_time_and_not_for_ever(
     tmp_path: Path, asked: list[socket.socket], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(command_socket, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(child_processes, "PATIENCE_SECONDS", 0.5)
     served = listening(tmp_path, "import time; print('begun', flush=True); time.sleep(600)")
     first, second = ask(tmp_path, asked), ask(tmp_path, asked)
     served.poll()

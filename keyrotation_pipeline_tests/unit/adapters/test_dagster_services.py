@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keyrotation_pipeline.adapters import child_service, dagster_services
-from keyrotation_pipeline.adapters.child_service import ChildService
+from keyrotation_pipeline.adapters import child_processes, dagster_services
+from keyrotation_pipeline.adapters.child_processes import ChildService
 from keyrotation_pipeline.adapters.dagster_services import DagsterServices, UiAccess, sole_services
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline_tests.waiting import eventually
@@ -88,7 +88,7 @@ def test_a_service_that_ends_at_once_again_stops_it_by_one_sentence(tmp_path: Pa
 def test_a_service_that_ended_long_after_it_was_restarted_is_restarted_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child_service, "SETTLED_SECONDS", 0.01)
+    monkeypatch.setattr(child_processes, "SETTLED_SECONDS", 0.01)
     with started(tmp_path, {"daemon": ENDS}, lambda: True) as services:
         [daemon] = children(services)
         for _ in range(2):

@@ -19,9 +19,8 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.requests.approvals import add_approval, approval_text
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.requests.hosts import pin_hosts
 from keyrotation_pipeline.requests.opening import new_request
-from keyrotation_pipeline.requests.policy import change_policy, open_policy
+from keyrotation_pipeline.requests.policy import change_policy, open_policy, pin_hosts
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation.reconcile import open_reconciliation, reconcile
 from keyrotation_pipeline.rotation.rollback import open_rollback

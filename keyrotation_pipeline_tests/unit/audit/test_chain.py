@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import read_anchor, verify_chain
+from keyrotation_pipeline.audit.verify import read_anchor, verify_chain
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import GENESIS, AuditEvent, AuditHead, body_of, hash_of
 from keyrotation_pipeline.model.proof import Moment, Proven, records_reencrypted

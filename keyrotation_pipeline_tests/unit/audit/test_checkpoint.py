@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from keyrotation_pipeline.audit import history
-from keyrotation_pipeline.audit.checkpoint import Checkpoint
-from keyrotation_pipeline.audit.history import LedgerState
+from keyrotation_pipeline.audit.history import Checkpoint, LedgerState
 from keyrotation_pipeline.audit.replay_cache import forget, ledger_state
 from keyrotation_pipeline.audit.rules import COUNTING
 from keyrotation_pipeline.errors import AuditError

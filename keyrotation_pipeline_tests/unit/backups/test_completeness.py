@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
-from keyrotation_pipeline.backups.catalog import copy_set, kept_sets
+from keyrotation_pipeline.backups.catalog import MOST_READ, copy_set, kept_sets, unknown_sets
 from keyrotation_pipeline.backups.completeness import standing
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.remaining_copies import replacements
-from keyrotation_pipeline.backups.unexpected import MOST_READ, unknown_sets
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     BackupStanding,

@@ -10,7 +10,7 @@ from typing import IO
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending_destruction
 from keyrotation_pipeline.errors import (

@@ -7,8 +7,7 @@ import click
 import pytest
 from typer.main import get_command
 
-from keyrotation_pipeline.cli.application import app
-from keyrotation_pipeline.cli.commands import COMMANDS, LazyGroup
+from keyrotation_pipeline.cli.commands import COMMANDS, LazyGroup, app
 
 TOP = Path(__file__).parents[3]
 PAGES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "README.md", *TOP.glob("docs/**/*.md")))

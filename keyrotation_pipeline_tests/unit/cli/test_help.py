@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from keyrotation_pipeline.cli.application import app
-from keyrotation_pipeline.cli.commands import COMMANDS, SECTIONS, WholeGroup
+from keyrotation_pipeline.cli.commands import COMMANDS, SECTIONS, WholeGroup, app
 
 KEYROTATION = Path(sys.executable).parent / "keyrotation"
 COLUMNS = 80

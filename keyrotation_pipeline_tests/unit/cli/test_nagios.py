@@ -7,7 +7,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 
-from keyrotation_pipeline.cli.nagios import Service, check
+from keyrotation_pipeline.cli.status import Service, check
 from keyrotation_pipeline.errors import KeyStoreError
 from keyrotation_pipeline.model.status import RotationStatus, Status
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of

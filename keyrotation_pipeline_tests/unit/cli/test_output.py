@@ -90,8 +90,8 @@ def test_commands_print_by_these_functions_alone() -> None:
     assert found == {
         "__init__: MISSING_EXTRA.format(name=name)",
         "__init__: _STOPPED",
-        "application: codec_in_use()",
-        "application: f\"keyrotation {version('keyrotation-pipeline')}\"",
+        "commands: codec_in_use()",
+        "commands: f\"keyrotation {version('keyrotation-pipeline')}\"",
         "incident: f'{opened.id}\\n'",
         "signing: f'{request.id}\\n'",
     }

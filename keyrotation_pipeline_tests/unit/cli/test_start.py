@@ -28,7 +28,7 @@ for name in sys.argv[1:]:
 def test_help_and_version_wait_for_no_slow_library(arguments: tuple[str, ...]) -> None:
     imported = imports(*arguments)
     assert SLOW & imported == set()
-    assert "keyrotation_pipeline.cli.application" in imported
+    assert "keyrotation_pipeline.cli.commands" in imported
 
 
 def test_at_the_end_the_collector_passes_over_what_was_imported() -> None:

@@ -21,12 +21,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TextArray
 from keyrotation_pipeline.fieldcrypto.arrays import check_elements, rewrite_elements
 from keyrotation_pipeline.fieldcrypto.batch import Value
-from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import joined
+from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, joined
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import CloakEnvelope
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import column_rings
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
 from keyrotation_pipeline.fieldcrypto.codecs.rails_ar_encryption import RailsEnvelope, derived
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (

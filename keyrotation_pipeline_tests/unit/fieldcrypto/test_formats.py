@@ -2,8 +2,7 @@
 
 import pytest
 
-from keyrotation_pipeline.fieldcrypto.formats.encodings import from_base64, from_base64url
-from keyrotation_pipeline.fieldcrypto.formats.recognised import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, from_base64url
 from keyrotation_pipeline.fieldcrypto.formats.registry import recognise_bytes, recognise_text
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED, ForeignValues
 

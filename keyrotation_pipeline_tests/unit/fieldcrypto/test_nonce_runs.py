@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion, parse
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.fieldcrypto.nonce_runs import RUN_VALUES, drawn
+from keyrotation_pipeline.fieldcrypto.xaes import RUN_VALUES, drawn_nonces
 from keyrotation_pipeline_tests.unit.fieldcrypto.codec_fuzz import bound
 from keyrotation_pipeline_tests.unit.fieldcrypto.test_native import built
 
@@ -39,10 +39,10 @@ def rotated(rows: list[tuple[bytes, bytes]], target: KeyVersion) -> list[list[by
 
 @pytest.mark.parametrize("values", [0, 1, RUN_VALUES, RUN_VALUES + 1, 3 * RUN_VALUES - 1])
 def test_a_run_has_one_first_half_and_counts_on(values: int) -> None:
-    made = nonces(drawn(SECOND, values))
+    made = nonces(drawn_nonces(SECOND, values))
     assert len(made) == len(set(made)) == values
     assert len({nonce[:12] for nonce in made}) == -(-values // RUN_VALUES)
-    assert drawn(SECOND, values)[:12] != drawn(SECOND, values)[:12] or not values
+    assert drawn_nonces(SECOND, values)[:12] != drawn_nonces(SECOND, values)[:12] or not values
     for at, nonce in enumerate(made):
         start = int.from_bytes(made[at - at % RUN_VALUES][12:])
         assert int.from_bytes(nonce[12:]) == (start + at % RUN_VALUES) % 2**96
@@ -52,11 +52,11 @@ def test_a_run_continues_with_zero_after_the_largest_number_and_leaves_the_first
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(os, "urandom", lambda size: b"\xff" * size)
-    assert nonces(drawn(SECOND, 3)) == [b"\xff" * 24, b"\xff" * 12 + bytes(12), b"\xff" * 12 + bytes(11) + b"\1"]
+    assert nonces(drawn_nonces(SECOND, 3)) == [b"\xff" * 24, b"\xff" * 12 + bytes(12), b"\xff" * 12 + bytes(11) + b"\1"]
 
 
 def test_every_value_of_the_first_generation_has_a_random_nonce() -> None:
-    made = drawn(FIRST, 1000)
+    made = drawn_nonces(FIRST, 1000)
     assert len({made[at : at + 8] for at in range(0, len(made), 12)}) == 1000
 
 

@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.errors import AlertError
-from keyrotation_pipeline.incidents.alert_delivery import Channels, deliver
+from keyrotation_pipeline.incidents.alerts import Channels, deliver, notices
 from keyrotation_pipeline.incidents.handling import acknowledge
-from keyrotation_pipeline.incidents.notices import notices
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
 from keyrotation_pipeline.monitoring.status import overview

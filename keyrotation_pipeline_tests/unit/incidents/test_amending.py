@@ -7,9 +7,8 @@ import pytest
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.assessing import assessment_of
+from keyrotation_pipeline.incidents.assessing import assessment_of, unsettled_in_words
 from keyrotation_pipeline.incidents.handling import amend, close, record_notice
-from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.incidents.report import FOR_PEOPLE, incident_report, kept_report
 from keyrotation_pipeline.model.incident_events import IncidentAmended
 from keyrotation_pipeline.model.incidents import Incident, IncidentType

@@ -6,10 +6,16 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.errors import IncidentError
-from keyrotation_pipeline.incidents.assessing import answers_in, assess, assessment_of, sign_assessment, text_to_sign
+from keyrotation_pipeline.incidents.alerts import notices
+from keyrotation_pipeline.incidents.assessing import (
+    answers_in,
+    assess,
+    assessment_of,
+    sign_assessment,
+    text_to_sign,
+    unsettled_in_words,
+)
 from keyrotation_pipeline.incidents.handling import close
-from keyrotation_pipeline.incidents.notices import notices
-from keyrotation_pipeline.incidents.obligations import unsettled_in_words
 from keyrotation_pipeline.incidents.opening import open_incident
 from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus

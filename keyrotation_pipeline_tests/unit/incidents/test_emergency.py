@@ -6,10 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.audit.verify import require_verified, verify_audit
 from keyrotation_pipeline.errors import (
     AtWorkError,
     AuditError,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.errors import AuditError, ManifestError, ManifestSchemaError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, Derivation, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.model.audit import AuditHead

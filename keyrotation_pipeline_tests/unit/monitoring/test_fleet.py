@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.incidents.notices import notices
+from keyrotation_pipeline.incidents.alerts import notices
 from keyrotation_pipeline.model.fleet import Decrypted, Failed, Instance
 from keyrotation_pipeline.model.requests import RequestStatus, Step
 from keyrotation_pipeline.monitoring.fleet import fleet

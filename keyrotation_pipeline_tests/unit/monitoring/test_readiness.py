@@ -14,7 +14,7 @@ from keyrotation_pipeline.errors import KeyRotationError, PreflightError, Reques
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, RAILS, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.incidents.alert_delivery import Channels
+from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.backups import CertificateStanding
 from keyrotation_pipeline.model.fleet import RolloutMode

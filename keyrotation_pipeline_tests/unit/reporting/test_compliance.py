@@ -10,8 +10,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from pydantic import TypeAdapter
 
-from keyrotation_pipeline.audit.chain import read_anchor
 from keyrotation_pipeline.audit.history import LedgerState, whole_history
+from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.errors import AuditError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -21,11 +21,10 @@ from keyrotation_pipeline.model.incidents import IncidentType
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.reporting.compliance import SCHEMA, ComplianceReport, Parameters, Period
-from keyrotation_pipeline.reporting.conclusions import Conclusion
+from keyrotation_pipeline.reporting.conclusions import Assessed, Conclusion
 from keyrotation_pipeline.reporting.document import render_json
 from keyrotation_pipeline.reporting.from_audit import compliance_report
 from keyrotation_pipeline.reporting.gathering import gather
-from keyrotation_pipeline.reporting.objectives import Assessed
 from keyrotation_pipeline.reporting.rendering import render_html
 from keyrotation_pipeline.rotation.keys import declare_activation
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, rotation_of

@@ -7,9 +7,8 @@ from datetime import timedelta
 import pytest
 
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Stated
-from keyrotation_pipeline.reporting.conclusions import SECTIONS, Conclusion, Verdict, concluded
+from keyrotation_pipeline.reporting.conclusions import OBJECTIVES, SECTIONS, Conclusion, Verdict, assessed, concluded
 from keyrotation_pipeline.reporting.gathering import gather
-from keyrotation_pipeline.reporting.objectives import OBJECTIVES, assessed
 from keyrotation_pipeline.reporting.sections import RecoveryTested
 from keyrotation_pipeline.rotation.keys import declare_activation
 from keyrotation_pipeline_tests.fakes import START

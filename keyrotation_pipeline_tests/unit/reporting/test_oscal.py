@@ -11,8 +11,8 @@ import pytest
 
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.reporting.compliance import ComplianceReport
+from keyrotation_pipeline.reporting.conclusions import OBJECTIVES
 from keyrotation_pipeline.reporting.gathering import gather
-from keyrotation_pipeline.reporting.objectives import OBJECTIVES
 from keyrotation_pipeline.reporting.oscal import assessment_results, render_oscal
 from keyrotation_pipeline.reporting.sections import Approval, LaterFinding, Span, TimeStamped, UndeclaredSearched
 from keyrotation_pipeline.rotation import runner

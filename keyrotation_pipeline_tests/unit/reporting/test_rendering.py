@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from jinja2 import UndefinedError
 
-from keyrotation_pipeline.audit.chain import read_anchor
+from keyrotation_pipeline.audit.verify import read_anchor
 from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.incidents import IncidentType, KeyReadsBy, RecordReads
 from keyrotation_pipeline.model.requests import Step
@@ -25,8 +25,7 @@ from keyrotation_pipeline.reporting.incidents_in_audit import (
     NoticeGiven,
     StageOfResponse,
 )
-from keyrotation_pipeline.reporting.policy import OfficerOnRoster, Policy
-from keyrotation_pipeline.reporting.rendering import render_html
+from keyrotation_pipeline.reporting.rendering import render_html, timeline
 from keyrotation_pipeline.reporting.sections import (
     AccessSummary,
     AgeDeclared,
@@ -40,13 +39,14 @@ from keyrotation_pipeline.reporting.sections import (
     KeyChange,
     KeyLife,
     LaterFinding,
+    OfficerOnRoster,
+    Policy,
     RecoveryTested,
     Span,
     TableCounted,
     TimeStamped,
     UndeclaredSearched,
 )
-from keyrotation_pipeline.reporting.timeline import timeline
 from keyrotation_pipeline.rotation import runner
 from keyrotation_pipeline.templates import render
 from keyrotation_pipeline_tests.fakes import START

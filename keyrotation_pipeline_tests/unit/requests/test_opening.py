@@ -26,7 +26,7 @@ from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.control import cancel
-from keyrotation_pipeline.rotation.key_trial import require_keys_open
+from keyrotation_pipeline.rotation.key_checks import require_keys_open
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
 from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request

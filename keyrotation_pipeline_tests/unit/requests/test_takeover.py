@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import BlockedError, RequestError
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk

@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.status import Light
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.monitoring import data_readiness
-from keyrotation_pipeline.rotation.key_usage import require_room
+from keyrotation_pipeline.rotation.key_checks import require_room
 from keyrotation_pipeline_tests.fakes import V2, FakeWorld
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
 

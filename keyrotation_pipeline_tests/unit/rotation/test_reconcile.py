@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.audit.verify import require_verified
+from keyrotation_pipeline.audit.verify import require_verified, verify_audit
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial

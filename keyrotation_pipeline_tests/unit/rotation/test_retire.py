@@ -19,7 +19,6 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
@@ -27,6 +26,7 @@ from keyrotation_pipeline.model.progress import Wait
 from keyrotation_pipeline.model.proof import AccountedReplica, Moment, Proven
 from keyrotation_pipeline.model.records import as_json, read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
+from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, BlindSpots, Unsearched
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation import retire
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows

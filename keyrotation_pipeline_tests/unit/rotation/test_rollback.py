@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind

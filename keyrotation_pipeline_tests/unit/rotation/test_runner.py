@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from keyrotation_pipeline.audit.chain import verify_audit
+from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, PreflightError
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState

@@ -21,7 +21,7 @@ from keyrotation_pipeline.model.tables import SearchIndex
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
 from keyrotation_pipeline.rotation.fences import fences
-from keyrotation_pipeline.rotation.key_trial import untold_turns
+from keyrotation_pipeline.rotation.key_checks import untold_turns
 from keyrotation_pipeline.rotation.keys import _generate
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.rollback import bring_back_key

@@ -7,7 +7,7 @@ import pytest
 
 from keyrotation_pipeline.cli.commands import COMMANDS
 from keyrotation_pipeline.scan.advice import ADVICE, UNKNOWN, advice_for
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Place
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED
 
 TEXT = Place("public.t", "data", None, elements=False, type="character varying(500)")

@@ -8,8 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Finding, Place
 from keyrotation_pipeline_tests.unit.scan.ciphertexts import b64, cbc, email, gcm, name
 
 KEY_ID = b"\x01\x75\x48\x52\x95"

@@ -7,8 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Finding, Place
 from keyrotation_pipeline_tests.unit.scan.ciphertexts import b64, gcm, name
 from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN
 

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline.scan.readings import read
+from keyrotation_pipeline.scan.report import Place
 from keyrotation_pipeline_tests.vectors.foreign_values import MARKED
 
 COLUMN = Place("public.t", "data", None, elements=False, type="text")

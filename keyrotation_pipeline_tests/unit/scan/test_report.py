@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from keyrotation_pipeline.scan.places import Place
-from keyrotation_pipeline.scan.report import as_json_of, in_other_formats, name_of, share_of
+from keyrotation_pipeline.scan.report import Place, as_json_of, in_other_formats, name_of, share_of
 from keyrotation_pipeline_tests.fakes import FERNET_TOKENS
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.places import Place
+from keyrotation_pipeline.scan.report import Place
 from keyrotation_pipeline_tests.unit.scan.ciphertexts import UNMARKED, address, email, name, note
 from keyrotation_pipeline_tests.unit.scan.other_data import COLUMNS
 from keyrotation_pipeline_tests.vectors.foreign_values import FOREIGN

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import pytest
 
 from keyrotation_pipeline.scan.classification import classify_table
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.places import Place
 from keyrotation_pipeline.scan.readings import read
+from keyrotation_pipeline.scan.report import Finding, Place
 from keyrotation_pipeline_tests.unit.scan import more_other_data, other_data
 from keyrotation_pipeline_tests.unit.scan.ciphertexts import PLAINTEXTS, UNMARKED, address, b64, email, name, note
 from keyrotation_pipeline_tests.unit.scan.other_data import rows

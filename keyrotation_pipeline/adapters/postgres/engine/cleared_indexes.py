@@ -9,10 +9,9 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
-from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, Supervisor, limits_for
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.inventory.counts import unindexed_rows
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed

@@ -11,13 +11,12 @@ import psycopg
 from keyrotation_pipeline.adapters.postgres.engine.batch import Codec, RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.lock_retry import LockRetry
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_contended_rows, rewrite_listed
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
-from keyrotation_pipeline.adapters.postgres.engine.supervisor import Supervisor, limits_for
+from keyrotation_pipeline.adapters.postgres.engine.supervisor import LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
 from keyrotation_pipeline.adapters.postgres.inventory import key_markers, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps

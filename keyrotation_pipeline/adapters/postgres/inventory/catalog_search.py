@@ -9,7 +9,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.format_sql import sql_of
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
-from keyrotation_pipeline.model.blind_spots import NEVER_SEARCHED, Unsearched
+from keyrotation_pipeline.model.surroundings import NEVER_SEARCHED, Unsearched
 from keyrotation_pipeline.model.tables import FoundColumn
 
 LARGE_OBJECTS = 2613  # the oid of pg_largeobject, which holds their content

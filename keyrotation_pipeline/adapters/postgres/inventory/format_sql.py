@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import LayoutSq
 from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker, MarkerSql
 from keyrotation_pipeline.adapters.postgres.inventory.prefix_sql import PrefixSql
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
+from keyrotation_pipeline.fieldcrypto.codecs.format import layout_of
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,
     CLOAK_47NG,

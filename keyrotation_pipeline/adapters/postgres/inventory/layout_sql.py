@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AFTER, UNKNOWN
+from keyrotation_pipeline.fieldcrypto.binding import AFTER, UNKNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 
@@ -24,7 +24,7 @@ class LayoutSql:
     """`FormatSql` for AES-GCM values of one layout.
 
     Args:
-        bound: associated data stands before each value, as `associated_data.joined` joins them.
+        bound: associated data stands before each value, as `binding.joined` joins them.
     """
 
     def __init__(self, layout: Layout, *, bound: bool = False) -> None:

@@ -11,7 +11,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory.fernet_sql import shape
 from keyrotation_pipeline.adapters.postgres.inventory.relations import BYTEA, Column
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import AFTER, UNKNOWN
+from keyrotation_pipeline.fieldcrypto.binding import AFTER, UNKNOWN
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import BETWEEN
 
 Condition = Callable[[sql.Composable], sql.Composable]
@@ -133,7 +133,7 @@ def _is_empty(column: Column, row: str) -> sql.Composable:
 
 
 def _associated_data(bound: Sequence[str | Column], row: str) -> sql.Composed:
-    """What a value is authenticated with, as `associated_data.joined` writes it before the value."""
+    """What a value is authenticated with, as `binding.joined` writes it before the value."""
     pieces = [
         sql.Literal(each) if isinstance(each, str) else sql.SQL("{}::text").format(stored(each, row)) for each in bound
     ]

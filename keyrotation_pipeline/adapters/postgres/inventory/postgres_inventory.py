@@ -10,7 +10,6 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     counts,
     discovery,
     key_markers,
-    keyed_rows,
     page_readings,
     quarantine,
     relations,
@@ -18,6 +17,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import (
     rolling_search,
     samples,
 )
+from keyrotation_pipeline.adapters.postgres.inventory import row_key as row_keys
 from keyrotation_pipeline.adapters.postgres.inventory.format_sql import create_tables_for
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
 from keyrotation_pipeline.adapters.postgres.scan.database import scan
@@ -30,8 +30,7 @@ from keyrotation_pipeline.model.key_trial import KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.page_reading import PageSpan
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn, QuarantinedValue, TableCount, TableName
 from keyrotation_pipeline.ports.database import KeyedRow
-from keyrotation_pipeline.scan.findings import Finding
-from keyrotation_pipeline.scan.report import in_other_formats
+from keyrotation_pipeline.scan.report import Finding, in_other_formats
 
 
 @dataclass(frozen=True)
@@ -148,12 +147,12 @@ class PostgresInventory:
 
     def columns(self, name: TableName) -> frozenset[str]:
         """See `TableInventory.columns`."""
-        return keyed_rows.columns_of(self.connection, name)
+        return row_keys.columns_of(self.connection, name)
 
     def row_key(self, table: EncryptedTable) -> tuple[str, ...]:
         """See `TableInventory.row_key`."""
-        return keyed_rows.common_key(self.connection, table)
+        return row_keys.common_key(self.connection, table)
 
     def rows_by_key(self, table: EncryptedTable, key: Sequence[str]) -> Generator[KeyedRow, None, None]:
         """See `TableInventory.rows_by_key`."""
-        return keyed_rows.rows_by_key(self.connection, table, key)
+        return row_keys.rows_by_key(self.connection, table, key)

@@ -11,11 +11,10 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
-from keyrotation_pipeline.adapters.postgres.inventory.marker_refusals import RefusalsByMarker
-from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker
+from keyrotation_pipeline.adapters.postgres.inventory.marker_sql import KeyedByMarker, RefusalsByMarker
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_ecto import SHORTEST_BYTES
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.named import NAME_PATTERN
+from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN
 from keyrotation_pipeline.fieldcrypto.codecs.tink import PREFIX_BYTES
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 

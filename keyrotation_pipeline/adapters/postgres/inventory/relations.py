@@ -10,7 +10,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.postgres.inventory.foreign_code import require_own_planning
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.errors import PreflightError
-from keyrotation_pipeline.fieldcrypto.codecs.associated_data import associated_data
+from keyrotation_pipeline.fieldcrypto.binding import parsed_template
 from keyrotation_pipeline.model.tables import EncryptedTable, Place, SearchIndex
 
 # Types of PostgreSQL's own, whose numbers never change.
@@ -433,7 +433,7 @@ def _tree(
 
 def _column(table: EncryptedTable, place: Place, present: Mapping[str, Column]) -> Column:
     """Returns a place with the columns of its row that are read with it."""
-    template = associated_data(table.format.aad) if table.format.is_read_with_data else None
+    template = parsed_template(table.format.aad) if table.format.is_read_with_data else None
     pieces = () if template is None else template.pieces(table.name.table, place.column)
     bound = tuple(present[each.text] if each.in_row else each.text for each in pieces)
     return replace(

@@ -8,7 +8,7 @@ from typing import LiteralString
 import psycopg
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.ledger import session_locks
+from keyrotation_pipeline.adapters.postgres.ledger import transactions
 from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession
 from keyrotation_pipeline.audit.events import entry_of, require_in_order, require_indexed
 from keyrotation_pipeline.audit.history import LedgerState
@@ -153,8 +153,8 @@ class AuditChain(LedgerSession):
         except psycopg.errors.LockNotAvailable:
             if is_alone:
                 raise
-            who = session_locks.described(
-                self.query(session_locks.TABLE_HOLDER, {"table": own(_HEAD).as_string(self.connection)})
+            who = transactions.described(
+                self.query(transactions.TABLE_HOLDER, {"table": own(_HEAD).as_string(self.connection)})
             )
             raise BlockedError(
                 f"{who} has locked the audit for half a minute; wait for it, or end it and run this again"

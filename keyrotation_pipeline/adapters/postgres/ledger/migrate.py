@@ -11,7 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.pool import NullPool
 
 from keyrotation_pipeline.adapters.own_schema import DEFAULT, schema_in, written
-from keyrotation_pipeline.adapters.postgres.ledger import session_locks
+from keyrotation_pipeline.adapters.postgres.ledger import transactions
 from keyrotation_pipeline.adapters.postgres.ledger.schema import require_known
 from keyrotation_pipeline.adapters.postgres.server.connection import READ_ONLY, Connection, connect, display_name
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
@@ -132,4 +132,4 @@ def _refusal(url: str, cause: BaseException | None) -> PreflightError | Database
 def _holder(url: str) -> str:
     with connect(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
         table = written(_VERSIONS, schema_in(url))
-        return session_locks.described(cursor.execute(session_locks.TABLE_HOLDER, {"table": table}).fetchall())
+        return transactions.described(cursor.execute(transactions.TABLE_HOLDER, {"table": table}).fetchall())

@@ -1,19 +1,105 @@
-"""Implements the ledger: keys, requests, counts, and the rotation audit, each change with its audit event."""
+"""Implements the ledger: keys, requests, counts, raised flags and the audit, each change with its event.
 
-from collections.abc import Sequence
+Any tool may insert a row of `keyrotation.incident_flag`, so nothing in them is trusted.
+"""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
+
+from psycopg.types.json import Jsonb
 
 from keyrotation_pipeline.adapters.own_schema import own
-from keyrotation_pipeline.adapters.postgres.ledger.key_records import KeyRecords
-from keyrotation_pipeline.adapters.postgres.ledger.raised_flags import RaisedFlags
-from keyrotation_pipeline.adapters.postgres.ledger.request_records import RequestRecords
-from keyrotation_pipeline.adapters.postgres.ledger.rows import audit_row_of, count_of, jsonb
+from keyrotation_pipeline.adapters.postgres.ledger.records import KeyRecords, RequestRecords
+from keyrotation_pipeline.adapters.postgres.ledger.transactions import LedgerSession, Row
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, codec_of, storable
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.data_events import Counted
+from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.progress import ShardProgress, Wait
+from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import RotationAuditWritten
 from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
+
+
+def count_of(table: EncryptedTable, facts: Mapping[str, Any], counted_at: datetime) -> TableCount:
+    """Converts a `CountedTable` as JSON back."""
+    return TableCount(
+        table=table,
+        rows=facts["rows"],
+        values_by_version=_by_version(facts["values_by_version"]),
+        empty=facts["empty"],
+        unencrypted=facts["unencrypted"],
+        near_misses=facts["near_misses"],
+        unreadable=facts["unreadable"],
+        fenced_against=tuple(KeyVersion.parse(name) for name in facts["fenced_against"]),
+        counted_at=counted_at,
+        by_column={column: _by_version(values) for column, values in facts["by_column"].items()},
+        unencrypted_by_column=facts["unencrypted_by_column"],
+    )
+
+
+def audit_row_of(row: Row) -> RotationAuditWritten:
+    """Converts a row of `key_rotation_audit`, whose times are UTC without a zone."""
+    completed = row["completion_date"]
+    return RotationAuditWritten(
+        id=row["id"],
+        rotation_date=row["rotation_date"].replace(tzinfo=UTC),
+        old_key_version=row["old_key_version"],
+        new_key_version=row["new_key_version"],
+        rotation_type=row["rotation_type"],
+        initiated_by=row["initiated_by"],
+        completion_date=completed.replace(tzinfo=UTC) if completed else None,
+        records_reencrypted=row["records_reencrypted"],
+        notes=row["notes"],
+    )
+
+
+def jsonb(facts: Mapping[str, Any]) -> Jsonb:
+    """Converts facts to a parameter; accepts only plain JSON."""
+    return Jsonb(json_safe(facts), dumps=lambda plain: json.dumps(plain, ensure_ascii=True))
+
+
+def _by_version(values: Mapping[str, int]) -> dict[KeyVersion, int]:
+    return {KeyVersion.parse(name): number for name, number in values.items()}
+
+
+ROW = "row "
+_AT_ONCE = 200
+# Longer texts are refused, so no more of them is read. A time that Python cannot represent counts as missing.
+_FLAGS = """
+    SELECT id, keyrotation.readable(source, 300) AS source, keyrotation.readable(type, 100) AS type,
+           keyrotation.readable(description, 1000) AS description,
+           CASE WHEN discovered_at BETWEEN '1900-01-01' AND '9000-01-01' THEN discovered_at END AS discovered_at,
+           keyrotation.readable(scope, 1000) AS scope, keyrotation.readable(impact, 1000) AS impact,
+           ARRAY(SELECT coalesce(keyrotation.readable(version, 20), '') FROM unnest(key_versions) AS version LIMIT 100)
+               AS key_versions
+    FROM keyrotation.incident_flag WHERE id <> ALL (%s::bigint[]) ORDER BY id LIMIT %s
+"""
+
+
+class RaisedFlags(LedgerSession):
+    """Reads the flags that tools raise. The audit, not a row, says which were taken."""
+
+    def raised_flags(self, taken: Collection[str]) -> tuple[Flag, ...]:
+        """See `Ledger.raised_flags`."""
+        ids = [int(number) for key in taken if (number := key.removeprefix(ROW)) != key and number.isdecimal()]
+        return tuple(
+            Flag(
+                key=f"{ROW}{row['id']}",
+                source=row["source"],
+                type=row["type"],
+                description=row["description"],
+                discovered_at=row["discovered_at"],
+                scope=row["scope"],
+                impact=row["impact"],
+                versions=tuple(row["key_versions"]),
+            )
+            for row in self.query(_FLAGS, (ids, _AT_ONCE))
+        )
+
 
 # Entries of ended sessions are deleted when the next wait begins. (Of another role's session, ours may see only that it
 # exists.)

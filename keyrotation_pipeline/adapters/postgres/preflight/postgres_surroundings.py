@@ -11,8 +11,14 @@ from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECL
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, display_name
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE, IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.blind_spots import BlindSpots, Unsearched
-from keyrotation_pipeline.model.surroundings import CheckNames, DatabaseIdentity, Problem, Surroundings
+from keyrotation_pipeline.model.surroundings import (
+    BlindSpots,
+    CheckNames,
+    DatabaseIdentity,
+    Problem,
+    Surroundings,
+    Unsearched,
+)
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 _IDENTITY = """

@@ -8,7 +8,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import IncompleteRestoreError
-from keyrotation_pipeline.model.databases import DatabaseDefinition
+from keyrotation_pipeline.model.backups import DatabaseDefinition
 
 _PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
 # Versions of PostgreSQL name the columns differently, or do not have them.

@@ -16,8 +16,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from keyrotation_pipeline.adapters.postgres.server.dump_parts import Part, for_database, part_of
-from keyrotation_pipeline.adapters.postgres.server.dump_text import Entry, Statement, Token, statements
+from keyrotation_pipeline.adapters.postgres.server.dump_text import (
+    Entry,
+    Part,
+    Statement,
+    Token,
+    for_database,
+    part_of,
+    statements,
+)
 
 _DATABASE = "database"
 

@@ -14,8 +14,15 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.server.archive import key_of, shown
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.dump_parts import Part, for_database, part_of, setting_of
-from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, shape_of, statements
+from keyrotation_pipeline.adapters.postgres.server.dump_text import (
+    Part,
+    Statement,
+    for_database,
+    part_of,
+    setting_of,
+    shape_of,
+    statements,
+)
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import unquoted
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole, is_superuser
 

@@ -1,8 +1,9 @@
 """Restores a dump into a new database, in the one way that there is: by a role without power, then with its owners.
 
-The database is created like the dumped one and closed to everybody else. pg_restore, and all that reads what it has
-restored, run as the restoring role. Then our own role gives it owners, privileges and settings, compares its catalogue
-with the dump's, and opens it as the source was. A recovery test does all of this in a server of its own.
+The new database is on the application's own server, next to the old one, or in a scratch server. It is created like
+the dumped one and closed to everybody else. pg_restore, and all that reads what it has restored, run as the restoring
+role. Then our own role gives it owners, privileges and settings, compares its catalogue with the dump's, and opens it
+as the source was. A recovery test does all of this in a server of its own.
 """
 
 import re
@@ -16,19 +17,20 @@ from typing import LiteralString
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.archive import Archive
 from keyrotation_pipeline.adapters.postgres.server.catalogue_check import differences, sequences_behind
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect, display_name
 from keyrotation_pipeline.adapters.postgres.server.database_definition import differing_versions, read_definition
 from keyrotation_pipeline.adapters.postgres.server.handover import Handover
 from keyrotation_pipeline.adapters.postgres.server.programs import Programs
-from keyrotation_pipeline.adapters.postgres.server.restore import restore
-from keyrotation_pipeline.adapters.postgres.server.restore_deadline import within_deadline
+from keyrotation_pipeline.adapters.postgres.server.restore import LONGEST_RESTORE_SECONDS, restore, within_deadline
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import (
+    BY_SUPERUSER,
     RestorePlan,
     extensions_of,
     lacking,
@@ -48,7 +50,7 @@ from keyrotation_pipeline.adapters.postgres.server.restoring_role import (
     prepare,
     require_power,
 )
-from keyrotation_pipeline.errors import LostRowsError
+from keyrotation_pipeline.errors import IncompleteRestoreError, LostRowsError, RequestError
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.ports.backups import HandedOver, RecoveryKey, RekeyableDump, RestoredDump
 
@@ -227,3 +229,58 @@ class _Copy:
             handover.refused,
             is_same=major == self.archive.dump.server_major,
         )
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,62}", re.ASCII)
+
+
+class RestoreToNewDatabase:
+    """`NewDatabases` of the server that `url` names.
+
+    Args:
+        url: of any database there, as a superuser or a role with CREATEDB and CREATEROLE.
+        binaries: directory of the pg_restore and pg_dump to use; None finds some.
+        longest_seconds: how long a dump's own SQL may take.
+        schema: returns that of the home whose dumps these are, once it is known; else the one that `url` names.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        binaries: Path | None,
+        longest_seconds: float = LONGEST_RESTORE_SECONDS,
+        schema: Callable[[], str] | None = None,
+    ) -> None:
+        self._url = url
+        self._schema = schema
+        self._binaries = binaries
+        self._longest_seconds = longest_seconds
+
+    @contextmanager
+    def restored(self, database: str, dump: DatabaseCopy, file: Path, key: RecoveryKey) -> Iterator[RestoredDump]:
+        """See `NewDatabases.restored`."""
+        if not _NAME.fullmatch(database):
+            raise RequestError(
+                f"{database!r} is not a valid name for the new database; use letters, digits, _ and -, 63 at most"
+            )
+        self._require_not_older(dump)
+        target = Target(
+            admin=self._url if self._schema is None else with_schema(self._url, self._schema()),
+            description=display_name(self._url),
+            binaries=self._binaries,
+            by_superuser=BY_SUPERUSER,
+            longest_seconds=self._longest_seconds,
+            # A second thread decrypts while the server reads for the first.
+            limits=Limits(threads_per_worker=2),
+        )
+        with restored_copy(target, database, dump, file, key) as restored:
+            yield restored
+
+    def _require_not_older(self, dump: DatabaseCopy) -> None:
+        with closing(connect(self._url)) as connection:
+            major = connection.info.server_version // 10_000
+        if major < dump.server_major:
+            raise IncompleteRestoreError(
+                f"{dump.file.name} is of PostgreSQL {dump.server_major}, and {display_name(self._url)} is a server of "
+                f"{major}; restore into one of {dump.server_major} or later"
+            )

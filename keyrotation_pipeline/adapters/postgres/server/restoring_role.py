@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.postgres.server.database_definition import create_database
 from keyrotation_pipeline.adapters.postgres.server.restore_plan import RestorePlan
 from keyrotation_pipeline.errors import DatabaseExistsError, IncompleteRestoreError, PreflightError
-from keyrotation_pipeline.model.databases import DatabaseDefinition
+from keyrotation_pipeline.model.backups import DatabaseDefinition
 
 _PREFIX = "keyrotation_restore_"
 _DIGITS = 12

@@ -17,7 +17,6 @@ import psycopg
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.clock import SystemClock
-from keyrotation_pipeline.adapters.held_directory import held
 from keyrotation_pipeline.adapters.own_schema import DEFAULT, with_schema
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
@@ -30,6 +29,7 @@ from keyrotation_pipeline.adapters.postgres.server.restore_plan import BY_SUPERU
 from keyrotation_pipeline.adapters.postgres.server.restored_copy import Target, restored_copy
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole
 from keyrotation_pipeline.adapters.process import die_with_parent
+from keyrotation_pipeline.adapters.secret_directories import held
 from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.arrays import array_text
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of

@@ -3,8 +3,14 @@
 import pytest
 
 from keyrotation_pipeline.adapters.postgres.server.dump_comparison import compare
-from keyrotation_pipeline.adapters.postgres.server.dump_parts import Part, for_database, part_of, setting_of
-from keyrotation_pipeline.adapters.postgres.server.dump_text import decoded, statements
+from keyrotation_pipeline.adapters.postgres.server.dump_text import (
+    Part,
+    decoded,
+    for_database,
+    part_of,
+    setting_of,
+    statements,
+)
 
 
 def split(text: str) -> list[str]:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.key_probe import Fit, fits
-from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN
+from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, Fit, fits
 
 FOLDER = Path(__file__).parents[3] / "vectors"
 

@@ -10,12 +10,10 @@ import pytest
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Failure
-from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
+from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_probe import fits
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
-from keyrotation_pipeline.fieldcrypto.codecs.layouts import layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting
+from keyrotation_pipeline.fieldcrypto.codecs.probe import fits, fitting
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import LARAVEL, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of

@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.batch import Failure
 from keyrotation_pipeline.fieldcrypto.codecs import tink
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, marked_format_of, new_key
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
-from keyrotation_pipeline.fieldcrypto.codecs.named import next_named
+from keyrotation_pipeline.fieldcrypto.codecs.marked import next_named
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import CLOAK_47NG, CLOAK_ECTO, FERNET, TINK, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -1,17 +1,22 @@
-"""The annotation of a Pod template: the keys that the Secret held when it was made, the primary, the Secret's revision.
+"""What keys a Pod has: by the annotation of the template that it was started from, or by what its processes prove.
 
-Kubernetes copies it to each Pod that it starts from that template. What a Pod or a restarted container really reads is
-what the Secret holds *then*; so the annotation counts only while the Secret has the revision that it names.
+The annotation says which keys the Secret held when the template was made, the primary, and the Secret's revision.
+Kubernetes copies it to each Pod that it starts from that template. What a Pod or a restarted container really reads
+is what the Secret holds *then*; so the annotation counts only while the Secret has the revision that it names.
+Afterwards only a proof of possession by every Pod does.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
+from keyrotation_pipeline.adapters.rollouts import templates
+from keyrotation_pipeline.adapters.rollouts.progress import container_statuses
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.fleet import Instance, Pod, RolloutTarget
 from keyrotation_pipeline.model.keys import StoredKeys
 
 ANNOTATION = "keyrotation/keys"
@@ -57,3 +62,31 @@ def _is_another(keys: StoredKeys, version: KeyVersion, fingerprint: str) -> bool
     """Returns whether the store holds another key under a version than the Pod was started with."""
     entry = keys.live.get(version)
     return isinstance(entry, KeyMaterial) and entry.fingerprint[:16] != fingerprint
+
+
+# A report may be from before the container restarted, as long as the clocks of node and database may differ.
+CLOCKS_DIFFER = timedelta(seconds=10)
+
+
+def are_proven(pods: Sequence[Json], secret: str, instances: Sequence[Instance], goal: RolloutTarget) -> bool:
+    """Returns whether every Pod has reached a goal by its own proof of possession, whatever the Secret held meanwhile.
+
+    Args:
+        pods: all of a workload.
+        instances: those that report themselves, among others.
+    """
+    return bool(pods) and all(_is_proven(pod, secret, instances, goal) for pod in pods)
+
+
+def _is_proven(pod: Json, secret: str, instances: Sequence[Instance], goal: RolloutTarget) -> bool:
+    """A report says nothing of another container, nor of a process that was started since."""
+    own = Pod(str(pod["metadata"]["namespace"]), str(pod["metadata"]["uid"]))
+    reports = [each for each in instances if each.pod == own and not each.silent]
+    states = {str(each["name"]): (each.get("state") or {}).get("running") or {} for each in container_statuses(pod)}
+    started = [datetime.fromisoformat(each["startedAt"]) for each in states.values() if each.get("startedAt")]
+    readers = [each for each in templates.users(pod["spec"], secret) if states.get(each)]
+    return (
+        len(readers) == 1
+        and all(goal.met_by(each) for each in reports)
+        and any(each.reported_at > max(started) + CLOCKS_DIFFER for each in reports)
+    )

@@ -1,4 +1,4 @@
-"""Fences on PostgreSQL, and what they are made against."""
+"""The two ports of a retirement on PostgreSQL: fences, and the evidence that nothing old is left behind them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,14 @@ import psycopg
 from keyrotation_pipeline.adapters.postgres.engine.decrypted_counts import CurrentKeys, publish_missing, required
 from keyrotation_pipeline.adapters.postgres.inventory import counts, key_markers, retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.scans import unless_locked
-from keyrotation_pipeline.adapters.postgres.retirement import fences, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement import fences, proof, search, snapshot_horizon
+from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.progress import Report
+from keyrotation_pipeline.model.proof import Moment, Searched, ZeroOldRows
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows
 
 
@@ -81,3 +84,49 @@ class PostgresFencing:
     def sessions(self, table: EncryptedTable) -> tuple[str, ...]:
         """See `TableFencing.sessions`."""
         return snapshot_horizon.sessions(self.connection, table)
+
+
+@dataclass(frozen=True)
+class PostgresEvidence:
+    """`RetirementEvidence` over PostgreSQL 14 to 18.
+
+    Args:
+        connection: the control connection, shared with the ledger so that evidence and records commit together.
+        replicas: what the configuration says of standbys and subscribers.
+        keys: for tables whose values SQL cannot tell apart.
+    """
+
+    connection: Connection
+    replicas: Replicas = NONE_DECLARED
+    keys: CurrentKeys | None = None
+
+    def barrier(self) -> str:
+        """See `RetirementEvidence.barrier`."""
+        return snapshot_horizon.barrier(self.connection)
+
+    def snapshot_blockers(self, moment: Moment) -> tuple[str, ...]:
+        """See `RetirementEvidence.snapshot_blockers`."""
+        return snapshot_horizon.blockers(self.connection, moment.xid, moment.lsn, self.replicas)
+
+    def current_xid(self) -> int:
+        """See `RetirementEvidence.current_xid`."""
+        return snapshot_horizon.current_xid(self.connection)
+
+    def search(
+        self, tables: Sequence[EncryptedTable], version: KeyVersion, retired: Sequence[KeyVersion], report: Report
+    ) -> Searched:
+        """See `RetirementEvidence.search`."""
+        return search.search(self.connection, tables, version, retired, report, self.keys)
+
+    def zero_old_rows(
+        self,
+        tables: Sequence[EncryptedTable],
+        version: KeyVersion,
+        retired: Sequence[KeyVersion],
+        moment: Moment,
+        searched: Searched | None = None,
+    ) -> ZeroOldRows:
+        """See `RetirementEvidence.zero_old_rows`."""
+        return proof.zero_old_rows(
+            self.connection, tables, version, retired, moment, self.replicas, searched, self.keys
+        )

@@ -1,9 +1,32 @@
-"""Decodes base64, base64url, hex and JSON strictly; returns None where a text is none of it. Never raises."""
+"""What all recognisers share: what they report about a value, and strict decoders.
+
+A decoder of base64, base64url, hex or JSON returns None where a text is none of it, and never raises.
+"""
 
 import binascii
 import json
 import re
+from dataclasses import dataclass, field
 from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A value has the structure of a format.
+
+    Args:
+        format: its name.
+        key_id: of the key that encrypted the value, where the value names one, as the library's users write it.
+        weak: the structure is fulfilled by chance once in some thousand random values, so that only several values
+            that name the same key are evidence.
+        body: bytes on which a judgement of several values rests (never shown).
+    """
+
+    format: str
+    key_id: str | None = None
+    weak: bool = False
+    body: bytes = field(default=b"", repr=False)
+
 
 # Longer texts are no JSON envelope of one encrypted field, and parsing takes time.
 LONGEST_JSON_CHARS = 8_000_000
