@@ -107,9 +107,9 @@ FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid JOIN pg_language l ON l.oid
 WHERE t.tgrelid = ANY (%s::bigint[]::oid[]) AND t.tgname = ANY (%s)
 """)
 
-_FUNCTION = own("""
+_OF_OTHERS = own("""
 SELECT p.prosrc FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-WHERE n.nspname = 'keyrotation' AND p.proname ~ '^refuse_retired_keys_'
+WHERE n.nspname = 'keyrotation' AND p.proname ~ '^refuse_retired_keys_' AND p.proname <> %s
 """)
 
 
@@ -171,10 +171,10 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
     Raises:
         BlockedError: the lock for dropping the last triggers could not be taken; names its holder.
     """
-    body = _body_of(connection, table)
-    named = _versions_in(body)
+    named = _versions_in(_body_of(connection, table))
+    others = connection.execute(_OF_OTHERS, (_name(table),)).fetchall()
     # The half first: without it the triggers let the version in, whoever holds the lock that dropping them needs.
-    if version not in {each for other in _bodies(connection) if other != body for each in _versions_in(other)}:
+    if all(version not in _versions_in(str(body)) for (body,) in others):
         retired_halves.withdraw(connection, version)
     if version not in named:
         return
@@ -357,10 +357,6 @@ def _body_of(connection: Connection, table: EncryptedTable) -> str:
     name = _qualified(connection, table).as_string(connection)
     row = connection.execute("SELECT prosrc FROM pg_proc WHERE oid = to_regproc(%s)", (name,)).fetchone()
     return "" if row is None else str(row[0])
-
-
-def _bodies(connection: Connection) -> list[str]:
-    return [str(body) for (body,) in connection.execute(_FUNCTION).fetchall()]
 
 
 def _versions_in(body: str) -> tuple[KeyVersion, ...]:
