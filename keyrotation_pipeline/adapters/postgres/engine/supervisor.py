@@ -122,7 +122,7 @@ class Supervisor:
             pause -= SAVE_SECONDS
             self._tick(relation, save)
         self._tick(relation, save)
-        self._vacuums[relation.oid].rewritten(max(0, pages.next - self._seen_page))
+        self._vacuums[relation.oid].rewritten(pages.next - self._seen_page)
         self._seen_page = pages.next
         self.batch_size.resume()
 

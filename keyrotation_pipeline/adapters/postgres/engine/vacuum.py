@@ -88,13 +88,11 @@ class Vacuum:
         self._running: Thread | None = None
         self._wanted = wanted and relation.pages >= limits.vacuum_pages
 
-    def rewritten(self, pages: int) -> bool:
-        """Counts pages that were rewritten since the last call; returns True if a vacuum was started."""
-        self._rewritten += pages
-        if self._rewritten - self._vacuumed < self._each:
-            return False
-        self._start()
-        return True
+    def rewritten(self, pages: int) -> None:
+        """Counts pages that were rewritten since the last call; none if a VACUUM FULL has set the progress back."""
+        self._rewritten += max(0, pages)
+        if self._rewritten - self._vacuumed >= self._each:
+            self._start()
 
     def finish(self) -> None:
         """Vacuums the rest if there is much of it, and waits."""
