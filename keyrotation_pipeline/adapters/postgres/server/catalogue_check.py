@@ -49,9 +49,10 @@ def differences(
         env=programs.environment(copy),
     )
     if done.returncode:
+        said = next(iter(done.stderr.decode(errors="replace").splitlines()), f"it ended with {done.returncode}")
         raise IncompleteRestoreError(
             "the restored database cannot be compared with the dump: pg_dump cannot read its catalogue "
-            f"({shown(done.stderr.decode(errors='replace').splitlines()[0])}); correct that, then restore again"
+            f"({shown(said)}); correct that, then restore again"
         )
     excepted = {(each.entry.kind, each.entry.schema, each.entry.name) for each in refused if each.entry}
     return tuple(
