@@ -268,7 +268,12 @@ def test_a_login_that_cannot_be_refused_makes_no_fence(notes: Notes, held: str) 
         execute(sql.SQL("DROP OWNED BY {}; DROP ROLE {}").format(*[quoted(other)] * 2))
 
 
-def test_the_preflight_names_what_is_missing(notes: Notes) -> None:
+@pytest.mark.parametrize("child", [False, True], ids=["alone", "with a child of the same name, in a schema before it"])
+def test_the_preflight_names_what_is_missing(notes: Notes, child: bool) -> None:
+    if child:
+        notes.connection.execute(
+            'CREATE SCHEMA "Attic"; CREATE TABLE "Attic"."Not es" () INHERITS ("Cl inic"."Not es")'
+        )
     assert notes.problems() == []
     _, second = notes.logins
     notes.connection.execute(sql.SQL('REVOKE INSERT ON "Cl inic"."Not es" FROM {}').format(sql.Identifier(second)))

@@ -139,6 +139,10 @@ def test_the_probe_says_of_a_name_by_which_no_key_is_derived_that_nothing_opens(
 
 
 def test_columns_that_blind_index_may_have_made_with_the_same_master_key_are_warned_of(clients: Connection) -> None:
+    clients.execute(
+        """CREATE SCHEMA "Archive"; CREATE TABLE "Archive".before_all
+        PARTITION OF "Front desk"."Cli%ents" FOR VALUES FROM (-9) TO (0)"""
+    )
     (sentence,) = warned_of(clients, TABLE)
     assert sentence.startswith("column Front desk.Cli%ents.email_bidx is named as blind_index names its search indexes")
     assert warned_of(clients, replace(TABLE, format=replace(LOCKBOX, derivation=None))) == []

@@ -5,7 +5,13 @@ from typing import cast
 
 from psycopg import sql
 
-from keyrotation_pipeline.adapters.postgres.inventory.relations import PLAIN_TEXTS, Column, IndexedColumn, Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import (
+    PLAIN_TEXTS,
+    Column,
+    IndexedColumn,
+    Relation,
+    root,
+)
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
@@ -80,16 +86,16 @@ def search_indexes_are_declared(subject: Subject) -> Iterator[Problem]:
 
 
 def _of_blind_index(subject: Subject) -> Iterator[Problem]:
-    for relation in subject.relations[:1]:  # the declared table, whose columns its partitions have, too
-        for (name,) in subject.connection.execute(_OF_BLIND_INDEX, (relation.oid,)).fetchall():
-            if name in subject.written_columns:
-                continue
-            yield warning(
-                f"column {relation.label}.{name} is named as blind_index names its search indexes, which it makes with "
-                "Lockbox's master key unless it has one of its own: under a new master key searches would find no row; "
-                f"declare it in indexes of [[tables]] {subject.table.name}, or set BLIND_INDEX_MASTER_KEY to the "
-                "present master key first (`keyrotation docs lockbox`)"
-            )
+    declared = root(subject.relations, subject.table)  # whose columns its partitions have, too
+    for (name,) in subject.connection.execute(_OF_BLIND_INDEX, (declared.oid,)).fetchall():
+        if name in subject.written_columns:
+            continue
+        yield warning(
+            f"column {declared.label}.{name} is named as blind_index names its search indexes, which it makes with "
+            "Lockbox's master key unless it has one of its own: under a new master key searches would find no row; "
+            f"declare it in indexes of [[tables]] {subject.table.name}, or set BLIND_INDEX_MASTER_KEY to the "
+            "present master key first (`keyrotation docs lockbox`)"
+        )
 
 
 def _holding_indexes(subject: Subject, relation: Relation, names: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import cast
 
+from keyrotation_pipeline.adapters.postgres.inventory import relations
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
 from keyrotation_pipeline.adapters.postgres.retirement import login_fence
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
@@ -82,7 +83,7 @@ def _written_through_others(subject: Subject) -> Iterator[Problem]:
 
 
 def _without_rights(subject: Subject, new: frozenset[str]) -> Iterator[Problem]:
-    root = next(each for each in subject.relations if each.parts[-1] == subject.table.name.table)
+    root = relations.root(subject.relations, subject.table)
     rights = _rights(subject, root.oid)
     needed = {
         (right, column)
