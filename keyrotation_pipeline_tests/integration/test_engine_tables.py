@@ -8,11 +8,12 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
+from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, heaps
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
-from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import KeyRotationError, PreflightError
+from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
+from keyrotation_pipeline.errors import BlockedError, KeyRotationError, PreflightError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -302,6 +303,30 @@ def test_what_the_server_says_of_a_row_is_not_repeated(
     assert "Grace" not in str(refusal.value)
     assert "v2:" not in str(refusal.value)
     assert refusal.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        pytest.param(lambda ports, ring: ports.decrypt_all(CASES, ring, lambda _: None), id="verify"),
+        pytest.param(
+            lambda ports, ring: ports.decrypt_spans(CASES, [], ring, lambda _: None, lambda: True), id="the daily part"
+        ),
+        pytest.param(lambda ports, ring: ports.speed([CASES], ring, KeyVersion(2)), id="the measurement before"),
+    ],
+)
+def test_nobody_is_sent_to_a_rotation_that_is_not_there(
+    migrated: Connection, database_url: str, ring: KeyRing, read: Callable[[PostgresRewriting, KeyRing], object]
+) -> None:
+    cases(migrated, [(sealed(ring, 1, "a"), None)])
+    rewriting = PostgresRewriting(migrated, lambda: connect(database_url), Limits())
+    with migrated.transaction():
+        migrated.execute("LOCK TABLE public.cases IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(BlockedError) as refusal:
+            read(rewriting, ring)
+    assert str(refusal.value) == (
+        "the table is locked by another session; wait until that has ended, then run this again"
+    )
 
 
 @pytest.fixture

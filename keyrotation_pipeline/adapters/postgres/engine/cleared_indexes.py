@@ -10,7 +10,7 @@ from keyrotation_pipeline.adapters.postgres.engine.batch import open_connection
 from keyrotation_pipeline.adapters.postgres.engine.batch_size import BatchSize
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.inventory.counts import unindexed_rows
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation, heaps
@@ -41,7 +41,7 @@ UPDATE ONLY {table} AS t SET {cleared} FROM held WHERE t.ctid = held.ctid
 _LEFT = "SELECT DISTINCT (ctid::text::point)[0]::bigint FROM ONLY {table} WHERE {old} ORDER BY 1"
 
 
-@without_content
+@without_content(AGAIN)
 def clear_indexes(
     connect: Callable[[], Connection],
     request: str,

@@ -13,7 +13,7 @@ from typing import cast
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, RewriteContext, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.rows import by_size, listed
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.statement_pipeline import TidArray
 from keyrotation_pipeline.adapters.postgres.engine.statements import Statements, position, statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, require_running
@@ -79,7 +79,7 @@ class Found:
             mine.update(more)
 
 
-@without_content
+@without_content(AGAIN)
 def decrypt_all(
     connect: Callable[[], Connection],
     table: EncryptedTable,
@@ -288,7 +288,7 @@ def _batches(context: RewriteContext, first: int, end: int) -> Iterator[Batch]:
         yield context.batch(context.run(context.statements.read_rows, {"positions": TidArray(positions)}))
 
 
-@without_content
+@without_content(AGAIN)
 def decrypt_spans(
     connect: Callable[[], Connection],
     table: EncryptedTable,

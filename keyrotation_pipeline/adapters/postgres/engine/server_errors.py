@@ -17,7 +17,9 @@ from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_AGAIN = "run `keyrotation rotate` again, it continues from here"
+# After a step that re-encrypts rows, and after everything else: no rotation needs to be open there.
+ROTATE_AGAIN = "run `keyrotation rotate` again, it continues from here"
+AGAIN = "run this again"
 
 _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError], str], ...] = (
     (
@@ -61,32 +63,38 @@ _SENTENCES: tuple[tuple[tuple[type[psycopg.Error], ...], type[KeyRotationError],
 )
 
 
-def without_content(step: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function raise a `KeyRotationError` instead of psycopg's errors."""
+def without_content(again: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Makes a function raise a `KeyRotationError` instead of psycopg's errors.
 
-    @wraps(step)
-    def translated(*args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            return step(*args, **kwargs)
-        except psycopg.Error as error:
-            refusal = refusal_of(error)
-        # Raised outside the handler; inside, the server's error would become its context.
-        raise refusal
+    Args:
+        again: `ROTATE_AGAIN` or `AGAIN`, the end of each sentence.
+    """
 
-    return translated
+    def of(step: Callable[P, T]) -> Callable[P, T]:
+        @wraps(step)
+        def translated(*args: P.args, **kwargs: P.kwargs) -> T:
+            try:
+                return step(*args, **kwargs)
+            except psycopg.Error as error:
+                refusal = _refusal_of(error, again)
+            # Raised outside the handler; inside, the server's error would become its context.
+            raise refusal
+
+        return translated
+
+    return of
 
 
-def refusal_of(error: psycopg.Error) -> KeyRotationError:
-    """Returns the error that users see for an error of the server."""
+def _refusal_of(error: psycopg.Error, again: str) -> KeyRotationError:
     if error.sqlstate is None or error.sqlstate.startswith(("08", "57P")):
-        return DatabaseUnavailableError(f"the connection to the database was lost; when it is back, {_AGAIN}")
+        return DatabaseUnavailableError(f"the connection to the database was lost; when it is back, {again}")
     where = _where(error)
     for kinds, refusal, sentence in _SENTENCES:
         if isinstance(error, kinds):
-            return refusal(f"{sentence.format(where=where)}, then {_AGAIN}")
+            return refusal(f"{sentence.format(where=where)}, then {again}")
     return BlockedError(
         f"the database refused a statement of the engine{where} (SQLSTATE {error.sqlstate}), and nothing of that batch "
-        f"was written; see the server's log, then {_AGAIN}"
+        f"was written; see the server's log, then {again}"
     )
 
 

@@ -21,7 +21,7 @@ import psycopg
 from keyrotation_pipeline import errors
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
 from keyrotation_pipeline.adapters.postgres.engine.ranges import last_shard, slices_of, stages
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum, in_hot_order
@@ -39,7 +39,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 _SLICES_PER_WORKER = 4
 
 
-@without_content
+@without_content(ROTATE_AGAIN)
 def rewrite_shard(
     connect: Callable[[], Connection],
     request: str,
@@ -91,7 +91,7 @@ def _worth_having(connection: Connection, shard: Shard, limits: Limits) -> int:
     return min(limits.workers, pages // limits.pages_per_worker)
 
 
-@without_content
+@without_content(ROTATE_AGAIN)
 def is_one_shard(connection: Connection, request: str, table: EncryptedTable, limits: Limits) -> bool:
     """Returns whether the first shard of a table is all of it.
 

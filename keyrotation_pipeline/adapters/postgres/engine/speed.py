@@ -14,7 +14,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.inventory import places
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
@@ -44,7 +44,7 @@ UPDATE ONLY {sample} AS t SET {changes} FROM unnest({arrays}) AS n(position, {na
 """
 
 
-@without_content
+@without_content(AGAIN)
 def measure(
     connect: Callable[[], Connection],
     tables: Sequence[EncryptedTable],

@@ -14,7 +14,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.pages import PageRewrite, Stop
 from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange, Slice, StoredPageRanges, SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.rows import rewrite_contended_rows, rewrite_listed
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import in_hot_order
@@ -31,7 +31,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 _Source = StoredPageRanges | SweptPageRanges
 
 
-@without_content
+@without_content(ROTATE_AGAIN)
 def rewrite_slices(
     connect: Callable[[], Connection],
     request: str,
@@ -96,7 +96,7 @@ def rewriting(
         supervisor.close()
 
 
-@without_content
+@without_content(ROTATE_AGAIN)
 def sweep(
     connect: Callable[[], Connection],
     request: str,

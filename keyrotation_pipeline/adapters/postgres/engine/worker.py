@@ -13,7 +13,7 @@ from typing import BinaryIO, Self
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewriting
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.process import harden_process
@@ -153,7 +153,7 @@ def _receive(stream: BinaryIO, slices: "queue.Queue[int | None]", stop_requested
     os._exit(0)
 
 
-@without_content
+@without_content(ROTATE_AGAIN)
 def _work(job: Job, slices: "queue.Queue[int | None]", stop_requested: threading.Event) -> None:
     def report(progress: Progress) -> None:
         _send(note=progress.note)

@@ -19,7 +19,7 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.own_schema import DEFAULT, with_schema
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
-from keyrotation_pipeline.adapters.postgres.engine.server_errors import without_content
+from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.inventory import places, relations, retired_halves
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.adapters.postgres.server.embedded import EmbeddedServer
@@ -171,7 +171,7 @@ class ScratchDump:
         """See `RekeyableDump.clean_up`."""
         retired_halves.keep_only(self._connection, self._halves)
 
-    @without_content
+    @without_content(AGAIN)
     def read(self, table: EncryptedTable, ring: KeyRing) -> ReadRows:
         """See `RekeyableDump.read`."""
         name = sql.Identifier(table.name.schema, table.name.table)

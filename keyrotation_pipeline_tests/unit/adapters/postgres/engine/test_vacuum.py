@@ -8,7 +8,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 
-NOTES = Relation(1, "public", "notes", "r", "heap", False, False, False, 1600, ())  # noqa: FBT003  facts in their order
+NOTES = Relation(1, "public", "notes", "r", "heap", False, False, False, 1600, ())
 
 
 @pytest.mark.parametrize(
