@@ -6,6 +6,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.postgres.inventory import contents
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
+from keyrotation_pipeline.errors import PreflightError
 
 OWNER = "kr_table_owner"
 TABLES = f"""
@@ -45,3 +46,13 @@ def test_no_function_of_a_tables_owner_runs_as_our_role_while_rows_are_counted(s
     counted = {str(each.name): each.rows for each in contents.count(spied).relations}
     assert ran == []
     assert counted == {"by_index": 3, "by_predicate": 2, "by_statistics": 2, "plain": 1, "without_columns": 1}
+
+
+def test_a_table_in_a_schema_that_our_role_may_not_use_is_named_with_what_to_grant(spied: Connection) -> None:
+    spied.execute("CREATE SCHEMA closed; CREATE TABLE closed.hidden (id int)")
+    spied.execute(f"DROP TABLE public.by_index, public.by_predicate, public.by_statistics; SET ROLE {OWNER}".encode())
+    try:
+        with pytest.raises(PreflightError, match=r"table closed\.hidden cannot be read .*GRANT USAGE on its schema"):
+            contents.count(spied)
+    finally:
+        spied.execute("RESET ROLE")

@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.tables import TableName
 # As in pg_dump: no system schemas, no temporary tables, and no members of extensions.
 # Foreign tables have no rows of their own, and recovery tests leave them out.
 _RELATIONS = """
-SELECT n.nspname, c.relname, c.relkind::text, c.relispopulated,
+SELECT n.nspname, c.relname, c.oid::bigint, c.relkind::text, c.relispopulated,
        EXISTS (SELECT FROM pg_index i JOIN pg_depend d ON d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                WHERE i.indrelid = c.oid AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL)
                  AND d.refclassid NOT IN ('pg_class'::regclass, 'pg_constraint'::regclass))
@@ -59,10 +59,10 @@ def count(connection: Connection) -> DatabaseContent:
 
 
 def _relations(connection: Connection) -> Iterator[RelationContent]:
-    for schema, relation, kind, populated, calls_functions, column in _rows(connection, _RELATIONS):
+    for schema, relation, oid, kind, populated, calls_functions, column in _rows(connection, _RELATIONS):
         name = TableName(schema, relation)
         if kind == "r":
-            rows = _copied(connection, name, column) if calls_functions else _count(connection, name)
+            rows = _count(connection, name, oid, column, calls_functions=calls_functions)
             yield RelationContent(name, RelationKind.TABLE, rows)
         elif kind == "m" and not populated:
             yield RelationContent(name, RelationKind.UNPOPULATED_VIEW)
@@ -70,29 +70,22 @@ def _relations(connection: Connection) -> Iterator[RelationContent]:
             yield RelationContent(name, _KINDS[kind])
 
 
-def _count(connection: Connection, name: TableName) -> int:
-    identifier = sql.Identifier(name.schema, name.table)
-    query = sql.SQL("SELECT count(*) FROM ONLY {}").format(identifier)
-    oid = connection.execute("SELECT %s::regclass::oid::bigint", (identifier.as_string(connection),)).fetchall()[0][0]
-    with heap_scan(connection, f"table {name}"):
-        if foreign_planning(connection, int(str(oid))) is not None:
-            # The backup must still succeed; COPY is not planned.
-            with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(identifier)) as rows:
-                return sum(1 for _ in rows)
-        return int(str(connection.execute(query).fetchall()[0][0]))
-
-
-def _copied(connection: Connection, name: TableName, column: str | None) -> int:
-    """Counts as `_count` does, by copying one column of every row and discarding it.
+def _count(connection: Connection, name: TableName, oid: int, column: str | None, *, calls_functions: bool) -> int:
+    """Counts the rows of a table; by COPY where planning a query on it could run code of others.
 
     Args:
-        column: the smallest one; None if a table has none.
+        column: the smallest one, of which each row is copied and discarded; None if the table has none.
+        calls_functions: in its indexes or statistics.
     """
-    columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
-    query = sql.SQL("COPY {} {} TO STDOUT").format(sql.Identifier(name.schema, name.table), columns)
-    with heap_scan(connection, f"table {name}"), connection.cursor().copy(query) as lines:
-        # A newline inside a value is written as two other characters.
-        return sum(bytes(block).count(b"\n") for block in lines)
+    table = sql.Identifier(name.schema, name.table)
+    with heap_scan(connection, f"table {name}"):
+        if not calls_functions and foreign_planning(connection, oid) is None:
+            query = sql.SQL("SELECT count(*) FROM ONLY {}").format(table)
+            return int(str(connection.execute(query).fetchall()[0][0]))
+        columns = sql.SQL("({})").format(sql.Identifier(column)) if column else sql.SQL("")
+        with connection.cursor().copy(sql.SQL("COPY {} {} TO STDOUT").format(table, columns)) as lines:
+            # A newline inside a value is written as two other characters.
+            return sum(bytes(block).count(b"\n") for block in lines)
 
 
 def _rows(connection: Connection, query: str) -> list[Any]:
