@@ -21,6 +21,7 @@ from keyrotation_pipeline.assembly.keystores import transit_keys
 from keyrotation_pipeline.errors import (
     ConfigurationError,
     KeyRotationError,
+    KeyStoreConflictError,
     KeyStoreDamagedError,
     KeyStoreError,
     KeyStoreUnavailableError,
@@ -201,6 +202,23 @@ def test_a_destroyed_version_is_gone_for_good(store: TransitKeyStore, transit: T
     assert transit.ask("POST", f"transit/decrypt/{transit.name}", {"ciphertext": old.decode()})[0] == 400
     transit.done("POST", f"transit/keys/{transit.name}/trim", {"min_available_version": 3})  # and then the process died
     assert store.destroy(V2, store.read().revision).versions == (V3,)
+
+
+def test_a_change_that_is_refused_or_none_asks_nothing_of_the_server(store: TransitKeyStore, transit: Transit) -> None:
+    rotated(store, V2)
+    rotated(store, V3)
+    for version in (V1, V2):
+        stored = store.archive(version, store.read().revision)
+    decided, before = stored.revision, transit.described()
+    store.pin_roster("5a" * 32, decided)
+    for change in (store.destroy, store.restore):
+        with pytest.raises(KeyStoreConflictError, match="nothing was changed in it"):
+            change(V1, decided)
+    with pytest.raises(KeyStoreError, match="destroy v1 before v2"):
+        store.destroy(V2, store.read().revision)
+    assert store.destroy(V3.next(), decided) == store.read()
+    assert transit.described() == before
+    assert list(store.destroy(V1, store.read().revision).archived) == [V2]
 
 
 def test_a_key_that_was_deleted_and_made_again_is_noticed(store: TransitKeyStore, transit: Transit) -> None:

@@ -14,7 +14,7 @@ step completes it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -31,6 +31,7 @@ from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 from keyrotation_pipeline.model.surroundings import Problem
 
 APPLICATION_FILE = "application.env"
+First = Callable[[StoredKeys], None]
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
 
@@ -125,26 +126,35 @@ class FileKeyStore:
                 self._move(version, self._live, self._archive)
             return self._stored()
 
-    def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
-        """Gives an archived key to the applications again."""
+    def restore(self, version: KeyVersion, revision: str, first: First = lambda _: None) -> StoredKeys:
+        """Gives an archived key to the applications again.
+
+        Args:
+            first: is done once it is decided that the key comes back, before it does, under the lock.
+        """
         with self._changing() as stored:
             # An archived copy of a live key was left by an interrupted restore.
             left = self._key(self._archive, version) is not None
             if changes.needs_restoring(stored, version, revision) or left:
+                first(stored)
                 self._move(version, self._archive, self._live)
             return self._stored()
 
-    def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
+    def destroy(self, version: KeyVersion, revision: str, first: First = lambda _: None) -> StoredKeys:
         """Removes a key from the archive durably; repeating it, or removing one that was never here, changes nothing.
 
         The file is unlinked and not overwritten: journals, snapshots and the wear levelling of flash keep old blocks
         whatever is written over them. Only an encrypted disk makes the remains unreadable.
+
+        Args:
+            first: is done once it is decided that the key goes, before it does, under the lock.
         """
         with self._changing() as stored:
             wanted = changes.needs_destroying(stored, version, revision)
             for place in filter(Path.is_dir, (self._live, self._archive)):
                 owner_only.remove_leftovers(place)
             if wanted:
+                first(stored)
                 owner_only.remove(_file(self._archive, version))
             return self._stored()
 

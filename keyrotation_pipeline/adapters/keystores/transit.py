@@ -121,25 +121,27 @@ class TransitKeyStore:
 
     def restore(self, version: KeyVersion, revision: str) -> StoredKeys:
         """See `KeyStore.restore`."""
-        policy = server_at(self._address).policy()
-        if version.number < policy.min_available:
-            raise KeyStoreError(f"{self._address} has destroyed {version}; it cannot be restored by anybody here")
-        if policy.min_decryption > version.number:
-            server_at(self._address).configure(min_decryption_version=version.number)
-        return self._compared(self._files.restore(version, revision))
+
+        def accepted_again(_: StoredKeys) -> None:
+            policy = server_at(self._address).policy()
+            if version.number < policy.min_available:
+                raise KeyStoreError(f"{self._address} has destroyed {version}; it cannot be restored by anybody here")
+            if policy.min_decryption > version.number:
+                server_at(self._address).configure(min_decryption_version=version.number)
+
+        return self._compared(self._files.restore(version, revision, accepted_again))
 
     def destroy(self, version: KeyVersion, revision: str) -> StoredKeys:
         """See `KeyStore.destroy`: the server trims it, and all older ones with it."""
-        stored = self._files.read()
-        if version in stored.live or version == stored.primary:
-            return self._files.destroy(version, revision)  # which refuses that
-        if older := [each for each in stored.versions if each < version]:
-            raise KeyStoreError(f"{self._address} destroys older versions first; destroy {older[0]} before {version}")
-        policy = server_at(self._address).policy()
-        if policy.min_available <= version.number:
-            self._withdraw_before(version.next())
-            server_at(self._address).trim(version.number + 1)
-        return self._compared(self._files.destroy(version, revision))
+
+        def trimmed(stored: StoredKeys) -> None:
+            if (oldest := stored.versions[0]) < version:
+                raise KeyStoreError(f"{self._address} destroys older versions first; destroy {oldest} before {version}")
+            if server_at(self._address).policy().min_available <= version.number:
+                self._withdraw_before(version.next())
+                server_at(self._address).trim(version.number + 1)
+
+        return self._compared(self._files.destroy(version, revision, trimmed))
 
     def publish_compromised(self, versions: frozenset[KeyVersion], revision: str) -> StoredKeys:
         """See `KeyStore.publish_compromised`."""
