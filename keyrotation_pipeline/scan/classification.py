@@ -25,7 +25,7 @@ def tier_of_hits(hits: Sequence[Recognised], values: int) -> Tier | None:
     """Returns how sure the format of these hits is; None where chance or other data explain them.
 
     Args:
-        hits: of one format, in one place.
+        hits: of one format, in one place; all weak, or none.
         values: non-empty values of the place.
     """
     if not hits[0].weak:
@@ -109,20 +109,24 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
 
 
 def _marked(readings: Sequence[Reading], values: int) -> tuple[list[tuple[str, Tier, list[Reading]]], list[Reading]]:
-    """Returns formats with their readings, the most frequent first; and the others: unmarked, or hits by chance."""
-    by_format: dict[str, list[Reading]] = {}
+    """Returns formats with their readings, the most frequent first; and the others: unmarked, or hits by chance.
+
+    Weak hits never profit from strong ones of their format: they count where they agree among themselves.
+    """
+    alike: dict[tuple[str, bool], list[Reading]] = {}
     others: list[Reading] = []
     for reading in readings:
-        of_kind = others if reading.hit is None else by_format.setdefault(reading.hit.format, [])
+        hit = reading.hit
+        of_kind = others if hit is None else alike.setdefault((hit.format, hit.weak), [])
         of_kind.append(reading)
-    found: list[tuple[str, Tier, list[Reading]]] = []
-    for name, hits in sorted(by_format.items(), key=lambda item: -len(item[1])):
+    found: dict[str, tuple[Tier, list[Reading]]] = {}
+    for (name, _), hits in sorted(alike.items()):  # of a format, the strong ones first
         tier = tier_of_hits(_recognised(hits), values)
         if tier is not None:
-            found.append((name, tier, hits))
+            found.setdefault(name, (tier, []))[1].extend(hits)
         else:
             others += [reading._replace(hit=None) for reading in hits]
-    return found, others
+    return sorted(((name, *of) for name, of in found.items()), key=lambda each: -len(each[2])), others
 
 
 def _recognised(readings: Sequence[Reading]) -> list[Recognised]:

@@ -14,6 +14,7 @@ from keyrotation_pipeline_tests.unit.scan.ciphertexts import b64, cbc, email, gc
 KEY_ID = b"\x01\x75\x48\x52\x95"
 OLD_KEY_ID = b"\x01\x00\x00\x10\x01"
 Row = Callable[[random.Random], str | bytes]
+PLACE = Place("public.t", "data", None, elements=False, type="text")
 
 
 def tink(rng: random.Random, head: bytes = KEY_ID) -> bytes:
@@ -22,9 +23,7 @@ def tink(rng: random.Random, head: bytes = KEY_ID) -> bytes:
 
 def scan(row: Row, rows: int = 60) -> tuple[Finding, ...]:
     rng = random.Random(7)
-    return classify_table(
-        {Place("public.t", "data", None, elements=False, type="text"): [row(rng) for _ in range(rows)]}
-    )
+    return classify_table({PLACE: [row(rng) for _ in range(rows)]})
 
 
 def formats(found: tuple[Finding, ...]) -> list[tuple[str, str]]:
@@ -115,3 +114,39 @@ def test_a_value_in_many_rows_agrees_with_itself_only() -> None:
 def test_tink_is_named_next_to_more_values_of_another_kind() -> None:
     found = scan(lambda rng: tink(rng) if rng.random() < 0.3 else b"".join(gcm(rng, email(rng))))
     assert sorted(formats(found)) == [("tink", "certain"), ("unknown-aead", "likely")]
+
+
+def cloak(label: bytes) -> Row:
+    return lambda rng: b"\x01" + bytes([len(label)]) + label + b"".join(gcm(rng, name(rng)))
+
+
+@pytest.mark.parametrize("usual_first", [True, False])
+@pytest.mark.parametrize("own", [1, 2, 60])
+@pytest.mark.parametrize("usual", [1, 60])
+def test_cloak_with_the_usual_label_and_an_own_one_is_one_finding(own: int, usual: int, usual_first: bool) -> None:
+    rng = random.Random(7)
+    kinds = [[cloak(b"AES.GCM.V1")(rng) for _ in range(usual)], [cloak(b"My.Key")(rng) for _ in range(own)]]
+    values = [value for kind in (kinds if usual_first else kinds[::-1]) for value in kind]
+    (found,) = (each for each in classify_table({PLACE: values}) if each.format == "cloak-ecto")
+    agree = own == 60  # fewer are no evidence of their own
+    assert (found.tier, found.share) == ("certain", (usual + own * agree) / len(values))
+
+
+@pytest.mark.parametrize("at", [0, 25, 50])
+def test_one_usual_label_makes_no_certainty_of_other_data_with_a_length_and_a_word(at: int) -> None:
+    rng = random.Random(7)
+    values: list[str | bytes] = [b"\x01\x04tag." + b"text" * rng.randrange(9, 20) for _ in range(50)]
+    values.insert(at, cloak(b"AES.GCM.V1")(rng))
+    found = classify_table({PLACE: values})
+    assert [(each.format, each.share) for each in found] == [("cloak-ecto", 1 / 51)]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_mixture_of_formats_raises_or_depends_on_its_order(seed: int) -> None:
+    rng = random.Random(seed)
+    rows = [row for _, _, row in MADE.values()] + [tink, cloak(b"AES.GCM.V1"), cloak(b"AES.CTR.V1"), cloak(b"My.CTR")]
+    values = [rng.choice(rows)(rng) for _ in range(rng.choice((3, 5, 40)))]
+    shuffled = rng.sample(values, len(values))
+    assert {(each.format, each.tier, each.share) for each in classify_table({PLACE: values})} == {
+        (each.format, each.tier, each.share) for each in classify_table({PLACE: shuffled})
+    }
