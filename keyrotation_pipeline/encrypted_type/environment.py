@@ -3,10 +3,11 @@
 Keys come from environment variables; from files that change while the application runs (a mounted Secret, a sidecar's
 file, a directory); or from AWS Secrets Manager, for applications that fetch their keys there themselves:
 
-keys = MountedKeyRing("/run/secrets/pazpaz") keys = SecretsManagerKeyRing(boto3.client("secretsmanager"),
-"pazpaz/encryption-key")
+    keys = MountedKeyRing("/run/secrets/pazpaz")
+    keys = SecretsManagerKeyRing(boto3.client("secretsmanager"), "pazpaz/encryption-key")
 
-class Client(Base): first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
+    class Client(Base):
+        first_name: Mapped[str | None] = mapped_column(EncryptedType(keys))
 
 `attest(engine, keys)` reloads each before a report, so a rotation needs no restart. The client of AWS is the
 application's own, so this package does not need boto3.
@@ -166,6 +167,8 @@ def pod_of_process() -> Mapping[str, str] | None:
 
 # Twelve calls per hour and process. The source procedure's alarm fires at a hundred over all processes.
 EVERY_SECONDS = 300.0
+# After the first failure of an application that has no keys yet; each further one doubles it.
+FIRST_PAUSE_SECONDS = 5.0
 PRIMARY = "primary"
 COMPROMISED = "compromised"
 
@@ -184,7 +187,8 @@ class SecretsManagerKeyRing:
         client: boto3's client of Secrets Manager.
         secret_id: name or ARN of a secret with ``{"v1": "<base64>", "v2": "<base64>", "primary": "v2"}``, after a
             compromise with ``"compromised": "v1"`` too; or with one plain base64 key, which is v1.
-        every_seconds: the least time between two reads, including failed ones.
+        every_seconds: the least time between two reads, including failed ones. Until the first one succeeds it is
+            shorter: 5 seconds after the first failure, and twice as long after each further one.
     """
 
     def __init__(self, client: _Client, secret_id: str, *, every_seconds: float = EVERY_SECONDS) -> None:
@@ -192,14 +196,16 @@ class SecretsManagerKeyRing:
         self._secret_id = secret_id
         self._every_seconds = every_seconds
         self._ring: KeyRing | None = None
-        self._read_at = 0.0
+        self._failure = ""
+        self._pause_seconds = 0.0
+        self._next_read_at = 0.0
         self._reading = threading.Lock()
 
     def __call__(self) -> KeyRing:
         """Returns the current ring.
 
         Raises:
-            InvalidKeyError: the first reading failed; names the secret and the entry, never what it holds.
+            InvalidKeyError: no reading has succeeded; names the secret and the entry, never what it holds.
         """
         return self._ring or self.reload()
 
@@ -207,14 +213,24 @@ class SecretsManagerKeyRing:
         """Reads the secret again after `every_seconds`, and uses its ring from now on; else returns the present one.
 
         Raises:
-            InvalidKeyError: it cannot be read, or a key is missing or wrong. The old ring stays in use.
+            InvalidKeyError: it cannot be read, or a key is missing or wrong; or it could not at the last read, and
+                there is no ring yet. The old ring stays in use.
         """
         with self._reading:
-            now = time.monotonic()
-            if self._ring is not None and now - self._read_at < self._every_seconds:
+            if time.monotonic() < self._next_read_at:
+                if self._ring is None:
+                    raise InvalidKeyError(self._failure)
                 return self._ring
-            self._read_at = now
-            ring = self._ring = self._read()
+            try:
+                ring = self._ring = self._read()
+                self._pause_seconds = self._every_seconds
+            except InvalidKeyError as error:
+                self._failure = str(error)
+                longer = max(FIRST_PAUSE_SECONDS, 2 * self._pause_seconds)
+                self._pause_seconds = min(longer, self._every_seconds)
+                raise
+            finally:
+                self._next_read_at = time.monotonic() + self._pause_seconds
             return ring
 
     def _read(self) -> KeyRing:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from keyrotation_pipeline.encrypted_type import SecretsManagerKeyRing
+from keyrotation_pipeline.encrypted_type import SecretsManagerKeyRing, environment
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline_tests.aws_secrets import TestSecret, watched
@@ -43,6 +44,28 @@ def test_it_asks_aws_once_however_often_it_is_used_and_reloaded(secret: TestSecr
         for _ in range(3):
             assert keys() is keys.reload()
     assert asked == ["GetSecretValue"]
+
+
+@pytest.mark.parametrize("content", ["no JSON", b"\x00"])
+def test_it_asks_aws_once_however_often_it_is_used_before_the_first_success(
+    secret: TestSecret, content: str | bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good, now = json.dumps({"v1": ONE, "primary": "v1"}), [1_000.0]
+    monkeypatch.setattr(environment, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    keys, asked, asked_at = SecretsManagerKeyRing(secret.client, secret.name), list[str](), list[float]()
+    secret.overwrite(content)
+    with watched(asked.append):
+        for at in range(0, 1_000, 5):
+            now[0] = 1_000.0 + at
+            with pytest.raises(InvalidKeyError, match="secret "):
+                keys()
+            if asked:
+                asked_at.append(at)
+                asked.clear()
+    assert asked_at == [0, 5, 15, 35, 75, 155, 315, 615, 915]
+    secret.overwrite(good)
+    now[0] += 300
+    assert keys().versions == (V1,)
 
 
 def test_a_secret_that_names_a_compromised_primary_leaves_the_former_ring_in_use(secret: TestSecret) -> None:
