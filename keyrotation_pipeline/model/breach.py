@@ -50,7 +50,7 @@ class Exclusion(StrEnum):
 
     GOOD_FAITH_ACCESS = "unintentional access by workforce in good faith, without further use"
     INADVERTENT_DISCLOSURE = "inadvertent disclosure between authorised persons, without further use"
-    NOT_RETAINABLE = "good-faith replayed that the recipient could not have retained the information"
+    NOT_RETAINABLE = "good-faith belief that the recipient could not have retained the information"
 
     @property
     def paragraph(self) -> str:

@@ -95,6 +95,14 @@ def test_each_exclusion_ends_it(exclusion: Exclusion) -> None:
     assert not decision.notices
 
 
+def test_the_reason_of_an_exclusion_is_in_the_words_of_the_rule() -> None:
+    (reason,) = decide_breach(facts(exclusion=Exclusion.NOT_RETAINABLE)).reasons[-1:]
+    assert reason == (
+        "good-faith belief that the recipient could not have retained the information (164.402(1)(iii)); keep the "
+        "proof six years (164.414(b))"
+    )
+
+
 @pytest.mark.parametrize(
     ("assessment", "outcome"),
     [
