@@ -26,6 +26,7 @@ class Assessment:
         answers: all of them, the later ones in place of the earlier.
         signed_by: officers who have signed these answers; none of them counts for others.
         required: how many must.
+        is_settled: enough officers have signed the answers as they are, when the last of them signed.
         since: the event of the last answers, and when it was; None: nobody has answered.
         history: when, and a sentence.
     """
@@ -36,13 +37,9 @@ class Assessment:
     answers: BreachAnswers
     signed_by: tuple[str, ...]
     required: int
+    is_settled: bool
     since: tuple[int, datetime] | None
     history: tuple[tuple[datetime, str], ...]
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether enough officers have signed the answers as they are."""
-        return 0 < self.required <= len(self.signed_by)
 
     @property
     def due(self) -> tuple[BreachNotice, ...]:
@@ -59,7 +56,8 @@ class Assessment:
         lines = lines_of(self.in_force, self.incident)
         if self.answered is None:
             return lines
-        missing = max(self.required - len(self.signed_by), 0)
+        # Also if fewer suffice than did: a change of the roster decides nothing.
+        missing = max(self.required - len(self.signed_by), 1)
         waits = (
             f"Answered, and not in force before {missing} more officer(s) sign it with `keyrotation incident assess "
             f"{self.incident.id} --text`: {self.answered.outcome}"
@@ -100,6 +98,7 @@ class _Assessing:
     answers: BreachAnswers = field(default_factory=BreachAnswers)
     since: tuple[int, datetime] | None = None
     signers: dict[str, str] = field(default_factory=dict)
+    settled: bool = False
     history: list[tuple[datetime, str]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -112,6 +111,7 @@ class _Assessing:
         """Answers take the place of earlier ones; nobody has signed them yet."""
         self.answers, self.since = self.answers.then(answers), (seq, at)
         self.signers.clear()
+        self.settled = False
         after = self._decided()
         self.in_force = _stricter(self.in_force, after) if _lightens(after, self.in_force) else after
         said = "; ".join(f"{name}: {value}" for name, value in answers.lines())
@@ -121,10 +121,11 @@ class _Assessing:
         """A good signature over the answers as they are here, by the roster of its time."""
         if self.roster is None or (name := self.roster.name_of(fact.officer)) is None:
             return
+        is_another = fact.officer not in self.signers
         self.signers[fact.officer] = name
         self.history.append((at, f"breach assessment signed by {name}"))
-        if len(self.signers) >= self.roster.required:
-            self.in_force = self._decided()
+        if is_another and 0 < self.roster.required <= len(self.signers):
+            self.in_force, self.settled = self._decided(), True
 
     def assessment(self) -> Assessment:
         """What holds by all that was read."""
@@ -136,6 +137,7 @@ class _Assessing:
             answers=self.answers,
             signed_by=tuple(self.signers.values()),
             required=self.roster.required if self.roster else 0,
+            is_settled=self.settled,
             since=self.since,
             history=tuple(self.history),
         )

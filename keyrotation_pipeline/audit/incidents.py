@@ -176,6 +176,7 @@ def _assessed(state: AuditState, entry: AuditEntry, fact: BreachAssessed) -> Non
     before, _ = state.answers.get(fact.incident, (BreachAnswers(), 0))
     state.answers[fact.incident] = before.then(fact.answers), entry.seq
     state.agreed.pop(fact.incident, None)
+    state.settled.discard(fact.incident)
 
 
 def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSigned) -> None:
@@ -188,6 +189,9 @@ def _assessment_signed(state: AuditState, entry: AuditEntry, fact: AssessmentSig
     officers, before = state.agreed.get(fact.incident, (frozenset[str](), decision))
     require(before == decision, "is over another decision than the signatures before")
     state.agreed[fact.incident] = officers | {fact.officer}, decision
+    # By the roster of this moment: one that later asks for fewer settles nothing, nor does a second signature of one.
+    if fact.officer not in officers and state.roster is not None and 0 < state.roster.required <= len(officers) + 1:
+        state.settled.add(fact.incident)
 
 
 INCIDENT_RULES: Rules = {

@@ -113,7 +113,12 @@ def sign_assessment(pipeline: Pipeline, name: str, signature: bytes) -> tuple[st
     verified = verified_signature(pipeline, roster, text, signature, since=since, what="the last answer")
     officer = str(roster.name_of(verified.officer))
     if officer in assessment.signed_by:
-        raise ApprovalError(f"{officer} has signed these answers already; another officer must sign them too")
+        otherwise = f", or give an answer again with `keyrotation incident assess {incident.id}` and sign that"
+        is_lowered = not assessment.is_settled and len(assessment.signed_by) >= assessment.required
+        raise ApprovalError(
+            f"{officer} has signed these answers already; another officer must sign them too"
+            f"{otherwise if is_lowered else ''}"
+        )
     signed = AssessmentSigned(incident.id, verified.officer, signature.hex(), text.decode())
     pipeline.ledger.append(signed, incident.request)
     return officer, assessment_of(pipeline, incident)

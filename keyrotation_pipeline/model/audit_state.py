@@ -127,6 +127,7 @@ class AuditState:
         abandoned: anchors that a signed reconciliation gave up.
         reconciled_at: when the last one was carried out.
         agreed: by incident, officers who signed exactly these answers, and the decision as they read it.
+        settled: incidents whose answers as they are enough officers had signed when the last of them did.
     """
 
     verify: Verify
@@ -156,6 +157,7 @@ class AuditState:
     abandoned: set[AuditHead] = field(default_factory=set)
     reconciled_at: datetime | None = None
     agreed: dict[str, tuple[frozenset[str], str]] = field(default_factory=dict)
+    settled: set[str] = field(default_factory=set)
 
     def leads_through(self, anchor: AuditHead) -> bool:
         """Whether a recorded head is in this audit."""
@@ -227,9 +229,7 @@ class AuditState:
 
     def is_settled_as_none(self, incident: str) -> bool:
         """Whether enough officers have signed, over the answers as they are, that nobody is to be notified."""
-        officers, decision = self.agreed.get(incident, (frozenset[str](), ""))
-        required = self.roster.required if self.roster else 0
-        return decision in NO_NOTICE and 0 < required <= len(officers)
+        return incident in self.settled and self.agreed[incident][1] in NO_NOTICE
 
     @property
     def suspected(self) -> dict[KeyVersion, Incident]:

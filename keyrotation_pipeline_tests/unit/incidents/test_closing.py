@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.errors import IncidentError
+from keyrotation_pipeline.errors import ApprovalError, IncidentError
 from keyrotation_pipeline.incidents.alerts import notices
 from keyrotation_pipeline.incidents.assessing import (
     answers_in,
@@ -17,15 +17,17 @@ from keyrotation_pipeline.incidents.assessing import (
 )
 from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.opening import open_incident
-from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.approval import Officer, Roster
+from keyrotation_pipeline.model.breach import AssessmentSigned, Outcome
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.request_events import RosterPinned
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.requests.control import cancel
+from keyrotation_pipeline.requests.policy import change_policy, open_policy
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, raised, signed, walk
-from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation
+from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, sign
 
 NONE = {"ciphertext_reached": "no", "plaintext_reached": "no"}
 BREACH = {"ciphertext_reached": "yes", "affected": {"Ohio": 501}, "count_complete": True}
@@ -120,6 +122,50 @@ def test_what_is_due_of_a_closed_incident_is_reported_until_officers_settle_it(
     assert unsettled_in_words(world.pipeline) == []
     answered(world, closed, affected={"Utah": 900})
     assert "media of Utah" in unsettled_in_words(world.pipeline)[0]
+
+
+CEM = Officer("Cem", "C" * 40)
+
+
+def asking_for(world: FakeWorld, required: int) -> None:
+    """Officers pin a roster of three that asks for so many signatures."""
+    roster = Roster(required, (*ROSTER.officers, CEM), ROSTER.recipients)
+    pinned = world.ledger.pinned_roster()
+    assert pinned is not None
+    world.signatures.configured = roster
+    policy = open_policy(world.pipeline, reason="another threshold", requested_by="dba")
+    for officer in pinned.officers:
+        sign(world, policy, officer.fingerprint)
+    change_policy(world.pipeline, policy)
+
+
+def test_a_threshold_that_is_lowered_afterwards_settles_nothing(world: FakeWorld, closed: Incident) -> None:
+    asking_for(world, 3)
+    answered(world, closed, ADA, BEN, **NONE)
+    asking_for(world, 2)
+    found = assessment_of(world.pipeline, closed)
+    assert (found.is_settled, found.in_force.outcome) == (False, Outcome.UNDECIDED)
+    assert "individuals by 2026-03-" in unsettled_in_words(world.pipeline)[0]
+    assert any("not in force before 1 more officer(s) sign it" in line for line in found.lines())
+    assert not world.ledger.replayed().is_settled_as_none(closed.id)
+    text = text_to_sign(world.pipeline, found)
+    signed_again = AssessmentSigned(closed.id, ADA, FakeSignatures.sign(ADA, text).hex(), text.decode())
+    world.ledger.append(signed_again)
+    assert not assessment_of(world.pipeline, closed).is_settled, "the same signature once more"
+    assert not world.ledger.replayed().is_settled_as_none(closed.id)
+    with pytest.raises(ApprovalError, match="another officer must sign them too, or give an answer again"):
+        sign_assessment(world.pipeline, closed.id, FakeSignatures.sign(ADA, text))
+    sign_assessment(world.pipeline, closed.id, FakeSignatures.sign(CEM.fingerprint, text))
+    found = assessment_of(world.pipeline, closed)
+    assert (found.is_settled_as_none, unsettled_in_words(world.pipeline)) == (True, [])
+    assert world.ledger.replayed().is_settled_as_none(closed.id)
+
+
+def test_a_threshold_that_is_raised_afterwards_unsettles_nothing(world: FakeWorld, closed: Incident) -> None:
+    answered(world, closed, ADA, BEN, **NONE)
+    asking_for(world, 3)
+    assert (assessment_of(world.pipeline, closed).is_settled_as_none, unsettled_in_words(world.pipeline)) == (True, [])
+    assert world.ledger.replayed().is_settled_as_none(closed.id)
 
 
 def test_officers_whom_nobody_pinned_settle_nothing(world: FakeWorld, closed: Incident) -> None:
