@@ -116,9 +116,10 @@ def _undone(pipeline: Pipeline, rotation: Walk) -> Walk:
 
 def _what_went_wrong(pipeline: Pipeline, undone: Walk) -> str:
     failures = [blocked.sentence for blocked in recorded(pipeline.ledger, Blocked, undone.id)]
-    reached = [record for record in undone.steps if record.table is None]
-    last = f"its last finished step was {reached[-1].step}" if reached else "none of its steps was finished"
-    begun = f"Rotation {undone.id} ({undone.source} to {undone.target}) was abandoned; {last}."
+    reached = [step for step in WALK if undone.done(step) is not None]
+    last = f"its last finished step was {reached[-1]}" if reached else "none of its steps was finished"
+    ended = "was finished" if WALK[-1] in reached else f"was abandoned; {last}"
+    begun = f"Rotation {undone.id} ({undone.source} to {undone.target}) {ended}."
     if not failures and undone.blocked_by is None:
         return f"{begun} Nothing had blocked it."
     return f"{begun} What blocked it last: {undone.blocked_by or failures[-1]}."

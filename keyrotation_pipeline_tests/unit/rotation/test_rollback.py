@@ -319,6 +319,18 @@ def test_the_post_mortem_states_the_facts_in_the_form_of_the_source_procedure(wo
         assert line in text
 
 
+@pytest.mark.parametrize("through", WALK)
+def test_the_post_mortem_says_how_far_the_rotation_had_come(world: FakeWorld, through: Step) -> None:
+    rotation = rotated(world, through)
+    steps = tuple(sorted(rotation.steps, key=lambda record: (record.step, record.table or "")))  # as the audit has them
+    world.ledger.state.requests[rotation.id] = replace(rotation, steps=steps)
+    undoing = signed(world, rotation)
+    run(world, undoing)
+    text = world.ledger.facts_of(EventKind.ROLLBACK_POST_MORTEM)["text"]
+    reached = "finished" if through is WALK[-1] else f"abandoned; its last finished step was {through}"
+    assert f"Rotation {rotation.id} (v1 to v2) was {reached}. Nothing had blocked it." in text
+
+
 def test_paused_nothing_is_due_and_resumed_it_continues(world: FakeWorld) -> None:
     rotation = rotated(world, Step.PRIMARY_KEY_ROLLOUT)
     for _ in range(2):
