@@ -32,6 +32,7 @@ from keyrotation_pipeline.model.requests import Announcement, Request, announced
 from keyrotation_pipeline.model.visible_text import is_hidden
 from keyrotation_pipeline.ports.incidents import AlertChannel
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.report import clock_of
 
 LOCK = "alerts"
@@ -281,11 +282,13 @@ class _Writer:
         if carrier is None or carrier.is_over or clock[0].reached_at is not None:
             return
         text = self._pipeline.ledger.approval_text(carrier.id).decode()
+        roster = pinned_roster(self._pipeline)
         yield self._notice(
             f"incident/{incident.id}/sign/{carrier.id}",
             Severity.CRITICAL,
             f"Incident {incident.id}: sign the emergency request",
-            f"Two officers sign exactly this text; until then no key changes:\n\n{text}\n"
+            f"{roster.required} of {len(roster.officers)} officers sign exactly this text; until then no key changes:"
+            f"\n\n{text}\n"
             f"`keyrotation approve {carrier.id}` shows it again, and the line that each of them types",
             SIGNERS,
         )

@@ -9,10 +9,11 @@ import pytest
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.incidents.alerts import Channels, deliver, notices
 from keyrotation_pipeline.incidents.handling import acknowledge
+from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Alert, Contact, ContactRole
 from keyrotation_pipeline.monitoring.status import overview
-from keyrotation_pipeline_tests.fakes import FakeWorld
+from keyrotation_pipeline_tests.fakes import ROSTER, FakeWorld
 from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
@@ -66,6 +67,18 @@ def test_the_officers_get_the_exact_text_to_sign(world: FakeWorld) -> None:
     assert f"`keyrotation approve {prepared.id}` shows it again" in to_sign.text
     (called,) = people.mail[ContactRole.ON_CALL].took
     assert "on-call: Zoe, +1 555 0100" in called.text
+
+
+def test_the_officers_are_told_how_many_of_them_must_sign(world: FakeWorld) -> None:
+    roster = Roster(3, (*ROSTER.officers, Officer("Cem", "C" * 40)), ROSTER.recipients)
+    world.signatures.configured = roster
+    world.keys.roster = roster.digest
+    world.ledger.begin_with(roster, *world.ledger.keys())
+    opened(world)
+    people = People(world)
+    people.reported()
+    (to_sign,) = people.mail[ContactRole.OFFICER].took
+    assert "3 of 3 officers sign exactly this text; until then no key changes" in to_sign.text
 
 
 def test_escalation_continues_until_somebody_acknowledges(world: FakeWorld) -> None:
