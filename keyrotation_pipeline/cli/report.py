@@ -18,7 +18,6 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, actor, offered_requests
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.access import reads_by
-from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.compliance import NOT_INCLUDED, ComplianceReport, Period, Stated
 from keyrotation_pipeline.reporting.document import render_json
@@ -27,7 +26,7 @@ from keyrotation_pipeline.reporting.oscal import render_oscal
 from keyrotation_pipeline.reporting.pack import is_free, pack, write_directory
 from keyrotation_pipeline.reporting.pack_files import MANIFEST, PAGE, REPORT
 from keyrotation_pipeline.reporting.rendering import render_html
-from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify
+from keyrotation_pipeline.reporting.retirement_certificate import certificates, certify, last_rotation
 from keyrotation_pipeline.reporting.sections import AccessSummary
 from keyrotation_pipeline.reporting.verify_pack import Judged
 from keyrotation_pipeline.reporting.written import record
@@ -218,11 +217,7 @@ def _certificate(rotation: str | None, config: Path | None) -> bytes:
         ledger = site.pipeline.ledger
         if rotation is not None:
             return certify(site, ledger.request(rotation).id).envelope
-        finished = [each for each in ledger.requests() if each.status is RequestStatus.FINISHED]
-        rotations = [each.id for each in finished if each.action is RequestAction.ROTATE]
-        if not rotations:
-            raise KeyRotationError("no rotation has finished yet; see `keyrotation status`")
-        return certify(site, rotations[-1]).envelope
+        return certify(site, last_rotation(ledger.requests()).id).envelope
 
 
 def _write(content: bytes, target: Path | None, what: str) -> None:

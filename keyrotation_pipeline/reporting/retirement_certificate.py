@@ -4,7 +4,7 @@ Everything in it is what an event of the verified audit says, named by its hash,
 up where they are kept. It is signed by the pipeline's own key: it says that this pipeline states it, and no more.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditEvent, envelope, instant, payload_of, to_sign
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.reporting.gathering import verified_events
 from keyrotation_pipeline.reporting.retirement_statement import SIGNED_BY, dead_keys, statement_of
 
@@ -26,6 +27,19 @@ class RetirementCertificate:
     rotation: str
     statement: Mapping[str, Any]
     envelope: bytes
+
+
+def last_rotation(requests: Iterable[Request]) -> Request:
+    """The rotation that finished last.
+
+    Raises:
+        RequestError: none has finished.
+    """
+    rotations = [each for each in requests if each.action is RequestAction.ROTATE]
+    finished = [each for each in rotations if each.status is RequestStatus.FINISHED]
+    if not finished:
+        raise RequestError("no rotation has finished yet; see `keyrotation status`")
+    return max(finished, key=lambda each: each.finished_at or each.requested_at)
 
 
 def certify(site: BackupContext, rotation: str) -> RetirementCertificate:

@@ -21,7 +21,8 @@ from keyrotation_pipeline.model.data_events import (
 )
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, KeyRetired, KeyStateChanged
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.reporting.retirement_certificate import require_dead
+from keyrotation_pipeline.model.requests import RequestAction, RequestStatus
+from keyrotation_pipeline.reporting.retirement_certificate import last_rotation, require_dead
 from keyrotation_pipeline_tests.fakes import START, V1, FakeWorld, rotation_of
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
@@ -83,6 +84,7 @@ def searched(*versions: KeyVersion, at: datetime = START) -> UndeclaredColumnsSe
     return UndeclaredColumnsSearched(at, found, ())
 
 
+DAY = timedelta(days=1)
 EARLIER = START - timedelta(seconds=1)
 
 
@@ -128,6 +130,20 @@ def test_what_was_not_read_again_is_read_by_a_later_inventory_only() -> None:
     ):
         world.ledger.append(fact)
         assert (retired_in(world, rotation).unread is not None) is unread, number
+
+
+def test_the_last_rotation_is_the_one_that_finished_last() -> None:
+    opened = rotation_of(before_any_rotation())
+    first, second, rollback = (
+        replace(opened, id=name * 32, status=RequestStatus.FINISHED, action=action, finished_at=START + number * DAY)
+        for number, (name, action) in enumerate(
+            (("a", RequestAction.ROTATE), ("b", RequestAction.ROTATE), ("c", RequestAction.ROLLBACK)), 1
+        )
+    )
+    for requests in ((opened, rollback, second, first), (first, second, rollback, opened)):
+        assert last_rotation(requests).id == second.id
+    with pytest.raises(RequestError, match="no rotation has finished yet"):
+        last_rotation((opened, rollback))
 
 
 def test_a_rotation_that_retired_nothing_has_no_retirement() -> None:
