@@ -37,7 +37,7 @@ Report = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """Marks what the sync reports, and the cursor of its sensor."""
+    """Marks what the sync reports, and the cursors of sensors."""
 
     signer: ManifestSigner
 
@@ -64,14 +64,18 @@ class Seal:
             return False
         return apart <= STORED_WITHIN and self._is_by_us(_to_sign(report, moment), signature)
 
-    def on_cursor(self, text: str) -> str:
-        """The cursor with a seal, since anybody who reaches the UI can set another."""
-        return f"{text} {base64.b64encode(self.signer.sign(CURSOR_LABEL + text.encode())).decode()}"
+    def on_cursor(self, text: str, sensor: str = "") -> str:
+        """The cursor with a seal, since anybody who reaches the UI can set another.
 
-    def cursor_in(self, sealed: str | None) -> str | None:
+        Args:
+            sensor: whose it is, so that no other's stands for it; empty: that of the sync.
+        """
+        return f"{text} {base64.b64encode(self.signer.sign(_cursor_to_sign(text, sensor))).decode()}"
+
+    def cursor_in(self, sealed: str | None, sensor: str = "") -> str | None:
         """The cursor; None where it has no seal of ours."""
         text, _, signature = (sealed or "").rpartition(" ")
-        return text if self._is_by_us(CURSOR_LABEL + text.encode(), signature) else None
+        return text if self._is_by_us(_cursor_to_sign(text, sensor), signature) else None
 
     def _is_by_us(self, signed: bytes, signature: str) -> bool:
         try:
@@ -221,6 +225,10 @@ def report_at(
 
 def _bare(report: Report) -> Mapping[str, dg.MetadataValue]:
     return {name: each for name, each in report.metadata.items() if name != SEAL}
+
+
+def _cursor_to_sign(text: str, sensor: str) -> bytes:
+    return CURSOR_LABEL + (f"{sensor}\n{text}" if sensor else text).encode()
 
 
 def _to_sign(report: Report, moment: str) -> bytes:

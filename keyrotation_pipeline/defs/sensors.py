@@ -136,13 +136,18 @@ def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorD
 
 def _take_flags(context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:
     """Takes in the flags; at the next tick, if the report of an incident has changed, its pages are written again."""
-    before = int(context.cursor or 0)
     with keyrotation.open("dagster incident_flag") as opened:
         taken = poll_flags(opened, keyrotation.flag_sources(), "dagster incident_flag")
+        if taken.taken:
+            return dg.SkipReason(str(taken))
+        seal = Seal(keyrotation.signer())
+        # Anybody who reaches the UI can set a cursor: one without our seal counts as none.
+        before = int(seal.cursor_in(context.cursor, INCIDENT_FLAG.name) or 0)
         changed = [each.seq for each in entries(opened.ledger, EventKind.REPORT_KEPT, after_seq=before)]
-    if taken.taken or not changed:
+    if not changed:
         return dg.SkipReason(str(taken))
-    return dg.SensorResult([dg.RunRequest(run_key=f"incidents/{changed[-1]}")], cursor=str(changed[-1]))
+    cursor = seal.on_cursor(str(changed[-1]), INCIDENT_FLAG.name)
+    return dg.SensorResult([dg.RunRequest(run_key=f"incidents/{changed[-1]}")], cursor=cursor)
 
 
 def _stamp(_context: dg.SensorEvaluationContext, keyrotation: PipelineResource) -> Outcome:

@@ -1,10 +1,12 @@
 """What Dagster does by itself about incidents: flags are taken in, and people are alerted."""
 
 import dagster as dg
+import pytest
 
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.defs.assets import build_asset
 from keyrotation_pipeline.defs.incidents import INCIDENT_ASSETS
+from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.incidents.handling import amend
@@ -44,6 +46,18 @@ def test_the_pages_of_incidents_are_written_again_after_each_change_and_only_the
     assert shown is not None
     assert shown.asset_materialization is not None
     assert "one host" in str(shown.asset_materialization.metadata[incident.id].value)
+
+
+@pytest.mark.parametrize("cursor", ["x", "1000000000", "1000000000 c2lnbmVk", "another sensor's"])
+def test_a_cursor_that_somebody_has_set_stops_neither_flags_nor_pages(dagster: Dagster, cursor: str) -> None:
+    if cursor == "another sensor's":
+        cursor = Seal(dagster.resource.signer()).on_cursor("1000000000 5")
+    dagster.cursors["incident_flag"] = cursor
+    dagster.world.ledger.flags = [FLAG]
+    assert said(dagster, "incident_flag").startswith("opened INC-")
+    assert [renewed(dagster) for _ in range(2)] == [True, False]
+    dagster.cursors["incident_flag"] = cursor
+    assert renewed(dagster)
 
 
 def test_the_sensor_takes_a_flag_once_and_prepares_the_request(dagster: Dagster) -> None:
