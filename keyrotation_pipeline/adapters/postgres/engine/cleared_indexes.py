@@ -52,7 +52,8 @@ def clear_indexes(
 ) -> int:
     """Sets every search index that is not under `target` to NULL; returns the number of rows.
 
-    It may stop at any line and run again: it finds what is left. It rests, pauses and vacuums as the re-encryption.
+    It may stop at any line and run again: it finds what is left. It rests, pauses and vacuums as the re-encryption, but
+    takes one page at a time, or eight where only speed counts, however long a statement takes.
 
     Args:
         request: id of the rotation; pausing it pauses this.

@@ -1,7 +1,8 @@
 """Decrypts a sample of every declared column, to check whether the given keys are the ones that wrote the values.
 
-8 MiB of each table are read, spread over it; all of a smaller one. In these, values of each column under each version
-are chosen at random. A version that is known to exist and was not met is searched for to the table's end.
+8 MiB of each table are read, spread over it and its partitions (of each a page at least); all of a smaller one. In
+these, values of each column under each version are chosen at random. A version that is known to exist and was not met
+is searched for to the table's end.
 """
 
 from collections import Counter, defaultdict
@@ -86,7 +87,7 @@ def decrypt_sample(
     key_markers.create_for(connection, table.format)
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
-            pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES // len(relations))
+            pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES, len(relations))
         _try(connection, table, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
     # A server is asked for one value after another, and its versions are named by number.
@@ -122,13 +123,14 @@ def any_values(connection: Connection, table: EncryptedTable, values: int) -> Ma
         PreflightError, BlockedError: as a count does.
     """
     found = {name: list[bytes]() for name in table.columns}
-    for relation in countable(connection, table):
+    relations = countable(connection, table)
+    for relation in relations:
         for column in relation.columns:
             some = found[column.place.name]
             with heap_scan(connection, relation.label, relation.oid):
                 query = sql.SQL(_ANY).format(
                     relation=relation.identifier,
-                    pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES),
+                    pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES, len(relations)),
                     each=_each_value(column),
                     values=sql.Literal(values - len(some)),
                 )
@@ -176,15 +178,15 @@ def _indexes_probed(connection: Connection, table: EncryptedTable, code: Format,
 def _indexed_values(
     connection: Connection, table: EncryptedTable, index: SearchIndex
 ) -> Iterator[tuple[object, str | None, str | None]]:
-    left = _INDEXED
-    for relation in countable(connection, table):
+    left, relations = _INDEXED, countable(connection, table)
+    for relation in relations:
         column = next(each for each in relation.columns if each.place.name == index.of)
         query = sql.SQL(_ANY_INDEXED).format(
             value=places.value(column),
             odd=sql.Identifier(index.odd),
             even=sql.Identifier(index.even),
             relation=relation.identifier,
-            pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES),
+            pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES, len(relations)),
             values=sql.Literal(left),
         )
         with heap_scan(connection, relation.label, relation.oid):

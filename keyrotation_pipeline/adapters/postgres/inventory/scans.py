@@ -22,15 +22,16 @@ FROM_THE_HEAP = (
     "SET LOCAL min_parallel_table_scan_size = '256kB'"
 )
 
-# With TOAST, where large values are; but at least 64 pages. A foreign table has neither size nor sample.
+# With TOAST, where large values are; but at least so many pages. A foreign table has neither size nor sample.
 SAMPLE_BYTES = 64 * 2**20
+_LEAST_PAGES = 64
 _SHARE = """
 SELECT 100 * share
 FROM (SELECT oid, pg_relation_size(oid) AS bytes,
              coalesce(pg_relation_size(nullif(reltoastrelid, 0)), 0) AS toast_bytes,
              pg_relation_size(oid) / current_setting('block_size')::int AS pages
       FROM pg_class WHERE oid = %(oid)s::oid AND relkind IN ('r', 'm')) AS measured,
-     LATERAL greatest(%(most)s::float8 / nullif(bytes + toast_bytes, 0), 64.0 / nullif(pages, 0)) AS share
+     LATERAL greatest(%(most)s::float8 / nullif(bytes + toast_bytes, 0), %(pages)s::float8 / nullif(pages, 0)) AS share
 WHERE share < 1
 """
 
@@ -98,13 +99,14 @@ def between_pages(first: int, end: int) -> sql.Composable:
     )
 
 
-def of_a_sample(connection: Connection, oid: int, most_bytes: int | None = None) -> sql.Composable:
+def of_a_sample(connection: Connection, oid: int, most_bytes: int = SAMPLE_BYTES, among: int = 1) -> sql.Composable:
     """Returns a clause that samples so much from all over a larger relation, the same pages each time; else none.
 
     Args:
-        most_bytes: None: `SAMPLE_BYTES`.
+        among: how many relations share this; of each a page is read.
     """
-    row = connection.execute(_SHARE, {"oid": oid, "most": most_bytes or SAMPLE_BYTES}).fetchone()
+    sizes = {"oid": oid, "most": most_bytes / among, "pages": max(1.0, _LEAST_PAGES / among)}
+    row = connection.execute(_SHARE, sizes).fetchone()
     share = None if row is None else row[0]
     return sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(share) if share else sql.SQL("")
 

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import (
     Relation,
     root,
 )
+from keyrotation_pipeline.adapters.postgres.inventory.samples import SAMPLE_BYTES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
@@ -57,8 +58,6 @@ ORDER BY attnum
 # A version and 32 bytes, which no encrypted value looks like. Short indexes look like any text.
 _ODD, _EVEN = "^v[0-9]*[13579]x?:", "^v[0-9]*[02468]x?:"
 _INDEX = f"^{PREFIX_PATTERN}[A-Za-z0-9+/]{{43}}=$"
-_SAMPLE_BYTES = 8 * 2**20
-
 
 # Of blind_index for Ruby, by its naming alone: nothing in such an index says what it is.
 _OF_BLIND_INDEX = """
@@ -109,7 +108,7 @@ def _holding_indexes(subject: Subject, relation: Relation, names: list[str]) -> 
         query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
             sql.SQL(", ").join(figures),
             relation.identifier,
-            of_a_sample(subject.connection, relation.oid, _SAMPLE_BYTES),
+            of_a_sample(subject.connection, relation.oid, SAMPLE_BYTES, len(subject.heaps)),
         )
         found = cast("tuple[bool, ...]", subject.connection.execute(query).fetchone())
     return [name for name, holds in zip(names, found, strict=True) if holds]

@@ -211,7 +211,10 @@ def standbys_are_known(connection: Connection) -> Iterator[Problem]:
 
 
 def sessions_are_visible(connection: Connection) -> Iterator[Problem]:
-    """Warns of hidden sessions and standbys: retirement must rule out old snapshots and replication lag."""
+    """Refuses hidden sessions and standbys, and warns where there may be some.
+
+    The retirement must rule out old snapshots and replication lag.
+    """
     sessions, roles, standbys = connection.execute(_HIDDEN).fetchone() or (0, "", 0)
     if sessions or standbys:
         whose = f"{sessions} session(s) of {roles}" if sessions else f"what {standbys} standby(s) have replayed"
