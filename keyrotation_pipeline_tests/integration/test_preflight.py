@@ -9,8 +9,10 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from keyrotation_pipeline.adapters.postgres import preflight as preflights
 from keyrotation_pipeline.adapters.postgres.preflight import preflight, server, writes
 from keyrotation_pipeline.adapters.postgres.preflight.server import revealing_settings
+from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import PreflightError
@@ -18,6 +20,7 @@ from keyrotation_pipeline.fieldcrypto.cipher import encrypt
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
 from keyrotation_pipeline_tests.servers import Server
 
@@ -769,3 +772,18 @@ def test_a_table_that_citus_distributes_is_refused(connection: Connection, distr
     connection.execute("INSERT INTO pg_catalog.pg_dist_partition VALUES (%s::regclass)", (f"public.{distributed}",))
     found = [each for each in fatal(connection) if "distributed by Citus" in each]
     assert len(found) == reported
+
+
+def test_a_table_that_is_locked_in_the_middle_of_the_checks_is_a_sentence(
+    connection: Connection, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(connection, "CREATE TABLE notes (c text); SET lock_timeout = '50ms'")
+    with connect(database_url) as other:
+
+        def lock_it(_: Subject) -> Iterator[Problem]:
+            other.execute("BEGIN; LOCK TABLE public.notes IN ACCESS EXCLUSIVE MODE")
+            yield from ()
+
+        monkeypatch.setattr(preflights, "TABLE_CHECKS", (lock_it, writes.disk_has_room))
+        found = fatal(connection)
+    assert "table notes is locked by another session; wait until that has ended, then run this again" in found

@@ -10,7 +10,7 @@ from dataclasses import replace
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import unsearchable
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation
-from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree
+from keyrotation_pipeline.adapters.postgres.inventory.scans import readable_tree, unless_locked
 from keyrotation_pipeline.adapters.postgres.preflight import indexes, logins, server, values, writes
 from keyrotation_pipeline.adapters.postgres.preflight import table as table_checks
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal
@@ -239,7 +239,8 @@ def require_unchanged(connection: Connection, request: str, table: EncryptedTabl
 
 def _outcome(check: Callable[[Subject], Iterable[Problem]], subject: Subject) -> list[Problem]:
     try:
-        found = list(check(subject))
+        with unless_locked(f"table {subject.table.name}"):
+            found = list(check(subject))
     except (PreflightError, BlockedError) as error:
         # A check that could not run counts as a problem.
         found = [fatal(str(error))]
