@@ -11,9 +11,15 @@ from alembic.script import ScriptDirectory
 from psycopg.conninfo import conninfo_to_dict
 
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import _config, migrate
-from keyrotation_pipeline.adapters.postgres.ledger.schema import OWN_TABLES, REVISIONS, require_migrated
+from keyrotation_pipeline.adapters.postgres.ledger.schema import (
+    OWN_TABLES,
+    REVISIONS,
+    other_schema_of,
+    require_migrated,
+)
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.errors import DatabaseUnavailableError, PreflightError
+from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline_tests.servers import Server
 
 OBJECTS = "SELECT relname FROM pg_class WHERE relnamespace = 'keyrotation'::regnamespace ORDER BY relname"
@@ -134,3 +140,8 @@ def test_the_package_brings_its_migrations_along() -> None:
     migrations = resources.files("keyrotation_pipeline.adapters.postgres.ledger") / "migrations"
     assert (migrations / "env.py").is_file()
     assert (migrations / "versions" / "0_1_0_ledger.py").is_file()
+
+
+def test_a_table_of_the_application_that_is_named_like_our_audit_is_no_other_home(connection: Connection) -> None:
+    connection.execute("CREATE TABLE public.audit_events (what text)")
+    assert other_schema_of(connection, AuditHead(1, "a" * 64)) is None

@@ -1,15 +1,22 @@
 """What the pre-flight refuses, warns of and lets through, on real servers."""
 
+import re
 import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.own_schema import with_schema
 from keyrotation_pipeline.adapters.postgres import preflight as preflights
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
+from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
+from keyrotation_pipeline.adapters.postgres.ledger.postgres_ledger import PostgresLedger
 from keyrotation_pipeline.adapters.postgres.preflight import preflight, server, writes
 from keyrotation_pipeline.adapters.postgres.preflight.server import revealing_settings
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject
@@ -22,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.surroundings import Problem
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
+from keyrotation_pipeline_tests.fakes.chain import good_at_start
 from keyrotation_pipeline_tests.servers import Server
 
 V2, V10 = KeyVersion(2), KeyVersion(10)
@@ -787,3 +795,26 @@ def test_a_table_that_is_locked_in_the_middle_of_the_checks_is_a_sentence(
         monkeypatch.setattr(preflights, "TABLE_CHECKS", (lock_it, writes.disk_has_room))
         found = fatal(connection)
     assert "table notes is locked by another session; wait until that has ended, then run this again" in found
+
+
+def test_columns_that_another_home_has_counted_are_warned_of(migrated: Connection, database_url: str) -> None:
+    """Whatever else has tables of such names; each home sees the other, by what both have counted in the end."""
+    name = "Cl 'inic"
+    declared = EncryptedTable(TableName(name, "notes"), ("c", "d"))
+    other = replace(declared, columns=("d", "e"))
+    migrated.execute(f'CREATE SCHEMA "{name}"; CREATE TABLE "{name}".notes (c text, d text, e text)'.encode())
+    run(migrated, "CREATE TABLE audit_events (what text); CREATE TABLE table_counts (what text)")
+    url = with_schema(database_url, "shop_keys")
+    migrate(url)
+    assert [each for each in warnings(migrated, declared) if "home" in each] == []
+    with connect(url) as second:
+        ledger = PostgresLedger(second, SystemClock(), "tester", "clinic@db", good_at_start)
+        ledger.save_counts(PostgresInventory(second).count([other]))
+        assert [each for each in warnings(second, other) if "home" in each] == []
+    (sentence,) = (each for each in warnings(migrated, declared) if "home" in each)
+    assert re.match(
+        r"the home in schema shop_keys has counted its values in d of table Cl 'inic\.notes, too, on 20..-..-..,",
+        sentence,
+    )
+    migrated.execute(sentence.partition("if that is done there, ")[2].encode())
+    assert [each for each in warnings(migrated, declared) if "home" in each] == []

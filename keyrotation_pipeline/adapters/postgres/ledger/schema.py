@@ -1,6 +1,8 @@
 """Checks that a database has the schema of the home; without Alembic, since every command does this."""
 
 import re
+from collections.abc import Iterator
+from typing import cast
 
 from psycopg import sql
 
@@ -53,22 +55,41 @@ def revision_of(connection: Connection) -> str | None:
     return revision
 
 
-# Of our own role alone: planning a query on a table runs code of whoever owns it.
-_CHAINS = own("""
-SELECT n.nspname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relname = 'audit_events' AND c.relkind = 'r' AND n.nspname <> 'keyrotation'
-  AND c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user)
+# Schemas with tables of our records. Of our own role alone: planning a query on a table runs code of whoever owns it.
+_OTHERS = own("""
+SELECT n.nspname::text FROM pg_namespace n
+WHERE n.nspname <> 'keyrotation' AND ARRAY['audit_events', 'audit_head', 'table_counts'] <@ ARRAY(
+    SELECT c.relname::text FROM pg_class c WHERE c.relnamespace = n.oid AND c.relkind = 'r'
+    AND c.relowner = (SELECT oid FROM pg_roles WHERE rolname = current_user))
+ORDER BY n.nspname
 """)
+_COUNTED = """
+SELECT to_char(counted_at, 'YYYY-MM-DD'),
+       ARRAY(SELECT place #>> '{{}}' FROM jsonb_path_query(counts, '$.columns[*]') AS place)
+FROM {} WHERE table_name = %s
+"""
 
 
 def other_schema_of(connection: Connection, head: AuditHead) -> str | None:
     """Returns the schema of another home here whose audit holds this event; None: there is none."""
     holds = sql.SQL("SELECT FROM {} WHERE (seq, hash) = (%s, %s)")
-    for (schema,) in connection.execute(_CHAINS).fetchall():
-        events = sql.Identifier(str(schema), "audit_events")
+    for schema in _other_schemas(connection):
+        events = sql.Identifier(schema, "audit_events")
         if connection.execute(holds.format(events), (head.seq, head.hash)).fetchone() is not None:
-            return str(schema)
+            return schema
     return None
+
+
+def counted_by_others(connection: Connection, table: str) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yields the schema of each other home of our role that has counted values of a table, on which day, and where."""
+    for schema in _other_schemas(connection):
+        counts = sql.SQL(_COUNTED).format(sql.Identifier(schema, "table_counts"))
+        for day, places in connection.execute(counts, (table,)).fetchall():
+            yield schema, str(day), tuple(cast("list[str]", places))
+
+
+def _other_schemas(connection: Connection) -> list[str]:
+    return [str(schema) for (schema,) in connection.execute(_OTHERS).fetchall()]
 
 
 def require_known(database: str, schema: str, revision: str) -> None:

@@ -109,6 +109,7 @@ TABLE_CHECKS: tuple[Callable[[Subject], Iterable[Problem]], ...] = (
     table_checks.rows_are_in_heaps,
     table_checks.rows_are_on_this_server,
     table_checks.types_hold_text,
+    table_checks.columns_are_of_one_home,
     table_checks.none_is_generated,
     table_checks.none_is_in_a_partition_key,
     table_checks.none_is_in_a_foreign_key,

@@ -3,12 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from psycopg import sql
+
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import (
     dead_rows_bytes,
     in_hot_order,
     remembers_six_bytes_a_row,
 )
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, unsuitable
+from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
+from keyrotation_pipeline.adapters.postgres.ledger.schema import counted_by_others
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.surroundings import Problem
@@ -138,6 +142,23 @@ def none_is_generated(subject: Subject) -> Iterator[Problem]:
                     f"column {relation.label}.{column.name} is generated, so it cannot be written; declare the column "
                     "that it is generated from instead"
                 )
+
+
+def columns_are_of_one_home(subject: Subject) -> Iterator[Problem]:
+    """Warns of columns whose values another home of our role has counted: each would give them keys of its own."""
+    name = str(subject.table.name)
+    with heap_scan(subject.connection, "the count of another home"):
+        others = list(counted_by_others(subject.connection, name))
+    for schema, day, places in others:
+        if both := [place for place in subject.table.columns if place in places]:
+            forget = sql.SQL("DELETE FROM {} WHERE table_name = {}").format(
+                sql.SQL(subject.quoted(schema, "table_counts")), sql.Literal(name)
+            )
+            yield warning(
+                f"the home in schema {schema} has counted its values in {', '.join(both)} of table {name}, too, on "
+                f"{day}, and of two homes each would re-encrypt them under keys that the other lacks; remove them from "
+                f"[[tables]] of one, and if that is done there, {forget.as_string(subject.connection)}"
+            )
 
 
 def none_is_in_a_partition_key(subject: Subject) -> Iterator[Problem]:
