@@ -11,11 +11,10 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
-from botocore.parsers import ResponseParserError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import IncidentError
@@ -52,10 +51,9 @@ class CloudWatchAlarms:
         """See `FlagSource.raised`; an alarm that clears and fires again is another flag."""
         try:
             found = [alarm for names in self._pages() for alarm in self._alarms(names)]
-        except (ClientError, BotoCoreError, ResponseParserError) as error:
-            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+        except aws.FAILURES as error:
             raise IncidentError(
-                f"CloudWatch does not report its alarms ({code}); check [incidents] and the right "
+                f"CloudWatch does not report its alarms ({aws.code_of(error)}); check [incidents] and the right "
                 "cloudwatch:DescribeAlarms"
             ) from None
         return tuple(self._flag(alarm) for alarm in sorted(found, key=lambda each: str(each["AlarmName"])))
@@ -108,7 +106,12 @@ class CloudTrailFiles:
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._client = aws.client("s3", region_name=region_name, endpoint_url=endpoint_url, config=_LOGS_CONFIG)
+        self._region_name = region_name
+        self._endpoint_url = endpoint_url
+
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401
+        return aws.client("s3", region_name=self._region_name, endpoint_url=self._endpoint_url, config=_LOGS_CONFIG)
 
     def records(self, since: datetime, until: datetime) -> Iterator[Mapping[str, Any]]:
         """See `CloudTrail.records`; covers every account and region of the bucket."""
@@ -118,11 +121,10 @@ class CloudTrailFiles:
                 for day in _days(since, until + DELIVERED_WITHIN):
                     for key in self._keys(f"{region}{day:%Y/%m/%d}/"):
                         yield from self._read(key)
-        except (ClientError, BotoCoreError) as error:
-            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+        except aws.FAILURES as error:
             raise IncidentError(
-                f"the CloudTrail logs in the bucket {self._bucket} cannot be read ({code}); check [incidents] "
-                "cloudtrail_bucket and the rights s3:ListBucket and s3:GetObject"
+                f"the CloudTrail logs in the bucket {self._bucket} cannot be read ({aws.code_of(error)}); check "
+                "[incidents] cloudtrail_bucket and the rights s3:ListBucket and s3:GetObject"
             ) from None
 
     def _trails(self, folder: str, depth: int = 0) -> Iterator[str]:

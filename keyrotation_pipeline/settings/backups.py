@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.settings.values import Positive, Section, SettingPath, Text
+from keyrotation_pipeline.settings.values import Endpoint, Positive, Section, SettingPath, Text
 
 
 class S3Settings(Section):
@@ -25,7 +25,7 @@ class S3Settings(Section):
     bucket: Text
     prefix: str = "encryption-keys/"
     region_name: Text | None = None
-    endpoint_url: Text | None = None
+    endpoint_url: Endpoint | None = None
     storage_class: Text = "STANDARD_IA"
     object_lock_days: Positive = 35
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError
-from keyrotation_pipeline.settings.values import Section, SettingPath, Text
+from keyrotation_pipeline.settings.values import Endpoint, Section, SettingPath, Text
 
 _KUBERNETES_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -34,7 +34,7 @@ class AwsStoreSettings(Section):
     secret_id: Text
     archive_prefix: Text | None = None
     region_name: Text | None = None
-    endpoint_url: Text | None = None
+    endpoint_url: Endpoint | None = None
 
 
 def kubernetes_name(text: str) -> str:
@@ -57,7 +57,7 @@ class AwsArchiveSettings(Section):
 
     prefix: Text
     region_name: Text | None = None
-    endpoint_url: Text | None = None
+    endpoint_url: Endpoint | None = None
 
 
 class KubernetesStoreSettings(Section):

@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.progress import DEFAULT_DUTY_CYCLE, LEAST_DUTY_C
 from keyrotation_pipeline.settings.key_stores import KubernetesName
 from keyrotation_pipeline.settings.values import (
     Count,
+    Endpoint,
     Positive,
     Secret,
     Section,
@@ -298,7 +299,7 @@ class AlertsSettings(Section):
     """
 
     sns_topic_arn: Annotated[str, AfterValidator(_topic)] | None = None
-    endpoint_url: Text | None = None
+    endpoint_url: Endpoint | None = None
     webhook_url: AlertSecret | None = None
     smtp: SmtpSettings | None = None
 
@@ -351,4 +352,4 @@ class IncidentsSettings(Section):
     cloudtrail_bucket: Text | None = None
     cloudtrail_prefix: str = ""
     region_name: Text | None = None
-    endpoint_url: Text | None = None
+    endpoint_url: Endpoint | None = None

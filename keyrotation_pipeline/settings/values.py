@@ -61,6 +61,18 @@ def repeated(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
+def _endpoint(address: str, info: ValidationInfo) -> str:
+    """Checks the address of a server, as boto3 takes it."""
+    try:
+        parts = urlsplit(address)
+        _ = parts.port
+    except ValueError:
+        parts = None
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ConfigurationError(f"{info.field_name} is no address of a server; write https://, its name and its port")
+    return address
+
+
 def secret_in(section: str) -> BeforeValidator:
     """Returns a validator that reads a secret of this section."""
 
@@ -73,6 +85,7 @@ def secret_in(section: str) -> BeforeValidator:
 SettingPath = Annotated[Path, AfterValidator(_absolute)]
 Secret = Annotated[SecretStr, secret_in("database")]
 Text = Annotated[str, Field(min_length=1)]
+Endpoint = Annotated[str, AfterValidator(_endpoint)]
 Count = Annotated[StrictInt, Field(ge=0)]
 Positive = Annotated[StrictInt, Field(ge=1)]
 

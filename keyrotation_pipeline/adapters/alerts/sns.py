@@ -3,7 +3,6 @@
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
@@ -47,8 +46,8 @@ class SnsTopic:
                 Message=f"{alert.text}\n\n{alert.database}, {alert.at:%Y-%m-%d %H:%M:%S} UTC",
                 MessageAttributes=attributes,
             )
-        except (ClientError, BotoCoreError) as error:
-            code = error.response["Error"]["Code"] if isinstance(error, ClientError) else type(error).__name__
+        except aws.FAILURES as error:
             raise AlertError(
-                f"{self.name} does not accept alerts ({code}); check [alerts] sns_topic_arn and the right sns:Publish"
+                f"{self.name} does not accept alerts ({aws.code_of(error)}); check [alerts] sns_topic_arn and the "
+                "right sns:Publish"
             ) from None

@@ -11,10 +11,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from boto3.exceptions import Boto3Error
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.adapters.backups.directory import digest_bounded, fetch_bounded, read_small
@@ -223,7 +222,7 @@ class S3Bucket:
         try:
             found = self._client.get_object_lock_configuration(Bucket=self._bucket.name)
         except ClientError as error:
-            if _code(error) in _NO_LOCK:
+            if aws.code_of(error) in _NO_LOCK:
                 return {}
             raise
         return dict(found["ObjectLockConfiguration"])
@@ -243,7 +242,7 @@ class S3Bucket:
         try:
             yield
         except ClientError as error:
-            if (code := _code(error)) in _ABSENT:
+            if (code := aws.code_of(error)) in _ABSENT:
                 raise _AbsentError(f"the requested file is not in {self.description}; check [backup.s3]") from None
             if code == "NoSuchBucket":
                 raise BackupError(
@@ -252,8 +251,8 @@ class S3Bucket:
             if code == "AccessDenied":
                 raise _DeniedError(str(self._refused(doing, code))) from None
             raise self._refused(doing, code) from None
-        except (BotoCoreError, Boto3Error) as error:
-            raise self._refused(doing, type(error).__name__) from None
+        except aws.FAILURES as error:
+            raise self._refused(doing, aws.code_of(error)) from None
 
     def _refused(self, doing: str, reason: str) -> BackupError:
         return BackupError(
@@ -271,7 +270,3 @@ class _AbsentError(BackupError):
 
 class _DeniedError(BackupError):
     """The account may not do that."""
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "unknown"))

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
 from keyrotation_pipeline.adapters import aws
 from keyrotation_pipeline.errors import KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
@@ -243,9 +243,9 @@ def _failing_plainly(operation: str, secret: str) -> Iterator[None]:
         yield
     except ClientError as error:
         failure = _refusal(operation, secret, error)
-    except BotoCoreError as error:
+    except aws.FAILURES as error:
         failure = KeyStoreUnavailableError(
-            f"AWS Secrets Manager cannot be reached for {secret} ({type(error).__name__}); check network, region and "
+            f"AWS Secrets Manager cannot be reached for {secret} ({aws.code_of(error)}); check network, region and "
             "credentials, and try again"
         )
     else:
@@ -254,7 +254,7 @@ def _failing_plainly(operation: str, secret: str) -> Iterator[None]:
 
 
 def _refusal(operation: str, secret: str, error: ClientError) -> KeyStoreError:
-    code = str(error.response["Error"]["Code"])
+    code = aws.code_of(error)
     message = str(error.response["Error"].get("Message", ""))
     if code == "ResourceNotFoundException":
         return MissingSecretError(

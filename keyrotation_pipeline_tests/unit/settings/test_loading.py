@@ -493,6 +493,18 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
             "needs to know which Secret; add [keys.kubernetes-secret] with namespace",
             id="store in Kubernetes without its Secret",
         ),
+        *(
+            pytest.param(
+                f'{TABLE}[{section}]\nendpoint_url = "{url}"\n{needed}',
+                "endpoint_url is no address of a server; write https://, its name and its port",
+                id=f"an address without its {without}",
+            )
+            for section, url, needed, without in (
+                ("keys.aws-secrets-manager", "localhost:4566", 'secret_id = "s"', "scheme"),
+                ("backup.s3", "https://:9000", 'bucket = "b"', "host"),
+                ("alerts", "http://localhost:port", "", "port"),
+            )
+        ),
         pytest.param(
             TABLE + '[keys.kubernetes-secret]\nnamespace = "pazpaz"\nname = "a/b"',
             "'a/b' cannot be a name in Kubernetes",
