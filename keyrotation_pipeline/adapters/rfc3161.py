@@ -1,8 +1,7 @@
 """Requests RFC 3161 time stamps over HTTP, and verifies them with configured certificates."""
 
 import re
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from keyrotation_pipeline.adapters.deadline import within
 from keyrotation_pipeline.errors import TimestampError
 from keyrotation_pipeline.ports.timestamps import TimeStamp
 
@@ -89,7 +89,8 @@ class Rfc3161Authority:
 
         _ = self._trusted  # reports a file without a certificate before sending anything
         request = TimestampRequestBuilder().data(message).hash_algorithm(HashAlgorithm.SHA256).build()
-        response = _within(LONGEST_SECONDS, lambda: self._ask(request.as_bytes()), f"{self.name} takes too long")
+        late = TimestampError(f"{self.name} takes too long; {_SETTING}")
+        response = within(LONGEST_SECONDS, lambda: self._ask(request.as_bytes()), late)
         at = self._verified(request.message_imprint.message, response, request)
         trusted = tuple(each.public_bytes(Encoding.DER) for each in self._trusted)
         return TimeStamp(response, at, trusted)
@@ -173,24 +174,3 @@ def _plain(error: Exception) -> str:
     text = " ".join(str(error).split())
     said = re.findall(r'[Vv]erify error: ?([^"]+)"', text) or re.findall(r'reason: "([^"]+)"', text)
     return (said[-1] if said else text)[:200].rstrip(".")
-
-
-def _within(seconds: float, work: Callable[[], bytes], late: str) -> bytes:
-    """Returns what the work gives, unless it takes longer; then it is abandoned, and ends with the process."""
-    done: list[bytes] = []
-    failed: list[Exception] = []
-
-    def run() -> None:
-        try:
-            done.append(work())
-        except Exception as error:  # noqa: BLE001  raised again below
-            failed.append(error)
-
-    thread = threading.Thread(target=run, daemon=True, name="time stamp")
-    thread.start()
-    thread.join(seconds)
-    if failed:
-        raise failed[0]
-    if not done:
-        raise TimestampError(f"{late}; {_SETTING}")
-    return done[0]

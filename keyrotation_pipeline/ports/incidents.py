@@ -57,7 +57,7 @@ class AlertChannel(Protocol):
         """Delivers one alert.
 
         Raises:
-            AlertError: it was not accepted, or there was no answer within ten seconds; never shows a secret address.
+            AlertError: it was not accepted, or there was no answer within twenty seconds; shows no secret address.
         """
 
 

@@ -1,20 +1,22 @@
 """Every channel delivers an alert to something real, and refuses with a sentence that shows no secret."""
 
+import itertools
 import json
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 
+from keyrotation_pipeline.adapters import alerts
 from keyrotation_pipeline.errors import AlertError, ApprovalError
 from keyrotation_pipeline.model.incidents import Alert, Severity
 from keyrotation_pipeline.ports.incidents import AlertChannel
@@ -51,11 +53,18 @@ def http_server(status: int, received: list[dict[str, Any]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Nothing on stderr."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(Handler) as port:
+        yield f"http://127.0.0.1:{port}/{SECRET_PATH}"
+
+
+@contextmanager
+def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[int]:
+    """A server over HTTP; its port."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}/{SECRET_PATH}"
+        yield server.server_port
     finally:
         server.shutdown()
         thread.join()
@@ -176,6 +185,107 @@ def test_a_webhook_that_refuses_or_redirects_is_one_sentence_without_its_address
     assert len(received) == 1
     assert SECRET_PATH not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@contextmanager
+def trickling(answer: bytes, received: list[bytes]) -> Iterator[int]:
+    """A server that sends a byte of its answer now and then, for as long as the test runs; its port."""
+    stopped = Event()
+
+    def serve(listener: socket.socket) -> None:
+        while not stopped.is_set():
+            with suppress(OSError), listener.accept()[0] as connection:
+                connection.settimeout(0.05)
+                with suppress(TimeoutError):
+                    received.append(connection.recv(65_536))
+                for byte in itertools.cycle(answer):
+                    connection.sendall(bytes([byte]))
+                    if stopped.wait(0.05):
+                        return
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = Thread(target=serve, args=(listener,))
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            stopped.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def _webhook(port: int) -> AlertChannel:
+    from keyrotation_pipeline.adapters.alerts.webhook import Webhook  # noqa: PLC0415
+
+    return Webhook(f"http://127.0.0.1:{port}/{SECRET_PATH}")
+
+
+def _mail(port: int) -> AlertChannel:
+    from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer  # noqa: PLC0415
+
+    return Mail(SmtpServer("127.0.0.1", port, starttls=False), "keyrotation@clinic.example", OFFICERS)
+
+
+def _topic(port: int) -> AlertChannel:
+    from keyrotation_pipeline.adapters.alerts.sns import SnsTopic  # noqa: PLC0415
+
+    return SnsTopic(f"arn:aws:sns:{REGION}:123456789012:t", f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.parametrize(
+    ("channel", "answer"),
+    [(_webhook, b"HTTP/1.1 200 OK\r\n"), (_mail, b"220-wait\r\n"), (_topic, b"HTTP/1.1 200 OK\r\n")],
+    ids=["webhook", "mail", "topic"],
+)
+def test_a_server_that_answers_byte_by_byte_is_left(
+    channel: Callable[[int], AlertChannel], answer: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(alerts, "LONGEST_SECONDS", 0.4)
+    with (
+        trickling(answer, []) as port,
+        pytest.raises(AlertError, match=r"does not answer within 0 seconds; check \[alerts\]") as caught,
+    ):
+        channel(port).deliver(ALERT)
+    assert SECRET_PATH not in str(caught.value)
+
+
+def test_the_body_of_a_webhooks_answer_is_not_waited_for() -> None:
+    received: list[bytes] = []
+    with trickling(b"HTTP/1.1 200 OK\r\n\r\n", received) as port:
+        _webhook(port).deliver(ALERT)
+    assert len(received) == 1
+
+
+def test_a_topic_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in CREDENTIALS.items():
+        monkeypatch.setenv(name, value)
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on stderr."""
+
+    with (
+        serving(Handler) as port,
+        pytest.raises(AlertError, match=r"does not accept alerts \(503\)"),
+    ):
+        _topic(port).deliver(ALERT)
+    assert len(asked) == 1
+
+
+def test_mail_by_a_host_that_cannot_be_one_is_one_sentence() -> None:
+    from keyrotation_pipeline.adapters.alerts.mail import Mail, SmtpServer  # noqa: PLC0415
+
+    with pytest.raises(AlertError, match=r"mail by a\.\.b .* is not accepted \(UnicodeError\)"):
+        Mail(SmtpServer("a..b"), "keyrotation@clinic.example", OFFICERS).deliver(ALERT)
 
 
 def test_a_webhook_at_a_host_that_cannot_be_one_is_one_sentence() -> None:

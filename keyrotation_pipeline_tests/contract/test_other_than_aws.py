@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -15,28 +14,11 @@ from keyrotation_pipeline.errors import (
     KeyStoreUnavailableError,
 )
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION
-from keyrotation_pipeline_tests.contract.test_alert_channels import ALERT
+from keyrotation_pipeline_tests.contract.test_alert_channels import ALERT, serving
 from keyrotation_pipeline_tests.fakes import FakeClock
 
 # The first is XML, too, the second is not.
 PAGES = [pytest.param(b"<html>Log in</html>", id="page"), pytest.param(b"<html><p>Log in", id="other page")]
-
-
-class _Portal(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        page: bytes = self.server.page  # type: ignore[attr-defined]
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page)
-
-    def do_GET(self) -> None:
-        self.do_POST()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
 
 
 @pytest.fixture
@@ -44,16 +26,23 @@ def portal(page: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("botocore.endpoint.time.sleep", lambda _: None)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Portal)
-    server.page = page  # type: ignore[attr-defined]
-    thread = Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+
+    class Portal(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(page)))
+            self.end_headers()
+            self.wfile.write(page)
+
+        def do_GET(self) -> None:
+            self.do_POST()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing on stderr."""
+
+    with serving(Portal) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def _alert(url: str) -> None:

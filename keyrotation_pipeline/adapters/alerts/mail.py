@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.utils import format_datetime, make_msgid
 
-from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
+from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS, in_time
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.model.incidents import Alert, Severity
 
@@ -52,8 +52,8 @@ class Mail:
     def deliver(self, alert: Alert) -> None:
         """See `AlertChannel.deliver`; one mail to all recipients."""
         try:
-            self._send(self._message(alert))
-        except (smtplib.SMTPException, OSError) as error:
+            in_time(lambda: self._send(self._message(alert)), self.name)
+        except (smtplib.SMTPException, OSError, ValueError) as error:  # ValueError: a host like a..b
             raise AlertError(
                 f"{self.name} is not accepted ({type(error).__name__}); check [alerts.smtp] and the mail server"
             ) from None

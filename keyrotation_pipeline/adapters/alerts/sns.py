@@ -5,12 +5,12 @@ from typing import Any
 from botocore.config import Config
 
 from keyrotation_pipeline.adapters import aws
-from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
+from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS, in_time
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.model.incidents import Alert
 
 _CONFIG = Config(
-    connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"mode": "standard", "total_max_attempts": 2}
+    connect_timeout=TIMEOUT_SECONDS, read_timeout=TIMEOUT_SECONDS, retries={"mode": "standard", "total_max_attempts": 1}
 )
 
 
@@ -33,6 +33,9 @@ class SnsTopic:
 
     def deliver(self, alert: Alert) -> None:
         """See `AlertChannel.deliver`; severity, key and database are message attributes, for filters."""
+        in_time(lambda: self._publish(alert), self.name)
+
+    def _publish(self, alert: Alert) -> None:
         region = self._topic_arn.split(":")[3]
         attributes: Any = {
             name: {"DataType": "String", "StringValue": value}

@@ -4,7 +4,7 @@ from urllib.parse import urlsplit
 
 import requests
 
-from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS
+from keyrotation_pipeline.adapters.alerts import TIMEOUT_SECONDS, in_time
 from keyrotation_pipeline.errors import AlertError
 from keyrotation_pipeline.model.incidents import Alert
 
@@ -29,6 +29,9 @@ class Webhook:
 
     def deliver(self, alert: Alert) -> None:
         """See `AlertChannel.deliver`; a redirect counts as a refusal, since it would send the alert elsewhere."""
+        in_time(lambda: self._post(alert), f"the {self.name}")
+
+    def _post(self, alert: Alert) -> None:
         content = {
             "text": f"{alert.subject}\n{alert.text}",
             "key": alert.key,
@@ -38,12 +41,13 @@ class Webhook:
             "at": alert.at.isoformat(),
         }
         try:
-            answer = requests.post(self._url, json=content, timeout=TIMEOUT_SECONDS, allow_redirects=False)
+            with requests.post(  # stream: its body is not read
+                self._url, json=content, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True
+            ) as answer:
+                status = answer.status_code
         except (requests.RequestException, ValueError) as error:  # ValueError: urllib3, for a host like a..b
             raise AlertError(
                 f"the {self.name} does not answer ({type(error).__name__}); check [alerts] webhook_url"
             ) from None
-        if not requests.codes.ok <= answer.status_code < requests.codes.multiple_choices:
-            raise AlertError(
-                f"the {self.name} answers with HTTP status {answer.status_code}; check [alerts] webhook_url"
-            )
+        if not requests.codes.ok <= status < requests.codes.multiple_choices:
+            raise AlertError(f"the {self.name} answers with HTTP status {status}; check [alerts] webhook_url")
