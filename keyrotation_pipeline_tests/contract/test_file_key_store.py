@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 
 from keyrotation_pipeline.adapters.keystores import owner_only
-from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.keystores.file import APPLICATION_FILE, FileKeyStore
 from keyrotation_pipeline.errors import KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import RAILS
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, raw_of
+from keyrotation_pipeline.fieldcrypto.material import Passphrase
 from keyrotation_pipeline_tests.contract import dying_walk
 from keyrotation_pipeline_tests.contract.key_store import (
     V1,
@@ -221,6 +223,27 @@ def test_a_store_that_cannot_be_right_gives_no_ring(
     spoil(directory)
     with pytest.raises(KeyStoreError, match=sentence):
         store.read().ring()
+
+
+def test_a_long_list_is_read_and_a_longer_one_than_that_is_refused_before_anything_is_written(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passphrases = notation_of(RAILS)
+    store = FileKeyStore.create(directory, "KEYS", passphrases)
+    for number in range(1, 19):
+        add(store, KeyVersion(number), Passphrase(f"{number:0256}".encode()))
+    set_primary(store, V1)
+    listed = (directory / APPLICATION_FILE).stat().st_size
+    assert listed > 4096
+    assert len(archive(store, V2).live) == 17
+    before = files_under(directory)
+    monkeypatch.setattr("keyrotation_pipeline.adapters.keystores.file.MOST_LIST_BYTES", listed - 100)
+    with pytest.raises(KeyStoreError, match=r"would hold more than .* bytes with v2; finish a rotation"):
+        restore(store, V2)
+    with pytest.raises(KeyStoreError, match=r"bytes with v30"):
+        add(store, KeyVersion(30), Passphrase(b"3" * 256))
+    assert files_under(directory) == before
+    store.add(KeyVersion(30), Passphrase(b"3" * 256), store.read().revision, archived=True)
 
 
 def test_a_file_in_place_of_the_directory_is_named(tmp_path: Path) -> None:

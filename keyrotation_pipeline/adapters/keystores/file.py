@@ -5,7 +5,7 @@
       primary        "v2"
       compromised    "v1", only after a compromise: versions that nothing is encrypted under again
       roster         SHA-256 of the pinned roster, 64 hex digits
-    application.env   only for an application with a library of its own: the live keys in that library's notation
+      application.env   only for an application with a library of its own: the live keys in that library's notation
       archive/       keys that applications no longer get
         v1.key
 
@@ -16,12 +16,13 @@ step completes it.
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.adapters.keystores.key_list import in_order
-from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
+from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
@@ -31,6 +32,8 @@ from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 from keyrotation_pipeline.model.surroundings import Problem
 
 APPLICATION_FILE = "application.env"
+# As much as a secret in AWS holds; a variable of a process may have twice as much.
+MOST_LIST_BYTES = 65_536
 First = Callable[[StoredKeys], None]
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key")
 
@@ -101,6 +104,8 @@ class FileKeyStore:
                 raise changes.different(version)
             if changes.needs_adding(stored, version, material, revision):
                 place = self._archive if archived else self._live
+                if not archived:
+                    self._require_deliverable(_with(stored, version, material), version)
                 owner_only.make_directory(place)
                 self._put(place, version, material)
             return self._stored()
@@ -109,6 +114,7 @@ class FileKeyStore:
         """Replaces a live key by another, with one rename."""
         with self._changing() as stored:
             if changes.needs_replacing(stored, version, material, revision):
+                self._require_deliverable(_with(stored, version, material), version)
                 self._put(self._live, version, material)
             return self._stored()
 
@@ -116,6 +122,7 @@ class FileKeyStore:
         """Names the version that writes use; it must be live."""
         with self._changing() as stored:
             if changes.needs_promoting(stored, version, revision):
+                self._require_deliverable(replace(stored, primary=version), version)
                 owner_only.write(self._primary_file, str(version))
             return self._stored()
 
@@ -136,6 +143,8 @@ class FileKeyStore:
             # An archived copy of a live key was left by an interrupted restore.
             left = self._key(self._archive, version) is not None
             if changes.needs_restoring(stored, version, revision) or left:
+                restored = self._require(self._archive, version)
+                self._require_deliverable(_with(stored, version, restored), version)
                 first(stored)
                 self._move(version, self._archive, self._live)
             return self._stored()
@@ -182,7 +191,15 @@ class FileKeyStore:
     def _is_delivered(self, stored: StoredKeys) -> bool:
         """Returns whether the application's file has the live keys; true where there is none, or none can be made."""
         delivery = self._delivery(stored)
-        return not delivery or owner_only.read(self._live / APPLICATION_FILE) == delivery
+        return not delivery or owner_only.read(self._live / APPLICATION_FILE, MOST_LIST_BYTES) == delivery
+
+    def _require_deliverable(self, after: StoredKeys, version: KeyVersion) -> None:
+        """Refuses a version with which the application's file would have more than is read of it."""
+        if len(self._delivery(after)) >= MOST_LIST_BYTES:
+            raise KeyStoreError(
+                f"{self._live / APPLICATION_FILE} would hold more than {MOST_LIST_BYTES:,} bytes with {version}; "
+                "finish a rotation, which withdraws older keys, then run the same again"
+            )
 
     def _delivery(self, stored: StoredKeys) -> str:
         """Returns ``NAME=new,old``: the primary where it encrypts, then the others, the newest next to it."""
@@ -262,6 +279,10 @@ class FileKeyStore:
             raise KeyStoreDamagedError(
                 f"{self._compromised_file} does not name key versions; write them there as v1,v2"
             ) from None
+
+
+def _with(stored: StoredKeys, version: KeyVersion, material: KeyMaterial) -> StoredKeys:
+    return replace(stored, live={**stored.live, version: material})
 
 
 def _file(place: Path, version: KeyVersion) -> Path:

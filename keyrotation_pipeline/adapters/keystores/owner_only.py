@@ -70,7 +70,7 @@ def names(directory: Path) -> tuple[str, ...]:
         raise _refused(directory, "read", error) from None
 
 
-def read(path: Path) -> str | None:
+def read(path: Path, most_bytes: int = _MOST_BYTES) -> str | None:
     """Returns the content of a file, without white space around it; None if it does not exist.
 
     Raises:
@@ -89,12 +89,12 @@ def read(path: Path) -> str | None:
         raise _refused(path, "opened", error) from None
     try:
         _require_private(path, os.fstat(descriptor))
-        content = os.read(descriptor, _MOST_BYTES + 1)
+        content = os.read(descriptor, most_bytes + 1)
     except OSError as error:
         raise _refused(path, "read", error) from None
     finally:
         os.close(descriptor)
-    if len(content) > _MOST_BYTES or not content.isascii():
+    if len(content) > most_bytes or not content.isascii():
         raise KeyStoreDamagedError(f"{path} holds something other than a key or a version; restore it from a backup")
     return content.decode("ascii").strip()
 
