@@ -57,7 +57,15 @@ from keyrotation_pipeline.requests.inventory import count_if_small
 from keyrotation_pipeline.requests.policy import POLICY, pin_hosts, require_signed_key_store
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster, require_known_to_store
 from keyrotation_pipeline.rotation import keys
-from keyrotation_pipeline.rotation.key_checks import MOST_NAMED, counted_in, probed, refusal, try_keys, untold_turns
+from keyrotation_pipeline.rotation.key_checks import (
+    MOST_NAMED,
+    counted_in,
+    misdeclared,
+    probed,
+    refusal,
+    try_keys,
+    untold_turns,
+)
 from keyrotation_pipeline.rotation.reconcile import RECONCILE
 from keyrotation_pipeline.rotation.replace_key import REPLACE_KEY
 from keyrotation_pipeline.rotation.rollback import ROLLBACK
@@ -259,13 +267,19 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
         raise WrongKeyError(
             f"{'; '.join(misfits[:MOST_NAMED])}; nothing was imported: then run `keyrotation init` again"
         )
-    trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(count_if_small(pipeline)))
+    counts = count_if_small(pipeline)
+    trial = try_keys(pipeline, KeyRing(known, ring.primary), counted_in(counts))
     if pipeline.ledger.keys() and (sentence := refusal(pipeline, stored, trial)):
         raise WrongKeyError(sentence)
     if wrong := trial.wrong_versions:
         places = {each: pipeline.keys.place_of if each in others else place_of for each in wrong[:MOST_NAMED]}
         given = [trial.wrong_key(each, place) for each, place in places.items()]
         raise WrongKeyError(f"{'; '.join(given)}; no key was imported: correct that, then run `keyrotation init` again")
+    # Keys that were imported long ago need no refusal here: the pre-flight and each request say it.
+    if not pipeline.ledger.keys() and (sentences := misdeclared(pipeline, counts, trial)):
+        raise WrongKeyError(
+            f"{'; '.join(sentences[:MOST_NAMED])}; no key was imported: then run `keyrotation init` again"
+        )
     return trial
 
 

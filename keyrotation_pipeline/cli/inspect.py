@@ -165,7 +165,7 @@ def _other_formats(others: Sequence[Finding], rotated: str) -> Iterator[output.L
     if others:
         yield ""
         rows = [(name_of(each.place), each.format, share_of(each)) for each in others]
-        yield output.Table(("Encrypted, not declared", "Format", "Values of a sample"), rows)
+        yield output.Table(("Encrypted, not rotated", "Format", "Values of a sample"), rows)
         yield "a rotation leaves these as they are; `keyrotation scan` says more"
         if any(each.format == rotated for each in others):
             yield f"{rotated} values among them may be under its keys: a key under which any are is not retired"

@@ -1,6 +1,6 @@
 """Readiness checks of the database: the pre-flight, its values, disk and standbys."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.inventory import Inventory
 from keyrotation_pipeline.rotation.fences import fences as look_at_fences
-from keyrotation_pipeline.rotation.key_checks import usage_of_primary
+from keyrotation_pipeline.rotation.key_checks import misdeclared, usage_of_primary
 from keyrotation_pipeline.scan.report import name_of
 
 LATE_SECONDS = 60
@@ -153,8 +153,11 @@ def fences(pipeline: Pipeline) -> Iterator[Check]:
         yield green("retired_versions_are_refused", "; ".join(refusals) or "none was retired")
 
 
-def other_formats(pipeline: Pipeline) -> Iterator[Check]:
-    """Columns in other formats: never red or amber, since a rotation has nothing to do with them."""
+def other_formats(pipeline: Pipeline, counts: Sequence[TableCount]) -> Iterator[Check]:
+    """Columns in other formats: red where they are declared; a rotation has nothing to do with others."""
+    if wrong := misdeclared(pipeline, counts):
+        yield from (red("other_formats_are_known", *in_two(sentence)) for sentence in wrong)
+        return
     named = ", ".join(f"{name_of(each.place)} ({each.format})" for each in pipeline.inventory.other_formats())
     yield green("other_formats_are_known", f"left as they are: {named}" if named else "none found in a sample")
 

@@ -86,7 +86,8 @@ def readiness(
     checks += _looked("every_place_opens", lambda: _places(pipeline))
     checks += _looked("surroundings_are_known", lambda: data_readiness.around(pipeline))
     checks += _looked("no_fence_is_left_over", lambda: data_readiness.fences(pipeline))
-    checks += _looked("other_formats_are_known", lambda: data_readiness.other_formats(pipeline))
+    counts = taken.counts if taken is not None else ()
+    checks += _looked("other_formats_are_known", lambda: data_readiness.other_formats(pipeline, counts))
     checks += _looked("key_usage_below_gcm_limit", lambda: data_readiness.usage(pipeline))
     # The sample runs what the server evaluates for a write, so only after the pre-flight found that harmless.
     if taken is not None and not any(check.light is Light.RED for check in refused):

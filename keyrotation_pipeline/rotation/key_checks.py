@@ -14,9 +14,10 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.key_trial import ColumnTrial, KeyTrial, PlaceProbe
 from keyrotation_pipeline.model.keys import KeyUsage, StoredKeys
-from keyrotation_pipeline.model.tables import TableCount
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableCount
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.rotation.keys import has_blind_indexes
+from keyrotation_pipeline.scan.report import Finding, share_of
 
 # How long an emergency waits for the trial, however many tables there are.
 EMERGENCY = timedelta(seconds=3)
@@ -24,6 +25,8 @@ EMERGENCY = timedelta(seconds=3)
 MOST_NAMED = 5
 # Values tried of each column under each version; all of them where there are no more.
 SAMPLE_VALUES = 200
+# Fewer of a place's values decide nothing about its format.
+_MOSTLY = 0.5
 
 
 # Versions that have values, by table and column.
@@ -111,6 +114,48 @@ def probed(pipeline: Pipeline, ring: KeyRing, *, derived: bool = False) -> tuple
         if table.format.identified_by is IdentifiedBy.DECRYPT or (derived and table.format.name == FERNET.name)
     )
     return tuple(each for table in tables for each in pipeline.inventory.probe(table, ring, SAMPLE_VALUES))
+
+
+def misdeclared(pipeline: Pipeline, counts: Sequence[TableCount], trial: KeyTrial | None = None) -> tuple[str, ...]:
+    """Why each place is declared in the wrong format: none of its values is in that one, and most are in another.
+
+    The database is sampled for that, but only where a place has values, and none in its format.
+
+    Args:
+        counts: of the tables; others are not looked at, unless a trial was made.
+        trial: of the keys: a place of an uncounted table in which no value was tried is looked at.
+
+    Raises:
+        BlockedError: a table is locked.
+    """
+    counted = {count.table: count for count in counts}
+    tried = {(each.table, each.column) for each in trial.columns} if trial is not None else None
+    suspects = [
+        (table, name)
+        for table in pipeline.tables
+        for name in table.columns
+        if (
+            count.unencrypted_by_column.get(name) and not count.by_column.get(name)
+            if (count := counted.get(table)) is not None
+            else tried is not None and (str(table.name), name) not in tried
+        )
+    ]
+    found = [each for each in pipeline.inventory.other_formats() if each.share > _MOSTLY] if suspects else []
+    return tuple(
+        f"{table.name}.{name} is declared as {table.format.name}, but {share_of(other)} of its values that were looked "
+        f"at are {other.format}, and none is {table.format.name}; correct [format], or leave the column out "
+        f"(`keyrotation scan` says what can be done about {other.format})"
+        for table, name in suspects
+        for other in found
+        if _is_at(other, table, table.place(name))
+    )
+
+
+def _is_at(finding: Finding, table: EncryptedTable, place: Place) -> bool:
+    """Whether a finding, which names its table as PostgreSQL quotes it, is about a declared place."""
+    plain, declared = finding.place.table.replace('"', ""), f"{table.name.schema}.{table.name.table}".replace('"', "")
+    found = (finding.place.column, finding.place.path or (), finding.place.elements)
+    return plain == declared and found == (place.column, place.path, place.elements)
 
 
 def refusal(pipeline: Pipeline, stored: StoredKeys, trial: KeyTrial) -> str | None:

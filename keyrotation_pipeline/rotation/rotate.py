@@ -24,7 +24,13 @@ from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, overtaken, taking_over
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
-from keyrotation_pipeline.rotation.key_checks import counted_in, require_keys_open, require_room
+from keyrotation_pipeline.rotation.key_checks import (
+    MOST_NAMED,
+    counted_in,
+    misdeclared,
+    require_keys_open,
+    require_room,
+)
 from keyrotation_pipeline.scan.report import name_of
 
 STEPS: Mapping[Step, StepFunction[Pipeline]] = {
@@ -72,7 +78,8 @@ def open_request(
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
         RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates are
             impossible, or an emergency is to be left to people.
-        PreflightError: a table cannot be rotated in its present state.
+        PreflightError: a table cannot be rotated in its present state, or is declared in the wrong format; the latter
+            does not refuse an emergency.
         WrongKeyError: values do not decrypt with the key of their version.
         RequestError: the new key would come too near to what it may encrypt; an emergency is not refused for that.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
@@ -93,6 +100,8 @@ def open_request(
         require_room(pipeline, target, counts)
         _require_no_other_key(pipeline)
     require_keys_open(pipeline, pipeline.keys.read(), counted_in(counts), emergency=incident is not None)
+    if incident is None and (sentences := misdeclared(pipeline, counts)):
+        raise PreflightError("; ".join(sentences[:MOST_NAMED]))
     rotation = opening.new_request(
         Walk,
         pipeline,

@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from cryptography.fernet import Fernet
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.backups import open_backups
@@ -43,7 +44,7 @@ ROWS = 30
 class Home:
     """A home whose v1 is `wrong`; it was made while the table was empty, so that there was nothing to try it on."""
 
-    def __init__(self, path: Path, url: str, officers: tuple[DemoOfficer, ...]) -> None:
+    def __init__(self, path: Path, url: str, officers: tuple[DemoOfficer, ...], *, imported: bool = True) -> None:
         self.folder, self.url, self.officers = Folder(path, []), url, officers
         self.right, self.wrong = KeyMaterial.generate(), KeyMaterial.generate()
         self.file = path / "keyrotation.toml"
@@ -56,7 +57,8 @@ class Home:
         )
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute("CREATE TABLE clients (id serial PRIMARY KEY, name text, note text)")
-        self.folder.run("init", ENCRYPTION_MASTER_KEY=base64_of(self.wrong))
+        if imported:
+            self.folder.run("init", ENCRYPTION_MASTER_KEY=base64_of(self.wrong))
 
     def fill(self, key: KeyMaterial) -> None:
         ring = KeyRing({V1: key}, V1)
@@ -282,3 +284,17 @@ def test_a_death_in_the_middle_is_completed_by_running_it_again(
         assert pipeline.ledger.keys()[0].fingerprint == home.right.fingerprint
         assert pending_replacement(pipeline, V1) is None
     home.folder.run("audit", "verify")
+
+
+def test_no_key_is_imported_for_a_column_that_is_all_of_another_format(
+    tmp_path: Path, database_url: str, officers: tuple[DemoOfficer, ...]
+) -> None:
+    home = Home(tmp_path, database_url, officers, imported=False)
+    tokens = Fernet(Fernet.generate_key())
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        for row in range(ROWS):
+            connection.execute("INSERT INTO clients (name) VALUES (%s)", (tokens.encrypt(b"%d" % row).decode(),))
+    refused = home.refused("init", ENCRYPTION_MASTER_KEY=base64_of(home.right))
+    assert "clients.name is declared as native, but all 30 of its values that were looked at are fernet" in refused
+    with home.opened() as pipeline:
+        assert pipeline.ledger.keys() == ()

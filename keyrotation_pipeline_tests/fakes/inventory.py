@@ -21,6 +21,11 @@ FERNET_TOKENS = Finding(
 )  # fmt: skip
 
 
+def declared_tokens(table: str, column: str) -> Finding:
+    """The same in a declared column."""
+    return replace(FERNET_TOKENS, place=replace(FERNET_TOKENS.place, table=f"public.{table}", column=column))
+
+
 @dataclass
 class FakeInventory:
     """`TableInventory` over lists of rows."""

@@ -1,6 +1,8 @@
 """Tokens of retired keys in places that nobody declared: found wherever they are, and no others."""
 
 import json
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from psycopg import sql
@@ -9,8 +11,11 @@ from keyrotation_pipeline.adapters.postgres.inventory import retired_halves
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, NATIVE, ValueFormat
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.tables import EncryptedTable, Place, TableName
+from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.rotation.key_checks import misdeclared
 from keyrotation_pipeline_tests.integration.encrypted_rows import ring_of, table_of
 from keyrotation_pipeline_tests.integration.fernet_rows import V1, V2, V3, fernet_table, token
 
@@ -123,3 +128,40 @@ def test_tokens_that_nobody_declared_are_named_among_other_formats(database: Con
     database.execute("DROP TABLE public.former_users")
     native = PostgresInventory(database, tables=[table_of("users", "email")]).other_formats()
     assert {each.place.table for each in native} == {"public.users", 'public."Copy of users"'}
+
+
+NATIVE_VALUE = "v1:AAAAAAAAAAAAAAAA:AAAAAAAAAAAAAAAAAAAAAAAAAAA="
+DECLARED = {"email": Place("email"), "doc.a": Place("doc", ("a",)), "tags[]": Place("tags", elements=True)}
+
+
+@pytest.mark.parametrize("place", DECLARED)
+@pytest.mark.parametrize(("declared", "other"), [(NATIVE, FERNET), (FERNET, NATIVE)], ids=lambda each: each.name)
+def test_a_declared_place_that_is_all_of_another_format_is_named(
+    migrated: Connection, ring: KeyRing, place: str, declared: ValueFormat, other: ValueFormat
+) -> None:
+    migrated.execute('CREATE TABLE public."Some users" (id serial PRIMARY KEY, email text, doc jsonb, tags text[])')
+    insert = 'INSERT INTO public."Some users" (email, doc, tags) VALUES (%s, %s, %s)'
+
+    def add(values: ValueFormat) -> None:
+        value = token(ring, V1, "x") if values == FERNET else NATIVE_VALUE
+        migrated.execute(insert, (value, json.dumps({"a": value}), [value]))
+
+    def sentences() -> tuple[str, ...]:
+        trial = inventory.decrypt_sample(table, ring, 10, {})
+        uncounted = misdeclared(pipeline, (), trial)
+        assert declared == FERNET or misdeclared(pipeline, inventory.count([table])) == uncounted
+        return uncounted
+
+    table = EncryptedTable.of(TableName("public", "Some users"), [DECLARED[place]], declared)
+    inventory = PostgresInventory(migrated, tables=[table])
+    pipeline = cast("Pipeline", SimpleNamespace(inventory=inventory, tables=[table]))
+    assert sentences() == ()
+    add(other)
+    add(other)
+    (sentence,) = sentences()
+    assert sentence.startswith(
+        f"Some users.{place} is declared as {declared.name}, but all 2 of its values that were looked at are "
+        f"{other.name}, and none is {declared.name}; "
+    )
+    add(declared)
+    assert sentences() == ()

@@ -41,6 +41,7 @@ from keyrotation_pipeline_tests.fakes import (
     rotation_of,
 )
 from keyrotation_pipeline_tests.fakes.database import AMPLE
+from keyrotation_pipeline_tests.fakes.inventory import declared_tokens
 from keyrotation_pipeline_tests.fakes.world import ROSTER
 from keyrotation_pipeline_tests.unit.incidents.test_alert_delivery import FakeChannel
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, sign
@@ -195,6 +196,16 @@ def test_a_column_in_another_format_is_named_and_green(clinic: Clinic) -> None:
     clinic.world.database.other_formats = (FERNET_TOKENS,)
     check = clinic.checks()["other_formats_are_known"]
     assert (check.light, check.value) == (Light.GREEN, "left as they are: public.tokens.token (fernet)")
+
+
+def test_a_declared_column_in_another_format_is_red(clinic: Clinic) -> None:
+    for row in clinic.world.database.rows["clients"]:
+        row["email"] = "gAAAAAtoken"
+    clinic.world.database.other_formats = (declared_tokens("clients", "email"),)
+    check = clinic.checks()["other_formats_are_known"]
+    assert check.light is Light.RED
+    assert check.value.startswith("clients.email is declared as native, but all 3 of its values")
+    assert check.do.startswith("correct [format], or leave the column out")
 
 
 def routine(world: FakeWorld) -> None:

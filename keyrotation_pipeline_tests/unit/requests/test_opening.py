@@ -28,7 +28,7 @@ from keyrotation_pipeline.requests.approvals import approval_text
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.rotation.key_checks import require_keys_open
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld
-from keyrotation_pipeline_tests.fakes.inventory import FakeInventory
+from keyrotation_pipeline_tests.fakes.inventory import FakeInventory, declared_tokens
 from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation, request
 
 V9 = KeyVersion(9)
@@ -225,3 +225,34 @@ def test_a_refusal_names_a_few_of_many_versions_that_somebody_wrote_names_of(wor
     world.database.rows["clients"] += [{"first_name": f"v{number}:x", "email": None} for number in range(100, 130)]
     with pytest.raises(WrongKeyError, match=r"under v100 .*; and 25 more versions$"):
         request(world)
+
+
+def all_in_another_format(world: FakeWorld) -> None:
+    for row in world.database.rows["clients"]:
+        row["email"] = "gAAAAAtoken"
+
+
+@pytest.mark.parametrize("share", [0.51, 1.0])
+def test_a_column_in_another_format_stops_a_routine_request_and_no_emergency(world: FakeWorld, share: float) -> None:
+    all_in_another_format(world)
+    world.database.other_formats = (replace(declared_tokens("clients", "email"), share=share),)
+    with pytest.raises(PreflightError, match=r"clients\.email is declared as native, but .* are fernet, and none is"):
+        request(world)
+    assert request(world, incident="INC-7").target == V2
+
+
+@pytest.mark.parametrize(
+    ("column", "share", "own"),
+    [
+        pytest.param("email", 1.0, "v1:of our own", id="one value of ours"),
+        pytest.param("email", 0.5, "gAAAAAtoken", id="half of them"),
+        pytest.param("first_name", 1.0, "gAAAAAtoken", id="another column"),
+    ],
+)
+def test_values_of_another_format_next_to_ours_are_no_reason_to_refuse(
+    world: FakeWorld, column: str, share: float, own: str
+) -> None:
+    all_in_another_format(world)
+    world.database.rows["clients"][0]["email"] = own
+    world.database.other_formats = (replace(declared_tokens("clients", column), share=share),)
+    assert request(world).target == V2
