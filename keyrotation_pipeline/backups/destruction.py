@@ -24,6 +24,7 @@ from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, require_roster
 from keyrotation_pipeline.rotation.keys import record_of
 
@@ -113,6 +114,7 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
             pipeline.ledger.append(found.as_fact(KeyDestructionIntended), rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             pipeline.ledger.set_key_state(version, KeyState.DESTROYED, rotation.id)
+        note_if_changed(pipeline, stored)
         _remove(site, found, stored.revision)
         done = _as_intended(pipeline, found, rotation)
         with pipeline.ledger.transaction():

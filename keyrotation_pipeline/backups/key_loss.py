@@ -27,6 +27,7 @@ from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
 from keyrotation_pipeline.requests.policy import require_signed_key_store
 from keyrotation_pipeline.requests.roster import pin_roster_in_store
 from keyrotation_pipeline.requests.takeover import publish_compromised
@@ -124,12 +125,20 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)
+    _note_list(pipeline, stored, record, archived=archived)
     _store(pipeline, record, material, archived=archived)
     if pipeline.keys.read().primary is not None:
         publish_compromised(pipeline, None)  # which the lost store had published
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
     _name_roster(pipeline)
     return restored
+
+
+def _note_list(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, *, archived: bool) -> None:
+    """Records that the application's list is written, too: without the lost key nothing tells what it held."""
+    primary = stored.primary or (record.version if record.state is KeyState.ACTIVE else None)
+    if primary is not None and not archived and has_key_list(pipeline):
+        note_delivery(pipeline, primary)
 
 
 def _name_roster(pipeline: Pipeline) -> None:

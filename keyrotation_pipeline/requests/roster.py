@@ -18,6 +18,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.request_events import RosterPinned, SignatureAdded
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.key_list import note_if_changed
 
 _LOOKS = 5
 
@@ -88,6 +89,7 @@ def pin_roster_in_store(pipeline: Pipeline, stored: StoredKeys) -> StoredKeys:
         digest = pinned_roster(pipeline).digest
         intent = {"digest": digest, "before": stored.roster}
         pipeline.ledger.append(Note(EventKind.ROSTER_KEEPING_INTENDED, intent))
+        note_if_changed(pipeline, stored)
         try:
             return pipeline.keys.pin_roster(digest, stored.revision)
         except KeyStoreConflictError:

@@ -21,6 +21,7 @@ from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Ro
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by, require_authorised
 from keyrotation_pipeline.requests.control import hold_all_steps
+from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import pinned_roster
 
 # Evidence is never taken over: the proof, and everything after it, is done again.
@@ -335,4 +336,5 @@ def publish_compromised(pipeline: Pipeline, request: str | None) -> None:
     if not lost <= stored.compromised:
         intent = {"versions": sorted(map(str, lost))}
         pipeline.ledger.append(Note(EventKind.COMPROMISE_TELLING_INTENDED, intent), request)
+        note_if_changed(pipeline, stored)
         pipeline.keys.publish_compromised(lost, stored.revision)

@@ -9,7 +9,7 @@ from typing import Any
 
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditHead, EventKind, Note
+from keyrotation_pipeline.model.audit import AuditHead, EventKind
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
     Instance,
@@ -24,6 +24,7 @@ from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.confirming import awaits_named_primary, confirmation_of, goal_at
+from keyrotation_pipeline.requests.key_list import has_key_list, note_delivery
 from keyrotation_pipeline.requests.takeover import lineage
 
 # The instances, if the caller has read them, or the error; None: they are read now.
@@ -63,8 +64,8 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
     Raises:
         BlockedError: instances are not seen, so that what officers had confirmed may be of the changed list.
     """
-    if all(table.format.names_versions for table in pipeline.tables):
-        return  # its applications read the keys as they are stored
+    if not has_key_list(pipeline):
+        return
     stored = pipeline.keys.read()
     if stored.undelivered is not None and stored.primary is not None:
         delivered_again(pipeline, stored, stored.primary, rotation.id)
@@ -78,7 +79,7 @@ def _deliver_again(pipeline: Pipeline, rotation: Walk) -> None:
 
 def delivered_again(pipeline: Pipeline, stored: StoredKeys, primary: KeyVersion, request: str | None) -> StoredKeys:
     """Has the store write the application's list again. What was confirmed until now may be of the changed one."""
-    pipeline.ledger.append(Note(EventKind.KEY_LIST_DELIVERY_INTENDED, {"primary": str(primary)}), request)
+    note_delivery(pipeline, primary, request)
     return pipeline.keys.set_primary(primary, stored.revision)
 
 

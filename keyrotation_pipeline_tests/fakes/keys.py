@@ -28,7 +28,7 @@ class FakeKeyStore:
         broken: live versions whose entry is not a key.
         sent: what a writer that died had sent.
         reads: how often the store was read.
-        undelivered: why the application's list is not that of the live keys; a change of the primary writes it.
+        undelivered: why the application's list is not that of the live keys; every change writes it, as in Kubernetes.
         descriptions: what came with each change that takes one.
     """
 
@@ -91,7 +91,6 @@ class FakeKeyStore:
             if changes.needs_promoting(stored, version, decided):
                 self.journal.note(f"keys.set_primary {version}")
                 self.primary_version = version
-            self.undelivered = None
         return self.contents()
 
     def archive(self, version: KeyVersion, revision: str | None = None, description: str = "") -> StoredKeys:
@@ -135,7 +134,7 @@ class FakeKeyStore:
         with self.lock:
             stored = self.contents()
             yield stored, revision or stored.revision
-            self.shown = None
+            self.undelivered = self.shown = None
             if self.loses_answer:
                 self.loses_answer = False
                 raise KeyStoreUnavailableError("the fake key store has not answered; try again")

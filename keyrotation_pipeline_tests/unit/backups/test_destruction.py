@@ -23,6 +23,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     DatabaseContent,
@@ -263,6 +264,18 @@ def test_the_audit_has_the_intent_before_the_key_goes_and_the_outcome_after(clin
     assert places == sorted(places)
     verify_audit(clinic.world.ledger)
     assert clinic.world.anchors.kept == clinic.world.ledger.head()
+
+
+@pytest.mark.parametrize("changed", [True, False])
+def test_that_a_list_which_somebody_had_changed_is_written_again_is_recorded_before(
+    clinic: Clinic, *, changed: bool
+) -> None:
+    signed = clinic.signed()
+    clinic.world.keys.undelivered = "it is not the list of the live keys" if changed else None
+    destroy(clinic.site, signed)
+    entries = clinic.world.journal.entries
+    noted = f"event {EventKind.KEY_LIST_DELIVERY_INTENDED}"
+    assert (noted in entries[: entries.index("keys.destroy v1")]) == changed
 
 
 def test_the_number_is_never_used_again(clinic: Clinic) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from keyrotation_pipeline.backups.key_loss import restore_key
 from keyrotation_pipeline.errors import (
     ApprovalError,
     AuditError,
@@ -36,12 +37,12 @@ from keyrotation_pipeline.requests import takeover
 from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
 from keyrotation_pipeline.requests.control import pause, resume
-from keyrotation_pipeline.requests.roster import pinned_roster
-from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
+from keyrotation_pipeline.rotation import deploy, runner
 from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rollout import pending_reason, seen_facts
-from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeSignatures, FakeWorld
+from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeClock, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.fakes.world import newest_nonce
 from keyrotation_pipeline_tests.signed_texts import with_lines
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, sign
@@ -421,7 +422,27 @@ def init_is_run(world: FakeWorld, rotation: Walk) -> None:
     import_keys(world.pipeline, world.keys.contents().ring())
 
 
-@pytest.mark.parametrize("delivers", [rolls_out, rolls_out_and_dies, init_is_run])
+def the_roster_is_pinned_in_the_store(world: FakeWorld, rotation: Walk) -> None:
+    world.keys.roster = None
+    pin_roster_in_store(world.pipeline, world.keys.contents())
+
+
+def a_lost_key_is_put_back(world: FakeWorld, rotation: Walk) -> None:
+    version = world.keys.contents().ring().primary
+    material, world.keys.undelivered = world.keys.live.pop(version), None  # without it nothing says what the list is
+    restore_key(world.pipeline, version, material, "a backup")
+
+
+@pytest.mark.parametrize(
+    "delivers",
+    [
+        rolls_out,
+        rolls_out_and_dies,
+        init_is_run,
+        the_roster_is_pinned_in_the_store,
+        a_lost_key_is_put_back,
+    ],
+)
 def test_what_was_confirmed_of_a_changed_list_of_keys_never_counts(
     world: FakeWorld, delivers: Callable[[FakeWorld, Walk], None]
 ) -> None:
@@ -442,6 +463,37 @@ def test_what_was_confirmed_of_a_changed_list_of_keys_never_counts(
         confirm(world, rotation)
     run(world, rotation)
     assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+
+
+def dies(*_: object) -> None:
+    raise ProcessKilled
+
+
+def test_what_was_confirmed_of_a_changed_list_does_not_count_once_a_compromised_key_is_published(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = tuple(replace(table, format=FERNET) for table in world.pipeline.tables)
+    object.__setattr__(world.pipeline, "tables", tables)
+    world.rollout.mode = RolloutMode.CONFIRM
+    emergency = approved(world, incident="INC-1")
+    with pytest.raises(BlockedError, match="reads v2"):
+        run(world, emergency)
+    confirm(world, emergency)
+    with monkeypatch.context() as patch:
+        patch.setattr(deploy, "publish_compromised", dies)
+        with pytest.raises(ProcessKilled):
+            run(world, emergency)
+    world.ledger.locks.clear()
+    assert (world.keys.primary(), world.keys.compromised) == (V2, frozenset())
+    world.keys.undelivered = "it is not the list of the live keys"
+    confirm(world, emergency)
+    for _ in range(2):
+        with pytest.raises(BlockedError, match=r"no officer has confirmed yet .* writes v2"):
+            run(world, emergency)
+    assert world.keys.compromised == {V1}
+    assert world.keys.contents().undelivered is None
+    confirm(world, emergency)
+    run(world, emergency, Step.PRIMARY_KEY_ROLLOUT)
 
 
 def stranger(world: FakeWorld, walk: Walk, text: bytes) -> bytes:
