@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError, SigningRecoveryKeyError, WrongKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
@@ -43,6 +44,7 @@ from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.monitoring import data_readiness
 from keyrotation_pipeline.monitoring.backup_status import BACKUP_STALE_AFTER, recovery_tests
+from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests import takeover
@@ -171,7 +173,10 @@ def _hosts_are_signed(pipeline: Pipeline) -> Check:
 
 def _open(pipeline: Pipeline, walk: Walk) -> Check:
     state = f"{walk.action} {walk.id} of {walk.source} to {walk.target} is {walk.status}"
-    waits, do = in_two(runner.next_decision(pipeline, walk).waiting_for or "")
+    try:
+        waits, do = in_two(runner.next_decision(pipeline, walk).waiting_for or "")
+    except KeyRotationError as error:  # of the instances, the key store or the audit
+        waits, do = in_two(f"not seen what it waits for: {error}")
     value = f"{state}: {waits}" if waits else state
     return amber(
         "no_other_rotation_is_open", value, do or f"finish it with `keyrotation rotate {walk.id}`, or cancel it"
@@ -234,24 +239,26 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
 
 def _backups(site: BackupContext) -> Iterator[Check]:
     pipeline, now = site.pipeline, site.pipeline.clock.now()
+    name = "database_backup_is_fresh"
     for place in site.places:
-        name = "database_backup_is_fresh"
         try:
-            newest = kept_sets(place, site.trust).newest
+            yield _fresh(name, place, site.trust, now)
         except KeyRotationError as error:
             yield _not_seen(name, error)
-            continue
-        if newest is None or newest.dump is None:
-            yield amber(name, f"{place.description} has no dump of the database", "run `keyrotation backup`")
-            continue
-        value = f"{newest.dump.file.name} in {place.description}, {_hours(now - newest.made_at)} old, signed by us"
-        if now - newest.made_at > BACKUP_STALE_AFTER:
-            yield amber(name, value, "run `keyrotation backup`")
-        elif not place.holds(newest.dump.file):
-            yield amber(name, f"{value}, but missing or damaged", "run `keyrotation backup`")
-        else:
-            yield green(name, f"{value}, with its hash; only a recovery test shows that it restores")
     yield from _looked("recovery_was_tested", lambda: _tested(pipeline, now))
+
+
+def _fresh(name: str, place: BackupPlace, trust: ManifestTrust, now: datetime) -> Check:
+    """Whether a place has a dump of the last day, with its hash."""
+    newest = kept_sets(place, trust).newest
+    if newest is None or newest.dump is None:
+        return amber(name, f"{place.description} has no dump of the database", "run `keyrotation backup`")
+    value = f"{newest.dump.file.name} in {place.description}, {_hours(now - newest.made_at)} old, signed by us"
+    if now - newest.made_at > BACKUP_STALE_AFTER:
+        return amber(name, value, "run `keyrotation backup`")
+    if not place.holds(newest.dump.file):
+        return amber(name, f"{value}, but missing or damaged", "run `keyrotation backup`")
+    return green(name, f"{value}, with its hash; only a recovery test shows that it restores")
 
 
 def _tested(pipeline: Pipeline, now: datetime) -> Iterator[Check]:

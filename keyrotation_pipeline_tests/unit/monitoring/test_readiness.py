@@ -4,19 +4,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
-from keyrotation_pipeline.errors import KeyRotationError, PreflightError, RequestError
+from keyrotation_pipeline.errors import BackupError, KeyRotationError, PreflightError, RequestError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, RAILS, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.approval import Officer, Roster
-from keyrotation_pipeline.model.backups import CertificateStanding
+from keyrotation_pipeline.model.backups import BackupSet, CertificateStanding, dump_name, stamp_of
 from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.keys import KeyState
@@ -30,10 +30,13 @@ from keyrotation_pipeline.requests.confirming import add_confirmation, confirmat
 from keyrotation_pipeline.rotation.rotate import open_request
 from keyrotation_pipeline_tests.fakes import (
     FERNET_TOKENS,
+    PIPELINE,
     START,
     V1,
     V2,
     V3,
+    FakeFiles,
+    FakeRollout,
     FakeSignatures,
     FakeWorld,
     fake_manifest_trust,
@@ -324,6 +327,35 @@ def test_an_open_rotation_is_what_is_looked_at(clinic: Clinic) -> None:
     check = clinic.checks()["no_other_rotation_is_open"]
     assert check.light is Light.AMBER
     assert rotation.id in check.do
+
+
+def test_an_open_rotation_is_named_where_it_is_not_seen_what_it_waits_for(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotation = open_request(clinic.world.pipeline, reason="yearly", requested_by="dba")
+    for officer in (ADA, BEN):
+        sign(clinic.world, rotation, officer)
+    monkeypatch.setattr(FakeRollout, "instances", silent)
+    check = clinic.checks()["no_other_rotation_is_open"]
+    assert (check.light, check.do) == (Light.AMBER, "start it")
+    assert rotation.id in check.value
+    assert check.value.endswith("not seen what it waits for: it does not answer")
+
+
+def silent(*_: object) -> NoReturn:
+    raise BackupError("it does not answer; start it")
+
+
+def test_a_place_that_does_not_answer_for_its_dump_hides_no_other_check(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stamp = stamp_of(START, PIPELINE)
+    dump = FakeFiles(clinic.site.local).dump(dump_name(stamp), ())
+    clinic.site.trust.write(clinic.site.local, BackupSet(stamp, "clinic", (), dump, clinic.world.ledger.head()))
+    assert clinic.checks()["database_backup_is_fresh"].light is Light.GREEN
+    monkeypatch.setattr(BackupDirectory, "holds", silent)
+    check = clinic.checks()["database_backup_is_fresh"]
+    assert check == Check(check.name, Light.AMBER, "not seen: it does not answer", "start it")
 
 
 def rehearsed(source: KeyVersion = V2, *findings: RehearsalFinding) -> Rehearsed:
