@@ -62,7 +62,7 @@ def metrics_of(status: Status) -> Iterator[Metric]:
     yield _one(
         "last_recovery_test_timestamp_seconds", "When one last passed, 0: never.", _moment(status.last_recovery_test)
     )
-    yield _one("recovery_test_failed", "1: the last one failed.", status.recovery_test_failed is not None)
+    yield _one("recovery_test_failed", "1: the last one failed.", int(status.recovery_test_failed is not None))
     yield from _incidents(status)
     yield from _requests(status)
     yield from _tables(status)
@@ -117,7 +117,7 @@ def _rotation(rotation: RotationStatus, counts: Mapping[str, TableCount | None])
         "rotation_info", "The open rotation, always 1.", ((what, 1),), ("request", "type", "from", "to", "phase")
     )
     yield _one("rotation_progress_ratio", "Of all steps, 0 to 1.", rotation.progress)
-    yield _one("rotation_at_work", "1: a process works at it now.", rotation.at_work)
+    yield _one("rotation_at_work", "1: a process works at it now.", int(rotation.at_work))
     if rotation.eta_seconds is not None:
         yield _one("rotation_eta_seconds", "Time left, without waits for people.", rotation.eta_seconds)
     for name, help_text, reason in (

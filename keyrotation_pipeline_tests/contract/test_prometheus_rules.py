@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.incidents import Flag
 from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.status import RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
-from keyrotation_pipeline.monitoring.metrics import in_open_metrics
+from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline_tests.fakes import fake_pipeline, rotation_of
 
@@ -71,6 +71,11 @@ def test_the_reference_parsers_read_the_same_in_both_formats() -> None:
     assert {labels["database"] for _, _, labels, _ in new} == {
         r"web" + '"' + r"1\\n# EOF\nkeyrotation_attention 0\u202e"
     }
+
+
+def test_every_value_is_a_number_in_json_too() -> None:
+    values = [sample["value"] for each in metrics_of(full()) for sample in each.as_json()["samples"]]
+    assert [value for value in values if isinstance(value, bool)] == []
 
 
 def test_the_numbers_are_those_of_the_status() -> None:
