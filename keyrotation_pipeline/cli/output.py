@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 SCHEMA = 1
 PIPE_WIDTH = 200
 LABEL_CHARS, ROOMY_CHARS = 10, 100
-MINUTE_SECONDS, HOUR_SECONDS = 60, 3600
 BAD = "bold red"
 # A command that is to be copied; and the label of a line, or its columns, under which the rest is aligned.
 COMMAND = re.compile("`[^`]*`")
@@ -30,7 +29,7 @@ LABEL = re.compile(r"\s*(?:\S.*?\s{2,})?")
 _GLUE = "\0"  # which `visible` leaves in no text
 
 __all__ = [
-    "BAD", "Line", "Table", "Text", "console", "content", "document", "duration", "field", "heading", "instant", "line",
+    "BAD", "Line", "Table", "Text", "console", "content", "document", "field", "heading", "instant", "line",
     "minutes", "names", "note", "refuse", "seconds", "show", "to_sign", "wrapped",
 ]  # fmt: skip
 
@@ -173,15 +172,6 @@ def minutes(at: datetime | None) -> str:
 def seconds(at: datetime) -> str:
     """The same to the second."""
     return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-
-
-def duration(length: float) -> str:
-    """``27 s``, ``12 min``, ``3 h 05 min``, of seconds."""
-    if length < MINUTE_SECONDS:
-        return f"{length:.0f} s"
-    if length < HOUR_SECONDS:
-        return f"{length / MINUTE_SECONDS:.0f} min"
-    return f"{int(length) // HOUR_SECONDS} h {int(length) % HOUR_SECONDS // MINUTE_SECONDS:02d} min"
 
 
 def wrapped(text: str, width: int, indent: int | None = None) -> list[str]:

@@ -21,8 +21,8 @@ from rich.table import Column
 from rich.text import Text as Line
 
 from keyrotation_pipeline.assembly.clock import system_time
-from keyrotation_pipeline.cli.output import console, duration, note, seconds, wrapped
-from keyrotation_pipeline.model.progress import Progress, Report
+from keyrotation_pipeline.cli.output import console, note, seconds, wrapped
+from keyrotation_pipeline.model.progress import Progress, Report, duration
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.visible_text import visible
 

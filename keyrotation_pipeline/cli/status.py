@@ -25,6 +25,7 @@ from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationErr
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.surroundings import BlindSpots
 from keyrotation_pipeline.monitoring.metrics import in_open_metrics, metrics_of
@@ -32,7 +33,7 @@ from keyrotation_pipeline.monitoring.scheduler_health import conductor_at_work
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-DAY_SECONDS = 86400
+MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
 _STYLES = {"blocked": output.BAD, "waits": "yellow"}  # waiting is not a failure
 
 
@@ -95,7 +96,7 @@ def age(at: datetime | None, now: datetime) -> str:
     if at is None:
         return "never"
     seconds = max((now - at).total_seconds(), 0.0)
-    for size, unit in ((2 * DAY_SECONDS, "days"), (output.HOUR_SECONDS, "h"), (output.MINUTE_SECONDS, "min")):
+    for size, unit in ((2 * DAY_SECONDS, "days"), (HOUR_SECONDS, "h"), (MINUTE_SECONDS, "min")):
         if seconds >= size:
             return f"{seconds // min(size, DAY_SECONDS):.0f} {unit} ago"
     return f"{seconds:.0f} s ago"
@@ -151,7 +152,7 @@ def _rotation(rotation: RotationStatus | None, conductor: str | None) -> Iterato
         return
     walk = rotation.walk
     yield "Rotation", f"{walk.id}, {walk.kind}, {walk.source} to {walk.target}"
-    eta = "" if rotation.eta_seconds is None else f", about {output.duration(rotation.eta_seconds)} left"
+    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
     yield "", f"phase {rotation.phase}, {rotation.progress:.0%}{eta}"
     yield "", f"approvals {len(walk.approvals)} of {rotation.approvals_required}"
     if rotation.pace:

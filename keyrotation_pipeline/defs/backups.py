@@ -16,8 +16,9 @@ from keyrotation_pipeline.defs.partitions import COMPLIANCE_OFFICERS, DATABASE_A
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_metadata import officers_of
 from keyrotation_pipeline.defs.step_runner import actor_of, step_failures
-from keyrotation_pipeline.defs.summaries import Names, duration, plain
+from keyrotation_pipeline.defs.summaries import Names, plain
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, Rehearsed
 from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline.ports.backup_places import BackupPlace

@@ -35,10 +35,10 @@ from keyrotation_pipeline.defs.step_metadata import (
     officers_of,
 )
 from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN
-from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, duration, plain
+from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, plain
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.audit import EventKind
-from keyrotation_pipeline.model.progress import TableProgress
+from keyrotation_pipeline.model.progress import TableProgress, duration
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable

@@ -13,9 +13,10 @@ from keyrotation_pipeline.defs.outside_reports import CORRECTED, SEAL, Seal, rep
 from keyrotation_pipeline.defs.partitions import SITE_RELIABILITY, Naming
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of
-from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, duration, plain, runs_link
+from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, plain, runs_link
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
+from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Step
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus
 from keyrotation_pipeline.monitoring.status import overview
@@ -24,6 +25,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 STATUS, AUDIT_SEQ = "status", "audit_seq"
 GROUPS = ("status", "inventory", "new_key", "rows", "old_key", "evidence", "backups")
 _MOST_SENTENCES, _WIDTH_CHARS = 5, 54
+_AN_HOUR_SECONDS = 3600
 
 
 def lineage_path(naming: Naming) -> str:
@@ -91,7 +93,7 @@ def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
         return
     walk = rotation.walk
     yield f"**{walk.source} → {walk.target}**, {walk.kind}, `{walk.id}`"
-    eta = "" if rotation.eta_seconds is None else f", about {duration(rotation.eta_seconds)} left"
+    eta = "" if rotation.eta_seconds is None else f", about {_left(rotation.eta_seconds)} left"
     at = asset_link(naming.step(Step(rotation.phase))) if rotation.phase in _WITH_A_PAGE else rotation.phase
     yield f"At {at}, {rotation.progress:.0%}{eta}; {len(walk.approvals)} of {rotation.approvals_required} approvals."
     if rotation.blocked_by:
@@ -100,6 +102,11 @@ def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:
         yield from _wrapped(f"Waits: {rotation.waiting_for}")
     elif not rotation.at_work:
         yield from _wrapped(f"rotation_conductor starts the next step if it is on; else keyrotation rotate {walk.id}")
+
+
+def _left(seconds: float) -> str:
+    """Of hours to the quarter: the page is renewed whenever it says something else."""
+    return duration(seconds if seconds < _AN_HOUR_SECONDS else round(4 * seconds / _AN_HOUR_SECONDS) * 15 * 60)
 
 
 _WITH_A_PAGE = frozenset(Step) - {Step.ROWS}

@@ -14,7 +14,7 @@ from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
-from keyrotation_pipeline.model.progress import TableProgress
+from keyrotation_pipeline.model.progress import TableProgress, duration
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import WALK, RequestAction, Step, StepRecord, Walk
@@ -24,7 +24,6 @@ from keyrotation_pipeline.model.visible_text import is_hidden, visible
 SHOWN_WITHOUT_A_CLICK_CHARS = 999
 SHOWN_FINGERPRINT_CHARS = 16
 Facts = Mapping[str, Any]
-MINUTE_SECONDS, HOUR_SECONDS, DAY_SECONDS = 60, 3600, 86400
 
 
 def asset_link(key: dg.AssetKey) -> str:
@@ -108,14 +107,6 @@ def instance_table(instances: Iterable[Instance], now: datetime) -> dg.MetadataV
         )
     columns = [dg.TableColumn(name, "string") for name in ("name", "reads", "writes", "heard")]
     return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
-
-
-def duration(seconds: float) -> str:
-    """``40 s``, ``12 min``, ``3 h``, ``5 d``."""
-    for size, unit in ((DAY_SECONDS, "d"), (HOUR_SECONDS, "h"), (MINUTE_SECONDS, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 class Names:

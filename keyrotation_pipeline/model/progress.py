@@ -27,6 +27,17 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+def duration(seconds: float) -> str:
+    """``27 s``, ``12 min``, ``3 h 05 min``, ``5 d 03 h``."""
+    whole = max(round(seconds), 0)
+    if whole < 60:  # noqa: PLR2004
+        return f"{whole} s"
+    hours, minutes = divmod((whole + 30) // 60, 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"  # noqa: PLR2004
+
+
 @dataclass(frozen=True, slots=True)
 class Rewritten:
     """What one walk or sweep did. `skipped` rows were moved or locked by others and are left to the next sweep."""

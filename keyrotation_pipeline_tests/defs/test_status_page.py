@@ -11,6 +11,7 @@ from keyrotation_pipeline.incidents.alerts import Channels
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
+from keyrotation_pipeline.monitoring import status
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
 from keyrotation_pipeline_tests.fakes import FakeLedger
 
@@ -91,6 +92,14 @@ def test_what_was_known_does_not_stay_on_the_page_once_nothing_is_known(
 
 def unavailable(_ledger: FakeLedger) -> tuple[KeyRecord, ...]:
     raise DatabaseUnavailableError("cannot connect to clinic: no server answers there; start it")
+
+
+def test_hours_that_are_left_are_shown_to_the_quarter(
+    dagster: Dagster, approved: Walk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seconds, left in ((3000, "50 min"), (5400, "1 h 30 min"), (5600, "1 h 30 min"), (129_600, "36 h 00 min")):
+        monkeypatch.setattr(status, "progress_and_eta", lambda *_, seconds=seconds: (0.5, seconds))
+        assert f"`{approved.id}` At requested, 50%, about {left} left;" in shown(dagster)["rotation"]
 
 
 def test_a_recovery_test_that_failed_since_is_named(dagster: Dagster) -> None:

@@ -10,7 +10,7 @@ import pytest
 from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
 from keyrotation_pipeline.defs.partitions import OWN
-from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, duration, instance_table, summary
+from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, instance_table, summary
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, shard_of
@@ -106,13 +106,6 @@ def test_instances_are_a_table_that_is_loud_where_nobody_reports(
     )
 
     assert text.startswith(reported)
-
-
-@pytest.mark.parametrize(
-    ("seconds", "reported"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7200, "2 h"), (200000, "2 d"), (-3, "0 s")]
-)
-def test_durations_are_short(seconds: float, reported: str) -> None:
-    assert duration(seconds) == reported
 
 
 def test_no_check_stands_unevaluated_in_the_middle_of_a_rotation(dagster: Dagster, walked: Walked) -> None:

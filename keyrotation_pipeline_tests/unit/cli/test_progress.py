@@ -6,7 +6,6 @@ from io import StringIO
 import pytest
 from rich.console import Console
 
-from keyrotation_pipeline.cli.output import duration
 from keyrotation_pipeline.cli.progress import OnLines, OnTerminal, Overall, bars_on
 from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.requests import Step
@@ -78,13 +77,6 @@ def test_an_empty_database_has_no_percent(seconds: Seconds) -> None:
     empty.see(pages("clients shard 00", 1, 1))
 
     assert str(empty) == "0 of 0 rows"
-
-
-@pytest.mark.parametrize(
-    ("length", "reported"), [(0.4, "0 s"), (59, "59 s"), (61, "1 min"), (3600, "1 h 00 min"), (93_900, "26 h 05 min")]
-)
-def test_durations(length: float, reported: str) -> None:
-    assert duration(length) == reported
 
 
 def test_a_log_gets_one_line_in_five_seconds_with_its_time(

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, time, timedelta
 import pytest
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.progress import AllowedHours, Sofar, progress, seconds_left, weight
+from keyrotation_pipeline.model.progress import AllowedHours, Sofar, duration, progress, seconds_left, weight
 from keyrotation_pipeline.model.requests import WALK, Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 
@@ -136,3 +136,11 @@ def test_the_night_of_the_change_of_time_is_an_hour_longer() -> None:
     berlin = AllowedHours(time(22), time(6), "Europe/Berlin")
     began = datetime(2026, 10, 24, 12, tzinfo=UTC)
     assert berlin.within(began, began + timedelta(days=1)) == 9 * HOUR
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [
+    (-3, "0 s"), (0.4, "0 s"), (59, "59 s"), (59.9, "1 min"), (61, "1 min"), (3590, "1 h 00 min"), (5400, "1 h 30 min"),
+    (9000, "2 h 30 min"), (93_900, "26 h 05 min"), (129_600, "36 h 00 min"), (200_000, "2 d 07 h"),
+])  # fmt: skip
+def test_a_duration_is_exact_to_its_second_part(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown
