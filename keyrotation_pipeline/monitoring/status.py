@@ -20,7 +20,15 @@ from keyrotation_pipeline.model.fleet import Instance, awaits
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
 from keyrotation_pipeline.model.proof import records_reencrypted
 from keyrotation_pipeline.model.request_events import StatusChanged
-from keyrotation_pipeline.model.requests import PastRequest, PendingRequest, Request, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import (
+    PastRequest,
+    PendingRequest,
+    Request,
+    RequestAction,
+    RequestStatus,
+    Step,
+    Walk,
+)
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status, TableStatus, failure_of
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount
 from keyrotation_pipeline.monitoring import rolling
@@ -234,25 +242,29 @@ def _overdue(due: DueRotation | None) -> list[str]:
     return [f"a rotation was due by {due.due.at:%Y-%m-%d %H:%M} UTC; {due.sentence}"]
 
 
+def _named(walk: Walk) -> str:
+    return f"{'rollback' if walk.action is RequestAction.ROLLBACK else 'rotation'} {walk.id}"
+
+
 def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
     if rotation is not None and now > rotation.finish_by:
-        return [f"rotation {rotation.id} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC"]
+        return [f"{_named(rotation)} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC"]
     if rotation is not None and rotation.started_at is None and now > rotation.start_by:
-        return [f"rotation {rotation.id} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it"]
+        return [f"{_named(rotation)} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it"]
     return []
 
 
 def _blocked(pipeline: Pipeline, rotation: Walk | None, seen: Seen) -> list[str]:
     failure = failure_of(rotation) if rotation else None
-    sentences = [f"rotation {rotation.id} is blocked: {failure}"] if rotation and failure else []
+    sentences = [f"{_named(rotation)} is blocked: {failure}"] if rotation and failure else []
     if rotation and rotation.blocked_by and not failure:
         # Its wait timed out, and nothing retries it; this disappears once the applications are there.
         pending = runner.pending_reason(pipeline, rotation, seen)
-        sentences += [f"rotation {rotation.id} timed out waiting: {pending}"] if pending else []
+        sentences += [f"{_named(rotation)} timed out waiting: {pending}"] if pending else []
     elif rotation and rotation.started_at is None:
         pending = runner.pending_reason(pipeline, rotation, seen)
         # It is signed and due, but does not start before the applications are there.
-        sentences += [f"rotation {rotation.id} cannot begin: {pending}"] if awaits(pending or "", rotation.id) else []
+        sentences += [f"{_named(rotation)} cannot begin: {pending}"] if awaits(pending or "", rotation.id) else []
     try:
         require_roster(pipeline)
     except KeyRotationError as error:

@@ -10,9 +10,10 @@ from keyrotation_pipeline.errors import BlockedError, KeyRotationError, KeyStore
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.fleet import Instance, RolloutMode
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended
-from keyrotation_pipeline.model.requests import RequestStatus
+from keyrotation_pipeline.model.requests import RequestStatus, Step
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.rotation import runner
+from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeKeyStore, fake_pipeline
 from keyrotation_pipeline_tests.fakes.rollout import FakeRollout
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
@@ -208,6 +209,21 @@ def test_who_never_answers_is_named_and_has_not_failed() -> None:
     world.ledger.block(walk.id, "the disk is full")
     shown = overview(world.pipeline)
     assert f"rotation {walk.id} is blocked: the disk is full" in shown.attention
+
+
+def test_a_rollback_is_called_one() -> None:
+    world = before_any_rotation()
+    walk = approved(world)
+    list(runner.run(world.pipeline, walk.id, world.report, Step.KEY_VERSION))
+    undoing = open_rollback(world.pipeline, world.ledger.walk(walk.id), reason="slow", requested_by="dba")
+    for officer in (ADA, BEN):
+        sign(world, undoing, officer)
+    next(runner.run(world.pipeline, undoing.id, world.report))
+    world.ledger.block(undoing.id, "the disk is full")
+    assert f"rollback {undoing.id} is blocked: the disk is full" in overview(world.pipeline).attention
+    world.clock.at = undoing.finish_by + timedelta(days=1)
+    ended = f"rollback {undoing.id} was to be finished by {undoing.finish_by:%Y-%m-%d %H:%M} UTC"
+    assert ended in overview(world.pipeline).attention
 
 
 @pytest.mark.parametrize("mode", [RolloutMode.ATTEST, RolloutMode.CONFIRM])
