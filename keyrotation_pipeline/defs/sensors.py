@@ -15,7 +15,7 @@ from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
 from keyrotation_pipeline.defs.schedules import CONDUCTED, INCIDENTS, Job
-from keyrotation_pipeline.defs.status_page import renew, status_metadata, unknown_metadata
+from keyrotation_pipeline.defs.status_page import renew, status_metadata, status_now, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.alerts import Channels, deliver, duty_of_the_quarter, notices
@@ -23,7 +23,6 @@ from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.monitoring.announcement import announcements
-from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.time_stamping import stamp_if_due
 
@@ -165,9 +164,9 @@ def _deliver_alerts(
         with keyrotation.open("dagster alert_delivery") as opened:
             with opened.ledger.reading():
                 announced = _announced(opened, channels)
-                news = notices(opened, channels.contacts, _attention(opened), failed, announced)
+                attention, page = _status(opened, keyrotation.naming)
+                news = notices(opened, channels.contacts, attention, failed, announced)
                 duty = duty_of_the_quarter(opened)
-                page = _status_page(opened, keyrotation)
             failures = deliver(opened, channels, (*news, duty))
             with suppress(KeyRotationError):  # a cluster that does not answer: alerts do not depend on it
                 opened.rollout.forget()
@@ -179,20 +178,13 @@ def _deliver_alerts(
     return dg.SkipReason("; ".join(failures) or "every alert is delivered")
 
 
-def _status_page(pipeline: Pipeline, keyrotation: PipelineResource) -> Mapping[str, dg.MetadataValue]:
-    """What the page of `status` is to show; if that cannot be gathered, why: alerts must not depend on it."""
+def _status(pipeline: Pipeline, naming: Naming) -> tuple[Sequence[str], Mapping[str, dg.MetadataValue]]:
+    """What `status` says that has no alert of its own, and its page; if it fails, why: alerts must not depend on it."""
     try:
-        return status_metadata(pipeline, keyrotation.naming)
+        found = status_now(pipeline)
     except KeyRotationError as error:
-        return unknown_metadata(error)
-
-
-def _attention(pipeline: Pipeline) -> Sequence[str]:
-    """The urgent part of `status`; if that fails, why: alerts of incidents must not depend on it."""
-    try:
-        return overview(pipeline, urgent_too=False).attention
-    except KeyRotationError as error:
-        return (str(error),)
+        return (str(error),), unknown_metadata(error)
+    return [each for each in found.attention if each not in found.alerted], status_metadata(found, naming)
 
 
 def _announced(pipeline: Pipeline, channels: Channels) -> Sequence[Announcement]:

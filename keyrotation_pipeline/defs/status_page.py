@@ -18,7 +18,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Step
-from keyrotation_pipeline.model.status import OpenIncident, RotationStatus
+from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status
 from keyrotation_pipeline.monitoring.status import overview
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -33,9 +33,13 @@ def lineage_path(naming: Naming) -> str:
     return f"/asset-groups?expanded={','.join(f'global@global:{naming.name(group)}' for group in GROUPS)}"
 
 
-def status_metadata(pipeline: Pipeline, naming: Naming) -> Mapping[str, dg.MetadataValue]:
-    """What `keyrotation status` says now, in the order in which people need it."""
-    status = overview(pipeline, duties=unsettled_in_words(pipeline))
+def status_now(pipeline: Pipeline) -> Status:
+    """What `keyrotation status` says now."""
+    return overview(pipeline, duties=unsettled_in_words(pipeline))
+
+
+def status_metadata(status: Status, naming: Naming) -> Mapping[str, dg.MetadataValue]:
+    """The status in the order in which people need it."""
     links = (
         f"[the walk, step by step]({lineage_path(naming)})",
         asset_link(naming.asset("encrypted_columns")),
@@ -82,7 +86,7 @@ def renew(instance: dg.DagsterInstance, naming: Naming, metadata: Mapping[str, d
 
 def _materialize(context: dg.AssetExecutionContext, keyrotation: PipelineResource) -> Mapping[str, Any]:
     with keyrotation.open(actor_of(context)) as opened:
-        return status_metadata(opened, keyrotation.naming)
+        return status_metadata(status_now(opened), keyrotation.naming)
 
 
 def _rotation(naming: Naming, rotation: RotationStatus | None) -> Iterator[str]:

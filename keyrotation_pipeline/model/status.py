@@ -197,6 +197,7 @@ class Status:
         incidents: open ones.
         requests: those that are not over, newest first.
         attention: one sentence for each thing that is overdue, blocked or stale.
+        alerted: those of `attention` that have alerts of their own: of incidents and of failing applications.
         warnings: one for each future problem; they do not count for `--exit-code`.
         contacts: the emergency contact list of the configuration.
         backup_signer: fingerprint of the key of this home that signs backups; None: it has none.
@@ -229,6 +230,7 @@ class Status:
     recovery_test_failed: datetime | None = None
     empty_versions: tuple[KeyVersion, ...] = ()
     not_counted_since: tuple[KeyVersion, ...] = ()
+    alerted: frozenset[str] = frozenset()
 
     @property
     def other_requests(self) -> tuple[PendingRequest, ...]:

@@ -131,14 +131,12 @@ def _restored(pipeline: Pipeline) -> str | None:
     return None
 
 
-def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[str] = ()) -> Status:
+def overview(pipeline: Pipeline, *, duties: Sequence[str] = ()) -> Status:
     """Gathers the whole status; what cannot be read is reported in `attention`, without hiding the rest.
 
     `warnings` has future problems: they do not count for `--exit-code`.
 
     Args:
-        urgent_too: whether `attention` also has the sentences of incidents and failing applications, which have alerts
-            of their own.
         duties: what is due of closed incidents; `incidents.duties` knows.
     """
     now = pipeline.clock.now()
@@ -154,12 +152,13 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     attention += _past_dates(rotation, now)
     attention += _blocked(pipeline, rotation, seen)
     attention += _waiting(pipeline, rotation, seen)
+    failed: list[str] = []
     if isinstance(seen, KeyRotationError):
         attention.append(str(seen))
     else:
         attention += returned(pipeline, stored, rotation, seen) if stored is not None else []
         attention += uncounted(seen, now)
-        attention += failing(seen, now) if urgent_too else []
+        attention += (failed := list(failing(seen, now)))
     fenced = fences(pipeline)
     attention += fenced.attention()
     attention += standing_still(pipeline.heartbeats.last(), now)
@@ -169,7 +168,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
     protected = protection(pipeline, records, now)
     attention += protected.attention
     open_incidents, urgent = incidents_now(pipeline, now)
-    attention += [*urgent, *duties] if urgent_too else []
+    attention += [*urgent, *duties]
     attention += [
         sentence for table in pipeline.tables for sentence in count_problems(table, counts.get(table), records, now)
     ]
@@ -195,6 +194,7 @@ def overview(pipeline: Pipeline, *, urgent_too: bool = True, duties: Sequence[st
         next_rotation_due=due.due.at if due else None,
         next_rotation_rule=due.due.rule if due else None,
         attention=tuple(dict.fromkeys(attention)),
+        alerted=frozenset([*failed, *urgent, *duties]),
         warnings=(
             *(each for each in overdue if each not in attention),
             *protected.warnings,

@@ -1,6 +1,7 @@
 """The asset `status` says what `keyrotation status` says, and is renewed when that has changed, and only then."""
 
 import re
+from collections.abc import Sequence
 
 import dagster as dg
 import pytest
@@ -8,12 +9,13 @@ import pytest
 from keyrotation_pipeline.defs.status_page import GROUPS
 from keyrotation_pipeline.errors import DatabaseUnavailableError
 from keyrotation_pipeline.incidents.alerts import Channels
+from keyrotation_pipeline.model.backups import BackupStanding
 from keyrotation_pipeline.model.key_events import RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord
 from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.monitoring import status
 from keyrotation_pipeline_tests.defs.conftest import Dagster, channels
-from keyrotation_pipeline_tests.fakes import FakeLedger
+from keyrotation_pipeline_tests.fakes import FakeLedger, FakeVault
 
 STATUS = dg.AssetKey("status")
 
@@ -92,6 +94,18 @@ def test_what_was_known_does_not_stay_on_the_page_once_nothing_is_known(
 
 def unavailable(_ledger: FakeLedger) -> tuple[KeyRecord, ...]:
     raise DatabaseUnavailableError("cannot connect to clinic: no server answers there; start it")
+
+
+def test_one_look_of_the_sensor_gathers_the_status_once(dagster: Dagster, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, standing = [], FakeVault.standing
+
+    def counted(vault: FakeVault, records: Sequence[KeyRecord]) -> BackupStanding:
+        asked.append(vault)
+        return standing(vault, records)
+
+    monkeypatch.setattr(FakeVault, "standing", counted)
+    shown(dagster)
+    assert len(asked) == 1
 
 
 def test_hours_that_are_left_are_shown_to_the_quarter(
