@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -24,6 +24,7 @@ from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import (
     BackupSet,
+    DatabaseCopy,
     KeyCopy,
     StoredFile,
     free_stamps,
@@ -48,11 +49,19 @@ class KeptSets:
     Args:
         sets: newest first, by the audit's sequence.
         refused: by name, newest first: why it is damaged, unreadable, or not known to be ours.
+        names: of every file in the place.
     """
 
     place: BackupPlace
     sets: tuple[BackupSet, ...]
     refused: Mapping[str, KeyRotationError]
+    names: frozenset[str]
+
+    @property
+    def dumps(self) -> tuple[tuple[BackupSet, DatabaseCopy], ...]:
+        """Each set whose dump is there, with that."""
+        made = ((each, each.dump) for each in self.sets)
+        return tuple((each, dump) for each, dump in made if dump is not None and dump.file.name in self.names)
 
     @property
     def newest(self) -> BackupSet | None:
@@ -71,13 +80,13 @@ def kept_sets(place: BackupPlace, trust: ManifestTrust) -> KeptSets:
     Raises:
         BackupError: the place cannot be read.
     """
-    sets, refused = [], {}
-    for name in filter(trust.knows, _manifests(place)):
+    sets, refused, names = [], {}, place.names()
+    for name in filter(trust.knows, manifests(names)):
         try:
             sets.append(trust.read(place, name))
         except (BackupError, UnsignedBackupError) as error:  # an unreadable one does not hide the others
             refused[name] = error
-    return KeptSets(place, tuple(sorted(sets, key=trust.order, reverse=True)), refused)
+    return KeptSets(place, tuple(sorted(sets, key=trust.order, reverse=True)), refused, frozenset(names))
 
 
 def sets_of(place: BackupPlace, trust: ManifestTrust) -> Iterator[BackupSet]:
@@ -88,7 +97,7 @@ def sets_of(place: BackupPlace, trust: ManifestTrust) -> Iterator[BackupSet]:
     Raises:
         BackupError: the place cannot be read.
     """
-    for name in filter(trust.knows, _manifests(place)):
+    for name in filter(trust.knows, manifests(place.names())):
         with suppress(ManifestError, UnsignedBackupError):
             yield trust.read(place, name)
 
@@ -124,10 +133,9 @@ def is_intact(place: BackupPlace, file: StoredFile) -> bool:
     return False
 
 
-def _manifests(place: BackupPlace) -> list[str]:
-    """Names of the manifests, newest first."""
-    names = [name for name in place.names() if is_manifest(name)]
-    return sorted(names, key=lambda name: in_order(stamp_in(name) or ""), reverse=True)
+def manifests(names: Iterable[str]) -> list[str]:
+    """Those of these names that are of manifests, newest first."""
+    return sorted(filter(is_manifest, names), key=lambda name: in_order(stamp_in(name) or ""), reverse=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +175,14 @@ class BackupContext:
     def places(self) -> tuple[BackupPlace, ...]:
         """Every place, in the order that a recovery uses."""
         return (*self.offsite, self.local)
+
+    def kept(self) -> tuple[KeptSets, ...]:
+        """The sets of every place.
+
+        Raises:
+            BackupError: a place cannot be read.
+        """
+        return tuple(kept_sets(place, self.trust) for place in self.places)
 
 
 def remove_unfinished(site: BackupContext) -> tuple[str, ...]:
@@ -267,7 +283,7 @@ def unknown_sets(place: BackupPlace, names: Collection[str], trust: ManifestTrus
     """
     found: dict[str, list[str]] = defaultdict(list)
     left = MOST_READ
-    for name in sorted(filter(is_manifest, names), key=lambda each: in_order(stamp_in(each) or ""), reverse=True):
+    for name in manifests(names):
         if name in trust.names:
             continue
         if not trust.knows(name):

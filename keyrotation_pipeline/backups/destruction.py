@@ -4,6 +4,7 @@ The ledger says `destroyed` before the key is removed: from then on no backup co
 `restore-key` refuses it. A process that dies midway completes it when it runs again.
 """
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,9 +13,15 @@ from typing import TypeVar
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
-from keyrotation_pipeline.backups.catalog import BackupContext
-from keyrotation_pipeline.backups.key_loss import kept_dumps_that_need, unlisted_dumps
-from keyrotation_pipeline.backups.remaining_copies import HeldCopy, described_copies, described_replaced, replaced_dumps
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets
+from keyrotation_pipeline.backups.remaining_copies import (
+    HeldCopy,
+    described_copies,
+    described_replaced,
+    kept_dumps_that_need,
+    replaced_dumps,
+    unlisted_dumps,
+)
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyStoreError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.key_events import HeldFile, KeyDestroyed, KeyDestructionIntended
@@ -30,7 +37,6 @@ from keyrotation_pipeline.rotation.keys import record_of
 
 DestructionFact = TypeVar("DestructionFact", KeyDestructionIntended, KeyDestroyed)
 LOCK = "destroy"
-# The lock of `backup`: a running backup may be copying the key right now.
 DESTROYABLE = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED})
 
 
@@ -78,11 +84,11 @@ def open_destruction(
         require_consistent(pipeline, stored)
         if (already := pending_destruction(pipeline, version)) is not None:
             raise RequestError(f"request {already.id} to destroy {version} is open; sign or cancel it")
-        record = _require_destroyable(site, stored, version)
+        record, kept = _require_destroyable(site, stored, version)
         if reason is None:  # checked last: a destroyed version needs no reason
             raise RequestError(f"say why with `keyrotation destroy {version} --reason TEXT`, which officers then sign")
         found = _found(site, record)
-        copies = f"{described_copies(version, found.held)}{described_replaced(replaced_dumps(site, version))}"
+        copies = f"{described_copies(version, found.held)}{described_replaced(replaced_dumps(kept, version))}"
         opened = _request(pipeline, record, f"{reason}; {copies}", requested_by)
         pipeline.ledger.open(opened, approval_text(pipeline, opened))
     return opened, found
@@ -98,6 +104,7 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         KeyStoreError: the key store or its archive holds another key, or the key could not be removed.
     """
     pipeline, version = site.pipeline, rotation.source
+    # The lock of `backup`, too: a running backup may be copying the key right now.
     with pipeline.ledger.lock(LOCK), pipeline.ledger.lock(BACKUP_LOCK):
         rotation = pipeline.ledger.request(rotation.id)
         if rotation.action != RequestAction.DESTROY or rotation.is_over:
@@ -106,7 +113,7 @@ def destroy(site: BackupContext, rotation: Request) -> Destruction:
         require_consistent(pipeline, stored, afresh=True)
         require_authorised(pipeline, rotation, stored)
         stored = pin_roster_in_store(pipeline, stored)
-        record = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
+        record, _ = _require_destroyable(site, stored, version, begun=rotation.status is RequestStatus.RUNNING)
         if record.fingerprint != rotation.source_fingerprint:
             raise ApprovalError(f"{version} is registered as another key than the one signed for; cancel {rotation.id}")
         found = _found(site, record)
@@ -139,23 +146,27 @@ def _request(pipeline: Pipeline, record: KeyRecord, reason: str, requested_by: s
 
 def _require_destroyable(
     site: BackupContext, stored: StoredKeys, version: KeyVersion, *, begun: bool = False
-) -> KeyRecord:
-    """The version's record, if it may be destroyed. Checks everything again; what cannot be determined is refused."""
+) -> tuple[KeyRecord, Sequence[KeptSets]]:
+    """The version's record, if it may be destroyed, and what is kept in each place.
+
+    Checks everything again; what cannot be determined is refused.
+    """
     record = _require_state(site, stored, version, begun=begun)
     _require_not_in_use(site.pipeline, stored, version)
     if version in stored.archived:
         stored.registered(record)
     _require_no_values(site.pipeline, version)
-    if dumps := kept_dumps_that_need(site, version):
+    kept = site.kept()
+    if dumps := kept_dumps_that_need(kept, version):
         raise BlockedError(
             f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone, or "
             "replaced by `keyrotation backup --rekey`"
         )
-    if dumps := unlisted_dumps(site):
+    if dumps := unlisted_dumps(kept):
         raise BlockedError(
             f"no manifest says which keys {', '.join(dumps)} needs; restore its manifest or remove it first"
         )
-    return record
+    return record, kept
 
 
 def _require_state(site: BackupContext, stored: StoredKeys, version: KeyVersion, *, begun: bool) -> KeyRecord:

@@ -7,7 +7,6 @@ from keyrotation_pipeline.audit.divergence import divergence
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets, read_key, sets_of
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
-from keyrotation_pipeline.backups.remaining_copies import replaced_dumps
 from keyrotation_pipeline.backups.restore_checks import sampled_under
 from keyrotation_pipeline.errors import (
     BackupError,
@@ -21,7 +20,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind, Note
-from keyrotation_pipeline.model.backups import KeyCopy, is_dump
+from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -312,29 +311,3 @@ def _dumps(kept: KeptSets, keys: _Keys) -> Iterator[DumpReadable]:
                 for version in sorted(content.versions)
             )
             yield DumpReadable(made.dump.file.name, place.description, is_intact(place, made.dump.file), tables)
-
-
-def kept_dumps_that_need(site: BackupContext, version: KeyVersion) -> tuple[str, ...]:
-    """Every stored database backup that cannot be read completely without a version: such a key must stay.
-
-    Without those whose rows another set of the same place has under another key.
-    """
-    replaced = {dump for dump, _ in replaced_dumps(site, version)}
-    needing = (
-        f"{made.dump.file.name} in {place.description}"
-        for place in site.places
-        for names in (place.names(),)
-        for made in kept_sets(place, site.trust).sets
-        if made.dump is not None and version in made.dump.versions and made.dump.file.name in names
-    )
-    return tuple(dump for dump in needing if dump not in replaced)
-
-
-def unlisted_dumps(site: BackupContext) -> tuple[str, ...]:
-    """Every stored database backup that no intact manifest names, so that it is unknown which keys it needs."""
-    unlisted = []
-    for place in site.places:
-        listed = {made.dump.file.name for made in kept_sets(place, site.trust).sets if made.dump is not None}
-        dumps = [name for name in place.names() if is_dump(name)]
-        unlisted += [f"{name} in {place.description}" for name in dumps if name not in listed]
-    return tuple(unlisted)

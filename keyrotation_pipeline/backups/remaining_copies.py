@@ -1,14 +1,14 @@
 """Copies of a key that a destruction leaves, and the stored backups that a key decrypts."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from keyrotation_pipeline.backups.catalog import BackupContext, is_intact, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.backups import BackupSet, StoredVersion, is_dump, is_key_file
+from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredVersion, is_dump, is_key_file
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
@@ -134,68 +134,79 @@ def sets_to_rekey(site: BackupContext) -> tuple[BackupSet, ...]:
     records = site.pipeline.ledger.keys()
     compromised = {each.version for each in records if each.state is KeyState.COMPROMISED}
     found: dict[str, BackupSet] = {}
-    for place in site.places:
-        sets, names = kept_sets(place, site.trust).sets, frozenset(place.names())
-        replaced = replacements(sets, names)
-        for made in sets:
-            kept = made.dump is not None and made.dump.file.name in names
-            needed = made.dump.versions if made.dump is not None and kept else ()
-            if compromised.intersection(needed) and made.name not in replaced:
+    for kept in site.kept():
+        replaced = replacements(kept)
+        for made, dump in kept.dumps:
+            if compromised.intersection(dump.versions) and made.name not in replaced:
                 found.setdefault(made.name, made)
     return tuple(sorted(found.values(), key=site.trust.order, reverse=True))
 
 
-def replacements(sets: Sequence[BackupSet], names: frozenset[str]) -> Mapping[str, BackupSet]:
-    """By manifest: the set that was made from it, if that has its dump and keys among the files of the same place."""
+def replacements(kept: KeptSets) -> Mapping[str, tuple[BackupSet, DatabaseCopy]]:
+    """By manifest: the set that was made from it, and its dump, if that has its dump and keys in the same place."""
     return {
-        each.made_from.manifest: each
-        for each in sets
-        if each.made_from is not None and names.issuperset(file.name for file in each.files)
+        made.made_from.manifest: (made, dump)
+        for made, dump in kept.dumps
+        if made.made_from is not None and kept.names.issuperset(file.name for file in made.files)
     }
 
 
-def replaced_dumps(site: BackupContext, version: KeyVersion) -> tuple[tuple[str, str], ...]:
+def replaced_dumps(places: Iterable[KeptSets], version: KeyVersion) -> tuple[tuple[str, str], ...]:
     """Dumps that need a version, each with the set that replaces it: in the same place, as its manifest says.
 
     Returns:
         Pairs: ``<dump> in <place>``, and the manifest of the other set.
-
-    Raises:
-        BackupError: a place does not answer.
     """
     found = []
-    for place in site.places:
-        sets, names = kept_sets(place, site.trust).sets, frozenset(place.names())
-        replaced = replacements(sets, names)
-        for made in sets:
-            if made.dump is None or made.dump.file.name not in names or version not in made.dump.versions:
+    for kept in places:
+        replaced = replacements(kept)
+        for made, dump in kept.dumps:
+            if version not in dump.versions or made.name not in replaced:
                 continue
-            other = replaced.get(made.name)
-            if (
-                other is not None
-                and _is_free_of(other, version)
-                and all(is_intact(place, each) for each in other.files)
-            ):
-                found.append((f"{made.dump.file.name} in {place.description}", other.name))
+            other, free = replaced[made.name]
+            if version not in free.versions and all(is_intact(kept.place, each) for each in other.files):
+                found.append((f"{dump.file.name} in {kept.place.description}", other.name))
     return tuple(found)
 
 
-def _is_free_of(made: BackupSet, version: KeyVersion) -> bool:
-    return made.dump is not None and version not in made.dump.versions
+def kept_dumps_that_need(places: Iterable[KeptSets], version: KeyVersion) -> tuple[str, ...]:
+    """Every stored database backup that cannot be read completely without a version: such a key must stay.
+
+    Without those whose rows another set of the same place has under another key.
+    """
+    replaced = {dump for dump, _ in replaced_dumps(places, version)}
+    needing = (
+        f"{dump.file.name} in {kept.place.description}"
+        for kept in places
+        for _, dump in kept.dumps
+        if version in dump.versions
+    )
+    return tuple(dump for dump in needing if dump not in replaced)
+
+
+def unlisted_dumps(places: Iterable[KeptSets]) -> tuple[str, ...]:
+    """Every stored database backup that no intact manifest names, so that it is unknown which keys it needs."""
+    unlisted = []
+    for kept in places:
+        listed = {dump.file.name for _, dump in kept.dumps}
+        dumps = [name for name in sorted(kept.names - listed) if is_dump(name)]
+        unlisted += [f"{name} in {kept.place.description}" for name in dumps]
+    return tuple(unlisted)
 
 
 def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVersion]) -> Iterator[ExposedCopy]:
-    sets, names = kept_sets(place, site.trust).sets, frozenset(place.names())
-    replaced, dumps = replacements(sets, names), {made.dump.file.name: made for made in sets if made.dump is not None}
+    kept = kept_sets(place, site.trust)
+    # Of those that are gone there may be non-current versions.
+    replaced, dumps = replacements(kept), {each.dump.file.name: (each, each.dump) for each in kept.sets if each.dump}
     for file in place.versions("database-"):
         if not is_dump(file.name):
             continue
-        made = dumps.get(file.name)
-        needed = [] if made is None or made.dump is None else [each for each in made.dump.versions if each in versions]
-        if made is None:
+        if file.name not in dumps:
             yield ExposedCopy(place.description, file, "no intact manifest says which keys it needs")
-        elif needed:
-            other = replaced.get(made.name)
+            continue
+        made, dump = dumps[file.name]
+        if needed := [each for each in dump.versions if each in versions]:
+            other, _ = replaced.get(made.name, (None, None))
             why = f"holds values under {', '.join(map(str, needed))}"
             yield ExposedCopy(place.description, file, why, other.name if other else None)
     for version in versions:

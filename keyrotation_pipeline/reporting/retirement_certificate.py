@@ -128,15 +128,12 @@ def in_words(statement: Mapping[str, Any]) -> str:
 def _backups(site: BackupContext, versions: Sequence[KeyVersion]) -> Iterator[dict[str, Any]]:
     """Every kept dump that cannot be read whole without one of the keys, and until when it is sure to be kept."""
     for place in site.places:
-        names = frozenset(place.names())
-        for made in kept_sets(place, site.trust).sets:
-            if made.dump is None or made.dump.file.name not in names:
-                continue
-            if needed := [str(version) for version in versions if version in made.dump.versions]:
-                locked = place.locked_until(made.dump.file.name)
+        for made, dump in kept_sets(place, site.trust).dumps:
+            if needed := [str(version) for version in versions if version in dump.versions]:
+                locked = place.locked_until(dump.file.name)
                 until = "not locked; until somebody, or a rule of the place, removes it"
                 yield {
-                    "dump": made.dump.file.name,
+                    "dump": dump.file.name,
                     "manifest": made.name,
                     "needs": needed,
                     "place": place.description,

@@ -7,7 +7,6 @@ from typing import cast
 
 import pytest
 
-from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.postgres.engine.postgres_rewriting import PostgresRewriting
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.adapters.postgres.server.scratch import ScratchDump
@@ -15,10 +14,14 @@ from keyrotation_pipeline.backups import rekey as rekeying
 from keyrotation_pipeline.backups.backup import back_up
 from keyrotation_pipeline.backups.catalog import kept_sets
 from keyrotation_pipeline.backups.destruction import open_destruction
-from keyrotation_pipeline.backups.key_loss import kept_dumps_that_need, unlisted_dumps
 from keyrotation_pipeline.backups.recovery_test import recovery_test
 from keyrotation_pipeline.backups.rekey import Rekeyed, rekey
-from keyrotation_pipeline.backups.remaining_copies import exposed_copies, sets_to_rekey
+from keyrotation_pipeline.backups.remaining_copies import (
+    exposed_copies,
+    kept_dumps_that_need,
+    sets_to_rekey,
+    unlisted_dumps,
+)
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
@@ -245,7 +248,7 @@ def test_the_compromised_key_can_be_destroyed_once_every_dump_is_replaced(clinic
     # Damaged in one place, it replaces nothing there.
     path = clinic.site.local.path(made.dump.file.name)
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert kept_dumps_that_need(clinic.site, V1) == (f"{old.dump.file.name} in {clinic.site.local.description}",)
+    assert kept_dumps_that_need(clinic.site.kept(), V1) == (f"{old.dump.file.name} in {clinic.site.local.description}",)
 
 
 @pytest.mark.extended
@@ -382,7 +385,7 @@ def test_what_a_killed_run_left_is_not_found_by_the_next(
     assert left
     back_up(clinic.site)
     for place in clinic.site.places:
-        assert unlisted_dumps(replace(clinic.site, offsite=(), local=cast("BackupDirectory", place))) == ()
+        assert unlisted_dumps([kept_sets(place, clinic.site.trust)]) == ()
     there = [name for name in clinic.site.local.names() if f"{old.stamp}-2" in name]
     if at == "upload":  # it is a set, and uploaded by the backup
         assert [each.name for each in sets_to_rekey(clinic.site)] == []

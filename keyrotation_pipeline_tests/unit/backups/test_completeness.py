@@ -273,5 +273,5 @@ def test_a_set_that_was_made_from_an_older_one_stands_where_that_one_does_and_co
     assert site.standing().manifest == new.name
     site.offsite.remove(new.name)
     assert site.standing().manifest == old.name
-    assert not replacements(kept.sets, frozenset({made.name}))  # without its dump it replaces nothing
-    assert replacements(kept.sets, frozenset(site.local.names())) == {old.name: made}
+    assert not replacements(replace(kept, names=frozenset({made.name})))  # without its dump it replaces nothing
+    assert {each: by for each, (by, _) in replacements(kept).items()} == {old.name: made}
