@@ -162,9 +162,16 @@ def _require_destroyable(
             f"{version} is needed to read {', '.join(dumps)}; destroy it when these database backups are gone, or "
             "replaced by `keyrotation backup --rekey`"
         )
-    if dumps := unlisted_dumps(kept):
+    unlisted = unlisted_dumps(kept, site.trust)
+    if lost := [dump for dump, whose in unlisted.items() if whose is None]:
         raise BlockedError(
-            f"no manifest says which keys {', '.join(dumps)} needs; restore its manifest or remove it first"
+            f"no manifest says which keys {', '.join(lost)} needs; restore its manifest or remove it first"
+        )
+    if unlisted:
+        named = ", ".join(f"{dump} (of the pipeline {whose})" for dump, whose in unlisted.items())
+        raise BlockedError(
+            f"it is not known here which keys {named} needs; give each pipeline a directory or [backup.s3] prefix of "
+            "its own, and have who runs it move its backups there"
         )
     return record, kept
 

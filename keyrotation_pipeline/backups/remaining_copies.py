@@ -6,14 +6,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_intact, kept_sets
+from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, StoredVersion, is_dump, is_key_file
+from keyrotation_pipeline.model.backups import (
+    BackupSet,
+    DatabaseCopy,
+    StoredVersion,
+    is_dump,
+    is_key_file,
+    manifest_name,
+    pipeline_in,
+    stamp_in,
+)
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 
 # The most non-current versions in the signed text, which is one line for people to read.
 MOST_NAMED = 40
+_UNKNOWN = "no intact manifest says which keys it needs"
 _VERSION_ID = re.compile(r"[A-Za-z0-9._-]{1,100}", re.ASCII)
 
 
@@ -184,14 +195,24 @@ def kept_dumps_that_need(places: Iterable[KeptSets], version: KeyVersion) -> tup
     return tuple(dump for dump in needing if dump not in replaced)
 
 
-def unlisted_dumps(places: Iterable[KeptSets]) -> tuple[str, ...]:
-    """Every stored database backup that no intact manifest names, so that it is unknown which keys it needs."""
-    unlisted = []
-    for kept in places:
-        listed = {dump.file.name for _, dump in kept.dumps}
-        dumps = [name for name in sorted(kept.names - listed) if is_dump(name)]
-        unlisted += [f"{name} in {kept.place.description}" for name in dumps]
-    return tuple(unlisted)
+def unlisted_dumps(places: Iterable[KeptSets], trust: ManifestTrust) -> Mapping[str, str | None]:
+    """Every stored database backup that no intact manifest of ours names, so that it is unknown which keys it needs.
+
+    Returns:
+        By ``<dump> in <place>``: the pipeline that it names, where that is unknown here.
+    """
+    return {
+        f"{name} in {kept.place.description}": _stranger(name, trust)
+        for kept in places
+        for name in sorted(kept.names - {dump.file.name for _, dump in kept.dumps})
+        if is_dump(name)
+    }
+
+
+def _stranger(dump: str, trust: ManifestTrust) -> str | None:
+    """The id of the pipeline that a dump's name has, if that is unknown here."""
+    stamp = stamp_in(dump) or ""
+    return None if trust.knows(manifest_name(stamp)) else pipeline_in(stamp)
 
 
 def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVersion]) -> Iterator[ExposedCopy]:
@@ -202,7 +223,9 @@ def _in_place(site: BackupContext, place: BackupPlace, versions: Sequence[KeyVer
         if not is_dump(file.name):
             continue
         if file.name not in dumps:
-            yield ExposedCopy(place.description, file, "no intact manifest says which keys it needs")
+            whose = _stranger(file.name, site.trust)
+            why = f"it is of the pipeline {whose}, which is unknown here" if whose else _UNKNOWN
+            yield ExposedCopy(place.description, file, why)
             continue
         made, dump = dumps[file.name]
         if needed := [each for each in dump.versions if each in versions]:

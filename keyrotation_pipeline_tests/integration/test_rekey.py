@@ -385,7 +385,7 @@ def test_what_a_killed_run_left_is_not_found_by_the_next(
     assert left
     back_up(clinic.site)
     for place in clinic.site.places:
-        assert unlisted_dumps([kept_sets(place, clinic.site.trust)]) == ()
+        assert unlisted_dumps([kept_sets(place, clinic.site.trust)], clinic.site.trust) == {}
     there = [name for name in clinic.site.local.names() if f"{old.stamp}-2" in name]
     if at == "upload":  # it is a set, and uploaded by the backup
         assert [each.name for each in sets_to_rekey(clinic.site)] == []

@@ -13,6 +13,7 @@ import pytest
 from keyrotation_pipeline.audit.verify import verify_audit
 from keyrotation_pipeline.backups.catalog import BackupContext, Objectives
 from keyrotation_pipeline.backups.destruction import Destruction, destroy, open_destruction, pending_destruction
+from keyrotation_pipeline.backups.remaining_copies import exposed_copies
 from keyrotation_pipeline.errors import (
     ApprovalError,
     BackupError,
@@ -312,6 +313,14 @@ def test_a_compromised_version_may_go_too(clinic: Clinic) -> None:
     assert clinic.state() is KeyState.DESTROYED
 
 
+def test_a_dump_of_another_pipeline_is_listed_as_that(clinic: Clinic) -> None:
+    dump_of_another_pipeline(clinic)
+    lost_manifest(clinic)
+    lost, others = sorted(each for each in exposed_copies(clinic.site, [V3]) if each.startswith("database-"))[::-1]
+    assert lost.endswith("in s3://bucket/: no intact manifest says which keys it needs")
+    assert others.endswith("in s3://bucket/: it is of the pipeline 0a1b2c3d, which is unknown here")
+
+
 # --- what refuses it ------------------------------------------------------------------------------------------------
 
 
@@ -330,6 +339,12 @@ def value_elsewhere(clinic: Clinic) -> None:
 
 def lost_manifest(clinic: Clinic) -> None:
     clinic.bucket.files[manifest(V2)[0]] = b""
+
+
+def dump_of_another_pipeline(clinic: Clinic) -> None:
+    """With its manifest, which does not count here."""
+    for name in manifest(V2)[:2]:
+        clinic.bucket.files[name.replace(PIPELINE, "0a1b2c3d")] = b""
 
 
 def damaged_manifest(clinic: Clinic) -> None:
@@ -354,6 +369,11 @@ REFUSALS = [
     ),
     pytest.param(lost_manifest, BlockedError, "no manifest says which keys database-", id="dump without manifest"),
     pytest.param(damaged_manifest, BlockedError, "no manifest says which keys", id="dump with a damaged manifest"),
+    pytest.param(
+        dump_of_another_pipeline, BlockedError,
+        r"which keys database-\S+ in s3://bucket/ \(of the pipeline 0a1b2c3d\) needs; give each pipeline",
+        id="dump of another pipeline",
+    ),
     pytest.param(other_key, KeyStoreError, "the key store holds another v1", id="another key in the archive"),
 ]  # fmt: skip
 
