@@ -142,7 +142,7 @@ def recovery_test(site: BackupContext, key: RecoveryKey, report: Report = lambda
 
     Raises:
         RecoveryError: a subclass and a sentence for each way that a backup can fail.
-        BackupError: there is no backup, or the place cannot be read.
+        BackupError: there is no backup, or the place cannot be read; or it passed, and a place takes no record of it.
         BlockedError: another test is running.
     """
     ledger, place = site.pipeline.ledger, site.places[0]
@@ -156,7 +156,13 @@ def recovery_test(site: BackupContext, key: RecoveryKey, report: Report = lambda
             with suppress(BackupError):
                 _record(site, RecoveryTestFailed(place.description, key.label, type(error).__name__, str(error)))
             raise
-        _record(site, Note(EventKind.RECOVERY_TEST_PASSED, tested.facts()))
+        try:
+            _record(site, Note(EventKind.RECOVERY_TEST_PASSED, tested.facts()))
+        except BackupError as error:
+            raise BackupError(
+                "the recovery test passed, as the audit and `keyrotation status` say, but its record is not beside the "
+                f"backups in every place: {error}"
+            ) from error
         return tested
 
 

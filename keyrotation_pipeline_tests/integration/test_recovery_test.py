@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -82,6 +82,21 @@ def test_the_record_is_in_the_audit_and_beside_the_backups_and_tells_no_secret(
     text = json.dumps([event, record])
     assert not any(name in text for name in ("Ada", "example.org"))
     assert not any(base64_of(clinic.ring.material(v)) in text for v in (V1, V2))
+
+
+def test_a_place_that_takes_no_record_does_not_make_a_passed_test_a_failed_one(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back_up(clinic.site)
+
+    def refused(*_: object) -> NoReturn:
+        raise BackupError("the bucket takes no more; check it")
+
+    monkeypatch.setattr(type(clinic.site.offsite[0]), "put", refused)
+    with pytest.raises(BackupError, match=r"recovery test passed, as the audit .*: the bucket takes no more; check"):
+        run_test(clinic)
+    assert last_event(clinic)["event"] == "recovery_test_passed"
+    assert any(name.startswith("recovery-test-") for name in clinic.site.local.names())
 
 
 def test_nothing_of_a_test_is_left_behind(clinic: Clinic) -> None:
