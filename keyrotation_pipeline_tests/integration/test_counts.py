@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory import counts, grammar_sql
 from keyrotation_pipeline.adapters.postgres.inventory.counts import filters
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import under, value_class
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.relations import heaps
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan
 from keyrotation_pipeline.adapters.postgres.retirement import fence
@@ -51,7 +52,7 @@ def test_values_are_counted_by_version_and_by_column(either: Connection, ring: K
         (None, seal(ring, 2, "x" * 5000)),
         ("", "plain"),
     )
-    (counted,) = counts.count(either, [NOTES])
+    (counted,) = PostgresInventory(either).count([NOTES])
     assert counted.rows == 4
     assert counted.values_by_version == {V1: 1, V2: 3, V10: 1}
     assert counted.by_column == {"a": {V1: 1, V2: 1}, "b": {V2: 2, V10: 1}}
@@ -78,7 +79,7 @@ def test_a_registered_version_of_the_second_generation_is_named_among_any_number
     nonce, body = "A" * 32, "A" * 64
     fill(connection, *((f"v{number}x:{nonce}:{body}",) for number in (*range(1, 40), 77, 500)))
     register(connection, "v77x")
-    (counted,) = counts.count(connection, [ONE])
+    (counted,) = PostgresInventory(connection).count([ONE])
     assert counted.values_by_version[KeyVersion(77, 2)] == 1
     assert (len(counted.values_by_version), counted.near_misses) == (21, 20)
 
@@ -89,7 +90,7 @@ def test_of_any_number_of_unregistered_versions_a_few_are_named_and_every_value_
     stranger = seal(ring, 10, "planted").removeprefix("v10:")
     fill(either, *((f"v{number}:{stranger}", "") for number in range(1, 501)), (None, seal(ring, 2, "honest")))
     register(either, "v77", "never one")
-    (counted,) = counts.count(either, [NOTES])
+    (counted,) = PostgresInventory(either).count([NOTES])
     named = [*range(1, 20), 77, 500]
     assert [version.number for version in counted.values_by_version] == named
     assert (counted.values_by_version[V2], counted.near_misses, counted.unencrypted) == (2, 479, 479)
@@ -128,7 +129,7 @@ def test_a_value_outside_the_grammar_counts_as_unencrypted(
     near_misses: int,
 ) -> None:
     fill(connection, (change(seal(ring, 1, "")),))
-    (counted,) = counts.count(connection, [ONE])
+    (counted,) = PostgresInventory(connection).count([ONE])
     assert (counted.unencrypted, counted.near_misses) == (unencrypted, near_misses)
 
 
@@ -142,7 +143,7 @@ def test_the_database_judges_as_the_parser_does(either: Connection, ring: KeyRin
             values.append(value[:at] + chance.choice(string.printable + "é=") + value[at + chance.randrange(3) :])
     fill(either, *((value,) for value in values))
     accepted = [value for value in values if re.fullmatch(VALUE_PATTERN, value, re.ASCII)]
-    (counted,) = counts.count(either, [ONE])
+    (counted,) = PostgresInventory(either).count([ONE])
     assert 0 < len(accepted) < len(values)
     assert sum(counted.values_by_version.values()) == len(accepted)
     assert counted.unencrypted == len(values) - len(accepted)
@@ -189,7 +190,7 @@ def test_a_look_for_a_version_ends_after_so_many_seconds_and_leaves_no_limit_beh
 def test_values_of_a_megabyte_are_judged_whole(connection: Connection, ring: KeyRing, seal: Seal) -> None:
     large = seal(ring, 1, "x" * 1_000_000)
     fill(connection, (large,), (large[:-1],), ("x" * 1_000_000,), (large[:1_000_000] + " " + large[1_000_001:],))
-    (counted,) = counts.count(connection, [ONE])
+    (counted,) = PostgresInventory(connection).count([ONE])
     assert counted.values_by_version == {V1: 1}
     assert counted.unencrypted == 3
 
@@ -207,7 +208,7 @@ def test_partitions_and_children_are_counted_with_their_table(either: Connection
         'WITH one AS (INSERT INTO public."Base" VALUES (%s)) INSERT INTO public.child VALUES (%s, 1)',
     ):
         either.execute(statement, (seal(ring, 1, "a"), seal(ring, 2, "b")))
-    counted = counts.count(either, [ONE, EncryptedTable(TableName("public", "Base"), ("a",))])
+    counted = PostgresInventory(either).count([ONE, EncryptedTable(TableName("public", "Base"), ("a",))])
     assert [(each.rows, each.values_by_version) for each in counted] == [(2, {V1: 1, V2: 1})] * 2
 
 
@@ -222,7 +223,7 @@ def test_varchar_domains_and_citext_are_counted(debian: Connection, ring: KeyRin
     debian.execute("INSERT INTO public.notes VALUES (%s, %s, %s, %s)", [seal(ring, 1, "x")] * 4)
     debian.execute("INSERT INTO public.notes VALUES (%s, %s, %s, %s)", ["V" + seal(ring, 1, "x")[1:]] * 4)
     table = EncryptedTable(TableName("public", "notes"), ("A b", "c", "d", "e"))
-    (counted,) = counts.count(debian, [table])
+    (counted,) = PostgresInventory(debian).count([table])
     assert counted.by_column == {column: {V1: 1} for column in table.columns}
     assert counted.near_misses == 4
     assert counts.old_rows(debian, table, [V1], None).rows == 1
@@ -235,7 +236,7 @@ def test_unreadable_values_and_fences_are_reported(migrated: Connection, ring: K
         "('other', 'public.other', '1', 'a', now(), 'not-a-value')"
     )
     fence.fence(migrated, NOTES, [V1])
-    (counted,) = counts.count(migrated, [NOTES])
+    (counted,) = PostgresInventory(migrated).count([NOTES])
     assert (counted.unreadable, counted.fenced_against) == (1, (V1,))
 
 
@@ -249,13 +250,13 @@ def test_a_fence_marked_valid_manually_does_not_answer_the_count(either: Connect
     lie = either.execute(f"SELECT count(*) FROM public.notes WHERE {condition}").fetchone()
     assert lie == (0,), "the planner no longer takes its answer from constraints; this test has lost its point"
     assert counts.old_rows(either, ONE, [V1], None).rows == 1
-    assert counts.count(either, [ONE])[0].values_by_version == {V1: 1}
+    assert PostgresInventory(either).count([ONE])[0].values_by_version == {V1: 1}
 
 
 def test_counting_leaves_the_settings_of_a_running_transaction_alone(connection: Connection) -> None:
     fill(connection, (None, None))
     with connection.transaction():
-        counts.count(connection, [NOTES])
+        PostgresInventory(connection).count([NOTES])
         kept = connection.execute(
             "SELECT current_setting('enable_indexscan'), current_setting('constraint_exclusion')"
         ).fetchone()
@@ -302,7 +303,7 @@ def test_a_locked_table_is_named_instead_of_waited_for(connection: Connection, d
     with connect(database_url) as other, other.transaction():
         other.execute("LOCK TABLE public.notes")
         with pytest.raises(BlockedError, match="notes is locked by another session"):
-            counts.count(connection, [NOTES])
+            PostgresInventory(connection).count([NOTES])
 
 
 def test_a_foreign_partition_is_refused_rather_than_left_out(either: Connection) -> None:
@@ -310,7 +311,7 @@ def test_a_foreign_partition_is_refused_rather_than_left_out(either: Connection)
     either.execute("CREATE SERVER far FOREIGN DATA WRAPPER nowhere")
     either.execute("CREATE TABLE public.notes (a text) PARTITION BY LIST (a)")
     either.execute("CREATE FOREIGN TABLE public.far PARTITION OF public.notes DEFAULT SERVER far")
-    for look in (lambda: counts.count(either, [ONE]), lambda: counts.old_rows(either, ONE, [V1], None)):
+    for look in (lambda: PostgresInventory(either).count([ONE]), lambda: counts.old_rows(either, ONE, [V1], None)):
         with pytest.raises(PreflightError, match="far, declared through notes, is not an ordinary table"):
             look()
 
@@ -339,7 +340,7 @@ def test_good_values_are_counted_in_one_scan_that_the_server_makes_in_parallel(
         pytest.fail("grouped, which is never made in parallel")
 
     monkeypatch.setattr(counts, "_counted_by_groups", by_groups)
-    (counted,) = counts.count(either, [NOTES])
+    (counted,) = PostgresInventory(either).count([NOTES])
     assert (counted.rows, counted.empty) == (3, 1)
     assert counted.by_column == {"a": {V1: 1, V2: 1}, "b": {V10: 1}}
 
@@ -369,7 +370,7 @@ def test_what_nobody_expected_is_counted_too_wherever_it_stands(
 ) -> None:
     good = seal(ring, 2, "x")
     fill(either, *[(good,)] * 1001, (seal(ring, 10, "y") if odd.startswith("a good") else odd,))
-    (counted,) = counts.count(either, [ONE])
+    (counted,) = PostgresInventory(either).count([ONE])
     unexpected = odd.startswith("a good")
     assert counted.values_by_version == ({V2: 1001, V10: 1} if unexpected else {V2: 1001})
     assert counted.unencrypted == (0 if unexpected else 1)

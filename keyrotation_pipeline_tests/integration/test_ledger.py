@@ -112,7 +112,7 @@ def test_only_the_events_since_the_savepoint_go_with_it(ledger: PostgresLedger) 
 def test_appending_leaves_the_sessions_lock_timeout_as_it_was(ledger: PostgresLedger) -> None:
     with ledger.transaction():
         ledger.append(Note(EventKind.BACKUP_MADE, {}))
-        assert ledger.one("SELECT current_setting('lock_timeout') AS wait")["wait"] == "1s"
+        assert ledger.query("SELECT current_setting('lock_timeout') AS wait")[0]["wait"] == "1s"
 
 
 @pytest.mark.parametrize(
@@ -349,24 +349,25 @@ def test_reading_sees_what_is_new_holds_no_snapshot_and_is_one_transaction(
 ) -> None:
     other, session = another(), ledger.connection.info.backend_pid
     with ledger.reading(), ledger.reading():
-        began = ledger.one("SELECT now()")
+        began = ledger.query("SELECT now()")
         assert ledger.head().seq == 0
         other.append(Note(EventKind.COUNTED, {}))
         assert ledger.head().seq == 1
-        assert ledger.one("SELECT now()") == began
+        assert ledger.query("SELECT now()") == began
         held = "SELECT backend_xmin, backend_xid, state FROM pg_stat_activity WHERE pid = %s"
         assert other.connection.execute(held, (session,)).fetchone() == (None, None, "idle in transaction")
     assert ledger.connection.info.transaction_status is TransactionStatus.IDLE
 
 
 def test_reading_continues_after_a_failed_statement_and_after_a_snapshot(ledger: PostgresLedger) -> None:
+    isolation = "SELECT current_setting('transaction_isolation') AS level"
     with ledger.reading():
         with pytest.raises(psycopg.errors.DivisionByZero):
             ledger.query("SELECT 1 / 0")
         assert ledger.head().seq == 0
         with ledger.snapshot():
-            assert ledger.one("SELECT current_setting('transaction_isolation') AS level")["level"] == "repeatable read"
-        assert ledger.one("SELECT current_setting('transaction_isolation') AS level")["level"] == "read committed"
+            assert ledger.query(isolation)[0]["level"] == "repeatable read"
+        assert ledger.query(isolation)[0]["level"] == "read committed"
         assert ledger.connection.info.transaction_status is TransactionStatus.INTRANS
     assert ledger.append(Note(EventKind.COUNTED, {})).seq == 1
 

@@ -212,9 +212,9 @@ def test_a_commit_that_takes_or_releases_a_lock_waits_for_no_disk(ledger: Postgr
     taken, released = False, False
     for _ in range(20):  # the server writes by itself five times a second
         with ledger.lock("ab/rows"):
-            taken = taken or ledger.one(is_ahead)["of_the_disk"]
-            assert ledger.one("SELECT current_setting('synchronous_commit') AS setting")["setting"] == "on"
-        released = released or ledger.one(is_ahead)["of_the_disk"]
+            taken = taken or ledger.query(is_ahead)[0]["of_the_disk"]
+            assert ledger.query("SELECT current_setting('synchronous_commit') AS setting")[0]["setting"] == "on"
+        released = released or ledger.query(is_ahead)[0]["of_the_disk"]
     assert (taken, released) == (True, True)
 
 

@@ -19,6 +19,7 @@ from keyrotation_pipeline.adapters.postgres.engine.ranges import SweptPageRanges
 from keyrotation_pipeline.adapters.postgres.engine.statements import statements
 from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine, relations, samples
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.retirement import fence
@@ -58,7 +59,7 @@ def _statements(connection: Connection) -> str:
         parts += [(f"engine, {each.name}, {subject}", getattr(made, each.name).decode()) for each in fields(made)]
     with _recorded(connection) as said:
         SweptPageRanges(connection, NATIVE, V2, by_opening=True).ranges(relation)
-        counts.count(connection, [TABLE])
+        PostgresInventory(connection).count([TABLE])
         counts.old_rows(connection, TABLE, [V1, V10], 7)
         counts.rows_seen(connection, TABLE, V2, 60)
         count_old_values(connection, TABLE, [V1])

@@ -12,6 +12,7 @@ from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.speed import measure
 from keyrotation_pipeline.adapters.postgres.inventory import counts, quarantine, samples
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import candidates, discover
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.preflight import preflight
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
 from keyrotation_pipeline.assembly.home import Found
@@ -69,19 +70,19 @@ def filled(connection: Connection, ring: KeyRing, values: str = "native", first:
 
 def test_every_value_is_counted_by_its_place(either: Connection, ring: KeyRing) -> None:
     filled(either, ring)
-    (counted,) = counts.count(either, [table_in()])
+    (counted,) = PostgresInventory(either).count([table_in()])
     assert counted.by_column == {"secret": {V2: 1}, NAMES[1]: {V1: 1}, NAMES[2]: {V2: 1}, "tags[]": {V1: 1, V2: 1}}
     assert (counted.rows, counted.empty, counted.unencrypted) == (5, 3, 0)
     # A value that is not encrypted, and an unknown version, are counted by grouping.
     either.execute("UPDATE public.cases SET tags = tags || 'plain'::varchar WHERE id = 1")
     insert(either, (6, sealed(ring_of(2, 77), 77, "x"), None, ["v01:x", None]))
-    (counted,) = counts.count(either, [table_in()])
+    (counted,) = PostgresInventory(either).count([table_in()])
     assert counted.by_column["secret"] == {V2: 1, KeyVersion(77): 1}
     assert counted.by_column["tags[]"] == {V1: 1, V2: 1}
     assert counted.unencrypted_by_column == {"tags[]": 2}
     assert counts.old_rows(either, table_in(), [V1], None).rows == 1
     assert counts.rows_seen(either, table_in(), V2, 60) == 1
-    (only_arrays,) = counts.count(either, [table_in("native", PLACES[3])])
+    (only_arrays,) = PostgresInventory(either).count([table_in("native", PLACES[3])])
     assert (only_arrays.rows, only_arrays.by_column) == (6, {"tags[]": {V1: 1, V2: 1}})
 
 
@@ -158,7 +159,7 @@ def test_names_and_keys_of_every_spelling_are_read_and_written(
     (entry,) = quarantine.load(migrated, [table])
     assert entry.column == '"ta[]gs%"[2]'
     if values == "native":
-        assert counts.count(migrated, [table])[0].values_by_version == {V2: 4}
+        assert PostgresInventory(migrated).count([table])[0].values_by_version == {V2: 4}
     assert counts.old_rows(migrated, table, [V1], None).rows == 0
     assert samples.decrypt_sample(migrated, table, ring, 5, {}).failed == 0
     assert discover(migrated, [table]) == ()
@@ -217,7 +218,7 @@ def test_a_type_that_does_not_fit_a_place_is_one_sentence(
 ) -> None:
     either.execute(f"CREATE TABLE public.cases (id int, {column})".encode())
     with pytest.raises(PreflightError) as refused:
-        counts.count(either, [table_in("native", place)])
+        PostgresInventory(either).count([table_in("native", place)])
     assert sentence in str(refused.value)
     found = [each.sentence for each in preflight(either, [table_in("native", place)], V2) if each.fatal]
     assert any(sentence in each for each in found)

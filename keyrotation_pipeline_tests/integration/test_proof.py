@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from keyrotation_pipeline.adapters.postgres.inventory import counts
 from keyrotation_pipeline.adapters.postgres.inventory.discovery import discover
 from keyrotation_pipeline.adapters.postgres.inventory.old_values import count_old_values
+from keyrotation_pipeline.adapters.postgres.inventory.postgres_inventory import PostgresInventory
 from keyrotation_pipeline.adapters.postgres.ledger.migrate import migrate
 from keyrotation_pipeline.adapters.postgres.retirement import fence, proof, search, snapshot_horizon
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, connect
@@ -494,7 +494,7 @@ def test_of_more_than_64_mb_what_is_written_into_older_pages_meanwhile_is_named_
     with pytest.raises(ProofError):
         clinic.prove()
     findings = discover(clinic.connection, [CLIENTS, VISITS])
-    (counted,) = counts.count(clinic.connection, [CLIENTS])
+    (counted,) = PostgresInventory(clinic.connection).count([CLIENTS])
     assert (len(findings), counted.unencrypted) == ((1, 0) if version else (0, 1))
 
 

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.postgres.engine.ranges import PageRange
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, LockRetry, Supervisor, limits_for
 from keyrotation_pipeline.adapters.postgres.inventory.counts import unindexed_rows
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation, heaps, pages_of
 from keyrotation_pipeline.adapters.postgres.inventory.search_indexes import any_unindexed
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, StaleWriterError
@@ -25,7 +25,6 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 
 _SWEEPS = 20
 _PAUSE_SECONDS = 0.5
-_PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
 
 # Each index that is not under the version that stays, in rows where every value has an index under its own version.
 # Rows that others hold are left to the next sweep, so that we never wait for one; what is written meanwhile is under no
@@ -129,8 +128,7 @@ def _clear(
 
 
 def _whole(connection: Connection, relation: Relation) -> PageRange:
-    ((pages,),) = connection.execute(_PAGE_COUNT, (relation.oid,)).fetchall()
-    return PageRange(0, 0, 0, int(str(pages)))
+    return PageRange(0, 0, 0, pages_of(connection, relation.oid))
 
 
 def _left(connection: Connection, table: EncryptedTable, target: KeyVersion) -> list[tuple[Relation, PageRange]]:

@@ -19,7 +19,7 @@ from keyrotation_pipeline.adapters.postgres.engine.statements import Statements,
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import CLOCK, TICK_SECONDS, limits_for, require_running
 from keyrotation_pipeline.adapters.postgres.inventory import page_readings, quarantine
 from keyrotation_pipeline.adapters.postgres.inventory.page_readings import ALL_PAGES
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps, pages_of
 from keyrotation_pipeline.adapters.postgres.inventory.row_key import row_key
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.batch import Held
@@ -45,7 +45,6 @@ _EXPORT = "SELECT pg_export_snapshot()"
 # With the pages of large values: a small heap may have many.
 _LARGEST = """SELECT coalesce(max(pg_table_size(oid)), 0) / current_setting('block_size')::int
               FROM unnest(%s::oid[]) AS relation (oid)"""
-_PAGE_COUNT = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
 
 
 @dataclass(slots=True)
@@ -218,10 +217,10 @@ class Decryption:
             connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
         for reader in self._readers:
             reader.connection.execute(_PATIENCE)
-        ((pages,),) = first.execute(_PAGE_COUNT, (relation.oid,)).fetchall()
+        pages = pages_of(first, relation.oid)
         for reader in self._readers:
             self._idle.put(self._context(reader, relation, sql))
-        return int(str(pages))
+        return pages
 
     def recheck(self, relation: Relation) -> None:
         """Removes quarantined values that decrypt now, if their rows have keys and are found by these."""

@@ -120,19 +120,6 @@ WRITTEN_SINCE = """xmin::text::bigint > 2 AND
     < pg_snapshot_xmax(pg_current_snapshot())::text::bigint - {promotion}"""
 
 
-def count(connection: Connection, tables: Sequence[EncryptedTable]) -> tuple[TableCount, ...]:
-    """Counts every declared column.
-
-    `by_column` has every declared column, `unencrypted_by_column` those with at least one such value.
-
-    Raises:
-        PreflightError: a table is missing, cannot be read, or has rows outside heaps.
-        BlockedError: another session has locked it.
-    """
-    counted = tuple(count_by_names(connection, table) for table in tables)
-    return tuple(each for each in counted if each is not None)
-
-
 def old_rows(
     connection: Connection, table: EncryptedTable, versions: Sequence[KeyVersion], promotion_xid: int | None
 ) -> OldRows:
@@ -221,8 +208,11 @@ def written_since(promotion_xid: int | None) -> sql.Composable:
 def count_by_names(connection: Connection, table: EncryptedTable) -> TableCount | None:
     """Counts a table by the keys that its values name; None if one names no key that is known here.
 
+    `by_column` has every declared column, `unencrypted_by_column` those with at least one such value.
+
     Raises:
-        As `count`.
+        PreflightError: the table is missing, cannot be read, or has rows outside heaps.
+        BlockedError: another session has locked it.
     """
     counted_at = cast("tuple[datetime]", connection.execute("SELECT clock_timestamp()").fetchone())[0]
     classes = {column: Counter[int]() for column in table.columns}

@@ -217,12 +217,6 @@ def format_of_home(tables: Sequence[EncryptedTable]) -> ValueFormat:
     return tables[0].format if tables else NATIVE
 
 
-def searched_relations(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[tuple[int, str]]:
-    """Yields oid and label of each relation that `discover` searches."""
-    for relation in searched(connection, tables):
-        yield relation.oid, relation.label
-
-
 def unsearchable(connection: Connection, tables: Sequence[EncryptedTable]) -> Iterator[str]:
     """Yields why `discover` could not search a relation, one sentence each, without searching any."""
     try:
@@ -336,7 +330,7 @@ def _hits(relation: SearchedRelation, column: str, pages: sql.Composable) -> sql
         pages=pages,
         text=relation.cell(column),
         pieces=relation.pieces(column, sql.Identifier("cell")),
-        value_class=value_class(sql.SQL("{}").format(sql.SQL("piece.text"))),
+        value_class=value_class(sql.SQL("piece.text")),
         likely=sql.Literal(LIKELY),
         anywhere=sql.Literal(ANYWHERE),
     )

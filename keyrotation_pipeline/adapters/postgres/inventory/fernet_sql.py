@@ -12,6 +12,7 @@ from psycopg import sql
 
 from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.inventory.grammar_sql import LONGEST_JUDGED_BYTES, PIECE_CHARS
+from keyrotation_pipeline.adapters.postgres.inventory.layout_sql import NamelessSql
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import (
     BLOCK_BYTES,
     FRAME_BYTES,
@@ -81,7 +82,7 @@ def token(value: sql.Composable) -> sql.Composed:
     return sql.SQL(_DECODED).format(value=value, mac=sql.Literal(MAC_BYTES))
 
 
-class FernetSql:
+class FernetSql(NamelessSql):
     """`FormatSql` for Fernet tokens."""
 
     def to_be_rewritten(self, text: sql.Composable, target: KeyVersion) -> sql.Composed:
@@ -101,25 +102,13 @@ class FernetSql:
         numbers = sql.SQL(", ").join(sql.Literal(version.number) for version in sorted(set(versions)))
         return _composed(_UNDER, value, number=sql.Literal(len(set(versions))), versions=numbers)
 
-    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.unencrypted`."""
-        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, shape(value))
-
-    def number_named(self, value: sql.Composable) -> sql.Composed:
-        """See `FormatSql.number_named`."""
-        return sql.SQL("CASE WHEN {} THEN 0 END").format(shape(value))
+    def shape(self, value: sql.Composable) -> sql.Composed:
+        """See `NamelessSql.shape`."""
+        return shape(value)
 
     def has_prefix(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.has_prefix`."""
         return sql.SQL("({} ~ '^g[A-P]')").format(value)
-
-    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.under_another`: the token, since another key changes neither length nor alphabet."""
-        return sql.SQL("{}").format(value)
-
-    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.longest_under`."""
-        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(value, self.has_prefix(value))
 
     def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:
         """See `FormatSql.may_be_in`."""

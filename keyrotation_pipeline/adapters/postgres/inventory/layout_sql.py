@@ -3,6 +3,7 @@
 Whatever asks for a key counts every value. So what is not counted by decrypting fails closed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from psycopg import sql
@@ -20,7 +21,35 @@ _RAW_SHAPE = """(SELECT octet_length(raw) BETWEEN {shortest} AND {longest}
 _BEHIND = "substr({text}, strpos({text}, {after}) + 1)"
 
 
-class LayoutSql:
+class NamelessSql(ABC):
+    """The part of `FormatSql` that is the same where nothing in a value names its key: it rests on their form."""
+
+    @abstractmethod
+    def shape(self, value: sql.Composable) -> sql.Composed:
+        """Whether a text has the form of a value."""
+
+    @abstractmethod
+    def has_prefix(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.has_prefix`."""
+
+    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.unencrypted`."""
+        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, self.shape(value))
+
+    def number_named(self, value: sql.Composable) -> sql.Composed:
+        """See `FormatSql.number_named`."""
+        return sql.SQL("CASE WHEN {} THEN 0 END").format(self.shape(value))
+
+    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.under_another`: the value, since another key changes neither length nor alphabet."""
+        return sql.SQL("{}").format(value)
+
+    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
+        """See `FormatSql.longest_under`."""
+        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(value, self.has_prefix(value))
+
+
+class LayoutSql(NamelessSql):
     """`FormatSql` for AES-GCM values of one layout.
 
     Args:
@@ -44,25 +73,9 @@ class LayoutSql:
         """See `FormatSql.under`: every value may be."""
         return sql.SQL(_FILLED).format(value)
 
-    def unencrypted(self, value: sql.Composable, expected: Sequence[KeyVersion] = ()) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.unencrypted`."""
-        return sql.SQL("(octet_length({}) > 0 AND NOT ({}))").format(value, self._shape(value))
-
-    def number_named(self, value: sql.Composable) -> sql.Composed:
-        """See `FormatSql.number_named`."""
-        return sql.SQL("CASE WHEN {} THEN 0 END").format(self._shape(value))
-
     def has_prefix(self, value: sql.Composable) -> sql.Composed:
         """See `FormatSql.has_prefix`."""
-        return self._shape(value)
-
-    def under_another(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.under_another`: the value, since another key changes neither length nor alphabet."""
-        return sql.SQL("{}").format(value)
-
-    def longest_under(self, value: sql.Composable, version: KeyVersion) -> sql.Composed:  # noqa: ARG002
-        """See `FormatSql.longest_under`."""
-        return sql.SQL("max(octet_length({})) FILTER (WHERE {})").format(value, self._shape(value))
+        return self.shape(value)
 
     def may_be_in(self, size: sql.Composable, text: sql.Composable) -> sql.Composed:  # noqa: ARG002
         """See `FormatSql.may_be_in`: nothing tells such a value from other text."""
@@ -72,7 +85,7 @@ class LayoutSql:
         """See `FormatSql.is_in`."""
         return sql.SQL("false").format()
 
-    def _shape(self, value: sql.Composable) -> sql.Composed:
+    def shape(self, value: sql.Composable) -> sql.Composed:
         """Whether a value could be of this layout: its characters, and no more than its shortest length.
 
         The codec judges lengths and padding exactly. A percent sign would be taken for a parameter.

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 from psycopg import sql
 
@@ -21,6 +22,9 @@ from keyrotation_pipeline.model.tables import EncryptedTable
 _COUNTS_PER_SCAN = 1600
 # The newest registered versions: nearly all values are under one of them.
 _MOST_EXPECTED = 2
+
+# What is counted (see `Tally`), its key there, and the aggregate.
+_Figure = tuple[str, object, sql.Composable]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +43,6 @@ class Tally:
     unindexed: Counter[str] = field(default_factory=Counter)
 
 
-@dataclass(frozen=True, slots=True)
-class _Count:
-    """One figure: how many of a place's values are not empty, or unencrypted, or unindexed, or under `version`."""
-
-    column: str
-    figure: sql.Composable
-    unencrypted: bool = False
-    unindexed: bool = False
-    version: KeyVersion | None = None
-
-
 def count_old_values(
     connection: Connection,
     table: EncryptedTable,
@@ -66,47 +59,39 @@ def count_old_values(
     Raises:
         PreflightError, BlockedError: the table cannot be read to its end, or has rows outside heaps.
     """
-    values, old, unencrypted, unindexed = 0, Counter[tuple[str, KeyVersion]](), Counter[str](), Counter[str]()
+    found = {kind: Counter[Any]() for kind in ("values", "old", "unencrypted", "unindexed")}
     expected = registered(connection)[-_MOST_EXPECTED:]
     for relation in countable(connection, table):
-        counts = list(_counts(table, relation, versions, expected))
-        for count, number in _counted(connection, relation, counts, first_pages.get(relation.oid, 0)):
-            if count.version is not None:
-                old[count.column, count.version] += number
-            elif count.unencrypted:
-                unencrypted[count.column] += number
-            elif count.unindexed:
-                unindexed[count.column] += number
-            else:
-                values += number
-    return Tally(values, +old, +unencrypted, +unindexed)
+        figures = list(_figures(table, relation, versions, expected))
+        for kind, key, number in _counted(connection, relation, figures, first_pages.get(relation.oid, 0)):
+            found[kind][key] += number
+    return Tally(found["values"].total(), +found["old"], +found["unencrypted"], +found["unindexed"])
 
 
-def _counts(
+def _figures(
     table: EncryptedTable, relation: Relation, versions: Sequence[KeyVersion], expected: Sequence[KeyVersion]
-) -> Iterator[_Count]:
+) -> Iterator[_Figure]:
     values = sql_of(table.format)
     for column in relation.columns:
         name = column.place.name
-        yield _Count(name, places.number(column, sql.SQL("octet_length({}) > 0").format))
-        yield _Count(name, places.number(column, lambda text: values.unencrypted(text, expected)), unencrypted=True)
+        yield "values", name, places.number(column, sql.SQL("octet_length({}) > 0").format)
+        yield "unencrypted", name, places.number(column, lambda text: values.unencrypted(text, expected))
         for version in versions:
-            under = partial(values.under, versions=[version])
-            yield _Count(name, places.number(column, under), version=version)
+            yield "old", (name, version), places.number(column, partial(values.under, versions=[version]))
     for index in relation.indexes:
         missing = sql.SQL("count(*) FILTER (WHERE {})").format(search_indexes.unindexed(relation, index))
-        yield _Count(index.index.of, missing, unindexed=True)
+        yield "unindexed", index.index.of, missing
 
 
 def _counted(
-    connection: Connection, relation: Relation, counts: Sequence[_Count], first_page: int
-) -> Iterator[tuple[_Count, int]]:
-    for first in range(0, len(counts), _COUNTS_PER_SCAN):
-        some = counts[first : first + _COUNTS_PER_SCAN]
-        figures = [count.figure for count in some]
+    connection: Connection, relation: Relation, figures: Sequence[_Figure], first_page: int
+) -> Iterator[tuple[str, object, int]]:
+    for first in range(0, len(figures), _COUNTS_PER_SCAN):
+        some = figures[first : first + _COUNTS_PER_SCAN]
         query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
-            sql.SQL(", ").join(figures), relation.identifier, from_page(first_page)
+            sql.SQL(", ").join(figure for *_, figure in some), relation.identifier, from_page(first_page)
         )
         with heap_scan(connection, relation.label, relation.oid):
             row = connection.execute(query).fetchone() or ()
-        yield from zip(some, (int(str(number)) for number in row), strict=True)
+        for (kind, key, _), number in zip(some, row, strict=True):
+            yield kind, key, int(str(number))

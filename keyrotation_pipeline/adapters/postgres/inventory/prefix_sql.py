@@ -23,10 +23,7 @@ _BEGINS = "\x01"
 _RAW = "(SELECT {what} FROM (SELECT decode({value}, 'escape') OFFSET 0) AS decoded (raw))"
 _WHOLE = "CASE WHEN octet_length(raw) BETWEEN {shortest} AND {longest} THEN {condition} ELSE false END"
 _TEXT = "encode(decode(known.marker, 'hex'), 'escape')"
-_NAMED = own(
-    "(SELECT encode(decode(known.marker, 'hex'), 'escape') FROM keyrotation.key_markers AS known "
-    "WHERE known.version = {n})"
-)
+_NAMED = own(f"(SELECT {_TEXT} FROM keyrotation.key_markers AS known WHERE known.version = {{n}})")  # noqa: S608
 # In bytea, in arrays of it (whose output doubles the backslashes), and in text that begins with the base64 of a value,
 # or has its hexadecimal digits.
 _IN_ARRAY = "replace(decode(known.marker, 'hex')::text, '\\', '\\\\')"

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from psycopg import sql
 
@@ -250,6 +250,7 @@ LEFT JOIN pg_cast k ON k.castsource = bt.oid AND k.casttarget = 'text'::regtype
 """
 
 
+_PAGES = "SELECT pg_relation_size(%s::oid::regclass) / current_setting('block_size')::int"
 _THERE = """
 SELECT count(*) FROM unnest(%s::text[], %s::text[]) AS declared (schema, name)
 JOIN pg_namespace n ON n.nspname = declared.schema
@@ -278,7 +279,14 @@ def tree(connection: Connection, table: EncryptedTable) -> tuple[Relation, ...]:
     Raises:
         PreflightError: the table, or a declared column of a relation in the tree, does not exist.
     """
-    found = trees(connection, (table,))[table]
+    return or_raise(trees(connection, (table,))[table])
+
+
+T = TypeVar("T")
+
+
+def or_raise(found: T | PreflightError) -> T:
+    """Returns what was found for one of many tables, or raises its error."""
     if isinstance(found, PreflightError):
         raise found
     return found
@@ -299,6 +307,11 @@ def trees(
     for place, *facts in rows:
         facts_by_place.setdefault(place, []).append(facts)
     return {table: _tree(table, facts_by_place.get(place, ()), columns) for place, table in enumerate(tables, 1)}
+
+
+def pages_of(connection: Connection, oid: int) -> int:
+    """Returns the number of pages of a heap now."""
+    return int(str(connection.execute(_PAGES, (oid,)).fetchall()[0][0]))
 
 
 def heap_and_toast_bytes(connection: Connection, oids: Sequence[int]) -> int:

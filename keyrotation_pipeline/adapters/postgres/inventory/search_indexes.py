@@ -3,7 +3,7 @@
 from psycopg import sql
 
 from keyrotation_pipeline.adapters.postgres.inventory import places
-from keyrotation_pipeline.adapters.postgres.inventory.relations import IndexedColumn, Relation
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, IndexedColumn, Relation
 from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, KeyVersion
 from keyrotation_pipeline.fieldcrypto.search_index import is_odd
 
@@ -19,38 +19,38 @@ _EMPTY_AND_INDEXED = "octet_length({value}) = 0 AND {index} IS NOT NULL"
 
 
 def unindexed(
-    relation: Relation, index: IndexedColumn, alias: str | None = None, target: KeyVersion | None = None
+    relation: Relation, index: IndexedColumn, alias: str = "", target: KeyVersion | None = None
 ) -> sql.Composed:
     """Returns whether a value has no index under the version that it names; false or NULL where there is no value.
 
     Args:
-        alias: of the relation; None: it has none.
+        alias: of the relation, one of ours; empty: it has none.
         target: under which every value needs an index, where values and indexes name no version; None: no value does.
     """
     if not index.index.form.names_versions:
         if target is None:
             return sql.SQL("false").format()
-        stored = places.stored(relation.columns[index.number], *([alias] if alias else []))
+        stored = places.stored(relation.columns[index.number], alias)
         return sql.SQL(_UNINDEXED_UNDER).format(value=stored, index=_column_of(index, alias, target))
-    value = places.text(relation.columns[index.number], *([alias] if alias else []))
-    odd, even = (_as_text(column.name, alias) for column in index.columns)
+    value = places.text(relation.columns[index.number], alias)
+    odd, even = (_as_text(column, alias) for column in index.columns)
     return sql.SQL(_UNINDEXED).format(value=value, of_value=_prefix(value), of_odd=_prefix(odd), of_even=_prefix(even))
 
 
-def any_unindexed(relation: Relation, alias: str | None = None, target: KeyVersion | None = None) -> sql.Composed:
+def any_unindexed(relation: Relation, alias: str = "", target: KeyVersion | None = None) -> sql.Composed:
     """Returns whether a row has such a value."""
     conditions = [sql.SQL("({})").format(unindexed(relation, index, alias, target)) for index in relation.indexes]
     return sql.SQL(" OR ").join([*conditions, sql.SQL("false")])
 
 
-def any_to_be_opened(relation: Relation, alias: str | None = None, target: KeyVersion | None = None) -> sql.Composed:
+def any_to_be_opened(relation: Relation, alias: str = "", target: KeyVersion | None = None) -> sql.Composed:
     """Returns whether the engine opens a row for its indexes: all that `any_unindexed` finds, and empty texts.
 
     Of the index of an empty text only the codec sees under which key it is.
     """
     conditions = [
         sql.SQL(f"({_EMPTY_AND_INDEXED})").format(
-            value=places.stored(relation.columns[each.number], *([alias] if alias else [])),
+            value=places.stored(relation.columns[each.number], alias),
             index=_column_of(each, alias, target),
         )
         for each in relation.indexes
@@ -59,14 +59,12 @@ def any_to_be_opened(relation: Relation, alias: str | None = None, target: KeyVe
     return sql.SQL(" OR ").join([any_unindexed(relation, alias, target), *conditions])
 
 
-def _column_of(index: IndexedColumn, alias: str | None, target: KeyVersion) -> sql.Identifier:
-    column = (index.odd if is_odd(target) else index.even).name
-    return sql.Identifier(alias, column) if alias else sql.Identifier(column)
+def _column_of(index: IndexedColumn, alias: str, target: KeyVersion) -> sql.Composable:
+    return places.stored(index.odd if is_odd(target) else index.even, alias)
 
 
-def _as_text(name: str, alias: str | None) -> sql.Composable:
-    column = sql.Identifier(alias, name) if alias else sql.Identifier(name)
-    return sql.SQL('({}::text COLLATE "C")').format(column)
+def _as_text(column: Column, alias: str) -> sql.Composable:
+    return sql.SQL('({}::text COLLATE "C")').format(places.stored(column, alias))
 
 
 def _prefix(text: sql.Composable) -> sql.Composed:

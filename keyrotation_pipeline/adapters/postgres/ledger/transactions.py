@@ -227,11 +227,6 @@ class LedgerSession:
                     pass
             raise
 
-    def one(self, statement: LiteralString, parameters: Parameters = ()) -> Row:
-        """Returns the only row of a statement that always has one."""
-        (row,) = self.query(statement, parameters)
-        return row
-
     def _is_lost(self, error: psycopg.OperationalError) -> bool:
         return self.connection.closed or isinstance(error, psycopg.errors.AdminShutdown)
 

@@ -206,10 +206,7 @@ def unfence(connection: Connection, table: EncryptedTable, version: KeyVersion) 
 
 def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, ...]:
     """Returns the known versions that nobody can write, in order; none if a login that is not declared can write."""
-    found = all_fences(connection, (table,))[table]
-    if isinstance(found, PreflightError):
-        raise found
-    return found
+    return relations.or_raise(all_fences(connection, (table,))[table])
 
 
 def all_fences(

@@ -192,10 +192,7 @@ def fences(connection: Connection, table: EncryptedTable) -> tuple[KeyVersion, .
     Intact means: on every relation, always enabled, exactly the condition and the function that `fence` writes, the
     halves present and readable by nobody else.
     """
-    found = all_fences(connection, (table,))[table]
-    if isinstance(found, PreflightError):
-        raise found
-    return found
+    return relations.or_raise(all_fences(connection, (table,))[table])
 
 
 def all_fences(

@@ -35,7 +35,7 @@ from keyrotation_pipeline.adapters.postgres.retirement.search import (
     require_zero,
 )
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.errors import BlockedError, FenceError, PreflightError, ProofError
+from keyrotation_pipeline.errors import BlockedError, FenceError, ProofError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -202,9 +202,8 @@ def _require_fences(
     connection: Connection, tables: Sequence[EncryptedTable], versions: Sequence[KeyVersion], xid: int
 ) -> None:
     for table, standing in fences.all_fences(connection, tables).items():
-        if isinstance(standing, PreflightError):
-            raise standing
-        missing = [str(version) for version in versions if version not in standing]
+        refused = relations.or_raise(standing)
+        missing = [str(version) for version in versions if version not in refused]
         if missing:
             what = fences.fence_of(table.format).what(connection)
             raise FenceError(

@@ -76,7 +76,7 @@ class Relations:
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
         identity = next((fence_of(table.format).IDENTITY for table in tables), sql.SQL("NULL"))
         query = sql.SQL(_RELATIONS).format(fence=identity)
-        oids |= {oid for oid, _ in discovery.searched_relations(connection, tables)}
+        oids |= {relation.oid for relation in discovery.searched(connection, tables)}
         with heap_scan(connection, "the catalog"):
             rows = connection.execute(query, ([*oids, catalog_search.LARGE_OBJECTS],)).fetchall()
         by_oid: list[dict[int, Any]] = [{row[0]: row[number] for row in cast("list[Any]", rows)} for number in range(5)]
