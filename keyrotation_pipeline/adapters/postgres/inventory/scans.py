@@ -99,13 +99,15 @@ def between_pages(first: int, end: int) -> sql.Composable:
     )
 
 
-def of_a_sample(connection: Connection, oid: int, most_bytes: int = SAMPLE_BYTES, among: int = 1) -> sql.Composable:
+def of_a_sample(connection: Connection, oid: int, most_bytes: int | None = None, among: int = 1) -> sql.Composable:
     """Returns a clause that samples so much from all over a larger relation, the same pages each time; else none.
 
     Args:
+        most_bytes: None: `SAMPLE_BYTES`.
         among: how many relations share this; of each a page is read.
     """
-    sizes = {"oid": oid, "most": most_bytes / among, "pages": max(1.0, _LEAST_PAGES / among)}
+    most = (most_bytes or SAMPLE_BYTES) / among
+    sizes = {"oid": oid, "most": most, "pages": max(1.0, _LEAST_PAGES / among)}
     row = connection.execute(_SHARE, sizes).fetchone()
     share = None if row is None else row[0]
     return sql.SQL("TABLESAMPLE SYSTEM ({}) REPEATABLE (1)").format(share) if share else sql.SQL("")
