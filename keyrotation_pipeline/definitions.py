@@ -2,7 +2,8 @@
 
 import dagster as dg
 
-from keyrotation_pipeline import assembly, settings
+from keyrotation_pipeline import settings
+from keyrotation_pipeline.assembly import host
 from keyrotation_pipeline.defs.code_location import build_definitions, configured_definitions
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.resources import PipelineResource
@@ -11,7 +12,7 @@ from keyrotation_pipeline.errors import HomeError
 
 def declared_definitions() -> dg.Definitions:
     """The definitions for the configuration that is found; without one, those of a pipeline without tables."""
-    assembly.harden_process()
+    host.harden_process()
     try:
         found = configured_definitions(settings.load(), OWN)
     except HomeError:

@@ -18,7 +18,7 @@ from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedConfi
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
-from keyrotation_pipeline.adapters.openpgp.keyring import ThrowAwayOfficers
+from keyrotation_pipeline.adapters.openpgp.officer_keys import ThrowAwayOfficers
 from keyrotation_pipeline.adapters.openssh import read_ssh_key
 from keyrotation_pipeline.adapters.own_schema import schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import connect

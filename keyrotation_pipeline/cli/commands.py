@@ -15,7 +15,7 @@ import click
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from keyrotation_pipeline import assembly
+from keyrotation_pipeline.assembly import host
 from keyrotation_pipeline.cli.failures import sentence_of
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use
 
@@ -206,10 +206,10 @@ def _options(
 
 def run() -> None:
     """Run the command line; an expected failure is one sentence on stderr and exit code 1."""
-    assembly.harden_process()
+    host.harden_process()
     try:
         # For every command; those that open the database also wipe restored keys.
-        assembly.wipe_abandoned_keys()
+        host.wipe_abandoned_keys()
         app()
     except Exception as error:
         if (sentence := sentence_of(error)) is None:

@@ -20,7 +20,7 @@ from rich.progress import (
 from rich.table import Column
 from rich.text import Text as Line
 
-from keyrotation_pipeline.assembly.clock import system_time
+from keyrotation_pipeline.assembly.host import system_time
 from keyrotation_pipeline.cli.output import console, note, seconds, wrapped
 from keyrotation_pipeline.model.progress import Progress, Report, duration
 from keyrotation_pipeline.model.requests import Step

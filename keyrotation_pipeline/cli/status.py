@@ -14,8 +14,8 @@ import psycopg
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.clock import system_time, wait
 from keyrotation_pipeline.assembly.home import ui_address
+from keyrotation_pipeline.assembly.host import system_time, wait
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.failures import sentence_of

@@ -8,23 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from keyrotation_pipeline.adapters.openpgp.officer_keys import key_parameters
 from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.errors import OpenPGPError
-
-# `%no-protection`: the demo signs unattended, so nobody can type a passphrase. Real officers have one.
-_PARAMETERS = """
-%no-protection
-Key-Type: EDDSA
-Key-Curve: ed25519
-Key-Usage: sign cert
-Subkey-Type: ECDH
-Subkey-Curve: cv25519
-Subkey-Usage: encrypt
-Name-Real: {name}
-Name-Email: {email}
-Expire-Date: {expires}
-%commit
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +46,7 @@ class DemoOfficer:
         # A home without a certificate was never finished: start over.
         shutil.rmtree(officer.home, ignore_errors=True)
         officer.home.mkdir(mode=0o700, parents=True)
-        parameters = _PARAMETERS.format(name=name, email=f"{slug}@clinic.invalid", expires=expires)
-        officer.gpg(*extra, "--generate-key", text=parameters.encode())
+        officer.gpg(*extra, "--generate-key", text=key_parameters(name, f"{slug}@clinic.invalid", expires))
         officer.export()
         return officer
 

@@ -24,6 +24,8 @@ def test_its_sources_are_the_modules_byte_for_byte(tmp_path: Path) -> None:
         assert Path(spec.origin or "").read_bytes() == text.encode()
     judging = {"audit.history", "audit.rules", "adapters.openpgp.signatures", "reporting.verify_pack"}
     assert {f"keyrotation_pipeline.{name}" for name in judging} <= sources.keys()
+    acting = {"adapters.secret_directories", "adapters.openpgp.officer_keys"}  # wipe directories, make keys
+    assert {f"keyrotation_pipeline.{name}" for name in acting}.isdisjoint(sources)
 
 
 def test_the_same_release_gives_the_same_bytes_to_compare_with() -> None:
