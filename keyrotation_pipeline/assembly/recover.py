@@ -4,7 +4,6 @@ That is: the backups, the recovery key, whose sets count, and the directory that
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -14,7 +13,7 @@ from pathlib import Path
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from keyrotation_pipeline.adapters.backups.anchors import advance_head
-from keyrotation_pipeline.adapters.backups.directory import BackupDirectory, private_file
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory, write_new
 from keyrotation_pipeline.adapters.backups.encrypted_files import unpacked
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey, verifies
 from keyrotation_pipeline.adapters.clock import SystemClock
@@ -335,10 +334,11 @@ class HomeHere:
         texts = {self._path.name: self._configuration.text.encode(), **self._configuration.files}
         for name, content in texts.items():
             target = self._path.parent / name
-            if _write_new(target, content):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if write_new(target, content):
                 written.append(name)
             elif target.read_bytes() != content:
-                _write_new(other := target.with_name(f"{target.name}{_OF_BACKUP}"), content)
+                write_new(other := target.with_name(f"{target.name}{_OF_BACKUP}"), content)
                 kept.append(f"{name} was here and stays; the backup's is {other.name}")
         return WrittenFiles(tuple(written), tuple(kept), to_provide(self._text, self._path.parent))
 
@@ -374,20 +374,3 @@ def _url_that_answers(server: str) -> str:
             return own
         raise
     return server
-
-
-def _write_new(target: Path, content: bytes) -> bool:
-    """Writes a file as a whole, unless there is one of its name; returns whether it did."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = target.with_name(f".{target.name}.{os.getpid()}.unfinished")
-    with private_file(unfinished) as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(unfinished, target)
-    except FileExistsError:
-        return False
-    finally:
-        unfinished.unlink()
-    return True

@@ -1,6 +1,9 @@
 """Places for backups: what a directory and a bucket have in common, and what a bucket adds."""
 
+import errno
 import hashlib
+import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +19,7 @@ from botocore.exceptions import ClientError
 from keyrotation_pipeline.adapters.backups import directory
 from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket
+from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -270,6 +274,36 @@ def test_what_is_sent_beyond_the_promised_size_is_not_read(tmp_path: Path) -> No
     with pytest.raises(BackupError, match="has 11 bytes"):
         directory.read_small("a.gpg", "s3://b", 1, endless := Endless(), 10)
     assert endless.sent == 11
+
+
+def test_removing_what_is_not_there_is_no_error(tmp_path: Path) -> None:
+    BackupDirectory(tmp_path).remove("gone")
+    BackupDirectory(tmp_path / "never made").remove("gone")
+    assert not (tmp_path / "never made").exists()
+
+
+def test_a_signing_key_that_cannot_be_stored_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = SigningKey(tmp_path / "backup-signing-key.pem")
+    synced: list[int] = []
+
+    def full(descriptor: int) -> None:
+        synced.append(descriptor)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(BackupError, match="cannot be created"):
+            key.create()
+    assert (list(tmp_path.iterdir()), len(synced)) == ([], 1)
+    kinds: list[bool] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: kinds.append(stat.S_ISDIR(os.fstat(descriptor).st_mode)))
+    key.create()
+    assert kinds == [False, True]  # its name, too, before somebody pins it
+    made = key.public
+    key.create()
+    assert (key.public, [path.name for path in tmp_path.iterdir()]) == (made, ["backup-signing-key.pem"])
 
 
 def test_a_name_is_claimed_once_by_whichever_process_comes_first(tmp_path: Path) -> None:

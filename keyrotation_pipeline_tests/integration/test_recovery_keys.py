@@ -9,7 +9,7 @@ import pytest
 from keyrotation_pipeline.adapters import secret_directories
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.decrypt import agent_key, imported_key
+from keyrotation_pipeline.adapters.openpgp.decrypt import GpgRecoveryKey, agent_key, imported_key
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import (
     DamagedBackupError,
@@ -48,6 +48,12 @@ def test_the_agent_of_a_home_decrypts_and_is_left_as_it_was(
         with pytest.raises(WrongRecipientError, match=r"x\.gpg is not encrypted to the recovery key of"):
             agent_key(home, None).decrypt("x.gpg", other)
     assert recovery_officer.decrypt(message) == PLAINTEXT
+
+
+def test_a_passphrase_that_is_a_large_file_is_refused_before_anything_waits_for_it(tmp_path: Path) -> None:
+    key = GpgRecoveryKey(tmp_path, "of a test", b"x" * 70_000, ask=False)
+    with pytest.raises(RecoveryKeyError, match=r"has 70,000 bytes, so it is something else; .*passphrase"):
+        key.decrypt("v1", b"a message")
 
 
 def test_the_agents_passphrase_is_given_through_a_pipe_and_a_wrong_one_is_said_to_be_one(tmp_path: Path) -> None:

@@ -137,13 +137,13 @@ class BackupDirectory:
                 temporary.replace(self.path(name))
             finally:
                 temporary.unlink(missing_ok=True)
-            self._sync()
+            _sync(self._directory)
 
     def remove(self, name: str) -> None:
         """See `LocalPlace.remove`."""
-        with self._failing_plainly(name):
-            self.path(name).unlink(missing_ok=True)
-            self._sync()
+        with self._failing_plainly(name), suppress(FileNotFoundError):
+            self.path(name).unlink()
+            _sync(self._directory)
 
     def locked_until(self, name: str) -> datetime | None:  # noqa: ARG002  a directory locks nothing
         """See `BackupPlace.locked_until`."""
@@ -154,19 +154,12 @@ class BackupDirectory:
         return tuple(StoredVersion(name) for name in self.names() if name.startswith(prefix))
 
     def _remove_abandoned(self) -> None:
-        """Removes unfinished files of killed processes; a write in progress never pauses for an hour."""
+        """Removes what nothing was written to for an hour: unfinished files and claims, mostly of killed processes."""
         now = time.time()
         for unfinished in self._directory.glob(f".*{_UNFINISHED}"):
             with suppress(FileNotFoundError):
                 if now - unfinished.stat().st_mtime > _ABANDONED_SECONDS:
                     unfinished.unlink()
-
-    def _sync(self) -> None:
-        descriptor = os.open(self._directory, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
@@ -199,6 +192,32 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         yield file
+
+
+def write_new(path: Path, content: bytes) -> bool:
+    """Writes a file of mode 0600 whole and durably, unless there is one of its name; returns whether it did."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        with private_file(unfinished) as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # A link fails if somebody has created the file meanwhile; a rename would replace it.
+        path.hardlink_to(unfinished)
+    except FileExistsError:
+        return False
+    finally:
+        unfinished.unlink(missing_ok=True)
+    _sync(path.parent)
+    return True
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager

@@ -6,8 +6,6 @@ A signature is the plain 64 bytes over the manifest's bytes, so a machine with o
 
 import base64
 import binascii
-import os
-from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from keyrotation_pipeline.adapters.backups.directory import private_file
+from keyrotation_pipeline.adapters.backups.directory import write_new
 from keyrotation_pipeline.errors import BackupError
 
 
@@ -39,17 +37,9 @@ class SigningKey:
         """
         if self._path.exists():
             return
-        unfinished = self._path.with_name(f".{self._path.name}.{os.getpid()}.unfinished")
         text = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         try:
-            with private_file(unfinished) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            # A link fails if somebody has created a key meanwhile; a rename would replace it.
-            with suppress(FileExistsError):
-                self._path.hardlink_to(unfinished)
-            unfinished.unlink()
+            write_new(self._path, text)
         except OSError as error:
             raise BackupError(f"{self._path} cannot be created ({error.strerror}); fix that and run it again") from None
 

@@ -26,6 +26,8 @@ from keyrotation_pipeline.model.approval import Roster
 _OPTIONS = ("--trust-model", "always", "--no-auto-key-locate")
 # libgpg-error: the low 16 bits of the code in `ERROR pkdecrypt_failed`.
 _BAD_PASSPHRASE, _NO_SECRET_KEY, _NO_PIN_ENTRY, _CANCELLED = 11, 17, 86, 99
+# gpg-agent takes 255; a pipe holds 64 KiB before anybody reads from it.
+_LONGEST_PASSPHRASE_BYTES = 1024
 # The field of `IMPORT_RES` (doc/DETAILS of GnuPG) that counts the given secret keys.
 _SECRET_KEYS_READ = 9
 
@@ -89,10 +91,15 @@ class GpgRecoveryKey:
         if self._passphrase is None and self._ask:
             yield ()
             return
+        if len(passphrase := self._passphrase or b"") > _LONGEST_PASSPHRASE_BYTES:
+            raise RecoveryKeyError(
+                f"what is given as the passphrase of the recovery key {self._label} has {len(passphrase):,} bytes, so "
+                "it is something else; give the right one, or correct [recovery] passphrase"
+            )
         reading, writing = os.pipe()
         try:
-            os.write(writing, (self._passphrase or b"") + b"\n")
-            os.close(writing)
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(passphrase + b"\n")
             yield (reading,)
         finally:
             os.close(reading)
