@@ -1,7 +1,8 @@
 """Names the hosts that a configuration makes the pipeline talk to, in the lines that officers sign.
 
-The database has a line of its own there. A host is named as the configuration does: what boto3 takes from the
-environment instead (``AWS_ENDPOINT_URL``, a region) is not known here.
+The database has a line of its own there; its standbys (`[database] standbys`), which are queried directly, have none.
+A host is named as the configuration does: what boto3 takes from the environment instead (``AWS_ENDPOINT_URL``, a
+region) is not known here.
 """
 
 from collections.abc import Iterator

@@ -118,6 +118,18 @@ def test_more_tags_than_an_archive_can_have_are_named(secret: TestSecret) -> Non
     assert "51 tags that archives get, and AWS takes 50; remove some" in sentence
 
 
+def test_a_secret_whose_tags_name_as_many_archives_as_it_can_is_named(secret: TestSecret) -> None:
+    store = secret.open()
+    free = 50 - len(secret.client.describe_secret(SecretId=secret.name).get("Tags", []))
+    tags = [{"Key": f"keyrotation-archived-v{number}", "Value": "x"} for number in range(100, 100 + free)]
+    secret.client.tag_resource(SecretId=secret.name, Tags=tags[1:])
+    assert store.preflight() == ()
+    secret.client.tag_resource(SecretId=secret.name, Tags=tags[:1])
+    ((fatal, sentence),) = sentences(store.preflight())
+    assert fatal
+    assert "50 tags, and AWS takes 50, so none can name the next archived key; destroy keys" in sentence
+
+
 def test_a_rotation_by_aws_itself_stops_the_request(secret: TestSecret) -> None:
     world = world_with(secret.open())
     secret.client.rotate_secret(

@@ -86,6 +86,14 @@ class AwsArchive:
                 check="keys_can_be_archived",
             )
             return
+        if (held := sum(not tag.startswith("aws:") for tag in index.tags)) >= _MOST_TAGS:
+            yield Problem(
+                f"secret {self._index} has {held} tags, and AWS takes {_MOST_TAGS}, so none can name the next archived "
+                "key; destroy keys that nothing needs any more with `keyrotation destroy`, or remove tags of others",
+                fatal=True,
+                check="keys_can_be_archived",
+            )
+            return
         try:
             if not self._aws.create(name, _PREFLIGHT, str(uuid4()), tags, _PREFLIGHT, index.kms_key):
                 if self._aws.describe(name).kms_key != index.kms_key:
