@@ -2,11 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib import import_module
-from pkgutil import iter_modules
 
-from keyrotation_pipeline.fieldcrypto import formats
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FORMATS
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import RECOGNISERS
 from keyrotation_pipeline.scan.advice import advice_for
 from keyrotation_pipeline.scan.classification import ATTR_ENCRYPTED
 from keyrotation_pipeline.scan.report import Place
@@ -51,11 +49,8 @@ def _row(shown: str, says: str, name: str) -> tuple[str, ...]:
 
 
 def _described() -> dict[str, str]:
-    """Returns names of formats, and what the module of each says in its first line."""
-    modules = [import_module(f"{formats.__name__}.{found.name}") for found in iter_modules(formats.__path__)]
+    """Returns names of formats, and what the recogniser of each says in its first line."""
     return {
-        name: in_markdown((module.__doc__ or "").strip().split("\n")[0].removeprefix("Recognises "))
-        for module in modules
-        for name in getattr(module, "NAMES", (getattr(module, "NAME", None),))
-        if name is not None
+        name: in_markdown((recognise.__doc__ or "").split("\n")[0].removeprefix("Recognises "))
+        for name, recognise in RECOGNISERS.items()  # scan.classification imports them all
     }

@@ -1,1 +1,1 @@
-"""Formats in which applications store encrypted values, a module each; `registry` lists them. Standard library only."""
+"""Formats in which applications store encrypted values, a function each, by `registry`. Standard library only."""

@@ -1,13 +1,11 @@
-"""Recognises messages of the AWS Encryption SDK, versions 1 and 2: the whole header is parsed.
+"""Parses the header of a message of the AWS Encryption SDK.
 
 Source: the SDK's message format reference: version [‖ type 0x80], algorithm, message id, encryption context, encrypted
 data keys (provider, key information, wrapped key), content type, frame length.
 """
 
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, key_id
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, in_bytes, key_id
 
-NAME = "aws-encryption-sdk"
-STARTS = (b"\x01\x80", b"\x02\x04", b"\x02\x05")
 _SUITES_V1 = frozenset(
     (0x0014, 0x0046, 0x0078, 0x0114, 0x0146, 0x0178, 0x0214, 0x0346, 0x0378)
 )  # AES-GCM with and without key derivation and signature
@@ -32,8 +30,12 @@ class _Reader:
         return int.from_bytes(self.take(size), "big")
 
 
-def recognise(raw: bytes) -> Recognised | None:
-    """Recognises one message; keys are named as ``provider/key``, a KMS key by its ARN alone."""
+@in_bytes("aws-encryption-sdk", starts=(b"\x01\x80", b"\x02\x04", b"\x02\x05"))
+def aws_encryption_sdk(raw: bytes) -> Recognised | None:
+    """Recognises messages of the AWS Encryption SDK, versions 1 and 2: the whole header is parsed.
+
+    Keys are named as ``provider/key``, a KMS key by its ARN alone.
+    """
     version_1 = raw.startswith(b"\x01\x80")
     reader = _Reader(raw, 2 if version_1 else 1)
     if reader.number() not in (_SUITES_V1 if version_1 else _SUITES_V2):
@@ -44,7 +46,8 @@ def recognise(raw: bytes) -> Recognised | None:
     content_type = reader.number(1)
     reader.take(5 if version_1 else 0)  # reserved; iv length
     reader.take(4)  # frame length
-    return Recognised(NAME, key_id(names)) if reader.complete and names is not None and content_type in (1, 2) else None
+    is_whole = reader.complete and names is not None and content_type in (1, 2)
+    return Recognised("aws-encryption-sdk", key_id(names)) if is_whole else None
 
 
 def _key_names(reader: _Reader) -> str | None:

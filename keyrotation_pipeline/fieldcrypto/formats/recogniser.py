@@ -1,4 +1,4 @@
-"""What all recognisers share: what they report about a value, and strict decoders.
+"""What all recognisers share: the tables that they are entered in, what they report, and strict decoders.
 
 A decoder of base64, base64url, hex or JSON returns None where a text is none of it, and never raises.
 """
@@ -6,8 +6,9 @@ A decoder of base64, base64url, hex or JSON returns None where a text is none of
 import binascii
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,43 @@ class Recognised:
     key_id: str | None = None
     weak: bool = False
     body: bytes = field(default=b"", repr=False)
+
+
+OfText = Callable[[str], Recognised | None]
+OfBytes = Callable[[bytes], Recognised | None]
+
+# Every recogniser by the names of its formats; and by the first character, in the order in which they are tried.
+RECOGNISERS: Final[dict[str, OfText | OfBytes]] = {}
+OF_TEXT: Final[dict[str, list[tuple[str, OfText]]]] = {}
+OF_BYTES: Final[dict[bytes, list[tuple[bytes, OfBytes]]]] = {}
+# They begin with any character.
+OF_TEXT_CONTAINING: Final[list[tuple[str, OfText]]] = []
+
+
+def in_text(*names: str, starts: tuple[str, ...] = (), contains: str = "") -> Callable[[OfText], OfText]:
+    """Enters a recogniser that is tried on texts that begin in one of these ways, or contain something."""
+
+    def enter(recognise: OfText) -> OfText:
+        RECOGNISERS.update(dict.fromkeys(names, recognise))
+        for start in starts:
+            OF_TEXT.setdefault(start[:1], []).append((start, recognise))
+        if contains:
+            OF_TEXT_CONTAINING.append((contains, recognise))
+        return recognise
+
+    return enter
+
+
+def in_bytes(*names: str, starts: tuple[bytes, ...]) -> Callable[[OfBytes], OfBytes]:
+    """Enters a recogniser that is tried on bytes that begin in one of these ways."""
+
+    def enter(recognise: OfBytes) -> OfBytes:
+        RECOGNISERS.update(dict.fromkeys(names, recognise))
+        for start in starts:
+            OF_BYTES.setdefault(start[:1], []).append((start, recognise))
+        return recognise
+
+    return enter
 
 
 # Longer texts are no JSON envelope of one encrypted field, and parsing takes time.

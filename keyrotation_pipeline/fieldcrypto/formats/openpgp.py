@@ -1,28 +1,47 @@
-"""Recognises OpenPGP messages as pgcrypto writes them: session key packets, then encrypted data, to the last byte.
+"""Parses OpenPGP messages, as pgcrypto and gpg write them.
 
-`pgp_sym_encrypt`: 0xc3 (tag 3, version 4), then 0xd2 (tag 18). `pgp_pub_encrypt`: tag 1, which names the key.
 Source: RFC 4880 sections 4.2, 5.1, 5.3, 5.7, 5.13.
 """
 
 from collections.abc import Iterator
 
-from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
+from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised, from_base64, in_bytes, in_text
 
-NAME = "pgcrypto-pgp"
-STARTS = (b"\xc3", b"\x8c", b"\xc1", b"\x84", b"\x85")
 _PUBLIC_KEY_SESSION, _PASSPHRASE_SESSION, _ENCRYPTED, _ENCRYPTED_WITH_MDC, _MARKER = 1, 3, 9, 18, 10
 _MOST_PACKETS = 20
+_BEGIN, _END = "-----BEGIN PGP MESSAGE-----", "-----END PGP MESSAGE-----"
 # Simple, salted, iterated and salted string-to-key: bytes after the cipher
 _STRING_TO_KEY_BYTES = {0: 2, 1: 10, 3: 11}
 
 
-def recognise(raw: bytes) -> Recognised | None:
-    """Recognises one message; the ids of public keys are 16 hex digits."""
-    found = key_of_message(raw)
-    return None if found is None else Recognised(NAME, found or None)
+@in_bytes("pgcrypto-pgp", starts=(b"\xc3", b"\x8c", b"\xc1", b"\x84", b"\x85"))
+def pgcrypto_pgp(raw: bytes) -> Recognised | None:
+    """Recognises OpenPGP messages as pgcrypto writes them: session key packets, then encrypted data, to the last byte.
+
+    `pgp_sym_encrypt`: 0xc3 (tag 3, version 4), then 0xd2 (tag 18). `pgp_pub_encrypt`: tag 1, which names the key. The
+    ids of public keys are 16 hex digits.
+    """
+    found = _key_of_message(raw)
+    return None if found is None else Recognised("pgcrypto-pgp", found or None)
 
 
-def key_of_message(raw: bytes) -> str | None:
+@in_text("pgcrypto-armor", starts=(_BEGIN,))
+def pgcrypto_armor(text: str) -> Recognised | None:
+    """Recognises armored OpenPGP messages, as pgcrypto's `armor` and gpg write them.
+
+    Headers, an empty line, base64, a checksum.
+    """
+    body, end, after = text.removeprefix(_BEGIN).replace("\r", "").partition(_END)
+    if not end or after.strip():
+        return None
+    _headers, _, encoded = body.partition("\n\n")
+    lines = encoded.split("\n")
+    raw = from_base64("".join(line for line in lines if not line.startswith("=")))
+    found = _key_of_message(raw) if raw is not None else None
+    return None if found is None else Recognised("pgcrypto-armor", found or None)
+
+
+def _key_of_message(raw: bytes) -> str | None:
     """Returns the id of a message's first public key, empty if it has a passphrase only; None if it is no message."""
     key, sessions = "", 0
     for tag, start, body_bytes in _packets(raw):
