@@ -19,7 +19,7 @@ from keyrotation_pipeline.errors import HomeError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.tables import EncryptedTable, FoundColumn
-from keyrotation_pipeline.scan.advice import FERNET_HERE
+from keyrotation_pipeline.scan.advice import is_column
 from keyrotation_pipeline.scan.report import NATIVE, Finding
 from keyrotation_pipeline.settings import Settings
 from keyrotation_pipeline.settings.loading import postgres_options
@@ -168,7 +168,8 @@ def _fernet_columns(connection: Connection, findings: Sequence[Finding]) -> dict
     """Returns the columns that hold mostly Fernet tokens and can be declared."""
     columns = {}
     for finding in findings:
-        if finding.next == FERNET_HERE and finding.share > _MOSTLY:
+        is_declarable = finding.format == FERNET.name and not finding.wrapped and is_column(finding.place)
+        if is_declarable and finding.share > _MOSTLY:
             row = connection.execute("SELECT array_to_string(parse_ident(%s), '.')", (finding.place.table,)).fetchone()
             column = FoundColumn(str(row and row[0]), finding.place.column, finding.values, 0, ())
             if candidates(connection, [column])[0]:

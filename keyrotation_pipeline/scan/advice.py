@@ -4,7 +4,7 @@ Without two keys at once there is no change of key without downtime in place. Th
 and a few others; no sentence names a command that does not exist.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 
 from keyrotation_pipeline.scan.report import IdentifiedBy, Place
 
@@ -17,26 +17,29 @@ class Advice:
 
     Args:
         identified_by: how the key of a value is recognised.
-        reads_two_keys: whether an application can read old and new at once.
         next: one sentence.
+        reads_two_keys: whether an application can read old and new at once.
     """
 
     identified_by: IdentifiedBy
-    reads_two_keys: bool | None
     next: str
+    _: KW_ONLY
+    reads_two_keys: bool | None
 
 
 def _two_keys(identified_by: IdentifiedBy, how: str) -> Advice:
     """The library reads two keys at once; `how` says by which steps the values move."""
-    return Advice(identified_by, True, f"{_NOT_YET}; its library reads two keys, so no downtime is needed: {how}.")  # noqa: FBT003
+    sentence = f"{_NOT_YET}; its library reads two keys, so no downtime is needed: {how}."
+    return Advice(identified_by, sentence, reads_two_keys=True)
 
 
 def _one_key(identified_by: IdentifiedBy, library: str) -> Advice:
     return Advice(
-        identified_by, False,  # noqa: FBT003
+        identified_by,
         f"{_NOT_YET}; {library} reads one key only: a new key takes a maintenance window, or a second column that the "
         "application moves to.",
-    )  # fmt: skip
+        reads_two_keys=False,
+    )
 
 
 _CIPHERSWEET = _one_key("decrypt", "CipherSweet")
@@ -87,81 +90,89 @@ ADVICE: dict[str, Advice] = {
 }
 # Of what has no marker the library is not known.
 UNKNOWN = Advice(
-    "decrypt", None,
+    "decrypt",
     f"{_NOT_YET}; find out in the application which library writes this and whether it reads two keys: only then is a "
     "new key possible without downtime.",
-)  # fmt: skip
+    reads_two_keys=None,
+)
 
 # The sentences hold for what is declared already, too: a scan need not know that.
 _ROTATED = "keyrotation rotates it in place, without downtime"
-_NATIVE_HERE = f"Once the column is declared in `keyrotation.toml`, {_ROTATED}."
+
+
+def _once(declared: str, name: str, guide: str, *, where: str = "", also: str = "") -> str:
+    """Returns by which declaration a format is rotated; `where` says for which applications and keys."""
+    condition = f", where {where}" if where else ""
+    return (
+        f'Once the {declared} in a `keyrotation.toml` with `[format] name = "{name}"`{also}, {_ROTATED}{condition} '
+        f"(`keyrotation docs {guide}`)."
+    )
+
+
+_COLUMN, _PLACE = "column is declared", "place is declared"
+_BY_LIST = "the application reads a list of keys"
 _NATIVE_ELSEWHERE = (
     "Not rotated here yet: keyrotation rotates its own format in columns of text, varchar and bytea, at a path in "
     "jsonb and in the elements of text[] and varchar[], with nothing around it."
 )
-_NATIVE_PLACE = f"Once the place is declared in `keyrotation.toml` (`keyrotation docs prepare-database`), {_ROTATED}."
-FERNET_HERE = (
-    f'Once the column is declared in a `keyrotation.toml` with `[format] name = "fernet"`, {_ROTATED}, where the '
-    "application reads a list of keys (`keyrotation docs fernet`)."
-)
-_FERNET_PLACE = (
-    "Once the place is declared (`keyrotation docs prepare-database`) in a `keyrotation.toml` with "
-    f'`[format] name = "fernet"`, {_ROTATED}, where the application reads a list of keys (`keyrotation docs fernet`).'
-)
-_RAILS_HERE = (
-    'Once the place is declared in a `keyrotation.toml` with `[format] name = "rails-ar-encryption"` (deterministic '
-    f"attributes in one of their own) and the application stores key references, {_ROTATED} (`keyrotation docs rails`)."
-)
-_CLOAK_47NG_HERE = (
-    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "cloak-47ng"`, {_ROTATED} '
-    "(`keyrotation docs prisma`)."
-)
-_KEYED_WRAPPER_HERE = (
-    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "fernet-keyed-wrapper"`, {_ROTATED} '
-    "(`keyrotation docs sentry`)."
-)
-_CLOAK_ECTO_HERE = (
-    f'Once the column is declared in a `keyrotation.toml` with `[format] name = "cloak-ecto"`, {_ROTATED} '
-    "(`keyrotation docs elixir`)."
-)
-_TINK_HERE = (
-    f'Once the column is declared in a `keyrotation.toml` with `[format] name = "tink"`, {_ROTATED}, where the keyset '
-    "has AES-GCM keys and associated data are the same in all rows (`keyrotation docs tink`)."
-)
-_AES_GCM_HERE = (
+_AES_GCM = Advice(
+    "decrypt",
     "Find out in the application how it encrypts. Where that is AES-256-GCM with a list of keys, declare the place in "
     'a `keyrotation.toml` with `[format] name = "aes-gcm"` and its layout: keyrotation rotates it in place, without '
-    "downtime (`keyrotation docs aes-gcm`). Code that reads one key only must read two first."
+    "downtime (`keyrotation docs aes-gcm`). Code that reads one key only must read two first.",
+    reads_two_keys=None,
 )
 _ATTR_ENCRYPTED = (
     "Give attr_encrypted an encryptor that reads a list of keys, then declare both columns in a `keyrotation.toml` "
     'with `[format] name = "aes-gcm"` and `layout = "b64lines(ct tag16); b64lines(nonce12)"`: '
     f"{_ROTATED} (`keyrotation docs aes-gcm`)."
 )
-_LARAVEL_HERE = (
-    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "laravel-crypt"`, {_ROTATED}, where the '
-    "application runs Laravel 11 or later (`keyrotation docs laravel`)."
-)
-_VAULT_TRANSIT_HERE = (
-    f'Once the place is declared in a `keyrotation.toml` with `[format] name = "vault-transit"`, {_ROTATED}, where the '
-    "key is of AES-GCM or ChaCha20-Poly1305 and values have no context and no associated data (`keyrotation docs "
-    "vault`)."
-)
-_OUTSIDE_ARRAYS = {
-    "cloak-47ng": _CLOAK_47NG_HERE,
-    "fernet-keyed-wrapper": _KEYED_WRAPPER_HERE,
-    "vault-transit": _VAULT_TRANSIT_HERE,
-}
-_IN_BYTEA = {"cloak-ecto": _CLOAK_ECTO_HERE, "tink": _TINK_HERE}
-_MAY_BE_AES_GCM = frozenset({"handmade-hex-colon", "unknown-aead"})
-_COLUMN_TYPES = ("text", "character varying", "bytea")
+# How places are declared: a column of text or of bytea alone, a path in jsonb, the elements of an array; "": not.
+_COLUMNS = frozenset({"text", "bytea"})
+_BYTEA = frozenset({"bytea"})
+_INSIDE = frozenset({"path", "elements"})
+_OUTSIDE_ARRAYS = _COLUMNS | {"path"}
+_ANYWHERE = _COLUMNS | _INSIDE
+# What is rotated where; elsewhere ADVICE holds.
+_IN_PLACE = (
+    ("native", _COLUMNS, Advice(
+        "marker", f"Once the column is declared in `keyrotation.toml`, {_ROTATED}.", reads_two_keys=True)),
+    ("native", _INSIDE, Advice(
+        "marker", "Once the place is declared in `keyrotation.toml` (`keyrotation docs prepare-database`), "
+        f"{_ROTATED}.", reads_two_keys=True)),
+    ("native", {""}, Advice("marker", _NATIVE_ELSEWHERE, reads_two_keys=True)),
+    ("fernet", _COLUMNS, Advice(
+        "mac", _once(_COLUMN, "fernet", "fernet", where=_BY_LIST), reads_two_keys=True)),
+    ("fernet", _INSIDE, Advice(
+        "mac", _once(f"{_PLACE} (`keyrotation docs prepare-database`)", "fernet", "fernet", where=_BY_LIST),
+        reads_two_keys=True)),
+    ("rails-ar-encryption", _OUTSIDE_ARRAYS, Advice(
+        "decrypt", _once(_PLACE, "rails-ar-encryption", "rails", also=" (deterministic attributes in one of their own) "
+        "and the application stores key references"), reads_two_keys=True)),
+    ("cloak-47ng", _OUTSIDE_ARRAYS, Advice("marker", _once(_PLACE, "cloak-47ng", "prisma"), reads_two_keys=True)),
+    ("fernet-keyed-wrapper", _OUTSIDE_ARRAYS, Advice(
+        "marker", _once(_PLACE, "fernet-keyed-wrapper", "sentry"), reads_two_keys=True)),
+    ("vault-transit", _OUTSIDE_ARRAYS, Advice(
+        "marker", _once(_PLACE, "vault-transit", "vault", where="the key is of AES-GCM or ChaCha20-Poly1305 and values "
+        "have no context and no associated data"), reads_two_keys=True)),
+    ("attr_encrypted", _COLUMNS, Advice("decrypt", _ATTR_ENCRYPTED, reads_two_keys=False)),
+    ("cloak-ecto", _BYTEA, Advice("marker", _once(_COLUMN, "cloak-ecto", "elixir"), reads_two_keys=True)),
+    ("tink", _BYTEA, Advice(
+        "marker", _once(_COLUMN, "tink", "tink", where="the keyset has AES-GCM keys and associated data are the same "
+        "in all rows"), reads_two_keys=True)),
+    ("laravel-crypt", _ANYWHERE, Advice(
+        "decrypt", _once(_PLACE, "laravel-crypt", "laravel", where="the application runs Laravel 11 or later"),
+        reads_two_keys=True)),
+    ("handmade-hex-colon", _ANYWHERE, _AES_GCM),
+    ("unknown-aead", _ANYWHERE, _AES_GCM),
+)  # fmt: skip
 _CITEXT = "citext"  # of an extension, in whatever schema
 _ARRAY_TYPES = ("text[]", "character varying")
 # Keys that vary, and arrays inside documents, are no path.
 _NO_KEYS = frozenset({"*", "[]"})
 
 
-def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:  # noqa: PLR0911  one for each
+def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: bool) -> Advice:
     """Returns what to do about a format in a place.
 
     Args:
@@ -170,41 +181,27 @@ def advice_for(format_name: str, place: Place, *, wrapped: bool, names_keys: boo
         wrapped: whether the values stand behind a prefix or in another encoding.
         names_keys: whether the values name keys, as some do of formats that need not.
     """
-    column = _is_column(place) and not wrapped
-    inside = _is_inside(place) and not wrapped
-    if format_name == "native":
-        sentence = _NATIVE_HERE if column else _NATIVE_PLACE if inside else _NATIVE_ELSEWHERE
-        return Advice("marker", True, sentence)  # noqa: FBT003
-    if format_name == "fernet" and (column or inside):
-        return Advice("mac", True, FERNET_HERE if column else _FERNET_PLACE)  # noqa: FBT003
-    outside_arrays = column or (inside and not place.elements)
-    if format_name == "rails-ar-encryption" and outside_arrays:
-        return Advice("marker" if names_keys else "decrypt", True, _RAILS_HERE)  # noqa: FBT003
-    if format_name in _OUTSIDE_ARRAYS and outside_arrays:
-        return Advice("marker", True, _OUTSIDE_ARRAYS[format_name])  # noqa: FBT003
-    if format_name == "attr_encrypted" and column:
-        return Advice("decrypt", False, _ATTR_ENCRYPTED)  # noqa: FBT003
-    if format_name in _IN_BYTEA and column and place.base_type.startswith("bytea"):
-        return Advice("marker", True, _IN_BYTEA[format_name])  # noqa: FBT003
-    if format_name == "laravel-crypt" and (column or inside):
-        return Advice("decrypt", True, _LARAVEL_HERE)  # noqa: FBT003
-    if format_name in _MAY_BE_AES_GCM and (column or inside):
-        return Advice("decrypt", None, _AES_GCM_HERE)
-    advice = ADVICE.get(format_name, UNKNOWN)
+    declared = "" if wrapped else _declaration_of(place)
+    in_place = (each for name, places, each in _IN_PLACE if name == format_name and declared in places)
+    advice = next(in_place, ADVICE.get(format_name, UNKNOWN))
     if names_keys and advice.identified_by == "decrypt":
-        return Advice("marker", advice.reads_two_keys, advice.next)
+        return replace(advice, identified_by="marker")
     return advice
 
 
-def _is_column(place: Place) -> bool:
+def is_column(place: Place) -> bool:
     """Returns whether a declaration names the column alone."""
-    is_array = place.elements or place.base_type.endswith("[]")
-    in_text = place.base_type.startswith(_COLUMN_TYPES) or place.base_type.rpartition(".")[2] == _CITEXT
-    return place.path is None and not is_array and in_text
+    return _declaration_of(place) in _COLUMNS
 
 
-def _is_inside(place: Place) -> bool:
-    """Returns whether a declaration names a path in the column's documents, or the elements of its arrays."""
+def _declaration_of(place: Place) -> str:
+    """Returns how a place is declared; empty if it cannot be."""
+    base = place.base_type
     if place.path is not None:
-        return place.base_type == "jsonb" and not place.elements and _NO_KEYS.isdisjoint(place.path)
-    return place.elements and place.base_type.startswith(_ARRAY_TYPES) and place.base_type.endswith("[]")
+        return "path" if base == "jsonb" and not place.elements and _NO_KEYS.isdisjoint(place.path) else ""
+    if place.elements or base.endswith("[]"):
+        is_text = place.elements and base.startswith(_ARRAY_TYPES) and base.endswith("[]")
+        return "elements" if is_text else ""
+    if base.startswith("bytea"):
+        return "bytea"
+    return "text" if base.startswith(("text", "character varying")) or base.rpartition(".")[2] == _CITEXT else ""

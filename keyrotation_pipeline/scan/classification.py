@@ -12,7 +12,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import Recognised
 from keyrotation_pipeline.fieldcrypto.formats.text_values import HANDMADE_HEX_COLON, VAULT_TRANSIT
 from keyrotation_pipeline.scan import statistics, unmarked
 from keyrotation_pipeline.scan.advice import advice_for
-from keyrotation_pipeline.scan.companions import Companions, Table, name_of
+from keyrotation_pipeline.scan.companions import Table, name_of
 from keyrotation_pipeline.scan.readings import PLAIN, Reading, read
 from keyrotation_pipeline.scan.report import Finding, Place, Tier
 
@@ -77,7 +77,7 @@ def classify_table(samples: Mapping[Place, Values]) -> tuple[Finding, ...]:
             comes as its text.
     """
     filled = {place: filled for place, values in samples.items() if (filled := [value for value in values if value])}
-    table = Table.of(filled)
+    table = Table(filled)
     findings: list[Finding] = []
     for place, values in filled.items():
         if not table.is_part(place):
@@ -96,15 +96,11 @@ def _classify(place: Place, values: Values, table: Table) -> list[Finding]:
     plain = len(values) - len(readings) + sum(not reading.encoding for reading in others)
     unknown = sum(reading.encoding != "" for reading in others) - (len(guess.readings) if guess else 0)
     notes = (*_rest_notes(plain, unknown, len(values)), *companions.notes)
-    found = [
-        _finding(
-            place, name, tier, _recognised(hits), len(values), _notes(hits) + notes,
-            wrapped=any(reading.wrapped or reading.prefix for reading in hits),
-        )
-        for name, tier, hits in marked
-    ]  # fmt: skip
+    found = [_of_marked(place, *marked, len(values), notes) for marked in marked]
     if guess is not None:
-        found.append(_of_unmarked(place, guess, len(values), companions, notes))
+        name = ATTR_ENCRYPTED if companions.attr_encrypted else guess.format
+        notes = (guess.note, *notes, *_lockbox_note(place))
+        found.append(_finding(place, name, guess.tier, len(guess.readings), len(values), notes))
     return found
 
 
@@ -133,32 +129,31 @@ def _recognised(readings: Sequence[Reading]) -> list[Recognised]:
     return [reading.hit for reading in readings if reading.hit is not None]
 
 
+def _of_marked(
+    place: Place, name: str, tier: Tier, hits: Sequence[Reading], values: int, notes: Sequence[str]
+) -> Finding:
+    keys = Counter(hit.key_id for hit in _recognised(hits) if hit.key_id)
+    wrapped = any(reading.wrapped or reading.prefix for reading in hits)
+    return _finding(place, name, tier, len(hits), values, (*_notes(hits), *notes), keys, wrapped=wrapped)
+
+
 def _finding(
     place: Place,
     name: str,
     tier: Tier,
-    hits: Sequence[Recognised],
+    found: int,
     values: int,
-    notes: Sequence[str],
+    notes: tuple[str, ...],
+    keys: Counter[str] | None = None,
     *,
     wrapped: bool = False,
 ) -> Finding:
-    keys = Counter(hit.key_id for hit in hits if hit.key_id)
-    advice = advice_for(name, place, wrapped=wrapped, names_keys=keys.total() == len(hits))
+    """Returns a finding of so many of a place's values, of which some name keys."""
+    keys = keys or Counter()
+    advice = advice_for(name, place, wrapped=wrapped, names_keys=keys.total() == found)
     return Finding(
-        place, name, tier, len(hits) / values, values, tuple(key for key, _ in keys.most_common(_MOST_KEY_IDS)),
-        advice.identified_by, advice.reads_two_keys, advice.next, tuple(notes),
-    )  # fmt: skip
-
-
-def _of_unmarked(
-    place: Place, guess: unmarked.Judgement, values: int, companions: Companions, notes: Sequence[str]
-) -> Finding:
-    name = ATTR_ENCRYPTED if companions.attr_encrypted else guess.format
-    advice = advice_for(name, place, wrapped=False, names_keys=False)
-    return Finding(
-        place, name, guess.tier, len(guess.readings) / values, values, (), advice.identified_by, advice.reads_two_keys,
-        advice.next, (guess.note, *notes, *_lockbox_note(place)),
+        place, name, tier, found / values, values, tuple(key for key, _ in keys.most_common(_MOST_KEY_IDS)),
+        advice.identified_by, advice.reads_two_keys, advice.next, notes, wrapped,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from keyrotation_pipeline.scan import names
 from keyrotation_pipeline.scan.readings import companion_bytes
@@ -51,24 +51,18 @@ class Companions:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
 class Table:
     """The places of one table, by their neighbourhood: its columns, or the keys of one JSON object."""
 
-    neighbours: dict[tuple[str, ...], dict[str, Values]] = field(default_factory=lambda: defaultdict(dict))
-
-    @classmethod
-    def of(cls, samples: Mapping[Place, Values]) -> "Table":
-        """Returns the table of these places."""
-        table = cls()
+    def __init__(self, samples: Mapping[Place, Values]) -> None:
+        self._neighbours: dict[tuple[str, ...], dict[str, Values]] = defaultdict(dict)
         for place, values in samples.items():
-            table.neighbours[_neighbourhood(place)][name_of(place)] = values
-        return table
+            self._neighbours[_neighbourhood(place)][name_of(place)] = values
 
     def of_value(self, place: Place) -> Companions:
         """Returns what stands next to the values of a place."""
         own, iv, attr_encrypted, notes = name_of(place), None, False, []
-        for other, values in self.neighbours[_neighbourhood(place)].items():
+        for other, values in self._neighbours[_neighbourhood(place)].items():
             if other == own:
                 continue
             if names.blind_index_of(own, other) and _have_one_size(values, _BLIND_INDEX_BYTES):
@@ -83,7 +77,7 @@ class Table:
 
     def is_part(self, place: Place) -> bool:
         """Returns whether a place holds a part of the values of another one, and no values of its own."""
-        own, neighbours = name_of(place), self.neighbours[_neighbourhood(place)]
+        own, neighbours = name_of(place), self._neighbours[_neighbourhood(place)]
         return any(
             other != own and (part := names.part_of(other, own)) in _PART_BYTES and _is_part(part, neighbours[own])
             for other in neighbours

@@ -54,6 +54,7 @@ class Finding:
         reads_two_keys: whether the library of the format can read two keys; None where the library is not known.
         next: one sentence: rotate in place, migrate, or why not yet.
         notes: sentences: plaintext among ciphertext, values encrypted twice, blind index, companion columns.
+        wrapped: whether values stand behind a prefix or in another encoding, so that they are not rotated in place.
     """
 
     place: Place
@@ -66,6 +67,7 @@ class Finding:
     reads_two_keys: bool | None
     next: str
     notes: tuple[str, ...]
+    wrapped: bool = False
 
 
 NATIVE = "native"

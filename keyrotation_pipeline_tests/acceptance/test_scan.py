@@ -176,12 +176,13 @@ def test_init_writes_a_configuration_of_fernet_columns_that_it_then_takes(server
     folder = Folder(tmp_path, [])
     fernet = next(entry for entry in FOREIGN if entry.format == "fernet" and isinstance(entry.values[0], str))
     with copy_of(server, "template1") as url, psycopg.connect(url, autocommit=True) as connection:
-        connection.execute('CREATE TABLE users ("e mail" text, log text, doc jsonb)')
+        connection.execute('CREATE TABLE users ("e mail" text, log text, doc jsonb, marked text)')
         connection.execute("CREATE TABLE parts (number int, token varchar(400)) PARTITION BY RANGE (number)")
         connection.execute("CREATE TABLE parts_low PARTITION OF parts FOR VALUES FROM (0) TO (10)")
         for number, value in enumerate(fernet.values):
-            row = (value, value if number == 0 else f"a note of day {number}", json.dumps({"token": value}))
-            connection.execute("INSERT INTO users VALUES (%s, %s, %s)", row)
+            note = value if number == 0 else f"a note of day {number}"
+            row = (value, note, json.dumps({"token": value}), "enc:" + str(value))
+            connection.execute("INSERT INTO users VALUES (%s, %s, %s, %s)", row)
             connection.execute("INSERT INTO parts VALUES (%s, %s)", (number, value))
         folder.run("init", "--scan", KEYROTATION_DATABASE_URL=url)
         written = (tmp_path / "keyrotation.toml").read_text()
@@ -192,6 +193,7 @@ def test_init_writes_a_configuration_of_fernet_columns_that_it_then_takes(server
     assert '\nmode = "confirm"\n' in written
     assert '# "public.users.log": fernet, 33 % of 3 values\n' in written
     assert '# "public.users.doc -> token": fernet, all 3 values\n' in written
+    assert '# "public.users.marked": fernet, all 3 values\n' in written
     assert "names no officers yet" in folder.printed[-1]
 
 
