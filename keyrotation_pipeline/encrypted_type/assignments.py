@@ -30,10 +30,9 @@ from sqlalchemy.sql.visitors import iterate
 from sqlalchemy.types import NullType
 
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
-from keyrotation_pipeline.encrypted_type.expressions import encrypted, name_of
-from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.expressions import clause_of, encrypted, name_of
+from keyrotation_pipeline.encrypted_type.failures import refusal
 from keyrotation_pipeline.encrypted_type.search_index import SearchIndex, indexes_of
-from keyrotation_pipeline.errors import EncryptedExpressionError
 
 # Column or its name, value, and whether an untyped parameter takes the type of the column.
 Assignment = tuple[Any, Any, bool]
@@ -83,11 +82,9 @@ def _refuse_computed_index(column: Any, value: Any, *, of_same_row: Any) -> None
     same = same and (of_same_row is None or getattr(value, "table", None) is not of_same_row)
     if same or isinstance(value, BindParameter | Null):
         return
-    raise unwrapped(
-        EncryptedExpressionError(
-            f"{name_of(column)} is a search index and cannot take a SQL expression or another column, which would be "
-            "the index of another text; give it the text"
-        )
+    raise refusal(
+        f"{name_of(column)} is a search index and cannot take a SQL expression or another column, which would be "
+        "the index of another text; give it the text"
     )
 
 
@@ -96,11 +93,9 @@ def _refuse_without_index(table: Any, given: Collection[Any]) -> None:  # noqa: 
     names = {column.name for column in table.c if column.key in given or column.name in given}
     for name in sorted(names):
         if missing := [each.name for each in indexes_of(table, name) if each.name not in names]:
-            raise unwrapped(
-                EncryptedExpressionError(
-                    f"{table.name}.{name} has a search index, and the statement does not set {' and '.join(missing)}; "
-                    "give these columns the same text, as values of the statement"
-                )
+            raise refusal(
+                f"{table.name}.{name} has a search index, and the statement does not set {' and '.join(missing)}; "
+                "give these columns the same text, as values of the statement"
             )
 
 
@@ -114,11 +109,9 @@ def refuse_sharing(compiled: SQLCompiler) -> None:
     for parameter, name in compiled.bind_names.items():
         found = encrypted(parameter.type, compiled.dialect)
         if first.setdefault(name, _ring(found)) != _ring(found):
-            raise unwrapped(
-                EncryptedExpressionError(
-                    f"parameter {name} is encrypted and cannot be used for another column too: both would get the same "
-                    "value; give each column a parameter of its own, or its value"
-                )
+            raise refusal(
+                f"parameter {name} is encrypted and cannot be used for another column too: both would get the same "
+                "value; give each column a parameter of its own, or its value"
             )
 
 
@@ -144,8 +137,7 @@ def copied_between_labels(compiled: SQLCompiler) -> list[EncryptedType]:
 
 
 def _bindings_in(value: Any, dialect: Dialect) -> set[_Binding]:  # noqa: ANN401
-    if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
-        value = value.__clause_element__()
+    value = clause_of(value)
     if not isinstance(value, ClauseElement):
         return set()
     if isinstance(value, Label | Grouping):
@@ -209,7 +201,7 @@ def column_of(table: Any, key: Any) -> Any:  # noqa: ANN401
     """Returns the column of an assignment; None for an unknown one."""
     if isinstance(key, str):
         return table.c.get(key, next((column for column in table.c if column.name == key), None))
-    return key if isinstance(key, ClauseElement) or not hasattr(key, "__clause_element__") else key.__clause_element__()
+    return clause_of(key)
 
 
 def _is_filled_in(column: Any, state: Any) -> bool:  # noqa: ANN401
@@ -227,8 +219,7 @@ def _default(column: Any, state: Any) -> Any:  # noqa: ANN401
 
 def _storable(value: Any, wanted: EncryptedType, dialect: Dialect, *, takes_type: bool = False) -> bool:  # noqa: ANN401
     """Returns whether what the database stores for `value` is encrypted under the ring of `wanted`."""
-    if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
-        value = value.__clause_element__()
+    value = clause_of(value)
     if not isinstance(value, ClauseElement) or isinstance(value, Null):
         return True  # a Python value gets the type of the column
     if isinstance(value, ScalarSelect):
@@ -260,10 +251,8 @@ def _ring(found: EncryptedType | None) -> object:
 
 
 def _refuse(column: Any) -> NoReturn:  # noqa: ANN401
-    raise unwrapped(
-        EncryptedExpressionError(
-            f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column: the database "
-            "would store it unencrypted or under another key; compute the value in Python, or copy a column that has "
-            "the same key ring"
-        )
+    raise refusal(
+        f"{name_of(column)} is encrypted and cannot take a SQL expression or another type's column: the database "
+        "would store it unencrypted or under another key; compute the value in Python, or copy a column that has "
+        "the same key ring"
     )

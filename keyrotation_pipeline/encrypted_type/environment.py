@@ -18,6 +18,7 @@ import os
 import re
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,7 +35,42 @@ from keyrotation_pipeline.fieldcrypto.keyring import (
 )
 
 
-class EnvironmentKeyRing:
+class _Reloaded(ABC):
+    """A key ring that is read at the first call, and again at each `reload`. Safe between threads."""
+
+    def __init__(self) -> None:
+        self._ring: KeyRing | None = None
+        self._reading = threading.Lock()
+
+    def __call__(self) -> KeyRing:
+        """Returns the current ring.
+
+        Raises:
+            InvalidKeyError: none was read yet, and it cannot be; names the variable, file or secret, never what it
+                holds.
+        """
+        ring = self._ring
+        if ring is None:
+            with self._reading:
+                ring = self._ring = self._ring or self._read()
+        return ring
+
+    def reload(self) -> KeyRing:
+        """Reads the keys again and uses their ring from now on; a statement in progress finishes with the old one.
+
+        Raises:
+            InvalidKeyError: they cannot be read, or a key is missing or wrong. The old ring stays in use.
+        """
+        with self._reading:
+            ring = self._ring = self._read()
+        return ring
+
+    @abstractmethod
+    def _read(self) -> KeyRing:
+        """Reads the keys, in one thread at a time."""
+
+
+class EnvironmentKeyRing(_Reloaded):
     """The application's keys, from ``ENCRYPTION_MASTER_KEY``, ``ENCRYPTION_MASTER_KEY_V2`` … and the named primary.
 
     Call it for the current ring; it reads the variables at the first call and at each `reload`. Safe between threads.
@@ -44,31 +80,11 @@ class EnvironmentKeyRing:
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        super().__init__()
         self._environment = os.environ if environment is None else environment
-        self._ring: KeyRing | None = None
-        self._reading = threading.Lock()
 
-    def __call__(self) -> KeyRing:
-        """Returns the current ring.
-
-        Raises:
-            InvalidKeyError: the first read failed; names the variable.
-        """
-        ring = self._ring
-        if ring is None:
-            with self._reading:
-                ring = self._ring = self._ring or KeyRing.from_environment(dict(self._environment))
-        return ring
-
-    def reload(self) -> KeyRing:
-        """Reads the variables again and uses their ring from now on; a statement in progress finishes with the old one.
-
-        Raises:
-            InvalidKeyError: a variable is missing or wrong; names it. The old ring stays in use.
-        """
-        with self._reading:
-            ring = self._ring = KeyRing.from_environment(dict(self._environment))
-        return ring
+    def _read(self) -> KeyRing:
+        return KeyRing.from_environment(dict(self._environment))
 
 
 # Kubernetes swaps this link in a mounted Secret or ConfigMap: the files behind it all belong to one update.
@@ -77,7 +93,7 @@ _NAMED = {"primary": PRIMARY_VARIABLE, "compromised": COMPROMISED_VARIABLE}
 _KEY_FILE = re.compile(rf"({VERSION_PATTERN})\.key", re.ASCII)
 
 
-class MountedKeyRing:
+class MountedKeyRing(_Reloaded):
     """The application's keys, from a directory or a file that something else updates.
 
     Call it for the current ring; the files are read at the first call and at each `reload`. Safe between threads.
@@ -89,32 +105,16 @@ class MountedKeyRing:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        super().__init__()
         self._path = Path(path)
-        self._ring: KeyRing | None = None
-        self._reading = threading.Lock()
 
-    def __call__(self) -> KeyRing:
-        """Returns the current ring.
-
-        Raises:
-            InvalidKeyError: the first reading failed; names the path and the variable, never what it holds.
-        """
-        return self._ring or self.reload()
-
-    def reload(self) -> KeyRing:
-        """Reads the files again and uses their ring from now on; a statement in progress finishes with the old one.
-
-        Raises:
-            InvalidKeyError: a key is missing or wrong. The old ring stays in use.
-        """
-        with self._reading:
-            try:
-                variables = _of_directory(self._path) if self._path.is_dir() else _of_file(self._path)
-            except (OSError, UnicodeDecodeError) as error:
-                failure = type(error).__name__
-            else:
-                ring = self._ring = KeyRing.from_environment(variables)
-                return ring
+    def _read(self) -> KeyRing:
+        try:
+            variables = _of_directory(self._path) if self._path.is_dir() else _of_file(self._path)
+        except (OSError, UnicodeDecodeError) as error:
+            failure = type(error).__name__
+        else:
+            return KeyRing.from_environment(variables)
         raise InvalidKeyError(f"the keys in {self._path} cannot be read ({failure}); mount them there")
 
 
@@ -177,7 +177,7 @@ class _Client(Protocol):
     def get_secret_value(self, *, SecretId: str, VersionStage: str) -> Mapping[str, Any]: ...  # noqa: N803  boto3's
 
 
-class SecretsManagerKeyRing:
+class SecretsManagerKeyRing(_Reloaded):
     """The application's keys, from the secret that the key store ``aws-secrets-manager`` maintains.
 
     Call it for the current ring; only the first call reads, and `reload` if the last read is long enough ago.
@@ -192,22 +192,13 @@ class SecretsManagerKeyRing:
     """
 
     def __init__(self, client: _Client, secret_id: str, *, every_seconds: float = EVERY_SECONDS) -> None:
+        super().__init__()
         self._client = client
         self._secret_id = secret_id
         self._every_seconds = every_seconds
-        self._ring: KeyRing | None = None
         self._failure = ""
         self._pause_seconds = 0.0
         self._next_read_at = 0.0
-        self._reading = threading.Lock()
-
-    def __call__(self) -> KeyRing:
-        """Returns the current ring.
-
-        Raises:
-            InvalidKeyError: no reading has succeeded; names the secret and the entry, never what it holds.
-        """
-        return self._ring or self.reload()
 
     def reload(self) -> KeyRing:
         """Reads the secret again after `every_seconds`, and uses its ring from now on; else returns the present one.
@@ -216,24 +207,25 @@ class SecretsManagerKeyRing:
             InvalidKeyError: it cannot be read, or a key is missing or wrong; or it could not at the last read, and
                 there is no ring yet. The old ring stays in use.
         """
-        with self._reading:
-            if time.monotonic() < self._next_read_at:
-                if self._ring is None:
-                    raise InvalidKeyError(self._failure)
-                return self._ring
-            try:
-                ring = self._ring = self._read()
-                self._pause_seconds = self._every_seconds
-            except InvalidKeyError as error:
-                self._failure = str(error)
-                longer = max(FIRST_PAUSE_SECONDS, 2 * self._pause_seconds)
-                self._pause_seconds = min(longer, self._every_seconds)
-                raise
-            finally:
-                self._next_read_at = time.monotonic() + self._pause_seconds
-            return ring
+        return super().reload()
 
     def _read(self) -> KeyRing:
+        if time.monotonic() < self._next_read_at:
+            if self._ring is None:
+                raise InvalidKeyError(self._failure)
+            return self._ring
+        try:
+            ring = self._fetched()
+            self._pause_seconds = self._every_seconds
+        except InvalidKeyError as error:
+            self._failure = str(error)
+            self._pause_seconds = min(max(FIRST_PAUSE_SECONDS, 2 * self._pause_seconds), self._every_seconds)
+            raise
+        finally:
+            self._next_read_at = time.monotonic() + self._pause_seconds
+        return ring
+
+    def _fetched(self) -> KeyRing:
         try:
             # Without a label AWS returns the same, but the application's policy allows only this call.
             answer = self._client.get_secret_value(SecretId=self._secret_id, VersionStage="AWSCURRENT")

@@ -24,8 +24,7 @@ from sqlalchemy.sql.selectable import Exists, Select, TableClause
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
-from keyrotation_pipeline.encrypted_type.failures import unwrapped
-from keyrotation_pipeline.errors import EncryptedExpressionError
+from keyrotation_pipeline.encrypted_type.failures import refusal
 
 # Transparent wrappers: they stand for the expression inside.
 _TRANSPARENT = (Label, Grouping)
@@ -44,6 +43,15 @@ def encrypted(type_: TypeEngine[Any], dialect: Dialect) -> EncryptedType | None:
 def name_of(element: ClauseElement) -> str:
     """Returns the name of a column for an error; anything else could hold content and stays unnamed."""
     return str(element) if isinstance(element, ColumnClause) and not element.is_literal else "a value"
+
+
+def clause_of(value: Any) -> Any:  # noqa: ANN401
+    """Returns the expression that a value stands for, as an attribute of a class does; any other value as it is."""
+    return (
+        value
+        if isinstance(value, ClauseElement) or not hasattr(value, "__clause_element__")
+        else value.__clause_element__()
+    )
 
 
 def refuse_computing(statement: Any, dialect: Dialect) -> Iterator[Insert | Update]:  # noqa: ANN401
@@ -112,9 +120,7 @@ def _makes_sense(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> bool
 
 def _refuse(owner: ColumnElement[Any], operand: ColumnElement[Any]) -> NoReturn:
     made = f"{owner.name}()" if isinstance(owner, FunctionElement) else f"a SQL expression ({type(owner).__name__})"
-    raise unwrapped(
-        EncryptedExpressionError(
-            f"{name_of(operand)} is encrypted and cannot be used in {made}: the database sees only ciphertext; read "
-            "the column and compute in Python, or write cast(column, Text) where the stored text is meant"
-        )
+    raise refusal(
+        f"{name_of(operand)} is encrypted and cannot be used in {made}: the database sees only ciphertext; read "
+        "the column and compute in Python, or write cast(column, Text) where the stored text is meant"
     )

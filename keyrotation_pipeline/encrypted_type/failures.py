@@ -1,11 +1,12 @@
 """Makes our errors pass through SQLAlchemy unchanged, instead of being printed with a statement's parameters."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from sqlalchemy.exc import DontWrapMixin
 
-from keyrotation_pipeline.errors import KeyRotationError, restored
+from keyrotation_pipeline.errors import EncryptedExpressionError, KeyRotationError, restored
 
 
 class _PassedThrough(DontWrapMixin):
@@ -34,3 +35,8 @@ def unwrapped(error: KeyRotationError) -> KeyRotationError:
     """Converts an error to one that SQLAlchemy raises unchanged."""
     kind = _passed_through(type(error))  # type: ignore[arg-type]  # mypy takes a class for unhashable
     return restored(kind, error.args, error.__dict__)
+
+
+def refusal(text: str, kind: Callable[[str], KeyRotationError] = EncryptedExpressionError) -> KeyRotationError:
+    """Returns an error of a statement that SQLAlchemy raises unchanged."""
+    return unwrapped(kind(text))

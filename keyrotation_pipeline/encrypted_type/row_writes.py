@@ -21,8 +21,8 @@ from sqlalchemy.types import CHAR, Integer, String, TypeDecorator, TypeEngine, U
 
 from keyrotation_pipeline.encrypted_type.assignments import assignments, column_of, on_conflict
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
-from keyrotation_pipeline.encrypted_type.expressions import encrypted
-from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.expressions import clause_of, encrypted
+from keyrotation_pipeline.encrypted_type.failures import refusal
 from keyrotation_pipeline.encrypted_type.rows import Waiting, key_column
 from keyrotation_pipeline.errors import InvalidBindingError
 
@@ -57,11 +57,10 @@ def key_text(value: object, type_: TypeEngine[Any], dialect: Dialect) -> str:
             return text
     except (ValueError, TypeError):
         pass
-    raise unwrapped(
-        InvalidBindingError(
-            "values are bound to a row by a whole number, a UUID, or a text that is not empty and ends with no space, "
-            f"and this is {type(value).__name__} in a column of type {found!r}; use such a key"
-        )
+    raise refusal(
+        "values are bound to a row by a whole number, a UUID, or a text that is not empty and ends with no space, "
+        f"and this is {type(value).__name__} in a column of type {found!r}; use such a key",
+        InvalidBindingError,
     )
 
 
@@ -259,6 +258,5 @@ def _is_excluded(value: Any, column: Column[Any]) -> bool:  # noqa: ANN401
 
 
 def _is_computed(value: Any) -> bool:  # noqa: ANN401
-    if not isinstance(value, ClauseElement) and hasattr(value, "__clause_element__"):
-        value = value.__clause_element__()
+    value = clause_of(value)
     return isinstance(value, ClauseElement) and not isinstance(value, BindParameter | Null)

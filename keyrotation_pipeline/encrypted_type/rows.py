@@ -12,7 +12,7 @@ from sqlalchemy import Text, cast, func, literal_column
 from sqlalchemy.schema import Column, Table
 from sqlalchemy.sql.elements import ColumnElement, Grouping, Label
 
-from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.failures import refusal
 from keyrotation_pipeline.errors import InvalidBindingError
 from keyrotation_pipeline.fieldcrypto.binding import Row
 from keyrotation_pipeline.fieldcrypto.cipher import encrypt
@@ -55,11 +55,10 @@ def key_column(table: Table, name: str) -> Column[Any]:
     found = next((each for each in table.c if each.name == name), None)
     if found is None or found.nullable:
         wrong = "is not in it" if found is None else "may be NULL"
-        raise unwrapped(
-            InvalidBindingError(
-                f"values of {table.name} are bound to their row by its {name}, which {wrong}; name a column of the "
-                "primary key in EncryptedType(row=…)"
-            )
+        raise refusal(
+            f"values of {table.name} are bound to their row by its {name}, which {wrong}; name a column of the "
+            "primary key in EncryptedType(row=…)",
+            InvalidBindingError,
         )
     return found
 
@@ -119,7 +118,7 @@ class Waiting:
             InvalidBindingError: it was for another row, too.
         """
         if self._stored is not None and key != self._key:
-            raise unwrapped(InvalidBindingError(f"{self} would be stored in two rows; give each row its own parameter"))
+            raise refusal(f"{self} would be stored in two rows; give each row its own parameter", InvalidBindingError)
         self._key = key
         self._stored = self._stored or encrypt(self._ring, self._text, self._label, Row(self._since, key.encode()))
 
@@ -131,12 +130,11 @@ class Waiting:
             InvalidBindingError: the key of the row is not known.
         """
         if self._stored is None:
-            raise unwrapped(
-                InvalidBindingError(
-                    f"{self} is bound to the row's {self.name}, which the statement does not give for each row; set "
-                    f"{self.name} before the INSERT (as by default=uuid4; a number that the server counts is not known "
-                    f"in time), write `where(table.{self.name} == key)` in an UPDATE"
-                )
+            raise refusal(
+                f"{self} is bound to the row's {self.name}, which the statement does not give for each row; set "
+                f"{self.name} before the INSERT (as by default=uuid4; a number that the server counts is not known "
+                f"in time), write `where(table.{self.name} == key)` in an UPDATE",
+                InvalidBindingError,
             )
         return self._stored
 

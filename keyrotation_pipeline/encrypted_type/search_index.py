@@ -12,15 +12,16 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import Text, TypeDecorator, TypeEngine
 
 from keyrotation_pipeline.encrypted_type.column import checked_provider, current_ring
+from keyrotation_pipeline.encrypted_type.expressions import clause_of
 from keyrotation_pipeline.encrypted_type.failures import unwrapped
 from keyrotation_pipeline.errors import (
     EncryptedComparisonError,
     InvalidBindingError,
     KeyRotationError,
-    PlaintextEncodingError,
     PlaintextTypeError,
 )
 from keyrotation_pipeline.fieldcrypto.binding import checked_label, default_label
+from keyrotation_pipeline.fieldcrypto.cipher import utf8_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.search_index import (
     FULL_BYTES,
@@ -148,7 +149,7 @@ def matches(column: Any, text: str) -> ColumnElement[bool]:  # noqa: ANN401
         PlaintextTypeError: `text` is no string; use ``is_(None)`` for NULL.
     """
     _utf8(text)
-    element = column.__clause_element__() if hasattr(column, "__clause_element__") else column
+    element = clause_of(column)
     indexes = indexes_of(element.table, element.name)
     if not indexes:
         raise EncryptedComparisonError(
@@ -209,17 +210,7 @@ def _follow(class_: type[Any], key: str, followers: list[str]) -> None:
 
 def _utf8(text: object) -> bytes:
     if not isinstance(text, str):
-        raise _not_text(text)
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        pass
-    raise PlaintextEncodingError(
-        "a text holds a lone surrogate, which UTF-8 cannot carry; clean it before encrypting it"
-    )
-
-
-def _not_text(value: object) -> PlaintextTypeError:
-    return PlaintextTypeError(
-        f"a search index takes str or None, not {type(value).__name__}; convert the value to str first"
-    )
+        raise PlaintextTypeError(
+            f"a search index takes str or None, not {type(text).__name__}; convert the value to str first"
+        )
+    return utf8_of(text)

@@ -1,7 +1,8 @@
 """Checks every statement before it is sent, once for each form that SQLAlchemy caches."""
 
+from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -11,17 +12,26 @@ from sqlalchemy.sql.dml import Insert, Update
 from keyrotation_pipeline.encrypted_type.assignments import copied_between_labels, refuse_assigning, refuse_sharing
 from keyrotation_pipeline.encrypted_type.column import EncryptedType
 from keyrotation_pipeline.encrypted_type.expressions import refuse_computing
-from keyrotation_pipeline.encrypted_type.failures import unwrapped
+from keyrotation_pipeline.encrypted_type.failures import refusal
 from keyrotation_pipeline.encrypted_type.row_writes import bind_rows, may_wait, misplaced
-from keyrotation_pipeline.errors import EncryptedExpressionError
 
-_checked: WeakSet[Compiled] = WeakSet()
-# Statements that copy stored values between columns that are bound otherwise, and the types of these columns.
-_copying: WeakKeyDictionary[Compiled, list[EncryptedType]] = WeakKeyDictionary()
-# Statements with a parameter whose type may wait for the key of its row.
-_waiting: WeakSet[Compiled] = WeakSet()
-# Statements that would separate values from their rows, in words, and the types of these columns.
-_misplacing: WeakKeyDictionary[Compiled, list[tuple[EncryptedType, str]]] = WeakKeyDictionary()
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """What is looked at whenever a statement that passed is sent again, since the key ring changes.
+
+    Args:
+        copying: the types of columns that it fills with stored values of columns that are bound otherwise.
+        misplacing: how it would separate values from their rows, in words, with the types of these columns.
+        may_wait: whether the type of a parameter may wait for the key of its row.
+    """
+
+    copying: list[EncryptedType]
+    misplacing: list[tuple[EncryptedType, str]]
+    may_wait: bool
+
+
+_checked: WeakKeyDictionary[Compiled, _Checked] = WeakKeyDictionary()
 
 
 # SQLAlchemy asks a column's type how to send a *value*, but not what to do with a SQL expression. This event fires for
@@ -46,45 +56,34 @@ def check(
     if compiled is None or not isinstance(compiled, SQLCompiler):
         return statement, parameters
     try:
-        if compiled not in _checked:
-            _check_compiled(compiled)
-            if copying := copied_between_labels(compiled):
-                _copying[compiled] = copying
-            if may_wait(compiled):
-                _waiting.add(compiled)
-            if misplacing := misplaced(compiled):
-                _misplacing[compiled] = misplacing
-        if compiled in _copying:
-            _refuse_copying(_copying[compiled])  # each time: the key ring changes
-        if compiled in _misplacing:
-            _refuse_misplacing(_misplacing[compiled])
-        if compiled in _waiting:
+        found = _checked.get(compiled) or _check_compiled(compiled)
+        _refuse_copying(found.copying)
+        _refuse_misplacing(found.misplacing)
+        if found.may_wait:
             parameters = bind_rows(compiled, parameters, context)
     except BaseException:
         cursor.close()
         raise
-    _checked.add(compiled)
+    _checked[compiled] = found
     return statement, parameters
 
 
 def _refuse_copying(types: list[EncryptedType]) -> None:
     for each in types:
         if each.holds_second_generation():
-            raise unwrapped(
-                EncryptedExpressionError(
-                    f"the statement stores in the column bound as {each.binding} what is encrypted for another column, "
-                    "where it could never be read; read the value, and write it"
-                )
+            raise refusal(
+                f"the statement stores in the column bound as {each.binding} what is encrypted for another column, "
+                "where it could never be read; read the value, and write it"
             )
 
 
 def _refuse_misplacing(found: list[tuple[EncryptedType, str]]) -> None:
     for type_, what in found:
         if type_.binds_rows():
-            raise unwrapped(EncryptedExpressionError(f"the statement {what}"))
+            raise refusal(f"the statement {what}")
 
 
-def _check_compiled(compiled: SQLCompiler) -> None:
+def _check_compiled(compiled: SQLCompiler) -> _Checked:
     state: Any = compiled.compile_state
     # After the ORM has resolved entities and attributes to tables and columns.
     statement = compiled.statement if state is None else state.statement
@@ -94,3 +93,4 @@ def _check_compiled(compiled: SQLCompiler) -> None:
         if inner is not statement:
             refuse_assigning(inner.compile(dialect=compiled.dialect))
     refuse_sharing(compiled)
+    return _Checked(copied_between_labels(compiled), misplaced(compiled), may_wait(compiled))

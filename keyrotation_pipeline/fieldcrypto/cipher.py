@@ -36,7 +36,7 @@ def encrypt(ring: KeyRing, plaintext: str, label: str | None = None, row: Row | 
     """
     nonce = os.urandom(ring.primary.generation.nonce_bytes)
     bound = associated_data(ring.primary, label, row)
-    body = ring.cipher(ring.primary).encrypt(nonce, _utf8(plaintext), bound)
+    body = ring.cipher(ring.primary).encrypt(nonce, utf8_of(plaintext), bound)
     return str(Ciphertext(ring.primary, nonce, body))
 
 
@@ -71,7 +71,12 @@ def _opened(ring: KeyRing, value: Ciphertext, label: str | None, row: Row | None
 # handling them: so ours are raised afterwards.
 
 
-def _utf8(plaintext: str) -> bytes:
+def utf8_of(plaintext: str) -> bytes:
+    """Returns a text's bytes.
+
+    Raises:
+        PlaintextEncodingError: it holds a lone surrogate.
+    """
     try:
         return plaintext.encode()
     except UnicodeEncodeError:

@@ -26,7 +26,6 @@ _DOMAIN = b"keyrotation-search-index-v1\0"
 _KEY_BYTES = 32
 # Read by Python and by PostgreSQL alike; to be matched as a whole.
 INDEX_PATTERN = rf"{PREFIX_PATTERN}[A-Za-z0-9+/]{{3,43}}={{0,2}}"
-_INDEX = re.compile(INDEX_PATTERN, re.ASCII)
 FULL_BYTES = 32
 SHORTEST_BYTES = 2
 
@@ -79,7 +78,7 @@ class IndexForm:
 
     def is_index(self, text: str) -> bool:
         """Returns whether a text has the form of an index, so that nothing is lost where another index replaces it."""
-        return is_index(text)
+        return re.fullmatch(self.pattern, text, re.ASCII) is not None
 
     def example(self, version: KeyVersion) -> str:
         """Returns a text as an index under a version has it."""
@@ -140,11 +139,6 @@ def is_odd(version: KeyVersion) -> bool:
 def newest(versions: Sequence[KeyVersion], *, odd: bool) -> KeyVersion | None:
     """Returns the version under which one of the two columns is written; None: it is NULL."""
     return max((version for version in versions if is_odd(version) == odd), default=None)
-
-
-def is_index(text: str) -> bool:
-    """Returns whether a text has the form of an index, so that nothing is lost where another index replaces it."""
-    return _INDEX.fullmatch(text) is not None
 
 
 def version_of(index: str) -> KeyVersion | None:

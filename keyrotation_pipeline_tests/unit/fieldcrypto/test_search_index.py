@@ -16,7 +16,6 @@ from keyrotation_pipeline.fieldcrypto.search_index import (
     Indexer,
     IndexForm,
     Normalisation,
-    is_index,
     newest,
     version_of,
 )
@@ -99,12 +98,12 @@ def test_an_index_names_its_version() -> None:
 @pytest.mark.parametrize("size_bytes", range(SHORTEST_BYTES, FULL_BYTES + 1))
 def test_every_index_has_the_form_of_one(size_bytes: int) -> None:
     indexer = Indexer(IndexForm("a.b", size_bytes=size_bytes), RING)
-    assert is_index(indexer.under(V1, b"x"))
-    assert is_index(indexer.under(V2X, b"y"))
+    assert indexer.form.is_index(indexer.under(V1, b"x"))
+    assert indexer.form.is_index(indexer.under(V2X, b"y"))
 
 
 @pytest.mark.parametrize(
     "text", ["", "a note", "v1: a note", "v1:a note", "v01:AAAA", "v1:AA", "v1:" + "A" * 60, "v1:A:AA"]
 )
 def test_other_text_has_not(text: str) -> None:
-    assert not is_index(text)
+    assert not IndexForm("a.b").is_index(text)
