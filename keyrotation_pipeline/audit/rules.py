@@ -64,6 +64,7 @@ from keyrotation_pipeline.model.requests import (
     RequestAction,
     RequestStatus,
     RotationType,
+    Step,
     StepRecord,
     Walk,
     held_in,
@@ -192,6 +193,8 @@ def _finished(state: AuditState, entry: AuditEntry, fact: StepFinished) -> None:
     require(walk.done(fact.step, fact.table, fact.shard) is None, "finishes a step again")
     record = StepRecord(fact.step, fact.table, fact.shard, fact.finished_at, fact.facts)
     state.requests[walk.id] = replace(walk, steps=tuple(sorted((*walk.steps, record), key=_by_name)))
+    if fact.step is Step.ARCHIVED_KEY:
+        state.unseen = {version: request for version, request in state.unseen.items() if request != walk.id}
 
 
 def _promoted(state: AuditState, entry: AuditEntry, fact: PromotionRecorded) -> None:
@@ -284,6 +287,7 @@ def _retired(state: AuditState, entry: AuditEntry, fact: KeyRetired) -> None:
     walk = state.require_walk(entry.request)
     require(fact.target == walk.target, f"retires keys for {fact.target}, which its request is not about")
     state.retired.update(fact.taken_from_applications)
+    state.unseen.update(dict.fromkeys(fact.taken_from_applications, walk.id))
 
 
 def _require_to_destroy(state: AuditState, entry: AuditEntry, fact: KeyStateChanged | KeyDestroyed) -> None:

@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
 from keyrotation_pipeline.model.comparison import as_signed
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
-from keyrotation_pipeline.model.keys import KeyRecord
+from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
 
@@ -120,6 +120,8 @@ class AuditState:
         signatures: by request, in order of time.
         unverified: those of them that do not count, see `Unverified`.
         retired: versions that a rotation took from the applications and that have not come back.
+        unseen: those of them that no rotation has seen to be gone from every instance since, with the request that took
+            them last.
         compromised_by: by version, the request that called it compromised.
         audit_rows: of `key_rotation_audit`, by request.
         incidents: and the flags that were taken.
@@ -150,6 +152,7 @@ class AuditState:
     signatures: dict[str, tuple[Signature, ...]] = field(default_factory=dict)
     unverified: list[Unverified] = field(default_factory=list)
     retired: set[KeyVersion] = field(default_factory=set)
+    unseen: dict[KeyVersion, str] = field(default_factory=dict)
     compromised_by: dict[KeyVersion, str] = field(default_factory=dict)
     audit_rows: dict[str | None, RotationAuditWritten] = field(default_factory=dict)
     incidents: Incidents = field(default_factory=Incidents)
@@ -244,6 +247,15 @@ class AuditState:
             if each.status is not IncidentStatus.CLOSED or not self.is_settled_as_none(each.id)
         )
         return {version: each for each in found for version in each.versions}
+
+    def may_be_held(self, record: KeyRecord) -> bool:
+        """Whether an instance may have a key that the key store does not give any more: nobody has seen otherwise.
+
+        A state says so, unless the key was called compromised before a rotation had seen it.
+        """
+        if record.state is KeyState.COMPROMISED:
+            return record.version not in self.retired or record.version in self.unseen
+        return record.state not in {KeyState.ARCHIVED, KeyState.DESTROYED}
 
     def require_enough(self, request: Request) -> None:
         """Refuse what too few officers of the pinned roster have signed."""

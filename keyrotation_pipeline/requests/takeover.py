@@ -261,9 +261,9 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
     if not used_versions(pipeline).isdisjoint(incident.versions):
         return None
     named = ", ".join(map(str, incident.versions))
-    records = pipeline.ledger.keys()
-    deactivated = {record.version for record in records if record.state is KeyState.DEACTIVATED}
-    if unseen := [each for each in incident.versions if each in deactivated]:
+    records, state = pipeline.ledger.keys(), pipeline.ledger.replayed()
+    held = {record.version for record in records if state.may_be_held(record)}
+    if unseen := [each for each in incident.versions if each in held]:
         return (  # as a reconciliation leaves it
             f"applications do not get {', '.join(map(str, unseen))} any more, but nobody has seen that every instance "
             "is without it: run `keyrotation request`, whose rotation waits for that; then `keyrotation backup "

@@ -15,7 +15,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import KeyRetired, ProvenAgain, ReplicasAccounted, RetirementIntended
-from keyrotation_pipeline.model.keys import KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.proof import Proven, ZeroOldRows
 from keyrotation_pipeline.model.records import read
@@ -23,7 +23,6 @@ from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.clock import attempts
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import require_authorised, signed_as_gone
-from keyrotation_pipeline.rotation.archive import FINAL_STATES
 from keyrotation_pipeline.rotation.keys import described_archived, record_of, require_stored_and_backed_up
 from keyrotation_pipeline.rotation.prove import prove_zero_old_rows, retired_versions
 from keyrotation_pipeline.rotation.rollout import pending_reason
@@ -144,12 +143,8 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
     One that is in the archive, but was never seen to be gone from all instances, is among them, also if it was called
     compromised since.
     """
-    stored, records, retired = pipeline.keys.read(), pipeline.ledger.keys(), pipeline.ledger.replayed().retired
-    unseen = {
-        record.version
-        for record in records
-        if record.state not in FINAL_STATES or (record.state is KeyState.COMPROMISED and record.version not in retired)
-    }
+    stored, records, state = pipeline.keys.read(), pipeline.ledger.keys(), pipeline.ledger.replayed()
+    unseen = {record.version for record in records if state.may_be_held(record)}
     concerned = {rotation.source, *stored.live, *unseen.intersection(stored.archived)}
     return tuple(each for each in retired_versions(pipeline, rotation) if each in concerned)
 

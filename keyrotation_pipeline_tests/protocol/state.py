@@ -197,6 +197,7 @@ def canonical(ledger: Ledger) -> Hashable:
         str(ledger.roster.roster) if ledger.roster else None,
         ledger.kept is None or ledger.replay.leads_through(ledger.kept),
         tuple(sorted(each.number for each in ledger.replay.retired)),
+        tuple(sorted((each.number, request) for each, request in ledger.replay.unseen.items())),
         tuple((each.id, each.status, each.request) for each in ledger.replay.incidents.by_id.values()),
         tuple((request, row.completion_date is None) for request, row in state.audit_rows.items()),
         ledger.marks,

@@ -15,6 +15,7 @@ from keyrotation_pipeline.incidents.handling import close
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.model.approval import Officer
 from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
@@ -24,7 +25,7 @@ from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import rollback, runner
 from keyrotation_pipeline.rotation.fences import fences
 from keyrotation_pipeline.rotation.reconcile import Plan, open_reconciliation, pending_reconciliation, plan, reconcile
-from keyrotation_pipeline_tests.fakes import ROSTER, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
+from keyrotation_pipeline_tests.fakes import ROSTER, START, V1, V2, V3, FakeWorld, LedgerState, ProcessKilled
 from keyrotation_pipeline_tests.unit.incidents.cases import raised
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request, sign
 
@@ -457,3 +458,55 @@ def test_an_incident_of_a_key_that_only_the_archive_has_ends_once_no_instance_is
     retired = world.ledger.walk(following.id).done(Step.RETIRED_KEY)
     assert retired is not None
     assert retired.facts["taken_from_applications"] == ["v3"]
+
+
+def retired_in_the_restored_audit(world: FakeWorld) -> None:
+    restored_after_a_rotation(world, Step.RETIRED_KEY)
+    reconciled(world)
+
+
+def retired_by_a_rotation_that_is_not_over(world: FakeWorld) -> None:
+    run(world, approved(world), Step.RETIRED_KEY)
+
+
+def retired_by_a_rotation_that_is_rolled_back(world: FakeWorld) -> None:
+    """v1 was seen to be gone once; then it came back, and was withdrawn again."""
+    rotation = approved(world)
+    run(world, rotation)
+    undoing = rollback.open_rollback(world.pipeline, rotation, reason="slow", requested_by="dba")
+    for officer in (ADA, BEN):
+        sign(world, undoing, officer)
+    run(world, undoing)
+    run(world, approved(world), Step.RETIRED_KEY)
+
+
+@pytest.mark.parametrize(
+    "withdrawn",
+    [
+        retired_in_the_restored_audit,
+        retired_by_a_rotation_that_is_not_over,
+        retired_by_a_rotation_that_is_rolled_back,
+    ],
+)
+def test_an_emergency_waits_until_no_instance_has_a_key_that_was_retired_and_not_seen_to_be_gone(
+    world: FakeWorld, withdrawn: Callable[[FakeWorld], None]
+) -> None:
+    withdrawn(world)
+    assert (states(world)[V1], V1 in world.keys.archived()) == (KeyState.DEACTIVATED, True)
+    primary = world.keys.contents().ring().primary
+    incident = open_incident(world.pipeline, raised(1, versions=("v1", str(primary))))
+    emergency = prepare(world.pipeline, incident, "test")
+    for officer in (ADA, BEN):
+        sign(world, emergency, officer)
+    run(world, emergency, Step.RETIRED_KEY)
+    world.rollout.running = (Instance("web-1", (V1, emergency.target), emergency.target, START),)
+    with pytest.raises(BlockedError, match=rf"web-1 \(reads v1, {emergency.target}\): not seen to be without v1, "):
+        run(world, emergency)
+    world.rollout.running = None
+    run(world, emergency)
+    assert states(world)[V1] is KeyState.COMPROMISED
+    assert close(world.pipeline, incident.id, "test").closed_at is not None
+    run(world, following := approved(world))
+    retired = world.ledger.walk(following.id).done(Step.RETIRED_KEY)
+    assert retired is not None
+    assert retired.facts["taken_from_applications"] == [str(emergency.target)], "it is waited for once"
