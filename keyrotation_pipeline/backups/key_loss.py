@@ -23,6 +23,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backups import KeyCopy
 from keyrotation_pipeline.model.key_events import KeyDestructionIntended, KeyRestoreIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -119,8 +120,7 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     _require_no_other(stored, version, material)
     ring = KeyRing({version: material}, version)
     decrypted = sum(sampled_under(pipeline.inventory, table, version, ring) for table in pipeline.tables)
-    archived = record.state is KeyState.ARCHIVED or (record.state is KeyState.COMPROMISED and not decrypted)
-    archived |= version in stored.archived  # not lost: it stays there, whatever its state
+    archived = _belongs_in_archive(pipeline, stored, record, decrypted)
     restored = KeyRestored(version, material.fingerprint, source, "archive" if archived else "live", decrypted)
     intent = KeyRestoreIntended(version, material.fingerprint, source, restored.place, decrypted)
     pipeline.ledger.append(intent)
@@ -131,6 +131,19 @@ def restore_key(pipeline: Pipeline, version: KeyVersion, material: KeyMaterial, 
     pipeline.ledger.append(Note(EventKind.KEY_RESTORED, intent.as_json()))
     _name_roster(pipeline)
     return restored
+
+
+def _belongs_in_archive(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, decrypted: int) -> bool:
+    """Whether applications do not get the key any more; where it is the wrong place, a walk would wait for ever."""
+    version, walk = record.version, pipeline.ledger.current()
+    if version in stored.archived:
+        return True  # not lost: it stays there, whatever its state
+    if record.state is KeyState.COMPROMISED:
+        return not decrypted
+    if walk is not None and walk.target == version and walk.done(Step.KEY_VERSION) is not None:
+        return False  # a rollback has made it live again, and its state follows later
+    # A retirement withdraws it before its state says so.
+    return record.state is KeyState.ARCHIVED or (version in pipeline.ledger.replayed().retired and not decrypted)
 
 
 def _note_list(pipeline: Pipeline, stored: StoredKeys, record: KeyRecord, *, archived: bool) -> None:

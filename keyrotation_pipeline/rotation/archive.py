@@ -28,6 +28,8 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
         BlockedError: an instance is not seen to be without them in time, or rows with search indexes stay locked.
         KeyStoreError: a key is still live, is missing, or is not the one registered.
     """
+    # Else an instance that gets the key again would be waited for, and no reload would help.
+    _require_withdrawn(pipeline, rotation)
     instances = roll_out(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
     cleared = _clear_indexes(pipeline, rotation, report)
     kept, stored = [], pipeline.keys.read()
@@ -86,8 +88,10 @@ def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, re
 
 
 def _require_only_archived(stored: StoredKeys, record: KeyRecord) -> None:
-    if record.version in stored.live or record.version not in stored.archived:
+    if record.version in stored.live:
         raise KeyStoreError(
-            f"key {record.version} is not in the archive of the key store alone; find out who restored it to the "
-            "applications, or, if nobody did, wait a minute and run the same again"
+            f"key {record.version} is live in the key store again, though a rotation has withdrawn it; find out who "
+            f"restored it to the applications, and have `keyrotation restore-key {record.version}` archive it, or, if "
+            "nobody did, wait a minute and run the same again"
         )
+    stored.material(record.version)

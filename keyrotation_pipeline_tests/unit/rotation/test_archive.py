@@ -73,8 +73,8 @@ def another_key(world: FakeWorld) -> None:
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
-        pytest.param(live_again, "v1 is not in the archive of the key store alone", id="live again"),
-        pytest.param(lost, "v1 is not in the archive of the key store alone", id="lost"),
+        pytest.param(live_again, "v1 is live in the key store again", id="live again"),
+        pytest.param(lost, "the key store holds no v1; put it back with `keyrotation restore-key v1`", id="lost"),
         pytest.param(another_key, "the key store holds another v1", id="another key"),
     ],
 )

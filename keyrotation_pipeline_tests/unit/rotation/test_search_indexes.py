@@ -1,6 +1,7 @@
 """Search indexes in the procedure: which number the next key has, and when indexes under a key are refused."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from keyrotation_pipeline.rotation.key_checks import untold_turns
 from keyrotation_pipeline.rotation.keys import _generate
 from keyrotation_pipeline.rotation.reconcile import plan
 from keyrotation_pipeline.rotation.rollback import bring_back_key
+from keyrotation_pipeline.rotation.rollout import roll_out
 from keyrotation_pipeline.rotation.rotate import next_version
 from keyrotation_pipeline_tests.fakes import START, V1, V2, FakeWorld, fake_pipeline, rotation_of
 
@@ -74,9 +76,16 @@ def test_indexes_are_cleared_and_refused_once_no_instance_has_the_key(world: Fak
     assert entries == ["search indexes clients", "fence of indexes clients v1"]
 
 
-def test_nothing_is_cleared_while_applications_get_the_key(world: FakeWorld) -> None:
+def test_nothing_is_cleared_while_applications_get_the_key(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     rotation = rotation_of(world)
-    with pytest.raises(KeyStoreError, match="v1 is not in the archive of the key store alone"):
+    world.keys.archive(V1)
+
+    def restored_meanwhile(*arguments: Any) -> object:  # noqa: ANN401  as `roll_out`
+        world.keys.restore(V1)
+        return roll_out(*arguments)
+
+    monkeypatch.setattr("keyrotation_pipeline.rotation.archive.roll_out", restored_meanwhile)
+    with pytest.raises(KeyStoreError, match="v1 is live in the key store again"):
         confirm_key_withdrawn(world.pipeline, rotation, world.report)
     assert not [entry for entry in world.journal.entries if "indexes" in entry]
 
