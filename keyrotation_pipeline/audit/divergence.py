@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from keyrotation_pipeline.audit.history import history
-from keyrotation_pipeline.audit.verify import abandoned_anchors, require_verified
+from keyrotation_pipeline.audit.verify import require_verified
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
@@ -82,7 +82,7 @@ def divergence(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
 def _compared(pipeline: Pipeline, stored: StoredKeys) -> Divergence:
     anchors = pipeline.anchors.heads()
     told, replayed = _expectations(pipeline), pipeline.ledger.replayed()
-    unknown = abandoned_anchors(pipeline, (anchor for anchor in anchors if not replayed.leads_through(anchor)))
+    unknown = replayed.missing(anchors)
     records = pipeline.ledger.keys()
     findings = [
         *_about_database(pipeline, replayed),

@@ -6,7 +6,7 @@ That is: its anchors, tables, time stamps and every signature.
 import json
 import re
 from base64 import b64decode
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
@@ -144,12 +144,6 @@ def _some(faults: list[str]) -> str:
     return ", ".join(faults[:NAMED_AT_MOST]) + (f" and {more} more" if more > 0 else "")
 
 
-def abandoned_anchors(pipeline: Pipeline, anchors: Iterable[AuditHead]) -> tuple[AuditHead, ...]:
-    """The anchors that no signed reconciliation abandoned."""
-    abandoned = pipeline.ledger.replayed().abandoned
-    return tuple(anchor for anchor in anchors if anchor not in abandoned)
-
-
 def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     """Verify the chain against every external anchor, then everything it records, as of one moment.
 
@@ -162,9 +156,10 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     # Read the anchors first: the chain may grow meanwhile, but never ends before them.
     kept = pipeline.anchors.heads()
     with pipeline.ledger.snapshot():
-        newest = verify_audit(pipeline.ledger, *anchors, *_to_lead_through(pipeline, kept))
+        newest = verify_audit(pipeline.ledger, *anchors)
         replayed = _replayed(pipeline)
         faults = [
+            *_unlike(replayed, kept),
             *_in_the_future(replayed, pipeline.clock.now()),
             *_faults(pipeline, replayed),
             *_audit_rows(pipeline.ledger, replayed),
@@ -173,14 +168,6 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
     if faults:
         raise AuditError(summary(faults))
     return newest
-
-
-def _to_lead_through(pipeline: Pipeline, kept: Sequence[AuditHead]) -> Iterator[AuditHead]:
-    """The anchors that the chain must contain: all but those that a signed reconciliation abandoned."""
-    hashes = {event.seq: event.hash for event in pipeline.ledger.events()}
-    missing = [anchor for anchor in kept if anchor.seq and hashes.get(anchor.seq) != anchor.hash]
-    lost = abandoned_anchors(pipeline, missing)
-    yield from (anchor for anchor in kept if anchor.seq and (anchor in lost or anchor not in missing))
 
 
 def require_verified(
@@ -201,7 +188,7 @@ def require_verified(
     with pipeline.ledger.snapshot():
         replayed = _replayed(pipeline) if afresh else pipeline.ledger.replayed()
         faults = [
-            *_ends(pipeline, replayed, pipeline.ledger.head(), (head for head in kept if head not in but)),
+            *_ends(replayed, pipeline.ledger.head(), (head for head in kept if head not in but)),
             *_faults(pipeline, replayed, reconciling=reconciling),
             *_audit_rows(pipeline.ledger, replayed),
         ]
@@ -223,12 +210,19 @@ def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = Fal
         yield f"event {head.seq} {head.hash[:16]}, which was read here before, is no longer in the audit"
 
 
-def _ends(pipeline: Pipeline, replayed: AuditState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
+def _ends(replayed: AuditState, head: AuditHead, kept: Iterable[AuditHead]) -> Iterator[str]:
     """Report where the chain does not end at its own head, or does not contain an anchor."""
     if head != replayed.head:
         yield f"the audit ends at event {replayed.head.seq} and not at event {head.seq}, as its head says"
-    for anchor in abandoned_anchors(pipeline, (each for each in kept if not replayed.leads_through(each))):
-        yield f"event {anchor.seq} is not the one that an anchor names"
+    yield from _unlike(replayed, kept)
+
+
+def _unlike(replayed: AuditState, kept: Iterable[AuditHead]) -> Iterator[str]:
+    """Report each anchor that the chain must contain and does not, and how many events it lacks after its last."""
+    missing, last = replayed.missing(kept), replayed.head.seq
+    yield from (f"event {each.seq} is not the one that an anchor names" for each in missing if each.seq <= last)
+    if (furthest := max((each.seq for each in missing), default=0)) > last:
+        yield f"{_span(last + 1, furthest)} cut off"
 
 
 def _in_the_future(replayed: AuditState, now: datetime) -> Iterator[str]:

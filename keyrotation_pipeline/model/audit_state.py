@@ -3,7 +3,7 @@
 The chain is the ledger, so this is the state of everything. `audit/rules` says how each event changes it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -165,6 +165,10 @@ class AuditState:
     def leads_through(self, anchor: AuditHead) -> bool:
         """Whether a recorded head is in this audit."""
         return anchor.hash == self.hash_at(anchor.seq)
+
+    def missing(self, anchors: Iterable[AuditHead]) -> tuple[AuditHead, ...]:
+        """Those of recorded heads that are not in this audit, and that no signed reconciliation gave up."""
+        return tuple(each for each in anchors if not self.leads_through(each) and each not in self.abandoned)
 
     def replaces(self, anchor: AuditHead) -> bool:
         """Whether the head is to be stored in place of a recorded one: it is newer, or officers gave the other up."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.audit.verify import require_verified, verify_audit
+from keyrotation_pipeline.audit.verify import require_verified, verify_audit, verify_everything
 from keyrotation_pipeline.errors import ApprovalError, AuditError, BlockedError, IncidentError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -426,6 +426,20 @@ def test_officers_who_gave_one_head_up_gave_up_no_other(world: FakeWorld) -> Non
     world.ledger.set_status(opened.id, RequestStatus.FINISHED)
     world.anchors.kept = other
     assert divergence(world.pipeline, world.keys.read()).unknown == (other,)
+
+
+def test_what_a_replay_of_this_process_remembers_as_given_up_excuses_no_anchor_of_a_whole_verification(
+    world: FakeWorld,
+) -> None:
+    other = AuditHead(10**6, "ab" * 32)
+    world.ledger.replayed().abandoned.add(other)  # by a reconciliation that is no longer in the audit
+    world.anchors.kept = other
+    require_verified(world.pipeline)
+    missing = rf"events {world.ledger.head().seq + 1} to 1000000 were cut off"
+    with pytest.raises(AuditError, match=missing):
+        require_verified(world.pipeline, afresh=True)
+    with pytest.raises(AuditError, match=missing):
+        verify_everything(world.pipeline)
 
 
 def forged(decided: Plan, accepted: tuple[AuditHead, ...]) -> DatabaseReconciled:
