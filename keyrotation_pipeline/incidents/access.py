@@ -29,10 +29,13 @@ class AccessAudit:
 
 
 def span_of(incident: Incident, requests: Sequence[Request], now: datetime) -> tuple[datetime, datetime]:
-    """From discovery until the applications no longer had the compromised key; until now, if they still have it."""
+    """From discovery until the applications no longer had the compromised key; until now, if they may still have it.
+
+    The key store no longer gives it some time before that.
+    """
     carrier = carried_by(incident, requests)
-    retired = carrier.done(Step.RETIRED_KEY) if isinstance(carrier, Walk) else None
-    return incident.discovered_at, retired.finished_at if retired is not None else now
+    gone = carrier.done(Step.ARCHIVED_KEY) if isinstance(carrier, Walk) else None
+    return incident.discovered_at, gone.finished_at if gone is not None else now
 
 
 def key_reads(

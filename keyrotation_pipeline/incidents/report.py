@@ -290,9 +290,11 @@ def _written_under(incident: Incident, requests: Sequence[Request]) -> str:
 
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
     if isinstance(carrier, Walk) and (retired := carrier.done(Step.RETIRED_KEY)) is not None:
+        gone = carrier.done(Step.ARCHIVED_KEY)
+        waited = "" if gone is None else f"; applications were waited for until {gone.finished_at:%Y-%m-%d %H:%M} UTC"
         yield (
-            f"{carrier.source} was replaced by {carrier.target} and withdrawn from the applications "
-            f"{retired.finished_at:%Y-%m-%d %H:%M} UTC; the database refuses it"
+            f"{carrier.source} was replaced by {carrier.target} and withdrawn from the key store "
+            f"{retired.finished_at:%Y-%m-%d %H:%M} UTC{waited}; the database refuses it"
         )
     yield from (f"Action taken: {each}" for each in incident.actions)
     yield incident.remediation or FOR_PEOPLE

@@ -5,7 +5,12 @@ from typing import Any
 
 import pytest
 
-from keyrotation_pipeline.incidents.access import AccessAudit, bars, key_reads
+from keyrotation_pipeline.audit.incidents import incidents
+from keyrotation_pipeline.incidents.access import AccessAudit, bars, key_reads, span_of
+from keyrotation_pipeline.incidents.report import incident_report
+from keyrotation_pipeline.model.requests import Step
+from keyrotation_pipeline_tests.unit.incidents.cases import opened, signed, walk
+from keyrotation_pipeline_tests.unit.rotation.requests import before_any_rotation
 
 SINCE, UNTIL = datetime(2026, 1, 5, 8, tzinfo=UTC), datetime(2026, 1, 5, 20, tzinfo=UTC)
 SECRETS = ("pazpaz/encryption-key", "pazpaz/encryption-key-")
@@ -70,3 +75,24 @@ def test_a_refused_read_says_so_and_the_chart_is_by_hour() -> None:
     chart = list(bars(AccessAudit(SINCE, UNTIL, found, None)))
     assert [line.split()[1:] for line in chart] == [["09:00", "█" * 40, "2"], ["10:00", "█" * 20, "1"]]
     assert timedelta(hours=12) == UNTIL - SINCE
+
+
+def test_the_period_ends_when_applications_are_seen_to_be_without_the_key_and_not_when_the_store_withdrew_it() -> None:
+    world = before_any_rotation()
+    incident, prepared = opened(world)
+    incident = incidents(world.ledger).incident(incident.id)
+    walk(world, signed(world, prepared), Step.RETIRED_KEY)
+    world.clock.at += timedelta(hours=1)
+    until = world.clock.at
+    assert span_of(incident, world.ledger.requests(), until) == (incident.discovered_at, until)
+    assert (
+        "and withdrawn from the key store 2026-01-05 09:00 UTC; "
+        in incident_report(world.pipeline, incident.id).markdown()
+    )
+    walk(world, prepared, Step.ARCHIVED_KEY)
+    world.clock.at += timedelta(hours=1)
+    assert span_of(incident, world.ledger.requests(), world.clock.at) == (incident.discovered_at, until)
+    assert (
+        "; applications were waited for until 2026-01-05 10:00 UTC; "
+        in incident_report(world.pipeline, incident.id).markdown()
+    )
