@@ -47,7 +47,6 @@ from keyrotation_pipeline.model.backups import (
     BackupSet,
     pipeline_id,
     pipeline_in,
-    signature_name,
     signer_fingerprint,
     stamp_in,
 )
@@ -67,8 +66,6 @@ from keyrotation_pipeline.settings.recovered import (
     to_provide,
     where_url_goes,
 )
-
-_LARGEST_SIGNATURE_BYTES = 1 << 20
 
 
 def place_of_backups(source: str) -> BackupPlace:
@@ -97,12 +94,7 @@ def by_signer(place: BackupPlace, signer: str) -> RecoverySource:
     def accepted(name: str) -> BackupSet:
         if (pipeline := pipeline_in(stamp_in(name) or "")) != pipeline_id(signer):  # before it is read
             raise UnsignedBackupError(name, place.description, f"is named as a set of the pipeline {pipeline}")
-        text = place.read(name)
-        try:
-            signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
-        except BackupError:
-            raise UnsignedBackupError(name, place.description, "has no signature") from None
-        return signed_manifest(name, place.description, text, signature, signers={signer}, verifies=verifies)
+        return signed_manifest(place, name, place.read(name), signers={signer}, verifies=verifies)
 
     return RecoverySource(place, accepted, f"signed by {signer}", SystemClock())
 

@@ -23,7 +23,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BackupSet, DatabaseCopy, KeyCopy, StoredFile, dump_name
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.roster import pinned_roster
@@ -186,14 +186,10 @@ def _keys(site: BackupContext, stamp: str) -> tuple[tuple[KeyCopy, ...], list[st
     copies, failures = [], []
     for record in records:
         try:
-            copies.append(_key(site, stored, record, stamp))
+            copies.append(site.key_files.make(record.version, stored.registered(record), stamp))
         except KeyRotationError as error:
             failures.append(str(error))
     return tuple(copies), failures
-
-
-def _key(site: BackupContext, stored: StoredKeys, record: KeyRecord, stamp: str) -> KeyCopy:
-    return site.key_files.make(record.version, stored.registered(record), stamp)
 
 
 def _configuration(site: BackupContext, stamp: str) -> tuple[StoredFile | None, list[str]]:

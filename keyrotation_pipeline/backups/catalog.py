@@ -17,8 +17,10 @@ from keyrotation_pipeline.errors import (
     InvalidKeyError,
     KeyRotationError,
     ManifestError,
+    MissingVersionError,
     UnsignedBackupError,
 )
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
@@ -235,6 +237,14 @@ def read_key(place: BackupPlace, copy: KeyCopy, key: RecoveryKey) -> KeyMaterial
             f"{copy.fingerprint[:16]}; {_USE_ANOTHER}"
         )
     return material
+
+
+def missing_from_store(dump: DatabaseCopy, version: KeyVersion) -> MissingVersionError:
+    """The error for a dump that needs a key which the key store does not have."""
+    return MissingVersionError(
+        f"{dump.file.name} needs the key {version}, which is not in the key store; put it back with `keyrotation "
+        f"restore-key {version}` first"
+    )
 
 
 def key_in(name: str, message: bytes, key: RecoveryKey) -> KeyMaterial:

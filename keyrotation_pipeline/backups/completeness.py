@@ -49,9 +49,9 @@ def standing(places: Sequence[BackupPlace], trust: ManifestTrust, records: Seque
     problems: tuple[str, ...] = ()
     for manifest in trust.sealed_with_dump:
         looks = [_check(place, there, trust, manifest, records) for place, there in zip(places, names, strict=True)]
-        wanting = tuple(sentence for look in looks for sentence in look.wanting)
+        wanting = tuple(sentence for _, lacking in looks for sentence in lacking)
         if not wanting:
-            held = {copy.version for look in looks if look.made for copy in look.made.keys} - _gone(records)
+            held = {copy.version for made, _ in looks if made for copy in made.keys} - _gone(records)
             begun = _interrupted(places, names, trust, manifest)
             last = stamped_at(stamp_in(manifest) or "")
             return BackupStanding(last, manifest, (*problems, *begun), tuple(sorted(held)), unknown)
@@ -81,28 +81,21 @@ def uncovered(made: BackupSet, records: Sequence[KeyRecord]) -> Iterator[str]:
         yield f"{made.name} has values under {made.keyless}, but no such key; {_AGAIN}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """A set in one place, and why it is not complete there."""
-
-    made: BackupSet | None
-    wanting: tuple[str, ...]
-
-
 def _check(
     place: BackupPlace,
     there: frozenset[str],
     trust: ManifestTrust,
     manifest: str,
     records: Sequence[KeyRecord],
-) -> _Checked:
+) -> tuple[BackupSet | None, tuple[str, ...]]:
+    """A set in one place, and why it is not complete there."""
     if manifest not in there:
-        return _Checked(None, (_absent(place, there, manifest),))
+        return None, (_absent(place, there, manifest),)
     try:
         made = trust.read(place, manifest)
     except (ManifestError, UnsignedBackupError) as error:
-        return _Checked(None, (str(error),))
-    return _Checked(made, (*uncovered(made, records), *_missing(place, there, made, records)))
+        return None, (str(error),)
+    return made, (*uncovered(made, records), *_missing(place, there, made, records))
 
 
 def _absent(place: BackupPlace, there: frozenset[str], manifest: str) -> str:

@@ -36,38 +36,52 @@ from keyrotation_pipeline.ports.ledger import Ledger
 
 # As `ManifestSigner.verifies`: a public key (base64 of its SubjectPublicKeyInfo), the signed bytes, the signature.
 Verifies = Callable[[str, bytes, bytes], bool]
+_LARGEST_SIGNATURE_BYTES = 1 << 20
+_CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 
 def signed_manifest(
-    name: str, place: str, text: bytes, signature: bytes, *, signers: Collection[str], verifies: Verifies
+    place: BackupPlace, name: str, text: bytes, *, signers: Collection[str], verifies: Verifies
 ) -> BackupSet:
     """The set of a manifest that one of these keys has signed.
 
     Args:
+        place: where it is, with its `.sig` file.
         name: the manifest's file name.
-        place: where it is, for the error.
-        signature: the content of its `.sig` file.
+        text: its content.
         signers: fingerprints of public keys, 64 hex digits each; see `signer_fingerprint`.
 
     Raises:
         UnsignedBackupError: none of them has signed exactly this.
         ManifestError: one has, but it is damaged, or has another name than it says.
     """
-    if (public := signer_of(text)) is None:
-        raise UnsignedBackupError(name, place, "does not name its signer")
     try:
-        signer = signer_fingerprint(public)
+        signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
+    except BackupError:
+        raise UnsignedBackupError(name, place.description, "has no signature") from None
+    public = signer_of(text)
+    try:
+        signer = None if public is None else signer_fingerprint(public)
     except ValueError:
-        raise UnsignedBackupError(name, place, "does not name its signer") from None
+        signer = None
+    if public is None or signer is None:
+        raise UnsignedBackupError(name, place.description, "does not name its signer")
     if signer not in signers:
-        raise UnsignedBackupError(name, place, f"names the signer {signer}, which is not this pipeline's")
+        raise UnsignedBackupError(name, place.description, f"names the signer {signer}, which is not this pipeline's")
     if not verifies(public, text, signature):
-        raise UnsignedBackupError(name, place, "has a signature that is not this pipeline's")
+        raise UnsignedBackupError(name, place.description, "has a signature that is not this pipeline's")
     return parse(name, text)
 
 
-_LARGEST_SIGNATURE_BYTES = 1 << 20
-_CLOCKS_DIFFER_BY = timedelta(minutes=10)
+def require_past(made: BackupSet, clock: Clock) -> None:
+    """Refuse a set that is dated in the future, by more than clocks differ.
+
+    Raises:
+        FutureBackupError: it is.
+    """
+    now = clock.now()
+    if made.made_at > now + _CLOCKS_DIFFER_BY:
+        raise FutureBackupError(made.name, f"{now:%Y-%m-%d %H:%M} UTC")
 
 
 class ManifestTrust:
@@ -165,15 +179,9 @@ class ManifestTrust:
         if not self.knows(name):
             raise UnsignedBackupError(name, place.description, "is of a pipeline that is not known here")
         text = place.read(name)
-        made, now = self._ours(place, name, text), self._clock.now()
-        if made.made_at > now + _CLOCKS_DIFFER_BY:
-            raise FutureBackupError(name, f"{now:%Y-%m-%d %H:%M} UTC")
+        made = self._ours(place, name, text)
+        require_past(made, self._clock)
         return made
-
-    @property
-    def newest_with_dump(self) -> str | None:
-        """Name of the last manifest that was signed for a set with a dump, by the audit; None: there is none."""
-        return next(iter(self.sealed_with_dump), None)
 
     @property
     def sealed_with_dump(self) -> tuple[str, ...]:
@@ -231,13 +239,7 @@ class ManifestTrust:
         _, wanted = self._sealed.get(name, (0, None))
         if wanted not in {None, hashlib.sha256(text).hexdigest()}:
             raise UnsignedBackupError(name, place.description, "is not the one that the audit recorded")
-        try:
-            signature = place.read(signature_name(name), _LARGEST_SIGNATURE_BYTES)
-        except BackupError:
-            raise UnsignedBackupError(name, place.description, "has no signature") from None
-        return signed_manifest(
-            name, place.description, text, signature, signers=self.signers, verifies=self._signer.verifies
-        )
+        return signed_manifest(place, name, text, signers=self.signers, verifies=self._signer.verifies)
 
     def _vouched(self, name: str, text: bytes) -> bool:
         """Whether an officer of the pinned roster signed this manifest; the audit names who and what, once."""

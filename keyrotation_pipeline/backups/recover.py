@@ -12,19 +12,18 @@ It may be killed anywhere and run again: what is restored is noted in the home, 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any
 
 from keyrotation_pipeline.audit.divergence import divergence
-from keyrotation_pipeline.backups.catalog import fetch, read_key
+from keyrotation_pipeline.backups.catalog import fetch, manifests, read_key
 from keyrotation_pipeline.backups.key_loss import restore_key
+from keyrotation_pipeline.backups.manifest_trust import require_past
 from keyrotation_pipeline.backups.restore_checks import MOST_SHOWN, decrypt_all, require_complete
 from keyrotation_pipeline.errors import (
     AuditError,
     BackupError,
     DamagedBackupError,
     DatabaseExistsError,
-    FutureBackupError,
     KeyRotationError,
     MissingVersionError,
     UnsignedBackupError,
@@ -37,9 +36,6 @@ from keyrotation_pipeline.model.backups import (
     BackupSet,
     DatabaseCopy,
     StoredFile,
-    in_order,
-    is_manifest,
-    stamp_in,
 )
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.ports.backup_places import BackupPlace, LocalPlace
@@ -49,8 +45,6 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.ports.recovery import RecoveredHome, RestoredSet, WrittenFiles
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.rotation.keys import record_of
-
-_CLOCKS_DIFFER_BY = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +161,11 @@ def recover(
 def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, report: Report) -> FoundSet:
     """The newest set that verifies, by the time that its signed manifest names, with all of its files in `local`."""
     rejected: dict[str, KeyRotationError] = {}
-    for name in _manifests(source.place, wanted):
+    for name in manifests(each for each in source.place.names() if wanted in {None, each}):
         try:
             made = source.accepted(name)
             if (found := _restorable(made, rejected, by_name=wanted is not None)) is not None:
-                _require_past(made, source.clock)
+                require_past(made, source.clock)
                 _fetch_all(source.place, made, local, report)
                 return found
         except (BackupError, UnsignedBackupError, DamagedBackupError) as error:
@@ -182,24 +176,12 @@ def _newest(source: RecoverySource, local: LocalPlace, wanted: str | None, repor
     raise BackupError(f"{what} in {source.place.description}; correct --from{' or --set' if wanted else ''}")
 
 
-def _manifests(place: BackupPlace, wanted: str | None) -> list[str]:
-    """Names of the manifests, newest first."""
-    names = [name for name in place.names() if is_manifest(name) and wanted in {None, name}]
-    return sorted(names, key=lambda name: in_order(stamp_in(name) or ""), reverse=True)
-
-
 def _restorable(made: BackupSet, rejected: Mapping[str, KeyRotationError], *, by_name: bool) -> FoundSet | None:
     """The set, if everything can be restored from it; a set that was made from another one only by its name."""
     if made.dump is None or made.configuration is None or (made.made_from is not None and not by_name):
         return None
     why = {name: str(error) for name, error in rejected.items()}
     return FoundSet(made, made.dump, made.configuration, why)
-
-
-def _require_past(made: BackupSet, clock: Clock) -> None:
-    now = clock.now()
-    if made.made_at > now + _CLOCKS_DIFFER_BY:
-        raise FutureBackupError(made.name, f"{now:%Y-%m-%d %H:%M} UTC")
 
 
 def _fetch_all(place: BackupPlace, made: BackupSet, local: LocalPlace, report: Report) -> None:
@@ -234,12 +216,11 @@ def _restored(
             failures = restored.failures
 
             def as_set(done: HandedOver) -> RestoredSet:
-                rows = {str(content.table.name): content.rows for content in found.dump.tables}
                 file = f"{into}-for-superuser.sql" if done.for_superuser else None
                 wrong = (*failures, *done.differences)
                 return RestoredSet(
-                    found.made.name, into, rows, read.by_table(), read.undecryptable, read.unencrypted, wrong,
-                    done.left_out, file,
+                    found.made.name, into, found.dump.rows, read.by_table(), read.undecryptable, read.unencrypted,
+                    wrong, done.left_out, file,
                 )  # fmt: skip
 
             # Noted before the database is complete: until then another run begins the restore again.

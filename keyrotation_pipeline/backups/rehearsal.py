@@ -86,7 +86,8 @@ def _rehearsed(
     with site.restorer.workspace() as workspace:
         made, dump = newest_dump(kept_sets(place, site.trust), site.trust)
         keys = recovered_keys(place, made, key, registered)
-        _require_key(source, keys, made)
+        if source not in keys:
+            raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
         require_keys(dump, keys)
         target = workspace / "dump"
         fetch(place, dump.file, target)
@@ -97,11 +98,6 @@ def _rehearsed(
             with stages.opened(restored.url, KeyRing(_used(keys, source, registered, dump), source)) as stage:
                 walked = _carried_out(stage, stages, report)
         return _as_fact(walked, restored, made, dump, source, request, rows_now)
-
-
-def _require_key(source: KeyVersion, keys: Mapping[KeyVersion, KeyMaterial], made: BackupSet) -> None:
-    if source not in keys:
-        raise MissingVersionError(f"{made.name} has no key {source}; run `keyrotation backup`, then rehearse again")
 
 
 def _used(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK, copied
-from keyrotation_pipeline.backups.catalog import BackupContext, fetch, remove_unfinished
+from keyrotation_pipeline.backups.catalog import BackupContext, fetch, missing_from_store, remove_unfinished
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.remaining_copies import sets_to_rekey
 from keyrotation_pipeline.backups.restore_checks import require_all_there, require_no_failure, require_same
@@ -20,7 +20,6 @@ from keyrotation_pipeline.backups.restore_to_new_database import find_dump
 from keyrotation_pipeline.errors import (
     BackupError,
     BlockedError,
-    MissingVersionError,
     ProofError,
     RequestError,
     UndecryptableError,
@@ -154,10 +153,7 @@ def _keys(
     registered = {each.version: each for each in records}
     for version in dump.versions:
         if version not in stored or version not in registered:
-            raise MissingVersionError(
-                f"{dump.file.name} needs the key {version}, which is not in the key store; "
-                f"put it back with `keyrotation restore-key {version}` first"
-            )
+            raise missing_from_store(dump, version)
     return {version: stored.registered(registered[version]) for version in {*dump.versions, target}}
 
 

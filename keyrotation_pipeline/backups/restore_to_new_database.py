@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets
+from keyrotation_pipeline.backups.catalog import BackupContext, fetch, kept_sets, missing_from_store
 from keyrotation_pipeline.backups.recovery_test import LOCK
 from keyrotation_pipeline.backups.restore_checks import (
     MOST_SHOWN,
@@ -17,7 +17,6 @@ from keyrotation_pipeline.backups.restore_checks import (
 from keyrotation_pipeline.errors import (
     BackupError,
     KeyRotationError,
-    MissingVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.audit import EventKind, Note
@@ -100,10 +99,9 @@ def restore_to_new_database(
         with databases.restored(into, dump, target, key) as restored:
             read = decrypt_all(restored, dump, ring, report)
             handed_over = restored.hand_over(lambda _done: None)
-        rows = {str(content.table.name): content.rows for content in dump.tables}
         wrong = (*restored.failures, *handed_over.differences)
         done = RestoredDatabase(
-            into, dump.file.name, made.made_at, place.description, rows, read, wrong, handed_over.left_out,
+            into, dump.file.name, made.made_at, place.description, dump.rows, read, wrong, handed_over.left_out,
             handed_over.for_superuser,
         )  # fmt: skip
         ledger.append(Note(EventKind.DATABASE_RESTORED, done.facts()))
@@ -150,10 +148,7 @@ def _ring(pipeline: Pipeline, dump: DatabaseCopy) -> KeyRing:
     registered = {record.version for record in records}
     for version in registered.intersection(dump.versions):
         if version not in stored:
-            raise MissingVersionError(
-                f"{dump.file.name} needs the key {version}, which is not in the key store; "
-                f"put it back with `keyrotation restore-key {version}` first"
-            )
+            raise missing_from_store(dump, version)
     held = registered.intersection(dump.versions) or stored.versions[:1]
     needed = {version: stored.material(version) for version in held}
     return KeyRing(needed, max(needed))

@@ -24,7 +24,7 @@ from keyrotation_pipeline.backups.recover import Recovered, RecoverySource, reco
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import unread
+from keyrotation_pipeline.cli.recovery import asked_passphrase, unread
 from keyrotation_pipeline.errors import ConfigurationError
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
@@ -102,7 +102,8 @@ def recover_command(
     """
     path = settings.config_path(config)
     here = HomeHere(path, _server(server, path), into, actor())
-    passphrase = passphrase_in(passphrase_file) if passphrase_file else _asked(key)
+    asked = None if passphrase_file or key.is_dir() else asked_passphrase(key)
+    passphrase = passphrase_in(passphrase_file) if passphrase_file else asked
     with (
         ExitStack() as stack,
         recovery_key_at(key, passphrase) as opened,
@@ -127,15 +128,6 @@ def _server(given: str | None, path: Path) -> str:
     if (variable := settings.database_variable()) is not None:
         return variable
     raise ConfigurationError("no server is named that could get the database; name it with --server URL")
-
-
-def _asked(key: Path) -> bytes | None:
-    if key.is_dir() or not sys.stdin.isatty():
-        return None
-    typed: str = typer.prompt(
-        f"Passphrase of {key.name} (empty: none)", hide_input=True, default="", show_default=False, err=True
-    )
-    return typed.encode() or None
 
 
 def _source(

@@ -139,7 +139,12 @@ def _restore(
 
 def passphrase_for(declared: Settings, key: Path | None) -> bytes | None:
     """Ask an officer for the passphrase of their key; None where there is no terminal to ask on."""
-    if key is None or declared.recovery.passphrase is not None or not sys.stdin.isatty():
+    return None if key is None or declared.recovery.passphrase is not None else asked_passphrase(key)
+
+
+def asked_passphrase(key: Path) -> bytes | None:
+    """Ask for the passphrase of a key; None: it has none, or there is no terminal to ask on."""
+    if not sys.stdin.isatty():
         return None
     typed: str = typer.prompt(
         f"Passphrase of {key.name} (empty: none)", hide_input=True, default="", show_default=False, err=True

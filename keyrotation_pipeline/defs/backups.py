@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 
-from keyrotation_pipeline.backups.backup import FEWEST_RECIPIENTS, BackupMade, back_up
+from keyrotation_pipeline.backups.backup import FEWEST_RECIPIENTS, back_up
 from keyrotation_pipeline.backups.catalog import is_intact, kept_sets
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.backups.recovery_test import RecoveryReport, recovery_test
@@ -16,9 +16,12 @@ from keyrotation_pipeline.defs.partitions import COMPLIANCE_OFFICERS, DATABASE_A
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_metadata import officers_of
 from keyrotation_pipeline.defs.step_runner import actor_of, step_failures
-from keyrotation_pipeline.defs.summaries import Names, plain
+from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, plain
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.backup_events import BackupFacts
+from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.model.progress import duration
+from keyrotation_pipeline.model.records import json_safe, read
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, Rehearsed
 from keyrotation_pipeline.monitoring.backup_status import backup_lights
 from keyrotation_pipeline.ports.backup_places import BackupPlace
@@ -67,8 +70,12 @@ def backup_assets(naming: Naming, time_zone: str, first_day: date) -> dg.AssetsD
             _require_today(days, today)
             # A dump without the keys of its moment is not a coordinated backup, so the keys are always included.
             done = back_up(site, database=DATABASE_BACKUP in wanted)
-            names = officers_of(site.pipeline)
-        for name, metadata in ((KEY_BACKUP, _key_metadata(done, names)), (DATABASE_BACKUP, _dump_metadata(done))):
+            made, names = read(BackupFacts, json_safe(done.facts())), officers_of(site.pipeline)
+        pages = {
+            KEY_BACKUP: {**key_metadata(made, names), "audit_seq": done.made.anchor.seq},
+            DATABASE_BACKUP: {**dump_metadata(made), **_size_metadata(done.made.dump)},
+        }
+        for name, metadata in pages.items():
             if name in wanted:
                 if not days:
                     context.log_event(dg.AssetMaterialization(naming.asset(name), partition=today, metadata=metadata))
@@ -165,29 +172,36 @@ def _spec(naming: Naming, name: str, time_zone: str, kinds: set[str], descriptio
     )
 
 
-def _key_metadata(done: BackupMade, names: Names) -> Mapping[str, Any]:
+def key_metadata(made: BackupFacts, names: Names) -> Mapping[str, Any]:
+    """What the page of the keys shows of a backup."""
+    keys = (f"{version}, fingerprint `{each[:SHOWN_FINGERPRINT_CHARS]}`" for version, each in made.keys.items())
     return {
-        "manifest": done.made.name,
-        "keys": as_list(f"{key.version}, fingerprint `{key.fingerprint[:16]}`" for key in done.made.keys),
-        "places": as_list(map(plain, done.places)),
-        "opens_with": names.of(sorted({recipient for file in done.made.files for recipient in file.recipients})),
-        "removed": len(done.removed),
-        "warnings": as_list(map(plain, done.warnings)),
-        "audit_seq": done.made.anchor.seq,
+        "manifest": made.manifest,
+        "keys": as_list(keys),
+        "places": as_list(map(plain, made.places)),
+        "opens_with": names.of(made.recipients),
+        "removed": len(made.removed),
+        "warnings": as_list(map(plain, made.warnings)),
     }
 
 
-def _dump_metadata(done: BackupMade) -> Mapping[str, Any]:
-    dump = done.made.dump
-    if dump is None:
-        return {"manifest": done.made.name}
+def dump_metadata(made: BackupFacts) -> Mapping[str, Any]:
+    """What the page of the database shows of a backup."""
     return {
-        "manifest": done.made.name,
-        "file": dump.file.name,
+        "manifest": made.manifest,
+        "file": made.dump or "none",
+        "needs_key_versions": ", ".join(made.dump_needs) or "none",
+    }
+
+
+def _size_metadata(dump: DatabaseCopy | None) -> Mapping[str, Any]:
+    """What only the run knows that made it."""
+    if dump is None:
+        return {}
+    return {
         "size_bytes": dump.file.size_bytes,
-        "needs_key_versions": ", ".join(map(str, dump.versions)) or "none",
-        "rows": sum(content.rows for content in dump.tables),
-        "rows_by_table": _counts({str(content.table.name): content.rows for content in dump.tables}),
+        "rows": sum(dump.rows.values()),
+        "rows_by_table": _counts(dump.rows),
     }
 
 

@@ -1,17 +1,15 @@
 """Shows in Dagster what only the ledger knows: steps and backups from elsewhere, partitions, reasons to wait."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import dagster as dg
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.audit.events import AuditEntry, entries
-from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, as_list
+from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, dump_metadata, key_metadata
 from keyrotation_pipeline.defs.outside_reports import Corrections, Seal, report_at
 from keyrotation_pipeline.defs.partitions import (
     ROTATION_TAG,
@@ -35,9 +33,10 @@ from keyrotation_pipeline.defs.step_metadata import (
     officers_of,
 )
 from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN
-from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, plain
+from keyrotation_pipeline.defs.summaries import plain
 from keyrotation_pipeline.errors import AuditError, BackupError
 from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.backup_events import BackupFacts
 from keyrotation_pipeline.model.progress import TableProgress, duration
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
@@ -209,20 +208,6 @@ def _sentence(result: Outcome) -> str:
     return f"started {', '.join(str(request.job_name) for request in result.run_requests or ())}"
 
 
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What the event of a backup says that is shown."""
-
-    set: str
-    keys: Mapping[str, str]
-    recipients: tuple[str, ...]
-    dump: str | None
-    dump_needs: tuple[str, ...]
-    places: tuple[str, ...]
-    removed: tuple[str, ...]
-    warnings: tuple[str, ...]
-
-
 def backup_elsewhere(
     instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str, synced: int
 ) -> Iterator[tuple[dg.AssetMaterialization, datetime]]:
@@ -239,16 +224,16 @@ def backup_elsewhere(
     entry, made = found
     day = f"{entry.at.astimezone(ZoneInfo(time_zone)):%Y-%m-%d}"
     note = f"made outside Dagster by {plain(entry.actor)}"
-    pages = {KEY_BACKUP: _key_metadata(made, officers_of(pipeline)), DATABASE_BACKUP: _dump_metadata(made)}
+    pages = {KEY_BACKUP: key_metadata(made, officers_of(pipeline)), DATABASE_BACKUP: dump_metadata(made)}
     for name, metadata in pages.items():
         latest = instance.get_latest_materialization_event(key := naming.asset(name))
         shown = latest.asset_materialization if latest is not None else None
-        if shown is None or shown.metadata.get("manifest") != dg.MetadataValue.text(made.set):
+        if shown is None or shown.metadata.get("manifest") != dg.MetadataValue.text(made.manifest):
             all_metadata = {**metadata, "audit_seq": entry.seq}
             yield dg.AssetMaterialization(key, description=note, partition=day, metadata=all_metadata), entry.at
 
 
-def _newest(pipeline: Pipeline, synced: int) -> tuple[AuditEntry, _Made] | None:
+def _newest(pipeline: Pipeline, synced: int) -> tuple[AuditEntry, BackupFacts] | None:
     """The event of the newest complete set, if it is one of those since `synced`."""
     since = list(entries(pipeline.ledger, EventKind.BACKUP_MADE, after_seq=synced))
     if not since:
@@ -257,25 +242,5 @@ def _newest(pipeline: Pipeline, synced: int) -> tuple[AuditEntry, _Made] | None:
         newest = pipeline.vault.standing(pipeline.ledger.keys()).manifest
         for entry in since:
             if newest is not None and entry.facts.get("set") == newest:
-                return entry, read(_Made, entry.facts)
+                return entry, read(BackupFacts, entry.facts)
     return None
-
-
-def _key_metadata(made: _Made, names: Names) -> Mapping[str, Any]:
-    keys = (f"{version}, fingerprint `{each[:SHOWN_FINGERPRINT_CHARS]}`" for version, each in made.keys.items())
-    return {
-        "manifest": made.set,
-        "keys": as_list(keys),
-        "places": as_list(map(plain, made.places)),
-        "opens_with": names.of(made.recipients),
-        "removed": len(made.removed),
-        "warnings": as_list(map(plain, made.warnings)),
-    }
-
-
-def _dump_metadata(made: _Made) -> Mapping[str, Any]:
-    return {
-        "manifest": made.set,
-        "file": made.dump or "none",
-        "needs_key_versions": ", ".join(made.dump_needs) or "none",
-    }

@@ -12,6 +12,7 @@ from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, partition
 from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
 from keyrotation_pipeline.model.requests import RotationType, Step, Walk
+from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.requests.conductor import Task
 
 SUBJECT_TAG = "keyrotation/subject"
@@ -19,7 +20,6 @@ ATTEMPT_TAG = "keyrotation/attempt"
 # On runs that take shards: the launcher gives those of an emergency more resources.
 MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
-CONDUCTOR = "rotation_conductor"
 ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 RETRY = timedelta(minutes=1)
@@ -111,24 +111,12 @@ def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Seq
 
 def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
     """The run for a due task: a leg continues from there to its end, a run for shards takes all that are due."""
-    run_key = _run_key(rotation, subject, attempt)
-    tags = {ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt)}
     if task.shard is not None:
-        return dg.RunRequest(
-            run_key=run_key,
-            job_name=naming.name(REENCRYPT_ROWS),
-            tags={**tags, MODE_TAG: str(rotation.type)},
-        )
+        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type)})
     leg = LEGS[subject]
     first = leg.index(task.step) if task.step is not Step.ROWS else 0
-    return dg.RunRequest(
-        run_key=run_key,
-        job_name=naming.name(subject),
-        asset_selection=[naming.step(step) for step in leg[first:]],
-        asset_check_keys=[],
-        partition_key=partition_of(rotation),
-        tags=tags,
-    )
+    assets = [naming.step(step) for step in leg[first:]]
+    return _request(naming, rotation, subject, attempt, partition=partition_of(rotation), assets=assets)
 
 
 def next_backup_attempt(tried: Iterable[ConductorRun], now: datetime) -> int | None:
@@ -145,23 +133,32 @@ def next_backup_attempt(tried: Iterable[ConductorRun], now: datetime) -> int | N
 
 def backup_request(naming: Naming, rotation: Walk, attempt: int, day: str) -> dg.RunRequest:
     """The full backup after a finished rotation, no matter who ran that."""
-    return dg.RunRequest(
-        run_key=_run_key(rotation, BACKUP, attempt),
-        job_name=naming.name(BACKUP),
-        partition_key=day,
-        tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: BACKUP, ATTEMPT_TAG: str(attempt)},
-    )
+    return _request(naming, rotation, BACKUP, attempt, partition=day)
 
 
 def evidence_request(naming: Naming, rotation: Walk) -> dg.RunRequest:
     """Every check once after a finished rotation, no matter who ran that."""
+    return _request(naming, rotation, EVIDENCE, 1)
+
+
+def _request(
+    naming: Naming,
+    rotation: Walk,
+    subject: str,
+    attempt: int,
+    tags: Mapping[str, str] | None = None,
+    partition: str | None = None,
+    assets: Sequence[dg.AssetKey] | None = None,
+) -> dg.RunRequest:
+    """The run for a subject, as `ConductorRun` knows it again.
+
+    Nobody can guess its key: Dagster never launches a run whose key it has seen, even on a forged run.
+    """
     return dg.RunRequest(
-        run_key=_run_key(rotation, EVIDENCE, 1),
-        job_name=naming.name(EVIDENCE),
-        tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: EVIDENCE, ATTEMPT_TAG: "1"},
+        run_key=f"{rotation.id}/{subject}/{attempt}/{secrets.token_hex(8)}",
+        job_name=naming.name(_job_of(subject)),
+        tags={ROTATION_TAG: rotation.id, SUBJECT_TAG: subject, ATTEMPT_TAG: str(attempt), **(tags or {})},
+        partition_key=partition,
+        asset_selection=assets,
+        asset_check_keys=None if assets is None else [],
     )
-
-
-def _run_key(rotation: Walk, subject: str, attempt: int) -> str:
-    """A key that nobody can guess: Dagster never launches a run whose key it has seen, even on a forged run."""
-    return f"{rotation.id}/{subject}/{attempt}/{secrets.token_hex(8)}"

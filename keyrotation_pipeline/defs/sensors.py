@@ -13,7 +13,7 @@ from keyrotation_pipeline.defs.checks import is_failure
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
-from keyrotation_pipeline.defs.run_requests import CONDUCTOR, ConductorRun
+from keyrotation_pipeline.defs.run_requests import ConductorRun
 from keyrotation_pipeline.defs.schedules import CONDUCTED, INCIDENTS, Job
 from keyrotation_pipeline.defs.status_page import renew, status_metadata, status_now, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
@@ -23,6 +23,7 @@ from keyrotation_pipeline.incidents.opening import poll_flags
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.requests import Announcement
 from keyrotation_pipeline.monitoring.announcement import announcements
+from keyrotation_pipeline.monitoring.scheduler_health import CONDUCTOR
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.time_stamping import stamp_if_due
 

@@ -113,12 +113,14 @@ class TimestampFailed(Fact):
 
 @dataclass(frozen=True, slots=True)
 class BackupFacts:
-    """What a report needs of the event that a backup was made.
+    """What is shown of the event that a backup was made.
 
     Args:
         keys: fingerprints by version.
         dump: file name; None: only keys were backed up.
         dump_needs: versions that its values are under.
+        removed: older local files that were removed.
+        warnings: one sentence for each thing to improve.
     """
 
     manifest: Annotated[str, Alias("set")]
@@ -127,6 +129,8 @@ class BackupFacts:
     dump: str | None
     dump_needs: tuple[str, ...]
     places: tuple[str, ...]
+    removed: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

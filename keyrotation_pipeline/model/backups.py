@@ -164,6 +164,11 @@ class DatabaseCopy:
         """The key versions that are needed to read all of it."""
         return tuple(sorted(frozenset().union(*(content.versions for content in self.tables))))
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows it has, by table."""
+        return {str(content.table.name): content.rows for content in self.tables}
+
 
 @dataclass(frozen=True, slots=True)
 class MadeFrom:

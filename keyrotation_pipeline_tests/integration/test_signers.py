@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from keyrotation_pipeline.adapters.backups.directory import BackupDirectory
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey, verifies
 from keyrotation_pipeline.assembly.backups import open_backups
@@ -171,7 +172,9 @@ def test_a_manifest_is_verified_by_the_fingerprint_of_its_signer_alone(local_cli
     text, signature = place.read(made.name), place.read(signature_name(made.name))
 
     def read(text: bytes, signature: bytes, fingerprint: str, name: str = made.name) -> object:
-        return signed_manifest(name, "here", text, signature, signers={fingerprint}, verifies=verifies)
+        here = BackupDirectory(local_clinic.directory / "here")
+        here.write(signature_name(name), signature)
+        return signed_manifest(here, name, text, signers={fingerprint}, verifies=verifies)
 
     assert read(text, signature, signer) == made
     stranger = SigningKey(local_clinic.directory / "stranger.pem")
