@@ -14,7 +14,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.commands import WholeGroup
 from keyrotation_pipeline.cli.options import Config, Json, actor, offered_requests
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, instant
 from keyrotation_pipeline.reporting.written import written_at
 
 app = typer.Typer(
@@ -120,7 +120,7 @@ def _kind(name: str) -> EventKind:
 def _document(entry: AuditEntry) -> dict[str, Any]:
     return {
         "seq": entry.seq,
-        "at": output.instant(entry.at),
+        "at": instant(entry.at),
         "actor": entry.actor,
         "event": entry.kind,
         "request": entry.request,

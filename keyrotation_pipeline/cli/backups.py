@@ -19,6 +19,7 @@ from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, unread, vouching
 from keyrotation_pipeline.errors import BackupError, RehearsalError
+from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
 from keyrotation_pipeline.settings import Settings
@@ -145,7 +146,7 @@ def _listed(kept: list[KeptSets], others: list[str]) -> Iterator[output.Line]:
         (
             made.name,
             output.minutes(made.made_at),
-            ", ".join(output.names(key.version for key in made.keys)),
+            ", ".join(names(key.version for key in made.keys)),
             f"{made.dump.file.size_bytes:,} bytes" if made.dump else "-",
             _needs(made.dump.versions) if made.dump else "-",
             each.place.description,
@@ -165,11 +166,11 @@ def _document(kept: KeptSets) -> dict[str, Any]:
         "sets": [
             {
                 "manifest": made.name,
-                "made_at": output.instant(made.made_at),
+                "made_at": instant(made.made_at),
                 "database": made.database,
                 "keys": {str(key.version): key.file.name for key in made.keys},
                 "dump": made.dump.file.name if made.dump else None,
-                "needs": output.names(made.dump.versions) if made.dump else [],
+                "needs": names(made.dump.versions) if made.dump else [],
             }
             for made in kept.sets
         ],

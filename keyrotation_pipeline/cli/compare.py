@@ -117,7 +117,7 @@ def _write(target: Path, listed: IO[str]) -> None:
 
 def _document(database: str, compared: ValuesCompared, listed: IO[str]) -> None:
     listed.seek(0)
-    head = {"schema": 1, "database": database, **as_json_object(compared), "limits": list(LIMITS)}
+    head = {"database": database, **as_json_object(compared), "limits": list(LIMITS)}
     output.show_list(head, "differences", listed)
 
 

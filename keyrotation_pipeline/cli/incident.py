@@ -43,7 +43,7 @@ from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, require_plain_texts
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
-from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.breach import Deadline, carried_by
 from keyrotation_pipeline.model.incidents import Flag, IncidentType
 from keyrotation_pipeline.model.records import as_json as as_json_object
@@ -107,7 +107,7 @@ def open_command(
         channels = alert_channels(declared)
         for failure in deliver(pipeline, channels, notices(pipeline, channels.contacts)):
             output.note(f"alert not delivered: {failure}")
-        database, versions = pipeline.surroundings.identity().name, output.names(opened.versions)
+        database, versions = pipeline.surroundings.identity().name, names(opened.versions)
         value = {"database": database, "id": opened.id, "request": request.id, "versions": versions}
         held = f"{', '.join(versions)} counts as compromised once enough officers have signed"
         then = f"run `keyrotation rotate {request.id}`, or let `keyrotation up` do it"

@@ -19,7 +19,7 @@ from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_si
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import answers_in, assess, assessment_of, sign_assessment, text_to_sign
 from keyrotation_pipeline.incidents.handling import NOTIFIED, amend, record_notice
-from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.breach import EXCLUSIONS, Role, carried_by
 from keyrotation_pipeline.model.breach_decision import BreachNotice
 from keyrotation_pipeline.model.incidents import Incident
@@ -54,7 +54,7 @@ def summary(found: Incident, carrier: Request | None) -> dict[str, Any]:
         "status": str(found.status),
         "discovered_at": instant(found.discovered_at),
         "request": carrier.id if carrier is not None else None,
-        "versions": output.names(found.versions),
+        "versions": names(found.versions),
     }
 
 

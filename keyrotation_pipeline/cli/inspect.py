@@ -17,7 +17,7 @@ from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.signing import Guide, SignatureFile, TextToSign, given_signature, guide
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
 from keyrotation_pipeline.model.requests import Walk
@@ -103,7 +103,7 @@ def _inventory_document(database: str, taken: Inventory) -> dict[str, Any]:
                 "column": finding.column,
                 "values": finding.values,
                 "near_misses": finding.near_misses,
-                "versions": output.names(finding.versions),
+                "versions": names(finding.versions),
                 "reason": finding.reason,
             }
             for finding in taken.findings
@@ -137,7 +137,7 @@ def _table_document(count: TableCount) -> dict[str, Any]:
             }
             for column in count.table.columns
         ],
-        "counted_at": output.instant(count.counted_at),
+        "counted_at": instant(count.counted_at),
     }
 
 
@@ -192,7 +192,7 @@ def _columns(counts: Sequence[TableCount], registered: Sequence[KeyVersion]) -> 
         for count in counts
         for column in count.table.columns
     ]
-    return output.Table(("Table", "Column", *output.names(versions), "Unencrypted"), rows)
+    return output.Table(("Table", "Column", *names(versions), "Unencrypted"), rows)
 
 
 _STYLES = {Light.RED: output.BAD, Light.AMBER: "yellow"}

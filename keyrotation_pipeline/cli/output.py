@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from keyrotation_pipeline.errors import ApprovalError
-from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.visible_text import is_hidden, visible
 
 if TYPE_CHECKING:
@@ -27,11 +26,6 @@ BAD = "bold red"
 COMMAND = re.compile("`[^`]*`")
 LABEL = re.compile(r"\s*(?:\S.*?\s{2,})?")
 _GLUE = "\0"  # which `visible` leaves in no text
-
-__all__ = [
-    "BAD", "Line", "Table", "Text", "console", "content", "document", "field", "heading", "instant", "line",
-    "minutes", "names", "note", "refuse", "seconds", "show", "to_sign", "wrapped",
-]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +136,7 @@ def show_list(head: Mapping[str, Any], name: str, listed: Iterable[str]) -> None
     Args:
         listed: JSON objects, one per line.
     """
-    sys.stdout.write(json.dumps(head, indent=2).removesuffix("\n}") + f',\n  "{name}": [')
+    sys.stdout.write(json.dumps({"schema": SCHEMA, **head}, indent=2).removesuffix("\n}") + f',\n  "{name}": [')
     before = "\n"
     for each in listed:
         sys.stdout.write(f"{before}    {each.rstrip()}")

@@ -26,6 +26,7 @@ from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import asked_passphrase, unread
 from keyrotation_pipeline.errors import ConfigurationError
+from keyrotation_pipeline.model.audit import instant, names
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _SOURCE = typer.Option("--from", metavar="DIR|s3://BUCKET/PREFIX", help="Where the backups are.", show_default=False)
@@ -210,10 +211,9 @@ def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
 def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> dict[str, Any]:
     made, keys_here = done.found.made, done.keys_here
     return {
-        "schema": 1,
         "database": here.database,
         "set": made.name,
-        "made_at": output.instant(made.made_at),
+        "made_at": instant(made.made_at),
         "place": done.place,
         "rejected": dict(done.found.rejected),
         "rows": dict(done.restored.rows),
@@ -225,7 +225,7 @@ def _document(done: Recovered, here: HomeHere, next_steps: tuple[str, ...]) -> d
         "for_superuser": done.restored.for_superuser,
         "keys": {str(version): fingerprint for version, fingerprint in done.keys.items()},
         "put_back": {str(version): where for version, where in keys_here.put_back.items()},
-        "not_registered": output.names(keys_here.not_registered),
+        "not_registered": names(keys_here.not_registered),
         "written": list(done.files.written),
         "kept": list(done.files.kept),
         "to_provide": list(done.files.to_provide),

@@ -237,9 +237,9 @@ def _write_pack(target: Path | None, config: Path | None) -> None:
     with open_backups(declared, actor=actor()) as site:
         _stamp(site.pipeline)
         found = gather(site.pipeline, stated=_stated(declared))
-        dead = certificates(site, found.events)
+        dead = certificates(site, found.entries, found.state)
         signatures = site.pipeline.signatures
-        judged = Judged.of(found.events, signatures)
+        judged = Judged.of(found.entries, found.state)
         content = pack(found, site.places, signatures.certificates(), site.trust.signed, judged, dead)
         record(site.pipeline.ledger, ReportFormat.PACK, {name: content[name] for name in (MANIFEST, REPORT, PAGE)})
     if not write_directory(target, content):

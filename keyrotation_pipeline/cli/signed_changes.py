@@ -18,6 +18,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import keys_in, variable_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.approval import Roster
+from keyrotation_pipeline.model.audit import names
 from keyrotation_pipeline.model.key_events import KeyDestroyed
 from keyrotation_pipeline.model.requests import Request
 from keyrotation_pipeline.requests.policy import change_policy, changed_host_names, open_policy, pending_policy
@@ -199,10 +200,10 @@ def reconcile_command(*, config: Config = None, as_json: Json = False) -> None:
 
 def _lines(decided: Plan) -> list[str]:
     lines = [f"found     {finding}" for finding in decided.findings]
-    lines.append(f"rows      values are under {', '.join(output.names(decided.in_rows)) or 'no version'}")
+    lines.append(f"rows      values are under {', '.join(names(decided.in_rows)) or 'no version'}")
     lines.append(f"primary   {decided.primary}, as the key store has it")
     lines += [f"key       {version} {state}" for version, state in decided.states.items()]
-    lines += [f"refuses   {name}: {', '.join(output.names(each))}" for name, each in sorted(decided.refused.items())]
+    lines += [f"refuses   {name}: {', '.join(names(each))}" for name, each in sorted(decided.refused.items())]
     return lines + [f"ends      rotation {former}" for former in decided.ends]
 
 
@@ -213,8 +214,8 @@ def _reconcile_document(database: str, request: Request, decided: Plan, *, recon
         "reconciled": reconciled,
         "found": list(decided.findings),
         "primary": str(decided.primary),
-        "values_under": output.names(decided.in_rows),
+        "values_under": names(decided.in_rows),
         "states": {str(version): str(state) for version, state in decided.states.items()},
-        "refused": {name: output.names(each) for name, each in decided.refused.items()},
+        "refused": {name: names(each) for name, each in decided.refused.items()},
         "ends": list(decided.ends),
     }

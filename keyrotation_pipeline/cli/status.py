@@ -24,7 +24,7 @@ from keyrotation_pipeline.cli.output import field
 from keyrotation_pipeline.errors import DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
-from keyrotation_pipeline.model.audit import instant
+from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.status import SHOWN_FINGERPRINT_CHARS, Heartbeat, RotationStatus, Status, TableStatus
 from keyrotation_pipeline.model.surroundings import BlindSpots
@@ -53,7 +53,7 @@ def lines(
         yield field("", shown.next_rotation_rule)
     for key in shown.key_versions:
         yield f"Key       {key.version!s:<4} {key.state:<15} {key.fingerprint[:SHOWN_FINGERPRINT_CHARS]}"
-    held = f", holds {', '.join(output.names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
+    held = f", holds {', '.join(names(shown.last_backup_versions))}" if shown.last_backup_versions else ""
     yield field("Backup", f"{age(shown.last_backup, now)}{held}; {_proven(shown, now)}")
     if shown.rehearsal is not None:
         yield field("Rehearsed", f"{age(shown.rehearsal.at, now)}: {shown.rehearsal.in_words}")
@@ -119,26 +119,26 @@ def _tables(shown: Status) -> Iterator[output.Line]:
         if any(table.count and getattr(table.count, name) for table in shown.tables)
     ]
     yield output.Table(
-        ("Table", "Rows", *output.names(used), *(title for title, _ in faults), "Refuses", "Counted"),
+        ("Table", "Rows", *names(used), *(title for title, _ in faults), "Refuses", "Counted"),
         [_row(table, used, [name for _, name in faults], shown.generated_at) for table in shown.tables],
     )
     counted = [table.count.counted_at for table in shown.tables if table.count]
     if shown.empty_versions and counted:
-        names = ", ".join(output.names(shown.empty_versions))
+        versions = ", ".join(names(shown.empty_versions))
         yield output.Text(
-            f"No value under {names} when last counted, {age(min(counted), shown.generated_at)}.", indent=0
+            f"No value under {versions} when last counted, {age(min(counted), shown.generated_at)}.", indent=0
         )
     if shown.not_counted_since:
-        names = ", ".join(output.names(shown.not_counted_since))
+        versions = ", ".join(names(shown.not_counted_since))
         yield output.Text(
-            f"Tables were not counted since {names} became the primary; run `keyrotation status --count`.", indent=0
+            f"Tables were not counted since {versions} became the primary; run `keyrotation status --count`.", indent=0
         )
 
 
 def _row(
     table: TableStatus, versions: Sequence[KeyVersion], faults: Sequence[str], now: datetime
 ) -> tuple[object, ...]:
-    count, fenced = table.count, ", ".join(output.names(table.fenced_against)) or "-"
+    count, fenced = table.count, ", ".join(names(table.fenced_against)) or "-"
     if count is None:
         return (table.table.name, "-", *("-" * (len(versions) + len(faults))), fenced, "never")
     values = (table.values_by_version.get(version, 0) for version in versions)

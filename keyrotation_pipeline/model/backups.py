@@ -48,6 +48,9 @@ class DatabaseDefinition:
 
 # In every file name of a set: when it was made, in UTC; by which pipeline; and a number if it made several then.
 STAMP = r"\d{8}-\d{6}-[0-9a-f]{8}(?:-[2-9]|-[1-9]\d{1,3})?"
+# A backup is made every night; a recovery test every quarter, which has at most 92 days.
+BACKUP_STALE_AFTER = timedelta(hours=26)
+TEST_OVERDUE_AFTER = timedelta(days=100)
 _STAMP_FORMAT = "%Y%m%d-%H%M%S"
 STAMP_LENGTH = len("20261124-030000")  # of the moment alone
 _PIPELINE_LENGTH = 8

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.backups import completeness
@@ -10,14 +10,12 @@ from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
+from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-# A backup is made every night; a test every quarter, which has at most 92 days.
-BACKUP_STALE_AFTER = timedelta(hours=26)
-TEST_OVERDUE_AFTER = timedelta(days=100)
 _LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
 _TESTS = (EventKind.RECOVERY_TEST_PASSED, EventKind.RECOVERY_TEST_FAILED, EventKind.RECOVERY_TEST_DUE)
 

@@ -29,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     VAULT_TRANSIT,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
     Confirmation,
@@ -43,7 +44,7 @@ from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.requests import RotationType, Walk
 from keyrotation_pipeline.model.status import Check, Light, Readiness, amber, green, in_two, red
 from keyrotation_pipeline.monitoring import data_readiness
-from keyrotation_pipeline.monitoring.backup_status import BACKUP_STALE_AFTER, recovery_tests
+from keyrotation_pipeline.monitoring.backup_status import recovery_tests
 from keyrotation_pipeline.ports.backup_places import BackupPlace
 from keyrotation_pipeline.ports.backups import RecoveryKey
 from keyrotation_pipeline.ports.pipeline import Pipeline

@@ -1,7 +1,6 @@
 """Answers about backups and recovery tests: each from the facts of one report, with the records that it rests on."""
 
-from datetime import timedelta
-
+from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
 from keyrotation_pipeline.reporting.answers import (
     NO_ROTATION,
     Answer,
@@ -16,11 +15,9 @@ from keyrotation_pipeline.reporting.sections import BackupTaken, RecoveryTested
 from keyrotation_pipeline.reporting.wording import lasting, listed, when
 
 PLACES_REQUIRED = 2
-BACKUP_AT_MOST = timedelta(hours=26)  # made every night
 _AT_THE_SERVER = (
     "; of keys that a server holds it has only what tells them from others: they are that server's to back up"
 )
-TESTED_WITHIN = timedelta(days=100)  # a quarter has at most 92 days
 
 
 def backup_complete(report: ComplianceReport) -> Answer:
@@ -71,7 +68,7 @@ def backup_daily(report: ComplianceReport) -> Answer:
     """Whether the newest complete backup is of the last day."""
     if (last := _newest(report)) is None or last.made_at is None:
         return _no_backup()
-    holds = report.as_of - last.made_at <= BACKUP_AT_MOST
+    holds = report.as_of - last.made_at <= BACKUP_STALE_AFTER
     said = f"it is of {when(last.made_at)}, and this is the state of {when(report.as_of)}"
     return by_records([_record(last, said, holds=holds)])
 
@@ -121,7 +118,7 @@ def recovery_tested_quarterly(report: ComplianceReport) -> Answer:
     if (last := passed_test(report)) is None:
         return _no_test(report)
     said = f"the last one that passed is of {when(last.at)}, from {last.place}"
-    return by_records([Record("recovery test", said, last.at, report.as_of - last.at <= TESTED_WITHIN)])
+    return by_records([Record("recovery test", said, last.at, report.as_of - last.at <= TEST_OVERDUE_AFTER)])
 
 
 def recovery_objectives_met(report: ComplianceReport) -> Answer:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from keyrotation_pipeline.audit.events import entry_of
-from keyrotation_pipeline.audit.history import whole_history
+from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.audit.verify import verify_chain, verify_everything
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.audit import AuditEvent
@@ -18,10 +18,12 @@ _NOTHING = Stated()
 
 @dataclass(frozen=True, slots=True)
 class ReportEvidence:
-    """The report, and the whole audit that it was made of."""
+    """The report, the whole audit, and the part of it that the report was made of, judged."""
 
     report: ComplianceReport
     events: tuple[AuditEvent, ...]
+    entries: Sequence[HistoryEntry]
+    state: LedgerState
 
 
 def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _NOTHING) -> ReportEvidence:
@@ -35,9 +37,10 @@ def gather(pipeline: Pipeline, period: Period | None = None, stated: Stated = _N
         AuditError: the audit does not verify, so that nothing can be reported from it; or it is empty in that period.
     """
     events = verified_events(pipeline)
-    history = whole_history(_up_to(period, events), pipeline.signatures.verify_as_of)
+    entries, state = whole_history(_up_to(period, events), pipeline.signatures.verify_as_of)
     parameters = Parameters(period, timestamps_verified=pipeline.timestamps is not None, stated=stated)
-    return ReportEvidence(compliance_report(history, pipeline.clock.now(), parameters), events)
+    report = compliance_report((entries, state), pipeline.clock.now(), parameters)
+    return ReportEvidence(report, events, entries, state)
 
 
 def verified_events(pipeline: Pipeline) -> tuple[AuditEvent, ...]:

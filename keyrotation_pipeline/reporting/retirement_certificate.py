@@ -14,7 +14,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import AuditEvent, envelope, instant, payload_of, to_sign
+from keyrotation_pipeline.model.audit import envelope, instant, payload_of, to_sign
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.reporting.gathering import verified_events
 from keyrotation_pipeline.reporting.retirement_statement import SIGNED_BY, dead_keys, statement_of
@@ -59,13 +59,14 @@ def certify(site: BackupContext, rotation: str) -> RetirementCertificate:
     return _certificate(site, *history, retired)
 
 
-def certificates(site: BackupContext, events: Sequence[AuditEvent]) -> Iterator[RetirementCertificate]:
+def certificates(
+    site: BackupContext, entries: Sequence[HistoryEntry], state: LedgerState
+) -> Iterator[RetirementCertificate]:
     """The certificate of every rotation whose retired keys are still dead, and that nothing contradicts.
 
     Args:
-        events: the whole verified audit.
+        entries, state: the whole verified audit, judged.
     """
-    entries, state = whole_history(events, site.pipeline.signatures.verify_as_of)
     for retired in dead_keys(entries):
         yield _certificate(site, entries, state, retired)
 

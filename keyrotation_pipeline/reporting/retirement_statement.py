@@ -98,17 +98,13 @@ def _searched(retired: KeyRetired) -> str:
 
 
 def _accounted(entries: Sequence[HistoryEntry], retired: HistoryEntry) -> HistoryEntry | None:
-    found = [each for each in entries if each.request == retired.request and isinstance(each.fact, ReplicasAccounted)]
-    return found[-1] if found else None
+    own = (each for each in reversed(entries) if each.request == retired.request)
+    return next((each for each in own if isinstance(each.fact, ReplicasAccounted)), None)
 
 
 def _archived(entries: Sequence[HistoryEntry], rotation: str | None) -> HistoryEntry | None:
-    found = [
-        each
-        for each in entries
-        if each.request == rotation and isinstance(each.fact, StepFinished) and each.fact.step is Step.ARCHIVED_KEY
-    ]
-    return found[-1] if found else None
+    own = (each for each in reversed(entries) if each.request == rotation)
+    return next((e for e in own if isinstance(e.fact, StepFinished) and e.fact.step is Step.ARCHIVED_KEY), None)
 
 
 def _step_facts(entry: HistoryEntry) -> Mapping[str, Any]:

@@ -22,7 +22,7 @@ from typing import Protocol
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.errors import KeyRotationError, TimestampError
 from keyrotation_pipeline.model.approval import signed_fields, signer_in
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, PAYLOAD_TYPE, AuditEvent, payload_of, to_sign
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, PAYLOAD_TYPE, payload_of, to_sign
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, BackupKeyPinned, BackupSealed
 from keyrotation_pipeline.model.backups import signature_name
 from keyrotation_pipeline.model.breach import AssessmentSigned
@@ -119,13 +119,8 @@ class Judged:
     signed: frozenset[str]
 
     @classmethod
-    def of(cls, events: Sequence[AuditEvent], signatures: SignatureVerifier) -> "Judged":
-        """Judges the events.
-
-        Raises:
-            AuditError: they form no chain.
-        """
-        entries, state = whole_history(events, signatures.verify_as_of)
+    def of(cls, entries: Sequence[HistoryEntry], state: LedgerState) -> "Judged":
+        """The keys that a judged audit names."""
         counted = [each for each in entries if each.fault is None]
         keys = [(e.seq, b64decode(e.fact.public)) for e in counted if isinstance(e.fact, BackupKeyPinned)]
         begun = [
@@ -204,7 +199,7 @@ def check_audit(
     Raises:
         AuditError: it is no chain of events.
     """
-    judged = Judged.of(events_in(content), signatures)
+    judged = Judged.of(*whole_history(events_in(content), signatures.verify_as_of))
     found.checked["events of the audit, each by its hash, the rules and the signatures of its moment"] = len(
         judged.entries
     )

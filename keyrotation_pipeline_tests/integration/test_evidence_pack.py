@@ -38,7 +38,7 @@ def packed(office: Office, name: str) -> Path:
     with open_backups(settings.load(office.file), actor="test") as site:
         found = gather(site.pipeline)
         signatures = site.pipeline.signatures
-        judged = Judged.of(found.events, signatures)
+        judged = Judged.of(found.entries, found.state)
         content = pack(found, (), signatures.certificates(), site.trust.signed, judged)
     assert write_directory(office.folder / name, content)
     return office.folder / name
