@@ -10,13 +10,13 @@ import sys
 from types import FrameType
 from typing import Any
 
+from keyrotation_pipeline.adapters.backups.directory import write_new
 from keyrotation_pipeline.assembly import recover as opening
-from keyrotation_pipeline.assembly import recover as sources
 from keyrotation_pipeline.backups import recover as recovering
 from keyrotation_pipeline.backups import restore_checks
 from keyrotation_pipeline.cli import main
 
-FILES = frozenset({opening.__file__, sources.__file__, recovering.__file__, restore_checks.__file__})
+FILES = frozenset({opening.__file__, recovering.__file__, restore_checks.__file__})
 
 
 def die_at(function: str, event: str, number: int) -> None:
@@ -24,7 +24,8 @@ def die_at(function: str, event: str, number: int) -> None:
     moments = iter(range(1, number))
 
     def trace(frame: FrameType, kind: str, _value: Any) -> Any:  # noqa: ANN401
-        if frame.f_code.co_filename not in FILES or frame.f_code.co_name.startswith("<"):
+        is_ours = frame.f_code.co_filename in FILES or frame.f_code is write_new.__code__
+        if not is_ours or frame.f_code.co_name.startswith("<"):
             return None
         wanted = function in {"-", frame.f_code.co_name} and kind in (
             ("call", "return") if function == "-" else (event,)

@@ -276,7 +276,7 @@ DEATHS = [
     ("decrypt_all", "call", 1),  # the database is restored, and nobody knows yet whether it is the same
     ("note_restored", "return", 1),  # everything is read, and the database not released
     ("write_configuration", "call", 1),  # the database is there, and nothing else
-    ("_write_new", "return", 1),  # one file of several
+    ("write_new", "return", 1),  # one file of several
     ("opened", "call", 1),
 ]
 
