@@ -20,6 +20,7 @@ from keyrotation_pipeline.settings.secrets import (
     require_no_key_files,
     require_no_keys,
 )
+from keyrotation_pipeline.settings.values import secret_places
 
 
 def sentence_for(errors: Sequence[ErrorDetails], content: Mapping[str, Any]) -> str:
@@ -188,19 +189,8 @@ def bare_environment(
 def _secret_variables(path: Path) -> Iterator[str]:
     """Yields each NAME that occurs as ``{ env = "NAME" }`` in a configuration; `init` has not written it yet."""
     if path.exists():
-        yield from _named(tomllib.loads(path.read_text(encoding="utf-8")))
-
-
-def _named(value: object) -> Iterator[str]:
-    match value:
-        case {"env": str(name)}:
-            yield name
-        case dict():
-            for each in value.values():
-                yield from _named(each)
-        case list():
-            for each in value:
-                yield from _named(each)
+        named = secret_places(tomllib.loads(path.read_text(encoding="utf-8")))
+        yield from (name for _, kind, name in named if kind == "env")
 
 
 def dagster_storage_url() -> str | None:

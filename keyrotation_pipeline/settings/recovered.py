@@ -16,7 +16,7 @@ from keyrotation_pipeline.errors import ConfigurationError, DamagedBackupError
 from keyrotation_pipeline.settings.file import FILE_NAME, File, Settings
 from keyrotation_pipeline.settings.loading import DATABASE_VARIABLE, home_of, sentence_for
 from keyrotation_pipeline.settings.sections import DatabaseSettings, home_schema
-from keyrotation_pipeline.settings.values import absolute
+from keyrotation_pipeline.settings.values import absolute, secret_places, setting_at
 
 # What a recovery needs. The other sections name secrets and hosts, which may not be there on the worst day.
 _NEEDED = ("keys", "format", "tables", "reencryption", "verification", "approvals", "rollout", "backup", "time_zone")
@@ -165,35 +165,20 @@ def to_provide(text: str, directory: Path) -> tuple[str, ...]:
     content = tomllib.loads(text)
     missing = dict[str, None]()
     provided = {"database": {**content.get("database", {}), "url": None}, "format": None}
-    for setting, named in _places({**content, **provided}, ()):
-        match named:
-            case {"env": str(name)} if not os.environ.get(name):
-                missing[f"set {name}, which {setting} names"] = None
-            case {"file": str(name)} if not absolute(Path(name), directory).exists():
-                missing[f"put the file {name} there, which {setting} names"] = None
-    for *parents, last in _OTHER_PATHS:
-        found = _at(content, *parents, last)
+    for setting, kind, name in secret_places({**content, **provided}):
+        if kind == "env" and not os.environ.get(name):
+            missing[f"set {name}, which {setting} names"] = None
+        if kind == "file" and not absolute(Path(name), directory).exists():
+            missing[f"put the file {name} there, which {setting} names"] = None
+    for place in _OTHER_PATHS:
+        found = _at(content, *place)
         for name in found if isinstance(found, list) else [found]:
             if isinstance(name, str) and not absolute(Path(name), directory).exists():
-                missing[f"put {name} there, which [{'.'.join(parents)}] {last} names"] = None
+                missing[f"put {name} there, which {setting_at(place)} names"] = None
     for name in _certificates(content):
         if not absolute(Path(name), directory).exists():
             missing[f"put the certificate {name} there; the backup does not have it"] = None
     return tuple(missing)
-
-
-def _places(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, object]]:
-    """Every ``{ env = "NAME" }`` and ``{ file = "PATH" }``, with the name of its setting."""
-    match value:
-        case {"env": str(_)} | {"file": str(_)} if place:
-            *parents, name = place
-            yield (f"[{'.'.join(parents)}] {name}" if parents else name), value
-        case dict():
-            for key, each in value.items():
-                yield from _places(each, (*place, key))
-        case list():
-            for each in value:
-                yield from _places(each, place)
 
 
 def _at(content: Mapping[str, Any], *names: str) -> Any:  # noqa: ANN401  whatever TOML has there

@@ -18,7 +18,7 @@ from keyrotation_pipeline.fieldcrypto.key_search import key_in
 from keyrotation_pipeline.model.backups import is_manifest
 from keyrotation_pipeline.settings.backups import SecretPlace
 from keyrotation_pipeline.settings.file import Settings
-from keyrotation_pipeline.settings.values import absolute
+from keyrotation_pipeline.settings.values import absolute, secret_places, setting_at
 
 AWS_VARIABLES, VAULT_VARIABLES = "AWS_", ("VAULT_", "BAO_")
 # What clients send of the environment: boto3, libpq, Dagster's storage, and whatever goes through a proxy.
@@ -45,7 +45,11 @@ def require_no_key_files(settings: Settings, content: Mapping[str, Any]) -> None
         "the directory of backups": settings.backup_directory,
         "the home": settings.home,
     }
-    named = [(setting, absolute(Path(name), settings.path.parent)) for setting, name in _files(content, ())]
+    named = [
+        (setting, absolute(Path(name), settings.path.parent))
+        for setting, kind, name in secret_places(content)
+        if kind == "file"
+    ]
     named += [(f"the variable {name}", Path(os.environ[name])) for name in AWS_TOKEN_FILES if os.environ.get(name)]
     key_files = _identities(settings) if named else {}
     for setting, path in named:
@@ -85,28 +89,15 @@ def backed_up_fingerprints(settings: Settings) -> frozenset[str]:
     return frozenset(found)
 
 
-def _files(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """Each ``{ file = "PATH" }``, with the name of its setting."""
-    match value:
-        case {"file": str(name)} if place:
-            yield _setting(place), name
-        case dict():
-            for key, each in value.items():
-                yield from _files(each, (*place, key))
-        case list():
-            for each in value:
-                yield from _files(each, place)
-
-
 def _texts(value: object, place: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
     """Each text of a section, with the name of its setting; of a secret that is read later, that of its variable."""
     match value:
         case SecretStr():
-            yield _setting(place), _bytes(value.get_secret_value())
+            yield setting_at(place), _bytes(value.get_secret_value())
         case str():
-            yield _setting(place), _bytes(value)
+            yield setting_at(place), _bytes(value)
         case SecretPlace(env=str(name)):
-            yield _setting(place), _bytes(os.environ.get(name, ""))
+            yield setting_at(place), _bytes(os.environ.get(name, ""))
         case BaseModel():
             for name, field in type(value).model_fields.items():
                 yield from _texts(getattr(value, name), (*place, field.alias or name))
@@ -120,11 +111,6 @@ def _credentials() -> Iterator[tuple[str, bytes]]:
     for name, value in os.environ.items():
         if SENT_VARIABLES.fullmatch(name):
             yield f"the variable {name}", _content(Path(value)) if name in AWS_TOKEN_FILES else _bytes(value)
-
-
-def _setting(place: tuple[str, ...]) -> str:
-    *parents, name = place
-    return f"[{'.'.join(parents)}] {name}" if parents else name
 
 
 def _bytes(text: str) -> bytes:

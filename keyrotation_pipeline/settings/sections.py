@@ -29,8 +29,6 @@ from keyrotation_pipeline.settings.values import (
     secret_in,
 )
 
-TimestampUrl = Annotated[SecretStr, secret_in("audit")]
-
 
 class AuditSettings(Section):
     """`[audit]`: an RFC 3161 authority, and the certificates that verify its time stamps.
@@ -40,7 +38,7 @@ class AuditSettings(Section):
         timestamp_certificates: its root, and roots of authorities used before. Never fetched from anywhere.
     """
 
-    timestamp_url: TimestampUrl | None = None
+    timestamp_url: Annotated[SecretStr, secret_in("audit")] | None = None
     timestamp_certificates: tuple[SettingPath, ...] = ()
 
     @model_validator(mode="after")
@@ -266,8 +264,6 @@ def _role(name: object) -> object:
 
 
 Address = Annotated[str, AfterValidator(_address)]
-AlertSecret = Annotated[SecretStr, secret_in("alerts")]
-SmtpSecret = Annotated[SecretStr, secret_in("alerts.smtp")]
 
 
 class SmtpSettings(Section):
@@ -286,7 +282,7 @@ class SmtpSettings(Section):
     port: Positive = 587
     starttls: bool = True
     user: Text | None = None
-    password: SmtpSecret | None = None
+    password: Annotated[SecretStr, secret_in("alerts.smtp")] | None = None
 
 
 class AlertsSettings(Section):
@@ -300,7 +296,7 @@ class AlertsSettings(Section):
 
     sns_topic_arn: Annotated[str, AfterValidator(_topic)] | None = None
     endpoint_url: Endpoint | None = None
-    webhook_url: AlertSecret | None = None
+    webhook_url: Annotated[SecretStr, secret_in("alerts")] | None = None
     smtp: SmtpSettings | None = None
 
 

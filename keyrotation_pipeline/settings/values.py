@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -71,6 +71,26 @@ def _endpoint(address: str, info: ValidationInfo) -> str:
     if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ConfigurationError(f"{info.field_name} is no address of a server; write https://, its name and its port")
     return address
+
+
+def setting_at(place: Sequence[str]) -> str:
+    """Returns a setting as sentences name it: ``[section] name``."""
+    *parents, name = place
+    return f"[{'.'.join(parents)}] {name}" if parents else name
+
+
+def secret_places(content: object, place: tuple[str, ...] = ()) -> Iterator[tuple[str, str, str]]:
+    """Yields each ``{ env = "NAME" }`` and ``{ file = "PATH" }`` in parsed TOML: setting, ``env`` or ``file``, name."""
+    if isinstance(content, dict):
+        named = [(kind, content[kind]) for kind in ("env", "file") if isinstance(content.get(kind), str)]
+        if place and named:
+            yield from ((setting_at(place), *each) for each in named)
+        else:
+            for key, each in content.items():
+                yield from secret_places(each, (*place, key))
+    elif isinstance(content, list):
+        for each in content:
+            yield from secret_places(each, place)
 
 
 def secret_in(section: str) -> BeforeValidator:
