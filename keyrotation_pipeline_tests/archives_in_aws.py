@@ -37,7 +37,7 @@ class TestArchivedInAws(TestKeySecrets):
 
         live = SecretName(self.cluster.namespace, self.name)
         archived = InAws(self.aws.prefix, SystemClock(), self.aws.region, self.aws.url)
-        secrets = KeySecrets(live, archived, Access(self.kubeconfig), self.variable)
+        secrets = KeySecrets(live, archived, Access(self.kubeconfig), self.key_list(live))
         return KubernetesKeyStore(secrets, clock or SystemClock())
 
     def archives(self) -> list[str]:

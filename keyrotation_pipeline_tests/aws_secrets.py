@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline_tests.buckets import CREDENTIALS, REGION
@@ -29,7 +30,7 @@ class TestSecret:
     """A secret, a client that looks past our adapter, and the adapter.
 
     Args:
-        variable, notation: see `AwsSecret`.
+        variable, notation: of the application's own list; see `KeyList`.
     """
 
     __test__ = False
@@ -50,7 +51,9 @@ class TestSecret:
     def open(self) -> "AwsKeyStore":
         from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415
 
-        secret = AwsSecret(self.name, self.prefix, REGION, self.url, self.variable, self.notation)
+        name = self.variable
+        listed = None if name is None else KeyList(name, f"entry {name} of secret {self.name}", self.notation)
+        secret = AwsSecret(self.name, self.prefix, REGION, self.url, listed)
         return AwsKeyStore(secret, SystemClock())
 
     def listed(self) -> str | None:

@@ -20,6 +20,7 @@ from unittest import mock
 import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
+from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
@@ -28,6 +29,7 @@ from keyrotation_pipeline_tests.fakes import ProcessKilled
 
 if TYPE_CHECKING:
     from keyrotation_pipeline.adapters.keystores.kubernetes import KubernetesKeyStore
+    from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName
     from keyrotation_pipeline_tests.kubernetes_standin.server import Standin
 
 # Imported where they are used: the client takes a second, which every other test run would wait for.
@@ -76,7 +78,7 @@ class TestKeySecrets:
     """The Secrets of one key store, and the store.
 
     Args:
-        variable, notation: see `KeySecrets`.
+        variable, notation: of the application's own list; see `KeyList`.
     """
 
     __test__ = False
@@ -96,8 +98,12 @@ class TestKeySecrets:
         from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import SecretName  # noqa: PLC0415
 
         live, archive = (SecretName(self.cluster.namespace, name) for name in (self.name, self.archive))
-        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.variable, self.notation)
+        secrets = KeySecrets(live, archive, Access(self.kubeconfig), self.key_list(live))
         return KubernetesKeyStore(secrets, clock or SystemClock())
+
+    def key_list(self, live: "SecretName") -> KeyList | None:
+        name = self.variable
+        return None if name is None else KeyList(name, f"entry {name} of {live}", self.notation)
 
     def listed(self) -> str | None:
         """The application's own list."""

@@ -10,6 +10,7 @@ from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.backups.signing_key import SigningKey
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
+from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore, problems_of
 from keyrotation_pipeline.adapters.openpgp import GnuPG
 from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
@@ -18,7 +19,7 @@ from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.format import marked_format_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, KeyRing, primary_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -210,25 +211,30 @@ def convert_key_store(settings: Settings, ring: KeyRing) -> None:
 
 def _remote(settings: Settings) -> "AwsKeyStore | KubernetesKeyStore | None":
     """Returns the store that is a service; None: the keys are in files."""
-    keys, variable = settings.keys, settings.key_variable
+    keys = settings.keys
     if keys.store == "aws-secrets-manager" and keys.aws is not None:
-        return _aws(keys.aws, variable, settings.key_notation)
+        return _aws(keys.aws, _key_list(settings, f"secret {keys.aws.secret_id}"))
     if keys.store == "kubernetes-secret" and keys.kubernetes is not None:
-        return _kubernetes(keys.kubernetes, variable, settings.key_notation)
+        return _kubernetes(keys.kubernetes, settings)
     return None
 
 
-def _aws(
-    declared: AwsStoreSettings, variable: str | None = None, notation: KeyNotation = FERNET_NOTATION
-) -> "AwsKeyStore":
+def _key_list(settings: Settings, place: str) -> KeyList | None:
+    """Returns the application's own list in a store that is a service; None: it has none."""
+    if (name := settings.key_variable) is None:
+        return None
+    return KeyList(name, f"entry {name} of {place}", settings.key_notation)
+
+
+def _aws(declared: AwsStoreSettings, key_list: KeyList | None = None) -> "AwsKeyStore":
     from keyrotation_pipeline.adapters.keystores.aws import AwsKeyStore, AwsSecret  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = declared.archive_prefix or f"{declared.secret_id}-"
-    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, variable, notation)
+    secret = AwsSecret(declared.secret_id, prefix, declared.region_name, declared.endpoint_url, key_list)
     return AwsKeyStore(secret, SystemClock())
 
 
-def _kubernetes(declared: KubernetesStoreSettings, variable: str | None, notation: KeyNotation) -> "KubernetesKeyStore":
+def _kubernetes(declared: KubernetesStoreSettings, settings: Settings) -> "KubernetesKeyStore":
     from keyrotation_pipeline.adapters.cluster import Access  # noqa: PLC0415  the client takes a second to import
     from keyrotation_pipeline.adapters.keystores.kubernetes import KeySecrets, KubernetesKeyStore  # noqa: PLC0415
     from keyrotation_pipeline.adapters.keystores.kubernetes_archives import InAws  # noqa: PLC0415
@@ -241,7 +247,8 @@ def _kubernetes(declared: KubernetesStoreSettings, variable: str | None, notatio
         else InAws(archive.prefix, SystemClock(), archive.region_name, archive.endpoint_url)
     )
     access = Access(declared.kubeconfig, declared.context)
-    return KubernetesKeyStore(KeySecrets(live, place, access, variable, notation), SystemClock())
+    secrets = KeySecrets(live, place, access, _key_list(settings, str(live)))
+    return KubernetesKeyStore(secrets, SystemClock())
 
 
 def signing_key(settings: Settings) -> SigningKey:

@@ -17,7 +17,7 @@ destroyed key gets another text, and AWS drops the old version, which is unlabel
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +41,6 @@ from keyrotation_pipeline.adapters.keystores.secrets_manager import (
     request_token,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError, KeyStoreUnavailableError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, versions_as_text
@@ -59,23 +58,14 @@ class AwsSecret:
     """The secret, and how archived ones are named; the rest as boto3 takes it.
 
     Args:
-        variable: the entry from which the application reads its own list of keys; None: it reads the versions.
-        notation: of that list.
+        key_list: the application's own list, an entry of the same secret; None: it reads the versions.
     """
 
     secret_id: str
     archive_prefix: str
     region_name: str | None = None
     endpoint_url: str | None = None
-    variable: str | None = None
-    notation: KeyNotation = FERNET_NOTATION
-
-    @property
-    def key_list(self) -> KeyList | None:
-        """The application's own list; None: it has none."""
-        if self.variable is None:
-            return None
-        return KeyList(self.variable, f"entry {self.variable} of secret {self.secret_id}", self.notation)
+    key_list: KeyList | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +135,8 @@ class AwsKeyStore:
 
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`; with the live secret itself, its replicas and its quota."""
-        return (*self._of_list(), *live_problems(self._aws, self._id, self._clock), *self._archive.problems())
+        listed = () if self._list is None else self._list.problems(self.read())
+        return (*listed, *live_problems(self._aws, self._id, self._clock), *self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the live secret and every archived one; retries if the live one changed meanwhile."""
@@ -262,11 +253,7 @@ class AwsKeyStore:
         return self._parsed(self._aws.read(self._id))
 
     def _parsed(self, found: SecretVersion) -> LiveSecret:
-        return LiveSecret.of(self._id, found, self._secret.variable)
-
-    def _of_list(self) -> Iterator[Problem]:
-        if self._list is not None and (foreign := self.read().foreign) is not None:
-            yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
+        return LiveSecret.of(self._id, found, None if self._list is None else self._list.name)
 
     def _stored(self, live: LiveSecret, facts: SecretFacts, archived: dict[KeyVersion, KeyEntry]) -> StoredKeys:
         pending: dict[KeyVersion, KeyMaterial] = {}

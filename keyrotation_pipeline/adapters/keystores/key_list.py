@@ -6,7 +6,7 @@ People may have put keys there, too: one that the store does not know stays, far
 values may be under it.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreError
@@ -14,6 +14,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, K
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
+from keyrotation_pipeline.model.surroundings import Problem
 
 Live = Mapping[KeyVersion, KeyEntry]
 
@@ -94,6 +95,11 @@ class KeyList:
             f"{self.place} holds {len(others)} key(s) that are not in the key store, and are left there at its end; "
             "values under them stop every rotation: find out whose they are, and remove them when nothing is under them"
         )
+
+    def problems(self, stored: StoredKeys) -> Iterator[Problem]:
+        """Yields that the list holds keys which the store does not know."""
+        if stored.foreign is not None:
+            yield Problem(stored.foreign, fatal=False, check="application_list_holds_the_stored_keys")
 
     def keys(self, held: str | None) -> tuple[KeyMaterial, ...]:
         """Returns the keys in the list, in its order, each once: a library may read a list that has one twice.

@@ -11,7 +11,7 @@ entries under the resource version that was read: that is the compare-and-swap. 
 is in the archive, read back, before it leaves the live Secret, and stays in the archive until it is destroyed.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.cluster import Access
@@ -26,7 +26,6 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     require_mutable,
 )
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline.fieldcrypto.keyring import (
@@ -52,22 +51,13 @@ class KeySecrets:
     """The Secret, its archive, and the cluster.
 
     Args:
-        variable: the entry from which the application reads its own list of keys; None: it reads the versions.
-        notation: of that list.
+        key_list: the application's own list, an entry of the live Secret; None: it reads the versions.
     """
 
     live: SecretName
     archive: SecretName | InAws
     access: Access
-    variable: str | None = None
-    notation: KeyNotation = FERNET_NOTATION
-
-    @property
-    def key_list(self) -> KeyList | None:
-        """The application's own list; None: it has none."""
-        if self.variable is None:
-            return None
-        return KeyList(self.variable, f"entry {self.variable} of {self.live}", self.notation)
+    key_list: KeyList | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +122,8 @@ class KubernetesKeyStore:
 
     def preflight(self) -> tuple[Problem, ...]:
         """See `KeyStore.preflight`."""
-        return (*self._of_list(), *self._archive.problems())
+        listed = () if self._list is None else self._list.problems(self.read())
+        return (*listed, *self._archive.problems())
 
     def read(self) -> StoredKeys:
         """Reads the Secret and its archive; retries if the Secret changed meanwhile."""
@@ -239,10 +230,6 @@ class KubernetesKeyStore:
             return None
         text = live.text(self._list.name)
         return text if text or not live.data[self._list.name] else "not text"
-
-    def _of_list(self) -> Iterator[Problem]:
-        if self._list is not None and (foreign := self.read().foreign) is not None:
-            yield Problem(foreign, fatal=False, check="application_list_holds_the_stored_keys")
 
     def _change(
         self,

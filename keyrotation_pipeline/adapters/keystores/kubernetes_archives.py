@@ -1,8 +1,7 @@
 """The archives for keys of a Kubernetes Secret: a second Secret, or AWS Secrets Manager."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 from keyrotation_pipeline.adapters.keystores.aws_archive import Archives, AwsArchive
 from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
@@ -25,48 +24,6 @@ from keyrotation_pipeline.ports.clock import Clock
 _ABOUT = "keyrotation/description-"
 
 
-class Archived(Protocol):
-    """The archive as it was read, and the changes that are decided from that state."""
-
-    @property
-    def revision(self) -> str:
-        """Differs for every other content."""
-
-    @property
-    def entries(self) -> Mapping[KeyVersion, KeyEntry]:
-        """Every archived key, including those that are also live."""
-
-    def require_mutable(self) -> None:
-        """Refuses an archive that cannot be changed."""
-
-    def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
-        """Ensures that a key is in the archive and reads back from there; `description` is for people."""
-
-    def destroy(self, version: KeyVersion) -> None:
-        """Removes a key; repeating it changes nothing."""
-
-
-class ArchivePlace(Protocol):
-    """An archive."""
-
-    @property
-    def description(self) -> str:
-        """The place in plain words."""
-
-    @property
-    def residual_copies(self) -> str | None:
-        """See `KeyStore.residual_copies`; None: no more than in Kubernetes itself."""
-
-    def problems(self) -> Iterable[Problem]:
-        """See `KeyStore.preflight`."""
-
-    def create(self) -> None:
-        """Creates it without a key, unless it exists."""
-
-    def read(self) -> Archived:
-        """Reads the archive as it is now."""
-
-
 @dataclass(frozen=True, slots=True)
 class InAws:
     """An archive in AWS: the prefix of its secrets' names, and the rest as boto3 takes it."""
@@ -77,38 +34,9 @@ class InAws:
     endpoint_url: str | None = None
 
 
-def open_archive(place: SecretName | InAws, secrets: Secrets) -> ArchivePlace:
-    """Returns the archive of a place; connects to nothing yet."""
-    return _SecretArchive(place, secrets) if isinstance(place, SecretName) else _AwsArchive(place)
+class SecretArchived:
+    """A Secret as it was read, and the changes that are decided from that."""
 
-
-class _SecretArchive:
-    """A Secret with the entries v1, v2 …; its revision is the resource version."""
-
-    residual_copies = None
-
-    def __init__(self, name: SecretName, secrets: Secrets) -> None:
-        self._name = name
-        self._secrets = secrets
-
-    @property
-    def description(self) -> str:
-        return f"{self._name.namespace}/{self._name.name}"
-
-    def problems(self) -> Iterable[Problem]:
-        return ()
-
-    def create(self) -> None:
-        try:
-            self._secrets.read(self._name)
-        except MissingSecretError:
-            self._secrets.make(self._name)
-
-    def read(self) -> Archived:
-        return _SecretArchived(self._secrets.read(self._name), self._secrets)
-
-
-class _SecretArchived:
     def __init__(self, secret: Secret, secrets: Secrets) -> None:
         self._secret = secret
         self._secrets = secrets
@@ -116,12 +44,15 @@ class _SecretArchived:
 
     @property
     def revision(self) -> str:
+        """Differs for every other content."""
         return self._secret.revision
 
     def require_mutable(self) -> None:
+        """Refuses an archive that cannot be changed."""
         require_mutable(self._secret)
 
     def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
+        """Ensures that a key is in the archive and reads back from there; `description` is for people."""
         name = self._secret.name
         if version not in self.entries:
             self.require_mutable()
@@ -134,12 +65,68 @@ class _SecretArchived:
             )
 
     def destroy(self, version: KeyVersion) -> None:
+        """Removes a key; repeating it changes nothing."""
         if version in self.entries or self._secret.last_applied(str(version)):
             self.require_mutable()
             self._secrets.patch(self._secret, {str(version): None}, {})
 
 
-class _AwsArchive:
+class SecretArchive:
+    """A Secret with the entries v1, v2 …; its revision is the resource version."""
+
+    residual_copies = None  # no more than in Kubernetes itself
+
+    def __init__(self, name: SecretName, secrets: Secrets) -> None:
+        self._name = name
+        self._secrets = secrets
+
+    @property
+    def description(self) -> str:
+        """The place in plain words."""
+        return f"{self._name.namespace}/{self._name.name}"
+
+    def problems(self) -> Iterable[Problem]:
+        """See `KeyStore.preflight`."""
+        return ()
+
+    def create(self) -> None:
+        """Creates it without a key, unless it exists."""
+        try:
+            self._secrets.read(self._name)
+        except MissingSecretError:
+            self._secrets.make(self._name)
+
+    def read(self) -> SecretArchived:
+        """Reads the archive as it is now."""
+        return SecretArchived(self._secrets.read(self._name), self._secrets)
+
+
+class AwsArchived:
+    """The secrets of AWS as they were read, and the changes that are decided from that."""
+
+    def __init__(self, archive: AwsArchive, archives: Archives) -> None:
+        self._archive = archive
+        self._archives = archives
+        self.entries = archive.read(archives)
+
+    @property
+    def revision(self) -> str:
+        """Differs for every other content."""
+        return " ".join(map(str, sorted(self.entries)))
+
+    def require_mutable(self) -> None:
+        """Does nothing: a secret in AWS cannot be immutable."""
+
+    def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
+        """Ensures that a key is in the archive and reads back from there; `description` is for people."""
+        self._archive.keep(version, material, self._archives.get(version, ()), description)
+
+    def destroy(self, version: KeyVersion) -> None:
+        """Removes a key; repeating it changes nothing."""
+        self._archive.destroy(version, self._archives.get(version, ()))
+
+
+class AwsArchivePlace:
     """Secrets of AWS, each with one key, as `AwsArchive` stores them for a live secret in AWS.
 
     Since there is no live secret here, a secret ``<prefix>index``, which holds no key, has the tags that name them.
@@ -153,42 +140,37 @@ class _AwsArchive:
 
     @property
     def description(self) -> str:
+        """The place in plain words."""
         region = f" in {self._place.region_name}" if self._place.region_name else ""
         return f"AWS Secrets Manager {self._place.prefix}*{region}"
 
     @property
     def residual_copies(self) -> str:
+        """See `KeyStore.residual_copies`."""
         return self._archive.residual_copies
 
     def problems(self) -> Iterable[Problem]:
+        """See `KeyStore.preflight`."""
         return self._archive.problems()
 
     def create(self) -> None:
+        """Creates it without a key, unless it exists."""
         text = "no key is here; the tags name the secrets with archived keys"
         self._aws.create(self._index, text, request_token("index", self._index), {})
 
-    def read(self) -> Archived:
-        return _AwsArchived(self._archive, self._archive.names(self._aws.describe(self._index).tags))
+    def read(self) -> AwsArchived:
+        """Reads the archive as it is now."""
+        return AwsArchived(self._archive, self._archive.names(self._aws.describe(self._index).tags))
 
 
-class _AwsArchived:
-    def __init__(self, archive: AwsArchive, archives: Archives) -> None:
-        self._archive = archive
-        self._archives = archives
-        self.entries = archive.read(archives)
+ArchivePlace = SecretArchive | AwsArchivePlace
+Archived = SecretArchived | AwsArchived
+"""The archive as it was read, and the changes that are decided from that state."""
 
-    @property
-    def revision(self) -> str:
-        return " ".join(map(str, sorted(self.entries)))
 
-    def require_mutable(self) -> None:
-        """Does nothing: a secret in AWS cannot be immutable."""
-
-    def keep(self, version: KeyVersion, material: KeyMaterial, description: str = "") -> None:
-        self._archive.keep(version, material, self._archives.get(version, ()), description)
-
-    def destroy(self, version: KeyVersion) -> None:
-        self._archive.destroy(version, self._archives.get(version, ()))
+def open_archive(place: SecretName | InAws, secrets: Secrets) -> ArchivePlace:
+    """Returns the archive of a place; connects to nothing yet."""
+    return SecretArchive(place, secrets) if isinstance(place, SecretName) else AwsArchivePlace(place)
 
 
 def _entries(secret: Secret) -> dict[KeyVersion, KeyEntry]:
