@@ -38,7 +38,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.model.tables import EncryptedTable
 
-# The indexes of position, version and first value in a row as read.
+# The indexes of position (four bytes for the page, two for the line pointer), version and first value in a row as read.
 _POSITION, _VERSION, _FIRST = 2, 3, 4
 _PASSED = ((_POSITION, TidArray.element_oid), (_VERSION, XidArray.element_oid))
 
@@ -287,9 +287,6 @@ PASSES = 6
 _ROWS_PER_PAGE = 2 * PASSES
 _SAMPLE_PAGES = 32
 
-# The index of `ctid` in a row as read: four bytes for the page and two for the line pointer.
-_HOT_ORDER_POSITION = 2
-
 # Expressions and predicates are found by their dependencies; one that names the whole row has a variable without a
 # number. Large values are in TOAST, where nothing is pruned.
 _HOT = """
@@ -324,10 +321,10 @@ def passes(rows: Sequence[Row]) -> list[list[Row]]:
     """Divides the rows of a stretch into passes, each in page order; omits empty passes."""
     parts: list[list[Row]] = [[] for _ in range(PASSES)]
     for row in rows:
-        parts[row[_HOT_ORDER_POSITION][5] % PASSES].append(row)
+        parts[row[_POSITION][5] % PASSES].append(row)
     return [part for part in parts if part]
 
 
 def page_of(row: Row) -> int:
     """Returns the page that a row is in."""
-    return int.from_bytes(row[_HOT_ORDER_POSITION][:4], "big")
+    return int.from_bytes(row[_POSITION][:4], "big")

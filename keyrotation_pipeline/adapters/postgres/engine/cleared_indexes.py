@@ -74,7 +74,7 @@ def clear_indexes(
             f"{table.name} search indexes",
             lambda progress: report(replace(progress, step=Step.ARCHIVED_KEY)),
         )
-        retry = LockRetry(connection, str(table.name), limits.lock_retry_seconds, supervisor.wait_a_second)
+        retry = LockRetry(connection, str(table.name), supervisor)
         left = [(relation, _whole(connection, relation)) for relation in heaps(connection, table)]
         for _ in range(_SWEEPS):
             rows += sum(_clear(connection, each, pages, target, supervisor, retry) for each, pages in left)

@@ -26,7 +26,6 @@ from keyrotation_pipeline.fieldcrypto.batch import Failure, Held, ValueRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format, column_rewriters, format_of
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.progress import Progress
 from keyrotation_pipeline.model.tables import EncryptedTable, OldRows, TableCount
 
 _ROWS_AT_ONCE = 500
@@ -51,7 +50,7 @@ class CurrentKeys:
             As `decrypt_all`.
         """
         # Without its search indexes, whose texts are compared where something rests on it.
-        decrypted = decrypt_all(self.connect, replace(table, indexes=()), self.ring(), _nobody, self.limits)
+        decrypted = decrypt_all(self.connect, replace(table, indexes=()), self.ring(), lambda _: None, self.limits)
         totals = sum((Counter(dict(each)) for each in decrypted.by_column.values()), Counter[KeyVersion]())
         with closing(self.connect()) as connection:
             unreadable = len(quarantine.load(connection, [table]))
@@ -228,7 +227,3 @@ def _has_under(code: Format, keys: KeyRing, values: Iterable[tuple[bytes, str | 
     """Whether one of the values of a row, each with its label, opens with one of the keys."""
     found = (code.opened_by(keys, value, label) for value, label in values)
     return any(each is not None and each[1] is not None for each in found)
-
-
-def _nobody(progress: Progress) -> None:
-    """Discards progress: a count reports nothing."""

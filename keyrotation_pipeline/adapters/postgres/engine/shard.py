@@ -25,7 +25,7 @@ from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_A
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
 from keyrotation_pipeline.adapters.postgres.engine.vacuum import Vacuum, in_hot_order
-from keyrotation_pipeline.adapters.postgres.engine.worker import STOP, Job, at_low_priority
+from keyrotation_pipeline.adapters.postgres.engine.worker import STOP, Job, at_low_priority, fingerprints
 from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import BlockedError, KeyRotationError
@@ -78,7 +78,7 @@ def rewrite_shard(
             report,
         )
     limits = replace(limits, workers=workers)
-    job = Job.of(connect, settings.keys, request, slices, ring, target, limits.of_one_worker())
+    job = Job(connect, settings.keys, request, slices, fingerprints(ring), target, limits.of_one_worker())
     return WorkerPool(job, settings, connect, limits, report).work()
 
 

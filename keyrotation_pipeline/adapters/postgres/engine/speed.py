@@ -4,7 +4,7 @@ The copy has the table's own indexes. It is in the schema `keyrotation`, inside 
 others and never commits. A throw-away key takes the place of the new one.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from time import perf_counter
 from typing import cast
@@ -15,8 +15,9 @@ from keyrotation_pipeline.adapters.own_schema import own
 from keyrotation_pipeline.adapters.postgres.engine.batch import Batch, Codec, open_connection
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import AGAIN, without_content
+from keyrotation_pipeline.adapters.postgres.engine.statements import assignments
 from keyrotation_pipeline.adapters.postgres.inventory import places
-from keyrotation_pipeline.adapters.postgres.inventory.relations import Column, Relation, heaps
+from keyrotation_pipeline.adapters.postgres.inventory.relations import Relation, heaps
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -40,7 +41,7 @@ INSERT INTO {sample} SELECT * FROM ONLY {relation} WHERE ctid = ANY(ARRAY(
 """
 _READ = "SELECT 0::oid, 0::bigint, ctid, xmin, {columns} FROM ONLY {sample}"
 _WRITE = """
-UPDATE ONLY {sample} AS t SET {changes} FROM unnest({arrays}) AS n(position, {names}) WHERE t.ctid = n.position
+UPDATE ONLY {sample} AS t SET {changes} FROM unnest({arrays}) AS new (position, {names}) WHERE t.ctid = new.position
 """
 
 
@@ -100,34 +101,19 @@ def _measured(connection: Connection, relation: Relation, codec: Codec) -> tuple
 
 
 def _rewritten(connection: Connection, relation: Relation, codec: Codec) -> tuple[int, int]:
-    names = [sql.Identifier(f"c{number}") for number, _ in enumerate(relation.columns)]
+    numbers = range(len(relation.columns))
     columns = sql.SQL(", ").join(places.read(column) for column in relation.columns)
     read = connection.cursor(binary=True).execute(sql.SQL(_READ).format(columns=columns, sample=_SAMPLE))
     rows = cast("list[tuple[bytes, ...]]", read.fetchall())
-    by_column = places.by_column(relation.columns)
-    changes = sql.SQL(", ").join(change for in_column in by_column for change in _changes(in_column, names))
     write = sql.SQL(_WRITE).format(
         sample=_SAMPLE,
-        changes=sql.SQL(changes.as_string(connection).replace("%", "%%")),  # names are no placeholders
-        arrays=sql.SQL(", ").join([sql.SQL("%b")] * (len(names) + 1)),
-        names=sql.SQL(", ").join(names),
+        changes=assignments(connection, relation, None, whole=False),
+        arrays=sql.SQL(", ").join([sql.SQL("%b")] * (1 + len(numbers))),
+        names=sql.SQL(", ").join(sql.Identifier(f"value_{number}") for number in numbers),
     )
     failed = 0
     for first in range(0, len(rows), BATCH_ROWS):
         rewritten = codec.rewrite(Batch.of(rows[first : first + BATCH_ROWS], relation.columns))
         new, failed = rewritten.parameters, failed + len(rewritten.failures)
-        connection.execute(write, [new["positions"], *(new[f"value_{number}"] for number, _ in enumerate(names))])
+        connection.execute(write, [new["positions"], *(new[f"value_{number}"] for number in numbers)])
     return len(rows), failed
-
-
-def _changes(in_column: Sequence[tuple[int, Column]], names: Sequence[sql.Identifier]) -> Iterator[sql.Composed]:
-    column = in_column[0][1]
-    values = [(each, sql.SQL("n.{}").format(names[number])) for number, each in in_column]
-    if column.place.path:
-        new = places.with_values(places.stored(column, "t"), values)
-        yield sql.SQL("{} = {}").format(places.stored(column), new)
-        return
-    for each, part in places.written(column, values[0][1]):
-        yield sql.SQL("{} = coalesce({}::{}, {})").format(
-            places.stored(each), part, sql.SQL(each.uncut_sql), places.stored(each, "t")
-        )

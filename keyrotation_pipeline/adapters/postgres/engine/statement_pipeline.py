@@ -26,7 +26,7 @@ class Array:
     """
 
     __slots__ = ("packed",)
-    element_oid = 0
+    oid = element_oid = 0
 
     def __init__(self, items: Iterable[bytes | None]) -> None:
         parts = [_NULL if item is None else len(item).to_bytes(4, "big") + item for item in items]
@@ -46,14 +46,14 @@ class TextArray(Array):
     """``text[]``."""
 
     __slots__ = ()
-    element_oid = 25
+    oid, element_oid = 1009, 25
 
 
 class ByteaArray(Array):
     """``bytea[]``."""
 
     __slots__ = ()
-    element_oid = 17
+    oid, element_oid = 1001, 17
 
     @classmethod
     def of_packed(cls, packed: bytes) -> Self:
@@ -65,14 +65,14 @@ class TidArray(Array):
     """``tid[]``, of row positions."""
 
     __slots__ = ()
-    element_oid = 27
+    oid, element_oid = 1010, 27
 
 
 class XidArray(Array):
     """``xid[]``, of row versions."""
 
     __slots__ = ()
-    element_oid = 28
+    oid, element_oid = 1011, 28
 
 
 class _ArrayDumper(Dumper):
@@ -82,30 +82,18 @@ class _ArrayDumper(Dumper):
         return obj.packed
 
 
-class _TextArrayDumper(_ArrayDumper):
-    oid = 1009
-
-
-class _ByteaArrayDumper(_ArrayDumper):
-    oid = 1001
-
-
-class _TidArrayDumper(_ArrayDumper):
-    oid = 1010
-
-
-class _XidArrayDumper(_ArrayDumper):
-    oid = 1011
+_DUMPERS = {
+    kind: type(f"{kind.__name__}Dumper", (_ArrayDumper,), {"oid": kind.oid})
+    for kind in (TextArray, ByteaArray, TidArray, XidArray)
+}
 
 
 def pass_bytes_through(connection: Connection) -> None:
     """Loads text, row positions and row versions as bytes, and sends them back as `Array`."""
     for name in ("text", "tid", "xid"):
         connection.adapters.register_loader(name, ByteaBinaryLoader)
-    connection.adapters.register_dumper(TextArray, _TextArrayDumper)
-    connection.adapters.register_dumper(ByteaArray, _ByteaArrayDumper)
-    connection.adapters.register_dumper(TidArray, _TidArrayDumper)
-    connection.adapters.register_dumper(XidArray, _XidArrayDumper)
+    for kind, dumper in _DUMPERS.items():
+        connection.adapters.register_dumper(kind, dumper)
 
 
 Row = tuple[Any, ...]

@@ -213,7 +213,7 @@ def statements(
         "opened": _any(columns, target, sql_of(value_format).to_be_opened, unindexed),
         "texts": sql.SQL(", ").join([*(column.read for column in columns), *_index_texts(relation)]),
         "toast_bytes": sql.SQL(_TOAST_BYTES).format(oid=sql.Literal(relation.oid)),
-        "assignments": _assignments(connection, relation, target, whole=False),
+        "assignments": assignments(connection, relation, target, whole=False),
         "arrays": sql.SQL(", ").join(parameter for parameter, _ in new),
         "unnested": sql.SQL(", ").join(sql.SQL("unnest({}) AS {}").format(*each) for each in new),
         "values": sql.SQL(", ").join(name for _, name in new),
@@ -244,7 +244,7 @@ def statements(
         read_rows=render(_READ_ROWS),
         read_row=render(_READ_ROW),
         write=render(_WRITE, set=parts["assignments"]),
-        write_whole=render(_UPDATE, set=_assignments(connection, relation, target, whole=True)),
+        write_whole=render(_UPDATE, set=assignments(connection, relation, target, whole=True)),
         write_row=render(_WRITE_ROW),
         name_rows=render(_NAME_ROWS),
     )
@@ -293,7 +293,7 @@ def _index_texts(relation: Relation) -> list[sql.Composable]:
     return [sql.SQL("t.{}::text").format(_quoted(column.name)) for column in columns]
 
 
-def _assignments(connection: Connection, relation: Relation, target: KeyVersion | None, *, whole: bool) -> sql.Composed:
+def assignments(connection: Connection, relation: Relation, target: KeyVersion | None, *, whole: bool) -> sql.Composed:
     """Sets each stored column once, however many places are in it; `whole`: no new value is NULL.
 
     Of a search index the column for `target` is set, and the other one stays: searches and unique constraints need it

@@ -212,13 +212,12 @@ class LockRetry:
     Args:
         connection: rolled back after a failure.
         table: its name in messages.
-        wait: reports the reason and waits a second.
+        supervisor: has the limit, and reports the reason while it waits.
     """
 
     connection: Connection
     table: str
-    limit_seconds: float
-    wait: Callable[[str], None]
+    supervisor: Supervisor
     _since: float | None = None
 
     def succeeded(self) -> None:
@@ -238,9 +237,9 @@ class LockRetry:
             except WORTH_ANOTHER_TRY:
                 self.connection.rollback()
             self._since = self._since or monotonic()
-            if monotonic() - self._since > self.limit_seconds:
+            if monotonic() - self._since > self.supervisor.limits.lock_retry_seconds:
                 raise BlockedError(
                     f"{self.table} is locked by another session, such as VACUUM FULL or ALTER TABLE; "
                     "when that has ended, run `keyrotation rotate` again, it continues from here"
                 )
-            self.wait(f"waiting: {self.table} is locked by another session")
+            self.supervisor.wait_a_second(f"waiting: {self.table} is locked by another session")

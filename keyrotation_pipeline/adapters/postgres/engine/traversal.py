@@ -25,7 +25,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.model.progress import Progress, Report, Rewritten
+from keyrotation_pipeline.model.progress import Report, Rewritten
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
 _Source = StoredPageRanges | SweptPageRanges
@@ -127,7 +127,7 @@ def sweep(
         if wait:  # single rows burden nobody, and after a rest others would get ahead again
             limits = replace(limits, duty_cycle=1.0, rests=False)
         supervisor = Supervisor(
-            housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", _nobody
+            housekeeping, connect, request, limits, BatchSize(limits), f"{table.name} sweep", lambda _: None
         )
         codec = Codec(table, ring, target, native=limits.native_codec)
         traversal = _Traversal(connection, table, codec, target, supervisor, wait=wait)
@@ -186,9 +186,7 @@ class _Traversal:
         return RewriteContext(rows, housekeeping, self.table, relation, sql, self.codec, limits, hot)
 
     def _retry(self, table: str) -> LockRetry:
-        return LockRetry(
-            self.connection, table, self.supervisor.limits.lock_retry_seconds, self.supervisor.wait_a_second
-        )
+        return LockRetry(self.connection, table, self.supervisor)
 
 
 class _RelationTraversal:
@@ -266,7 +264,3 @@ class _RelationTraversal:
 
     def _save(self) -> None:
         self._stored.save(self._context.relation, self._pages)
-
-
-def _nobody(progress: Progress) -> None:
-    """Discards progress: sweeps report nothing."""

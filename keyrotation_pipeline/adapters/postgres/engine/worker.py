@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits
 from keyrotation_pipeline.adapters.postgres.engine.ranges import Slice
@@ -30,7 +30,7 @@ class Job:
 
     Args:
         keys: the key store, pickled without keys.
-        fingerprints: fingerprints of the keys that the worker must find there, by version.
+        fingerprints: of the keys that the worker must find there, by version; the keys themselves are not stored.
         in_hot_order: the relations to rewrite in HOT order.
     """
 
@@ -43,20 +43,6 @@ class Job:
     limits: Limits
     in_hot_order: frozenset[int] = frozenset()
 
-    @classmethod
-    def of(
-        cls,
-        connect: Callable[[], Connection],
-        keys: KeyStore,
-        request: str,
-        slices: Sequence[Slice],
-        ring: KeyRing,
-        target: KeyVersion,
-        limits: Limits,
-    ) -> Self:
-        """Makes the job for the keys of `ring`; stores only their fingerprints."""
-        return cls(connect, keys, request, slices, _fingerprints(ring), target, limits)
-
     def ring(self) -> KeyRing:
         """Reads the key ring from the key store.
 
@@ -64,7 +50,7 @@ class Job:
             KeyStoreError: the key store holds other keys than when the job was made.
         """
         ring = self.keys.read().ring()
-        if _fingerprints(ring) != self.fingerprints:
+        if fingerprints(ring) != self.fingerprints:
             raise KeyStoreError(
                 "the keys in the key store have changed while rows were re-encrypted; check what `keyrotation status` "
                 "says of them, then run `keyrotation rotate` again"
@@ -72,7 +58,8 @@ class Job:
         return ring
 
 
-def _fingerprints(ring: KeyRing) -> dict[str, str]:
+def fingerprints(ring: KeyRing) -> dict[str, str]:
+    """Returns the fingerprints of all keys, by version."""
     return {str(version): ring.material(version).fingerprint for version in ring.versions}
 
 
