@@ -124,4 +124,6 @@ def test_every_change_is_named(server: Server, before: str, change: str, differe
             found = compare(before, described(server, CHANGED))
         finally:
             admin.execute(f"DROP DATABASE {CHANGED} WITH (FORCE)".encode())
-    assert [f"{each.name} {each.what}".replace(CHANGED, "{}").replace(SMALL, "{}") for each in found] == differences
+    assert [
+        f"{each.entry.label} {each.what}".replace(CHANGED, "{}").replace(SMALL, "{}") for each in found
+    ] == differences

@@ -29,7 +29,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Programs:
     for name, value in OURS.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    return Programs(tmp_path, tmp_path / "lib")
+    return Programs(tmp_path)
 
 
 def shown(reported: bytes) -> tuple[dict[str, str], list[str]]:

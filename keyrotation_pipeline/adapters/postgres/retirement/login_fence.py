@@ -163,7 +163,7 @@ def fence(
     wanted, tree = sorted(set(versions)), relations.ordinary_tree(connection, table)
     if set(wanted) <= set(fences(connection, table)):
         return True
-    leaving = sorted({login for version in wanted for login in table.format.logins_of(version)})
+    leaving = sorted(_logins_of(table, wanted))
     kept = {login for version, login in table.format.logins if version not in wanted}
     if shared := kept.intersection(leaving):
         raise PreflightError(

@@ -109,11 +109,8 @@ class _Seen:
     missing: int
     replayed: str | None
 
-    def as_gone(self) -> AccountedReplica:
-        return AccountedReplica(self.name, self.kind, self.first_seen_at, self.last_seen_at, None)
-
-    def as_replayed(self) -> AccountedReplica:
-        return AccountedReplica(self.name, self.kind, self.first_seen_at, self.last_seen_at, self.replayed)
+    def accounted(self, replayed: str | None) -> AccountedReplica:
+        return AccountedReplica(self.name, self.kind, self.first_seen_at, self.last_seen_at, replayed)
 
     def absence(self) -> str:
         what = f"{self.kind} {self.name!r}" if self.kind != "slot" else f"the receiver of {self.name!r}"
@@ -141,9 +138,9 @@ def accounted(connection: Connection, declared: Replicas) -> tuple[AccountedRepl
     found = []
     for each in _seen(connection):
         if each.missing <= 0:
-            found.append(each.as_replayed())
+            found.append(each.accounted(each.replayed))
         elif each.name in declared.gone:
-            found.append(each.as_gone())
+            found.append(each.accounted(None))
         else:
             raise BlockedError(each.absence())
     return (*found, *(_query_standby(url) for url in declared.standbys))

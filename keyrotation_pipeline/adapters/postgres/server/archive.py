@@ -7,6 +7,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -81,11 +82,8 @@ class Archive:
         Args:
             options: additional ones; ``--create`` adds what creates the database.
         """
-        with tempfile.TemporaryFile() as listed:
-            listed.write(b"".join(b"%d;\n" % each.number for each in wanted if not each.holds_rows))
-            listed.seek(0)
-            descriptor = listed.fileno()
-            always = ("--no-tablespaces", f"--use-list=/dev/fd/{descriptor}", "--file=-")
+        with use_list(each for each in wanted if not each.holds_rows) as (descriptor, listed):
+            always = ("--no-tablespaces", listed, "--file=-")
             return decoded(self._printed(*options, *always, descriptors=(descriptor,)))
 
     def _printed(self, *options: str, descriptors: Sequence[int] = ()) -> bytes:
@@ -93,10 +91,21 @@ class Archive:
         try:
             with self.key.decrypting(self.name, self.file) as plaintext:
                 command = self.programs.command("pg_restore", *options)
-                _read_beginning(command, plaintext, self.programs.environment(), descriptors)
+                done = run_on(plaintext, command, self.programs.environment(), descriptors)
+                if done.returncode == 0:
+                    raise _ReadEnoughError(done.stdout)  # noqa: TRY301  without an error the rest would be decrypted
         except _ReadEnoughError as enough:
             return enough.output
         raise unreadable(self.name)
+
+
+@contextmanager
+def use_list(entries: Iterable[ArchiveEntry]) -> Iterator[tuple[int, str]]:
+    """Yields a descriptor, which pg_restore has to get, and its option by which it takes these entries alone."""
+    with tempfile.TemporaryFile() as listed:
+        listed.write(b"".join(b"%d;\n" % each.number for each in entries))
+        listed.seek(0)
+        yield listed.fileno(), f"--use-list=/dev/fd/{listed.fileno()}"
 
 
 class _ReadEnoughError(Exception):
@@ -142,14 +151,6 @@ def _entries(lines: Iterable[str]) -> Iterator[ArchiveEntry]:
             last = ArchiveEntry(last.number, last.text, tuple(map(int, needs[1].split())))
     if last is not None:
         yield last
-
-
-def _read_beginning(
-    command: Sequence[str], plaintext: IO[bytes], environment: dict[str, str], descriptors: Sequence[int]
-) -> None:
-    done = run_on(plaintext, command, environment, descriptors)
-    if done.returncode == 0:
-        raise _ReadEnoughError(done.stdout)
 
 
 def run_on(

@@ -56,7 +56,7 @@ def differences(
         )
     excepted = {(each.entry.kind, each.entry.schema, each.entry.name) for each in refused if each.entry}
     return tuple(
-        f"{shown(each.name)} ({each.what})"
+        f"{shown(each.entry.label)} ({each.what})"
         for each in compare(wanted, decoded(done.stdout))
         if not (
             _is_of_the_database(each)

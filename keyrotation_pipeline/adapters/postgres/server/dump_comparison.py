@@ -41,12 +41,6 @@ class Difference:
     entry: Entry
     what: str
 
-    @property
-    def name(self) -> str:
-        """Kind, schema and name, as in a list of pg_restore."""
-        schema = self.entry.schema if self.entry.schema != "-" else ""
-        return " ".join(filter(None, (self.entry.kind, schema, self.entry.name)))
-
 
 @dataclass(frozen=True, slots=True)
 class _Content:

@@ -58,6 +58,11 @@ class Entry:
     name: str
     owner: str
 
+    @property
+    def label(self) -> str:
+        """Kind, schema and name, as in a list of pg_restore."""
+        return " ".join(filter(None, (self.kind, self.schema if self.schema != "-" else "", self.name)))
+
 
 @dataclass(frozen=True, slots=True)
 class Statement:

@@ -220,10 +220,14 @@ class EmbeddedServer:
             directory: our own, as the server reaches it.
         """
         socket = directory if self._has_short_path() else self._account.short_directory(self.directory)
-        path = self._data / "postgresql.conf"
-        unfinished = path.with_suffix(".unfinished")
         quoted = str(socket).replace('"', '""').replace("'", "''")
-        unfinished.write_text(f"{CONFIGURATION}unix_socket_directories = '\"{quoted}\"'\n")
+        self._replace("postgresql.conf", f"{CONFIGURATION}unix_socket_directories = '\"{quoted}\"'\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        """Writes a file of the server as a whole."""
+        path = self._data / name
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(text)
         self._account.own(unfinished)
         unfinished.rename(path)
 
@@ -250,11 +254,7 @@ class EmbeddedServer:
 
     def write_access(self, lines: str) -> None:
         """Sets who may log in (`pg_hba.conf`) from the next reload on."""
-        path = self._data / "pg_hba.conf"
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(lines)
-        self._account.own(unfinished)
-        unfinished.rename(path)
+        self._replace("pg_hba.conf", lines)
 
     def _answers(self) -> bool:
         try:

@@ -22,8 +22,8 @@ from keyrotation_pipeline.adapters.postgres.server.dump_text import (
     setting_of,
     shape_of,
     statements,
+    unquoted,
 )
-from keyrotation_pipeline.adapters.postgres.server.restore_plan import unquoted
 from keyrotation_pipeline.adapters.postgres.server.restoring_role import RestoringRole, is_superuser
 
 _ROW_SECURITY = re.compile(r"ALTER TABLE [^;]+ ENABLE ROW LEVEL SECURITY ;")
@@ -204,6 +204,4 @@ def _name(statement: Statement) -> str:
     if (setting := setting_of(statement)) is not None:
         role = statement.words[2].text if part_of(statement) is Part.ROLE_SETTING else ""
         return f"{role} {setting}".strip()
-    return (
-        " ".join(filter(None, (entry.kind, entry.schema if entry.schema != "-" else "", entry.name))) if entry else ""
-    )
+    return entry.label if entry else ""

@@ -28,7 +28,7 @@ from keyrotation_pipeline.ports.backups import DumpContent, DumpUnderWay
 
 # Where Debian's and PostgreSQL's own packages install the programs of one version.
 _PACKAGED = ("/usr/lib/postgresql/{major}/bin", "/usr/pgsql-{major}/bin")
-_SERVER_VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
+_VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
 _OF_A_SERVER = ("initdb", "pg_ctl", "postgres")
 
 
@@ -74,7 +74,7 @@ class Installation:
             output = subprocess.run([binaries / "postgres", "--version"], capture_output=True, check=False, env={})  # noqa: S603
         except OSError:
             return None
-        found = _SERVER_VERSION.search(output.stdout)
+        found = _VERSION.search(output.stdout)
         return cls(binaries, found[1].decode()) if found else None
 
     @property
@@ -128,7 +128,6 @@ def for_dumps_of(named: Path | None, major: int) -> tuple[Installation, str | No
     )
 
 
-_VERSION = re.compile(rb"\(PostgreSQL\) (\d+)")
 # Values and definitions are written and read in the same way, whatever role, database and server set: times of a
 # partition's bounds, money, and texts with backslashes among them.
 _SESSION = (
@@ -142,13 +141,11 @@ class Programs:
     """A directory with `pg_dump` and `pg_restore`."""
 
     binaries: Path
-    libraries: Path
 
     @classmethod
     def of(cls, binaries: Path | None) -> Self:
         """Returns those of a directory, by default of the embedded PostgreSQL."""
-        found = Installation.of_wheel().binaries if binaries is None else binaries
-        return cls(found, found.parent / "lib")
+        return cls(binaries or Installation.of_wheel().binaries)
 
     @classmethod
     def of_server(cls, binaries: Path | None, major: int) -> Self:
@@ -175,7 +172,8 @@ class Programs:
 
     def environment(self, url: str = "") -> dict[str, str]:
         """Returns the environment of a program: none of ours, but the connection's parameters."""
-        library = {"LD_LIBRARY_PATH": str(self.libraries)} if self.libraries.is_dir() else {}
+        libraries = self.binaries.parent / "lib"
+        library = {"LD_LIBRARY_PATH": str(libraries)} if libraries.is_dir() else {}
         given = _parameters(url)
         session = {"PGTZ": "UTC", "PGOPTIONS": " ".join(filter(None, (given.get("PGOPTIONS"), _SESSION)))}
         return {"PATH": "/usr/local/bin:/usr/bin:/bin", "LC_ALL": "C", **library, **given, **session}

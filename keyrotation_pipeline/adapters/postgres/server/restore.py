@@ -5,16 +5,21 @@ Limits how long that takes, and each statement over what was restored: code of t
 
 import re
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from threading import Event, Thread
-from typing import IO
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from keyrotation_pipeline.adapters.postgres.server.archive import Archive, ArchiveEntry, run_on, shown, unreadable
+from keyrotation_pipeline.adapters.postgres.server.archive import (
+    Archive,
+    ArchiveEntry,
+    run_on,
+    shown,
+    unreadable,
+    use_list,
+)
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.errors import KeyRotationError, RestoredQueryTimeoutError, RestoreTimeoutError
 
@@ -67,27 +72,18 @@ def restore(archive: Archive, url: str, wanted: Sequence[ArchiveEntry], *, longe
         DamagedBackupError, WrongRecipientError: it cannot be decrypted, or its content is not a dump.
     """
     # gpg reports only at its end whether its output was authentic, so the block draws no conclusions.
-    with tempfile.TemporaryFile() as listed, archive.key.decrypting(archive.name, archive.file) as plaintext:
-        listed.write(b"".join(b"%d;\n" % each.number for each in wanted))
-        listed.seek(0)
+    database = str(conninfo_to_dict(url)["dbname"])
+    with use_list(wanted) as (descriptor, listed), archive.key.decrypting(archive.name, archive.file) as plaintext:
+        command = archive.programs.command("pg_restore", *_OPTIONS, listed, "--dbname", database)
         try:
-            code, output = _pg_restore(archive, url, listed, plaintext, longest_seconds)
+            done = run_on(plaintext, command, archive.programs.environment(url), (descriptor,), longest_seconds)
         except subprocess.TimeoutExpired:
             raise RestoreTimeoutError(archive.name, longest_seconds) from None
+    code, output = done.returncode, done.stderr.decode(errors="replace")
     if code and not _IGNORED.search(output):
         before = _BEFORE.search(output)
         raise unreadable(archive.name, shown(before[1]) if before else "")
     return failures_in(code, output)
-
-
-def _pg_restore(
-    archive: Archive, url: str, listed: IO[bytes], plaintext: IO[bytes], longest_seconds: float
-) -> tuple[int, str]:
-    database, descriptor = str(conninfo_to_dict(url)["dbname"]), listed.fileno()
-    arguments = (*_OPTIONS, f"--use-list=/dev/fd/{descriptor}", "--dbname", database)
-    command = archive.programs.command("pg_restore", *arguments)
-    done = run_on(plaintext, command, archive.programs.environment(url), (descriptor,), longest_seconds)
-    return done.returncode, done.stderr.decode(errors="replace")
 
 
 def failures_in(code: int, output: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.adapters.postgres.server.archive import ArchiveEntry, key_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
-from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, statements
+from keyrotation_pipeline.adapters.postgres.server.dump_text import Statement, statements, unquoted
 from keyrotation_pipeline.errors import IncompleteRestoreError
 from keyrotation_pipeline.model.backups import DatabaseContent, DatabaseCopy, RelationContent
 from keyrotation_pipeline.model.tables import TableName
@@ -204,11 +204,6 @@ def _extension_in(statement: Statement) -> tuple[str, str]:
     if words[:5] != ["CREATE", "EXTENSION", "IF", "NOT", "EXISTS"] or words[6:8] != ["WITH", "SCHEMA"]:
         return "", ""
     return unquoted(words[5]), unquoted(words[8])
-
-
-def unquoted(name: str) -> str:
-    """Returns a name without the quotes that pg_dump may have put around it."""
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def lacking(content: DatabaseContent, left_out: Iterable[ArchiveEntry]) -> frozenset[TableName]:

@@ -19,6 +19,6 @@ from keyrotation_pipeline.errors import IncompleteRestoreError
 def test_a_pg_dump_that_fails_is_reported(tmp_path: Path, script: str, reason: str) -> None:
     (tmp_path / "pg_dump").write_text(f"#!/bin/sh\n{script}\n")
     (tmp_path / "pg_dump").chmod(0o755)
-    programs = Programs.of(tmp_path)
+    programs = Programs(tmp_path)
     with pytest.raises(IncompleteRestoreError, match=rf"pg_dump cannot read its catalogue \({reason}\); correct that"):
         differences(programs, "", "postgresql://nowhere/copy", frozenset(), (), is_same=True)

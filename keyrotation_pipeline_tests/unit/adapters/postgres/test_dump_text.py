@@ -237,7 +237,7 @@ def grants(*grantees: str) -> str:
     ],
 )  # fmt: skip
 def test_differences_have_names(wanted: str, found: str, differences: list[str]) -> None:
-    assert [f"{each.name} {each.what}" for each in compare(wanted, found)] == differences
+    assert [f"{each.entry.label} {each.what}" for each in compare(wanted, found)] == differences
 
 
 @pytest.mark.parametrize(
