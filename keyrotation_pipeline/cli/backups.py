@@ -65,7 +65,7 @@ def backup(
         database = site.pipeline.surroundings.identity().name
         if listed:
             kept, silent = _kept(site)
-            unknown = [each for place in kept for each in unknown_sets(place.place, place.place.names(), site.trust)]
+            unknown = [each for place in kept for each in unknown_sets(place.place, place.names, site.trust)]
             sets = [_document(each) for each in kept]
             value: dict[str, Any] = {"database": database, "sets": sets, "unknown": unknown, "silent": silent}
             output.show(database, value, _listed(kept, [*unknown, *silent]), as_json=as_json)

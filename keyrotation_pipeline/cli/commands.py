@@ -70,7 +70,7 @@ SECTIONS = {
     "Approve": {
         "requests": Command("requests", "requests", "List pending requests: who has signed, who has not."),
         "approve": Command("requests", "approve", "Show what to sign and how, or add a signature."),
-        "confirm": Command("inspect", "confirm", "Show which rollout to sign and how, or add a signature."),
+        "confirm": Command("requests", "confirm", "Show which rollout to sign and how, or add a signature."),
         "policy": Command("signed_changes", "policy_command", "Pin the officers that keyrotation.toml now names."),
     },
     "Watch": {

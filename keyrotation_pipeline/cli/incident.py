@@ -43,7 +43,7 @@ from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.handling import acknowledge, amend, close, require_plain_texts
 from keyrotation_pipeline.incidents.opening import open_incident, prepare
 from keyrotation_pipeline.incidents.report import Section, contact_list, kept_backups, kept_report, version
-from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.audit import names
 from keyrotation_pipeline.model.breach import Deadline, carried_by
 from keyrotation_pipeline.model.incidents import Flag, IncidentType
 from keyrotation_pipeline.model.records import as_json as as_json_object
@@ -143,7 +143,7 @@ def show(name: IncidentId, *, config: Config = None, as_json: Json = False) -> N
         clock, pace = clock_of(pipeline, found, requests), rate_of(pipeline, found, requests, now)
         carrier, database = carried_by(found, requests), pipeline.surroundings.identity().name
         assessment = assessment_of(pipeline, found)
-    shown, stages = details(found, carrier), [_stage(each, now) for each in clock]
+    shown, stages = details(found, carrier), [each.as_json(now) for each in clock]
     value = {**shown, "stages": stages, "pace": str(pace) if pace else None, **assessed(assessment)}
     lines = [*_details(shown), *(f"{each.stage.replace('_', ' '):<22}{_left(each, now)}" for each in clock)]
     lines += [] if pace is None else [f"rows: {pace}"]
@@ -275,15 +275,6 @@ def _moment(text: str, time_zone: str, now: datetime) -> datetime:
 
 def _carried(carrier: Request | None) -> str:
     return f"{carrier.id} ({phase_of(carrier)})" if isinstance(carrier, Walk) else "-"
-
-
-def _stage(deadline: Deadline, now: datetime) -> dict[str, Any]:
-    return {
-        "stage": str(deadline.stage),
-        "due_at": instant(deadline.due_at),
-        "reached_at": instant(deadline.reached_at),
-        "seconds_left": deadline.seconds_left(now),
-    }
 
 
 def _left(deadline: Deadline, now: datetime) -> str:

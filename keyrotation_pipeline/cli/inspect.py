@@ -1,4 +1,4 @@
-"""`inventory`, `verify`, `preflight`, `rollout` and `confirm`."""
+"""`inventory`, `verify`, `preflight` and `rollout`."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -12,23 +12,19 @@ from keyrotation_pipeline.assembly.alerts import alert_channels
 from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
+from keyrotation_pipeline.cli.options import Config, Json, actor
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.signing import Guide, SignatureFile, TextToSign, given_signature, guide
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import instant, names
 from keyrotation_pipeline.model.data_events import ValuesDecrypted
 from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
-from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.model.status import Light, Readiness
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.monitoring.fleet import fleet
 from keyrotation_pipeline.monitoring.readiness import readiness
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.inventory import Inventory, take_inventory
-from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.scan.report import Finding, as_json_of, name_of, share_of
 
 
@@ -265,52 +261,6 @@ def _rollout_lines(content: dict[str, Any]) -> Iterator[output.Line]:
         yield f"waits: {content['waiting_for']}"
     for sentence in content["attention"]:
         yield output.field("Attention", sentence, output.BAD)
-
-
-def confirm(
-    request_id: RequestId,
-    *,
-    text: TextToSign = False,
-    signature: SignatureFile = None,
-    config: Config = None,
-    as_json: Json = False,
-) -> None:
-    """Show which rollout to sign and how, or add a signature.
-
-    The text says which rollout is done:
-
-    keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
-    """
-    content = given_signature(text=text, signature=signature, or_neither=True)
-    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
-        walk = pipeline.ledger.walk(request_id)
-        if signature is None:
-            to_sign = confirmation_text(pipeline, walk)
-            if text:
-                output.to_sign(to_sign)
-            else:
-                then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
-                guide(pipeline, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
-            return
-        officer, goal = add_confirmation(pipeline, walk, content)
-        database = pipeline.surroundings.identity().name
-    value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
-    confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
-    output.show(database, value, [confirmed, f"next: `keyrotation rotate {walk.id}`"], as_json=as_json)
-
-
-def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
-    """What the applications must do for a rotation, or who confirms that they did, one line each."""
-    mode = pipeline.rollout.mode
-    yield mode.rule(walk.source, walk.target, pipeline.rollout.workloads)
-    match mode:
-        case RolloutMode.ATTEST:
-            yield "each application instance reports itself by:"
-            yield from (f"  {code}" for code in LINES_OF_CODE)
-        case RolloutMode.CONFIRM:
-            yield f"after each of the three rollouts an officer confirms it: keyrotation confirm {walk.id}"
-        case RolloutMode.KUBERNETES | RolloutMode.NONE | RolloutMode.SERVER:
-            pass
 
 
 def _row(instance: dict[str, Any]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Opens, signs, lists, paces, pauses, resumes, cancels and rolls back requests: a command each."""
+"""Opens, signs, confirms, lists, paces, pauses, resumes, cancels and rolls back requests: a command each."""
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -10,18 +10,28 @@ import typer
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.pipeline import open_pipeline
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, OpenRequestId, RequestId, actor, offered_requests, open_walk
 from keyrotation_pipeline.cli.output import minutes, show
 from keyrotation_pipeline.cli.report import unambiguous_moment
-from keyrotation_pipeline.cli.signing import SignatureFile, TextToSign, given_signature, guide_to_approve, propose
+from keyrotation_pipeline.cli.signing import (
+    Guide,
+    SignatureFile,
+    TextToSign,
+    duties,
+    given_signature,
+    guide,
+    guide_to_approve,
+    propose,
+)
 from keyrotation_pipeline.model.requests import PendingRequest, Request, Walk
 from keyrotation_pipeline.monitoring.announcement import announcement_of
 from keyrotation_pipeline.monitoring.status import past_requests, pending_requests
 from keyrotation_pipeline.requests import control
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.conductor import phase_of
+from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text
 from keyrotation_pipeline.requests.control import pace_of, set_pace
+from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation import rollback
 from keyrotation_pipeline.rotation.rollout import unnamed_primary
 from keyrotation_pipeline.rotation.rotate import open_request
@@ -110,6 +120,38 @@ def approve(
     if count >= required:
         lines.append(f"next: {action.command(request)}")
     output.show(database, value, lines, as_json=as_json)
+
+
+def confirm(
+    request_id: RequestId,
+    *,
+    text: TextToSign = False,
+    signature: SignatureFile = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Show which rollout to sign and how, or add a signature.
+
+    The text says which rollout is done:
+
+    keyrotation confirm ID --text | gpg -ab | keyrotation confirm ID --signature -
+    """
+    content = given_signature(text=text, signature=signature, or_neither=True)
+    with open_pipeline(settings.load(config), actor=actor()) as pipeline:
+        walk = pipeline.ledger.walk(request_id)
+        if signature is None:
+            to_sign = confirmation_text(pipeline, walk)
+            if text:
+                output.to_sign(to_sign)
+            else:
+                then, roster = f"keyrotation rotate {walk.id}", require_roster(pipeline)
+                guide(pipeline, Guide("confirm", walk.id, to_sign, roster, (), 1, then), as_json=as_json)
+            return
+        officer, goal = add_confirmation(pipeline, walk, content)
+        database = pipeline.surroundings.identity().name
+    value = {"id": walk.id, "officer": officer, "rollout": str(goal.aim)}
+    confirmed = f"confirmed by {officer}: every application instance {goal.statement()}"
+    output.show(database, value, [confirmed, f"next: `keyrotation rotate {walk.id}`"], as_json=as_json)
 
 
 def requests(

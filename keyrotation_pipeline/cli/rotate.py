@@ -11,9 +11,9 @@ from keyrotation_pipeline.assembly.backups import open_backups
 from keyrotation_pipeline.backups.backup import BackupMade, back_up_after_rotation
 from keyrotation_pipeline.backups.catalog import BackupContext
 from keyrotation_pipeline.cli import output
-from keyrotation_pipeline.cli.inspect import duties
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.progress import Overall, reporting
+from keyrotation_pipeline.cli.signing import duties
 from keyrotation_pipeline.errors import AtWorkError, BackupError, BlockedError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.compiled import codec_in_use, is_native

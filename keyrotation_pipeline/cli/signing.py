@@ -1,4 +1,4 @@
-"""Requests that officers sign: how to sign, whether enough have, and reading a given signature."""
+"""Requests that officers sign: what applications must do for one, how to sign, whether enough have, and a signature."""
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,7 +11,8 @@ import typer
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.errors import ApprovalError, BlockedError
 from keyrotation_pipeline.model.approval import Officer, Roster, how_to_sign
-from keyrotation_pipeline.model.requests import Request
+from keyrotation_pipeline.model.fleet import LINES_OF_CODE, RolloutMode
+from keyrotation_pipeline.model.requests import Request, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import text_to_sign
 
@@ -142,6 +143,20 @@ def _ways(shown: Guide, officer: Officer) -> Iterator[Mapping[str, str]]:
     """What an officer can type, by each of their keys."""
     for key, program in officer.signing_programs:
         yield {"officer": officer.name, "key": key, "command": how_to_sign(shown.command, shown.request, program)}
+
+
+def duties(pipeline: Pipeline, walk: Walk) -> Iterator[str]:
+    """What the applications must do for a rotation, or who confirms that they did, one line each."""
+    mode = pipeline.rollout.mode
+    yield mode.rule(walk.source, walk.target, pipeline.rollout.workloads)
+    match mode:
+        case RolloutMode.ATTEST:
+            yield "each application instance reports itself by:"
+            yield from (f"  {code}" for code in LINES_OF_CODE)
+        case RolloutMode.CONFIRM:
+            yield f"after each of the three rollouts an officer confirms it: keyrotation confirm {walk.id}"
+        case RolloutMode.KUBERNETES | RolloutMode.NONE | RolloutMode.SERVER:
+            pass
 
 
 def given_signature(*, text: bool, signature: str | None, or_neither: bool = False) -> bytes:

@@ -8,7 +8,7 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar
 
-from keyrotation_pipeline.model.audit import EventKind, Fact
+from keyrotation_pipeline.model.audit import EventKind, Fact, instant
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.records import Between, as_json
 from keyrotation_pipeline.model.requests import Request, RequestStatus, RotationType, Step, Walk
@@ -329,6 +329,15 @@ class Deadline:
             return None
         used = (now - self.discovered_at) / self.stage.within * 100
         return max((percent for percent in THRESHOLDS_PERCENT if used >= percent), default=None)
+
+    def as_json(self, now: datetime) -> dict[str, Any]:
+        """As `status --json` and `incident show --json` have it."""
+        return {
+            "stage": str(self.stage),
+            "due_at": instant(self.due_at),
+            "reached_at": instant(self.reached_at),
+            "seconds_left": self.seconds_left(now),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,15 +146,7 @@ class OpenIncident:
             "request": self.carrier.id if self.carrier is not None else None,
             "versions": names(self.incident.versions),
             "clock": self.clock_in_words,
-            "stages": [
-                {
-                    "stage": str(each.stage),
-                    "due_at": instant(each.due_at),
-                    "reached_at": instant(each.reached_at),
-                    "seconds_left": each.seconds_left(self.at),
-                }
-                for each in self.clock
-            ],
+            "stages": [each.as_json(self.at) for each in self.clock],
             "pace": str(self.pace) if self.pace else None,
         }
 
