@@ -23,6 +23,7 @@ from keyrotation_pipeline.errors import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backup_events import BackupRekeyIntended
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -341,6 +342,6 @@ def interrupted(place: BackupPlace, names: Collection[str], trust: ManifestTrust
         stamp = stamp_in(dump) or ""
         if in_order(stamp) > after:
             yield (
-                f"the backup of {stamped_at(stamp):%Y-%m-%d %H:%M} UTC was begun in {place.description} and not "
+                f"the backup of {utc_minute(stamped_at(stamp))} was begun in {place.description} and not "
                 "finished; unless it is still under way, run `keyrotation backup`, which makes a whole one"
             )

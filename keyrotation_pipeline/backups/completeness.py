@@ -16,7 +16,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, interrupted, is_
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError, ManifestError, UnsignedBackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     BackupStanding,
@@ -154,7 +154,7 @@ def backup_lights(pipeline: Pipeline, last: datetime | None, now: datetime) -> t
         return [], []
     walk, at = finished
     sentence = (
-        f"{walk.action} {walk.id} to {walk.target} finished {at:%Y-%m-%d %H:%M} UTC, and no backup of keys and "
+        f"{walk.action} {walk.id} to {walk.target} finished {utc_minute(at)}, and no backup of keys and "
         "database since then is complete in every place; run `keyrotation backup`"
     )
     failed = any(each.at >= at for each in entries(pipeline.ledger, EventKind.BACKUP_INCOMPLETE))

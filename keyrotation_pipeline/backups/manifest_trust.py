@@ -15,7 +15,7 @@ from functools import cached_property
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.audit.history import history
 from keyrotation_pipeline.errors import ApprovalError, BackupError, FutureBackupError, UnsignedBackupError
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned, BackupSealed
 from keyrotation_pipeline.model.backups import (
     BackupSet,
@@ -81,7 +81,7 @@ def require_past(made: BackupSet, clock: Clock) -> None:
     """
     now = clock.now()
     if made.made_at > now + _CLOCKS_DIFFER_BY:
-        raise FutureBackupError(made.name, f"{now:%Y-%m-%d %H:%M} UTC")
+        raise FutureBackupError(made.name, utc_minute(now))
 
 
 class ManifestTrust:

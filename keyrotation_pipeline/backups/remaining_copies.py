@@ -9,6 +9,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, is_int
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backups import (
     BackupSet,
     DatabaseCopy,
@@ -49,7 +50,7 @@ class HeldCopy:
     @property
     def lock(self) -> str:
         """Until when it cannot be removed."""
-        return "not locked" if self.locked_until is None else f"locked until {_minutes(self.locked_until)}"
+        return "not locked" if self.locked_until is None else f"locked until {utc_minute(self.locked_until)}"
 
 
 def described_copies(version: KeyVersion, held: tuple[HeldCopy, ...]) -> str:
@@ -93,11 +94,7 @@ def _named(version: KeyVersion, copy: HeldCopy) -> str:
 
 def _last_lock(copies: Sequence[HeldCopy]) -> str:
     locks = [copy.locked_until for copy in copies if copy.locked_until is not None]
-    return f"the last lock until {_minutes(max(locks))}" if locks else "not locked"
-
-
-def _minutes(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    return f"the last lock until {utc_minute(max(locks))}" if locks else "not locked"
 
 
 @dataclass(frozen=True, slots=True)

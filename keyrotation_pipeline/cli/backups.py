@@ -19,7 +19,7 @@ from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
 from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, unread, vouching
 from keyrotation_pipeline.errors import BackupError, RehearsalError
-from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.records import json_safe
 from keyrotation_pipeline.model.request_events import NOT_REHEARSED, ROLLOUTS, Rehearsed
 from keyrotation_pipeline.settings import Settings
@@ -238,7 +238,7 @@ def for_superuser(database: str, text: str) -> Path | None:
 
 
 def _lines(name: str, done: RestoredDatabase, file: Path | None) -> Iterator[output.Line]:
-    yield f"restored  {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC from {done.place}"
+    yield f"restored  {done.dump} of {utc_minute(done.made_at)} from {done.place}"
     yield f"into      {done.database}; {name} is unchanged"
     values = done.read.by_table()
     for table, rows in done.rows.items():
@@ -293,10 +293,7 @@ def _rehearsal_document(done: Rehearsed) -> dict[str, Any]:
 
 
 def _rehearsal_lines(done: Rehearsed) -> Iterator[str]:
-    yield (
-        f"rehearsed {done.source} to {done.target} on {done.dump} of {done.made_at:%Y-%m-%d %H:%M} UTC, "
-        f"in {done.server}"
-    )
+    yield (f"rehearsed {done.source} to {done.target} on {done.dump} of {utc_minute(done.made_at)}, in {done.server}")
     yield f"rows      {done.dump_rows:,} in the backup, {done.rows_now:,} in the database now"
     for step, seconds in done.seconds.items():
         predicted = done.predicted_seconds.get(step)

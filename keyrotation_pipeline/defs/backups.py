@@ -18,6 +18,7 @@ from keyrotation_pipeline.defs.step_metadata import officers_of
 from keyrotation_pipeline.defs.step_runner import actor_of, step_failures
 from keyrotation_pipeline.defs.summaries import SHOWN_FINGERPRINT_CHARS, Names, plain
 from keyrotation_pipeline.errors import BackupError
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backup_events import BackupFacts
 from keyrotation_pipeline.model.backups import DatabaseCopy
 from keyrotation_pipeline.model.progress import duration
@@ -136,7 +137,7 @@ def backup_decrypts_check(naming: Naming) -> dg.AssetChecksDefinition:
             description="; ".join(dict.fromkeys([*wrong, *warnings, *([] if wrong else [intact])])),
             metadata={
                 "wrong": len(wrong),
-                "last_backup": f"{lights.last:%Y-%m-%d %H:%M} UTC" if lights.last else "none",
+                "last_backup": utc_minute(lights.last) if lights.last else "none",
             },
         )
 

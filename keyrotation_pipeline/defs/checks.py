@@ -12,6 +12,7 @@ from keyrotation_pipeline.defs.resources import PipelineParameter
 from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.page_reading import Reach
 from keyrotation_pipeline.model.progress import Report
@@ -117,7 +118,7 @@ def not_overdue(pipeline: Pipeline) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         passed=found.in_time,
         severity=dg.AssetCheckSeverity.ERROR if needs_people else dg.AssetCheckSeverity.WARN,
-        description=f"{'was' if found.overdue else 'is'} due by {due.at:%Y-%m-%d %H:%M} UTC: {due.rule}"
+        description=f"{'was' if found.overdue else 'is'} due by {utc_minute(due.at)}: {due.rule}"
         + (f"; {found.sentence}" if found.walk is not None or due.soon(found.now) else ""),
         metadata={
             "due_at": dg.MetadataValue.timestamp(due.at),
@@ -176,7 +177,7 @@ def _decrypted(reach: Reach, days: int) -> str:
     """How much was read, and since when."""
     if reach.oldest is None:
         return "there is nothing to decrypt"
-    since = f"{reach.oldest:%Y-%m-%d %H:%M} UTC"
+    since = utc_minute(reach.oldest)
     if reach.complete:
         return f"each of {reach.pages:,} pages was read within {days} days, and all they held decrypts; since {since}"
     read = f"{reach.percent:g} % of {reach.pages:,} pages were read within {days} days, and all they held decrypts"

@@ -15,6 +15,7 @@ from keyrotation_pipeline.defs.summaries import plain
 from keyrotation_pipeline.incidents.access import AccessAudit, bars
 from keyrotation_pipeline.incidents.assessing import assessment_of
 from keyrotation_pipeline.incidents.report import kept_backups, kept_report
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.breach import Deadline
 from keyrotation_pipeline.rotation.report import clock_of, rate_of
 
@@ -79,12 +80,12 @@ def _access_text(audit: AccessAudit) -> str:
 
 
 def _row(name: str, deadline: Deadline, seconds_left: int | None) -> dg.TableRecord:
-    reached = "" if deadline.reached_at is None else f"{deadline.reached_at:%Y-%m-%d %H:%M} UTC"
+    reached = "" if deadline.reached_at is None else utc_minute(deadline.reached_at)
     return dg.TableRecord(
         {
             "incident": name,
             "stage": str(deadline.stage),
-            "due": f"{deadline.due_at:%Y-%m-%d %H:%M} UTC",
+            "due": utc_minute(deadline.due_at),
             "reached": reached,
             "hours_left": 0.0 if seconds_left is None else round(seconds_left / 3600, 2),
         }

@@ -11,6 +11,7 @@ from keyrotation_pipeline.defs.partitions import DATABASE_ADMINISTRATORS, Naming
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
 from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, step_failures
 from keyrotation_pipeline.defs.triggers import is_scheduled
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.page_reading import LEAST_BYTES_A_DAY, Reach
 from keyrotation_pipeline.model.progress import Report
 from keyrotation_pipeline.model.status import Light, Readiness, Status
@@ -138,7 +139,7 @@ def _record(count: TableCount) -> dg.TableRecord:
             "table": str(count.table.name),
             "rows": count.rows,
             "values": ", ".join(by_version),
-            "counted": f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
+            "counted": utc_minute(count.counted_at),
             "wrong": ", ".join(f"{number:,} {what}" for number, what in wrong if number) or "nothing",
             "refuses": ", ".join(map(str, count.fenced_against)) or "no version",
         }
@@ -190,7 +191,7 @@ def _searched_so_far(reach: Reach, days: int) -> str:
     """How much was searched, and since when."""
     if reach.oldest is None:
         return "every column with encrypted values is declared: there is nothing else"
-    since = f"since {reach.oldest:%Y-%m-%d %H:%M} UTC"
+    since = f"since {utc_minute(reach.oldest)}"
     if reach.complete:
         read = f"all that {reach.pages:,} pages elsewhere held was searched within {days} days; {since}"
         return f"no undeclared column with encrypted values was found: {read}"

@@ -5,7 +5,6 @@ makes its last evaluation outdated. Then cheap checks are evaluated again, and t
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from datetime import UTC, datetime
 from functools import cache
 
 import dagster as dg
@@ -13,6 +12,7 @@ from dagster._core.storage.asset_check_execution_record import AssetCheckExecuti
 
 from keyrotation_pipeline.defs.checks import below_gcm_limit, not_overdue, progress_metadata, reads_back
 from keyrotation_pipeline.defs.partitions import Naming
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.proof import Proven
 from keyrotation_pipeline.model.records import read
@@ -93,7 +93,7 @@ def zero_old_rows_so_far(rotation: Walk, table: EncryptedTable, progress: TableP
     if record is not None:
         return dg.AssetCheckResult(
             passed=True,
-            description=f"the proof of {_minute(record.finished_at)} found no row of {table.name} under "
+            description=f"the proof of {utc_minute(record.finished_at)} found no row of {table.name} under "
             f"{rotation.source}; counted again when the rotation has ended",
             metadata={"old_rows": 0},
         )
@@ -118,8 +118,8 @@ def decrypted_by_the_proof(rotation: Walk) -> dg.AssetCheckResult:
     values = read(Proven, record.facts).values_decrypted
     return dg.AssetCheckResult(
         passed=True,
-        description=f"the proof of {_minute(record.finished_at)} decrypted all {values:,} values; done again when the "
-        "rotation has ended",
+        description=f"the proof of {utc_minute(record.finished_at)} decrypted all {values:,} values; done again when "
+        "the rotation has ended",
         metadata={"values": values},
     )
 
@@ -133,7 +133,3 @@ def _evaluation(key: dg.AssetCheckKey, result: dg.AssetCheckResult) -> dg.AssetC
         severity=result.severity,
         description=result.description,
     )
-
-
-def _minute(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -17,6 +17,7 @@ from keyrotation_pipeline.defs.step_runner import actor_of, progress_to, run_ste
 from keyrotation_pipeline.defs.triggers import is_scheduled
 from keyrotation_pipeline.errors import BlockedError, PreflightError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable
@@ -165,6 +166,6 @@ def _versions_to_count(
 
 
 def _refused_and_counted(pipeline: Pipeline, table: EncryptedTable) -> str:
-    times = (f"{count.counted_at:%Y-%m-%d %H:%M} UTC" for count in pipeline.ledger.counts([table]))
+    times = (utc_minute(count.counted_at) for count in pipeline.ledger.counts([table]))
     counted = ", ".join(times) or "never"
     return f": the database refuses them (seen now); last counted {counted}"

@@ -16,6 +16,7 @@ from keyrotation_pipeline.defs.step_runner import actor_of
 from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, asset_link, plain, runs_link
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.incidents.assessing import unsettled_in_words
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import duration
 from keyrotation_pipeline.model.requests import PendingRequest, Step
 from keyrotation_pipeline.model.status import OpenIncident, RotationStatus, Status
@@ -147,7 +148,7 @@ def _incident(shown: OpenIncident) -> str:
 
 
 def _on(at: datetime | None) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC" if at is not None else "never"
+    return utc_minute(at) if at is not None else "never"
 
 
 STATUS_PAGE = Asset(

@@ -18,6 +18,7 @@ from keyrotation_pipeline.defs.summaries import (
     summary,
 )
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import TableName
@@ -49,8 +50,7 @@ class CommonFacts:
         """Reads the ledger now, which costs the same for one step as for many."""
         names, ledger = officers_of(pipeline), pipeline.ledger
         signed = tuple(
-            f"{names.of([each.officer])} ({each.signed_at:%Y-%m-%d %H:%M} UTC)"
-            for each in ledger.signatures(rotation.id)
+            f"{names.of([each.officer])} ({utc_minute(each.signed_at)})" for each in ledger.signatures(rotation.id)
         )
         named = {record.table for record in records}
         tables = [each for each in pipeline.tables if str(each.name) in named]

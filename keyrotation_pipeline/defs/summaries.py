@@ -11,6 +11,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.key_events import KeyRetired
 from keyrotation_pipeline.model.keys import KeyMade
@@ -180,7 +181,7 @@ def _retired(done: KeyRetired) -> str:
     unread = f" {done.unread[0].upper()}{done.unread[1:]}." if done.unread else ""
     limits = f"{unread} Not searched: {unseen}." if unseen else unread
     text = (
-        f"**{taken} left the applications.** In the retiring transaction, at {done.proven_at:%Y-%m-%d %H:%M} UTC: "
+        f"**{taken} left the applications.** In the retiring transaction, at {utc_minute(done.proven_at)}: "
         f"{done.old_values:,} of {done.values:,} values under {done.version}{done.identified_by.remark}, fences on "
         f"{len(done.tables)} tables "
         f"validated, both signatures verified again, and {done.target} backed up in `{done.target_backup}`.{limits}"

@@ -76,6 +76,11 @@ def instant(at: datetime | None) -> str | None:
     return at.astimezone(UTC).isoformat(timespec="seconds") if at else None
 
 
+def utc_minute(at: datetime) -> str:
+    """``2026-11-24 15:30 UTC``, as times are in sentences."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
 def names(versions: Iterable[KeyVersion]) -> list[str]:
     """Key versions as in JSON."""
     return [str(version) for version in versions]

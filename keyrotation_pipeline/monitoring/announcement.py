@@ -7,12 +7,13 @@ Source: the source procedure, section 3.1, step 5.
 """
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from keyrotation_pipeline.audit.incidents import told
 from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import KeyRotationError
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.incidents import Contact, ContactRole
 from keyrotation_pipeline.model.requests import (
     Announcement,
@@ -171,7 +172,7 @@ def _day(at: datetime, time_zone: str) -> str:
 
 def _moment(at: datetime, time_zone: str) -> str:
     """In the configured time zone, and in UTC."""
-    utc = f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    utc = utc_minute(at)
     return utc if time_zone == "UTC" else f"{at.astimezone(ZoneInfo(time_zone)):%Y-%m-%d %H:%M} {time_zone} ({utc})"
 
 

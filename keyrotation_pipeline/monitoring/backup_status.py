@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, utc_minute
 from keyrotation_pipeline.model.backup_events import BackupIncomplete
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER, TEST_OVERDUE_AFTER
 from keyrotation_pipeline.model.key_events import RecoveryTestDue, RecoveryTestFailed
@@ -114,7 +114,7 @@ def _stale(last: datetime | None) -> str:
     if last is None:
         return "no backup of keys and database is complete in every place yet; run `keyrotation backup`"
     return (
-        f"the last backup is of {last:%Y-%m-%d %H:%M} UTC: the last with keys and database, complete in every place; "
+        f"the last backup is of {utc_minute(last)}: the last with keys and database, complete in every place; "
         "run `keyrotation backup`, or `keyrotation up`"
     )
 
@@ -130,7 +130,7 @@ def _last_failures(pipeline: Pipeline) -> Iterator[str]:
     runs = [each for each in made if each.kind == EventKind.BACKUP_INCOMPLETE or each.facts.get("dump")]
     if runs and runs[-1].kind == EventKind.BACKUP_INCOMPLETE:
         for failure in read(BackupIncomplete, runs[-1].facts).failures:
-            yield f"the backup of {runs[-1].at:%Y-%m-%d %H:%M} UTC is incomplete: {failure}"
+            yield f"the backup of {utc_minute(runs[-1].at)} is incomplete: {failure}"
 
 
 def _unbacked(pipeline: Pipeline, records: Sequence[KeyRecord]) -> Iterator[str]:

@@ -6,6 +6,7 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.key_trial import KeyTrial
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.status import Check, amber, green, in_two, of_problem, red
@@ -55,7 +56,7 @@ def inventory(taken: Inventory, trial: KeyTrial | None) -> Iterator[Check]:
         yield green(
             "values_are_counted",
             f"{count.table.name}: {count.rows:,} rows; {values or 'no values'}; counted now, "
-            f"{count.counted_at:%Y-%m-%d %H:%M} UTC",
+            f"{utc_minute(count.counted_at)}",
         )
     yield from _blocking(taken)
     if trial is not None:

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import instant, names
+from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.fleet import Instance, failing_minutes
 from keyrotation_pipeline.model.keys import StoredKeys
 from keyrotation_pipeline.model.requests import Step, Walk
@@ -116,8 +116,8 @@ class _Allowed:
             if each.version in self.withdrawn and self._since_then(each.version, each.last_at):
                 yield (
                     f"instance {instance.name} decrypted values of {each.version} after every instance had been seen "
-                    f"without it, {self._when(each.version)}; restart it with the present keys, and find where it "
-                    "still reads such values (an export, a cache, a restored copy)"
+                    f"without it, {utc_minute(self.gone_at[each.version])}; restart it with the present keys, "
+                    "and find where it still reads such values (an export, a cache, a restored copy)"
                 )
 
     def _runs(self, instance: Instance) -> Iterator[str]:
@@ -137,15 +137,12 @@ class _Allowed:
         if held := sorted(each for each in had if self._since_then(each, instance.reported_at)):
             yield (
                 f"instance {instance.name} came back with {', '.join(map(str, held))} after every instance had been "
-                f"seen without it, {self._when(held[0])}, and fell silent; make sure that it does not start again with "
-                "old keys"
+                f"seen without it, {utc_minute(self.gone_at[held[0]])}, and fell silent; make sure that it does "
+                "not start again with old keys"
             )
 
     def _since_then(self, version: KeyVersion, at: datetime) -> bool:
         return version in self.gone_at and at > self.gone_at[version]
-
-    def _when(self, version: KeyVersion) -> str:
-        return f"{self.gone_at[version].astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def _document(instance: Instance) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     VAULT_TRANSIT,
 )
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.backups import BACKUP_STALE_AFTER
 from keyrotation_pipeline.model.fleet import (
     CHOOSES_ITSELF,
@@ -232,7 +233,7 @@ def _keys(pipeline: Pipeline, trial: KeyTrial | None) -> Iterator[Check]:
 
     def backed_up() -> str:
         backup = require_backed_up(pipeline, present_key(pipeline))
-        return f"{backup.name} of {backup.made_at:%Y-%m-%d %H:%M} UTC is there with its hash, in every place"
+        return f"{backup.name} of {utc_minute(backup.made_at)} is there with its hash, in every place"
 
     yield _refused("current_key_is_intact", intact)
     yield _refused("current_key_is_backed_up", backed_up)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.status import Heartbeat
 
 # A sensor ticks every few seconds; a busy machine or a restart takes longer.
@@ -37,17 +38,17 @@ def standing_still(heartbeats: Sequence[Heartbeat], now: datetime) -> Iterator[s
     newest = max((heartbeat.at for heartbeat in heartbeats if heartbeat.name not in SCHEDULES), default=now)
     if now - newest > SILENT_AFTER:
         yield (
-            f"neither Dagster's daemon nor its sensors have run here since {_clock(newest)}, so no rotation moves by "
-            "itself and nothing is scheduled; run `keyrotation up`"
+            f"neither Dagster's daemon nor its sensors have run here since {utc_minute(newest)}, so no rotation moves "
+            "by itself and nothing is scheduled; run `keyrotation up`"
         )
         return
     stopped = _switched_off(heartbeats)
     for name, since in sorted(stopped.items()):
-        yield f"{name} is switched off in Dagster since {_clock(since)}; switch it on under Automation in its UI"
+        yield f"{name} is switched off in Dagster since {utc_minute(since)}; switch it on under Automation in its UI"
     for heartbeat in heartbeats:
         if heartbeat.name not in stopped and now - heartbeat.at > SILENCE.get(heartbeat.name, now - heartbeat.at):
             yield (
-                f"{heartbeat.name} has not run since {_clock(heartbeat.at)}, while Dagster runs; "
+                f"{heartbeat.name} has not run since {utc_minute(heartbeat.at)}, while Dagster runs; "
                 "see its ticks under Automation in Dagster's UI"
             )
 
@@ -74,7 +75,3 @@ def _switched_off(heartbeats: Iterable[Heartbeat]) -> Mapping[str, datetime]:
         default=None,
     )
     return newest.stopped if newest is not None else {}
-
-
-def _clock(at: datetime) -> str:
-    return f"{at:%Y-%m-%d %H:%M} UTC"

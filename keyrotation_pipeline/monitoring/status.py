@@ -14,7 +14,7 @@ from keyrotation_pipeline.backups.rehearsal import last_rehearsal
 from keyrotation_pipeline.errors import AuditError, BlockedError, KeyRotationError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, utc_minute
 from keyrotation_pipeline.model.breach import carried_by
 from keyrotation_pipeline.model.fleet import Instance, awaits
 from keyrotation_pipeline.model.keys import KeyRecord, StoredKeys
@@ -100,9 +100,9 @@ def incidents_now(pipeline: Pipeline, now: datetime) -> tuple[tuple[OpenIncident
     for flag, (at, reason) in known.set_aside.items():
         if now - at > SHOWN_FOR:
             continue
-        urgent.append(f"flag {flag} of {at:%Y-%m-%d %H:%M} UTC was rejected: {reason}")
+        urgent.append(f"flag {flag} of {utc_minute(at)} was rejected: {reason}")
     for channel, (since, reason) in told(pipeline.ledger).failing.items():
-        urgent.append(f"alerts do not reach {channel} since {since:%Y-%m-%d %H:%M} UTC: {reason}")
+        urgent.append(f"alerts do not reach {channel} since {utc_minute(since)}: {reason}")
     return tuple(listed), urgent
 
 
@@ -239,7 +239,7 @@ def _instances(pipeline: Pipeline) -> tuple[Instance, ...] | KeyRotationError:
 def _overdue(due: DueRotation | None) -> list[str]:
     if due is None or not due.overdue:
         return []
-    return [f"a rotation was due by {due.due.at:%Y-%m-%d %H:%M} UTC; {due.sentence}"]
+    return [f"a rotation was due by {utc_minute(due.due.at)}; {due.sentence}"]
 
 
 def _named(walk: Walk) -> str:
@@ -248,9 +248,9 @@ def _named(walk: Walk) -> str:
 
 def _past_dates(rotation: Walk | None, now: datetime) -> list[str]:
     if rotation is not None and now > rotation.finish_by:
-        return [f"{_named(rotation)} was to be finished by {rotation.finish_by:%Y-%m-%d %H:%M} UTC"]
+        return [f"{_named(rotation)} was to be finished by {utc_minute(rotation.finish_by)}"]
     if rotation is not None and rotation.started_at is None and now > rotation.start_by:
-        return [f"{_named(rotation)} was to start by {rotation.start_by:%Y-%m-%d %H:%M} UTC; cancel it"]
+        return [f"{_named(rotation)} was to start by {utc_minute(rotation.start_by)}; cancel it"]
     return []
 
 

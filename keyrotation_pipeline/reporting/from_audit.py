@@ -15,7 +15,7 @@ from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState
 from keyrotation_pipeline.audit.retirements import Retirement, retirement_of
 from keyrotation_pipeline.errors import AuditError
 from keyrotation_pipeline.model.approval import Roster
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, EventKind, Note
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backup_events import (
     AuditTimestamped,
     BackupFacts,
@@ -103,7 +103,7 @@ def _since(parameters: Parameters, every: Entries) -> datetime:
     if period is None or period.since is None:
         return every[0].at
     if period.since > every[-1].at:
-        raise AuditError(f"the newest event is of {every[-1].at:%Y-%m-%d %H:%M} UTC; give an earlier --from")
+        raise AuditError(f"the newest event is of {utc_minute(every[-1].at)}; give an earlier --from")
     return period.since
 
 

@@ -8,7 +8,7 @@ from keyrotation_pipeline.audit.events import entry_of
 from keyrotation_pipeline.audit.history import HistoryEntry, LedgerState, whole_history
 from keyrotation_pipeline.audit.verify import verify_chain, verify_everything
 from keyrotation_pipeline.errors import AuditError
-from keyrotation_pipeline.model.audit import AuditEvent
+from keyrotation_pipeline.model.audit import AuditEvent, utc_minute
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.reporting.compliance import ComplianceReport, Parameters, Period, Stated
 from keyrotation_pipeline.reporting.from_audit import compliance_report
@@ -59,5 +59,5 @@ def _up_to(period: Period | None, events: Sequence[AuditEvent]) -> Sequence[Audi
         return events
     until = period.until
     if not (before := list(takewhile(lambda each: entry_of(each).at < until, events))):
-        raise AuditError(f"the audit begins on {entry_of(events[0]).at:%Y-%m-%d %H:%M} UTC; give a later --to")
+        raise AuditError(f"the audit begins on {utc_minute(entry_of(events[0]).at)}; give a later --to")
     return before

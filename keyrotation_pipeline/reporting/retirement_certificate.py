@@ -14,7 +14,7 @@ from keyrotation_pipeline.backups.catalog import BackupContext, kept_sets
 from keyrotation_pipeline.errors import RequestError
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
-from keyrotation_pipeline.model.audit import envelope, instant, payload_of, to_sign
+from keyrotation_pipeline.model.audit import envelope, instant, payload_of, to_sign, utc_minute
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus
 from keyrotation_pipeline.reporting.gathering import verified_events
 from keyrotation_pipeline.reporting.retirement_statement import SIGNED_BY, dead_keys, statement_of
@@ -81,7 +81,7 @@ def require_dead(retired: Retirement) -> None:
     if back := retired.revived:
         raise RequestError(f"{', '.join(back)} was brought back after rotation {rotation}, so it is not dead")
     if found := retired.contradicted_by:
-        said = "; ".join(f"{each.found} (event {each.entry.seq}, {each.entry.at:%Y-%m-%d %H:%M} UTC)" for each in found)
+        said = "; ".join(f"{each.found} (event {each.entry.seq}, {utc_minute(each.entry.at)})" for each in found)
         raise RequestError(
             f"after rotation {rotation}, {said}, so its key is not dead; find what wrote them, re-encrypt them, and "
             "run `keyrotation inventory`"
