@@ -8,8 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -25,25 +24,18 @@ _ALARMS_CONFIG = Config(connect_timeout=10, read_timeout=10, retries={"mode": "s
 _AT_ONCE = 100
 
 
-@dataclass(frozen=True, slots=True)
-class WatchedAlarm:
-    """One alarm by its name, and the type of incident that it reports."""
-
-    name: str
-    type: str
-
-
 class CloudWatchAlarms:
     """`FlagSource` over the alarms that the configuration names.
 
     Args:
+        types: of the incident that each alarm reports, by the alarm's name.
         region_name, endpoint_url: as boto3 takes them.
     """
 
     def __init__(
-        self, alarms: Sequence[WatchedAlarm], region_name: str | None = None, endpoint_url: str | None = None
+        self, types: Mapping[str, str], region_name: str | None = None, endpoint_url: str | None = None
     ) -> None:
-        self._types: Mapping[str, str] = {alarm.name: alarm.type for alarm in alarms}
+        self._types = types
         self._region_name = region_name
         self._endpoint_url = endpoint_url
 

@@ -10,8 +10,9 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from keyrotation_pipeline.adapters.child_processes import LOOK_SECONDS, ChildService, CommandSocket
@@ -30,11 +31,6 @@ MAX_SOCKET_PATH_BYTES = 103
 # As the installed command, without the working directory on the import path.
 METRICS_COMMAND = (sys.executable, "-P", "-c", "from keyrotation_pipeline.cli import main; main()", "metrics")
 LOCATION = ("--module-name", "keyrotation_pipeline.definitions", "--location-name", "keyrotation_pipeline")
-
-
-def random_token() -> str:
-    """Returns 256 random bits as text that is valid in a URL."""
-    return secrets.token_urlsafe(32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +107,7 @@ class DagsterServices:
         keep_storage: Callable[[], None],
     ) -> None:
         self.log = home / "services.log"
+        self._service = partial(ChildService, folder=folder, log=self.log)
         self._home = home
         self._folder = folder
         self._access = access
@@ -121,7 +118,7 @@ class DagsterServices:
         self._served: dict[ChildService, Callable[[], bool]] = {}
         self._socket = home / "code.sock"
         self._metrics: CommandSocket | None = None
-        self._metrics_token = None if access.token is None else random_token()
+        self._metrics_token = None if access.token is None else secrets.token_urlsafe(32)
 
     def start(self) -> None:
         """Starts the code server; `wait_until_served` starts the others, its clients, when it answers.
@@ -144,7 +141,7 @@ class DagsterServices:
         # As `dagster dev` starts it: it reloads the code when the UI asks for that.
         options = ["--socket", str(self._socket), "--use-python-environment-entry-point", "--log-level", "warning"]
         command = ["dagster", "code-server", "start", *LOCATION, *options]
-        code_server = self._service("the code server", command, self._environment, works_in_child=True)
+        code_server = self._service("the code server", command, environment=self._environment, works_in_child=True)
         self._served[code_server] = self._code_is_served
 
     def wait_until_served(self, stopped: Callable[[], bool], announce: Callable[[str], None]) -> bool:
@@ -160,11 +157,11 @@ class DagsterServices:
             return False
         workspace = ["--workspace", str(self._home / "workspace.yaml")]
         daemon = ["dagster._daemon", "run", "--log-level", "warning", *workspace]
-        self._served[self._service("the daemon", daemon, self._bare)] = lambda: True
+        self._served[self._service("the daemon", daemon, environment=self._bare)] = lambda: True
         metrics = ["--metrics", str(self._socket.with_name("metrics.sock"))]
         command = ["keyrotation_pipeline.defs.webserver", *self._ui_options(), *metrics, *workspace]
         tokens = f"{self._access.token or ''}\n{self._metrics_token or ''}"
-        webserver = self._service("the web server", command, self._bare, line=tokens)
+        webserver = self._service("the web server", command, environment=self._bare, line=tokens)
         self._served[webserver] = self._page_is_served
         return self.wait_for(webserver, stopped, announce)
 
@@ -239,25 +236,6 @@ class DagsterServices:
         if self._metrics is not None:
             self._metrics.close()
         self._cleanup.close()
-
-    def _service(
-        self,
-        name: str,
-        arguments: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        line: str | None = None,
-        works_in_child: bool = False,
-    ) -> ChildService:
-        return ChildService(
-            name,
-            arguments,
-            folder=self._folder,
-            environment=environment,
-            log=self.log,
-            line=line,
-            works_in_child=works_in_child,
-        )
 
     def _choose_socket(self) -> None:
         """Chooses a socket in the home, which only its owner can enter; else, if its path is too long, elsewhere."""

@@ -295,12 +295,6 @@ def opened_bucket(s3: S3Settings, clock: Clock) -> BackupPlace:
     from keyrotation_pipeline.adapters.backups.s3 import Bucket, S3Bucket  # noqa: PLC0415  boto3 takes a second to import
 
     prefix = s3.prefix.strip("/")
-    named = Bucket(
-        name=s3.bucket,
-        prefix=f"{prefix}/" if prefix else "",
-        region_name=s3.region_name,
-        endpoint_url=s3.endpoint_url,
-        storage_class=s3.storage_class,
-        object_lock_days=s3.object_lock_days,
-    )
+    folder = f"{prefix}/" if prefix else ""
+    named = Bucket(s3.bucket, folder, s3.region_name, s3.endpoint_url, s3.storage_class, s3.object_lock_days)
     return S3Bucket(named, clock)

@@ -283,11 +283,6 @@ def _tried(pipeline: Pipeline, ring: KeyRing, place_of: PlaceOf) -> KeyTrial:
     return trial
 
 
-def _replicas(settings: Settings) -> Replicas:
-    urls = tuple(url.get_secret_value() for url in settings.database.standbys)
-    return Replicas(urls, settings.database.gone_replicas)
-
-
 def _authority(settings: Settings) -> Rfc3161Authority | None:
     audit = settings.audit
     if not audit.timestamp_certificates:
@@ -314,7 +309,8 @@ def _assemble(settings: Settings, url: str, connection: Connection, actor: str) 
     environment = bare_environment(settings.path, aws=remote, vault=held)
     workers = WorkerSettings(store, environment)
     current = CurrentKeys(partial(connect, url), partial(every_key, store), limits)
-    replicas = _replicas(settings)
+    standbys = tuple(url.get_secret_value() for url in settings.database.standbys)
+    replicas = Replicas(standbys, settings.database.gone_replicas)
     surroundings = PostgresSurroundings(url, connection, replicas, settings.format.value_format)
     officers = [OfficerFiles(each.name, each.certificate, each.ssh_key) for each in settings.approvals.officers]
     identity = str(surroundings.identity())

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_urlsafe
 from types import FrameType
 from typing import Annotated
 
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.alerts import DagsterServices, UiAccess, dagster_services, random_token
+from keyrotation_pipeline.assembly.services import DagsterServices, UiAccess, dagster_services
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config
 from keyrotation_pipeline.errors import HomeError
@@ -44,7 +45,7 @@ def up(
     """
     path = settings.config_path(config)
     declared = _declared(config)
-    token = None if no_token else random_token()
+    token = None if no_token else token_urlsafe(32)
     door = UiAccess(port, token, read_only=read_only, hosts=tuple(host or ()))
     with stop_signals() as stopped, dagster_services(path, declared, door) as (services, database):
         if database is not None:

@@ -1,6 +1,6 @@
 """Where does a recovery write what it brings back, and where can a whole rotation be rehearsed on that?"""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -107,19 +107,16 @@ class RecoveredHome(Protocol):
         """Forgets what `note_restored` stored: a recovery that is run again is another one."""
 
 
-class Signing(Protocol):
-    """Signs for the throw-away officers."""
-
-    def __call__(self, text: bytes) -> tuple[bytes, ...]:
-        """Returns as many detached signatures as a request needs."""
-
-
 @dataclass(frozen=True, slots=True)
 class RehearsalStage:
-    """A separate pipeline over a restored database, and officers who sign whatever is rehearsed."""
+    """A separate pipeline over a restored database, and officers who sign whatever is rehearsed.
+
+    Args:
+        sign: returns as many detached signatures over a text as a request needs.
+    """
 
     pipeline: Pipeline
-    sign: Signing
+    sign: Callable[[bytes], tuple[bytes, ...]]
 
 
 class Stages(Protocol):

@@ -3,7 +3,6 @@
 import os
 from pathlib import Path
 from typing import Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import model_validator
 
@@ -115,14 +114,3 @@ class RecoverySettings(Section):
                 "[recovery] rehearse_nightly needs a key that decrypts backups; name it in secret_key or gnupg_home"
             )
         return self
-
-
-def known_time_zone(name: str) -> str:
-    """Refuses a name that is not a time zone."""
-    try:
-        ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise ConfigurationError(
-            f'time_zone = "{name}" is not a time zone of the IANA database; write one such as "Europe/Berlin" or "UTC"'
-        ) from None
-    return name

@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, time
 from pathlib import Path
 from typing import Annotated, Self
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, model_validator
 
@@ -18,7 +18,7 @@ from keyrotation_pipeline.model.fleet import RolloutMode
 from keyrotation_pipeline.model.incidents import Contact
 from keyrotation_pipeline.model.progress import AllowedHours
 from keyrotation_pipeline.model.tables import EncryptedTable, TableName
-from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings, known_time_zone
+from keyrotation_pipeline.settings.backups import BackupSettings, RecoverySettings
 from keyrotation_pipeline.settings.key_stores import KeysSettings, is_entry_of_ours
 from keyrotation_pipeline.settings.sections import (
     AlertsSettings,
@@ -38,6 +38,17 @@ from keyrotation_pipeline.settings.values import Section, Text, repeated
 
 FILE_NAME = "keyrotation.toml"
 DEMO_MARKER = "demo.json"
+
+
+def known_time_zone(name: str) -> str:
+    """Refuses a name that is not a time zone."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ConfigurationError(
+            f'time_zone = "{name}" is not a time zone of the IANA database; write one such as "Europe/Berlin" or "UTC"'
+        ) from None
+    return name
 
 
 class File(Section):

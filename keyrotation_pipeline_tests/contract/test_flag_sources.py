@@ -28,9 +28,9 @@ def cloudwatch(s3_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:  
 
 
 def test_each_change_into_alarm_is_one_flag(cloudwatch: Any, s3_url: str) -> None:  # noqa: ANN401, F811
-    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms  # noqa: PLC0415
 
-    watched = [WatchedAlarm("key-access", "unauthorized_access"), WatchedAlarm("quiet", "insider")]
+    watched = {"key-access": "unauthorized_access", "quiet": "insider"}
     source = CloudWatchAlarms(watched, REGION, s3_url)
     assert source.raised() == ()
     for name in ("key-access", "of-somebody-else"):
@@ -49,7 +49,7 @@ def test_each_change_into_alarm_is_one_flag(cloudwatch: Any, s3_url: str) -> Non
 @pytest.mark.parametrize("since", [None, "yesterday", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=23)))])
 def test_an_alarm_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyPatch, since: object) -> None:
     from keyrotation_pipeline.adapters import aws  # noqa: PLC0415
-    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms  # noqa: PLC0415
 
     now = datetime.now(UTC)
     odd = {"AlarmName": "a", "StateValue": "ALARM", "StateUpdatedTimestamp": since}
@@ -63,7 +63,7 @@ def test_an_alarm_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyP
             return answer
 
     monkeypatch.setattr(aws, "client", lambda *_, **__: Client())
-    watched = [WatchedAlarm("a", "insider"), WatchedAlarm("b", "insider")]
+    watched = {"a": "insider", "b": "insider"}
     first, second = CloudWatchAlarms(watched, REGION).raised()
     assert first.key.startswith("alarm a ")
     assert first.news
@@ -73,9 +73,9 @@ def test_an_alarm_that_cannot_be_read_hides_no_other(monkeypatch: pytest.MonkeyP
 
 
 def test_one_that_does_not_answer_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms  # noqa: PLC0415
 
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(IncidentError, match=r"CloudWatch does not report its alarms \(EndpointConnectionError\)"):
-        CloudWatchAlarms([WatchedAlarm("a", "insider")], REGION, "http://127.0.0.1:9").raised()
+        CloudWatchAlarms({"a": "insider"}, REGION, "http://127.0.0.1:9").raised()

@@ -52,9 +52,9 @@ def _alert(url: str) -> None:
 
 
 def _alarms(url: str) -> None:
-    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms, WatchedAlarm  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.aws_incidents import CloudWatchAlarms  # noqa: PLC0415
 
-    CloudWatchAlarms([WatchedAlarm("a", "insider")], REGION, url).raised()
+    CloudWatchAlarms({"a": "insider"}, REGION, url).raised()
 
 
 def _secret(work: str) -> Callable[[str], None]:

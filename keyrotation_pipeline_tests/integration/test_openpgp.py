@@ -88,7 +88,7 @@ def test_a_demo_home_may_ask_for_one_approval_but_not_for_none(verifier: Verifie
 def test_a_certificate_says_who_it_is_of_and_what_it_can_do(gpg: GnuPG, tmp_path: Path) -> None:
     read = gpg.read_certificate(make_officer(tmp_path, "Zoë Żak", "20401231T000000").certificate)
     assert read.user_ids == ("Zoë Żak <zoë-żak@clinic.invalid>",)
-    assert read.expires_at == datetime(2040, 12, 31, tzinfo=UTC)
+    assert read.signs_until == datetime(2040, 12, 31, tzinfo=UTC)
     assert (read.can_sign, read.can_encrypt, read.expired, read.revoked) == (True, True, False, False)
 
 

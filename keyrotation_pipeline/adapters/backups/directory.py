@@ -10,7 +10,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Protocol
 
-from keyrotation_pipeline.adapters.backups.encrypted_files import sha256_of
 from keyrotation_pipeline.errors import BackupError, DamagedBackupError, ManifestError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion, is_manifest
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES
@@ -292,3 +291,9 @@ def bounded(source: Source, size_bytes: int) -> Iterator[bytes]:
     while left and (chunk := source.read(min(left, _CHUNK_BYTES))):
         left -= len(chunk)
         yield chunk
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

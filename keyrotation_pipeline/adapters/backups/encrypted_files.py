@@ -5,7 +5,6 @@ import io
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO
 
 from keyrotation_pipeline.errors import BackupError, DamagedBackupError
@@ -149,9 +148,3 @@ def _copied(source: IO[bytes], target: IO[bytes]) -> tuple[str, int]:
         digest.update(chunk)
         size_bytes += len(chunk)
     return digest.hexdigest(), size_bytes
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file, hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

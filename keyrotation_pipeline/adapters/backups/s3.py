@@ -16,8 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from keyrotation_pipeline.adapters import aws
-from keyrotation_pipeline.adapters.backups.directory import digest_bounded, fetch_bounded, read_small
-from keyrotation_pipeline.adapters.backups.encrypted_files import sha256_of
+from keyrotation_pipeline.adapters.backups.directory import digest_bounded, fetch_bounded, read_small, sha256_of
 from keyrotation_pipeline.errors import BackupError
 from keyrotation_pipeline.model.backups import StoredFile, StoredVersion
 from keyrotation_pipeline.model.manifest import LARGEST_BYTES

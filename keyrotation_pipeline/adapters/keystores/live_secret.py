@@ -54,15 +54,6 @@ class LiveSecret:
         """
         if variable is None and not isinstance(entry(name, "v1", current.text), DamagedKey):
             return cls(name, current.id, {"v1": current.text.strip(), PRIMARY: "v1"}, plain=True)
-        return cls.of_json(name, current, variable)
-
-    @classmethod
-    def of_json(cls, name: str, current: SecretVersion, variable: str | None = None) -> "LiveSecret":
-        """Parses a version's text as JSON.
-
-        Raises:
-            KeyStoreDamagedError: it is not JSON.
-        """
         try:
             entries = json.loads(current.text)
         except ValueError:

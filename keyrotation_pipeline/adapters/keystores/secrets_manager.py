@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -78,7 +79,6 @@ class SecretsManager:
         self._clock = clock
         self._region_name = region_name
         self._endpoint_url = endpoint_url
-        self._opened: Any = None
 
     def read(self, secret: str, label: str = CURRENT) -> SecretVersion:
         """Reads the version under a label. Versions without one are never read: our policies deny that.
@@ -104,25 +104,14 @@ class SecretsManager:
 
     def versions_since(self, secret: str, since: datetime) -> int:
         """Returns how many versions were put since a moment, with a label or without."""
-        token: dict[str, str] = {}
-        found = 0
-        while True:
-            answer = self._call("list_secret_version_ids", secret, {"IncludeDeprecated": True, **token})
-            found += len([each for each in answer["Versions"] if each["CreatedDate"] >= since])
-            if not answer.get("NextToken"):
-                return found
-            token = {"NextToken": str(answer["NextToken"])}
+        pages = self._pages("list_secret_version_ids", secret, {"IncludeDeprecated": True})
+        return sum(each["CreatedDate"] >= since for page in pages for each in page["Versions"])
 
     def names(self, prefix: str) -> Iterator[str]:
         """Yields secrets with a prefix; AWS may leave out those of the last five minutes."""
-        token: dict[str, str] = {}
-        while True:
-            request = {"Filters": [{"Key": "name", "Values": [prefix]}], **token}
-            answer = self._call("list_secrets", None, request)
-            yield from (str(each["Name"]) for each in answer["SecretList"] if str(each["Name"]).startswith(prefix))
-            if "NextToken" not in answer:
-                return
-            token = {"NextToken": str(answer["NextToken"])}
+        pages = self._pages("list_secrets", None, {"Filters": [{"Key": "name", "Values": [prefix]}]})
+        found = (str(each["Name"]) for page in pages for each in page["SecretList"])
+        yield from (name for name in found if name.startswith(prefix))
 
     def create(
         self,
@@ -211,21 +200,29 @@ class SecretsManager:
         """Removes a tag; repeating it changes nothing."""
         self._call("untag_resource", secret, {"TagKeys": [name]})
 
+    def _pages(self, operation: str, secret: str | None, request: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """Yields each page of a list; botocore has a paginator for one of the two alone."""
+        token: dict[str, str] = {}
+        while True:
+            page = self._call(operation, secret, {**request, **token})
+            yield page
+            if not page.get("NextToken"):
+                return
+            token = {"NextToken": str(page["NextToken"])}
+
     def _call(
         self, operation: str, secret: str | None, request: Mapping[str, Any] | None = None, *, subject: str = ""
     ) -> Mapping[str, Any]:
         named = {"SecretId": secret} if secret else {}
         with _failing_plainly(operation, secret or subject or "the archive"):
-            answer: Mapping[str, Any] = self._method(operation)(**named, **(request or {}))
+            answer: Mapping[str, Any] = getattr(self._client, operation)(**named, **(request or {}))
             return answer
 
-    def _method(self, operation: str) -> Callable[..., Mapping[str, Any]]:
-        if self._opened is None:
-            self._opened = aws.client(
-                "secretsmanager", region_name=self._region_name, endpoint_url=self._endpoint_url, config=_CONFIG
-            )
-        method: Callable[..., Mapping[str, Any]] = getattr(self._opened, operation)
-        return method
+    @cached_property
+    def _client(self) -> Any:  # noqa: ANN401
+        return aws.client(
+            "secretsmanager", region_name=self._region_name, endpoint_url=self._endpoint_url, config=_CONFIG
+        )
 
 
 class _ExistsError(KeyStoreError):

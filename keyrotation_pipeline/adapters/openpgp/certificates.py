@@ -37,7 +37,6 @@ class Certificate:
     path: Path
     fingerprint: str
     user_ids: tuple[str, ...]
-    expires_at: datetime | None
     expired: bool
     revoked: bool
     can_sign: bool
@@ -111,7 +110,6 @@ def listed_certificate(path: Path, content: bytes, lines: Listing) -> Certificat
         # The primary key's comes first.
         fingerprint=next(line[_CONTENT].decode() for line in lines if line[0] == b"fpr"),
         user_ids=tuple(_user_id(path, line[_CONTENT]) for line in lines if line[0] == _USER_ID),
-        expires_at=date_of(primary[_EXPIRES_AT].decode()),
         expired=primary[_VALIDITY] == b"e",
         revoked=primary[_VALIDITY] == b"r",
         can_sign="S" in usable,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from threading import Condition, Thread
-from typing import IO
+from typing import IO, cast
 
 from keyrotation_pipeline.adapters.process import die_with_parent
 from keyrotation_pipeline.errors import OpenPGPError
@@ -171,11 +171,10 @@ def streaming(
         OpenPGPError: as `run`.
     """
     with _started(home, arguments, source, pass_fds, environment) as (process, status):
-        if process.stdout is None:  # pragma: no cover  for the type checker
-            raise OpenPGPError("gpg has no output; run it again")
-        stream = Stream(process.stdout, status)
+        output = cast("IO[bytes]", process.stdout)  # it is a pipe
+        stream = Stream(output, status)
         yield stream
-        while process.stdout.read(1 << 20):
+        while output.read(1 << 20):
             pass
     stream.status = Status(process.returncode, parse_status(status.collected))
 

@@ -21,7 +21,6 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError, from_json
 
-from keyrotation_pipeline.adapters.own_schema import DEFAULT
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -53,7 +52,7 @@ class ReportRow:
     proofs: str
     reported_at: datetime
     silent: bool
-    table: str = f"{DEFAULT}.{TABLE}"
+    table: str
 
 
 @dataclass(frozen=True, slots=True)

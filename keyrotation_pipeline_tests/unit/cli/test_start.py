@@ -51,6 +51,6 @@ def test_the_list_says_what_the_command_says(name: str) -> None:
 
 def test_each_command_can_be_the_first_thing_that_is_imported() -> None:
     modules = sorted({f"keyrotation_pipeline.cli.{each.module}" for each in COMMANDS.values()})
-    places = ["keyrotation_pipeline.assembly.pipeline", "keyrotation_pipeline.assembly.alerts"]
+    places = [f"keyrotation_pipeline.assembly.{name}" for name in ("pipeline", "alerts", "services")]
     done = subprocess.run([sys.executable, "-c", EACH_FIRST, *modules, *places], stderr=subprocess.PIPE, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
