@@ -11,7 +11,7 @@ PARTITIONS, PAGES = 8, 100
 
 @pytest.mark.parametrize("partitions", [1, PARTITIONS])
 def test_partitions_share_one_sample(connection: Connection, monkeypatch: pytest.MonkeyPatch, partitions: int) -> None:
-    monkeypatch.setattr(samples, "SAMPLE_BYTES", 80 * 8192)
+    monkeypatch.setattr(samples, "TABLE_SAMPLE_BYTES", 80 * 8192)
     ring = ring_of(1, 2)
     connection.execute("CREATE TABLE public.notes (id int, a text, wide text) PARTITION BY HASH (id)")
     for place in range(partitions):

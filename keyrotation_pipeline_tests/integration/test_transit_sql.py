@@ -115,7 +115,7 @@ def test_the_fence_refuses_old_versions_and_no_longer_number(database: Connectio
 def test_no_more_values_are_decrypted_where_a_sample_misses_a_version(
     database: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(samples, "SAMPLE_BYTES", 8192)
+    monkeypatch.setattr(samples, "TABLE_SAMPLE_BYTES", 8192)
     monkeypatch.setattr(TransitServer, "decrypted", lambda _self, values: [b"text" for _ in values])
     fill(database, [*(sealed(9) for _ in range(600)), sealed(1)])
     table, ring = EncryptedTable(TABLE, ("c",), DECLARED), ring_of(1, 9, 10)

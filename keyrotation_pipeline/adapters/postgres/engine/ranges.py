@@ -156,7 +156,7 @@ def last_shard(connection: Connection, request: str, table: EncryptedTable) -> i
 
 
 @dataclass(frozen=True, slots=True)
-class ShardProgress:
+class RelationProgress:
     """The progress of all slices of a shard in one relation, as last stored."""
 
     done_pages: int
@@ -164,10 +164,10 @@ class ShardProgress:
     rows: int
 
 
-def stages(connection: Connection, request: str, shard: Shard) -> dict[str, ShardProgress]:
+def progress_by_relation(connection: Connection, request: str, shard: Shard) -> dict[str, RelationProgress]:
     """Returns the progress of a shard by the label of each relation that was begun."""
     rows: list[Any] = connection.execute(_DONE, (request, str(shard.table.name), shard.index)).fetchall()
-    return {label: ShardProgress(*counts) for label, *counts in rows}
+    return {label: RelationProgress(*counts) for label, *counts in rows}
 
 
 def require_there(connection: Connection, relation: Relation) -> None:

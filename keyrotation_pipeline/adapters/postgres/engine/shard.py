@@ -20,7 +20,7 @@ import psycopg
 
 from keyrotation_pipeline import errors
 from keyrotation_pipeline.adapters.postgres.engine.limits import Limits, WorkerSettings
-from keyrotation_pipeline.adapters.postgres.engine.ranges import last_shard, slices_of, stages
+from keyrotation_pipeline.adapters.postgres.engine.ranges import last_shard, progress_by_relation, slices_of
 from keyrotation_pipeline.adapters.postgres.engine.server_errors import ROTATE_AGAIN, without_content
 from keyrotation_pipeline.adapters.postgres.engine.supervisor import SAVE_SECONDS, TICK_SECONDS, limits_for
 from keyrotation_pipeline.adapters.postgres.engine.traversal import rewrite_slices
@@ -244,7 +244,7 @@ class WorkerPool:
 
     def _prepared(self, connection: Connection) -> Job:
         self._shard = self._job.slices[0].shard
-        self._before = stages(connection, self._job.request, self._shard)
+        self._before = progress_by_relation(connection, self._job.request, self._shard)
         relations = heaps(connection, self._shard.table)
         hot = in_hot_order(connection, relations)
         self._vacuums: dict[str, tuple[Vacuum, int]] = {
@@ -296,7 +296,7 @@ class WorkerPool:
         return Rewritten(*message.content["result"]) if "finished" in message.content else None
 
     def _poll(self, connection: Connection) -> None:
-        now = stages(connection, self._job.request, self._shard)
+        now = progress_by_relation(connection, self._job.request, self._shard)
         for label, stage in now.items():
             if label in self._vacuums:
                 vacuum, seen = self._vacuums[label]

@@ -30,7 +30,7 @@ from keyrotation_pipeline.model.tables import EncryptedTable, SearchIndex
 from keyrotation_pipeline.model.visible_text import plain_name
 
 # Per table; half a second of work, for which an emergency waits before its new key becomes the primary.
-SAMPLE_BYTES = 8 * 2**20
+TABLE_SAMPLE_BYTES = 8 * 2**20
 # The most to read at once for one column and version; a single larger value is read all the same.
 _MOST_BYTES = 8 * 2**20
 _MOST_SEARCHED = 100_000
@@ -87,7 +87,7 @@ def decrypt_sample(
     key_markers.create_for(connection, table.format)
     for relation in relations:
         with heap_scan(connection, relation.label, relation.oid):
-            pages = of_a_sample(connection, relation.oid, SAMPLE_BYTES, len(relations))
+            pages = of_a_sample(connection, relation.oid, TABLE_SAMPLE_BYTES, len(relations))
         _try(connection, table, relation, ring, values, trials, pages, sql.SQL("number IS NOT NULL"))
     missed = {version for column, each in wanted.items() for version in each if (column, version) not in trials}
     # A server is asked for one value after another, and its versions are named by number.
@@ -130,7 +130,7 @@ def any_values(connection: Connection, table: EncryptedTable, values: int) -> Ma
             with heap_scan(connection, relation.label, relation.oid):
                 query = sql.SQL(_ANY).format(
                     relation=relation.identifier,
-                    pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES, len(relations)),
+                    pages=of_a_sample(connection, relation.oid, TABLE_SAMPLE_BYTES, len(relations)),
                     each=_each_value(column),
                     values=sql.Literal(values - len(some)),
                 )
@@ -186,7 +186,7 @@ def _indexed_values(
             odd=sql.Identifier(index.odd),
             even=sql.Identifier(index.even),
             relation=relation.identifier,
-            pages=of_a_sample(connection, relation.oid, SAMPLE_BYTES, len(relations)),
+            pages=of_a_sample(connection, relation.oid, TABLE_SAMPLE_BYTES, len(relations)),
             values=sql.Literal(left),
         )
         with heap_scan(connection, relation.label, relation.oid):

@@ -12,7 +12,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import (
     Relation,
     root,
 )
-from keyrotation_pipeline.adapters.postgres.inventory.samples import SAMPLE_BYTES
+from keyrotation_pipeline.adapters.postgres.inventory.samples import TABLE_SAMPLE_BYTES
 from keyrotation_pipeline.adapters.postgres.inventory.scans import heap_scan, of_a_sample
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import Derivation
@@ -108,7 +108,7 @@ def _holding_indexes(subject: Subject, relation: Relation, names: list[str]) -> 
         query = sql.SQL("SELECT {} FROM ONLY {} {}").format(
             sql.SQL(", ").join(figures),
             relation.identifier,
-            of_a_sample(subject.connection, relation.oid, SAMPLE_BYTES, len(subject.heaps)),
+            of_a_sample(subject.connection, relation.oid, TABLE_SAMPLE_BYTES, len(subject.heaps)),
         )
         found = cast("tuple[bool, ...]", subject.connection.execute(query).fetchone())
     return [name for name, holds in zip(names, found, strict=True) if holds]

@@ -14,6 +14,7 @@ from keyrotation_pipeline.adapters.postgres.inventory.relations import heap_and_
 from keyrotation_pipeline.adapters.postgres.preflight.table import Subject, fatal, warning
 from keyrotation_pipeline.adapters.postgres.retirement import fence
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection, quoted
+from keyrotation_pipeline.adapters.postgres.server.dump_text import unquoted
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import SEARCH_INDEX
 from keyrotation_pipeline.model.surroundings import Problem
 
@@ -142,11 +143,7 @@ def watches_others(definition: str, columns: Sequence[str]) -> bool:
     if begun is None or _CONDITION.fullmatch(definition, begun.end()) is None:
         return False
     named = (filter(None, found.groups()) for found in _CHANGE.finditer(definition, begun.end()))
-    return {_unquoted(name) for names in named for name in names}.isdisjoint(columns)
-
-
-def _unquoted(name: str) -> str:
-    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+    return {unquoted(name) for names in named for name in names}.isdisjoint(columns)
 
 
 # Smaller tables need no forecast of disk space.

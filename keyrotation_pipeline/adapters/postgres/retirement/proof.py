@@ -29,7 +29,7 @@ from keyrotation_pipeline.adapters.postgres.retirement import (
 )
 from keyrotation_pipeline.adapters.postgres.retirement.replicas import NONE_DECLARED, Replicas
 from keyrotation_pipeline.adapters.postgres.retirement.search import (
-    Relations,
+    RelationStates,
     first_pages,
     require_nothing_found,
     require_zero,
@@ -87,7 +87,7 @@ def zero_old_rows(
         if table.format.identified_by is IdentifiedBy.DECRYPT
     }
     lock_tables(connection, tables)
-    first = {} if searched is None else first_pages(Relations.now(connection, tables), searched)
+    first = {} if searched is None else first_pages(RelationStates.now(connection, tables), searched)
     since = decrypted_evidence.oldest_in_progress(connection)
     values = sum(_require_zero(connection, table, versions, first, searched, alone.get(table)) for table in tables)
     _require_fences(connection, tables, versions, moment.xid)
@@ -192,7 +192,7 @@ def _require_decrypted(
     Of relations in `first` only the pages from there on are read.
     """
     since = None if searched is None else searched.since.get(str(table.name))
-    now = Relations.now(connection, (table,)).identities
+    now = RelationStates.now(connection, (table,)).identities
     changed = [] if searched is None else [oid for oid in now if searched.identities.get(oid) != now[oid]]
     counted = decrypted_evidence.require_written_since(connection, alone, table, since, first, changed)
     return counted if searched is None else searched.values[str(table.name)]

@@ -62,7 +62,7 @@ WHERE c.oid = ANY (%s::bigint[]::oid[])
 
 
 @dataclass(frozen=True, slots=True)
-class Relations:
+class RelationStates:
     """The state of relations at one moment: identity, pages of the heap, pages with TOAST, and label, by oid."""
 
     identities: Mapping[int, str]
@@ -71,7 +71,7 @@ class Relations:
     labels: Mapping[int, str]
 
     @classmethod
-    def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "Relations":
+    def now(cls, connection: Connection, tables: Sequence[EncryptedTable]) -> "RelationStates":
         """Reads every relation that holds declared columns or is searched for others, and large objects."""
         oids = {relation.oid for table in tables for relation in readable_tree(connection, table)}
         identity = next((fence_of(table.format).IDENTITY for table in tables), sql.SQL("NULL"))
@@ -102,7 +102,7 @@ def search(
         PreflightError, BlockedError: something cannot be read to its end.
     """
     (began_at,) = connection.execute("SELECT clock_timestamp()").fetchall()[0]
-    then = Relations.now(connection, tables)
+    then = RelationStates.now(connection, tables)
     versions = tuple(sorted({*retired, version}))
     values, since = dict[str, int](), dict[str, int]()
     for table in tables:
@@ -166,7 +166,7 @@ def _progress(subject: str) -> Progress:
     return Progress(Step.RETIRED_KEY, subject, 0, 0, note="searched for old values")
 
 
-def first_pages(now: Relations, searched: Searched) -> dict[int, int]:
+def first_pages(now: RelationStates, searched: Searched) -> dict[int, int]:
     """Returns the page from which each relation must be read again, 0 for all of it; unlisted ones are read whole.
 
     Raises:
