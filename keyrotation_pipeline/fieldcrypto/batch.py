@@ -14,7 +14,7 @@ from cryptography.exceptions import InvalidTag
 from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto import xaes
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data, divided, is_bound_to_row
-from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import Generation, KeyVersion, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
@@ -235,7 +235,7 @@ class Rewriter:
         A row without a key is none that a value could be bound to, whatever it is bound to now.
         """
         name, _, encoded = value.partition(b":")
-        version = _version(name)
+        version = version_named(name.decode("latin-1"))
         if version is None:
             raise UnusableValueError(NOT_A_VALUE)
         nonce_bytes, nonce_chars = version.generation.nonce_bytes, version.generation.nonce_chars
@@ -298,10 +298,3 @@ def _decoded(text: bytes) -> bytes:
         return a2b_base64(text)
     except Base64Error:
         return b""
-
-
-def _version(name: bytes) -> KeyVersion | None:
-    try:
-        return KeyVersion.parse(name.decode("ascii"))
-    except (KeyRotationError, UnicodeDecodeError):
-        return None

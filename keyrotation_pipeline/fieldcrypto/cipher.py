@@ -10,12 +10,11 @@ from cryptography.exceptions import InvalidTag
 
 from keyrotation_pipeline.errors import (
     DecryptionError,
-    MalformedCiphertextError,
     PlaintextEncodingError,
     UnknownKeyVersionError,
 )
 from keyrotation_pipeline.fieldcrypto.binding import Row, associated_data
-from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse
+from keyrotation_pipeline.fieldcrypto.grammar import Ciphertext, KeyVersion, parse, parsed
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import NOT_A_VALUE, Defect, DefectKind
 
@@ -119,14 +118,6 @@ def opened_by(ring: KeyRing, value: Ciphertext, label: str | None, row: Row | No
     same = (each for each in ring.versions if each.generation == value.version.generation)
     candidates = sorted(same, key=lambda each: each != value.version) if row is None or row.key is not None else []
     return next((version for version in candidates if _authenticates(ring, version, value, label, row)), None)
-
-
-def parsed(stored: str) -> Ciphertext | None:
-    """Splits a stored value into its parts; returns None where it does not match the value grammar."""
-    try:
-        return parse(stored)
-    except MalformedCiphertextError:
-        return None
 
 
 def _authenticates(ring: KeyRing, version: KeyVersion, value: Ciphertext, label: str | None, row: Row | None) -> bool:

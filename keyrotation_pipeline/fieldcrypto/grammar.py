@@ -200,6 +200,22 @@ def parse(stored: str) -> Ciphertext:
     return Ciphertext(version, binascii.a2b_base64(head[2]), body)
 
 
+def parsed(stored: str) -> Ciphertext | None:
+    """Splits a stored value into its parts; returns None where it does not match the value grammar."""
+    try:
+        return parse(stored)
+    except MalformedCiphertextError:
+        return None
+
+
+def version_named(text: str) -> KeyVersion | None:
+    """Returns the version that a text names before its first colon, as values and indexes do; None: none."""
+    try:
+        return KeyVersion.parse(text.partition(":")[0])
+    except InvalidKeyError:
+        return None
+
+
 def looks_encrypted(stored: str) -> bool:
     """Returns whether a text looks like one of our values, however damaged (``v01:``, `` v1:``, a truncated one)."""
     return _NEAR_MISS.match(stored) is not None

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, version_named
 
 MINUTE_SECONDS = 60
 # Bounded: somebody who can store values must not be able to fill the application's memory or its report.
@@ -50,7 +49,7 @@ class FailedReads:
 
     def note(self, stored: str) -> None:
         """Counts one stored value that could not be decrypted; only the version that it names is stored."""
-        now, version = time.time(), _version(stored)
+        now, version = time.time(), str(version_named(stored) or NO_VERSION)
         with self._counting:
             if version not in self._counts and len(self._counts) >= VERSIONS_KEPT:
                 version = NO_VERSION
@@ -67,13 +66,6 @@ class FailedReads:
                 FailedRead(version, count.values, count.last_at, dict(count.by_minute))
                 for version, count in sorted(self._counts.items())
             )
-
-
-def _version(stored: str) -> str:
-    try:
-        return str(KeyVersion.parse(stored.partition(":")[0]))
-    except InvalidKeyError:
-        return NO_VERSION
 
 
 @dataclass(frozen=True, slots=True)

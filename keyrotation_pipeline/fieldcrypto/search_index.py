@@ -17,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.grammar import LONGEST_PREFIX_CHARS, PREFIX_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
@@ -139,11 +138,3 @@ def is_odd(version: KeyVersion) -> bool:
 def newest(versions: Sequence[KeyVersion], *, odd: bool) -> KeyVersion | None:
     """Returns the version under which one of the two columns is written; None: it is NULL."""
     return max((version for version in versions if is_odd(version) == odd), default=None)
-
-
-def version_of(index: str) -> KeyVersion | None:
-    """Returns the version that a stored index names; None: it is no index."""
-    try:
-        return KeyVersion.parse(index.partition(":")[0])
-    except InvalidKeyError:
-        return None

@@ -10,8 +10,8 @@ from pydantic import Field, StrictBool, model_validator
 
 from keyrotation_pipeline.errors import ConfigurationError, InvalidKeyError, InvalidLayoutError
 from keyrotation_pipeline.fieldcrypto.binding import AssociatedData
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     AES_GCM,

@@ -13,8 +13,7 @@ import pytest
 from psycopg import sql
 
 from keyrotation_pipeline.demo.officers import DemoOfficer
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import by_commas
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, by_commas
 from keyrotation_pipeline_tests.acceptance.test_aes_gcm import (
     ROWS,
     Application,

@@ -8,9 +8,14 @@ from typing import Protocol
 import pytest
 
 from keyrotation_pipeline.errors import BlockedError, KeyStoreDamagedError, KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, by_commas, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
+    FERNET_NOTATION,
+    KeyEncoding,
+    as_list,
+    by_commas,
+    notation_of,
+)
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_ECTO,
     FERNET,

@@ -12,10 +12,8 @@ django-fernet-fields-v2 0.9), django-fernet-encrypted-fields 0.4, Lockbox 1.3 (`
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import product
 from types import MappingProxyType
 
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384
@@ -23,17 +21,10 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from keyrotation_pipeline.errors import InvalidBindingError, InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.batch import Labels
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
-from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, Derivation, ValueFormat
+from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, Derivation
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import (
-    KEY_BYTES,
-    LONGEST_PASSPHRASE,
-    SHORTEST_PASSPHRASE,
-    KeyMaterial,
-    Passphrase,
-)
+from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial, Passphrase
 
 PAIR_SEPARATOR = b":"
 _PACKAGE = b"django-fernet-fields"
@@ -136,31 +127,6 @@ def place_ring(derivation: Derivation | None, ring: KeyRing, label: str | None) 
     return own[0] if own else derived_ring(derivation, ring)
 
 
-def rederived_rings(
-    declared: ValueFormat, ring: KeyRing, label: str | None
-) -> Iterator[tuple[Derivation | None, KeyRing]]:
-    """Yields the keys of a place by every other derivation from what the application lists; None: as they are."""
-    encodings = KeyEncoding if declared.name == AES_GCM.name else (KeyEncoding.B64URL,)
-    others = (other for other in (None, *DERIVATIONS.get(declared.name, ())) if other is not declared.derivation)
-    for other, encoding in product(others, encodings):
-        with suppress(InvalidKeyError, InvalidBindingError):
-            passphrases = other is not None and other.is_of_passphrases
-            yield other, place_ring(other, _relisted(ring, encoding, passphrases=passphrases), label)
-
-
-def _relisted(ring: KeyRing, encoding: KeyEncoding, *, passphrases: bool) -> KeyRing:
-    """Returns the same entries of the application's list, taken for passphrases or for keys."""
-    texts = {each: _listed(ring.material(each), encoding) for each in ring.versions}
-    keys = {
-        each: Passphrase(text.encode()) if passphrases else key_in(text, "", encoding) for each, text in texts.items()
-    }
-    return KeyRing(keys, ring.primary)
-
-
-def _listed(material: KeyMaterial, encoding: KeyEncoding) -> str:
-    return raw_of(material).decode() if isinstance(material, Passphrase) else as_list([material], encoding)
-
-
 def new_passphrase(derivation: Derivation, before: KeyMaterial | None) -> Passphrase:
     """Generates what a new key is derived from.
 
@@ -172,32 +138,3 @@ def new_passphrase(derivation: Derivation, before: KeyMaterial | None) -> Passph
         return generated
     secret = raw_of(before or Passphrase.generate()).partition(PAIR_SEPARATOR)[0]
     return Passphrase(secret + PAIR_SEPARATOR + raw_of(generated))
-
-
-def listed_passphrase(text: str, place: str, *, pair: bool) -> KeyMaterial:
-    """Parses an entry of the application's list.
-
-    Args:
-        place: where it is, for messages.
-        pair: whether it is ``SECRET_KEY:SALT_KEY``.
-
-    Raises:
-        InvalidKeyError: it is none that can be listed.
-    """
-    secret, separator, salt = text.partition(PAIR_SEPARATOR.decode())
-    try:
-        if not set(text) & set("\"'\\") and (not pair or (secret and separator and salt)):
-            return Passphrase(text.encode())
-    except InvalidKeyError:
-        pass
-    what = "a pair SECRET_KEY:SALT_KEY" if pair else "a passphrase"
-    raise InvalidKeyError(  # here, so that its context holds nothing of the text
-        f"{place} is not {what} that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} characters of "
-        "printable ASCII, without commas, quotes and backslashes"
-        + (", and without a colon in the SECRET_KEY" if pair else "")
-    )
-
-
-def as_passphrases(keys: Sequence[KeyMaterial]) -> str:
-    """Formats passphrases as the application's list."""
-    return ",".join(raw_of(key).decode() for key in keys)

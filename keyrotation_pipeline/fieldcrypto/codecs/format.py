@@ -39,7 +39,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     ValueFormat,
 )
 from keyrotation_pipeline.fieldcrypto.codecs.vault_transit import TransitFormat
-from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import SECOND, KeyVersion, parsed
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
@@ -83,7 +83,7 @@ class NativeFormat:
     ) -> tuple[KeyVersion, KeyVersion | None] | None:
         """See `Format.opened_by`."""
         stored, row = self._divided(stored)
-        value = cipher.parsed(_text(stored))
+        value = parsed(_text(stored))
         return None if value is None else (value.version, cipher.opened_by(ring, value, label, row))
 
     def plaintext(self, ring: KeyRing, stored: bytes, label: str | None = None) -> bytes | Defect:

@@ -1,18 +1,25 @@
-"""The application's list of keys in its library's own notation: which keys it holds, and which of them encrypts."""
+"""The application's list of keys in its library's own notation: which keys it holds, and which of them encrypts.
 
+``FERNET_KEYS=new,old`` is what `cryptography.fernet.MultiFernet`, Airflow and the Django packages read: bare keys, of
+which the first encrypts. So are the keys of AES-GCM written, in one of three encodings.
+"""
+
+import base64
+import binascii
 import json
 import re
 import string
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from types import MappingProxyType
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs import tink
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list, key_in
 from keyrotation_pipeline.fieldcrypto.codecs.cloak_47ng import KEY_BEGINS, key_text
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import as_passphrases, listed_passphrase
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import PAIR_SEPARATOR
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
     CLOAK_47NG,
@@ -27,6 +34,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
 )
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64, raw_of
 from keyrotation_pipeline.fieldcrypto.material import (
+    AES_KEY_BYTES,
     KEY_BYTES,
     LONGEST_PASSPHRASE,
     SHORTEST_PASSPHRASE,
@@ -39,6 +47,69 @@ from keyrotation_pipeline.fieldcrypto.material import (
 _PASSPHRASE = frozenset(string.ascii_letters + string.digits + "!$()*+-./:;<=>?@^_|~")
 _APP_KEY_BEGINS = "base64:"
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+
+
+class KeyEncoding(StrEnum):
+    """How an application writes the bytes of a key."""
+
+    B64URL = "b64url"
+    B64 = "b64"
+    HEX = "hex"
+
+
+_WRITE: Mapping[KeyEncoding, Callable[[bytes], str]] = MappingProxyType(
+    {
+        KeyEncoding.B64URL: lambda raw: base64.urlsafe_b64encode(raw).decode(),
+        KeyEncoding.B64: lambda raw: base64.b64encode(raw).decode(),
+        KeyEncoding.HEX: bytes.hex,
+    }
+)
+_IN_WORDS: Mapping[KeyEncoding, str] = MappingProxyType(
+    {
+        KeyEncoding.B64URL: "the URL-safe base64 of",
+        KeyEncoding.B64: "the base64 of",
+        KeyEncoding.HEX: "the hexadecimal digits of",
+    }
+)
+
+
+def as_list(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64URL) -> str:
+    """Formats keys as the application's list, the one that encrypts first."""
+    return ",".join(_WRITE[encoding](raw_of(key)) for key in keys)
+
+
+def _parsed(parse: Callable[[], KeyMaterial | None], refusal: str) -> KeyMaterial:
+    """Returns a key; the refusal is raised after what parsing raises, so that its context holds nothing of the text."""
+    key = None
+    with suppress(ValueError, InvalidKeyError):  # also binascii.Error
+        key = parse()
+    if key is None:
+        raise InvalidKeyError(refusal)
+    return key
+
+
+def key_in(text: str, place: str, encoding: KeyEncoding = KeyEncoding.B64URL, *, of_aes: bool = False) -> KeyMaterial:
+    """Parses one key.
+
+    Args:
+        place: where it is, for messages.
+        of_aes: whether it may have any length of a key of AES.
+
+    Raises:
+        InvalidKeyError: it is not one.
+    """
+
+    def parse() -> KeyMaterial:
+        if encoding is KeyEncoding.HEX:
+            raw = binascii.unhexlify(text)
+        else:
+            raw = base64.b64decode(text.replace("-", "+").replace("_", "/"), validate=True)
+        return AesKey(raw) if of_aes and len(raw) != KEY_BYTES else KeyMaterial(raw)
+
+    what = "a key" if of_aes else "a Fernet key"
+    lengths = " or ".join(map(str, AES_KEY_BYTES)) if of_aes else KEY_BYTES
+    derived = "" if of_aes else ", or say with [format] derivation how the application derives its keys from that"
+    return _parsed(parse, f"{place} is not {what}; give {_IN_WORDS[encoding]} {lengths} bytes{derived}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +197,10 @@ def _in_yaml(text: str) -> Sequence[str]:
 def _passphrase(text: str, place: str) -> KeyMaterial:
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "\"'"
     passphrase = text[1:-1] if quoted else text
-    try:
-        if _PASSPHRASE.issuperset(passphrase):
-            return Passphrase(passphrase.encode())
-    except InvalidKeyError:
-        pass
-    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+    return _parsed(
+        lambda: Passphrase(passphrase.encode()) if _PASSPHRASE.issuperset(passphrase) else None,
         f"{place} is not a passphrase that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} "
-        "characters, without commas, quotes, brackets and white space"
+        "characters, without commas, quotes, brackets and white space",
     )
 
 
@@ -144,39 +211,34 @@ def _as_yaml(keys: Sequence[KeyMaterial]) -> str:
 
 
 def _cloak_key(text: str, place: str) -> KeyMaterial:
-    try:
+    def parse() -> KeyMaterial | None:
         key = key_from_base64(text.removeprefix(KEY_BEGINS).replace("-", "+").replace("_", "/"))
-    except InvalidKeyError:
-        key = None
-    if key is None or text != key_text(key):  # raised here, so that its context holds nothing of the text
-        raise InvalidKeyError(
-            f"{place} is not a key of @47ng/cloak; write {KEY_BEGINS} and the padded URL-safe base64 of {KEY_BYTES} "
-            "bytes, since the fingerprint is that of the whole text"
-        )
-    return key
+        return key if text == key_text(key) else None
+
+    return _parsed(
+        parse,
+        f"{place} is not a key of @47ng/cloak; write {KEY_BEGINS} and the padded URL-safe base64 of {KEY_BYTES} "
+        "bytes, since the fingerprint is that of the whole text",
+    )
 
 
 def _master_key(text: str, place: str) -> KeyMaterial:
-    try:
-        return key_in(text, place, KeyEncoding.HEX)
-    except InvalidKeyError:
-        pass
-    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+    return _parsed(
+        lambda: key_in(text, place, KeyEncoding.HEX),
         f"{place} is not a master key of Lockbox; give its {2 * KEY_BYTES} hexadecimal digits, as Lockbox.generate_key "
-        "makes them"
+        "makes them",
     )
 
 
 def _app_key(text: str, place: str, size: int) -> KeyMaterial:
-    try:
+    def parse() -> KeyMaterial | None:
         key = key_in(text.removeprefix(_APP_KEY_BEGINS), place, KeyEncoding.B64, of_aes=True)
-        if text.startswith(_APP_KEY_BEGINS) and len(raw_of(key)) == size:
-            return key
-    except InvalidKeyError:
-        pass
-    raise InvalidKeyError(  # here, so that its context holds nothing of the text
+        return key if text.startswith(_APP_KEY_BEGINS) and len(raw_of(key)) == size else None
+
+    return _parsed(
+        parse,
         f"{place} is not an APP_KEY of this cipher; write {_APP_KEY_BEGINS} and the base64 of {size} bytes, as "
-        "`php artisan key:generate --show` prints it"
+        "`php artisan key:generate --show` prints it",
     )
 
 
@@ -186,16 +248,11 @@ def _as_app_keys(keys: Sequence[KeyMaterial]) -> str:
 
 def _named_key(text: str, place: str) -> KeyMaterial:
     name, _, encoded = text.partition(":")
-    try:
-        key = AesKey(raw_of(key_in(encoded, place)), name) if name else None
-    except InvalidKeyError:
-        key = None
-    if key is None:
-        raise InvalidKeyError(
-            f"{place} is not a key with its name; write the name (letters, digits, dots, hyphens, underscores), a "
-            f"colon, and the base64 of {KEY_BYTES} bytes"
-        )
-    return key
+    return _parsed(
+        lambda: AesKey(raw_of(key_in(encoded, place)), name) if name else None,
+        f"{place} is not a key with its name; write the name (letters, digits, dots, hyphens, underscores), a "
+        f"colon, and the base64 of {KEY_BYTES} bytes",
+    )
 
 
 def _as_named(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B64) -> str:
@@ -204,6 +261,32 @@ def _as_named(keys: Sequence[KeyMaterial], encoding: KeyEncoding = KeyEncoding.B
 
 def _as_cloak(keys: Sequence[KeyMaterial]) -> str:
     return ",".join(map(key_text, keys))
+
+
+def _derived_from(text: str, place: str, *, pair: bool) -> KeyMaterial:
+    """Parses an entry of the application's list.
+
+    Args:
+        place: where it is, for messages.
+        pair: whether it is ``SECRET_KEY:SALT_KEY``.
+
+    Raises:
+        InvalidKeyError: it is none that can be listed.
+    """
+    secret, separator, salt = text.partition(PAIR_SEPARATOR.decode())
+    is_listed = not set(text) & set("\"'\\") and (not pair or (secret and separator and salt))
+    what = "a pair SECRET_KEY:SALT_KEY" if pair else "a passphrase"
+    return _parsed(
+        lambda: Passphrase(text.encode()) if is_listed else None,
+        f"{place} is not {what} that can be listed here: {SHORTEST_PASSPHRASE} to {LONGEST_PASSPHRASE} characters of "
+        "printable ASCII, without commas, quotes and backslashes"
+        + (", and without a colon in the SECRET_KEY" if pair else ""),
+    )
+
+
+def _as_passphrases(keys: Sequence[KeyMaterial]) -> str:
+    """Formats passphrases as the application's list."""
+    return ",".join(raw_of(key).decode() for key in keys)
 
 
 def by_commas(encoding: KeyEncoding, *, of_aes: bool = True) -> KeyNotation:
@@ -238,5 +321,5 @@ def notation_of(declared: ValueFormat, encoding: KeyEncoding = KeyEncoding.B64UR
         return KeyNotation(_by_commas, partial(_app_key, size=CIPHERS[declared.layout]), _as_app_keys)
     if declared.name != RAILS.name and declared.derivation is not None:
         pair = declared.derivation is Derivation.DJANGO_FERNET_ENCRYPTED_FIELDS
-        return KeyNotation(_by_commas, partial(listed_passphrase, pair=pair), as_passphrases, passphrases=True)
+        return KeyNotation(_by_commas, partial(_derived_from, pair=pair), _as_passphrases, passphrases=True)
     return _NOTATIONS.get(declared.name) or by_commas(encoding)

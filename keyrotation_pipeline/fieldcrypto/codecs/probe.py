@@ -5,15 +5,22 @@ open values, where nothing is known of either.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
 
-from keyrotation_pipeline.errors import InvalidKeyError
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS, place_ring, rederived_rings
+from keyrotation_pipeline.errors import InvalidBindingError, InvalidKeyError
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import DERIVATIONS, place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, layout_of
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import by_commas, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import (
+    KeyEncoding,
+    KeyNotation,
+    as_list,
+    by_commas,
+    key_in,
+    notation_of,
+)
 from keyrotation_pipeline.fieldcrypto.codecs.laravel_crypt import CIPHERS
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedRewriter
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
@@ -32,7 +39,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.value_format import (
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
-from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial, Passphrase
 from keyrotation_pipeline.fieldcrypto.reads import Defect
 
 
@@ -84,6 +91,31 @@ def fitting_derivation(
         elif any(not isinstance(FernetRewriter(keys, keys.primary).plaintext(value), Defect) for value in values):
             return said
     return None
+
+
+def rederived_rings(
+    declared: ValueFormat, ring: KeyRing, label: str | None
+) -> Iterator[tuple[Derivation | None, KeyRing]]:
+    """Yields the keys of a place by every other derivation from what the application lists; None: as they are."""
+    encodings = KeyEncoding if declared.name == AES_GCM.name else (KeyEncoding.B64URL,)
+    others = (other for other in (None, *DERIVATIONS.get(declared.name, ())) if other is not declared.derivation)
+    for other, encoding in product(others, encodings):
+        with suppress(InvalidKeyError, InvalidBindingError):
+            passphrases = other is not None and other.is_of_passphrases
+            yield other, place_ring(other, _relisted(ring, encoding, passphrases=passphrases), label)
+
+
+def _relisted(ring: KeyRing, encoding: KeyEncoding, *, passphrases: bool) -> KeyRing:
+    """Returns the same entries of the application's list, taken for passphrases or for keys."""
+    texts = {each: _listed(ring.material(each), encoding) for each in ring.versions}
+    keys = {
+        each: Passphrase(text.encode()) if passphrases else key_in(text, "", encoding) for each, text in texts.items()
+    }
+    return KeyRing(keys, ring.primary)
+
+
+def _listed(material: KeyMaterial, encoding: KeyEncoding) -> str:
+    return raw_of(material).decode() if isinstance(material, Passphrase) else as_list([material], encoding)
 
 
 def fitting(declared: ValueFormat, ring: KeyRing, values: Sequence[bytes], label: str | None = None) -> str | None:
@@ -164,33 +196,24 @@ def fits(listed: str, place: str, values: Sequence[bytes], label: str | None = N
 
 
 def _read(listed: str, place: str) -> Iterator[tuple[ValueFormat, str, KeyRing]]:
+    for notation, encoding, formats in _notations():
+        try:
+            keys = notation.keys_in(listed.strip(), place)
+        except InvalidKeyError:
+            continue
+        ring = KeyRing({KeyVersion(number): key for number, key in enumerate(keys, 1)}, KeyVersion(1))
+        yield from ((declared, encoding, ring) for declared in formats)
+
+
+def _notations() -> Iterator[tuple[KeyNotation, str, Sequence[ValueFormat]]]:
+    """Yields how keys may be written, their encoding where it is to be declared, and the formats of such keys."""
     for declared in _NAMED:
-        try:
-            keys = notation_of(declared).keys_in(listed.strip(), place)
-        except InvalidKeyError:
-            continue
-        yield declared, "", _ring(keys)
+        yield notation_of(declared), "", [declared]
     for encoding in KeyEncoding:
-        try:
-            keys = by_commas(encoding).keys_in(listed.strip(), place)
-        except InvalidKeyError:
-            continue
-        yield from ((replace(AES_GCM, layout=layout), encoding.value, _ring(keys)) for layout in KNOWN)
+        yield by_commas(encoding), encoding.value, [replace(AES_GCM, layout=layout) for layout in KNOWN]
     for declared in (replace(each, derivation=how) for each in (FERNET, AES_GCM) for how in DERIVATIONS[each.name]):
-        try:
-            keys = notation_of(declared).keys_in(listed.strip(), place)
-        except InvalidKeyError:
-            continue
         layouts: Sequence[str] = KNOWN if declared.name == AES_GCM.name else (declared.layout,)
         if declared.derivation is Derivation.LOCKBOX:
             layouts = (LOCKBOX.layout, LOCKBOX.layout.replace("b64", "raw"))
-        yield from ((replace(declared, layout=layout), "", _ring(keys)) for layout in layouts)
-    try:
-        keys = by_commas(KeyEncoding.B64, of_aes=False).keys_in(listed.strip(), place)
-    except InvalidKeyError:
-        return
-    yield NATIVE, "", _ring(keys)
-
-
-def _ring(keys: Sequence[KeyMaterial]) -> KeyRing:
-    return KeyRing({KeyVersion(number): key for number, key in enumerate(keys, 1)}, KeyVersion(1))
+        yield notation_of(declared), "", [replace(declared, layout=layout) for layout in layouts]
+    yield by_commas(KeyEncoding.B64, of_aes=False), "", [NATIVE]

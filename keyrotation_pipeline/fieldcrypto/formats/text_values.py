@@ -5,8 +5,6 @@ A format whose parser is longer has a file of its own.
 
 import re
 
-from keyrotation_pipeline.errors import MalformedCiphertextError
-from keyrotation_pipeline.fieldcrypto import grammar
 from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     Recognised,
     base64_size,
@@ -17,6 +15,7 @@ from keyrotation_pipeline.fieldcrypto.formats.recogniser import (
     json_object,
     key_id,
 )
+from keyrotation_pipeline.fieldcrypto.grammar import parsed
 
 GCM_IV_BYTES, TAG_BYTES, BLOCK_BYTES = 12, 16, 16
 SHORTEST_GCM_BYTES = GCM_IV_BYTES + TAG_BYTES
@@ -62,10 +61,8 @@ def fernet_keyed_wrapper(text: str) -> Recognised | None:
 @in_text("native", starts=("v",))
 def native(text: str) -> Recognised | None:
     """Recognises this project's own values, by the grammar itself."""
-    try:
-        return Recognised("native", str(grammar.parse(text).version))
-    except MalformedCiphertextError:
-        return None
+    value = parsed(text)
+    return None if value is None else Recognised("native", str(value.version))
 
 
 VAULT_TRANSIT = "vault-transit"

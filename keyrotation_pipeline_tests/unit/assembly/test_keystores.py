@@ -8,7 +8,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.assembly.keystores import keys_in_store, listed_keys
 from keyrotation_pipeline.errors import KeyStoreError
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import as_list
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import as_list
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, key, set_primary
 
 

@@ -8,9 +8,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import InvalidKeyError, UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import AES_GCM, FERNET, NATIVE
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

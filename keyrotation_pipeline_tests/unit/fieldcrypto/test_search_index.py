@@ -7,7 +7,7 @@ import hmac
 import pytest
 
 from keyrotation_pipeline.errors import UnknownKeyVersionError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.search_index import (
@@ -17,7 +17,6 @@ from keyrotation_pipeline.fieldcrypto.search_index import (
     IndexForm,
     Normalisation,
     newest,
-    version_of,
 )
 
 V1, V2X, V3 = KeyVersion(1), KeyVersion(2, 2), KeyVersion(3)
@@ -92,7 +91,13 @@ def test_each_column_is_written_under_the_newest_version_of_its_own() -> None:
 
 
 def test_an_index_names_its_version() -> None:
-    assert [version_of(text) for text in ("v1:AAAA", "v2x:AAAA", "AAAA", "v01:AAAA", "")] == [V1, V2X, None, None, None]
+    assert [version_named(text) for text in ("v1:AAAA", "v2x:AAAA", "AAAA", "v01:AAAA", "")] == [
+        V1,
+        V2X,
+        None,
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize("size_bytes", range(SHORTEST_BYTES, FULL_BYTES + 1))

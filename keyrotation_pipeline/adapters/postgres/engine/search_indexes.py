@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from keyrotation_pipeline.fieldcrypto.batch import Value
 from keyrotation_pipeline.fieldcrypto.blind_index import BlindIndexer, BlindIndexForm
 from keyrotation_pipeline.fieldcrypto.codecs.format import Format
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion, version_named
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.reads import Defect
-from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd, version_of
+from keyrotation_pipeline.fieldcrypto.search_index import Indexer, IndexForm, is_odd
 from keyrotation_pipeline.model.tables import EncryptedTable
 
 # Of each index, the text in its column for odd numbers and in the other one, by row.
@@ -93,7 +93,7 @@ class Judge:
 
     def is_of(self, text: Value, index: str, *, odd: bool) -> bool:  # noqa: ARG002
         """Returns whether an index is of a text, or under a version that the ring does not hold."""
-        version = version_of(index)
+        version = version_named(index)
         if version is not None and version not in self._ring.versions:
             return True
         return version is not None and text is not None and self.under(version, text) == index

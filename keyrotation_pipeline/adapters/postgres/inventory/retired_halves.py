@@ -15,8 +15,9 @@ from psycopg import sql
 from keyrotation_pipeline.adapters.own_schema import own, schema_of
 from keyrotation_pipeline.adapters.postgres.server.connection import Connection
 from keyrotation_pipeline.errors import ConfigurationError, ProofError
-from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, rederived_rings
+from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import signing_blocks
+from keyrotation_pipeline.fieldcrypto.codecs.probe import rederived_rings
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import IdentifiedBy, ValueFormat
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing

@@ -21,10 +21,9 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure, RewrittenBatch
 from keyrotation_pipeline.fieldcrypto.binding import AssociatedData, Piece, joined
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import KeyEncoding, as_list
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring, place_ring
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import KeyEncoding, as_list, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout, Sealed
 from keyrotation_pipeline.fieldcrypto.codecs.probe import KNOWN, KNOWN_PAIRS, Fit, fits, fitting, fitting_derivation
 from keyrotation_pipeline.fieldcrypto.codecs.unmarked import UnmarkedFormat, UnmarkedRewriter

@@ -14,11 +14,10 @@ from cryptography.fernet import Fernet, MultiFernet
 from keyrotation_pipeline.errors import InvalidKeyError, KeyRotationError, UnknownKeyVersionError
 from keyrotation_pipeline.fieldcrypto.batch import FAULTY_MACHINE, Failure
 from keyrotation_pipeline.fieldcrypto.codecs import fernet
-from keyrotation_pipeline.fieldcrypto.codecs.bare_keys import as_list
 from keyrotation_pipeline.fieldcrypto.codecs.derived_keys import derived_ring
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import FernetFormat, FernetRewriter, parsed
 from keyrotation_pipeline.fieldcrypto.codecs.format import format_of, new_key
-from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, notation_of
+from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, as_list, notation_of
 from keyrotation_pipeline.fieldcrypto.codecs.probe import fitting_derivation
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET, Derivation
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
