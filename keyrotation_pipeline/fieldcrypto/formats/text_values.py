@@ -249,7 +249,7 @@ def rails_message_encryptor(text: str) -> Recognised | None:
 
     The older form is ``base64(base64 ciphertext--base64 iv)--hex HMAC``. A signed message (MessageVerifier) has two
     parts, and the first is none of these.
-    """  # noqa: E501  the first line is one in docs/reference/formats.md
+    """  # noqa: E501  the first line stands in the reference of formats
     parts = text.split("--", _GCM_PARTS)
     if len(parts) == _GCM_PARTS:
         sizes = [_size(part) for part in parts]
