@@ -120,3 +120,13 @@ def test_text_that_no_encoding_checked_is_read(debian: Connection, debian_server
         finally:
             admin.execute("DROP DATABASE unchecked WITH (FORCE)")
     assert {place.column: values for place, values in seen.items()} == {"a": ["x\udcff"], "b": ["y\udcfe"]}
+
+
+def test_wide_composites_in_many_columns_are_read(owner: Connection, reader: str, read: Read) -> None:
+    owner.execute(f"CREATE TYPE wide AS ({', '.join(f'f{n} text' for n in range(40))})".encode())
+    owner.execute(f"CREATE TABLE t ({', '.join(f'c{n} wide' for n in range(90))}, note text)".encode())
+    owner.execute("INSERT INTO t (c0.f39, c89.f0, note) VALUES ('first', 'last', 'a note')")
+    report, values = read(reader)
+    held = {(place.column, place.path): only(each) for place, each in values.items() if each}
+    assert held == {("c0", ("f39",)): "first", ("c89", ("f0",)): "last", ("note", None): "a note"}
+    assert not [each for each in report.not_looked_at if "public.t" in str(each)]

@@ -21,8 +21,8 @@ _FEW_VALUES = 30
 _BYTES_PER_VALUE, _LEAST_VALUES = 512, 8
 # As stored, which is compressed, of everything but plain text and bytes.
 _MOST_BYTES, _MOST_STORED_BYTES = 1024 * 1024, 256 * 1024
-# PostgreSQL takes at most 1,664 expressions; there are several per column.
-_COLUMNS_AT_ONCE = 100
+# PostgreSQL takes at most 1,664 expressions: one for each reader of a column, and three for the sizes in it.
+_COLUMNS_AT_ONCE, _READERS_AT_ONCE = 100, 1600
 
 _SIZE = "SELECT pg_relation_size(%(oid)s::oid) / current_setting('block_size')::int"
 
@@ -67,8 +67,20 @@ def read_relation(
     Args:
         most_values: of each column, about.
     """
-    for start in range(0, len(columns), _COLUMNS_AT_ONCE):
-        yield from _read(connection, oid, relation, columns[start : start + _COLUMNS_AT_ONCE], most_values)
+    for some in _at_once(columns):
+        yield from _read(connection, oid, relation, some, most_values)
+
+
+def _at_once(columns: Sequence[Column]) -> Iterator[Sequence[Column]]:
+    """Divides columns, so that a query takes what is read of them; one with more readers than that is alone."""
+    some: list[Column] = []
+    for column in columns:
+        readers = sum(len(each.readers) for each in (*some, column))
+        if some and (len(some) == _COLUMNS_AT_ONCE or readers > _READERS_AT_ONCE):
+            yield some
+            some = []
+        some.append(column)
+    yield some
 
 
 def _read(
