@@ -63,7 +63,7 @@ def main() -> int:
 def _run(config: Path, given: argparse.Namespace) -> int:
     settings, officers = prepare(config)
     clients = -(-given.rows // ROWS_PER_CLIENT)
-    with open_home(settings, clients, _say) as pipeline, working_application(pipeline, settings) as application:
+    with open_home(settings, clients, _say) as pipeline, working_application(settings) as application:
         working = _in_process(settings) if given.without_dagster else up(config, settings.home)
         with working, database_url(settings) as url:
             with psycopg.connect(url, autocommit=True) as tool:

@@ -59,7 +59,7 @@ class Recorder:
 def record(settings: Settings, rows: int, *, emergency: bool) -> None:
     """Carry out one rotation and print how its ETA held."""
     _, officers = prepare(settings.path)
-    with open_home(settings, rows, print) as pipeline, working_application(pipeline, settings) as application:
+    with open_home(settings, rows, print) as pipeline, working_application(settings) as application:
         incident = "INC-2026-001" if emergency else None
         rotation = open_request(pipeline, reason="benchmark of the ETA", requested_by="benchmark", incident=incident)
         approve(pipeline, rotation, officers, lambda _line: None)

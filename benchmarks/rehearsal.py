@@ -27,7 +27,7 @@ _ACTOR = "benchmark"
 def compared(rows: int) -> float:
     """Rehearse, then rotate, print both, and give what was predicted as a multiple of what it took."""
     settings, officers = prepare(None)
-    with open_home(settings, rows, print) as pipeline, working_application(pipeline, settings) as application:
+    with open_home(settings, rows, print) as pipeline, working_application(settings) as application:
         rotation = open_request(pipeline, reason="benchmark of the rehearsal", requested_by=_ACTOR)
         secret = officers[0].gpg("--export-secret-keys")
         with open_backups(settings, actor=_ACTOR) as site, imported_key(secret, None) as key:

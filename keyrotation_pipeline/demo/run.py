@@ -109,7 +109,7 @@ def run_demo(
         finished: called with each finished step and its duration in seconds.
     """
     settings, officers = prepare(option, values=values)
-    with open_home(settings, clients, say) as pipeline, working_application(pipeline, settings) as application:
+    with open_home(settings, clients, say) as pipeline, working_application(settings) as application:
         say(f"{pipeline.surroundings.identity().name}: an application reads and writes from here on")
         rotation = open_request(pipeline, reason="Demonstration of a routine rotation", requested_by=ACTOR)
         say(f"Request {rotation.id}: {rotation.source} → {rotation.target}")
@@ -231,9 +231,8 @@ class RunningApplication:
 
 
 @contextmanager
-def working_application(pipeline: Pipeline, settings: Settings) -> Iterator[RunningApplication]:
-    """Starts an application; the context yields it while it works."""
-    del pipeline  # it must stay open: the application needs its embedded database
+def working_application(settings: Settings) -> Iterator[RunningApplication]:
+    """Starts an application; the context yields it while it works. Its embedded database must stay open."""
     with database_url(settings) as url:
         with connect(url) as connection:
             clinic.forget_applications(connection)

@@ -118,7 +118,7 @@ class Attestation:
         every_seconds: float,
         *,
         reload: bool,
-        schema: str = SCHEMA,
+        schema: str,
     ) -> None:
         self._statements = Statements.of(schema)
         self._of_application = engine

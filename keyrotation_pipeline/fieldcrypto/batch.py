@@ -106,7 +106,7 @@ class Rewriter:
         """
         # They are used once, whether the batch succeeds or not.
         drawn = xaes.drawn_nonces(self._generation, sum(map(len, columns)))
-        nonces = by_column(columns, self._generation.nonce_bytes, drawn)
+        nonces = _by_column(columns, self._generation.nonce_bytes, drawn)
         failures: list[Failure] = []
         rewritten = [
             self._rewrite_column(number, *self._divided(values), each, failures)
@@ -260,10 +260,10 @@ class Rewriter:
 
 def nonces_of(columns: Sequence[Sequence[Value]], size: int) -> list[bytes]:
     """Draws random nonces of `size` bytes in one call: for each column, those of its values behind one another."""
-    return by_column(columns, size, os.urandom(size * sum(map(len, columns))))
+    return _by_column(columns, size, os.urandom(size * sum(map(len, columns))))
 
 
-def by_column(columns: Sequence[Sequence[Value]], size: int, nonces: bytes) -> list[bytes]:
+def _by_column(columns: Sequence[Sequence[Value]], size: int, nonces: bytes) -> list[bytes]:
     """Divides nonces of `size` bytes, one for each value, among the columns; none is given out twice."""
     ends = accumulate((size * len(values) for values in columns), initial=0)
     return [nonces[start:end] for start, end in pairwise(ends)]

@@ -78,7 +78,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 )
 def test_a_rollback_under_load_loses_no_write_and_leaves_no_value_behind(demo: Demo, through: Step | None) -> None:
     pipeline = demo.pipeline
-    with working_application(pipeline, demo.settings) as application:
+    with working_application(demo.settings) as application:
         rotation = demo.rotated(through)
         demo.undone(rotation)
         tally = application.stop()

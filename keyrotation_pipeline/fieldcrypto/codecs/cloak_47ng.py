@@ -15,7 +15,7 @@ from collections.abc import Collection
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
@@ -32,7 +32,7 @@ HEAD_CHARS = len(BEGINS) + MARKER_CHARS + len("..") + 16
 _VALUE = re.compile(VALUE_PATTERN.encode())
 
 
-class CloakEnvelope:
+class CloakEnvelope(Envelope):
     """`Envelope` for @47ng/cloak."""
 
     def parsed(self, value: bytes) -> MarkedValue | None:
@@ -41,10 +41,6 @@ class CloakEnvelope:
         if match is None or len(match[3]) % 4 or len(match[3]) < SHORTEST_BODY_CHARS:
             return None
         return MarkedValue(match[1], base64.urlsafe_b64decode(match[2]), base64.urlsafe_b64decode(match[3]))
-
-    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
-        """See `Envelope.holds_a_value`."""
-        return self.parsed(text) is not None
 
     def key(self, material: KeyMaterial) -> "CloakKey":
         """See `Envelope.key`."""

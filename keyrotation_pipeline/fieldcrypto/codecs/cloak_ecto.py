@@ -10,7 +10,14 @@ import re
 from collections.abc import Collection
 
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN, MarkedValue, PrefixedKey, next_named, split
+from keyrotation_pipeline.fieldcrypto.codecs.marked import (
+    NAME_PATTERN,
+    Envelope,
+    MarkedValue,
+    PrefixedKey,
+    next_named,
+    split,
+)
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 ASSOCIATED_DATA = b"AES256GCM"
@@ -22,7 +29,7 @@ _HEAD = re.compile(BEGINS + rb"([\x01-\x64])", re.DOTALL)
 _LABEL = re.compile(NAME_PATTERN.encode())
 
 
-class CloakEctoEnvelope:
+class CloakEctoEnvelope(Envelope):
     """`Envelope` for Cloak.
 
     Args:
@@ -42,10 +49,6 @@ class CloakEctoEnvelope:
             return None
         # With another length of nonces than the declared one, a short value is one all the same, which no key opens.
         return split(value, start, self._layout) or MarkedValue(value[:start].hex().encode(), b"", b"")
-
-    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
-        """See `Envelope.holds_a_value`."""
-        return self.parsed(text) is not None
 
     def key(self, material: KeyMaterial) -> PrefixedKey:
         """See `Envelope.key`."""

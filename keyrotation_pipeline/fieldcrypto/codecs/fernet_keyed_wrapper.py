@@ -11,7 +11,7 @@ from collections.abc import Collection
 
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import IV_BYTES, TIME_BYTES, FernetKey, encoded
 from keyrotation_pipeline.fieldcrypto.codecs.fernet import parsed as parsed_token
-from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN, MarkedValue, next_named
+from keyrotation_pipeline.fieldcrypto.codecs.marked import NAME_PATTERN, Envelope, MarkedValue, next_named
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 
 BEGINS = "enc:fernet:"
@@ -21,7 +21,7 @@ VALUE_PATTERN = rf"enc:fernet:({NAME_PATTERN}):([A-Za-z0-9+/]+(?:[AEIMQUYcgkosw0
 _VALUE = re.compile(VALUE_PATTERN.encode())
 
 
-class KeyedWrapperEnvelope:
+class KeyedWrapperEnvelope(Envelope):
     """`Envelope` for wrapped tokens."""
 
     def parsed(self, value: bytes) -> MarkedValue | None:
@@ -29,10 +29,6 @@ class KeyedWrapperEnvelope:
         match = _VALUE.fullmatch(value)
         token = None if match is None or len(match[2]) % 4 else parsed_token(b64decode(match[2]))
         return None if match is None or token is None else MarkedValue(match[1], b"", token)
-
-    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
-        """See `Envelope.holds_a_value`."""
-        return self.parsed(text) is not None
 
     def key(self, material: KeyMaterial) -> "KeyedWrapperKey":
         """See `Envelope.key`."""

@@ -67,12 +67,13 @@ class Envelope(Protocol):
     def parsed(self, value: bytes) -> MarkedValue | None:
         """Splits a stored value exactly as the library writes it; None: anything else."""
 
-    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:
+    def holds_a_value(self, text: bytes, old: MarkedValue, markers: Collection[bytes]) -> bool:  # noqa: ARG002
         """Returns whether a plaintext is itself a value of this format, for an application that reads it.
 
         Args:
             markers: of the keys that are known, where nothing else tells a value from other bytes.
         """
+        return self.parsed(text) is not None
 
     def key(self, material: KeyMaterial) -> MarkedKey:
         """Prepares a key."""

@@ -27,7 +27,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyrotation_pipeline.errors import DeterministicValueError
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue
+from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, KeyMaterial, Passphrase
 from keyrotation_pipeline.fieldcrypto.native import CompiledEncoding, CompiledFormat, Nonces
@@ -69,7 +69,7 @@ _IS_COMPRESSED = _COMPRESSED + b"true"
 LONGEST_INFLATED = 1 << 26
 
 
-class RailsEnvelope:
+class RailsEnvelope(Envelope):
     """`Envelope` for Active Record Encryption.
 
     Args:

@@ -13,7 +13,7 @@ from typing import Any
 
 from keyrotation_pipeline.errors import InvalidKeyError
 from keyrotation_pipeline.fieldcrypto.codecs.layout import Layout
-from keyrotation_pipeline.fieldcrypto.codecs.marked import MarkedValue, PrefixedKey, split
+from keyrotation_pipeline.fieldcrypto.codecs.marked import Envelope, MarkedValue, PrefixedKey, split
 from keyrotation_pipeline.fieldcrypto.key_bytes import raw_of
 from keyrotation_pipeline.fieldcrypto.material import KEY_BYTES, AesKey, KeyMaterial
 
@@ -26,7 +26,7 @@ _FIXED = {"status": "ENABLED", "outputPrefixType": "TINK"}
 _KEY_VALUES = {bytes([0x1A, size]): size for size in (16, 32)}
 
 
-class TinkEnvelope:
+class TinkEnvelope(Envelope):
     """`Envelope` for Tink.
 
     Args:
