@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import asdict, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
@@ -63,6 +63,12 @@ Number = Annotated[int, Field(ge=0, lt=1 << 63)]
 
 class _Document(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+    left_out_if_empty: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_there(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
+        content: dict[str, object] = serialised(self)
+        return {name: value for name, value in content.items() if value or name not in self.left_out_if_empty}
 
 
 class _File(_Document):
@@ -100,31 +106,23 @@ KnownFormat = Annotated[str, AfterValidator(_known_format)]
 
 
 class _Place(_Document):
+    left_out_if_empty: ClassVar = frozenset({"when", "iv"})
     column: Identifier
     path: tuple[PathKey, ...]
     elements: bool
     when: Identifier | Literal[""] = ""
     iv: Identifier | Literal[""] = ""
 
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_there(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
-        content: dict[str, object] = serialised(self)
-        return {name: value for name, value in content.items() if value or name not in {"when", "iv"}}
-
 
 class _DerivedFormat(_Document):
     """A format of which reading a value takes more than its name and the keys."""
 
+    left_out_if_empty: ClassVar = frozenset({"aad"})
     name: KnownFormat
     derivation: Derivation = Field(strict=False)
     salt: str
     deterministic: bool
     aad: Annotated[str, AfterValidator(_known_template)] | Literal[""] = ""
-
-    @model_serializer(mode="wrap")
-    def _without_no_template(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
-        content: dict[str, object] = serialised(self)
-        return {name: value for name, value in content.items() if value or name != "aad"}
 
 
 class _BoundFormat(_Document):
@@ -157,6 +155,7 @@ class _HeldFormat(_Document):
 
 
 class _Table(_Document):
+    left_out_if_empty: ClassVar = frozenset({"bindings", "row"})
     in_schema: Identifier = Field(alias="schema")
     table: Identifier
     columns: tuple[PlaceName, ...]
@@ -166,11 +165,6 @@ class _Table(_Document):
     row: _Row | None = None
     rows: Number
     values: dict[PlaceName, dict[Version, Number]]
-
-    @model_serializer(mode="wrap")
-    def _without_no_bindings(self, serialised: SerializerFunctionWrapHandler) -> dict[str, object]:
-        content: dict[str, object] = serialised(self)
-        return {name: value for name, value in content.items() if value or name not in {"bindings", "row"}}
 
 
 class _Relation(_Document):
