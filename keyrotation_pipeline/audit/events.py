@@ -17,7 +17,7 @@ from keyrotation_pipeline.model import (
     progress,
     request_events,
 )
-from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note
+from keyrotation_pipeline.model.audit import EVENTS_DIFFER_BY, AuditEvent, EventKind, Fact, Note, canonical
 from keyrotation_pipeline.model.audit_state import AuditState
 from keyrotation_pipeline.model.records import read
 from keyrotation_pipeline.ports.ledger import Ledger
@@ -82,7 +82,7 @@ def entry_of(event: AuditEvent) -> AuditEntry:
     """
     try:
         body = json.loads(event.body)
-        if json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False) != event.body:
+        if canonical(body) != event.body:
             raise ValueError  # noqa: TRY301  such as a name that stands twice, of which readers may take either
         return AuditEntry(
             seq=body["seq"],

@@ -58,7 +58,16 @@ def body_of(
         "request": request,
         "seq": seq,
     }
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return canonical(content)
+
+
+def canonical(content: Mapping[str, Any]) -> str:
+    """JSON with sorted keys, no spaces, ASCII alone: the same content, the same text.
+
+    Raises:
+        ValueError: a number in it is none that JSON has.
+    """
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
 def stamped_bytes(previous: str, body: str) -> bytes:
@@ -196,7 +205,7 @@ STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 
 def payload_of(statement: Mapping[str, Any]) -> bytes:
     """The bytes of a statement; the same statement, the same bytes."""
-    return json.dumps(statement, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode("ascii")
+    return canonical(statement).encode("ascii")
 
 
 def to_sign(payload: bytes) -> bytes:
