@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.key_events import (
     PrimaryChangeIntended,
     RetirementIntended,
 )
-from keyrotation_pipeline.model.keys import LOST, KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import LOST, SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled, RosterPinned
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
@@ -32,8 +32,6 @@ _TELLING = (
     EventKind.CANCEL_INTENDED,
     EventKind.DATABASE_RECONCILED,
 )
-# States whose key may be in the archive of the key store without an intent event.
-_SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +170,7 @@ def _about_keys(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExp
 
 
 def _may_be_shelved(record: KeyRecord, told: AuditExpectations) -> bool:
-    return record.state in _SHELVED or record.version in told.shelved
+    return record.state in SHELVED or record.version in told.shelved
 
 
 def _active(records: Sequence[KeyRecord]) -> KeyVersion | None:

@@ -42,7 +42,7 @@ from keyrotation_pipeline.model.audit_state import (
 from keyrotation_pipeline.model.backup_events import BackupKeyPinned
 from keyrotation_pipeline.model.backups import signer_fingerprint
 from keyrotation_pipeline.model.key_events import KeyDestroyed, KeyRegistered, KeyReplaced, KeyRetired, KeyStateChanged
-from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, other_generation
+from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, IN_USE, LOST, KeyRecord, KeyState, other_generation
 from keyrotation_pipeline.model.request_events import (
     Blocked,
     DatabaseReconciled,
@@ -215,20 +215,7 @@ def _confirmed(state: AuditState, entry: AuditEntry, fact: RolloutConfirmed) -> 
     state.verified(text, fact.signature, fact.officer, since=walk.requested_at, at=entry.at)
 
 
-REQUEST_RULES: Rules = {
-    RequestOpened: _opened,
-    SignatureAdded: _signed,
-    StatusChanged: _moved,
-    StepFinished: _finished,
-    PromotionRecorded: _promoted,
-    Blocked: _blocked,
-    Unblocked: _blocked,
-    RolloutConfirmed: _confirmed,
-}
-
-
 _CHANGING_STATES = (RequestAction.ROTATE, RequestAction.ROLLBACK, RequestAction.RECONCILE)
-_BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
 
 
 def _registered(state: AuditState, entry: AuditEntry, fact: KeyRegistered) -> None:
@@ -261,7 +248,7 @@ def _state_changed(state: AuditState, entry: AuditEntry, fact: KeyStateChanged) 
         require(not state.known(entry.request).is_over, "is by a request that is over")
     else:
         state.require_signed(entry.request, *_CHANGING_STATES)
-    if fact.after in _BACK:
+    if fact.after in IN_USE:
         state.retired.discard(fact.version)
     state.keys[fact.version] = replace(record, state=fact.after)
 
@@ -294,15 +281,6 @@ def _require_to_destroy(state: AuditState, entry: AuditEntry, fact: KeyStateChan
     by = state.require_running(entry.request, RequestAction.DESTROY)
     is_same = (by.source, by.source_fingerprint) == (fact.version, fact.fingerprint)
     require(is_same, f"destroys {fact.version} by a request to destroy {by.source} {by.source_fingerprint[:16]}")
-
-
-KEY_RULES: Rules = {
-    KeyRegistered: _registered,
-    KeyStateChanged: _state_changed,
-    KeyReplaced: _replaced,
-    KeyRetired: _retired,
-    KeyDestroyed: _require_to_destroy,
-}
 
 
 def abandoning(heads: Collection[AuditHead]) -> str:
@@ -391,8 +369,19 @@ RULES: Rules = {
     BackupKeyPinned: _backup_key_pinned,
     RotationAuditWritten: _audit_row_written,
     DatabaseReconciled: _reconciled,
-    **REQUEST_RULES,
-    **KEY_RULES,
+    RequestOpened: _opened,
+    SignatureAdded: _signed,
+    StatusChanged: _moved,
+    StepFinished: _finished,
+    PromotionRecorded: _promoted,
+    Blocked: _blocked,
+    Unblocked: _blocked,
+    RolloutConfirmed: _confirmed,
+    KeyRegistered: _registered,
+    KeyStateChanged: _state_changed,
+    KeyReplaced: _replaced,
+    KeyRetired: _retired,
+    KeyDestroyed: _require_to_destroy,
     **INCIDENT_RULES,
 }
 # The kinds of events that have one.

@@ -7,7 +7,6 @@ The ledger says `destroyed` before the key is removed: from then on no backup co
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TypeVar
 
 from keyrotation_pipeline.audit.divergence import require_consistent
@@ -274,8 +273,6 @@ DESTROY = Action(
     source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
     target=lambda _pipeline, _request, _stored: "destroyed",
     authority=require_roster,
-    start_within=timedelta(days=7),
-    finish_within=timedelta(days=7),
     command=_command,
     renewal=lambda request: f"cancel it, then run `{_command(request)}` for a new one",
 )

@@ -77,8 +77,8 @@ class Channels:
         return tuple(dict.fromkeys((*(channel.name for channel in self.common), *mailed, *called)))
 
     def _unmailed(self, contact: Contact) -> str:
-        by_mail = contact.email is None or contact.role in self.by_role
-        return "" if by_mail else " (gets no mail: add [alerts.smtp])"
+        has_none_or_gets_it = contact.email is None or contact.role in self.by_role
+        return "" if has_none_or_gets_it else " (gets no mail: add [alerts.smtp])"
 
     def of(self, notice: Alarm) -> Iterator[AlertChannel]:
         """Each channel once."""

@@ -4,7 +4,7 @@ It also says which duties outlive an incident: what is presumed to be due of clo
 settled it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from keyrotation_pipeline.audit.assessments import Assessment, assessment_from, notices_in_words
@@ -80,7 +80,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
     """
     if assessment.since is None:
         raise IncidentError(f"nobody has answered anything of {assessment.incident.id}; answer first, then sign")
-    decision = assessment.answered or assessment.in_force
+    decision, answers = assessment.answered or assessment.in_force, enumerate(assessment.answers.lines(), 1)
     return rendered(
         ASSESSMENT_HEADER,
         (
@@ -89,7 +89,7 @@ def text_to_sign(pipeline: Pipeline, assessment: Assessment) -> bytes:
             ("Database", pipeline.surroundings.identity().signed()),
             ("Decision", str(decision.outcome)),
             ("Notices", "; ".join(notices_in_words(decision)) or "none"),
-            *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in _numbered(assessment.answers)),
+            *((f"Answer {number}", f"{name}: {said}") for number, (name, said) in answers),
             ("Answers", assessment.answers.digest()),
             ("Audit event", str(assessment.since[0])),
         ),
@@ -139,10 +139,6 @@ def assessment_of(pipeline: Pipeline, incident: Incident) -> Assessment:
 def assessed(pipeline: Pipeline) -> tuple[HistoryEntry, ...]:
     """The events that assessments are made of."""
     return history(pipeline.ledger, RosterPinned.kind, BreachAssessed.kind, AssessmentSigned.kind)
-
-
-def _numbered(answers: BreachAnswers) -> Iterator[tuple[int, tuple[str, str]]]:
-    yield from enumerate(answers.lines(), 1)
 
 
 def unsettled(pipeline: Pipeline) -> tuple[Assessment, ...]:

@@ -296,8 +296,7 @@ def _single(key: str) -> str | None:
 def _ring(pipeline: Pipeline, base: Baseline) -> KeyRing:
     """Every key that the backup's values or the present ones may be under, each the registered one."""
     stored, keys = pipeline.keys.read(), dict[KeyVersion, KeyMaterial](base.keys)
-    registered = pipeline.ledger.keys()
-    for record in registered:
+    for record in pipeline.ledger.keys():
         if record.version not in keys and record.version in stored:
             keys[record.version] = stored.registered(record)
     return KeyRing(keys, max(keys))

@@ -350,12 +350,8 @@ def left_to_people(text: bytes) -> bool:
 
 def differing_lines(signed: bytes, rebuilt: bytes) -> Sequence[str]:
     """Names of the fields in which two canonical texts differ, for the error message."""
-    before, after = ({name: value for name, _, value in map(_split, _lines(text))} for text in (signed, rebuilt))
+    before, after = (dict(line.partition(": ")[::2] for line in _lines(text)) for text in (signed, rebuilt))
     return [name for name in {**before, **after} if before.get(name) != after.get(name)]
-
-
-def _split(line: str) -> tuple[str, str, str]:
-    return line.partition(": ")
 
 
 def signed_moment(at: datetime) -> str:

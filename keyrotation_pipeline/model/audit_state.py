@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.audit import GENESIS, HASH_BYTES, AuditHead
 from keyrotation_pipeline.model.breach import NO_NOTICE, BreachAnswers
 from keyrotation_pipeline.model.comparison import as_signed
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import GONE, KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import RotationAuditWritten, SignatureAdded
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Walk
 
@@ -111,7 +111,7 @@ class AuditState:
         refused: by seq, the kind of an event that cannot have happened and changed nothing, and why.
         roster: the pinned one.
         rosters: every pinned one, with the seq of its event and the request that pinned it.
-        hosts: those that `init` pinned, or that stand in the text of the last request that began.
+        hosts: those in the text of the last request that began, else those that `init` pinned; None: it pinned none.
         signers: fingerprints of the keys that sign backups: the first that was pinned, and each that stands in the
             text of a request that began.
         keys: by version.
@@ -259,7 +259,7 @@ class AuditState:
         """
         if record.state is KeyState.COMPROMISED:
             return record.version not in self.retired or record.version in self.unseen
-        return record.state not in {KeyState.ARCHIVED, KeyState.DESTROYED}
+        return record.state not in GONE
 
     def require_enough(self, request: Request) -> None:
         """Refuse what too few officers of the pinned roster have signed."""

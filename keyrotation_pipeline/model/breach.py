@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from keyrotation_pipeline.model.audit import EventKind, Fact, instant
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.records import Between, as_json
-from keyrotation_pipeline.model.requests import Request, RequestStatus, RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestStatus, Step, Walk
 
 ORAL_DELAY_DAYS = 30
 ASSESSMENT_HEADER = "keyrotation-assessment-v1"
@@ -380,15 +380,12 @@ def carried_by(incident: Incident, requests: Sequence[Request]) -> Request | Non
     carrier = by_id.get(incident.request or "")
     while carrier is not None and carrier.status is RequestStatus.CANCELLED:
         former = carrier.id
-        successor = next((each for each in requests if each.supersedes == former and _is_under_way(each)), None)
+        begun = (each for each in requests if each.is_emergency and each.started_at is not None)
+        successor = next((each for each in begun if each.supersedes == former), None)
         if successor is None:
             return carrier
         carrier = successor
     return carrier
-
-
-def _is_under_way(request: Request) -> bool:
-    return request.type is RotationType.EMERGENCY and request.started_at is not None
 
 
 def rate_needed(rows_left: float, deadline: Deadline, now: datetime) -> float | None:

@@ -37,12 +37,10 @@ def notices_of(facts: IncidentFacts, *, certain: bool) -> tuple[tuple[BreachNoti
     Args:
         certain: unsecured PHI was reached; False where that is not known.
     """
-    last = facts.discovered_on + timedelta(days=NOTICE_DAYS)
+    due, not_before = _delayed(facts.discovered_on + timedelta(days=NOTICE_DAYS), facts.delays)
     if facts.role is Role.BUSINESS_ASSOCIATE:
-        due, not_before = _delayed(last, facts.delays)
         why = "a business associate notifies the covered entity, with the identity of each person affected"
         return (BreachNotice("covered entity", due, "164.410", why, not_before, certain),), []
-    due, not_before = _delayed(last, facts.delays)
     why = "each person whose unsecured PHI was, or is believed to have been, reached"
     individuals = BreachNotice("individuals", due, "164.404", why, not_before, certain)
     media, missing_states = _media(facts, due, not_before, certain=certain)

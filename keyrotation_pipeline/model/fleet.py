@@ -287,9 +287,11 @@ def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
         named = ", ".join(f"{each.name} (last report {_minute(each.reported_at)} UTC)" for each in lack.silent)
         parts.append(f"{named}: silent, and not known to have ended; when it has, an officer says so with {confirm}")
     if lack.unseen:
+        # Of making the new key now.
+        consequence = f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
         parts.append(
             f"no application instance reports itself, which does not show that every one {goal.statement()}"
-            f"{_otherwise(goal)}; have each call attest(engine, key_ring) of keyrotation_pipeline.encrypted_type, or "
+            f"{consequence}; have each call attest(engine, key_ring) of keyrotation_pipeline.encrypted_type, or "
             f"let an officer confirm it: {confirm}"
         )
     if lack.unconfirmed:
@@ -313,11 +315,6 @@ def _remedy(goal: RolloutTarget) -> str:
             "in AWS `keyrotation init --convert`), and reload or restart it"
         )
     return "reload or restart what lags"
-
-
-def _otherwise(goal: RolloutTarget) -> str:
-    """The consequence of making the new key now."""
-    return f" ({CHOOSES_ITSELF})" if goal.aim is TargetKind.NAMES else ""
 
 
 _BEGINNINGS = {TargetKind.WRITES: "the primary was changed", TargetKind.WITHOUT: "the key was withdrawn"}

@@ -12,7 +12,7 @@ from keyrotation_pipeline.errors import KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import FIRST, SECOND, KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing, in_both_generations
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.requests import Request, RequestAction, RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestAction, Step, Walk
 
 
 class KeyState(StrEnum):
@@ -42,6 +42,12 @@ ALLOWED_TRANSITIONS: dict[KeyState, frozenset[KeyState]] = {
 
 # Never the primary again; only officers' signatures lead there.
 LOST = frozenset({KeyState.COMPROMISED, KeyState.DESTROYED})
+# Applications have it, and values are under it.
+IN_USE = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
+# Applications had it, and were seen to be without it.
+GONE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
+# Its key may be in the archive of the key store alone; a compromised one stays compromised wherever that is.
+SHELVED = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +369,7 @@ def rotation_due(
 
     Source: the source procedure, sections 1.2 and 2.2: every 12 months, and within 24 hours of an incident.
     """
-    emergencies = [each.requested_at for each in requests if _is_open_emergency(each)]
+    emergencies = [each.requested_at for each in requests if each.is_emergency and not each.is_over]
     if emergencies:
         return RotationDue(min(emergencies) + EMERGENCY, "an emergency rotation ends within 24 hours of its request")
     if (since := promoted_at(primary, requests) or declared.get(primary)) is not None:
@@ -395,10 +401,6 @@ def promoted_at(primary: KeyVersion, requests: Sequence[Request]) -> datetime | 
         and (record := rotation.done(Step.PRIMARY_KEY_ROLLOUT)) is not None
     ]
     return max(promotions, default=None)
-
-
-def _is_open_emergency(request: Request) -> bool:
-    return request.type is RotationType.EMERGENCY and not request.is_over
 
 
 def _a_year_after(at: datetime) -> datetime:

@@ -128,9 +128,14 @@ class Request:
         return self.status in {RequestStatus.CANCELLED, RequestStatus.FINISHED}
 
     @property
+    def is_emergency(self) -> bool:
+        """Whether an incident asks for it, so that it goes before all others."""
+        return self.type is RotationType.EMERGENCY
+
+    @property
     def waits_to_supersede(self) -> bool:
         """Whether it has not started, and ends, undoes or takes over what runs then; every emergency does."""
-        follows = self.supersedes is not None or (self.action.walks and self.type is RotationType.EMERGENCY)
+        follows = self.supersedes is not None or (self.action.walks and self.is_emergency)
         return follows and self.status is RequestStatus.REQUESTED
 
 

@@ -47,10 +47,10 @@ class Action(Generic[Ports]):
         source: the line `From` of the signed text.
         target: the line `To`.
         authority: the roster whose signatures count; raises ApprovalError where none can count now.
-        start_within: deadline for the start, unless the requester names another.
-        finish_within: deadline for the end; signatures do not count after it.
         command: what carries an approved request out.
         renewal: how to continue when its signatures no longer count, as the rest of a sentence.
+        start_within: deadline for the start, unless the requester names another.
+        finish_within: deadline for the end; signatures do not count after it.
         withdraw: undoes what an opened rotation or rollback has done, when it is cancelled; raises RequestError where
             it can only continue. None: such a request changes nothing before it is carried out.
         is_one_way: whether it can only continue once it has begun.
@@ -63,10 +63,10 @@ class Action(Generic[Ports]):
     source: Callable[[Ports, Request, StoredKeys], str]
     target: Callable[[Ports, Request, StoredKeys], str]
     authority: Callable[[Ports], Roster]
-    start_within: timedelta
-    finish_within: timedelta
     command: Callable[[Request], str]
     renewal: Callable[[Request], str]
+    start_within: timedelta = timedelta(days=7)
+    finish_within: timedelta = timedelta(days=7)
     withdraw: Callable[[Ports, Walk], None] | None = None
     is_one_way: Callable[[Ports, Walk], bool] = lambda _pipeline, _walk: False
     approved: Callable[[Ports, Request], None] = lambda _pipeline, _request: None

@@ -33,8 +33,8 @@ _BEGINNINGS: Mapping[TargetKind, frozenset[tuple[EventKind, Step | None]]] = {
 
 def is_to_make_key(pipeline: Pipeline, walk: Walk) -> bool:
     """Whether the walk's key has yet to be made; a rollback makes none."""
-    records = pipeline.ledger.keys()
-    return walk.action is RequestAction.ROTATE and walk.target not in {record.version for record in records}
+    made = {record.version for record in pipeline.ledger.keys()}
+    return walk.action is RequestAction.ROTATE and walk.target not in made
 
 
 def awaits_named_primary(pipeline: Pipeline, walk: Walk) -> bool:

@@ -8,7 +8,6 @@ request that began says which ones were signed; this has a change signed on its 
 """
 
 from collections.abc import Iterator
-from datetime import timedelta
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import ApprovalError, BlockedError, RequestError
@@ -25,13 +24,8 @@ from keyrotation_pipeline.requests.takeover import preceding, running_emergency
 
 def pin_hosts(pipeline: Pipeline) -> None:
     """Pins the configured hosts, if none are pinned or signed yet."""
-    if signed_hosts(pipeline) is None:
+    if pipeline.ledger.replayed().hosts is None:
         pipeline.ledger.append(HostsPinned(pipeline.hosts), None)
-
-
-def signed_hosts(pipeline: Pipeline) -> tuple[str, ...] | None:
-    """The hosts in the text of the last request that began, else those that `init` pinned; None: it pinned none."""
-    return pipeline.ledger.replayed().hosts
 
 
 def changed_hosts(pipeline: Pipeline) -> Iterator[str]:
@@ -47,7 +41,7 @@ def changed_hosts(pipeline: Pipeline) -> Iterator[str]:
 
 def changed_host_names(pipeline: Pipeline) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The signed hosts that the configuration no longer names, and those that it names and nobody signed."""
-    signed = signed_hosts(pipeline)
+    signed = pipeline.ledger.replayed().hosts
     if signed is None:
         return (), ()
     gone = tuple(each for each in signed if each not in pipeline.hosts)
@@ -60,7 +54,7 @@ def require_signed_key_store(pipeline: Pipeline) -> None:
     Raises:
         ApprovalError: it is on another one than they signed, or `init` pinned.
     """
-    signed = signed_hosts(pipeline)
+    signed = pipeline.ledger.replayed().hosts
     if signed is None:
         return
     if unsigned := [each for each in pipeline.hosts if each.startswith("keys ") and each not in signed]:
@@ -169,8 +163,6 @@ POLICY = Action(
     target=lambda pipeline, _request, _stored: str(pipeline.signatures.roster()),
     # The configuration differs from what is pinned.
     authority=pinned_roster,
-    start_within=timedelta(days=7),
-    finish_within=timedelta(days=7),
     command=lambda _request: "keyrotation policy",
     renewal=lambda _request: "cancel it, then run `keyrotation policy --reason TEXT` for a new one",
 )

@@ -17,7 +17,7 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import LOST, KeyState
-from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, RotationType, Step, Walk, held_in_words
+from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by, require_authorised
 from keyrotation_pipeline.requests.control import hold_all_steps
@@ -47,7 +47,7 @@ def begin(pipeline: Pipeline, rotation: Walk) -> Walk:
             if former is not None and not former.is_over:
                 pipeline.ledger.set_status(former.id, RequestStatus.CANCELLED, by=rotation.id)
             for other in waiting(pipeline):
-                if other.id != rotation.id and _is_emergency(rotation):
+                if other.id != rotation.id and rotation.is_emergency:
                     pipeline.ledger.set_status(other.id, RequestStatus.CANCELLED, by=rotation.id)
             pipeline.ledger.set_status(rotation.id, RequestStatus.RUNNING)
             if (continued := _continued(pipeline, former, rotation)) is not None:
@@ -74,7 +74,7 @@ def cannot_begin(pipeline: Pipeline, request: Request) -> str | None:
 
 def _cause(pipeline: Pipeline, request: Request) -> str | None:
     named = pipeline.ledger.replayed().suspected.get(request.target)
-    if _is_emergency(request) and named is not None:
+    if request.is_emergency and named is not None:
         return f"{request.target} is named by {named.id}"
     if not request.waits_to_supersede:
         return None
@@ -88,14 +88,13 @@ def _cause(pipeline: Pipeline, request: Request) -> str | None:
             former.status is RequestStatus.FINISHED and (primary := pipeline.keys.read().primary) != former.target
         )
         return f"{primary} is the primary now" if is_undone else None
-    return _cause_in_keys(pipeline, request) if _is_emergency(request) else None
+    return _cause_in_keys(pipeline, request) if request.is_emergency else None
 
 
 def _cause_in_keys(pipeline: Pipeline, emergency: Request) -> str | None:
     if (primary := pipeline.keys.read().primary) != emergency.source:
         return f"{primary} is the primary now"
-    registered = pipeline.ledger.keys()
-    used = {each.version for each in registered if each.state is not KeyState.PRE_ACTIVATION}
+    used = {each.version for each in pipeline.ledger.keys() if each.state is not KeyState.PRE_ACTIVATION}
     return f"{emergency.target} is in use already" if emergency.target in used else None
 
 
@@ -106,8 +105,7 @@ def overtaken(pipeline: Pipeline, walk: Walk) -> str | None:
     """
     if not pipeline.tables[0].format.is_held_by_server or walk.done(Step.RETIRED_KEY) is not None:
         return None
-    registered = pipeline.ledger.keys()
-    newest = max((record.version for record in registered), default=walk.target)
+    newest = max((record.version for record in pipeline.ledger.keys()), default=walk.target)
     if newest <= walk.target:
         return None
     return (
@@ -119,9 +117,9 @@ def overtaken(pipeline: Pipeline, walk: Walk) -> str | None:
 
 def _has_other_officers(pipeline: Pipeline, request: Request) -> bool:
     """Whether another roster was pinned since a request was opened, so that it cannot be signed any more."""
-    rosters = pipeline.ledger.replayed().rosters
-    then = [roster for seq, roster, _ in rosters if seq <= request.audit_head[0]]
-    return bool(then) and str(then[-1]) != str(rosters[-1][1])
+    state = pipeline.ledger.replayed()
+    then = state.roster_at(request.audit_head[0])
+    return then is not None and str(then) != str(state.roster)
 
 
 def lineage(pipeline: Pipeline, rotation: Walk) -> Iterator[Walk]:
@@ -138,7 +136,7 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
 
     An emergency names none: what runs when it starts may be another than when it was requested.
     """
-    if request.type is RotationType.EMERGENCY:
+    if request.is_emergency:
         return (
             f"end whatever else runs or is signed, or take it over where it stands if it is to {request.action} "
             f"{request.source} to {request.target}: "
@@ -151,7 +149,7 @@ def taking_over(pipeline: Pipeline, request: Request) -> str:
 def preceding(pipeline: Pipeline, request: Request) -> str | None:
     """The sentence that says which signed emergency goes before a request; None: no other does."""
     for each in waiting(pipeline):
-        if not _is_emergency(each) or each.id == request.id:
+        if not each.is_emergency or each.id == request.id:
             continue
         if _is_ready(each, pinned_roster(pipeline).required, pipeline.clock.now()):
             return (
@@ -164,7 +162,7 @@ def preceding(pipeline: Pipeline, request: Request) -> str | None:
 def running_emergency(pipeline: Pipeline) -> Walk | None:
     """The emergency that has begun and whose signatures count until its end; None: there is none."""
     current = pipeline.ledger.current()
-    if current is None or not _is_emergency(current) or pipeline.clock.now() > current.finish_by:
+    if current is None or not current.is_emergency or pipeline.clock.now() > current.finish_by:
         return None
     return current
 
@@ -189,7 +187,7 @@ def current_or_next(pipeline: Pipeline) -> Walk | None:
 def waiting(pipeline: Pipeline) -> list[Walk]:
     """Every walk that waits to supersede another, the emergency first."""
     walks = [each for each in pipeline.ledger.requests() if isinstance(each, Walk) and each.waits_to_supersede]
-    return sorted(walks, key=lambda each: each.type is not RotationType.EMERGENCY)
+    return sorted(walks, key=lambda each: not each.is_emergency)
 
 
 def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None:
@@ -207,7 +205,7 @@ def _stopped(pipeline: Pipeline, rotation: Walk, held: ExitStack) -> Walk | None
         _require_not_stranded(pipeline, former, rotation)
     if former.status is RequestStatus.CANCELLED and not _is_fresh(former, rotation):
         raise RequestError(f"rotation {former.id} was cancelled; run `keyrotation cancel {rotation.id}` too")
-    if former.status is RequestStatus.FINISHED and continues(former, rotation) and not _is_emergency(rotation):
+    if former.status is RequestStatus.FINISHED and continues(former, rotation) and not rotation.is_emergency:
         raise RequestError(f"rotation {former.id} is finished; run `keyrotation cancel {rotation.id}`")
     return former
 
@@ -220,18 +218,14 @@ def _require_not_stranded(pipeline: Pipeline, former: Walk | None, rotation: Wal
 
 def _former(pipeline: Pipeline, rotation: Walk) -> Walk | None:
     """What a request supersedes now; for an emergency whatever runs, else what it was opened for."""
-    if _is_emergency(rotation) and (current := pipeline.ledger.current()) is not None:
+    if rotation.is_emergency and (current := pipeline.ledger.current()) is not None:
         return current
     return None if rotation.supersedes is None else pipeline.ledger.walk(rotation.supersedes)
 
 
-def _is_emergency(request: Request) -> bool:
-    return request.type is RotationType.EMERGENCY
-
-
 def _is_fresh(former: Walk, rotation: Walk) -> bool:
     """Whether an emergency uses a key of its own, whatever happened to the former request."""
-    return _is_emergency(rotation) and not continues(former, rotation)
+    return rotation.is_emergency and not continues(former, rotation)
 
 
 def _continued(pipeline: Pipeline, former: Walk | None, rotation: Walk) -> Walk | None:
@@ -261,8 +255,8 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
     if not used_versions(pipeline).isdisjoint(incident.versions):
         return None
     named = ", ".join(map(str, incident.versions))
-    records, state = pipeline.ledger.keys(), pipeline.ledger.replayed()
-    held = {record.version for record in records if state.may_be_held(record)}
+    state = pipeline.ledger.replayed()
+    held = {record.version for record in pipeline.ledger.keys() if state.may_be_held(record)}
     if unseen := [each for each in incident.versions if each in held]:
         return (  # as a reconciliation leaves it
             f"applications do not get {', '.join(map(str, unseen))} any more, but nobody has seen that every instance "
@@ -278,15 +272,10 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
 
 def held_compromised(pipeline: Pipeline, request: Request) -> tuple[KeyVersion, ...]:
     """The versions that a request calls compromised: those of its incident, else its source; none if routine."""
-    if request.type is not RotationType.EMERGENCY:
+    if not request.is_emergency:
         return ()
     known = incidents(pipeline.ledger).by_id.get(request.incident or "")
     return (request.source,) if known is None else known.versions
-
-
-def in_words(pipeline: Pipeline, request: Request) -> str:
-    """The beginning of the sentence that officers sign; empty for a routine request."""
-    return held_in_words(held_compromised(pipeline, request))
 
 
 def mark_compromised(pipeline: Pipeline, request: Request) -> None:
@@ -304,8 +293,7 @@ def mark_compromised(pipeline: Pipeline, request: Request) -> None:
     require_authorised(pipeline, request, pipeline.keys.read())
     try:
         with pipeline.ledger.lock(PRIMARY_LOCK), pipeline.ledger.transaction():
-            registered = pipeline.ledger.keys()
-            for record in registered:
+            for record in pipeline.ledger.keys():
                 if record.version in versions and record.state not in LOST:
                     pipeline.ledger.set_key_state(record.version, KeyState.COMPROMISED, request.id)
             walk = pipeline.ledger.current()
@@ -328,8 +316,8 @@ def publish_compromised(pipeline: Pipeline, request: str | None) -> None:
     Raises:
         KeyStoreError: the key store rejects the change.
     """
-    registered = pipeline.ledger.keys()
-    if not (compromised := {each.version for each in registered if each.state is KeyState.COMPROMISED}):
+    compromised = {each.version for each in pipeline.ledger.keys() if each.state is KeyState.COMPROMISED}
+    if not compromised:
         return
     stored = pipeline.keys.read()
     lost = frozenset(compromised - {stored.primary})

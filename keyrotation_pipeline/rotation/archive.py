@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from keyrotation_pipeline.errors import KeyStoreError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.backups import KeyBackup
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
+from keyrotation_pipeline.model.keys import SHELVED, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
 from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
@@ -14,9 +13,6 @@ from keyrotation_pipeline.requests.confirming import goal_at
 from keyrotation_pipeline.rotation.keys import backed_up
 from keyrotation_pipeline.rotation.prove import retired_versions
 from keyrotation_pipeline.rotation.rollout import roll_out, seen_facts
-
-# A compromised version stays compromised, wherever its key is stored; the others are archived already, or gone.
-FINAL_STATES = frozenset({KeyState.ARCHIVED, KeyState.COMPROMISED, KeyState.DESTROYED})
 
 
 def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:
@@ -37,7 +33,7 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
         for record in _retired(pipeline, stored, rotation):
             report(Progress(Step.ARCHIVED_KEY, str(record.version), 0, 1, "keys"))
             backup = _require_archived(pipeline, stored, rotation, record)
-            if record.state not in FINAL_STATES:
+            if record.state not in SHELVED:
                 pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, rotation.id)
             kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
     return {"archived": kept, **cleared, **seen_facts(instances)}
@@ -70,14 +66,12 @@ def _require_withdrawn(pipeline: Pipeline, rotation: Walk) -> None:
 
 def _retired(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> tuple[KeyRecord, ...]:
     """The source, and any other version in the archive that is not recorded as archived: a crash loses none of them."""
-    registered = pipeline.ledger.keys()
 
-    def concerned(version: KeyVersion, state: KeyState) -> bool:
-        return version == rotation.source or (version in stored.archived and state not in FINAL_STATES)
+    def concerned(record: KeyRecord) -> bool:
+        in_archive = record.version in stored.archived and record.state not in SHELVED
+        return record.version != rotation.target and (record.version == rotation.source or in_archive)
 
-    return tuple(
-        record for record in registered if record.version != rotation.target and concerned(record.version, record.state)
-    )
+    return tuple(filter(concerned, pipeline.ledger.keys()))
 
 
 def _require_archived(pipeline: Pipeline, stored: StoredKeys, rotation: Walk, record: KeyRecord) -> KeyBackup:

@@ -7,14 +7,12 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.errors import BlockedError
-from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import Instance, RolloutTarget, TargetKind
 from keyrotation_pipeline.model.key_events import PrimaryChanged, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Report
-from keyrotation_pipeline.model.requests import RotationType, Step, Walk
-from keyrotation_pipeline.model.tables import EncryptedTable
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import suspicion
 from keyrotation_pipeline.requests.takeover import PRIMARY_LOCK, held_compromised, lineage, publish_compromised
@@ -53,10 +51,9 @@ def roll_out_primary_key(pipeline: Pipeline, rotation: Walk, report: Report) -> 
         readers = bring_to_read(pipeline, rotation, report, Step.PRIMARY_KEY_ROLLOUT)
         _refuse_early_writers(rotation, readers)
         missed = _refuse_early_values(pipeline, rotation)
-        emergency = rotation.type is RotationType.EMERGENCY
         # The versions counted at the request; an emergency does not search tables to their end.
-        wanted = {} if emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
-        require_keys_open(pipeline, stored, wanted, emergency=emergency)
+        wanted = {} if rotation.is_emergency else counted_in(pipeline.ledger.counts(pipeline.tables))
+        require_keys_open(pipeline, stored, wanted, emergency=rotation.is_emergency)
     with pipeline.ledger.lock(PRIMARY_LOCK):
         if not promoted:
             _require_promotable(pipeline, stored, rotation)
@@ -101,30 +98,21 @@ def _refuse_early_values(pipeline: Pipeline, rotation: Walk) -> tuple[str, ...]:
     Returns:
         The tables that were not searched to their end.
     """
-    missed, target = [], rotation.target
+    missed, target, seen = [], rotation.target, pipeline.inventory.rows_seen
+    seconds = EMERGENCY_LOOK_SECONDS / len(pipeline.tables) if rotation.is_emergency else inf
     for table in pipeline.tables:
         if table.format.is_held_by_server:
             continue
-        rows = _early_rows(pipeline, rotation, table)
+        rows = seen(table, target, seconds)
         if rows is None:
             missed.append(str(table.name))
         elif rows:
-            columns = [each for each in table.columns if _rows_under(pipeline, replace(table, columns=(each,)), target)]
+            columns = [each for each in table.columns if seen(replace(table, columns=(each,)), target, inf)]
             raise BlockedError(
                 f"{target} value seen before promotion: table {table.name} holds {rows} in "
                 f"{', '.join(columns) or 'its columns'}; find what writes them, and have it write under the old version"
             )
     return tuple(missed)
-
-
-def _early_rows(pipeline: Pipeline, rotation: Walk, table: EncryptedTable) -> int | None:
-    emergency = rotation.type is RotationType.EMERGENCY
-    seconds = EMERGENCY_LOOK_SECONDS / len(pipeline.tables) if emergency else inf
-    return pipeline.inventory.rows_seen(table, rotation.target, seconds)
-
-
-def _rows_under(pipeline: Pipeline, table: EncryptedTable, version: KeyVersion) -> int:
-    return pipeline.inventory.rows_seen(table, version, inf) or 0
 
 
 def _rolled_out(what: str, rotation: Walk, instances: Sequence[Instance], missed: Sequence[str]) -> Mapping[str, Any]:

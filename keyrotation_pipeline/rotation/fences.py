@@ -12,14 +12,12 @@ from keyrotation_pipeline.errors import KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.key_events import KeyRetired, KeyStateChanged
-from keyrotation_pipeline.model.keys import KeyRecord, KeyState
+from keyrotation_pipeline.model.keys import GONE, IN_USE, KeyRecord
 from keyrotation_pipeline.model.request_events import DatabaseReconciled
 from keyrotation_pipeline.model.requests import Step
 from keyrotation_pipeline.model.tables import EncryptedTable, TableCount, TableName
 from keyrotation_pipeline.ports.pipeline import Pipeline
 
-GONE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
-_BACK = frozenset({KeyState.ACTIVE, KeyState.DEACTIVATED})
 _TELLING = (EventKind.KEY_RETIRED, EventKind.KEY_STATE_CHANGED, EventKind.DATABASE_RECONCILED)
 
 
@@ -146,7 +144,7 @@ def _retired(pipeline: Pipeline, *, has_indexes: bool) -> tuple[Refused, Refused
                 for name in _cleared(pipeline, entry.request) if has_indexes else ():
                     indexes.setdefault(name, set()).update(versions)
             # A rollback, or the reconciliation of a restored database, lifts the fences before it says this.
-            case KeyStateChanged(version, after=after) if after in _BACK:
+            case KeyStateChanged(version, after=after) if after in IN_USE:
                 _came_back((retired, indexes), version)
             case DatabaseReconciled(primary=primary, in_rows=in_rows):
                 _came_back((retired, indexes), primary, *in_rows)

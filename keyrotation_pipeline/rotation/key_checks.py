@@ -77,7 +77,7 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     misfits += [] if emergency else untold_turns(pipeline, ring)
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
-    trial = try_keys(pipeline, stored.ring(), wanted, EMERGENCY if emergency else None)
+    trial = try_keys(pipeline, ring, wanted, EMERGENCY if emergency else None)
     if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
     if sentence := refusal(pipeline, stored, trial):

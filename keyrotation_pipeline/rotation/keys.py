@@ -19,7 +19,7 @@ from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCreationIntended, KeyImportIntended
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys, promoted_at
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.requests import RotationType, Step, Walk
+from keyrotation_pipeline.model.requests import Step, Walk
 from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.rotation.rollout import delivered_again, require_named_primary
@@ -82,7 +82,7 @@ def import_keys(pipeline: Pipeline, ring: KeyRing) -> tuple[KeyRecord, ...]:
         state = KeyState.ACTIVE if version == stored.primary else KeyState.DEACTIVATED
         fingerprint = ring.material(version).fingerprint
         pipeline.ledger.add_key(KeyRecord(version, state, fingerprint, pipeline.clock.now()), None)
-    return _records(pipeline)
+    return pipeline.ledger.keys()
 
 
 def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersion, KeyRecord]:
@@ -91,7 +91,7 @@ def require_as_registered(pipeline: Pipeline, ring: KeyRing) -> Mapping[KeyVersi
     Raises:
         KeyStoreError: names the version.
     """
-    registered = {record.version: record for record in _records(pipeline)}
+    registered = {record.version: record for record in pipeline.ledger.keys()}
     for version in ring.versions:
         if version in registered and registered[version].fingerprint != ring.material(version).fingerprint:
             raise KeyStoreError(
@@ -130,11 +130,7 @@ def declared_activations(pipeline: Pipeline) -> Mapping[KeyVersion, datetime]:
 
 def record_of(pipeline: Pipeline, version: KeyVersion) -> KeyRecord | None:
     """The ledger's record of a version."""
-    return next((record for record in _records(pipeline) if record.version == version), None)
-
-
-def _records(pipeline: Pipeline) -> tuple[KeyRecord, ...]:
-    return pipeline.ledger.keys()
+    return next((record for record in pipeline.ledger.keys() if record.version == version), None)
 
 
 def require_registered_keys(pipeline: Pipeline) -> None:
@@ -146,7 +142,7 @@ def require_registered_keys(pipeline: Pipeline) -> None:
     """
     stored = pipeline.keys.read()
     stored.ring()
-    for record in _records(pipeline):
+    for record in pipeline.ledger.keys():
         if record.version in stored:
             stored.registered(record)
 
@@ -195,7 +191,7 @@ def _stored_before(
 def _generated(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMaterial:
     """Stores a new key. The recorded intent holds its fingerprint, by which a later attempt recognises it."""
     version, material = rotation.target, _generate(pipeline, stored, rotation)
-    if material.fingerprint in stored.fingerprints | {record.fingerprint for record in _records(pipeline)}:
+    if material.fingerprint in stored.fingerprints | {record.fingerprint for record in pipeline.ledger.keys()}:
         raise KeyStoreError(
             "the operating system gave the same random key twice; do not use this machine until that is explained"
         )
@@ -210,7 +206,7 @@ def _generate(pipeline: Pipeline, stored: StoredKeys, rotation: Walk) -> KeyMate
         return made
     declared = pipeline.tables[0].format
     taken = pipeline.inventory.key_markers(pipeline.tables)
-    replaces_all = rotation.type is RotationType.EMERGENCY
+    replaces_all = rotation.is_emergency
     while True:
         made = new_key(declared, taken.values(), stored.present, stored.materials, replaces_all=replaces_all)
         if _is_in_turn(pipeline, stored, rotation.target, made):
@@ -274,7 +270,7 @@ def described_primary(pipeline: Pipeline, rotation: Walk) -> str:
     Source: the source procedure, sections 4.1 and 5.1, step 2 of each.
     """
     who = authorised_by(pipeline, rotation)
-    if rotation.type is RotationType.EMERGENCY:
+    if rotation.is_emergency:
         known = f"{rotation.target} for {rotation.incident}" if rotation.incident else str(rotation.target)
         return f"Emergency rotation key (incident {rotation.requested_at:%Y%m%d}), {known}, authorised by {who}"
     return f"Encryption key {rotation.target} (rotated {pipeline.clock.now():%Y-%m-%d}), authorised by {who}"

@@ -62,8 +62,7 @@ def prove_zero_old_rows(pipeline: Pipeline, rotation: Walk, report: Report) -> P
 
 def retired_versions(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, ...]:
     """Every version ever registered but the target: what must have no values, and what the fences refuse."""
-    registered = pipeline.ledger.keys()
-    return tuple(record.version for record in registered if record.version != rotation.target)
+    return tuple(record.version for record in pipeline.ledger.keys() if record.version != rotation.target)
 
 
 def _fence(pipeline: Pipeline, rotation: Walk, retired: tuple[KeyVersion, ...], report: Report) -> None:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence, Set
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
 
 from keyrotation_pipeline.audit.divergence import Divergence, divergence
 from keyrotation_pipeline.audit.rules import abandoning
@@ -14,7 +13,7 @@ from keyrotation_pipeline.model.approval import Roster
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended
 from keyrotation_pipeline.model.keys import ALLOWED_TRANSITIONS, LOST, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.request_events import CancelIntended, DatabaseReconciled
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, held_in_words
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, takeover, time_stamping
@@ -28,6 +27,7 @@ from keyrotation_pipeline.requests.roster import (
     pinned_roster,
 )
 from keyrotation_pipeline.rotation.fences import Fences, fences
+from keyrotation_pipeline.rotation.keys import record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +103,7 @@ def plan(pipeline: Pipeline) -> Plan:
     Raises:
         KeyStoreError: the key store names no primary, or one that is destroyed.
     """
-    records = pipeline.ledger.keys()
-    registered = {record.version: record for record in records}
+    registered = {record.version: record for record in pipeline.ledger.keys()}
     stored = pipeline.keys.read()
     primary = _primary(stored, registered)
     in_rows = _in_rows(pipeline.inventory.count(pipeline.tables))
@@ -120,7 +119,7 @@ def plan(pipeline: Pipeline) -> Plan:
     }
     missing = tuple(version for version in in_rows if version not in stored)
     # An emergency that has not begun has changed nothing, and is still to happen.
-    waiting = [each for each in takeover.waiting(pipeline) if each.type is not RotationType.EMERGENCY]
+    waiting = [each for each in takeover.waiting(pipeline) if not each.is_emergency]
     ends = tuple(each.id for each in (pipeline.ledger.current(), *waiting) if each is not None)
     starved = tuple(version for version in in_rows if version in stored.archived)
     found = divergence(pipeline, stored)
@@ -323,8 +322,7 @@ def _record(pipeline: Pipeline, decided: Plan, rotation: Request) -> None:
 
 
 def _set_state(pipeline: Pipeline, version: KeyVersion, state: KeyState, rotation: Request) -> None:
-    registered = pipeline.ledger.keys()
-    record = next((each for each in registered if each.version == version), None)
+    record = record_of(pipeline, version)
     if record is None:
         fingerprint, first = pipeline.keys.read().material(version).fingerprint, state
         if state is KeyState.COMPROMISED:
@@ -344,8 +342,6 @@ RECONCILE = Action(
     source=stored_source,
     target=lambda _pipeline, request, _stored: str(request.target),
     authority=authority_to_reconcile,
-    start_within=timedelta(days=7),
-    finish_within=timedelta(days=7),
     command=lambda _request: "keyrotation reconcile",
     renewal=lambda _request: "cancel it, then run `keyrotation reconcile` for a new one",
 )

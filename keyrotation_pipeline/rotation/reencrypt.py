@@ -13,7 +13,7 @@ from keyrotation_pipeline.model.requests import Step, StepRecord, Walk
 from keyrotation_pipeline.model.tables import Shard
 from keyrotation_pipeline.ports.database import TableRewriting
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.rotation.keys import require_stored_and_backed_up
+from keyrotation_pipeline.rotation.keys import record_of, require_stored_and_backed_up
 
 # In the facts of a first shard that covered its whole table.
 _WHOLE_TABLE = "whole_table"
@@ -99,8 +99,7 @@ def ring_fit_for_rows(pipeline: Pipeline, rotation: Walk) -> KeyRing:
         BackupError: no intact backup of exactly this key is in the vault.
     """
     target = rotation.target
-    registered = pipeline.ledger.keys()
-    record = next((each for each in registered if each.version == target), None)
+    record = record_of(pipeline, target)
     if record is None:
         raise OutOfOrderError(
             f"no key {target} is registered; run `keyrotation rotate {rotation.id}` from its first step"

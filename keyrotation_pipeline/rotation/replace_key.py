@@ -4,8 +4,6 @@ Officers sign the fingerprints of both keys. The replaced key stays in the backu
 changes. A process that dies midway completes it when it runs again.
 """
 
-from datetime import timedelta
-
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.events import entries, recorded
 from keyrotation_pipeline.errors import KeyStoreDamagedError, RequestError, WrongKeyError
@@ -200,8 +198,6 @@ REPLACE_KEY = Action(
     source=lambda _pipeline, request, _stored: f"{request.source} {request.source_fingerprint}",
     target=lambda pipeline, request, _stored: f"{request.source} {_proposed(pipeline, request).after}",
     authority=require_roster,
-    start_within=timedelta(days=7),
-    finish_within=timedelta(days=7),
     command=_command,
     renewal=lambda request: f"cancel it, then run `{_command(request)} --reason TEXT` for a new one",
 )

@@ -19,6 +19,7 @@ from keyrotation_pipeline.ports.pipeline import Pipeline
 from keyrotation_pipeline.requests.approvals import authorised_by
 from keyrotation_pipeline.requests.roster import pinned_roster
 from keyrotation_pipeline.requests.takeover import lineage
+from keyrotation_pipeline.rotation.keys import record_of
 
 
 def complete_rotation_audit(pipeline: Pipeline, rotation: Walk, report: Report) -> Mapping[str, Any]:  # noqa: ARG001
@@ -49,8 +50,7 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
         AuditError: the chain does not verify.
     """
     head = verify_audit(pipeline.ledger)
-    registered = pipeline.ledger.keys()
-    fingerprints = {record.version: record.fingerprint for record in registered}
+    target = record_of(pipeline, rotation.target)
     return {
         "request": rotation.id,
         "type": str(rotation.type),
@@ -58,7 +58,7 @@ def report_compliance(pipeline: Pipeline, rotation: Walk, report: Report) -> Map
         "incident": rotation.incident,
         "database": str(pipeline.surroundings.identity()),
         "from": {"version": str(rotation.source), "fingerprint": rotation.source_fingerprint},
-        "to": {"version": str(rotation.target), "fingerprint": fingerprints.get(rotation.target)},
+        "to": {"version": str(rotation.target), "fingerprint": None if target is None else target.fingerprint},
         "requested_by": rotation.requested_by,
         "requested_at": rotation.requested_at.isoformat(),
         "approvals": [

@@ -143,8 +143,8 @@ def _versions_to_take(pipeline: Pipeline, rotation: Walk) -> tuple[KeyVersion, .
     One that is in the archive, but was never seen to be gone from all instances, is among them, also if it was called
     compromised since.
     """
-    stored, records, state = pipeline.keys.read(), pipeline.ledger.keys(), pipeline.ledger.replayed()
-    unseen = {record.version for record in records if state.may_be_held(record)}
+    stored, state = pipeline.keys.read(), pipeline.ledger.replayed()
+    unseen = {record.version for record in pipeline.ledger.keys() if state.may_be_held(record)}
     concerned = {rotation.source, *stored.live, *unseen.intersection(stored.archived)}
     return tuple(each for each in retired_versions(pipeline, rotation) if each in concerned)
 

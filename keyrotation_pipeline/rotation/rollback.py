@@ -16,7 +16,7 @@ from keyrotation_pipeline.model.audit import EventKind, Note
 from keyrotation_pipeline.model.key_events import KeyRestoreIntended, PrimaryChangeIntended
 from keyrotation_pipeline.model.keys import LOST, KeyMade, KeyRecord, KeyState, StoredKeys
 from keyrotation_pipeline.model.progress import Progress, Report
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
 from keyrotation_pipeline.requests.approvals import approval_text, stored_source, suspicion
@@ -24,7 +24,7 @@ from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.requests.takeover import (
     PRIMARY_LOCK,
-    in_words,
+    held_compromised,
     mark_compromised,
     publish_compromised,
     taking_over,
@@ -247,7 +247,7 @@ def _record_return(pipeline: Pipeline, rotation: Walk) -> None:
 
 def _authorises(pipeline: Pipeline, request: Request) -> str:
     source, target = request.source, request.target
-    beginning = in_words(pipeline, request)
+    beginning = held_in_words(held_compromised(pipeline, request))
     beginning += taking_over(pipeline, request) or f"end rotation {request.supersedes} and undo it: "
     return (
         f"{beginning}make {target} the primary again, from the archive if it is there, re-encrypt {source} to "
@@ -284,7 +284,6 @@ ROLLBACK = Action(
     source=stored_source,
     target=_target,
     authority=require_roster,
-    start_within=timedelta(days=7),
     finish_within=timedelta(days=30),
     command=command_of_walk,
     renewal=renewal_of_walk,

@@ -14,7 +14,7 @@ from keyrotation_pipeline.model.incident_events import EmergencyPrepared
 from keyrotation_pipeline.model.incidents import Incident, IncidentStatus
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.model.request_events import CancelIntended
-from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk
+from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, Step, Walk, held_in_words
 from keyrotation_pipeline.model.tables import TableCount
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline, StepFunction
 from keyrotation_pipeline.requests import opening
@@ -22,7 +22,13 @@ from keyrotation_pipeline.requests.approvals import approval_text, stored_source
 from keyrotation_pipeline.requests.conductor import command_of_walk, renewal_of_walk
 from keyrotation_pipeline.requests.inventory import require_preflight
 from keyrotation_pipeline.requests.roster import require_roster
-from keyrotation_pipeline.requests.takeover import in_words, mark_compromised, out_of_use, overtaken, taking_over
+from keyrotation_pipeline.requests.takeover import (
+    held_compromised,
+    mark_compromised,
+    out_of_use,
+    overtaken,
+    taking_over,
+)
 from keyrotation_pipeline.rotation import archive, deploy, keys, prove, reencrypt, report, retire
 from keyrotation_pipeline.rotation.key_checks import (
     MOST_NAMED,
@@ -77,11 +83,11 @@ def open_request(
     Raises:
         ApprovalError: the roster differs from the pinned one, or a text has characters that could mislead.
         RequestError: another rotation is unfinished (and within its dates), there is no primary, the dates are
-            impossible, or an emergency is to be left to people.
+            impossible, an emergency is to be left to people, or the new key would come too near to what it may encrypt,
+            for which an emergency is not refused.
         PreflightError: a table cannot be rotated in its present state, or is declared in the wrong format; the latter
             does not refuse an emergency.
         WrongKeyError: values do not decrypt with the key of their version.
-        RequestError: the new key would come too near to what it may encrypt; an emergency is not refused for that.
         BackupError: the present key has no intact backup; an emergency is not refused for that.
         BlockedError: the database was restored to an earlier state.
     """
@@ -169,14 +175,14 @@ def require_backed_up(pipeline: Pipeline, record: KeyRecord) -> KeyBackup:
 def _ends(pipeline: Pipeline, continued: Walk | None) -> tuple[KeyRecord, KeyVersion, tuple[TableCount, ...]]:
     """The source key, the target version, and the counts from which a new version was chosen."""
     if continued is not None:
-        return _registered(pipeline)[continued.source], continued.target, ()
-    source = present_key(pipeline)
-    return source, *_target(pipeline)
+        source = next(each for each in pipeline.ledger.keys() if each.version == continued.source)
+        return source, continued.target, ()
+    return present_key(pipeline), *_target(pipeline)
 
 
 def _is_sound(pipeline: Pipeline, target: KeyVersion, incident: Incident | None) -> bool:
     """Whether a walk's target may still become the primary: not recorded as compromised, nor named by an incident."""
-    record = _registered(pipeline).get(target)
+    record = keys.record_of(pipeline, target)
     if record is not None and record.state is KeyState.COMPROMISED:
         return False
     named = pipeline.ledger.replayed().suspected if incident is not None else {}
@@ -191,7 +197,7 @@ def _authorises(pipeline: Pipeline, request: Request) -> str:
         if request.target != request.source.next():
             older = f" and every other version before {request.target}"  # somebody else made those between them
         ended = f"end rotation {request.supersedes}: " if request.supersedes is not None else ""
-    beginning = f"{in_words(pipeline, request)}{taking_over(pipeline, request) or ended}"
+    beginning = f"{held_in_words(held_compromised(pipeline, request))}{taking_over(pipeline, request) or ended}"
     return (
         f"{beginning}create {request.target}, distribute, promote, re-encrypt, fence, retire, "
         f"archive {request.source}{older}"
@@ -215,7 +221,7 @@ def _withdraw(pipeline: Pipeline, rotation: Walk) -> None:
     if rotation.target in stored.live:
         pipeline.keys.archive(rotation.target, stored.revision)
     with pipeline.ledger.transaction():
-        record = _registered(pipeline).get(rotation.target)
+        record = keys.record_of(pipeline, rotation.target)
         if record is not None and record.state is not KeyState.COMPROMISED:
             pipeline.ledger.set_key_state(rotation.target, KeyState.ARCHIVED, rotation.id)
         pipeline.ledger.set_status(rotation.id, RequestStatus.CANCELLED)
@@ -242,8 +248,7 @@ def _require_cancellable(pipeline: Pipeline, rotation: Walk) -> None:
 
 
 def _is_made(pipeline: Pipeline, version: KeyVersion) -> bool:
-    stored = pipeline.keys.read()
-    return version in _registered(pipeline) or version in stored.live or version in stored.archived
+    return keys.record_of(pipeline, version) is not None or version in pipeline.keys.read()
 
 
 def _stuck(pipeline: Pipeline) -> Walk | None:
@@ -272,16 +277,11 @@ def _is_stuck(pipeline: Pipeline, rotation: Walk) -> bool:
 
 def present_key(pipeline: Pipeline) -> KeyRecord:
     """The primary, as registered, if the key store holds exactly that key."""
-    stored, registered = pipeline.keys.read(), _registered(pipeline)
-    if stored.primary is None or (record := registered.get(stored.primary)) is None:
+    stored = pipeline.keys.read()
+    if stored.primary is None or (record := keys.record_of(pipeline, stored.primary)) is None:
         raise RequestError("the key store has no registered primary; run `keyrotation init`")
     stored.registered(record)
     return record
-
-
-def _registered(pipeline: Pipeline) -> dict[KeyVersion, KeyRecord]:
-    records = pipeline.ledger.keys()
-    return {record.version: record for record in records}
 
 
 def _target(pipeline: Pipeline) -> tuple[KeyVersion, tuple[TableCount, ...]]:
@@ -301,7 +301,7 @@ def next_version(pipeline: Pipeline, counts: Sequence[TableCount]) -> KeyVersion
     With search indexes one number may be left out, so that indexes under the new key have a column of their own: those
     under the oldest live key stay in theirs until every row has one under the new key.
     """
-    stored, seen = pipeline.keys.read(), set(_registered(pipeline))
+    stored, seen = pipeline.keys.read(), {record.version for record in pipeline.ledger.keys()}
     seen.update(stored.versions)
     seen.update(version for count in counts for version in count.values_by_version)
     value_format = pipeline.tables[0].format  # all tables have one format

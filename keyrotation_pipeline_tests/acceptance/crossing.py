@@ -229,7 +229,7 @@ class Clinic:
         self.type("audit", "verify")
         with self.pipeline() as pipeline:
             stored, counts = pipeline.keys.read(), pipeline.inventory.count(pipeline.tables)
-            states = {str(each.version): each.state for each in pipeline.ledger.keys()}  # noqa: SIM118  no mapping
+            states = {str(each.version): each.state for each in pipeline.ledger.keys()}
             assert pipeline.ledger.current() is None, self.story()
             assert pipeline.ledger.waiting() is None, self.story()
         present = {str(version) for count in counts for version in count.values_by_version}
