@@ -30,17 +30,16 @@ from keyrotation_pipeline.model.incident_events import (
     NoticeSent,
 )
 from keyrotation_pipeline.model.incidents import Incident, SentNotice
-from keyrotation_pipeline.model.keys import KeyState
+from keyrotation_pipeline.model.keys import GONE
 from keyrotation_pipeline.model.requests import held_in
 from keyrotation_pipeline.ports.ledger import Ledger
 
 _TEXTS = ("scope", "impact", "root_cause", "remediation", "lessons")
-_OUT_OF_USE = frozenset({KeyState.ARCHIVED, KeyState.DESTROYED})
 
 
 def incidents(ledger: Ledger) -> Incidents:
-    """Every incident of the audit."""
-    return ledger.replayed().incidents.copy()
+    """Every incident of the audit, as it is now."""
+    return ledger.replayed().incidents
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +124,7 @@ def _closed(state: AuditState, _entry: AuditEntry, fact: IncidentClosed) -> None
 def unretired(state: AuditState, incident: Incident) -> list[KeyVersion]:
     """The versions of an incident that nothing in the audit has taken out of use: it is not closed by one person."""
     registered = (each for each in incident.versions if each in state.keys)
-    return [each for each in registered if state.keys[each].state not in _OUT_OF_USE and each not in state.retired]
+    return [each for each in registered if state.keys[each].state not in GONE and each not in state.retired]
 
 
 def _amended(state: AuditState, _entry: AuditEntry, fact: IncidentAmended) -> None:

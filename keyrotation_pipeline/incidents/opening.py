@@ -6,23 +6,22 @@ from dataclasses import dataclass
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.audit.incidents import incidents
-from keyrotation_pipeline.errors import BlockedError, IncidentError, KeyRotationError
+from keyrotation_pipeline.errors import IncidentError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.incidents.report import kept_report
 from keyrotation_pipeline.model.audit_state import Incidents
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
 from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import RequestStatus, RotationType, Walk
-from keyrotation_pipeline.ports.clock import attempts
+from keyrotation_pipeline.model.requests import RequestStatus, Walk
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
+from keyrotation_pipeline.requests.control import take_lock
 from keyrotation_pipeline.requests.takeover import cannot_begin, held_compromised, out_of_use
 from keyrotation_pipeline.rotation.rotate import open_request
 
 LOCK = "incidents"
 PATIENCE_SECONDS = 20.0
-PAUSE_SECONDS = 0.2
 _LIVE = frozenset({KeyState.PRE_ACTIVATION, KeyState.ACTIVE, KeyState.DEACTIVATED})
 _UNKNOWN = frozenset({KeyState.DESTROYED})
 
@@ -59,14 +58,8 @@ def open_incident(pipeline: Pipeline, flag: Flag) -> Incident:
 
 def take_flags(pipeline: Pipeline, flags: Iterable[Flag]) -> tuple[Taken, ...]:
     """Takes each flag exactly once: one event each, which a crash either leaves or not."""
-    taken: list[Taken] = []
     with _alone(pipeline):
-        known = incidents(pipeline.ledger)
-        for flag in flags:
-            if flag.key not in known.flags:
-                taken.append(_take(pipeline, known, flag))
-                known.flags.add(flag.key)
-    return tuple(taken)
+        return tuple(taken for flag in flags if (taken := _take(pipeline, flag)) is not None)
 
 
 def prepare_requests(pipeline: Pipeline, requested_by: str) -> tuple[str, ...]:
@@ -108,7 +101,11 @@ def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
     return open_request(pipeline, reason=incident.reason, requested_by=requested_by, incident=incident.id)
 
 
-def _take(pipeline: Pipeline, known: Incidents, flag: Flag) -> Taken:
+def _take(pipeline: Pipeline, flag: Flag) -> Taken | None:
+    """What became of a flag; None: it was taken before."""
+    known = incidents(pipeline.ledger)
+    if flag.key in known.flags:
+        return None
     if (same := known.news.get(flag.news)) is not None:
         pipeline.ledger.append(FlagRepeated(flag.key, same))
         return Taken(flag.key, same, repeated=True)
@@ -140,9 +137,7 @@ def _open(pipeline: Pipeline, known: Incidents, reported: Reported, *, news: str
         news=news,
     )
     pipeline.ledger.append(fact)
-    known.by_id[fact.id] = opened = incidents(pipeline.ledger).by_id[fact.id]
-    known.news.setdefault(news, fact.id)
-    return opened
+    return incidents(pipeline.ledger).by_id[fact.id]
 
 
 def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]:
@@ -161,8 +156,7 @@ def _suspected(pipeline: Pipeline, reported: Reported) -> tuple[KeyVersion, ...]
 
 
 def _require_registered(pipeline: Pipeline, versions: Iterable[KeyVersion]) -> None:
-    registered = pipeline.ledger.keys()
-    known = {each.version for each in registered if each.state not in _UNKNOWN}
+    known = {each.version for each in pipeline.ledger.keys() if each.state not in _UNKNOWN}
     for version in versions:
         if version not in known:
             raise IncidentError(f"{version} is not a registered key; `keyrotation status` shows the registered ones")
@@ -171,7 +165,7 @@ def _require_registered(pipeline: Pipeline, versions: Iterable[KeyVersion]) -> N
 def _serving(pipeline: Pipeline, incident: Incident) -> Walk | None:
     """An open emergency request that names every compromised version of this incident."""
     for each in pipeline.ledger.requests():
-        if not isinstance(each, Walk) or each.type is not RotationType.EMERGENCY or each.is_over:
+        if not isinstance(each, Walk) or not each.is_emergency or each.is_over:
             continue
         if set(incident.versions) <= set(held_compromised(pipeline, each)) and cannot_begin(pipeline, each) is None:
             return each
@@ -191,19 +185,8 @@ def _alone(pipeline: Pipeline) -> Iterator[None]:
         BlockedError: another process holds the lock for longer than that takes.
     """
     with ExitStack() as held:
-        _take_lock(pipeline, held)
+        take_lock(pipeline, held, LOCK, pipeline.clock.monotonic() + PATIENCE_SECONDS)
         yield
-
-
-def _take_lock(pipeline: Pipeline, held: ExitStack) -> None:
-    for _ in attempts(pipeline.clock, pause_seconds=PAUSE_SECONDS, patience_seconds=PATIENCE_SECONDS):
-        try:
-            held.enter_context(pipeline.ledger.lock(LOCK))
-        except BlockedError as blocked:
-            refusal = blocked
-        else:
-            return
-    raise refusal
 
 
 # A flood of flags keeps one poll busy for at most this long.

@@ -119,7 +119,7 @@ def hold_all_steps(pipeline: Pipeline, rotation: Request) -> Iterator[None]:
     until = pipeline.clock.monotonic() + PATIENCE_SECONDS
     with ExitStack() as held:
         for task in _tasks(pipeline):
-            _take(pipeline, held, f"{rotation.id}/{task}", until)
+            take_lock(pipeline, held, f"{rotation.id}/{task}", until)
         yield
 
 
@@ -129,7 +129,12 @@ def _tasks(pipeline: Pipeline) -> Iterator[Task]:
         yield from (Task(Step.ROWS, Shard(table, index, pipeline.shards)) for index in range(pipeline.shards))
 
 
-def _take(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:
+def take_lock(pipeline: Pipeline, held: ExitStack, name: str, until: float) -> None:
+    """Takes a lock of the ledger until `held` is closed, and waits for it until a moment of the monotonic clock.
+
+    Raises:
+        BlockedError: another process has it for longer; names who.
+    """
     patience_seconds = until - pipeline.clock.monotonic()
     for _ in attempts(pipeline.clock, pause_seconds=PAUSE_SECONDS, patience_seconds=patience_seconds):
         try:
