@@ -260,8 +260,8 @@ def out_of_use(pipeline: Pipeline, incident: Incident) -> str | None:
     if unseen := [each for each in incident.versions if each in held]:
         return (  # as a reconciliation leaves it
             f"applications do not get {', '.join(map(str, unseen))} any more, but nobody has seen that every instance "
-            "is without it: run `keyrotation request`, whose rotation waits for that; then `keyrotation backup "
-            "--rekey` and `keyrotation destroy` end it"
+            "is without it: run `keyrotation request --reason TEXT`, whose rotation waits for that; then `keyrotation "
+            "backup --rekey` and `keyrotation destroy` end it"
         )
     return (
         f"applications do not have {named} any more, so no rotation replaces it; it still opens old backups: "

@@ -219,6 +219,9 @@ class Clinic:
         code, printed, refusal = self.attempt(*words)
         if code:
             self.follow(refusal)
+        elif words[0] == "request":
+            self.sign(printed.strip())
+            self.type("rotate", printed.strip())
         elif words[0] in {"policy", "reconcile"} and re.fullmatch(r"[0-9a-f]{32}", printed.strip()):
             self.sign(printed.strip())
             self.type(words[0])
