@@ -13,7 +13,7 @@ from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.audit.incidents import AlertDelivery, incidents, told
 from keyrotation_pipeline.errors import AlertError, BlockedError, KeyRotationError
 from keyrotation_pipeline.incidents.assessing import in_words, unsettled
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, utc_minute
 from keyrotation_pipeline.model.breach import Deadline, ResponseStage, carried_by
 from keyrotation_pipeline.model.fleet import failing_minutes
 from keyrotation_pipeline.model.incident_events import AlertTold, ChannelFailed
@@ -236,7 +236,7 @@ class _Writer:
 
     def of_channels(self) -> Iterator[Alarm]:
         for channel, (since, reason) in told(self._pipeline.ledger).failing.items():
-            text = f"Alerts do not reach {channel} since {since:%Y-%m-%d %H:%M} UTC: {reason}."
+            text = f"Alerts do not reach {channel} since {utc_minute(since)}: {reason}."
             key = f"channel/{channel}/{since:%Y-%m-%dT%H:%M:%S}"
             yield self._notice(key, Severity.WARNING, "An alert channel is down", text, ON_CALL)
 
@@ -270,7 +270,7 @@ class _Writer:
             Severity.CRITICAL,
             f"Incident {incident.id}: {incident.type}",
             f"{incident.description}\nReported by {incident.reported_by}, discovered "
-            f"{incident.discovered_at:%Y-%m-%d %H:%M} UTC. Scope: {incident.scope or 'not known'}. Impact: "
+            f"{utc_minute(incident.discovered_at)}. Scope: {incident.scope or 'not known'}. Impact: "
             f"{incident.impact or 'not known'}. Counts as compromised once signed: {_list(incident)}.\n"
             f"Acknowledge it with `keyrotation incident ack {incident.id}`; its deadlines: `keyrotation incident show "
             f"{incident.id}`.{f'{chr(10)}Contacts:{people}' if people else ''}",
@@ -316,7 +316,7 @@ class _Writer:
                     f"incident/{incident.id}/{deadline.stage}/{percent}",
                     Severity.CRITICAL if over else Severity.WARNING,
                     f"Incident {incident.id}: {percent} % of the time to be {stage}",
-                    f"{incident.id} is not {stage} yet; that is due by {deadline.due_at:%Y-%m-%d %H:%M} UTC. "
+                    f"{incident.id} is not {stage} yet; that is due by {utc_minute(deadline.due_at)}. "
                     f"See `keyrotation incident show {incident.id}`.",
                     ON_CALL | {ContactRole.SECURITY_OFFICER} if over else ON_CALL,
                 )
@@ -328,7 +328,7 @@ class _Writer:
                 f"incident/{incident.id}/breach-assessment",
                 Severity.CRITICAL,
                 f"Incident {incident.id}: assess whether it is a breach",
-                f"{incident.id} ({incident.type}) was discovered {incident.discovered_at:%Y-%m-%d %H:%M} UTC. "
+                f"{incident.id} ({incident.type}) was discovered {utc_minute(incident.discovered_at)}. "
                 "Assess it by 45 CFR 164.402; notices to individuals are due without unreasonable delay, and at most "
                 "60 calendar days after discovery.",
                 frozenset({ContactRole.COMPLIANCE_OFFICER}),

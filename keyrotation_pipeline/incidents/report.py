@@ -15,7 +15,7 @@ from keyrotation_pipeline.audit.events import AuditEntry, entries, recorded
 from keyrotation_pipeline.audit.incidents import incidents
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.assessing import assessment_of
-from keyrotation_pipeline.model.audit import EventKind
+from keyrotation_pipeline.model.audit import EventKind, utc_minute
 from keyrotation_pipeline.model.breach import Deadline, carried_by, reached_at
 from keyrotation_pipeline.model.comparison import ValuesCompared, comparison_lines
 from keyrotation_pipeline.model.incident_events import (
@@ -269,10 +269,10 @@ def _impact(
         yield f"Rows re-encrypted: {records_reencrypted(carrier)}"
     for deadline in clock:
         if deadline.reached_at is None:
-            yield f"Not {deadline.stage.replace('_', ' ')}; due by {deadline.due_at:%Y-%m-%d %H:%M} UTC"
+            yield f"Not {deadline.stage.replace('_', ' ')}; due by {utc_minute(deadline.due_at)}"
         else:
             late = "late" if deadline.reached_at > deadline.due_at else "in time"
-            yield f"{deadline.stage.replace('_', ' ').capitalize()}: {deadline.reached_at:%Y-%m-%d %H:%M} UTC, {late}"
+            yield f"{deadline.stage.replace('_', ' ').capitalize()}: {utc_minute(deadline.reached_at)}, {late}"
     yield from comparison_lines(incident.comparisons)
     yield from assessment.lines()
 
@@ -291,10 +291,10 @@ def _written_under(incident: Incident, requests: Sequence[Request]) -> str:
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
     if isinstance(carrier, Walk) and (retired := carrier.done(Step.RETIRED_KEY)) is not None:
         gone = carrier.done(Step.ARCHIVED_KEY)
-        waited = "" if gone is None else f"; applications were waited for until {gone.finished_at:%Y-%m-%d %H:%M} UTC"
+        waited = "" if gone is None else f"; applications were waited for until {utc_minute(gone.finished_at)}"
         yield (
             f"{carrier.source} was replaced by {carrier.target} and withdrawn from the key store "
-            f"{retired.finished_at:%Y-%m-%d %H:%M} UTC{waited}; the database refuses it"
+            f"{utc_minute(retired.finished_at)}{waited}; the database refuses it"
         )
     yield from (f"Action taken: {each}" for each in incident.actions)
     yield incident.remediation or FOR_PEOPLE

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, ClassVar
 
-from keyrotation_pipeline.model.audit import EventKind, Fact
+from keyrotation_pipeline.model.audit import EventKind, Fact, utc_minute
 from keyrotation_pipeline.model.records import Between
 from keyrotation_pipeline.model.visible_text import visible
 
@@ -129,7 +129,7 @@ class ValuesCompared(Fact):
         values = sum(each.values for each in self.tables)
         left = f", {len(self.not_compared)} part(s) not compared" if self.not_compared else ""
         return (
-            f"{_minute(self.at)}, with {visible(self.backup)} of {_minute(self.made_at)}: "
+            f"{utc_minute(self.at)}, with {visible(self.backup)} of {utc_minute(self.made_at)}: "
             f"{self.differences:,} difference(s), {values:,} present value(s) compared{left}"
         )
 
@@ -169,7 +169,3 @@ def comparison_lines(comparisons: Sequence[Comparison]) -> Iterator[str]:
         yield from (f"Newer backup not used: {phrase}" for phrase in fact.passed_over)
         asked = "was not asked" if fact.audited is None else f"({fact.audited}) was asked for writes of the rows"
         yield f"The application's audit {asked}; whoever can write to the database may have written to it"
-
-
-def _minute(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

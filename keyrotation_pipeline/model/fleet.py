@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
+from keyrotation_pipeline.model.audit import utc_minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +285,7 @@ def pending_sentence(lack: Missing, goal: RolloutTarget, request: str) -> str:
         named = ", ".join(f"{each.name} ({_reported(each, goal)})" for each in lack.lagging)
         parts.append(f"{named}: not seen to {goal}; {_remedy(goal)}")
     if lack.silent:
-        named = ", ".join(f"{each.name} (last report {_minute(each.reported_at)} UTC)" for each in lack.silent)
+        named = ", ".join(f"{each.name} (last report {utc_minute(each.reported_at)})" for each in lack.silent)
         parts.append(f"{named}: silent, and not known to have ended; when it has, an officer says so with {confirm}")
     if lack.unseen:
         # Of making the new key now.
@@ -332,10 +333,6 @@ def _reported(instance: Instance, goal: RolloutTarget) -> str:
     return f"reads {', '.join(map(str, instance.reads))}"
 
 
-def _minute(at: datetime) -> str:
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M}"
-
-
 MOST_PER_MINUTE = 10
 SHOWN_FOR = timedelta(days=1)
 
@@ -350,7 +347,7 @@ class FailingMinute:
 
     def __str__(self) -> str:
         return (
-            f"applications could not decrypt {self.values:,} value(s) within a minute ({self.at:%Y-%m-%d %H:%M} UTC, "
+            f"applications could not decrypt {self.values:,} value(s) within a minute ({utc_minute(self.at)}, "
             f"under {', '.join(self.versions)}), and more than {MOST_PER_MINUTE} are no coincidence; `keyrotation "
             "rollout` shows which instances, `keyrotation verify` whether values or instances' keys are wrong"
         )

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.requests import WALK, Request, RequestStatus, Step, Walk
 from keyrotation_pipeline.model.tables import EncryptedTable, Shard
 
@@ -60,7 +61,7 @@ def too_early(request: Request, now: datetime) -> str | None:
     if request.not_before is None or request.started_at is not None or now >= request.not_before:
         return None
     return (
-        f"rotation {request.id} does not start before {request.not_before:%Y-%m-%d %H:%M} UTC; wait until then, or "
+        f"rotation {request.id} does not start before {utc_minute(request.not_before)}; wait until then, or "
         f"withdraw it with `keyrotation cancel {request.id}`"
     )
 
@@ -68,13 +69,10 @@ def too_early(request: Request, now: datetime) -> str | None:
 def past_dates(request: Request, renewal: str, now: datetime) -> str | None:
     """The sentence that says which date of a request has passed, and how to continue; None while none has."""
     if request.started_at is None and now > request.start_by:
-        return (
-            f"request {request.id} did not start by {request.start_by:%Y-%m-%d %H:%M} UTC; "
-            "cancel it and request a new one"
-        )
+        return f"request {request.id} did not start by {utc_minute(request.start_by)}; cancel it and request a new one"
     if now > request.finish_by:
         return (
-            f"request {request.id} was to be finished by {request.finish_by:%Y-%m-%d %H:%M} UTC, so its signatures "
+            f"request {request.id} was to be finished by {utc_minute(request.finish_by)}, so its signatures "
             f"no longer count; {renewal}"
         )
     return None

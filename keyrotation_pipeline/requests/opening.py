@@ -7,6 +7,7 @@ from typing import TypeVar
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.approval import require_plain
+from keyrotation_pipeline.model.audit import utc_minute
 from keyrotation_pipeline.model.requests import Request, RequestAction, RequestStatus, RotationType, Walk
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 
@@ -124,7 +125,7 @@ def require_none_waiting(pipeline: Pipeline, *, emergency: bool = False) -> None
 
 def _not_before(not_before: datetime, now: datetime, *, emergency: bool) -> datetime:
     """The earliest start, in UTC and to the second, as in the signed text."""
-    shown = f"--not-before {not_before.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    shown = f"--not-before {utc_minute(not_before)}"
     if emergency:
         raise RequestError("an emergency starts as soon as it is signed; request it without --not-before")
     if not_before <= now:

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.errors import AtWorkError, TimestampError
-from keyrotation_pipeline.model.audit import AuditEvent, EventKind, stamped_bytes
+from keyrotation_pipeline.model.audit import AuditEvent, EventKind, stamped_bytes, utc_minute
 from keyrotation_pipeline.model.backup_events import AuditTimestamped, TimestampFailed
 from keyrotation_pipeline.model.request_events import StatusChanged
 from keyrotation_pipeline.model.requests import RequestStatus
@@ -62,10 +62,10 @@ def unstamped(pipeline: Pipeline, now: datetime) -> Iterator[str]:
     again = "Dagster asks it again every minute, and so does `keyrotation report`"
     if known.failing is not None:
         since, reason = known.failing
-        yield f"the audit has had no time stamps since {since:%Y-%m-%d %H:%M} UTC: {reason}; {again}"
+        yield f"the audit has had no time stamps since {utc_minute(since)}: {reason}; {again}"
     elif ended is not None and now - ended.at > LATE_AFTER:
         yield (
-            f"request {ended.request} ended on {ended.at:%Y-%m-%d %H:%M} UTC, but the audit has no time stamp since; "
+            f"request {ended.request} ended on {utc_minute(ended.at)}, but the audit has no time stamp since; "
             "run `keyrotation report`"
         )
 

@@ -14,7 +14,7 @@ from keyrotation_pipeline.fieldcrypto.codecs.format import new_key
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.keyring import KeyRing
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
-from keyrotation_pipeline.model.audit import EventKind, Note
+from keyrotation_pipeline.model.audit import EventKind, Note, utc_minute
 from keyrotation_pipeline.model.backups import KeyBackup
 from keyrotation_pipeline.model.key_events import KeyActivationDeclared, KeyCreationIntended, KeyImportIntended
 from keyrotation_pipeline.model.keys import KeyMade, KeyRecord, KeyState, StoredKeys, promoted_at
@@ -116,7 +116,7 @@ def declare_activation(pipeline: Pipeline, activated_at: datetime) -> None:
     record = record_of(pipeline, primary)
     if record is not None and activated_at > record.created_at:
         raise KeyStoreError(
-            f"{primary} was in use when it was imported on {record.created_at:%Y-%m-%d %H:%M} UTC; write when it came "
+            f"{primary} was in use when it was imported on {utc_minute(record.created_at)}; write when it came "
             "into use, before that, as [keys] activated_at"
         )
     if declared_activations(pipeline).get(primary) != activated_at:

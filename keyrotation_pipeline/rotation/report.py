@@ -6,7 +6,7 @@ from typing import Any
 
 from keyrotation_pipeline.audit.events import recorded
 from keyrotation_pipeline.audit.verify import verify_audit
-from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.audit import AuditHead, utc_minute
 from keyrotation_pipeline.model.breach import Deadline, Rate, ResponseStage, carried_by, deadlines, rate_needed
 from keyrotation_pipeline.model.incidents import Incident
 from keyrotation_pipeline.model.keys import KeyMade
@@ -99,7 +99,7 @@ def post_mortem(pipeline: Pipeline, rotation: Walk) -> str:
     actions = "\n".join(f"{number}. {line}" for number, line in enumerate(_actions(rotation, undone), 1))
     return (
         "ROLLBACK POST-MORTEM\n\n"
-        f"Date: {pipeline.clock.now():%Y-%m-%d %H:%M} UTC\n"
+        f"Date: {utc_minute(pipeline.clock.now())}\n"
         f"Reason for rollback: {rotation.reason}\n\n"
         f"What went wrong:\n{_what_went_wrong(pipeline, undone)}\n\n"
         f"Data loss:\n{_data_loss(rotation)}\n\n"
@@ -151,7 +151,7 @@ def _actions(rotation: Walk, undone: Walk) -> Iterator[str]:
     ):
         if (record := rotation.done(step)) is not None:
             rows = f", {read(Rewritten, record.facts).rows} row(s)" if step is Step.ROWS else ""
-            yield f"{sentence}{rows} ({record.finished_at:%Y-%m-%d %H:%M} UTC)"
+            yield f"{sentence}{rows} ({utc_minute(record.finished_at)})"
 
 
 def clock_of(pipeline: Pipeline, incident: Incident, requests: Sequence[Request]) -> tuple[Deadline, ...]:
