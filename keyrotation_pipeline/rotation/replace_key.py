@@ -19,6 +19,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 from keyrotation_pipeline.requests import opening, time_stamping
 from keyrotation_pipeline.requests.approvals import approval_text, require_authorised
+from keyrotation_pipeline.requests.key_list import note_if_changed
 from keyrotation_pipeline.requests.roster import require_roster
 from keyrotation_pipeline.rotation.key_checks import try_keys
 from keyrotation_pipeline.rotation.keys import backed_up, record_of
@@ -111,6 +112,7 @@ def replace_key(pipeline: Pipeline, request: Request, material: KeyMaterial) -> 
 def _replace(pipeline: Pipeline, stored: StoredKeys, request: Request, material: KeyMaterial) -> None:
     version = request.source
     backed_up(pipeline, version, material, request.id)
+    note_if_changed(pipeline, stored)
     after = pipeline.keys.replace(version, material, stored.revision)
     if after.live.get(version) != material:
         raise KeyStoreDamagedError(f"{version} does not read back from the key store as it was stored; check the store")

@@ -18,6 +18,7 @@ from keyrotation_pipeline.errors import (
 )
 from keyrotation_pipeline.fieldcrypto.codecs.value_format import FERNET
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
+from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.audit import EventKind
 from keyrotation_pipeline.model.fleet import (
     Confirmation,
@@ -38,7 +39,7 @@ from keyrotation_pipeline.requests.conductor import Task
 from keyrotation_pipeline.requests.confirming import add_confirmation, confirmation_text, goal_at
 from keyrotation_pipeline.requests.control import pause, resume
 from keyrotation_pipeline.requests.roster import pin_roster_in_store, pinned_roster
-from keyrotation_pipeline.rotation import deploy, runner
+from keyrotation_pipeline.rotation import deploy, replace_key, runner
 from keyrotation_pipeline.rotation.keys import import_keys
 from keyrotation_pipeline.rotation.rollback import open_rollback
 from keyrotation_pipeline.rotation.rollout import pending_reason, seen_facts
@@ -463,6 +464,16 @@ def test_what_was_confirmed_of_a_changed_list_of_keys_never_counts(
         confirm(world, rotation)
     run(world, rotation)
     assert world.ledger.walk(rotation.id).status is RequestStatus.FINISHED
+
+
+def test_that_a_changed_list_is_written_again_is_recorded_before_a_wrong_key_is_replaced(
+    world: FakeWorld, rotation: Walk
+) -> None:
+    world.ledger.refuses = False  # it is no request to replace a key
+    world.keys.undelivered = "it is not the list of the live keys"
+    replace_key._replace(world.pipeline, world.keys.contents(), rotation, KeyMaterial.generate())
+    entries = world.journal.entries
+    assert f"event {EventKind.KEY_LIST_DELIVERY_INTENDED}" in entries[: entries.index("keys.replace v1")]
 
 
 def dies(*_: object) -> None:
