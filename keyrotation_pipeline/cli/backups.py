@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from keyrotation_pipeline import settings
-from keyrotation_pipeline.assembly.backups import RestoredStages, new_databases, open_backups, recovery_key
+from keyrotation_pipeline.assembly.backups import RestoredStages, new_databases, open_backups
 from keyrotation_pipeline.backups.backup import BackupMade, back_up
 from keyrotation_pipeline.backups.catalog import BackupContext, KeptSets, kept_sets, unknown_sets
 from keyrotation_pipeline.backups.rehearsal import rehearse
@@ -17,7 +17,7 @@ from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, Json, RequestId, actor
 from keyrotation_pipeline.cli.output import show
 from keyrotation_pipeline.cli.progress import reporting
-from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, passphrase_for, unread, vouching
+from keyrotation_pipeline.cli.recovery import KeyFile, Trusted, opened_with_key, unread
 from keyrotation_pipeline.errors import BackupError, RehearsalError
 from keyrotation_pipeline.model.audit import instant, names, utc_minute
 from keyrotation_pipeline.model.records import json_safe
@@ -77,12 +77,7 @@ def backup(
 
 
 def _rekey(declared: Settings, old: str | None, file: Path | None, *, as_json: bool) -> None:
-    passphrase = passphrase_for(declared, file)
-    with (
-        open_backups(declared, actor=actor()) as site,
-        recovery_key(declared, file, passphrase) as key,
-        reporting(quiet=as_json) as report,
-    ):
+    with opened_with_key(declared, file) as (site, key), reporting(quiet=as_json) as report:
         database = site.pipeline.surroundings.identity().name
         done = rekey(site, key, old, report)
     value = {"database": database, **done.record.as_json(), "left": list(done.left)}
@@ -201,11 +196,9 @@ def restore_database_command(
     Reads every value there; the database in use stays as it is.
     """
     declared = settings.load(config)
-    passphrase = passphrase_for(declared, key)
     with (
+        opened_with_key(declared, key, trusted) as (site, opened),
         new_databases(declared) as databases,
-        open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
-        recovery_key(declared, key, passphrase) as opened,
         reporting(quiet=as_json) as report,
     ):
         name = site.pipeline.surroundings.identity().name
@@ -263,12 +256,7 @@ def rehearse_command(
     if it would stop.
     """
     declared = settings.load(config)
-    passphrase = passphrase_for(declared, key)
-    with (
-        open_backups(declared, actor=actor()) as site,
-        recovery_key(declared, key, passphrase) as opened,
-        reporting(quiet=as_json) as report,
-    ):
+    with opened_with_key(declared, key) as (site, opened), reporting(quiet=as_json) as report:
         database = site.pipeline.surroundings.identity().name
         request = site.pipeline.ledger.request(request_id)
         done = rehearse(site, opened, RestoredStages(declared), request, report)

@@ -13,10 +13,9 @@ import typer
 
 from keyrotation_pipeline import settings
 from keyrotation_pipeline.assembly.alerts import application_audit
-from keyrotation_pipeline.assembly.backups import open_backups, recovery_key
 from keyrotation_pipeline.cli import output
 from keyrotation_pipeline.cli.options import Config, IncidentId, Json, actor
-from keyrotation_pipeline.cli.recovery import KeyFile, passphrase_for
+from keyrotation_pipeline.cli.recovery import KeyFile, opened_with_key
 from keyrotation_pipeline.cli.report import require_new, taken
 from keyrotation_pipeline.errors import IncidentError
 from keyrotation_pipeline.incidents.comparison import Output, compare_values
@@ -74,10 +73,8 @@ def compare_command(
     """
     require_new(target)
     declared = settings.load(config)
-    passphrase = passphrase_for(declared, key)
     with ExitStack() as stack:
-        site = stack.enter_context(open_backups(declared, actor=actor()))
-        opened = stack.enter_context(recovery_key(declared, key, passphrase))
+        site, opened = stack.enter_context(opened_with_key(declared, key))
         audit = stack.enter_context(application_audit(declared))
         listing = _Listing(_spool(stack, target, as_json=as_json))
         compared = compare_values(site, opened, name, actor(), audit, Output(listing.add, output.note), backup)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -56,12 +57,7 @@ def recovery_test_command(*, key: KeyFile = None, config: Config = None, as_json
     Restores it in a scratch server, and decrypts every value there.
     """
     declared = settings.load(config)
-    passphrase = passphrase_for(declared, key)
-    with (
-        open_backups(declared, actor=actor()) as site,
-        recovery_key(declared, key, passphrase) as opened,
-        reporting(quiet=as_json) as progress,
-    ):
+    with opened_with_key(declared, key) as (site, opened), reporting(quiet=as_json) as progress:
         database = site.pipeline.surroundings.identity().name
         report = recovery_test(site, opened, progress)
     value = {"database": database, "passed": True, **json_safe(report.facts())}
@@ -102,11 +98,7 @@ def restore_key_command(
     if look:
         _survey(declared, as_json=as_json)
         return
-    passphrase = passphrase_for(declared, key)
-    with (
-        open_backups(declared, actor=actor(), vouching=vouching(trusted)) as site,
-        recovery_key(declared, key, passphrase) as opened,
-    ):
+    with opened_with_key(declared, key, trusted) as (site, opened):
         create_key_store(declared)
         database = site.pipeline.surroundings.identity().name
         done = [_restore(declared, site, version, source, opened) for version in wanted]
@@ -114,7 +106,24 @@ def restore_key_command(
     output.show(database, value, map(_restored, done), as_json=as_json)
 
 
-def vouching(files: list[Path] | None) -> tuple[bytes, ...]:
+@contextmanager
+def opened_with_key(
+    declared: Settings, key: Path | None, trusted: list[Path] | None = None
+) -> Iterator[tuple[BackupContext, RecoveryKey]]:
+    """The backups, and the recovery key in a file or as configured; its passphrase is asked for before they are opened.
+
+    Args:
+        trusted: officers' signatures over manifests.
+    """
+    passphrase = _passphrase_for(declared, key)
+    with (
+        open_backups(declared, actor=actor(), vouching=_vouching(trusted)) as site,
+        recovery_key(declared, key, passphrase) as opened,
+    ):
+        yield site, opened
+
+
+def _vouching(files: list[Path] | None) -> tuple[bytes, ...]:
     """Officers' signatures over manifests.
 
     Raises:
@@ -137,7 +146,7 @@ def _restore(
     return restore_key(site.pipeline, version, material, where)
 
 
-def passphrase_for(declared: Settings, key: Path | None) -> bytes | None:
+def _passphrase_for(declared: Settings, key: Path | None) -> bytes | None:
     """Ask an officer for the passphrase of their key; None where there is no terminal to ask on."""
     return None if key is None or declared.recovery.passphrase is not None else asked_passphrase(key)
 
