@@ -1,7 +1,7 @@
 """The conductor: decides as the command line does which tasks are due, and launches runs for them."""
 
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import dagster as dg
@@ -10,15 +10,18 @@ from keyrotation_pipeline.audit.events import entries
 from keyrotation_pipeline.backups import completeness
 from keyrotation_pipeline.backups.backup import BACKUP_LOCK
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
-from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, missing_partitions, partition_of
+from keyrotation_pipeline.defs.outside_reports import Seal
+from keyrotation_pipeline.defs.partitions import Naming, missing_partitions, partition_of
 from keyrotation_pipeline.defs.resources import PipelineResource
 from keyrotation_pipeline.defs.run_requests import (
     ATTEMPT_TAG,
     ConductorRun,
     backup_request,
+    conducted_runs,
     evidence_request,
     next_backup_attempt,
     plan_runs,
+    sealed,
 )
 from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE
 from keyrotation_pipeline.defs.step_runner import DAGSTER_RUN, message_of
@@ -52,7 +55,12 @@ def evaluate(
     """
     try:
         with keyrotation.open("dagster rotation_conductor") as opened, opened.ledger.reading():
-            result = tick(context.instance, keyrotation.naming, opened, time_zone)
+            seal = Seal(keyrotation.signer())
+            result = tick(context.instance, keyrotation.naming, opened, seal, time_zone)
+            if isinstance(result, dg.SensorResult):
+                requests = [sealed(each, seal) for each in result.run_requests or ()]
+                added = result.dynamic_partitions_requests
+                result = dg.SensorResult(run_requests=requests, dynamic_partitions_requests=added)
             before = context.cursor or ""
             context.update_cursor(report_wait_status(context.instance, keyrotation.naming, opened, result, before))
     except Exception as error:
@@ -62,20 +70,20 @@ def evaluate(
 
 
 def tick(
-    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason:
     """Launches what is due and not yet running; otherwise says why nothing is launched."""
     rotation = takeover.current_or_next(pipeline)
     if rotation is None:
-        return _follow_up(instance, naming, pipeline, time_zone)
+        return _follow_up(instance, naming, pipeline, seal, time_zone)
     decision = runner.next_decision(pipeline, rotation)
     people = runner.left_to_people(pipeline, rotation)
     if people or not decision.tasks:
-        backup = _backup_follow_up(instance, naming, pipeline, time_zone)
+        backup = _backup_follow_up(instance, naming, pipeline, seal, time_zone)
         reason = f"left to people: {people}" if people else f"waiting for {decision.waiting_for}"
         return backup if isinstance(backup, dg.SensorResult) else dg.SkipReason(reason)
-    fail_stale_runs(instance, pipeline, f"{rotation.id}/", _conducted(instance, naming, rotation))
-    past, now = (past for _, past in _conducted(instance, naming, rotation)), pipeline.clock.now()
+    fail_stale_runs(instance, pipeline, f"{rotation.id}/", conducted_runs(instance, naming, seal, rotation.id))
+    past, now = (past for _, past in conducted_runs(instance, naming, seal, rotation.id)), pipeline.clock.now()
     plan = plan_runs(naming, rotation, decision.tasks, past, now, pipeline.parallel_shards)
     failed = plan.next_try_at is not None or any(each.tags[ATTEMPT_TAG] != FIRST_ATTEMPT for each in plan.requests)
     if plan.requests and failed:
@@ -97,26 +105,27 @@ def tick(
 
 
 def _follow_up(
-    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason:
     """What follows the last finished rotation: a full backup, then every check, one of which reads that backup."""
-    if (backup := _backup_follow_up(instance, naming, pipeline, time_zone)) is not None:
+    if (backup := _backup_follow_up(instance, naming, pipeline, seal, time_zone)) is not None:
         return backup
     finished = completeness.last_finished(pipeline)
-    if finished is None or any(past.subject == EVIDENCE for _, past in _conducted(instance, naming, finished[0])):
+    past = () if finished is None else conducted_runs(instance, naming, seal, finished[0].id)
+    if finished is None or any(each.subject == EVIDENCE for _, each in past):
         return dg.SkipReason("no rotation is open; request one with `keyrotation request --reason TEXT`")
     return dg.SensorResult(run_requests=[evidence_request(naming, finished[0])])
 
 
 def _backup_follow_up(
-    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, time_zone: str
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal, time_zone: str
 ) -> dg.SensorResult | dg.SkipReason | None:
     """The backup after the last finished rotation, or why it is not launched yet; None: nothing is left to launch."""
     finished, now = completeness.last_finished(pipeline), pipeline.clock.now()
     if finished is None or completeness.was_backed_up(pipeline, finished[1]):
         return None
     rotation, _ = finished
-    tried = [each for each in _conducted(instance, naming, rotation) if each[1].subject == BACKUP]
+    tried = [each for each in conducted_runs(instance, naming, seal, rotation.id) if each[1].subject == BACKUP]
     if unfinished := [each for each in tried if each[1].ended_at is None]:
         fail_stale_runs(instance, pipeline, BACKUP_LOCK, unfinished)
         return dg.SkipReason(f"in progress: {BACKUP}")
@@ -139,17 +148,6 @@ def _other_process_backs_up(pipeline: Pipeline, rotation: Walk) -> str | None:
     if not ended.actor.startswith(DAGSTER_RUN) and pipeline.clock.now() - ended.at < LEFT_TO_THE_COMMAND:
         return f"{ended.actor} finished rotation {rotation.id} and is about to back up"
     return None
-
-
-def _conducted(
-    instance: dg.DagsterInstance, naming: Naming, rotation: Walk
-) -> Iterator[tuple[dg.DagsterRun, ConductorRun]]:
-    """Each run that the conductor launched for a rotation, as Dagster has it and as its tags describe it."""
-    for record in instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation.id})):
-        run = record.dagster_run
-        ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
-        if (past := ConductorRun.from_tags(naming, run.job_name, run.tags, ended_at)) is not None:
-            yield run, past
 
 
 def fail_stale_runs(

@@ -21,6 +21,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+from dagster._core.storage.tags import BACKFILL_ID_TAG
 from dagster._serdes import ConfigurableClassData
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
@@ -127,12 +128,16 @@ class UnconfiguredRunCoordinator(QueuedRunCoordinator):
     """`run_coordinator` of `dagster.yaml`: Dagster's queue, for runs as they are defined."""
 
     def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
-        """Queues a run, and marks one that was launched through the web server.
+        """Queues a run, and marks one that was launched through the web server, or is of a backfill from there.
 
         Raises:
             LaunchError: it brings a configuration, or a tag that decides how it runs.
         """
-        refuse_configured(context.dagster_run)
-        if getattr(context.workspace, "source", None) is not None:  # a request to the web server; the daemon has none
-            self._instance.add_run_tags(context.dagster_run.run_id, {BY_HAND_TAG: "true"})
+        run = context.dagster_run
+        refuse_configured(run)
+        # A request to the web server has a source, the daemon has none. That queues the runs of a backfill, for which
+        # nothing of ours asks, with whatever tags somebody gave it.
+        asked = getattr(context.workspace, "source", None) is not None
+        if asked or BACKFILL_ID_TAG in run.tags:
+            self._instance.add_run_tags(run.run_id, {BY_HAND_TAG: "true"})
         return super().submit_run(context)

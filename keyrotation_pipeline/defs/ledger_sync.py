@@ -12,8 +12,6 @@ from keyrotation_pipeline.audit.events import AuditEntry, entries
 from keyrotation_pipeline.defs.backups import DATABASE_BACKUP, KEY_BACKUP, dump_metadata, key_metadata
 from keyrotation_pipeline.defs.outside_reports import Corrections, Seal, report_at
 from keyrotation_pipeline.defs.partitions import (
-    ROTATION_TAG,
-    UNFINISHED,
     Naming,
     Ownership,
     partition_of,
@@ -23,7 +21,7 @@ from keyrotation_pipeline.defs.partitions import (
 )
 from keyrotation_pipeline.defs.provisional_checks import provisional_evaluations
 from keyrotation_pipeline.defs.resources import PipelineResource
-from keyrotation_pipeline.defs.run_requests import ConductorRun
+from keyrotation_pipeline.defs.run_requests import conducted_runs
 from keyrotation_pipeline.defs.step_metadata import (
     ROLLOUTS,
     CommonFacts,
@@ -71,7 +69,7 @@ def evaluate(
         for made, at in backup_elsewhere(context.instance, keyrotation.naming, opened, time_zone, after):
             # Dagster ignores what is older than a wiped history.
             report_at(context.instance, seal, made, SystemClock().now() if corrections.has_lost else at)
-        result, after = sync(context.instance, keyrotation.naming, opened, after)
+        result, after = sync(context.instance, keyrotation.naming, opened, seal, after)
         context.update_cursor(seal.on_cursor(f"{after} {checked}"))
         return result if isinstance(result, dg.SkipReason) else _sealed(result, seal)
 
@@ -81,7 +79,9 @@ def _sealed(result: dg.SensorResult, seal: Seal) -> dg.SensorResult:
     return dg.SensorResult(asset_events=events, dynamic_partitions_requests=result.dynamic_partitions_requests)
 
 
-def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synced: int = 0) -> tuple[Outcome, int]:
+def sync(
+    instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, seal: Seal, synced: int = 0
+) -> tuple[Outcome, int]:
     """Reports, without a run, each recorded step that Dagster lacks, provisional checks, and changes of partitions.
 
     Args:
@@ -90,7 +90,7 @@ def sync(instance: dg.DagsterInstance, naming: Naming, pipeline: Pipeline, synce
     head, postponed = pipeline.ledger.head(), False
     events: list[dg.AssetMaterialization | dg.AssetCheckEvaluation] = []
     for rotation in _advanced_since(pipeline.ledger, synced if synced <= head.seq else 0):
-        if _runs_here(instance, naming, rotation, pipeline.clock.now()):
+        if _runs_here(instance, naming, seal, rotation, pipeline.clock.now()):
             postponed = True  # its run materializes them itself, in a moment
             continue
         events += _missing(instance, naming, pipeline, rotation)
@@ -110,15 +110,13 @@ def _advanced_since(ledger: Ledger, seq: int) -> Iterator[Walk]:
         yield from (each for each in reversed(ledger.requests()) if isinstance(each, Walk) and each.id in advanced)
 
 
-def _runs_here(instance: dg.DagsterInstance, naming: Naming, rotation: Walk, now: datetime) -> bool:
+def _runs_here(instance: dg.DagsterInstance, naming: Naming, seal: Seal, rotation: Walk, now: datetime) -> bool:
     """Whether a run works on it that materializes the finished steps itself."""
     latest = max((each.finished_at for each in rotation.steps), default=now)
     # So does a run from the UI, but anybody who reaches the port can launch one: wait only a minute for it.
     if now - latest < A_MOMENT and partition_of(rotation) in partitions_in_use(instance):
         return True
-    unfinished = dg.RunsFilter(tags={ROTATION_TAG: rotation.id}, statuses=UNFINISHED)
-    runs = (record.dagster_run for record in instance.get_run_records(unfinished))
-    return any(ConductorRun.from_tags(naming, run.job_name, run.tags, None) is not None for run in runs)
+    return any(past.ended_at is None for _, past in conducted_runs(instance, naming, seal, rotation.id))
 
 
 def _missing(

@@ -24,6 +24,7 @@ from keyrotation_pipeline.ports.backups import ManifestSigner
 
 SEAL, CORRECTED = "sealed", "corrected"
 EVENT_LABEL, CURSOR_LABEL = b"keyrotation-dagster-event-v1\n", b"keyrotation-dagster-cursor-v1\n"
+RUN_LABEL = b"keyrotation-dagster-run-v1\n"
 # Between the evaluation of a sensor and the moment at which the daemon stores its events.
 STORED_WITHIN = timedelta(minutes=1)
 READ_AT_ONCE, MOST_READ = 500, 10_000
@@ -37,7 +38,7 @@ Report = dg.AssetMaterialization | dg.AssetCheckEvaluation
 
 @dataclass(frozen=True, slots=True)
 class Seal:
-    """Marks what the sync reports, and the cursors of sensors."""
+    """Marks what the sync reports, the cursors of sensors, and the runs that the conductor launches."""
 
     signer: ManifestSigner
 
@@ -76,6 +77,14 @@ class Seal:
         """The cursor; None where it has no seal of ours."""
         text, _, signature = (sealed or "").rpartition(" ")
         return text if self._is_by_us(_cursor_to_sign(text, sensor), signature) else None
+
+    def on_run(self, described: str) -> str:
+        """The seal of a run, over the words that describe it."""
+        return base64.b64encode(self.signer.sign(RUN_LABEL + described.encode())).decode()
+
+    def is_on_run(self, described: str, seal: str) -> bool:
+        """Whether we have sealed a run that is described so."""
+        return self._is_by_us(RUN_LABEL + described.encode(), seal)
 
     def _is_by_us(self, signed: bytes, signature: str) -> bool:
         try:

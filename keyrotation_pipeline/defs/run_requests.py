@@ -2,12 +2,13 @@
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, partition_of
 from keyrotation_pipeline.defs.schedules import BACKUP, EVIDENCE, INTRODUCE_KEY, LEGS, REENCRYPT_ROWS, RETIRE_KEY
 from keyrotation_pipeline.defs.triggers import BY_HAND_TAG
@@ -17,6 +18,7 @@ from keyrotation_pipeline.requests.conductor import Task
 
 SUBJECT_TAG = "keyrotation/subject"
 ATTEMPT_TAG = "keyrotation/attempt"
+SEAL_TAG = "keyrotation/seal"
 # On runs that take shards: the launcher gives those of an emergency more resources.
 MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
@@ -45,8 +47,8 @@ class ConductorRun:
     ) -> "ConductorRun | None":
         """The run that its tags describe; None if the conductor cannot have launched it.
 
-        Anybody who reaches Dagster can put any tag on a run. A run from the UI is marked when it is queued, and the
-        conductor does not wait for it: each step guards itself against being done twice.
+        Anybody who reaches Dagster can put any tag on a run: only the seal shows whose it is (`conducted_runs`). The
+        conductor does not wait for others: each step guards itself against being done twice.
         """
         subject, attempt = tags.get(SUBJECT_TAG, ""), tags.get(ATTEMPT_TAG, "")
         ours = tags.get(SENSOR_TAG) == naming.name(CONDUCTOR) and BY_HAND_TAG not in tags
@@ -57,6 +59,35 @@ class ConductorRun:
 
 def _job_of(subject: str) -> str:
     return subject.partition("/")[0]
+
+
+def conducted_runs(
+    instance: dg.DagsterInstance, naming: Naming, seal: Seal, rotation: str
+) -> Iterator[tuple[dg.DagsterRun, ConductorRun]]:
+    """Each run that the conductor launched for a rotation, oldest first, as Dagster has it and as its tags describe it.
+
+    Of two with the same seal the later one has copied it.
+    """
+    seen = set[tuple[str, int]]()
+    for record in instance.get_run_records(dg.RunsFilter(tags={ROTATION_TAG: rotation}), ascending=True):
+        run = record.dagster_run
+        ended_at = record.update_timestamp.replace(tzinfo=UTC) if run.is_finished else None
+        past = ConductorRun.from_tags(naming, run.job_name, run.tags, ended_at)
+        if past is None or not seal.is_on_run(_described(run.tags), run.tags.get(SEAL_TAG, "")):
+            continue
+        if (past.subject, past.attempt) not in seen:
+            seen.add((past.subject, past.attempt))
+            yield run, past
+
+
+def sealed(request: dg.RunRequest, seal: Seal) -> dg.RunRequest:
+    """The request of a run, with the seal by which `conducted_runs` knows the run again."""
+    tags = {**request.tags, SEAL_TAG: seal.on_run(_described(request.tags))}
+    return request.with_replaced_attrs(tags=tags)
+
+
+def _described(tags: Mapping[str, str]) -> str:
+    return "\n".join(tags.get(tag, "") for tag in (ROTATION_TAG, SUBJECT_TAG, ATTEMPT_TAG))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +181,7 @@ def _request(
     partition: str | None = None,
     assets: Sequence[dg.AssetKey] | None = None,
 ) -> dg.RunRequest:
-    """The run for a subject, as `ConductorRun` knows it again.
+    """The run for a subject, as `ConductorRun` describes it.
 
     Nobody can guess its key: Dagster never launches a run whose key it has seen, even on a forged run.
     """

@@ -13,7 +13,7 @@ from keyrotation_pipeline.defs.checks import is_failure
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, Ownership
 from keyrotation_pipeline.defs.resources import PipelineParameter, PipelineResource
-from keyrotation_pipeline.defs.run_requests import ConductorRun
+from keyrotation_pipeline.defs.run_requests import conducted_runs
 from keyrotation_pipeline.defs.schedules import CONDUCTED, INCIDENTS, Job
 from keyrotation_pipeline.defs.status_page import renew, status_metadata, status_now, unknown_metadata
 from keyrotation_pipeline.defs.step_runner import message_of
@@ -115,16 +115,19 @@ def run_failure_alert_sensor(naming: Naming, ownership: Ownership) -> dg.SensorD
             return dg.SkipReason("the failed run is not one of the pipeline")
         context.log.error("run %s of %s failed; open it in the UI for the reason", run.run_id, run.job_name)
         # The tags of any other run can hold any text, and name a rotation that the run does not belong to.
-        conducted = ConductorRun.from_tags(naming, run.job_name, run.tags, None)
-        facts = {
-            "run": run.run_id,
-            "job": run.job_name,
-            "subject": conducted.subject if conducted else None,
-            "attempt": str(conducted.attempt) if conducted else None,
-        }
+        rotation = run.tags.get(ROTATION_TAG)
         try:
+            seal = Seal(keyrotation.signer())
+            ours = () if rotation is None else conducted_runs(context.instance, naming, seal, rotation)
+            conducted = next((past for each, past in ours if each.run_id == run.run_id), None)
+            facts = {
+                "run": run.run_id,
+                "job": run.job_name,
+                "subject": conducted.subject if conducted else None,
+                "attempt": str(conducted.attempt) if conducted else None,
+            }
             with keyrotation.open("dagster run_failure_alert") as opened:
-                rotation = run.tags.get(ROTATION_TAG) if conducted else None
+                rotation = rotation if conducted else None
                 known = rotation if any(each.id == rotation for each in opened.ledger.requests()) else None
                 opened.ledger.append(Note(EventKind.RUN_FAILED, facts), known)
         except Exception as error:  # noqa: BLE001  as in `build_sensor`

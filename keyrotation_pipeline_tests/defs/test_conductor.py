@@ -11,7 +11,8 @@ import pytest
 from dagster._core.events import EngineEventData
 
 from keyrotation_pipeline.defs.conductor import CREATING_A_JOB
-from keyrotation_pipeline.defs.ledger_sync import sync
+from keyrotation_pipeline.defs.ledger_sync import Outcome, sync
+from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.errors import BlockedError, DatabaseUnavailableError, KeyRotationError
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
@@ -383,9 +384,13 @@ def test_steps_of_the_command_line_are_shown_too(dagster: Dagster, walked: Walke
     assert [request.job_name for request in requests(dagster)] == ["backup"]
 
 
+def synced(dagster: Dagster, seq: int = 0) -> tuple[Outcome, int]:
+    return sync(dagster.instance, OWN, dagster.world.pipeline, Seal(dagster.resource.signer()), seq)
+
+
 def shown_by_mirror(dagster: Dagster, seq: int = 0) -> list[str]:
     """The assets whose steps the mirror adds."""
-    result, _ = sync(dagster.instance, OWN, dagster.world.pipeline, seq)
+    result, _ = synced(dagster, seq)
     events = result.asset_events if isinstance(result, dg.SensorResult) else ()
     return [each.asset_key.to_user_string() for each in events if isinstance(each, dg.AssetMaterialization)]
 
@@ -394,14 +399,14 @@ def test_what_was_shown_is_not_read_again(dagster: Dagster, walked: Walked, monk
     walked(Step.KEY_VERSION)
     head = dagster.world.ledger.head().seq
     assert shown_by_mirror(dagster) == ["key_version"]
-    assert sync(dagster.instance, OWN, dagster.world.pipeline)[1] == head
+    assert synced(dagster)[1] == head
     monkeypatch.setattr("keyrotation_pipeline.defs.ledger_sync._runs_here", lambda *_: pytest.fail("history was read"))
     assert shown_by_mirror(dagster, head) == []
     monkeypatch.undo()
     walked(Step.DUAL_KEY_ROLLOUT)
     assert "dual_key_rollout" in shown_by_mirror(dagster, head)
     # A database that was restored is behind what was shown.
-    assert sync(dagster.instance, OWN, dagster.world.pipeline, 10**9)[1] == dagster.world.ledger.head().seq
+    assert synced(dagster, 10**9)[1] == dagster.world.ledger.head().seq
 
 
 @pytest.mark.parametrize("read", ["walk", "signatures", "counts"])
@@ -421,14 +426,15 @@ def test_the_ledger_is_read_once_for_all_steps_that_are_shown(
 
 
 def test_steps_of_a_rotation_that_runs_here_are_not_shown_twice(dagster: Dagster, walked: Walked) -> None:
-    rotation = walked(Step.KEY_VERSION)
+    walked(Step.KEY_VERSION)
     job = dagster.definitions.resolve_job_def("introduce_key")
-    tags = TRUE_TAGS | {"keyrotation/rotation": rotation.id, "keyrotation/subject": "introduce_key"}
+    [wanted] = requests(dagster)
+    tags = {**TRUE_TAGS, **wanted.tags}
     dagster.instance.create_run_for_job(job, tags=tags, status=dg.DagsterRunStatus.STARTED)
     dagster.instance.add_dynamic_partitions("key_version", ["v2"])
 
     assert "every step" in skipped(dagster, "ledger_mirror")
-    assert sync(dagster.instance, OWN, dagster.world.pipeline, 1)[1] == 1, "still to be shown, if not by the run"
+    assert synced(dagster, 1)[1] == 1, "still to be shown, if not by the run"
 
 
 def test_a_step_of_somebodys_own_run_is_shown_by_that_run_or_a_minute_later(dagster: Dagster, walked: Walked) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
+from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, instance_table, summary
 from keyrotation_pipeline.model.fleet import Instance
@@ -145,8 +146,9 @@ def evaluations(dagster: Dagster) -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluat
 
 def test_the_conductor_and_the_current_step_say_what_is_awaited(dagster: Dagster, requested: Walk) -> None:
     pipeline, instance = dagster.world.pipeline, dagster.instance
-    reported = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), "")
-    again = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, "UTC"), reported)
+    seal = Seal(dagster.resource.signer())
+    reported = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, seal, "UTC"), "")
+    again = report_wait_status(instance, OWN, pipeline, tick(instance, OWN, pipeline, seal, "UTC"), reported)
 
     assert reported == again
     assert "needs 2 more approval(s)" in reported
