@@ -28,7 +28,7 @@ from keyrotation_pipeline.adapters.postgres.server.connection import Connection,
 from keyrotation_pipeline.adapters.process import harden_process
 from keyrotation_pipeline.adapters.rfc3161 import Rfc3161Authority
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
-from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.assembly.home import create_home, database_url, heartbeat_store, require_home
 from keyrotation_pipeline.assembly.keystores import (
     backup_vault,
@@ -89,7 +89,7 @@ def open_rollout(settings: Settings, connection: Connection, keys: KeyStore, clo
     if not declared.workloads or secret is None:
         return reported
     from keyrotation_pipeline.adapters.cluster import Access, Cluster  # noqa: PLC0415  takes a second to import
-    from keyrotation_pipeline.adapters.rollouts.kubernetes import Fleet, KubernetesRollout  # noqa: PLC0415
+    from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout  # noqa: PLC0415
 
     workloads = tuple(Workload(each.kind, each.name, each.container) for each in declared.workloads)
     fleet = Fleet(secret.namespace, secret.name, workloads, settings.key_variable)

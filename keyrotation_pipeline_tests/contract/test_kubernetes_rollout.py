@@ -9,7 +9,7 @@ import pytest
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
-from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
@@ -96,7 +96,7 @@ class Stage:
 
     def rollout(self, *workloads: Workload, timeout_seconds: float = 60) -> "KubernetesRollout":
         from keyrotation_pipeline.adapters.cluster import Access, Cluster  # noqa: PLC0415
-        from keyrotation_pipeline.adapters.rollouts.kubernetes import Fleet, KubernetesRollout  # noqa: PLC0415
+        from keyrotation_pipeline.adapters.rollouts.kubernetes import KubernetesRollout  # noqa: PLC0415
 
         secrets = self.fleet.secrets
         chosen = workloads or tuple(self.fleet.workloads)

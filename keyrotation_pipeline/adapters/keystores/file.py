@@ -22,11 +22,12 @@ from typing import Self
 
 from keyrotation_pipeline.adapters.keystores import changes, owner_only
 from keyrotation_pipeline.adapters.keystores.key_list import in_order
+from keyrotation_pipeline.adapters.keystores.named_versions import compromised_named, primary_named
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.codecs.key_lists import FERNET_NOTATION, KeyNotation
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of, key_from_base64
-from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text, versions_in
+from keyrotation_pipeline.fieldcrypto.keyring import versions_as_text
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry, StoredKeys
 from keyrotation_pipeline.model.surroundings import Problem
@@ -208,13 +209,12 @@ class FileKeyStore:
         return f"{self._variable}={self._notation.text_of(keys)}"
 
     def _stored(self) -> StoredKeys:
-        roster = owner_only.read(self._roster_file)
         return StoredKeys.of(
             self._entries(self._live),
             self._entries(self._archive),
-            self._primary(),
-            roster=roster,
-            compromised=self._compromised(),
+            primary_named(owner_only.read(self._primary_file), str(self._primary_file)),
+            roster=owner_only.read(self._roster_file),
+            compromised=compromised_named(owner_only.read(self._compromised_file), str(self._compromised_file)),
         )
 
     def _entries(self, place: Path) -> dict[KeyVersion, KeyEntry]:
@@ -261,23 +261,6 @@ class FileKeyStore:
             raise KeyStoreDamagedError(
                 f"{path} does not hold the base64 of 32 bytes; move it away, "
                 f"then run `keyrotation restore-key {version}`"
-            ) from None
-
-    def _primary(self) -> KeyVersion | None:
-        text = owner_only.read(self._primary_file)
-        try:
-            return None if text is None else KeyVersion.parse(text)
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{self._primary_file} does not name a key version; write v1, v2, … there"
-            ) from None
-
-    def _compromised(self) -> frozenset[KeyVersion]:
-        try:
-            return versions_in(owner_only.read(self._compromised_file) or "")
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{self._compromised_file} does not name key versions; write them there as v1,v2"
             ) from None
 
 

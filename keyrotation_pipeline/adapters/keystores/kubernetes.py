@@ -25,6 +25,7 @@ from keyrotation_pipeline.adapters.keystores.kubernetes_secrets import (
     Secrets,
     require_mutable,
 )
+from keyrotation_pipeline.adapters.keystores.named_versions import primary_named
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
@@ -265,14 +266,8 @@ def _live(secret: Secret) -> dict[KeyVersion, KeyEntry]:
 
 def _primary(secret: Secret) -> KeyVersion | None:
     """Returns the named version; None if none is named, even for a single key: another may be added to it."""
-    if PRIMARY_VARIABLE not in secret.data:
-        return None
-    try:
-        return KeyVersion.parse(secret.text(PRIMARY_VARIABLE).strip())
-    except InvalidKeyError:
-        raise KeyStoreDamagedError(
-            f"{PRIMARY_VARIABLE} of {secret.name} does not name a key version; write v1, v2, … there"
-        ) from None
+    text = secret.text(PRIMARY_VARIABLE).strip() if PRIMARY_VARIABLE in secret.data else None
+    return primary_named(text, f"{PRIMARY_VARIABLE} of {secret.name}")
 
 
 def _compromised(secret: Secret) -> frozenset[KeyVersion]:

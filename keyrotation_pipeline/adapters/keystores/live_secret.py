@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from keyrotation_pipeline.adapters.keystores.named_versions import compromised_named, primary_named
 from keyrotation_pipeline.adapters.keystores.secrets_manager import SecretsManager, SecretVersion
 from keyrotation_pipeline.errors import InvalidKeyError, KeyStoreDamagedError
 from keyrotation_pipeline.fieldcrypto.grammar import VERSION_PATTERN, KeyVersion
 from keyrotation_pipeline.fieldcrypto.key_bytes import key_from_base64
-from keyrotation_pipeline.fieldcrypto.keyring import versions_in
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
 from keyrotation_pipeline.model.keys import DamagedKey, KeyEntry
 from keyrotation_pipeline.model.surroundings import Problem
@@ -92,31 +92,13 @@ class LiveSecret:
         return text
 
     def primary(self) -> KeyVersion | None:
-        """Returns the version that is named as the primary.
-
-        Raises:
-            KeyStoreDamagedError: the named one is not a version.
-        """
+        """See `primary_named`."""
         named = self.entries.get(PRIMARY)
-        try:
-            return None if named is None else KeyVersion.parse(str(named))
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{PRIMARY} of secret {self.name} does not name a key version; write v1, v2, … there"
-            ) from None
+        return primary_named(None if named is None else str(named), f"{PRIMARY} of secret {self.name}")
 
     def compromised(self) -> frozenset[KeyVersion]:
-        """Returns the versions that applications never encrypt under again.
-
-        Raises:
-            KeyStoreDamagedError: the named ones are not versions.
-        """
-        try:
-            return versions_in(str(self.entries.get(COMPROMISED, "")))
-        except InvalidKeyError:
-            raise KeyStoreDamagedError(
-                f"{COMPROMISED} of secret {self.name} does not name key versions; write them there as v1,v2"
-            ) from None
+        """See `compromised_named`."""
+        return compromised_named(str(self.entries.get(COMPROMISED, "")), f"{COMPROMISED} of secret {self.name}")
 
 
 def entry(place: str, version: str, text: object) -> KeyEntry:

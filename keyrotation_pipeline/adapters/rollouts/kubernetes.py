@@ -30,7 +30,7 @@ from keyrotation_pipeline.adapters.rollouts.pod_keys import (
 )
 from keyrotation_pipeline.adapters.rollouts.reported import ReportedInstances
 from keyrotation_pipeline.adapters.rollouts.reverts import Reverts
-from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
@@ -47,20 +47,6 @@ SETTLE_SECONDS = 2.0
 _NAMED_AT_MOST = 3
 Json = dict[str, Any]
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Fleet:
-    """The workloads that get their keys from a Secret.
-
-    Args:
-        key_list: the entry from which the application reads its own list of keys; None: it reads those of versions.
-    """
-
-    namespace: str
-    secret: str
-    workloads: tuple[Workload, ...]
-    key_list: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +141,7 @@ class KubernetesRollout:
         """See `Rollout.roll_out`. Workloads are changed one after another, so a bad template stops it early."""
         self.forget()
         sentence: str | None = None
-        reverts = Reverts(goal, self._fleet.namespace, self._fleet.secret, self._fleet.key_list)
+        reverts = Reverts(goal, self._fleet)
         for _ in attempts(self._clock, pause_seconds=POLL_SECONDS, patience_seconds=self._timeout_seconds):
             snapshot = self._take_snapshot()
             if problems := self._problems(snapshot, () if goal.aim is TargetKind.WITHOUT else goal.versions):

@@ -14,7 +14,7 @@ from typing import Any
 
 from keyrotation_pipeline.adapters.cluster import FIELD_MANAGER
 from keyrotation_pipeline.adapters.rollouts.pod_keys import ANNOTATION
-from keyrotation_pipeline.adapters.rollouts.templates import Workload
+from keyrotation_pipeline.adapters.rollouts.templates import Fleet, Workload
 from keyrotation_pipeline.errors import BlockedError
 from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE, variable_of
 from keyrotation_pipeline.model.fleet import RolloutTarget, TargetKind
@@ -94,18 +94,10 @@ _ANNOTATIONS = (*_TEMPLATE, "f:metadata", "f:annotations")
 
 @dataclass
 class Reverts:
-    """What was undone so far.
-
-    Args:
-        namespace: of the Secret.
-        secret: its name.
-        key_list: see `Fleet`.
-    """
+    """What was undone so far."""
 
     goal: RolloutTarget
-    namespace: str
-    secret: str
-    key_list: str | None = None
+    fleet: Fleet
     _written: dict[Workload, str] = field(default_factory=dict)
     _lost: Counter[Workload] = field(default_factory=Counter)
     _revisions: set[str] = field(default_factory=set)
@@ -170,7 +162,7 @@ class Reverts:
         if len(self._revisions) > _AT_MOST:
             who = _other_managers(secret, ("f:data",), ("f:metadata",))
             raise BlockedError(
-                f"Secret {self.secret} was changed twice since this rollout began, last by {_named(who)}, so "
+                f"Secret {self.fleet.secret} was changed twice since this rollout began, last by {_named(who)}, so "
                 "that it is not known what its Pods were started with; "
                 f"{_advice_to(who, 'it')}, and run the rotation again"
             )
@@ -192,20 +184,20 @@ class Reverts:
             if self.goal.aim is TargetKind.WRITES and keys.primary != version:
                 repair = self._patch("--patch", {"stringData": {PRIMARY_VARIABLE: str(version)}})
                 return PRIMARY_VARIABLE, f"names {keys.primary}, not {version}", repair
-        if self.key_list is not None and keys.undelivered is not None:
-            return self.key_list, "is not the list of the live keys in their order", "keyrotation init"
+        if self.fleet.key_list is not None and keys.undelivered is not None:
+            return self.fleet.key_list, "is not the list of the live keys in their order", "keyrotation init"
         return None
 
     def _patch(self, option: str, difference: object) -> str:
         content = json.dumps(difference, separators=(",", ":"))
-        return f"kubectl --namespace {self.namespace} patch secret {self.secret} {option} '{content}'"
+        return f"kubectl --namespace {self.fleet.namespace} patch secret {self.fleet.secret} {option} '{content}'"
 
     def _about_entry(self, entry: str, what: str, repair: str, secret: Json) -> str:
         who = _other_managers(secret, ("f:data", f"f:{entry}"), ("f:data",), ("f:metadata",))
-        ours = "the entries ENCRYPTION_…" if self.key_list is None else f"{self.key_list} and the entries ENCRYPTION_…"
-        advice = _advice_to(who, f"{ours} of this Secret")
+        listed = f"{self.fleet.key_list} and " if self.fleet.key_list is not None else ""
+        advice = _advice_to(who, f"{listed}the entries ENCRYPTION_… of this Secret")
         return (
-            f"entry {entry} of Secret {self.secret} {what} ({_named(who)}); {advice}, run `{repair}`, and run "
+            f"entry {entry} of Secret {self.fleet.secret} {what} ({_named(who)}); {advice}, run `{repair}`, and run "
             "the rotation again"
         )
 

@@ -22,6 +22,20 @@ class Workload:
         return f"{self.kind}/{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The workloads that get their keys from a Secret.
+
+    Args:
+        key_list: the entry from which the application reads its own list of keys; None: it reads those of versions.
+    """
+
+    namespace: str
+    secret: str
+    workloads: tuple[Workload, ...]
+    key_list: str | None = None
+
+
 def problems(
     workload: Workload, found: Json, secret: str, versions: Iterable[KeyVersion], key_list: str | None = None
 ) -> list[str]:
