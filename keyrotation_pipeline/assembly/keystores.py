@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.keystores.file import FileKeyStore
 from keyrotation_pipeline.adapters.keystores.key_list import KeyList
 from keyrotation_pipeline.adapters.keystores.transit import TransitKeyStore, problems_of
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.secret_directories import wipe_abandoned, wipe_abandoned_keys
 from keyrotation_pipeline.assembly.home import SIGNING_KEY
 from keyrotation_pipeline.backups.manifest_trust import ManifestTrust

@@ -13,7 +13,7 @@ from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedKeys
 from keyrotation_pipeline.adapters.backups.key_vault import KeyVault
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.demo.officers import DemoOfficer
 from keyrotation_pipeline.errors import BackupError, OpenPGPError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion

@@ -16,7 +16,7 @@ from keyrotation_pipeline import settings
 from keyrotation_pipeline.adapters.backups.encrypted_files import EncryptedDumps
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.postgres.server.connection import connect
 from keyrotation_pipeline.adapters.postgres.server.programs import PostgresDump
 from keyrotation_pipeline.assembly.backups import open_backups

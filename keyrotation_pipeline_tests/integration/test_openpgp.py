@@ -11,7 +11,7 @@ import pytest
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.adapters.officer_signatures import OfficerFiles, OfficerSignatures
 from keyrotation_pipeline.adapters.openpgp import GnuPG
-from keyrotation_pipeline.adapters.openpgp.decrypt import BackupRecipients
+from keyrotation_pipeline.adapters.openpgp.recipients import BackupRecipients
 from keyrotation_pipeline.adapters.openpgp.runner import run
 from keyrotation_pipeline.demo.officers import DemoOfficer, short_path
 from keyrotation_pipeline.errors import ApprovalError, OpenPGPError
