@@ -8,6 +8,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, StrictInt, ValidationInfo
+from pydantic_core import PydanticCustomError
 
 from keyrotation_pipeline.errors import ConfigurationError
 
@@ -61,7 +62,7 @@ def repeated(names: Iterable[str]) -> str | None:
     return next((name for name, times in Counter(names).items() if times > 1), None)
 
 
-def _endpoint(address: str, info: ValidationInfo) -> str:
+def _endpoint(address: str) -> str:
     """Checks the address of a server, as boto3 takes it."""
     try:
         parts = urlsplit(address)
@@ -69,7 +70,7 @@ def _endpoint(address: str, info: ValidationInfo) -> str:
     except ValueError:
         parts = None
     if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigurationError(f"{info.field_name} is no address of a server; write https://, its name and its port")
+        raise PydanticCustomError("endpoint", "it is no address of a server, such as https://aws.example:4566")
     return address
 
 

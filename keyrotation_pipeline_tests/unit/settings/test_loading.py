@@ -496,7 +496,7 @@ def test_settings_cannot_be_changed(tmp_path: Path) -> None:
         *(
             pytest.param(
                 f'{TABLE}[{section}]\nendpoint_url = "{url}"\n{needed}',
-                "endpoint_url is no address of a server; write https://, its name and its port",
+                f"[{section}] endpoint_url: it is no address of a server, such as https://aws.example:4566; correct it",
                 id=f"an address without its {without}",
             )
             for section, url, needed, without in (
