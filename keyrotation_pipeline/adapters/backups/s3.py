@@ -56,6 +56,7 @@ class S3Bucket:
                 region_name=bucket.region_name,
                 endpoint_url=bucket.endpoint_url,
                 config=Config(connect_timeout=10, read_timeout=60, retries={"total_max_attempts": 3}),
+                of_aws=False,  # what is stored is downloaded and compared
             )
 
     @property
