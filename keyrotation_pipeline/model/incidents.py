@@ -15,7 +15,7 @@ from keyrotation_pipeline.model.comparison import Comparison
 LONGEST_TEXT_CHARS = 800
 LONGEST_SOURCE_CHARS = 255
 # Hosts differ by seconds, and a tool may round up; more is a wrong clock or a wrong date.
-CLOCKS_DIFFER_BY = timedelta(minutes=5)
+REPORTERS_CLOCK_DIFFERS_BY = timedelta(minutes=5)
 MEDIA = "media"
 EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 # 32 bytes in base64 or hex, or a value of ours: a description is stored, sent and signed, and must hold neither.
@@ -216,7 +216,7 @@ def _plain(name: str, text: str | None, longest: int) -> str:
 def _moment(at: datetime | None, now: datetime) -> datetime:
     if at is None or at.tzinfo is None or at < EARLIEST:
         raise IncidentError("its discovered_at is missing or not a date since 2000; say when it was discovered")
-    if at > now + CLOCKS_DIFFER_BY:
+    if at > now + REPORTERS_CLOCK_DIFFERS_BY:
         raise IncidentError("its discovered_at is in the future; correct it, and the clock that it came from")
     return min(at, now).astimezone(UTC).replace(microsecond=0)
 

@@ -314,7 +314,7 @@ class KeyUsage:
         return 2 * self.encryptions >= self.limit
 
 
-EMERGENCY = timedelta(hours=24)
+EMERGENCY_WITHIN = timedelta(hours=24)
 REMINDER = timedelta(days=60)
 # The source procedure, section 2.1, by quarter.
 DUTIES = (
@@ -371,7 +371,9 @@ def rotation_due(
     """
     emergencies = [each.requested_at for each in requests if each.is_emergency and not each.is_over]
     if emergencies:
-        return RotationDue(min(emergencies) + EMERGENCY, "an emergency rotation ends within 24 hours of its request")
+        return RotationDue(
+            min(emergencies) + EMERGENCY_WITHIN, "an emergency rotation ends within 24 hours of its request"
+        )
     if (since := promoted_at(primary, requests) or declared.get(primary)) is not None:
         return RotationDue(_a_year_after(since), f"{primary} has been the primary for 12 months then")
     registered = activated_at(primary, keys, requests)

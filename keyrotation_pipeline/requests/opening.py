@@ -12,7 +12,7 @@ from keyrotation_pipeline.model.requests import Request, RequestAction, RequestS
 from keyrotation_pipeline.ports.pipeline import Action, Pipeline
 
 # Longer than an incident's deadlines: a late emergency must continue, and not wait for signatures again.
-EMERGENCY = timedelta(days=7)
+EMERGENCY_STANDS = timedelta(days=7)
 # The cryptoperiod: a rotation planned for later than that would be the one after the next.
 LONGEST_WAIT = timedelta(days=366)
 LONGEST_NAME_CHARS = 255
@@ -148,8 +148,8 @@ def _dates(
     Args:
         earliest: when it may start.
     """
-    finish = finish_by or earliest + (EMERGENCY if emergency else action.finish_within)
-    start = start_by or min(finish, earliest + (EMERGENCY if emergency else action.start_within))
+    finish = finish_by or earliest + (EMERGENCY_STANDS if emergency else action.finish_within)
+    start = start_by or min(finish, earliest + (EMERGENCY_STANDS if emergency else action.start_within))
     if not earliest < start <= finish:
         raise RequestError("a request starts after now and finishes after its start; correct the two dates")
     # As the signed text shows them.

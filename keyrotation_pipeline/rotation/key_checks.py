@@ -20,7 +20,7 @@ from keyrotation_pipeline.rotation.keys import has_blind_indexes
 from keyrotation_pipeline.scan.report import Finding, share_of
 
 # How long an emergency waits for the trial, however many tables there are.
-EMERGENCY = timedelta(seconds=3)
+EMERGENCY_TRIES = timedelta(seconds=3)
 # Versions named in one sentence: whoever may write a row can write values of any number of versions.
 MOST_NAMED = 5
 # Values tried of each column under each version; all of them where there are no more.
@@ -77,7 +77,7 @@ def require_keys_open(pipeline: Pipeline, stored: StoredKeys, wanted: Wanted, *,
     misfits += [] if emergency else untold_turns(pipeline, ring)
     if misfits:
         raise WrongKeyError("; ".join(misfits[:MOST_NAMED]))
-    trial = try_keys(pipeline, ring, wanted, EMERGENCY if emergency else None)
+    trial = try_keys(pipeline, ring, wanted, EMERGENCY_TRIES if emergency else None)
     if emergency and not any(tried and not opened for tried, opened in map(trial.of_version, trial.versions)):
         return trial
     if sentence := refusal(pipeline, stored, trial):
