@@ -142,7 +142,7 @@ def report_wait_status(
 ) -> str:
     """Says what the conductor waits for, and observes the current step with it if it has changed.
 
-    The progress of rows is in whole percents, so that it changes at most a hundred times a table.
+    The progress of rows is observed in whole percents, so at most a hundred times a table.
 
     Args:
         before: the sentence of the last tick.
@@ -175,7 +175,7 @@ def _row_observations(
     naming: Naming, rotation: Walk, sentence: str, tables: list[tuple[EncryptedTable, TableProgress]], before: str
 ) -> Iterator[dg.AssetObservation]:
     for table, progress in tables:
-        if _progress(progress) not in before:
+        if _percent(progress) not in before:
             numbers: dict[str, float] = {"table_percent": round(100 * progress.share, 1), "table_rows": progress.rows}
             if progress.rows_per_second is not None:
                 numbers["table_rows_per_second"] = progress.rows_per_second
@@ -190,7 +190,11 @@ def _row_observations(
 
 def _progress(of: TableProgress) -> str:
     eta = "" if of.eta_seconds is None else f", about {duration(of.eta_seconds)} to go"
-    return f"{of.table} {of.share:.0%}{eta}"
+    return f"{_percent(of)}{eta}"
+
+
+def _percent(of: TableProgress) -> str:
+    return f"{of.table} {of.share:.0%}"
 
 
 def _wait_metadata(rotation: Walk, sentence: str) -> dict[str, dg.MetadataValue]:

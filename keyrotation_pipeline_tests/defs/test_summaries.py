@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 import pytest
 
+from keyrotation_pipeline.defs import ledger_sync
 from keyrotation_pipeline.defs.conductor import tick
 from keyrotation_pipeline.defs.ledger_sync import report_wait_status
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import OWN
 from keyrotation_pipeline.defs.summaries import SHOWN_WITHOUT_A_CLICK_CHARS, Names, instance_table, summary
 from keyrotation_pipeline.model.fleet import Instance
+from keyrotation_pipeline.model.progress import TableProgress
 from keyrotation_pipeline.model.requests import WALK, Step, Walk
 from keyrotation_pipeline_tests.defs.conftest import Dagster, shard_of
 from keyrotation_pipeline_tests.fakes import START, V1, V2
@@ -167,6 +169,20 @@ def test_the_conductor_says_how_far_the_rows_are(dagster: Dagster, walked: Walke
     [record] = instance.fetch_observations(dg.AssetKey(["rows", "clients"]), limit=10).records
     assert record.asset_observation is not None
     assert record.asset_observation.metadata["table_percent"].value == 50.0
+
+
+def test_progress_is_observed_by_percents_whatever_time_is_left(
+    dagster: Dagster, walked: Walked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked(Step.PRIMARY_KEY_ROLLOUT)
+    said, seen = "", list[int]()
+    for share, seconds in ((0.1, 9000), (0.1, 8000), (0.11, 7900)):
+        far = [TableProgress(str(table.name), 0, 1, share, 9, 1.0, seconds) for table in dagster.world.pipeline.tables]
+        monkeypatch.setattr(ledger_sync, "tables_progress", lambda *_, far=far: tuple(far))
+        said = report_wait_status(dagster.instance, OWN, dagster.world.pipeline, dg.SkipReason("in progress"), said)
+        seen.append(len(dagster.instance.fetch_observations(dg.AssetKey(["rows", "clients"]), limit=10).records))
+    assert said.startswith("clients 11%, about 2 h 12 min to go; ")
+    assert seen == [1, 1, 2]
 
 
 def test_a_rollout_that_waits_names_the_instance_on_the_conductors_page(dagster: Dagster, walked: Walked) -> None:
