@@ -3,7 +3,8 @@
 Dagster has no login and trusts every page, while any page in a browser and any user of the machine can reach a port
 of the loopback interface. So an ASGI layer in front requires the token that `keyrotation up` printed (then a cookie,
 as Jupyter does), a host name of ours, and that requests come from the UI's own pages. Nobody may report a result or a
-materialization there, or wipe one: what Dagster shows comes from runs and from the ledger.
+materialization there, wipe one or delete a run with its own, set the cursor of a sensor or change the pools: what
+Dagster shows comes from runs and from the ledger.
 
 The token comes as one line on standard input, and in the next one that of `/metrics`, if any: other users can read
 arguments and environments of processes, and runs inherit the environment. ``/metrics`` is what `keyrotation metrics`
@@ -98,8 +99,15 @@ STATEMENT_TIMEOUT_MS, POOL_RECYCLE_SECONDS, POOL_MAX_OVERFLOW = 15_000, 3600, 20
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 SAFE_METHODS = {"GET", "HEAD"}
-ONLY_BY_RUNS = (Permissions.REPORT_RUNLESS_ASSET_EVENTS, Permissions.WIPE_ASSETS)
-NOT_BY_HAND = PermissionResult(enabled=False, disabled_reason="Only runs and the ledger report results here")
+# To delete a run takes its results; a cursor says which failed runs were seen; a pool of 0 slots holds every shard.
+ONLY_BY_RUNS = (
+    Permissions.REPORT_RUNLESS_ASSET_EVENTS,
+    Permissions.WIPE_ASSETS,
+    Permissions.DELETE_PIPELINE_RUN,
+    Permissions.UPDATE_SENSOR_CURSOR,
+    Permissions.EDIT_CONCURRENCY_LIMIT,
+)
+NOT_BY_HAND = PermissionResult(enabled=False, disabled_reason="Results, cursors and pools are not changed by hand here")
 TRUSTED_SITES = {"same-origin", "none"}  # "none": typed, or opened from a bookmark
 HOW_TO_OPEN = (
     "This is Dagster, started by keyrotation up. Open the address that it printed in its terminal: the whole line, "
@@ -207,7 +215,7 @@ class PostedGraphQL:
 
 
 class ResultsOnlyByRuns(WorkspaceRequestContext):
-    """Dagster's permissions without those to report or wipe results; its HTTP routes and GraphQL both ask for them."""
+    """Dagster's permissions without `ONLY_BY_RUNS`; its HTTP routes and GraphQL both ask for them."""
 
     @property
     def permissions(self) -> Mapping[str, PermissionResult]:

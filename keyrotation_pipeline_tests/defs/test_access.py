@@ -301,6 +301,22 @@ def test_nothing_is_reported_from_outside_a_run_or_wiped_over_graphql(served: Se
     assert_nothing_is_reported(served)
 
 
+SENSOR = """{sensorName: "run_failure_alert", repositoryName: "__repository__",
+    repositoryLocationName: "keyrotation_pipeline"}"""
+FAR = json.dumps(json.dumps({"__class__": "RunStatusSensorCursor", "record_id": 10**15, "update_timestamp": None}))
+
+
+@pytest.mark.parametrize("mutation", [
+    pytest.param('deleteRun(runId: "x") { __typename }', id="a run and its results"),
+    pytest.param(f"setSensorCursor(sensorSelector: {SENSOR}, cursor: {FAR}) {{ __typename }}", id="a cursor"),
+    pytest.param('setConcurrencyLimit(concurrencyKey: "reencrypt", limit: 0)', id="a pool without slots"),
+])  # fmt: skip
+def test_no_run_is_deleted_and_no_cursor_or_pool_is_set_over_graphql(served: Server, mutation: str) -> None:
+    answer = served.with_token(f"mutation {{ {mutation} }}")
+
+    assert "Unauthorized" in json.dumps(answer), answer
+
+
 def assert_nothing_is_reported(server: Server) -> None:
     text = json.dumps(server.with_token(REPORTED)["data"])
 
