@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
+from dagster._core.storage.tags import PRIORITY_TAG
 
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, partition_of
@@ -22,6 +23,8 @@ SEAL_TAG = "keyrotation/seal"
 # On runs that take shards: the launcher gives those of an emergency more resources.
 MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
+# Of the runs of an emergency: Dagster's queue takes them before all others that wait, which have 0.
+URGENT = {PRIORITY_TAG: "10"}
 ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 RETRY = timedelta(minutes=1)
@@ -142,12 +145,13 @@ def subjects(rotation: Walk, tasks: Sequence[Task], parallel_shards: int) -> Seq
 
 def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attempt: int) -> dg.RunRequest:
     """The run for a due task: a leg continues from there to its end, a run for shards takes all that are due."""
+    tags = URGENT if rotation.type is RotationType.EMERGENCY else {}
     if task.shard is not None:
-        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type)})
+        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type), **tags})
     leg = LEGS[subject]
     first = leg.index(task.step) if task.step is not Step.ROWS else 0
     assets = [naming.step(step) for step in leg[first:]]
-    return _request(naming, rotation, subject, attempt, partition=partition_of(rotation), assets=assets)
+    return _request(naming, rotation, subject, attempt, tags, partition_of(rotation), assets)
 
 
 def next_backup_attempt(tried: Iterable[ConductorRun], now: datetime) -> int | None:

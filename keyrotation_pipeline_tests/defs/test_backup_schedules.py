@@ -84,6 +84,26 @@ def test_the_recovery_test_ticks_on_the_first_day_of_each_quarter() -> None:
     ]  # fmt: skip
 
 
+def test_nobody_can_take_the_key_of_a_scheduled_run_beforehand(dagster: Dagster) -> None:
+    schedule = dagster.definitions.resolve_schedule_def("daily_key_backup")
+    keys = set[str | None]()
+    for _ in range(2):
+        at = datetime(2026, 4, 1, 3, tzinfo=UTC)
+        resources = {"keyrotation": dagster.resource}
+        with dg.build_schedule_context(
+            instance=dagster.instance, scheduled_execution_time=at, resources=resources
+        ) as asked:
+            wanted = schedule(asked)
+        assert isinstance(wanted, dg.RunRequest)
+        keys.add(wanted.run_key)
+    assert len(keys - {None}) == 2
+
+
+def test_all_days_of_backups_at_once_are_one_run() -> None:
+    """And not one for each day since the installation, each of which would fail."""
+    assert backup_assets(OWN, "UTC", INSTALLED).backfill_policy == dg.BackfillPolicy.single_run()
+
+
 def test_each_tick_asks_for_the_partition_of_its_own_day(dagster: Dagster) -> None:
     schedule = dagster.definitions.resolve_schedule_def("daily_key_backup")
     down_since = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -121,7 +141,7 @@ def test_a_backup_and_a_test_are_named_by_the_day_of_the_clinic_and_not_of_utc(
     ) as context:
         wanted = schedule_of("daily_key_backup", zone)(context)
     assert isinstance(wanted, dg.RunRequest)
-    assert (wanted.partition_key, wanted.run_key) == ("2026-04-01", "2026-04-01")
+    assert wanted.partition_key == "2026-04-01"
     partitions = backup_assets(OWN, zone, INSTALLED).partitions_def
     assert partitions is not None
     with partition_loading_context(effective_dt=at):

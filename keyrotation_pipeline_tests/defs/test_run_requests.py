@@ -106,3 +106,10 @@ def test_an_emergency_takes_at_least_four_shards_at_a_time(kind: str, declared: 
     wanted = plan_runs(OWN, replace(ROTATION, type=RotationType(kind)), shards, [], NOW, declared).requests
 
     assert [(each.job_name, each.tags["keyrotation/mode"]) for each in wanted] == [("reencrypt_rows", kind)] * runs
+
+
+@pytest.mark.parametrize("task", [PROOF, SHARDS[0], Task(Step.KEY_VERSION)])
+def test_the_queue_takes_the_runs_of_an_emergency_before_those_that_wait(task: Task) -> None:
+    for kind, priority in ((RotationType.EMERGENCY, "10"), (RotationType.ROUTINE, None)):
+        [request] = plan_runs(OWN, replace(ROTATION, type=kind), (task,), [], NOW, 1).requests
+        assert request.tags.get("dagster/priority") == priority
