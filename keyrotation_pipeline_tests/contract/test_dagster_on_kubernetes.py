@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import yaml
 from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.launcher import LaunchRunContext
+from dagster._core.launcher import LaunchRunContext, WorkerStatus
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.workspace.load_target import WorkspaceFileTarget
 from dagster._daemon.monitoring.run_monitoring import monitor_started_run
@@ -186,6 +186,8 @@ RUNS = [
     pytest.param("rehearsal", (), "keyrotation-reader", True, id="rehearsal"),
     pytest.param(BY_HAND, (), "keyrotation", False, id="by hand: nothing that is known"),
     pytest.param(BY_HAND, ("key_version",), "keyrotation", False, id="by hand: key_version"),
+    pytest.param(BY_HAND, ("encrypted_columns",), "keyrotation-observer", False, id="by hand: encrypted_columns"),
+    pytest.param(BY_HAND, ("status", "readiness"), "keyrotation", False, id="by hand: status and readiness"),
     pytest.param(BY_HAND, ("incident_report",), "keyrotation-reader", False, id="by hand: incident_report"),
     pytest.param(BY_HAND, ("retired_key", "archived_key"), "keyrotation", False, id="by hand: retired_key"),
     pytest.param(BY_HAND, ("rows/clients",), "keyrotation-reader", False, id="by hand: rows"),
@@ -231,6 +233,18 @@ def test_every_job_and_every_asset_is_among_those_runs() -> None:
         assert bool({*own} & {"recovery_drill", "rehearsal"}) == (key.path[-1] in needing)
 
 
+def test_checks_that_are_executed_alone_run_as_the_job_that_evaluates_all_of_them() -> None:
+    from keyrotation_pipeline.defs.run_launcher import jobs_of  # noqa: PLC0415
+
+    check = dg.AssetCheckKey(dg.AssetKey("key_backup"), "backup_decrypts")
+    alone = dg.DagsterRun(BY_HAND, asset_selection=frozenset(), asset_check_selection=frozenset({check}))
+    assert jobs_of(alone) == ["evidence"]
+    with_asset = dg.DagsterRun(
+        BY_HAND, asset_selection=frozenset({check.asset_key}), asset_check_selection=frozenset({check})
+    )
+    assert jobs_of(with_asset) == ["backup"]
+
+
 def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance: dg.DagsterInstance) -> None:
     limits = instance.get_concurrency_config()
     assert limits.pool_config.default_pool_limit == 4
@@ -267,6 +281,30 @@ def test_while_the_api_server_does_not_answer_a_run_keeps_its_worker(
     assert monitored() is dg.DagsterRunStatus.STARTED
     cluster.ask("DELETE", job)
     assert eventually(lambda: monitored() is dg.DagsterRunStatus.FAILURE), "a Job that is gone is still noticed"
+
+
+def test_a_server_that_refuses_for_ten_minutes_to_say_whether_a_run_works_ends_the_run(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the daemon's Role was changed: nothing else would ever end it, and it has a slot of the queue."""
+    began = datetime(2026, 3, 1, tzinfo=UTC)
+    clock = Mock()
+    monkeypatch.setattr("keyrotation_pipeline.defs.run_launcher.SystemClock", lambda: clock)
+    monkeypatch.setattr("dagster_k8s.client.time.sleep", lambda _seconds: None)
+    run = launched_run(instance, "backup", {})
+
+    def found(minute: int, status: int) -> WorkerStatus:
+        clock.now.return_value = began + timedelta(minutes=minute)
+        with exchanging(refusing(status)):
+            health = instance.run_launcher.check_run_worker_health(run)
+        assert health.status is WorkerStatus.RUNNING or "Role of rights.yaml" in str(health.msg)
+        return health.status
+
+    answers = ((0, 403), (5, 401), (9, 403), (11, 503), (12, 403), (18, 403), (29, 403), (38, 403), (39, 403))
+    assert {found(*each) for each in answers[:-1]} == {WorkerStatus.RUNNING}
+    assert found(*answers[-1]) is WorkerStatus.UNKNOWN
+    assert instance.run_launcher.check_run_worker_health(run).status is WorkerStatus.RUNNING, "it answers again"
+    assert found(40, 403) is WorkerStatus.RUNNING
 
 
 def cut_off(_pool: Any, _method: str, path: str, _send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's

@@ -124,6 +124,7 @@ def test_each_right_of_the_daemon_is_needed_and_all_of_them_are_enough(
         reported = launcher.get_run_worker_debug_info(run)
         assert f"Debug information for pod {pod}" in reported
         assert "Failure fetching" not in reported
+        assert "logs for container" not in reported, "what a Pod wrote would be in Dagster's storage"
         assert "Could not find" not in api.get_job_debug_info(job, cluster.namespace)
         assert launcher.terminate(run.run_id)
         assert pod not in names_of_pods(cluster) or cluster.standin is None
