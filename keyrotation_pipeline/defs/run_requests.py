@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster._core.storage.tags import PRIORITY_TAG
+from dagster._core.storage.tags import MAX_RUNTIME_SECONDS_TAG, PRIORITY_TAG
 
 from keyrotation_pipeline.defs.outside_reports import Seal
 from keyrotation_pipeline.defs.partitions import ROTATION_TAG, Naming, partition_of
@@ -25,6 +25,8 @@ MODE_TAG = "keyrotation/mode"
 SENSOR_TAG = "dagster/sensor_name"
 # Of the runs of an emergency: Dagster's queue takes them before all others that wait, which have 0.
 URGENT = {PRIORITY_TAG: "10"}
+# Other runs are ended after a day (`dagster.yaml`). One for rows takes shards until none is due; what it did remains.
+LONG = {MAX_RUNTIME_SECONDS_TAG: str(7 * 86400)}
 ATTEMPT = re.compile(r"[1-9][0-9]{0,5}", re.ASCII)
 
 RETRY = timedelta(minutes=1)
@@ -147,7 +149,7 @@ def request_for(naming: Naming, rotation: Walk, task: Task, subject: str, attemp
     """The run for a due task: a leg continues from there to its end, a run for shards takes all that are due."""
     tags = URGENT if rotation.type is RotationType.EMERGENCY else {}
     if task.shard is not None:
-        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type), **tags})
+        return _request(naming, rotation, subject, attempt, {MODE_TAG: str(rotation.type), **LONG, **tags})
     leg = LEGS[subject]
     first = leg.index(task.step) if task.step is not Step.ROWS else 0
     assets = [naming.step(step) for step in leg[first:]]

@@ -257,6 +257,24 @@ def test_at_most_parallel_shards_run_at_once_and_dead_pods_are_noticed(instance:
     assert instance.run_monitoring_max_resume_run_attempts == 0
 
 
+def test_a_run_that_hangs_is_ended_after_a_day(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+    with dg.DagsterInstance.from_config(str(TOP)) as of_up:
+        assert of_up.run_monitoring_max_runtime_seconds == instance.run_monitoring_max_runtime_seconds
+    terminate = Mock(return_value=True)
+    monkeypatch.setattr(instance.run_launcher, "terminate", terminate)
+    run = launched_run(instance, "backup", {})
+    instance.handle_new_event(happened(run, dg.DagsterEventType.RUN_START))
+    for seconds, status in ((86000, dg.DagsterRunStatus.STARTED), (86500, dg.DagsterRunStatus.FAILURE)):
+        at = datetime.now(UTC).timestamp() + seconds
+        monkeypatch.setattr("dagster._daemon.monitoring.run_monitoring.get_current_timestamp", lambda at=at: at)
+        record = instance.get_run_records(dg.RunsFilter([run.run_id]))[0]
+        monitor_started_run(instance, Mock(), record, logging.getLogger(__name__))
+        found = instance.get_run_by_id(run.run_id)
+        assert found is not None
+        assert found.status is status
+    terminate.assert_called_once_with(run_id=run.run_id)
+
+
 def test_while_the_api_server_does_not_answer_a_run_keeps_its_worker(
     instance: dg.DagsterInstance, cluster: TestCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -161,3 +161,10 @@ def test_a_rule_names_metrics_and_labels_that_exist(rule: Mapping[str, Any]) -> 
     assert set(rule["annotations"]) == {"summary", "action"}
     assert "`keyrotation " in rule["annotations"]["action"]
     assert rule["labels"]["severity"] in {"warning", "critical"}
+
+
+def test_one_silent_pipeline_among_several_is_alerted() -> None:
+    """Its series end with a failed scrape, and those of the others make `absent` false (tried with promtool)."""
+    [silent] = [rule for rule in rules() if rule["alert"] == "KeyrotationSilent"]
+    metric = "keyrotation_status_timestamp_seconds"
+    assert f"last_over_time({metric}[7d])) unless on (database) {metric}" in " ".join(silent["expr"].split())

@@ -106,6 +106,7 @@ def test_an_emergency_takes_at_least_four_shards_at_a_time(kind: str, declared: 
     wanted = plan_runs(OWN, replace(ROTATION, type=RotationType(kind)), shards, [], NOW, declared).requests
 
     assert [(each.job_name, each.tags["keyrotation/mode"]) for each in wanted] == [("reencrypt_rows", kind)] * runs
+    assert {each.tags["dagster/max_runtime"] for each in wanted} == {"604800"}, "rows of a week are not cut off"
 
 
 @pytest.mark.parametrize("task", [PROOF, SHARDS[0], Task(Step.KEY_VERSION)])
