@@ -29,13 +29,16 @@ def confirm_key_withdrawn(pipeline: Pipeline, rotation: Walk, report: Report) ->
     instances = roll_out(pipeline, rotation, goal_at(pipeline, rotation), Step.ARCHIVED_KEY, report)
     cleared = _clear_indexes(pipeline, rotation, report)
     kept, stored = [], pipeline.keys.read()
+    retired = _retired(pipeline, stored, rotation)
+    # Before the transaction: a backup names the audit's last event, which must be one that stays.
+    for record in retired:
+        report(Progress(Step.ARCHIVED_KEY, str(record.version), 0, 1, "keys"))
+        backup = _require_archived(pipeline, stored, rotation, record)
+        kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
     with pipeline.ledger.transaction():
-        for record in _retired(pipeline, stored, rotation):
-            report(Progress(Step.ARCHIVED_KEY, str(record.version), 0, 1, "keys"))
-            backup = _require_archived(pipeline, stored, rotation, record)
+        for record in retired:
             if record.state not in SHELVED:
                 pipeline.ledger.set_key_state(record.version, KeyState.ARCHIVED, rotation.id)
-            kept.append({"version": str(record.version), "fingerprint": record.fingerprint[:16], "backup": backup.name})
     return {"archived": kept, **cleared, **seen_facts(instances)}
 
 

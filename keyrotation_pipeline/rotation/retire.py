@@ -56,12 +56,13 @@ def _retire(
 ) -> KeyRetired:
     # Reading everything may take hours, without locks; the transaction checks what has changed since.
     searched = pipeline.evidence.search(pipeline.tables, rotation.source, retired_versions(pipeline, rotation), report)
+    # Whatever may be slow to answer is asked before the transaction, whose session ends if it waits for a minute.
+    stored = pipeline.keys.read()
+    _require_writers(pipeline, rotation)
+    backup = _require_target(pipeline, stored, rotation)
     with pipeline.ledger.transaction():
-        stored = pipeline.keys.read()
         require_authorised(pipeline, rotation, stored)
         descriptions = {each: described_archived(pipeline, rotation, each) for each in leaving}
-        _require_writers(pipeline, rotation)
-        backup = _require_target(pipeline, stored, rotation)
         retired = retired_versions(pipeline, rotation)
         evidence = pipeline.evidence.zero_old_rows(pipeline.tables, rotation.source, retired, proof.moment, searched)
         unseen = pipeline.surroundings.blind_spots()

@@ -1,6 +1,7 @@
 """Runs the tasks of the walk: the same for the command line, for Dagster and for tests."""
 
 from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 
 from keyrotation_pipeline.audit.divergence import require_consistent
 from keyrotation_pipeline.errors import (
@@ -101,7 +102,8 @@ def run_step(pipeline: Pipeline, request_id: str, task: Task, report: Report) ->
         except AuditError:
             raise  # nothing is written to a database that was tampered with; `status` says the same
         except KeyRotationError as error:
-            pipeline.ledger.block(rotation.id, str(error))
+            with suppress(DatabaseUnavailableError):  # else its own sentence would hide this one
+                pipeline.ledger.block(rotation.id, str(error))
             raise
         plain = facts if isinstance(facts, Mapping) else as_json(facts)
         record = StepRecord(task.step, table, index, pipeline.clock.now(), plain)

@@ -4,9 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
-from keyrotation_pipeline.errors import KeyStoreError
+from keyrotation_pipeline.audit.divergence import divergence
+from keyrotation_pipeline.errors import BackupError, KeyStoreError
 from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.fieldcrypto.material import KeyMaterial
+from keyrotation_pipeline.model.audit import AuditHead
+from keyrotation_pipeline.model.key_events import KeyImportIntended, RetirementIntended
 from keyrotation_pipeline.model.keys import KeyRecord, KeyState
 from keyrotation_pipeline.rotation.archive import confirm_key_withdrawn
 from keyrotation_pipeline_tests.fakes import START, V1, V2, V3, FakeWorld, ProcessKilled, fake_pipeline, rotation_of
@@ -104,3 +107,26 @@ def test_dying_at_any_change_and_archiving_again_ends_the_same() -> None:
         assert state_of(world, V1) is KeyState.ARCHIVED
         reported = [each for each in world.ledger.event_names() if each in {"key_backed_up", "key_state_changed"}]
         assert reported in (["key_state_changed"], ["key_backed_up", "key_state_changed"])
+
+
+def test_a_backup_that_fails_names_no_event_that_the_audit_will_not_have(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotation = rotation_of(world)
+    world.ledger.append(RetirementIntended((V1, V3), V2), rotation.id)
+    world.keys.shelf[V3] = KeyMaterial.generate()
+    world.ledger.refuses = False
+    world.ledger.state.keys[V3] = KeyRecord(V3, KeyState.DEACTIVATED, world.keys.shelf[V3].fingerprint, START)
+    world.ledger.append(KeyImportIntended(V3, world.keys.shelf[V3].fingerprint))
+
+    def stored_nearby_alone(_version: KeyVersion, _material: KeyMaterial, anchor: AuditHead) -> None:
+        world.anchors.written.append(anchor)  # by the manifest in the local directory
+        raise BackupError("s3://bucket/ does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.vault, "store_key", stored_nearby_alone)
+        with pytest.raises(BackupError):
+            archive(world)
+    world.ledger.block(rotation.id, "s3://bucket/ does not answer")
+    assert not divergence(world.pipeline, world.keys.read())
+    assert [each["version"] for each in archive(world)] == ["v1", "v3"]

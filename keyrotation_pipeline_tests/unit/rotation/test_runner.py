@@ -3,12 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 
 import pytest
 
 from keyrotation_pipeline.audit.verify import verify_audit
-from keyrotation_pipeline.errors import ApprovalError, BlockedError, KeyRotationError, OutOfOrderError, PreflightError
+from keyrotation_pipeline.errors import (
+    ApprovalError,
+    BlockedError,
+    DatabaseUnavailableError,
+    KeyRotationError,
+    OutOfOrderError,
+    PreflightError,
+)
 from keyrotation_pipeline.model.fleet import Instance
 from keyrotation_pipeline.model.keys import KeyState
 from keyrotation_pipeline.model.requests import WALK, RequestStatus, Step, Walk
@@ -208,6 +216,38 @@ def test_what_stopped_a_step_is_shown_as_what_blocks_the_rotation(world: FakeWor
     with pytest.raises(KeyRotationError, match="web-1") as refused:
         run(world, rotation)
     assert world.ledger.walk(rotation.id).blocked_by == str(refused.value)
+
+
+def test_a_connection_that_ends_with_a_step_hides_no_reason(world: FakeWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.rollout.running = (Instance("web-1", (V1,), V1, START),)
+    rotation, block = approved(world), world.ledger.block
+
+    def gone(request: str, sentence: str | None) -> None:
+        if sentence is not None:
+            raise DatabaseUnavailableError("the connection to clinic@localhost was lost")
+        block(request, sentence)
+
+    monkeypatch.setattr(world.ledger, "block", gone)
+    with pytest.raises(KeyRotationError, match="web-1"):
+        run(world, rotation)
+
+
+def test_nothing_that_may_be_slow_is_asked_in_the_transaction_of_the_retirement(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rotation = approved(world)
+    run(world, rotation, Step.ZERO_OLD_ROWS_PROOF)
+    asked = set()
+
+    def ask(name: str, answer: Callable[..., object], *given: object) -> object:
+        asked.add(name)
+        assert not world.ledger.depth, f"{name} is asked in a transaction"
+        return answer(*given)
+
+    for port, name in ((world.keys, "read"), (world.rollout, "instances"), (world.vault, "key_backup")):
+        monkeypatch.setattr(port, name, partial(ask, name, getattr(port, name)))
+    run(world, rotation, Step.RETIRED_KEY)
+    assert asked == {"read", "instances", "key_backup"}
 
 
 def test_the_source_procedures_row_is_there_from_the_start(world: FakeWorld) -> None:
