@@ -173,21 +173,25 @@ def _may_be_shelved(record: KeyRecord, told: AuditExpectations) -> bool:
     return record.state in SHELVED or record.version in told.shelved
 
 
-def _active(records: Sequence[KeyRecord]) -> KeyVersion | None:
-    return next((record.version for record in records if record.state is KeyState.ACTIVE), None)
+def _in_use(records: Sequence[KeyRecord]) -> tuple[KeyVersion, ...]:
+    """The active version; where that was called compromised, it is one of the compromised ones."""
+    active = tuple(record.version for record in records if record.state is KeyState.ACTIVE)
+    return active or tuple(record.version for record in records if record.state is KeyState.COMPROMISED)
 
 
 def _is_behind(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> bool:
     """A restored database is behind the key store; here it is the other way round."""
-    return (stored.primary, _active(records)) in told.primaries
+    return any((stored.primary, each) in told.primaries for each in _in_use(records))
 
 
 def _about_primary(stored: StoredKeys, records: Sequence[KeyRecord], told: AuditExpectations) -> Iterator[str]:
-    primary, active = stored.primary, _active(records)
-    if primary is None or active in {None, primary}:
+    primary, in_use = stored.primary, _in_use(records)
+    if primary is None or not in_use or primary in in_use:
         return
-    if (active, primary) not in told.primaries:
-        yield f"the key store's primary is {primary}, but {active} is active in the database"
+    if not any((each, primary) in told.primaries for each in in_use):
+        active = next((each.version for each in records if each.state is KeyState.ACTIVE), None)
+        known = next((f"which is {each.state}" for each in records if each.version == primary), "which is not known")
+        yield f"the key store's primary is {primary}, {f'but {active} is active' if active else known} in the database"
 
 
 def _about_roster(stored: StoredKeys, told: AuditExpectations) -> Iterator[str]:

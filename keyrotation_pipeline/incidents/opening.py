@@ -13,10 +13,10 @@ from keyrotation_pipeline.model.audit_state import Incidents
 from keyrotation_pipeline.model.incident_events import EmergencyPrepared, FlagRepeated, FlagSetAside, IncidentOpened
 from keyrotation_pipeline.model.incidents import Flag, Incident, Reported, checked
 from keyrotation_pipeline.model.keys import KeyState
-from keyrotation_pipeline.model.requests import RequestStatus, Walk
+from keyrotation_pipeline.model.requests import Walk
 from keyrotation_pipeline.ports.incidents import FlagSource
 from keyrotation_pipeline.ports.pipeline import Pipeline
-from keyrotation_pipeline.requests.control import take_lock
+from keyrotation_pipeline.requests.control import cancel, take_lock
 from keyrotation_pipeline.requests.takeover import cannot_begin, held_compromised, out_of_use
 from keyrotation_pipeline.rotation.rotate import open_request
 
@@ -92,7 +92,11 @@ def prepare(pipeline: Pipeline, incident: Incident, requested_by: str) -> Walk:
         prepared = pipeline.ledger.walk(incident.request)
         if cannot_begin(pipeline, prepared) is None:
             return prepared
-        pipeline.ledger.set_status(prepared.id, RequestStatus.CANCELLED)
+        # It may only seem so, by a late answer of the key store or in a restored database.
+        require_consistent(pipeline, pipeline.keys.read())
+        if cannot_begin(pipeline, prepared) is None:
+            return prepared
+        cancel(pipeline, prepared)
     if (serving := _serving(pipeline, incident)) is not None:
         pipeline.ledger.append(EmergencyPrepared(incident.id, serving.id), serving.id)
         return serving

@@ -129,9 +129,9 @@ def _pin(pipeline: Pipeline, request: Request, stored: StoredKeys) -> None:
     if request.is_over:
         raise RequestError(f"request {request.id} is {request.status}; open the next one with `keyrotation policy`")
     require_authorised(pipeline, request, stored)
-    _require_no_emergency(pipeline, request)
     roster = pipeline.signatures.roster()
     pipeline.ledger.set_status(request.id, RequestStatus.RUNNING)
+    _require_no_emergency(pipeline, request)  # under the lock of the audit, so that none is signed meanwhile
     pipeline.ledger.pin_roster(roster, request.id)
     pipeline.ledger.set_status(request.id, RequestStatus.FINISHED)
 

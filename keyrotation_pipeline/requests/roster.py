@@ -30,11 +30,13 @@ def pinned_roster(pipeline: Pipeline) -> Roster:
         ApprovalError: there is none.
         AuditError: it is neither the one that this home or a backup has seen, nor did that one's officers sign for it.
     """
+    # What other places have seen is read first: it never runs ahead of an audit that is read afterwards.
+    seen, known = pipeline.anchors.roster_digests(), pipeline.anchors.roster()
     state = pipeline.ledger.replayed()
     if state.roster is None:
         raise ApprovalError("no roster of officers is pinned yet; run `keyrotation init`")
-    digests, known = {roster.digest for _, roster, _ in state.rosters}, pipeline.anchors.roster()
-    if not pipeline.anchors.roster_digests() <= digests:
+    digests = {roster.digest for _, roster, _ in state.rosters}
+    if not seen <= digests:
         raise _another("a backup's manifest")
     if known is None:
         _require_in_store(pipeline, digests)

@@ -65,6 +65,55 @@ def test_officers_are_exchanged_once_the_signatures_of_an_emergency_have_lapsed(
     assert change_policy(world.pipeline, signed_policy(world)) == WITH_CEM
 
 
+def test_no_emergency_is_signed_while_other_officers_are_pinned(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, prepared = opened(world)
+    sign(world, prepared, ADA)
+    asked = signed_policy(world)
+    begin = world.ledger.set_status
+
+    def signed_just_before(id: str, status: RequestStatus, *, by: str | None = None) -> None:  # noqa: A002
+        if id == asked.id and status is RequestStatus.RUNNING and not world.ledger.walk(prepared.id).approvals[1:]:
+            world.signatures.configured = ROSTER
+            sign(world, prepared, BEN)
+            world.signatures.configured = WITH_CEM
+        begin(id, status, by=by)
+
+    monkeypatch.setattr(world.ledger, "set_status", signed_just_before)
+    with pytest.raises(BlockedError, match=f"the emergency {prepared.id} is signed and goes before"):
+        change_policy(world.pipeline, asked)
+    assert world.ledger.replayed().roster == ROSTER
+
+
+def test_a_late_answer_of_the_key_store_cancels_no_signed_emergency(world: FakeWorld) -> None:
+    rotation = approved(world)
+    walk(world, rotation, Step.DUAL_KEY_ROLLOUT)
+    world.keys.be_late()
+    late = world.keys.shown
+    walk(world, rotation)
+    _, prepared = opened(world)
+    signed(world, prepared)
+    world.keys.shown = late
+    [sentence] = prepare_requests(world.pipeline, "sensor")
+    assert "a key store may answer with what was there before" in sentence
+    world.keys.shown = None
+    assert prepare_requests(world.pipeline, "sensor") == ()
+    assert len(world.ledger.walk(prepared.id).approvals) == 2
+    assert walk(world, prepared).status is RequestStatus.FINISHED
+
+
+def test_no_emergency_is_cancelled_in_a_restored_database(world: FakeWorld) -> None:
+    prepared = signed(world, opened(world)[1])
+    dump = Dump.of(world)
+    walk(world, prepared)
+    dump.restore(world)
+    before = world.ledger.head()
+    [sentence] = prepare_requests(world.pipeline, "sensor")
+    assert "restored" in sentence
+    assert world.ledger.head() == before
+
+
 def test_an_exposed_key_that_was_withdrawn_is_settled_by_officers_and_leaves_a_sound_audit(world: FakeWorld) -> None:
     routine = approved(world)
     walk(world, routine, Step.DUAL_KEY_ROLLOUT)

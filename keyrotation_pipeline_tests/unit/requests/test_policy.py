@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from keyrotation_pipeline.audit.history import LedgerState
 from keyrotation_pipeline.errors import ApprovalError, RequestError
 from keyrotation_pipeline.model.approval import Officer, Roster
 from keyrotation_pipeline.model.audit import AuditHead, EventKind
@@ -11,7 +12,7 @@ from keyrotation_pipeline.model.requests import Request, RequestStatus
 from keyrotation_pipeline.requests.approvals import add_approval
 from keyrotation_pipeline.requests.control import cancel
 from keyrotation_pipeline.requests.policy import change_policy, open_policy, pending_policy
-from keyrotation_pipeline.requests.roster import require_roster
+from keyrotation_pipeline.requests.roster import pinned_roster, require_roster
 from keyrotation_pipeline_tests.fakes import ROSTER, FakeSignatures, FakeWorld, ProcessKilled
 from keyrotation_pipeline_tests.unit.rotation.requests import ADA, BEN, approved, before_any_rotation, request
 
@@ -112,3 +113,23 @@ def test_a_rotation_whose_signers_are_no_longer_pinned_is_taken_over_once_it_can
     world.signatures.configured = NEW
     change_policy(world.pipeline, opened(world, ADA, BEN))
     assert request(world).supersedes == rotation.id
+
+
+def test_a_roster_that_is_pinned_meanwhile_is_not_taken_for_a_change_from_outside(
+    world: FakeWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.signatures.configured = ROSTER
+    before = pinned_roster(world.pipeline)
+    world.signatures.configured = NEW
+    policy = opened(world, ADA, BEN)
+    replayed = world.ledger.replayed
+
+    def pinned_after() -> LedgerState:
+        state = replayed()
+        monkeypatch.undo()
+        change_policy(world.pipeline, policy)
+        return state
+
+    monkeypatch.setattr(world.ledger, "replayed", pinned_after)
+    assert pinned_roster(world.pipeline) == before
+    assert pinned_roster(world.pipeline) == NEW
