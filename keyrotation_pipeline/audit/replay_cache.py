@@ -74,8 +74,9 @@ def ledger_state(
     if state.head.seq:
         last = next(later, None)
         if last is None or (last.seq, last.hash) != (state.head.seq, state.head.hash):
-            # Events that were there are not there any more: start from the beginning.
-            if database in _STATES:
+            # Events that were there are not there any more, or a snapshot is older than they are: start from the
+            # beginning.
+            if committed and database in _STATES:
                 _remember(database, state)
             state, later = LedgerState(verify), events()
     replayed = state.apply(later)

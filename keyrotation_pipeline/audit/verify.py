@@ -165,7 +165,7 @@ def verify_everything(pipeline: Pipeline, *anchors: AuditHead) -> AuditHead:
             *_audit_rows(pipeline.ledger, replayed),
             *_time_stamps(pipeline),
         ]
-    if faults:
+    if faults := [*faults, *_lost(pipeline)]:
         raise AuditError(summary(faults))
     return newest
 
@@ -192,6 +192,8 @@ def require_verified(
             *_faults(pipeline, replayed, reconciling=reconciling),
             *_audit_rows(pipeline.ledger, replayed),
         ]
+    if not reconciling:
+        faults += _lost(pipeline)
     if faults:
         raise AuditError(summary(faults))
 
@@ -201,12 +203,16 @@ def _replayed(pipeline: Pipeline) -> AuditState:
 
 
 def _faults(pipeline: Pipeline, replayed: AuditState, *, reconciling: bool = False) -> Iterator[str]:
-    """What is wrong with the events, and what this process has read and is gone."""
+    """What is wrong with the events."""
     known = pipeline.anchors.roster()
     lost_officers = known.roster.officers if known else ()
     place = pipeline.surroundings.identity().place
     yield from replayed.faults_but(lost_officers, place if reconciling else None)
-    if (head := pipeline.ledger.replayed().lost) is not None and not reconciling:
+
+
+def _lost(pipeline: Pipeline) -> Iterator[str]:
+    """What this process has read and is gone; in a snapshot it would be what another thread has read since."""
+    if (head := pipeline.ledger.replayed().lost) is not None:
         yield f"event {head.seq} {head.hash[:16]}, which was read here before, is no longer in the audit"
 
 

@@ -386,3 +386,24 @@ def test_a_connection_that_is_lost_while_reading_is_said_so(ledger: PostgresLedg
 
     with pytest.raises(DatabaseUnavailableError, match="was lost"):
         lose()
+
+
+def test_what_another_thread_reads_after_a_snapshot_began_is_not_taken_for_lost(
+    migrated: Connection, database_url: str
+) -> None:
+    """The threads of a process share what it has read of an audit, by the identity of its database."""
+    identity = f"{migrated.info.dbname}@localhost, system identifier 8"
+    with connect(database_url) as connection:
+        ledger, other = (
+            PostgresLedger(each, SystemClock(), "dba@clinic", identity, good_at_start)
+            for each in (migrated, connection)
+        )
+        ledger.append(Note(EventKind.BACKUP_MADE, {"n": 1}))
+        assert ledger.replayed().lost is None
+        with ledger.snapshot():
+            assert ledger.head().seq == 1
+            other.append(Note(EventKind.BACKUP_MADE, {"n": 2}))
+            assert other.replayed().head.seq == 2
+            seen = ledger.replayed()
+            assert (seen.head.seq, seen.lost) == (1, None)
+        assert (ledger.replayed().head.seq, ledger.replayed().lost) == (2, None)
