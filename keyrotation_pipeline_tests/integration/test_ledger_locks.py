@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 
 import psycopg
 import pytest
@@ -222,3 +223,24 @@ def test_a_lock_that_a_change_itself_does_not_get_is_not_taken_for_that_of_the_a
     with pytest.raises(psycopg.errors.LockNotAvailable), ledger.change():
         raise psycopg.errors.LockNotAvailable
     assert ledger.append(NOTE).seq == 1
+
+
+def test_a_session_that_has_the_process_id_of_one_before_the_servers_start_holds_no_lock(
+    ledger: PostgresLedger, connection: Connection, stranger: Connection, database_url: str
+) -> None:
+    """Of another role's session ours sees no start: in a container, process ids begin at the same numbers again."""
+    role = f"pipeline_of_{connection.info.dbname}"
+    connection.execute(f"CREATE ROLE {role} LOGIN".encode())
+    connection.execute(f"GRANT ALL ON SCHEMA keyrotation TO {role}".encode())
+    connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA keyrotation TO {role}".encode())
+    locked = "INSERT INTO keyrotation.session_locks (name, pid, session_began_at) VALUES (%s, %s, %s)"
+    before = datetime.now(UTC) - timedelta(days=1)
+    connection.execute(locked, ("ab/rows", stranger.info.backend_pid, before))
+    try:
+        with connect(make_conninfo(database_url, user=role)) as own:
+            ours = ledger_on(own)
+            assert ours.held_locks("ab/") == ()
+            with ours.lock("ab/rows"):
+                assert ledger.held_locks("ab/") == ("ab/rows",)
+    finally:
+        connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())

@@ -106,7 +106,8 @@ class RaisedFlags(LedgerSession):
 FORGET = """
 DELETE FROM keyrotation.waits AS noted WHERE NOT EXISTS (
     SELECT FROM pg_stat_activity a
-    WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true))
+    WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true)
+      AND noted.session_began_at >= pg_postmaster_start_time())
 """
 
 NOTE = """
@@ -121,7 +122,8 @@ LIVE = """
 SELECT place, min(waiting_for) AS waiting_for, min(since) AS since FROM keyrotation.waits AS noted
 WHERE request = %s AND EXISTS (
     SELECT FROM pg_stat_activity a
-    WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true))
+    WHERE a.pid = noted.pid AND coalesce(a.backend_start = noted.session_began_at, true)
+      AND noted.session_began_at >= pg_postmaster_start_time())
 GROUP BY place ORDER BY min(since), place
 """
 

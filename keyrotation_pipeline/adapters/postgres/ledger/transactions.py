@@ -26,7 +26,8 @@ from keyrotation_pipeline.model.audit import AuditHead
 from keyrotation_pipeline.model.audit_state import Verify
 from keyrotation_pipeline.ports.clock import Clock
 
-# A lock ends with its session, which is identified by its process id and its start. Sessions that take the same name at
+# A lock ends with its session, which is identified by its process id and its start; of sessions of other roles the
+# start may be hidden, but each began after the server did. Sessions that take the same name at
 # once wait for each other's commit. That waits for neither disk nor standbys: what a crash could lose are locks of
 # sessions that it has ended.
 TAKE: LiteralString = """
@@ -36,7 +37,8 @@ FROM pg_stat_activity, set_config('synchronous_commit', 'off', true) WHERE pid =
 ON CONFLICT (name) DO UPDATE SET (pid, session_began_at) = (excluded.pid, excluded.session_began_at)
 WHERE NOT EXISTS (
     SELECT FROM pg_stat_activity a
-    WHERE a.pid = held.pid AND coalesce(a.backend_start = held.session_began_at, true))
+    WHERE a.pid = held.pid AND coalesce(a.backend_start = held.session_began_at, true)
+      AND held.session_began_at >= pg_postmaster_start_time())
 RETURNING name
 """
 
@@ -51,7 +53,9 @@ WHERE name = %(name)s
 
 HELD: LiteralString = """
 SELECT name FROM keyrotation.session_locks held JOIN pg_stat_activity a USING (pid)
-WHERE starts_with(name, %(prefix)s) AND coalesce(a.backend_start = held.session_began_at, true) ORDER BY name
+WHERE starts_with(name, %(prefix)s) AND coalesce(a.backend_start = held.session_began_at, true)
+  AND held.session_began_at >= pg_postmaster_start_time()
+ORDER BY name
 """
 
 # Nobody is in the way by reading a table, which takes its weakest lock.
