@@ -40,7 +40,7 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _MAKE_REQUEST = "urllib3.connectionpool.HTTPConnectionPool._make_request"
 _numbers = itertools.count()
 # One exchange: the pool, its connection, the method and the path; `send` lets it happen.
-StatementPipeline = Callable[[Any, str, str, Callable[[], Any]], Any]
+Exchange = Callable[[Any, str, str, Callable[[], Any]], Any]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class TestKeySecrets:
 
 
 @contextmanager
-def exchanging(exchange: StatementPipeline) -> Iterator[None]:
+def exchanging(exchange: Exchange) -> Iterator[None]:
     """Inside, every HTTP exchange of this process goes through `exchange`, beneath what urllib3 tries again."""
     from urllib3.connectionpool import HTTPConnectionPool  # noqa: PLC0415
 
@@ -180,7 +180,7 @@ def exchanging(exchange: StatementPipeline) -> Iterator[None]:
         yield
 
 
-def refusing(status: int) -> StatementPipeline:
+def refusing(status: int) -> Exchange:
     """Every exchange is answered so, and has no effect."""
 
     def refuse(_pool: Any, method: str, path: str, _send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
@@ -206,7 +206,7 @@ def timing_out_after_the_effect(pool: Any, _method: str, path: str, send: Callab
 class Once:
     """The moment-th exchange that changes something, and it alone, goes as `fault` has it; the others as they are."""
 
-    def __init__(self, moment: int, fault: StatementPipeline) -> None:
+    def __init__(self, moment: int, fault: Exchange) -> None:
         self._calls = iter(range(1, moment))
         self._fault = fault
         self.hit: list[str] = []

@@ -29,10 +29,12 @@ Json = dict[str, Any]
 # By it the server's `managedFields` name our changes.
 FIELD_MANAGER = "keyrotation"
 _TIMEOUTS_SECONDS = (5, 15)
+_HURRIED_TIMEOUTS_SECONDS = (2, 5)
 # Before each further attempt; the later ones only where the server has answered, or accepted the token, before.
 _PAUSES_SECONDS = (0.0, 0.4, 0.8, 1.6)
 _OUTAGE_PAUSES_SECONDS = (3.0, 6.0, *(10.0,) * 7)
 _LONGEST_OUTAGE_SECONDS = 80.0  # attempts that time out take time as well
+_LONGEST_HURRIED_SECONDS = 3.0
 _LONGEST_PAUSE_SECONDS = 30.0  # a server may request an hour
 _AGAIN = frozenset(
     {
@@ -174,9 +176,11 @@ class Cluster:
                 failure = error
             is_patient = self.has_answered and not self._hurried
             pauses = (*_PAUSES_SECONDS, *_OUTAGE_PAUSES_SECONDS) if is_patient else _PAUSES_SECONDS
-            if attempt == len(pauses) or self._clock.monotonic() - began >= _LONGEST_OUTAGE_SECONDS:
-                raise failure from None
+            longest = _LONGEST_OUTAGE_SECONDS if is_patient else _LONGEST_HURRIED_SECONDS
+            left = began + longest - self._clock.monotonic()
             requested = failure.retry_after_seconds if isinstance(failure, RefusalError) else 0.0
+            if attempt == len(pauses) or left <= 0 or (requested > left and not is_patient):
+                raise failure from None
             self._clock.sleep(max(pauses[attempt], min(requested, _LONGEST_PAUSE_SECONDS)))
             attempt += 1
 
@@ -220,7 +224,7 @@ class Cluster:
             body=body,
             auth_settings=["BearerToken"],
             _preload_content=False,
-            _request_timeout=_TIMEOUTS_SECONDS,
+            _request_timeout=_HURRIED_TIMEOUTS_SECONDS if self._hurried else _TIMEOUTS_SECONDS,
         )
         content = json.loads(answer.data)
         if not isinstance(content, dict):

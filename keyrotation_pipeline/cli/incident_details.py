@@ -246,7 +246,9 @@ def _in_file(path: Path | None) -> dict[str, Any]:
         return {}
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except OSError as error:
+        raise IncidentError(f"{path} cannot be read ({error.strerror}); name a file with answers") from None
+    except ValueError:
         raise IncidentError(f'{path} cannot be read as TOML; write lines such as: key_breached = "yes"') from None
 
 

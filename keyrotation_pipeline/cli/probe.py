@@ -41,7 +41,7 @@ def probe(
             "--url",
             metavar="URL",
             envvar=URL_VARIABLE,
-            help="Database; else that of the configuration. A password belongs into the variable, or into ~/.pgpass.",
+            help="Database; else that of the configuration. A password belongs in the variable, or in ~/.pgpass.",
             show_default=False,
         ),
     ] = None,

@@ -203,7 +203,7 @@ def _next(done: Recovered, here: HomeHere, key: Path) -> Iterator[str]:
     if done.keys_here.findings == ():
         yield "`keyrotation audit verify`"
     else:
-        yield "`keyrotation reconcile`, which two officers sign, and the same again; then `keyrotation audit verify`"
+        yield "`keyrotation reconcile`, which officers sign, and the same again; then `keyrotation audit verify`"
     yield f"applications: let them use the database {done.restored.database}, with the keys of the key store"
     yield "`keyrotation backup`"
 

@@ -32,7 +32,7 @@ def scan(
             "--url",
             metavar="URL",
             envvar=URL_VARIABLE,
-            help="Database to scan; else that of the configuration. A password belongs into the variable, or into "
+            help="Database to scan; else that of the configuration. A password belongs in the variable, or in "
             "~/.pgpass: other users of this machine can see what is typed.",
             show_default=False,
         ),

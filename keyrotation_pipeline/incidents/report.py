@@ -291,7 +291,8 @@ def _written_under(incident: Incident, requests: Sequence[Request]) -> str:
 def _remediation(incident: Incident, carrier: Request | None) -> Iterator[str]:
     if isinstance(carrier, Walk) and (retired := carrier.done(Step.RETIRED_KEY)) is not None:
         gone = carrier.done(Step.ARCHIVED_KEY)
-        waited = "" if gone is None else f"; applications were waited for until {utc_minute(gone.finished_at)}"
+        ended = "; the wait for applications, where one is configured, ended"
+        waited = "" if gone is None else f"{ended} {utc_minute(gone.finished_at)}"
         yield (
             f"{carrier.source} was replaced by {carrier.target} and withdrawn from the key store "
             f"{utc_minute(retired.finished_at)}{waited}; the database refuses it"

@@ -55,7 +55,8 @@ class File(Section):
     """The whole file.
 
     Args:
-        time_zone: the clock of schedules, hours, and dates without an offset.
+        time_zone: the clock of hours, of dates without an offset, and of the schedules of backups, recovery tests and
+            rehearsals; the other schedules are in UTC.
     """
 
     database: DatabaseSettings = DatabaseSettings()

@@ -20,8 +20,8 @@ from keyrotation_pipeline.fieldcrypto.keyring import PRIMARY_VARIABLE
 from keyrotation_pipeline_tests.clusters import (
     CHANGING,
     LAST_APPLIED,
+    Exchange,
     Once,
-    StatementPipeline,
     TestKeySecrets,
     exchanging,
     refusing,
@@ -286,7 +286,7 @@ def test_no_log_shows_a_key(secrets: TestKeySecrets, caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize("fault", [refusing(500), refusing(429), timing_out_after_the_effect])
 @pytest.mark.parametrize(("change", "after"), CHANGES)
 def test_a_change_any_of_whose_calls_fails_once_ends_right(
-    new_key_secrets: Callable[[], TestKeySecrets], change: Change, after: Shape, fault: StatementPipeline
+    new_key_secrets: Callable[[], TestKeySecrets], change: Change, after: Shape, fault: Exchange
 ) -> None:
     for moment in range(1, 10):
         store = filled(new_key_secrets().open())

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from urllib3.exceptions import ReadTimeoutError
 
 from keyrotation_pipeline.adapters.clock import SystemClock
 from keyrotation_pipeline.errors import KeyStoreUnavailableError
-from keyrotation_pipeline_tests.clusters import StatementPipeline, TestKeySecrets, exchanging, refusing
+from keyrotation_pipeline_tests.clusters import Exchange, TestKeySecrets, exchanging, refusing
 from keyrotation_pipeline_tests.contract.key_store import V1, V2, add, key, set_primary, shape
 from keyrotation_pipeline_tests.contract.rollout_suite import READ_V2
 from keyrotation_pipeline_tests.contract.test_kubernetes_rollout import (
@@ -45,7 +46,7 @@ def refused(_pool: Any, _method: str, _path: str, _send: Callable[[], Any]) -> A
     raise ConnectionRefusedError
 
 
-def throttled(seconds: str) -> StatementPipeline:
+def throttled(seconds: str) -> Exchange:
     def throttle(pool: Any, method: str, path: str, send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
         answer = refusing(429)(pool, method, path, send)
         answer.headers["Retry-After"] = seconds
@@ -54,7 +55,7 @@ def throttled(seconds: str) -> StatementPipeline:
     return throttle
 
 
-def away(clock: Waits, seconds: float, fault: StatementPipeline) -> StatementPipeline:
+def away(clock: Waits, seconds: float, fault: Exchange) -> Exchange:
     """The server is so until the pauses from now on have lasted as long as that."""
     began = clock.passed
 
@@ -86,7 +87,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_server_that_has_answered_is_waited_for_for_more_than_a_minute(
-    new_key_secrets: Callable[[], TestKeySecrets], fault: StatementPipeline
+    new_key_secrets: Callable[[], TestKeySecrets], fault: Exchange
 ) -> None:
     from keyrotation_pipeline.adapters.cluster import RefusalError, UnreachableError  # noqa: PLC0415
 
@@ -110,7 +111,7 @@ def test_a_server_that_has_answered_is_waited_for_for_more_than_a_minute(
     ],
 )
 def test_one_that_never_answered_is_reported_within_seconds(
-    new_key_secrets: Callable[[], TestKeySecrets], fault: StatementPipeline, seconds: float
+    new_key_secrets: Callable[[], TestKeySecrets], fault: Exchange, seconds: float
 ) -> None:
     from keyrotation_pipeline.adapters.cluster import RefusalError, UnreachableError  # noqa: PLC0415
 
@@ -214,6 +215,27 @@ def test_no_outage_is_waited_for_while_tables_are_locked(new_key_secrets: Callab
     assert clock.passed - before < 3
     with exchanging(away(clock, 65, refused)):
         assert shape(store.read()) == ((V1, V2), (), V2), "anything else is waited for again"
+
+
+def test_one_that_accepts_and_says_nothing_is_asked_once_while_tables_are_locked_or_if_it_never_answered(
+    new_key_secrets: Callable[[], TestKeySecrets],
+) -> None:
+    secrets, clock = new_key_secrets(), Waits()
+
+    def silent(_pool: Any, _method: str, path: str, _send: Callable[[], Any]) -> Any:  # noqa: ANN401 - urllib3's
+        clock.sleep(15)
+        raise ReadTimeoutError(None, path, "read timed out")  # type: ignore[arg-type]
+
+    from keyrotation_pipeline.adapters.cluster import UnreachableError  # noqa: PLC0415
+
+    with exchanging(silent), pytest.raises(UnreachableError):
+        read(cluster_of(secrets, clock), secrets)
+    assert clock.pauses == [15]
+    cluster = cluster_of(secrets, clock)
+    read(cluster, secrets)
+    with exchanging(silent), cluster.hurried(), pytest.raises(UnreachableError):
+        read(cluster, secrets)
+    assert clock.pauses == [15, 15]
 
 
 def test_a_worker_process_waits_as_the_process_that_started_it(new_key_secrets: Callable[[], TestKeySecrets]) -> None:

@@ -15,8 +15,8 @@ from keyrotation_pipeline.fieldcrypto.grammar import KeyVersion
 from keyrotation_pipeline.model.fleet import Gone, Instance, Pod, RolloutMode, RolloutTarget, TargetKind
 from keyrotation_pipeline.ports.clock import Clock
 from keyrotation_pipeline_tests.clusters import (
+    Exchange,
     Once,
-    StatementPipeline,
     TestKeySecrets,
     exchanging,
     refusing,
@@ -182,7 +182,7 @@ def test_the_same_rollout_again_changes_nothing(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize("fault", [refusing(500), refusing(409), timing_out_after_the_effect])
-def test_a_rollout_whose_patch_fails_once_ends_right_and_is_one_rollout(stage: Stage, fault: StatementPipeline) -> None:
+def test_a_rollout_whose_patch_fails_once_ends_right_and_is_one_rollout(stage: Stage, fault: Exchange) -> None:
     workload = stage.fleet.start()
     add_second(stage)
     once = Once(1, fault)

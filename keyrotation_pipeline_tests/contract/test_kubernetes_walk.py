@@ -9,8 +9,8 @@ import pytest
 
 from keyrotation_pipeline.fieldcrypto.key_bytes import base64_of
 from keyrotation_pipeline_tests.clusters import (
+    Exchange,
     Once,
-    StatementPipeline,
     TestKeySecrets,
     exchanging,
     refusing,
@@ -59,7 +59,7 @@ class SecondKeys:
     ],
 )
 def test_a_walk_ends_right_whichever_change_fails_once(
-    new_key_secrets: Callable[[], TestKeySecrets], fault: StatementPipeline, refused: bool, refused_first: bool
+    new_key_secrets: Callable[[], TestKeySecrets], fault: Exchange, refused: bool, refused_first: bool
 ) -> None:
     for moment in range(1, 20):
         secrets = new_key_secrets()
@@ -86,7 +86,7 @@ def test_a_walk_ends_right_whichever_change_fails_once(
     ],
 )
 def test_a_walk_with_its_rollouts_ends_right_though_each_call_fails_at_its_first_time(
-    new_key_secrets: Callable[[], TestKeySecrets], fault: StatementPipeline, refused: bool
+    new_key_secrets: Callable[[], TestKeySecrets], fault: Exchange, refused: bool
 ) -> None:
     """Those that only read too, each from every place that makes it; of Secrets, workloads and Pods."""
     secrets = new_key_secrets()

@@ -93,6 +93,6 @@ def test_the_period_ends_when_applications_are_seen_to_be_without_the_key_and_no
     world.clock.at += timedelta(hours=1)
     assert span_of(incident, world.ledger.requests(), world.clock.at) == (incident.discovered_at, until)
     assert (
-        "; applications were waited for until 2026-01-05 10:00 UTC; "
+        "; the wait for applications, where one is configured, ended 2026-01-05 10:00 UTC; "
         in incident_report(world.pipeline, incident.id).markdown()
     )
