@@ -28,7 +28,7 @@ from keyrotation_pipeline_tests.acceptance.test_cli import Clinic, clinic, offic
 from keyrotation_pipeline_tests.acceptance.test_kubernetes import TABLES, values_under
 from keyrotation_pipeline_tests.clusters import TestCluster, TestKeySecrets
 from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import DAGSTER, IMAGE
-from keyrotation_pipeline_tests.contract.test_dagster_rights import policies, roles  # noqa: F401 - fixtures
+from keyrotation_pipeline_tests.contract.test_dagster_rights import policies_in
 from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PATHS
 from keyrotation_pipeline_tests.fleets import TestFleet
 from keyrotation_pipeline_tests.kubernetes_standin.kubelet import Kubelet
@@ -212,13 +212,12 @@ def decryption_key(officer: DemoOfficer) -> str:
 def world(
     clinic: Clinic,  # noqa: F811
     namespace: TestCluster,
-    policies: None,  # noqa: F811
     recovery_officer: DemoOfficer,
     server: Server,
 ) -> Iterator[World]:
     certificate = namespace.kubeconfig.with_name("certificate.pem")
     made = World(clinic, namespace, certificate, recovery_officer, server)
-    with made.fleet.controlled(), made.kubelet.running():
+    with policies_in(namespace, namespace.namespace), made.fleet.controlled(), made.kubelet.running():
         yield made
     made.fleet.stop()
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -347,9 +348,9 @@ def test_a_launch_that_got_no_answer_leaves_a_run_without_a_worker(instance: dg.
     assert not has_no_worker(instance, run, at)
 
 
-def built() -> list[dict[str, Any]]:
+def built(folder: Path = DAGSTER) -> list[dict[str, Any]]:
     """What `kubectl apply --kustomize` would apply."""
-    command = ["kubectl", "kustomize", str(DAGSTER)]
+    command = ["kubectl", "kustomize", str(folder)]
     return list(yaml.safe_load_all(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
 
 
@@ -371,6 +372,30 @@ def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those
         "daemon": {"keyrotation-dagster-storage"},
         "webserver": {"keyrotation-dagster-storage", "keyrotation-ui"},
     }
+
+
+@pytest.mark.external_kubectl
+def test_two_installations_in_one_cluster_change_nothing_of_each_other(tmp_path: Path) -> None:
+    staging = shutil.copytree(DAGSTER, tmp_path / "dagster")
+    for file, ours, theirs in (
+        ("kustomization.yaml", "namespace: pazpaz", "namespace: pazpaz-staging"),
+        ("kustomization.yaml", "newTag: 0.1.0", "newTag: 0.2.0"),
+        ("dagster.yaml", "job_namespace: pazpaz", "job_namespace: pazpaz-staging"),
+    ):
+        text = (staging / file).read_text()
+        assert ours in text
+        (staging / file).write_text(text.replace(ours, theirs))
+    production, other = built(), built(staging)
+    of_the_cluster = [content for content in production if "Admission" in content["kind"]]
+    assert len(of_the_cluster) == 4
+    names = [{(each["kind"], each["metadata"]["name"]) for each in every if "Admission" in each["kind"]}
+             for every in (production, other)]  # fmt: skip
+    assert not names[0] & names[1]
+    # Nothing of one speaks of the accounts or the image of the other, and all else is the same.
+    text = yaml.safe_dump_all(other)
+    assert not re.search(r"\bpazpaz\b(?!-staging)|0\.1\.0", text)
+    back = text.replace("pazpaz-staging", "pazpaz").replace("0.2.0", "0.1.0")
+    assert sorted(map(str, yaml.safe_load_all(back))) == sorted(map(str, production))
 
 
 def test_both_workspaces_name_the_same_code_location() -> None:

@@ -28,7 +28,8 @@ PLURALS = {
     "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
     "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
-Change = Callable[[dict[str, Any], dict[str, Any]], None]
+Content = dict[str, Any]
+Change = Callable[[Content, Content, Content], None]  # the specification of a Job, that of its Pod, its container
 Ask = Callable[..., Any]
 
 
@@ -51,18 +52,30 @@ def roles(cluster: TestCluster) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-@pytest.fixture(scope="module")
-def policies(cluster: TestCluster, roles: dict[str, list[dict[str, Any]]]) -> Iterator[None]:
-    """The policies of jobs-policy.yaml, at work."""
-    assert roles
+@contextmanager
+def policies_in(cluster: TestCluster, namespace: str) -> Iterator[None]:
+    """Inside, the policies of jobs-policy.yaml are at work for the accounts of a namespace."""
     made = []
-    for content in yaml.safe_load_all((DAGSTER / "jobs-policy.yaml").read_text()):
+    for content in yaml.safe_load_all((DAGSTER / "jobs-policy.yaml").read_text().replace("pazpaz", namespace)):
         plural = PLURALS[content["kind"]]
         cluster.ask("POST", f"{POLICIES}/{plural}", content)
         made.append(f"{POLICIES}/{plural}/{content['metadata']['name']}")
     yield
     for path in reversed(made):
         cluster.ask("DELETE", path)
+
+
+@pytest.fixture(scope="module")
+def policies(cluster: TestCluster, roles: dict[str, list[dict[str, Any]]]) -> Iterator[None]:
+    """The policies of jobs-policy.yaml, at work; and those of another installation, with another image."""
+    assert roles
+    with policies_in(cluster, f"{cluster.namespace}-staging"), policies_in(cluster, cluster.namespace):
+        policy = f"{POLICIES}/validatingadmissionpolicies/keyrotation-jobs.{cluster.namespace}-staging"
+        content = cluster.ask("GET", policy)
+        [image] = [each for each in content["spec"]["validations"] if each["message"] == "our image"]
+        image["expression"] = "false"
+        cluster.ask("PATCH", policy, {"spec": {"validations": content["spec"]["validations"]}})
+        yield
 
 
 @contextmanager
@@ -206,10 +219,10 @@ def test_every_job_of_a_run_is_admitted(
 
 
 def put(part: str, value: Any, *, at: str = "run") -> Change:  # noqa: ANN401 - JSON
-    """Change one part of the container, or of the Pod."""
+    """Change one part of the container, of the Pod, or of the Job."""
 
-    def change(pod: dict[str, Any], run: dict[str, Any]) -> None:
-        (run if at == "run" else pod)[part] = value
+    def change(job: Content, pod: Content, run: Content) -> None:
+        {"run": run, "pod": pod, "job": job}[at][part] = value
 
     return change
 
@@ -217,13 +230,57 @@ def put(part: str, value: Any, *, at: str = "run") -> Change:  # noqa: ANN401 - 
 def add(part: str, value: Any, *, at: str = "run") -> Change:  # noqa: ANN401 - JSON
     """Add to a list of the container, or of the Pod."""
 
-    def change(pod: dict[str, Any], run: dict[str, Any]) -> None:
+    def change(_job: Content, pod: Content, run: Content) -> None:
         target = run if at == "run" else pod
         target[part] = [*target.get(part, []), value]
 
     return change
 
 
+def secure(at: str = "run", **different: Any) -> Change:  # noqa: ANN401 - JSON
+    """Change parts of the security context of the container, or of the Pod; None removes one."""
+
+    def change(_job: Content, pod: Content, run: Content) -> None:
+        target = run if at == "run" else pod
+        changed = {**target["securityContext"], **different}
+        target["securityContext"] = {part: value for part, value in changed.items() if value is not None}
+
+    return change
+
+
+def label(name: str, value: str | None) -> Change:
+    """Give the Pod a label; None takes it away."""
+
+    def change(job: Content, _pod: Content, _run: Content) -> None:
+        labels = job["template"]["metadata"]["labels"]
+        labels.pop(name, None)
+        if value is not None:
+            labels[name] = value
+
+    return change
+
+
+def volume(name: str, **different: Any) -> Change:  # noqa: ANN401 - JSON
+    """Put another source in place of that of a volume."""
+
+    def change(_job: Content, pod: Content, _run: Content) -> None:
+        pod["volumes"] = [{"name": name, **different} if each["name"] == name else each for each in pod["volumes"]]
+
+    return change
+
+
+def mount(path: str, **different: Any) -> Change:  # noqa: ANN401 - JSON
+    """Change what is mounted at a path."""
+
+    def change(_job: Content, _pod: Content, run: Content) -> None:
+        run["volumeMounts"] = [
+            {**each, **different} if each["mountPath"] == path else each for each in run["volumeMounts"]
+        ]
+
+    return change
+
+
+OF_DAGSTER = ("app.kubernetes.io/", "dagster/")  # others are of the cluster, for each Job
 SHELL = {"exec": {"command": ["sh", "-c", "true"]}}
 KEYS = "pazpaz-secrets"
 ANOTHER = {"name": "another", "image": "registry.example/keyrotation:0.1.0"}
@@ -236,7 +293,7 @@ FORGERIES = [
     pytest.param(put("args", ["keyrotation", "restore-key", "v1"]), id="our own program"),
     pytest.param(put("args", [*WORKER[:4], "--help"]), id="an option for the id of a run"),
     pytest.param(put("args", [*WORKER, "more"]), id="one more argument"),
-    pytest.param(lambda _pod, run: run.pop("args"), id="the program of the image"),
+    pytest.param(lambda _job, _pod, run: run.pop("args"), id="the program of the image"),
     pytest.param(put("args", ["bash", *WORKER[1:]]), id="another program"),
     pytest.param(put("args", ["python", "-E", *WORKER[2:]]), id="modules of the working directory"),
     pytest.param(put("args", [*WORKER[:2], "-c", *WORKER[3:]]), id="code in place of a module"),
@@ -288,13 +345,85 @@ FORGERIES = [
         put("hostAliases", [{"ip": "192.0.2.1", "hostnames": ["postgres.example"]}], at="pod"), id="another database"
     ),
     pytest.param(put("dnsConfig", {"nameservers": ["192.0.2.1"]}, at="pod"), id="another server of names"),
-    pytest.param(put("securityContext", {}, at="pod"), id="as root"),
-    pytest.param(put("securityContext", {"allowPrivilegeEscalation": True}), id="more privileges"),
+    pytest.param(put("dnsPolicy", "Default", at="pod"), id="the names of the node"),
+    pytest.param(put("hostname", "postgres", at="pod"), id="the name of another"),
+    pytest.param(put("subdomain", "databases", at="pod"), id="an address of its own"),
+    pytest.param(secure("pod", runAsNonRoot=None), id="as root"),
+    pytest.param(secure("pod", runAsNonRoot=False), id="as root, expressly"),
+    pytest.param(secure("pod", runAsUser=1), id="another user"),
+    pytest.param(secure("pod", runAsGroup=0), id="the group of root"),
+    pytest.param(secure("pod", fsGroup=0), id="the group of root for files"),
+    pytest.param(secure("pod", supplementalGroups=[0]), id="one more group"),
+    pytest.param(secure("pod", sysctls=[{"name": "kernel.shm_rmid_forced", "value": "0"}]), id="settings of a kernel"),
+    pytest.param(secure("pod", seLinuxOptions={"type": "spc_t"}), id="another context of SELinux"),
+    pytest.param(secure("pod", appArmorProfile={"type": "Unconfined"}), id="no AppArmor"),
+    pytest.param(secure("pod", seccompProfile={"type": "Unconfined"}), id="every system call"),
+    pytest.param(secure(allowPrivilegeEscalation=True), id="more privileges"),
+    pytest.param(secure(runAsNonRoot=False), id="as root in its container"),
+    pytest.param(secure(privileged=True), id="privileged"),
+    pytest.param(secure(readOnlyRootFilesystem=False), id="a program that can be replaced"),
+    pytest.param(secure(capabilities={"drop": ["NET_RAW"]}), id="most capabilities"),
+    pytest.param(secure(capabilities={"drop": ["ALL"], "add": ["NET_ADMIN"]}), id="a capability"),
+    pytest.param(secure(runAsUser=1), id="another user in its container"),
+    pytest.param(secure(runAsGroup=0), id="the group of root in its container"),
+    pytest.param(secure(seccompProfile={"type": "Unconfined"}), id="every system call in its container"),
+    pytest.param(secure(procMount="Unmasked"), id="all of /proc"),
+    pytest.param(secure(seLinuxOptions={"type": "spc_t"}), id="another context of SELinux in its container"),
+    pytest.param(secure(appArmorProfile={"type": "Unconfined"}), id="no AppArmor in its container"),
+    pytest.param(put("terminationMessagePath", "/opt/dagster/dagster.yaml"), id="an empty file over another"),
+    pytest.param(put("envFrom", []), id="the configuration of the working directory"),
+    pytest.param(mount("/home/keyrotation", mountPath="/opt/dagster-home"), id="a volume at another path"),
+    pytest.param(mount("/opt/dagster", name="home"), id="the home as the instance"),
+    pytest.param(mount("/opt/dagster", name="configuration"), id="another file as the instance"),
+    pytest.param(mount("/etc/keyrotation", name="home"), id="the home as the configuration"),
+    pytest.param(mount("/etc/keyrotation", subPath="other"), id="a part of a volume"),
+    pytest.param(mount("/etc/keyrotation", subPathExpr="$(DAGSTER_RUN_JOB_NAME)"), id="a part by a variable"),
+    pytest.param(put("volumeDevices", [{"name": "home", "devicePath": "/dev/home"}]), id="a device"),
+    pytest.param(volume("configuration", configMap={"name": "keyrotation-dagster"}), id="a volume under another name"),
+    pytest.param(volume("instance", persistentVolumeClaim={"claimName": "keyrotation-home"}), id="the home by a name"),
     pytest.param(
-        put("securityContext", {"allowPrivilegeEscalation": False, "runAsNonRoot": False}),
-        id="as root in its container",
+        volume("instance", configMap={"name": "keyrotation-dagster", "items": [{"key": "k", "path": "dagster.yaml"}]}),
+        id="another entry as the instance",
     ),
-    pytest.param(put("securityContext", {"privileged": True}), id="privileged"),
+    pytest.param(
+        volume("configuration", configMap={"name": "keyrotation-configuration", "items": [{"key": "k", "path": "k"}]}),
+        id="another entry as the configuration",
+    ),
+    pytest.param(
+        volume("recovery", secret={"secretName": "keyrotation-recovery", "items": [{"key": "k", "path": "k"}]}),
+        id="another entry as the recovery key",
+    ),
+    pytest.param(put("nodeName", "mine", at="pod"), id="a node"),
+    pytest.param(put("nodeSelector", {"kubernetes.io/hostname": "mine"}, at="pod"), id="a node by its label"),
+    pytest.param(put("affinity", {"nodeAffinity": {}}, at="pod"), id="a node by preference"),
+    pytest.param(put("tolerations", [{"operator": "Exists"}], at="pod"), id="every node"),
+    pytest.param(put("priorityClassName", "system-cluster-critical", at="pod"), id="before every Pod"),
+    pytest.param(put("priority", 1000000, at="pod"), id="before every Pod by a number"),
+    pytest.param(put("runtimeClassName", "other", at="pod"), id="another runtime"),
+    pytest.param(put("schedulerName", "mine", at="pod"), id="another scheduler"),
+    pytest.param(put("resourceClaims", [{"name": "d", "resourceClaimName": "d"}], at="pod"), id="a device of a node"),
+    pytest.param(put("restartPolicy", "OnFailure", at="pod"), id="a container again"),
+    pytest.param(put("parallelism", 500, at="job"), id="many Pods at a time"),
+    pytest.param(put("completions", 500, at="job"), id="many Pods one after another"),
+    pytest.param(put("completionMode", "Indexed", at="job"), id="numbered Pods"),
+    pytest.param(put("backoffLimit", 1000, at="job"), id="a second Pod"),
+    pytest.param(lambda job, _pod, _run: job.pop("backoffLimit"), id="as many Pods as Kubernetes tries"),
+    pytest.param(
+        put("podFailurePolicy", {"rules": [{"action": "Ignore", "onPodConditions": []}]}, at="job"),
+        id="a second Pod by a rule",
+    ),
+    pytest.param(put("manualSelector", True, at="job"), id="the Pods of others"),
+    pytest.param(label("app", "pazpaz-api"), id="a Pod of an application"),
+    pytest.param(label("app.kubernetes.io/name", "keyrotation-code-server"), id="a Pod of the code server"),
+    pytest.param(label("app.kubernetes.io/instance", "pazpaz"), id="a Pod of an application by its instance"),
+    pytest.param(label("app.kubernetes.io/part-of", "pazpaz"), id="a Pod of a part of an application"),
+    pytest.param(label("app.kubernetes.io/component", "api"), id="a Pod of an application by its component"),
+    pytest.param(label("dagster/run-id", None), id="a Pod of no run"),
+    pytest.param(lambda job, _pod, _run: job["template"]["metadata"].pop("labels"), id="a Pod of nothing"),
+    pytest.param(
+        lambda job, _pod, _run: job["template"]["metadata"].update(annotations={"sidecar.istio.io/inject": "true"}),
+        id="an annotation that adds a container",
+    ),
 ]
 
 
@@ -310,13 +439,14 @@ def test_whoever_has_the_daemons_token_gets_no_job_but_those_of_runs(
     run = launched_run(instance, "recovery_drill", {})
     genuine = cluster.ask("GET", f"{jobs}/dagster-run-{run.run_id}")
     metadata = {part: genuine["metadata"][part] for part in ("labels",)}
-    for number, case in enumerate([*FORGERIES, pytest.param(lambda _pod, _run: None, id="none")]):
+    for number, case in enumerate([*FORGERIES, pytest.param(lambda _job, _pod, _run: None, id="none")]):
         change: Any = case.values[0]
         forged = copy.deepcopy({"metadata": {**metadata, "name": f"forged-{number}"}, "spec": genuine["spec"]})
         forged["spec"].pop("selector", None)
-        forged["spec"]["template"]["metadata"].pop("labels", None)
-        pod = forged["spec"]["template"]["spec"]
-        change(pod, pod["containers"][0])
+        template = forged["spec"]["template"]
+        labels = template["metadata"]["labels"]
+        template["metadata"]["labels"] = {each: labels[each] for each in labels if each.startswith(OF_DAGSTER)}
+        change(forged["spec"], template["spec"], template["spec"]["containers"][0])
         if case.id == "none":
             ask("POST", jobs, forged)
             ask("DELETE", f"{jobs}/forged-{number}")
