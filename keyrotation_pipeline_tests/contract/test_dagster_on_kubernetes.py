@@ -362,16 +362,39 @@ def test_what_kustomize_builds_is_as_the_api_knows_it_and_gives_secrets_to_those
     for content in built():
         kubernetes_validate.validate(content, "1.32", strict=True)
         assert content["metadata"]["namespace"] == "pazpaz"  # which the API server takes off policies of the cluster
-        if content["kind"] == "Deployment":
-            [container] = content["spec"]["template"]["spec"]["containers"]
+        if content["kind"] in {"Deployment", "CronJob"}:
+            made = content["spec"]["jobTemplate"] if content["kind"] == "CronJob" else content
+            container = container_of(made)
             assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert container["image"] == IMAGE
-            given[container["name"]] = secrets_of(content)
+            given[container["name"]] = secrets_of(made)
     assert given == {
         "code-server": {"keyrotation-dagster-storage", "keyrotation-database"},
         "daemon": {"keyrotation-dagster-storage"},
         "webserver": {"keyrotation-dagster-storage", "keyrotation-ui"},
+        "watch": {"keyrotation-database"},
     }
+
+
+def test_what_watches_dagster_sees_what_the_code_server_writes_and_changes_no_key_and_no_pod() -> None:
+    watch = yaml.safe_load((DAGSTER / "watch.yaml").read_text())["spec"]
+    job = watch["jobTemplate"]
+    seen, code = container_of(job), next(yaml.safe_load_all((DAGSTER / "code-server.yaml").read_text()))
+    assert (seen["command"], seen.get("args")) == (["keyrotation", "status", "--exit-code"], None)
+    pod, served = job["spec"]["template"]["spec"], code["spec"]["template"]["spec"]
+    assert (job["spec"]["backoffLimit"], pod["restartPolicy"], watch["concurrencyPolicy"]) == (0, "Never", "Forbid")
+    assert pod["serviceAccountName"] == "keyrotation-observer"
+    assert (pod["securityContext"], seen["securityContext"]) == (
+        served["securityContext"],
+        container_of(code)["securityContext"],
+    )
+    for part, ours, theirs in (
+        ("volumes", pod, served),
+        ("volumeMounts", seen, container_of(code)),
+        ("envFrom", seen, container_of(code)),
+    ):
+        assert ours[part]
+        assert all(each in theirs[part] for each in ours[part])
 
 
 @pytest.mark.external_kubectl

@@ -27,6 +27,7 @@ KINDS = {
     "events": ("v1", "Event"),
     "serviceaccounts": ("v1", "ServiceAccount"),
     "jobs": ("batch/v1", "Job"),
+    "cronjobs": ("batch/v1", "CronJob"),
     "deployments": ("apps/v1", "Deployment"),
     "statefulsets": ("apps/v1", "StatefulSet"),
     "daemonsets": ("apps/v1", "DaemonSet"),
