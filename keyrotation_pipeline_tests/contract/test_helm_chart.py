@@ -166,6 +166,9 @@ def test_nothing_leads_to_a_web_server_from_outside_of_the_cluster() -> None:
     values = yaml.safe_load(VALUES.read_text())
     assert values["dagsterWebserver"]["service"]["type"] == "ClusterIP"
     assert not values.get("ingress", {}).get("enabled")
+    closed = [each["spec"] for each in values["extraManifests"] if not each["spec"]["ingress"]]
+    webserver = {"matchLabels": {"component": "dagster-webserver"}}
+    assert closed == [{"podSelector": webserver, "policyTypes": ["Ingress"], "ingress": []}]
 
 
 def test_the_variable_of_the_values_makes_a_web_server_read_only(monkeypatch: pytest.MonkeyPatch) -> None:
