@@ -18,16 +18,12 @@ from keyrotation_pipeline_tests.contract.test_dagster_on_kubernetes import (
     instance,  # noqa: F401 - a fixture
     launched_run,
 )
-from keyrotation_pipeline_tests.contract.test_kubernetes_rights import allow, apply, as_account, one_less
+from keyrotation_pipeline_tests.contract.test_kubernetes_rights import PLURALS, allow, apply, as_account, one_less
 from keyrotation_pipeline_tests.fleets import IMAGE as POD_IMAGE
 from keyrotation_pipeline_tests.waiting import eventually
 
 DAEMON, WEB_SERVER = "keyrotation-dagster", "keyrotation-webserver"
 POLICIES = "/apis/admissionregistration.k8s.io/v1"
-PLURALS = {
-    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
-    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
-}
 Content = dict[str, Any]
 Change = Callable[[Content, Content, Content], None]  # the specification of a Job, that of its Pod, its container
 Ask = Callable[..., Any]

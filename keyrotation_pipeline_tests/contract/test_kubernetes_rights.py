@@ -36,6 +36,10 @@ PATHS = {
     "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{}/rolebindings",
     "Secret": "/api/v1/namespaces/{}/secrets",
 }
+PLURALS = {
+    "ValidatingAdmissionPolicy": "validatingadmissionpolicies",
+    "ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+}
 
 
 def documents(file: str, secrets: TestKeySecrets, workload: str) -> list[dict[str, Any]]:
@@ -215,6 +219,79 @@ def test_no_account_reaches_another_secret_or_workload(accounts: Accounts, accou
                 cluster.ask(method, path, {} if method == "PATCH" else None)
     with pytest.raises(ApiException, match="403"):
         cluster.ask("GET", "secrets")
+
+
+@pytest.fixture
+def policies(accounts: Accounts) -> Iterator[None]:
+    """The policies of changes-policy.yaml, at work for the account of a test."""
+    secrets, made = accounts.cluster_secrets, list[str]()
+    text = (DEPLOY / "changes-policy.yaml").read_text()
+    text = text.replace(".pazpaz", f".{secrets.name}").replace(":pazpaz:", f":{secrets.cluster.namespace}:")
+    for content in yaml.safe_load_all(text.replace(":keyrotation'", f":keyrotation-{secrets.name}'")):
+        path = f"/apis/admissionregistration.k8s.io/v1/{PLURALS[content['kind']]}"
+        secrets.cluster.ask("POST", path, content)
+        made.append(f"{path}/{content['metadata']['name']}")
+    yield
+    for path in reversed(made):
+        secrets.cluster.ask("DELETE", path)
+
+
+def template(**parts: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    return {"spec": {"template": parts}}
+
+
+OWNER = {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "gone", "uid": "0"}]}
+WORKLOAD_CHANGES = [
+    pytest.param(template(spec={"serviceAccountName": "default"}), id="another account"),
+    pytest.param(
+        template(spec={"hostNetwork": None, "volumes": [{"name": "n", "hostPath": {"path": "/"}}]}), id="node"
+    ),
+    pytest.param(template(metadata={"labels": {"app": "another"}}), id="another label"),
+    pytest.param(template(metadata={"annotations": {"sidecar.istio.io/inject": "true"}}), id="another annotation"),
+    pytest.param(template(metadata={"annotations": {"others": "changed"}}), id="an annotation of others"),
+    pytest.param(template(metadata={"annotations": {"others": None}}), id="an annotation less"),
+    pytest.param(template(metadata={"annotations": None}), id="no annotation at all"),
+    pytest.param({"spec": {"replicas": 0}}, id="no Pods"),
+    pytest.param({"spec": {"paused": True}}, id="no rollout"),
+    pytest.param({"spec": {"strategy": {"type": "Recreate"}}}, id="all Pods at once"),
+    pytest.param({"metadata": OWNER}, id="an owner that is not there"),
+]
+SET_CHANGES = [pytest.param({"spec": {"updateStrategy": {"type": "OnDelete"}}}, id="no rollout of a StatefulSet")]
+SECRET_CHANGES = [
+    pytest.param({"data": {"PEPPER": "eA=="}}, id="an entry of the application"),
+    pytest.param({"data": {"DATABASE_URL": None}}, id="an entry less"),
+    pytest.param({"data": {"LD_PRELOAD": "eA=="}}, id="an entry more"),
+    pytest.param({"metadata": OWNER}, id="an owner that is not there"),
+]
+
+
+@pytest.mark.usefixtures("policies")
+def test_the_account_that_changes_keys_changes_nothing_else_of_a_workload_or_a_secret(accounts: Accounts) -> None:
+    from kubernetes.client import ApiException  # noqa: PLC0415
+
+    secrets, workload = accounts.cluster_secrets, accounts.stage.fleet.workloads[0]
+    secrets.overwrite({"DATABASE_URL": "x", "PEPPER": "y"})
+    ours = accounts.as_("keyrotation").fleet.secrets
+    cluster = replace(ours.cluster, kubeconfig=ours.kubeconfig)
+    apps = f"/apis/apps/v1/namespaces/{cluster.namespace}"
+    deployment = f"{apps}/deployments/{workload.name}"
+    secrets.cluster.ask("PATCH", deployment, template(metadata={"annotations": {"others": "x"}}))
+    admitted = []
+    for path, wanted in (
+        (deployment, WORKLOAD_CHANGES),
+        (f"{apps}/statefulsets/{workload.name}", SET_CHANGES),
+        (f"secrets/{secrets.name}", SECRET_CHANGES),
+    ):
+        for case in wanted:
+            try:
+                cluster.ask("PATCH", path, case.values[0])
+            except ApiException as refused:
+                assert "ValidatingAdmissionPolicy" in str(refused.body), case.id  # noqa: PT017
+            else:
+                admitted.append(case.id)
+    assert admitted == []
+    changes(accounts.as_("keyrotation"), KeyVersion(2))  # everything that is done with keys and Pods is admitted
+    secrets.overwrite({"DATABASE_URL": None, "PEPPER": None})
 
 
 def account_of(job: str) -> str:

@@ -61,9 +61,10 @@ class Admission:
                 continue
             if not all(_holds(each["expression"], known, failing=False) for each in spec.get("matchConditions", ())):
                 continue
-            variables = MapType(
-                {StringType(each["name"]): _value(each["expression"], known) for each in spec.get("variables", ())}
-            )
+            variables = MapType()
+            for each in spec.get("variables", ()):  # one may name those before it
+                found = _value(each["expression"], {**known, "variables": variables})
+                variables = MapType({**variables, StringType(each["name"]): found})
             for each in spec["validations"]:
                 if not _holds(each["expression"], {**known, "variables": variables}, failing=failing):
                     name = policy["metadata"]["name"]

@@ -116,6 +116,14 @@ class Standin:
         user, wanted = f"system:serviceaccount:{of}:{name}", content if operation == "CREATE" else None
         self.admission.require(user, operation, (where["plural"], where["namespace"]), wanted, old)
 
+    def _admitted(self, request: Request, before: Json, wanted: Json) -> Json:
+        """Refuse a change of an object that a policy denies."""
+        where, token = request.path_params, request.headers["authorization"].partition(" ")[2]
+        if token != ADMIN_TOKEN and "part" not in where:
+            user = "system:serviceaccount:{}:{}".format(*self.rights.accounts[token])
+            self.admission.require(user, "UPDATE", (where["plural"], where["namespace"]), wanted, before)
+        return wanted
+
     def _act(self, request: Request, content: Any) -> Json:  # noqa: ANN401 - JSON
         where = request.path_params
         if "policies" in where:
@@ -155,7 +163,11 @@ class Standin:
             case "DELETE":
                 return self.objects.delete(*which)
             case "PUT":
-                return self.objects.patch(*which, lambda _before: _valid(which[0], content), part, _manager(request))
+
+                def replace(before: Json) -> Json:
+                    return self._admitted(request, before, _valid(which[0], content))
+
+                return self.objects.patch(*which, replace, part, _manager(request))
         kind = request.headers.get("content-type", "").partition(";")[0]
         if kind not in {*MERGES, JSON_PATCH}:
             raise RefusedError(415, "UnsupportedMediaType", "the body of the request was in an unknown format")
@@ -165,8 +177,8 @@ class Standin:
 
         def change(before: Json) -> Json:
             if kind == JSON_PATCH:
-                return _valid(which[0], without(before, content))
-            return _valid(which[0], merged(before, content, by_name=MERGES[kind]))
+                return self._admitted(request, before, _valid(which[0], without(before, content)))
+            return self._admitted(request, before, _valid(which[0], merged(before, content, by_name=MERGES[kind])))
 
         return self.objects.patch(*which, change, part, _manager(request))
 
